@@ -1,0 +1,74 @@
+"""The binary frames of version 2.0.0, both directions (protocol §2.3).
+
+A frame is the kind, one length byte per header field, for kinds 3 and 4 one byte that says how the payload is
+encoded, then the fields, then the payload. Each kind is one row of `Layout`; nothing else knows an offset.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
+
+from supawire.core.frames import MAX_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one kind of binary frame is laid out."""
+
+    kind: int
+    fields: tuple[str, ...]
+    encoded: bool = False
+    """Whether a byte after the lengths says raw (0) or JSON (1)."""
+
+    @property
+    def header(self) -> int:
+        """Bytes before the first field."""
+        return 1 + len(self.fields) + self.encoded
+
+
+PUSH_UP: Final = Layout(0, ("join_ref", "ref", "topic", "event"))
+PUSH_DOWN: Final = Layout(0, ("join_ref", "topic", "event"))
+REPLY: Final = Layout(1, ("join_ref", "ref", "topic", "status"))
+BROADCAST: Final = Layout(2, ("topic", "event"))
+USER_PUSH: Final = Layout(3, ("join_ref", "ref", "topic", "event", "metadata"), encoded=True)
+USER_BROADCAST: Final = Layout(4, ("topic", "event", "metadata"), encoded=True)
+
+UP: Final = {layout.kind: layout for layout in (PUSH_UP, USER_PUSH)}
+"""What a client may send, by kind."""
+
+DOWN: Final = {layout.kind: layout for layout in (PUSH_DOWN, REPLY, BROADCAST, USER_BROADCAST)}
+"""What a server may send, by kind."""
+
+
+class Unpacked(NamedTuple):
+    """The parts of a binary frame; `fields` in the order of its layout."""
+
+    layout: Layout
+    fields: tuple[bytes, ...]
+    json: bool
+    payload: bytes
+
+
+def pack(layout: Layout, *fields: bytes, payload: bytes, json: bool = False) -> bytes:
+    """One frame. Raises ValueError for a field over 255 bytes or a wrong number of fields."""
+    if len(fields) != len(layout.fields):
+        raise ValueError(f"kind {layout.kind} has the fields {', '.join(layout.fields)}, got {len(fields)}")
+    for name, field in zip(layout.fields, fields, strict=True):
+        if len(field) > MAX_NAME:
+            raise ValueError(f"{name} has {len(field)} bytes; a binary frame holds at most {MAX_NAME}")
+    encoding = (json,) if layout.encoded else ()
+    return b"".join((bytes((layout.kind, *map(len, fields), *encoding)), *fields, payload))
+
+
+def unpack(layouts: dict[int, Layout], data: bytes) -> Unpacked:
+    """The parts of a frame of one direction. Raises ValueError for an unknown kind or a frame that is too short."""
+    layout = layouts.get(data[0]) if data else None
+    if layout is None:
+        raise ValueError(f"unknown kind of binary frame: {data[:1].hex() or 'empty frame'}")
+    start, count = layout.header, len(layout.fields)
+    ends = list(accumulate(data[1 : 1 + count], initial=start))
+    if len(data) < max(start, ends[-1]):
+        raise ValueError(f"a frame of kind {layout.kind} ends inside its header")
+    fields = tuple(data[begin:end] for begin, end in pairwise(ends))
+    json = layout.encoded and data[start - 1] != 0
+    return Unpacked(layout, fields, json, data[ends[-1] :])
