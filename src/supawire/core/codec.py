@@ -1,0 +1,204 @@
+"""The client's end of both wire versions (protocol §2).
+
+Decoding has two speeds. The typed one reads a frame of the expected shape in one pass and leaves every row and
+payload undecoded: this is the hot lane. What does not fit it is read again as plain JSON and pressed into the same
+shape, field by field, so that the rest of the client knows one shape only (`tolerant`). What is no frame at all
+raises `RemoteProtocolError`.
+"""
+
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from supawire.core import binary, frames
+from supawire.core.frames import Frame
+from supawire.errors import RemoteProtocolError
+from supawire.types import NULL, ChangeData
+
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding of arbitrary bytes can raise."""
+
+
+class Meta(Struct, gc=False):
+    """`meta` of a broadcast that the server stored."""
+
+    id: str | None = None
+    replayed: bool = False
+
+
+class Payload(Struct, gc=False):
+    """Every member that any server event has, in one wide struct: one pass decodes whatever comes."""
+
+    event: str | UnsetType = UNSET
+    payload: Raw = NULL
+    meta: Meta | None = None
+    ids: tuple[int, ...] = ()
+    data: ChangeData | None = None
+    joins: Raw = NULL
+    leaves: Raw = NULL
+    status: str = ""
+    response: Raw = NULL
+    reason: str | None = None
+    extension: str = ""
+    message: str = ""
+
+
+class Typed(Protocol):
+    """A decoded text frame of either version."""
+
+    join_ref: str | None
+    ref: str | None
+    topic: str
+    event: str
+    payload: Payload
+
+
+class ArrayFrame(Struct, array_like=True, gc=False):
+    """Version 2.0.0; more than five elements are allowed and ignored."""
+
+    join_ref: str | None
+    ref: str | None
+    topic: str
+    event: str
+    payload: Payload
+
+
+class ObjectFrame(Struct, gc=False):
+    """Version 1.0.0; the server never sends `join_ref`."""
+
+    topic: str
+    event: str
+    payload: Payload
+    ref: str | None = None
+    join_ref: str | None = None
+
+
+class _RawArray(Struct, array_like=True, gc=False):
+    join_ref: str | None
+    ref: str | None
+    topic: str
+    event: str
+    payload: Raw
+
+
+class _RawObject(Struct, gc=False):
+    topic: str
+    event: str
+    payload: Raw
+    ref: str | None = None
+    join_ref: str | None = None
+
+
+_encoder: Final = msgspec.json.Encoder()
+_json: Final = msgspec.json.Decoder()
+_meta: Final = msgspec.json.Decoder(Meta)
+_encode = _encoder.encode
+
+
+def encode_json(value: Any) -> bytes:
+    """JSON text of a value that is known to be JSON."""
+    return _encode(value)
+
+
+class Codec:
+    """One wire version, from the client's side. Each version is one subclass with nothing but its shapes."""
+
+    version: str
+    decode: msgspec.json.Decoder[Any]
+    """Typed decoding of a text frame; raises one of `DECODE_ERRORS` when the frame does not fit."""
+    decode_raw: msgspec.json.Decoder[Any]
+    """The same with the whole payload left as it came."""
+
+    def parts(self, value: Any) -> Frame | None:
+        """The parts of a frame out of plain JSON, or None when it is no frame."""
+        raise NotImplementedError
+
+    def encode(self, join_ref: str | None, ref: str | None, topic: str, event: str, payload: Any) -> bytes:
+        """A text frame; `payload` may hold `Raw` parts."""
+        raise NotImplementedError
+
+    def encode_broadcast(
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+    ) -> tuple[bytes, bool]:
+        """A user's broadcast: the frame, and whether it is binary."""
+        raise NotImplementedError
+
+    def plain(self, data: bytes) -> Frame:
+        """Any text frame with its payload as plain JSON. Raises `RemoteProtocolError` when it is no frame."""
+        try:
+            value = _json.decode(data)
+        except DECODE_ERRORS as error:
+            raise RemoteProtocolError(f"a text frame is not JSON: {error}") from error
+        frame = self.parts(value)
+        if frame is None:
+            raise RemoteProtocolError(f"a text frame has not the shape of version {self.version}")
+        return frame
+
+
+class ArrayCodec(Codec):
+    """Version 2.0.0: `[join_ref, ref, topic, event, payload]`, broadcasts in binary frames (protocol §2.2, §2.3)."""
+
+    version = frames.V2
+    decode = msgspec.json.Decoder(ArrayFrame)
+    decode_raw = msgspec.json.Decoder(_RawArray)
+
+    def parts(self, value: Any) -> Frame | None:
+        match value:
+            case [join_ref, ref, str(topic), str(event), payload, *_]:
+                return Frame(_ref(join_ref), _ref(ref), topic, event, payload)
+            case _:
+                return None
+
+    def encode(self, join_ref: str | None, ref: str | None, topic: str, event: str, payload: Any) -> bytes:
+        return _encode((join_ref, ref, topic, event, payload))
+
+    def encode_broadcast(
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+    ) -> tuple[bytes, bool]:
+        fields = join_ref.encode(), ref.encode(), topic.encode(), event.encode(), b""
+        return binary.pack(binary.USER_PUSH, *fields, payload=payload, json=json), True
+
+
+class ObjectCodec(Codec):
+    """Version 1.0.0: objects, no binary payloads (protocol §2.1)."""
+
+    version = frames.V1
+    decode = msgspec.json.Decoder(ObjectFrame)
+    decode_raw = msgspec.json.Decoder(_RawObject)
+
+    def parts(self, value: Any) -> Frame | None:
+        match value:
+            case {"topic": str(topic), "event": str(event)}:
+                refs = _ref(value.get("join_ref")), _ref(value.get("ref"))
+                return Frame(*refs, topic, event, value.get("payload"))
+            case _:
+                return None
+
+    def encode(self, join_ref: str | None, ref: str | None, topic: str, event: str, payload: Any) -> bytes:
+        return _encode({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref})
+
+    def encode_broadcast(
+        self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
+    ) -> tuple[bytes, bool]:
+        if not json:
+            raise ValueError("version 1.0.0 has no binary payloads")
+        message = {"type": "broadcast", "event": event, "payload": Raw(payload)}
+        return self.encode(join_ref, ref, topic, frames.BROADCAST, message), False
+
+
+CODECS: Final[dict[str, Codec]] = {codec.version: codec for codec in (ArrayCodec(), ObjectCodec())}
+"""By wire version."""
+
+
+def decode_meta(metadata: bytes) -> Meta:
+    """Metadata of a binary broadcast; what is not readable counts as none, as the payload is the user's."""
+    try:
+        return _meta.decode(metadata)
+    except DECODE_ERRORS:
+        return Meta()
+
+
+def _ref(value: Any) -> str | None:
+    """A ref as we compare it. Servers echo what we sent, which is a string; some proxies make numbers of it."""
+    return value if value is None or isinstance(value, str) else str(value)

@@ -1,0 +1,143 @@
+"""Every move of the link and of a channel: the two tables are the specification.
+
+A state changes only here: `move` looks a cell up, and the one line that assigns a state follows it in `link` and in
+`channel`. Cells have no guards. What decides between two moves is decided before, so that *failed* and *refused*, or
+*retry* and *give up*, are different events. A pair that has no cell is impossible: it raises `LocalProtocolError` in
+development and tests, and is reported and survived in production.
+
+`ARCHITECTURE.md` prints both tables from here, and a test checks that each pair is either a cell or listed as
+impossible, so that a new state or event cannot be forgotten.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from supawire.types import ChannelState, LinkState
+
+S = TypeVar("S", LinkState, ChannelState)
+
+
+class Move(NamedTuple, Generic[S]):
+    """Where a cell leads, and what is done on the way."""
+
+    next: S
+    then: str = ""
+
+
+class LinkOn(Enum):
+    """What can happen to the link."""
+
+    WANTED = "opened by the user, or a channel wants in"
+    OPENED = "the socket is open"
+    FAILED = "the attempt failed, and another may succeed"
+    REFUSED = "the server will never let us in"
+    PROVEN = "an ok reply, and five seconds up"
+    LOST = "closed by anyone but us, heartbeat missed, or the clock jumped"
+    IDLED = "no channels for `idle_disconnect` seconds"
+    DUE = "the backoff is over, or `reconnect()`"
+    EXHAUSTED = "attempts or `open_timeout` used up"
+    CLOSE = "closed by the user"
+    ENDED = "the socket is closed, or the bound for it has passed"
+
+
+class ChannelOn(Enum):
+    """What can happen to a channel."""
+
+    SUBSCRIBE = "the user wants in"
+    GO = "the link is open and pacing allows"
+    OK = "the server accepted the join"
+    TIMEOUT = "no answer to the join in time"
+    CHANGED = "listeners or options need a new join"
+    RETRY = "refused, ended or crashed for a reason that may pass"
+    GIVE_UP = "refused or ended for good"
+    LINK_LOST = "the socket is gone"
+    DUE = "the backoff is over"
+    DEGRADED = "a `system` error of postgres_changes"
+    RECOVERED = "its ok"
+    UNSUBSCRIBE = "the user wants out"
+    LEFT = "the leave is answered, its bound has passed, or the socket is gone"
+    LEFT_WANTED = "the same, and the user wants in again"
+    CLOSE = "the client, the link or the object ended"
+
+
+_L, _C = LinkState, ChannelState
+
+LINK: Final[Mapping[tuple[LinkState, LinkOn], Move[LinkState]]] = {
+    (_L.IDLE, LinkOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
+    (_L.IDLE, LinkOn.CLOSE): Move(_L.CLOSING),
+    (_L.CONNECTING, LinkOn.WANTED): Move(_L.CONNECTING),
+    (_L.CONNECTING, LinkOn.OPENED): Move(_L.OPEN, "start the heartbeat; waiting channels join, paced"),
+    (_L.CONNECTING, LinkOn.FAILED): Move(_L.RETRYING, "wait for the backoff, or for Retry-After if longer"),
+    (_L.CONNECTING, LinkOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
+    (_L.CONNECTING, LinkOn.EXHAUSTED): Move(_L.CLOSED, "the first opening ends with ConnectError"),
+    (_L.CONNECTING, LinkOn.CLOSE): Move(_L.CLOSING),
+    (_L.OPEN, LinkOn.WANTED): Move(_L.OPEN),
+    (_L.OPEN, LinkOn.PROVEN): Move(_L.OPEN, "only now the backoff starts anew"),
+    (_L.OPEN, LinkOn.LOST): Move(_L.RETRYING, "channels wait; pending pushes settle; a gap opens"),
+    (_L.OPEN, LinkOn.IDLED): Move(_L.IDLE, "close the socket until a channel wants in"),
+    (_L.OPEN, LinkOn.CLOSE): Move(_L.CLOSING, "leave, close, then abort; bounded"),
+    (_L.RETRYING, LinkOn.WANTED): Move(_L.RETRYING),
+    (_L.RETRYING, LinkOn.DUE): Move(_L.CONNECTING, "a new generation, with a fresh token first"),
+    (_L.RETRYING, LinkOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
+    (_L.RETRYING, LinkOn.EXHAUSTED): Move(_L.CLOSED, "every waiter and iterator gets ReconnectExhaustedError"),
+    (_L.RETRYING, LinkOn.CLOSE): Move(_L.CLOSING),
+    (_L.CLOSING, LinkOn.CLOSE): Move(_L.CLOSING),
+    (_L.CLOSING, LinkOn.LOST): Move(_L.CLOSED, "the peer was faster"),
+    (_L.CLOSING, LinkOn.ENDED): Move(_L.CLOSED, "final"),
+    (_L.CLOSED, LinkOn.CLOSE): Move(_L.CLOSED),
+}
+
+CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
+    (_C.IDLE, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
+    (_C.IDLE, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE),
+    (_C.IDLE, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.WAITING, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
+    (_C.WAITING, ChannelOn.GO): Move(_C.JOINING, "join with the live listeners, token and replay cursor"),
+    (_C.WAITING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.WAITING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
+    (_C.WAITING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
+    (_C.WAITING, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.JOINING, ChannelOn.SUBSCRIBE): Move(_C.JOINING),
+    (_C.JOINING, ChannelOn.OK): Move(_C.JOINED, "ids replaced, presence tracked again, queued sends flushed"),
+    (_C.JOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "phx_leave with the join_ref that timed out"),
+    (_C.JOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the error table says"),
+    (_C.JOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
+    (_C.JOINING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.JOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
+    (_C.JOINING, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.JOINED, ChannelOn.SUBSCRIBE): Move(_C.JOINED),
+    (_C.JOINED, ChannelOn.CHANGED): Move(_C.REJOINING, "the old join counts until the ok; a Gap says so"),
+    (_C.JOINED, ChannelOn.RETRY): Move(_C.RETRYING, "a gap opens"),
+    (_C.JOINED, ChannelOn.GIVE_UP): Move(_C.FAILED, "a gap opens"),
+    (_C.JOINED, ChannelOn.LINK_LOST): Move(_C.WAITING, "a gap opens"),
+    (_C.JOINED, ChannelOn.DEGRADED): Move(_C.JOINED, "not ready; the server recovers by itself"),
+    (_C.JOINED, ChannelOn.RECOVERED): Move(_C.JOINED, "ready"),
+    (_C.JOINED, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
+    (_C.JOINED, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.REJOINING, ChannelOn.SUBSCRIBE): Move(_C.REJOINING),
+    (_C.REJOINING, ChannelOn.OK): Move(_C.JOINED, "ids replaced, presence tracked again, queued sends flushed"),
+    (_C.REJOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "phx_leave with the join_ref that timed out"),
+    (_C.REJOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the error table says"),
+    (_C.REJOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
+    (_C.REJOINING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.REJOINING, ChannelOn.DEGRADED): Move(_C.REJOINING),
+    (_C.REJOINING, ChannelOn.RECOVERED): Move(_C.REJOINING),
+    (_C.REJOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
+    (_C.REJOINING, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.RETRYING, ChannelOn.SUBSCRIBE): Move(_C.RETRYING),
+    (_C.RETRYING, ChannelOn.DUE): Move(_C.WAITING),
+    (_C.RETRYING, ChannelOn.GIVE_UP): Move(_C.FAILED, "attempts used up"),
+    (_C.RETRYING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.RETRYING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
+    (_C.RETRYING, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.LEAVING, ChannelOn.SUBSCRIBE): Move(_C.LEAVING, "joins again when left"),
+    (_C.LEAVING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING),
+    (_C.LEAVING, ChannelOn.LEFT): Move(_C.IDLE),
+    (_C.LEAVING, ChannelOn.LEFT_WANTED): Move(_C.WAITING),
+    (_C.LEAVING, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.FAILED, ChannelOn.SUBSCRIBE): Move(_C.WAITING, "also when the token changed and it is still wanted"),
+    (_C.FAILED, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
+    (_C.FAILED, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.CLOSED, ChannelOn.CLOSE): Move(_C.CLOSED),
+}
