@@ -1,0 +1,230 @@
+"""What the server says when it refuses, as rows: one new code is one new line here.
+
+The first row that matches wins, because one code can mean two things. Where no row fits, `supawire.errors` decides.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from supawire._errortree import (
+    AuthError,
+    ConnectError,
+    ConnectionLostError,
+    HttpError,
+    JoinDeniedError,
+    JoinError,
+    PayloadTooLargeError,
+    PushError,
+    RateLimitedError,
+    RealtimeError,
+    ServerError,
+)
+
+
+class Action(enum.Enum):
+    """What follows a refusal by itself."""
+
+    RETRY = "retry"
+    SLOW_RETRY = "slow_retry"
+    REFRESH = "refresh"
+    GIVE_UP = "give_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One row: something the server says.
+
+    code: the code before the first ": " of a join reason, the HTTP status, the extension of a system message or the
+    close code; None: no code. starts: how the text begins. error: the class to raise. action: what follows.
+    hint: what the user can do. slug: anchor on the page of errors. once: a refresh that does not cure it makes it final.
+    """
+
+    code: str | int | None
+    starts: str
+    error: type[RealtimeError]
+    action: Action
+    hint: str
+    slug: str
+    once: bool = False
+
+    @property
+    def retryable(self) -> bool:
+        return self.action is not Action.GIVE_UP
+
+    @property
+    def docs(self) -> str:
+        return f"errors.md#{self.slug}"
+
+
+R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
+
+_WAIT = "Nothing to do: it is tried again by itself."
+_SLOWER = "It is tried again more slowly; fewer or later calls help, or a plan with a higher limit."
+_EXPIRED = "Pass token= a callable, and a fresh token is fetched before each join and before this one runs out."
+_CLAIMS = "Sign the token with both a role and an exp claim."
+_NO_JWT = "Pass the access token of a signed-in user, or leave token= out to use the key."
+_SIGNATURE = "The token was signed with another secret: check that URL, key and token are of the same project."
+_SIGNER = "The project does not know the token's key id or algorithm; after a key rotation fetch a new token."
+_DENIED = "Add a policy on realtime.messages that lets this role SELECT this topic, or sign in before joining."
+_PROJECT = "Check the project's URL; a direct connection takes the project from the first label of the host name."
+_DATABASE = "It is tried again by itself; if it lasts, check that the project is not paused and its database is up."
+_BUSY = "It is tried again by itself; if it lasts, raise the database's connection limits."
+_BINDING = "Correct the arguments of changes(); the server does not try this again by itself."
+_LEAVE = "Leave a channel first, or use a second client."
+_REPLAY = "Replay needs private=True, a valid replay_since and a replay_limit from 1 to 25."
+_TABLE = "Add the table to the publication supabase_realtime, and check schema and table."
+_NO_REASON = "This server gives no reason: check key, token and protocol=."
+_ADDRESS = "The address does not answer as Realtime does: check the URL, and proxies and gateways on the way."
+_INSERT = "Add a policy on realtime.messages that lets this role INSERT for this topic."
+_DISABLED = "Switch Realtime on in the project's settings."
+_AGAIN = "Send it again a little later."
+_SMALLER = "Send less, or store it and send a reference."
+
+JOIN_REASONS: Final = (  # protocol §9.2
+    Known("TopicNameRequired", "", JoinDeniedError, G, "Give the channel a name.", "topic-name-required"),
+    Known("InvalidJWTToken", "Token has expired", JoinError, T, _EXPIRED, "token-expired"),
+    Known("InvalidJWTToken", "Fields `role` and `exp`", JoinDeniedError, G, _CLAIMS, "token-claims"),
+    Known("InvalidJWTToken", "", JoinError, T, _EXPIRED, "token-expired"),
+    Known("InvalidJWTExpiration", "", JoinError, T, _EXPIRED, "token-expired"),
+    Known("MalformedJWT", "", JoinDeniedError, G, _NO_JWT, "token-malformed"),
+    Known("JwtSignatureError", "", JoinError, T, _SIGNATURE, "token-signature", once=True),
+    Known("JwtSignerError", "", JoinError, T, _SIGNER, "token-signer", once=True),
+    Known("Unauthorized", "", JoinDeniedError, G, _DENIED, "unauthorized"),
+    Known("PrivateOnly", "", JoinDeniedError, G, "Open the channel with private=True.", "private-only"),
+    Known("TenantNotFound", "", JoinDeniedError, G, _PROJECT, "tenant-not-found"),
+    Known("RealtimeDisabledForTenant", "", JoinDeniedError, G, _DISABLED, "disabled"),
+    Known("ChannelRateLimitReached", "", JoinDeniedError, G, _LEAVE, "channels"),
+    Known("ConnectionRateLimitReached", "", JoinError, S, _SLOWER, "connections"),
+    Known("ClientJoinRateLimitReached", "", JoinError, S, _SLOWER, "joins"),
+    Known("IncreaseConnectionPool", "", JoinError, R, _BUSY, "database-busy"),
+    Known("DatabaseLackOfConnections", "", JoinError, R, _BUSY, "database-busy"),
+    Known("DatabaseConnectionRateLimitReached", "", JoinError, S, _BUSY, "database-busy"),
+    Known("UnableToConnectToProject", "", JoinError, R, _DATABASE, "database-down"),
+    Known("InitializingProjectConnection", "", JoinError, R, _WAIT, "starting"),
+    Known(None, "Realtime was unable to connect to the project database", JoinError, R, _DATABASE, "database-down"),
+    Known("QueryCanceled", "", JoinError, R, _WAIT, "database-busy"),
+    Known("MissingPartition", "", JoinError, R, _WAIT, "missing-partition"),
+    Known("TimeoutOnRpcCall", "", JoinError, R, _WAIT, "cluster"),
+    Known("ErrorOnRpcCall", "", JoinError, R, _WAIT, "cluster"),
+    Known("MusterJoinError", "", JoinError, R, _WAIT, "cluster"),
+    Known("RealtimeRestarting", "", JoinError, R, _WAIT, "restarting"),
+    Known("UnableToReplayMessages", "Replay is not allowed", JoinDeniedError, G, _REPLAY, "replay"),
+    Known("UnableToReplayMessages", "Replay params", JoinDeniedError, G, _REPLAY, "replay"),
+    Known("UnableToReplayMessages", "", JoinError, R, _WAIT, "replay"),
+    Known("UnknownErrorOnChannel", "", JoinError, R, _WAIT, "unknown"),
+    Known(None, "Unknown Error on Channel", JoinError, R, _WAIT, "unknown"),
+    Known(None, "join crashed", JoinError, R, _WAIT, "unknown"),
+    Known(None, "too many channels joined", JoinDeniedError, G, _LEAVE, "channels"),
+    Known(None, "unmatched topic", JoinDeniedError, G, "A topic on the wire begins with realtime:.", "unmatched-topic"),
+)
+
+EXPIRED_JOIN: Final = Known(None, "", JoinError, T, _EXPIRED, "token-expired")
+UNKNOWN_JOIN: Final = Known(None, "", JoinError, R, _WAIT, "unknown")
+
+HANDSHAKE: Final = (  # protocol §1.3; a gateway may answer with other texts, old servers with 403 and no body
+    Known(401, "Token has expired", ConnectError, T, _EXPIRED, "token-expired", once=True),
+    Known(401, "API key is missing", ConnectError, G, "Pass the project's key to connect().", "key-missing"),
+    Known(401, "Fields `role` and `exp`", ConnectError, G, _CLAIMS, "token-claims"),
+    Known(401, "The token provided is not a valid JWT", ConnectError, G, _NO_JWT, "token-malformed"),
+    Known(401, "Failed to generate JWT signer for key ID", ConnectError, T, _SIGNER, "token-signer", once=True),
+    Known(401, "Failed to generate JWT signer", ConnectError, G, _SIGNER, "token-signer"),
+    Known(401, "", ConnectError, T, _SIGNATURE, "token-signature", once=True),
+    Known(403, "Realtime was disabled", ConnectError, G, _DISABLED, "disabled"),
+    Known(403, "Token has expired", ConnectError, T, _EXPIRED, "token-expired", once=True),
+    Known(403, "", ConnectError, G, "Check URL, key and what the gateway in front allows.", "forbidden"),
+    Known(404, "", ConnectError, G, _PROJECT, "tenant-not-found"),
+    Known(414, "", ConnectError, G, "The URL is too long: fewer params= or a shorter key.", "request-too-long"),
+    Known(429, "", ConnectError, S, _SLOWER, "connections"),
+    Known(431, "", ConnectError, G, "A header is too long: the server takes 4096 bytes each.", "request-too-long"),
+    Known(500, "Error connecting to Realtime", ConnectError, R, _DATABASE, "connecting"),
+)
+OLD_REFUSAL: Final = Known(403, "", ConnectError, T, _NO_REASON, "forbidden", once=True)
+NOT_REALTIME: Final = Known(None, "", ConnectError, R, _ADDRESS, "connecting")
+
+SUBSCRIBED: Final = "Subscribed to PostgreSQL"
+REPLICATING: Final = "Replication connection established"
+DISCONNECTING: Final = "Server requested disconnect"
+
+SYSTEM_MESSAGES: Final = (  # protocol §3.6; each of extension "system" ends the channel, none of postgres_changes does
+    Known("postgres_changes", "Error parsing `filter` params", JoinError, G, _BINDING, "changes-filter"),
+    Known("postgres_changes", "Error parsing `select` params", JoinError, G, _BINDING, "changes-select"),
+    Known("postgres_changes", "Column selection is not supported", JoinError, G, _BINDING, "changes-select"),
+    Known("postgres_changes", "No subscription params provided", JoinError, G, _BINDING, "changes-table"),
+    Known(
+        "postgres_changes",
+        "Unable to subscribe to changes with given parameters. Please check",
+        JoinError,
+        G,
+        _TABLE,
+        "changes-table",
+    ),
+    Known(
+        "postgres_changes",
+        "Unable to subscribe to changes with given parameters",
+        JoinError,
+        G,
+        _BINDING,
+        "changes-refused",
+    ),
+    Known("postgres_changes", "", JoinError, R, _WAIT, "changes-waiting"),
+    Known("system", "Replication connection was not established", ServerError, R, _DATABASE, "replication"),
+    Known("system", "Token has expired", AuthError, T, _EXPIRED, "token-expired"),
+    Known("system", "Fields `role` and `exp`", AuthError, G, _CLAIMS, "token-claims"),
+    Known("system", "The token provided is not a valid JWT", AuthError, G, _NO_JWT, "token-malformed"),
+    Known("system", ":signature_error", AuthError, T, _SIGNATURE, "token-signature", once=True),
+    Known("system", ":error_generating_signer", AuthError, T, _SIGNER, "token-signer", once=True),
+    Known("system", "Failed to generate JWT signer", AuthError, T, _SIGNER, "token-signer", once=True),
+    Known("system", "You do not have permissions to read", JoinDeniedError, G, _DENIED, "unauthorized"),
+    Known("system", "You no longer have permission to read", JoinDeniedError, G, _DENIED, "unauthorized"),
+    Known("system", "Too many messages per second", RateLimitedError, S, _SLOWER, "messages"),
+    Known("system", "Too many presence messages per second", RateLimitedError, S, _SLOWER, "presence-limit"),
+    Known("system", "Client presence rate limit exceeded", RateLimitedError, S, _SLOWER, "presence-limit"),
+    Known("system", "Track message size exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
+    Known(
+        "system", "Realtime was unable to connect to the project database", ServerError, R, _DATABASE, "database-down"
+    ),
+)
+EXPIRED_CHANNEL: Final = Known("system", "", AuthError, T, _EXPIRED, "token-expired")
+CHANNEL_ENDED: Final = Known("system", "", ServerError, R, _WAIT, "channel-ended")
+
+PUSH_REPLIES: Final = (  # protocol §5.3, §6.2, §3.3
+    Known(None, "payload_size_exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
+    Known(None, "Presence track payload must be a map", PushError, G, "Track an object.", "presence-payload"),
+    Known(None, "unmatched topic", PushError, R, _WAIT, "unmatched-topic"),
+)
+REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
+
+CLOSE_CODES: Final = (  # protocol §8: every close we did not ask for is followed by a reconnect
+    Known(1000, "", ConnectionLostError, R, _WAIT, "closed"),
+    Known(1001, "", ConnectionLostError, S, _SLOWER, "joins"),
+    Known(1002, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
+    Known(1007, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
+    Known(1009, "", ConnectionLostError, R, "A frame was over the server's 5,000,000 bytes.", "frame-size"),
+    Known(1012, "", ConnectionLostError, R, "The server restarts or reloads the project.", "restarting"),
+)
+CLOSED: Final = Known(None, "", ConnectionLostError, R, _WAIT, "closed")
+
+HTTP_ANSWERS: Final = (  # protocol §6.7
+    Known(400, "", HttpError, G, "The body is not JSON.", "http-body"),
+    Known(401, "Tenant not found", HttpError, G, _PROJECT, "tenant-not-found"),
+    Known(401, "", HttpError, T, _SIGNATURE, "http-unauthorized", once=True),
+    Known(403, "Tenant is suspended", HttpError, G, _DISABLED, "disabled"),
+    Known(403, "", HttpError, G, _INSERT, "unauthorized"),
+    Known(404, "", HttpError, G, "The server is older than this route, or the URL is not the project's.", "http-route"),
+    Known(408, "", HttpError, R, _AGAIN, "http-unavailable"),
+    Known(413, "", HttpError, G, _SMALLER, "payload-size"),
+    Known(415, "", HttpError, G, "Send JSON or bytes.", "http-body"),
+    Known(422, "RLS policy error", HttpError, G, "Correct the policy on realtime.messages.", "unauthorized"),
+    Known(422, "Query canceled", HttpError, R, _AGAIN, "http-unavailable"),
+    Known(422, "Missing messages partition", HttpError, R, _AGAIN, "missing-partition"),
+    Known(422, "Tenant database", HttpError, R, _AGAIN, "http-unavailable"),
+    Known(422, "Connect rate limit reached", HttpError, S, _AGAIN, "http-unavailable"),
+    Known(422, "", HttpError, G, "Correct the message; the answer names the field.", "http-body"),
+    Known(429, "Too many messages to broadcast", HttpError, S, "Send smaller batches.", "messages"),
+    Known(429, "", HttpError, S, "Send less often, or raise the project's limit.", "messages"),
+    Known(500, "Unable to authorize broadcast", HttpError, R, _AGAIN, "http-unavailable"),
+    Known(500, "RPC error", HttpError, R, _AGAIN, "http-unavailable"),
+)
+HTTP_REFUSED: Final = Known(None, "", HttpError, G, _ADDRESS, "http-route")
+HTTP_BROKEN: Final = Known(None, "", HttpError, R, _AGAIN, "http-unavailable")
