@@ -1,0 +1,276 @@
+"""Arguments are checked where they come in; a refusal says what was given, what is allowed, why, and what is nearest."""
+
+import enum
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import msgspec
+
+from supawire.errors import InvalidArgumentError
+
+T = TypeVar("T")
+
+PREFIX: Final = "realtime:"
+NAME_BYTES: Final = 255
+
+_json: Final = msgspec.json.Encoder()
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Default(enum.Enum):
+    """The type of an argument that was left out, where None means something else."""
+
+    DEFAULT = "default"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+Timeout = float | None | Default
+
+
+class Secret:
+    """A token or key: never shown, logged or pickled; `reveal()` is called where the URL or frame is built."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled or copied into text; pass the object itself")
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Secret":
+        return self
+
+
+def refuse(name: str, value: object, allowed: str, *, why: str = "", near: object = None) -> InvalidArgumentError:
+    """The error for a value that is not allowed."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "…"
+    text = f"{name} must be {allowed}, not {shown}" + (f": {why}" if why else "")
+    return InvalidArgumentError(text + (f"; the nearest allowed value is {near!r}" if near is not None else ""))
+
+
+def check_bool(name: str, value: object) -> bool:
+    """`value`, when it is True or False itself; 1, "true" and the like are refused (a mistyped flag joins the wrong room)."""
+    if isinstance(value, bool):
+        return value
+    near = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
+    raise refuse(name, value, "True or False", near=near)
+
+
+def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
+    """`value`, when it is one of `allowed`."""
+    choices = tuple(allowed)
+    for choice in choices:
+        if value == choice and type(value) is type(choice):
+            return choice
+    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
+    raise InvalidArgumentError(
+        f"{name}={value!r} is none of {', '.join(repr(choice) for choice in choices)}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    why: str = "",
+) -> float:
+    """`value` as it is, when it is a finite number (no bool) inside the bounds."""
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("at least", minimum), ("below", below), ("at most", maximum))
+        if bound is not None
+    ]
+    allowed = " ".join(filter(None, ["a number", " and ".join(bounds), unit]))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        hint = "take its total_seconds()" if hasattr(value, "total_seconds") else why
+        raise refuse(name, value, allowed, why=hint)
+    if (above is not None and value <= above) or (minimum is not None and value < minimum):
+        raise refuse(name, value, allowed, why=why, near=minimum)
+    if (below is not None and value >= below) or (maximum is not None and value > maximum):
+        raise refuse(name, value, allowed, why=why, near=maximum if maximum is not None else _just_below(below))
+    return value
+
+
+def _just_below(bound: float | None) -> float | None:
+    return None if bound is None else bound - 1
+
+
+def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None, why: str = "") -> int:
+    """`value`, when it is an int (no bool) inside the bounds."""
+    allowed = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refuse(name, value, allowed, why=why)
+    if value < minimum:
+        raise refuse(name, value, allowed, why=why, near=minimum)
+    if maximum is not None and value > maximum:
+        raise refuse(name, value, allowed, why=why, near=maximum)
+    return value
+
+
+def check_timeout(value: object, default: float | None, name: str = "timeout") -> float | None:
+    """Seconds to wait: `default` when left out, None for no limit, else a number above 0."""
+    if value is DEFAULT:
+        return default
+    if value is None:
+        return None
+    return check_number(name, value, above=0, unit="seconds, or None for no limit")
+
+
+def check_callable(name: str, value: object) -> Callable[..., Any]:
+    """`value`, when it can be called."""
+    if not callable(value):
+        raise refuse(name, value, "callable")
+    return value
+
+
+def check_text(name: str, value: object, *, secret: bool = False) -> str:
+    """`value`, when it is a text that is not empty and has no control characters (they would end a header or a URL)."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a string, not {type(value).__name__}")
+    shown = f"the given text of {len(value)} characters" if secret else repr(value)
+    if not value:
+        raise InvalidArgumentError(f"{name} must not be empty")
+    if _CONTROL.search(value):
+        raise InvalidArgumentError(f"{name} must have no line break or control character, and {shown} has; strip() it")
+    return value
+
+
+def check_secret(name: str, value: object) -> Secret:
+    """A token or key as a `Secret`; the error does not show it."""
+    if isinstance(value, Secret):
+        return value
+    text = check_text(name, value, secret=True)
+    if not text.isascii() or " " in text:
+        raise InvalidArgumentError(f"{name} must be printable ASCII without blanks, as JWTs and keys are; strip() it")
+    return Secret(text)
+
+
+def check_headers(name: str, value: object) -> dict[str, str]:
+    """A copy of a mapping of HTTP header names to values."""
+    pairs = check_pairs(name, value)
+    for header in pairs:
+        if not _HEADER_NAME.fullmatch(header):
+            raise InvalidArgumentError(f"{name}: {header!r} is no name of an HTTP header")
+        if header.lower() == "host":
+            raise InvalidArgumentError(f"{name}: pass host= instead of a Host header, so that TLS uses the same name")
+        if header.lower() in {"connection", "upgrade"} or header.lower().startswith("sec-websocket-"):
+            raise InvalidArgumentError(f"{name}: {header} belongs to the WebSocket handshake, which sets it itself")
+    return pairs
+
+
+def check_pairs(name: str, value: object) -> dict[str, str]:
+    """A copy of a mapping of strings to strings without control characters."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be a mapping of strings to strings, not {type(value).__name__}")
+    pairs: dict[str, str] = {}
+    for key, text in cast("Mapping[object, object]", value).items():
+        checked = check_text(f"a key of {name}", key)
+        pairs[checked] = "" if text == "" else check_text(f"{name}[{checked!r}]", text, secret=True)
+    return pairs
+
+
+def _fits(name: str, text: str, size: int) -> None:
+    try:
+        used = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{name}={text!r} cannot be written as UTF-8: {error.reason}") from error
+    if used > size:
+        raise InvalidArgumentError(
+            f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: the wire counts its length in one byte"
+        )
+
+
+def check_topic(topic: object) -> str:
+    """The full topic, `realtime:` in front exactly once, of a topic in either form; at most 255 bytes."""
+    if not isinstance(topic, str):
+        raise InvalidArgumentError(f"a topic is a string, not {type(topic).__name__}")
+    full = topic if topic.startswith(PREFIX) else PREFIX + topic
+    if full == PREFIX:
+        raise InvalidArgumentError(f"topic={topic!r} has no name: the server refuses it (TopicNameRequired)")
+    if "\0" in full:
+        raise InvalidArgumentError(f"topic={topic!r} holds a NUL character, which the server's database cannot store")
+    _fits("topic with its realtime:", full, NAME_BYTES)
+    return full
+
+
+def check_event(event: object) -> str:
+    """The name of a broadcast's event: not empty, at most 255 bytes of UTF-8."""
+    if not isinstance(event, str):
+        raise InvalidArgumentError(f"an event is a string, not {type(event).__name__}")
+    if not event:
+        raise InvalidArgumentError("the event has no name")
+    _fits("event", event, NAME_BYTES)
+    return event
+
+
+def check_json(payload: object, name: str = "payload") -> bytes:
+    """`payload` as JSON.
+
+    Besides dicts, lists and plain values, what msgspec writes is taken too (dataclasses, structs, datetimes, UUIDs; a Decimal
+    and nested bytes become strings, the bytes in base64). NaN and Infinity, keys that are no text or number and other
+    objects raise `InvalidArgumentError` with the path to the value.
+    """
+    try:
+        encoded = _json.encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        where = _bad_place(payload, name) if not isinstance(error, RecursionError) else name
+        raise InvalidArgumentError(f"{where} cannot be written as JSON: {error}") from error
+    if b"null" in encoded and (bad := _not_finite(payload, name)):  # NaN was written as null
+        raise InvalidArgumentError(f"{bad[0]} cannot be written as JSON: {bad[1]} is no JSON number; None is null")
+    return encoded
+
+
+def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:
+    if isinstance(value, Mapping):
+        return [(part, f"{path}[{key!r}]") for key, part in cast("Mapping[object, object]", value).items()]
+    if isinstance(value, list | tuple):
+        return [(part, f"{path}[{index}]") for index, part in enumerate(cast("Sequence[object]", value))]
+    return ()
+
+
+def _bad_place(value: object, path: str) -> str:
+    for part, place in _parts(value, path):
+        try:
+            _json.encode(part)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+            return _bad_place(part, place)
+    return path
+
+
+def _not_finite(value: object, path: str) -> tuple[str, float] | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    return next((bad for part, place in _parts(value, path) if (bad := _not_finite(part, place))), None)

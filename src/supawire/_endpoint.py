@@ -1,0 +1,123 @@
+"""Every form of URL that people have, as the two addresses of one server (protocol §1.1)."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+from supawire._checks import Secret, check_pairs, check_secret, check_text
+from supawire.errors import InvalidArgumentError
+
+_SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
+_TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # what may follow the base in a URL that somebody copied
+_OURS: Final = {"apikey": "the key argument", "vsn": "protocol="}
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
+_DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is reached.
+
+    socket_url: the WebSocket URL with every query parameter but the key. rest_url: the base of the HTTP interface, without
+    a slash at its end (`…/api`). host: what Host and TLS shall say instead of the URL's host, or None. key: the project's key.
+    """
+
+    socket_url: str
+    rest_url: str
+    host: str | None
+    key: Secret
+
+    @classmethod
+    def of(
+        cls,
+        url: str,
+        key: str | Secret,
+        *,
+        protocol: str = "2.0.0",
+        params: Mapping[str, str] | None = None,
+        host: str | None = None,
+    ) -> "Endpoint":
+        """Read `url`: a project URL, `…/realtime/v1`, `…/realtime/v1/websocket` or `…/socket/websocket`, http(s) or ws(s).
+
+        Parameters in its query are kept, those of `params` win over them; `apikey` and `vsn` come from the arguments.
+        Raises: InvalidArgumentError.
+        """
+        parts = _split(url)
+        secure = _SCHEMES[parts.scheme]
+        socket_base, rest_base = _bases(re.sub(r"/+", "/", parts.path).rstrip("/"))
+        query = dict(parse_qsl(parts.query, keep_blank_values=True)) | check_params(params or {})
+        query = {name: value for name, value in query.items() if name not in _OURS} | {"vsn": protocol}
+        return cls(
+            socket_url=f"{'wss' if secure else 'ws'}://{parts.netloc}{socket_base}/websocket?{urlencode(query)}",
+            rest_url=f"{'https' if secure else 'http'}://{parts.netloc}{rest_base}/api",
+            host=None if host is None else check_host(host),
+            key=check_secret("key", key),
+        )
+
+    def reveal(self) -> str:
+        """The WebSocket URL with the key in it; to be used at once and never kept or shown."""
+        return f"{self.socket_url}&apikey={quote(self.key.reveal(), safe='')}"
+
+
+def check_params(params: object) -> dict[str, str]:
+    """A copy of extra query parameters; the two that the library sets are refused."""
+    pairs = check_pairs("params", params)
+    for name, instead in _OURS.items():
+        if name in pairs:
+            raise InvalidArgumentError(f"params: {name} is set by {instead}")
+    return pairs
+
+
+def check_host(host: object) -> str:
+    """A host name, perhaps with a port, for Host and TLS."""
+    text = check_text("host", host)
+    if not _HOST.fullmatch(text):
+        raise InvalidArgumentError(f"host={text!r} is no host name; give it without scheme and path")
+    return text
+
+
+def _split(url: object) -> SplitResult:
+    text = check_text("url", url, secret=True)  # its query may hold a key
+    if any(character in text for character in ' \\<>"'):
+        raise InvalidArgumentError("the URL holds a blank or another character that no URL has; strip() it")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgumentError(f"the URL cannot be read: {error}") from error
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise InvalidArgumentError(
+            "the URL must begin with https://, http://, wss:// or ws:// and a host, as in https://abc.supabase.co"
+        )
+    if "@" in parts.netloc:
+        raise InvalidArgumentError(
+            "the URL must not hold a user name or password; pass what a gateway needs in headers="
+        )
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if not _HOST.fullmatch(name):
+        raise InvalidArgumentError(f"{name!r} is no host name; write an international name in its xn-- form")
+    _not_another_service(parts)
+    netloc = name if port is None else f"{name}:{port}"
+    return parts._replace(netloc=netloc, path=quote(parts.path, safe="/%:@!$&'()*+,;=~"))
+
+
+def _not_another_service(parts: SplitResult) -> None:
+    project = _DASHBOARD.match(parts.path) if parts.hostname in {"supabase.com", "app.supabase.com"} else None
+    if project:
+        raise InvalidArgumentError(f"that is the dashboard; the project's URL is https://{project[1]}.supabase.co")
+    other = re.match(r"/(rest|auth|storage|functions|graphql)/v1", parts.path)
+    if other:
+        root = f"{parts.scheme}://{parts.netloc}"
+        raise InvalidArgumentError(f"the URL ends in {other[0]}, which is another service; the project's URL is {root}")
+
+
+def _bases(path: str) -> tuple[str, str]:
+    for tail in _TAILS:
+        path = path.removesuffix(tail)
+    if path.endswith("/socket"):
+        return path, path.removesuffix("/socket")
+    if not path.endswith("/realtime/v1"):
+        path = f"{path.removesuffix('/realtime')}/realtime/v1"
+    return path, path

@@ -1,0 +1,330 @@
+"""Settings, validated when they are made; frozen afterwards, and what users pass in is copied, never changed.
+
+`ClientOptions` is what `connect` takes, `SessionOptions` the part of it that the pure core needs, `ChannelOptions` what
+`channel` takes; `Endpoint` reads the URL. The checks that every other call makes of its arguments come from here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from supawire._checks import (
+    DEFAULT,
+    Default,
+    Secret,
+    Timeout,
+    check_bool,
+    check_callable,
+    check_choice,
+    check_count,
+    check_event,
+    check_headers,
+    check_json,
+    check_number,
+    check_secret,
+    check_text,
+    check_timeout,
+    check_topic,
+)
+from supawire._endpoint import Endpoint, check_host, check_params
+from supawire.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    import logging
+    import ssl
+
+__all__ = [
+    "DEFAULT",
+    "OFFLINE",
+    "PROTOCOLS",
+    "Backoff",
+    "ChannelOptions",
+    "ClientOptions",
+    "Default",
+    "Endpoint",
+    "Limits",
+    "Offline",
+    "Protocol",
+    "Secret",
+    "SessionOptions",
+    "Timeout",
+    "TokenProvider",
+    "check_bool",
+    "check_callable",
+    "check_choice",
+    "check_count",
+    "check_event",
+    "check_json",
+    "check_number",
+    "check_secret",
+    "check_text",
+    "check_timeout",
+    "check_topic",
+]
+
+Protocol = Literal["1.0.0", "2.0.0"]
+Offline = Literal["raise", "wait", "queue", "http"]
+TokenProvider = Callable[[], str | None | Awaitable[str | None]]
+
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
+OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")
+_PROXIES: Final = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
+_SILENT: Final = "the server drops a socket that is silent for 60 s (protocol §3.4)"
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before another attempt, in seconds.
+
+    Attempt n = 0, 1, 2 … has the step min(maximum, initial × factorⁿ). Attempt 0 waits between 0 and its step, later ones
+    between step × (1 − jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end.
+    """
+
+    initial: float = 1.5
+    maximum: float = 30.0
+    factor: float = 2.0
+    jitter: float = 1.0
+    max_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("initial", self.initial, minimum=0, unit="seconds")
+        check_number("maximum", self.maximum, minimum=self.initial, unit="seconds", why="no step is above maximum")
+        check_number("factor", self.factor, minimum=1, why="the steps would shrink")
+        check_number("jitter", self.jitter, minimum=0, maximum=1)
+        if self.max_attempts is not None:
+            check_count("max_attempts", self.max_attempts, why="None means no end")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the client paces or refuses by itself; None: no limit.
+
+    channels: wanted channels per connection. joins_per_second, messages_per_second: averages with a burst of one second.
+    presence_calls: track and untrack per channel in `presence_window` seconds. payload_bytes, frame_bytes: sizes.
+    """
+
+    channels: int | None = 100
+    joins_per_second: float | None = 50
+    messages_per_second: float | None = None
+    presence_calls: int | None = 5
+    presence_window: float = 30.0
+    payload_bytes: int | None = 3_000_000
+    frame_bytes: int | None = 5_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "presence_calls", "payload_bytes", "frame_bytes"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), why="None means no limit")
+        for name in ("joins_per_second", "messages_per_second", "presence_window"):
+            if getattr(self, name) is not None or name == "presence_window":
+                check_number(name, getattr(self, name), above=0)
+
+    @classmethod
+    def free(cls) -> Limits:
+        """The numbers of the hosted free plan (protocol §8)."""
+        return cls(joins_per_second=100, messages_per_second=100, payload_bytes=256_000)
+
+    @classmethod
+    def pro(cls) -> Limits:
+        """The numbers of the hosted pro plan (protocol §8)."""
+        return cls(joins_per_second=500, messages_per_second=500)
+
+    @classmethod
+    def team(cls) -> Limits:
+        """The numbers of the hosted team and higher plans (protocol §8)."""
+        return cls(joins_per_second=2500, messages_per_second=2500)
+
+    @classmethod
+    def off(cls) -> Limits:
+        """No limit on this side; the server's own stay, and some of them close channels."""
+        return cls(None, None, None, None, payload_bytes=None, frame_bytes=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """What `channel` takes; equal options mean the same channel.
+
+    private: the room that policies guard. echo: get back what we broadcast. ack: broadcasts wait for the server's
+    confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1 to
+    25; both only on private channels. replication_ready: ask when database broadcasts are live. token: this channel's own.
+    """
+
+    private: bool = False
+    echo: bool = False
+    ack: bool = False
+    presence_key: str | None = None
+    replay_since: float | datetime | None = None
+    replay_limit: int | None = None
+    replication_ready: bool = False
+    token: str | Secret | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("private", "echo", "ack", "replication_ready"):
+            check_bool(name, getattr(self, name))
+        if self.presence_key is not None:
+            check_text("presence_key", self.presence_key)
+        if self.replay_since is not None:
+            object.__setattr__(self, "replay_since", _unix_seconds(self.replay_since))
+            if not self.private:
+                raise InvalidArgumentError(
+                    "replay_since needs private=True: the server stores messages of private topics"
+                )
+        if self.replay_limit is not None:
+            check_count(
+                "replay_limit", self.replay_limit, maximum=25, why="the server sends at most 25 stored messages"
+            )
+            if self.replay_since is None:
+                raise InvalidArgumentError("replay_limit without replay_since asks for nothing; give both")
+        if callable(self.token):
+            raise InvalidArgumentError(
+                "token= of a channel is a string; pass the callable to connect(), for all channels"
+            )
+        if self.token is not None:
+            object.__setattr__(self, "token", check_secret("token", self.token))
+
+    @property
+    def replay_since_ms(self) -> int | None:
+        """The start of the replay as the wire wants it: whole milliseconds since 1970, rounded down."""
+        return None if self.replay_since is None else math.floor(_unix_seconds(self.replay_since) * 1000)
+
+    @property
+    def secret(self) -> Secret | None:
+        """The channel's own token."""
+        return None if self.token is None else check_secret("token", self.token)
+
+
+def _unix_seconds(value: object) -> float:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidArgumentError(f"replay_since={value!r} has no time zone; use datetime.now(UTC) and the like")
+        return value.timestamp()
+    seconds = check_number("replay_since", value, minimum=0, unit="in Unix seconds, or an aware datetime")
+    if seconds > 100_000_000_000:
+        raise InvalidArgumentError(f"replay_since={value!r} looks like milliseconds; it is in Unix seconds")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """The part of the settings that the pure core decides by; a delay of None is asked from the shell (`AskDelay`)."""
+
+    protocol: Protocol = "2.0.0"
+    heartbeat: float = 25.0
+    timeout: float = 10.0
+    open_timeout: float | None = 20.0
+    backoff: Backoff | None = Backoff()
+    rejoin_backoff: Backoff | None = Backoff(initial=1.0)
+    offline: Offline = "raise"
+    queue_size: int = 1000
+    limits: Limits = Limits()
+    idle_disconnect: float | None = None
+    has_token_provider: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """Every option of `connect`; times in seconds.
+
+    token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for one
+    connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline: what a send
+    does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket when no channel is
+    wanted for so long. host: Host and TLS name instead of the URL's. on_error: gets errors that nobody waits for.
+    """
+
+    token: str | Secret | TokenProvider | None = field(default=None, repr=False)
+    protocol: Protocol = "2.0.0"
+    heartbeat: float = 25.0
+    timeout: float = 10.0
+    open_timeout: float | None = 20.0
+    backoff: Backoff | Callable[[int], float] = Backoff()
+    rejoin_backoff: Backoff | Callable[[int], float] = Backoff(initial=1.0)
+    offline: Offline = "raise"
+    queue_size: int = 1000
+    limits: Limits = Limits()
+    idle_disconnect: float | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    params: Mapping[str, str] | None = field(default=None, repr=False)
+    ssl: ssl.SSLContext | None = None
+    proxy: str | Secret | None = field(default=None, repr=False)
+    host: str | None = None
+    on_error: Callable[[Exception], object] | None = None
+    transport: Any = None
+    http: Any = None
+    logger: logging.Logger | None = None
+    on_frame: Callable[..., object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not callable(self.token):
+            object.__setattr__(self, "token", check_secret("token", self.token))
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_choice("offline", self.offline, OFFLINE)
+        check_number("heartbeat", self.heartbeat, above=0, below=60, unit="seconds", why=_SILENT)
+        check_number("timeout", self.timeout, above=0, unit="seconds")
+        for name in ("open_timeout", "idle_disconnect"):
+            check_timeout(getattr(self, name), None, name)
+        check_count("queue_size", self.queue_size)
+        self._check_delays()
+        self._check_connection()
+        for name in ("on_error", "on_frame"):
+            if getattr(self, name) is not None:
+                check_callable(name, getattr(self, name))
+
+    def _check_delays(self) -> None:
+        for name in ("backoff", "rejoin_backoff"):
+            value = getattr(self, name)
+            if not isinstance(value, Backoff) and (isinstance(value, type) or not callable(value)):
+                raise InvalidArgumentError(
+                    f"{name} must be a Backoff or a function of the attempt's number, not {value!r}"
+                )
+        if not isinstance(self.limits, Limits):
+            raise InvalidArgumentError(f"limits must be a Limits, as Limits.free(), not {self.limits!r}")
+
+    def _check_connection(self) -> None:
+        object.__setattr__(self, "headers", MappingProxyType(check_headers("headers", self.headers or {})))
+        object.__setattr__(self, "params", MappingProxyType(check_params(self.params or {})))
+        if self.host is not None:
+            check_host(self.host)
+        if self.ssl is not None and not hasattr(self.ssl, "wrap_bio"):
+            raise InvalidArgumentError(
+                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: certificates are always checked unless a context says otherwise"
+            )
+        if self.proxy is not None:
+            proxy = check_secret("proxy", self.proxy)
+            if not proxy.reveal().startswith(_PROXIES):
+                raise InvalidArgumentError(f"proxy must be a URL that begins with one of {', '.join(_PROXIES)}")
+            object.__setattr__(self, "proxy", proxy)
+
+    @property
+    def secret(self) -> Secret | None:
+        """The token, when it was given as a string."""
+        return self.token if isinstance(self.token, Secret) else None
+
+    @property
+    def token_provider(self) -> TokenProvider | None:
+        """The token's callable, when it was given as one."""
+        return self.token if callable(self.token) else None
+
+    def endpoint(self, url: str, key: str | Secret) -> Endpoint:
+        """Where these options reach `url`."""
+        return Endpoint.of(url, key, protocol=self.protocol, params=self.params, host=self.host)
+
+    def session(self) -> SessionOptions:
+        """The part for the core."""
+        return SessionOptions(
+            protocol=self.protocol,
+            heartbeat=self.heartbeat,
+            timeout=self.timeout,
+            open_timeout=self.open_timeout,
+            backoff=self.backoff if isinstance(self.backoff, Backoff) else None,
+            rejoin_backoff=self.rejoin_backoff if isinstance(self.rejoin_backoff, Backoff) else None,
+            offline=self.offline,
+            queue_size=self.queue_size,
+            limits=self.limits,
+            idle_disconnect=self.idle_disconnect,
+            has_token_provider=self.token_provider is not None,
+        )
