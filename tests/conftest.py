@@ -1,0 +1,123 @@
+"""What every test stands on: one backend, no way out of this machine, and an honest word on what cannot run.
+
+The order of tests is random (pytest-randomly), each test has a time limit (pytest-timeout), warnings are errors.
+"""
+
+import ipaddress
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("supawire", deadline=None, print_blob=True)
+settings.load_profile("supawire")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run under asyncio, the only loop this library knows."""
+    return "asyncio"
+
+
+# --------------------------------------------------------------------------------------- nothing leaves this machine
+
+
+class OutsideConnection(RuntimeError):
+    """A test reached for an address that is not on this machine."""
+
+
+_outside: list[str] = []
+
+
+def _is_inside(host: object) -> bool:
+    if host is None or host in ("", "localhost", b"localhost"):
+        return True
+    text = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _watch(event: str, args: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.sendto"):
+        address = args[1]
+        if not isinstance(address, tuple) or _is_inside(address[0]):  # a path is a Unix socket
+            return
+        what = f"{event} {address[0]}:{address[1]}"
+    elif event == "socket.getaddrinfo":
+        if _is_inside(args[0]):
+            return
+        what = f"{event} {args[0]!r}"
+    elif event in ("socket.gethostbyname", "socket.gethostbyaddr"):
+        what = f"{event} {args[0]!r}"
+    else:
+        return
+    _outside.append(what)
+    raise OutsideConnection(f"{what}: tests talk to 127.0.0.1, ::1 and Unix sockets only")
+
+
+# An audit hook cannot be taken off again, and sees what is done in C and in threads; code that swallows the exception
+# does not get away with it, because the fixture below looks at what was noted.
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def stay_inside() -> Iterator[None]:
+    """A test fails when anything in it reached for another machine."""
+    _outside.clear()
+    yield
+    assert not _outside, f"reached outside of this machine: {', '.join(_outside)}"
+
+
+# ------------------------------------------------------------------------------- programs a fresh machine may not have
+
+
+def _on_path(*names: str) -> Callable[[], str | None]:
+    return lambda: next((found for name in names if (found := shutil.which(name))), None)
+
+
+def _beside(path: str) -> Callable[[], str | None]:
+    place = ROOT.parent / path
+    return lambda: str(place) if place.exists() else None
+
+
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "node": _on_path("node", "nodejs"),
+    "npm": _on_path("npm"),
+    "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
+    "conformance": _beside("shared/conformance/replay.py"),
+    "frames": _beside("shared/frames"),
+}
+
+
+def find_needed(name: str) -> str:
+    """Where the thing is; without it the test says "not run" and why, or fails where SUPAWIRE_REQUIRE names it."""
+    found = NEEDS[name]()
+    if found is not None:
+        return found
+    reason = f"{name} is not on this machine"
+    if name in os.environ.get("SUPAWIRE_REQUIRE", "").split(","):
+        pytest.fail(f"{reason}, and SUPAWIRE_REQUIRE names it", pytrace=False)
+    pytest.skip(f"not run: {reason}")
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], str]:
+    """`require("node")` gives the path of a program of `NEEDS`; missing, it skips or fails as `find_needed` says."""
+    return find_needed
+
+
+@pytest.fixture(autouse=True)
+def needed(request: pytest.FixtureRequest) -> None:
+    """`@pytest.mark.needs("node", "chromium")` does the same for a test or a module."""
+    for marker in request.node.iter_markers("needs"):
+        for name in marker.args:
+            find_needed(name)

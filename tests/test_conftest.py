@@ -1,0 +1,69 @@
+"""The floor of the tests holds: a test of tests, each run as a test run of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ESCAPES = {
+    "connect": "socket.create_connection(('192.0.2.1', 9), 0.01)",
+    "name": "socket.getaddrinfo('example.invalid', 443)",
+    "datagram": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('192.0.2.1', 9))",
+}
+
+
+def run_pytest(folder: Path, source: str, **environment: str) -> str:
+    (folder / "test_inner.py").write_text(source)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [*command, "--rootdir", str(folder), "-c", os.devnull, str(folder / "test_inner.py"), "-rs"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_test_that_reaches_outside_fails(tmp_path: Path):
+    """A test fails that reaches for another machine, even when its code swallows the refusal."""
+    tests = [
+        f"def test_{way}():\n    try:\n        {call}\n    except Exception:\n        pass\n"
+        for way, call in ESCAPES.items()
+    ]
+    output = run_pytest(tmp_path, "import socket\n" + "".join(tests))
+    assert f"{len(ESCAPES)} passed, {len(ESCAPES)} errors" in output
+    assert output.count("reached outside of this machine") >= len(ESCAPES)
+
+
+@pytest.mark.slow
+def test_a_missing_program_is_said_or_fails(tmp_path: Path):
+    """A test whose program is missing says "not run" with the reason, and fails where SUPAWIRE_REQUIRE names it."""
+    source = "import pytest\n@pytest.mark.needs('chromium')\ndef test_it(): pass\n"
+    silent = run_pytest(tmp_path, source, PATH=str(tmp_path))
+    assert "not run: chromium is not on this machine" in silent
+    demanded = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="node,chromium")
+    assert "SUPAWIRE_REQUIRE names it" in demanded
+    assert "1 error" in demanded
+
+
+async def test_async_tests_run_without_a_mark(anyio_backend_name: str):
+    """An async test needs no mark and runs under asyncio."""
+    assert anyio_backend_name == "asyncio"

@@ -1,0 +1,65 @@
+"""The house keeps its shape: imports, clocks, sizes of files, promises of tests."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from tests.conftest import ROOT
+
+SOURCE = ROOT / "src" / "supawire"
+LONGEST = 400  # lines; a file above 250 has a reason, above this it is split
+
+CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter", "uuid1", "uuid4", "urandom"}
+
+
+def files(folder: Path, pattern: str = "*.py") -> list[tuple[str, Path]]:
+    return [(path.relative_to(ROOT).as_posix(), path) for path in sorted(folder.rglob(pattern))]
+
+
+def test_imports_point_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Every import-linter contract of pyproject.toml is kept."""
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def called_names(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            function = node.func
+            yield node.lineno, function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def test_the_core_is_told_the_time():
+    """No module of the core calls a clock or draws an id, not even through datetime or uuid."""
+    core = files(SOURCE / "core")
+    assert core
+    assert [
+        f"{name}:{line} {call}()" for name, path in core for line, call in called_names(path) if call in CLOCKS
+    ] == []
+
+
+def test_files_stay_short():
+    """No source file has more than 400 lines."""
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files(SOURCE)}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def promises_in(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node
+
+
+def test_every_test_states_its_promise():
+    """Each test has a docstring that ends like a sentence."""
+    silent = [
+        f"{name}::{test.name}"
+        for name, path in files(ROOT / "tests", "test_*.py")
+        for test in promises_in(path)
+        if not (ast.get_docstring(test) or "").rstrip().endswith((".", "!", "?"))
+    ]
+    assert silent == []
