@@ -1,0 +1,63 @@
+"""Write the lock files beside this one again, from pyproject.toml: `python requirements/lock.py`.
+
+dev.txt     the newest versions of everything, for the set-up command of README.md and for CI
+lowest.txt  the lowest versions that pyproject.toml allows of what users install, with the test tools of dev.txt
+
+Both are pinned by hash and name no index, so they work with every mirror. They hold for each Python that is supported.
+"""
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+USERS_EXTRAS = ("server", "cli", "pytest")
+
+
+def extras() -> dict[str, list[Requirement]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    every = {name: [Requirement(line) for line in lines] for name, lines in project["optional-dependencies"].items()}
+    return {"": [Requirement(line) for line in project["dependencies"]], **every}
+
+
+def users_requirements() -> list[Requirement]:
+    """What is installed for users, with all extras; not what tests and checks need besides."""
+    known = extras()
+    return [line for name in ("", *USERS_EXTRAS) for line in known[name] if line.name != "supawire"]
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Name and version of each line of a lock file."""
+    lines = [line.partition(";")[0].rstrip(" \\") for line in lock.read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("==") for line in lines if line and line[0].isalnum()]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def compile_lock(target: str, extra: str, *options: str) -> None:
+    command = [
+        *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
+        *("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
+        *("--upgrade", "pyproject.toml", "--extra", extra, "--output-file", f"requirements/{target}"),
+    ]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    compile_lock("dev.txt", "dev")
+    newest = pins(HERE / "dev.txt")
+    users = {canonicalize_name(line.name) for line in users_requirements()}
+    tools = {canonicalize_name(line.name) for line in extras()["test"]} - users - {"supawire"}
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.writelines(f"{name}=={newest[name]}\n" for name in sorted(tools))
+        constraints.flush()
+        compile_lock("lowest.txt", "test", "--resolution", "lowest-direct", "--constraint", constraints.name)
+
+
+if __name__ == "__main__":
+    main()
