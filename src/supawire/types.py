@@ -141,7 +141,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         try:
             return datetime.fromisoformat(text) if text else None
         except ValueError as error:
-            raise RowError(f"commit_timestamp {text!r} is no time", raw=text) from error
+            raise RowError(f"commit_timestamp {text!r} is no time", raw=text.encode() if text else None) from error
 
     @property
     def columns(self) -> tuple[Column, ...]:

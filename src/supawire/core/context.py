@@ -1,0 +1,140 @@
+"""What the parts of a session share: the queue of effects, the deadlines, the tables of requests, the counters."""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from supawire.core import frames
+from supawire.core.backoff import Uniform, delay, slow_delay
+from supawire.core.codec import CODECS
+from supawire.core.effects import AskDelay, Deliver, Effects, Listeners, Report, Ticket, Transmit
+from supawire.core.pacing import Pace
+from supawire.core.replies import Pending, Replies, Tickets
+from supawire.core.timers import Timers
+from supawire.core.token import Tokens
+from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
+from supawire.options import Backoff, Secret, SessionOptions
+from supawire.types import ChannelState, Instant, LinkState, Status
+
+Key = tuple[Hashable, ...]
+"""What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counters of a session, for `stats()`."""
+
+    connects: int = 0
+    reconnects: int = 0
+    joins: int = 0
+    frames_received: int = 0
+    frames_sent: int = 0
+    stale: int = 0
+    garbage: int = 0
+    unknown: int = 0
+
+
+class Context:
+    """Shared by link, channels and session; decides nothing."""
+
+    def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
+        self.options = options
+        self.random = random
+        self.strict = strict
+        self.codec = CODECS[options.protocol]
+        self.effects: Effects = deque()
+        self.timers: Timers[Key] = Timers()
+        self.tickets = Tickets(self.effects)
+        self.replies = Replies()
+        self.tokens = Tokens(token, has_provider=options.has_token_provider, random=random)
+        self.counts = Counts()
+        self.messages = pace(options.limits.messages_per_second)
+        self.watchers: dict[Callable[[Any], None], None] = {}
+        """Who listens to the client itself: status of link and channels, and gaps."""
+        self.generation = 0
+        self.sequence = 0
+        """Frames handed to the socket of this generation."""
+        self.round_trip: float | None = None
+        self._ref = 0
+
+    # --- frames
+
+    def next_ref(self) -> str:
+        """A ref that was never used in this session, so that a reply to an old push is never taken for a new one's."""
+        self._ref += 1
+        return str(self._ref)
+
+    def transmit(self, data: bytes, *, binary: bool = False, secret: bool = False) -> None:
+        """Hand one frame to the socket. Raises `PayloadTooLargeError` for one that the server would refuse."""
+        limit = self.options.limits.frame_bytes
+        if limit is not None and len(data) > limit:
+            raise PayloadTooLargeError(f"the frame has {len(data)} bytes, the server takes at most {limit}")
+        self.sequence += 1
+        self.counts.frames_sent += 1
+        self.effects.append(Transmit(self.generation, data, binary, secret))
+
+    def push(
+        self,
+        event: str,
+        payload: Any,
+        now: Instant,
+        *,
+        topic: str = frames.PHOENIX,
+        join_ref: str | None = None,
+        ticket: Ticket | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Send a request and await its reply; the ref it went out with."""
+        ref = self.next_ref()
+        self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
+        self.expect(ref, event, topic, ticket, timeout, now)
+        return ref
+
+    def expect(
+        self, ref: str, event: str, topic: str, ticket: Ticket | None, timeout: float | None, now: Instant
+    ) -> None:
+        """Await the reply to the frame that was transmitted last."""
+        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono), timeout)
+
+    # --- events and reports
+
+    def deliver(self, listeners: Listeners, event: Any) -> None:
+        """Hand an event to its listeners, if there are any."""
+        if listeners:
+            self.effects.append(Deliver(listeners, event))
+
+    def announce(self, status: Status, listeners: Listeners = ()) -> None:
+        """Tell listeners, watchers and the log of a move."""
+        self.deliver((*listeners, *self.watchers), status)
+        self.report("state", topic=status.topic, state=status.state, previous=status.previous, cause=status.cause)
+
+    def report(self, what: str, *, topic: str | None = None, error: RealtimeError | None = None, **detail: Any) -> None:
+        """Note something for the log; with `error`, for `on_error` too."""
+        self.effects.append(Report(what, topic, error, detail))
+
+    def impossible(self, who: str, state: LinkState | ChannelState, on: Any) -> None:
+        """A move that no table has: an error of ours. Raised in tests, reported and survived in production."""
+        error = LocalProtocolError(f"{who} is {state}; {on.name} is no move from there")
+        if self.strict:
+            raise error
+        self.report("bug", error=error)
+
+    # --- delays
+
+    def wait(self, key: Key, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False) -> None:
+        """Come back with `key` after the backoff, or ask the shell how long when the user has a function for it."""
+        if backoff is None:
+            self.effects.append(AskDelay(key, attempt))
+            return
+        seconds = slow_delay(backoff, self.random) if slow else delay(backoff, attempt, self.random)
+        self.timers.set(key, now.mono + seconds)
+
+
+def pace(per_second: float | None) -> Pace:
+    """A limit per second as whole calls in the window that makes the same average."""
+    if per_second is None:
+        return Pace(None)
+    calls = max(1, int(per_second))
+    return Pace(calls, calls / per_second)
+

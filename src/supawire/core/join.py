@@ -1,0 +1,78 @@
+"""What a join asks for, and what its reply says (protocol §3.1, §3.2)."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Raw
+
+from supawire.core.listeners import Index
+from supawire.core.token import on_wire
+from supawire.core.tolerant import read
+from supawire.errors import JoinError
+from supawire.options import ChannelOptions, Secret
+from supawire.selectors import ANY, ChangesSelector
+
+_DEFAULTS: Final = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
+
+
+def join_payload(
+    options: ChannelOptions,
+    bindings: Sequence[ChangesSelector[Any]],
+    *,
+    presence: bool,
+    token: Secret | None,
+    replay: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """The payload of `phx_join`, from what is wanted at this moment (R15). No member is ever null."""
+    broadcast: dict[str, Any] = {"self": options.echo, "ack": options.ack}
+    if replay is not None:
+        broadcast["replay"] = replay
+    if options.replication_ready:
+        broadcast["replication_ready"] = True
+    who: dict[str, Any] = {"enabled": presence}
+    if options.presence_key is not None:
+        who["key"] = options.presence_key
+    config = {
+        "broadcast": broadcast,
+        "presence": who,
+        "postgres_changes": [binding.binding() for binding in bindings],
+        "private": options.private,
+    }
+    shown = on_wire(token)
+    return {"config": config} if shown is None else {"config": config, "access_token": shown}
+
+
+def binding_ids(
+    bindings: Sequence[ChangesSelector[Any]], response: Raw, topic: str
+) -> tuple[dict[ChangesSelector[Any], int], list[JoinError]]:
+    """The server's id of each binding, by position, and an error for each that it did not take as it was sent (R16)."""
+    reply = read(response)
+    echoed = reply.get("postgres_changes") if isinstance(reply, dict) else None
+    ids: dict[ChangesSelector[Any], int] = {}
+    errors: list[JoinError] = []
+    for place, binding in enumerate(bindings):
+        echo = echoed[place] if isinstance(echoed, list) and place < len(echoed) else None
+        number = echo.get("id") if isinstance(echo, dict) else None
+        if isinstance(number, int) and not isinstance(number, bool):
+            ids[binding] = number
+        if not isinstance(number, int) or _plain(echo) != _plain(binding.binding()):
+            errors.append(_mismatch(binding, echo, topic))
+    return ids, errors
+
+
+def _plain(binding: Any) -> dict[str, Any]:
+    """A binding with defaults for what is missing or null, and event names in one case."""
+    if not isinstance(binding, dict):
+        return {}
+    plain = {name: binding.get(name) or default for name, default in _DEFAULTS.items()}
+    return {**plain, "event": str(plain["event"]).upper()}
+
+
+def _mismatch(binding: ChangesSelector[Any], echo: Any, topic: str) -> JoinError:
+    return JoinError(
+        f"the server confirmed {binding.binding()} as {echo}: its changes may not arrive",
+        topic=topic,
+        retryable=True,
+        hint="An older server ignores select and newer filters; compare its version with the documentation.",
+    )
+

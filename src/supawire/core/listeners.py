@@ -1,0 +1,122 @@
+"""Who wants what on one channel, compiled into lookups (architecture: hot lane).
+
+The lane makes one lookup a frame: event name, or binding id and kind of change, to a tuple of plain callables.
+Wildcards are merged in when the index is built. A listener with several selectors appears once in any tuple.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supawire.core.effects import Listeners
+from supawire.selectors import (
+    ANY,
+    BroadcastSelector,
+    ChangesSelector,
+    GapsSelector,
+    PresenceSelector,
+    Selector,
+    StatusSelector,
+    SystemSelector,
+)
+
+_CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """One handler or iterator: what it wants and where its events go. Two listeners are never the same."""
+
+    selectors: tuple[Selector[Any], ...]
+    deliver: Callable[[Any], None]
+
+
+class Index:
+    """The listeners of a channel."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Listener, None] = {}
+        self._ids: dict[ChangesSelector[Any], int] = {}
+        self.broadcasts: dict[str, Listeners] = {}
+        self.binary: dict[bytes, tuple[str, Listeners]] = {}
+        self.any_broadcast: Listeners = ()
+        self.changes: dict[int, dict[str, Listeners]] = {}
+        self.presence: Listeners = ()
+        self.system: Listeners = ()
+        self.gaps: Listeners = ()
+        self.status: Listeners = ()
+        self.bindings: tuple[ChangesSelector[Any], ...] = ()
+        """The distinct bindings that the live listeners want, in the order in which they were first wanted."""
+
+    def add(self, listener: Listener) -> None:
+        """Register; live at once for everything but changes that the present join does not have."""
+        self._listeners[listener] = None
+        self._compile()
+
+    def remove(self, listener: Listener) -> None:
+        """Unregister; twice is once."""
+        self._listeners.pop(listener, None)
+        self._compile()
+
+    def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
+        """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
+        self._ids = ids
+        self._compile()
+
+    def covers(self) -> bool:
+        """Whether the present join has every binding that is wanted."""
+        return all(binding in self._ids for binding in self.bindings)
+
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events that somebody listens to and that a gap may swallow."""
+        wanted = {"changes": self.bindings, "broadcast": self.any_broadcast or self.broadcasts, "presence": self.presence}
+        return frozenset(kind for kind, listeners in wanted.items() if listeners)
+
+    def _compile(self) -> None:
+        wanted = [(selector, listener.deliver) for listener in self._listeners for selector in listener.selectors]
+        events = {s.event for s, _ in wanted if isinstance(s, BroadcastSelector)} - {ANY}
+        self.broadcasts = {event: _deliver(wanted, BroadcastSelector, _names(event)) for event in events}
+        self.any_broadcast = _deliver(wanted, BroadcastSelector, _names(ANY))
+        self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
+        self.bindings = tuple(dict.fromkeys(s for s, _ in wanted if isinstance(s, ChangesSelector)))
+        self.changes = self._compile_changes(wanted)
+        self.presence = _deliver(wanted, PresenceSelector)
+        self.system = _deliver(wanted, SystemSelector)
+        self.gaps = _deliver(wanted, GapsSelector)
+        self.status = _deliver(wanted, StatusSelector)
+
+    def _compile_changes(self, wanted: list["_Wanted"]) -> dict[int, dict[str, Listeners]]:
+        """By id and kind of change. The kind is checked here too: old servers send every kind (protocol §10, 2.74.0)."""
+        index: dict[int, dict[str, Listeners]] = {}
+        for binding, number in self._ids.items():
+            listeners = _deliver(wanted, ChangesSelector, lambda selector, binding=binding: selector == binding)
+            for kind in _CHANGES if binding.event == ANY else (binding.event,):
+                by_kind = index.setdefault(number, {})
+                by_kind[kind] = _merged(by_kind.get(kind, ()), listeners)
+        return index
+
+
+_Wanted = tuple[Selector[Any], Callable[[Any], None]]
+
+
+def _names(event: str) -> Callable[[Any], bool]:
+    return lambda selector: selector.event in (event, ANY)
+
+
+def _deliver(
+    wanted: Iterable[_Wanted], kind: type[Selector[Any]], takes: Callable[[Any], bool] = lambda _: True
+) -> Listeners:
+    """The distinct callables behind the selectors of a kind, in the order of registration."""
+    return tuple(dict.fromkeys(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector)))
+
+
+def _merged(one: Listeners, other: Listeners) -> Listeners:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def union(index: Index, ids: Iterable[int], kind: str) -> Listeners:
+    """Who wants a row that matches several bindings: each listener once (R41)."""
+    found: Listeners = ()
+    for number in ids:
+        found = _merged(found, index.changes.get(number, {}).get(kind, ()))
+    return found

@@ -1,0 +1,162 @@
+"""Broadcasts on their way out of one channel: sent now, or kept in order until they can be (api: `offline`, `limits`).
+
+What is kept has a ticket and a deadline, so that nothing vanishes: it is sent once, after the join, or its caller gets
+the reason why not (R31, R32).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from supawire.core import frames
+from supawire.core.context import Context
+from supawire.core.effects import Publish, Ticket
+from supawire.errors import (
+    InvalidArgumentError,
+    OperationTimeout,
+    PayloadTooLargeError,
+    RateLimitedError,
+    RealtimeError,
+    StateError,
+)
+from supawire.options import Secret
+from supawire.types import Instant, Sent
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`."""
+
+    event: str
+    payload: bytes
+    json: bool = True
+    ack: bool = False
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    ticket: Ticket
+    message: Message
+
+
+class Outbox:
+    """The broadcasts of one channel."""
+
+    def __init__(self, context: Context, topic: str) -> None:
+        self._context = context
+        self._topic = topic
+        self._name = topic.removeprefix(frames.PREFIX)
+        self._kept: deque[_Kept] = deque()
+
+    def check(self, message: Message) -> None:
+        """Refuse at once what the server would refuse later, or drop without a word (R36)."""
+        limit = self._context.options.limits.payload_bytes
+        if limit is not None and len(message.payload) > limit:
+            raise PayloadTooLargeError(
+                f"the payload has {len(message.payload)} bytes, the limit is {limit}",
+                topic=self._name,
+                hint="Send less, or a reference to it; Limits(payload_bytes=…) sets your project's limit.",
+            )
+        if not message.json and self._context.codec.version == frames.V1:
+            raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
+
+    def send(self, message: Message, join_ref: str, now: Instant) -> Ticket | None:
+        """Send on a living join; None when it is written and nothing more will be heard of it.
+
+        Kept, with a ticket, when pacing or earlier broadcasts hold it.
+        """
+        if self._kept or self._context.messages.ready_at(now.mono) > now.mono:
+            ticket = self.keep(message, now)
+            self.flush(join_ref, now)
+            return ticket
+        if not message.ack:
+            self._transmit(message, join_ref, now, None)
+            return None
+        ticket = self._context.tickets.open("broadcast")
+        try:
+            self._transmit(message, join_ref, now, ticket)
+        except PayloadTooLargeError:
+            self._context.tickets.drop(ticket)
+            raise
+        return ticket
+
+    def keep(self, message: Message, now: Instant) -> Ticket:
+        """Keep until the join, at most for the message's timeout."""
+        if len(self._kept) >= self._context.options.queue_size:
+            raise StateError(
+                f"{len(self._kept)} broadcasts wait already for this channel",
+                topic=self._name,
+                hint="Send less while it is not joined, or raise queue_size.",
+            )
+        ticket = self._context.tickets.open("broadcast")
+        self._kept.append(_Kept(ticket, message))
+        if message.timeout is not None:
+            self._context.timers.set(("ticket", self._topic, ticket), now.mono + message.timeout)
+        return ticket
+
+    def publish(self, message: Message, *, private: bool, token: Secret | None) -> Ticket:
+        """Send by HTTP instead: the caller chose `offline="http"`."""
+        ticket = self._context.tickets.open("broadcast")
+        self._context.effects.append(
+            Publish(ticket, self._name, message.event, message.payload, message.json, private, token)
+        )
+        return ticket
+
+    def flush(self, join_ref: str, now: Instant) -> None:
+        """Send what was kept, in order, as fast as pacing allows; come back for the rest."""
+        while self._kept:
+            ready_at = self._context.messages.ready_at(now.mono)
+            if ready_at > now.mono:
+                self._context.timers.set(("flush", self._topic), ready_at)
+                return
+            kept = self._kept.popleft()
+            self._context.timers.cancel(("ticket", self._topic, kept.ticket))
+            self._send_kept(kept, join_ref, now)
+
+    def fail(self, error: RealtimeError) -> None:
+        """The channel ended: nothing of this will be sent."""
+        kept, self._kept = self._kept, deque()
+        for item in kept:
+            self._context.timers.cancel(("ticket", self._topic, item.ticket))
+            self._context.tickets.settle(item.ticket, error)
+
+    def drop(self, ticket: Ticket) -> bool:
+        """The caller went away before it was sent: then it is not sent. False when it is none of ours."""
+        for item in self._kept:
+            if item.ticket == ticket:
+                self._kept.remove(item)
+                self._context.timers.cancel(("ticket", self._topic, ticket))
+                return True
+        return False
+
+    def expired(self, ticket: Ticket, *, joined: bool) -> bool:
+        """A kept broadcast was not sent in time. False when it is none of ours."""
+        if not self.drop(ticket):
+            return False
+        error = RateLimitedError("the limit on messages per second held it beyond its timeout", topic=self._name)
+        late = OperationTimeout("the channel was not joined in time; it was not sent", topic=self._name)
+        self._context.tickets.settle(ticket, error if joined else late)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def _send_kept(self, kept: _Kept, join_ref: str, now: Instant) -> None:
+        try:
+            self._transmit(kept.message, join_ref, now, kept.ticket if kept.message.ack else None)
+        except PayloadTooLargeError as error:
+            self._context.tickets.settle(kept.ticket, error)
+            return
+        if not kept.message.ack:
+            self._context.tickets.settle(kept.ticket, Sent("socket"))
+
+    def _transmit(self, message: Message, join_ref: str, now: Instant, ticket: Ticket | None) -> None:
+        context = self._context
+        ref = context.next_ref()
+        data, binary = context.codec.encode_broadcast(
+            join_ref, ref, self._topic, message.event, message.payload, json=message.json
+        )
+        context.transmit(data, binary=binary)
+        context.messages.spend(now.mono)
+        if ticket is not None:
+            context.expect(ref, frames.BROADCAST, self._topic, ticket, message.timeout, now)

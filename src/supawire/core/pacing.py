@@ -1,0 +1,51 @@
+"""Limits kept on our side, so that the server never has to enforce them (protocol §5.5, §8)."""
+
+from collections import deque
+
+
+class Pace:
+    """At most `limit` calls in any `window` seconds; None is no limit."""
+
+    def __init__(self, limit: int | None, window: float = 1.0) -> None:
+        self._limit = limit
+        self._window = window
+        self._calls: deque[float] = deque()
+
+    def ready_at(self, mono: float) -> float:
+        """When the next call may be made: `mono` itself when now."""
+        if self._limit is None:
+            return mono
+        while self._calls and self._calls[0] <= mono - self._window:
+            self._calls.popleft()
+        return mono if len(self._calls) < self._limit else self._calls[len(self._calls) - self._limit] + self._window
+
+    def spend(self, mono: float) -> None:
+        """A call is made."""
+        if self._limit is not None:
+            self._calls.append(mono)
+
+
+class Allowance:
+    """The server's presence limit: `limit` calls in a window that begins with the first of them; new with each join."""
+
+    def __init__(self, limit: int | None, window: float = 30.0) -> None:
+        self._limit = limit
+        self._window = window
+        self.reset()
+
+    def reset(self) -> None:
+        """A new join: the server counts from nothing."""
+        self._started_at: float | None = None
+        self._spent = 0
+
+    def ready_at(self, mono: float) -> float:
+        """When the next call may be made: `mono` itself when now."""
+        if self._limit is None or self._started_at is None or self._spent < self._limit:
+            return mono
+        return max(mono, self._started_at + self._window)
+
+    def spend(self, mono: float) -> None:
+        """A call is made."""
+        if self._started_at is None or mono >= self._started_at + self._window:
+            self._started_at, self._spent = mono, 0
+        self._spent += 1

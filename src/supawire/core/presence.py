@@ -1,0 +1,179 @@
+"""Who is here, as one join of one channel knows it (protocol §5.2).
+
+A *meta* is one tracked payload, known by its `phx_ref`; a *key* is a participant and holds one meta for each of its
+devices. The rules, each earned by a bug in some client:
+
+* The state belongs to a join. A new join's `presence_state` replaces it, and what changed between the two is told as
+  joins and leaves, so that a reconnect does not look as if everybody had left (R45).
+* Diffs that come before the state of this join are held, then applied onto it. Without presence in the join no state
+  will come, so they are applied at once.
+* Joined metas are added unless their ref is known; then those are removed whose ref is listed as left. An update comes
+  as joins(new) and leaves(old) of the same key: it is told as an update, since the new meta names the old ref.
+* Nothing is told of a key whose metas did not change, and a leave of somebody unknown ends nothing.
+"""
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from supawire.core.codec import DECODE_ERRORS
+from supawire.types import (
+    EMPTY_STATE,
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceState,
+    PresenceSync,
+    PresenceUpdate,
+)
+
+Metas = tuple[Presence, ...]
+
+
+class _Entry(Struct, gc=False):
+    metas: list[Raw] = []
+
+
+class _Refs(Struct, gc=False):
+    phx_ref: str = ""
+    phx_ref_prev: str | None = None
+
+
+_entries: Final = msgspec.json.Decoder(dict[str, _Entry])
+_refs: Final = msgspec.json.Decoder(_Refs)
+_json: Final = msgspec.json.Decoder()
+
+
+class Roster:
+    """The presence state of one channel."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._state: dict[str, Metas] = {}
+        self._snapshot: PresenceState | None = EMPTY_STATE
+        self._held: list[tuple[Raw, Raw]] = []
+        self._awaits_state = False
+        self.malformed = 0
+
+    def joined(self, *, enabled: bool) -> None:
+        """A new join is accepted. The old state stays to be looked at until the new one is there."""
+        self._awaits_state = enabled
+        self._held.clear()
+
+    def clear(self) -> None:
+        """The channel was left: nobody is known to be here."""
+        self._state.clear()
+        self._held.clear()
+        self._awaits_state = False
+        self._snapshot = EMPTY_STATE
+
+    def state(self) -> PresenceState:
+        """Everyone who is here: immutable, and the same object until something changes."""
+        if self._snapshot is None:
+            self._snapshot = MappingProxyType(dict(self._state))
+        return self._snapshot
+
+    def replace(self, raw: Raw) -> list[PresenceEvent]:
+        """Apply a `presence_state`, then the diffs that came before it."""
+        entries = self._read(raw)
+        if entries is None:
+            return []
+        before, self._state = self._state, {key: metas for key, metas in entries.items() if metas}
+        self._snapshot = None
+        events = [
+            event
+            for key in {**before, **self._state}
+            for event in self._told(key, before.get(key, ()), self._state.get(key, ()))
+        ]
+        self._awaits_state = False
+        held, self._held = self._held, []
+        for joins, leaves in held:
+            events += self._apply(joins, leaves)
+        return [*events, PresenceSync(self._topic, self.state)]
+
+    def apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:
+        """Apply a `presence_diff`, or hold it until this join's state is there."""
+        if self._awaits_state:
+            self._held.append((joins, leaves))
+            return []
+        events = self._apply(joins, leaves)
+        return [*events, PresenceSync(self._topic, self.state)] if events else []
+
+    def _apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:
+        joined, left = self._read(joins), self._read(leaves)
+        if joined is None or left is None:
+            return []
+        events: list[PresenceEvent] = []
+        for key in {**joined, **left}:
+            before = self._state.get(key, ())
+            after = _changed(before, joined.get(key, ()), left.get(key, ()))
+            if after == before:
+                continue
+            if after:
+                self._state[key] = after
+            else:
+                del self._state[key]
+            events += self._told(key, before, after)
+        if events:
+            self._snapshot = None
+        return events
+
+    def _told(self, key: str, before: Metas, after: Metas) -> list[PresenceEvent]:
+        """What to tell of one key. Several changes of one key in one frame are told one by one, joins last."""
+        old, new = {meta.ref for meta in before}, {meta.ref for meta in after}
+        came = [meta for meta in after if meta.ref not in old]
+        gone = {meta.ref for meta in before if meta.ref not in new}
+        updated = {meta.previous_ref for meta in came if meta.previous_ref in gone}
+        events: list[PresenceEvent] = []
+        if updated:
+            events.append(PresenceUpdate(self._topic, key, after, before))
+        if gone - updated:
+            events.append(PresenceLeave(self._topic, key, after, before))
+        if any(meta.previous_ref not in updated for meta in came):
+            events.append(PresenceJoin(self._topic, key, after, before))
+        return events
+
+    def _read(self, raw: Raw) -> dict[str, Metas] | None:
+        try:
+            return {key: tuple(_meta(key, meta) for meta in entry.metas) for key, entry in _entries.decode(raw).items()}
+        except DECODE_ERRORS:
+            return self._read_tolerantly(raw)
+
+    def _read_tolerantly(self, raw: Raw) -> dict[str, Metas] | None:
+        """Read what has the right shape and count the rest."""
+        self.malformed += 1
+        try:
+            entries = _json.decode(raw)
+        except DECODE_ERRORS:
+            return None
+        if entries is None:
+            return {}
+        if not isinstance(entries, dict):
+            return None
+        return {key: tuple(_metas_of(key, entry)) for key, entry in entries.items()}
+
+
+def _changed(before: Metas, joined: Metas, left: Metas) -> Metas:
+    known = {meta.ref for meta in before}
+    gone = {meta.ref for meta in left}
+    every = (*before, *(meta for meta in joined if meta.ref not in known))
+    return tuple(meta for meta in every if meta.ref not in gone)
+
+
+def _meta(key: str, raw: Raw) -> Presence:
+    refs = _refs.decode(raw)
+    return Presence(key, refs.phx_ref, refs.phx_ref_prev, raw)
+
+
+def _metas_of(key: str, entry: Any) -> list[Presence]:
+    metas = entry.get("metas") if isinstance(entry, dict) else None
+    if not isinstance(metas, list):
+        return []
+    return [
+        Presence(key, str(meta.get("phx_ref", "")), meta.get("phx_ref_prev"), Raw(msgspec.json.encode(meta)))
+        for meta in metas
+        if isinstance(meta, dict)
+    ]

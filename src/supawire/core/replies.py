@@ -1,0 +1,134 @@
+"""Requests that wait: tickets owed to callers, and pushes whose reply is not in.
+
+One socket answers joins one after another, and a refused one holds it for seconds (protocol §3.2). So the deadlines of
+pushes run on *socket time*: the monotonic clock less the time in which a join stood unanswered. Freezing and thawing
+move one number; no deadline is ever rewritten.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from supawire.core.effects import Effects, Settle, Ticket
+from supawire.core.timers import Timers
+from supawire.errors import RealtimeError
+from supawire.types import Instant
+
+
+class Tickets:
+    """Everything owed to callers. A ticket is settled once, because leaving this table is being settled."""
+
+    def __init__(self, effects: Effects) -> None:
+        self._effects = effects
+        self._open: dict[Ticket, None] = {}
+        self._numbers = count(1)
+
+    def open(self, what: str) -> Ticket:
+        """Owe somebody an outcome."""
+        ticket = Ticket(next(self._numbers), what)
+        self._open[ticket] = None
+        return ticket
+
+    def settle(self, ticket: Ticket | None, outcome: Any) -> None:
+        """Pay: a value, or the error that the caller gets. A ticket that is not open was paid before."""
+        if ticket in self._open:
+            del self._open[ticket]
+            self._effects.append(Settle(ticket, outcome))
+
+    def drop(self, ticket: Ticket) -> None:
+        """The caller went away and wants nothing any more."""
+        self._open.pop(ticket, None)
+
+    def settle_all(self, error: RealtimeError) -> None:
+        """The end: nothing stays unpaid."""
+        for ticket in list(self._open):
+            self.settle(ticket, error)
+
+    def __contains__(self, ticket: object) -> bool:
+        return ticket in self._open
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+@dataclass(slots=True)
+class Pending:
+    """A push whose reply is awaited."""
+
+    event: str
+    topic: str
+    ticket: Ticket | None
+    sequence: int
+    """Its place among the frames of this socket, to know whether it was written when the socket was lost."""
+    sent_at: float
+
+
+class Replies:
+    """Pushes by ref, with deadlines in socket time."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Pending] = {}
+        self._timers: Timers[str] = Timers()
+        self._shift = 0.0
+        self._frozen_at: float | None = None
+        self.late = 0
+
+    def expect(self, ref: str, pending: Pending, timeout: float | None) -> None:
+        """Await the reply to `ref` for `timeout` seconds of socket time, None for as long as the socket lives."""
+        self._pending[ref] = pending
+        if timeout is not None:
+            self._timers.set(ref, self._socket_time(pending.sent_at) + timeout)
+
+    def take(self, ref: str | None) -> Pending | None:
+        """The push that this ref answers; None, and counted, when nobody waits for it."""
+        pending = self._pending.pop(ref, None) if ref is not None else None
+        if pending is None:
+            self.late += 1
+        elif ref is not None:
+            self._timers.cancel(ref)
+        return pending
+
+    def forget(self, topic: str) -> Iterator[Pending]:
+        """Take all pushes of a channel whose join has ended: nobody will answer them."""
+        for ref in [ref for ref, pending in self._pending.items() if pending.topic == topic]:
+            self._timers.cancel(ref)
+            yield self._pending.pop(ref)
+
+    def clear(self) -> list[Pending]:
+        """Take all: the socket is gone."""
+        lost = list(self._pending.values())
+        self._pending.clear()
+        self._timers = Timers()
+        self._frozen_at = None
+        return lost
+
+    def freeze(self, mono: float) -> None:
+        """A join is unanswered: from here on socket time stands still."""
+        if self._frozen_at is None:
+            self._frozen_at = mono
+
+    def thaw(self, mono: float) -> None:
+        """All joins are answered: socket time goes on."""
+        if self._frozen_at is not None:
+            self._shift += mono - self._frozen_at
+            self._frozen_at = None
+
+    def due(self, mono: float) -> Iterator[Pending]:
+        """Take the pushes whose time is over."""
+        if self._frozen_at is None:
+            for ref in self._timers.due(mono - self._shift):
+                yield self._pending.pop(ref)
+
+    @property
+    def next(self) -> float | None:
+        """The earliest deadline on the monotonic clock; None also while socket time stands still."""
+        if self._frozen_at is not None or (deadline := self._timers.next) is None:
+            return None
+        return deadline + self._shift
+
+    def _socket_time(self, mono: float) -> float:
+        return (self._frozen_at if self._frozen_at is not None else mono) - self._shift
+
+    def __len__(self) -> int:
+        return len(self._pending)

@@ -1,0 +1,53 @@
+"""All deadlines of a session in one heap, on the monotonic clock; setting a key again replaces its deadline."""
+
+import heapq
+from collections.abc import Hashable, Iterator
+from itertools import count
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Timers(Generic[K]):
+    """Deadlines by key. A replaced or cancelled entry stays in the heap until it comes up, and is then passed over."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[K, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._numbers = count()
+
+    def set(self, key: K, deadline: float) -> None:
+        """Wake for this key at `deadline` (seconds, monotonic)."""
+        entry = (deadline, next(self._numbers))
+        self._deadlines[key] = entry
+        heapq.heappush(self._heap, (*entry, key))
+        if len(self._heap) > 64 + 4 * len(self._deadlines):
+            self._heap = [(*entry, key) for key, entry in self._deadlines.items()]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: K) -> None:
+        """Forget this key, whether it is set or not."""
+        self._deadlines.pop(key, None)
+
+    def deadline(self, key: K) -> float | None:
+        """When this key is due, None when it is not set."""
+        entry = self._deadlines.get(key)
+        return entry and entry[0]
+
+    @property
+    def next(self) -> float | None:
+        """The earliest deadline."""
+        heap = self._heap
+        while heap and self._deadlines.get(heap[0][2]) != heap[0][:2]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def due(self, mono: float) -> Iterator[K]:
+        """Keys whose time has come, earliest first, each forgotten as it is taken."""
+        while (deadline := self.next) is not None and deadline <= mono:
+            key = heapq.heappop(self._heap)[2]
+            del self._deadlines[key]
+            yield key
+
+    def __len__(self) -> int:
+        return len(self._deadlines)

@@ -1,0 +1,129 @@
+"""Our own presence on one channel: a wish, and what the server has confirmed of it (protocol §5).
+
+The wish outlives joins: it is sent again after each (R45). Pushes are merged: one is on its way at a time, and the
+newest wish follows it. The server closes a channel at the sixth push in 30 s, so the sixth waits here (R35).
+"""
+
+from typing import Final
+
+from msgspec import Raw
+
+from supawire.core import frames
+from supawire.core.context import Context
+from supawire.core.effects import Ticket
+from supawire.core.pacing import Allowance
+from supawire.errors import OperationTimeout, RateLimitedError, RealtimeError
+from supawire.types import Instant
+
+NOTHING: Final = None
+"""The wish not to be here."""
+
+_MARGIN: Final = 0.5
+"""Seconds: the server's window begins when the first push reaches it, which is later than when we sent it."""
+
+_UNTRACK: Final = {"type": "presence", "event": "untrack"}
+
+
+class Tracking:
+    """The presence wish of one channel."""
+
+    def __init__(self, context: Context, topic: str) -> None:
+        limits = context.options.limits
+        self._context = context
+        self._topic = topic
+        self._name = topic.removeprefix(frames.PREFIX)
+        self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
+        self._tickets: dict[Ticket, None] = {}
+        self._join_ref: str | None = None
+        self._confirmed: bytes | None = NOTHING
+        self._on_its_way: tuple[bytes | None] | None = None
+        self.wish: bytes | None = NOTHING
+        """The payload as JSON."""
+
+    def joined(self, join_ref: str, now: Instant) -> None:
+        """A new join: the server knows nothing of us, and counts anew."""
+        self._join_ref = join_ref
+        self._confirmed = NOTHING
+        self._on_its_way = None
+        self._allowance.reset()
+        self._advance(now)
+
+    def ended(self, error: RealtimeError | None) -> None:
+        """The join is over; the wish stays. Without an error callers keep waiting, for the join that follows at once."""
+        self._join_ref = None
+        self._on_its_way = None
+        self._context.timers.cancel(("track", self._topic))
+        if error is not None:
+            self._settle(error)
+
+    def want(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
+        """Take a newer wish; the ticket is settled when this or a newer one is confirmed."""
+        self.wish = wish
+        self._tickets[ticket] = None
+        self._advance(now)
+        if ticket in self._tickets and timeout is not None:
+            self._context.timers.set(("ticket", self._topic, ticket), now.mono + timeout)
+
+    def answered(self, error: RealtimeError | None, now: Instant) -> None:
+        """The push on its way is answered, or its time is over."""
+        sent, self._on_its_way = self._on_its_way, None
+        if sent is None:
+            return
+        if error is None:
+            (self._confirmed,) = sent
+        elif self.wish == sent[0]:
+            self._settle(error)
+            return
+        self._advance(now)
+
+    def due(self, now: Instant) -> None:
+        """The window is over."""
+        self._advance(now)
+
+    def expired(self, ticket: Ticket) -> bool:
+        """A caller's time is over: say what held it. False when it is none of ours."""
+        if ticket not in self._tickets:
+            return False
+        del self._tickets[ticket]
+        self._context.tickets.settle(ticket, self._late())
+        return True
+
+    def dropped(self, ticket: Ticket) -> None:
+        """A caller went away; the wish stays."""
+        if self._tickets.pop(ticket, ticket) is None:
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+
+    def _late(self) -> RealtimeError:
+        if self._context.timers.deadline(("track", self._topic)) is None:
+            return OperationTimeout("the server has not answered the presence request in time", topic=self._name)
+        limits = self._context.options.limits
+        return RateLimitedError(
+            f"the server takes {limits.presence_calls} presence calls in {limits.presence_window:g} s and channel",
+            topic=self._name,
+            hint="The newest track or untrack is sent as soon as the limit allows.",
+        )
+
+    def _advance(self, now: Instant) -> None:
+        """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
+        if self._join_ref is None or self._on_its_way is not None:
+            return
+        if self.wish == self._confirmed:
+            self._settle(None)
+            return
+        ready_at = self._allowance.ready_at(now.mono)
+        if ready_at > now.mono:
+            self._context.timers.set(("track", self._topic), ready_at)
+            return
+        self._allowance.spend(now.mono)
+        self._on_its_way = (self.wish,)
+        tracked = {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
+        timeout = self._context.options.timeout
+        self._context.push(
+            frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout
+        )
+
+    def _settle(self, outcome: RealtimeError | None) -> None:
+        for ticket in list(self._tickets):
+            del self._tickets[ticket]
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.tickets.settle(ticket, outcome)

@@ -1,0 +1,185 @@
+"""What a handler or iterator wants to receive: small frozen objects, made by functions.
+
+    broadcast("typing")    changes("users", event="INSERT")    presence()    system()    gaps()    status()
+
+Only the caller's values are checked here, and at once; what the server makes of a binding it says when it is joined.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, TypeVar, overload
+
+from supawire import filters
+from supawire.errors import InvalidArgumentError
+from supawire.options import check_choice, check_event
+from supawire.types import (
+    Broadcast,
+    Change,
+    Delete,
+    Gap,
+    Insert,
+    PresenceEvent,
+    Status,
+    System,
+    Update,
+)
+
+E_co = TypeVar("E_co", covariant=True)
+
+ANY: Final = "*"
+
+ChangeEvent = Literal["*", "INSERT", "UPDATE", "DELETE"]
+_CHANGE_EVENTS: Final = ("*", "INSERT", "UPDATE", "DELETE")
+
+
+class Selector(Generic[E_co]):
+    """What is wanted; the type parameter is what the handler or iterator receives."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastSelector(Selector[E_co]):
+    """Broadcasts of one event name, or of all with `*`."""
+
+    event: str = ANY
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesSelector(Selector[E_co]):
+    """Row changes: one binding of the join (protocol §4.2)."""
+
+    schema: str = "public"
+    table: str = ANY
+    event: str = ANY
+    filter: str | None = None
+    select: tuple[str, ...] | None = None
+
+    def binding(self) -> dict[str, Any]:
+        """The element of `postgres_changes` in the join. What is not wanted is left out, since null is refused."""
+        binding: dict[str, Any] = {"event": self.event, "schema": self.schema, "table": self.table}
+        if self.filter is not None:
+            binding["filter"] = self.filter
+        if self.select is not None:
+            binding["select"] = list(self.select)
+        return binding
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceSelector(Selector[E_co]):
+    """Who comes, changes, goes, and is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSelector(Selector[E_co]):
+    """The server's own messages about this channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class GapsSelector(Selector[E_co]):
+    """Times in which events may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSelector(Selector[E_co]):
+    """Moves of the channel from state to state."""
+
+
+def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any]]:
+    """Messages sent to the channel under this event name; `*` is every name.
+
+    Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8.
+    Wire: protocol §6.
+    """
+    _not_yet("model", model)
+    return BroadcastSelector(check_event(event))
+
+
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["INSERT"],
+    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+) -> Selector[Insert[dict[str, Any]]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["UPDATE"],
+    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+) -> Selector[Update[dict[str, Any]]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
+    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+) -> Selector[Delete[dict[str, Any]]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
+    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+) -> Selector[Change[dict[str, Any]]]: ...  # fmt: skip
+def changes(
+    table: str = ANY,
+    *,
+    schema: str = "public",
+    event: ChangeEvent = ANY,
+    filter: str | None = None,
+    where: None = None,
+    select: Sequence[str] | None = None,
+    model: None = None,
+) -> Selector[Any]:
+    """Inserts, updates and deletes of the rows of a table (`*`: of all tables of the schema).
+
+    Args:
+        event: "INSERT", "UPDATE", "DELETE" or "*".
+        filter: conditions in the grammar of protocol §4.2, such as "status=eq.open"; all must match. On a DELETE they
+            see the key columns only, unless the table has REPLICA IDENTITY FULL.
+        select: the columns wanted; the key is always among them. Needs a table.
+
+    A DELETE of a table with row level security goes to every subscriber, with the key only.
+    `_` and `%` in names are wildcards of the server: `user_a` also matches `userXa`.
+
+    Raises: InvalidArgumentError: an unknown event, a filter that cannot be parsed, a name that is no string.
+    """
+    _not_yet("where", where)
+    _not_yet("model", model)
+    for name, value in (("table", table), ("schema", schema)):
+        if not isinstance(value, str) or not value.strip():
+            raise InvalidArgumentError(f"{name} must be a name or '*', not {value!r}")
+    wanted = check_choice("event", event.upper() if isinstance(event, str) else event, _CHANGE_EVENTS)
+    if (filter is not None or select is not None) and ANY in (table, schema):
+        raise InvalidArgumentError("filter and select need a table and a schema; the server does not filter '*'")
+    if filter is not None:
+        filters.parse(filter)
+    return ChangesSelector(schema, table, wanted, filter, _columns(select))
+
+
+def presence() -> Selector[PresenceEvent]:
+    """Who comes, changes, goes (`PresenceJoin`, `PresenceUpdate`, `PresenceLeave`), then `PresenceSync` (protocol §5)."""
+    return PresenceSelector()
+
+
+def system() -> Selector[System]:
+    """The server's messages about the channel, such as "Subscribed to PostgreSQL" (protocol §3.6)."""
+    return SystemSelector()
+
+
+def gaps() -> Selector[Gap]:
+    """Times in which events may be missing, each reported when events flow again."""
+    return GapsSelector()
+
+
+def status() -> Selector[Status]:
+    """Moves of the channel: joined, ready, retrying with the cause."""
+    return StatusSelector()
+
+
+def _columns(select: Sequence[str] | None) -> tuple[str, ...] | None:
+    if select is None:
+        return None
+    columns = () if isinstance(select, str) else tuple(select)
+    if not columns or not all(isinstance(column, str) and column for column in columns):
+        raise InvalidArgumentError(f"select must be a list of column names, such as ['id', 'name'], not {select!r}")
+    return columns
+
+
+def _not_yet(name: str, value: object) -> None:
+    if value is not None:
+        raise InvalidArgumentError(f"{name}= is not part of this version yet", hint="Leave it out.")
