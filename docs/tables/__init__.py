@@ -1,0 +1,81 @@
+"""Tables in pages that are printed by the code they describe.
+
+A page marks the place, and what stands between the marks is written by `python -m docs.tables`:
+
+    <!-- table: link -->
+    <!-- end of table -->
+
+A table is a function without arguments that returns Markdown. It registers itself under its name, in any module of this
+package; all of them are imported:
+
+    @table("link")
+    def link() -> str: ...
+
+`tests/docs/test_tables.py` compares pages with code, and fails for a table that no page shows.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+
+TABLES: Final[dict[str, Callable[[], str]]] = {}
+
+_PLACE: Final = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<text>.*?)(<!-- end of table -->)", re.DOTALL)
+
+
+def table(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """Register the decorated function under the name that pages use."""
+
+    def register(function: Callable[[], str]) -> Callable[[], str]:
+        if name in TABLES:
+            message = f"two tables are called {name!r}"
+            raise ValueError(message)
+        TABLES[name] = function
+        return function
+
+    return register
+
+
+def rows(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a `|` inside a cell is escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+
+    return line(head) + line(["---"] * len(head)) + "".join(line(cells) for cells in lines)
+
+
+def load() -> None:
+    """Import every module of this package, so that all tables are registered."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "__main__":
+            importlib.import_module(f"{__name__}.{module.name}")
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a table: those at the top and those of docs/."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def printed(name: str) -> str:
+    """The table as the code prints it now."""
+    return TABLES[name]().strip("\n") + "\n"
+
+
+def places(page: Path) -> list[tuple[str, str]]:
+    """Name and present text of each marked place of a page, in order."""
+    return [
+        (place["name"], place["text"].strip("\n") + "\n") for place in _PLACE.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+def rewritten(page: Path) -> str:
+    """The text of the page with every table as the code prints it now."""
+    return _PLACE.sub(
+        lambda place: f"{place[1]}\n{printed(place['name'])}\n{place[4]}", page.read_text(encoding="utf-8")
+    )
