@@ -1,0 +1,204 @@
+"""Rows as Python values, by the column types that the server sends with them (protocol §4.4).
+
+One decoder is made per list of columns and kept. It decodes a row in one typed pass; what does not fit that pass (a
+missing column, an infinite date, a server that sends everything as text) is decoded again, column by column, and what
+still does not fit stays as it was sent. The way back, for the local server, is `_towire`.
+
+| PostgreSQL | Python |
+| --- | --- |
+| int2, int4, int8, oid | `int`, exact |
+| numeric | `Decimal`, with its scale |
+| float4, float8 | `float`; the server sends NaN and Infinity as null |
+| bool | `bool` |
+| text, varchar, char, name | `str` |
+| timestamptz, timestamp | `datetime`, aware and naive, with microseconds |
+| date, time, timetz | `date`, `time` |
+| uuid | `UUID` |
+| bytea | `bytes` |
+| arrays | lists of these |
+| json, jsonb | as they are: integers exact, other numbers `float`, or `Decimal` beyond its range |
+| everything else: enums, ranges, interval, inet, money, … | as sent, nearly always text |
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import lru_cache, partial
+from typing import Any, Final, NoReturn, cast
+
+import msgspec
+
+from supawire._rowtypes import TYPES, RowType, read_array
+from supawire._towire import infer_columns, to_wire
+from supawire.errors import RowError
+
+__all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire"]
+
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+_KEPT: Final = 256
+
+_any: Final = msgspec.json.Decoder()
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_fields: Final[msgspec.json.Decoder[dict[str, msgspec.Raw] | None]] = msgspec.json.Decoder(
+    dict[str, msgspec.Raw] | None
+)
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of a row: its name, and its type as PostgreSQL's catalogue names it (`int4`, `_text`)."""
+
+    name: str
+    type: str = ""
+
+
+_columns: Final = msgspec.json.Decoder(list[Column])
+_scalars: Final = {name: msgspec.json.Decoder(kind.target) for name, kind in TYPES.items()}
+
+
+def decode_columns(columns: bytes | msgspec.Raw) -> tuple[Column, ...]:
+    """The columns of a change; none for null and for what is no list of columns."""
+    return _plan(bytes(columns)).columns
+
+
+def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dict[str, Any]:
+    """The row as a dict, its values by the types of `columns`.
+
+    A column that was not sent is missing, a key that is no column stays as sent, null gives an empty dict.
+    Raises: RowError, with `.raw`, for what is no JSON object.
+    """
+    plan = _plan(bytes(columns))
+    if plan.whole is not None and len(record) >= plan.shortest:
+        try:
+            row = plan.build(plan.whole.decode(record))
+        except _UNREADABLE:
+            return _column_by_column(plan, bytes(record))
+        for name, convert in plan.late:
+            row[name] = convert(row[name])
+        return row
+    return _column_by_column(plan, bytes(record))
+
+
+class _Plan(msgspec.Struct, frozen=True, eq=False):
+    """What is known about one list of columns.
+
+    whole: decodes a row that has them all, None when that is not possible; shortest: no such row has fewer bytes.
+    late: what is to be done to columns after it. build: from its struct to a dict.
+    """
+
+    columns: tuple[Column, ...]
+    types: dict[str, str]
+    late: tuple[tuple[str, Callable[[Any], Any]], ...]
+    whole: msgspec.json.Decoder[Any] | None
+    shortest: int
+    build: Callable[[Any], dict[str, Any]]
+
+
+@lru_cache(_KEPT)
+def _plan(columns: bytes) -> _Plan:
+    try:
+        listed = tuple(_columns.decode(columns))
+    except _UNREADABLE:
+        listed = ()
+    types = {column.name: column.type for column in listed}
+    late = tuple(_late_columns(types))
+    if not listed or len(types) < len(listed):
+        return _Plan(listed, types, late, None, 0, dict)
+    fields = [f"f{number}" for number in range(len(listed))]
+    row = msgspec.defstruct(
+        "Row",
+        [(field, _target(column.type)) for field, column in zip(fields, listed, strict=True)],
+        rename=dict(zip(fields, types, strict=True)),
+        forbid_unknown_fields=True,  # so that a key that is no column is not lost
+        gc=False,
+    )
+    shortest = sum(len(name) + len('"":0,') for name in types)
+    return _Plan(listed, types, late, msgspec.json.Decoder(row), shortest, _builder(len(listed))(*types))
+
+
+def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    for name, kind in types.items():
+        known = TYPES.get(_item(kind))
+        if known is not None and known.late:
+            yield name, partial(_read_array if kind.startswith("_") else _read, known)
+
+
+@lru_cache(_KEPT)
+def _builder(size: int) -> Callable[..., Callable[[Any], dict[str, Any]]]:
+    """A function from names to a function from struct to dict; names reach the generated code as values only."""
+    names = ", ".join(f"k{number}" for number in range(size))
+    items = ", ".join(f"k{number}: row.f{number}" for number in range(size))
+    made: Callable[..., Callable[[Any], dict[str, Any]]] = eval(f"lambda {names}: lambda row: {{{items}}}")  # noqa: S307
+    return made
+
+
+def _item(kind: str) -> str:
+    return kind.removeprefix("_")
+
+
+def _target(kind: str) -> Any:
+    known = TYPES.get(_item(kind))
+    if known is None or (known.late and kind.startswith("_")):
+        return Any
+    return list[known.target | None] | None if kind.startswith("_") else known.target | None
+
+
+def _read(known: RowType, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(known, item) for item in cast("list[Any]", value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return known.read(value)
+    except ValueError:
+        return value
+
+
+def _read_array(known: RowType, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = read_array(value)
+        except ValueError:
+            return value
+    return _read(known, value)
+
+
+def _column_by_column(plan: _Plan, record: bytes) -> dict[str, Any]:
+    try:
+        raw = _fields.decode(record) or {}
+        return {name: _value(plan.types.get(name, ""), bytes(text)) for name, text in raw.items()}
+    except _UNREADABLE as error:
+        raise RowError(f"the row cannot be read: {error}", raw=record) from error
+
+
+def _value(kind: str, text: bytes) -> Any:
+    if text == b"null":
+        return None
+    if kind.startswith("_") and _item(kind) in TYPES:
+        return _array(_item(kind), text)
+    known = TYPES.get(kind)
+    if known is None:
+        return _plain(text)
+    if not known.late:
+        try:
+            return _scalars[kind].decode(text)
+        except _UNREADABLE:
+            pass  # from here on: not today's form of this type
+    return _read(known, _plain(text))
+
+
+def _array(item: str, text: bytes) -> Any:
+    if not text.startswith(b"["):
+        return _read_array(TYPES[item], _plain(text))
+    parts = [bytes(part) for part in _items.decode(text)]
+    return [_array(item, part) if part.startswith(b"[") else _value(item, part) for part in parts]
+
+
+def _plain(text: bytes) -> Any:
+    try:
+        return _any.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text, parse_float=Decimal, parse_constant=_no_json)  # a number that no float can hold
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
