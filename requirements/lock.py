@@ -1,9 +1,10 @@
 """Write the lock files beside this one again, from pyproject.toml: `python requirements/lock.py`.
 
 dev.txt     the newest versions of everything, for the set-up command of README.md and for CI
+test.txt    of these, what the tests need, for runs on other versions of Python
 lowest.txt  the lowest versions that pyproject.toml allows of what users install, with the test tools of dev.txt
 
-Both are pinned by hash and name no index, so they work with every mirror. They hold for each Python that is supported.
+All are pinned by hash and name no index, so they work with every mirror. They hold for each supported Python.
 """
 
 import subprocess
@@ -50,6 +51,7 @@ def compile_lock(target: str, extra: str, *options: str) -> None:
 
 def main() -> None:
     compile_lock("dev.txt", "dev")
+    compile_lock("test.txt", "test", "--constraint", "requirements/dev.txt")
     newest = pins(HERE / "dev.txt")
     users = {canonicalize_name(line.name) for line in users_requirements()}
     tools = {canonicalize_name(line.name) for line in extras()["test"]} - users - {"supawire"}

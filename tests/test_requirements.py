@@ -42,6 +42,12 @@ def test_the_newest_lock_holds_what_the_package_asks_for():
     assert unmet == []
 
 
+def test_the_test_lock_is_a_part_of_the_newest():
+    """test.txt pins nothing differently from dev.txt."""
+    newest = lock.pins(ROOT / "requirements" / "dev.txt")
+    assert lock.pins(ROOT / "requirements" / "test.txt").items() <= newest.items()
+
+
 def test_the_lowest_lock_is_the_lower_bounds():
     """lowest.txt pins for each package of the users the version that pyproject.toml names as the oldest (R47)."""
     pinned = lock.pins(ROOT / "requirements" / "lowest.txt")
