@@ -8,7 +8,7 @@ from typing import Any
 from supawire.core import frames
 from supawire.core.backoff import Uniform, delay, slow_delay
 from supawire.core.codec import CODECS
-from supawire.core.effects import AskDelay, Deliver, Effects, Listeners, Report, Ticket, Transmit
+from supawire.core.effects import AskDelay, Deliver, Effects, FetchToken, Listeners, Report, Ticket, Transmit
 from supawire.core.pacing import Pace
 from supawire.core.replies import Pending, Replies, Tickets
 from supawire.core.timers import Timers
@@ -96,6 +96,11 @@ class Context:
     ) -> None:
         """Await the reply to the frame that was transmitted last."""
         self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono), timeout)
+
+    def fetch_token(self, now: Instant) -> None:
+        """Ask the provider; when it is late, the session goes on with what it has."""
+        self.timers.set(("token",), now.mono + self.options.timeout)
+        self.effects.append(FetchToken(self.tokens.ask()))
 
     # --- events and reports
 

@@ -112,6 +112,14 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A channel (topic None: the client) will deliver nothing more for now: iterators end, or raise the error."""
+
+    topic: str | None
+    error: RealtimeError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something worth a log line or a call of `on_error`: `error` has no waiter who would get it."""
 
@@ -132,6 +140,7 @@ Effect = (
     | ResumeReading
     | Deliver
     | Settle
+    | Ended
     | Report
 )
 Effects = deque[Effect]

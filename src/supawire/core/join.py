@@ -1,11 +1,11 @@
 """What a join asks for, and what its reply says (protocol §3.1, §3.2)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from msgspec import Raw
 
-from supawire.core.listeners import Index
 from supawire.core.token import on_wire
 from supawire.core.tolerant import read
 from supawire.errors import JoinError
@@ -15,30 +15,33 @@ from supawire.selectors import ANY, ChangesSelector
 _DEFAULTS: Final = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
 
 
-def join_payload(
-    options: ChannelOptions,
-    bindings: Sequence[ChangesSelector[Any]],
-    *,
-    presence: bool,
-    token: Secret | None,
-    replay: dict[str, int] | None = None,
-) -> dict[str, Any]:
-    """The payload of `phx_join`, from what is wanted at this moment (R15). No member is ever null."""
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One join, as it was asked for. It is living from the server's ok until its end."""
+
+    ref: str
+    bindings: tuple[ChangesSelector[Any], ...] = ()
+    presence: bool = False
+    token: Secret | None = None
+
+
+def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | None) -> dict[str, Any]:
+    """The payload of `phx_join` (R15). No member is ever null."""
     broadcast: dict[str, Any] = {"self": options.echo, "ack": options.ack}
     if replay is not None:
         broadcast["replay"] = replay
     if options.replication_ready:
         broadcast["replication_ready"] = True
-    who: dict[str, Any] = {"enabled": presence}
+    who: dict[str, Any] = {"enabled": join.presence}
     if options.presence_key is not None:
         who["key"] = options.presence_key
     config = {
         "broadcast": broadcast,
         "presence": who,
-        "postgres_changes": [binding.binding() for binding in bindings],
+        "postgres_changes": [binding.binding() for binding in join.bindings],
         "private": options.private,
     }
-    shown = on_wire(token)
+    shown = on_wire(join.token)
     return {"config": config} if shown is None else {"config": config, "access_token": shown}
 
 

@@ -5,7 +5,7 @@ pushes run on *socket time*: the monotonic clock less the time in which a join s
 move one number; no deadline is ever rewritten.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from supawire.core.effects import Effects, Settle, Ticket
 from supawire.core.timers import Timers
 from supawire.errors import RealtimeError
-from supawire.types import Instant
 
 
 class Tickets:
@@ -40,10 +39,11 @@ class Tickets:
         """The caller went away and wants nothing any more."""
         self._open.pop(ticket, None)
 
-    def settle_all(self, error: RealtimeError) -> None:
-        """The end: nothing stays unpaid."""
+    def settle_all(self, error: RealtimeError, but: Collection[Ticket] = ()) -> None:
+        """The end: nothing stays unpaid, but what is settled by the end itself."""
         for ticket in list(self._open):
-            self.settle(ticket, error)
+            if ticket not in but:
+                self.settle(ticket, error)
 
     def __contains__(self, ticket: object) -> bool:
         return ticket in self._open

@@ -55,6 +55,11 @@ class Tokens:
         """Whether a question to the provider is open."""
         return self._asked is not None
 
+    @property
+    def usable(self) -> bool:
+        """Whether a join may go out: the newest token is there, and no newer one is on its way."""
+        return not self.has_provider or (self.fetched and not self.fetching)
+
     def ask(self) -> int:
         """Open a question to the provider; its number goes with `FetchToken`."""
         self._number += 1
@@ -72,6 +77,7 @@ class Tokens:
         """Take a token; True when it differs from the one before. Open questions lose their claim."""
         self._asked = None
         self._failures = 0
+        self.fetched = True
         changed = not same(token, self.current)
         self.current = token
         return changed

@@ -46,7 +46,7 @@ class Tracking:
         self._confirmed = NOTHING
         self._on_its_way = None
         self._allowance.reset()
-        self._advance(now)
+        self.advance(now)
 
     def ended(self, error: RealtimeError | None) -> None:
         """The join is over; the wish stays. Without an error callers keep waiting, for the join that follows at once."""
@@ -56,13 +56,34 @@ class Tracking:
         if error is not None:
             self._settle(error)
 
-    def want(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
-        """Take a newer wish; the ticket is settled when this or a newer one is confirmed."""
+    def want(self, wish: bytes | None) -> None:
+        """Take a newer wish; it is sent by `advance`, or after the next join."""
         self.wish = wish
+
+    def owe(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
+        """Settle the ticket when this wish or a newer one is confirmed, at most `timeout` seconds from now."""
         self._tickets[ticket] = None
-        self._advance(now)
-        if ticket in self._tickets and timeout is not None:
+        if timeout is not None:
             self._context.timers.set(("ticket", self._topic, ticket), now.mono + timeout)
+
+    def advance(self, now: Instant) -> None:
+        """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
+        if self._join_ref is None or self._on_its_way is not None:
+            return
+        if self.wish == self._confirmed:
+            self._settle(None)
+            return
+        ready_at = self._allowance.ready_at(now.mono)
+        if ready_at > now.mono:
+            self._context.timers.set(("track", self._topic), ready_at)
+            return
+        self._allowance.spend(now.mono)
+        self._on_its_way = (self.wish,)
+        tracked = {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
+        timeout = self._context.options.timeout
+        self._context.push(
+            frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout
+        )
 
     def answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The push on its way is answered, or its time is over."""
@@ -74,11 +95,7 @@ class Tracking:
         elif self.wish == sent[0]:
             self._settle(error)
             return
-        self._advance(now)
-
-    def due(self, now: Instant) -> None:
-        """The window is over."""
-        self._advance(now)
+        self.advance(now)
 
     def expired(self, ticket: Ticket) -> bool:
         """A caller's time is over: say what held it. False when it is none of ours."""
@@ -101,25 +118,6 @@ class Tracking:
             f"the server takes {limits.presence_calls} presence calls in {limits.presence_window:g} s and channel",
             topic=self._name,
             hint="The newest track or untrack is sent as soon as the limit allows.",
-        )
-
-    def _advance(self, now: Instant) -> None:
-        """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
-        if self._join_ref is None or self._on_its_way is not None:
-            return
-        if self.wish == self._confirmed:
-            self._settle(None)
-            return
-        ready_at = self._allowance.ready_at(now.mono)
-        if ready_at > now.mono:
-            self._context.timers.set(("track", self._topic), ready_at)
-            return
-        self._allowance.spend(now.mono)
-        self._on_its_way = (self.wish,)
-        tracked = {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
-        timeout = self._context.options.timeout
-        self._context.push(
-            frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout
         )
 
     def _settle(self, outcome: RealtimeError | None) -> None:

@@ -1,0 +1,130 @@
+"""The joins of one socket: paced on our side, answered one after another on the server's (protocol §3.2).
+
+A join's deadline starts when the one before it is answered, since a refused one holds the socket for 5 s. While any is
+unanswered, socket time stands still. A deadline that passes without a single frame since that join was sent means that
+the socket is dead, not that the join is slow.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from supawire.core.context import Context, pace
+from supawire.types import Instant
+
+
+class Joiner(Protocol):
+    """What the queue asks of a channel."""
+
+    def go(self, now: Instant) -> str:
+        """Send the join now; its ref."""
+        ...
+
+    def held(self, held: bool, now: Instant) -> None:
+        """Held up by pacing or by the joins of others, or no longer."""
+        ...
+
+    def join_timed_out(self, ref: str, now: Instant) -> None:
+        """The join with this ref was not answered in time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    channel: Joiner
+    ref: str
+    sent_at: float
+
+
+class JoinQueue:
+    """Channels that want in, and joins that are unanswered."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._pace = pace(context.options.limits.joins_per_second)
+        self._waiting: dict[Joiner, None] = {}
+        self._asked: deque[_Asked] = deque()
+        self.is_open = False
+
+    def want(self, channel: Joiner, now: Instant) -> None:
+        """Join as soon as the link is open, the token is there, and pacing allows."""
+        self._waiting[channel] = None
+        tokens = self._context.tokens
+        if self.is_open and tokens.has_provider and not tokens.fetching:
+            self._context.fetch_token(now)
+        self.pump(now)
+
+    def withdraw(self, channel: Joiner) -> None:
+        """No longer; an unanswered join keeps its place until it is answered."""
+        self._waiting.pop(channel, None)
+
+    def opened(self, now: Instant) -> None:
+        """A new socket."""
+        self.is_open = True
+        self.pump(now)
+
+    def lost(self) -> None:
+        """The socket is gone, and the joins on it."""
+        self.is_open = False
+        self._asked.clear()
+        self._context.timers.cancel(("join",))
+        self._context.timers.cancel(("joins",))
+
+    def pump(self, now: Instant) -> None:
+        """Send what may be sent."""
+        while self.is_open and self._waiting and self._context.tokens.usable:
+            ready_at = self._pace.ready_at(now.mono)
+            if ready_at > now.mono:
+                self._context.timers.set(("joins",), ready_at)
+                for channel in self._waiting:
+                    channel.held(True, now)
+                return
+            channel = next(iter(self._waiting))
+            del self._waiting[channel]
+            self._pace.spend(now.mono)
+            self._context.counts.joins += 1
+            self._context.replies.freeze(now.mono)
+            self._asked.append(_Asked(channel, channel.go(now), now.mono))
+            if len(self._asked) == 1:
+                self._lead(now)
+            else:
+                channel.held(True, now)
+
+    def answered(self, ref: str | None, now: Instant) -> Joiner | None:
+        """Take the join that this ref answers, None when it is no unanswered one of this socket."""
+        asked = next((asked for asked in self._asked if asked.ref == ref), None)
+        if asked is None:
+            return None
+        self._remove(asked, now)
+        return asked.channel
+
+    def timed_out(self, now: Instant, heard_at: float) -> bool:
+        """The first join's time is over; False when nothing at all came since it was sent: the socket is dead."""
+        if not self._asked:
+            return True
+        asked = self._asked[0]
+        if heard_at < asked.sent_at:
+            return False
+        self._remove(asked, now)
+        asked.channel.join_timed_out(asked.ref, now)
+        return True
+
+    @property
+    def unanswered(self) -> int:
+        """How many joins of this socket are unanswered."""
+        return len(self._asked)
+
+    def _remove(self, asked: _Asked, now: Instant) -> None:
+        led = asked is self._asked[0]
+        self._asked.remove(asked)
+        asked.channel.held(False, now)
+        if not self._asked:
+            self._context.replies.thaw(now.mono)
+            self._context.timers.cancel(("join",))
+        elif led:
+            self._lead(now)
+
+    def _lead(self, now: Instant) -> None:
+        """The first in the row: its deadline starts."""
+        self._asked[0].channel.held(False, now)
+        self._context.timers.set(("join",), now.mono + 2 * self._context.options.timeout)

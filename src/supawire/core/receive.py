@@ -1,0 +1,265 @@
+"""What a frame means and who gets it.
+
+`receive` is the hot lane (architecture): one typed decode, one lookup, and the listeners are returned together with the
+event. Everything that is not data of a living join goes on to `_control`, where being readable comes before being fast.
+Nothing here raises on what a server sends: garbage is counted, reported and survived (R40).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from supawire.core import binary, frames
+from supawire.core.channel import Channel
+from supawire.core.codec import DECODE_ERRORS, Meta, Typed, decode_meta
+from supawire.core.context import Context
+from supawire.core.effects import Listeners
+from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
+from supawire.core.joins import JoinQueue
+from supawire.core.link import Link
+from supawire.core.listeners import union
+from supawire.core.replies import Pending
+from supawire.core.tolerant import read, soften
+from supawire.errors import (
+    ConnectionLostError,
+    OperationTimeout,
+    RealtimeError,
+    RemoteProtocolError,
+    push_error,
+    reason_of,
+)
+from supawire.types import Broadcast, Instant, Sent, System, type_of_change
+
+Delivery = tuple[Listeners, Any]
+"""Who gets an event, and the event."""
+
+_USER_BROADCAST: Final = binary.USER_BROADCAST.kind
+_HEADER: Final = binary.USER_BROADCAST.header
+
+
+class Receiver:
+    """Takes the frames of one session."""
+
+    def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
+        self._context = context
+        self._link = link
+        self._joins = joins
+        self._channels = channels
+        self._by_bytes: dict[bytes, Channel] = {}
+        self._decode = context.codec.decode.decode
+        self._events: Mapping[str, Callable[[Typed, Channel, bytes, Instant], None]] = {
+            frames.CLOSE: self._closed,
+            frames.ERROR: self._closed,
+            frames.SYSTEM: self._system,
+            frames.PRESENCE_STATE: self._presence_state,
+            frames.PRESENCE_DIFF: self._presence_diff,
+        }
+        self.heard_at: Instant | None = None
+        """When the newest frame came."""
+
+    def register(self, channel: Channel) -> None:
+        """Binary frames are looked up by the topic's bytes."""
+        self._by_bytes[channel.topic.encode()] = channel
+
+    def unregister(self, channel: Channel) -> None:
+        """The channel is gone."""
+        self._by_bytes.pop(channel.topic.encode(), None)
+
+    def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
+        """Take one frame: for data of a living join who gets it, else None and perhaps effects."""
+        if generation != self._context.generation:
+            self._context.counts.stale += 1
+            return None
+        self.heard_at = now
+        self._context.counts.frames_received += 1
+        if binary:
+            return self._receive_binary(data)
+        try:
+            frame: Typed = self._decode(data)
+        except DECODE_ERRORS:
+            softened = self._tolerate(data)
+            if softened is None:
+                return None
+            frame = softened
+        channel = self._channels.get(frame.topic)
+        if channel is not None and frame.join_ref in channel.live:
+            if frame.event == BROADCAST:
+                return self._broadcast(frame, channel)
+            if frame.event == POSTGRES_CHANGES:
+                return self._change(frame, channel)
+        self._control(frame, channel, data, now)
+        return None
+
+    # --- data
+
+    def _broadcast(self, frame: Typed, channel: Channel) -> Delivery | None:
+        payload = frame.payload
+        event = payload.event
+        if event is UNSET:
+            event = ""
+        index = channel.index
+        listeners = index.broadcasts.get(event, index.any_broadcast)
+        meta = payload.meta
+        if meta is None:
+            return (listeners, Broadcast(channel.name, event, payload.payload)) if listeners else None
+        return self._stored(channel, listeners, event, meta, payload.payload, raw=False)
+
+    def _change(self, frame: Typed, channel: Channel) -> Delivery | None:
+        data = frame.payload.data
+        event = type_of_change.get(data.type) if data is not None else None
+        if data is None or event is None:
+            self._context.counts.unknown += 1
+            return None
+        ids = frame.payload.ids
+        if len(ids) == 1:
+            by_kind = channel.index.changes.get(ids[0])
+            listeners = by_kind.get(data.type, ()) if by_kind is not None else ()
+        else:
+            listeners = union(channel.index, ids, data.type)
+        return (listeners, event(channel.name, data)) if listeners else None
+
+    def _receive_binary(self, data: bytes) -> Delivery | None:
+        if len(data) < _HEADER or data[0] != _USER_BROADCAST:
+            self._other_binary(data)
+            return None
+        topic_end = _HEADER + data[1]
+        event_end = topic_end + data[2]
+        body = event_end + data[3]
+        channel = self._by_bytes.get(data[_HEADER:topic_end])
+        if body > len(data):
+            self._garbage(RemoteProtocolError("a binary broadcast ends inside its header"))
+            return None
+        if channel is None or not channel.live:
+            self._context.counts.stale += 1
+            return None
+        entry = channel.index.binary.get(data[topic_end:event_end])
+        if entry is None:
+            entry = data[topic_end:event_end].decode("utf-8", "replace"), channel.index.any_broadcast
+        event, listeners = entry
+        raw = not data[4]
+        if event_end == body:
+            return (listeners, Broadcast(channel.name, event, data[body:], None, False, raw)) if listeners else None
+        return self._stored(channel, listeners, event, decode_meta(data[event_end:body]), data[body:], raw=raw)
+
+    def _stored(
+        self, channel: Channel, listeners: Listeners, event: str, meta: Meta, payload: Any, *, raw: bool
+    ) -> Delivery | None:
+        """A message that the server stored: one that was delivered before is not delivered again (R44)."""
+        if not channel.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
+            return None
+        return listeners, Broadcast(channel.name, event, payload, meta.id, meta.replayed, raw)
+
+    # --- everything else
+
+    def _control(self, frame: Typed, channel: Channel | None, data: bytes, now: Instant) -> None:
+        if frame.event == frames.REPLY:
+            self._reply(frame, now)
+            return
+        take = self._events.get(frame.event)
+        if take is None and frame.event not in (BROADCAST, POSTGRES_CHANGES):
+            self._context.counts.unknown += 1
+            self._context.report("unknown", topic=frame.topic, event=frame.event)
+        elif channel is None or take is None:
+            self._context.counts.stale += 1
+        else:
+            take(frame, channel, data, now)
+
+    def _reply(self, frame: Typed, now: Instant) -> None:
+        status, response = frame.payload.status, frame.payload.response
+        if status == "ok":
+            self._link.answered_ok()
+        ref = frame.ref
+        channel = self._joins.answered(ref, now)
+        if isinstance(channel, Channel) and ref is not None:
+            if status == "ok":
+                channel.accepted(ref, response, now)
+            else:
+                channel.refused(ref, reason_of(read(response)), now)
+            return
+        pending = self._context.replies.take(ref)
+        if pending is not None:
+            error = None if status == "ok" else push_error(read(response), pending.topic.removeprefix(frames.PREFIX))
+            self._answered(pending, ref, error, now)
+
+    def _answered(self, pending: Pending, ref: str | None, error: RealtimeError | None, now: Instant) -> None:
+        channel = self._channels.get(pending.topic)
+        tickets = self._context.tickets
+        match pending.event:
+            case frames.HEARTBEAT:
+                self._context.round_trip = now.mono - pending.sent_at
+                tickets.settle(pending.ticket, self._context.round_trip)
+            case frames.BROADCAST:
+                tickets.settle(pending.ticket, error or Sent("socket", acked=True))
+            case frames.PRESENCE if channel is not None:
+                channel.track_answered(error, now)
+            case frames.LEAVE if channel is not None:
+                channel.leave_answered(ref, now)
+            case _:
+                tickets.settle(pending.ticket, error)
+
+    def unanswered(self, pending: Pending, now: Instant) -> None:
+        """A reply did not come in time. A missing heartbeat means that the socket is dead (R4)."""
+        late = OperationTimeout(f"the server did not answer the {pending.event} in time")
+        late.topic = pending.topic.removeprefix(frames.PREFIX) if pending.topic != frames.PHOENIX else None
+        channel = self._channels.get(pending.topic)
+        if pending.event == frames.PRESENCE and channel is not None:
+            channel.track_answered(late, now)
+        elif pending.event == frames.HEARTBEAT and pending.ticket is None:
+            self._link.lose(ConnectionLostError("the server did not answer a heartbeat"), now)
+        else:
+            self._context.tickets.settle(pending.ticket, late)
+
+    def _closed(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+        """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
+        ref = frame.join_ref if frame.join_ref is not None else frame.ref
+        if not channel.closed(ref, crashed=frame.event == frames.ERROR, now=now):
+            self._context.counts.stale += 1
+
+    def _system(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+        if frame.join_ref not in channel.live:
+            self._context.counts.stale += 1
+            return
+        payload = frame.payload
+        channel.system(System(channel.name, payload.extension, payload.status, payload.message), now)
+
+    def _presence_state(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+        """Its keys are the users', and may have the names of our members: read the payload as it came."""
+        if frame.join_ref not in channel.live:
+            self._context.counts.stale += 1
+            return
+        try:
+            raw = self._context.codec.decode_raw.decode(data).payload
+        except DECODE_ERRORS:
+            self._context.counts.garbage += 1
+            return
+        channel.presence_state(raw)
+
+    def _presence_diff(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+        if frame.join_ref not in channel.live:
+            self._context.counts.stale += 1
+            return
+        channel.presence_diff(frame.payload.joins, frame.payload.leaves)
+
+    # --- what does not fit
+
+    def _tolerate(self, data: bytes) -> Typed | None:
+        try:
+            return soften(self._context.codec.plain(data))
+        except RemoteProtocolError as error:
+            self._garbage(error)
+            return None
+
+    def _other_binary(self, data: bytes) -> None:
+        """Kinds 0 to 2 are plain Phoenix: known, and nothing sends them to us (protocol §2.3)."""
+        try:
+            unpacked = binary.unpack(binary.DOWN, data)
+        except (ValueError, IndexError) as error:
+            self._garbage(RemoteProtocolError(str(error)))
+            return
+        self._context.counts.unknown += 1
+        self._context.report("unknown", event=f"binary frame of kind {unpacked.layout.kind}")
+
+    def _garbage(self, error: RemoteProtocolError) -> None:
+        self._context.counts.garbage += 1
+        self._context.report("garbage", detail_of=error.message)

@@ -1,0 +1,69 @@
+"""What follows when a join is refused or ends: try again, slower, with a fresh token, or give up (R26, R29)."""
+
+from typing import Final, NamedTuple
+
+from supawire.core.context import Context
+from supawire.core.token import same
+from supawire.errors import Action, Known
+from supawire.options import Secret
+from supawire.types import Instant
+
+_STEADY: Final = 5.0
+"""Seconds joined after which the backoff starts anew."""
+
+
+class Verdict(NamedTuple):
+    """Whether to try again, and how."""
+
+    again: bool
+    slow: bool = False
+    stuck: bool = False
+    """The provider gave the same token again that was refused before."""
+
+
+class Rejoin:
+    """The attempts of one channel to be joined."""
+
+    def __init__(self, context: Context, topic: str) -> None:
+        self._context = context
+        self._topic = topic
+        self._attempts = 0
+        self._joined_at: float | None = None
+        self._refused: tuple[Secret | None] | None = None
+
+    def reset(self) -> None:
+        """The user wants in anew."""
+        self._attempts, self._joined_at, self._refused = 0, None, None
+
+    def joined(self, now: Instant) -> None:
+        """The server said ok."""
+        self._joined_at = now.mono
+        self._refused = None
+
+    def ended(self, now: Instant) -> None:
+        """The join is over; one that lasted makes the next attempt a first one."""
+        if self._joined_at is not None and now.mono - self._joined_at >= _STEADY:
+            self._attempts = 0
+        self._joined_at = None
+
+    def judge(self, row: Known, token: Secret | None, *, own_token: bool) -> Verdict:
+        """What the error table says, given the token that was refused and where it came from."""
+        if self._exhausted() or row.action is Action.GIVE_UP:
+            return Verdict(again=False)
+        if row.action is not Action.REFRESH:
+            return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
+        before, self._refused = self._refused, (token,)
+        if own_token or not self._context.tokens.has_provider or (row.once and before is not None):
+            return Verdict(again=False)
+        stuck = before is not None and same(before[0], token)
+        return Verdict(again=True, slow=stuck, stuck=stuck)
+
+    def wait(self, now: Instant, *, slow: bool = False) -> None:
+        """Come back with ("rejoin", topic) after the backoff."""
+        backoff = self._context.options.rejoin_backoff
+        self._context.wait(("rejoin", self._topic), backoff, self._attempts, now, slow=slow)
+        self._attempts += 1
+
+    def _exhausted(self) -> bool:
+        backoff = self._context.options.rejoin_backoff
+        return backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts

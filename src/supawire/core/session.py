@@ -1,0 +1,463 @@
+"""The client's core: one link, its channels, and everything that is owed to callers.
+
+A pure state machine. Commands say what the user wants and inputs what the world did, each with the instant; effects come
+out in order, and one deadline says when `tick` is wanted. It opens nothing, waits for nothing, reads no clock and logs
+nothing, so that the same inputs always give the same effects.
+
+    ticket = session.join("realtime:lobby", now=now)      # owed to the caller, settled once
+    delivery = session.receive(generation, data, False, now)   # hot lane: who gets what, or None
+    while (effect := session.next_effect()) is not None: ...   # orders to the shell
+
+This file composes; it decides only which part an input belongs to.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from supawire.core import frames
+from supawire.core.backoff import Uniform
+from supawire.core.channel import Channel
+from supawire.core.context import Context, Key
+from supawire.core.effects import Effect, Ended, Report, Ticket
+from supawire.core.joins import JoinQueue
+from supawire.core.link import Cause, Link
+from supawire.core.listeners import Listener
+from supawire.core.outbox import Message
+from supawire.core.receive import Delivery, Receiver
+from supawire.core.waiters import Waiter
+from supawire.errors import (
+    AuthError,
+    ClosedError,
+    ConnectionLostError,
+    InvalidArgumentError,
+    OperationTimeout,
+    RateLimitedError,
+    RealtimeError,
+)
+from supawire.options import ChannelOptions, Secret, SessionOptions
+from supawire.types import ChannelState, Instant, LinkState, PresenceState, Stats
+
+JUMP: Final = 10.0
+"""Seconds by which the wall clock may move against the monotonic one before it counts as a sleep or a new setting."""
+
+
+class Session:
+    """One client of Realtime, without the world.
+
+    Args: random: draws the jitter. strict: raise `LocalProtocolError` on an impossible move instead of reporting it.
+    """
+
+    def __init__(
+        self, options: SessionOptions, *, random: Uniform, token: Secret | None = None, strict: bool = False
+    ) -> None:
+        self._context = Context(options, token, random, strict=strict)
+        self._joins = JoinQueue(self._context)
+        self._link = Link(self._context, self)
+        self._channels: dict[str, Channel] = {}
+        self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
+        self._drift: float | None = None
+        self._openers: list[Ticket] = []
+        self._closers: list[Ticket] = []
+        self._deadlines: Mapping[Any, Callable[[Any, Instant], None]] = self._deadline_table()
+        self.receive = self._receiver.receive
+        """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
+
+    # --- outputs
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether `next_effect` has anything."""
+        return bool(self._context.effects)
+
+    def next_effect(self) -> Effect | None:
+        """The next order to the shell, None when there is none."""
+        effects = self._context.effects
+        return effects.popleft() if effects else None
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `tick` is wanted, on the monotonic clock; None for never."""
+        one, other = self._context.timers.next, self._context.replies.next
+        return one if other is None else other if one is None else min(one, other)
+
+    @property
+    def state(self) -> LinkState:
+        """Where the link stands."""
+        return self._link.state
+
+    @property
+    def error(self) -> RealtimeError | None:
+        """Why the link is not open."""
+        return self._link.error
+
+    @property
+    def generation(self) -> int:
+        """The present attempt's number."""
+        return self._context.generation
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The channels by full topic."""
+        return MappingProxyType(self._channels)
+
+    def stats(self) -> Stats:
+        """The counters so far."""
+        counts = self._context.counts
+        return Stats(
+            state=self.state,
+            frames_received=counts.frames_received,
+            frames_sent=counts.frames_sent,
+            connects=counts.connects,
+            reconnects=counts.reconnects,
+            joins=counts.joins,
+            stale_frames=counts.stale,
+            late_replies=self._context.replies.late,
+            garbage_frames=counts.garbage,
+            unknown_frames=counts.unknown,
+            pending=len(self._context.tickets),
+            queued=sum(channel.queued for channel in self._channels.values()),
+            overflowed=0,
+            last_round_trip=self._context.round_trip,
+        )
+
+    # --- commands: the client
+
+    def open(self, now: Instant) -> Ticket:
+        """Connect, and stay connected; the ticket is settled with the first connection."""
+        ticket = self._context.tickets.open("open")
+        if self.state is LinkState.OPEN:
+            self._context.tickets.settle(ticket, None)
+            return ticket
+        self._check_open()
+        self._openers.append(ticket)
+        self._link.want(now)
+        return ticket
+
+    def close(self, now: Instant) -> Ticket:
+        """End for good: leave, close, and settle everything that is owed with `ClosedError`."""
+        ticket = self._context.tickets.open("close")
+        self._closers.append(ticket)
+        for channel in self._channels.values():
+            channel.close(None, now)
+        self._settle_all(ClosedError("the client was closed"))
+        if self.state is LinkState.CLOSED:
+            self._settle_closers()
+        else:
+            self._link.close(now)
+        return ticket
+
+    def reconnect(self, now: Instant) -> None:
+        """Connect now, not at the end of the backoff; an open connection is replaced."""
+        self._check_open()
+        self._link.reconnect(now)
+
+    def ping(self, timeout: float | None, now: Instant) -> Ticket:
+        """Send a heartbeat; settled with its round trip in seconds. Raises `ConnectionLostError` without a connection."""
+        self._check_open()
+        if self.state is not LinkState.OPEN:
+            raise ConnectionLostError("there is no connection now", maybe_sent=False)
+        ticket = self._context.tickets.open("ping")
+        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout)
+        return ticket
+
+    def set_token(self, token: Secret | None, now: Instant) -> None:
+        """The client's token from now on; with a provider, until it is asked the next time."""
+        self._check_open()
+        self._take_token(token, now)
+
+    def watch(self, deliver: Callable[[Any], None]) -> None:
+        """Tell of every move of link and channels, and of gaps."""
+        self._context.watchers[deliver] = None
+
+    def unwatch(self, deliver: Callable[[Any], None]) -> None:
+        """No longer."""
+        self._context.watchers.pop(deliver, None)
+
+    # --- commands: channels
+
+    def channel(self, topic: str, options: ChannelOptions) -> Channel:
+        """The channel of this full topic, made when it is new. Raises `InvalidArgumentError` for other options (R21)."""
+        self._check_open()
+        channel = self._channels.get(topic)
+        if channel is None:
+            channel = Channel(self._context, self._joins, topic, options)
+            self._channels[topic] = channel
+            self._receiver.register(channel)
+        elif channel.options != options:
+            raise InvalidArgumentError(
+                f"channel {channel.name!r} exists with other options",
+                topic=channel.name,
+                hint="Ask with the same options, or remove_channel() the first one.",
+            )
+        return channel
+
+    def listen(self, topic: str, listener: Listener, now: Instant) -> None:
+        """Register a listener."""
+        self._get(topic).listen(listener, now)
+
+    def unlisten(self, topic: str, listener: Listener) -> None:
+        """Unregister a listener; also of a channel that is gone."""
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.unlisten(listener)
+
+    def join(
+        self, topic: str, now: Instant, *, ready: bool = False, timeout: float | None = None, patient: bool = False
+    ) -> Ticket:
+        """Want to be joined; settled when it is (or *ready*). `patient`: time behind pacing and other joins is not counted.
+
+        Raises: RateLimitedError: as many channels are wanted as one connection may have.
+        """
+        channel = self._get(topic)
+        self._check_room(channel)
+        ticket = self._context.tickets.open("ready" if ready else "join")
+        if self.state is LinkState.IDLE:
+            self._link.want(now)
+        self._context.timers.cancel(("idle",))
+        channel.subscribe(Waiter(ticket, ready, timeout, patient), now)
+        return ticket
+
+    def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
+        """Want to be out; settled when the server has confirmed, or after the bound."""
+        ticket = self._context.tickets.open("leave")
+        self._get(topic).unsubscribe(ticket, bound, now)
+        self._watch_idle(now)
+        return ticket
+
+    def remove(self, topic: str, now: Instant) -> None:
+        """Leave and forget the channel; its object is closed."""
+        channel = self._channels.pop(topic, None)
+        if channel is not None:
+            self._receiver.unregister(channel)
+            channel.close(None, now)
+            self._watch_idle(now)
+
+    def broadcast(self, topic: str, message: Message, now: Instant) -> Ticket | None:
+        """Send a broadcast. None: it is handed to the socket, and nothing more will come; else see the ticket.
+
+        Raises what can be told at once: StateError, PayloadTooLargeError, ClosedError.
+        """
+        return self._get(topic).broadcast(message, now)
+
+    def track(self, topic: str, wish: bytes | None, timeout: float | None, now: Instant) -> Ticket:
+        """Be present with this payload (JSON), None: not be present."""
+        channel = self._get(topic)
+        ticket = self._context.tickets.open("track")
+        channel.track(wish, ticket, timeout, now)
+        return ticket
+
+    def set_channel_token(self, topic: str, token: Secret | None, now: Instant) -> None:
+        """The token of one channel."""
+        self._get(topic).set_token(token, now)
+
+    def presence_state(self, topic: str) -> PresenceState:
+        """Everyone who is here, as an immutable snapshot."""
+        return self._get(topic).roster.state()
+
+    def cancel(self, ticket: Ticket, now: Instant) -> None:
+        """The caller went away: it wants nothing any more, and what only it wanted is withdrawn."""
+        if ticket in self._context.tickets:
+            self._context.tickets.drop(ticket)
+            for channel in list(self._channels.values()):
+                channel.cancel(ticket, now)
+
+    # --- inputs
+
+    def transport_opened(self, generation: int, now: Instant) -> None:
+        """The socket of this generation is open."""
+        if self._is_current(generation):
+            self._watch_clock(now)
+            self._link.opened(now)
+
+    def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:
+        """The socket of this generation ended, or could not be opened."""
+        if self._is_current(generation):
+            self._link.closed(cause, now)
+
+    def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
+        """The provider answered, or raised. An answer to an older question is dropped (R27)."""
+        if not self._context.tokens.answers(number):
+            self._context.counts.stale += 1
+            return
+        self._context.timers.cancel(("token",))
+        if isinstance(token, RealtimeError):
+            self._token_failed(token, now)
+        else:
+            self._take_token(token, now)
+            self._token_settled(now)
+
+    def delay_ready(self, key: Key, seconds: float, now: Instant) -> None:
+        """The user's backoff callable answered."""
+        match key:
+            case ("connect",):
+                self._link.delay_ready(seconds, now)
+            case _:
+                self._context.timers.set(key, now.mono + seconds)
+
+    def tick(self, now: Instant) -> None:
+        """A deadline passed."""
+        self._watch_clock(now)
+        for pending in self._context.replies.due(now.mono):
+            self._receiver.unanswered(pending, now)
+        for key in self._context.timers.due(now.mono):
+            self._deadlines[key[0]](key, now)
+
+    # --- what the link tells
+
+    def link_opened(self, now: Instant) -> None:
+        """The socket is open: whoever waited for it, and the channels."""
+        for ticket in self._openers:
+            self._context.tickets.settle(ticket, None)
+        self._openers.clear()
+        self._joins.opened(now)
+        self._watch_idle(now)
+
+    def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
+        """The socket is gone: requests on it are settled, channels wait (R31)."""
+        for pending in self._context.replies.clear():
+            maybe_sent = written is None or pending.sequence <= written
+            lost = ConnectionLostError(error.message, maybe_sent=maybe_sent, close_code=error.close_code)
+            self._context.tickets.settle(pending.ticket, lost)
+        self._joins.lost()
+        for channel in list(self._channels.values()):
+            channel.link_lost(error, self._receiver.heard_at or now, now)
+
+    def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
+        """The end."""
+        ended = error or ClosedError("the client was closed")
+        self._joins.lost()
+        for channel in list(self._channels.values()):
+            channel.close(error, now)
+        self._settle_all(ended)
+        self._context.effects.append(Ended(None, error))
+        if error is not None:
+            self._context.report("closed", error=error)
+        self._settle_closers()
+
+    # --- inside
+
+    def _deadline_table(self) -> Mapping[Any, Callable[[Any, Instant], None]]:
+        link, channels = self._link, self._channels
+
+        def of_channel(call: Callable[[Channel, Instant], None]) -> Callable[[Any, Instant], None]:
+            def due(key: Any, now: Instant) -> None:
+                channel = channels.get(key[1])
+                if channel is not None:
+                    call(channel, now)
+
+            return due
+
+        return {
+            "attempt": lambda _, now: link.attempt_late(now),
+            "opening": lambda _, now: link.opening_late(now),
+            "closing": lambda _, now: link.closing_late(now),
+            "connect": lambda _, now: link.due(now),
+            "beat": lambda _, now: link.beat(now),
+            "proven": lambda _, now: link.up(),
+            "idle": lambda _, now: link.idle(),
+            "join": lambda _, now: self._join_late(now),
+            "joins": lambda _, now: self._joins.pump(now),
+            "token": lambda _, now: self._token_late(now),
+            "refresh": lambda _, now: self._context.fetch_token(now),
+            "ticket": self._ticket_late,
+            "rejoin": of_channel(Channel.retry_due),
+            "again": of_channel(Channel.again_due),
+            "leave": of_channel(Channel.leave_late),
+            "track": of_channel(Channel.track_due),
+            "flush": of_channel(Channel.flush_due),
+            "gap": of_channel(Channel.gap_due),
+        }
+
+    def _join_late(self, now: Instant) -> None:
+        heard = self._receiver.heard_at
+        if not self._joins.timed_out(now, heard.mono if heard else 0.0):
+            self._link.lose(ConnectionLostError("nothing came since the join was sent"), now)
+
+    def _ticket_late(self, key: Any, now: Instant) -> None:
+        _, topic, ticket = key
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.expired(ticket, now)
+
+    def _token_late(self, now: Instant) -> None:
+        late = f"the token provider gave no token in {self._context.options.timeout:g} s"
+        self._token_failed(AuthError(late, retryable=True), now)
+
+    def _token_failed(self, error: RealtimeError, now: Instant) -> None:
+        """Keep the token that we have, say so, ask again later (R27)."""
+        self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
+        self._context.report("token", error=error)
+        self._token_settled(now)
+
+    def _take_token(self, token: Secret | None, now: Instant) -> None:
+        changed = self._context.tokens.put(token)
+        seconds = self._context.tokens.refresh_in(now)
+        if seconds is None:
+            self._context.timers.cancel(("refresh",))
+        else:
+            self._context.timers.set(("refresh",), now.mono + seconds)
+        if changed:
+            for channel in list(self._channels.values()):
+                if channel.token is None:
+                    channel.token_changed(now)
+
+    def _token_settled(self, now: Instant) -> None:
+        """Whoever waited for the token goes on."""
+        self._link.token_ready(now)
+        self._joins.pump(now)
+
+    def _watch_clock(self, now: Instant) -> None:
+        """A sleep, or a clock that was set, shows as one clock moving against the other (R6)."""
+        before, self._drift = self._drift, now.wall - now.mono
+        if before is not None and abs(self._drift - before) > JUMP:
+            self._context.report("clock", jump=self._drift - before)
+            self._link.probe(now)
+            if self._context.tokens.has_provider and not self._context.tokens.fetching:
+                self._context.fetch_token(now)
+
+    def _watch_idle(self, now: Instant) -> None:
+        seconds = self._context.options.idle_disconnect
+        if seconds is not None and self.state is LinkState.OPEN and not self._wanted():
+            self._context.timers.set(("idle",), now.mono + seconds)
+
+    def _wanted(self) -> int:
+        return sum(channel.wanted for channel in self._channels.values())
+
+    def _check_room(self, channel: Channel) -> None:
+        limit = self._context.options.limits.channels
+        if not channel.wanted and limit is not None and self._wanted() >= limit:
+            raise RateLimitedError(
+                f"{limit} channels are wanted already, the most that one connection may have",
+                topic=channel.name,
+                hint="unsubscribe() one, open another client, or set Limits(channels=…) to your project's limit.",
+            )
+
+    def _check_open(self) -> None:
+        if self.state in (LinkState.CLOSING, LinkState.CLOSED):
+            raise self._link.error or ClosedError("the client was closed")
+
+    def _get(self, topic: str) -> Channel:
+        channel = self._channels.get(topic)
+        if channel is None or channel.state is ChannelState.CLOSED:
+            raise self._link.error or ClosedError("the channel or its client was closed")
+        return channel
+
+    def _is_current(self, generation: int) -> bool:
+        current = generation == self._context.generation
+        self._context.counts.stale += not current
+        return current
+
+    def _settle_all(self, error: RealtimeError) -> None:
+        """Everything that is owed, but the word that we are closed."""
+        closers = set(self._closers)
+        self._context.replies.clear()
+        self._context.tickets.settle_all(error, but=closers)
+        self._openers.clear()
+
+    def _settle_closers(self) -> None:
+        for ticket in self._closers:
+            self._context.tickets.settle(ticket, None)
+        self._closers.clear()
+
+
