@@ -1,0 +1,52 @@
+"""The two tables of states."""
+
+import pytest
+
+from supawire.core.states import CHANNEL, LINK, ChannelOn, LinkOn
+from supawire.types import ChannelState, LinkState
+
+IMPOSSIBLE_LINK = {
+    LinkState.IDLE: "OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
+    LinkState.CONNECTING: "PROVEN LOST IDLED DUE ENDED",
+    LinkState.OPEN: "OPENED FAILED REFUSED DUE EXHAUSTED ENDED",
+    LinkState.RETRYING: "OPENED FAILED PROVEN LOST IDLED ENDED",
+    LinkState.CLOSING: "WANTED OPENED FAILED REFUSED PROVEN IDLED DUE EXHAUSTED",
+    LinkState.CLOSED: "WANTED OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
+}
+
+IMPOSSIBLE_CHANNEL = {
+    ChannelState.IDLE: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.WAITING: "OK TIMEOUT CHANGED RETRY DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.JOINING: "GO CHANGED DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.JOINED: "GO OK TIMEOUT DUE LEFT LEFT_WANTED",
+    ChannelState.REJOINING: "GO CHANGED DUE LEFT LEFT_WANTED",
+    ChannelState.RETRYING: "GO OK TIMEOUT CHANGED RETRY DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.LEAVING: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED",
+    ChannelState.FAILED: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.CLOSED: "SUBSCRIBE GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED UNSUBSCRIBE "
+    "LEFT LEFT_WANTED",
+}
+
+
+@pytest.mark.parametrize("state", LinkState)
+def test_every_pair_of_the_link_is_a_move_or_impossible(state: LinkState) -> None:
+    """Each state of the link has a cell, or a listed impossibility, for each event."""
+    moves = {on.name for at, on in LINK if at is state}
+    impossible = set(IMPOSSIBLE_LINK[state].split())
+    assert moves | impossible == {on.name for on in LinkOn}
+    assert not moves & impossible
+
+
+@pytest.mark.parametrize("state", ChannelState)
+def test_every_pair_of_a_channel_is_a_move_or_impossible(state: ChannelState) -> None:
+    """Each state of a channel has a cell, or a listed impossibility, for each event."""
+    moves = {on.name for at, on in CHANNEL if at is state}
+    impossible = set(IMPOSSIBLE_CHANNEL[state].split())
+    assert moves | impossible == {on.name for on in ChannelOn}
+    assert not moves & impossible
+
+
+def test_closed_is_final() -> None:
+    """Nothing leads out of CLOSED, neither for the link nor for a channel (R10, R11)."""
+    assert {move.next for (at, _), move in LINK.items() if at is LinkState.CLOSED} == {LinkState.CLOSED}
+    assert {move.next for (at, _), move in CHANNEL.items() if at is ChannelState.CLOSED} == {ChannelState.CLOSED}

@@ -1,0 +1,216 @@
+"""Join, talk, leave: the session's normal life, told frame by frame."""
+
+from typing import Any
+
+from supawire.core.effects import Disconnect
+from supawire.core.outbox import Message
+from supawire.errors import ClosedError, StateError
+from supawire.selectors import broadcast, changes, presence, status, system
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState, Insert, LinkState, PresenceJoin, PresenceSync, Sent
+
+from .conftest import Story
+
+
+def test_open_join_broadcast_leave_close(story: Story) -> None:
+    """A channel is joined, sends, hears, is left; the client closes, and nothing is owed any more."""
+    opened = story.do(story.session.open)
+    assert story.session.state is LinkState.CONNECTING
+    story.accept()
+    assert story.outcome(opened) is None
+
+    room = story.channel("lobby")
+    heard = story.collect(room, broadcast("typing"))
+    joined = story.do(story.session.join, room)
+    (join,) = story.news("phx_join")
+    assert join.ref == join.join_ref
+    assert join.payload == {
+        "config": {
+            "broadcast": {"self": False, "ack": False},
+            "presence": {"enabled": False},
+            "postgres_changes": [],
+            "private": False,
+        }
+    }
+    assert story.outcome(joined) is NOT_YET
+    story.reply(join, {"postgres_changes": []})
+    assert story.outcome(joined) is None
+
+    assert story.do(story.session.broadcast, room, Message("typing", b'{"n":1}')) is None
+    (frame,) = [effect.data for effect in story.effects if getattr(effect, "binary", False)]
+    assert frame.endswith(b'typing{"n":1}')
+
+    story.hear(room, "broadcast", {"type": "broadcast", "event": "typing", "payload": {"user": "alice"}})
+    story.hear(room, "broadcast", {"type": "broadcast", "event": "other", "payload": {}})
+    assert [(message.topic, message.event, message.payload) for message in heard] == [
+        ("lobby", "typing", {"user": "alice"})
+    ]
+
+    left = story.do(story.session.leave, room, 10.0)
+    (leave,) = story.news("phx_leave")
+    assert leave.join_ref == join.ref
+    story.reply(leave)
+    assert story.outcome(left) is None
+    assert story.session.channels[room].state is ChannelState.IDLE
+
+    closed = story.do(story.session.close)
+    story.drop(code=1000)
+    assert story.outcome(closed) is None
+    assert story.session.state is LinkState.CLOSED
+    assert story.session.stats().pending == 0
+    assert story.session.next_deadline is None
+
+
+def test_binary_broadcasts_arrive_on_the_same_channel(story: Story) -> None:
+    """Kind 4 frames, JSON and raw, reach the listeners of their event and of the wildcard (R41)."""
+    story.open()
+    room = story.channel("lab")
+    blobs, every = story.collect(room, broadcast("blob")), story.collect(room, broadcast())
+    story.join(room)
+    story.hear_raw(
+        bytes.fromhex("040c040c017265616c74696d653a6c616270696e677b226964223a226d2d31227d7b226e223a317d"), binary=True
+    )
+    story.hear_raw(
+        bytes.fromhex("040c0411007265616c74696d653a6c6162626c6f627b227265706c61796564223a747275657d00ff10"), binary=True
+    )
+    assert [(message.event, message.payload, message.id, message.replayed) for message in every] == [
+        ("ping", {"n": 1}, "m-1", False),
+        ("blob", b"\x00\xff\x10", None, True),
+    ]
+    assert blobs == every[1:]
+
+
+def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
+    """A row goes by binding id to its listeners, once each, also with binding id 0 and several ids (R15, R41)."""
+    story.open()
+    db = story.channel("db")
+    inserts = story.collect(db, changes("users", event="INSERT"))
+    both = story.collect(db, changes("users"), changes("users", event="INSERT"))
+    wanted = [{"event": "INSERT", "schema": "public", "table": "users"}, {"event": "*", "schema": "public", "table": "users"}]
+    story.join(db, {"postgres_changes": [{**wanted[0], "id": 0}, {**wanted[1], "id": 7}]})
+    assert story.sent("phx_join")[0].payload["config"]["postgres_changes"] == wanted
+    story.hear(db, "postgres_changes", {"ids": [0, 7], "data": _insert({"id": 2**60})})
+    story.hear(db, "postgres_changes", {"ids": [99], "data": _insert({"id": 1})})
+    assert [change.record for change in inserts] == [{"id": 2**60}] == [change.record for change in both]
+    assert isinstance(inserts[0], Insert)
+
+
+def test_a_change_of_another_kind_is_not_delivered(story: Story) -> None:
+    """An old server's id that matches the wrong kind of change is filtered here (protocol §10, 2.74.0)."""
+    story.open()
+    db = story.channel("db")
+    updates = story.collect(db, changes("users", event="UPDATE"))
+    story.join(db)
+    story.hear(db, "postgres_changes", {"ids": [100], "data": _insert({"id": 1})})
+    assert updates == []
+
+
+def test_ready_comes_after_joined(story: Story) -> None:
+    """With changes, ready waits for "Subscribed to PostgreSQL", and joined does not (R18)."""
+    story.open()
+    db = story.channel("db")
+    moves, said = story.collect(db, status()), story.collect(db, system())
+    story.collect(db, changes("users"))
+    joined = story.do(story.session.join, db)
+    ready = story.do(story.session.join, db, ready=True)
+    story.answer_join()
+    assert story.outcome(joined) is None
+    assert story.outcome(ready) is NOT_YET
+    message = "Subscribed to PostgreSQL"
+    story.hear(db, "system", {"extension": "postgres_changes", "status": "ok", "message": message, "channel": "db"})
+    assert story.outcome(ready) is None
+    assert [(move.state, move.ready) for move in moves][-2:] == [(ChannelState.JOINED, False), (ChannelState.JOINED, True)]
+    assert [one.message for one in said] == [message]
+
+
+def test_presence_is_tracked_and_told(story: Story) -> None:
+    """A presence listener enables presence; a tracked payload is sent after the join, and diffs are told (R45)."""
+    story.open()
+    room = story.channel("lobby", presence_key="ada")
+    heard = story.collect(room, presence())
+    tracked = story.do(story.session.track, room, b'{"at":"desk"}', 10.0)
+    assert story.outcome(tracked) is None, "not joined: a wish, returns at once"
+    story.join(room)
+    assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": True, "key": "ada"}
+    (push,) = story.sent("presence")
+    assert push.payload == {"type": "presence", "event": "track", "payload": {"at": "desk"}}
+    story.reply(push)
+    story.hear(room, "presence_state", {})
+    meta = {"at": "desk", "phx_ref": "A"}
+    story.hear(room, "presence_diff", {"joins": {"ada": {"metas": [meta]}}, "leaves": {}})
+    assert [type(event) for event in heard] == [PresenceSync, PresenceJoin, PresenceSync]
+    assert {key: [one.payload for one in metas] for key, metas in heard[-1].state.items()} == {"ada": [{"at": "desk"}]}
+
+
+def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
+    """With ack the outcome is the server's: confirmed, or refused with a bare string (R31)."""
+    story.open()
+    room = story.channel("lobby", ack=True)
+    story.join(room)
+    good = story.do(story.session.broadcast, room, Message("e", b"{}", ack=True, timeout=10.0))
+    bad = story.do(story.session.broadcast, room, Message("e", b"{}", ack=True, timeout=10.0))
+    refs = [int(story.sent("phx_join")[0].ref or 0) + more for more in (1, 2)]
+    story.hear(room, "phx_reply", {"status": "ok", "response": {}}, ref=str(refs[0]), join_ref="1")
+    story.hear(room, "phx_reply", {"status": "error", "response": "payload_size_exceeded"}, ref=str(refs[1]), join_ref="1")
+    assert story.outcome(good) == Sent("socket", acked=True)
+    assert "payload_size_exceeded" in str(error_of(story.outcome(bad)))
+
+
+def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> None:
+    """Changes wanted after the join cost one more join for all of them, and a Gap tells of the moment between (R17)."""
+    story.open()
+    db = story.channel("db")
+    story.join(db)
+    story.collect(db, changes("users"))
+    story.collect(db, changes("orders"))
+    assert len(story.sent("phx_join")) == 1, "not before the loop turn is over"
+    story.run_for(0)
+    assert len(story.sent("phx_join")) == 2
+    assert story.session.channels[db].state is ChannelState.REJOINING
+    story.answer_join()
+    story.hear(db, "system", {"extension": "postgres_changes", "status": "ok", "message": "Subscribed to PostgreSQL"})
+    (gap,) = [report.detail["gap"] for report in story.reports("gap")]
+    assert (gap.topic, gap.reason) == ("db", "rejoin")
+    assert gap.lost == {"changes"}
+
+
+def test_what_is_closed_says_so(story: Story) -> None:
+    """After close every command raises ClosedError, and who waited gets it (R10, R11)."""
+    story.open()
+    room = story.channel("lobby")
+    joining = story.do(story.session.join, room)
+    story.do(story.session.close)
+    assert isinstance(error_of(story.outcome(joining)), ClosedError)
+    for command in (story.session.open, story.session.reconnect):
+        assert isinstance(_raised(lambda command=command: story.do(command)), ClosedError)
+    assert isinstance(_raised(lambda: story.do(story.session.join, room)), ClosedError)
+    assert [effect.abort for effect in story.effects if isinstance(effect, Disconnect)] == [False]
+
+
+def test_a_send_while_not_joined_is_refused_with_the_reason(story: Story) -> None:
+    """With the default policy a broadcast on a channel that is not joined raises at once (R31)."""
+    story.open()
+    room = story.channel("lobby")
+    error = _raised(lambda: story.do(story.session.broadcast, room, Message("e", b"{}")))
+    assert isinstance(error, StateError)
+    assert "idle" in str(error)
+
+
+def _insert(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": "public",
+        "table": "users",
+        "type": "INSERT",
+        "commit_timestamp": "2026-01-05T10:11:12.345Z",
+        "columns": [{"name": "id", "type": "int8"}],
+        "record": record,
+        "errors": None,
+    }
+
+
+def _raised(call: Any) -> BaseException | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
