@@ -1,0 +1,135 @@
+"""Broadcasts from clients and from the server itself (protocol §2.4, §6)."""
+
+from typing import Any, Final
+
+from supawire.core.frames import BROADCAST, PREFIX
+from supawire.server.channel import Channel
+from supawire.server.desk import Desk
+from supawire.server.limits import WORST_RATIO, term_size
+from supawire.server.rooms import Room
+from supawire.server.stored import Store, Stored
+from supawire.server.wire import (
+    DECODE_ERRORS,
+    Push,
+    Shared,
+    decode,
+    encode,
+    shared_raw,
+    shared_text,
+    shared_user,
+    text,
+    user_frame,
+    user_payload,
+)
+
+TOO_BIG: Final = b'{"status":"error","response":"payload_size_exceeded"}'
+RAW_OVERHEAD: Final = 50
+"""Bytes by which a raw payload's reckoning is larger than itself (protocol §8)."""
+
+
+class Broadcasts:
+    """What happens to a message between its sender and the room."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._outbox = desk.outbox
+        self._rooms = desk.rooms
+        self._rights = desk.rights
+        self._limits = desk.limits
+        self.store = Store()
+
+    def push(self, channel: Channel, push: Push) -> None:
+        """A client broadcasts. Denied ones vanish without an answer, even with `ack` (protocol §6.2)."""
+        if not self._rights.may_write(channel, "broadcast"):
+            return
+        if self._too_big(push):
+            self._answer(channel, push, TOO_BIG)
+            return
+        room = self._rooms.of(channel)
+        skip = None if channel.config.self_send else channel
+        if push.kind is None and not push.payload.startswith(b"{") and _any_v2(room, skip):
+            self._rooms.crash(channel)  # the fast path of version 2.0.0 knows objects only (protocol §2.2)
+            return
+        self._rooms.publish(room, _shared(channel, push), skip)
+        if channel.open:
+            self._answer(channel, push)
+
+    def _too_big(self, push: Push) -> bool:
+        if push.kind is None:
+            return self.exceeds(push.payload)
+        limit = self._limits.payload_bytes
+        return limit is not None and len(push.payload) + RAW_OVERHEAD > limit
+
+    def exceeds(self, payload: bytes) -> bool:
+        """Whether JSON text is over the payload limit, once decoded."""
+        limit = self._limits.payload_bytes
+        if limit is None or len(payload) * WORST_RATIO < limit - 16:
+            return False
+        try:
+            return term_size(decode(payload)) > limit
+        except DECODE_ERRORS:
+            return len(payload) > limit
+
+    def _answer(self, channel: Channel, push: Push, payload: bytes | None = None) -> None:
+        if not channel.config.ack:
+            return
+        answer = () if payload is None else (payload,)
+        self._outbox.reply(channel.peer, channel.wire_topic, BROADCAST, push.ref, channel.join_ref, *answer)
+
+    # --- from the server ---
+
+    def publish(self, sub_topic: str, shared: Shared, *, private: bool, message_id: str | None = None) -> None:
+        """A message of the server or of REST to whoever is in the room; nobody there is not an error."""
+        room = self._rooms.get(sub_topic, private)
+        if room is not None:
+            self._rooms.publish(room, shared, message_id=message_id)
+
+    def keep(self, message: Stored) -> None:
+        """`realtime.send`: store a message and deliver it, unless it is over a limit (protocol §6.4)."""
+        limit = self._limits.payload_bytes
+        if limit is not None and len(message.payload) > limit:
+            return
+        self.store.add(message)
+        if self._rooms.messages.tripped(self._outbox.now.mono):
+            return
+        topic, event = PREFIX + message.topic, message.event.encode()
+        shared = shared_user(topic, event, message.payload, json=message.json, metadata=message.metadata())
+        self.publish(message.topic, shared, private=message.private, message_id=message.id)
+
+    def replay(self, channel: Channel) -> None:
+        """Send what was stored before the join, oldest first (protocol §6.3)."""
+        wanted = channel.config.replay
+        if wanted is None or not channel.reads_broadcast:
+            return
+        for message in self.store.replay(channel.sub_topic, wanted, self._outbox.now.wall):
+            channel.replayed.add(message.id)
+            self._replay_one(channel, message)
+
+    def _replay_one(self, channel: Channel, message: Stored) -> None:
+        meta, peer = message.metadata(replayed=True), channel.peer
+        if message.json:
+            payload = user_payload(message.event.encode(), message.payload, meta)
+            self._outbox.send(peer, text(peer.v2, channel.wire_topic, BROADCAST, payload, join_ref=channel.join_ref))
+        elif peer.v2:
+            frame = user_frame(channel.topic, message.event.encode(), message.payload, json=False, metadata=meta)
+            if frame is not None:
+                self._outbox.send(peer, frame)
+
+
+def _any_v2(room: Room, skip: Channel | None) -> bool:
+    return any(member.peer.v2 for member in room.members.values() if member is not skip and member.reads_broadcast)
+
+
+def _shared(channel: Channel, push: Push) -> Shared:
+    if push.kind is None:
+        return shared_text(channel.wire_topic, BROADCAST, push.payload)
+    if push.kind == 0:
+        return shared_raw(channel.topic, BROADCAST, push.payload)
+    return shared_user(channel.topic, push.user_event, push.payload, json=push.json)
+
+
+def server_message(sub_topic: str, event: str, payload: Any, message_id: str | None = None) -> Shared:
+    """A text broadcast as REST sends it: `meta` only with an id (protocol §2.4)."""
+    body: dict[str, Any] = {"event": event, "payload": payload, "type": "broadcast"}
+    if message_id is not None:
+        body["meta"] = {"id": message_id}
+    return shared_text(encode(PREFIX + sub_topic), BROADCAST, encode(body))

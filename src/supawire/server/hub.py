@@ -1,0 +1,226 @@
+"""The local server without a socket: inputs with the time they happened, effects out (architecture: the hub).
+
+    hub.connect(1, Request(host, query), now)            # Accepted, or the Refusal to answer with
+    hub.receive(1, data, binary, now)                    # a frame came
+    while (effect := hub.next_effect()) is not None: ... # perform, in order
+    hub.tick(now)                                        # when hub.next_deadline has passed
+
+Nothing here waits, opens or reads a clock, and randomness comes from the given generator, so the same inputs give the
+same outputs. The hub composes: sockets, rooms, broadcasts, tracking, changes and joins each know one subject; here
+each frame finds its way to one of them.
+"""
+
+from typing import Any, Final
+
+from supawire.core.frames import ACCESS_TOKEN, BROADCAST, CLOSE, HEARTBEAT, JOIN, LEAVE, PHOENIX, PREFIX, PRESENCE, SYSTEM
+from supawire.server.broadcasts import Broadcasts, server_message
+from supawire.server.changes import Change, Changes
+from supawire.server.channel import Channel
+from supawire.server.desk import Bits, Desk, HubOptions
+from supawire.server.effects import Accepted, Effect, Refusal, Request
+from supawire.server.faults import Faults
+from supawire.server.handshake import Handshake, key_of
+from supawire.server.joining import Joining, JoinRefused
+from supawire.server.peers import Peer
+from supawire.server.recorder import Recorder
+from supawire.server.renewal import Renewal
+from supawire.server.rest import Rest, RestAnswer, RestRequest
+from supawire.server.rights import Policy
+from supawire.server.rules import sub_topic
+from supawire.server.sockets import Sockets
+from supawire.server.stored import Stored
+from supawire.server.tracking import Tracking
+from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, text
+from supawire.types import Instant
+
+UNMATCHED: Final = b'{"status":"error","response":{"reason":"unmatched topic"}}'
+DISCONNECT: Final = b'{"message":"Server requested disconnect","status":"ok","extension":"system"}'
+
+
+class Hub:
+    """The whole state of one local server."""
+
+    def __init__(self, options: HubOptions, random: Bits) -> None:
+        desk = self._desk = Desk(options, random)
+        self._outbox = desk.outbox
+        self._broadcasts = Broadcasts(desk)
+        self._tracking = Tracking(desk)
+        self._changes = Changes(desk)
+        self._renewal = Renewal(desk, self._changes)
+        self._joining = Joining(desk, self._broadcasts, self._tracking, self._changes)
+        self._handshake = Handshake(desk, self._joining)
+        self._sockets = Sockets(desk, self._take)
+        self._rest = Rest(desk, self._broadcasts)
+        self.received: Final = Recorder()
+        """What clients sent."""
+        self.faults: Final = Faults(desk, self._sockets)
+        """Orders to misbehave; like every input they are given after `at(now)`."""
+
+    # --- inputs of the shell ---
+
+    def connect(self, conn_id: int, request: Request, now: Instant) -> Accepted | Refusal:
+        """Somebody wants to open a socket; `conn_id` is the shell's name for it. Accepted, it is open from now on."""
+        self.at(now)
+        answer = self._handshake.check(request)
+        if isinstance(answer, Accepted):
+            headers = {name: value for name, value in request.headers.items() if name.startswith("x-")}
+            peer = Peer(conn_id, answer.v2, key_of(request) or "", headers, now.mono)
+            self._sockets.open(peer)
+            self.faults.greet(peer)
+        return answer
+
+    def receive(self, conn_id: int, data: bytes, binary: bool, now: Instant) -> None:
+        """A frame came in; text as its bytes, which need not be UTF-8 (protocol §2.2)."""
+        self.at(now)
+        peer = self._desk.peers.get(conn_id)
+        if peer is not None and not peer.gone:
+            self.received.note(conn_id, peer.v2, data, binary)
+            self._sockets.received(peer, data, binary, now)
+
+    def heard(self, conn_id: int, now: Instant) -> None:
+        """Bytes came that are no frame of the protocol, such as a ping: the socket is not idle."""
+        self.at(now)
+        if (peer := self._desk.peers.get(conn_id)) is not None:
+            peer.heard_at = now.mono
+
+    def disconnected(self, conn_id: int, now: Instant) -> None:
+        """The socket has ended, whoever ended it."""
+        self.at(now)
+        if (peer := self._desk.peers.get(conn_id)) is not None:
+            self._sockets.gone(peer)
+
+    def rest(self, request: RestRequest, now: Instant) -> RestAnswer:
+        """Answer an HTTP request (protocol §6.5, §6.6)."""
+        self.at(now)
+        return self._rest.answer(request)
+
+    def tick(self, now: Instant) -> None:
+        """Do what is due."""
+        self.at(now)
+        self._desk.schedule.run(now.mono)
+
+    def at(self, now: Instant) -> None:
+        """What follows happens at this time."""
+        self._outbox.now = now
+
+    def next_effect(self) -> Effect | None:
+        """The next order to the shell, or None when there is nothing to do."""
+        return self._outbox.effects.popleft() if self._outbox.effects else None
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The reading of the monotonic clock at which `tick` is wanted, or None."""
+        return self._desk.schedule.next_at
+
+    # --- inputs of the server's owner ---
+
+    def emit(self, change: Change, now: Instant) -> None:
+        """A row changed (protocol §4)."""
+        self.at(now)
+        self._changes.emit(change)
+
+    def send(self, topic: str, event: str, payload: dict[str, Any] | bytes, now: Instant, *, private: bool = True) -> str:
+        """Store a message and deliver it, as `realtime.send` does (protocol §6.4); the id of the message."""
+        self.at(now)
+        message_id = self._desk.new_message_id()
+        raw = payload if isinstance(payload, bytes) else encode({"id": message_id, **payload})
+        json = not isinstance(payload, bytes)
+        self._broadcasts.keep(Stored(message_id, sub_topic(topic), event, raw, json, private, now.wall))
+        return message_id
+
+    def broadcast(self, topic: str, event: str, payload: Any, now: Instant, *, private: bool = False) -> None:
+        """Deliver a message that is not stored, as REST does."""
+        self.at(now)
+        topic = sub_topic(topic)
+        self._broadcasts.publish(topic, server_message(topic, event, payload), private=private)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Ask this function for the rights on private channels from now on."""
+        self._desk.rights.policy = policy
+
+    def request_disconnect(self, now: Instant) -> None:
+        """`Server requested disconnect` on every channel, then 1012 on every socket (protocol §3.6)."""
+        self.at(now)
+        for peer in list(self._desk.peers.values()):
+            for channel in peer.channels.values():
+                self._outbox.send(peer, text(peer.v2, channel.wire_topic, SYSTEM, DISCONNECT))
+            self._sockets.close(peer, 1012)
+
+    def shutdown(self, now: Instant) -> None:
+        """The server ends: 1012 on every socket (protocol §8)."""
+        self.at(now)
+        for peer in list(self._desk.peers.values()):
+            self._sockets.close(peer, 1012)
+
+    # --- the way of a frame ---
+
+    def _take(self, peer: Peer, data: bytes, binary: bool) -> None:
+        push = read(peer.v2, data, binary)
+        if push is None:  # dropped without a word (protocol §2.2)
+            return
+        topic = push.topic
+        channel = peer.channels.get(topic) if isinstance(topic, str) else None
+        if push.event == BROADCAST and channel is not None:
+            self._broadcasts.push(channel, push)
+        elif topic == PHOENIX and push.event == HEARTBEAT:
+            self._outbox.reply(peer, encode(topic), HEARTBEAT, push.ref, NULL)
+        elif push.event == JOIN and isinstance(topic, str) and topic.startswith(PREFIX):
+            self._join(peer, push, channel)
+        elif push.event == LEAVE:
+            self._leave(peer, push, channel)
+        elif channel is None:
+            event = push.event if isinstance(push.event, str) else ""
+            self._outbox.reply(peer, encode(topic), event, push.ref, NULL, UNMATCHED)
+        else:
+            self._channel_event(channel, push)
+
+    def _channel_event(self, channel: Channel, push: Push) -> None:
+        """Presence and tokens; what else there may be is ignored (protocol §3.9)."""
+        if push.kind is not None or push.event not in (PRESENCE, ACCESS_TOKEN):
+            return
+        try:
+            value = push.value()
+        except DECODE_ERRORS:
+            return
+        if push.event == PRESENCE:
+            self._tracking.push(channel, push, value)
+        else:
+            self._renewal.push(channel, value)
+
+    def _join(self, peer: Peer, push: Push, old: Channel | None) -> None:
+        """A join replaces an older one of the topic, whose close comes after the answer (protocol §3.2)."""
+        if old is not None:
+            self._desk.rooms.end(old)
+        delay = self._desk.rules.join_delay(sub_topic(push.topic))
+        if delay:
+            self._sockets.stand(peer, delay, lambda: self._decide(peer, push))
+        else:
+            self._decide(peer, push)
+        if old is not None:
+            self._outbox.push(old, CLOSE, b"{}", ref=old.join_ref)
+
+    def _decide(self, peer: Peer, push: Push) -> None:
+        outcome = self._joining.join(peer, push)
+        if isinstance(outcome, Channel):
+            self._joining.welcome(outcome, push)
+            if outcome.open:
+                self._renewal.watch(outcome)
+        elif outcome.at_once or not self._desk.timings.join_error:
+            self._refuse(peer, push, outcome)
+        else:
+            self._sockets.stand(peer, self._desk.timings.join_error, lambda: self._refuse(peer, push, outcome))
+
+    def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
+        payload = encode({"status": "error", "response": {"reason": refused.reason}})
+        self._outbox.reply(peer, encode(push.topic), JOIN, push.ref, push.join_ref, payload)
+        if refused.close is not None:
+            self._sockets.close(peer, refused.close)
+
+    def _leave(self, peer: Peer, push: Push, channel: Channel | None) -> None:
+        """With another join_ref than the channel's it is ignored (protocol §3.3)."""
+        if channel is None:
+            self._outbox.reply(peer, encode(push.topic), LEAVE, push.ref, push.join_ref)
+        elif channel.join_ref == push.join_ref:
+            self._desk.rooms.end(channel)
+            self._outbox.reply(peer, channel.wire_topic, LEAVE, push.ref, channel.join_ref)
+            self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)

@@ -1,0 +1,85 @@
+"""The way out of the hub: effects in order, behind the mailbox of a socket that stands still (protocol §3.2)."""
+
+from collections import deque
+
+from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
+from supawire.server.channel import Channel
+from supawire.server.effects import Close, Effect, Report, Send
+from supawire.server.peers import MAX_WAITING_OUT, Peer
+from supawire.server.rules import Rules
+from supawire.server.schedule import Schedule
+from supawire.server.wire import NULL, Encoded, encode, text
+from supawire.types import Instant
+
+OK = b'{"status":"ok","response":{}}'
+
+
+class Outbox:
+    """Everything that leaves the hub passes here; faults that lose or delay are applied here too."""
+
+    def __init__(self, schedule: Schedule, rules: Rules) -> None:
+        self.effects: deque[Effect] = deque()
+        self.now = Instant(0.0, 0.0)
+        """The time of the input that is being worked on."""
+        self._schedule = schedule
+        self._rules = rules
+
+    def send(self, peer: Peer, frame: Encoded) -> None:
+        """A frame from a channel or a room: it waits where the socket stands still."""
+        if not peer.still:
+            self.direct(peer, frame)
+            return
+        if peer.gone:
+            return
+        peer.mailbox.append(Send(peer.id, *frame))
+        peer.waiting_out += len(frame[0])
+        if peer.waiting_out > MAX_WAITING_OUT:
+            self.close(peer, None)
+
+    def direct(self, peer: Peer, frame: Encoded) -> None:
+        """A frame of the socket's own process, which passes what waits in its mailbox."""
+        if peer.gone:
+            return
+        if peer.paused:
+            peer.mailbox.appendleft(Send(peer.id, *frame))
+            return
+        if not peer.lagging_until:
+            self.effects.append(Send(peer.id, *frame))
+            return
+        peer.lagging_until = max(self.now.mono + peer.lag, peer.lagging_until)
+        self._schedule.at(peer.lagging_until, lambda: self._late(peer, frame))
+
+    def _late(self, peer: Peer, frame: Encoded) -> None:
+        if not peer.gone:
+            self.effects.append(Send(peer.id, *frame))
+
+    def close(self, peer: Peer, code: int | None) -> None:
+        """End a socket; nothing more is sent on it."""
+        if not peer.gone:
+            peer.gone = True
+            self.effects.append(Close(peer.id, code))
+
+    def reply(self, peer: Peer, topic: bytes, event: str, ref: bytes, join_ref: bytes, payload: bytes = OK) -> None:
+        """Answer a push of this event. Answers to joins and heartbeats come from the socket itself and do not wait."""
+        if self._rules.drops_reply(event):
+            return
+        frame = text(peer.v2, topic, REPLY, payload, ref, join_ref)
+        way = self.direct if event in (JOIN, HEARTBEAT) else self.send
+        if self._rules.reply_delay and event != JOIN:
+            self._schedule.at(self.now.mono + self._rules.reply_delay, lambda: self.send(peer, frame))
+        else:
+            way(peer, frame)
+
+    def system(self, channel: Channel, extension: str, status: str, message: str) -> None:
+        """A `system` frame of a channel (protocol §3.6)."""
+        payload = {"message": message, "status": status, "extension": extension, "channel": channel.sub_topic}
+        self.push(channel, SYSTEM, encode(payload))
+
+    def push(self, channel: Channel, event: str, payload: bytes, ref: bytes = NULL) -> None:
+        """A frame for one channel alone; it carries the join_ref."""
+        peer = channel.peer
+        self.send(peer, text(peer.v2, channel.wire_topic, event, payload, ref, channel.join_ref))
+
+    def report(self, message: str) -> None:
+        """Tell the operator."""
+        self.effects.append(Report(message))

@@ -1,0 +1,134 @@
+"""Topics: who is in, who hears what, and how a channel ends (protocol §3.3, §5, §7.4).
+
+A private and a public channel of one sub-topic are in different rooms.
+"""
+
+from typing import Final
+
+from supawire.core.frames import CLOSE, ERROR, PRESENCE_DIFF
+from supawire.server.channel import Channel
+from supawire.server.effects import Send
+from supawire.server.limits import Meter, ServerLimits
+from supawire.server.outbox import Outbox
+from supawire.server.presence import Diff, Roster
+from supawire.server.wire import Shared, encode, shared_text
+
+TOO_MANY_MESSAGES: Final = "Too many messages per second"
+
+
+class Room:
+    """One topic of one kind."""
+
+    __slots__ = ("key", "members", "roster", "wire_topic")
+
+    def __init__(self, key: tuple[str, bool], topic: str) -> None:
+        self.key: Final = key
+        self.members: Final[dict[int, Channel]] = {}
+        self.roster: Final = Roster()
+        self.wire_topic: Final = encode(topic)
+
+
+class Rooms:
+    """All rooms in which somebody is, and the meters of what they are told."""
+
+    def __init__(self, outbox: Outbox, limits: ServerLimits) -> None:
+        self._outbox = outbox
+        self._rooms: dict[tuple[str, bool], Room] = {}
+        self.messages = Meter(limits.messages)
+        self.presence = Meter(limits.presence)
+
+    def get(self, sub_topic: str, private: bool) -> Room | None:
+        """The room of a topic, if somebody is in it."""
+        return self._rooms.get((sub_topic, private))
+
+    def of(self, channel: Channel) -> Room:
+        """The room that an open channel is in."""
+        return self._rooms[channel.sub_topic, channel.private]
+
+    def enter(self, channel: Channel) -> Room:
+        """The channel hears from now on."""
+        key = channel.sub_topic, channel.private
+        room = self._rooms.get(key)
+        if room is None:
+            room = self._rooms[key] = Room(key, channel.topic)
+        room.members[channel.id] = channel
+        channel.peer.channels[channel.topic] = channel
+        channel.peer.had_channels = True
+        return room
+
+    # --- what rooms are told ---
+
+    def publish(self, room: Room, shared: Shared, skip: Channel | None = None, message_id: str | None = None) -> None:
+        """Deliver a broadcast to everyone in the room who may read it, but `skip`.
+
+        Hot lane: per recipient one lookup and one effect. Over the rate, everyone who received it is closed (§8).
+        """
+        heard = 0
+        effects = self._outbox.effects
+        for member in room.members.values():
+            if member is skip or not member.reads_broadcast or (message_id and message_id in member.replayed):
+                continue
+            peer = member.peer
+            frame = shared.get(peer.v2)
+            if frame is None:
+                continue
+            heard += 1
+            if peer.still or peer.lagging_until:
+                self._outbox.send(peer, frame)
+            else:
+                effects.append(Send(peer.id, frame[0], frame[1]))
+        mono = self._outbox.now.mono
+        self.messages.count(mono, heard + 1)
+        if heard and self.messages.tripped(mono):
+            self._close_readers(room, skip)
+
+    def _close_readers(self, room: Room, skip: Channel | None) -> None:
+        for member in list(room.members.values()):
+            if member is not skip and member.reads_broadcast:
+                self.shut(member, TOO_MANY_MESSAGES)
+
+    def tell_presence(self, room: Room, diff: Diff | None) -> None:
+        """Deliver a presence diff to everyone in the room who hears presence."""
+        if diff is None:
+            return
+        shared = shared_text(room.wire_topic, PRESENCE_DIFF, diff.payload())
+        heard = 0
+        for member in room.members.values():
+            if member.hears_presence and (frame := shared.get(member.peer.v2)):
+                heard += 1
+                self._outbox.send(member.peer, frame)
+        self.presence.count(self._outbox.now.mono, heard)
+
+    # --- how a channel ends ---
+
+    def end(self, channel: Channel) -> None:
+        """Take a channel out of everything; the others see it leave."""
+        if not channel.open:
+            return
+        channel.open = False
+        channel.subscribed = False
+        if channel.recheck is not None:
+            channel.recheck.cancel()
+        if channel.peer.channels.get(channel.topic) is channel:
+            del channel.peer.channels[channel.topic]
+        channel.peer.former[channel.topic] = channel.join_ref
+        room = self.of(channel)
+        del room.members[channel.id]
+        self.tell_presence(room, room.roster.untrack(channel.id))
+        if not room.members:
+            del self._rooms[room.key]
+
+    def close(self, channel: Channel) -> None:
+        """End a channel in an orderly way: `phx_close` with its join_ref (protocol §3.3)."""
+        self.end(channel)
+        self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)
+
+    def crash(self, channel: Channel) -> None:
+        """End a channel as if its process had died: `phx_error`."""
+        self.end(channel)
+        self._outbox.push(channel, ERROR, b'{"reason":"channel_crash"}', ref=channel.join_ref)
+
+    def shut(self, channel: Channel, message: str) -> None:
+        """End a channel with a `system` error, then `phx_close` (protocol §3.6)."""
+        self._outbox.system(channel, "system", "error", message)
+        self.close(channel)

@@ -1,0 +1,165 @@
+"""The server's end of both wire versions (protocol §2): what clients send, read tolerantly; what they get, encoded.
+
+A frame for many sockets is a `Shared`: it is encoded at most once for each version, when the first recipient of that
+version comes along. Refs and topics are kept as the JSON text to be echoed, since clients may use any JSON value.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+from supawire.core import binary, frames
+
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+NULL: Final = b"null"
+
+encode: Final = msgspec.json.Encoder().encode
+decode: Final = msgspec.json.Decoder().decode
+
+
+class Push(NamedTuple):
+    """A frame of a client. `payload` is JSON text, or what `kind` says of a binary frame."""
+
+    join_ref: bytes
+    ref: bytes
+    topic: Any
+    event: Any
+    payload: bytes
+    kind: int | None = None
+    """None for a text frame, else the kind of the binary frame: 0 or 3."""
+    user_event: bytes = b""
+    json: bool = True
+    """Kind 3: whether the payload is JSON, or raw bytes."""
+
+    def value(self) -> Any:
+        """The payload, decoded. Raises one of `DECODE_ERRORS`."""
+        return decode(self.payload)
+
+
+Encoded: TypeAlias = tuple[bytes, bool]
+"""A frame and whether it is binary."""
+
+
+class _Object(Struct, gc=False):
+    topic: Any
+    event: Any
+    payload: Raw
+    ref: Any
+    join_ref: Any = None
+
+
+class _Array(Struct, array_like=True, gc=False):
+    join_ref: Any
+    ref: Any
+    topic: Any
+    event: Any
+    payload: Raw
+
+
+_object: Final = msgspec.json.Decoder(_Object)
+_array: Final = msgspec.json.Decoder(_Array)
+
+
+def read(v2: bool, data: bytes, is_binary: bool) -> Push | None:
+    """A client's frame, or None for one that the server drops without a word (protocol §2.2)."""
+    try:
+        if is_binary:
+            return _read_binary(data) if v2 else None
+        if not data.isascii():
+            data.decode()  # what stays raw is not checked otherwise
+        frame = (_array if v2 else _object).decode(data)
+    except DECODE_ERRORS:
+        return None
+    return Push(encode(frame.join_ref), encode(frame.ref), frame.topic, frame.event, bytes(frame.payload))
+
+
+def _read_binary(data: bytes) -> Push:
+    parts = binary.unpack(binary.UP, data)
+    join_ref, ref, topic, event = (field.decode() for field in parts.fields[:4])
+    refs = encode(join_ref or None), encode(ref or None)
+    if parts.layout is binary.PUSH_UP:
+        return Push(*refs, topic, event, parts.payload, kind=0)
+    if metadata := parts.fields[4]:
+        decode(metadata)  # checked, then thrown away (protocol §2.3)
+    return Push(*refs, topic, frames.BROADCAST, parts.payload, 3, parts.fields[3], parts.json)
+
+
+def text(v2: bool, topic: bytes, event: str, payload: bytes, ref: bytes = NULL, join_ref: bytes = NULL) -> Encoded:
+    """A text frame. Version 1.0.0 never carries the join_ref (protocol §2.1)."""
+    if v2:
+        return b'[%b,%b,%b,"%b",%b]' % (join_ref, ref, topic, event.encode(), payload), False
+    return b'{"ref":%b,"topic":%b,"event":"%b","payload":%b}' % (ref, topic, event.encode(), payload), False
+
+
+class Shared:
+    """A frame for many sockets, encoded once per wire version; None where a version gets nothing."""
+
+    __slots__ = ("_make", "v1", "v2")
+
+    def __init__(self, make: Callable[[bool], Encoded | None]) -> None:
+        self._make: Final = make
+        self.v1: Encoded | bool | None = False  # False: not made yet
+        self.v2: Encoded | bool | None = False
+
+    def get(self, v2: bool) -> Encoded | None:
+        """The frame for this version."""
+        ready = self.v2 if v2 else self.v1
+        if isinstance(ready, bool):
+            ready = self._make(v2)
+            if v2:
+                self.v2 = ready
+            else:
+                self.v1 = ready
+        return ready
+
+
+def shared_text(topic: bytes, event: str, payload: bytes) -> Shared:
+    """The same text for everyone, refs null: live broadcasts of text frames, presence diffs, changes."""
+    return Shared(lambda v2: text(v2, topic, event, payload))
+
+
+def shared_user(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes = b"") -> Shared:
+    """A user's broadcast: kind 4 for version 2.0.0; for 1.0.0 text, or nothing when it is raw (protocol §2.4)."""
+
+    def make(v2: bool) -> Encoded | None:
+        if v2:
+            return user_frame(topic, event, payload, json=json, metadata=metadata)
+        if not json:
+            return None
+        body = user_payload(event, payload, metadata)
+        return text(False, encode(topic), frames.BROADCAST, body)
+
+    return Shared(make)
+
+
+def user_frame(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes) -> Encoded | None:
+    """Kind 4, or None when a name is too long for it."""
+    try:
+        return binary.pack(binary.USER_BROADCAST, topic.encode(), event, metadata, payload=payload, json=json), True
+    except ValueError:
+        return None
+
+
+def user_payload(event: bytes, payload: bytes, metadata: bytes = b"") -> bytes:
+    """The payload of a broadcast in text form; `payload` goes in as it is, JSON or not."""
+    meta = b'"meta":%b,' % metadata if metadata else b""
+    return b'{"event":%b,%b"payload":%b,"type":"broadcast"}' % (encode(event.decode()), meta, payload)
+
+
+_UNPARSABLE: Final = b'%{error: "unable to parse response"}'
+
+
+def shared_raw(topic: str, event: str, payload: bytes) -> Shared:
+    """A kind 0 push, relayed: kind 2, and for 1.0.0 a text that is not JSON, as the real server has it (§2.3)."""
+
+    def make(v2: bool) -> Encoded | None:
+        if not v2:
+            return text(False, encode(topic), event, _UNPARSABLE)
+        try:
+            return binary.pack(binary.BROADCAST, topic.encode(), event.encode(), payload=payload), True
+        except ValueError:
+            return None
+
+    return Shared(make)
