@@ -1,0 +1,303 @@
+"""The hub on the network: WebSockets and REST on one port, by `aiohttp.web` (protocol §1, §6).
+
+The shell decides nothing. It hands requests and frames with the time to the hub, performs the hub's effects in order,
+and calls `tick` at the hub's deadline. Frames of one socket leave through one `Socket`, joined per loop turn.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Final
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from supawire.core.frames import MAX_FRAME
+from supawire.server.desk import Bits, HubOptions
+from supawire.server.effects import Close, Effect, Hold, Refusal, Release, Report, Request, Send
+from supawire.server.hub import Hub
+from supawire.server.rest import HTML, MAX_BODY, RestAnswer, RestRequest
+from supawire.server.socket import Socket, frame_of
+from supawire.types import Instant
+
+logger: Final = logging.getLogger("supawire.server")
+
+GATEWAY: Final = "/realtime/v1"
+SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
+CORS: Final = {"Access-Control-Allow-Origin": "*"}
+PREFLIGHT: Final = {
+    **CORS,
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Headers": "authorization, apikey, content-type, x-client-info",
+}
+MAX_HEADER: Final = 4_400
+"""Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
+MAX_LINE: Final = 8_150
+CLOSING: Final = 2.0
+"""Seconds that a peer has to answer a close frame."""
+TURN: Final = 64
+"""Frames of one socket after which the others get a turn."""
+
+
+class App:
+    """One local server on a port of this machine. `start` and `stop` on one event loop; `hub` only from there."""
+
+    def __init__(self, options: HubOptions, random: Bits | None = None) -> None:
+        self.hub: Final = Hub(options, random or SystemRandom())
+        self._sockets: dict[int, Socket] = {}
+        self._numbers = 0
+        self._closers: set[asyncio.Task[None]] = set()
+        self._dirty: list[Socket] = []
+        self._built_from: bytes | None = None
+        self._built = b""
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._runner: web.AppRunner | None = None
+        self._perform: Final[dict[type[Effect], Callable[..., None]]] = {
+            Send: self._send,
+            Close: self._close,
+            Hold: self._hold,
+            Release: self._release,
+            Report: self._report,
+        }
+        self.port = 0
+
+    # --- life ---
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; `port` 0 takes a free one. Raises OSError when the port is taken."""
+        self._loop = asyncio.get_running_loop()
+        application = web.Application(client_max_size=MAX_BODY)
+        application.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=0.25, max_field_size=65_536, max_line_size=65_536
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Close every socket with 1012, as a deploy does, and listen no more."""
+        if self._runner is None:
+            return
+        self.hub.shutdown(self.now())
+        self.pump()
+        if self._closers:
+            await asyncio.wait(self._closers, timeout=CLOSING)
+        if self._timer is not None:
+            self._timer.cancel()
+        runner, self._runner = self._runner, None
+        await runner.cleanup()
+
+    def now(self) -> Instant:
+        """Both clocks, read once."""
+        return Instant(self._loop.time(), time.time())
+
+    # --- effects ---
+
+    def pump(self) -> None:
+        """Perform what the hub orders, then set the timer to its deadline. Not re-entered."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (effect := self.hub.next_effect()) is not None:
+                self._perform[type(effect)](effect)
+        finally:
+            self._pumping = False
+        self._arm(self.hub.next_deadline)
+
+    def _arm(self, deadline: float | None) -> None:
+        if self._timer is not None:
+            if self._timer.when() == deadline:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._tick, deadline)
+
+    def _tick(self, deadline: float) -> None:
+        self._timer = None
+        now = self.now()
+        self.hub.tick(Instant(max(now.mono, deadline), now.wall))
+        self.pump()
+
+    def _send(self, effect: Send) -> None:
+        socket = self._sockets.get(effect.conn)
+        if socket is None:
+            return
+        if effect.data is not self._built_from:  # one for many sockets is one and the same object
+            self._built_from, self._built = effect.data, frame_of(effect.data, effect.binary)
+        if socket.add(self._built):
+            if not self._dirty:
+                self._loop.call_soon(self._flush)
+            self._dirty.append(socket)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        self._built_from, self._built = None, b""
+        for socket in dirty:
+            socket.flush()
+
+    def _close(self, effect: Close) -> None:
+        socket = self._sockets.get(effect.conn)
+        if socket is None:
+            return
+        socket.release()
+        if effect.code is None:
+            socket.abort()
+            return
+        task = self._loop.create_task(socket.close(effect.code))
+        self._closers.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closers.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("closing a socket failed", exc_info=error)
+
+    def _hold(self, effect: Hold) -> None:
+        if (socket := self._sockets.get(effect.conn)) is not None:
+            socket.hold()
+
+    def _release(self, effect: Release) -> None:
+        if (socket := self._sockets.get(effect.conn)) is not None:
+            socket.release()
+
+    def _report(self, effect: Report) -> None:
+        logger.warning("%s", effect.text)
+
+    # --- requests ---
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if (refused := _too_long(request)) is not None:
+            return refused
+        if request.path in SOCKET_PATHS:
+            return await self._open(request)
+        return await self._rest(request)
+
+    async def _rest(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=PREFLIGHT)
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _response(RestAnswer(413, b"Request Entity Too Large", HTML))
+        path = request.rel_url.raw_path.removeprefix(GATEWAY)
+        asked = RestRequest(request.method, path, request.host, dict(request.query), _headers(request), body)
+        answer = self.hub.rest(asked, self.now())
+        self.pump()
+        return _response(answer)
+
+    async def _open(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "GET":
+            return web.Response(status=400, text="Bad Request")
+        self._numbers += 1
+        conn = self._numbers
+        asked = Request(request.host, dict(request.query), _headers(request))
+        answer = self.hub.connect(conn, asked, self.now())
+        self.pump()
+        if isinstance(answer, Refusal):
+            await asyncio.sleep(answer.held)
+            return _response(RestAnswer(answer.status, answer.body, answer.content_type))
+        socket = Socket(
+            web.WebSocketResponse(
+                compress=False, max_msg_size=MAX_FRAME + 1, autoping=False, decode_text=False, timeout=CLOSING
+            )
+        )
+        self._sockets[conn] = socket
+        try:
+            if not socket.ws.can_prepare(request).ok:
+                return web.Response(status=400, text="Not a WebSocket upgrade request")
+            await socket.open(request)
+            await self._read(conn, socket)
+        finally:
+            self._sockets.pop(conn, None)
+            self.hub.disconnected(conn, self.now())
+            self.pump()
+        return socket.ws
+
+    async def _read(self, conn: int, socket: Socket) -> None:
+        """Hand in frames until the socket ends."""
+        frames = 0
+        while True:
+            message = await socket.ws.receive()
+            try:
+                if not await self._hand_in(conn, socket, message):
+                    return
+            except Exception:
+                logger.exception("the local server failed on a frame")
+                await socket.close(1011)
+                return
+            frames += 1
+            if frames % TURN == 0:
+                await asyncio.sleep(0)
+            if not socket.readable.is_set():
+                await socket.readable.wait()
+
+    async def _hand_in(self, conn: int, socket: Socket, message: WSMessage) -> bool:
+        kind = message.type
+        if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+            self.hub.receive(conn, message.data, kind is WSMsgType.BINARY, self.now())
+            self.pump()
+            return True
+        if kind is WSMsgType.PING:
+            await socket.ws.pong(message.data)
+        if kind is WSMsgType.PING or kind is WSMsgType.PONG:
+            self.hub.heard(conn, self.now())
+            return True
+        return False
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def _too_long(request: web.Request) -> web.Response | None:
+    if len(request.raw_path) + len(request.method) > MAX_LINE:
+        return web.Response(status=414)
+    if any(len(value) > MAX_HEADER for value in request.headers.values()):
+        return web.Response(status=431)
+    return None
+
+
+def _response(answer: RestAnswer) -> web.Response:
+    headers = {**CORS, **dict(answer.headers)}
+    if answer.content_type is not None:
+        headers["Content-Type"] = answer.content_type
+    return web.Response(status=answer.status, body=answer.body or None, headers=headers)
+
+
+async def serve(
+    options: HubOptions,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 4000,
+    on_ready: Callable[[App], None] | None = None,
+    stop: asyncio.Event | None = None,
+    signals: bool = True,
+) -> None:
+    """Run a local server until it is told to stop; then every socket is closed with 1012.
+
+    `on_ready` is called once it listens (`app.port`). It stops when `stop` is set, when the task is cancelled, and
+    with `signals` on SIGTERM and SIGINT. Raises OSError when the port is taken.
+    """
+    stop = stop or asyncio.Event()
+    app = App(options)
+    await app.start(host, port)
+    loop = asyncio.get_running_loop()
+    if signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    try:
+        if on_ready is not None:
+            on_ready(app)
+        await stop.wait()
+    finally:
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        await app.stop()

@@ -1,0 +1,188 @@
+"""Row changes for whoever asked for them: matching, frames, subscriptions (protocol §4).
+
+At the memory level a change is what `emit` says it is. There is no catalogue, so any binding with valid parameters is
+live at once, the primary key is the column `id`, and a filter on a column that the change does not have is false.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from supawire.core.frames import POSTGRES_CHANGES
+from supawire.errors import InvalidArgumentError
+from supawire.filters import matches
+from supawire.rows import infer_columns, to_wire
+from supawire.server.bindings import ANY, TYPES, UNPUBLISHED, Binding, bind
+from supawire.server.channel import Channel
+from supawire.server.desk import Desk
+from supawire.server.joins import JoinConfig
+from supawire.server.limits import Meter
+from supawire.server.wire import encode, text
+
+SUBSCRIBED: Final = "Subscribed to PostgreSQL"
+KEY: Final = "id"
+NO_DATA: Final = ("Error 400", "Error 401")
+TOO_LARGE: Final = "Error 413: Payload Too Large"
+KEPT_VALUE: Final = 64
+"""Bytes of JSON up to which a value stays in a row that is too large (protocol §4.4)."""
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row change. Values are those of the user; `columns` in table order."""
+
+    type: str
+    schema: str
+    table: str
+    columns: tuple[tuple[str, str], ...]
+    record: Row | None = None
+    old_record: Row | None = None
+    errors: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> frozenset[str]:
+        """Names of the primary key's columns."""
+        return frozenset({KEY})
+
+
+def make_change(
+    type: str,
+    table: str,
+    *,
+    record: Row | None = None,
+    old_record: Row | None = None,
+    schema: str = "public",
+    columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
+    errors: str | Sequence[str] | None = None,
+) -> Change:
+    """A change from what a user says about it.
+
+    Args: type: INSERT, UPDATE or DELETE. record: the new row; INSERT and UPDATE need it. old_record: the old row;
+    DELETE needs it, an UPDATE without one has the key column `id` of the new row. columns: types by name, or a list
+    of `{"name", "type"}`; left out, they are taken from the Python values. errors: texts for the frame's `errors`;
+    400 and 401 leave the rows out, 413 leaves out long values, as the server does (protocol §4.4).
+    Raises: InvalidArgumentError.
+    """
+    kind = type.upper()
+    if kind not in TYPES:
+        raise InvalidArgumentError(f"type={type!r} is none of {', '.join(TYPES)}")
+    if kind == "DELETE":
+        if old_record is None or record is not None:
+            raise InvalidArgumentError("a DELETE has an old_record and no record: emit_delete(table, old_record={…})")
+    elif record is None:
+        raise InvalidArgumentError(f"an {kind} has a record: the new row, such as record={{'id': 1}}")
+    if kind == "INSERT" and old_record is not None:
+        raise InvalidArgumentError("an INSERT has no old_record")
+    if kind == "UPDATE" and old_record is None and record is not None:
+        old_record = {name: record[name] for name in record if name == KEY}
+    texts = (errors,) if isinstance(errors, str) else tuple(errors or ())
+    row = record if record is not None else old_record
+    return Change(kind, schema, table, _columns(columns, row or {}), record, old_record, texts)
+
+
+def _columns(
+    given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row: Row
+) -> tuple[tuple[str, str], ...]:
+    if isinstance(given, Mapping):
+        return tuple(given.items())
+    listed = infer_columns(row) if given is None else given
+    return tuple((column["name"], column["type"]) for column in listed)
+
+
+class Changes:
+    """Which channel gets which change."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._meter = Meter(desk.limits.changes)
+        self._schemas = {"public", ANY}
+        """Schemas that exist as far as we know: a legacy join to another one is refused (protocol §3.8)."""
+
+    def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
+        """The bindings that a join asks for."""
+        return tuple(bind(element) for element in config.changes)
+
+    def subscribe(self, channel: Channel) -> None:
+        """Make the bindings live and say so, or say why not; one bad one spoils all (protocol §3.6)."""
+        if not channel.bindings or not channel.open:
+            return
+        error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
+        channel.subscribed = error is None
+        status = "error" if error else "ok"
+        self._desk.outbox.system(channel, POSTGRES_CHANGES, status, error or SUBSCRIBED)
+
+    def _error(self, channel: Channel, binding: Binding) -> str | None:
+        """A plain topic joined without `config` names a schema by accident, so that one must exist."""
+        if binding.error is None and channel.config.legacy and binding.schema not in self._schemas:
+            return UNPUBLISHED.format(given=binding.described)
+        return binding.error
+
+    def emit(self, change: Change) -> None:
+        """Send a change to every channel with a matching binding; over the rate it is dropped (protocol §4.6)."""
+        self._schemas.add(change.schema)
+        mono = self._desk.now.mono
+        if self._meter.tripped(mono):
+            return
+        stamp = _stamp(self._desk.now.wall)
+        data: dict[tuple[str, ...] | None, bytes] = {}
+        for peer in self._desk.peers.values():
+            for channel in peer.channels.values():
+                for select, ids in _matching(channel, change).items():
+                    if select not in data:
+                        data[select] = encode(self._data(change, select, stamp))
+                    self._deliver(channel, change, ids, data[select])
+                    self._meter.count(mono)
+
+    def _deliver(self, channel: Channel, change: Change, ids: list[int], data: bytes) -> None:
+        legacy = channel.config.legacy
+        payload = data if legacy else b'{"data":%b,"ids":%b}' % (data, encode(ids))
+        event = change.type if legacy else POSTGRES_CHANGES
+        self._desk.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
+
+    def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
+        """The `data` of a frame, restricted to the selected columns and the key (protocol §4.4)."""
+        hidden = any(error.startswith(NO_DATA) for error in change.errors)
+        shown = {name for name, _ in change.columns if select is None or name in select or name in change.key}
+        data: dict[str, Any] = {
+            "schema": change.schema,
+            "table": change.table,
+            "type": change.type,
+            "commit_timestamp": None if hidden else stamp,
+            "columns": [] if hidden else [{"name": n, "type": t} for n, t in change.columns if n in shown],
+            "errors": list(change.errors) or None,
+        }
+        for name, row in (("record", change.record), ("old_record", change.old_record)):
+            if row is not None:
+                data[name] = {} if hidden else {key: to_wire(value) for key, value in row.items() if key in shown}
+        return data if hidden else self._fit(data)
+
+    def _fit(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A row that is too large keeps only its short values, and says so."""
+        limit = self._desk.limits.change_bytes
+        if limit is not None and len(encode(data)) > limit:
+            data["errors"] = [TOO_LARGE]
+        if TOO_LARGE in (data["errors"] or ()):
+            for name in ("record", "old_record"):
+                if name in data:
+                    data[name] = {key: item for key, item in data[name].items() if len(encode(item)) <= KEPT_VALUE}
+        return data
+
+
+def _matching(channel: Channel, change: Change) -> dict[tuple[str, ...] | None, list[int]]:
+    """Ids of the bindings that the change matches, by select list: each list is a frame of its own."""
+    found: dict[tuple[str, ...] | None, list[int]] = {}
+    if channel.subscribed:
+        row = change.record if change.type != "DELETE" else change.old_record
+        for binding in channel.bindings:
+            if binding.wants(change.type, change.schema, change.table) and matches(binding.conditions, row or {}):
+                found.setdefault(binding.select, []).append(binding.id)
+    return found
+
+
+def _stamp(wall: float) -> str:
+    """UTC with exactly three decimals (protocol §4.4)."""
+    at = datetime.fromtimestamp(int(wall * 1000) / 1000, UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"

@@ -1,0 +1,175 @@
+"""Misbehaviour on demand, for tests of clients (local server: Faults). Some act at once, some are rules that stay.
+
+`topic` is a sub-topic (`room:lobby`), left out or `"*"` for all; `connection` is the number of one socket, left out
+for all.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from supawire.core.frames import CLOSE
+from supawire.server.channel import Channel
+from supawire.server.desk import Desk
+from supawire.server.peers import Peer
+from supawire.server.rules import ALL, sub_topic
+from supawire.server.sockets import Sockets
+from supawire.server.wire import text
+
+GARBAGE: Final = (
+    (b"{", False),
+    (b"null", False),
+    (b"[]", False),
+    (b'{"topic":5}', False),
+    (b'"text"', False),
+    (b'["1","2","realtime:x"]', False),
+    (b'[null,null,"realtime:x","broadcast",\xff\xfe]', False),
+    (b"[" * 5000, False),
+    (b"", True),
+    (b"\xff\xfe", True),
+    (b"\x04\xff\xff\xff\x01x", True),
+    (b"\x01\x01", True),
+)
+"""Frames that no client should stumble over."""
+
+
+class Faults:
+    """What can go wrong with a server. The hub is told the time first, with `Hub.at`."""
+
+    def __init__(self, desk: Desk, sockets: Sockets) -> None:
+        self._desk = desk
+        self._rules = desk.rules
+        self._sockets = sockets
+
+    def greet(self, peer: Peer) -> None:
+        """A new socket meets the rules that are in force."""
+        self._set_lag(peer, self._rules.lag)
+        if self._rules.paused:
+            self._pause(peer)
+
+    def _peers(self, connection: int | None) -> list[Peer]:
+        peers = list(self._desk.peers.values())
+        return [peer for peer in peers if not peer.gone and connection in (None, peer.id)]
+
+    def _channels(self, topic: str | None) -> Iterator[Channel]:
+        for peer in self._peers(None):
+            for channel in list(peer.channels.values()):
+                if topic in (None, ALL) or channel.sub_topic == sub_topic(topic or ""):
+                    yield channel
+
+    # --- sockets ---
+
+    def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
+        """Close sockets with this code; None cuts them, and clients see 1006."""
+        for peer in self._peers(connection):
+            self._sockets.close(peer, code)
+
+    def refuse_connections(
+        self, *, times: int | None = None, seconds: float | None = None, status: int = 503
+    ) -> None:
+        """Refuse the next `times` handshakes, or all for `seconds`, with this status; without both, for good."""
+        self._rules.refuse_status = status
+        self._rules.refusals = times or 0
+        if times is None:
+            self._rules.refuse_until = self._desk.now.mono + (float("inf") if seconds is None else seconds)
+
+    def accept_connections(self) -> None:
+        """Refuse no more."""
+        self._rules.refusals, self._rules.refuse_until = 0, 0.0
+
+    def pause(self, *, connection: int | None = None) -> None:
+        """Take everything and say nothing, as behind a dead network; new sockets are accepted and treated alike."""
+        if connection is None:
+            self._rules.paused = True
+        for peer in self._peers(connection):
+            self._pause(peer)
+
+    def _pause(self, peer: Peer) -> None:
+        if not peer.paused:
+            peer.paused = True
+            self._sockets.hold(peer)
+
+    def resume(self, *, connection: int | None = None) -> None:
+        """Answer what was taken meanwhile, and go on."""
+        if connection is None:
+            self._rules.paused = False
+        for peer in self._peers(connection):
+            if peer.paused:
+                peer.paused = False
+                self._sockets.go_on(peer)
+
+    def lag(self, seconds: float, *, connection: int | None = None) -> None:
+        """Everything sent arrives this much later, in order; 0 ends it."""
+        if connection is None:
+            self._rules.lag = seconds
+        for peer in self._peers(connection):
+            self._set_lag(peer, seconds)
+
+    def _set_lag(self, peer: Peer, seconds: float) -> None:
+        peer.lag = seconds
+        if seconds:
+            peer.lagging_until = max(peer.lagging_until, self._desk.now.mono, 1e-9)
+
+    def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
+        """Send any bytes as one frame; text unless `binary`."""
+        raw = data.encode() if isinstance(data, str) else data
+        for peer in self._peers(connection):
+            self._desk.outbox.send(peer, (raw, binary))
+
+    def garbage(self, *, connection: int | None = None) -> None:
+        """Send a dozen frames that mean nothing: broken JSON, wrong shapes, bad UTF-8, short binary headers."""
+        for data, binary in GARBAGE:
+            self.send_raw(data, binary=binary, connection=connection)
+
+    # --- replies and joins ---
+
+    def delay_replies(self, seconds: float) -> None:
+        """Every reply comes this much later; a join's holds its socket meanwhile. 0 ends it."""
+        self._rules.reply_delay = seconds
+
+    def drop_reply(self, event: str, times: int | None = None) -> None:
+        """Do what is asked but do not answer pushes of this event (`phx_join`, `broadcast`, `heartbeat`, …)."""
+        self._rules.dropped[event] = times
+
+    def reject_join(self, topic: str, reason: str) -> None:
+        """Refuse joins of a topic with this reason (protocol §9.2 lists the real ones)."""
+        self._rules.rejected[sub_topic(topic)] = reason
+
+    def delay_join(self, topic: str, seconds: float) -> None:
+        """Joins of a topic hold their socket this long before they are answered (protocol §3.2)."""
+        self._rules.join_delays[sub_topic(topic)] = seconds
+
+    def reset(self) -> None:
+        """Behave again: every rule is gone, pauses and lags end. What was done stays done."""
+        self.accept_connections()
+        self.lag(0.0)
+        self.resume()
+        self._rules.reply_delay = 0.0
+        for rule in (self._rules.dropped, self._rules.rejected, self._rules.join_delays):
+            rule.clear()
+
+    # --- channels ---
+
+    def close_channel(self, topic: str, *, stale: bool = False) -> None:
+        """End a topic's channels with `phx_close`; with `stale`, only send one that names the join before."""
+        for channel in self._channels(topic):
+            if not stale:
+                self._desk.rooms.close(channel)
+                continue
+            peer = channel.peer
+            former = peer.former.get(channel.topic, b'"0"')
+            self._desk.outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
+
+    def crash_channel(self, topic: str) -> None:
+        """End a topic's channels with `phx_error`, as when their process dies."""
+        for channel in self._channels(topic):
+            self._desk.rooms.crash(channel)
+
+    def expire_tokens(self, topic: str | None = None) -> None:
+        """End channels as if their token had just run out."""
+        for channel in self._channels(topic):
+            self._desk.rooms.shut(channel, "Token has expired 0 seconds ago")
+
+    def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
+        """Send a `system` frame; the channels stay."""
+        for channel in self._channels(topic):
+            self._desk.outbox.system(channel, extension, status, message)

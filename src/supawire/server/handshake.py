@@ -1,0 +1,60 @@
+"""Upgrade requests: the checks in the server's order, and the answers of those that fail (protocol §1.2, §1.3)."""
+
+import re
+from typing import Final
+
+from supawire.server.desk import Desk
+from supawire.server.effects import Accepted, Refusal, Request
+from supawire.server.joining import Joining
+from supawire.server.tokens import Refused, check
+from supawire.server.wire import encode
+
+JSON: Final = "application/json; charset=utf-8"
+VERSION: Final = re.compile(r"([12])\.0\.\d+")
+
+
+def tenant(host: str) -> str:
+    """The first label of Host: the project (protocol §1.1)."""
+    return host.partition(":")[0].partition(".")[0]
+
+
+class Handshake:
+    """Who may open a socket."""
+
+    def __init__(self, desk: Desk, joining: Joining) -> None:
+        self._desk = desk
+        self._joining = joining
+
+    def check(self, request: Request) -> Accepted | Refusal:
+        """The answer to a request; a refusal says how long to hold it back."""
+        if (status := self._desk.rules.refusal(self._desk.now)) is not None:
+            return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8")
+        version = VERSION.fullmatch(request.query.get("vsn", "1.0.0"))
+        if version is None:
+            return Refusal(403)
+        problem = self._problem(request)
+        if problem is None:
+            return Accepted(v2=version[1] == "2")
+        status, error = problem
+        return Refusal(status, encode({"error": error}), JSON, self._desk.timings.handshake_error)
+
+    def _problem(self, request: Request) -> tuple[int, str] | None:
+        desk = self._desk
+        if tenant(request.host) not in desk.options.tenants:
+            return 404, "Tenant not found"
+        key = key_of(request)
+        if key is None:
+            return 401, "API key is missing"
+        claims = check(key, desk.options.secret, desk.now)
+        if isinstance(claims, Refused):
+            return claims.status, claims.error
+        if desk.crowded:
+            return 429, "Too many connected users"
+        if self._joining.meter.tripped(desk.now.mono):
+            return 429, "Too many joins per second"
+        return None
+
+
+def key_of(request: Request) -> str | None:
+    """The connection token: the header wins over the query (protocol §1.2)."""
+    return request.headers.get("x-api-key") or request.query.get("apikey")

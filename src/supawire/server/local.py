@@ -1,0 +1,281 @@
+"""`LocalServer`: the hub on a port, with a thread and an event loop of its own, so that a test may block."""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NoReturn, Self, TypeVar
+
+from supawire.errors import InvalidArgumentError, StateError
+from supawire.server.app import App
+from supawire.server.changes import Change, Row, make_change
+from supawire.server.desk import HubOptions, Timings
+from supawire.server.faultface import FaultFace
+from supawire.server.hub import Hub
+from supawire.server.limits import ServerLimits
+from supawire.server.recorder import ReceivedFrame
+from supawire.server.rights import Policy, default_policy
+from supawire.server.tokens import sign
+from supawire.types import Instant
+
+T = TypeVar("T")
+YEARS: Final = 10 * 365 * 24 * 3600.0
+
+
+class LocalServer(FaultFace):
+    """A Realtime-compatible server on 127.0.0.1, for tests and development.
+
+        with LocalServer() as server:
+            client = supawire.connect(server.url, server.anon_key)
+
+    It runs in a thread of its own from `start()` (or `with`, `async with`) to `stop()`; every method may be called from
+    any thread and returns when the server has done it.
+
+    Args: postgres, database: the levels with a real database; they come with the extra `supawire[postgres]`.
+    port: 0 takes a free one. secret: signs and checks tokens (HS256), random when left out. strict: hold errors back
+    as the real server does (2 s and 5 s) and apply the limits of a self-hosted one. limits: other limits.
+    Raises: StateError for a level that is not there; InvalidArgumentError.
+    """
+
+    def __init__(
+        self,
+        postgres: bool = False,
+        database: str | None = None,
+        port: int = 0,
+        secret: str | None = None,
+        strict: bool = False,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        if postgres or database is not None:
+            raise StateError(
+                "the PostgreSQL levels of the local server are not available in this version",
+                hint="They will come with the extra supawire[postgres]; leave out postgres= and database= for the "
+                "memory level, where emit() makes changes.",
+            )
+        if secret is not None and not secret:
+            raise InvalidArgumentError("secret is empty; leave it out for a random one")
+        self.secret: Final = secret or secrets.token_urlsafe(48)
+        """The HS256 secret that signs and checks tokens."""
+        self._port = port
+        self._strict = strict
+        self._limits = limits
+        self._policy: Policy = default_policy
+        self._app: App | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"LocalServer({self.url!r})" if self._app else "LocalServer(not running)"
+
+    # --- life ---
+
+    def start(self) -> Self:
+        """Listen. Returns when clients may connect. Raises: OSError when the port is taken, StateError when running."""
+        if self._thread is not None:
+            raise StateError("this local server is running; stop() it first, or make another one")
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="supawire-local-server", daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self._thread.join()
+            self._thread = None
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Close every socket with 1012 and end the thread. Nothing happens when it is not running."""
+        thread = self._thread
+        if thread is None:
+            return
+        if self._loop is not None and self._stop is not None and thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        thread.join()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _run(self, ready: Future[None]) -> None:
+        asyncio.run(self._serve(ready))
+
+    async def _serve(self, ready: Future[None]) -> None:
+        timings = Timings.strict() if self._strict else Timings()
+        limits = self._limits or (ServerLimits.self_hosted() if self._strict else ServerLimits())
+        app = App(HubOptions(secret=self.secret, limits=limits, timings=timings, policy=self._policy))
+        try:
+            await app.start("127.0.0.1", self._port)
+        except BaseException as error:
+            ready.set_exception(error)
+            return
+        self._loop, self._stop, self._app = asyncio.get_running_loop(), asyncio.Event(), app
+        ready.set_result(None)
+        try:
+            await self._stop.wait()
+        finally:
+            self._app = None
+            await app.stop()
+
+    def _do(self, act: Callable[[Hub, Instant], T]) -> T:
+        """Let the server's thread do this, and wait for it."""
+        loop, app = self._loop, self._app
+        if loop is None or app is None:
+            raise StateError("the local server is not running; use it inside `with LocalServer() as server:`")
+        if threading.current_thread() is self._thread:
+            raise StateError("a policy runs on the server's thread and cannot call the server: it would wait for itself")
+        done: Future[T] = Future()
+
+        def run() -> None:
+            now = app.now()
+            app.hub.at(now)
+            try:
+                done.set_result(act(app.hub, now))
+            except Exception as error:  # noqa: BLE001  it is the caller's, on the other thread
+                done.set_exception(error)
+            app.pump()
+
+        loop.call_soon_threadsafe(run)
+        return done.result()
+
+    # --- what clients need ---
+
+    @property
+    def url(self) -> str:
+        """What to give to a client: `http://127.0.0.1:PORT`."""
+        if self._app is None:
+            raise StateError("the local server is not running, so it has no port yet; use `with LocalServer() as server:`")
+        return f"http://127.0.0.1:{self._app.port}"
+
+    @property
+    def anon_key(self) -> str:
+        """A key with the role `anon`, good for years."""
+        return self.token("anon", YEARS)
+
+    @property
+    def service_key(self) -> str:
+        """A key with the role `service_role`, good for years."""
+        return self.token("service_role", YEARS)
+
+    def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
+        """A token with this role and these claims; negative `expires_in` seconds make one that has run out."""
+        return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, self.secret)
+
+    # --- what the server does ---
+
+    def emit(
+        self,
+        type: str,
+        table: str,
+        *,
+        record: Row | None = None,
+        old_record: Row | None = None,
+        schema: str = "public",
+        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
+        errors: str | Sequence[str] | None = None,
+    ) -> None:
+        """A row changed: everyone with a matching binding is told (protocol §4).
+
+        Args: type: INSERT, UPDATE or DELETE. record: the new row, as Python values. old_record: the old one; a DELETE
+        needs it, an UPDATE without has the new row's `id`. columns: types by name, or a list of `{"name", "type"}`;
+        left out, taken from the values. errors: the frame's `errors`, such as `"Error 401: Unauthorized"`.
+        Raises: InvalidArgumentError.
+        """
+        change = make_change(
+            type, table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
+        )
+        self._emit(change)
+
+    def _emit(self, change: Change) -> None:
+        self._do(lambda hub, now: hub.emit(change, now))
+
+    def emit_update(
+        self,
+        table: str,
+        *,
+        record: Row | None = None,
+        old_record: Row | None = None,
+        schema: str = "public",
+        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
+        errors: str | Sequence[str] | None = None,
+    ) -> None:
+        """A row was updated; see `emit`."""
+        self.emit(
+            "UPDATE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
+        )
+
+    def emit_delete(
+        self,
+        table: str,
+        *,
+        record: Row | None = None,
+        old_record: Row | None = None,
+        schema: str = "public",
+        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
+        errors: str | Sequence[str] | None = None,
+    ) -> None:
+        """A row was deleted; see `emit`."""
+        self.emit(
+            "DELETE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
+        )
+
+    def send(self, topic: str, event: str, payload: Mapping[str, Any] | bytes, private: bool = True) -> str:
+        """Store a message and deliver it, as the database function `realtime.send` does (protocol §6.4).
+
+        `payload` is an object, to which `id` is added unless it has one, or bytes. Private ones can be replayed (§6.3).
+        Returns the message's id. Raises: InvalidArgumentError.
+        """
+        if not isinstance(payload, Mapping | bytes):
+            raise InvalidArgumentError(f"payload is an object or bytes, not {payload.__class__.__name__}: others are not stored")
+        body = payload if isinstance(payload, bytes) else dict(payload)
+        return self._do(lambda hub, now: hub.send(topic, event, body, now, private=private))
+
+    def broadcast(self, topic: str, event: str, payload: Any, private: bool = False) -> None:
+        """Deliver a message that is not stored, as the HTTP interface does."""
+        self._do(lambda hub, now: hub.broadcast(topic, event, payload, now, private=private))
+
+    def policy(self, function: Policy) -> Policy:
+        """Decide about private channels with this function, also as a decorator.
+
+        `function(claims, topic, extension, action) -> bool`: the token's claims, the sub-topic, `"broadcast"` or
+        `"presence"`, `"read"` or `"write"`. It runs on the server's thread, at joins and at the first broadcast or
+        `track` of a channel (protocol §7.4). When it raises, the answer is no. Without one, `authenticated` and
+        `service_role` may do everything and `anon` nothing.
+        """
+        self._policy = function
+        if self._app is not None:
+            self._do(lambda hub, now: hub.set_policy(function))  # noqa: ARG005
+        return function
+
+    def request_disconnect(self) -> None:
+        """`Server requested disconnect` on every channel, then close code 1012 (protocol §3.6)."""
+        self._do(lambda hub, now: hub.request_disconnect(now))
+
+    @property
+    def frames(self) -> list[ReceivedFrame]:
+        """What clients sent, oldest first, without tokens; the newest 10,000."""
+        return self._do(lambda hub, now: hub.received.frames())  # noqa: ARG005
+
+    # --- the PostgreSQL levels ---
+
+    @property
+    def database_url(self) -> NoReturn:
+        """The URL of the database; at the memory level there is none."""
+        raise StateError("the memory level has no database", hint="Use emit() to make changes.")
+
+    def sql(self, text: str, *parameters: Any) -> NoReturn:
+        """Run SQL; at the memory level there is no database."""
+        del text, parameters
+        raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")

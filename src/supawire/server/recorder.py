@@ -1,0 +1,104 @@
+"""What clients sent, for tests to look at; tokens never come out of it."""
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supawire.core.frames import ACCESS_TOKEN, JOIN
+from supawire.server.wire import DECODE_ERRORS, read
+
+KEPT: Final = 10_000
+KEPT_BYTES: Final = 32_000_000
+REDACTED: Final = "***"
+_TOKEN: Final = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]*|sb_\w+")
+_SECRET_KEYS: Final = frozenset({"access_token", "user_token", "apikey"})
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFrame:
+    """A frame that a client sent. `payload` is decoded JSON, or bytes for a raw one; `event` is the wire's.
+
+    `user_event` is a broadcast's own event. A frame that the server could not read has `event` None and its text
+    as payload.
+    """
+
+    connection: int
+    topic: Any
+    event: str | None
+    payload: Any
+    ref: str | None = None
+    join_ref: str | None = None
+    user_event: str | None = None
+    binary: bool = False
+
+
+class Recorder:
+    """The newest frames, bounded in number and bytes. Decoding and redaction happen when somebody looks."""
+
+    def __init__(self) -> None:
+        self._frames: deque[tuple[int, bool, bytes, bool]] = deque()
+        self._bytes = 0
+
+    def note(self, connection: int, v2: bool, data: bytes, binary: bool) -> None:
+        """Keep one frame."""
+        self._frames.append((connection, v2, data, binary))
+        self._bytes += len(data)
+        while len(self._frames) > KEPT or self._bytes > KEPT_BYTES:
+            self._bytes -= len(self._frames.popleft()[2])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._frames.clear()
+        self._bytes = 0
+
+    def frames(self) -> list[ReceivedFrame]:
+        """What was received, oldest first."""
+        return [_shown(*entry) for entry in self._frames]
+
+
+def _shown(connection: int, v2: bool, data: bytes, binary: bool) -> ReceivedFrame:
+    push = read(v2, data, binary)
+    if push is None:
+        return ReceivedFrame(connection, None, None, _garbage(data, binary), binary=binary)
+    ref, join_ref = _ref(push.ref), _ref(push.join_ref)
+    event = push.event if isinstance(push.event, str) else repr(push.event)
+    if push.kind == 0 or (push.kind is not None and not push.json):
+        payload: Any = push.payload
+    else:
+        payload = _value(push.payload)
+    user_event = push.user_event.decode() if push.kind else _user_event(payload)
+    if event in (JOIN, ACCESS_TOKEN):
+        payload = redact(payload)
+    return ReceivedFrame(connection, push.topic, event, payload, ref, join_ref, user_event, binary)
+
+
+def _value(payload: bytes) -> Any:
+    from supawire.server.wire import decode
+
+    try:
+        return decode(payload)
+    except DECODE_ERRORS:
+        return payload
+
+
+def _garbage(data: bytes, binary: bool) -> str | bytes:
+    return data if binary else _TOKEN.sub(REDACTED, data.decode(errors="replace"))
+
+
+def _ref(text: bytes) -> str | None:
+    return None if text == b"null" else text.decode().strip('"')
+
+
+def _user_event(payload: Any) -> str | None:
+    event = payload.get("event") if isinstance(payload, dict) else None
+    return event if isinstance(event, str) else None
+
+
+def redact(value: Any) -> Any:
+    """The value with tokens replaced, wherever they stand."""
+    if isinstance(value, dict):
+        return {key: REDACTED if key in _SECRET_KEYS and item else redact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    return value

@@ -1,0 +1,69 @@
+"""The life of a channel's token: new ones by `access_token`, and what happens when one runs out (protocol §7.2, §7.3)."""
+
+from typing import Any, Final
+
+from supawire.server.changes import Changes
+from supawire.server.channel import Channel
+from supawire.server.desk import Desk
+from supawire.server.joins import usable
+from supawire.server.tokens import Claims, Refused, check
+
+NO_READ: Final = "You do not have permissions to read from this Channel topic: "
+LOST_READ: Final = "You no longer have permission to read from this Channel topic: "
+
+
+class Renewal:
+    """Tokens of joined channels. Pushes are never answered; a bad one shows as a system error and a close."""
+
+    def __init__(self, desk: Desk, changes: Changes) -> None:
+        self._desk = desk
+        self._changes = changes
+
+    def push(self, channel: Channel, value: Any) -> None:
+        """A client hands in a token."""
+        token = usable(value.get("access_token")) if isinstance(value, dict) else None
+        if token is None or token == channel.token:
+            return
+        claims = check(token, self._desk.options.secret, self._desk.now)
+        if isinstance(claims, Refused):
+            self._desk.rooms.shut(channel, claims.message)
+            return
+        lost = self._take(channel, token, claims)
+        if lost is not None:
+            self._desk.rooms.shut(channel, lost + channel.sub_topic)
+            return
+        self.watch(channel)
+        if channel.bindings:
+            at = self._desk.now.mono + self._desk.timings.resubscribe
+            self._desk.schedule.at(at, lambda: self._changes.subscribe(channel))
+
+    def _take(self, channel: Channel, token: str, claims: Claims) -> str | None:
+        """Store a good token and ask for the rights anew; what to say when the channel may not read any more."""
+        before = channel.reads_broadcast, channel.reads_presence
+        channel.token, channel.claims = token, claims
+        channel.writes.clear()
+        presence = channel.config.presence or channel.hears_presence
+        now = self._desk.rights.read_rights(claims, channel.sub_topic, private=channel.private, presence=presence)
+        channel.reads_broadcast, channel.reads_presence = now
+        channel.hears_presence = not channel.private or (presence and channel.reads_presence)
+        if not any(now):
+            return NO_READ
+        lost = any(had and not has for had, has in zip(before, now, strict=True))
+        return LOST_READ if lost else None
+
+    def watch(self, channel: Channel) -> None:
+        """Look at the token again when it runs out, or after five minutes."""
+        if channel.recheck is not None:
+            channel.recheck.cancel()
+        now = self._desk.now
+        wait = min(self._desk.timings.recheck, max(channel.claims.exp - now.wall, 0.001))
+        channel.recheck = self._desk.schedule.at(now.mono + wait, lambda: self._look(channel))
+
+    def _look(self, channel: Channel) -> None:
+        if not channel.open:
+            return
+        expired = channel.claims.expired(self._desk.now)
+        if expired is None:
+            self.watch(channel)
+        else:
+            self._desk.rooms.shut(channel, expired.message)

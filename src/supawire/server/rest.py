@@ -1,0 +1,227 @@
+"""The HTTP interface, without HTTP: requests in, answers out (protocol §6.5 to §6.7).
+
+`Rest.answer` takes the path as the container serves it (`/api/…`); the shell maps the gateway's form to it.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+from uuid import UUID
+
+from supawire.core.frames import PREFIX
+from supawire.server.broadcasts import Broadcasts, server_message
+from supawire.server.desk import Desk
+from supawire.server.handshake import JSON, tenant
+from supawire.server.limits import Meter
+from supawire.server.tokens import Claims, check
+from supawire.server.wire import DECODE_ERRORS, decode, encode, shared_user
+
+HTML: Final = "text/html; charset=utf-8"
+MAX_BODY: Final = 8_000_000
+SINGLE: Final = re.compile(r"/api/broadcast/([^/]+)/events/([^/]+)")
+TOO_LARGE: Final = ["Payload size exceeds tenant limit"]
+BLANK: Final = ["can't be blank"]
+INVALID: Final = ["is invalid"]
+NO_TYPE: Final = {"error": "Unsupported Media Type. Use application/json or application/octet-stream"}
+UNREAD: Final = object()
+"""The value of a body that nobody parses."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestRequest:
+    """An HTTP request. Header names are lower case; `path` is still percent-encoded."""
+
+    method: str
+    path: str
+    host: str
+    query: dict[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RestAnswer:
+    """What to answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Errors: TypeAlias = dict[str, list[str]]
+
+
+def _json(status: int, value: Any) -> RestAnswer:
+    return RestAnswer(status, encode(value), JSON)
+
+
+def _message(status: int, message: str) -> RestAnswer:
+    return _json(status, {"message": message})
+
+
+class Rest:
+    """Broadcasts over HTTP, and the two looks at health."""
+
+    def __init__(self, desk: Desk, broadcasts: Broadcasts) -> None:
+        self._desk = desk
+        self._broadcasts = broadcasts
+        self._requests = Meter(desk.limits.messages)
+
+    def answer(self, request: RestRequest) -> RestAnswer:
+        """Answer any request; an unknown route is 404."""
+        route = request.method, request.path
+        if route == ("GET", "/healthcheck"):
+            return RestAnswer(200, b"ok", "text/plain; charset=utf-8")
+        if route == ("GET", "/api/ping"):
+            return self._stranger(request) or _message(200, "Success")
+        single = SINGLE.fullmatch(request.path)
+        if request.method != "POST" or not (single or request.path == "/api/broadcast"):
+            return RestAnswer(404, b"Not Found", HTML)
+        if len(request.body) > MAX_BODY:
+            return RestAnswer(413, b"Request Entity Too Large", HTML)
+        body = _parse(request)
+        if isinstance(body, RestAnswer):
+            return body
+        if single and _type(request) not in ("", "application/json", "application/octet-stream"):
+            return _json(415, NO_TYPE)
+        answer = self._limited(request, body, (unquote(single[1]), unquote(single[2])) if single else None)
+        return self._with_rates(answer)
+
+    def _stranger(self, request: RestRequest) -> RestAnswer | None:
+        known = tenant(request.host) in self._desk.options.tenants
+        return None if known else _message(401, "Tenant not found in database")
+
+    def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer:
+        """The checks that both forms share: tenant, rate, token."""
+        mono = self._desk.now.mono
+        if (stranger := self._stranger(request)) is not None:
+            return stranger
+        if self._requests.tripped(mono):
+            return _message(429, "Too many requests")
+        self._requests.count(mono)
+        authorization = request.headers.get("authorization")
+        if authorization is not None and not authorization.startswith("Bearer "):
+            return RestAnswer(500, b"Internal Server Error", HTML)
+        token = (authorization or "").removeprefix("Bearer ") or request.headers.get("apikey", "")
+        claims = check(token, self._desk.options.secret, self._desk.now)
+        if not isinstance(claims, Claims):
+            return _message(401, "Unauthorized")
+        if single is not None:
+            return self._single(request, claims, *single, body)
+        return self._batch(claims, body)
+
+    # --- batch ---
+
+    def _batch(self, claims: Claims, body: Any) -> RestAnswer:
+        messages = body.get("messages") if isinstance(body, dict) else None
+        if not messages:
+            return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            return _json(422, {"errors": {"messages": INVALID}})
+        errors = [self._errors(message) for message in messages]
+        if any(errors):
+            return _json(422, {"errors": {"messages": errors}})
+        if (refused := self._too_many(len(messages))) is not None:
+            return refused
+        for message in messages:
+            self._deliver(claims, message)
+        return RestAnswer(202)
+
+    def _errors(self, message: dict[str, Any]) -> Errors:
+        """What is wrong with one message, by field."""
+        errors: Errors = {}
+        for name, kind in (("topic", str), ("event", str), ("payload", dict)):
+            value = message.get(name)
+            if value is None or value == "":
+                errors[name] = BLANK
+            elif not isinstance(value, kind):
+                errors[name] = INVALID
+        if not isinstance(message.get("private", False), bool | None):
+            errors["private"] = INVALID
+        if not _is_uuid(message.get("id")):
+            errors["id"] = INVALID
+        if "payload" not in errors and self._broadcasts.exceeds(encode(message["payload"])):
+            errors["payload"] = TOO_LARGE
+        return errors
+
+    def _too_many(self, messages: int) -> RestAnswer | None:
+        limit, mono = self._desk.limits.messages, self._desk.now.mono
+        if limit is None:
+            return None
+        if self._desk.rooms.messages.tripped(mono):
+            return _message(429, "You have exceeded your rate limit")
+        if messages + self._desk.rooms.messages.average(mono) > limit:
+            return _message(429, "Too many messages to broadcast, please reduce the batch size")
+        return None
+
+    def _deliver(self, claims: Claims, message: dict[str, Any]) -> None:
+        topic, private = message["topic"], bool(message.get("private"))
+        if private and not self._desk.rights.may(claims, topic, "broadcast", "write"):
+            return  # skipped without a word, and still 202 (protocol §6.5)
+        shared = server_message(topic, message["event"], message["payload"], message.get("id"))
+        self._broadcasts.publish(topic, shared, private=private)
+
+    # --- single ---
+
+    def _single(self, request: RestRequest, claims: Claims, topic: str, event: str, body: Any) -> RestAnswer:
+        json = _type(request) != "application/octet-stream"
+        payload = encode({} if body is UNREAD else body) if json else request.body
+        asked = body.get("private") if json and isinstance(body, dict) and "private" in body else None
+        private = request.query.get("private") if asked is None else asked
+        if self._broadcasts.exceeds(payload) if json else self._raw_exceeds(payload):
+            return _json(422, {"errors": {"payload": TOO_LARGE}})
+        if (refused := self._too_many(1)) is not None:
+            return refused
+        secret = private is True or private == "true"
+        if secret and not self._desk.rights.may(claims, topic, "broadcast", "write"):
+            return _message(403, "Unauthorized")
+        shared = shared_user(PREFIX + topic, event.encode(), payload, json=json)
+        self._broadcasts.publish(topic, shared, private=secret)
+        return RestAnswer(202)
+
+    def _raw_exceeds(self, payload: bytes) -> bool:
+        limit = self._desk.limits.payload_bytes
+        return limit is not None and len(payload) > limit
+
+    def _with_rates(self, answer: RestAnswer) -> RestAnswer:
+        limit = self._desk.limits.messages
+        if limit is None:
+            return answer
+        rolling = int(self._requests.average(self._desk.now.mono))
+        rates = (
+            ("x-rate-rolling", str(rolling)),
+            ("x-rate-limit", f"{limit:g}"),
+            ("x-rate-limit-remaining", f"{max(limit - rolling, 0):g}"),
+        )
+        return RestAnswer(answer.status, answer.body, answer.content_type, rates)
+
+
+def _type(request: RestRequest) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _parse(request: RestRequest) -> Any:
+    """The JSON of a body, an answer when it cannot be read, `UNREAD` for another content type (protocol §6.6)."""
+    if _type(request) != "application/json":
+        return UNREAD
+    if not request.body:
+        return {}
+    try:
+        value = decode(request.body)
+    except DECODE_ERRORS:
+        return RestAnswer(400, b"Bad Request", HTML)
+    return value if isinstance(value, dict) else {"_json": value}
+
+
+def _is_uuid(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, str):
+        return False
+    try:
+        UUID(value)
+    except ValueError:
+        return False
+    return True

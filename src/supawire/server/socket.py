@@ -1,0 +1,92 @@
+"""The writing side of one server socket: frames in order, joined per loop turn, bounded.
+
+`aiohttp` writes each frame by itself, which is one system call a frame. A server's frames are unmasked, so a frame for
+a hundred sockets is the same bytes on each: it is built once, and what one socket gets within a loop turn is written
+to its transport in one go. Control frames go through `aiohttp`, on the same transport and so in order.
+"""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+MAX_UNSENT: Final = 32_000_000
+"""Bytes that may wait in the kernel's stead for a client that does not read; one that is slower is cut off."""
+
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+
+
+def frame_of(data: bytes, binary: bool) -> bytes:
+    """A whole unmasked WebSocket frame (RFC 6455 §5.2)."""
+    size = len(data)
+    kind = _BINARY if binary else _TEXT
+    if size < 126:
+        return bytes((kind, size)) + data
+    if size < 65_536:
+        return bytes((kind, 126, size >> 8, size & 255)) + data
+    return bytes((kind, 127)) + size.to_bytes(8, "big") + data
+
+
+class Socket:
+    """One socket of the server."""
+
+    __slots__ = ("_closing", "_out", "_transport", "readable", "ws")
+
+    def __init__(self, ws: web.WebSocketResponse) -> None:
+        self.ws: Final = ws
+        self.readable: Final = asyncio.Event()
+        """Cleared while nothing more is to be read."""
+        self.readable.set()
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._closing = False
+
+    async def open(self, request: web.Request) -> None:
+        """Answer the upgrade; what was added before goes out after it."""
+        await self.ws.prepare(request)
+        transport = request.transport
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+        if self._closing:
+            self.abort()
+        else:
+            self.flush()
+
+    def add(self, frame: bytes) -> bool:
+        """Add a whole frame (`frame_of`); True when it is the first one since the last flush."""
+        self._out.append(frame)
+        return len(self._out) == 1
+
+    def flush(self) -> None:
+        """Write what was added; cut off a client that has stopped reading."""
+        out, transport = self._out, self._transport
+        if transport is None:  # not open yet: it goes out with the answer to the upgrade
+            return
+        self._out = []
+        if self._closing or not out or transport.is_closing():
+            return
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if transport.get_write_buffer_size() > MAX_UNSENT:
+            self.abort()
+
+    async def close(self, code: int) -> None:
+        """Write what was added, then close with this code; a peer that does not answer is cut off."""
+        self.flush()
+        self._closing = True
+        if self._transport is not None:
+            await self.ws.close(code=code)
+
+    def abort(self) -> None:
+        """Cut the connection; the peer sees 1006."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self) -> None:
+        """Read nothing more for now."""
+        self.readable.clear()
+
+    def release(self) -> None:
+        """Read again."""
+        self.readable.set()
