@@ -36,14 +36,15 @@ def infer_columns(record: Mapping[str, Any]) -> list[dict[str, str]]:
     An int outside int8 is numeric, an aware datetime timestamptz; a list is an array when its items are of one scalar
     type, else jsonb; None is text. Raises: InvalidArgumentError for values that have no column type.
     """
-    return [{"name": name, "type": _inferred(value, name)} for name, value in record.items()]
+    return [{"name": name, "type": inferred_type(value, name)} for name, value in record.items()]
 
 
-def _inferred(value: Any, name: str) -> str:
+def inferred_type(value: Any, name: str = "value") -> str:
+    """The column type of one Python value. Raises: InvalidArgumentError."""
     if value is None:
         return "text"
     if isinstance(value, list | tuple):
-        kinds = {_inferred(item, name) for item in _leaves(cast("list[Any]", value))}
+        kinds = {inferred_type(item, name) for item in _leaves(cast("list[Any]", value))}
         kind = kinds.pop() if len(kinds) == 1 else "jsonb"
         return kind if kind == "jsonb" else f"_{kind}"
     if isinstance(value, datetime | time) and value.tzinfo is not None:

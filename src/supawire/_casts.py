@@ -1,0 +1,233 @@
+"""Values compared as PostgreSQL would compare them after casting both sides to the column's type (protocol §4.2).
+
+What differs from the database: text is ordered by code point and not by collation, enums by their names; dates and
+times are read in ISO form only; intervals, networks, money and ranges are equal as text; regular expressions are
+Python's, with PostgreSQL's classes and word borders translated.
+"""
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final, cast
+from uuid import UUID
+
+import msgspec
+
+from supawire._rowtypes import read_array, read_bytes, read_decimal, read_float, read_int, read_time
+
+TEXT_TYPES: Final = frozenset({"text", "varchar", "bpchar", "char", "name"})
+SQL_NAMES: Final = {
+    "int2": "smallint",
+    "int4": "integer",
+    "int8": "bigint",
+    "float4": "real",
+    "float8": "double precision",
+    "bool": "boolean",
+    "varchar": "character varying",
+    "bpchar": "character",
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+    "time": "time without time zone",
+    "timetz": "time with time zone",
+}
+"""What PostgreSQL's error texts call the types of the catalogue."""
+
+_RANGES: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
+_COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "eq": operator.eq,
+    "neq": operator.ne,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
+}
+_BOOLS: Final = {
+    **dict.fromkeys(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"), True),
+    **dict.fromkeys(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"), False),
+}
+
+
+def compare(op: str, kind: str, value: Any, operand: str) -> bool | None:
+    """`value op operand` for a wire value that is not null; None where PostgreSQL says NULL.
+
+    Raises: ValueError when one side is no value of the type, or the type has no such operator.
+    """
+    if op == "in":
+        return _among(kind, value, operand)
+    if op in {"like", "ilike", "match", "imatch"}:
+        return pattern(op, kind, operand)(text_of(value))
+    if op == "is":
+        return _is(kind, value, operand)
+    if op == "isdistinct":
+        return bool(to_comparable(kind, value) != to_comparable(kind, operand))
+    if kind == "json" or (kind == "jsonb" and op not in {"eq", "neq"}):
+        raise ValueError(f"{kind} has no such order")
+    return bool(_COMPARE[op](to_comparable(kind, value), to_comparable(kind, operand)))
+
+
+def _among(kind: str, value: Any, operand: str) -> bool | None:
+    items = read_array(operand)
+    wanted = to_comparable(kind, value)
+    if any(item is not None and to_comparable(kind, item) == wanted for item in items):
+        return True
+    return None if None in items else False
+
+
+def _is(kind: str, value: Any, operand: str) -> bool:
+    if operand == "null":
+        return False
+    if kind != "bool" or operand not in {"true", "false", "unknown"}:
+        raise ValueError(f"is {operand} needs a boolean")
+    return operand != "unknown" and to_comparable(kind, value) is (operand == "true")
+
+
+def to_comparable(kind: str, value: Any) -> Any:
+    """A wire value, or PostgreSQL's text for one, as something that is ordered as the type is. Raises: ValueError."""
+    if kind.startswith("_"):
+        items = read_array(value) if isinstance(value, str) else value
+        return [_element(kind[1:], item) for item in cast("list[Any]", items)]
+    if kind in {"json", "jsonb"}:
+        return json.loads(text_of(value), parse_float=Decimal)
+    text = text_of(value)
+    read = _READ.get(kind)
+    if kind in _RANGES:
+        number = read_int(text.strip())
+        if not -_RANGES[kind] <= number < _RANGES[kind]:
+            raise OverflowError(f"{text} is out of range")
+        return number
+    return read(text) if read else text
+
+
+def _element(kind: str, item: Any) -> tuple[bool, Any]:
+    if isinstance(item, list):
+        return False, [_element(kind, part) for part in cast("list[Any]", item)]
+    return (True, 0) if item is None else (False, to_comparable(kind, item))  # null is the greatest
+
+
+def text_of(value: Any) -> str:
+    """A wire value as PostgreSQL's text of it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal | int | float):
+        return str(value)
+    return bytes(value).decode() if isinstance(value, msgspec.Raw) else msgspec.json.encode(value).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return read_bytes(text) if text.startswith("\\x") else text.encode()  # the wire's plain hex is cast like any text
+
+
+def _number(value: Decimal | float) -> tuple[bool, Decimal | float]:
+    return (True, 0) if math.isnan(value) else (False, value)  # NaN equals itself and is the greatest
+
+
+def _moment(text: str) -> tuple[int, datetime]:
+    endless = {"infinity": 1, "-infinity": -1}.get(text.strip().lower())
+    if endless is not None:
+        return endless, datetime.min  # noqa: DTZ901 - never compared with a moment
+    return 0, datetime.fromisoformat(text.strip())
+
+
+def _stamp(text: str) -> tuple[int, datetime]:
+    rank, moment = _moment(text)
+    return rank, moment.replace(tzinfo=None)
+
+
+def _stamp_with_zone(text: str) -> tuple[int, datetime]:
+    rank, moment = _moment(text)
+    return rank, moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _day(text: str) -> tuple[int, date]:
+    rank, moment = _moment(text)
+    return rank, moment.date()
+
+
+def _clock(text: str) -> time:
+    return time.max if text.strip().startswith("24:00") else read_time(text.strip()).replace(tzinfo=None)
+
+
+def _clock_with_zone(text: str) -> time:
+    moment = read_time(text.strip())
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _flag(text: str) -> bool:
+    flag = _BOOLS.get(text.strip().lower())
+    if flag is None:
+        raise ValueError(f"{text!r} is no boolean")
+    return flag
+
+
+_READ: Final[Mapping[str, Callable[[str], Any]]] = {
+    "oid": lambda text: read_int(text.strip()),
+    "numeric": lambda text: _number(read_decimal(text.strip())),
+    "float4": lambda text: _number(read_float(text.strip())),
+    "float8": lambda text: _number(read_float(text.strip())),
+    "bool": _flag,
+    "bpchar": str.rstrip,
+    "timestamp": _stamp,
+    "timestamptz": _stamp_with_zone,
+    "date": _day,
+    "time": _clock,
+    "timetz": _clock_with_zone,
+    "uuid": UUID,
+    "bytea": _bytes,
+}
+
+
+def pattern(op: str, kind: str, text: str) -> Callable[[str], bool]:
+    """The test of a pattern operator. Raises: ValueError for a bad pattern, or a type that is no text."""
+    if kind not in TEXT_TYPES and (kind in _READ or kind in _RANGES or kind.startswith("_")):
+        raise ValueError(f"{kind} is no text")
+    flags = re.DOTALL | (re.IGNORECASE if op in {"ilike", "imatch"} else re.NOFLAG)
+    made = _compiled(_from_like(text) if op in {"like", "ilike"} else _from_posix(text), flags)
+    return lambda value: made.search(value) is not None
+
+
+@lru_cache(256)
+def _compiled(source: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    try:
+        return re.compile(source, flags)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _from_like(text: str) -> str:
+    if re.fullmatch(r"(?:[^\\]|\\.)*\\", text, re.DOTALL):
+        raise ValueError("LIKE pattern must not end with escape character")
+    parts = [".*" if part == "%" else "." if part == "_" else re.escape(part[-1]) for part in _like_parts(text)]
+    return r"\A" + "".join(parts) + r"\Z"
+
+
+def _like_parts(text: str) -> list[str]:
+    return re.findall(r"\\.|.", text, re.DOTALL)
+
+
+_POSIX: Final = {
+    r"\y": r"\b",
+    r"\Y": r"\B",
+    r"\m": r"\b(?=\w)",
+    r"\M": r"\b(?<=\w)",
+    "[:alpha:]": "a-zA-Z",
+    "[:alnum:]": "a-zA-Z0-9",
+    "[:blank:]": r" \t",
+    "[:digit:]": r"\d",
+    "[:lower:]": "a-z",
+    "[:punct:]": r"!-/:-@\[-`{-~",
+    "[:space:]": r"\s",
+    "[:upper:]": "A-Z",
+    "[:word:]": r"\w",
+    "[:xdigit:]": "0-9A-Fa-f",
+}
+
+
+def _from_posix(text: str) -> str:
+    return re.sub(r"\[:\w+:\]|\\.", lambda found: _POSIX.get(found[0], found[0]), text, flags=re.DOTALL)
