@@ -1,4 +1,4 @@
-"""Arguments are checked where they come in; a refusal says what was given, what is allowed, why, and what is nearest."""
+"""Arguments are checked where they come in; a refusal says what was given, what is allowed, why, what is nearest."""
 
 import enum
 import math
@@ -76,7 +76,7 @@ def refuse(name: str, value: object, allowed: str, *, why: str = "", near: objec
 
 
 def check_bool(name: str, value: object) -> bool:
-    """`value`, when it is True or False itself; 1, "true" and the like are refused (a mistyped flag joins the wrong room)."""
+    """`value`, when it is True or False itself: a mistyped flag would join the wrong room."""
     if isinstance(value, bool):
         return value
     near = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
@@ -209,7 +209,7 @@ def _fits(name: str, text: str, size: int) -> None:
         raise InvalidArgumentError(f"{name}={text!r} cannot be written as UTF-8: {error.reason}") from error
     if used > size:
         raise InvalidArgumentError(
-            f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: the wire counts its length in one byte"
+            f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: its length is one byte on the wire"
         )
 
 
@@ -239,9 +239,9 @@ def check_event(event: object) -> str:
 def check_json(payload: object, name: str = "payload") -> bytes:
     """`payload` as JSON.
 
-    Besides dicts, lists and plain values, what msgspec writes is taken too (dataclasses, structs, datetimes, UUIDs; a Decimal
-    and nested bytes become strings, the bytes in base64). NaN and Infinity, keys that are no text or number and other
-    objects raise `InvalidArgumentError` with the path to the value.
+    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, structs, datetimes, UUIDs; a
+    Decimal and nested bytes become strings, the bytes in base64. NaN and Infinity, keys that are no text or number, and
+    other objects raise `InvalidArgumentError` with the path to the value.
     """
     try:
         encoded = _json.encode(payload)

@@ -20,8 +20,8 @@ _DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
 class Endpoint:
     """Where a server is reached.
 
-    socket_url: the WebSocket URL with every query parameter but the key. rest_url: the base of the HTTP interface, without
-    a slash at its end (`…/api`). host: what Host and TLS shall say instead of the URL's host, or None. key: the project's key.
+    socket_url: the WebSocket URL with every query parameter but the key. rest_url: the base of the HTTP interface,
+    `…/api` without a slash at its end. host: what Host and TLS say instead of the URL's host, or None.
     """
 
     socket_url: str
@@ -39,7 +39,7 @@ class Endpoint:
         params: Mapping[str, str] | None = None,
         host: str | None = None,
     ) -> "Endpoint":
-        """Read `url`: a project URL, `…/realtime/v1`, `…/realtime/v1/websocket` or `…/socket/websocket`, http(s) or ws(s).
+        """Read `url`: a project URL, `…/realtime/v1`, `…/realtime/v1/websocket`, `…/socket/websocket`; http(s) or ws(s).
 
         Parameters in its query are kept, those of `params` win over them; `apikey` and `vsn` come from the arguments.
         Raises: InvalidArgumentError.

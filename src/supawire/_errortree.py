@@ -17,7 +17,8 @@ class RealtimeError(Exception):
     """Base of everything this library raises on purpose.
 
     Attributes: message: what happened. code: the server's own code, where it gave one. topic: the channel's sub-topic.
-    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: anchor of the page of errors.
+    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: where the page of
+    errors says more.
     `str()` shows message and hint. No token or key is ever part of an error.
     """
 
@@ -62,7 +63,10 @@ class AuthError(RealtimeError, PermissionError):
 
 
 class ConnectError(RealtimeError, ConnectionError):
-    """The connection could not be opened. `status`, `body`: the HTTP answer, if one came; `retry_after`: seconds it asked for."""
+    """The connection could not be opened.
+
+    `status`, `body`: the HTTP answer, None when none came; `retry_after`: the seconds to wait that it asked for.
+    """
 
     default_retryable: bool = True
 

@@ -37,7 +37,7 @@ class Known:
 
     code: the code before the first ": " of a join reason, the HTTP status, the extension of a system message or the
     close code; None: no code. starts: how the text begins. error: the class to raise. action: what follows.
-    hint: what the user can do. slug: anchor on the page of errors. once: a refresh that does not cure it makes it final.
+    hint: what the user can do. slug: anchor on the page of errors. once: a refresh that does not cure it is the last.
     """
 
     code: str | int | None

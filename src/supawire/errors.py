@@ -10,8 +10,8 @@
     └── ConnectionLostError (ConnectionError)  ├── HandlerError
                                                └── ServerError → (JoinError → JoinDeniedError), PushError
 
-Every text and code of protocol §1.3, §3.6, §5.3, §6.2, §6.7, §8 and §9.2 is one row of `_servercodes`: which class, what
-follows by itself, and what the user can do. Here the rows are looked up and turned into exceptions.
+Every text and code of protocol §1.3, §3.6, §5.3, §6.2, §6.7, §8 and §9.2 is one row of `_servercodes`: which class,
+what follows by itself, and what the user can do. Here the rows are looked up and turned into exceptions.
 """
 
 import re
@@ -186,7 +186,10 @@ def classify_http(status: int, message: str) -> Known:
 
 def reason_of(response: object) -> str:
     """The reason in the response of an error reply: a bare string, `{"reason": …}`, or else what came, as JSON text."""
-    reason = cast("dict[str, object]", response).get("reason", response) if isinstance(response, dict) else response
+    reason = response
+    if isinstance(response, dict):
+        given = cast("dict[str, object]", response)
+        reason = given.get("reason", given)
     if isinstance(reason, str):
         return reason
     return "" if reason in (None, {}) else msgspec.json.encode(reason).decode()[:_SHOWN_BODY]

@@ -69,7 +69,7 @@ __all__ = [
 
 Protocol = Literal["1.0.0", "2.0.0"]
 Offline = Literal["raise", "wait", "queue", "http"]
-TokenProvider = Callable[[], str | None | Awaitable[str | None]]
+TokenProvider = Callable[[], str | Awaitable[str | None] | None]
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
 OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")
@@ -81,8 +81,8 @@ _SILENT: Final = "the server drops a socket that is silent for 60 s (protocol §
 class Backoff:
     """How long to wait before another attempt, in seconds.
 
-    Attempt n = 0, 1, 2 … has the step min(maximum, initial × factorⁿ). Attempt 0 waits between 0 and its step, later ones
-    between step × (1 − jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end.
+    Attempt n = 0, 1, 2 … has the step min(maximum, initial * factor**n). Attempt 0 waits between 0 and its step, later
+    ones between step * (1 - jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end.
     """
 
     initial: float = 1.5
@@ -104,7 +104,7 @@ class Backoff:
 class Limits:
     """What the client paces or refuses by itself; None: no limit.
 
-    channels: wanted channels per connection. joins_per_second, messages_per_second: averages with a burst of one second.
+    channels: wanted channels per connection. joins_per_second, messages_per_second: averages, with bursts of a second.
     presence_calls: track and untrack per channel in `presence_window` seconds. payload_bytes, frame_bytes: sizes.
     """
 
@@ -150,8 +150,8 @@ class ChannelOptions:
     """What `channel` takes; equal options mean the same channel.
 
     private: the room that policies guard. echo: get back what we broadcast. ack: broadcasts wait for the server's
-    confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1 to
-    25; both only on private channels. replication_ready: ask when database broadcasts are live. token: this channel's own.
+    confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1
+    to 25; both only on private channels. replication_ready: say when database broadcasts are live. token: its own one.
     """
 
     private: bool = False
@@ -231,9 +231,9 @@ class ClientOptions:
     """Every option of `connect`; times in seconds.
 
     token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for one
-    connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline: what a send
-    does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket when no channel is
-    wanted for so long. host: Host and TLS name instead of the URL's. on_error: gets errors that nobody waits for.
+    connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline: what a
+    send does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket when no
+    channel is wanted for so long. host: Host and TLS name instead of the URL's. on_error: gets errors nobody waits for.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -291,7 +291,7 @@ class ClientOptions:
             check_host(self.host)
         if self.ssl is not None and not hasattr(self.ssl, "wrap_bio"):
             raise InvalidArgumentError(
-                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: certificates are always checked unless a context says otherwise"
+                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: only a context can change how certificates are checked"
             )
         if self.proxy is not None:
             proxy = check_secret("proxy", self.proxy)
