@@ -39,7 +39,7 @@ class Endpoint:
         params: Mapping[str, str] | None = None,
         host: str | None = None,
     ) -> "Endpoint":
-        """Read `url`: a project URL, `…/realtime/v1`, `…/realtime/v1/websocket`, `…/socket/websocket`; http(s) or ws(s).
+        """Read `url`: project URL, `…/realtime/v1`, `…/realtime/v1/websocket`, `…/socket/websocket`; http(s) or ws(s).
 
         Parameters in its query are kept, those of `params` win over them; `apikey` and `vsn` come from the arguments.
         Raises: InvalidArgumentError.

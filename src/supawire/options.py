@@ -291,7 +291,7 @@ class ClientOptions:
             check_host(self.host)
         if self.ssl is not None and not hasattr(self.ssl, "wrap_bio"):
             raise InvalidArgumentError(
-                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: only a context can change how certificates are checked"
+                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: only a context changes how certificates are checked"
             )
         if self.proxy is not None:
             proxy = check_secret("proxy", self.proxy)
