@@ -1,0 +1,26 @@
+"""What the local server can do wrong on purpose."""
+
+import inspect
+
+from docs.tables import rows, table
+from supawire.server.faultface import FaultFace
+
+
+@table("faults")
+def faults() -> str:
+    """Every fault, as its docstring has it."""
+    methods = [
+        (name, it) for name, it in vars(FaultFace).items() if inspect.isfunction(it) and not name.startswith("_")
+    ]
+    return rows(
+        ["fault", "what happens"], [[f"`{name}({_arguments(it)})`", inspect.getdoc(it) or ""] for name, it in methods]
+    )
+
+
+def _arguments(function: object) -> str:
+    if not callable(function):
+        return ""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return ", ".join(
+        str(one.replace(annotation=inspect.Parameter.empty)) for one in parameters if one.name != "connection"
+    )

@@ -1,0 +1,41 @@
+"""How the values of a row arrive, from the types that the library knows."""
+
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from docs.tables import rows, table
+from supawire._rowtypes import TYPES
+
+_LATE = {"bytea": bytes, "timetz": time}
+_ABOUT: dict[Any, str] = {
+    int: "exact, whatever its size",
+    float: "NaN and Infinity arrive as `None`: the server has no other word for them",
+    datetime: "with microseconds; aware for `timestamptz`, naive for `timestamp`",
+    str: "",
+    Decimal: "with its scale",
+    bool: "",
+    date: "",
+    time: "with its offset for `timetz`",
+    UUID: "",
+    bytes: "",
+}
+
+
+@table("row-types")
+def row_types() -> str:
+    """PostgreSQL's types by the Python type they become."""
+    kinds: dict[Any, list[str]] = {}
+    for name, known in TYPES.items():
+        kinds.setdefault(_LATE.get(name, known.target), []).append(f"`{name}`")
+    lines = [[", ".join(names), f"`{kind.__name__}`", _ABOUT[kind]] for kind, names in kinds.items()]
+    return rows(
+        ["PostgreSQL", "Python", ""],
+        [
+            *lines,
+            ["arrays of these", "`list`", "nested like the array"],
+            ["`json`, `jsonb`", "as they are", "integers exact, other numbers `float`, or `Decimal` beyond its range"],
+            ["everything else: enums, ranges, `interval`, `inet`, `money` …", "as sent", "nearly always `str`"],
+        ],
+    )
