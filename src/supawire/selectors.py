@@ -152,7 +152,7 @@ def changes(
 
 
 def presence() -> Selector[PresenceEvent]:
-    """Who comes, changes, goes (`PresenceJoin`, `PresenceUpdate`, `PresenceLeave`), then `PresenceSync` (protocol §5)."""
+    """Who comes, changes and goes, then `PresenceSync` with everyone who is here (protocol §5)."""
     return PresenceSelector()
 
 

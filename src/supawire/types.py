@@ -184,8 +184,8 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         return value
 
     def __repr__(self) -> str:
-        name = type(self).__name__
-        return f"{name}(topic={self.topic!r}, schema={self.schema!r}, table={self.table!r}, at={self._data.commit_timestamp!r})"
+        where = f"topic={self.topic!r}, schema={self.schema!r}, table={self.table!r}"
+        return f"{type(self).__name__}({where}, at={self._data.commit_timestamp!r})"
 
 
 class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):

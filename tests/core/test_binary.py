@@ -70,7 +70,9 @@ def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.
         return
     again = binary.pack(unpacked.layout, *unpacked.fields, payload=unpacked.payload, json=unpacked.json)
     encoding = unpacked.layout.header - 1
-    same = again[:encoding] + data[encoding : encoding + 1] + again[encoding + 1 :] if unpacked.layout.encoded else again
+    same = (
+        again[:encoding] + data[encoding : encoding + 1] + again[encoding + 1 :] if unpacked.layout.encoded else again
+    )
     assert same == data
 
 

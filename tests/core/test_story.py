@@ -4,7 +4,7 @@ from typing import Any
 
 from supawire.core.effects import Disconnect
 from supawire.core.outbox import Message
-from supawire.errors import ClosedError, StateError
+from supawire.errors import ClosedError, RealtimeError, StateError
 from supawire.selectors import broadcast, changes, presence, status, system
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import ChannelState, Insert, LinkState, PresenceJoin, PresenceSync, Sent
@@ -86,7 +86,10 @@ def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
     db = story.channel("db")
     inserts = story.collect(db, changes("users", event="INSERT"))
     both = story.collect(db, changes("users"), changes("users", event="INSERT"))
-    wanted = [{"event": "INSERT", "schema": "public", "table": "users"}, {"event": "*", "schema": "public", "table": "users"}]
+    wanted = [
+        {"event": "INSERT", "schema": "public", "table": "users"},
+        {"event": "*", "schema": "public", "table": "users"},
+    ]
     story.join(db, {"postgres_changes": [{**wanted[0], "id": 0}, {**wanted[1], "id": 7}]})
     assert story.sent("phx_join")[0].payload["config"]["postgres_changes"] == wanted
     story.hear(db, "postgres_changes", {"ids": [0, 7], "data": _insert({"id": 2**60})})
@@ -119,7 +122,10 @@ def test_ready_comes_after_joined(story: Story) -> None:
     message = "Subscribed to PostgreSQL"
     story.hear(db, "system", {"extension": "postgres_changes", "status": "ok", "message": message, "channel": "db"})
     assert story.outcome(ready) is None
-    assert [(move.state, move.ready) for move in moves][-2:] == [(ChannelState.JOINED, False), (ChannelState.JOINED, True)]
+    assert [(move.state, move.ready) for move in moves][-2:] == [
+        (ChannelState.JOINED, False),
+        (ChannelState.JOINED, True),
+    ]
     assert [one.message for one in said] == [message]
 
 
@@ -151,7 +157,9 @@ def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
     bad = story.do(story.session.broadcast, room, Message("e", b"{}", ack=True, timeout=10.0))
     refs = [int(story.sent("phx_join")[0].ref or 0) + more for more in (1, 2)]
     story.hear(room, "phx_reply", {"status": "ok", "response": {}}, ref=str(refs[0]), join_ref="1")
-    story.hear(room, "phx_reply", {"status": "error", "response": "payload_size_exceeded"}, ref=str(refs[1]), join_ref="1")
+    story.hear(
+        room, "phx_reply", {"status": "error", "response": "payload_size_exceeded"}, ref=str(refs[1]), join_ref="1"
+    )
     assert story.outcome(good) == Sent("socket", acked=True)
     assert "payload_size_exceeded" in str(error_of(story.outcome(bad)))
 
@@ -211,6 +219,6 @@ def _insert(record: dict[str, Any]) -> dict[str, Any]:
 def _raised(call: Any) -> BaseException | None:
     try:
         call()
-    except Exception as error:
+    except RealtimeError as error:
         return error
     return None

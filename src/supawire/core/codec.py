@@ -9,7 +9,7 @@ raises `RemoteProtocolError`.
 from typing import Any, Final, Protocol
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 
 from supawire.core import binary, frames
 from supawire.core.frames import Frame
@@ -30,7 +30,7 @@ class Meta(Struct, gc=False):
 class Payload(Struct, gc=False):
     """Every member that any server event has, in one wide struct: one pass decodes whatever comes."""
 
-    event: str | UnsetType = UNSET
+    event: str | None = None
     payload: Raw = NULL
     meta: Meta | None = None
     ids: tuple[int, ...] = ()

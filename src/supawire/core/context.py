@@ -142,4 +142,3 @@ def pace(per_second: float | None) -> Pace:
         return Pace(None)
     calls = max(1, int(per_second))
     return Pace(calls, calls / per_second)
-

@@ -7,12 +7,12 @@ from typing import Any, Final
 from msgspec import Raw
 
 from supawire.core.token import on_wire
-from supawire.core.tolerant import read
+from supawire.core.tolerant import items, members, read
 from supawire.errors import JoinError
 from supawire.options import ChannelOptions, Secret
 from supawire.selectors import ANY, ChangesSelector
 
-_DEFAULTS: Final = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
+_DEFAULTS: Final[dict[str, Any]] = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,12 @@ def binding_ids(
     bindings: Sequence[ChangesSelector[Any]], response: Raw, topic: str
 ) -> tuple[dict[ChangesSelector[Any], int], list[JoinError]]:
     """The server's id of each binding, by position, and an error for each that it did not take as it was sent (R16)."""
-    reply = read(response)
-    echoed = reply.get("postgres_changes") if isinstance(reply, dict) else None
+    echoed = items((members(read(response)) or {}).get("postgres_changes"))
     ids: dict[ChangesSelector[Any], int] = {}
     errors: list[JoinError] = []
     for place, binding in enumerate(bindings):
-        echo = echoed[place] if isinstance(echoed, list) and place < len(echoed) else None
-        number = echo.get("id") if isinstance(echo, dict) else None
+        echo = members(echoed[place]) if place < len(echoed) else None
+        number = echo.get("id") if echo is not None else None
         if isinstance(number, int) and not isinstance(number, bool):
             ids[binding] = number
         if not isinstance(number, int) or _plain(echo) != _plain(binding.binding()):
@@ -63,11 +62,11 @@ def binding_ids(
     return ids, errors
 
 
-def _plain(binding: Any) -> dict[str, Any]:
+def _plain(binding: dict[str, Any] | None) -> dict[str, Any] | None:
     """A binding with defaults for what is missing or null, and event names in one case."""
-    if not isinstance(binding, dict):
-        return {}
-    plain = {name: binding.get(name) or default for name, default in _DEFAULTS.items()}
+    if binding is None:
+        return None
+    plain: dict[str, Any] = {name: binding.get(name) or default for name, default in _DEFAULTS.items()}
     return {**plain, "event": str(plain["event"]).upper()}
 
 
@@ -78,4 +77,3 @@ def _mismatch(binding: ChangesSelector[Any], echo: Any, topic: str) -> JoinError
         retryable=True,
         hint="An older server ignores select and newer filters; compare its version with the documentation.",
     )
-

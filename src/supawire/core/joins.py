@@ -9,12 +9,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Raw
+
 from supawire.core.context import Context, pace
 from supawire.types import Instant
 
 
 class Joiner(Protocol):
-    """What the queue asks of a channel."""
+    """What the queue and the receiver ask of a channel's membership."""
 
     def go(self, now: Instant) -> str:
         """Send the join now; its ref."""
@@ -22,6 +24,14 @@ class Joiner(Protocol):
 
     def held(self, held: bool, now: Instant) -> None:
         """Held up by pacing or by the joins of others, or no longer."""
+        ...
+
+    def accepted(self, ref: str, response: Raw, now: Instant) -> None:
+        """The server said ok to the join with this ref."""
+        ...
+
+    def refused(self, ref: str, reason: str, now: Instant) -> None:
+        """The server said no to the join with this ref."""
         ...
 
     def join_timed_out(self, ref: str, now: Instant) -> None:

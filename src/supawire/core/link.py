@@ -299,4 +299,3 @@ class Link:
         previous, self.state = self.state, move.next  # the only assignment of a link's state
         if self.state is not previous:
             self._context.announce(Status(None, self.state, previous, cause))
-

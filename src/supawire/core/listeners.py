@@ -69,7 +69,11 @@ class Index:
 
     def kinds(self) -> frozenset[str]:
         """The kinds of events that somebody listens to and that a gap may swallow."""
-        wanted = {"changes": self.bindings, "broadcast": self.any_broadcast or self.broadcasts, "presence": self.presence}
+        wanted = {
+            "changes": self.bindings,
+            "broadcast": self.any_broadcast or self.broadcasts,
+            "presence": self.presence,
+        }
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
     def _compile(self) -> None:
@@ -86,7 +90,7 @@ class Index:
         self.status = _deliver(wanted, StatusSelector)
 
     def _compile_changes(self, wanted: list["_Wanted"]) -> dict[int, dict[str, Listeners]]:
-        """By id and kind of change. The kind is checked here too: old servers send every kind (protocol §10, 2.74.0)."""
+        """By id and kind of change. The kind is checked too: servers before 2.74.0 send every kind (protocol §10)."""
         index: dict[int, dict[str, Listeners]] = {}
         for binding, number in self._ids.items():
             listeners = _deliver(wanted, ChangesSelector, lambda selector, binding=binding: selector == binding)
@@ -107,7 +111,9 @@ def _deliver(
     wanted: Iterable[_Wanted], kind: type[Selector[Any]], takes: Callable[[Any], bool] = lambda _: True
 ) -> Listeners:
     """The distinct callables behind the selectors of a kind, in the order of registration."""
-    return tuple(dict.fromkeys(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector)))
+    return tuple(
+        dict.fromkeys(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector))
+    )
 
 
 def _merged(one: Listeners, other: Listeners) -> Listeners:

@@ -12,13 +12,15 @@ devices. The rules, each earned by a bug in some client:
 * Nothing is told of a key whose metas did not change, and a leave of somebody unknown ends nothing.
 """
 
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from supawire.core.codec import DECODE_ERRORS
+from supawire.core.codec import DECODE_ERRORS, encode_json
+from supawire.core.tolerant import items, members
 from supawire.types import (
     EMPTY_STATE,
     Presence,
@@ -151,9 +153,8 @@ class Roster:
             return None
         if entries is None:
             return {}
-        if not isinstance(entries, dict):
-            return None
-        return {key: tuple(_metas_of(key, entry)) for key, entry in entries.items()}
+        keys = members(entries)
+        return None if keys is None else {key: tuple(_metas_of(key, entry)) for key, entry in keys.items()}
 
 
 def _changed(before: Metas, joined: Metas, left: Metas) -> Metas:
@@ -168,12 +169,10 @@ def _meta(key: str, raw: Raw) -> Presence:
     return Presence(key, refs.phx_ref, refs.phx_ref_prev, raw)
 
 
-def _metas_of(key: str, entry: Any) -> list[Presence]:
-    metas = entry.get("metas") if isinstance(entry, dict) else None
-    if not isinstance(metas, list):
-        return []
-    return [
-        Presence(key, str(meta.get("phx_ref", "")), meta.get("phx_ref_prev"), Raw(msgspec.json.encode(meta)))
-        for meta in metas
-        if isinstance(meta, dict)
-    ]
+def _metas_of(key: str, entry: Any) -> Iterator[Presence]:
+    for item in items((members(entry) or {}).get("metas")):
+        meta = members(item)
+        if meta is not None:
+            before = meta.get("phx_ref_prev")
+            raw = Raw(encode_json(meta))
+            yield Presence(key, str(meta.get("phx_ref", "")), None if before is None else str(before), raw)

@@ -8,17 +8,16 @@ Nothing here raises on what a server sends: garbage is counted, reported and sur
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from msgspec import UNSET
-
 from supawire.core import binary, frames
 from supawire.core.channel import Channel
-from supawire.core.codec import DECODE_ERRORS, Meta, Typed, decode_meta
+from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, decode_meta
 from supawire.core.context import Context
 from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
 from supawire.core.joins import JoinQueue
 from supawire.core.link import Link
 from supawire.core.listeners import union
+from supawire.core.membership import Membership
 from supawire.core.replies import Pending
 from supawire.core.tolerant import read, soften
 from supawire.errors import (
@@ -46,7 +45,8 @@ class Receiver:
         self._link = link
         self._joins = joins
         self._channels = channels
-        self._by_bytes: dict[bytes, Channel] = {}
+        self._members: dict[str, Membership] = {}
+        self._by_bytes: dict[bytes, Membership] = {}
         self._decode = context.codec.decode.decode
         self._events: Mapping[str, Callable[[Typed, Channel, bytes, Instant], None]] = {
             frames.CLOSE: self._closed,
@@ -59,11 +59,13 @@ class Receiver:
         """When the newest frame came."""
 
     def register(self, channel: Channel) -> None:
-        """Binary frames are looked up by the topic's bytes."""
-        self._by_bytes[channel.topic.encode()] = channel
+        """Take its frames from now on; binary ones are looked up by the topic's bytes."""
+        self._members[channel.topic] = channel.membership
+        self._by_bytes[channel.topic.encode()] = channel.membership
 
     def unregister(self, channel: Channel) -> None:
         """The channel is gone."""
+        self._members.pop(channel.topic, None)
         self._by_bytes.pop(channel.topic.encode(), None)
 
     def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
@@ -82,42 +84,35 @@ class Receiver:
             if softened is None:
                 return None
             frame = softened
-        channel = self._channels.get(frame.topic)
-        if channel is not None and frame.join_ref in channel.live:
+        member = self._members.get(frame.topic)
+        if member is not None and frame.join_ref in member.live:
             if frame.event == BROADCAST:
-                return self._broadcast(frame, channel)
+                payload = frame.payload
+                event = payload.event or ""
+                listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+                if payload.meta is not None:
+                    return self._stored(member, listeners, event, payload.meta, payload.payload, raw=False)
+                return (listeners, Broadcast[Any](member.name, event, payload.payload)) if listeners else None
             if frame.event == POSTGRES_CHANGES:
-                return self._change(frame, channel)
-        self._control(frame, channel, data, now)
+                return self._change(frame.payload, member)
+        self._control(frame, data, now)
         return None
 
     # --- data
 
-    def _broadcast(self, frame: Typed, channel: Channel) -> Delivery | None:
-        payload = frame.payload
-        event = payload.event
-        if event is UNSET:
-            event = ""
-        index = channel.index
-        listeners = index.broadcasts.get(event, index.any_broadcast)
-        meta = payload.meta
-        if meta is None:
-            return (listeners, Broadcast(channel.name, event, payload.payload)) if listeners else None
-        return self._stored(channel, listeners, event, meta, payload.payload, raw=False)
-
-    def _change(self, frame: Typed, channel: Channel) -> Delivery | None:
-        data = frame.payload.data
+    def _change(self, payload: Payload, member: Membership) -> Delivery | None:
+        data = payload.data
         event = type_of_change.get(data.type) if data is not None else None
         if data is None or event is None:
             self._context.counts.unknown += 1
             return None
-        ids = frame.payload.ids
+        ids = payload.ids
         if len(ids) == 1:
-            by_kind = channel.index.changes.get(ids[0])
+            by_kind = member.index.changes.get(ids[0])
             listeners = by_kind.get(data.type, ()) if by_kind is not None else ()
         else:
-            listeners = union(channel.index, ids, data.type)
-        return (listeners, event(channel.name, data)) if listeners else None
+            listeners = union(member.index, ids, data.type)
+        return (listeners, event(member.name, data)) if listeners else None
 
     def _receive_binary(self, data: bytes) -> Delivery | None:
         if len(data) < _HEADER or data[0] != _USER_BROADCAST:
@@ -126,36 +121,37 @@ class Receiver:
         topic_end = _HEADER + data[1]
         event_end = topic_end + data[2]
         body = event_end + data[3]
-        channel = self._by_bytes.get(data[_HEADER:topic_end])
+        member = self._by_bytes.get(data[_HEADER:topic_end])
         if body > len(data):
             self._garbage(RemoteProtocolError("a binary broadcast ends inside its header"))
             return None
-        if channel is None or not channel.live:
+        if member is None or not member.live:
             self._context.counts.stale += 1
             return None
-        entry = channel.index.binary.get(data[topic_end:event_end])
+        entry = member.index.binary.get(data[topic_end:event_end])
         if entry is None:
-            entry = data[topic_end:event_end].decode("utf-8", "replace"), channel.index.any_broadcast
+            entry = data[topic_end:event_end].decode("utf-8", "replace"), member.index.any_broadcast
         event, listeners = entry
         raw = not data[4]
         if event_end == body:
-            return (listeners, Broadcast(channel.name, event, data[body:], None, False, raw)) if listeners else None
-        return self._stored(channel, listeners, event, decode_meta(data[event_end:body]), data[body:], raw=raw)
+            return (listeners, Broadcast[Any](member.name, event, data[body:], None, False, raw)) if listeners else None
+        return self._stored(member, listeners, event, decode_meta(data[event_end:body]), data[body:], raw=raw)
 
     def _stored(
-        self, channel: Channel, listeners: Listeners, event: str, meta: Meta, payload: Any, *, raw: bool
+        self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, *, raw: bool
     ) -> Delivery | None:
         """A message that the server stored: one that was delivered before is not delivered again (R44)."""
-        if not channel.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
+        if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
             return None
-        return listeners, Broadcast(channel.name, event, payload, meta.id, meta.replayed, raw)
+        return listeners, Broadcast[Any](member.name, event, payload, meta.id, meta.replayed, raw)
 
     # --- everything else
 
-    def _control(self, frame: Typed, channel: Channel | None, data: bytes, now: Instant) -> None:
+    def _control(self, frame: Typed, data: bytes, now: Instant) -> None:
         if frame.event == frames.REPLY:
             self._reply(frame, now)
             return
+        channel = self._channels.get(frame.topic)
         take = self._events.get(frame.event)
         if take is None and frame.event not in (BROADCAST, POSTGRES_CHANGES):
             self._context.counts.unknown += 1
@@ -170,12 +166,12 @@ class Receiver:
         if status == "ok":
             self._link.answered_ok()
         ref = frame.ref
-        channel = self._joins.answered(ref, now)
-        if isinstance(channel, Channel) and ref is not None:
+        member = self._joins.answered(ref, now)
+        if member is not None and ref is not None:
             if status == "ok":
-                channel.accepted(ref, response, now)
+                member.accepted(ref, response, now)
             else:
-                channel.refused(ref, reason_of(read(response)), now)
+                member.refused(ref, reason_of(read(response)), now)
             return
         pending = self._context.replies.take(ref)
         if pending is not None:
@@ -194,7 +190,7 @@ class Receiver:
             case frames.PRESENCE if channel is not None:
                 channel.track_answered(error, now)
             case frames.LEAVE if channel is not None:
-                channel.leave_answered(ref, now)
+                channel.membership.leave_answered(ref, now)
             case _:
                 tickets.settle(pending.ticket, error)
 
@@ -213,11 +209,11 @@ class Receiver:
     def _closed(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
         """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
-        if not channel.closed(ref, crashed=frame.event == frames.ERROR, now=now):
+        if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
             self._context.counts.stale += 1
 
     def _system(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
-        if frame.join_ref not in channel.live:
+        if frame.join_ref not in channel.membership.live:
             self._context.counts.stale += 1
             return
         payload = frame.payload
@@ -225,7 +221,7 @@ class Receiver:
 
     def _presence_state(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
         """Its keys are the users', and may have the names of our members: read the payload as it came."""
-        if frame.join_ref not in channel.live:
+        if frame.join_ref not in channel.membership.live:
             self._context.counts.stale += 1
             return
         try:
@@ -236,7 +232,7 @@ class Receiver:
         channel.presence_state(raw)
 
     def _presence_diff(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
-        if frame.join_ref not in channel.live:
+        if frame.join_ref not in channel.membership.live:
             self._context.counts.stale += 1
             return
         channel.presence_diff(frame.payload.joins, frame.payload.leaves)

@@ -1,8 +1,8 @@
 """The client's core: one link, its channels, and everything that is owed to callers.
 
-A pure state machine. Commands say what the user wants and inputs what the world did, each with the instant; effects come
-out in order, and one deadline says when `tick` is wanted. It opens nothing, waits for nothing, reads no clock and logs
-nothing, so that the same inputs always give the same effects.
+A pure state machine. Commands say what the user wants and inputs what the world did, each with the instant; effects
+come out in order, and one deadline says when `tick` is wanted. It opens nothing, waits for nothing, reads no clock and
+logs nothing, so that the same inputs always give the same effects.
 
     ticket = session.join("realtime:lobby", now=now)      # owed to the caller, settled once
     delivery = session.receive(generation, data, False, now)   # hot lane: who gets what, or None
@@ -13,25 +13,25 @@ This file composes; it decides only which part an input belongs to.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.backoff import Uniform
 from supawire.core.channel import Channel
 from supawire.core.context import Context, Key
-from supawire.core.effects import Effect, Ended, Report, Ticket
+from supawire.core.deadlines import deadlines
+from supawire.core.effects import Effect, Ended, Ticket
 from supawire.core.joins import JoinQueue
 from supawire.core.link import Cause, Link
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
-from supawire.core.receive import Delivery, Receiver
+from supawire.core.receive import Receiver
+from supawire.core.refresh import Refresh
 from supawire.core.waiters import Waiter
 from supawire.errors import (
-    AuthError,
     ClosedError,
     ConnectionLostError,
     InvalidArgumentError,
-    OperationTimeout,
     RateLimitedError,
     RealtimeError,
 )
@@ -56,10 +56,12 @@ class Session:
         self._link = Link(self._context, self)
         self._channels: dict[str, Channel] = {}
         self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
+        self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
         self._drift: float | None = None
         self._openers: list[Ticket] = []
         self._closers: list[Ticket] = []
-        self._deadlines: Mapping[Any, Callable[[Any, Instant], None]] = self._deadline_table()
+        self._deadlines = deadlines(self._link, self._joins, self._refresh, self._channels)
+        self._deadlines |= {"join": lambda _, now: self._join_late(now), "ticket": self._ticket_late}
         self.receive = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
 
@@ -153,7 +155,10 @@ class Session:
         self._link.reconnect(now)
 
     def ping(self, timeout: float | None, now: Instant) -> Ticket:
-        """Send a heartbeat; settled with its round trip in seconds. Raises `ConnectionLostError` without a connection."""
+        """Send a heartbeat; settled with its round trip in seconds.
+
+        Raises: ConnectionLostError: there is no connection now.
+        """
         self._check_open()
         if self.state is not LinkState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
@@ -164,7 +169,7 @@ class Session:
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """The client's token from now on; with a provider, until it is asked the next time."""
         self._check_open()
-        self._take_token(token, now)
+        self._refresh.take(token, now)
 
     def watch(self, deliver: Callable[[Any], None]) -> None:
         """Tell of every move of link and channels, and of gaps."""
@@ -177,7 +182,10 @@ class Session:
     # --- commands: channels
 
     def channel(self, topic: str, options: ChannelOptions) -> Channel:
-        """The channel of this full topic, made when it is new. Raises `InvalidArgumentError` for other options (R21)."""
+        """The channel of this full topic, made when it is new.
+
+        Raises: InvalidArgumentError: it exists with other options (R21).
+        """
         self._check_open()
         channel = self._channels.get(topic)
         if channel is None:
@@ -205,7 +213,9 @@ class Session:
     def join(
         self, topic: str, now: Instant, *, ready: bool = False, timeout: float | None = None, patient: bool = False
     ) -> Ticket:
-        """Want to be joined; settled when it is (or *ready*). `patient`: time behind pacing and other joins is not counted.
+        """Want to be joined; settled when it is (or *ready*).
+
+        `patient`: time behind pacing and behind other joins is not counted.
 
         Raises: RateLimitedError: as many channels are wanted as one connection may have.
         """
@@ -253,7 +263,7 @@ class Session:
 
     def presence_state(self, topic: str) -> PresenceState:
         """Everyone who is here, as an immutable snapshot."""
-        return self._get(topic).roster.state()
+        return self._get(topic).presence()
 
     def cancel(self, ticket: Ticket, now: Instant) -> None:
         """The caller went away: it wants nothing any more, and what only it wanted is withdrawn."""
@@ -276,16 +286,8 @@ class Session:
             self._link.closed(cause, now)
 
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
-        """The provider answered, or raised. An answer to an older question is dropped (R27)."""
-        if not self._context.tokens.answers(number):
-            self._context.counts.stale += 1
-            return
-        self._context.timers.cancel(("token",))
-        if isinstance(token, RealtimeError):
-            self._token_failed(token, now)
-        else:
-            self._take_token(token, now)
-            self._token_settled(now)
+        """The provider answered the question with this number, or raised."""
+        self._refresh.answered(number, token, now)
 
     def delay_ready(self, key: Key, seconds: float, now: Instant) -> None:
         """The user's backoff callable answered."""
@@ -321,7 +323,7 @@ class Session:
             self._context.tickets.settle(pending.ticket, lost)
         self._joins.lost()
         for channel in list(self._channels.values()):
-            channel.link_lost(error, self._receiver.heard_at or now, now)
+            channel.membership.link_lost(error, self._receiver.heard_at or now, now)
 
     def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """The end."""
@@ -337,38 +339,6 @@ class Session:
 
     # --- inside
 
-    def _deadline_table(self) -> Mapping[Any, Callable[[Any, Instant], None]]:
-        link, channels = self._link, self._channels
-
-        def of_channel(call: Callable[[Channel, Instant], None]) -> Callable[[Any, Instant], None]:
-            def due(key: Any, now: Instant) -> None:
-                channel = channels.get(key[1])
-                if channel is not None:
-                    call(channel, now)
-
-            return due
-
-        return {
-            "attempt": lambda _, now: link.attempt_late(now),
-            "opening": lambda _, now: link.opening_late(now),
-            "closing": lambda _, now: link.closing_late(now),
-            "connect": lambda _, now: link.due(now),
-            "beat": lambda _, now: link.beat(now),
-            "proven": lambda _, now: link.up(),
-            "idle": lambda _, now: link.idle(),
-            "join": lambda _, now: self._join_late(now),
-            "joins": lambda _, now: self._joins.pump(now),
-            "token": lambda _, now: self._token_late(now),
-            "refresh": lambda _, now: self._context.fetch_token(now),
-            "ticket": self._ticket_late,
-            "rejoin": of_channel(Channel.retry_due),
-            "again": of_channel(Channel.again_due),
-            "leave": of_channel(Channel.leave_late),
-            "track": of_channel(Channel.track_due),
-            "flush": of_channel(Channel.flush_due),
-            "gap": of_channel(Channel.gap_due),
-        }
-
     def _join_late(self, now: Instant) -> None:
         heard = self._receiver.heard_at
         if not self._joins.timed_out(now, heard.mono if heard else 0.0):
@@ -380,41 +350,13 @@ class Session:
         if channel is not None:
             channel.expired(ticket, now)
 
-    def _token_late(self, now: Instant) -> None:
-        late = f"the token provider gave no token in {self._context.options.timeout:g} s"
-        self._token_failed(AuthError(late, retryable=True), now)
-
-    def _token_failed(self, error: RealtimeError, now: Instant) -> None:
-        """Keep the token that we have, say so, ask again later (R27)."""
-        self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
-        self._context.report("token", error=error)
-        self._token_settled(now)
-
-    def _take_token(self, token: Secret | None, now: Instant) -> None:
-        changed = self._context.tokens.put(token)
-        seconds = self._context.tokens.refresh_in(now)
-        if seconds is None:
-            self._context.timers.cancel(("refresh",))
-        else:
-            self._context.timers.set(("refresh",), now.mono + seconds)
-        if changed:
-            for channel in list(self._channels.values()):
-                if channel.token is None:
-                    channel.token_changed(now)
-
-    def _token_settled(self, now: Instant) -> None:
-        """Whoever waited for the token goes on."""
-        self._link.token_ready(now)
-        self._joins.pump(now)
-
     def _watch_clock(self, now: Instant) -> None:
         """A sleep, or a clock that was set, shows as one clock moving against the other (R6)."""
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > JUMP:
             self._context.report("clock", jump=self._drift - before)
             self._link.probe(now)
-            if self._context.tokens.has_provider and not self._context.tokens.fetching:
-                self._context.fetch_token(now)
+            self._refresh.ask(now)
 
     def _watch_idle(self, now: Instant) -> None:
         seconds = self._context.options.idle_disconnect
@@ -459,5 +401,3 @@ class Session:
         for ticket in self._closers:
             self._context.tickets.settle(ticket, None)
         self._closers.clear()
-
-

@@ -5,10 +5,10 @@ event. Each member is taken when it fits and turned into the nearest thing when 
 and nothing vanishes.
 """
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from supawire.core.codec import ArrayFrame, Meta, Payload, Typed, encode_json
 from supawire.core.frames import Frame
@@ -22,11 +22,22 @@ def soften(frame: Frame) -> Typed:
     return ArrayFrame(frame.join_ref, frame.ref, frame.topic, frame.event, _payload(frame.payload))
 
 
-def _payload(value: Any) -> Payload:
-    if not isinstance(value, dict):
-        return Payload(payload=_raw(value), response=_raw(value))
+def members(value: object) -> dict[str, Any] | None:
+    """The members of a JSON object, None for any other JSON value."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def items(value: object) -> list[Any]:
+    """The items of a JSON array, none for any other JSON value."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _payload(given: Any) -> Payload:
+    value = members(given)
+    if value is None:
+        return Payload(payload=_raw(given), response=_raw(given))
     return Payload(
-        event=_text(value["event"]) if "event" in value else UNSET,
+        event=_text(value.get("event")),
         payload=_raw(value.get("payload")),
         meta=_meta(value.get("meta")),
         ids=_ids(value.get("ids")),
@@ -41,8 +52,9 @@ def _payload(value: Any) -> Payload:
     )
 
 
-def _data(value: Any) -> ChangeData | None:
-    if not isinstance(value, dict):
+def _data(given: Any) -> ChangeData | None:
+    value = members(given)
+    if value is None:
         return None
     stamp = value.get("commit_timestamp")
     return ChangeData(
@@ -54,15 +66,16 @@ def _data(value: Any) -> ChangeData | None:
     )
 
 
-def _meta(value: Any) -> Meta | None:
-    if not isinstance(value, dict):
+def _meta(given: Any) -> Meta | None:
+    value = members(given)
+    if value is None:
         return None
-    given = value.get("id")
-    return Meta(id=None if given is None else _text(given), replayed=value.get("replayed") is True)
+    identity = value.get("id")
+    return Meta(id=None if identity is None else _text(identity), replayed=value.get("replayed") is True)
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+    return tuple(item for item in items(value) if isinstance(item, int))
 
 
 def _text(value: Any) -> str:

@@ -49,7 +49,7 @@ class Tracking:
         self.advance(now)
 
     def ended(self, error: RealtimeError | None) -> None:
-        """The join is over; the wish stays. Without an error callers keep waiting, for the join that follows at once."""
+        """The join is over; the wish stays. Without an error callers wait on, for the join that follows."""
         self._join_ref = None
         self._on_its_way = None
         self._context.timers.cancel(("track", self._topic))
@@ -79,11 +79,11 @@ class Tracking:
             return
         self._allowance.spend(now.mono)
         self._on_its_way = (self.wish,)
-        tracked = {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
-        timeout = self._context.options.timeout
-        self._context.push(
-            frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout
+        tracked = (
+            {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
         )
+        timeout = self._context.options.timeout
+        self._context.push(frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout)
 
     def answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The push on its way is answered, or its time is over."""

@@ -90,7 +90,9 @@ class Pilot:
         """End the newest connection or attempt."""
         self.do(self.session.transport_closed, self._generation, Cause(code=code, **cause))
 
-    def hear(self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None) -> None:
+    def hear(
+        self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None
+    ) -> None:
         """Give the session a text frame."""
         self.hear_raw(self.codec.encode(join_ref, ref, topic, event, payload))
 
@@ -105,7 +107,7 @@ class Pilot:
 
     def reply(self, frame: Frame, response: Any = None, *, status: str = "ok") -> None:
         """Answer a push of the session."""
-        body = {"status": status, "response": {} if response is None else response}
+        body: dict[str, Any] = {"status": status, "response": {} if response is None else response}
         self.hear(frame.topic, "phx_reply", body, ref=frame.ref, join_ref=frame.join_ref)
 
     def run_for(self, seconds: float) -> None:

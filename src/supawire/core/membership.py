@@ -1,0 +1,376 @@
+"""The life of a channel's joins: asked for, living, left, lost (architecture: Channel).
+
+Everything that the server gave belongs to one join and is replaced by the next: binding ids, presence state, readiness.
+A frame of an older join is dropped by its join_ref (R12). What the user wants of the topic is `channel`'s.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Raw
+
+from supawire.core import frames
+from supawire.core.context import Context
+from supawire.core.effects import Ended, Ticket
+from supawire.core.gaps import SETTLED, Gaps
+from supawire.core.join import Join, binding_ids, join_payload
+from supawire.core.joins import JoinQueue
+from supawire.core.listeners import Index
+from supawire.core.outbox import Outbox
+from supawire.core.presence import Roster
+from supawire.core.readiness import Readiness, Reading
+from supawire.core.rejoin import Rejoin
+from supawire.core.states import CHANNEL, ChannelOn
+from supawire.core.tracking import Tracking
+from supawire.core.waiters import Waiters
+from supawire.errors import (
+    AuthError,
+    ClosedError,
+    ConnectionLostError,
+    Known,
+    OperationTimeout,
+    RealtimeError,
+    ServerError,
+    StateError,
+    classify_join,
+    join_error,
+)
+from supawire.options import ChannelOptions
+from supawire.types import ChannelState, Instant, Status
+
+_NO_REFS: Final[frozenset[str | None]] = frozenset()
+_CLOSED_WITHOUT_REASON: Final = classify_join("")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one topic consists of besides its join."""
+
+    index: Index
+    roster: Roster
+    gaps: Gaps
+    tracking: Tracking
+    outbox: Outbox
+    waiters: Waiters
+    readiness: Readiness
+
+    @classmethod
+    def of(cls, context: Context, topic: str, options: ChannelOptions) -> "Parts":
+        """The parts of a new channel."""
+        name = topic.removeprefix(frames.PREFIX)
+        return cls(
+            index=Index(),
+            roster=Roster(name),
+            gaps=Gaps(name, options),
+            tracking=Tracking(context, topic),
+            outbox=Outbox(context, topic),
+            waiters=Waiters(context, topic),
+            readiness=Readiness(),
+        )
+
+
+class Membership:
+    """The joins of one topic, one after another."""
+
+    def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
+        self.topic = topic
+        self.name = topic.removeprefix(frames.PREFIX)
+        self.options = options
+        self.parts = Parts.of(context, topic, options)
+        self.index = self.parts.index
+        self.gaps = self.parts.gaps
+        self.state = ChannelState.IDLE
+        self.error: RealtimeError | None = None
+        """Why it is not joined."""
+        self.wanted = False
+        self.token = options.secret
+        """The channel's own token, instead of the client's."""
+        self.live = _NO_REFS
+        """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
+        self.living: Join | None = None
+        self.ever_joined = False
+        """Whether the present wish was ever fulfilled."""
+        self._context = context
+        self._joins = joins
+        self._rejoin = Rejoin(context, topic)
+        self._asked: Join | None = None
+        self._leaving: tuple[str, str] | None = None
+        """Refs of the join that is being left, and of the leave."""
+        self._leavers: list[Ticket] = []
+        self.ending: Reading | None = None
+        """Why the server is about to close the channel, when it has said so."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is joined and everything that was asked for is live."""
+        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready
+
+    @property
+    def needs_join(self) -> bool:
+        """Whether somebody wants what the living join did not ask for."""
+        join = self.living
+        if self.state is not ChannelState.JOINED or join is None:
+            return False
+        return not set(self.index.bindings) <= set(join.bindings) or (self._wants_presence() and not join.presence)
+
+    # --- wishes
+
+    def want(self, now: Instant) -> None:
+        """Be joined, from now on."""
+        if not self.wanted:
+            self.wanted, self.ever_joined = True, False
+            self._rejoin.reset()
+        self.move(ChannelOn.SUBSCRIBE, now)
+
+    def leave(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
+        """Be out; settled when the server has confirmed, or after the bound."""
+        self.wanted = False
+        if ticket is not None:
+            self._leavers.append(ticket)
+        left = StateError("the channel was left", topic=self.name)
+        self.parts.waiters.fail(left)
+        self.parts.outbox.fail(left)
+        self._joins.withdraw(self)
+        was, join = self.state, self._asked or self.living
+        self.move(ChannelOn.UNSUBSCRIBE, now)
+        if self.state is not ChannelState.LEAVING:
+            self._left(now)
+        elif was is not ChannelState.LEAVING and join is not None:
+            self._end_join(left)
+            self._leaving = join.ref, self._push_leave(join.ref, now)
+            self._context.timers.set(("leave", self.topic), now.mono + bound)
+
+    def renew(self, now: Instant) -> None:
+        """Try again with another token what failed with the old one."""
+        self._rejoin.reset()
+        self.move(ChannelOn.SUBSCRIBE, now)
+
+    def rejoin_if_needed(self, now: Instant) -> None:
+        """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
+        if self.needs_join:
+            self._context.timers.set(("again", self.topic), now.mono)
+
+    def close(self, error: RealtimeError | None, now: Instant) -> None:
+        """For good: removed, the client closed, or the link ended with this error."""
+        if self.state is ChannelState.CLOSED:
+            return
+        if error is None and self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED):
+            join = self._asked or self.living
+            if join is not None and self._joins.is_open:
+                self._push_leave(join.ref, now)
+        self.wanted = False
+        self._joins.withdraw(self)
+        self._finish(error or ClosedError("the channel was closed", topic=self.name))
+        self.move(ChannelOn.CLOSE, now, error)
+        self._left(now)
+        self._context.effects.append(Ended(self.topic, error))
+
+    # --- the join
+
+    def go(self, now: Instant) -> str:
+        """Send the join: listeners, token and replay cursor as they are now (R15, R25)."""
+        if self.state is ChannelState.JOINED:
+            self.move(ChannelOn.CHANGED, now)
+            self.parts.tracking.ended(None)
+            self.gaps.open(now, "rejoin", self.index.kinds())
+        else:
+            self.move(ChannelOn.GO, now)
+        token = self.token or self._context.tokens.current
+        join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence(), token)
+        self._asked = join
+        payload = join_payload(join, self.options, self.gaps.replay())
+        data = self._context.codec.encode(join.ref, join.ref, self.topic, frames.JOIN, payload)
+        self._context.transmit(data, secret=True)
+        return join.ref
+
+    def held(self, held: bool, now: Instant) -> None:
+        """Waiters' time stands still while others hold this channel up."""
+        self.parts.waiters.hold(held, now.mono)
+
+    def accepted(self, ref: str, response: Raw, now: Instant) -> None:
+        """The server said ok to the join with this ref."""
+        join = self._asked
+        if join is None or join.ref != ref:
+            return
+        self.living, self._asked = join, None
+        self.live = frozenset((None, ref))
+        self.error = self.ending = None
+        self.ever_joined = True
+        ids, errors = binding_ids(join.bindings, response, self.name)
+        self.index.joined(ids)
+        self.parts.roster.joined(enabled=join.presence)
+        self.parts.readiness.joined(join, self.options)
+        self._rejoin.joined(now)
+        self.gaps.joined()
+        self.move(ChannelOn.OK, now)
+        for error in errors:
+            self._context.report("binding", topic=self.name, error=error)
+        self.parts.waiters.joined(ready=self.ready)
+        self.parts.tracking.joined(ref, now)
+        self.parts.outbox.flush(ref, now)
+        if self.parts.readiness.changes_live:
+            self.events_flow(now)
+        self.rejoin_if_needed(now)
+
+    def refused(self, ref: str, reason: str, now: Instant) -> None:
+        """The server said no to the join with this ref."""
+        if self._asked is not None and self._asked.ref == ref:
+            self._fail(classify_join(reason), join_error(reason, self.name), "join_refused", now)
+
+    def join_timed_out(self, ref: str, now: Instant) -> None:
+        """The join with this ref was not answered: leave it, so that the server holds no join that we forgot (R13)."""
+        if self._asked is None or self._asked.ref != ref:
+            return
+        self._push_leave(ref, now)
+        self.error = OperationTimeout("the server did not answer the join in time", topic=self.name)
+        self._lose_join("join_timeout", self.error, now)
+        self.move(ChannelOn.TIMEOUT, now, self.error)
+        self._rejoin.wait(now)
+
+    def closed(self, ref: str | None, *, crashed: bool, now: Instant) -> bool:
+        """`phx_close` or `phx_error`; False when it is that of an older join."""
+        if self._leaving is not None and ref == self._leaving[0]:
+            self._left(now)
+            return True
+        if self.living is None or ref != self.living.ref:
+            return False
+        if self.state is ChannelState.REJOINING:
+            self.live = _NO_REFS  # the join that replaces it is on its way
+        elif self.ending is not None and self.ending.row is not None and self.ending.error is not None:
+            self._fail(self.ending.row, self.ending.error, "channel_closed", now)
+        else:
+            what = "the channel crashed on the server" if crashed else "the server closed the channel"
+            error = ServerError(what, topic=self.name, retryable=True)
+            self._fail(_CLOSED_WITHOUT_REASON, error, "channel_crashed" if crashed else "channel_closed", now)
+        return True
+
+    def leave_answered(self, ref: str | None, now: Instant) -> None:
+        """The server answered a leave."""
+        if self._leaving is not None and ref == self._leaving[1]:
+            self._left(now)
+
+    def leave_late(self, now: Instant) -> None:
+        """The leave is not answered within its bound."""
+        if self._leaving is not None:
+            self._left(now)
+
+    def link_lost(self, error: ConnectionLostError, heard_at: Instant, now: Instant) -> None:
+        """The socket is gone."""
+        if self.state is ChannelState.LEAVING:
+            self._left(now)
+        elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
+            self.error = error
+            self._lose_join("connection_lost", error, heard_at)
+            self._rejoin.ended(now)
+            self.move(ChannelOn.LINK_LOST, now, error)
+
+    # --- deadlines
+
+    def retry_due(self, now: Instant) -> None:
+        """The rejoin backoff is over."""
+        if self.state is ChannelState.RETRYING:
+            self.move(ChannelOn.DUE, now)
+
+    def again_due(self, now: Instant) -> None:
+        """A loop turn has passed since something needed a new join."""
+        if self.needs_join:
+            self._joins.want(self, now)
+
+    def gap_due(self, now: Instant) -> None:
+        """Time enough for replayed messages to have come."""
+        gap = self.gaps.close(now)
+        if gap is None:
+            return
+        if not self.index.gaps and not self._context.watchers:
+            self._context.report("gap", topic=self.name, gap=gap)
+        self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
+
+    # --- inside
+
+    def _wants_presence(self) -> bool:
+        return (
+            bool(self.index.presence) or self.options.presence_key is not None or self.parts.tracking.wish is not None
+        )
+
+    def events_flow(self, now: Instant) -> None:
+        """Tell of the gap, when replayed messages have had their time."""
+        if self.gaps.is_open and self.gaps.replay_pending:
+            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+        else:
+            self.gap_due(now)
+
+    def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
+        """The join was refused, closed, or crashed: what follows is in the error table."""
+        join = self._asked or self.living
+        token = join.token if join is not None else None
+        self.error = error
+        self._rejoin.ended(now)
+        verdict = self._rejoin.judge(row, token, own_token=self.token is not None)
+        self._lose_join(reason, error, now)
+        if not verdict.again:
+            self.move(ChannelOn.GIVE_UP, now, error)
+            self._finish(error)
+            self._context.effects.append(Ended(self.topic, error))
+            return
+        if verdict.stuck:
+            stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
+            stuck.__cause__ = error
+            self._context.report("token", topic=self.name, error=stuck)
+        self.move(ChannelOn.RETRY, now, error)
+        self._rejoin.wait(now, slow=verdict.slow)
+
+    def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
+        """The join ended against the user's wish; if it was living, something may be missing from then on."""
+        if self.living is not None:
+            self.gaps.open(since, reason, self.index.kinds())
+        self._end_join(error)
+
+    def _end_join(self, error: RealtimeError) -> None:
+        """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
+        self._asked = self.living = self.ending = None
+        self.live = _NO_REFS
+        for key in ("rejoin", "again", "gap", "flush"):
+            self._context.timers.cancel((key, self.topic))
+        for pending in self._context.replies.forget(self.topic):
+            unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
+            unanswered.__cause__ = error
+            self._context.tickets.settle(pending.ticket, unanswered)
+        self.parts.tracking.ended(error)
+
+    def _finish(self, error: RealtimeError) -> None:
+        """The channel is out, and not by the user's leave: everyone who waits gets the reason."""
+        self.error = error
+        self._end_join(error)
+        self.parts.waiters.fail(error)
+        self.parts.outbox.fail(error)
+
+    def _left(self, now: Instant) -> None:
+        """Out, as the user wished."""
+        self._leaving = None
+        self._context.timers.cancel(("leave", self.topic))
+        self._end_join(StateError("the channel was left", topic=self.name))
+        self.parts.roster.clear()
+        self.gaps.forget()
+        if self.state is ChannelState.LEAVING:
+            self.move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT, now)
+        if not self.wanted and self.state is ChannelState.IDLE:
+            self.error = None
+            self._context.effects.append(Ended(self.topic))
+        leavers, self._leavers = self._leavers, []
+        for ticket in leavers:
+            self._context.tickets.settle(ticket, None)
+
+    def _push_leave(self, join_ref: str, now: Instant) -> str:
+        timeout = self._context.options.timeout
+        return self._context.push(frames.LEAVE, {}, now, topic=self.topic, join_ref=join_ref, timeout=timeout)
+
+    def move(self, on: ChannelOn, now: Instant, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
+        move = CHANNEL.get((self.state, on))
+        if move is None:
+            self._context.impossible(f"the channel {self.name}", self.state, on)
+            return
+        previous, self.state = self.state, move.next  # the only assignment of a channel's state
+        if previous is not self.state or announce:
+            self._context.announce(Status(self.name, self.state, previous, cause, self.ready), self.index.status)
+        if self.state is ChannelState.WAITING and previous is not self.state:
+            self._joins.want(self, now)

@@ -1,0 +1,66 @@
+"""Fetching the user's token: before connects and joins, before it runs out, again after a failure (R25-R27)."""
+
+from collections.abc import Mapping
+
+from supawire.core.channel import Channel
+from supawire.core.context import Context
+from supawire.core.joins import JoinQueue
+from supawire.core.link import Link
+from supawire.errors import AuthError, RealtimeError
+from supawire.options import Secret
+from supawire.types import Instant
+
+
+class Refresh:
+    """Brings the newest token to link, joins and channels of one session."""
+
+    def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
+        self._context = context
+        self._link = link
+        self._joins = joins
+        self._channels = channels
+
+    def ask(self, now: Instant) -> None:
+        """Ask the provider, unless a question is open."""
+        if self._context.tokens.has_provider and not self._context.tokens.fetching:
+            self._context.fetch_token(now)
+
+    def answered(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
+        """The provider answered, or raised. An answer to an older question is dropped."""
+        if not self._context.tokens.answers(number):
+            self._context.counts.stale += 1
+            return
+        self._context.timers.cancel(("token",))
+        if isinstance(token, RealtimeError):
+            self._failed(token, now)
+        else:
+            self.take(token, now)
+            self._settled(now)
+
+    def late(self, now: Instant) -> None:
+        """The provider did not answer in time."""
+        self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
+
+    def take(self, token: Secret | None, now: Instant) -> None:
+        """This is the token from now on; each joined channel without one of its own is told, once, if it changed."""
+        changed = self._context.tokens.put(token)
+        seconds = self._context.tokens.refresh_in(now)
+        if seconds is None:
+            self._context.timers.cancel(("refresh",))
+        else:
+            self._context.timers.set(("refresh",), now.mono + seconds)
+        if changed:
+            for channel in list(self._channels.values()):
+                if not channel.own_token:
+                    channel.token_changed(now)
+
+    def _failed(self, error: RealtimeError, now: Instant) -> None:
+        """Keep the token that we have, say so, ask again later."""
+        self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
+        self._context.report("token", error=error)
+        self._settled(now)
+
+    def _settled(self, now: Instant) -> None:
+        """Whoever waited for the token goes on."""
+        self._link.token_ready(now)
+        self._joins.pump(now)
