@@ -1,0 +1,42 @@
+"""A Realtime-compatible server in the box, for tests and development; it comes with the extra `supawire[server]`.
+
+`LocalServer` is the whole of it for most people. `serve` runs one inside an event loop of yours; `Hub` is the server
+without sockets and clocks, for simulations.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from supawire.server.desk import HubOptions, Timings
+    from supawire.server.hub import Hub
+    from supawire.server.limits import ServerLimits
+    from supawire.server.local import LocalServer, serve
+    from supawire.server.recorder import ReceivedFrame
+    from supawire.server.rights import Policy
+
+__all__ = ["Hub", "HubOptions", "LocalServer", "Policy", "ReceivedFrame", "ServerLimits", "Timings", "serve"]
+
+_HOMES: Final = {
+    "Hub": "hub",
+    "HubOptions": "desk",
+    "LocalServer": "local",
+    "Policy": "rights",
+    "ReceivedFrame": "recorder",
+    "ServerLimits": "limits",
+    "Timings": "desk",
+    "serve": "local",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Found when first used, so that nobody pays for what they do not use. Raises: ImportError that names the extra."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "jwt":
+            raise
+        raise ImportError(f"{name} needs the extra `server`: pip install 'supawire[server]'", name="jwt") from error

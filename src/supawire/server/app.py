@@ -6,7 +6,6 @@ and calls `tick` at the hub's deadline. Frames of one socket leave through one `
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable
 from random import SystemRandom
@@ -269,35 +268,3 @@ def _response(answer: RestAnswer) -> web.Response:
     if answer.content_type is not None:
         headers["Content-Type"] = answer.content_type
     return web.Response(status=answer.status, body=answer.body or None, headers=headers)
-
-
-async def serve(
-    options: HubOptions,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 4000,
-    on_ready: Callable[[App], None] | None = None,
-    stop: asyncio.Event | None = None,
-    signals: bool = True,
-) -> None:
-    """Run a local server until it is told to stop; then every socket is closed with 1012.
-
-    `on_ready` is called once it listens (`app.port`). It stops when `stop` is set, when the task is cancelled, and
-    with `signals` on SIGTERM and SIGINT. Raises OSError when the port is taken.
-    """
-    stop = stop or asyncio.Event()
-    app = App(options)
-    await app.start(host, port)
-    loop = asyncio.get_running_loop()
-    if signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-    try:
-        if on_ready is not None:
-            on_ready(app)
-        await stop.wait()
-    finally:
-        if signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-        await app.stop()

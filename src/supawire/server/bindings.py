@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from supawire.filters import Condition, FilterSyntaxError, parse
+from supawire.filters import Condition, FilterSyntaxError, parse, problem
 from supawire.server.elixir import inspect, inspect_filters
 
 Json: TypeAlias = dict[str, Any]
@@ -35,8 +35,6 @@ EXCEPTION: Final = (
     "Unable to subscribe to changes with given parameters. "
     "An exception happened so please check your connect parameters: {given}. Exception: {error}"
 )
-TOO_MANY_ITEMS: Final = "ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
-MAX_ITEMS: Final = 100
 
 
 class BindingError(Exception):
@@ -61,7 +59,9 @@ class Binding:
         """The parameters as the server's error texts list them."""
         filters = inspect_filters([(c.column, c.op, c.wire_value, c.negated) for c in self.conditions])
         select = "nil" if self.select is None else inspect(list(self.select))
-        return f"[event: {self.event}, schema: {self.schema}, table: {self.table}, filters: {filters}, select: {select}]"
+        return (
+            f"[event: {self.event}, schema: {self.schema}, table: {self.table}, filters: {filters}, select: {select}]"
+        )
 
     def wants(self, type: str, schema: str, table: str) -> bool:
         """Whether changes of this type and table are asked for, filters aside."""
@@ -91,8 +91,8 @@ def _parse(element: Json, echo: Json, number: int) -> Binding:
     event = str(element.get("event", ANY)).upper()
     binding = Binding(echo, number, event if event in TYPES else ANY, schema, table, conditions, select)
     for condition in conditions:
-        if condition.op == "in" and len(condition.items) > MAX_ITEMS:
-            raise BindingError(EXCEPTION.format(given=binding.described, error=TOO_MANY_ITEMS))
+        if (error := problem(condition)) is not None:
+            raise BindingError(EXCEPTION.format(given=binding.described, error=error))
     return binding
 
 
@@ -111,7 +111,7 @@ def _conditions(text: str | None) -> tuple[Condition, ...]:
     try:
         return tuple(parse(text))
     except FilterSyntaxError as error:
-        raise BindingError(f"Error parsing `filter` params: {inspect(list(error.parts))}") from error
+        raise BindingError(error.server_text) from error
 
 
 def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ live at once, the primary key is the column `id`, and a filter on a column that 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.errors import InvalidArgumentError
@@ -83,11 +83,9 @@ def make_change(
     return Change(kind, schema, table, _columns(columns, row or {}), record, old_record, texts)
 
 
-def _columns(
-    given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row: Row
-) -> tuple[tuple[str, str], ...]:
+def _columns(given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row: Row) -> tuple[tuple[str, str], ...]:
     if isinstance(given, Mapping):
-        return tuple(given.items())
+        return tuple(cast("Mapping[str, str]", given).items())
     listed = infer_columns(row) if given is None else given
     return tuple((column["name"], column["type"]) for column in listed)
 
@@ -177,7 +175,8 @@ def _matching(channel: Channel, change: Change) -> dict[tuple[str, ...] | None, 
     if channel.subscribed:
         row = change.record if change.type != "DELETE" else change.old_record
         for binding in channel.bindings:
-            if binding.wants(change.type, change.schema, change.table) and matches(binding.conditions, row or {}):
+            wanted = binding.wants(change.type, change.schema, change.table)
+            if wanted and matches(binding.conditions, row or {}, dict(change.columns)):
                 found.setdefault(binding.select, []).append(binding.id)
     return found
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from supawire.server.wire import is_list, is_object
+
 WIDTH: Final = 80
 """Columns after which `inspect` breaks a list over several lines."""
 
@@ -15,9 +17,9 @@ def inspect(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return _quoted(value)
-    if isinstance(value, dict):
+    if is_object(value):
         return "%{" + ", ".join(f"{_quoted(key)} => {inspect(value[key])}" for key in sorted(value)) + "}"
-    if isinstance(value, list):
+    if is_list(value):
         return "[" + ", ".join(map(inspect, value)) + "]"
     return str(value)
 

@@ -63,9 +63,7 @@ class Faults:
         for peer in self._peers(connection):
             self._sockets.close(peer, code)
 
-    def refuse_connections(
-        self, *, times: int | None = None, seconds: float | None = None, status: int = 503
-    ) -> None:
+    def refuse_connections(self, *, times: int | None = None, seconds: float | None = None, status: int = 503) -> None:
         """Refuse the next `times` handshakes, or all for `seconds`, with this status; without both, for good."""
         self._rules.refuse_status = status
         self._rules.refusals = times or 0

@@ -12,7 +12,18 @@ each frame finds its way to one of them.
 
 from typing import Any, Final
 
-from supawire.core.frames import ACCESS_TOKEN, BROADCAST, CLOSE, HEARTBEAT, JOIN, LEAVE, PHOENIX, PREFIX, PRESENCE, SYSTEM
+from supawire.core.frames import (
+    ACCESS_TOKEN,
+    BROADCAST,
+    CLOSE,
+    HEARTBEAT,
+    JOIN,
+    LEAVE,
+    PHOENIX,
+    PREFIX,
+    PRESENCE,
+    SYSTEM,
+)
 from supawire.server.broadcasts import Broadcasts, server_message
 from supawire.server.changes import Change, Changes
 from supawire.server.channel import Channel
@@ -119,7 +130,9 @@ class Hub:
         self.at(now)
         self._changes.emit(change)
 
-    def send(self, topic: str, event: str, payload: dict[str, Any] | bytes, now: Instant, *, private: bool = True) -> str:
+    def send(
+        self, topic: str, event: str, payload: dict[str, Any] | bytes, now: Instant, *, private: bool = True
+    ) -> str:
         """Store a message and deliver it, as `realtime.send` does (protocol §6.4); the id of the message."""
         self.at(now)
         message_id = self._desk.new_message_id()

@@ -7,13 +7,13 @@ from supawire.core.frames import JOIN, PREFIX
 from supawire.server.broadcasts import Broadcasts
 from supawire.server.changes import Changes
 from supawire.server.channel import Channel
-from supawire.server.joins import JoinConfig, parse_join
 from supawire.server.desk import Desk
+from supawire.server.joins import JoinConfig, parse_join
 from supawire.server.limits import Meter
 from supawire.server.peers import Peer
 from supawire.server.tokens import Claims, Refused, check
 from supawire.server.tracking import Tracking
-from supawire.server.wire import DECODE_ERRORS, Push, encode
+from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
 
 NO_TOPIC: Final = "TopicNameRequired: You must provide a topic name"
 TOO_MANY_USERS: Final = "ConnectionRateLimitReached: Too many connected users"
@@ -51,7 +51,7 @@ class Joining:
             payload = push.value()
         except DECODE_ERRORS:
             payload = None
-        if push.kind is not None or not isinstance(payload, dict):
+        if push.kind is not None or not is_object(payload):
             return JoinRefused(CRASHED, at_once=True)
         if push.topic == PREFIX:
             return JoinRefused(NO_TOPIC)

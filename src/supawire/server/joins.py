@@ -4,10 +4,11 @@ A value of the wrong type is not refused: the default is taken, so a mistyped `p
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from supawire.core.frames import PREFIX
 from supawire.server.stored import Replay, parse_replay
+from supawire.server.wire import is_list, is_object
 
 NO_SUCH_CLAUSE: Final = "UnknownErrorOnChannel: no function clause matching in Access.get/3"
 REPLAY_PUBLIC: Final = "UnableToReplayMessages: Replay is not allowed for public channels"
@@ -44,9 +45,9 @@ def parse_join(topic: str, payload: Json) -> JoinConfig:
     if "config" not in payload:
         return JoinConfig(legacy=True, changes=(_legacy_binding(topic),), token=token)
     config = payload["config"]
-    if config is not None and not isinstance(config, dict):
+    if config is not None and not is_object(config):
         return JoinConfig(token=token, problem=NO_SUCH_CLAUSE)
-    config = _object(cast("object", config))
+    config = _object(config)
     broadcast, presence = _object(config.get("broadcast")), _object(config.get("presence"))
     private = _flag(config.get("private"))
     replay, problem = _replay(broadcast, private=private)
@@ -65,7 +66,7 @@ def parse_join(topic: str, payload: Json) -> JoinConfig:
 
 
 def _object(value: object) -> Json:
-    return cast("Json", value) if isinstance(value, dict) else {}
+    return value if is_object(value) else {}
 
 
 def _flag(value: object) -> bool:
@@ -79,12 +80,8 @@ def _key(value: object) -> str:
 
 
 def _changes(value: object) -> tuple[Json, ...]:
-    if not isinstance(value, list):
-        return ()
-    items = [item for item in cast("list[object]", value) if item is not None]
-    if not all(isinstance(item, dict) for item in items):
-        return ()
-    return tuple(cast("list[Json]", items))
+    items = [item for item in value if item is not None] if is_list(value) else []
+    return tuple(items) if all(map(is_object, items)) else ()
 
 
 def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | None]:
@@ -95,7 +92,7 @@ def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | Non
     wanted = broadcast["replay"]
     if wanted is None:
         return None, None
-    replay = parse_replay(cast("Json", wanted)) if isinstance(wanted, dict) else None
+    replay = parse_replay(wanted) if is_object(wanted) else None
     return replay, None if replay else REPLAY_PARAMS
 
 

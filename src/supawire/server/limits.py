@@ -4,6 +4,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
+from supawire.server.wire import is_list, is_object
+
 WINDOW: Final = 5.0
 """Seconds between two updates of an average."""
 WINDOWS: Final = 12
@@ -119,11 +121,11 @@ def term_size(value: Any) -> int:
         item = todo.pop()
         if isinstance(item, str):
             size += 5 + (len(item) if item.isascii() else len(item.encode()))
-        elif isinstance(item, dict):
+        elif is_object(item):
             size += 5
             todo.extend(item.keys())
             todo.extend(item.values())
-        elif isinstance(item, list):
+        elif is_list(item):
             size += 6 if item else 1
             todo.extend(item)
         else:

@@ -1,16 +1,17 @@
-"""`LocalServer`: the hub on a port, with a thread and an event loop of its own, so that a test may block."""
+"""Two ways to run the server: `LocalServer`, with a thread of its own so that a test may block, and `serve`."""
 
 import asyncio
 import secrets
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from supawire.errors import InvalidArgumentError, StateError
+from supawire.server.actface import ActFace
 from supawire.server.app import App
-from supawire.server.changes import Change, Row, make_change
 from supawire.server.desk import HubOptions, Timings
 from supawire.server.faultface import FaultFace
 from supawire.server.hub import Hub
@@ -24,7 +25,7 @@ T = TypeVar("T")
 YEARS: Final = 10 * 365 * 24 * 3600.0
 
 
-class LocalServer(FaultFace):
+class LocalServer(ActFace, FaultFace):
     """A Realtime-compatible server on 127.0.0.1, for tests and development.
 
         with LocalServer() as server:
@@ -58,6 +59,10 @@ class LocalServer(FaultFace):
             raise InvalidArgumentError("secret is empty; leave it out for a random one")
         self.secret: Final = secret or secrets.token_urlsafe(48)
         """The HS256 secret that signs and checks tokens."""
+        self.anon_key: Final = self.token("anon", YEARS)
+        """A key with the role `anon`, good for years."""
+        self.service_key: Final = self.token("service_role", YEARS)
+        """A key with the role `service_role`, good for years."""
         self._port = port
         self._strict = strict
         self._limits = limits
@@ -118,7 +123,7 @@ class LocalServer(FaultFace):
         app = App(HubOptions(secret=self.secret, limits=limits, timings=timings, policy=self._policy))
         try:
             await app.start("127.0.0.1", self._port)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  it is raised by start(), on the caller's thread
             ready.set_exception(error)
             return
         self._loop, self._stop, self._app = asyncio.get_running_loop(), asyncio.Event(), app
@@ -135,7 +140,9 @@ class LocalServer(FaultFace):
         if loop is None or app is None:
             raise StateError("the local server is not running; use it inside `with LocalServer() as server:`")
         if threading.current_thread() is self._thread:
-            raise StateError("a policy runs on the server's thread and cannot call the server: it would wait for itself")
+            raise StateError(
+                "a policy runs on the server's thread and cannot call the server: it would wait for itself"
+            )
         done: Future[T] = Future()
 
         def run() -> None:
@@ -156,95 +163,14 @@ class LocalServer(FaultFace):
     def url(self) -> str:
         """What to give to a client: `http://127.0.0.1:PORT`."""
         if self._app is None:
-            raise StateError("the local server is not running, so it has no port yet; use `with LocalServer() as server:`")
+            raise StateError(
+                "the local server is not running, so it has no port yet; use `with LocalServer() as server:`"
+            )
         return f"http://127.0.0.1:{self._app.port}"
-
-    @property
-    def anon_key(self) -> str:
-        """A key with the role `anon`, good for years."""
-        return self.token("anon", YEARS)
-
-    @property
-    def service_key(self) -> str:
-        """A key with the role `service_role`, good for years."""
-        return self.token("service_role", YEARS)
 
     def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
         """A token with this role and these claims; negative `expires_in` seconds make one that has run out."""
         return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, self.secret)
-
-    # --- what the server does ---
-
-    def emit(
-        self,
-        type: str,
-        table: str,
-        *,
-        record: Row | None = None,
-        old_record: Row | None = None,
-        schema: str = "public",
-        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
-        errors: str | Sequence[str] | None = None,
-    ) -> None:
-        """A row changed: everyone with a matching binding is told (protocol §4).
-
-        Args: type: INSERT, UPDATE or DELETE. record: the new row, as Python values. old_record: the old one; a DELETE
-        needs it, an UPDATE without has the new row's `id`. columns: types by name, or a list of `{"name", "type"}`;
-        left out, taken from the values. errors: the frame's `errors`, such as `"Error 401: Unauthorized"`.
-        Raises: InvalidArgumentError.
-        """
-        change = make_change(
-            type, table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
-        )
-        self._emit(change)
-
-    def _emit(self, change: Change) -> None:
-        self._do(lambda hub, now: hub.emit(change, now))
-
-    def emit_update(
-        self,
-        table: str,
-        *,
-        record: Row | None = None,
-        old_record: Row | None = None,
-        schema: str = "public",
-        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
-        errors: str | Sequence[str] | None = None,
-    ) -> None:
-        """A row was updated; see `emit`."""
-        self.emit(
-            "UPDATE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
-        )
-
-    def emit_delete(
-        self,
-        table: str,
-        *,
-        record: Row | None = None,
-        old_record: Row | None = None,
-        schema: str = "public",
-        columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
-        errors: str | Sequence[str] | None = None,
-    ) -> None:
-        """A row was deleted; see `emit`."""
-        self.emit(
-            "DELETE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
-        )
-
-    def send(self, topic: str, event: str, payload: Mapping[str, Any] | bytes, private: bool = True) -> str:
-        """Store a message and deliver it, as the database function `realtime.send` does (protocol §6.4).
-
-        `payload` is an object, to which `id` is added unless it has one, or bytes. Private ones can be replayed (§6.3).
-        Returns the message's id. Raises: InvalidArgumentError.
-        """
-        if not isinstance(payload, Mapping | bytes):
-            raise InvalidArgumentError(f"payload is an object or bytes, not {payload.__class__.__name__}: others are not stored")
-        body = payload if isinstance(payload, bytes) else dict(payload)
-        return self._do(lambda hub, now: hub.send(topic, event, body, now, private=private))
-
-    def broadcast(self, topic: str, event: str, payload: Any, private: bool = False) -> None:
-        """Deliver a message that is not stored, as the HTTP interface does."""
-        self._do(lambda hub, now: hub.broadcast(topic, event, payload, now, private=private))
 
     def policy(self, function: Policy) -> Policy:
         """Decide about private channels with this function, also as a decorator.
@@ -256,17 +182,13 @@ class LocalServer(FaultFace):
         """
         self._policy = function
         if self._app is not None:
-            self._do(lambda hub, now: hub.set_policy(function))  # noqa: ARG005
+            self._do(lambda hub, now: hub.set_policy(function))
         return function
-
-    def request_disconnect(self) -> None:
-        """`Server requested disconnect` on every channel, then close code 1012 (protocol §3.6)."""
-        self._do(lambda hub, now: hub.request_disconnect(now))
 
     @property
     def frames(self) -> list[ReceivedFrame]:
         """What clients sent, oldest first, without tokens; the newest 10,000."""
-        return self._do(lambda hub, now: hub.received.frames())  # noqa: ARG005
+        return self._do(lambda hub, now: hub.received.frames())
 
     # --- the PostgreSQL levels ---
 
@@ -279,3 +201,35 @@ class LocalServer(FaultFace):
         """Run SQL; at the memory level there is no database."""
         del text, parameters
         raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
+
+
+async def serve(
+    options: HubOptions,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 4000,
+    on_ready: Callable[[App], None] | None = None,
+    stop: asyncio.Event | None = None,
+    signals: bool = True,
+) -> None:
+    """Run a local server until it is told to stop; then every socket is closed with 1012.
+
+    `on_ready` is called once it listens (`app.port`). It stops when `stop` is set, when the task is cancelled, and
+    with `signals` on SIGTERM and SIGINT. Raises OSError when the port is taken.
+    """
+    stop = stop or asyncio.Event()
+    app = App(options)
+    await app.start(host, port)
+    loop = asyncio.get_running_loop()
+    if signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    try:
+        if on_ready is not None:
+            on_ready(app)
+        await stop.wait()
+    finally:
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        await app.stop()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supawire.core.frames import ACCESS_TOKEN, JOIN
-from supawire.server.wire import DECODE_ERRORS, read
+from supawire.server.wire import DECODE_ERRORS, decode, is_list, is_object, read
 
 KEPT: Final = 10_000
 KEPT_BYTES: Final = 32_000_000
@@ -74,8 +74,6 @@ def _shown(connection: int, v2: bool, data: bytes, binary: bool) -> ReceivedFram
 
 
 def _value(payload: bytes) -> Any:
-    from supawire.server.wire import decode
-
     try:
         return decode(payload)
     except DECODE_ERRORS:
@@ -91,14 +89,14 @@ def _ref(text: bytes) -> str | None:
 
 
 def _user_event(payload: Any) -> str | None:
-    event = payload.get("event") if isinstance(payload, dict) else None
+    event = payload.get("event") if is_object(payload) else None
     return event if isinstance(event, str) else None
 
 
 def redact(value: Any) -> Any:
     """The value with tokens replaced, wherever they stand."""
-    if isinstance(value, dict):
+    if is_object(value):
         return {key: REDACTED if key in _SECRET_KEYS and item else redact(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if is_list(value):
         return [redact(item) for item in value]
     return value

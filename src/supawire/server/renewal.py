@@ -1,4 +1,4 @@
-"""The life of a channel's token: new ones by `access_token`, and what happens when one runs out (protocol §7.2, §7.3)."""
+"""The life of a channel's token: new ones by `access_token`, and the end when one runs out (protocol §7.2, §7.3)."""
 
 from typing import Any, Final
 
@@ -7,6 +7,7 @@ from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.joins import usable
 from supawire.server.tokens import Claims, Refused, check
+from supawire.server.wire import is_object
 
 NO_READ: Final = "You do not have permissions to read from this Channel topic: "
 LOST_READ: Final = "You no longer have permission to read from this Channel topic: "
@@ -21,7 +22,7 @@ class Renewal:
 
     def push(self, channel: Channel, value: Any) -> None:
         """A client hands in a token."""
-        token = usable(value.get("access_token")) if isinstance(value, dict) else None
+        token = usable(value.get("access_token")) if is_object(value) else None
         if token is None or token == channel.token:
             return
         claims = check(token, self._desk.options.secret, self._desk.now)

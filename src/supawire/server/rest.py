@@ -15,7 +15,7 @@ from supawire.server.desk import Desk
 from supawire.server.handshake import JSON, tenant
 from supawire.server.limits import Meter
 from supawire.server.tokens import Claims, check
-from supawire.server.wire import DECODE_ERRORS, decode, encode, shared_user
+from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
 HTML: Final = "text/html; charset=utf-8"
 MAX_BODY: Final = 8_000_000
@@ -115,10 +115,10 @@ class Rest:
     # --- batch ---
 
     def _batch(self, claims: Claims, body: Any) -> RestAnswer:
-        messages = body.get("messages") if isinstance(body, dict) else None
+        messages = body.get("messages") if is_object(body) else None
         if not messages:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        if not is_list(messages) or not all(map(is_object, messages)):
             return _json(422, {"errors": {"messages": INVALID}})
         errors = [self._errors(message) for message in messages]
         if any(errors):
@@ -168,7 +168,7 @@ class Rest:
     def _single(self, request: RestRequest, claims: Claims, topic: str, event: str, body: Any) -> RestAnswer:
         json = _type(request) != "application/octet-stream"
         payload = encode({} if body is UNREAD else body) if json else request.body
-        asked = body.get("private") if json and isinstance(body, dict) and "private" in body else None
+        asked = body.get("private") if json and is_object(body) else None
         private = request.query.get("private") if asked is None else asked
         if self._broadcasts.exceeds(payload) if json else self._raw_exceeds(payload):
             return _json(422, {"errors": {"payload": TOO_LARGE}})
@@ -212,7 +212,7 @@ def _parse(request: RestRequest) -> Any:
         value = decode(request.body)
     except DECODE_ERRORS:
         return RestAnswer(400, b"Bad Request", HTML)
-    return value if isinstance(value, dict) else {"_json": value}
+    return value if is_object(value) else {"_json": value}
 
 
 def _is_uuid(value: object) -> bool:

@@ -11,7 +11,7 @@ MAX_REPLAY: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One kept message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time in seconds."""
+    """One kept message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
 
     id: str
     topic: str

@@ -4,13 +4,14 @@ PyJWT verifies the signature, in constant time; `exp` is compared here, with the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
 
 import jwt
+from jwt.algorithms import requires_cryptography
 
 from supawire.types import Instant
 
@@ -25,6 +26,9 @@ _UNCHECKED: Final[Any] = {
     "verify_sub": False,
     "verify_jti": False,
 }
+# Typed here: half of PyJWT's signatures name types of `cryptography`, which is not installed.
+_decode: Final[Callable[..., dict[str, Any]]] = jwt.decode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_encode: Final[Callable[..., str]] = jwt.encode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class Flaw(Enum):
@@ -63,8 +67,10 @@ class Flaw(Enum):
     KEY_ID = (
         401,
         'Failed to generate JWT signer for key ID (kid) "{kid}", check your JWT secret or JWKS configuration',
-        'JwtSignerError: Failed to generate JWT signer for key ID (kid) "{kid}", '
-        "check your JWT secret or JWKS configuration",
+        (
+            'JwtSignerError: Failed to generate JWT signer for key ID (kid) "{kid}", '
+            "check your JWT secret or JWKS configuration"
+        ),
         'Failed to generate JWT signer for key ID (kid) "{kid}", check your JWT secret or JWKS configuration',
     )
     ODD = (500, "Error connecting to Realtime", "Unknown Error on Channel", "Unknown Error on Channel")
@@ -125,10 +131,10 @@ def check(token: str, secret: str, now: Instant) -> Claims | Refused:
         return Refused(Flaw.MALFORMED)
     if header.get("alg") not in ALGORITHMS:
         kid = header.get("kid")
-        asymmetric = header.get("alg") in jwt.algorithms.requires_cryptography
+        asymmetric = header.get("alg") in requires_cryptography
         return Refused(Flaw.KEY_ID, kid=str(kid)) if asymmetric and kid else Refused(Flaw.SIGNER)
     try:
-        values = jwt.decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
+        values = _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
     except jwt.InvalidSignatureError:
         return Refused(Flaw.SIGNATURE)
     except jwt.InvalidTokenError:
@@ -137,17 +143,17 @@ def check(token: str, secret: str, now: Instant) -> Claims | Refused:
 
 
 def _check_claims(values: dict[str, Any], now: Instant) -> Claims | Refused:
-    role, exp, iat = values.get("role"), values.get("exp"), values.get("iat", 0)
-    if ("exp" in values and not _is_number(exp)) or not _is_number(iat):
+    role, exp, seconds = values.get("role"), values.get("exp"), int(now.wall)
+    if not _is_number(values.get("iat", 0)) or ("exp" in values and not _is_number(exp)):
         return Refused(Flaw.ODD)
-    if _is_number(exp) and int(now.wall) >= exp:
-        return Refused(Flaw.EXPIRED, seconds=int(now.wall) - exp) if isinstance(exp, int) else Refused(Flaw.ODD)
-    if not isinstance(role, str) or exp is None:
+    if _is_number(exp) and seconds >= exp:
+        return Refused(Flaw.EXPIRED, seconds=seconds - exp) if isinstance(exp, int) else Refused(Flaw.ODD)
+    if not isinstance(role, str) or not _is_number(exp):
         return Refused(Flaw.NO_CLAIMS)
     return Claims(values, role, exp)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -158,4 +164,4 @@ def clean(token: str) -> str:
 
 def sign(claims: Mapping[str, Any], secret: str) -> str:
     """A token for these claims."""
-    return jwt.encode(dict(claims), secret, algorithm="HS256")
+    return _encode(dict(claims), secret, algorithm="HS256")

@@ -7,7 +7,7 @@ from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.limits import term_size
 from supawire.server.outbox import OK
-from supawire.server.wire import Push, encode
+from supawire.server.wire import Push, encode, is_object
 
 DENIED: Final = b'{"status":"error","response":{}}'
 NOT_A_MAP: Final = b'{"status":"error","response":{"reason":"Presence track payload must be a map"}}'
@@ -28,7 +28,7 @@ class Tracking:
 
     def push(self, channel: Channel, push: Push, value: Any) -> None:
         """A client tracks or untracks. Every push is answered, except one that trips a limit."""
-        if not isinstance(value, dict):
+        if not is_object(value):
             self._answer(channel, push, DENIED)
             return
         event = value.get("event")
@@ -44,7 +44,7 @@ class Tracking:
     def _track(self, channel: Channel, push: Push, payload: Any) -> None:
         if not self._allowed(channel):
             return
-        if not isinstance(payload, dict):
+        if not is_object(payload):
             self._answer(channel, push, NOT_A_MAP)
             return
         limit = self._limits.payload_bytes

@@ -5,7 +5,7 @@ version comes along. Refs and topics are kept as the JSON text to be echoed, sin
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Raw, Struct
@@ -17,6 +17,16 @@ NULL: Final = b"null"
 
 encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder().decode
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether decoded JSON is an object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether decoded JSON is an array."""
+    return isinstance(value, list)
 
 
 class Push(NamedTuple):
