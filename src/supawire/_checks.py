@@ -262,15 +262,24 @@ def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:
 
 
 def _bad_place(value: object, path: str) -> str:
-    for part, place in _parts(value, path):
-        try:
-            _json.encode(part)
-        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
-            return _bad_place(part, place)
-    return path
+    """The path to the innermost value that cannot be encoded."""
+    while True:
+        for part, place in _parts(value, path):
+            try:
+                _json.encode(part)
+            except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+                value, path = part, place
+                break
+        else:
+            return path
 
 
-def _not_finite(value: object, path: str) -> tuple[str, float] | None:
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (path, value)
-    return next((bad for part, place in _parts(value, path) if (bad := _not_finite(part, place))), None)
+def _not_finite(payload: object, name: str) -> tuple[str, float] | None:
+    """The first NaN or Infinity in the payload, with the path to it."""
+    left = [(payload, name)]
+    while left:
+        value, path = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return path, value
+        left.extend(reversed(list(_parts(value, path))))
+    return None

@@ -1,0 +1,510 @@
+"""Options, URLs, secrets and the checks of arguments."""
+
+import copy
+import json
+import pickle
+import ssl
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire import options
+from supawire.errors import InvalidArgumentError
+from supawire.options import (
+    DEFAULT,
+    Backoff,
+    ChannelOptions,
+    ClientOptions,
+    Endpoint,
+    Limits,
+    Secret,
+    SessionOptions,
+)
+
+KEY = "anon-key"
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(InvalidArgumentError) as caught:
+        call()
+    return str(caught.value)
+
+
+# --- URLs
+
+
+HOSTED = ("wss://abc.supabase.co/realtime/v1/websocket", "https://abc.supabase.co/realtime/v1/api")
+STACK = ("ws://127.0.0.1:8000/realtime/v1/websocket", "http://127.0.0.1:8000/realtime/v1/api")
+DIRECT = ("ws://realtime-dev.localhost:4000/socket/websocket", "http://realtime-dev.localhost:4000/api")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://abc.supabase.co", HOSTED),
+        ("https://abc.supabase.co/", HOSTED),
+        ("https://ABC.supabase.co//", HOSTED),
+        ("HTTPS://abc.supabase.co", HOSTED),
+        ("wss://abc.supabase.co", HOSTED),
+        ("https://abc.supabase.co/realtime", HOSTED),
+        ("https://abc.supabase.co/realtime/v1", HOSTED),
+        ("https://abc.supabase.co/realtime/v1/", HOSTED),
+        ("wss://abc.supabase.co/realtime/v1/websocket", HOSTED),
+        ("wss://abc.supabase.co/realtime/v1/websocket/", HOSTED),
+        ("https://abc.supabase.co/realtime/v1/api", HOSTED),
+        ("https://abc.supabase.co/realtime/v1/api/broadcast", HOSTED),
+        ("https://abc.supabase.co#fragment", HOSTED),
+        ("http://127.0.0.1:8000", STACK),
+        ("ws://127.0.0.1:8000/realtime/v1", STACK),
+        ("ws://realtime-dev.localhost:4000/socket/websocket", DIRECT),
+        ("http://realtime-dev.localhost:4000/socket", DIRECT),
+        ("http://realtime-dev.localhost:4000/socket/", DIRECT),
+        (
+            "https://gate.example/a/b/realtime/v1/websocket",
+            ("wss://gate.example/a/b/realtime/v1/websocket", "https://gate.example/a/b/realtime/v1/api"),
+        ),
+        (
+            "https://gate.example/a",
+            ("wss://gate.example/a/realtime/v1/websocket", "https://gate.example/a/realtime/v1/api"),
+        ),
+        (
+            "ws://[::1]:4000/x/socket/websocket",
+            ("ws://[::1]:4000/x/socket/websocket", "http://[::1]:4000/x/api"),
+        ),
+        ("http://localhost", ("ws://localhost/realtime/v1/websocket", "http://localhost/realtime/v1/api")),
+    ],
+)
+def test_every_form_of_url_is_read(url: str, expected: tuple[str, str]):
+    """A project URL and each form that people copy from elsewhere give the same two addresses (protocol §1.1)."""
+    endpoint = Endpoint.of(url, KEY)
+    assert (endpoint.socket_url.partition("?")[0], endpoint.rest_url) == expected
+
+
+def test_the_query_of_a_url_is_kept():
+    """Parameters in the URL are kept, params= wins over them, key and version come from the arguments alone."""
+    url = "wss://h/socket/websocket?apikey=other&vsn=9&log_level=info&a=1"
+    endpoint = Endpoint.of(url, KEY, protocol="1.0.0", params={"a": "2", "b": "x y&z"})
+    query = parse_qs(urlsplit(endpoint.reveal()).query)
+    assert query == {"log_level": ["info"], "a": ["2"], "b": ["x y&z"], "vsn": ["1.0.0"], "apikey": [KEY]}
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
+def test_any_key_is_escaped(key: str):
+    """The key reaches the server as it is, whatever characters it has, and is nowhere but in reveal()."""
+    endpoint = Endpoint.of("https://h", key)
+    assert parse_qs(urlsplit(endpoint.reveal()).query)["apikey"] == [key]
+    assert parse_qs(urlsplit(endpoint.socket_url).query) == {"vsn": ["2.0.0"]}
+    assert repr(endpoint) == repr(Endpoint.of("https://h", "other"))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("abc.supabase.co", "must begin with https://"),
+        ("localhost:4000", "must begin with https://"),
+        ("", "must not be empty"),
+        ("ftp://abc.supabase.co", "must begin with https://"),
+        ("https://", "must begin with https://"),
+        ("https://h:99999", "cannot be read"),
+        ("https://h:x", "cannot be read"),
+        ("https://[::1", "cannot be read"),
+        ("https://user:pass@h", "user name or password"),
+        ("https://h\r\nx: y", "line break"),
+        ("https://h\0", "control character"),
+        ("https://h ", "blank"),
+        ("https://h\\x", "blank or another character"),
+        ("https://bücher.example", "xn--"),
+        ("https://supabase.com/dashboard/project/abcdef", "https://abcdef.supabase.co"),
+        ("https://abc.supabase.co/rest/v1/", "another service"),
+        (None, "must be a string"),
+        (b"https://h", "must be a string"),
+    ],
+)
+def test_what_is_no_url_is_refused(url: Any, said: str):
+    """A URL that cannot be one, or that would inject into a request, is refused with what is right instead."""
+    assert said in refused(lambda: Endpoint.of(url, KEY))
+
+
+def test_a_refused_url_is_not_shown():
+    """A URL may hold a key, so the refusal does not repeat it."""
+    for url in (
+        "https://h/?apikey=hush\n",
+        "https://h/?apikey=hush ",
+        "ftp://h/?apikey=hush",
+        "https://h:x/?apikey=hush",
+    ):
+        assert "hush" not in refused(lambda url=url: Endpoint.of(url, KEY))
+
+
+@pytest.mark.parametrize(("key", "said"), [("", "empty"), ("a b", "blanks"), ("a\n", "line break"), ("ü", "ASCII")])
+def test_what_is_no_key_is_refused_unseen(key: str, said: str):
+    """A key that cannot be one is refused without showing it."""
+    text = refused(lambda: Endpoint.of("https://h", key))
+    assert said in text
+    assert not key or repr(key) not in text
+    assert "must be a string, not NoneType" in refused(lambda: Endpoint.of("https://h", cast("str", None)))
+
+
+def test_publishable_keys_are_keys():
+    """A key need not be a JWT (R28)."""
+    assert Endpoint.of("https://h", "sb_publishable_abc").key.reveal() == "sb_publishable_abc"
+
+
+@pytest.mark.parametrize("host", ["realtime-dev.localhost", "abc.supabase.co:443", "[::1]:80"])
+def test_the_host_can_be_overridden(host: str):
+    """Host and TLS can use another name than the URL's, as a self-hosted server needs."""
+    assert Endpoint.of("https://10.0.0.1", KEY, host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["", "https://h", "h/x", "h\n", "h h"])
+def test_what_is_no_host_is_refused(host: str):
+    """A host with scheme, path or blanks is refused."""
+    assert "host" in refused(lambda: Endpoint.of("https://h", KEY, host=host))
+
+
+# --- secrets
+
+
+def test_a_secret_shows_itself_to_nobody():
+    """repr, str, format, pickle and vars never give a secret's text away (R48)."""
+    secret = Secret("hush")
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>20}", repr([secret])]
+    assert not [text for text in shown if "hush" in text]
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+    with pytest.raises(TypeError):
+        json.dumps(secret)
+    assert not hasattr(secret, "__dict__")
+    assert copy.deepcopy(secret) is copy.copy(secret) is secret
+    assert secret.reveal() == "hush"
+
+
+def test_secrets_are_compared_by_their_text():
+    """Equal tokens are equal, so that an unchanged one is recognised (R25)."""
+    assert Secret("a") == Secret("a") != Secret("b")
+    assert Secret("a") != cast("object", "a")
+    assert len({Secret("a"), Secret("a")}) == 1
+
+
+def test_no_option_shows_a_secret():
+    """The repr of options shows neither token nor headers, parameters and proxy, which may hold one (R48)."""
+    made = ClientOptions(
+        token="hush", headers={"x-token": "hush"}, params={"t": "hush"}, proxy="http://u:hush@127.0.0.1:1"
+    )
+    assert "hush" not in repr(made)
+    assert "hush" not in repr(ChannelOptions(token="hush"))
+    assert made.secret == Secret("hush")
+
+
+# --- the options of connect
+
+
+def test_defaults_are_those_of_the_contract():
+    """Each option left out has the documented value."""
+    made = ClientOptions()
+    assert (made.protocol, made.heartbeat, made.timeout, made.open_timeout) == ("2.0.0", 25, 10, 20)
+    assert made.backoff == Backoff(initial=1.5, maximum=30, factor=2, jitter=1.0, max_attempts=None)
+    assert made.rejoin_backoff == Backoff(initial=1, maximum=30)
+    assert (made.offline, made.queue_size, made.idle_disconnect) == ("raise", 1000, None)
+    assert made.limits == Limits()
+    assert made.session() == SessionOptions()
+
+
+def test_the_limits_are_those_of_the_contract():
+    """Limits() and the hosted plans have the documented numbers (R35)."""
+    assert Limits() == Limits(
+        channels=100,
+        joins_per_second=50,
+        messages_per_second=None,
+        presence_calls=5,
+        presence_window=30,
+        payload_bytes=3_000_000,
+        frame_bytes=5_000_000,
+    )
+    assert [plan.messages_per_second for plan in (Limits.free(), Limits.pro(), Limits.team())] == [100, 500, 2500]
+    assert Limits.free().payload_bytes == 256_000
+    off = Limits.off()
+    assert {getattr(off, field.name) for field in fields(off) if field.name != "presence_window"} == {None}
+
+
+@pytest.mark.parametrize(
+    ("given_options", "said"),
+    [
+        ({"heartbeat": 0}, "above 0 and below 60 seconds, not 0"),
+        ({"heartbeat": 60}, "nearest allowed value is 59"),
+        ({"heartbeat": 90.0}, "silent for 60 s"),
+        ({"heartbeat": True}, "a number"),
+        ({"heartbeat": float("nan")}, "a number"),
+        ({"heartbeat": "25"}, "not '25'"),
+        ({"timeout": 0}, "above 0"),
+        ({"timeout": None}, "a number"),
+        ({"timeout": timedelta(seconds=3)}, "total_seconds()"),
+        ({"open_timeout": -1}, "open_timeout"),
+        ({"idle_disconnect": 0}, "idle_disconnect"),
+        ({"protocol": "3.0.0"}, "did you mean '2.0.0'"),
+        ({"protocol": 2}, "'2.0.0', '1.0.0'"),
+        ({"offline": "que"}, "did you mean 'queue'?"),
+        ({"queue_size": 0}, "nearest allowed value is 1"),
+        ({"queue_size": 1.0}, "a whole number"),
+        ({"queue_size": True}, "a whole number"),
+        ({"backoff": 3}, "backoff must be a Backoff or a function"),
+        ({"rejoin_backoff": Backoff}, "rejoin_backoff must be a Backoff"),
+        ({"limits": 5}, "Limits.free()"),
+        ({"headers": [("a", "b")]}, "a mapping"),
+        ({"headers": {"a b": "c"}}, "no name of an HTTP header"),
+        ({"headers": {"x": "a\r\nb: c"}}, "line break"),
+        ({"headers": {"x\n": "a"}}, "line break"),
+        ({"headers": {"x": 1}}, "must be a string, not int"),
+        ({"headers": {"Host": "h"}}, "host="),
+        ({"headers": {"Sec-WebSocket-Key": "h"}}, "handshake"),
+        ({"params": {"apikey": "h"}}, "the key argument"),
+        ({"params": {"vsn": "1.0.0"}}, "protocol="),
+        ({"params": {"a": "\0"}}, "control character"),
+        ({"ssl": False}, "ssl.SSLContext"),
+        ({"proxy": "127.0.0.1:8080"}, "http://"),
+        ({"proxy": "http://h\n"}, "line break"),
+        ({"host": "https://h"}, "no host name"),
+        ({"on_error": "print"}, "callable"),
+        ({"on_frame": 1}, "callable"),
+        ({"token": 5}, "must be a string, not int"),
+        ({"token": "a b"}, "blanks"),
+        ({"token": ""}, "must not be empty"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(given_options: dict[str, Any], said: str):
+    """A wrong value says what was given, what is allowed, and what is nearest."""
+    assert said in refused(lambda: ClientOptions(**given_options))
+
+
+def test_an_unknown_option_is_pythons_own_error():
+    """A name that is no option is a TypeError."""
+    with pytest.raises(TypeError, match="heartbeet"):
+        ClientOptions(**cast("Any", {"heartbeet": 1}))
+
+
+def test_what_users_pass_is_copied_and_never_changed():
+    """Headers and parameters are copies that cannot be changed, and the user's own dict stays as it was."""
+    headers = {"x-a": "1"}
+    made = ClientOptions(headers=headers, params={"p": ""})
+    headers["x-a"] = "2"
+    assert made.headers == {"x-a": "1"}
+    assert made.params == {"p": ""}
+    with pytest.raises(TypeError):
+        cast("dict[str, str]", made.headers)["x-a"] = "3"
+    with pytest.raises(FrozenInstanceError):
+        made.timeout = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_core_gets_the_pure_part():
+    """A callable delay becomes None, which the shell is asked for; a callable token is only named as a fact."""
+    made = ClientOptions(backoff=lambda attempt: 1.0 * attempt, token=lambda: "t", idle_disconnect=5, offline="http")
+    session = made.session()
+    assert session.backoff is None
+    assert session.rejoin_backoff == Backoff(initial=1)
+    assert session.has_token_provider
+    assert (session.idle_disconnect, session.offline) == (5, "http")
+    assert made.secret is None
+    assert made.token_provider is not None
+    assert not ClientOptions(token="t").session().has_token_provider
+
+
+def test_a_context_and_a_proxy_are_taken():
+    """ssl= takes a context, proxy= a URL, http and socks."""
+    context = ssl.create_default_context()
+    made = ClientOptions(ssl=context, proxy="socks5h://127.0.0.1:1080")
+    assert made.ssl is context
+    assert made.proxy == Secret("socks5h://127.0.0.1:1080")
+
+
+def test_options_make_the_endpoint():
+    """The endpoint of a client has its version, parameters and host."""
+    endpoint = ClientOptions(protocol="1.0.0", params={"a": "b"}, host="x.y").endpoint("http://h", "k")
+    assert endpoint.reveal() == "ws://h/realtime/v1/websocket?a=b&vsn=1.0.0&apikey=k"
+    assert endpoint.host == "x.y"
+
+
+@pytest.mark.parametrize(
+    ("given_options", "said"),
+    [
+        ({"initial": -1}, "at least 0"),
+        ({"initial": 40}, "maximum must be"),
+        ({"factor": 0.5}, "shrink"),
+        ({"jitter": 2}, "nearest allowed value is 1"),
+        ({"max_attempts": 0}, "None means no end"),
+        ({"max_attempts": 1.5}, "whole number"),
+    ],
+)
+def test_wrong_delays_are_refused(given_options: dict[str, Any], said: str):
+    """A Backoff that cannot be is refused."""
+    assert said in refused(lambda: Backoff(**given_options))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+def test_wrong_limits_are_refused(name: str):
+    """A limit of 0 is refused; None is no limit."""
+    assert name in refused(lambda: Limits(**{name: 0}))
+
+
+# --- the options of a channel
+
+
+@pytest.mark.parametrize(
+    ("given_options", "said"),
+    [
+        ({"private": 1}, "private must be True or False, not 1; the nearest allowed value is True"),
+        ({"echo": "false"}, "the nearest allowed value is False"),
+        ({"ack": None}, "ack must be True or False"),
+        ({"replication_ready": 0}, "replication_ready"),
+        ({"presence_key": ""}, "must not be empty"),
+        ({"presence_key": 5}, "must be a string"),
+        ({"replay_since": 1.0}, "private=True"),
+        ({"replay_since": "now", "private": True}, "Unix seconds"),
+        ({"replay_since": datetime(2026, 1, 1), "private": True}, "no time zone"),  # noqa: DTZ001
+        ({"replay_since": 1767225600000, "private": True}, "milliseconds"),
+        ({"replay_limit": 5, "private": True}, "replay_since"),
+        ({"replay_since": 1, "replay_limit": 26, "private": True}, "nearest allowed value is 25"),
+        ({"replay_since": 1, "replay_limit": 0, "private": True}, "nearest allowed value is 1"),
+        ({"token": lambda: "t"}, "pass the callable to connect()"),
+        ({"token": "a\n"}, "line break"),
+    ],
+)
+def test_wrong_channel_options_are_refused(given_options: dict[str, Any], said: str):
+    """A mistyped flag would silently join the public room, so only real booleans are taken (protocol §3.1)."""
+    assert said in refused(lambda: ChannelOptions(**given_options))
+
+
+def test_equal_options_mean_the_same_channel():
+    """Options are compared by value, the token included (R21)."""
+    assert ChannelOptions(private=True, token="t") == ChannelOptions(private=True, token="t")
+    assert ChannelOptions(token="t") != ChannelOptions(token="u")
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    by_time = ChannelOptions(private=True, replay_since=since)
+    assert by_time == ChannelOptions(private=True, replay_since=since.timestamp())
+    assert by_time == ChannelOptions(private=True, replay_since=since.astimezone(timezone(timedelta(hours=5))))
+
+
+@given(st.datetimes(datetime(1970, 1, 2), datetime(2999, 1, 1)))  # noqa: DTZ001
+def test_replay_starts_no_later_than_asked(moment: datetime):
+    """The wire's whole milliseconds are never after the moment that was asked for, and less than 2 ms before."""
+    since = moment.replace(tzinfo=UTC)
+    sent = ChannelOptions(private=True, replay_since=since).replay_since_ms
+    assert sent is not None
+    asked = (since - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)
+    assert asked - 2 < sent <= asked + 0.001
+
+
+# --- arguments of calls
+
+
+@given(st.text())
+def test_a_topic_gets_its_prefix_once(topic: str):
+    """Either form of a topic gives the full one, never doubled; one that the wire cannot carry is refused."""
+    bare = topic.removeprefix("realtime:")
+    size = len(bare.encode("utf-8", "surrogatepass"))
+    if not bare or "\0" in bare or size > 246 or not _is_utf8(bare):
+        refused(lambda: options.check_topic(topic))
+    else:
+        assert options.check_topic(topic) == options.check_topic(f"realtime:{bare}") == f"realtime:{bare}"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def test_names_are_measured_in_bytes():
+    """A topic and an event have at most 255 bytes of UTF-8, the topic with its prefix."""
+    assert options.check_topic("é" * 123) == "realtime:" + "é" * 123
+    assert "256 bytes" in refused(lambda: options.check_topic("é" * 123 + "x"))
+    assert options.check_event("x" * 255) == "x" * 255
+    assert "at most 255" in refused(lambda: options.check_event("é" * 128))
+    assert "no name" in refused(lambda: options.check_event(""))
+    assert "no name" in refused(lambda: options.check_topic("realtime:"))
+    assert "is a string" in refused(lambda: options.check_topic(5))
+    assert "is a string" in refused(lambda: options.check_event(None))
+
+
+def test_a_timeout_is_seconds_none_or_left_out():
+    """Left out it is the default, None is no limit, a number is itself; nothing else is taken."""
+    assert options.check_timeout(DEFAULT, 10) == 10
+    assert options.check_timeout(None, 10) is None
+    assert options.check_timeout(2.5, 10) == 2.5
+    for wrong in (0, -1, True, "5", float("inf"), timedelta(seconds=1)):
+        refused(lambda wrong=wrong: options.check_timeout(wrong, 10))
+
+
+def test_a_choice_is_named_and_the_nearest_said():
+    """A value that is none of the choices gives them all, and the nearest."""
+    allowed = ("error", "drop_oldest", "drop_newest", "latest", "pause")
+    assert options.check_choice("overflow", "pause", allowed) == "pause"
+    text = refused(lambda: options.check_choice("overflow", "drop_oldst", allowed))
+    assert "overflow='drop_oldst' is none of 'error', 'drop_oldest'" in text
+    assert "did you mean 'drop_oldest'?" in text
+    assert "did you mean" not in refused(lambda: options.check_choice("overflow", "zzz", allowed))
+    refused(lambda: options.check_choice("n", True, (1, 2)))
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(json_values)
+def test_any_json_value_is_written(value: Any):
+    """Every JSON value is encoded so that it is read back equal, integers of any size too."""
+    assert json.loads(options.check_json(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (float("nan"), "payload cannot be written as JSON: nan"),
+        ({"a": [1, {"b": float("inf")}]}, "payload['a'][1]['b'] cannot be written as JSON: inf"),
+        ({"a": [None, 1.5, (float("-inf"),)]}, "payload['a'][2][0]"),
+        ({"a": {"b": object()}}, "payload['a']['b'] cannot be written as JSON"),
+        ({"a": [{(1, 2): 3}]}, "payload['a'][0] cannot be written"),
+        ({"a": "\ud800"}, "payload['a'] cannot be written"),
+        (object(), "payload cannot be written"),
+    ],
+)
+def test_what_is_no_json_is_refused_with_its_place(payload: Any, said: str):
+    """NaN, Infinity, foreign objects and keys are refused, and the path to them is named."""
+    assert said in refused(lambda: options.check_json(payload))
+
+
+def test_null_beside_numbers_is_fine():
+    """None is null, and does not make a payload suspect."""
+    assert options.check_json({"a": None, "b": [1.5, None], "c": "null"}) == b'{"a":null,"b":[1.5,null],"c":"null"}'
+
+
+def test_endless_nesting_is_refused():
+    """A payload nested beyond what can be written is an InvalidArgumentError, not a RecursionError."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "payload cannot be written" in refused(lambda: options.check_json(deep))
+    while deep:
+        deep = deep[0]
+
+
+def test_deep_payloads_are_searched_for_nan():
+    """A payload that is as deep as can be written is searched for NaN all the way down."""
+    deep: list[Any] = [float("nan"), None]
+    for _ in range(600):
+        deep = [deep]
+    assert "[0][0] cannot be written as JSON: nan" in refused(lambda: options.check_json(deep))
+
+
+def test_every_check_is_exported():
+    """Each name of __all__ exists, so that others can import it from here."""
+    assert [name for name in options.__all__ if not hasattr(options, name)] == []
