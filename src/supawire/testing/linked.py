@@ -1,0 +1,311 @@
+"""Client sessions and the local server's hub, linked in memory under one virtual clock.
+
+    world = World(seed=7)
+    ada = world.client()
+    room = ada.channel("lobby")
+    heard = ada.collect(room, broadcast("typing"))
+    ada.start(ada.session.join, room)
+    world.run_for(1)
+
+Nothing sleeps and nothing is random but by the seed: the same calls give the same frames at the same instants. The wire
+between the two can be cut, made deaf, slowed, or made to refuse.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from supawire.core.effects import Disconnect, Ticket, Transmit
+from supawire.core.link import Cause
+from supawire.core.listeners import Listener
+from supawire.errors import AuthError, RealtimeError
+from supawire.options import Secret, SessionOptions
+from supawire.selectors import Selector
+from supawire.server.desk import HubOptions
+from supawire.server.effects import Accepted, Close, Request, Send
+from supawire.server.hub import Hub
+from supawire.server.tokens import sign
+from supawire.testing.clock import VirtualClock
+from supawire.testing.pilot import Pilot
+
+SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
+LATENCY = 0.001
+"""Seconds that a frame is on its way, when nothing slows it."""
+
+
+@dataclass(slots=True)
+class Wire:
+    """One socket: a client's generation on one side, a connection of the hub on the other."""
+
+    client: "LinkedClient"
+    generation: int
+    number: int
+    open: bool = True
+    deaf: bool = False
+    """Half-open: both sides believe in it, and nothing arrives."""
+    latency: float = LATENCY
+    up_at: float = 0.0
+    down_at: float = 0.0
+    sent: int = 0
+
+
+class World:
+    """One server, any number of clients, and the wires between them."""
+
+    def __init__(self, *, seed: int = 0, hub: HubOptions | None = None) -> None:
+        self.clock = VirtualClock()
+        self.random = random.Random(seed)
+        self.hub = Hub(hub or HubOptions(secret=SECRET), random.Random(seed + 1))
+        self.clients: list[LinkedClient] = []
+        self.wires: dict[int, Wire] = {}
+        self.refusing: tuple[int, bytes] | None = None
+        """Status and body with which every handshake is answered, None for the hub's own answer."""
+        self.unreachable = False
+        """Whether connecting fails as if nobody listened."""
+        self._numbers = count(1)
+        self._coming: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def client(self, options: SessionOptions | None = None, **settings: Any) -> "LinkedClient":
+        """One more client, with its own session."""
+        client = LinkedClient(self, options, **settings)
+        self.clients.append(client)
+        return client
+
+    def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
+        """A token that the hub accepts."""
+        return sign({"role": role, "exp": int(self.clock.now.wall + expires_in), **claims}, SECRET)
+
+    # --- time
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass, and everything happen that comes up in it."""
+        end = self.clock.now.mono + seconds
+        while (at := self._next()) is not None and at <= end:
+            self._run(at)
+        self.clock.advance_to(end)
+
+    def run_until(self, done: Callable[[], bool], limit: float) -> bool:
+        """Let time pass until this holds, at most `limit` seconds; whether it holds."""
+        end = self.clock.now.mono + limit
+        while not done() and (at := self._next()) is not None and at <= end:
+            self._run(at)
+        return done()
+
+    def _next(self) -> float | None:
+        every = [self.hub.next_deadline, *(client.session.next_deadline for client in self.clients)]
+        if self._coming:
+            every.append(self._coming[0][0])
+        return min((at for at in every if at is not None), default=None)
+
+    def _run(self, at: float) -> None:
+        self.clock.advance_to(at)
+        mono = self.clock.now.mono
+        while self._coming and self._coming[0][0] <= mono:
+            heapq.heappop(self._coming)[2]()
+        if (deadline := self.hub.next_deadline) is not None and deadline <= mono:
+            self.hub.tick(self.clock.now)
+            self.pump()
+        for client in self.clients:
+            if (deadline := client.session.next_deadline) is not None and deadline <= mono:
+                client.do(client.session.tick)
+
+    def later(self, at: float, do: Callable[[], None]) -> None:
+        """Do this at that instant, after what was planned for it before."""
+        heapq.heappush(self._coming, (at, next(self._order), do))
+
+    # --- the server's side
+
+    def act(self, order: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Let the hub or its faults do something now."""
+        self.hub.at(self.clock.now)
+        result = order(*args, **kwargs)
+        self.pump()
+        return result
+
+    def pump(self) -> None:
+        """Perform the hub's effects: frames and closes go onto the wires, in order."""
+        while (effect := self.hub.next_effect()) is not None:
+            match effect:
+                case Send(conn, data, binary):
+                    self._down(conn, data, binary)
+                case Close(conn, code):
+                    self._close(conn, code)
+                case _:
+                    pass
+
+    def _down(self, number: int, data: bytes, binary: bool) -> None:
+        wire = self.wires.get(number)
+        if wire is None or wire.deaf:
+            return
+        wire.down_at = max(wire.down_at, self.clock.now.mono + wire.latency)
+        self.later(wire.down_at, lambda: wire.client.arrive(wire, data, binary))
+
+    def _close(self, number: int, code: int | None) -> None:
+        wire = self.wires.pop(number, None)
+        self.hub.disconnected(number, self.clock.now)
+        if wire is not None and not wire.deaf:
+            wire.down_at = max(wire.down_at, self.clock.now.mono + wire.latency)
+            self.later(wire.down_at, lambda: wire.client.ended(wire, code))
+
+    # --- the wires
+
+    def connect(self, client: "LinkedClient", generation: int) -> None:
+        """A client opens a socket."""
+        self.later(self.clock.now.mono + LATENCY, lambda: self._handshake(client, generation))
+
+    def _handshake(self, client: "LinkedClient", generation: int) -> None:
+        if self.unreachable:
+            client.fail(generation, Cause(text="nobody listens", written=0))
+            return
+        if self.refusing is not None:
+            status, body = self.refusing
+            client.fail(generation, Cause(status=status, body=body, written=0))
+            return
+        number = next(self._numbers)
+        answer = self.hub.connect(number, client.request(), self.clock.now)
+        self.pump()
+        if not isinstance(answer, Accepted):
+            cause = Cause(status=answer.status, body=answer.body, written=0)
+            self.later(self.clock.now.mono + answer.held + LATENCY, lambda: client.fail(generation, cause))
+            return
+        wire = self.wires[number] = Wire(client, generation, number)
+        self.later(self.clock.now.mono + LATENCY, lambda: client.opened(wire))
+
+    def up(self, wire: Wire, data: bytes, binary: bool) -> None:
+        """A frame goes from client to server."""
+        wire.sent += 1
+        if not wire.deaf:
+            wire.up_at = max(wire.up_at, self.clock.now.mono + wire.latency)
+            self.later(wire.up_at, lambda: self._take(wire, data, binary))
+
+    def _take(self, wire: Wire, data: bytes, binary: bool) -> None:
+        if wire.number in self.wires and not wire.deaf:
+            self.hub.receive(wire.number, data, binary, self.clock.now)
+            self.pump()
+
+    def hang_up(self, wire: Wire) -> None:
+        """The client's side of the socket is gone: the server hears of it."""
+        if self.wires.pop(wire.number, None) is not None:
+            self.later(self.clock.now.mono + wire.latency, lambda: self._gone(wire.number))
+
+    def _gone(self, number: int) -> None:
+        self.hub.disconnected(number, self.clock.now)
+        self.pump()
+
+    def cut(self, wire: Wire, code: int | None = None) -> None:
+        """Break a socket: what is on its way is lost, both sides hear of it."""
+        if self.wires.pop(wire.number, None) is not None:
+            wire.deaf = True
+            self._gone(wire.number)
+            self.later(self.clock.now.mono + wire.latency, lambda: wire.client.ended(wire, code))
+
+    def live(self) -> Iterator[Wire]:
+        """The sockets that the server holds."""
+        return iter(list(self.wires.values()))
+
+
+class LinkedClient(Pilot):
+    """A session whose socket leads to the world's server."""
+
+    def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
+        super().__init__(options, clock=world.clock, **settings)
+        self.world = world
+        self.key = world.token("anon", 10 * 365 * 86400)
+        self.wire: Wire | None = None
+        self.provide: Callable[[], str | None | RealtimeError] | None = None
+        """Answers the session's questions for a token; what it returns is given at once."""
+        self.keep_history = True
+        """Whether performed effects are kept in `effects`; long runs turn it off."""
+
+    def request(self) -> Request:
+        """The upgrade request."""
+        return Request("127.0.0.1", {"apikey": self.key, "vsn": self.codec.version})
+
+    def start(self, command: Callable[..., Ticket], *args: Any, **kwargs: Any) -> Ticket:
+        """Begin something that is answered later."""
+        return self.do(command, *args, **kwargs)
+
+    def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
+        """Listen; the events that arrive."""
+        heard: list[Any] = []
+        self.do(self.session.listen, topic, Listener(selectors, heard.append))
+        return heard
+
+    # --- what the world does
+
+    def opened(self, wire: Wire) -> None:
+        """The handshake is done."""
+        if wire.number not in self.world.wires:
+            return
+        if wire.generation != self.session.generation:
+            self.world.hang_up(wire)
+            return
+        self.wire = wire
+        self.do(self.session.transport_opened, wire.generation)
+
+    def fail(self, generation: int, cause: Cause) -> None:
+        """The socket could not be opened."""
+        self.do(self.session.transport_closed, generation, cause)
+
+    def arrive(self, wire: Wire, data: bytes, binary: bool) -> None:
+        """A frame of the server."""
+        if wire.deaf or not wire.open:
+            return
+        delivery = self.session.receive(wire.generation, data, binary, self.now)
+        if delivery is not None:
+            listeners, event = delivery
+            for listener in listeners:
+                listener(event)
+        self.pump()
+
+    def ended(self, wire: Wire, code: int | None) -> None:
+        """The socket is closed, or broke."""
+        if wire.open:
+            wire.open = False
+            if self.wire is wire:
+                self.wire = None
+            self.do(self.session.transport_closed, wire.generation, Cause(code=code, written=wire.sent))
+
+    # --- what the session orders
+
+    def pump(self) -> None:
+        """Perform the effects that wait."""
+        while (effect := self.session.next_effect()) is not None:
+            if self.keep_history:
+                self.effects.append(effect)
+            self.perform(effect)
+
+    def on_connect(self, generation: int) -> None:
+        """A socket is wanted: the world opens one."""
+        self.world.connect(self, generation)
+
+    def on_transmit(self, effect: Transmit) -> None:
+        """A frame goes onto the wire of its generation."""
+        wire = self.wire
+        if wire is not None and wire.generation == effect.generation and wire.open:
+            self.world.up(wire, effect.data, effect.binary)
+
+    def on_disconnect(self, effect: Disconnect) -> None:
+        """The socket is closed from our side."""
+        wire = self.wire
+        if wire is None or wire.generation != effect.generation:
+            return
+        self.wire, wire.open = None, False
+        self.world.later(
+            self.now.mono + wire.latency,  # frames that were written before arrive first
+            lambda: self.world.hang_up(wire),
+        )
+        if not effect.abort:
+            cause = Cause(code=effect.code, written=wire.sent)
+            closed = lambda: self.do(self.session.transport_closed, wire.generation, cause)  # noqa: E731
+            self.world.later(self.now.mono + 2 * wire.latency, closed)
+
+    def on_fetch_token(self, number: int) -> None:
+        """A token is wanted: `provide` gives it."""
+        answer = self.provide() if self.provide is not None else AuthError("no provider was given")
+        token = Secret(answer) if isinstance(answer, str) else answer
+        self.world.later(self.now.mono, lambda: self.do(self.session.token_ready, number, token))

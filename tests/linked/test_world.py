@@ -1,0 +1,57 @@
+"""A session and the hub, linked in memory."""
+
+from supawire.core.outbox import Message
+from supawire.options import SessionOptions
+from supawire.selectors import broadcast, changes, gaps, presence
+from supawire.server.changes import make_change
+from supawire.testing.linked import World
+from supawire.types import ChannelState, Insert, LinkState, PresenceSync, Sent
+
+
+def test_two_clients_talk_through_the_hub() -> None:
+    """Two linked clients, one of each version, exchange broadcasts and see each other's presence and a row change."""
+    world = World()
+    ada, bob = world.client(), world.client(SessionOptions(protocol="1.0.0"))
+    room, same = ada.channel("lobby", ack=True, presence_key="ada"), bob.channel("lobby", presence_key="bob")
+    heard = bob.collect(same, broadcast("typing"))
+    seen, rows = ada.collect(room, presence()), ada.collect(room, changes("users"))
+    for client, topic in ((ada, room), (bob, same)):
+        client.start(client.session.open)
+        client.start(client.session.join, topic, ready=True)
+    bob.do(bob.session.track, same, b'{"at":"desk"}', 10.0)
+    world.run_for(1)
+    sent = ada.do(ada.session.broadcast, room, Message("typing", b'{"n":1}', ack=True, timeout=10.0))
+    row = {"id": 7}
+    world.act(world.hub.emit, make_change("INSERT", "users", record=row), world.clock.now)
+    world.run_for(1)
+    assert ada.outcome(sent) == Sent("socket", acked=True)
+    assert [message.payload for message in heard] == [{"n": 1}]
+    assert [(type(change), change.record) for change in rows] == [(Insert, row)]
+    assert isinstance(seen[-1], PresenceSync)
+    assert [meta.payload for meta in seen[-1].state["bob"]] == [{"at": "desk"}]
+
+
+def test_a_cut_connection_comes_back_with_everything() -> None:
+    """After a cut the channel is joined again, present again, and the time between is told as a Gap (R7, R44, R45)."""
+    world = World()
+    ada, bob = world.client(), world.client()
+    room = ada.channel("lobby", presence_key="ada")
+    told, heard = ada.collect(room, gaps()), ada.collect(room, broadcast())
+    there = bob.channel("lobby", presence_key="bob")
+    bob.collect(there, presence())
+    for client, topic in ((ada, room), (bob, there)):
+        client.start(client.session.join, topic)
+    ada.do(ada.session.track, room, b'{"n":1}', 10.0)
+    world.run_for(1)
+    assert ada.wire is not None
+    world.cut(ada.wire)
+    world.run_for(0.1)
+    assert ada.session.state is LinkState.RETRYING
+    assert dict(bob.session.presence_state(there)) == {}
+    world.run_for(10)
+    assert ada.session.channels[room].state is ChannelState.JOINED
+    assert list(bob.session.presence_state(there)) == ["ada"]
+    assert [(gap.reason, sorted(gap.lost)) for gap in told] == [("connection_lost", ["broadcast"])]
+    world.act(world.hub.broadcast, "lobby", "e", {"n": 2}, world.clock.now)
+    world.run_for(1)
+    assert [message.payload for message in heard] == [{"n": 2}]
