@@ -1,15 +1,19 @@
 """Options, URLs, secrets and the checks of arguments."""
 
 import copy
+import enum
 import json
 import pickle
 import ssl
-from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import FrozenInstanceError, dataclass, fields
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -465,12 +469,19 @@ def test_any_json_value_is_written(value: Any):
     assert json.loads(options.check_json(value)) == value
 
 
+@dataclass
+class Point:
+    x: float
+    y: float
+
+
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
         (float("nan"), "payload cannot be written as JSON: nan"),
         ({"a": [1, {"b": float("inf")}]}, "payload['a'][1]['b'] cannot be written as JSON: inf"),
         ({"a": [None, 1.5, (float("-inf"),)]}, "payload['a'][2][0]"),
+        ({"a": Point(1.0, float("nan"))}, "payload['a']['y'] cannot be written as JSON: nan"),
         ({"a": {"b": object()}}, "payload['a']['b'] cannot be written as JSON"),
         ({"a": [{(1, 2): 3}]}, "payload['a'][0] cannot be written"),
         ({"a": "\ud800"}, "payload['a'] cannot be written"),
@@ -484,7 +495,43 @@ def test_what_is_no_json_is_refused_with_its_place(payload: Any, said: str):
 
 def test_null_beside_numbers_is_fine():
     """None is null, and does not make a payload suspect."""
+    assert options.check_json({"a": [None, Point(1, 2), {"x"}]}) == b'{"a":[null,{"x":1,"y":2},["x"]]}'
     assert options.check_json({"a": None, "b": [1.5, None], "c": "null"}) == b'{"a":null,"b":[1.5,null],"c":"null"}'
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+class Length(float):
+    pass
+
+
+class View(Mapping[str, int]):
+    def __getitem__(self, key: str) -> int:
+        return {"a": 1}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+def test_values_of_own_classes_are_plain_values():
+    """Subclasses of text and numbers, enums and ready JSON stand beside null without trouble."""
+    payload = [None, Name("n"), Number(1), Level.LOW, msgspec.Raw(b"1"), b"ab", Decimal("1.10"), UUID(int=0), View()]
+    sent = b'[null,"n",1,1,1,"YWI=","1.10","00000000-0000-0000-0000-000000000000",{"a":1}]'
+    assert options.check_json(payload) == sent
+    assert "payload[0] cannot" in refused(lambda: options.check_json([Length("nan")]))
 
 
 def test_endless_nesting_is_refused():

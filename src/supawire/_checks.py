@@ -3,11 +3,9 @@
 import enum
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn, TypeVar, cast
-
-import msgspec
 
 from supawire.errors import InvalidArgumentError
 
@@ -16,7 +14,6 @@ T = TypeVar("T")
 PREFIX: Final = "realtime:"
 NAME_BYTES: Final = 255
 
-_json: Final = msgspec.json.Encoder()
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -234,52 +231,3 @@ def check_event(event: object) -> str:
         raise InvalidArgumentError("the event has no name")
     _fits("event", event, NAME_BYTES)
     return event
-
-
-def check_json(payload: object, name: str = "payload") -> bytes:
-    """`payload` as JSON.
-
-    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, structs, datetimes, UUIDs; a
-    Decimal and nested bytes become strings, the bytes in base64. NaN and Infinity, keys that are no text or number, and
-    other objects raise `InvalidArgumentError` with the path to the value.
-    """
-    try:
-        encoded = _json.encode(payload)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        where = _bad_place(payload, name) if not isinstance(error, RecursionError) else name
-        raise InvalidArgumentError(f"{where} cannot be written as JSON: {error}") from error
-    if b"null" in encoded and (bad := _not_finite(payload, name)):  # NaN was written as null
-        raise InvalidArgumentError(f"{bad[0]} cannot be written as JSON: {bad[1]} is no JSON number; None is null")
-    return encoded
-
-
-def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:
-    if isinstance(value, Mapping):
-        return [(part, f"{path}[{key!r}]") for key, part in cast("Mapping[object, object]", value).items()]
-    if isinstance(value, list | tuple):
-        return [(part, f"{path}[{index}]") for index, part in enumerate(cast("Sequence[object]", value))]
-    return ()
-
-
-def _bad_place(value: object, path: str) -> str:
-    """The path to the innermost value that cannot be encoded."""
-    while True:
-        for part, place in _parts(value, path):
-            try:
-                _json.encode(part)
-            except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
-                value, path = part, place
-                break
-        else:
-            return path
-
-
-def _not_finite(payload: object, name: str) -> tuple[str, float] | None:
-    """The first NaN or Infinity in the payload, with the path to it."""
-    left = [(payload, name)]
-    while left:
-        value, path = left.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return path, value
-        left.extend(reversed(list(_parts(value, path))))
-    return None

@@ -24,7 +24,6 @@ from supawire._checks import (
     check_count,
     check_event,
     check_headers,
-    check_json,
     check_number,
     check_secret,
     check_text,
@@ -32,6 +31,7 @@ from supawire._checks import (
     check_topic,
 )
 from supawire._endpoint import Endpoint, check_host, check_params
+from supawire._payload import check_json
 from supawire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
