@@ -5,11 +5,14 @@ A docstring here is a contract in plain sentences with Markdown's single backtic
 nothing else is taken for markup.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 FIELD: Final = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Wire|Example):\s*(.*)")
 _CODE: Final = re.compile(r"(`[^`]+`)")
