@@ -1,0 +1,207 @@
+"""One open WebSocket of aiohttp: a reader that is a loop, and a writer without a task.
+
+Reading: `receive()` does not yield while frames are queued, so the loop gives the event loop its turn by itself, as
+often as the sink wants. Writing: aiohttp's `send_frame` is a coroutine that nearly always runs through at its first
+step, so one step is all that a frame costs. When the socket is full it stops at a future; then later frames queue up
+behind it, and the future's callback goes on with them.
+
+Closing is ours: aiohttp's own close waits ten seconds for some peers, and it has no abort.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import WSMsgType
+
+from supawire.transport.base import Closed, Sink
+
+CLOSE_BOUND: Final = 4.0
+"""Seconds that a polite close waits for the peer."""
+
+_NO_STATUS: Final = 0
+"""What aiohttp calls a close frame without a code."""
+
+
+class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
+    """A WebSocket that knows its transport, which is the only thing that can be aborted."""
+
+    def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(reader, writer, *args, **kwargs)
+        self._transport: asyncio.Transport = writer.transport
+
+    def abort(self) -> None:
+        """Drop the connection and what is still to be written, at once."""
+        self._transport.abort()
+
+
+class WebSocketConnection:
+    """A `Connection` over one WebSocket; it owns the aiohttp session that the socket came from."""
+
+    def __init__(self, session: aiohttp.ClientSession, socket: AbortableWebSocket) -> None:
+        self._session = session
+        self._socket = socket
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[tuple[bytes, WSMsgType]] = deque()
+        self._given = 0
+        self._full = False
+        """The socket takes nothing for now: frames wait in the queue."""
+        self._shut = False
+        """Nothing more is written: we said goodbye, or it failed."""
+        self._flushers: list[tuple[int, asyncio.Future[bool]]] = []
+        self._resumed: asyncio.Event | None = None
+        self._over = asyncio.Event()
+        self.written = 0
+
+    # --- writing
+
+    def write(self, data: bytes, binary: bool, /) -> None:
+        """Send one frame: at once, or after those that still wait."""
+        self._given += 1
+        kind = WSMsgType.BINARY if binary else WSMsgType.TEXT
+        if self._full:
+            self._queue.append((data, kind))
+        elif not self._shut:
+            self._start(data, kind)
+
+    async def flush(self, count: int, /) -> bool:
+        """Wait until `count` frames are written; False when the connection ends before."""
+        if self.written >= count:
+            return True
+        if self._over.is_set() or (self._shut and not self._full):
+            return False
+        flushed: asyncio.Future[bool] = self._loop.create_future()
+        self._flushers.append((count, flushed))
+        return await flushed
+
+    def _start(self, data: bytes, kind: WSMsgType) -> None:
+        self._step(self._socket.send_frame(data, kind), counts=kind is not WSMsgType.CLOSE)
+
+    def _step(self, sending: Coroutine[Any, Any, None], *, counts: bool) -> None:
+        """Run the sender as far as it goes. It writes first: when it waits, its frame is written."""
+        try:
+            waits: asyncio.Future[Any] | None = sending.send(None)
+        except StopIteration:
+            self.written += counts
+        except Exception:  # noqa: BLE001  whatever it is, this socket takes nothing any more; the reader learns why
+            self._fail()
+        else:
+            self.written += counts
+            self._full = True
+            self._wait(sending, waits)
+
+    def _wait(self, sending: Coroutine[Any, Any, None], waits: "asyncio.Future[Any] | None") -> None:
+        if waits is None:
+            self._loop.call_soon(self._go_on, sending)
+            return
+        waits._asyncio_future_blocking = False  # as a task does that takes it over
+        waits.add_done_callback(lambda _: self._go_on(sending))
+
+    def _go_on(self, sending: Coroutine[Any, Any, None]) -> None:
+        """The socket takes frames again: end the sender that waited, then send what has queued up."""
+        self._full = False
+        self._step(sending, counts=False)
+        while self._queue and not self._full and not self._shut:
+            self._start(*self._queue.popleft())
+        if self._shut and not self._full:
+            self._queue.clear()
+        self._release()
+
+    def _fail(self) -> None:
+        self._shut = True
+        self._queue.clear()
+        self.abort()
+        self._release()
+
+    def _release(self) -> None:
+        """Wake up who waited for frames that are written by now, or never will be."""
+        lost = self._over.is_set() or (self._shut and not self._full)
+        for count, flushed in list(self._flushers):
+            if self.written >= count or lost:
+                self._flushers.remove((count, flushed))
+                if not flushed.done():
+                    flushed.set_result(self.written >= count)
+
+    # --- reading
+
+    async def run(self, sink: Sink, /) -> Closed:
+        """Read until the end, and say what it was."""
+        try:
+            code, text = await self._read(sink)
+        finally:
+            self._shut, self._full = True, False
+            self._over.set()
+            self._queue.clear()
+            self._release()
+            await self._hang_up()
+        return Closed(code, text, self.written)
+
+    async def _read(self, sink: Sink) -> tuple[int | None, str]:
+        receive, frame = self._socket.receive, sink.frame
+        text, binary = WSMsgType.TEXT, WSMsgType.BINARY
+        left = sink.burst
+        while True:
+            message = await receive()
+            if message.type is text:
+                frame(message.data, False)
+            elif message.type is binary:
+                frame(message.data, True)
+            else:
+                return self._ended(message)
+            left -= 1
+            if left <= 0:
+                await asyncio.sleep(0)
+                left = sink.burst
+            if self._resumed is not None:
+                await self._resumed.wait()
+
+    def _ended(self, message: Any) -> tuple[int | None, str]:
+        if message.type is WSMsgType.CLOSE:
+            code = None if message.data == _NO_STATUS else message.data
+            self._say_goodbye(code)
+            return code, message.extra or ""
+        if message.type is WSMsgType.ERROR:
+            return None, f"the peer broke the rules of WebSocket: {message.data}"
+        return None, "the connection was lost"
+
+    def pause_reading(self) -> None:
+        """Give no more frames to the sink."""
+        if self._resumed is None:
+            self._resumed = asyncio.Event()
+
+    def resume_reading(self) -> None:
+        """Give frames again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    # --- the end
+
+    async def close(self, code: int = 1000) -> None:
+        """Say goodbye, wait a bounded time for the answer, and end."""
+        self.resume_reading()
+        try:
+            async with asyncio.timeout(CLOSE_BOUND):
+                if await self.flush(self._given):
+                    self._say_goodbye(code)
+                await self._over.wait()
+        except TimeoutError:
+            return  # the peer does not answer: then without its answer
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._socket.abort()
+
+    def _say_goodbye(self, code: int | None) -> None:
+        if not self._shut and not self._full:
+            self._start(b"" if code is None else code.to_bytes(2), WSMsgType.CLOSE)
+        self._shut = True
+
+    async def _hang_up(self) -> None:
+        """Drop the socket without the farewell of TLS, for which asyncio waits up to 30 s."""
+        self._socket.abort()
+        await self._session.close()

@@ -1,0 +1,220 @@
+"""A transport without a network: the other end is an object in the same event loop.
+
+For tests, this library's and its users'. The peer is scripted by whoever holds it:
+
+    transport = MemoryTransport()
+    client = connect_async(url, key, transport=transport)      # opened by another task
+    peer = await transport.accept()
+    frame = await peer.receive()
+    peer.send(b"[null, ...]")
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, NamedTuple
+
+from supawire.errors import ConnectError
+from supawire.transport.base import Closed, OpenRequest, Sink
+
+CLOSE_BOUND: Final = 4.0
+"""Seconds that a polite close waits for the peer."""
+
+
+class MemoryFrame(NamedTuple):
+    """One frame."""
+
+    data: bytes
+    binary: bool
+
+
+class MemoryTransport:
+    """Opens connections in memory. `capacity`: how many frames a peer takes before it has received some."""
+
+    def __init__(self, *, capacity: int | None = None) -> None:
+        self._capacity = capacity
+        self._refusals: deque[ConnectError] = deque()
+        self._peers: asyncio.Queue[MemoryPeer] = asyncio.Queue()
+        self.requests: list[OpenRequest] = []
+        """Every attempt so far, refused ones too."""
+        self.silent = False
+        """Answer no attempt: it hangs until it is cancelled."""
+
+    async def open(self, request: OpenRequest, /) -> "MemoryConnection":
+        """Open a connection, or refuse it as `refuse` said."""
+        self.requests.append(request)
+        if self.silent:
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(0)
+        if self._refusals:
+            raise self._refusals.popleft()
+        connection = MemoryConnection(self._capacity)
+        self._peers.put_nowait(connection.peer)
+        return connection
+
+    def refuse(
+        self, status: int | None = None, body: str = "", *, retry_after: float | None = None, times: int = 1
+    ) -> None:
+        """Refuse the next attempts: with an HTTP status, or, without one, as if nobody listened."""
+        for _ in range(times):
+            self._refusals.append(
+                ConnectError("refused in memory", status=status, body=body or None, retry_after=retry_after)
+            )
+
+    async def accept(self) -> "MemoryPeer":
+        """The other end of the next connection, when it is opened."""
+        return await self._peers.get()
+
+
+class MemoryPeer:
+    """The server's end of a connection in memory."""
+
+    def __init__(self, connection: "MemoryConnection") -> None:
+        self._connection = connection
+        self._arrived: asyncio.Queue[MemoryFrame | Closed] = asyncio.Queue()
+        self.answers_close = True
+        """Whether the client's goodbye is answered."""
+
+    def send(self, data: bytes, binary: bool = False) -> None:
+        """Send one frame to the client."""
+        self._connection.arrive(MemoryFrame(data, binary))
+
+    async def receive(self) -> MemoryFrame:
+        """The client's next frame. Raises `EOFError` when it has closed."""
+        item = await self._arrived.get()
+        if isinstance(item, Closed):
+            self._arrived.put_nowait(item)
+            raise EOFError(f"the client closed with code {item.code}")  # noqa: TRY004  it is no wrong type
+        self._connection.taken()
+        return item
+
+    def close(self, code: int | None = 1000, text: str = "") -> None:
+        """Close the connection with this code."""
+        self._connection.arrive(Closed(code, text))
+
+    def drop(self) -> None:
+        """Cut the connection without a word."""
+        self._connection.arrive(Closed(None, "the connection was lost"))
+
+    @property
+    def waiting(self) -> int:
+        """How many frames of the client are there to be received."""
+        return self._arrived.qsize()
+
+    def take(self, item: MemoryFrame | Closed) -> None:
+        """The client's side: a frame or its end arrives here."""
+        self._arrived.put_nowait(item)
+
+
+class MemoryConnection:
+    """The client's end of a connection in memory."""
+
+    def __init__(self, capacity: int | None) -> None:
+        self._capacity = capacity
+        self._room = capacity
+        self._inbox: asyncio.Queue[MemoryFrame | Closed] = asyncio.Queue()
+        self._outbox: deque[MemoryFrame] = deque()
+        self._progress = asyncio.Event()
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._over = asyncio.Event()
+        self._shut = False
+        self._given = 0
+        self.written = 0
+        self.peer = MemoryPeer(self)
+
+    # --- the client's side
+
+    def write(self, data: bytes, binary: bool, /) -> None:
+        """Send one frame, when the peer has room for it."""
+        self._given += 1
+        if not self._shut:
+            self._outbox.append(MemoryFrame(data, binary))
+            self._move()
+
+    async def flush(self, count: int, /) -> bool:
+        """Wait until `count` frames are written; False when the connection ends before."""
+        while self.written < count and not self._over.is_set():
+            self._progress.clear()
+            await self._progress.wait()
+        return self.written >= count
+
+    async def run(self, sink: Sink, /) -> Closed:
+        """Read until the end, and say what it was."""
+        left = sink.burst
+        try:
+            while True:
+                item = await self._inbox.get()
+                if isinstance(item, Closed):
+                    break
+                sink.frame(*item)
+                left -= 1
+                if left <= 0:
+                    await asyncio.sleep(0)
+                    left = sink.burst
+                await self._reading.wait()
+        finally:
+            self._end(Closed(None))
+        return Closed(item.code, item.text, self.written)
+
+    def pause_reading(self) -> None:
+        """Give no more frames to the sink."""
+        self._reading.clear()
+
+    def resume_reading(self) -> None:
+        """Give frames again."""
+        self._reading.set()
+
+    async def close(self, code: int = 1000) -> None:
+        """Say goodbye, and end when the peer has answered or the bound has passed."""
+        self.resume_reading()
+        try:
+            async with asyncio.timeout(CLOSE_BOUND):
+                if await self.flush(self._given) and not self._shut:
+                    self._shut = True
+                    self.peer.take(Closed(code))
+                    if self.peer.answers_close:
+                        self.arrive(Closed(code))
+                await self._over.wait()
+        except TimeoutError:
+            return
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._end(Closed(None))
+        self.resume_reading()
+        self._inbox.put_nowait(Closed(None, "aborted"))
+
+    # --- the peer's side
+
+    def arrive(self, item: MemoryFrame | Closed) -> None:
+        """Something of the peer comes; after the end it is lost."""
+        if not self._over.is_set():
+            self._inbox.put_nowait(item)
+
+    def taken(self) -> None:
+        """The peer has received one frame."""
+        if self._room is not None:
+            self._room += 1
+        self._move()
+
+    # --- both
+
+    def _move(self) -> None:
+        """Hand over as many frames as the peer has room for."""
+        while self._outbox and (self._room is None or self._room > 0):
+            self.peer.take(self._outbox.popleft())
+            self.written += 1
+            if self._room is not None:
+                self._room -= 1
+        self._progress.set()
+
+    def _end(self, end: Closed) -> None:
+        if not self._over.is_set():
+            if not self._shut:
+                self.peer.take(end)
+            self._shut = True
+            self._outbox.clear()
+            self._over.set()
+            self._progress.set()

@@ -1,0 +1,166 @@
+"""The built-in transport: WebSocket by aiohttp. Imported at the first connect, since aiohttp is slow to import."""
+
+import asyncio
+import importlib.util
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import aiohttp
+from yarl import URL
+
+from supawire.errors import ConnectError, InvalidArgumentError
+from supawire.options import Secret
+from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
+from supawire.transport.base import OpenRequest
+
+_BODY: Final = 64_000
+"""Bytes of a refusal's body that are read."""
+
+_BODY_TIME: Final = 2.0
+"""Seconds in which they must come; the status alone is enough to go on with."""
+
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+class WebSocketTransport:
+    """Opens WebSockets: certificates checked, redirects not followed, nothing compressed, pings answered."""
+
+    async def open(self, request: OpenRequest, /) -> WebSocketConnection:
+        """Open a socket; see `Transport.open`."""
+        refusal = _Refusal()
+        session = _session(request, refusal)
+        failure: ConnectError | None = None
+        try:
+            socket = await _connect(session, request)
+        except (aiohttp.ClientError, OSError, _Redirected) as error:
+            failure = refusal.error(error) or _failed(error, request)
+        except BaseException:
+            await session.close()
+            raise
+        else:
+            return WebSocketConnection(session, socket)
+        await session.close()
+        raise failure  # outside of the handler: aiohttp's exception holds the URL, and the URL the key
+
+
+async def _connect(session: aiohttp.ClientSession, request: OpenRequest) -> AbortableWebSocket:
+    endpoint = request.endpoint
+    socket = await session.ws_connect(
+        URL(endpoint.reveal(), encoded=True),
+        headers={**request.headers, **({"Host": endpoint.host} if endpoint.host else {})},
+        server_hostname=_name(endpoint.host),
+        ssl=True if request.ssl is None else request.ssl,
+        proxy=None if request.proxy is None or _is_socks(request.proxy) else request.proxy.reveal(),
+        max_msg_size=request.max_frame,
+        compress=0,
+        autoclose=False,
+        autoping=True,
+        heartbeat=None,
+        decode_text=False,
+    )
+    assert isinstance(socket, AbortableWebSocket)
+    return socket
+
+
+def _session(request: OpenRequest, refusal: "_Refusal") -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(refusal.read)
+    trace.on_request_redirect.append(refusal.redirected)
+    return aiohttp.ClientSession(
+        connector=_connector(request.proxy),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "supawire"},
+        timeout=_NO_LIMIT,
+        trace_configs=[trace],
+        ws_response_class=cast("Any", AbortableWebSocket),
+    )
+
+
+def _connector(proxy: Secret | None) -> aiohttp.BaseConnector:
+    if proxy is None or not _is_socks(proxy):
+        return aiohttp.TCPConnector(force_close=True)
+    if importlib.util.find_spec("aiohttp_socks") is None:
+        raise InvalidArgumentError(
+            "a SOCKS proxy needs the package aiohttp-socks", hint="pip install 'supawire[socks]'"
+        )
+    socks: Any = importlib.import_module("aiohttp_socks")
+    return socks.ProxyConnector.from_url(proxy.reveal(), force_close=True)
+
+
+def _is_socks(proxy: Secret) -> bool:
+    return proxy.reveal().startswith("socks")
+
+
+def _name(host: str | None) -> str | None:
+    """The name that TLS shall check: the host without its port."""
+    return None if host is None else (URL.build(scheme="https", authority=host).host or host)
+
+
+class _Redirected(Exception):
+    """The server wants us elsewhere; the key and the token go nowhere but where the user said."""
+
+
+class _Refusal:
+    """The answer to an upgrade that was refused. aiohttp's exception has no body, so it is read while it is there."""
+
+    def __init__(self) -> None:
+        self._status: int | None = None
+        self._retry_after: float | None = None
+        self._body = b""
+
+    async def read(self, _session: aiohttp.ClientSession, _context: SimpleNamespace, end: Any) -> None:
+        """A trace hook: the request has its answer."""
+        if end.response.status != 101:
+            await self._take(end.response)
+
+    async def redirected(self, _session: aiohttp.ClientSession, _context: SimpleNamespace, redirect: Any) -> None:
+        """A trace hook: the answer is a redirect, which is about to be followed."""
+        await self._take(redirect.response)
+        raise _Redirected
+
+    async def _take(self, response: aiohttp.ClientResponse) -> None:
+        self._status = response.status
+        self._retry_after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        try:
+            async with asyncio.timeout(_BODY_TIME):
+                while len(self._body) < _BODY and (part := await response.content.read(_BODY - len(self._body))):
+                    self._body += part
+        except (TimeoutError, aiohttp.ClientError):
+            return  # a body that breaks off: what came is kept
+
+    def error(self, error: Exception) -> ConnectError | None:
+        """The typed error, when the server answered and did not say 101."""
+        if self._status is None:
+            return None
+        where = " and wants us elsewhere, which is not followed" if isinstance(error, _Redirected) else ""
+        return ConnectError(
+            f"the server refused the connection with status {self._status}{where}",
+            status=self._status,
+            body=self._body.decode("utf-8", "replace"),
+            retry_after=self._retry_after,
+        )
+
+
+def _failed(error: Exception, request: OpenRequest) -> ConnectError:
+    text = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        text = f"the answer to the upgrade is no WebSocket: {error.message}"
+    for secret in (request.endpoint.key, request.proxy):
+        text = text.replace(secret.reveal(), "***") if secret is not None else text
+    return ConnectError(text)
+
+
+def retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds that a Retry-After header asks for; it holds seconds or a date. None when it cannot be read."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
