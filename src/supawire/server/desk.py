@@ -59,6 +59,8 @@ class HubOptions:
     timings: Timings = field(default_factory=Timings)
     policy: Policy = default_policy
     tenants: frozenset[str] = TENANTS
+    dev: bool = False
+    """Whether there is the route by which another process on this machine emits changes (`server/dev.py`)."""
 
 
 class Desk:

@@ -28,6 +28,7 @@ from supawire.server.broadcasts import Broadcasts, server_message
 from supawire.server.changes import Change, Changes
 from supawire.server.channel import Channel
 from supawire.server.desk import Bits, Desk, HubOptions
+from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Refusal, Request
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of
@@ -62,6 +63,7 @@ class Hub:
         self._handshake = Handshake(desk, self._joining)
         self._sockets = Sockets(desk, self._take)
         self._rest = Rest(desk, self._broadcasts)
+        self._dev = Dev(desk, self._changes)
         self.received: Final = Recorder()
         """What clients sent."""
         self.faults: Final = Faults(desk, self._sockets)
@@ -103,7 +105,7 @@ class Hub:
     def rest(self, request: RestRequest, now: Instant) -> RestAnswer:
         """Answer an HTTP request (protocol §6.5, §6.6)."""
         self.at(now)
-        return self._rest.answer(request)
+        return self._dev.answer(request) or self._rest.answer(request)
 
     def tick(self, now: Instant) -> None:
         """Do what is due."""

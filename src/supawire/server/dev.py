@@ -1,0 +1,107 @@
+"""A route for development, so that another process can do what `LocalServer.emit` does: `POST /dev/emit`.
+
+It tells those who listen that a row changed; it keeps no row and runs no SQL. The real server has no such route, so it
+is there only with `HubOptions(dev=True)`, which `supawire serve` sets on an address of this machine. It wants the
+service key, and Host must be this machine: a page in a browser has neither.
+"""
+
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from supawire.errors import InvalidArgumentError
+from supawire.server.changes import Change, Changes, make_change
+from supawire.server.desk import Desk
+from supawire.server.handshake import JSON
+from supawire.server.rest import RestAnswer, RestRequest
+from supawire.server.tokens import Claims, check
+from supawire.server.wire import DECODE_ERRORS, encode
+
+PATH: Final = "/dev/emit"
+HERE: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+ROLE: Final = "service_role"
+LONGEST: Final = 1000
+"""Digits that a number may have; `1e999999999` is short and would not stay so."""
+
+
+class _Column(Struct, forbid_unknown_fields=True):
+    name: str
+    type: str
+
+
+class _Emit(Struct, forbid_unknown_fields=True):
+    type: str
+    table: str
+    schema: str = "public"
+    record: dict[str, Any] | None = None
+    old_record: dict[str, Any] | None = None
+    columns: dict[str, str] | list[_Column] | None = None
+    errors: str | list[str] | None = None
+
+
+def _number(text: str) -> Decimal | float:
+    value = Decimal(text)
+    return value if abs(value.adjusted()) < LONGEST else float(text)
+
+
+_body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)
+
+
+class Dev:
+    """The route."""
+
+    def __init__(self, desk: Desk, changes: Changes) -> None:
+        self._desk = desk
+        self._changes = changes
+
+    def answer(self, request: RestRequest) -> RestAnswer | None:
+        """Answer a request for this route; None when it is for another one, or when there is no such route here."""
+        if not self._desk.options.dev or request.path != PATH or request.method != "POST":
+            return None
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        try:
+            change = _change(request.body)
+        except (*DECODE_ERRORS, InvalidArgumentError) as error:
+            return _message(422, str(error))
+        self._changes.emit(change)
+        return RestAnswer(202)
+
+    def _refusal(self, request: RestRequest) -> RestAnswer | None:
+        if _without_port(request.host) not in HERE:
+            return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
+        token = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("apikey", "")
+        claims = check(token, self._desk.options.secret, self._desk.now)
+        if not isinstance(claims, Claims):
+            return _message(401, "Unauthorized")
+        if claims.role != ROLE:
+            return _message(403, "this route wants the service key")
+        return None
+
+
+def _change(body: bytes) -> Change:
+    asked = _body.decode(body)
+    columns = asked.columns
+    return make_change(
+        asked.type,
+        asked.table,
+        schema=asked.schema,
+        record=asked.record,
+        old_record=asked.old_record,
+        columns=[{"name": column.name, "type": column.type} for column in columns]
+        if isinstance(columns, list)
+        else columns,
+        errors=asked.errors,
+    )
+
+
+def _without_port(host: str) -> str:
+    """Host in lower case without its port; an IPv6 address keeps its brackets."""
+    name, bracket, _ = host.lower().partition("]")
+    return name + bracket if bracket else name.partition(":")[0]
+
+
+def _message(status: int, message: str) -> RestAnswer:
+    return RestAnswer(status, encode({"message": message}), JSON)

@@ -1,0 +1,142 @@
+"""`POST /dev/emit`: changes from another process."""
+
+import json
+from typing import Any
+
+import pytest
+
+from supawire.server.effects import Send
+from supawire.server.rest import RestAnswer, RestRequest
+from tests.server.world import Client, World
+
+INSERT = {"type": "INSERT", "table": "users", "record": {"id": 1, "name": "alice"}}
+WANTED = {"postgres_changes": [{"event": "*", "schema": "public", "table": "users"}]}
+
+
+@pytest.fixture
+def world() -> World:
+    return World(dev=True)
+
+
+def listener(world: World) -> Client:
+    client = world.connect()
+    client.join(config=WANTED)
+    client.take()
+    return client
+
+
+def emit(world: World, body: Any = INSERT, *, role: str = "service_role", **fields: Any) -> RestAnswer:
+    token = world.token(role)
+    return world.rest("/dev/emit", body, headers={"authorization": f"Bearer {token}"}, **fields)
+
+
+def message(answer: RestAnswer) -> str:
+    return json.loads(answer.body)["message"]
+
+
+def test_a_change_reaches_who_listens(world: World):
+    """A change posted with the service key arrives as a postgres_changes frame, with types from its JSON values."""
+    client = listener(world)
+    assert emit(world).status == 202
+    [payload] = client.events("postgres_changes")
+    assert payload["data"]["record"] == {"id": 1, "name": "alice"}
+    assert payload["data"]["columns"] == [{"name": "id", "type": "int8"}, {"name": "name", "type": "text"}]
+
+
+def test_numbers_keep_their_digits(world: World):
+    """A numeric goes out as it was written: neither its trailing zero nor its thirtieth digit is lost."""
+    listener(world)
+    record = b'{"id":1,"price":19.90,"pi":3.141592653589793238462643383280}'
+    body = b'{"type":"INSERT","table":"users","columns":{"id":"int8","price":"numeric","pi":"numeric"},"record":%b}'
+    headers = {"authorization": f"Bearer {world.token('service_role')}"}
+    asked = RestRequest("POST", "/dev/emit", "localhost", headers=headers, body=body % record)
+    assert world.hub.rest(asked, world.now).status == 202
+    effect = world.hub.next_effect()
+    assert isinstance(effect, Send)
+    assert b'"record":' + record in effect.data
+
+
+@pytest.mark.parametrize("kind", ["UPDATE", "DELETE"])
+def test_updates_and_deletes_too(world: World, kind: str):
+    """UPDATE and DELETE are posted the same way, with old_record; columns may be a list with types."""
+    client = listener(world)
+    columns = [{"name": "id", "type": "int4"}]
+    rows = {"old_record": {"id": 7}} | ({"record": {"id": 7}} if kind == "UPDATE" else {})
+    assert emit(world, {"type": kind, "table": "users", "columns": columns, **rows}).status == 202
+    [payload] = client.events("postgres_changes")
+    assert payload["data"]["type"] == kind
+    assert payload["data"]["old_record"] == {"id": 7}
+    assert payload["data"]["columns"] == columns
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_other_roles_are_refused(world: World, role: str):
+    """A token without the service role is 403 and nothing is emitted."""
+    client = listener(world)
+    answer = emit(world, role=role)
+    assert (answer.status, message(answer)) == (403, "this route wants the service key")
+    assert client.got == []
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer nonsense"])
+def test_strangers_are_refused(world: World, authorization: str):
+    """Without a token, or with one that this server did not sign, it is 401."""
+    client = listener(world)
+    assert world.rest("/dev/emit", INSERT, headers={"authorization": authorization}).status == 401
+    assert client.got == []
+
+
+@pytest.mark.parametrize("host", ["127.evil.example:4000", "localhost.evil.example", "example.com", "", "[::2]:4000"])
+def test_another_host_is_refused(world: World, host: str):
+    """A request that came by another name than this machine's, as a rebound DNS name does, is 403."""
+    client = listener(world)
+    assert emit(world, host=host).status == 403
+    assert client.got == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:4000", "LOCALHOST:4000", "[::1]:4000", "[::1]"])
+def test_this_machine_is_served(world: World, host: str):
+    """Each way to name this machine is good, with a port or without."""
+    assert emit(world, host=host).status == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"type":"INSERT"}',
+        b"\xff",
+        {**INSERT, "type": "TRUNCATE"},
+        {**INSERT, "record": None},
+        {**INSERT, "sql": "drop table users"},
+        {**INSERT, "columns": [{"name": "id"}]},
+    ],
+)
+def test_what_is_no_change_is_refused(world: World, body: Any):
+    """A body that says no change is 422 with the reason, and nothing is emitted."""
+    client = listener(world)
+    answer = emit(world, body)
+    assert answer.status == 422
+    assert message(answer)
+    assert client.got == []
+
+
+def test_a_short_text_stays_short(world: World):
+    """A number with a huge exponent does not become a huge text."""
+    answer = world.rest(
+        "/dev/emit",
+        b'{"type":"INSERT","table":"users","record":{"id":1e999999999}}',
+        headers={"authorization": f"Bearer {world.token('service_role')}"},
+    )
+    assert answer.status == 202
+
+
+def test_the_route_is_off_unless_asked_for():
+    """A server without `dev`, such as `LocalServer`, answers 404 as the real one does."""
+    world = World()
+    client = listener(world)
+    assert emit(world).status == 404
+    assert emit(World(dev=True), method="GET").status == 404
+    assert client.got == []
