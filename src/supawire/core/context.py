@@ -15,7 +15,7 @@ from supawire.core.timers import Timers
 from supawire.core.token import Tokens
 from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
 from supawire.options import Backoff, Secret, SessionOptions
-from supawire.types import ChannelState, Instant, LinkState, Status
+from supawire.types import ChannelState, Instant, LinkState, Stats, Status
 
 Key = tuple[Hashable, ...]
 """What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
@@ -57,6 +57,26 @@ class Context:
         """Frames handed to the socket of this generation."""
         self.round_trip: float | None = None
         self._ref = 0
+
+    def stats(self, state: LinkState, queued: int) -> Stats:
+        """The counters for the user; `overflowed` is counted by the shell."""
+        counts = self.counts
+        return Stats(
+            state=state,
+            frames_received=counts.frames_received,
+            frames_sent=counts.frames_sent,
+            connects=counts.connects,
+            reconnects=counts.reconnects,
+            joins=counts.joins,
+            stale_frames=counts.stale,
+            late_replies=self.replies.late,
+            garbage_frames=counts.garbage,
+            unknown_frames=counts.unknown,
+            pending=len(self.tickets),
+            queued=queued,
+            overflowed=0,
+            last_round_trip=self.round_trip,
+        )
 
     # --- frames
 

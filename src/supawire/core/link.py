@@ -113,6 +113,15 @@ class Link:
             self._abort()
         self._end(LinkOn.ENDED, None, now)
 
+    def abort(self, error: RealtimeError | None, now: Instant) -> None:
+        """For good and at once; with the error that made it necessary, if any."""
+        if self.state is LinkState.CLOSED:
+            return
+        if self.state in (LinkState.CONNECTING, LinkState.OPEN, LinkState.CLOSING):
+            self._abort()
+        self._move(LinkOn.CLOSE)
+        self._end(LinkOn.ENDED, error, now)
+
     # --- what the world did
 
     def opened(self, now: Instant) -> None:

@@ -64,13 +64,10 @@ class Session:
         self._deadlines |= {"join": lambda _, now: self._join_late(now), "ticket": self._ticket_late}
         self.receive = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
+        self.effects: Final = self._context.effects
+        """What `next_effect` takes from; to look whether there is anything."""
 
     # --- outputs
-
-    @property
-    def has_effects(self) -> bool:
-        """Whether `next_effect` has anything."""
-        return bool(self._context.effects)
 
     def next_effect(self) -> Effect | None:
         """The next order to the shell, None when there is none."""
@@ -103,25 +100,19 @@ class Session:
         """The channels by full topic."""
         return MappingProxyType(self._channels)
 
+    @property
+    def sequence(self) -> int:
+        """How many frames were handed to the socket of this generation."""
+        return self._context.sequence
+
+    @property
+    def awaits_reply(self) -> bool:
+        """Whether a request of ours waits for its reply."""
+        return bool(self._context.replies) or self._joins.unanswered > 0
+
     def stats(self) -> Stats:
         """The counters so far."""
-        counts = self._context.counts
-        return Stats(
-            state=self.state,
-            frames_received=counts.frames_received,
-            frames_sent=counts.frames_sent,
-            connects=counts.connects,
-            reconnects=counts.reconnects,
-            joins=counts.joins,
-            stale_frames=counts.stale,
-            late_replies=self._context.replies.late,
-            garbage_frames=counts.garbage,
-            unknown_frames=counts.unknown,
-            pending=len(self._context.tickets),
-            queued=sum(channel.queued for channel in self._channels.values()),
-            overflowed=0,
-            last_round_trip=self._context.round_trip,
-        )
+        return self._context.stats(self.state, sum(channel.queued for channel in self._channels.values()))
 
     # --- commands: the client
 
@@ -148,6 +139,10 @@ class Session:
         else:
             self._link.close(now)
         return ticket
+
+    def abort(self, error: RealtimeError | None, now: Instant) -> None:
+        """End for good and at once, without a word to the server; who waits gets the error, or `ClosedError` (R2)."""
+        self._link.abort(error, now)
 
     def reconnect(self, now: Instant) -> None:
         """Connect now, not at the end of the backoff; an open connection is replaced."""
