@@ -21,6 +21,7 @@ still does not fit stays as it was sent. The way back, for the local server, is 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -36,6 +37,7 @@ __all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire"]
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 _KEPT: Final = 256
+_ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
 
 _any: Final = msgspec.json.Decoder()
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -101,7 +103,7 @@ def _plan(columns: bytes) -> _Plan:
         listed = ()
     types = {column.name: column.type for column in listed}
     late = tuple(_late_columns(types))
-    if not listed or len(types) < len(listed):
+    if not listed or len(types) < len(listed) or any(_ODD_NAME.search(name) for name in types):
         return _Plan(listed, types, late, None, 0, dict)
     fields = [f"f{number}" for number in range(len(listed))]
     row = msgspec.defstruct(

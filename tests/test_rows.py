@@ -1,0 +1,439 @@
+"""Rows: what PostgreSQL's types become in Python, by what the server sends today and what older ones sent."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire import rows
+from supawire._rowtypes import TYPES, read_array
+from supawire.errors import InvalidArgumentError, RowError
+from supawire.rows import Column, decode_columns, decode_row, infer_columns, to_wire
+
+
+def columns(**types: str) -> bytes:
+    return msgspec.json.encode([{"name": name, "type": kind} for name, kind in types.items()])
+
+
+def decoded(kind: str, text: str) -> Any:
+    """One value of a row with two columns, so that the whole row takes the fast way when it can."""
+    row = decode_row(columns(v=kind, other="text"), b'{"v": %b, "other": "text"}' % text.encode())
+    assert row["other"] == "text"
+    return row["v"]
+
+
+PLUS_5_30 = timezone(timedelta(hours=5, minutes=30))
+
+TODAY: list[tuple[str, str, Any]] = [
+    ("int2", "-7", -7),
+    ("int4", "2147483647", 2147483647),
+    ("int8", "9223372036854775807", 9223372036854775807),
+    ("oid", "4294967295", 4294967295),
+    ("numeric", "1.1000", Decimal("1.1000")),
+    ("numeric", "123456789012345678901234567890.000001", Decimal("123456789012345678901234567890.000001")),
+    ("numeric", "1" + "0" * 400, Decimal("1" + "0" * 400)),
+    ("numeric", "1" + "0" * 400 + ".5", Decimal("1" + "0" * 400 + ".5")),
+    ("float8", "1", 1.0),
+    ("float8", "1.5e-300", 1.5e-300),
+    ("float4", "null", None),
+    ("bool", "true", True),
+    ("bool", "null", None),
+    ("text", '"a \\u00e9 \\" b"', 'a é " b'),
+    ("varchar", '""', ""),
+    ("bpchar", '"x"', "x"),
+    ("uuid", '"6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"', UUID("6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11")),
+    ("date", '"2024-01-02"', date(2024, 1, 2)),
+    ("date", '"0001-01-01"', date(1, 1, 1)),
+    ("time", '"03:04:05.5"', time(3, 4, 5, 500000)),
+    ("time", '"03:04:05"', time(3, 4, 5)),
+    ("timetz", '"03:04:05.5+00"', time(3, 4, 5, 500000, UTC)),
+    ("timetz", '"03:04:05+05:30"', time(3, 4, 5, 0, PLUS_5_30)),
+    ("timestamp", '"2024-01-02T03:04:05.123456"', datetime(2024, 1, 2, 3, 4, 5, 123456)),  # noqa: DTZ001
+    ("timestamptz", '"2024-01-02T01:04:05.123456+00:00"', datetime(2024, 1, 2, 1, 4, 5, 123456, UTC)),
+    ("timestamptz", '"2024-01-02T01:04:05+05:30"', datetime(2024, 1, 2, 1, 4, 5, 0, PLUS_5_30)),
+    ("bytea", '"deadbeef"', b"\xde\xad\xbe\xef"),
+    ("bytea", '""', b""),
+    ("json", '{"a": [1, 12345678901234567890123, 1.5, null]}', {"a": [1, 12345678901234567890123, 1.5, None]}),
+    ("jsonb", '"2024-01-02"', "2024-01-02"),
+    ("jsonb", "1" + "0" * 400 + ".5", Decimal("1" + "0" * 400 + ".5")),
+    ("_int4", "[1,2,null]", [1, 2, None]),
+    ("_int4", "[[1,2],[3,null]]", [[1, 2], [3, None]]),
+    ("_int8", "[9223372036854775807]", [9223372036854775807]),
+    ("_numeric", "[1.10, 2]", [Decimal("1.10"), Decimal(2)]),
+    ("_numeric", "[[1.10], [2.00]]", [[Decimal("1.10")], [Decimal("2.00")]]),
+    ("_text", '["a", null, "null"]', ["a", None, "null"]),
+    ("_text", "[]", []),
+    ("_text", "null", None),
+    ("_date", '["2024-01-02", "infinity"]', [date(2024, 1, 2), "infinity"]),
+    ("_uuid", '["6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"]', [UUID("6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11")]),
+    ("_bytea", '["00ff", null, ["ab"]]', [b"\x00\xff", None, [b"\xab"]]),
+    ("_jsonb", '[{"a": 1}, [2]]', [{"a": 1}, [2]]),
+    ("_timetz", '["03:04:05+00"]', [time(3, 4, 5, 0, UTC)]),
+]
+
+AS_SENT: list[tuple[str, str, Any]] = [
+    ("interval", '"1 day 02:03:04"', "1 day 02:03:04"),
+    ("inet", '"10.0.0.1/8"', "10.0.0.1/8"),
+    ("money", '"$1,000.00"', "$1,000.00"),
+    ("int4range", '"[1,10)"', "[1,10)"),
+    ("mood", '"sad"', "sad"),
+    ("_mood", '["sad", null]', ["sad", None]),
+    ("address", '{"street": "x", "zip": 1}', {"street": "x", "zip": 1}),
+    ("", "[1]", [1]),
+    ("date", '"infinity"', "infinity"),
+    ("date", '"-infinity"', "-infinity"),
+    ("date", '"0044-03-15 BC"', "0044-03-15 BC"),
+    ("date", '"10000-01-01"', "10000-01-01"),
+    ("timestamp", '"0044-03-15T00:00:00 BC"', "0044-03-15T00:00:00 BC"),
+    ("timestamptz", '"infinity"', "infinity"),
+    ("timestamptz", '"12345-01-02T03:04:05+00:00"', "12345-01-02T03:04:05+00:00"),
+    ("time", '"24:00:00"', "24:00:00"),
+    ("timetz", '"24:00:00+00"', "24:00:00+00"),
+    ("int4", '"abc"', "abc"),
+    ("int4", '"1_0"', "1_0"),
+    ("int4", "1.5", 1.5),
+    ("int4", "[1]", [1]),
+    ("bool", '"maybe"', "maybe"),
+    ("uuid", '"nope"', "nope"),
+    ("bytea", '"abc"', "abc"),
+    ("bytea", '"ab cd"', "ab cd"),
+    ("_int4", '"{1,"', "{1,"),
+    ("_int4", "7", 7),
+]
+
+OLDER: list[tuple[str, str, Any]] = [
+    ("int8", '"9223372036854775807"', 9223372036854775807),
+    ("numeric", '"1.1000"', Decimal("1.1000")),
+    ("float8", '"1.5"', 1.5),
+    ("float8", '"-Infinity"', -math.inf),
+    ("bool", '"t"', True),
+    ("bool", '"false"', False),
+    ("date", '"2024-01-02"', date(2024, 1, 2)),
+    ("timestamp", '"2024-01-02 03:04:05.5"', datetime(2024, 1, 2, 3, 4, 5, 500000)),  # noqa: DTZ001
+    ("timestamptz", '"2024-01-02 03:04:05+00"', datetime(2024, 1, 2, 3, 4, 5, 0, UTC)),
+    ("bytea", '"\\\\xdeadbeef"', b"\xde\xad\xbe\xef"),
+    ("_int4", '"{1,NULL,3}"', [1, None, 3]),
+    ("_int4", '"{{1,2},{3,4}}"', [[1, 2], [3, 4]]),
+    ("_text", '"{a,\\"b,\\\\\\"c\\",NULL,\\"NULL\\"}"', ["a", 'b,"c', None, "NULL"]),
+    ("_bool", '"{t,f}"', [True, False]),
+    ("_bytea", '"{\\"\\\\\\\\x00ff\\"}"', [b"\x00\xff"]),
+    ("_text", '"{}"', []),
+    ("json", '"{\\"a\\": 1}"', '{"a": 1}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "sent", "expected"), TODAY)
+def test_values_are_exact(kind: str, sent: str, expected: Any):
+    """Each type of today's server becomes its Python value, exactly (R42)."""
+    value = decoded(kind, sent)
+    assert value == expected
+    assert type(value) is type(expected)
+    if isinstance(expected, Decimal):
+        assert value.as_tuple() == expected.as_tuple()
+    if isinstance(expected, datetime | time):
+        assert value.utcoffset() == expected.utcoffset()
+
+
+@pytest.mark.parametrize(("kind", "sent", "expected"), AS_SENT)
+def test_what_has_no_python_value_stays_as_sent(kind: str, sent: str, expected: Any):
+    """Unknown types, endless dates and misfits stay what the JSON says, and do not spoil their row (R42)."""
+    value = decoded(kind, sent)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(("kind", "sent", "expected"), OLDER)
+def test_text_of_older_servers_is_converted(kind: str, sent: str, expected: Any):
+    """A server that sends everything as text gives the same values (R42)."""
+    value = decoded(kind, sent)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_nan_of_older_servers_is_nan():
+    """Text NaN is the float and the Decimal of that name."""
+    assert math.isnan(decoded("float8", '"NaN"'))
+    assert decoded("numeric", '"NaN"').is_nan()
+
+
+def test_hex_is_read_once():
+    """Bytes that look like hex of hex stay so: today's server sends plain hex, and nothing tells the two apart."""
+    assert decoded("bytea", '"5c7864656164"') == b"\\xdead"
+
+
+def test_a_missing_column_is_missing():
+    """An unchanged large value is not sent, and is not made up as None (R42)."""
+    listed = columns(id="int8", big="text", at="date")
+    assert decode_row(listed, b'{"id": 1, "at": "2024-01-02"}') == {"id": 1, "at": date(2024, 1, 2)}
+    assert decode_row(listed, b'{"id": 1}') == {"id": 1}
+    assert decode_row(listed, b"{}") == {}
+
+
+def test_a_key_that_is_no_column_is_kept():
+    """A key beyond the columns is in the row as sent, and the others are converted all the same."""
+    row = decode_row(columns(id="int8", at="date"), b'{"id": 1, "at": "2024-01-02", "more": {"a": 1.5}}')
+    assert row == {"id": 1, "at": date(2024, 1, 2), "more": {"a": 1.5}}
+
+
+@pytest.mark.parametrize("listed", [b"null", b"[]", b"7", b"{", b'[{"type":"int8"}]', b"\xff", b"[" * 5000])
+def test_without_columns_a_row_is_plain_json(listed: bytes):
+    """Columns that are missing, empty or no list leave the row as its JSON (R40)."""
+    assert decode_columns(listed) == ()
+    assert decode_row(listed, b'{"a": "2024-01-02", "b": 1.5}') == {"a": "2024-01-02", "b": 1.5}
+
+
+def test_null_is_an_empty_row():
+    """A record of null gives an empty dict, with and without columns."""
+    assert decode_row(columns(id="int8"), b"null") == {}
+    assert decode_row(b"null", b"null") == {}
+
+
+@pytest.mark.parametrize(
+    "record", [b"[1]", b'"x"', b"7", b"{", b"", b'{"id": "\xff"}', b'{"id": nope}', b'{"id": NaN}']
+)
+def test_what_is_no_row_raises_with_the_raw_text(record: bytes):
+    """A record that is no JSON object raises RowError, which holds what came."""
+    with pytest.raises(RowError) as caught:
+        decode_row(columns(id="int8"), record)
+    assert caught.value.raw == record
+
+
+def test_deep_json_raises_a_row_error():
+    """A jsonb value nested beyond what can be read raises RowError, not RecursionError."""
+    with pytest.raises(RowError):
+        decode_row(columns(v="jsonb"), b'{"v": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+def test_columns_have_name_and_type():
+    """Columns are in the table's order; keys of older servers beside name and type are ignored."""
+    listed = b'[{"name":"id","type":"int8","type_modifier":-1,"flags":["key"]},{"name":"a b"}]'
+    assert decode_columns(listed) == (Column("id", "int8"), Column("a b", ""))
+    assert decode_columns(msgspec.Raw(listed)) == (Column("id", "int8"), Column("a b", ""))
+
+
+@given(st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=300))
+def test_any_name_is_a_column(names: list[str]):
+    """Column names of any text and number are keys and nothing else; they never become code."""
+    listed = columns(**dict.fromkeys(names, "int4"))
+    record = msgspec.json.encode({name: number for number, name in enumerate(names)})
+    assert decode_row(listed, record) == {name: number for number, name in enumerate(names)}
+
+
+def test_a_column_listed_twice_is_decoded():
+    """Two columns of one name give one key, by the last type."""
+    listed = b'[{"name":"a","type":"text"},{"name":"a","type":"date"}]'
+    assert decode_row(listed, b'{"a": "2024-01-02"}') == {"a": date(2024, 1, 2)}
+
+
+def test_decoders_are_kept_in_a_bounded_cache():
+    """One decoder serves all rows of a list of columns, and endless new lists do not fill the memory."""
+    plan = rows._plan
+    plan.cache_clear()
+    for number in range(1000):
+        decode_row(columns(**{f"c{number}": "int4"}), b"{}")
+    assert plan.cache_info().currsize <= 256
+    before = plan.cache_info().misses
+    decode_row(msgspec.Raw(columns(c999="int4")), b"{}")
+    assert plan.cache_info().misses == before
+
+
+scalars: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(2**63, 2**80),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.decimals(allow_nan=False, allow_infinity=False),
+    st.text(),
+    st.datetimes(),
+    st.datetimes(timezones=st.sampled_from([UTC, PLUS_5_30])),
+    st.dates(),
+    st.times(),
+    st.times(timezones=st.sampled_from([UTC, PLUS_5_30])),
+    st.uuids(),
+    st.binary(),
+)
+arrays = st.one_of(
+    st.lists(st.integers(-(2**31), 2**31) | st.none()),
+    st.lists(st.text() | st.none()),
+    st.lists(st.lists(st.decimals(allow_nan=False, allow_infinity=False), max_size=3), max_size=3),
+    st.lists(st.binary()),
+    st.lists(st.datetimes(timezones=st.just(UTC))),
+)
+documents = st.dictionaries(st.text(), st.lists(st.integers() | st.text() | st.none() | st.booleans()))
+
+
+def written(record: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode({name: to_wire(value) for name, value in record.items()})
+
+
+def readable(value: Any) -> Any:
+    """What a value is when it comes back: an int that is too large for int8 is a numeric."""
+    return Decimal(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
+@given(st.dictionaries(st.text(min_size=1), scalars | arrays | documents))
+def test_what_the_local_server_sends_comes_back(record: dict[str, Any]):
+    """A row of Python values, sent with the columns that are inferred for it, is read as the same values."""
+    listed = msgspec.json.encode(infer_columns(record))
+    row = decode_row(listed, written(record))
+    expected = {name: readable(value) for name, value in record.items()}
+    assert row == expected
+    assert list(row) == list(expected)
+    for name, value in expected.items():
+        if isinstance(value, Decimal):
+            assert format(row[name], "f") == format(value, "f")
+        elif value not in ([], {}):
+            assert type(row[name]) is type(value)
+
+
+@given(st.dictionaries(st.text(min_size=1), scalars | arrays | documents, min_size=1))
+def test_both_ways_of_decoding_agree(record: dict[str, Any]):
+    """The single typed pass and the one column by column give the same row."""
+    listed = msgspec.json.encode(infer_columns(record))
+    extended = written({**record, "": 1}) if "" not in record else written(record)
+    slow = decode_row(listed, extended)
+    slow.pop("", None)
+    assert decode_row(listed, written(record)) == slow
+
+
+@given(st.binary() | st.text().map(str.encode), st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_a_row_or_a_row_error(listed: bytes, record: bytes):
+    """Whatever bytes come as columns and record, nothing but RowError is raised (fuzz)."""
+    with contextlib.suppress(RowError):
+        assert isinstance(decode_row(listed, record), dict)
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["{1,2}", "infinity", "\\x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+kinds = st.sampled_from([*TYPES, *(f"_{name}" for name in TYPES), "jsonb", "mood", "_"])
+
+
+@given(st.lists(st.tuples(kinds, json_values), max_size=6))
+def test_any_json_fits_any_column(cells: list[tuple[str, Any]]):
+    """A column of any type takes any JSON value: it becomes something, and nothing is raised (R40)."""
+    listed = columns(**{f"c{number}": kind for number, (kind, _) in enumerate(cells)})
+    record = msgspec.json.encode({f"c{number}": value for number, (_, value) in enumerate(cells)})
+    assert set(decode_row(listed, record)) == {f"c{number}" for number in range(len(cells))}
+
+
+# --- array literals
+
+items: st.SearchStrategy[Any] = st.recursive(
+    st.lists(st.text() | st.none(), min_size=1, max_size=4), lambda inner: st.lists(inner, min_size=1, max_size=3)
+)
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "{" + ", ".join(map(literal, value)) + "}"
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(items)
+def test_array_literals_are_read(value: list[Any]):
+    """An array literal gives its items, quoted text as it is, nested arrays as nested lists."""
+    assert read_array(literal(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", []),
+        (" { a , b c } ", ["a", "b c"]),
+        ("{null,NULL,nULL}", [None, None, None]),
+        ('{"null",\\null}', ["null", "null"]),
+        ("{a\\,b,c\\}}", ["a,b", "c}"]),
+        ("[0:1]={1,2}", ["1", "2"]),
+        ("{{},{}}", [[], []]),
+    ],
+)
+def test_the_corners_of_array_literals(text: str, expected: list[Any]):
+    """Blanks, escapes, bounds and unquoted NULL are read as PostgreSQL reads them."""
+    assert read_array(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "}", "a", "{a", "{a,}", "{,a}", "{a}{b}", "{a}b", '{"a}', "{a b", "{{a}", '{a"b"}', "{a,,b}"]
+)
+def test_malformed_array_literals_raise(text: str):
+    """What is no array literal raises ValueError."""
+    with pytest.raises(ValueError, match="malformed"):
+        read_array(text)
+
+
+@given(st.text(st.sampled_from('{},"\\ aN')))
+def test_any_text_is_an_array_or_not(text: str):
+    """Whatever text comes, an array literal is read or ValueError raised."""
+    with contextlib.suppress(ValueError):
+        assert isinstance(read_array(text), list)
+
+
+def test_many_braces_do_not_break_the_reader():
+    """Depth is bounded by memory alone."""
+    with pytest.raises(ValueError, match="malformed"):
+        read_array("{" * 100_000)
+
+
+# --- the way back
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "sent"),
+    [
+        (None, "text", b"null"),
+        (True, "bool", b"true"),
+        (7, "int8", b"7"),
+        (2**63, "numeric", b"9223372036854775808"),
+        (1.5, "float8", b"1.5"),
+        (math.nan, "float8", b"null"),
+        (Decimal("1.1000"), "numeric", b"1.1000"),
+        (Decimal("1E+3"), "numeric", b"1000"),
+        (Decimal("NaN"), "numeric", b'"NaN"'),
+        (Decimal("-Infinity"), "numeric", b'"-Infinity"'),
+        ("x", "text", b'"x"'),
+        (datetime(2024, 1, 2, 3, 4, 5, 500000), "timestamp", b'"2024-01-02T03:04:05.5"'),  # noqa: DTZ001
+        (datetime(2024, 1, 2, 3, 4, 5, 0, PLUS_5_30), "timestamptz", b'"2024-01-01T21:34:05+00:00"'),
+        (date(2024, 1, 2), "date", b'"2024-01-02"'),
+        (time(3, 4, 5, 120000), "time", b'"03:04:05.12"'),
+        (time(3, 4, 5, 0, UTC), "timetz", b'"03:04:05+00"'),
+        (time(3, 4, 5, 0, PLUS_5_30), "timetz", b'"03:04:05+05:30"'),
+        (timedelta(hours=30, seconds=1.5), "interval", b'"30:00:01.5"'),
+        (timedelta(seconds=-90), "interval", b'"-00:01:30"'),
+        (UUID(int=1), "uuid", b'"00000000-0000-0000-0000-000000000001"'),
+        (b"\xde\xad", "bytea", b'"dead"'),
+        (bytearray(b"\xde\xad"), "bytea", b'"dead"'),
+        ([1, None], "_int8", b"[1,null]"),
+        ([[Decimal("1.10")]], "_numeric", b"[[1.10]]"),
+        (("a",), "_text", b'["a"]'),
+        ([1, "a"], "jsonb", b'[1,"a"]'),
+        ([], "jsonb", b"[]"),
+        ([{"a": 1}], "jsonb", b'[{"a":1}]'),
+        ({"a": Decimal("1.10"), "b": [None]}, "jsonb", b'{"a":1.10,"b":[null]}'),
+    ],
+)
+def test_python_values_have_a_column_type_and_a_form(value: Any, kind: str, sent: bytes):
+    """Each Python value has the type that PostgreSQL would give it, and the JSON of protocol §4.4."""
+    assert infer_columns({"v": value}) == [{"name": "v", "type": kind}]
+    assert msgspec.json.encode(to_wire(value)) == sent
+
+
+def test_what_has_no_column_type_is_refused():
+    """An object that no column holds is refused by name."""
+    with pytest.raises(InvalidArgumentError, match="v: a object has no column type"):
+        infer_columns({"v": object()})
+    with pytest.raises(InvalidArgumentError, match="a object has no form"):
+        to_wire([object()])
