@@ -1,0 +1,128 @@
+"""What a binding asks for, and the server's words when it cannot be had (protocol §3.6, §4.2)."""
+
+from typing import Any
+
+import pytest
+
+from supawire.server.bindings import bind
+from supawire.server.elixir import inspect, inspect_filters
+
+TODOS = {"event": "*", "schema": "public", "table": "todos"}
+
+
+def test_equal_elements_have_equal_ids() -> None:
+    """The id is a number below 2^27 that depends on what the element says, not on the order of its keys."""
+    one, two = bind(TODOS), bind(dict(reversed(TODOS.items())))
+    assert one.id == two.id
+    assert 0 <= one.id < 2**27
+    assert bind({**TODOS, "event": "INSERT"}).id != one.id
+
+
+def test_an_element_is_echoed_as_sent_with_its_id() -> None:
+    """Unknown keys and odd values come back too."""
+    odd = {"event": "NOPE", "schema": "public", "table": "todos", "more": [1]}
+    binding = bind(odd)
+    assert binding.echo == {**odd, "id": binding.id}
+    assert binding.error is None and binding.event == "*"
+
+
+@pytest.mark.parametrize(
+    ("element", "schema", "table"),
+    [
+        ({"schema": "shop"}, "shop", "*"),
+        ({"table": "orders"}, "public", "orders"),
+        ({"schema": "shop", "table": "orders"}, "shop", "orders"),
+    ],
+)
+def test_schema_and_table_have_defaults(element: dict[str, Any], schema: str, table: str) -> None:
+    """A schema alone is all its tables, a table alone is in public."""
+    binding = bind(element)
+    assert (binding.schema, binding.table, binding.error) == (schema, table, None)
+
+
+NO_PARAMS = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: "
+EXCEPTION = (
+    "Unable to subscribe to changes with given parameters. "
+    "An exception happened so please check your connect parameters: "
+)
+
+
+@pytest.mark.parametrize(
+    ("element", "error"),
+    [
+        ({}, NO_PARAMS + "%{}"),
+        (
+            {**TODOS, "filter": None},
+            NO_PARAMS + '%{"event" => "*", "filter" => nil, "schema" => "public", "table" => "todos"}',
+        ),
+        ({"schema": "public", "filter": "id=eq.1"}, NO_PARAMS + '%{"filter" => "id=eq.1", "schema" => "public"}'),
+        ({"schema": "public", "table": None}, NO_PARAMS + '%{"schema" => "public", "table" => nil}'),
+        ({**TODOS, "filter": "details=foo.x"}, 'Error parsing `filter` params: ["foo", "x"]'),
+        ({**TODOS, "filter": "undefined"}, 'Error parsing `filter` params: ["undefined"]'),
+        (
+            {**TODOS, "select": "id"},
+            'Error parsing `select` params: expected a list of column name strings, e.g. select: ["col1", "col2"]',
+        ),
+        (
+            {"schema": "public", "select": ["id"]},
+            "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name.",
+        ),
+    ],
+)
+def test_a_bad_binding_is_refused_in_the_servers_words(element: dict[str, Any], error: str) -> None:
+    """The texts are those that the real server was seen to send."""
+    assert bind(element).error == error
+
+
+def test_too_many_items_are_refused_in_the_servers_words() -> None:
+    """A list of 101 items shows the filter broken over lines, as Elixir prints it."""
+    items = ",".join(map(str, range(101)))
+    error = bind({**TODOS, "filter": f"id=in.({items})"}).error
+    assert error == (
+        f'{EXCEPTION}[event: *, schema: public, table: todos, filters: [\n  {{"id", "in",\n   "{{{items}}}",\n   false}}\n'
+        "], select: nil]. Exception: ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
+    )
+
+
+@pytest.mark.parametrize("select", [[], [1, None]])
+def test_a_select_without_names_is_all_columns(select: list[Any]) -> None:
+    """An empty list, or one without texts, selects everything."""
+    binding = bind({**TODOS, "select": select})
+    assert (binding.select, binding.error) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "matched", "others"),
+    [
+        ("*", ["todos", "x"], []),
+        ("todos", ["todos"], ["Todos", "todos2"]),
+        ("user_a", ["user_a", "userXa"], ["usera"]),
+        ("%s", ["todos", "s"], ["todo"]),
+        ("a.b", ["a.b"], ["axb"]),
+    ],
+)
+def test_tables_are_compared_as_sql_like(table: str, matched: list[str], others: list[str]) -> None:
+    """`_` and `%` are wildcards without an escape; nothing else is."""
+    binding = bind({"schema": "public", "table": table})
+    assert [name for name in matched + others if binding.wants("INSERT", "public", name)] == matched
+
+
+def test_a_binding_wants_its_event_only() -> None:
+    """Any case of an event counts; `*` is all."""
+    insert = bind({**TODOS, "event": "insert"})
+    assert [kind for kind in ("INSERT", "UPDATE", "DELETE") if insert.wants(kind, "public", "todos")] == ["INSERT"]
+    assert bind(TODOS).wants("DELETE", "public", "todos")
+
+
+def test_values_are_shown_as_elixir_shows_them() -> None:
+    """Maps are sorted, texts quoted, null is nil."""
+    value = {"b": [1, 2.5, None, True], "a": 'x"\\\n#{y}'}
+    assert inspect(value) == '%{"a" => "x\\"\\\\\\n\\#{y}", "b" => [1, 2.5, nil, true]}'
+
+
+def test_short_filters_stay_on_one_line() -> None:
+    """Only a list wider than 80 columns is broken."""
+    assert inspect_filters([]) == "[]"
+    assert inspect_filters([("id", "eq", "1", False)]) == '[{"id", "eq", "1", false}]'
+    many = inspect_filters([("id", "eq", "1", False)] * 4)
+    assert many == "[\n" + ",\n".join(['  {"id", "eq", "1", false}'] * 4) + "\n]"

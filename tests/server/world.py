@@ -1,0 +1,227 @@
+"""A hub under virtual time, with clients that are lists of frames: no socket, no clock, no waiting."""
+
+import json
+from random import Random
+from typing import Any
+
+from supawire.core import binary
+from supawire.server.changes import make_change
+from supawire.server.desk import HubOptions
+from supawire.server.effects import Accepted, Close, Effect, Hold, Refusal, Release, Report, Request, Send
+from supawire.server.hub import Hub
+from supawire.server.rest import RestAnswer, RestRequest
+from supawire.server.tokens import sign
+from supawire.types import Instant
+
+SECRET = "a-secret-that-is-long-enough-for-hs256-signing"
+START = 1_800_000_000.0
+
+
+class Client:
+    """One end of a socket. `got` holds every frame received: parsed JSON, or bytes of a binary one."""
+
+    def __init__(self, world: "World", number: int, v2: bool) -> None:
+        self.world = world
+        self.number = number
+        self.v2 = v2
+        self.got: list[Any] = []
+        self.times: list[float] = []
+        self.closed: tuple[int | None] | None = None
+        self.held: list[str] = []
+        self._ref = 0
+
+    def push(self, topic: Any, event: Any, payload: Any, *, ref: Any = ..., join_ref: Any = None) -> Any:
+        """Send a text frame; the ref it carries."""
+        if ref is ...:
+            self._ref += 1
+            ref = str(self._ref)
+        frame: Any = [join_ref, ref, topic, event, payload]
+        if not self.v2:
+            frame = {"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}
+        self.raw(json.dumps(frame))
+        return ref
+
+    def raw(self, data: str | bytes) -> None:
+        """Send any bytes: text for a str, a binary frame for bytes."""
+        raw = data.encode() if isinstance(data, str) else data
+        self.world.hub.receive(self.number, raw, isinstance(data, bytes), self.world.now)
+        self.world.pump()
+
+    def text(self, data: bytes) -> None:
+        """Send bytes as a text frame."""
+        self.world.hub.receive(self.number, data, False, self.world.now)
+        self.world.pump()
+
+    def join(self, topic: str = "realtime:lab", config: dict[str, Any] | None = None, **more: Any) -> str:
+        """Join; the ref, which is the join_ref too."""
+        self._ref += 1
+        ref = str(self._ref)
+        payload = {"config": config or {}, **more}
+        self.push(topic, "phx_join", payload, ref=ref, join_ref=ref)
+        return ref
+
+    def user_push(self, topic: str, event: str, payload: bytes, *, json: bool, join_ref: str = "1") -> None:
+        """Send a binary broadcast (kind 3)."""
+        self._ref += 1
+        fields = join_ref.encode(), str(self._ref).encode(), topic.encode(), event.encode(), b""
+        self.raw(binary.pack(binary.USER_PUSH, *fields, payload=payload, json=json))
+
+    def track(self, topic: str, payload: Any, join_ref: str = "1") -> Any:
+        """Track a payload."""
+        return self.push(
+            topic, "presence", {"type": "presence", "event": "track", "payload": payload}, join_ref=join_ref
+        )
+
+    def take(self) -> list[Any]:
+        """What came since the last look."""
+        got, self.got = self.got, []
+        return got
+
+    def events(self, name: str) -> list[Any]:
+        """The payloads of the frames of this event since the last `take`."""
+        return [event.payload for event in map(self.parts, self.got) if event.event == name]
+
+    def parts(self, frame: Any) -> "Parts":
+        """A received frame, whichever the version."""
+        if isinstance(frame, bytes):
+            return Parts(None, None, "", "binary", frame)
+        if isinstance(frame, dict):
+            return Parts(None, frame["ref"], frame["topic"], frame["event"], frame["payload"])
+        return Parts(*frame)
+
+    def heard(self) -> list[tuple[str, Any]]:
+        """Event and payload of what came since the last `take`."""
+        return [(part.event, part.payload) for part in map(self.parts, self.got)]
+
+    def disconnect(self) -> None:
+        """The network is gone."""
+        self.world.hub.disconnected(self.number, self.world.now)
+        self.world.pump()
+
+
+class Parts:
+    """A frame taken apart."""
+
+    def __init__(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
+        self.join_ref = join_ref
+        self.ref = ref
+        self.topic = topic
+        self.event = event
+        self.payload = payload
+
+
+class World:
+    """A hub, its clients and its time."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = Instant(1000.0, START)
+        self.hub = Hub(HubOptions(secret=SECRET, **options), Random(7))
+        self.clients: dict[int, Client] = {}
+        self.reports: list[str] = []
+
+    def token(self, role: str | None = "authenticated", lasts: float | None = 3600, **claims: Any) -> str:
+        """A token by virtual time."""
+        base: dict[str, Any] = {} if role is None else {"role": role}
+        if lasts is not None:
+            base["exp"] = int(self.now.wall + lasts)
+        return sign({**base, **claims}, SECRET)
+
+    def connect(self, *, vsn: str = "2.0.0", token: str | None = None, host: str = "localhost:4000") -> Client:
+        """A client whose handshake is good."""
+        number = len(self.clients) + 1
+        client = self.clients[number] = Client(self, number, vsn.startswith("2"))
+        answer = self.handshake(number, {"vsn": vsn, "apikey": token or self.token()}, host=host)
+        assert isinstance(answer, Accepted), answer
+        assert answer.v2 is client.v2
+        return client
+
+    def handshake(
+        self,
+        number: int,
+        query: dict[str, str],
+        *,
+        host: str = "localhost",
+        headers: dict[str, str] | None = None,
+    ) -> Accepted | Refusal:
+        """The answer to a request."""
+        answer = self.hub.connect(number, Request(host, query, headers or {}), self.now)
+        self.pump()
+        return answer
+
+    def rest(self, path: str, body: Any = b"", **fields: Any) -> RestAnswer:
+        """The answer to a POST; `body` is JSON unless it is bytes."""
+        headers = {"authorization": f"Bearer {self.token()}", "content-type": "application/json"}
+        headers |= fields.pop("headers", {})
+        headers = {name: value for name, value in headers.items() if value}
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        asked = RestRequest(
+            fields.pop("method", "POST"), path, fields.pop("host", "localhost"), headers=headers, body=raw, **fields
+        )
+        answer = self.hub.rest(asked, self.now)
+        self.pump()
+        return answer
+
+    def emit(self, type: str, table: str, **row: Any) -> None:
+        """A row changed."""
+        self.hub.emit(make_change(type, table, **row), self.now)
+        self.pump()
+
+    def fault(self, name: str, *args: Any, **more: Any) -> None:
+        """Misbehave."""
+        self.hub.at(self.now)
+        getattr(self.hub.faults, name)(*args, **more)
+        self.pump()
+
+    def pump(self) -> None:
+        """Perform what the hub orders."""
+        while (effect := self.hub.next_effect()) is not None:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Report):
+            self.reports.append(effect.text)
+            return
+        client = self.clients.get(effect.conn)
+        if client is None:
+            return
+        if isinstance(effect, Send):
+            assert client.closed is None, "a frame after the close"
+            client.got.append(effect.data if effect.binary else loads(effect.data))
+            client.times.append(self.now.mono - 1000.0)
+        elif isinstance(effect, Close):
+            client.closed = (effect.code,)
+        elif isinstance(effect, Hold | Release):
+            client.held.append(type(effect).__name__)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, stopping at every deadline."""
+        end = self.now.mono + seconds
+        while (deadline := self.hub.next_deadline) is not None and deadline <= end:
+            self._pass(max(deadline, self.now.mono))
+            self.hub.tick(self.now)
+            self.pump()
+        self._pass(end)
+
+    def _pass(self, mono: float) -> None:
+        self.now = Instant(mono, self.now.wall + mono - self.now.mono)
+
+
+def loads(data: bytes) -> Any:
+    """JSON of a frame, or its text when it is none."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+OK = {"status": "ok", "response": {}}
+
+
+def denied(reason: str) -> dict[str, Any]:
+    """The payload of a refused join."""
+    return {"status": "error", "response": {"reason": reason}}
+
+
+def system(message: str, *, status: str = "error", extension: str = "system", channel: str = "lab") -> dict[str, Any]:
+    """The payload of a system frame."""
+    return {"message": message, "status": status, "extension": extension, "channel": channel}
