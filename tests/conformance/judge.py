@@ -1,0 +1,93 @@
+"""Runs the judge, several scenarios at a time, each group against a server process of its own.
+
+The judge is `replay.py` of a folder beside this repository; it plays what clients sent to the real server and compares
+the answers frame by frame. Its verdicts are kept in `verdicts.json` and shown in `docs/conformance.md`; `known.toml`
+has the reason of every scenario that is not played or not identical.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent.parent
+SHARED: Final = ROOT.parent / "shared"
+REPLAY: Final = SHARED / "conformance" / "replay.py"
+FRAMES: Final = SHARED / "frames"
+SECRET: Final = "super-secret-jwt-token-with-at-least-32-characters-long"
+"""The judge's default; it is no secret of anybody."""
+
+
+class Group(NamedTuple):
+    """Scenarios that are played one after another."""
+
+    only: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+
+
+SLOW: Final = ("idle-no-heartbeat", "channels-101", "server-sigterm")
+GROUPS: Final = (
+    Group(("idle-no-heartbeat",)),
+    Group(("channels-101", "private v1", "binary", "pg*v1", "tenant-shutdown", "pg-restart", "*-rate")),
+    Group(("*v1",), (*SLOW, "private", "pg*", "tenant-shutdown", "*-rate")),
+    Group(("*v2",), (*SLOW, "private", "pg*")),
+    Group(("private v2", "pg*v2")),
+    Group(("server-sigterm",)),
+)
+"""Together each scenario once. The server stops in the last one, and the first one takes more than a minute."""
+
+
+class Server(NamedTuple):
+    """A running server process."""
+
+    process: subprocess.Popen[str]
+    port: int
+    sql: int
+
+
+@contextmanager
+def server() -> Generator[Server]:
+    """The judged server, in a process of its own."""
+    command = [sys.executable, "-m", "tests.conformance.server"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ports = json.loads(process.stdout.readline())
+            yield Server(process, ports["port"], ports["sql"])
+        finally:
+            process.terminate()
+
+
+def play(group: Group) -> list[dict[str, Any]]:
+    """The judge's results for one group."""
+    with TemporaryDirectory() as folder, server() as at:
+        results = Path(folder) / "results.json"
+        command = [
+            *(sys.executable, str(REPLAY), "--url", f"http://realtime-dev.localhost:{at.port}", "--timing"),
+            *("--frames", str(FRAMES / "v1.jsonl"), "--frames", str(FRAMES / "v2.jsonl"), "--json", str(results)),
+            *("--no-setup", "--sql-command", f"'{sys.executable}' '{HERE / 'sql.py'}' {at.sql}"),
+            *("--hook", f"stop-server=kill -TERM {at.process.pid}"),
+        ]
+        for pattern in group.only:
+            command += ["--only", pattern]
+        for pattern in group.skip:
+            command += ["--skip", pattern]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not results.exists():
+            raise RuntimeError(f"the judge did not finish:\n{done.stdout}{done.stderr}")
+        return json.loads(results.read_text(encoding="utf-8"))
+
+
+def play_all() -> list[dict[str, Any]]:
+    """The results of every scenario, in the order of their names."""
+    with ThreadPoolExecutor(len(GROUPS)) as pool:
+        results = [result for group in pool.map(play, GROUPS) for result in group]
+    names = [result["scenario"] for result in results]
+    assert len(names) == len(set(names)), "a scenario is in two groups"
+    return sorted(results, key=lambda result: result["scenario"])
