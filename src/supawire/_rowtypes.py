@@ -106,7 +106,16 @@ TYPES: Final[dict[str, RowType]] = {
 """The types with a Python value; every other one stays as it was sent."""
 
 
-_TOKEN: Final = re.compile(r'\s*(?:([{},])|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\\s]|\\.)(?:[^{},"\\]|\\.)*))\s*', re.DOTALL)
+_TOKEN: Final = re.compile(
+    r"""
+    \s* (?:
+        ([{},])                                                     # a mark
+      | "( (?: [^"\\] | \\. )* )"                                  # a quoted item
+      | ( (?: [^{},"\\\s] | \\. )+ (?: \s+ (?: [^{},"\\\s] | \\. )+ )* )  # words
+    ) \s*
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -147,7 +156,6 @@ def _tokens(text: str) -> Iterator[tuple[str, str | None]]:
         elif quoted is not None:
             yield "item", _ESCAPE.sub(r"\1", quoted)
         else:
-            plain = plain.rstrip()
             yield "item", None if plain.upper() == "NULL" else _ESCAPE.sub(r"\1", plain)
 
 

@@ -278,4 +278,6 @@ def _matches(condition: Condition, row: Mapping[str, Any], columns: Mapping[str,
 def _matches_null(condition: Condition) -> bool:
     if condition.op == "is" and condition.value in _IS_VALUES:
         return (condition.value in {"null", "unknown"}) is not condition.negated
+    if condition.op == "in":
+        return condition.negated and not condition.value.strip(_BLANKS)  # null is in no empty list, for certain
     return condition.op == "isdistinct" and not condition.negated
