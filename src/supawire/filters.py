@@ -241,7 +241,7 @@ def _problem_of_value(value: str, kind: str) -> str | None:
         _casts.to_comparable(kind, value)
     except OverflowError:
         return f'ERROR 22003 (numeric_value_out_of_range) value "{value}" is out of range for type {name}'
-    except ValueError:
+    except (ValueError, RecursionError):
         about_time = kind.startswith(("time", "date"))
         code = "22007 (invalid_datetime_format)" if about_time else "22P02 (invalid_text_representation)"
         return f'ERROR {code} invalid input syntax for type {name}: "{value}"'
