@@ -16,7 +16,7 @@ still does not fit stays as it was sent. The way back, for the local server, is 
 | uuid | `UUID` |
 | bytea | `bytes` |
 | arrays | lists of these |
-| json, jsonb | as they are: integers exact, other numbers `float`, or `Decimal` beyond its range |
+| json, jsonb | as they are: integers exact, other numbers `float`; `Decimal` beyond the range of these |
 | everything else: enums, ranges, interval, inet, money, … | as sent, nearly always text |
 """
 
@@ -37,6 +37,7 @@ __all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire"]
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 _KEPT: Final = 256
+_LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
 _ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
 
 _any: Final = msgspec.json.Decoder()
@@ -198,8 +199,12 @@ def _array(item: str, text: bytes) -> Any:
 def _plain(text: bytes) -> Any:
     try:
         return _any.decode(text)
-    except msgspec.DecodeError:
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_json)  # a number that no float can hold
+    except (msgspec.DecodeError, ValueError):  # perhaps a number that no float, or no int that Python reads, can hold
+        return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < _LONGEST_INT else Decimal(digits)
 
 
 def _no_json(name: str) -> NoReturn:
