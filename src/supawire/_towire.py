@@ -45,8 +45,8 @@ def inferred_type(value: Any, name: str = "value") -> str:
         return "text"
     if isinstance(value, list | tuple):
         kinds = {inferred_type(item, name) for item in _leaves(cast("list[Any]", value))}
-        kind = kinds.pop() if len(kinds) == 1 else "jsonb"
-        return kind if kind == "jsonb" else f"_{kind}"
+        only = kinds.pop() if len(kinds) == 1 else "jsonb"
+        return only if only == "jsonb" else f"_{only}"
     if isinstance(value, datetime | time) and value.tzinfo is not None:
         return "timestamptz" if isinstance(value, datetime) else "timetz"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
