@@ -41,6 +41,7 @@ def test_schema_and_table_have_defaults(element: dict[str, Any], schema: str, ta
 
 
 NO_PARAMS = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: "
+WILDCARD = "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
 EXCEPTION = (
     "Unable to subscribe to changes with given parameters. "
     "An exception happened so please check your connect parameters: "
@@ -79,8 +80,8 @@ def test_too_many_items_are_refused_in_the_servers_words() -> None:
     items = ",".join(map(str, range(101)))
     error = bind({**TODOS, "filter": f"id=in.({items})"}).error
     assert error == (
-        f'{EXCEPTION}[event: *, schema: public, table: todos, filters: [\n  {{"id", "in",\n   "{{{items}}}",\n   false}}\n'
-        "], select: nil]. Exception: ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
+        f'{EXCEPTION}[event: *, schema: public, table: todos, filters: [\n  {{"id", "in",\n   "{{{items}}}",\n'
+        "   false}\n], select: nil]. Exception: ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
     )
 
 

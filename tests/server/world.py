@@ -210,7 +210,7 @@ def loads(data: bytes) -> Any:
     """JSON of a frame, or its text when it is none."""
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data.decode(errors="replace")
 
 

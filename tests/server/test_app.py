@@ -1,0 +1,398 @@
+"""The hub on the network: upgrades, frames, closes, REST (protocol §1, §2, §8)."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from supawire.server import HubOptions, ServerLimits, serve, socket
+from supawire.server.app import App
+from supawire.server.desk import Timings
+from supawire.server.socket import frame_of
+from supawire.server.tokens import sign
+from supawire.types import Instant
+from tests.server.world import OK, SECRET
+
+TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, SECRET)
+LAB = "realtime:lab"
+JOIN = [
+    "1", "1", LAB, "phx_join",
+    {"config": {"broadcast": {"ack": True}, "presence": {"enabled": False}}},
+]  # fmt: skip
+
+
+class Net:
+    """A running server and a client session on the same loop."""
+
+    def __init__(self, app: App, http: aiohttp.ClientSession) -> None:
+        self.app = app
+        self.http = http
+        self.url = f"http://127.0.0.1:{app.port}"
+
+    async def open(self, path: str = "/socket/websocket", **query: str) -> aiohttp.ClientWebSocketResponse:
+        params = {"vsn": "2.0.0", "apikey": TOKEN, **query}
+        return await self.http.ws_connect(self.url + path, params=params, max_msg_size=0, autoclose=False)
+
+    async def joined(self) -> aiohttp.ClientWebSocketResponse:
+        ws = await self.open()
+        await ws.send_json(JOIN)
+        assert (await ws.receive_json())[4]["status"] == "ok"
+        return ws
+
+    def pump(self) -> None:
+        self.app.pump()
+
+    def fault(self, name: str, *args: Any, **more: Any) -> None:
+        self.app.hub.at(self.app.now())
+        getattr(self.app.hub.faults, name)(*args, **more)
+        self.app.pump()
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Net]:
+    app = App(HubOptions(secret=SECRET, **options))
+    await app.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield Net(app, http)
+    finally:
+        await app.stop()
+
+
+async def closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
+    """The code that the server closed with."""
+    while (await ws.receive(5)).type not in (
+        aiohttp.WSMsgType.CLOSE,
+        aiohttp.WSMsgType.CLOSED,
+        aiohttp.WSMsgType.ERROR,
+    ):
+        pass
+    return ws.close_code
+
+
+@pytest.mark.parametrize("path", ["/socket/websocket", "/realtime/v1/websocket"])
+async def test_both_paths_upgrade_without_compression(path: str) -> None:
+    """The container's and the gateway's; permessage-deflate is offered and not taken (protocol §1.1)."""
+    async with running() as net:
+        ws = await net.http.ws_connect(net.url + path, params={"vsn": "2.0.0", "apikey": TOKEN}, compress=15)
+        assert ws.compress == 0
+        await ws.send_json([None, "1", "phoenix", "heartbeat", {}])
+        assert await ws.receive_json() == [None, "1", "phoenix", "phx_reply", OK]
+        await ws.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "headers", "status", "body", "kind"),
+    [
+        ("/socket/websocket", {"vsn": "3.0.0"}, {}, 403, "", None),
+        ("/socket/websocket", {}, {}, 401, '{"error":"API key is missing"}', "application/json; charset=utf-8"),
+        (
+            "/socket/websocket",
+            {"apikey": TOKEN},
+            {"Host": "nobody.localhost"},
+            404,
+            '{"error":"Tenant not found"}',
+            "application/json; charset=utf-8",
+        ),
+        ("/socket/nosuch/websocket", {"apikey": TOKEN}, {}, 404, "Not Found", "text/html; charset=utf-8"),
+    ],
+)
+async def test_a_refused_upgrade_has_status_body_and_type(
+    path: str, query: dict[str, str], headers: dict[str, str], status: int, body: str, kind: str | None
+) -> None:
+    """As recorded, down to the content type (protocol §1.3)."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    async with running() as net, net.http.get(net.url + path, params=query, headers=upgrade | headers) as answer:
+        assert (answer.status, await answer.text(), answer.headers.get("Content-Type")) == (status, body, kind)
+
+
+async def test_what_is_no_upgrade_is_400() -> None:
+    """After the other checks; and so is another method."""
+    async with running() as net:
+        for method, query, status in (("GET", {"apikey": TOKEN}, 400), ("GET", {}, 401), ("POST", {}, 400)):
+            async with net.http.request(method, net.url + "/socket/websocket", params=query) as answer:
+                assert answer.status == status
+        assert net.app.hub.next_deadline is None or not net.app._sockets
+
+
+async def test_requests_that_are_too_long_are_refused() -> None:
+    """414 for the line, 431 for one header (protocol §1.2)."""
+    async with running() as net:
+        async with net.http.get(f"{net.url}/api/ping?x={'a' * 8200}") as answer:
+            assert answer.status == 414
+        async with net.http.get(f"{net.url}/api/ping", headers={"x-long": "a" * 8000}) as answer:
+            assert answer.status == 431
+        async with net.http.get(f"{net.url}/api/ping", headers={"x-long": "a" * 4200}) as answer:
+            assert answer.status == 200
+
+
+async def test_frames_of_every_size_arrive_whole_and_in_order() -> None:
+    """Lengths at the borders of the WebSocket header, joined or not."""
+    sizes = [0, 1, 125, 126, 127, 65_000, 65_535, 65_536, 200_000, 3]
+    async with running() as net:
+        one, two = await net.joined(), await net.joined()
+        for size in sizes:
+            await one.send_json(["1", str(size), LAB, "broadcast", {"event": "e", "payload": "x" * size}])
+        got = [len((await two.receive_json())[4]["payload"]) for _ in sizes]
+        assert got == sizes
+        acks = [(await one.receive_json())[1] for _ in sizes]
+        assert acks == [str(size) for size in sizes]
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536, 100_000])
+def test_a_frame_says_its_length(size: int) -> None:
+    """Unmasked, final, in the shortest form (RFC 6455 §5.2)."""
+    frame = frame_of(b"x" * size, True)
+    header = 2 if size < 126 else 4 if size < 65_536 else 10
+    assert (frame[0], len(frame)) == (0x82, header + size)
+    shown = frame[1] if header == 2 else int.from_bytes(frame[2:header], "big")
+    assert shown == size
+    assert frame_of(b"", False) == b"\x81\x00"
+
+
+async def test_text_need_not_be_utf_8() -> None:
+    """A text frame with bad bytes is dropped by the protocol, not by the WebSocket (protocol §2.2)."""
+    async with running() as net:
+        ws = await net.joined()
+        await ws.send_frame(b'["1","2","realtime:lab","broadcast",{"x":"\xff"}]', aiohttp.WSMsgType.TEXT)
+        await ws.send_json([None, "3", "phoenix", "heartbeat", {}])
+        assert (await ws.receive_json())[1] == "3"
+
+
+async def test_pings_are_answered_and_count_as_life() -> None:
+    """The server itself never pings."""
+    async with running() as net:
+        ws = await net.http.ws_connect(f"{net.url}/socket/websocket?vsn=2.0.0&apikey={TOKEN}", autoping=False)
+        (peer,) = net.app.hub._desk.peers.values()
+        peer.heard_at -= 30
+        before = peer.heard_at
+        await ws.ping(b"hello")
+        pong = await ws.receive()
+        assert (pong.type, bytes(pong.data)) == (aiohttp.WSMsgType.PONG, b"hello")
+        assert peer.heard_at > before + 29
+        await ws.close()
+
+
+async def test_a_frame_that_is_too_long_closes_with_1009() -> None:
+    """Five million bytes are the limit, and are allowed."""
+    async with running() as net:
+        ws = await net.open()
+        await ws.send_str(" " * 5_000_000)
+        await ws.send_json([None, "1", "phoenix", "heartbeat", {}])
+        assert (await ws.receive_json())[1] == "1"
+        await ws.send_str(" " * 5_000_001)
+        assert await closed(ws) == 1009
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, None])
+async def test_the_server_closes_with_any_code(code: int | None) -> None:
+    """What was sent before the close arrives before it; without a code the connection is cut."""
+    async with running() as net:
+        ws = await net.joined()
+        if code is not None:
+            net.fault("send_system", "lab", "ok", "last words")
+        net.fault("drop_connections", code)
+        if code is not None:
+            assert (await ws.receive_json())[4]["message"] == "last words"
+        assert await closed(ws) == (code or 1006)
+        await ws.close()
+
+
+async def test_a_client_that_leaves_is_gone_at_once() -> None:
+    """After its close, and after a cut; nothing of it stays."""
+    async with running() as net:
+        for cut in (False, True):
+            ws, other = await net.joined(), await net.joined()
+            await ws.send_json(["1", "2", LAB, "presence", {"event": "track", "payload": {}}])
+            assert (await other.receive_json())[3] == "presence_diff"
+            if cut:
+                transport = ws.get_extra_info("transport") or ws._response.connection.transport  # type: ignore[union-attr]
+                transport.abort()
+            else:
+                await ws.close()
+            assert (await other.receive_json(timeout=5))[4]["joins"] == {}
+            await other.close()
+
+
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it is bounded; the others go on."""
+    monkeypatch.setattr(socket, "MAX_UNSENT", 2_000_000)
+    async with running() as net:
+        reader, writer = await asyncio.open_connection("127.0.0.1", net.app.port, limit=1024)
+        request = (
+            f"GET /socket/websocket?vsn=2.0.0&apikey={TOKEN} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+        )
+        writer.write(f"{request}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".encode())
+        writer.write(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        join = json.dumps(JOIN).encode()
+        writer.write(bytes((0x81, 0x80 | 126)) + len(join).to_bytes(2, "big") + b"\0\0\0\0" + join)
+        await reader.readuntil(b"\r\n\r\n")
+        ws = await net.joined()
+        for n in range(12):
+            await ws.send_json(["1", str(n), LAB, "broadcast", {"event": "e", "payload": "x" * 1_000_000}])
+            assert (await ws.receive_json())[1] == str(n)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(20_000_000)
+        assert len(net.app._sockets) == 1
+        writer.close()
+
+
+async def test_a_socket_that_stands_still_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a held join reading stops over a bound; all of it is worked off later."""
+    monkeypatch.setattr("supawire.server.sockets.MAX_WAITING_IN", 1000)
+    async with running() as net:
+        ws = await net.open()
+        net.fault("delay_join", "lab", 0.2)
+        await ws.send_json(JOIN)
+        for n in range(20):
+            await ws.send_json([None, str(n), "phoenix", "heartbeat", {"x": "y" * 200}])
+        refs = [(await ws.receive_json())[1] for _ in range(21)]
+        assert refs == ["1", *map(str, range(20))]
+
+
+async def test_a_failure_of_the_server_closes_the_socket_with_1011(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One socket, with a trace in the log; the server lives on."""
+    async with running() as net:
+        ws = await net.open()
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(net.app.hub, "receive", fail)
+        with caplog.at_level(logging.ERROR, "supawire.server"):
+            await ws.send_str("x")
+            assert await closed(ws) == 1011
+        assert TOKEN not in caplog.text and "a bug" in caplog.text
+        monkeypatch.undo()
+        await net.joined()
+
+
+async def test_the_timer_wakes_the_hub() -> None:
+    """A deadline of the hub is kept without any traffic."""
+    async with running(timings=Timings(idle=0.05)) as net:
+        ws = await net.open()
+        assert await closed(ws) == 1000
+
+
+async def test_refusals_are_held_back() -> None:
+    """By the hub's seconds, while others are answered."""
+    async with running(timings=Timings(handshake_error=0.2)) as net:
+        late = asyncio.ensure_future(net.http.get(f"{net.url}/socket/websocket"))
+        async with net.http.get(f"{net.url}/healthcheck") as answer:
+            assert answer.status == 200
+        assert not late.done()
+        assert (await late).status == 401
+
+
+@pytest.mark.parametrize("base", ["/api", "/realtime/v1/api"])
+async def test_rest_is_served_on_both_paths(base: str) -> None:
+    """A batch, a single message, a look at health; open to pages of other origins."""
+    async with running(limits=ServerLimits(messages=100)) as net:
+        ws = await net.joined()
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        body = {"messages": [{"topic": "lab", "event": "e1", "payload": {"a": 1}}]}
+        async with net.http.post(f"{net.url}{base}/broadcast", json=body, headers=headers) as answer:
+            assert (answer.status, await answer.read(), answer.headers["x-rate-limit"]) == (202, b"", "100")
+        async with net.http.post(f"{net.url}{base}/broadcast/lab/events/a%2Fb", json={}, headers=headers) as answer:
+            assert answer.status == 202
+        assert (await ws.receive_json())[4]["event"] == "e1"
+        assert b"labb" not in await ws.receive_bytes()
+        async with net.http.get(f"{net.url}{base}/ping") as answer:
+            assert await answer.json() == {"message": "Success"}
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        async with net.http.options(f"{net.url}{base}/broadcast") as answer:
+            assert answer.status == 204 and "authorization" in answer.headers["Access-Control-Allow-Headers"]
+
+
+async def test_a_body_that_is_too_large_is_not_read() -> None:
+    """413 over eight megabytes."""
+    async with running() as net, net.http.post(f"{net.url}/api/broadcast", data=io.BytesIO(b" " * 8_000_001)) as answer:
+        assert answer.status == 413
+
+
+async def test_stopping_closes_with_1012_and_leaves_nothing() -> None:
+    """Every socket is closed in order, every task ends, the port is free."""
+    app = App(HubOptions(secret=SECRET))
+    await app.start()
+    before = asyncio.all_tasks()
+    async with aiohttp.ClientSession() as http:
+        net = Net(app, http)
+        sockets = [await net.joined() for _ in range(3)]
+        reading = [asyncio.ensure_future(closed(ws)) for ws in sockets]
+        await app.stop()
+        assert [await code for code in reading] == [1012] * 3
+        await app.stop()
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await net.open()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_serve_runs_until_it_is_told_to_stop() -> None:
+    """It says when it listens, and ends when the event is set."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    ports: list[int] = []
+
+    def on_ready(app: App) -> None:
+        ports.append(app.port)
+        ready.set()
+
+    task = asyncio.ensure_future(serve(HubOptions(secret=SECRET), port=0, on_ready=on_ready, stop=stop, signals=False))
+    await asyncio.wait_for(ready.wait(), 5)
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{ports[0]}/healthcheck") as answer:
+        assert answer.status == 200
+    stop.set()
+    await asyncio.wait_for(task, 5)
+
+
+SCRIPT = """
+import asyncio
+from supawire.server import HubOptions, serve
+asyncio.run(serve(HubOptions(secret="s" * 40), port=0, on_ready=lambda app: print(app.port, flush=True)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_closes_the_sockets_with_1012(number: int) -> None:
+    """And the process ends well, as the real server's does at a deploy (protocol §8)."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SCRIPT, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    port = int(await process.stdout.readline())
+    token = sign({"role": "anon", "exp": 4_000_000_000}, "s" * 40)
+    async with aiohttp.ClientSession() as http:
+        ws = await http.ws_connect(f"http://127.0.0.1:{port}/socket/websocket?vsn=2.0.0&apikey={token}")
+        await ws.send_json(JOIN)
+        await ws.receive_json()
+        os.kill(process.pid, number)
+        assert await closed(ws) == 1012
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+
+
+def test_the_clock_is_both_clocks() -> None:
+    """Deadlines are on the loop's, tokens on the wall's."""
+
+    async def read() -> Instant:
+        app = App(HubOptions(secret=SECRET))
+        await app.start()
+        now = app.now()
+        await app.stop()
+        return now
+
+    now = asyncio.run(read())
+    assert now.wall > 1_700_000_000 and now.mono != now.wall

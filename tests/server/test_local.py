@@ -1,0 +1,277 @@
+"""`LocalServer`: a server with a thread of its own, callable from anywhere."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import aiohttp
+import pytest
+
+from supawire.errors import InvalidArgumentError, StateError
+from supawire.server import LocalServer, ServerLimits
+from supawire.server.faultface import FaultFace
+from supawire.server.faults import Faults
+from supawire.server.tokens import Claims, check
+from supawire.types import Instant
+
+LAB = "realtime:lab"
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[LocalServer]:
+    with LocalServer() as server:
+        yield server
+
+
+async def opened(http: aiohttp.ClientSession, server: LocalServer, **config: Any) -> aiohttp.ClientWebSocketResponse:
+    params = {"vsn": "2.0.0", "apikey": server.anon_key}
+    ws = await http.ws_connect(f"{server.url}/socket/websocket", params=params)
+    await ws.send_json(["1", "1", LAB, "phx_join", {"config": config, "access_token": server.token()}])
+    assert (await ws.receive_json())[4]["status"] == "ok"
+    return ws
+
+
+def test_it_starts_and_stops_without_leaving_anything() -> None:
+    """A URL on this machine, and after the block no thread of ours."""
+    with LocalServer() as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert any(thread.name == "supawire-local-server" for thread in threading.enumerate())
+    assert not any(thread.name == "supawire-local-server" for thread in threading.enumerate())
+    with pytest.raises(StateError):
+        _ = server.url
+    server.stop()
+
+
+def test_it_can_be_started_again() -> None:
+    """With the same secret, so that tokens stay good; not twice at once."""
+    server = LocalServer()
+    for _ in range(2):
+        server.start()
+        with pytest.raises(StateError):
+            server.start()
+        server.stop()
+
+
+async def test_it_is_an_async_context_manager_too() -> None:
+    """It runs in its thread all the same."""
+    async with (
+        LocalServer() as server,
+        aiohttp.ClientSession() as http,
+        http.get(server.url + "/healthcheck") as answer,
+    ):
+        assert answer.status == 200
+
+
+def test_a_port_that_is_taken_is_an_error(server: LocalServer) -> None:
+    """Raised by `start`, and nothing runs afterwards."""
+    other = LocalServer(port=int(server.url.rpartition(":")[2]))
+    with pytest.raises(OSError, match="address"):
+        other.start()
+    with pytest.raises(StateError):
+        _ = other.frames
+
+
+def test_keys_and_tokens_are_signed_with_the_secret() -> None:
+    """Roles, expiry and extra claims are as asked for; each server has a secret of its own unless given."""
+    server = LocalServer()
+    assert server.secret != LocalServer().secret
+    now = Instant(0.0, __import__("time").time())
+
+    def claims(token: str, secret: str = server.secret) -> Claims:
+        found = check(token, secret, now)
+        assert isinstance(found, Claims)
+        return found
+
+    assert claims(server.anon_key).role == "anon"
+    assert claims(server.service_key).role == "service_role"
+    token = claims(server.token("editor", 100, sub="7"))
+    assert (token.role, token.values["sub"]) == ("editor", "7")
+    assert 98 <= token.exp - now.wall <= 101
+    assert not isinstance(check(server.token(expires_in=-5), server.secret, now), Claims)
+    given = LocalServer(secret="s" * 40)
+    assert claims(given.anon_key, "s" * 40)
+
+
+def test_nothing_shows_the_secret() -> None:
+    """Neither its repr nor its errors."""
+    server = LocalServer(secret="very-secret-" * 4)
+    assert "very-secret" not in repr(server)
+    with server:
+        assert "very-secret" not in repr(server)
+
+
+def test_the_postgresql_levels_say_that_they_are_not_there() -> None:
+    """By their extra, and what to do instead."""
+    for arguments in ({"postgres": True}, {"database": "postgresql://localhost/x"}):
+        with pytest.raises(StateError, match=r"supawire\[postgres\]"):
+            LocalServer(**arguments)  # type: ignore[arg-type]
+    server = LocalServer()
+    with pytest.raises(StateError, match="memory level"):
+        server.sql("select 1")
+    with pytest.raises(StateError, match="memory level"):
+        _ = server.database_url
+
+
+async def test_changes_reach_a_client(server: LocalServer) -> None:
+    """Inserts, updates and deletes, each by its method."""
+    async with aiohttp.ClientSession() as http:
+        ws = await opened(http, server, postgres_changes=[{"table": "users"}])
+        assert (await ws.receive_json())[4]["message"] == "Subscribed to PostgreSQL"
+        server.emit("INSERT", "users", record={"id": 1})
+        server.emit_update("users", record={"id": 1, "n": 2})
+        server.emit_delete("users", old_record={"id": 1})
+        kinds = [(await ws.receive_json())[4]["data"]["type"] for _ in range(3)]
+        assert kinds == ["INSERT", "UPDATE", "DELETE"]
+        with pytest.raises(InvalidArgumentError):
+            server.emit("INSERT", "users")
+
+
+async def test_messages_reach_a_client(server: LocalServer) -> None:
+    """Stored ones with their id, others without; only objects and bytes are stored."""
+    async with aiohttp.ClientSession() as http:
+        ws = await opened(http, server, private=True)
+        name = server.send("lab", "e", {"n": 1})
+        assert name.encode() in await ws.receive_bytes()
+        server.broadcast("lab", "e2", [1], private=True)
+        assert (await ws.receive_json())[4] == {"event": "e2", "payload": [1], "type": "broadcast"}
+        with pytest.raises(InvalidArgumentError, match="list"):
+            server.send("lab", "e", [1])  # type: ignore[arg-type]
+
+
+async def test_a_policy_decides(server: LocalServer) -> None:
+    """As a decorator, also on a running server; calling the server from it is an error, and denies."""
+    seen: list[str] = []
+
+    @server.policy
+    def policy(claims: Any, topic: str, extension: str, action: str) -> bool:
+        seen.append(f"{claims['role']} {topic} {extension} {action}")
+        if action == "write":
+            server.emit("INSERT", "t", record={"id": 1})
+        return True
+
+    assert callable(policy)
+    async with aiohttp.ClientSession() as http:
+        ws = await opened(http, server, private=True, broadcast={"ack": True})
+        await ws.send_json(["1", "2", LAB, "broadcast", {"event": "e"}])
+        await ws.send_json([None, "3", "phoenix", "heartbeat", {}])
+        assert (await ws.receive_json())[1] == "3"
+    assert seen == ["authenticated lab broadcast read", "authenticated lab broadcast write"]
+
+
+async def test_what_clients_sent_can_be_looked_at(server: LocalServer) -> None:
+    """Without tokens."""
+    async with aiohttp.ClientSession() as http:
+        await opened(http, server)
+        (frame,) = server.frames
+        assert (frame.event, frame.payload["access_token"]) == ("phx_join", "***")
+
+
+def test_every_method_may_be_called_from_any_thread(server: LocalServer) -> None:
+    """Many at once; each returns when it is done."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda n: server.send("lab", "e", {"n": n}), range(200)))
+    assert len(set(ids)) == 200
+
+
+def test_a_server_that_does_not_run_says_so() -> None:
+    """Instead of waiting for ever."""
+    server = LocalServer()
+    for call in (lambda: server.emit("INSERT", "t", record={}), lambda: server.frames, lambda: server.pause()):
+        with pytest.raises(StateError, match="with LocalServer"):
+            call()
+
+
+def test_wrong_arguments_are_refused() -> None:
+    """An empty secret is a mistake."""
+    with pytest.raises(InvalidArgumentError):
+        LocalServer(secret="")
+
+
+FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "drop_connections": ((), {}),
+    "refuse_connections": ((1,), {"status": 502}),
+    "accept_connections": ((), {}),
+    "pause": ((), {}),
+    "resume": ((), {}),
+    "lag": ((0.0,), {}),
+    "send_raw": (("x",), {}),
+    "garbage": ((), {}),
+    "delay_replies": ((0.0,), {}),
+    "drop_reply": (("heartbeat", 1), {}),
+    "reject_join": (("lab", "x"), {}),
+    "delay_join": (("lab", 1.0), {}),
+    "close_channel": (("lab",), {"stale": True}),
+    "crash_channel": (("lab",), {}),
+    "expire_tokens": ((), {}),
+    "send_system": (("lab", "ok", "hello"), {}),
+    "reset_faults": ((), {}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_reaches_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, server: LocalServer) -> None:
+    """The method passes on what it was given."""
+    calls: list[tuple[str, Any]] = []
+    target = name.removesuffix("_faults")
+    real = getattr(Faults, target)
+
+    def noted(self: Faults, *args: Any, **more: Any) -> Any:
+        calls.append((target, inspect.signature(real).bind(self, *args, **more)))
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(Faults, target, noted)
+    args, more = FAULTS[name]
+    getattr(server, name)(*args, **more)
+    (called, bound) = calls[0]
+    assert called == target
+    given = dict(inspect.signature(getattr(server, name)).bind(*args, **more).arguments)
+    assert given.items() <= dict(bound.arguments).items()
+
+
+def test_every_fault_is_listed_here() -> None:
+    """A new one is carried and tested like the others."""
+    assert {name for name in vars(FaultFace) if not name.startswith("_")} == set(FAULTS)
+
+
+async def test_a_refused_connection_shows_its_status(server: LocalServer) -> None:
+    """So many times, then the server is there again."""
+    server.refuse_connections(times=1, status=502)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await opened(http, server)
+        assert refused.value.status == 502
+        await opened(http, server)
+
+
+async def test_a_dropped_connection_shows_its_code(server: LocalServer) -> None:
+    """As the close code of the socket."""
+    async with aiohttp.ClientSession() as http:
+        ws = await opened(http, server)
+        server.drop_connections(4321)
+        await ws.receive()
+        assert ws.close_code == 4321
+
+
+async def test_a_requested_disconnect_is_announced(server: LocalServer) -> None:
+    """A system message, then 1012."""
+    async with aiohttp.ClientSession() as http:
+        ws = await opened(http, server)
+        await asyncio.to_thread(server.request_disconnect)
+        assert (await ws.receive_json())[4]["message"] == "Server requested disconnect"
+        await ws.receive()
+        assert ws.close_code == 1012
+
+
+def test_strict_means_the_real_servers_limits_and_delays() -> None:
+    """Unless other limits are given."""
+    for strict, limits, channels, held in (
+        (False, None, None, 0.0),
+        (True, None, 100, 2.0),
+        (True, ServerLimits(channels=3), 3, 2.0),
+    ):
+        with LocalServer(strict=strict, limits=limits) as server:
+            options = server._do(lambda hub, now: hub._desk.options)
+            assert (options.limits.channels, options.timings.handshake_error) == (channels, held)

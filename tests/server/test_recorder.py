@@ -1,0 +1,62 @@
+"""What is remembered of what clients sent."""
+
+from typing import Any
+
+from supawire.server import recorder
+from supawire.server.recorder import Recorder
+from tests.server.world import SECRET, World
+
+LAB = "realtime:lab"
+
+
+def test_frames_are_remembered_in_order() -> None:
+    """With their parts, payloads decoded, whichever the version."""
+    world = World()
+    new, old = world.connect(), world.connect(vsn="1.0.0")
+    new.join(config={"private": False})
+    old.push("phoenix", "heartbeat", {}, ref="5")
+    new.push(LAB, "broadcast", {"event": "ping", "payload": [1]}, join_ref="1")
+    new.user_push(LAB, "typing", b'{"a":1}', json=True)
+    new.user_push(LAB, "blob", b"\x00\xff", json=False)
+    frames = world.hub.received.frames()
+    assert [(frame.connection, frame.event, frame.user_event, frame.binary) for frame in frames] == [
+        (1, "phx_join", None, False),
+        (2, "heartbeat", None, False),
+        (1, "broadcast", "ping", False),
+        (1, "broadcast", "typing", True),
+        (1, "broadcast", "blob", True),
+    ]
+    assert [frame.payload for frame in frames[2:]] == [{"event": "ping", "payload": [1]}, {"a": 1}, b"\x00\xff"]
+    assert (frames[0].topic, frames[0].ref, frames[0].join_ref) == (LAB, "1", "1")
+
+
+def test_tokens_never_come_out() -> None:
+    """Neither of joins, nor of `access_token`, nor of frames that cannot be read."""
+    world = World()
+    client = world.connect()
+    token = world.token()
+    client.join(access_token=token, user_token=token)
+    client.push(LAB, "access_token", {"access_token": token}, join_ref="1")
+    client.raw('{"access_token":"' + token + '"')
+    frames = world.hub.received.frames()
+    assert frames[0].payload == {"config": {}, "access_token": "***", "user_token": "***"}
+    assert frames[1].payload == {"access_token": "***"}
+    assert frames[2].event is None
+    shown = repr(frames) + repr(world.hub.__dict__["_desk"].peers)
+    for part in token.split("."):
+        assert part not in shown
+    assert SECRET not in shown + repr(world.hub.__dict__["_desk"].options)
+
+
+def test_memory_is_bounded(monkeypatch: Any) -> None:
+    """In frames and in bytes: the oldest are forgotten."""
+    monkeypatch.setattr(recorder, "KEPT", 3)
+    monkeypatch.setattr(recorder, "KEPT_BYTES", 50)
+    kept = Recorder()
+    for n in range(5):
+        kept.note(n, True, b"x", False)
+    assert [frame.connection for frame in kept.frames()] == [2, 3, 4]
+    kept.note(9, True, b"x" * 49, False)
+    assert [frame.connection for frame in kept.frames()] == [4, 9]
+    kept.clear()
+    assert kept.frames() == []
