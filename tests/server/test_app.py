@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import signal
+import socket as socketlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,7 +59,7 @@ class Net:
 
 
 @asynccontextmanager
-async def running(**options: Any) -> AsyncIterator[Net]:
+async def running(**options: Any) -> AsyncGenerator[Net]:
     app = App(HubOptions(secret=SECRET, **options))
     await app.start()
     try:
@@ -70,13 +71,12 @@ async def running(**options: Any) -> AsyncIterator[Net]:
 
 async def closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
     """The code that the server closed with."""
-    while (await ws.receive(5)).type not in (
-        aiohttp.WSMsgType.CLOSE,
-        aiohttp.WSMsgType.CLOSED,
-        aiohttp.WSMsgType.ERROR,
-    ):
+    ends = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    while (await ws.receive(5)).type not in ends:
         pass
-    return ws.close_code
+    code = ws.close_code
+    await ws.close()
+    return code
 
 
 @pytest.mark.parametrize("path", ["/socket/websocket", "/realtime/v1/websocket"])
@@ -220,8 +220,8 @@ async def test_a_client_that_leaves_is_gone_at_once() -> None:
             await ws.send_json(["1", "2", LAB, "presence", {"event": "track", "payload": {}}])
             assert (await other.receive_json())[3] == "presence_diff"
             if cut:
-                transport = ws.get_extra_info("transport") or ws._response.connection.transport  # type: ignore[union-attr]
-                transport.abort()
+                raw = ws.get_extra_info("socket")
+                raw.shutdown(socketlib.SHUT_RDWR)
             else:
                 await ws.close()
             assert (await other.receive_json(timeout=5))[4]["joins"] == {}

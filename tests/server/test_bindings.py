@@ -81,7 +81,8 @@ def test_too_many_items_are_refused_in_the_servers_words() -> None:
     error = bind({**TODOS, "filter": f"id=in.({items})"}).error
     assert error == (
         f'{EXCEPTION}[event: *, schema: public, table: todos, filters: [\n  {{"id", "in",\n   "{{{items}}}",\n'
-        "   false}\n], select: nil]. Exception: ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
+        "   false}\n], select: nil]. "
+        "Exception: ERROR P0001 (raise_exception) too many values for `in` filter. Maximum 100"
     )
 
 

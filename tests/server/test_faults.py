@@ -90,7 +90,8 @@ def test_one_connection_is_paused() -> None:
     world = World()
     client, other = joined(world), joined(world)
     world.fault("pause", connection=client.number)
-    ping(client), ping(other)
+    ping(client)
+    ping(other)
     assert client.got == [] and other.got
     world.fault("resume", connection=client.number)
     assert client.got
@@ -151,7 +152,8 @@ def test_replies_are_delayed() -> None:
     client.push(LAB, "broadcast", PING, join_ref="1")
     assert [event for event, _ in client.heard()] == ["broadcast"]
     world.run(3)
-    assert [event for event, _ in (client.take() and client.heard()) or [("phx_reply", OK)]] == ["phx_reply"]
+    assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
+    client.take()
     client.join("realtime:other", config={"presence": {"enabled": True}})
     world.run(2.9)
     assert client.got == []

@@ -289,7 +289,8 @@ def test_a_refused_join_holds_its_socket_for_five_seconds_when_strict() -> None:
     held, other = world.connect(), world.connect()
     held.join(config={"broadcast": {"ack": True, "self": True}})
     other.join()
-    held.take(), other.take()
+    held.take()
+    other.take()
     held.push("realtime:x", "phx_join", {"config": {}, "access_token": "bad"}, ref="9", join_ref="9")
     held.push("phoenix", "heartbeat", {}, ref="10")
     held.push(LAB, "broadcast", {**PING, "event": "mine"}, ref="11", join_ref="1")
@@ -372,7 +373,8 @@ def test_another_channel_of_the_same_client_hears() -> None:
     client.join("realtime:lab2")
     other = world.connect()
     other.join(config={"private": True})
-    client.take(), other.take()
+    client.take()
+    other.take()
     client.push(LAB, "broadcast", PING, join_ref="1")
     assert client.got == [] and other.got == []
 
@@ -416,7 +418,8 @@ def test_json_in_a_binary_broadcast_is_not_looked_at() -> None:
     """What is not JSON is relayed all the same, byte for byte."""
     world = World()
     ada, old = world.connect(), world.connect(vsn="1.0.0")
-    ada.join(), old.join()
+    ada.join()
+    old.join()
     old.take()
     ada.user_push(LAB, "ping", b"not json", json=True)
     (text,) = old.got
@@ -442,7 +445,8 @@ def test_a_payload_that_is_no_object_crashes_the_sender_when_version_two_listens
     old, older, new = world.connect(vsn="1.0.0"), world.connect(vsn="1.0.0"), world.connect()
     old.join(config={"broadcast": {"ack": True}})
     older.join()
-    old.take(), older.take()
+    old.take()
+    older.take()
     old.push(LAB, "broadcast", payload, join_ref="1")
     assert older.events("broadcast") == [payload] and old.events("phx_reply") == [OK]
     new.join()
@@ -458,7 +462,8 @@ def test_a_payload_over_the_limit_goes_nowhere(ack: bool) -> None:
     ada, bob = world.connect(), world.connect()
     ada.join(config={"broadcast": {"ack": ack}})
     bob.join()
-    ada.take(), bob.take()
+    ada.take()
+    bob.take()
     ada.push(LAB, "broadcast", {"payload": "a" * 1600}, join_ref="1")
     ada.user_push(LAB, "big", b"a" * 1600, json=False)
     assert bob.got == []
@@ -485,7 +490,8 @@ def test_who_hears_while_the_rate_is_exceeded_is_closed() -> None:
     for _ in range(60):
         ada.push(LAB, "broadcast", PING, join_ref="1")
     world.run(5)
-    ada.take(), bob.take()
+    ada.take()
+    bob.take()
     ada.push(LAB, "broadcast", PING, join_ref="1")
     assert bob.heard() == [("broadcast", PING), ("system", system("Too many messages per second")), ("phx_close", {})]
     assert ada.got == []

@@ -56,7 +56,8 @@ def test_everyone_sees_a_track_the_tracker_too() -> None:
     ada, bob = world.connect(), world.connect(vsn="1.0.0")
     ada.join(config=ENABLED)
     bob.join(config={"presence": {"enabled": True}})
-    ada.take(), bob.take()
+    ada.take()
+    bob.take()
     ref = ada.track("realtime:lab", {"at": "desk"})
     diff = bob.events("presence_diff")[0]
     (meta,) = diff["joins"]["ada"]["metas"]
@@ -154,7 +155,8 @@ def test_the_sixth_push_in_thirty_seconds_closes_the_channel() -> None:
     bob.join()
     for n in range(5):
         ada.track("realtime:lab", {"n": n})
-    ada.take(), bob.take()
+    ada.take()
+    bob.take()
     ada.track("realtime:lab", {"n": 5})
     assert ada.heard() == [("system", system("Client presence rate limit exceeded")), ("phx_close", {})]
     assert bob.events("presence_diff")[0]["leaves"]["ada"]

@@ -152,7 +152,8 @@ def test_a_sent_message_is_delivered_with_its_id() -> None:
     """Version 1.0.0 gets `meta`, 2.0.0 kind 4 with metadata, and the payload has the id too (protocol §6.4)."""
     world = World()
     new, old = private(world), private(world, "1.0.0")
-    new.take(), old.take()
+    new.take()
+    old.take()
     name = world.hub.send("lab", "dbevent", {"from": "db"}, world.now)
     world.pump()
     assert old.events("broadcast") == [
@@ -179,7 +180,8 @@ def test_stored_bytes_reach_version_two_only() -> None:
     """As kind 4, raw, with the id."""
     world = World()
     new, old = private(world), private(world, "1.0.0")
-    new.take(), old.take()
+    new.take()
+    old.take()
     world.hub.send("lab", "bin", b"\x00\xff", world.now)
     world.pump()
     assert len(new.got) == 1 and new.got[0].endswith(b"}\x00\xff")
