@@ -1,0 +1,5 @@
+import sys
+
+from supawire.cli import main
+
+sys.exit(main())

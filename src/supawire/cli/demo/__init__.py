@@ -1,0 +1,101 @@
+"""`supawire demo`: a short tour that is also a test, against a local server of its own or one that runs already."""
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from supawire.cli import envfile
+from supawire.cli.console import complain, console_of
+from supawire.cli.demo.ledger import Ledger
+from supawire.cli.demo.screen import Screen
+from supawire.cli.demo.stage import OtherStage, OwnStage, Stage
+from supawire.errors import InvalidArgumentError, RealtimeError
+
+PATIENCE: Final = 5.0
+
+
+def demo(
+    *,
+    url: Annotated[
+        str | None,
+        Parameter(help="A server that runs already, such as supawire serve; left out, the tour starts one of its own."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        Parameter(
+            env_var=(envfile.SERVICE_KEY, envfile.KEY),
+            help="Key for --url. With the service key of supawire serve the tour includes changes of rows; with an "
+            "anon key it leaves them out.",
+        ),
+    ] = None,
+    env_file: Annotated[
+        Path | None, Parameter(help="Read URL and key from a file that supawire serve --env-file wrote.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        Parameter(help="1 is about 13 seconds, 2 is twice as fast; left out, 1 in a terminal, and no pauses if plain."),
+    ] = None,
+    plain: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Whole lines and no colours, as when piped.")
+    ] = False,
+    patience: Annotated[float, Parameter(help="Seconds to wait for what does not arrive, in all.")] = PATIENCE,
+) -> int:
+    """Show broadcasts, presence and changes of rows arriving, with the code that each step takes.
+
+    Everything that is sent is compared with what arrives. The exit code is 0 only if all of it came, and nothing else.
+    """
+    for name, value in (("--speed", speed), ("--patience", patience)):
+        if value is not None and not 0 < value < 1e6:
+            raise InvalidArgumentError(f"{name} must be above 0, not {value:g}")
+    if not plain:
+        terminal = console_of()
+        plain = not terminal.is_terminal or terminal.is_dumb_terminal
+    ledger = Ledger(patience)
+    screen = Screen(console_of(plain=plain), ledger, plain=plain)
+    return asyncio.run(_play(_stage(url, key, env_file), screen, ledger, speed or (None if plain else 1.0)))
+
+
+def _stage(url: str | None, key: str | None, env_file: Path | None) -> Stage:
+    if env_file is not None:
+        if url is not None:
+            raise InvalidArgumentError("--env-file says the URL already; leave out --url")
+        values = envfile.read(env_file)
+        return OtherStage(values[envfile.URL], values.get(envfile.SERVICE_KEY) or values[envfile.KEY])
+    if url is None:
+        return OwnStage()
+    if not key:
+        raise InvalidArgumentError(
+            f"--url needs a key: --key, {envfile.SERVICE_KEY} or {envfile.KEY} in the environment, or --env-file"
+        )
+    return OtherStage(url, key)
+
+
+async def _play(stage: Stage, screen: Screen, ledger: Ledger, speed: float | None) -> int:
+    """Play the tour and judge it; the exit code."""
+
+    async def pause(seconds: float) -> None:
+        if speed is not None:
+            await asyncio.sleep(seconds / speed)
+
+    from supawire.cli.demo.tour import Tour  # the clients take a moment to load, and nobody else needs them
+
+    started = time.perf_counter()
+    suffix = "" if isinstance(stage, OwnStage) else f"-{secrets.token_hex(2)}"
+    tour: Tour | None = None
+    problems: list[str] = []
+    try:
+        async with stage:
+            tour = Tour(stage, screen, ledger, suffix=suffix, pause=pause)
+            with screen.live():
+                await tour.run()
+    except RealtimeError as error:
+        problems.append(f"the tour ended early: {type(error).__name__}: {error}")
+    if tour is None:
+        complain(problems[0])
+        return 1
+    good = screen.result([*tour.problems, *problems], time.perf_counter() - started)
+    return 0 if good else 1

@@ -1,0 +1,162 @@
+"""What a tour looks like: a transcript that grows, and in a terminal one line below it that says how things stand."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from supawire.cli.demo.ledger import Kind, Ledger
+
+COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
+KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")
+SHOWN_AT_MOST: Final = 20
+"""Lines of what is missing, before the rest is only counted."""
+GLYPHS: Final = {"out": "→", "in": "←", "ok": "✓", "": " "}
+ASCII: Final = {"out": "->", "in": "<-", "ok": "ok", "": "  "}
+
+
+class Screen:
+    """Prints a tour. `plain`: whole lines, one after the other, and nothing that moves or has a colour."""
+
+    def __init__(self, console: Console, ledger: Ledger, *, plain: bool) -> None:
+        self._console = console
+        self._ledger = ledger
+        self._plain = plain
+        self._glyphs = GLYPHS if not plain and console.encoding.startswith("utf") else ASCII
+        self._step = ""
+        self.here: Sequence[str] = ()
+        """Who is present, for the line below."""
+
+    @contextmanager
+    def live(self) -> Generator[None]:
+        """Keep the line below up to date meanwhile."""
+        if self._plain:
+            yield
+            return
+        with Live(console=self._console, get_renderable=self._line_below, refresh_per_second=8, transient=True):
+            yield
+
+    def _line_below(self) -> RenderableType:
+        ledger = self._ledger
+        parts = [self._step, f"sent {sum(ledger.sent.values())}", f"arrived {ledger.arrivals()} of {ledger.owed()}"]
+        if ledger.round_trips:
+            parts.append(f"round trip {duration(ledger.round_trips[-1])}")
+        if self.here:
+            parts.append(f"here: {', '.join(self.here)}")
+        line = Text(f" {' | '.join(parts)}", style="bold", no_wrap=True, overflow="ellipsis")
+        return Group(Rule(style="dim"), line)
+
+    # --- the transcript
+
+    def opening(self, where: str, who: Sequence[tuple[str, str]]) -> None:
+        """The first lines: which server, and who takes part."""
+        self._line(Text("supawire: a short tour of Realtime", style="bold"))
+        self._line(Text(f"Server: {where}"))
+        for name, part in who:
+            self._line(Text.assemble("  ", (f"{name:<10}", COLOURS[name]), f" {part}"))
+
+    def step(self, number: int, of: int, title: str, code: str) -> None:
+        """A new step, with the code that it takes."""
+        self._step = f"{number}/{of} {title}"
+        self._console.print()
+        if self._plain:
+            self._line(Text(f"== {self._step} =="))
+            for line in code.splitlines():
+                self._line(Text(f"    {line}"))
+        else:
+            self._console.print(Rule(Text(self._step, style="bold"), align="left", style="dim"))
+            if self._console.color_system is None:
+                self._console.print(Padding(Text(code), (0, 0, 0, 4)))
+            else:
+                syntax = Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+                self._console.print(Padding(syntax, (0, 0, 0, 4)))
+        self._console.print()
+
+    def sends(self, who: str, text: str) -> None:
+        """Somebody does something."""
+        self._say(who, "out", text)
+
+    def receives(self, who: str, text: str, seconds: float | None) -> None:
+        """Something arrives; None: nobody sent it."""
+        self._say(who, "in", text, "nobody sent this" if seconds is None else f"after {duration(seconds)}")
+
+    def succeeds(self, who: str, text: str, seconds: float | None = None) -> None:
+        """A call has returned."""
+        self._say(who, "ok", text, "" if seconds is None else duration(seconds))
+
+    def note(self, text: str) -> None:
+        """A remark."""
+        self._say("", "", text, style="dim")
+
+    def _say(self, who: str, glyph: str, text: str, aside: str = "", style: str = "") -> None:
+        mark = self._glyphs[glyph]
+        if self._plain:
+            self._line(Text(f"  {who:<9} {mark:<2} {text}{f' ({aside})' if aside else ''}"))
+            return
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(width=11, no_wrap=True)
+        grid.add_column(width=len(mark), no_wrap=True)
+        grid.add_column(ratio=1, overflow="fold")
+        grid.add_column(justify="right", no_wrap=True)
+        colour = COLOURS.get(who, "")
+        grid.add_row(Text(f"  {who}", style=colour), Text(mark, style=colour), Text(text, style), Text(aside, "dim"))
+        self._console.print(grid)
+
+    def _line(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=self._plain)
+
+    # --- the end
+
+    def result(self, problems: Sequence[str], seconds: float) -> bool:
+        """Say what was sent and what arrived, and what did not; whether all is well."""
+        ledger = self._ledger
+        self._console.print()
+        self._console.print(
+            "== Result ==" if self._plain else Rule(Text("Result", style="bold"), align="left", style="dim")
+        )
+        for kind in KINDS:
+            sent, owed, arrived = ledger.sent[kind], ledger.owed(kind), ledger.arrivals(kind)
+            self._line(Text(f"  {kind:<10} {sent:>2} sent, {arrived:>2} of {owed:>2} deliveries arrived"))
+        if trips := ledger.round_trips:
+            times = f"median {duration(median(trips))}, slowest {duration(max(trips))}"
+            self._line(Text(f"  round trip of an acknowledged broadcast: {times} ({len(trips)} sent)"))
+        for head, lines in (
+            ("Missing, sent but not arrived", ledger.missing),
+            ("Arrived, though nobody sent it", ledger.surplus),
+            ("Went wrong", problems),
+        ):
+            self._list(head, [str(line) for line in lines])
+        good = ledger.complete and not problems
+        if good:
+            verdict = f"Everything that was sent arrived, and nothing else: {ledger.arrivals()} of {ledger.owed()}"
+            self._line(Text(f"{verdict}, in {duration(seconds)}.", style="bold green"))
+        else:
+            self._line(
+                Text(f"NOT everything is well: {ledger.arrivals()} of {ledger.owed()} arrived.", style="bold red")
+            )
+        return good
+
+    def _list(self, head: str, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        self._line(Text(f"{head} ({len(lines)}):", style="bold red"))
+        for line in lines[:SHOWN_AT_MOST]:
+            self._line(Text(f"  {line}"))
+        if len(lines) > SHOWN_AT_MOST:
+            self._line(Text(f"  and {len(lines) - SHOWN_AT_MOST} more"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for the eye: `0.42 ms`, `12.3 ms`, `1.20 s`."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.2f} ms" if milliseconds < 10 else f"{milliseconds:.1f} ms"

@@ -1,0 +1,295 @@
+"""The tour itself: three clients in one room, six steps, and for each step the code that it takes."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import supawire
+from supawire import AsyncChannel, AsyncClient, Broadcast, Change, Delete, PresenceEvent, PresenceSync
+from supawire.cli.demo.ledger import Kind, Ledger, Told
+from supawire.cli.demo.screen import Screen
+from supawire.cli.demo.stage import Stage
+from supawire.selectors import broadcast, changes, presence
+
+STEP: Final = 1.0
+LINE: Final = 0.45
+"""Seconds to read the code of a step, and to watch one thing happen."""
+
+Name = Literal["Alice", "Bob", "Dashboard"]
+CAST: Final[tuple[tuple[Name, Literal["1.0.0", "2.0.0"], str], ...]] = (
+    ("Alice", "2.0.0", "wire version 2.0.0, waits for the server's confirmation of what she sends"),
+    ("Bob", "1.0.0", "wire version 1.0.0, and only wants to hear of new products from 100 up"),
+    ("Dashboard", "2.0.0", "wire version 2.0.0, watches and says nothing"),
+)
+EVERYONE: Final[tuple[Name, ...]] = ("Alice", "Bob", "Dashboard")
+
+CONNECT: Final = """\
+alice = await supawire.connect_async(url, key)
+bob = await supawire.connect_async(url, key, protocol="1.0.0")
+seconds = await alice.ping()"""
+
+JOIN: Final = """\
+room = alice.channel("room:demo", ack=True, presence_key="alice")
+room.on(broadcast(), show)              # show: any function, async or not
+room.on(presence(), show)
+await room.subscribe()                  # returns when joined"""
+
+BROADCAST: Final = """\
+await room.broadcast("chat", {"text": "Hello, room"})     # returns when confirmed
+await room.broadcast("ink", b"\\x01\\x02\\x03")              # bytes stay bytes
+await alice.publish("room:demo", "news", {"by": "HTTP"})  # without a channel"""
+
+PRESENCE: Final = """\
+await room.track({"name": "Alice", "mood": "curious"})
+await room.untrack()
+room.presence_state()                   # who is here: a mapping by presence key"""
+
+CHANGES: Final = """\
+table = bob.channel("table:products")
+table.on(changes("products", event="INSERT", filter="price=gte.100"), show)
+await table.subscribe(wait="ready")     # returns when changes are live"""
+
+LEAVE: Final = """\
+await room.unsubscribe()
+await alice.close()"""
+
+STEPS: Final = (CONNECT, JOIN, BROADCAST, PRESENCE, CHANGES, LEAVE)
+
+ADDED: Final = datetime(2026, 5, 4, 12, 30, 15, 250_000, tzinfo=UTC)
+LAMP: Final[dict[str, Any]] = {
+    "id": 1,
+    "name": "Lamp",
+    "price": Decimal("19.90"),
+    "sku": UUID("6f1c2f6e-3a53-4d8c-9d0f-5d1f6f1f4a10"),
+    "added_at": ADDED,
+}
+DESK: Final[dict[str, Any]] = {
+    "id": 9_007_199_254_740_993,  # one more than a float can count to
+    "name": "Desk",
+    "price": Decimal("249.00"),
+    "sku": UUID("0b6b0a0c-5f0e-4f52-8a3b-3f0a4c6f7d21"),
+    "added_at": ADDED,
+}
+
+
+@dataclass(slots=True)
+class Person:
+    """One client, with its channel of the room."""
+
+    name: Name
+    client: AsyncClient
+    room: AsyncChannel
+
+
+class Tour:
+    """Plays the six steps on a stage.
+
+    Args: suffix: added to the names of topics and tables, so that two tours on one server do not hear each other.
+    pause: waits so many seconds at normal speed.
+    """
+
+    def __init__(
+        self, stage: Stage, screen: Screen, ledger: Ledger, *, suffix: str, pause: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._stage = stage
+        self._screen = screen
+        self._ledger = ledger
+        self._pause = pause
+        self._topic: Final = f"room:demo{suffix}"
+        self._table: Final = f"products{suffix}"
+        self._people: Final[dict[Name, Person]] = {}
+        self._present: Final[dict[str, Mapping[str, Any]]] = {}
+        self.problems: Final[list[str]] = []
+
+    async def run(self) -> None:
+        """Play all steps. Raises: RealtimeError."""
+        self._screen.opening(self._stage.title, [(name, part) for name, _, part in CAST])
+        acts = (self._connect, self._join, self._broadcast, self._presence, self._changes, self._leave)
+        async with AsyncExitStack() as clients:
+            self._clients = clients
+            for number, (act, code) in enumerate(zip(acts, STEPS, strict=True), 1):
+                title = act.__name__.strip("_").capitalize()
+                self._screen.step(number, len(acts), title, self._real(code))
+                await self._pause(STEP)
+                await act()
+
+    def _real(self, code: str) -> str:
+        return code.replace("room:demo", self._topic).replace("products", self._table)
+
+    # --- the steps
+
+    async def _connect(self) -> None:
+        for name, protocol, _ in CAST:
+            started = time.perf_counter()
+            client = await self._clients.enter_async_context(
+                supawire.connect_async(self._stage.url, self._stage.key, protocol=protocol, on_error=self._problem)
+            )
+            self._screen.succeeds(name, f"connected, protocol {protocol}", time.perf_counter() - started)
+            room = client.channel(self._topic, ack=name == "Alice", presence_key=name.lower())
+            self._people[name] = Person(name, client, room)
+            self._screen.succeeds(name, "heartbeat there and back", await client.ping())
+            await self._pause(LINE)
+
+    async def _join(self) -> None:
+        for person in self._people.values():
+            person.room.on(broadcast(), lambda message, name=person.name: self._hear_broadcast(name, message))
+            person.room.on(presence(), lambda event, name=person.name: self._hear_presence(name, event))
+            started = time.perf_counter()
+            await person.room.subscribe()
+            self._screen.succeeds(person.name, f"joined {self._topic}", time.perf_counter() - started)
+
+    async def _broadcast(self) -> None:
+        alice, bob = self._people["Alice"], self._people["Bob"]
+        for text in ("Hello, room", "Is anybody here?"):
+            await self._say(alice, "chat", {"text": text}, to=("Bob", "Dashboard"), ack=True)
+        await self._say(
+            bob, "chat", {"text": "Me, by the old protocol", "stars": [1, 2.5, None]}, to=("Alice", "Dashboard")
+        )
+        await self._say(alice, "ink", bytes(range(0, 256, 51)), to=("Dashboard",), ack=True)
+        self._screen.note("Bob gets no bytes: version 1.0.0 cannot carry them")
+        await self._publish(alice, "news", {"by": "HTTP"})
+
+    async def _say(self, person: Person, event: str, payload: Any, *, to: tuple[Name, ...], ack: bool = False) -> None:
+        told = Told(event, payload)
+        self._screen.sends(person.name, f"broadcast {told}")
+        items = self._ledger.send("broadcast", told, to)
+        started = time.perf_counter()
+        sent = await person.room.broadcast(event, payload)
+        if ack:
+            trip = time.perf_counter() - started
+            self._ledger.round_trips.append(trip)
+            self._screen.succeeds(person.name, f"confirmed by the server: {sent.acked}", trip)
+            if not sent.acked:
+                self.problems.append(f"{person.name}: broadcast {told} was not confirmed")
+        await self._ledger.settle(items)
+        await self._pause(LINE)
+
+    async def _publish(self, person: Person, event: str, payload: Any) -> None:
+        told = Told(event, payload)
+        self._screen.sends(person.name, f"POST, broadcast {told}")
+        items = self._ledger.send("broadcast", told, EVERYONE)
+        await person.client.publish(self._topic, event, payload)
+        await self._ledger.settle(items)
+        await self._pause(LINE)
+
+    async def _presence(self) -> None:
+        alice, bob = self._people["Alice"], self._people["Bob"]
+        await self._track(alice, {"name": "Alice", "mood": "curious"})
+        await self._track(bob, {"name": "Bob", "mood": "calm"})
+        await self._track(alice, {"name": "Alice", "mood": "delighted"})
+        await self._untrack(alice)
+        for person in self._people.values():
+            self._check_state(person)
+
+    async def _track(self, person: Person, payload: dict[str, Any]) -> None:
+        key = person.name.lower()
+        told = Told(f"{'update' if key in self._present else 'join'} {key}", payload)
+        self._screen.sends(person.name, f"track {payload}")
+        items = self._ledger.send("presence", told, EVERYONE)
+        self._note_present({**self._present, key: payload})
+        await person.room.track(payload)
+        await self._ledger.settle(items)
+        await self._pause(LINE)
+
+    async def _untrack(self, person: Person) -> None:
+        self._screen.sends(person.name, "untrack")
+        items = self._gone(person, EVERYONE)
+        await person.room.untrack()
+        await self._ledger.settle(items)
+        await self._pause(LINE)
+
+    def _gone(self, person: Person, watchers: tuple[Name, ...]) -> Any:
+        key = person.name.lower()
+        items = self._ledger.send("presence", Told(f"leave {key}", self._present[key]), watchers)
+        self._note_present({name: payload for name, payload in self._present.items() if name != key})
+        return items
+
+    def _note_present(self, present: Mapping[str, Mapping[str, Any]]) -> None:
+        self._present.clear()
+        self._present.update(present)
+        self._screen.here = tuple(key.capitalize() for key in present)
+
+    def _check_state(self, person: Person) -> None:
+        """What `presence_state` says must be what was tracked."""
+        state = {key: [entry.payload for entry in entries] for key, entries in person.room.presence_state().items()}
+        wanted = {key: [payload] for key, payload in self._present.items()}
+        if state == wanted:
+            self._screen.succeeds(person.name, f"presence_state() has {', '.join(state) or 'nobody'}")
+        else:
+            self.problems.append(f"{person.name}: presence_state() is {state}, not {wanted}")
+
+    async def _changes(self) -> None:
+        if not self._stage.emits:
+            self._screen.note(f"left out: {self._stage.why_not}")
+            return
+        everything = self._people["Dashboard"].client.channel(f"table:{self._table}")
+        dear = self._people["Bob"].client.channel(f"table:{self._table}")
+        everything.on(changes(self._table), lambda change: self._hear_change("Dashboard", change))
+        costly = changes(self._table, event="INSERT", filter="price=gte.100")
+        dear.on(costly, lambda change: self._hear_change("Bob", change))
+        for channel in (everything, dear):
+            await channel.subscribe(wait="ready")
+        self._screen.note(self._stage.emits)
+        await self._emit("INSERT", ("Dashboard",), record=LAMP)
+        await self._emit("INSERT", ("Dashboard", "Bob"), record=DESK)
+        await self._emit("UPDATE", ("Dashboard",), record={**LAMP, "price": Decimal("17.50")}, old_record=LAMP)
+        await self._emit("DELETE", ("Dashboard",), old_record={"id": LAMP["id"]})
+
+    async def _emit(
+        self,
+        type: str,
+        receivers: tuple[Name, ...],
+        *,
+        record: dict[str, Any] | None = None,
+        old_record: dict[str, Any] | None = None,
+    ) -> None:
+        row = old_record if record is None else record
+        told = Told(f"{type} {self._table}", row, fields(row or {}))
+        self._screen.sends("Server", f"{type} id={(row or {})['id']}")
+        items = self._ledger.send("changes", told, receivers)
+        await self._stage.emit(type, self._table, record=record, old_record=old_record)
+        await self._ledger.settle(items)
+        await self._pause(LINE)
+
+    async def _leave(self) -> None:
+        bob = self._people["Bob"]
+        self._screen.sends("Bob", "unsubscribe")
+        items = self._gone(bob, ("Alice", "Dashboard"))
+        await bob.room.unsubscribe()
+        await self._ledger.settle(items)
+        for person in self._people.values():
+            await person.client.close()
+            self._screen.succeeds(person.name, "closed")
+
+    # --- what arrives
+
+    def _hear_broadcast(self, name: Name, message: Broadcast[Any]) -> None:
+        self._arrive(name, "broadcast", Told(message.event, message.payload))
+
+    def _hear_presence(self, name: Name, event: PresenceEvent) -> None:
+        if isinstance(event, PresenceSync):
+            return  # the state is looked at when the step is over
+        verb = type(event).__name__.removeprefix("Presence").lower()
+        entries = event.previous if verb == "leave" else event.current
+        self._arrive(name, "presence", Told(f"{verb} {event.key}", entries[-1].payload if entries else None))
+
+    def _hear_change(self, name: Name, change: Change[dict[str, Any]]) -> None:
+        row = change.old_record if isinstance(change, Delete) else change.record
+        self._arrive(name, "changes", Told(f"{change.type} {change.table}", row, fields(row)))
+
+    def _arrive(self, name: Name, kind: Kind, told: Told) -> None:
+        self._screen.receives(name, str(told), self._ledger.arrive(name, kind, told))
+
+    def _problem(self, error: Exception) -> None:
+        self.problems.append(f"{type(error).__name__}: {error}")
+
+
+def fields(row: Mapping[str, Any]) -> str:
+    """A row on one line, with the Python types that its values have."""
+    text = " ".join(f"{name}={value!r}" for name, value in row.items())
+    return text.replace("datetime.datetime(", "datetime(").replace("datetime.timezone.utc", "UTC")

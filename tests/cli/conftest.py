@@ -1,0 +1,114 @@
+"""Commands are run as a user runs them: the installed script, in a process of its own."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(sys.executable).parent / "supawire"
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("SUPAWIRE_", "COV_")) and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+}
+DEADLINE = 30.0
+
+
+class Done:
+    """What a command printed and returned."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+
+
+def supawire(*words: str, **environment: str) -> Done:
+    """Run a command to its end."""
+    return Done(
+        subprocess.run(
+            [SCRIPT, *words],
+            env=ENVIRONMENT | environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DEADLINE,
+            check=False,
+        )
+    )
+
+
+class Serving:
+    """`supawire serve` in a process of its own, from its banner on."""
+
+    def __init__(self, *words: str, **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [SCRIPT, "serve", "--port", "0", *words],
+            env=ENVIRONMENT | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._watchdog = threading.Timer(DEADLINE, self._process.kill)
+        self._watchdog.start()
+        self.banner = "".join(iter(self._line, ""))
+
+    def _line(self) -> str:
+        """The next line of the banner; nothing after its last one."""
+        assert self._process.stdout is not None
+        if hasattr(self, "_ended"):
+            return ""
+        line = self._process.stdout.readline()
+        if line.startswith("Ctrl-C") or not line:
+            self._ended = True
+        return line
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        found = re.search(r"URL +(http://\S+)", self.banner)
+        assert found, self.banner
+        return found[1]
+
+    def exported(self, name: str) -> str:
+        """A value that `--show-keys` printed."""
+        found = re.search(rf"^export {name}=(\S+)$", self.banner, re.MULTILINE)
+        assert found, self.banner
+        return found[1]
+
+    def stop(self, number: int = signal.SIGTERM) -> Done:
+        """Send a signal and wait for the end."""
+        self._process.send_signal(number)
+        out, err = self._process.communicate()
+        self._watchdog.cancel()
+        return Done(subprocess.CompletedProcess((), self._process.returncode, out, err))
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self._process.poll() is None:
+            self._process.kill()
+        with contextlib.suppress(ValueError):  # its pipes were read to the end
+            self._process.communicate()
+        self._watchdog.cancel()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Serving]]:
+    """`serving("--strict", SUPAWIRE_SECRET=…)` starts a server on a free port; it ends with the test."""
+    started: list[Serving] = []
+
+    def start(*words: str, **environment: str) -> Serving:
+        started.append(Serving(*words, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()

@@ -1,0 +1,90 @@
+"""The program as a whole."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from supawire.cli.app import run
+from tests.cli.conftest import supawire
+
+
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]):
+    """`--help`, and no word at all, list every command, and that is exit code 0."""
+    assert run(words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(f" {name} " in out for name in ("serve", "demo"))
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("serve", ["--host", "--port", "--strict", "--secret", "--show-keys", "--env-file", "--allow-host"]),
+        ("demo", ["--url", "--key", "--env-file", "--speed", "--plain", "--patience"]),
+    ],
+)
+def test_help_of_a_command_lists_its_options(
+    command: str, options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """`supawire COMMAND --help` names each option, and where a secret may come from instead of the command line."""
+    for name in ("SUPAWIRE_SECRET", "SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"):
+        monkeypatch.setenv(name, "hidden" * 6)
+    assert run([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert [option for option in options if option not in out] == []
+    assert "env var: SUPAWIRE_S" in out
+    assert "hidden" not in out
+
+
+def test_version_is_the_packages():
+    """`supawire --version`, as installed, prints name and version of the package."""
+    done = supawire("--version")
+    assert (done.code, done.out) == (0, f"supawire {version('supawire')}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["srve"], '"serve"'),
+        (["serve", "--prot", "1"], "--port"),
+        (["serve", "--port", "many"], "--port"),
+        (["serve", "--port", "70000"], "65535"),
+        (["serve", "--secret", "short"], "32 bytes"),
+        (["serve", "--env-file", "no/such/folder/env"], "no/such/folder"),
+        (["demo", "--speed", "0"], "--speed"),
+        (["demo", "--url", "http://127.0.0.1:1"], "--key"),
+        (["demo", "--url", "nonsense", "--key", "k"], "https://"),
+        (["demo", "--env-file", "missing.env"], "missing.env"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_told_so(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    """What cannot be asked for is exit code 2 and one line on stderr that names what is right; nothing on stdout."""
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("supawire: ") and err.count("\n") == 1
+    assert said in err
+    assert "short" not in err
+
+
+@pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt"])
+def test_without_the_extra_one_sentence_names_it(package: str):
+    """When a package of the extra is missing, it is exit code 2 and one line with the command that brings it."""
+    code = f"import sys; sys.modules[{package!r}] = None; from supawire.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert package in done.stderr
+    assert "pip install 'supawire[cli]'" in done.stderr
+
+
+def test_it_is_a_module_too():
+    """`python -m supawire.cli` is the same program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "supawire.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"supawire {version('supawire')}\n"

@@ -1,0 +1,231 @@
+"""`supawire serve`."""
+
+import os
+import pty
+import re
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from supawire.cli import envfile
+from supawire.cli.app import run
+from supawire.cli.console import console_of
+from supawire.cli.serve import Wish, banner, url_of
+from supawire.server import LocalServer
+from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
+
+SECRET = "a-secret-for-development-that-is-long-enough"
+KEY_LIKE = re.compile(r"eyJ\w+\.")
+
+Start = Callable[..., Serving]
+
+
+def open_socket(url: str, key: str) -> ClientConnection:
+    return connect(f"{url.replace('http', 'ws')}/socket/websocket?vsn=2.0.0&apikey={key}", proxy=None)
+
+
+def post(url: str, key: str, data: bytes) -> int:
+    asked = urllib.request.Request(url, data, {"Authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(asked) as answer:
+            return answer.status
+    except HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_stops_it_and_clients_are_told(serving: Start, number: int):
+    """On SIGTERM and SIGINT each socket is closed with 1012, as a deploy does, and the exit code is 0."""
+    server = serving("--show-keys")
+    with open_socket(server.url, server.exported("SUPAWIRE_KEY")) as client:
+        client.send('[null,"1","phoenix","heartbeat",{}]')
+        assert '"status":"ok"' in str(client.recv())
+        done = server.stop(number)
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert (done.code, done.err) == (0, "")
+    assert "Stopped." in done.out
+
+
+def test_keys_are_not_shown_unless_asked_for(serving: Start):
+    """The banner has no key and no secret in it, and says how to get at them."""
+    server = serving(SUPAWIRE_SECRET=SECRET)
+    assert not KEY_LIKE.search(server.banner)
+    assert SECRET not in server.banner
+    assert "--show-keys" in server.banner and "--env-file" in server.banner
+    assert not KEY_LIKE.search(server.stop().out)
+
+
+def test_shown_keys_open_doors(serving: Start):
+    """With --show-keys the banner has lines for a shell; the anon key opens a socket, the service key emits changes."""
+    server = serving("--show-keys")
+    assert server.exported("SUPAWIRE_URL") == server.url
+    with open_socket(server.url, server.exported("SUPAWIRE_KEY")):
+        pass
+    change = b'{"type":"INSERT","table":"users","record":{"id":1}}'
+    assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_SERVICE_KEY"), change) == 202
+    assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_KEY"), change) == 403
+
+
+def test_a_fixed_secret_keeps_keys_valid(serving: Start):
+    """A key made with the secret opens a server that was started with it, and no other."""
+    key = LocalServer(secret=SECRET).anon_key
+    with open_socket(serving(SUPAWIRE_SECRET=SECRET).url, key):
+        pass
+    with pytest.raises(InvalidStatus) as refused, open_socket(serving().url, key):
+        pass
+    assert refused.value.response.status_code == 401
+
+
+def test_the_env_file_is_for_its_owner_and_goes_with_the_server(serving: Start, tmp_path: Path):
+    """--env-file writes URL and keys for nobody else to read, and removes the file at the end; keys are not printed."""
+    path = tmp_path / "dev.env"
+    server = serving("--env-file", str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    values = envfile.read(path)
+    assert values["SUPAWIRE_URL"] == server.url
+    with open_socket(server.url, values["SUPAWIRE_KEY"]):
+        pass
+    assert not KEY_LIKE.search(server.banner)
+    assert server.stop().code == 0
+    assert not path.exists()
+
+
+def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
+    """The command that the banner gives sets the three variables."""
+    path = tmp_path / "dev.env"
+    envfile.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
+    command = f'set -a; . {path}; set +a; env | grep "^SUPAWIRE_" | sort'
+    done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout == "SUPAWIRE_KEY=a.b-c_d\nSUPAWIRE_URL=http://127.0.0.1:4000\n"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
+    """A file, link or folder that supawire did not write stays as it is, and that is exit code 2."""
+    path, other = tmp_path / ".env", tmp_path / "other"
+    other.write_text(envfile.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
+    if kind == "file":
+        path.write_text("PRECIOUS=1\n", encoding="utf-8")
+    elif kind == "link":
+        path.symlink_to(other)
+    else:
+        path.mkdir()
+    assert run(["serve", "--port", "0", "--env-file", str(path)]) == 2
+    assert "not written by supawire" in capsys.readouterr().err
+    assert "PRECIOUS=1" in other.read_text(encoding="utf-8")
+    assert kind != "file" or path.read_text(encoding="utf-8") == "PRECIOUS=1\n"
+
+
+def test_a_file_left_behind_is_taken_over(tmp_path: Path):
+    """The file of a server that was killed is written anew; one that somebody changed meanwhile is not removed."""
+    path = tmp_path / "dev.env"
+    envfile.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
+    second = envfile.EnvFile(path)
+    second.write({"SUPAWIRE_URL": "http://127.0.0.1:2", "SUPAWIRE_KEY": "new"})
+    assert envfile.read(path)["SUPAWIRE_KEY"] == "new"
+    path.write_text("mine now", encoding="utf-8")
+    second.remove()
+    assert path.read_text(encoding="utf-8") == "mine now"
+
+
+def test_a_taken_port_is_said(capsys: pytest.CaptureFixture[str]):
+    """When something listens on the port, it is exit code 1 and one line that says what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run(["serve", "--port", str(taken.getsockname()[1])]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--port" in err and err.count("\n") == 1
+
+
+def test_the_emit_command_of_the_banner_works(serving: Start):
+    """The command that the banner gives for a change of a row does what it says."""
+    server = serving("--show-keys")
+    found = re.search(r"^    curl -X POST (?P<url>\S+) (?P<rest>.*\\\n.*)$", server.banner, re.MULTILINE)
+    assert found, server.banner
+    words = shlex.split(found["rest"].replace("\\\n", ""))
+    header, data = words[words.index("-H") + 1], words[words.index("-d") + 1]
+    assert header == "Authorization: Bearer $SUPAWIRE_SERVICE_KEY"
+    assert post(found["url"], server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202
+
+
+def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> Wish:
+    return Wish(host, 0, strict, SECRET, fixed=True, show_keys=False, env_file=None, allow_host=allow_host)
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:4000"),
+        ("127.0.0.2", True, "http://127.0.0.2:4000"),
+        ("localhost", True, "http://localhost:4000"),
+        ("::1", True, "http://localhost:4000"),
+        ("0.0.0.0", False, "http://127.0.0.1:4000"),
+        ("::", False, "http://127.0.0.1:4000"),
+        ("192.0.2.7", False, "http://192.0.2.7:4000"),
+        ("dev.example", False, "http://dev.example:4000"),
+    ],
+)
+def test_the_development_route_is_for_this_machine(host: str, local: bool, url: str):
+    """The route that makes changes is there on addresses of this machine only; the URL is one that clients can use."""
+    assert wish(host).options().dev is local
+    assert url_of(host, 4000) == url
+    values = {"SUPAWIRE_URL": url, "SUPAWIRE_KEY": "", "SUPAWIRE_SERVICE_KEY": ""}
+    console = console_of()
+    with console.capture() as shown:
+        banner(console, wish(host), values)
+    assert url in shown.get()
+    assert ("/dev/emit" in shown.get()) is local
+    assert ("Other machines" in shown.get()) is not local
+
+
+def test_other_names_are_allowed_one_by_one():
+    """--allow-host and --host add the project that these names stand for, and `0.0.0.0` adds none."""
+    usual = wish().options().tenants
+    assert wish("0.0.0.0").options().tenants == usual
+    named = wish("192.0.2.7", allow_host=("host.docker.internal", "realtime:4000"))
+    assert named.options().tenants - usual == {"192", "host", "realtime"}
+
+
+def test_strict_is_as_strict_as_a_self_hosted_server():
+    """--strict holds errors back and limits; without it the server answers at once."""
+    assert wish().options().timings.join_error == 0 and wish().options().limits.channels is None
+    assert wish(strict=True).options().timings.join_error == 5 and wish(strict=True).options().limits.channels == 100
+
+
+def shown_in_terminal(**environment: str) -> str:
+    """What `supawire serve` writes to a terminal until it is stopped."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [SCRIPT, "serve", "--port", "0"], env=ENVIRONMENT | {"TERM": "xterm-256color"} | environment, stdout=follower
+    )
+    os.close(follower)
+    text = b""
+    try:
+        while b"Ctrl-C stops it" not in text:
+            text += os.read(leader, 4096)
+    finally:
+        process.terminate()
+        process.wait()
+        os.close(leader)
+    return text.decode()
+
+
+def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
+    """A terminal gets colours, unless NO_COLOR is set; what is no terminal gets no escape codes at all."""
+    assert "\x1b[" in shown_in_terminal()
+    assert "\x1b[" not in shown_in_terminal(NO_COLOR="1")
+    assert "\x1b" not in serving().banner
