@@ -1,0 +1,158 @@
+"""A client for Supabase Realtime, and a local server to run it against.
+
+    async with supawire.connect_async(url, key) as client:
+        async for change in client.channel("db").listen(supawire.changes("users")):
+            print(change)
+
+Every public name is imported from here. The client itself is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from supawire.errors import (
+    AuthError,
+    ClosedError,
+    ConnectError,
+    ConnectionLostError,
+    HandlerError,
+    HttpError,
+    InvalidArgumentError,
+    JoinDeniedError,
+    JoinError,
+    LocalProtocolError,
+    OperationTimeout,
+    PayloadTooLargeError,
+    ProtocolError,
+    PushError,
+    RateLimitedError,
+    RealtimeError,
+    ReconnectExhaustedError,
+    RemoteProtocolError,
+    RowError,
+    ServerError,
+    SlowConsumerError,
+    StateError,
+)
+from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
+from supawire.selectors import Selector, broadcast, changes, gaps, presence, status, system
+from supawire.types import (
+    Broadcast,
+    Change,
+    ChannelState,
+    Delete,
+    Event,
+    Gap,
+    Insert,
+    LinkState,
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceState,
+    PresenceSync,
+    PresenceUpdate,
+    Sent,
+    Stats,
+    Status,
+    System,
+    Update,
+)
+
+if TYPE_CHECKING:
+    from supawire.aio.channel import AsyncChannel
+    from supawire.aio.client import AsyncClient, connect_async
+    from supawire.aio.handlers import Subscription
+    from supawire.aio.opening import Opening
+    from supawire.aio.sending import QueuedSent
+    from supawire.aio.stream import AsyncStream
+    from supawire.server.local import LocalServer
+
+__all__ = [
+    "AsyncChannel",
+    "AsyncClient",
+    "AsyncStream",
+    "AuthError",
+    "Backoff",
+    "Broadcast",
+    "Change",
+    "ChannelOptions",
+    "ChannelState",
+    "ClientOptions",
+    "ClosedError",
+    "ConnectError",
+    "ConnectionLostError",
+    "Delete",
+    "Event",
+    "Gap",
+    "HandlerError",
+    "HttpError",
+    "Insert",
+    "InvalidArgumentError",
+    "JoinDeniedError",
+    "JoinError",
+    "Limits",
+    "LinkState",
+    "LocalProtocolError",
+    "LocalServer",
+    "Opening",
+    "OperationTimeout",
+    "PayloadTooLargeError",
+    "Presence",
+    "PresenceEvent",
+    "PresenceJoin",
+    "PresenceLeave",
+    "PresenceState",
+    "PresenceSync",
+    "PresenceUpdate",
+    "ProtocolError",
+    "PushError",
+    "QueuedSent",
+    "RateLimitedError",
+    "RealtimeError",
+    "ReconnectExhaustedError",
+    "RemoteProtocolError",
+    "RowError",
+    "Selector",
+    "Sent",
+    "ServerError",
+    "SlowConsumerError",
+    "StateError",
+    "Stats",
+    "Status",
+    "Subscription",
+    "System",
+    "Update",
+    "broadcast",
+    "changes",
+    "connect_async",
+    "gaps",
+    "presence",
+    "status",
+    "system",
+]
+
+_HOMES: Final = {
+    "AsyncChannel": "aio.channel",
+    "AsyncClient": "aio.client",
+    "AsyncStream": "aio.stream",
+    "LocalServer": "server",
+    "Opening": "aio.opening",
+    "QueuedSent": "aio.sending",
+    "Subscription": "aio.handlers",
+    "connect_async": "aio.client",
+}
+
+if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for a public one
+
+    def __getattr__(name: str) -> Any:
+        """Names that need asyncio or an extra are found when they are first used."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -35,6 +35,7 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
     def abort(self) -> None:
         """Drop the connection and what is still to be written, at once."""
         self._transport.abort()
+        self._response.close()  # or it warns that it was not closed, with the whole URL and the key in it
 
 
 class WebSocketConnection:

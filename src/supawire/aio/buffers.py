@@ -1,0 +1,207 @@
+"""What waits between the socket and a consumer: bounded, with a stated policy (R39).
+
+`put` is the listener that the core calls: it costs an append. What happens to an event for which there is no room is
+one method, `overflow`, and each policy is a class that has its own.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Literal
+
+from supawire.aio.valve import ThreadValve, Valve
+from supawire.errors import InvalidArgumentError, SlowConsumerError, StateError
+from supawire.options import check_callable, check_choice, check_count
+
+Overflow = Literal["error", "drop_oldest", "drop_newest", "latest", "pause"]
+OVERFLOW: Final[tuple[Overflow, ...]] = ("error", "drop_oldest", "drop_newest", "latest", "pause")
+Key = Callable[[Any], Hashable]
+
+
+class Buffer:
+    """Events for one consumer; with this policy, "error", the newest are dropped, and that is told once per episode.
+
+    Filled on the event loop. An iterator is told by `error`, in its place among the events, so that nothing is taken
+    until it has read that. For a handler there is `slow`, called at once, and what finds room is taken.
+    """
+
+    def __init__(self, limit: int, slow: Callable[[SlowConsumerError], None] | None = None) -> None:
+        self.limit = limit
+        self.dropped = 0
+        self.error: SlowConsumerError | None = None
+        """What the consumer gets after the events that are there."""
+        self._events: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._slow = slow
+
+    def put(self, event: Any) -> None:
+        """Take an event; a listener of the core."""
+        if len(self._events) >= self.limit:
+            self.overflow(event)
+            return
+        if self.error is not None and self._slow is None:
+            self.dropped += 1  # its place is behind the word that something was missed
+            return
+        self._events.append(event)
+        if self._waiter is not None:
+            self.wake()
+
+    def overflow(self, event: Any) -> None:
+        """There is no room for this event."""
+        self.dropped += 1
+        if self.error is None:
+            self.error = SlowConsumerError(
+                f"more than {self.limit} events waited for a slow consumer",
+                topic=getattr(event, "topic", None),
+                hint="Do less per event, raise buffer=, or choose another overflow=.",
+            )
+            if self._slow is not None:
+                self._slow(self.error)
+
+    def take(self) -> Any:
+        """The oldest event. Raises `IndexError` when there is none."""
+        return self._events.popleft()
+
+    async def wait(self) -> None:
+        """Wait for an event, or to be woken up; for one consumer at a time. Raises `StateError` for a second one."""
+        if self._waiter is not None:
+            raise StateError("another task waits on this iterator already", hint="Give each task its own listen().")
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            if self._waiter is waiter:
+                self._waiter = None
+
+    def wake(self) -> None:
+        """Let a consumer that waits look again."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def close(self) -> None:
+        """The consumer is gone."""
+        self._events.clear()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+
+class DropOldest(Buffer):
+    """Keeps the newest events."""
+
+    def overflow(self, event: Any) -> None:
+        """Drop the oldest for this one."""
+        self.dropped += 1
+        self._events.popleft()
+        self._events.append(event)
+
+
+class DropNewest(Buffer):
+    """Keeps the oldest events."""
+
+    def overflow(self, event: Any) -> None:
+        """Drop this one."""
+        self.dropped += 1
+
+
+class Latest(Buffer):
+    """Keeps the newest event of each key, in the order in which the keys came."""
+
+    def __init__(self, limit: int, key: Key) -> None:
+        super().__init__(limit)
+        self._key = key
+        self._by_key: dict[Hashable, Any] = {}
+
+    def put(self, event: Any) -> None:
+        """Take an event in the place of an older one of its key; with too many keys, the oldest key goes."""
+        key = self._key(event)
+        if key in self._by_key:
+            self.dropped += 1
+        elif len(self._by_key) >= self.limit:
+            self.dropped += 1
+            del self._by_key[next(iter(self._by_key))]
+        self._by_key[key] = event
+        if self._waiter is not None:
+            self.wake()
+
+    def take(self) -> Any:
+        """The event of the oldest key."""
+        if not self._by_key:
+            raise IndexError("no event")
+        return self._by_key.pop(next(iter(self._by_key)))
+
+    def close(self) -> None:
+        """The consumer is gone."""
+        self._by_key.clear()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+
+class Pause(Buffer):
+    """Stops the reading of the socket while it is full; then as "error"."""
+
+    def __init__(
+        self, limit: int, valve: Valve | ThreadValve, slow: Callable[[SlowConsumerError], None] | None = None
+    ) -> None:
+        super().__init__(limit, slow)
+        self._valve = valve
+        self._holds = False
+
+    def put(self, event: Any) -> None:
+        """Take an event, and stop reading with the last one that fits."""
+        super().put(event)
+        if len(self._events) >= self.limit and not self._holds:
+            self._holds = self._valve.hold(self)
+
+    def overflow(self, event: Any) -> None:
+        """Keep what comes of the frame that was being read when reading stopped; else as "error"."""
+        if self.error is None and self._valve.hold(self):
+            self._holds = True
+            self._events.append(event)
+        else:
+            super().overflow(event)
+
+    def take(self) -> Any:
+        """The oldest event; reading goes on when half of the room is free."""
+        event = super().take()
+        if self._holds and len(self._events) <= self.limit // 2:
+            self._release()
+        return event
+
+    def close(self) -> None:
+        """The consumer is gone."""
+        super().close()
+        self._release()
+
+    def _release(self) -> None:
+        self._holds = False
+        self._valve.release(self)
+
+
+def make_buffer(
+    buffer: int,
+    overflow: str,
+    key: Key | None,
+    valve: Valve | ThreadValve,
+    slow: Callable[[SlowConsumerError], None] | None = None,
+) -> Buffer:
+    """The buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
+    limit = check_count("buffer", buffer)
+    policy = check_choice("overflow", overflow, OVERFLOW)
+    if policy == "latest":
+        if key is None:
+            raise InvalidArgumentError("overflow='latest' keeps the newest event per key(event); give key=")
+        return Latest(limit, check_callable("key", key))
+    if key is not None:
+        raise InvalidArgumentError(f"key= belongs to overflow='latest', not to {policy!r}")
+    match policy:
+        case "drop_oldest":
+            return DropOldest(limit)
+        case "drop_newest":
+            return DropNewest(limit)
+        case "pause":
+            return Pause(limit, valve, slow)
+        case _:
+            return Buffer(limit, slow)

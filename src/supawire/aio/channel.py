@@ -1,0 +1,341 @@
+"""A channel as the async door shows it: arguments are checked here, then the core is told and its ticket awaited."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast, overload
+
+from supawire.aio.buffers import Key, Overflow, make_buffer
+from supawire.aio.driver import Driver
+from supawire.aio.handlers import Subscription, subscribe
+from supawire.aio.sending import send
+from supawire.aio.stream import AsyncStream
+from supawire.core.outbox import Message
+from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError
+from supawire.options import (
+    DEFAULT,
+    ChannelOptions,
+    Secret,
+    Timeout,
+    check_bool,
+    check_choice,
+    check_event,
+    check_json,
+    check_secret,
+    check_timeout,
+)
+from supawire.selectors import Selector
+from supawire.types import ChannelState, PresenceState, Sent
+
+E = TypeVar("E")
+E1 = TypeVar("E1")
+E2 = TypeVar("E2")
+E3 = TypeVar("E3")
+E4 = TypeVar("E4")
+E5 = TypeVar("E5")
+T = TypeVar("T")
+
+Wait = Literal["joined", "ready"]
+
+
+class AsyncChannel:
+    """One topic, made by `client.channel(...)`. `async with` subscribes on entry and unsubscribes on exit."""
+
+    def __init__(self, driver: Driver, topic: str, options: ChannelOptions) -> None:
+        self._driver = driver
+        self._core = driver.session.channel(topic, options)
+        self._topic = topic
+        self._subscribed = False
+        """Whether `subscribe` was ever called."""
+
+    # --- what it is
+
+    @property
+    def topic(self) -> str:
+        """The topic without `realtime:` in front."""
+        return self._core.name
+
+    @property
+    def state(self) -> ChannelState:
+        """Where it stands."""
+        return self._core.state
+
+    @property
+    def options(self) -> ChannelOptions:
+        """What it was made with."""
+        return self._core.options
+
+    @property
+    def error(self) -> RealtimeError | None:
+        """Why it is not joined; None when it is, or when nobody wants it to be."""
+        return self._core.error
+
+    def __repr__(self) -> str:
+        return f"<AsyncChannel {self.topic!r} {self.state}>"
+
+    # --- listening
+
+    @overload
+    def on(
+        self, selector: Selector[E], handler: Callable[[E], object], *,
+        thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
+    ) -> Subscription: ...  # fmt: skip
+    @overload
+    def on(
+        self, selector: Selector[E], handler: None = None, *,
+        thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
+    ) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...  # fmt: skip
+    def on(
+        self,
+        selector: Selector[Any],
+        handler: Callable[[Any], Any] | None = None,
+        *,
+        thread: bool = False,
+        buffer: int = 1000,
+        overflow: Overflow = "error",
+    ) -> Subscription | Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """Call a handler with each event; without a handler, a decorator that returns the function itself.
+
+        Args:
+            handler: plain or `async`, called with one event. A plain one runs on the event loop and must be quick; an
+                async one is called one event after another, in a task of its own.
+            thread: run a plain handler on the dispatch thread, where it may block.
+            buffer, overflow: how many events may wait behind an async or threaded handler, and what is done with more:
+                "error" drops the newest and tells `on_error` once per episode, "drop_oldest", "drop_newest", "pause".
+
+        Listeners come before `subscribe()`: changes, and the first for presence, need a new join when they are added to
+        a joined channel; it is done by itself and reported as a `Gap`.
+
+        Raises: InvalidArgumentError: not callable with one event, or no selector.
+        """
+        self._check((selector,))
+
+        def register(function: Callable[[Any], Any]) -> Subscription:
+            made = subscribe(
+                self._driver, self._topic, selector, function, thread=thread, buffer=buffer, overflow=overflow
+            )
+            self._driver.pump()
+            return made
+
+        if handler is not None:
+            return register(handler)
+
+        def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            register(function)
+            return function
+
+        return decorate
+
+    @overload
+    def listen(
+        self, one: Selector[E1], /, *,
+        buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1], Any] | None = ...,
+    ) -> AsyncStream[E1]: ...  # fmt: skip
+    @overload
+    def listen(
+        self, one: Selector[E1], two: Selector[E2], /, *,
+        buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1 | E2], Any] | None = ...,
+    ) -> AsyncStream[E1 | E2]: ...  # fmt: skip
+    @overload
+    def listen(
+        self, one: Selector[E1], two: Selector[E2], three: Selector[E3], /, *,
+        buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1 | E2 | E3], Any] | None = ...,
+    ) -> AsyncStream[E1 | E2 | E3]: ...  # fmt: skip
+    @overload
+    def listen(
+        self, one: Selector[E1], two: Selector[E2], three: Selector[E3], four: Selector[E4], /, *,
+        buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1 | E2 | E3 | E4], Any] | None = ...,
+    ) -> AsyncStream[E1 | E2 | E3 | E4]: ...  # fmt: skip
+    @overload
+    def listen(
+        self, one: Selector[E1], two: Selector[E2], three: Selector[E3], four: Selector[E4], five: Selector[E5], /, *,
+        buffer: int = ..., overflow: Overflow = ..., key: Callable[[E1 | E2 | E3 | E4 | E5], Any] | None = ...,
+    ) -> AsyncStream[E1 | E2 | E3 | E4 | E5]: ...  # fmt: skip
+    @overload
+    def listen(
+        self, *selectors: Selector[Any], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
+    ) -> AsyncStream[Any]: ...
+    def listen(
+        self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
+    ) -> AsyncStream[Any]:
+        """An iterator over the union of the selectors' events, registered now; see `AsyncStream`.
+
+        Args:
+            buffer: how many events may wait for the consumer.
+            overflow: what is done with more. "error": the iterator raises `SlowConsumerError` after what it has, then
+                goes on. "drop_oldest", "drop_newest". "latest": the newest event per `key(event)` is kept. "pause": the
+                socket is not read, for at most one heartbeat interval and never while a request waits for its reply;
+                then "error".
+
+        Raises: InvalidArgumentError: no selector, or a policy that does not fit.
+        """
+        self._check(selectors)
+        kept = make_buffer(buffer, overflow, key, self._driver.valve)
+        registry = self._driver.registry
+        registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now(), iterator=True)
+        self._driver.pump()
+        return AsyncStream(registration, kept, self._look)
+
+    async def _look(self) -> bool:
+        """Before an iterator waits: join if nobody ever has, and see whether anything can come."""
+        self._driver.check_loop()
+        core = self._core
+        if not self._subscribed and core.state is ChannelState.IDLE:
+            await self.subscribe()
+            return True
+        if core.state is ChannelState.FAILED and core.error is not None:
+            raise core.error
+        if core.state is ChannelState.CLOSED and self._driver.error is not None:
+            raise self._driver.error
+        return core.wanted and core.state is not ChannelState.CLOSED
+
+    # --- joining and leaving
+
+    async def subscribe(self, *, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
+        """Join, and stay joined through reconnects until `unsubscribe`.
+
+        Returns when joined; with `wait="ready"` when the server also says that changes or database broadcasts are live.
+        Refusals that may pass are waited through.
+
+        Args: timeout: seconds; left out, twice the client's `timeout`, not counting time behind pacing and behind the
+            joins of other channels; None: no limit.
+        Raises: JoinDeniedError and other `JoinError`: refused for good. OperationTimeout; before the join it withdraws
+            the wish, as a cancellation does. RateLimitedError: too many channels are wanted. ClosedError.
+        Wire: protocol §3.1.
+        """
+        ready = check_choice("wait", wait, ("joined", "ready")) == "ready"
+        await self._join(timeout, ready=ready)
+
+    async def ready(self, timeout: Timeout = DEFAULT) -> None:
+        """Wait until the server says that changes or database broadcasts are live, if there are any.
+
+        Args: timeout: as for `subscribe`.
+        Raises: JoinError: what the server will never make live, such as a bad filter. StateError: nobody subscribed.
+            OperationTimeout; the channel stays joined.
+        Wire: protocol §3.6.
+        """
+        self._driver.check_loop()
+        if not self._core.wanted:
+            raise self._core.error or StateError("the channel is not subscribed", topic=self.topic)
+        await self._join(timeout, ready=True)
+
+    async def _join(self, timeout: Timeout, *, ready: bool) -> None:
+        self._driver.check_loop()
+        limit = check_timeout(timeout, 2 * self._driver.options.timeout)
+        ticket = self._driver.session.join(
+            self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
+        )
+        self._subscribed = True
+        await self._driver.outcome(ticket)
+
+    async def unsubscribe(self, timeout: Timeout = DEFAULT) -> None:
+        """Leave: returns when the server has confirmed, or after the timeout. The object can subscribe again.
+
+        What is not sent yet fails with `StateError`, iterators end, handlers stay registered. Twice is once.
+        Args: timeout: seconds; left out, the client's; None: as long as the connection lives.
+        Wire: protocol §3.8.
+        """
+        self._driver.check_loop()
+        bound = check_timeout(timeout, self._driver.options.timeout)
+        self._subscribed = True
+        if self._core.state is ChannelState.CLOSED:
+            return
+        ticket = self._driver.session.leave(self._topic, float("inf") if bound is None else bound, self._driver.now())
+        await self._driver.outcome(ticket)
+
+    # --- sending
+
+    async def broadcast(self, event: str, payload: Any, *, ack: bool | None = None, timeout: Timeout = DEFAULT) -> Sent:
+        """Send one message to everyone who listens on this channel.
+
+        Returns when it is handed to the network; with ack, when the server has confirmed it. While the channel is not
+        joined the client's `offline` says what is done; with "queue" the result is a `QueuedSent`, which has `wait()`.
+
+        Args:
+            event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not in 1.0.0).
+            ack: left out, what the channel was made with. timeout: seconds for pacing and the ack; left out, the
+                client's; None: no limit.
+        Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing held it too
+            long. ConnectionLostError: `maybe_sent` says whether it may have arrived. PushError: refused.
+            OperationTimeout.
+        Wire: protocol §6.1, §6.2.
+        """
+        driver = self._driver
+        driver.check_loop()
+        json = not isinstance(payload, bytes | bytearray | memoryview)
+        message = Message(
+            check_event(event),
+            check_json(payload) if json else bytes(cast("bytes", payload)),
+            json,
+            self._core.options.ack if ack is None else check_bool("ack", ack),
+            driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
+        )
+        return await send(driver, self._topic, message)
+
+    # --- presence
+
+    async def track(self, payload: Any, *, timeout: Timeout = DEFAULT) -> None:
+        """Be present with this payload, until `untrack`; sent again after every rejoin (R45).
+
+        Joined: returns when the server has confirmed this or a newer wish. Not joined: returns at once, sent at the
+        join. The server closes a channel at the sixth call in 30 s, so calls are merged and wait here.
+
+        Args: payload: a JSON object. timeout: seconds; left out, the client's; None: no limit.
+        Raises: PushError: refused. RateLimitedError: the limit holds it beyond the timeout; the wish stays.
+            OperationTimeout, ConnectionLostError: the wish stays.
+        Wire: protocol §5.
+        """
+        wish = check_json(payload)
+        if not wish.startswith(b"{"):
+            raise InvalidArgumentError(f"the presence payload must be a JSON object, not {payload!r}")
+        await self._track(wish, timeout)
+
+    async def untrack(self, *, timeout: Timeout = DEFAULT) -> None:
+        """Be present no more; see `track`."""
+        await self._track(None, timeout)
+
+    async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
+        self._driver.check_loop()
+        limit = check_timeout(timeout, self._driver.options.timeout)
+        ticket = self._driver.session.track(self._topic, wish, limit, self._driver.now())
+        await self._driver.outcome(ticket)
+
+    def presence_state(self) -> PresenceState:
+        """Everyone who is here, by presence key: an immutable snapshot."""
+        return self._driver.session.presence_state(self._topic)
+
+    # --- token
+
+    async def set_auth(self, token: str | Secret | None) -> None:
+        """The token of this channel alone, from now on; None: the client's again.
+
+        A channel that failed with the old one tries again. Where a provider is set, it wins at the next refresh.
+        Raises: InvalidArgumentError: no token could look like this.
+        Wire: protocol §3.5.
+        """
+        self._driver.check_loop()
+        secret = None if token is None else check_secret("token", token)
+        self._driver.session.set_channel_token(self._topic, secret, self._driver.now())
+        self._driver.pump()
+
+    # --- as a context manager
+
+    async def __aenter__(self) -> Self:
+        await self.subscribe()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.unsubscribe()
+
+    def _check(self, selectors: tuple[object, ...]) -> None:
+        self._driver.check_loop()
+        if self._core.state is ChannelState.CLOSED:
+            raise self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic)
+        if not selectors:
+            raise InvalidArgumentError("listen() needs a selector, such as broadcast('typing') or changes('users')")
+        for selector in selectors:
+            if not isinstance(selector, Selector):
+                raise InvalidArgumentError(
+                    f"{selector!r} is no selector; broadcast(), changes(), presence() and others make one"
+                )

@@ -1,0 +1,249 @@
+"""The async client: what `connect_async` gives."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from supawire.aio.buffers import Key, Overflow, make_buffer
+from supawire.aio.channel import AsyncChannel
+from supawire.aio.driver import Driver
+from supawire.aio.opening import Opening
+from supawire.aio.stream import AsyncStream
+from supawire.errors import InvalidArgumentError
+from supawire.options import (
+    DEFAULT,
+    Backoff,
+    ChannelOptions,
+    ClientOptions,
+    Limits,
+    Offline,
+    Protocol,
+    Secret,
+    Timeout,
+    TokenProvider,
+    check_secret,
+    check_timeout,
+    check_topic,
+)
+from supawire.transport.base import Transport
+from supawire.types import Gap, LinkState, Stats, Status
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+
+def connect_async(
+    url: str,
+    key: str | Secret,
+    *,
+    token: str | Secret | TokenProvider | None = None,
+    protocol: Protocol = "2.0.0",
+    heartbeat: float = 25.0,
+    timeout: float = 10.0,
+    open_timeout: float | None = 20.0,
+    backoff: Backoff | Callable[[int], float] = Backoff(),
+    rejoin_backoff: Backoff | Callable[[int], float] = Backoff(initial=1.0),
+    offline: Offline = "raise",
+    queue_size: int = 1000,
+    limits: Limits = Limits(),
+    idle_disconnect: float | None = None,
+    headers: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+    ssl: "tls.SSLContext | None" = None,
+    proxy: str | Secret | None = None,
+    host: str | None = None,
+    on_error: Callable[[Exception], object] | None = None,
+    transport: Transport | None = None,
+    http: Any = None,
+    logger: logging.Logger | None = None,
+    on_frame: Callable[..., object] | None = None,
+) -> Opening["AsyncClient"]:
+    """A client of Supabase Realtime in this event loop: `async with connect_async(url, key) as client:`, or awaited.
+
+    The first connection is waited for: a refusal for good raises at once, anything else is tried again until
+    `open_timeout`. After that the client reconnects for ever, but for a refusal for good, which ends it.
+
+    Args:
+        url: the project's URL, or one that ends in /realtime/v1, …/websocket or /socket/websocket; http(s) or ws(s).
+        key: the project's API key.
+        token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
+            join, and before expiry.
+        protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+            idle_disconnect, headers, params, ssl, proxy, host: see `ClientOptions`; seconds everywhere.
+        on_error: called on the event loop with every error that nobody waits for; left out, it is logged.
+        transport: replaces the WebSocket transport. logger: the parent of our loggers.
+        on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick.
+
+    Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
+    """
+    options = ClientOptions(
+        token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+        idle_disconnect, headers, params, ssl, proxy, host, on_error, transport, http, logger, on_frame,
+    )  # fmt: skip
+    endpoint = options.endpoint(url, key)
+    _check_present(options)
+
+    async def start() -> AsyncClient:
+        driver = Driver(endpoint, options)
+        await driver.open()
+        return AsyncClient(driver)
+
+    return Opening(start)
+
+
+def _check_present(options: ClientOptions) -> None:
+    """Refuse what this version or this machine does not have."""
+    if options.offline == "http":
+        raise InvalidArgumentError("offline='http' is not part of this version yet", hint="Use 'wait' or 'queue'.")
+    if options.http is not None:
+        raise InvalidArgumentError("http= is not part of this version yet", hint="Leave it out.")
+    if options.transport is not None and not callable(getattr(options.transport, "open", None)):
+        raise InvalidArgumentError(
+            f"transport must have the methods of supawire.transport.Transport, not {options.transport!r}"
+        )
+    proxy = cast("Secret | None", options.proxy)
+    if proxy is not None and proxy.reveal().startswith("socks") and importlib.util.find_spec("aiohttp_socks") is None:
+        raise InvalidArgumentError("a SOCKS proxy needs aiohttp-socks", hint="pip install 'supawire[socks]'")
+
+
+class AsyncClient:
+    """An open client; made by `connect_async`, and bound to the event loop in which it was opened."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._channels: dict[str, AsyncChannel] = {}
+
+    # --- what it is
+
+    @property
+    def state(self) -> LinkState:
+        """Where the connection stands."""
+        return self._driver.session.state
+
+    @property
+    def channels(self) -> Mapping[str, AsyncChannel]:
+        """The channels by topic; a view."""
+        return MappingProxyType(self._channels)
+
+    def stats(self) -> Stats:
+        """Counters since the client was made, and what is going on now."""
+        return dataclasses.replace(self._driver.session.stats(), overflowed=self._driver.registry.dropped)
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self.state}, {len(self._channels)} channels>"
+
+    # --- channels
+
+    def channel(
+        self,
+        topic: str,
+        *,
+        private: bool = False,
+        echo: bool = False,
+        ack: bool = False,
+        presence_key: str | None = None,
+        replay_since: float | datetime | None = None,
+        replay_limit: int | None = None,
+        replication_ready: bool = False,
+        token: str | Secret | None = None,
+    ) -> AsyncChannel:
+        """The channel of a topic (`realtime:` in front is optional); asked again, the same object.
+
+        Args: see `ChannelOptions`.
+        Raises: InvalidArgumentError: also for other options than the first time. ClosedError.
+        """
+        self._driver.check_loop()
+        full = check_topic(topic)
+        options = ChannelOptions(private, echo, ack, presence_key, replay_since, replay_limit, replication_ready, token)
+        core = self._driver.session.channel(full, options)
+        if core.name not in self._channels:
+            self._channels[core.name] = AsyncChannel(self._driver, full, options)
+        return self._channels[core.name]
+
+    async def remove_channel(self, channel: AsyncChannel) -> None:
+        """Leave a channel and end its object: later calls on it raise, and its topic can be had anew at once."""
+        self._driver.check_loop()
+        if self._channels.get(channel.topic) is channel:
+            del self._channels[channel.topic]
+            self._driver.session.remove(f"realtime:{channel.topic}", self._driver.now())
+            self._driver.pump()
+
+    async def remove_all_channels(self) -> None:
+        """`remove_channel` for all."""
+        for channel in list(self._channels.values()):
+            await self.remove_channel(channel)
+
+    def listen(
+        self, *, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
+    ) -> AsyncStream[Status | Gap]:
+        """An iterator over moves of the connection and of all channels, and gaps; see `AsyncChannel.listen`."""
+        self._driver.check_loop()
+        kept = make_buffer(buffer, overflow, key, self._driver.valve)
+        registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now(), iterator=True)
+        return AsyncStream(registration, kept, self._look)
+
+    async def _look(self) -> bool:
+        self._driver.check_loop()
+        if self._driver.error is not None:
+            raise self._driver.error
+        return self.state is not LinkState.CLOSED
+
+    # --- the connection
+
+    async def set_auth(self, token: str | Secret | None) -> None:
+        """The user's token from now on, for all channels without their own; None: the API key alone.
+
+        Joined channels tell the server at once, the others with their next join. A provider wins at its next refresh.
+        Raises: InvalidArgumentError: no token could look like this. ClosedError.
+        Wire: protocol §3.5.
+        """
+        self._driver.check_loop()
+        self._driver.session.set_token(None if token is None else check_secret("token", token), self._driver.now())
+        self._driver.pump()
+
+    async def ping(self, *, timeout: Timeout = DEFAULT) -> float:
+        """Seconds of one round trip to the server.
+
+        Args: timeout: seconds; left out, the client's; None: no limit.
+        Raises: ConnectionLostError: there is no connection, or it was lost. OperationTimeout. ClosedError.
+        Wire: protocol §3.4.
+        """
+        self._driver.check_loop()
+        limit = check_timeout(timeout, self._driver.options.timeout)
+        return await self._driver.outcome(self._driver.session.ping(limit, self._driver.now()))
+
+    def reconnect(self) -> None:
+        """Connect now instead of at the end of the backoff; an open connection is replaced."""
+        self._driver.check_loop()
+        self._driver.session.reconnect(self._driver.now())
+        self._driver.pump()
+
+    async def close(self) -> None:
+        """Leave all channels and close the connection, for good; twice is once.
+
+        Returns when nothing of the client is left: no task, timer, thread or socket; after some seconds also when the
+        server does not answer. From inside a handler it returns when everything but that handler has ended. Everyone
+        who waits gets `ClosedError`, and so does every later call.
+        """
+        self._driver.check_loop()
+        await self._driver.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the client has ended. Raises what ended it, when that was not `close()` (R2)."""
+        self._driver.check_loop()
+        await self._driver.tasks.ended()
+        if self._driver.error is not None:
+            raise self._driver.error
+
+    async def __aenter__(self) -> Self:
+        self._driver.check_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,328 @@
+"""The async shell around the core: one cycle, on one event loop.
+
+Something happens: a frame, a deadline, a call of the user. The core is told, with the time; what it orders is performed
+in order (`pump`), and the one timer is armed for its next deadline. The pump is not entered twice: a handler that calls
+the client while effects are performed only adds to them, and the outer loop takes these too, so order is kept.
+
+User code runs here, inline: plain handlers and the hooks. Whatever it raises goes to `on_error` and ends nothing (R1).
+Whatever *we* raise ends the client, with that error in every waiter (R2).
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any, Final
+
+from supawire.aio.dispatch import Dispatch
+from supawire.aio.hooks import TokenSource, ask_delay
+from supawire.aio.lane import name_topic
+from supawire.aio.registry import Registry
+from supawire.aio.reports import Reports
+from supawire.aio.sockets import Sockets
+from supawire.aio.tasks import Tasks
+from supawire.aio.valve import Valve
+from supawire.aio.wiretap import Direction, redact
+from supawire.core.effects import (
+    AskDelay,
+    Connect,
+    Deliver,
+    Disconnect,
+    Ended,
+    FetchToken,
+    PauseReading,
+    Report,
+    ResumeReading,
+    Settle,
+    Ticket,
+    Transmit,
+)
+from supawire.core.link import Cause
+from supawire.core.session import Session
+from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
+from supawire.options import ClientOptions, Endpoint, Secret
+from supawire.types import Instant, LinkState
+
+SLOW: Final = 0.2
+"""Seconds in which a batch of frames should be handled; longer ones are warned about."""
+
+_WARN_AGAIN: Final = 60.0
+
+
+class Driver:
+    """Drives one session on the running event loop."""
+
+    def __init__(self, endpoint: Endpoint, options: ClientOptions) -> None:
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.random = random.Random()
+        self.session = Session(options.session(), random=self.random, token=options.secret, strict=sys.flags.dev_mode)
+        self.reports = Reports(options.on_error, options.logger)
+        self.tasks = Tasks(self._release, self._failed)
+        self.sockets = Sockets(self, endpoint, options)
+        self.registry = Registry(self.session, self.loop)
+        self.dispatch = Dispatch(self)
+        self.valve = Valve(options.heartbeat, lambda: self.session.awaits_reply, self.sockets.set_reading)
+        self._tokens = TokenSource(self, options.token_provider)
+        self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
+        self._told: BaseException | None = None
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._warned_at = -_WARN_AGAIN
+        self.error: RealtimeError | None = None
+        """Why the client ended, when not by `close()`."""
+        self._perform: Mapping[type[Any], Callable[[Any], None]] = {
+            Transmit: self.sockets.transmit,
+            Settle: self._settle,
+            Deliver: self._deliver,
+            Report: self.reports.take,
+            Connect: self.sockets.connect,
+            Disconnect: self.sockets.disconnect,
+            FetchToken: self._tokens.fetch,
+            AskDelay: self._ask_delay,
+            PauseReading: self.sockets.pause,
+            ResumeReading: self.sockets.resume,
+            Ended: self._ended,
+        }
+
+    # --- the cycle
+
+    def now(self) -> Instant:
+        """Both clocks."""
+        return Instant(self.loop.time(), time.time())
+
+    def pump(self) -> None:
+        """Perform what the core has ordered, and arm the timer for what it wants next."""
+        if self._pumping:
+            return
+        self._pumping = True
+        next_effect, perform = self.session.next_effect, self._perform
+        try:
+            while (effect := next_effect()) is not None:
+                try:
+                    perform[type(effect)](effect)
+                except Exception as bug:  # noqa: BLE001  of ours: the client ends with it, and goes on ending
+                    self._break(bug)
+        finally:
+            self._pumping = False
+        if self.valve.closed:
+            self.valve.check()
+        self.dispatch.wake()
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer, for the earliest deadline. One that comes too early only looks and is armed anew."""
+        deadline = self.session.next_deadline
+        if self.session.state is LinkState.CLOSED:
+            self._disarm()
+        elif deadline is not None and (self._timer is None or deadline < self._timer.when()):
+            self._disarm()
+            self._timer = self.loop.call_at(deadline, self._tick)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self._timer = None
+        deadline, now = self.session.next_deadline, self.now()
+        if deadline is not None and deadline <= now.mono + time.get_clock_info("monotonic").resolution:
+            try:
+                self.session.tick(Instant(max(deadline, now.mono), now.wall))
+            except Exception as bug:  # noqa: BLE001  of ours
+                self._break(bug)
+        self.pump()
+
+    def end_batch(self, began: Instant) -> None:
+        """The frames that were there are handled."""
+        self.pump()
+        now = self.loop.time()
+        if now - began.mono > SLOW and now - self._warned_at > _WARN_AGAIN:
+            self._warned_at = now
+            self.reports.log("handler").warning(
+                "the event loop was held for %.1f s while frames were handled: a handler is slow; make it async, or "
+                "register it with thread=True",
+                now - began.mono,
+            )
+
+    # --- what callers wait for
+
+    async def outcome(self, ticket: Ticket) -> Any:
+        """Wait for a ticket: its value, or its error raised. Cancelled, the core is told that nobody wants it."""
+        waiting = self.promise(ticket)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            self.withdraw(ticket, waiting)
+            raise
+
+    def promise(self, ticket: Ticket) -> "asyncio.Future[Any]":
+        """A future for a ticket that the core has just given out."""
+        waiting: asyncio.Future[Any] = self.loop.create_future()
+        self._waiting[ticket] = waiting
+        self.pump()
+        return waiting
+
+    def withdraw(self, ticket: Ticket, waiting: "asyncio.Future[Any]") -> None:
+        """Nobody waits any more."""
+        if waiting.done() and not waiting.cancelled():
+            waiting.exception()  # it came in the same moment; asyncio shall not say that nobody looked at it
+        self._waiting.pop(ticket, None)
+        self.session.cancel(ticket, self.now())
+        self.pump()
+
+    async def written(self, generation: int, sequence: int, timeout: float | None) -> None:
+        """Wait until a frame is handed to the network. Raises `ConnectionLostError`, `OperationTimeout`."""
+        if self.sockets.has_written(generation, sequence):
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self.sockets.flush(generation, sequence)
+        except TimeoutError as error:
+            raise OperationTimeout("the network did not take the frame in time; it may still be sent") from error
+
+    # --- from the beginning to the end
+
+    async def open(self) -> None:
+        """Start, and wait for the first connection; what was started is gone when this raises."""
+        await self.tasks.start()
+        try:
+            await self.outcome(self.session.open(self.now()))
+        except BaseException:
+            self.abort(None)
+            await self.tasks.ended()
+            raise
+
+    async def close(self) -> None:
+        """End, politely and within a bound, and wait until everything is gone; cancelled, it is gone at once."""
+        self.tasks.spare()
+        try:
+            await self.outcome(self.session.close(self.now()))
+            await self.tasks.ended()
+        except asyncio.CancelledError:
+            self.abort(None)
+            raise
+
+    def abort(self, error: RealtimeError | None) -> None:
+        """End at once; waits for nothing."""
+        self.session.abort(error, self.now())
+        self.pump()
+        self.sockets.abort()
+        self.tasks.stop()
+
+    def check_loop(self) -> None:
+        """Raise `StateError` outside of the event loop that the client was opened in (R46)."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self.loop:
+            raise StateError(
+                "this client belongs to the event loop in which it was opened, and was called from "
+                + ("another one" if here is not None else "outside of it"),
+                hint="Open one client per event loop; from another thread use loop.call_soon_threadsafe().",
+            )
+
+    async def _release(self) -> None:
+        """Let go of what is no task."""
+        await self.dispatch.stop()
+        self.valve.open()
+        self._disarm()
+
+    def _failed(self, bug: BaseException | None) -> None:
+        """The root task was ended: by a bug of ours, or by a cancellation from outside."""
+        if bug is None:
+            self.abort(None)
+        else:
+            self._break(bug)
+            self.pump()
+        self.dispatch.give_up()
+        self.valve.open()
+        self._disarm()
+
+    def _break(self, bug: BaseException) -> None:
+        error = ClosedError(f"the client ended because a part of it failed: {type(bug).__name__}: {bug}")
+        error.__cause__ = bug
+        self.session.abort(error, self.now())
+        self.sockets.abort()
+        self.tasks.stop()
+
+    # --- inputs
+
+    def opened(self, generation: int) -> None:
+        """The socket of this generation is open."""
+        self.session.transport_opened(generation, self.now())
+        self.pump()
+
+    def closed(self, generation: int, cause: Cause) -> None:
+        """The socket of this generation is gone, or never was."""
+        self.session.transport_closed(generation, cause, self.now())
+        self.pump()
+
+    def token_ready(self, number: int, answer: Secret | None | RealtimeError) -> None:
+        """The provider has answered."""
+        self.session.token_ready(number, answer, self.now())
+        self.pump()
+
+    # --- effects
+
+    def _settle(self, effect: Settle) -> None:
+        waiting = self._waiting.pop(effect.ticket, None)
+        if waiting is None or waiting.done():
+            return
+        outcome = effect.outcome
+        if isinstance(outcome, BaseException):
+            self._told = outcome
+            waiting.set_exception(_own(outcome))
+        else:
+            waiting.set_result(outcome)
+
+    def _deliver(self, effect: Deliver) -> None:
+        for listener in effect.listeners:
+            try:
+                listener(effect.event)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
+                self.handler_raised(listener, error, effect.event)
+
+    def _ended(self, effect: Ended) -> None:
+        """A channel or the client delivers nothing more; an error that nobody hears otherwise goes to `on_error`."""
+        heard = self.registry.ended(effect.topic)
+        if effect.topic is None:
+            self.error = effect.error
+            self.tasks.stop()
+            return
+        unheard = effect.error is not None and not heard and effect.error is not self._told
+        if effect.error is not None and unheard and self.session.state is not LinkState.CLOSED:
+            self.reports.error(effect.error, "channel")
+
+    def _ask_delay(self, effect: AskDelay) -> None:
+        seconds, raised = ask_delay(effect, self.options, self.random)
+        if raised is not None:
+            self.reports.raised("the backoff", effect.key[0], raised)
+        self.session.delay_ready(effect.key, seconds, self.now())
+
+    # --- the user's code
+
+    def handler_raised(self, handler: object, error: BaseException, event: Any) -> None:
+        """A handler raised: to `on_error`, and on with the next."""
+        self.reports.raised("the handler", handler, error, name_topic(event))
+
+    def tap(self, direction: Direction, data: bytes, binary: bool, *, secret: bool = False) -> None:
+        """Show a frame to the user's `on_frame`, without tokens."""
+        hook = self.options.on_frame
+        if hook is None:
+            return
+        try:
+            hook(direction, redact(data, binary=binary, secret=secret), binary)
+        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+            self.reports.raised("on_frame", hook, error)
+
+
+def _own(error: BaseException) -> BaseException:
+    """A copy for one waiter: an error raised in several places would collect the tracebacks of all of them."""
+    mine = copy(error)
+    mine.__cause__, mine.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return mine

@@ -1,0 +1,115 @@
+"""Where the core asks the user something: a token, a delay (api §6: Where code of the user runs).
+
+A provider of tokens that is a coroutine function runs on the loop; a plain one may block, so it runs on a thread of
+ours that ends with its answer. The core has the deadline, and an answer that comes too late is dropped there.
+"""
+
+import asyncio
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from supawire.aio.reports import described
+from supawire.core.backoff import Uniform, delay
+from supawire.core.effects import AskDelay, FetchToken
+from supawire.errors import AuthError, InvalidArgumentError, RealtimeError
+from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, check_number, check_secret
+
+if TYPE_CHECKING:
+    from supawire.aio.driver import Driver
+
+
+def is_async(function: object) -> bool:
+    """Whether calling this gives a coroutine: also behind partials, bound methods and `__call__`."""
+    while isinstance(function, partial):
+        function = cast("partial[Any]", function).func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+class TokenSource:
+    """The user's token provider."""
+
+    def __init__(self, driver: "Driver", provider: TokenProvider | None) -> None:
+        self._driver = driver
+        self._provider = provider
+        self._asking: asyncio.Task[None] | None = None
+        self._number = 0
+
+    def fetch(self, order: FetchToken) -> None:
+        """Ask the provider; one that still thinks about an older question is given up."""
+        self._number = order.number
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking = self._driver.tasks.spawn(self._ask(order.number), f"token-{order.number}")
+
+    async def _ask(self, number: int) -> None:
+        provider = self._provider
+        assert provider is not None
+        answer: Secret | None | RealtimeError
+        try:
+            answer = await _call(provider)
+        except asyncio.CancelledError as error:
+            if self._driver.tasks.stopping or number != self._number:
+                raise
+            answer = _raised(provider, error)
+        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+            answer = _raised(provider, error)
+        self._driver.token_ready(number, answer)
+
+
+def _raised(provider: TokenProvider, error: BaseException) -> AuthError:
+    answer = AuthError(f"the token provider {described(provider)} raised {type(error).__name__}", retryable=True)
+    answer.__cause__ = error
+    return answer
+
+
+async def _call(provider: TokenProvider) -> Secret | None:
+    token: Any = await cast("Awaitable[Any]", provider()) if is_async(provider) else await _in_thread(provider)
+    if inspect.isawaitable(token):
+        token = await token
+    return None if token is None else check_secret("the provider's token", token)
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Call on a daemon thread, which a provider that never returns does not keep the process alive with."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+    def settle(answer: Any, error: BaseException | None) -> None:
+        if not answered.done():
+            answered.set_result((answer, error))
+
+    def work() -> None:
+        answer, error = None, None
+        try:
+            answer = function()
+        except BaseException as raised:  # noqa: BLE001  it is told where it is awaited
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, answer, error)
+        except RuntimeError:
+            return  # the loop was closed meanwhile: nobody waits
+
+    threading.Thread(target=work, name="supawire-token", daemon=True).start()
+    answer, error = await answered
+    if error is not None:
+        raise error if isinstance(error, Exception) else RuntimeError(f"it raised {type(error).__name__}") from error
+    return answer
+
+
+def ask_delay(order: AskDelay, options: ClientOptions, random: Uniform) -> tuple[float, Exception | None]:
+    """Seconds that the user's function wants, or, with what it raised, those of the default."""
+    chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
+    default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
+    if isinstance(chosen, Backoff):
+        return delay(chosen, order.attempt, random), None
+    try:
+        seconds = check_number("the delay", chosen(order.attempt), minimum=0, unit="seconds")
+    except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+        return delay(default, order.attempt, random), error
+    return (
+        (seconds, None) if math.isfinite(seconds) else (default.maximum, InvalidArgumentError("the delay has no end"))
+    )

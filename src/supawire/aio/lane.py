@@ -1,0 +1,74 @@
+"""The hot lane's last part: frames of one connection go to their listeners (architecture: Two walks).
+
+What is done per frame: one call of the core, and the listeners. Everything else is per batch: the clock is read when
+the first frame of a batch comes, and `end_batch` runs when the event loop has its turn, when no more frames wait.
+No task, future, timer or closure is made for a message.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from supawire.types import Instant
+
+if TYPE_CHECKING:
+    from supawire.aio.driver import Driver
+
+BURST: Final = 256
+"""The most frames that are taken before the event loop gets its turn."""
+
+
+class Lane:
+    """Takes the frames of one generation; a `Sink` of the transport."""
+
+    def __init__(self, driver: "Driver", generation: int) -> None:
+        self._driver = driver
+        self._generation = generation
+        self._receive = driver.session.receive
+        self._effects = driver.session.effects
+        self._now: Instant | None = None
+
+    @property
+    def burst(self) -> int:
+        """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
+        return min(BURST, self._driver.registry.smallest_buffer)
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        """Take one frame."""
+        now = self._now
+        if now is None:
+            now = self._begin_batch()
+        delivery = self._receive(self._generation, data, binary, now)
+        if delivery is None:
+            return
+        if self._effects:  # of earlier frames: they come first
+            self._driver.pump()
+        listeners, event = delivery
+        for listener in listeners:
+            try:
+                listener(event)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
+                self._driver.handler_raised(listener, error, event)
+
+    def _begin_batch(self) -> Instant:
+        self._now = now = self._driver.now()
+        self._driver.loop.call_soon(self._end_batch)
+        return now
+
+    def _end_batch(self) -> None:
+        began, self._now = self._now, None
+        assert began is not None
+        self._driver.end_batch(began)
+
+
+class TappedLane(Lane):
+    """The same with the user's `on_frame`."""
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        """Show the frame, then take it."""
+        self._driver.tap("in", data, binary)
+        super().frame(data, binary)
+
+
+def name_topic(event: Any) -> str | None:
+    """The topic of an event, for an error's text."""
+    return getattr(event, "topic", None)

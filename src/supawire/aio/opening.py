@@ -1,0 +1,59 @@
+"""What `connect_async` returns: a client that is opened by `await` or by `async with`."""
+
+import warnings
+from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from supawire.errors import StateError
+
+
+class Closable(Protocol):
+    """What can be closed."""
+
+    async def close(self) -> None:
+        """Close it."""
+        ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Opening(Generic[C]):
+    """A client that is not open yet; nothing is started before it is awaited or entered, and that once.
+
+    `client = await connect_async(...)`, or `async with connect_async(...) as client:`.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[C]]) -> None:
+        self._start = start
+        self._used = False
+        self._client: C | None = None
+
+    def __await__(self) -> Generator[Any, Any, C]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> C:
+        self._client = await self._open()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _open(self) -> C:
+        if self._used:
+            raise StateError("this client was opened already", hint="Call connect_async() again for another one.")
+        self._used = True
+        return await self._start()
+
+    def __del__(self) -> None:
+        if not self._used:
+            warnings.warn(
+                "connect_async() was called and its result dropped: nothing was opened; await it, or use async with",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )

@@ -1,0 +1,101 @@
+"""Who listens on this client, so that what ends is told and what is unreferenced is forgotten.
+
+Nothing here keeps an iterator alive: it holds the buffer that the iterator reads, and the iterator's finalizer, which
+may run in any thread and in the middle of anything, only asks the event loop to forget it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from supawire.aio.buffers import Buffer
+from supawire.core.listeners import Listener
+from supawire.core.session import Session
+from supawire.selectors import Selector
+from supawire.types import Instant
+
+NO_BUFFER: Final = 1 << 30
+
+
+class Registration:
+    """One listener of a channel, or, with topic None, of the client."""
+
+    def __init__(
+        self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
+        deliver: Callable[[Any], None], buffer: Buffer | None, iterator: bool,
+    ) -> None:  # fmt: skip
+        self._registry = registry
+        self.topic = topic
+        self.listener = Listener(selectors, deliver)
+        self.buffer = buffer
+        self.iterator = iterator
+
+    def cancel(self) -> None:
+        """Receive nothing more; twice is once."""
+        self._registry.remove(self)
+
+    def cancel_soon(self) -> None:
+        """The same from any thread, and from a finalizer."""
+        self._registry.remove_soon(self)
+
+
+class Registry:
+    """All listeners of one client."""
+
+    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+        self._session = session
+        self._loop = loop
+        self._registrations: dict[Registration, None] = {}
+        self.smallest_buffer = NO_BUFFER
+
+    def add(
+        self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
+        buffer: Buffer | None, now: Instant, *, iterator: bool = False,
+    ) -> Registration:  # fmt: skip
+        """Listen from now on."""
+        registration = Registration(self, topic, selectors, deliver, buffer, iterator)
+        if topic is None:
+            self._session.watch(deliver)
+        else:
+            self._session.listen(topic, registration.listener, now)
+        self._registrations[registration] = None
+        self._measure()
+        return registration
+
+    def remove(self, registration: Registration) -> None:
+        """No longer."""
+        if self._registrations.pop(registration, registration) is registration:
+            return
+        if registration.topic is None:
+            self._session.unwatch(registration.listener.deliver)
+        else:
+            self._session.unlisten(registration.topic, registration.listener)
+        if registration.buffer is not None:
+            registration.buffer.close()
+        self._measure()
+
+    def remove_soon(self, registration: Registration) -> None:
+        """No longer; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.remove, registration)
+
+    def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
+        """Whether this very callable listens on the topic already."""
+        return any(known.topic == topic and known.listener.deliver == deliver for known in self._registrations)
+
+    def ended(self, topic: str | None) -> int:
+        """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
+        iterators = [known for known in self._registrations if known.iterator and topic in (None, known.topic)]
+        for iterator in iterators:
+            if iterator.buffer is not None:
+                iterator.buffer.wake()
+        return len(iterators)
+
+    @property
+    def dropped(self) -> int:
+        """Events that had no room, of the listeners that are there."""
+        return sum(known.buffer.dropped for known in self._registrations if known.buffer is not None)
+
+    def _measure(self) -> None:
+        limits = (known.buffer.limit for known in self._registrations if known.buffer is not None)
+        self.smallest_buffer = min(limits, default=NO_BUFFER)

@@ -1,0 +1,105 @@
+"""What the client says about itself: log lines, and errors that nobody waits for (R48).
+
+One logger per concern under `supawire`: link, channel, token, wire, handler. In normal operation everything is DEBUG; a
+lost connection is one WARNING, and one INFO when it is back. No line holds a token, a key or a payload.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from supawire.core.effects import Report
+from supawire.errors import HandlerError, RealtimeError
+from supawire.types import ChannelState, LinkState
+
+_TROUBLE: Final = (LinkState.RETRYING, ChannelState.RETRYING, ChannelState.FAILED)
+_GOOD: Final = (LinkState.OPEN, ChannelState.JOINED)
+_CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
+"""Which logger an error belongs to that nobody waits for; the others are the channel's."""
+
+
+class Reports:
+    """The one place from which this client logs and calls `on_error`.
+
+    Args: on_error: the user's hook, None to log. logger: the parent of our loggers.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], object] | None, logger: logging.Logger | None) -> None:
+        self._on_error = on_error
+        self._logger = logger or logging.getLogger("supawire")
+        self._troubled: set[str | None] = set()
+        self._perform: Mapping[str, Callable[[Report], None]] = {
+            "state": self._state,
+            "unknown": self._unknown,
+            "garbage": self._garbage,
+            "gap": self._gap,
+            "clock": self._clock,
+        }
+
+    def log(self, concern: str) -> logging.Logger:
+        """The logger of one concern."""
+        return self._logger.getChild(concern)
+
+    def take(self, report: Report) -> None:
+        """A report of the core."""
+        perform = self._perform.get(report.what)
+        if perform is not None:
+            perform(report)
+        elif report.error is not None:
+            self.error(report.error, _CONCERNS.get(report.what, "channel"))
+
+    def error(self, error: Exception, concern: str) -> None:
+        """An error that nobody waits for: to the user's hook, else to the log. A hook that raises ends nothing (R1)."""
+        if self._on_error is None:
+            self.log(concern).error("%s", error, exc_info=error)
+            return
+        try:
+            self._on_error(error)
+        except Exception as raised:  # noqa: BLE001  it is the user's code
+            self.log("handler").error("on_error raised for %r", error, exc_info=raised)
+
+    def raised(self, what: str, name: object, error: BaseException, topic: str | None = None) -> None:
+        """The user's code raised where nobody catches it."""
+        text = f"{what} {described(name)} raised {type(error).__name__}: {error}"
+        wrapped = HandlerError(text, topic=topic, hint="Other events and handlers go on.")
+        wrapped.__cause__ = error
+        self.error(wrapped, "handler")
+
+    def _state(self, report: Report) -> None:
+        topic, state, cause = report.topic, report.detail["state"], report.detail["cause"]
+        log = self.log("link" if topic is None else "channel")
+        who = "the connection" if topic is None else f"channel {topic}"
+        if state in _TROUBLE and topic not in self._troubled:
+            self._troubled.add(topic)
+            log.warning("%s is %s: %s", who, state, _short(cause))
+        elif state in _GOOD and topic in self._troubled:
+            self._troubled.discard(topic)
+            log.info("%s is %s again", who, state)
+        else:
+            log.debug("%s is %s (was %s)%s", who, state, report.detail["previous"], f": {cause}" if cause else "")
+
+    def _unknown(self, report: Report) -> None:
+        self.log("wire").debug("unknown event %r on %s", report.detail.get("event"), report.topic)
+
+    def _garbage(self, report: Report) -> None:
+        self.log("wire").warning("a frame that cannot be read was dropped: %s", report.detail.get("detail_of"))
+
+    def _gap(self, report: Report) -> None:
+        gap: Any = report.detail["gap"]
+        lost = ", ".join(sorted(gap.lost)) or "nothing that is listened to"
+        self.log("channel").warning(
+            "channel %s: events may be missing between %s and %s (%s; may have lost: %s); listen to gaps() to refetch",
+            report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
+        )  # fmt: skip
+
+    def _clock(self, report: Report) -> None:
+        self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])
+
+
+def described(name: object) -> str:
+    """How a callable is called in a text; never its arguments or bound values."""
+    return str(getattr(name, "__qualname__", None) or type(name).__qualname__)
+
+
+def _short(cause: RealtimeError | None) -> str:
+    return cause.message if cause is not None else "no reason known"

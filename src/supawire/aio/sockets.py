@@ -1,0 +1,145 @@
+"""The sockets of one client: one attempt at a time, known by its generation.
+
+A task of the client's own opens the socket and then reads it to its end, so whatever becomes of it is told to the core
+in one place. What an attempt that was given up still says has an old generation, and the core drops it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from supawire.aio.lane import Lane, TappedLane
+from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
+from supawire.core.link import Cause
+from supawire.errors import ConnectError, ConnectionLostError
+from supawire.options import ClientOptions, Endpoint, Secret
+from supawire.transport.base import Closed, Connection, OpenRequest, Transport
+
+if TYPE_CHECKING:
+    from supawire.aio.driver import Driver
+
+
+class Sockets:
+    """Performs what the core orders of sockets."""
+
+    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
+        self._driver = driver
+        self._transport: Transport | None = options.transport
+        self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
+        self._lane: Callable[[Driver, int], Lane] = Lane if options.on_frame is None else TappedLane
+        self._tapped = options.on_frame is not None
+        self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
+        self._generation = 0
+        self._current: Connection | None = None
+
+    # --- orders
+
+    def connect(self, order: Connect) -> None:
+        """Open a socket."""
+        generation = order.generation
+        task = self._driver.tasks.spawn(self._live(generation), f"socket-{generation}")
+        if task is not None:
+            self._open[generation] = task, None
+
+    def disconnect(self, order: Disconnect) -> None:
+        """Close the socket of this generation, or throw it away."""
+        entry = self._open.get(order.generation)
+        if entry is None:
+            return
+        task, connection = entry
+        if connection is None or order.abort:
+            if connection is not None:
+                connection.abort()
+            task.cancel()
+        else:
+            self._driver.tasks.spawn(connection.close(order.code), f"close-{order.generation}")
+
+    def transmit(self, order: Transmit) -> None:
+        """Write a frame."""
+        if self._tapped:
+            self._driver.tap("out", order.data, order.binary, secret=order.secret)
+        if order.generation == self._generation and self._current is not None:
+            self._current.write(order.data, order.binary)
+
+    def pause(self, order: PauseReading) -> None:
+        """Stop reading."""
+        if order.generation == self._generation:
+            self.set_reading(False)
+
+    def resume(self, order: ResumeReading) -> None:
+        """Go on reading."""
+        if order.generation == self._generation:
+            self.set_reading(True)
+
+    # --- for the driver
+
+    def set_reading(self, reads: bool) -> None:
+        """Stop or go on reading the present socket."""
+        if self._current is not None:
+            (self._current.resume_reading if reads else self._current.pause_reading)()
+
+    def has_written(self, generation: int, sequence: int) -> bool:
+        """Whether this frame was handed to the network."""
+        current = self._current
+        return current is not None and generation == self._generation and current.written >= sequence
+
+    async def flush(self, generation: int, sequence: int) -> None:
+        """Wait until this frame is handed to the network. Raises `ConnectionLostError` when it never will be."""
+        entry = self._open.get(generation)
+        connection = entry[1] if entry is not None else None
+        if connection is None or not await connection.flush(sequence):
+            raise ConnectionLostError("the connection was lost before the frame was sent", maybe_sent=False)
+
+    def abort(self) -> None:
+        """Throw everything away; the tasks are ended by their owner."""
+        for _, connection in self._open.values():
+            if connection is not None:
+                connection.abort()
+
+    # --- the task
+
+    async def _live(self, generation: int) -> None:
+        cause = Cause(text="the attempt was given up")
+        try:
+            cause = await self._open_and_read(generation)
+        finally:
+            self._open.pop(generation, None)
+            if self._generation == generation:
+                self._current = None
+            self._driver.closed(generation, cause)
+
+    async def _open_and_read(self, generation: int) -> Cause:
+        try:
+            connection = await self._chosen().open(self._request)
+        except ConnectError as error:
+            body = (error.body or "").encode()
+            return Cause(status=error.status, body=body, retry_after=error.retry_after, text=error.message)
+        except Exception as error:  # noqa: BLE001  a transport of the user's, or a bug in ours: said, and tried again (R2)
+            return self._broken(error)
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[generation] = task, connection
+        self._generation, self._current = generation, connection
+        self._driver.opened(generation)
+        try:
+            end = await connection.run(self._lane(self._driver, generation))
+        except Exception as error:  # noqa: BLE001  the same
+            connection.abort()
+            return self._broken(error)
+        return _cause(end)
+
+    def _chosen(self) -> Transport:
+        if self._transport is None:
+            from supawire.transport.websocket import WebSocketTransport
+
+            self._transport = WebSocketTransport()
+        return self._transport
+
+    def _broken(self, error: Exception) -> Cause:
+        if not isinstance(error, OSError):
+            self._driver.reports.raised("the transport", self._transport, error)
+        return Cause(text=f"{type(error).__name__}: {error}")
+
+
+def _cause(end: Closed) -> Cause:
+    return Cause(code=end.code, text=end.text, written=end.written)

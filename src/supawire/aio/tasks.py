@@ -1,0 +1,113 @@
+"""Every task of a client, and their one owner.
+
+One root task runs from the opening to the end and holds all others in a task group, however the client was opened. A
+task that raises ends the client with that error, so that nothing fails unseen (R2). The end is ordered: first all tasks
+but those that called `close()` (they cannot wait for themselves), then what else there is to release, then those.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, cast
+
+STUBBORN: Final = 5.0
+"""Seconds after which nobody waits any longer for a handler that does not let itself be cancelled."""
+
+_LOOK_AGAIN: Final = 0.1
+
+Failed = Callable[[BaseException | None], None]
+
+
+class Tasks:
+    """The tasks of one client.
+
+    Args: release: lets go of what is no task, when the tasks have ended. failed: told of the error that a task raised,
+    or of None when the root task was cancelled from outside; everything is gone then, and it must not wait.
+    """
+
+    def __init__(self, release: Callable[[], Awaitable[None]], failed: Failed) -> None:
+        self._release = release
+        self._failed = failed
+        self._group: asyncio.TaskGroup | None = None
+        self._root: asyncio.Task[None] | None = None
+        self._owned: set[asyncio.Task[Any]] = set()
+        self._spared: set[asyncio.Task[Any]] = set()
+        self._stop = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._over = asyncio.Event()
+        self.stopping = False
+        """Tasks are about to be cancelled, or were."""
+
+    async def start(self) -> None:
+        """Start the root task."""
+        ready = asyncio.Event()
+        self._root = asyncio.create_task(self._live(ready), name="supawire")
+        await ready.wait()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
+        """Own one more task; None when everything is ending, and the work is not begun."""
+        if self._group is None or self.stopping:
+            work.close()
+            return None
+        task = self._group.create_task(work, name=f"supawire-{name}")
+        self._owned.add(task)
+        task.add_done_callback(self._owned.discard)
+        return task
+
+    def stop(self) -> None:
+        """End everything; `ended` waits for it."""
+        self.stopping = True
+        self._stop.set()
+
+    def spare(self) -> None:
+        """The task that runs now is about to wait for the end: when it is one of ours, it is not cancelled."""
+        task = asyncio.current_task()
+        if task in self._owned:
+            self._spared.add(task)
+
+    async def ended(self) -> None:
+        """Wait until everything has ended but tasks that wait for this themselves, or cannot be ended."""
+        await self._quiet.wait()
+        if not self._owned:
+            await self._over.wait()
+
+    async def _live(self, ready: asyncio.Event) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                ready.set()
+                try:
+                    await self._stop.wait()
+                finally:
+                    self.stopping = True  # whatever ends us now, the tasks shall know that it is the end
+                await self._end_others()
+                await self._release()
+                self._quiet.set()
+        except BaseExceptionGroup as failures:
+            self._failed(first_of(failures))
+        except BaseException:
+            self._failed(None)
+            raise
+        finally:
+            ready.set()
+            self.stopping = True
+            self._quiet.set()
+            self._over.set()
+
+    async def _end_others(self) -> None:
+        """Cancel all but the spared ones, and wait; while we wait, a task may be spared, or turn out to be stubborn."""
+        asked: set[asyncio.Task[Any]] = set()
+        bound = asyncio.get_running_loop().time() + STUBBORN
+        while others := self._owned - self._spared:
+            for task in others - asked:
+                task.cancel()
+            asked |= others
+            if asyncio.get_running_loop().time() > bound:
+                return
+            await asyncio.wait(others, timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+
+
+def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a group of groups."""
+    first: Any = failures
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+    return cast("BaseException", first)
