@@ -126,7 +126,7 @@ async def test_what_is_no_upgrade_is_400() -> None:
         for method, query, status in (("GET", {"apikey": TOKEN}, 400), ("GET", {}, 401), ("POST", {}, 400)):
             async with net.http.request(method, net.url + "/socket/websocket", params=query) as answer:
                 assert answer.status == status
-        assert net.app.hub.next_deadline is None or not net.app._sockets
+        assert net.app.hub.next_deadline is None and not net.app._sockets
 
 
 async def test_requests_that_are_too_long_are_refused() -> None:

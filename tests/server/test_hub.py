@@ -584,3 +584,16 @@ def test_the_same_inputs_give_the_same_outputs() -> None:
         return [one.got, two.got]
 
     assert play() == play()
+
+
+def test_clients_that_come_and_go_leave_nothing() -> None:
+    """No socket, room or deadline stays behind."""
+    world = World(timings=Timings.strict())
+    for _ in range(500):
+        client = world.connect()
+        client.join(config={"presence": {"enabled": True}})
+        client.track(LAB, {})
+        client.disconnect()
+    desk = world.hub._desk
+    assert not desk.peers and desk.rooms.get("lab", False) is None
+    assert len(desk.schedule) < 300

@@ -47,3 +47,15 @@ def test_one_may_cancel_another_that_is_due_too() -> None:
     other = schedule.at(1.0, lambda: done.append(1))
     schedule.run(1.0)
     assert done == []
+
+
+def test_cancelled_deadlines_do_not_pile_up() -> None:
+    """However many are planned and cancelled, the schedule stays small, and the others are kept."""
+    done: list[int] = []
+    schedule = Schedule()
+    schedule.at(1e6, lambda: done.append(1))
+    for n in range(10_000):
+        schedule.at(float(n), lambda: done.append(2)).cancel()
+    assert len(schedule) < 200
+    schedule.run(1e6)
+    assert done == [1]

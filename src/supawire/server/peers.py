@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from supawire.server.channel import Channel
 from supawire.server.effects import Send
+from supawire.server.schedule import Timer
 
 MAX_WAITING_IN: Final = 8_000_000
 """Bytes from a client that may wait behind a join before its socket is read no further."""
@@ -51,3 +52,5 @@ class Peer:
     lag: float = 0.0
     lagging_until: float = 0.0
     gone: bool = False
+    idle: Timer | None = None
+    sweep: Timer | None = None

@@ -1,23 +1,30 @@
 """Deadlines of the hub: one heap, no clock of its own."""
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Final
+
+SLACK: Final = 64
+"""Cancelled deadlines that may lie about before the heap is swept."""
 
 
 class Timer:
     """One deadline; `cancel()` makes it pass unnoticed."""
 
-    __slots__ = ("at", "do", "number")
+    __slots__ = ("_schedule", "at", "do", "number")
 
-    def __init__(self, at: float, number: int, do: Callable[[], None]) -> None:
+    def __init__(self, schedule: "Schedule", at: float, number: int, do: Callable[[], None]) -> None:
+        self._schedule = schedule
         self.at = at
         self.number = number
         self.do: Callable[[], None] | None = do
 
     def cancel(self) -> None:
-        """What was planned does not happen."""
-        self.do = None
+        """What was planned does not happen, and is forgotten."""
+        if self.do is not None:
+            self.do = None
+            self._schedule.one_cancelled()
 
     def __lt__(self, other: "Timer") -> bool:
         return (self.at, self.number) < (other.at, other.number)
@@ -29,12 +36,24 @@ class Schedule:
     def __init__(self) -> None:
         self._heap: list[Timer] = []
         self._numbers = count()
+        self._cancelled = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def at(self, mono: float, do: Callable[[], None]) -> Timer:
         """Do something at this reading of the monotonic clock."""
-        timer = Timer(mono, next(self._numbers), do)
+        timer = Timer(self, mono, next(self._numbers), do)
         heappush(self._heap, timer)
         return timer
+
+    def one_cancelled(self) -> None:
+        """A deadline was cancelled; with many of them the heap is swept, so that it does not grow."""
+        self._cancelled += 1
+        if self._cancelled > SLACK and self._cancelled * 2 > len(self._heap):
+            self._heap = [timer for timer in self._heap if timer.do is not None]
+            heapify(self._heap)
+            self._cancelled = 0
 
     @property
     def next_at(self) -> float | None:
@@ -49,5 +68,6 @@ class Schedule:
         while self._heap and self._heap[0].at <= mono:
             due.append(heappop(self._heap))
         for timer in due:
-            if timer.do is not None:
-                timer.do()
+            do, timer.do = timer.do, None
+            if do is not None:
+                do()

@@ -23,7 +23,7 @@ class Sockets:
     def open(self, peer: Peer) -> None:
         """A socket is there."""
         self._desk.peers[peer.id] = peer
-        self._desk.schedule.at(peer.heard_at + self._desk.timings.idle, lambda: self._listen(peer))
+        peer.idle = self._desk.schedule.at(peer.heard_at + self._desk.timings.idle, lambda: self._listen(peer))
         self._sweep_later(peer)
 
     def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
@@ -45,6 +45,9 @@ class Sockets:
         peer.gone = True
         self._desk.peers.pop(peer.id, None)
         self._end_channels(peer)
+        for timer in (peer.idle, peer.sweep):
+            if timer is not None:
+                timer.cancel()
 
     def close(self, peer: Peer, code: int | None) -> None:
         """End a socket from this side; its channels leave at once. Without a code it is cut."""
@@ -99,11 +102,12 @@ class Sockets:
         if self._desk.now.mono >= at:
             self.close(peer, 1000)
         else:
-            self._desk.schedule.at(at, lambda: self._listen(peer))
+            peer.idle = self._desk.schedule.at(at, lambda: self._listen(peer))
 
     def _sweep_later(self, peer: Peer) -> None:
         if self._desk.timings.sweep is not None:
-            self._desk.schedule.at(self._desk.now.mono + self._desk.timings.sweep, lambda: self._sweep(peer))
+            at = self._desk.now.mono + self._desk.timings.sweep
+            peer.sweep = self._desk.schedule.at(at, lambda: self._sweep(peer))
 
     def _sweep(self, peer: Peer) -> None:
         """A socket whose last channel is gone is cut; one that never had any is left alone (protocol §8)."""
