@@ -23,6 +23,7 @@ def build() -> App:
         version=f"supawire {version('supawire')}",
         help_format="plaintext",
         console=console_of(),
+        suppress_keyboard_interrupt=False,  # below we say so, and with which exit code
     )
     app.command(serve, name="serve")
     app.command(demo, name="demo")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, cast
 
@@ -34,8 +34,8 @@ class Told:
 
 def exact(value: object) -> object:
     """A value for comparison: 1, 1.0 and True differ, and 19.9 and 19.90 as well; the order of keys does not matter."""
-    if isinstance(value, dict):
-        pairs = cast("dict[object, object]", value).items()
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
         return {repr(name): exact(item) for name, item in pairs}
     if isinstance(value, list | tuple):
         return [exact(item) for item in cast("list[object]", value)]

@@ -17,6 +17,8 @@ from supawire.cli.demo.ledger import Kind, Ledger
 
 COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
 KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")
+WIDEST: Final = 100
+"""Columns that the eye can follow."""
 SHOWN_AT_MOST: Final = 20
 """Lines of what is missing, before the rest is only counted."""
 GLYPHS: Final = {"out": "→", "in": "←", "ok": "✓", "": " "}
@@ -32,6 +34,7 @@ class Screen:
         self._plain = plain
         self._glyphs = GLYPHS if not plain and console.encoding.startswith("utf") else ASCII
         self._step = ""
+        self._kept: list[RenderableType] | None = None
         self.here: Sequence[str] = ()
         """Who is present, for the line below."""
 
@@ -43,6 +46,24 @@ class Screen:
             return
         with Live(console=self._console, get_renderable=self._line_below, refresh_per_second=8, transient=True):
             yield
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Keep what happens meanwhile and print it afterwards: printing takes longer than a broadcast does."""
+        kept = self._kept = []
+        try:
+            yield
+        finally:
+            self._kept = None
+            for line in kept:
+                self._put(line)
+
+    def _put(self, line: RenderableType) -> None:
+        if self._kept is None:
+            width = None if self._plain else min(self._console.width, WIDEST)
+            self._console.print(line, soft_wrap=self._plain, width=width)
+        else:
+            self._kept.append(line)
 
     def _line_below(self) -> RenderableType:
         ledger = self._ledger
@@ -66,19 +87,21 @@ class Screen:
     def step(self, number: int, of: int, title: str, code: str) -> None:
         """A new step, with the code that it takes."""
         self._step = f"{number}/{of} {title}"
-        self._console.print()
-        if self._plain:
-            self._line(Text(f"== {self._step} =="))
+        self._head(self._step)
+        if self._console.color_system is None:
             for line in code.splitlines():
                 self._line(Text(f"    {line}"))
         else:
-            self._console.print(Rule(Text(self._step, style="bold"), align="left", style="dim"))
-            if self._console.color_system is None:
-                self._console.print(Padding(Text(code), (0, 0, 0, 4)))
-            else:
-                syntax = Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
-                self._console.print(Padding(syntax, (0, 0, 0, 4)))
-        self._console.print()
+            syntax = Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+            self._put(Padding(syntax, (0, 0, 0, 4)))
+        self._line(Text())
+
+    def _head(self, title: str) -> None:
+        self._line(Text())
+        if self._plain:
+            self._line(Text(f"== {title} =="))
+        else:
+            self._put(Rule(Text(title, style="bold"), align="left", style="dim"))
 
     def sends(self, who: str, text: str) -> None:
         """Somebody does something."""
@@ -108,26 +131,23 @@ class Screen:
         grid.add_column(justify="right", no_wrap=True)
         colour = COLOURS.get(who, "")
         grid.add_row(Text(f"  {who}", style=colour), Text(mark, style=colour), Text(text, style), Text(aside, "dim"))
-        self._console.print(grid)
+        self._put(grid)
 
     def _line(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=self._plain)
+        self._put(text)
 
     # --- the end
 
     def result(self, problems: Sequence[str], seconds: float) -> bool:
         """Say what was sent and what arrived, and what did not; whether all is well."""
         ledger = self._ledger
-        self._console.print()
-        self._console.print(
-            "== Result ==" if self._plain else Rule(Text("Result", style="bold"), align="left", style="dim")
-        )
+        self._head("Result")
         for kind in KINDS:
             sent, owed, arrived = ledger.sent[kind], ledger.owed(kind), ledger.arrivals(kind)
             self._line(Text(f"  {kind:<10} {sent:>2} sent, {arrived:>2} of {owed:>2} deliveries arrived"))
         if trips := ledger.round_trips:
             times = f"median {duration(median(trips))}, slowest {duration(max(trips))}"
-            self._line(Text(f"  round trip of an acknowledged broadcast: {times} ({len(trips)} sent)"))
+            self._line(Text(f"  round trip of confirmed broadcasts: {times}"))
         for head, lines in (
             ("Missing, sent but not arrived", ledger.missing),
             ("Arrived, though nobody sent it", ledger.surplus),

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -46,7 +45,7 @@ class OwnStage:
     """A local server in this process, for as long as the tour lasts."""
 
     why_not = ""
-    emits = 'server.emit("INSERT", "products", record={"id": 1, "name": "Lamp", "price": Decimal("19.90")})'
+    emits = 'server.emit("INSERT", "items", record={"id": 1, "name": "Lamp"})'
 
     def __init__(self) -> None:
         self._server: Final = LocalServer()
@@ -61,7 +60,7 @@ class OwnStage:
     async def __aenter__(self) -> Self:
         await self._server.__aenter__()
         self.url = self._server.url
-        self.title = f"a local server of its own, {self.url}"
+        self.title = f"{self.url}, started for this tour"
         return self
 
     async def __aexit__(
@@ -76,11 +75,10 @@ class OtherStage:
     def __init__(self, url: str, key: str) -> None:
         self.url = url
         self.key = key
-        self.title = f"the server at {url}"
+        self.title = f"{url}, which runs already"
         self.emits = ""
         self.why_not = ""
         self._route: Final = ClientOptions().endpoint(url, key).rest_url.removesuffix("/api") + ROUTE
-        self._stack: Final = AsyncExitStack()
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
         """A row changes. Raises: HttpError."""
@@ -98,21 +96,22 @@ class OtherStage:
             async with self._http.post(self._route, data=body, headers=headers) as answer:
                 return answer.status, await answer.text(errors="replace")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectError(f"{self.url} does not answer: {error}") from error
+            raise ConnectError(f"{self.url} does not answer", hint="Is a server running there?") from error
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=DEADLINE)
-        self._http = await self._stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-        status, _ = await self._post(b"")  # says no change: with the route and the right key that is 422
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE))
+        try:
+            status, _ = await self._post(b"")  # says no change: with the route and the right key that is 422
+        except BaseException:
+            await self._http.close()
+            raise
         if status == 422:
-            self.emits = f"POST {ROUTE} (see supawire serve)"
-        elif status in (401, 403):
-            self.why_not = "the key is not the service key of this server, which making changes needs"
+            self.emits = f"# and POST {ROUTE}, as supawire serve shows it, changes a row"
         else:
-            self.why_not = f"this server has no {ROUTE}, the development route of supawire serve"
+            self.why_not = f"{ROUTE} answered {status}; changes need supawire serve and its service key"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+        await self._http.close()

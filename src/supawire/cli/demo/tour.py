@@ -1,20 +1,20 @@
 """The tour itself: three clients in one room, six steps, and for each step the code that it takes."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
-from uuid import UUID
 
-import supawire
-from supawire import AsyncChannel, AsyncClient, Broadcast, Change, Delete, PresenceEvent, PresenceSync
-from supawire.cli.demo.ledger import Kind, Ledger, Told
+from supawire.aio.channel import AsyncChannel
+from supawire.aio.client import AsyncClient, connect_async
+from supawire.cli.demo.ledger import Item, Kind, Ledger, Told
 from supawire.cli.demo.screen import Screen
 from supawire.cli.demo.stage import Stage
 from supawire.selectors import broadcast, changes, presence
+from supawire.types import Broadcast, Change, Delete, Insert, PresenceEvent, PresenceSync
 
 STEP: Final = 1.0
 LINE: Final = 0.45
@@ -22,8 +22,8 @@ LINE: Final = 0.45
 
 Name = Literal["Alice", "Bob", "Dashboard"]
 CAST: Final[tuple[tuple[Name, Literal["1.0.0", "2.0.0"], str], ...]] = (
-    ("Alice", "2.0.0", "wire version 2.0.0, waits for the server's confirmation of what she sends"),
-    ("Bob", "1.0.0", "wire version 1.0.0, and only wants to hear of new products from 100 up"),
+    ("Alice", "2.0.0", "wire version 2.0.0, asks the server to confirm what she sends"),
+    ("Bob", "1.0.0", "wire version 1.0.0, wants to hear of new items from 100 up"),
     ("Dashboard", "2.0.0", "wire version 2.0.0, watches and says nothing"),
 )
 EVERYONE: Final[tuple[Name, ...]] = ("Alice", "Bob", "Dashboard")
@@ -40,18 +40,17 @@ room.on(presence(), show)
 await room.subscribe()                  # returns when joined"""
 
 BROADCAST: Final = """\
-await room.broadcast("chat", {"text": "Hello, room"})     # returns when confirmed
-await room.broadcast("ink", b"\\x01\\x02\\x03")              # bytes stay bytes
-await alice.publish("room:demo", "news", {"by": "HTTP"})  # without a channel"""
+await room.broadcast("chat", {"text": "Hello, room"})  # confirmed
+await room.broadcast("ink", b"\\x01\\x02\\x03")           # bytes stay bytes"""
 
 PRESENCE: Final = """\
 await room.track({"name": "Alice", "mood": "curious"})
 await room.untrack()
-room.presence_state()                   # who is here: a mapping by presence key"""
+room.presence_state()                   # who is here, by presence key"""
 
 CHANGES: Final = """\
-table = bob.channel("table:products")
-table.on(changes("products", event="INSERT", filter="price=gte.100"), show)
+table = bob.channel("table:items")
+table.on(changes("items", event="INSERT", filter="price=gte.100"), show)
 await table.subscribe(wait="ready")     # returns when changes are live"""
 
 LEAVE: Final = """\
@@ -60,21 +59,15 @@ await alice.close()"""
 
 STEPS: Final = (CONNECT, JOIN, BROADCAST, PRESENCE, CHANGES, LEAVE)
 
-ADDED: Final = datetime(2026, 5, 4, 12, 30, 15, 250_000, tzinfo=UTC)
-LAMP: Final[dict[str, Any]] = {
+Row = Mapping[str, Any]
+LAMP: Final[Row] = {
     "id": 1,
     "name": "Lamp",
     "price": Decimal("19.90"),
-    "sku": UUID("6f1c2f6e-3a53-4d8c-9d0f-5d1f6f1f4a10"),
-    "added_at": ADDED,
+    "added_at": datetime(2026, 5, 4, 12, 30, tzinfo=UTC),
 }
-DESK: Final[dict[str, Any]] = {
-    "id": 9_007_199_254_740_993,  # one more than a float can count to
-    "name": "Desk",
-    "price": Decimal("249.00"),
-    "sku": UUID("0b6b0a0c-5f0e-4f52-8a3b-3f0a4c6f7d21"),
-    "added_at": ADDED,
-}
+CHEAPER: Final[Row] = {**LAMP, "price": Decimal("17.50")}
+DESK: Final[Row] = {**LAMP, "id": 2**53 + 1, "name": "Desk", "price": Decimal("249.00")}  # an id that no float holds
 
 
 @dataclass(slots=True)
@@ -90,21 +83,28 @@ class Tour:
     """Plays the six steps on a stage.
 
     Args: suffix: added to the names of topics and tables, so that two tours on one server do not hear each other.
-    pause: waits so many seconds at normal speed.
+    pause: waits so many seconds at normal speed. problems: gets what goes wrong beside deliveries.
     """
 
     def __init__(
-        self, stage: Stage, screen: Screen, ledger: Ledger, *, suffix: str, pause: Callable[[float], Awaitable[None]]
+        self,
+        stage: Stage,
+        screen: Screen,
+        ledger: Ledger,
+        *,
+        suffix: str,
+        pause: Callable[[float], Awaitable[None]],
+        problems: list[str],
     ) -> None:
         self._stage = stage
         self._screen = screen
         self._ledger = ledger
         self._pause = pause
         self._topic: Final = f"room:demo{suffix}"
-        self._table: Final = f"products{suffix}"
+        self._table: Final = f"items{suffix}"
         self._people: Final[dict[Name, Person]] = {}
         self._present: Final[dict[str, Mapping[str, Any]]] = {}
-        self.problems: Final[list[str]] = []
+        self._problems = problems
 
     async def run(self) -> None:
         """Play all steps. Raises: RealtimeError."""
@@ -114,12 +114,13 @@ class Tour:
             self._clients = clients
             for number, (act, code) in enumerate(zip(acts, STEPS, strict=True), 1):
                 title = act.__name__.strip("_").capitalize()
-                self._screen.step(number, len(acts), title, self._real(code))
+                more = f"\n{self._stage.emits}" if code is CHANGES and self._stage.emits else ""
+                self._screen.step(number, len(acts), title, self._real(code + more))
                 await self._pause(STEP)
                 await act()
 
     def _real(self, code: str) -> str:
-        return code.replace("room:demo", self._topic).replace("products", self._table)
+        return code.replace("room:demo", self._topic).replace("items", self._table)
 
     # --- the steps
 
@@ -127,12 +128,12 @@ class Tour:
         for name, protocol, _ in CAST:
             started = time.perf_counter()
             client = await self._clients.enter_async_context(
-                supawire.connect_async(self._stage.url, self._stage.key, protocol=protocol, on_error=self._problem)
+                connect_async(self._stage.url, self._stage.key, protocol=protocol, on_error=self._problem)
             )
             self._screen.succeeds(name, f"connected, protocol {protocol}", time.perf_counter() - started)
             room = client.channel(self._topic, ack=name == "Alice", presence_key=name.lower())
             self._people[name] = Person(name, client, room)
-            self._screen.succeeds(name, "heartbeat there and back", await client.ping())
+            self._screen.succeeds(name, "ping, there and back", await client.ping())
             await self._pause(LINE)
 
     async def _join(self) -> None:
@@ -152,29 +153,26 @@ class Tour:
         )
         await self._say(alice, "ink", bytes(range(0, 256, 51)), to=("Dashboard",), ack=True)
         self._screen.note("Bob gets no bytes: version 1.0.0 cannot carry them")
-        await self._publish(alice, "news", {"by": "HTTP"})
 
     async def _say(self, person: Person, event: str, payload: Any, *, to: tuple[Name, ...], ack: bool = False) -> None:
         told = Told(event, payload)
         self._screen.sends(person.name, f"broadcast {told}")
-        items = self._ledger.send("broadcast", told, to)
-        started = time.perf_counter()
-        sent = await person.room.broadcast(event, payload)
-        if ack:
-            trip = time.perf_counter() - started
-            self._ledger.round_trips.append(trip)
-            self._screen.succeeds(person.name, f"confirmed by the server: {sent.acked}", trip)
-            if not sent.acked:
-                self.problems.append(f"{person.name}: broadcast {told} was not confirmed")
-        await self._ledger.settle(items)
-        await self._pause(LINE)
+        async with self._delivery(self._ledger.send("broadcast", told, to)):
+            started = time.perf_counter()
+            sent = await person.room.broadcast(event, payload)
+            if ack:
+                trip = time.perf_counter() - started
+                self._ledger.round_trips.append(trip)
+                self._screen.succeeds(person.name, "confirmed by the server", trip)
+        if sent.acked is not ack:
+            self._problems.append(f"{person.name}: broadcast {told} says acked={sent.acked}")
 
-    async def _publish(self, person: Person, event: str, payload: Any) -> None:
-        told = Told(event, payload)
-        self._screen.sends(person.name, f"POST, broadcast {told}")
-        items = self._ledger.send("broadcast", told, EVERYONE)
-        await person.client.publish(self._topic, event, payload)
-        await self._ledger.settle(items)
+    @asynccontextmanager
+    async def _delivery(self, items: Sequence[Item]) -> AsyncGenerator[None]:
+        """Around what sends something: wait for its arrivals, then print them, then give time to read."""
+        with self._screen.held():
+            yield
+            await self._ledger.settle(items)
         await self._pause(LINE)
 
     async def _presence(self) -> None:
@@ -190,20 +188,16 @@ class Tour:
         key = person.name.lower()
         told = Told(f"{'update' if key in self._present else 'join'} {key}", payload)
         self._screen.sends(person.name, f"track {payload}")
-        items = self._ledger.send("presence", told, EVERYONE)
         self._note_present({**self._present, key: payload})
-        await person.room.track(payload)
-        await self._ledger.settle(items)
-        await self._pause(LINE)
+        async with self._delivery(self._ledger.send("presence", told, EVERYONE)):
+            await person.room.track(payload)
 
     async def _untrack(self, person: Person) -> None:
         self._screen.sends(person.name, "untrack")
-        items = self._gone(person, EVERYONE)
-        await person.room.untrack()
-        await self._ledger.settle(items)
-        await self._pause(LINE)
+        async with self._delivery(self._gone(person, EVERYONE)):
+            await person.room.untrack()
 
-    def _gone(self, person: Person, watchers: tuple[Name, ...]) -> Any:
+    def _gone(self, person: Person, watchers: tuple[Name, ...]) -> list[Item]:
         key = person.name.lower()
         items = self._ledger.send("presence", Told(f"leave {key}", self._present[key]), watchers)
         self._note_present({name: payload for name, payload in self._present.items() if name != key})
@@ -221,7 +215,7 @@ class Tour:
         if state == wanted:
             self._screen.succeeds(person.name, f"presence_state() has {', '.join(state) or 'nobody'}")
         else:
-            self.problems.append(f"{person.name}: presence_state() is {state}, not {wanted}")
+            self._problems.append(f"{person.name}: presence_state() is {state}, not {wanted}")
 
     async def _changes(self) -> None:
         if not self._stage.emits:
@@ -234,34 +228,24 @@ class Tour:
         dear.on(costly, lambda change: self._hear_change("Bob", change))
         for channel in (everything, dear):
             await channel.subscribe(wait="ready")
-        self._screen.note(self._stage.emits)
         await self._emit("INSERT", ("Dashboard",), record=LAMP)
         await self._emit("INSERT", ("Dashboard", "Bob"), record=DESK)
-        await self._emit("UPDATE", ("Dashboard",), record={**LAMP, "price": Decimal("17.50")}, old_record=LAMP)
+        await self._emit("UPDATE", ("Dashboard",), record=CHEAPER, old_record=LAMP)
         await self._emit("DELETE", ("Dashboard",), old_record={"id": LAMP["id"]})
 
     async def _emit(
-        self,
-        type: str,
-        receivers: tuple[Name, ...],
-        *,
-        record: dict[str, Any] | None = None,
-        old_record: dict[str, Any] | None = None,
+        self, type: str, receivers: tuple[Name, ...], *, record: Row | None = None, old_record: Row | None = None
     ) -> None:
-        row = old_record if record is None else record
-        told = Told(f"{type} {self._table}", row, fields(row or {}))
-        self._screen.sends("Server", f"{type} id={(row or {})['id']}")
-        items = self._ledger.send("changes", told, receivers)
-        await self._stage.emit(type, self._table, record=record, old_record=old_record)
-        await self._ledger.settle(items)
-        await self._pause(LINE)
+        told = row_told(type, self._table, record, old_record)
+        self._screen.sends("Server", f"emit {type}, id={(record or old_record or {})['id']}")
+        async with self._delivery(self._ledger.send("changes", told, receivers)):
+            await self._stage.emit(type, self._table, record=record, old_record=old_record)
 
     async def _leave(self) -> None:
         bob = self._people["Bob"]
         self._screen.sends("Bob", "unsubscribe")
-        items = self._gone(bob, ("Alice", "Dashboard"))
-        await bob.room.unsubscribe()
-        await self._ledger.settle(items)
+        async with self._delivery(self._gone(bob, ("Alice", "Dashboard"))):
+            await bob.room.unsubscribe()
         for person in self._people.values():
             await person.client.close()
             self._screen.succeeds(person.name, "closed")
@@ -279,17 +263,25 @@ class Tour:
         self._arrive(name, "presence", Told(f"{verb} {event.key}", entries[-1].payload if entries else None))
 
     def _hear_change(self, name: Name, change: Change[dict[str, Any]]) -> None:
-        row = change.old_record if isinstance(change, Delete) else change.record
-        self._arrive(name, "changes", Told(f"{change.type} {change.table}", row, fields(row)))
+        record = None if isinstance(change, Delete) else change.record
+        old_record = None if isinstance(change, Insert) else change.old_record
+        self._arrive(name, "changes", row_told(change.type, change.table, record, old_record))
 
     def _arrive(self, name: Name, kind: Kind, told: Told) -> None:
         self._screen.receives(name, str(told), self._ledger.arrive(name, kind, told))
 
     def _problem(self, error: Exception) -> None:
-        self.problems.append(f"{type(error).__name__}: {error}")
+        self._problems.append(f"{type(error).__name__}: {error}")
 
 
-def fields(row: Mapping[str, Any]) -> str:
-    """A row on one line, with the Python types that its values have."""
-    text = " ".join(f"{name}={value!r}" for name, value in row.items())
-    return text.replace("datetime.datetime(", "datetime(").replace("datetime.timezone.utc", "UTC")
+def row_told(type: str, table: str, record: Row | None, old_record: Row | None) -> Told:
+    """A change of a row. Of an update is shown what it changed; everything is compared."""
+    shown = dict(record or old_record or {})
+    text = " ".join(f"{name}={value!r}" for name, value in shown.items())
+    if record is not None and old_record is not None:
+        changed = {name: value for name, value in record.items() if old_record.get(name) != value}
+        text = f"id={record['id']} " + " ".join(
+            f"{name}={value!r} (was {old_record.get(name)!r})" for name, value in changed.items()
+        )
+    text = text.replace("datetime.datetime(", "datetime(").replace("datetime.timezone.utc", "UTC")
+    return Told(f"{type.capitalize()} {table}", {"record": record, "old_record": old_record}, text)
