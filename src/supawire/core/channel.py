@@ -3,8 +3,6 @@
 The wishes are kept here and in the parts; whether and how they are fulfilled is `membership`'s.
 """
 
-from dataclasses import replace
-
 from msgspec import Raw
 
 from supawire.core import frames
@@ -69,6 +67,7 @@ class Channel:
     def listen(self, listener: Listener, now: Instant) -> None:
         """Add a listener; new changes, and the first for presence, need a new join (R17)."""
         self._parts.index.add(listener)
+        self._parts.gaps.widen(self._parts.index.kinds())
         self._member.rejoin_if_needed(now)
 
     def unlisten(self, listener: Listener) -> None:
@@ -102,8 +101,8 @@ class Channel:
             self._member.renew(now)
             return
         join = self._member.living
-        if self.state is ChannelState.JOINED and join is not None and not same(token, join.token):
-            self._member.living = replace(join, token=token)
+        if self.state is ChannelState.JOINED and join is not None and not same(token, self._member.told_token):
+            self._member.told_token = token
             if (shown := on_wire(token)) is not None:
                 self._push_token(shown, join.ref)
 

@@ -33,7 +33,9 @@ class Gaps:
         self._began: tuple[Instant, str] | None = None
         self._lost: frozenset[str] = frozenset()
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._asked: int | None = None
         self._replaying: int | None = None
+        """How many messages the living join brings back at most."""
         self._replayed = 0
         self._first = True
 
@@ -43,10 +45,11 @@ class Gaps:
         return self._began is not None
 
     def open(self, since: Instant, reason: str, lost: frozenset[str]) -> None:
-        """Something may be missing from here on; an open gap goes on with its first reason."""
-        if self._began is None:
+        """Something may be missing from here on; of an open gap the earlier beginning counts."""
+        if self._began is None or since.mono < self._began[0].mono:
             self._began = (since, reason)
         self._lost |= lost
+        self._replaying = None  # whatever a join before brought back, it cannot know what is missed from now on
 
     def replay(self) -> dict[str, int] | None:
         """What this join asks to be replayed, None for nothing; public channels have no replay."""
@@ -56,12 +59,13 @@ class Gaps:
             since = max(0, int((self._began[0].wall - SKEW) * 1000))
         elif self._first:
             since = self._options.replay_since_ms
-        self._replaying, self._replayed = (None if since is None else limit), 0
+        self._asked = None if since is None else limit
         return None if since is None else {"since": since, "limit": limit}
 
     def joined(self) -> None:
-        """The first join is over: what the user asked to replay was asked for."""
+        """The join is accepted: what it asked to be replayed comes now."""
         self._first = False
+        self._replaying, self._replayed = self._asked, 0
 
     def forget(self) -> None:
         """The channel was left by the user: nothing is missing, and the next join is a first one."""
@@ -83,6 +87,11 @@ class Gaps:
     def replay_pending(self) -> bool:
         """Whether replayed messages may still come."""
         return self._replaying is not None and self._replayed < self._replaying
+
+    def widen(self, lost: frozenset[str]) -> None:
+        """Somebody listens to these kinds too, while something may be missing."""
+        if self._began is not None:
+            self._lost |= lost
 
     def close(self, now: Instant) -> Gap | None:
         """Events flow again: the gap to tell of, None when there is none."""

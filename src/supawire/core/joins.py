@@ -68,6 +68,10 @@ class JoinQueue:
         """No longer; an unanswered join keeps its place until it is answered."""
         self._waiting.pop(channel, None)
 
+    def waits(self, channel: Joiner) -> bool:
+        """Whether this channel's next join is still to be sent."""
+        return channel in self._waiting
+
     def opened(self, now: Instant) -> None:
         """A new socket."""
         self.is_open = True

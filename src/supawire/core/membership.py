@@ -88,6 +88,8 @@ class Membership:
         self.live = _NO_REFS
         """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
         self.living: Join | None = None
+        self.told_token: Secret | None = None
+        """The newest token that the server has of this channel."""
         self.ever_joined = False
         """Whether the present wish was ever fulfilled."""
         self._context = context
@@ -108,10 +110,7 @@ class Membership:
     @property
     def needs_join(self) -> bool:
         """Whether somebody wants what the living join did not ask for."""
-        join = self.living
-        if self.state is not ChannelState.JOINED or join is None:
-            return False
-        return not set(self.index.bindings) <= set(join.bindings) or (self._wants_presence() and not join.presence)
+        return bool(self._unmet())
 
     # --- wishes
 
@@ -147,7 +146,9 @@ class Membership:
 
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
-        if self.needs_join:
+        unmet = self._unmet()
+        if unmet and not self._joins.waits(self):
+            self.gaps.open(now, "rejoin", unmet)
             self._context.timers.set(("again", self.topic), now.mono)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
@@ -193,6 +194,7 @@ class Membership:
         if join is None or join.ref != ref:
             return
         self.living, self._asked = join, None
+        self.told_token = join.token
         self.live = frozenset((None, ref))
         self.error = self.ending = None
         self.ever_joined = True
@@ -275,6 +277,8 @@ class Membership:
         """A loop turn has passed since something needed a new join."""
         if self.needs_join:
             self._joins.want(self, now)
+        else:
+            self.gap_due(now)
 
     def gap_due(self, now: Instant) -> None:
         """Time enough for replayed messages to have come."""
@@ -286,6 +290,18 @@ class Membership:
         self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
 
     # --- inside
+
+    def _unmet(self) -> frozenset[str]:
+        """The kinds of events that are wanted and that the living join did not ask for."""
+        join = self.living
+        if self.state is not ChannelState.JOINED or join is None:
+            return frozenset()
+        unmet = set[str]()
+        if not set(self.index.bindings) <= set(join.bindings):
+            unmet.add("changes")
+        if self._wants_presence() and not join.presence:
+            unmet.add("presence")
+        return frozenset(unmet)
 
     def _wants_presence(self) -> bool:
         return (
@@ -302,10 +318,9 @@ class Membership:
     def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
         """The join was refused, closed, or crashed: what follows is in the error table."""
         join = self._asked or self.living
-        token = join.token if join is not None else None
         self.error = error
         self._rejoin.ended(now)
-        verdict = self._rejoin.judge(row, token, own_token=self.token is not None)
+        verdict = self._rejoin.judge(row, join.token if join else None, self.token)
         self._lose_join(reason, error, now)
         if not verdict.again:
             self.move(ChannelOn.GIVE_UP, now, error)
@@ -329,6 +344,7 @@ class Membership:
         """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
         self._asked = self.living = self.ending = None
         self.live = _NO_REFS
+        self._joins.withdraw(self)
         for key in ("rejoin", "again", "gap", "flush"):
             self._context.timers.cancel((key, self.topic))
         for pending in self._context.replies.forget(self.topic):
@@ -350,6 +366,7 @@ class Membership:
         self._context.timers.cancel(("leave", self.topic))
         self._end_join(StateError("the channel was left", topic=self.name))
         self.parts.roster.clear()
+        self.gap_due(now)  # whatever was missed until now, nothing will bring it back
         self.gaps.forget()
         if self.state is ChannelState.LEAVING:
             self.move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT, now)

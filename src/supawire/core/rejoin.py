@@ -46,14 +46,16 @@ class Rejoin:
             self._attempts = 0
         self._joined_at = None
 
-    def judge(self, row: Known, token: Secret | None, *, own_token: bool) -> Verdict:
-        """What the error table says, given the token that was refused and where it came from."""
+    def judge(self, row: Known, token: Secret | None, own: Secret | None) -> Verdict:
+        """What the error table says. `token`: the one that was refused; `own`: the channel's, instead of the client's."""
         if self._exhausted() or row.action is Action.GIVE_UP:
             return Verdict(again=False)
         if row.action is not Action.REFRESH:
             return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
         before, self._refused = self._refused, (token,)
-        if own_token or not self._context.tokens.has_provider or (row.once and before is not None):
+        if not same(token, own or self._context.tokens.current):
+            return Verdict(again=True)  # the user has given a newer one meanwhile
+        if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
             return Verdict(again=False)
         stuck = before is not None and same(before[0], token)
         return Verdict(again=True, slow=stuck, stuck=stuck)

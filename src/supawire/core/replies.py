@@ -115,10 +115,13 @@ class Replies:
             self._frozen_at = None
 
     def due(self, mono: float) -> Iterator[Pending]:
-        """Take the pushes whose time is over."""
-        if self._frozen_at is None:
-            for ref in self._timers.due(mono - self._shift):
-                yield self._pending.pop(ref)
+        """Take the pushes whose time is over.
+
+        Compared as `next` says it, on the monotonic clock: the other way round, rounding could leave a deadline that
+        has come for the shell and never comes here.
+        """
+        while (deadline := self.next) is not None and deadline <= mono:
+            yield self._pending.pop(self._timers.pop())
 
     @property
     def next(self) -> float | None:

@@ -34,6 +34,11 @@ class Timers(Generic[K]):
         entry = self._deadlines.get(key)
         return entry and entry[0]
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._deadlines.clear()
+        self._heap.clear()
+
     @property
     def next(self) -> float | None:
         """The earliest deadline."""
@@ -45,9 +50,13 @@ class Timers(Generic[K]):
     def due(self, mono: float) -> Iterator[K]:
         """Keys whose time has come, earliest first, each forgotten as it is taken."""
         while (deadline := self.next) is not None and deadline <= mono:
-            key = heapq.heappop(self._heap)[2]
-            del self._deadlines[key]
-            yield key
+            yield self.pop()
+
+    def pop(self) -> K:
+        """Take the key of the earliest deadline."""
+        key = heapq.heappop(self._heap)[2]
+        del self._deadlines[key]
+        return key
 
     def __len__(self) -> int:
         return len(self._deadlines)

@@ -35,6 +35,9 @@ SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa
 LATENCY = 0.001
 """Seconds that a frame is on its way, when nothing slows it."""
 
+SPINNING = 10_000
+"""Turns at one instant after which time is said to stand still."""
+
 
 @dataclass(slots=True)
 class Wire:
@@ -68,12 +71,11 @@ class World:
         self._numbers = count(1)
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+        self._turns = 0
 
     def client(self, options: SessionOptions | None = None, **settings: Any) -> "LinkedClient":
         """One more client, with its own session."""
-        client = LinkedClient(self, options, **settings)
-        self.clients.append(client)
-        return client
+        return LinkedClient(self, options, **settings)
 
     def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
         """A token that the hub accepts."""
@@ -102,6 +104,9 @@ class World:
         return min((at for at in every if at is not None), default=None)
 
     def _run(self, at: float) -> None:
+        self._turns = self._turns + 1 if at <= self.clock.now.mono else 0
+        if self._turns > SPINNING:
+            raise AssertionError(f"{SPINNING} turns at the same instant: somebody's deadline never passes")
         self.clock.advance_to(at)
         mono = self.clock.now.mono
         while self._coming and self._coming[0][0] <= mono:
@@ -214,6 +219,7 @@ class LinkedClient(Pilot):
     def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, clock=world.clock, **settings)
         self.world = world
+        world.clients.append(self)
         self.key = world.token("anon", 10 * 365 * 86400)
         self.wire: Wire | None = None
         self.provide: Callable[[], str | None | RealtimeError] | None = None

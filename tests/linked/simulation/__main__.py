@@ -1,0 +1,47 @@
+"""`python -m tests.linked.simulation [--schedules 20000] [--start N] [--jobs N]`: play fresh schedules over the cores."""
+
+import argparse
+import os
+import random
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from .play import STEPS, Failure, play, play_many, shrink
+
+
+def main() -> int:
+    """Exit status 0 when every schedule held."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=20_000)
+    parser.add_argument("--start", type=int, help="first seed; random when left out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, help="play this one, shrink it, and print its trace")
+    args = parser.parse_args()
+    if args.seed is not None:
+        failure = play(args.seed)
+        print(shrink(failure) if failure else f"seed {args.seed} holds")
+        return 1 if failure else 0
+    start = random.SystemRandom().randrange(10**9) if args.start is None else args.start
+    chunk = 50
+    seeds = [range(begin, min(begin + chunk, start + args.schedules)) for begin in range(start, start + args.schedules, chunk)]
+    begun = time.monotonic()
+    failures: list[Failure] = []
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for found in pool.map(play_many, seeds):
+            failures += found
+            if len(failures) > 20:
+                pool.shutdown(cancel_futures=True)
+                break
+    seconds = time.monotonic() - begun
+    for failure in failures[:3]:
+        print(shrink(failure))
+    for failure in failures[3:]:
+        print(f"seed {failure.seed}: {failure.message}")
+    rate = args.schedules * STEPS / seconds
+    print(f"{args.schedules} schedules from {start}: {len(failures)} failed, {rate:.0f} steps a second, {seconds:.0f} s")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

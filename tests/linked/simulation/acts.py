@@ -1,0 +1,316 @@
+"""What can happen in one step: by the user, the server, the wire, and time. Each act says what it did."""
+
+from supawire.core.listeners import Listener
+from supawire.core.outbox import Message
+from supawire.errors import RealtimeError
+from supawire.options import Secret
+from supawire.selectors import BroadcastSelector, ChangesSelector, Selector
+from supawire.server.changes import make_change
+from supawire.testing.pilot import NOT_YET
+
+from .model import EVENTS, TABLES, TOPICS, Act, Happened, Hearer, Sending
+from .stage import Stage
+
+# --- the user
+
+
+def subscribe(stage: Stage) -> str:
+    """Want in, sometimes with little patience."""
+    topic = stage.rng.choice(TOPICS)
+    timeout = stage.rng.choice((None, None, 20.0, 0.5))
+    stage.history.wishes[topic].want(stage.now.mono)
+    ticket = stage.ada.do(stage.ada.session.join, f"realtime:{topic}", ready=stage.rng.random() < 0.3, timeout=timeout)
+    stage.joins.append((topic, ticket))
+    return f"subscribe {topic} timeout={timeout}"
+
+
+def unsubscribe(stage: Stage) -> str:
+    """Want out."""
+    topic = stage.rng.choice(TOPICS)
+    stage.history.wishes[topic].leave(stage.now.mono)
+    stage.ada.do(stage.ada.session.leave, f"realtime:{topic}", 10.0)
+    return f"unsubscribe {topic}"
+
+
+def send(stage: Stage) -> str:
+    """Broadcast, with or without ack."""
+    topic, ack = stage.rng.choice(TOPICS), stage.rng.random() < 0.6
+    number = stage.history.next()
+    message = Message("sent", b'{"n":%d}' % number, ack=ack, timeout=stage.rng.choice((10.0, 1.0, 60.0)))
+    sending = Sending(number, topic, None, ack)
+    stage.history.sendings.append(sending)
+    try:
+        sending.ticket = stage.ada.do(stage.ada.session.broadcast, f"realtime:{topic}", message)
+    except RealtimeError as error:
+        sending.error = error
+    return f"send {number} to {topic} ack={ack}: {type(sending.error).__name__ if sending.error else 'taken'}"
+
+
+def track(stage: Stage) -> str:
+    """Be present with another payload, or not at all."""
+    topic = stage.rng.choice(TOPICS)
+    wish = None if stage.rng.random() < 0.3 else stage.rng.randrange(3)
+    stage.history.wishes[topic].presence = wish
+    payload = None if wish is None else b'{"p":%d}' % wish
+    stage.ada.do(stage.ada.session.track, f"realtime:{topic}", payload, 10.0)
+    return f"track {topic} {wish}"
+
+
+def listen(stage: Stage) -> str:
+    """Add a listener."""
+    topic = stage.rng.choice(TOPICS)
+    selector: Selector[object]
+    if topic == "rows" and stage.rng.random() < 0.6:
+        selector = ChangesSelector(table=stage.rng.choice((*TABLES, "*")))
+    else:
+        selector = BroadcastSelector(stage.rng.choice((*EVENTS, "*")))
+    hearer = Hearer(topic, selector, stage.history.numbers)
+    hearer.listener = Listener((selector,), hearer.take)
+    stage.history.hearers.append(hearer)
+    stage.ada.do(stage.ada.session.listen, f"realtime:{topic}", hearer.listener)
+    return f"listen {topic} {selector}"
+
+
+def unlisten(stage: Stage) -> str:
+    """Cancel a listener."""
+    live = [hearer for hearer in stage.history.hearers if hearer.until is None]
+    if not live:
+        return "unlisten nothing"
+    hearer = stage.rng.choice(live)
+    hearer.until = stage.now.mono
+    assert hearer.listener is not None
+    stage.ada.session.unlisten(f"realtime:{hearer.topic}", hearer.listener)
+    return f"unlisten {hearer.topic} {hearer.selector}"
+
+
+def give_up(stage: Stage) -> str:
+    """A caller who waits goes away."""
+    open_tickets = [ticket for _, ticket in stage.joins if stage.ada.outcome(ticket) is NOT_YET]
+    if not open_tickets:
+        return "give up nothing"
+    ticket = stage.rng.choice(open_tickets)
+    stage.ada.do(stage.ada.session.cancel, ticket)
+    stage.cancelled.add(ticket)
+    return f"give up {ticket}"
+
+
+def set_token(stage: Stage) -> str:
+    """The user signs in anew."""
+    token = Secret(stage.world.token(expires_in=10**6, n=stage.rng.random()))
+    stage.ada.newest = token
+    stage.ada.do(stage.ada.session.set_token, token)
+    return "set token"
+
+
+def reconnect(stage: Stage) -> str:
+    """The user wants a new connection."""
+    stage.ada.do(stage.ada.session.reconnect)
+    return "reconnect"
+
+
+# --- the server
+
+
+def server_broadcast(stage: Stage) -> str:
+    """Somebody sends a message that is not stored."""
+    topic, name, number = stage.rng.choice(TOPICS), stage.rng.choice(EVENTS), stage.history.next()
+    _happened(stage, number, topic, "broadcast", name)
+    private = topic == "private"
+    stage.world.act(stage.world.hub.broadcast, topic, name, {"n": number}, stage.now, private=private)
+    return f"server broadcasts {number} {name} to {topic}"
+
+
+def server_store(stage: Stage) -> str:
+    """The database sends messages, which are stored."""
+    many = stage.rng.choice((1, 1, 3, 30))
+    for _ in range(many):
+        number, name = stage.history.next(), stage.rng.choice(EVENTS)
+        _happened(stage, number, "private", "broadcast", name, stored=True)
+        stage.world.act(stage.world.hub.send, "private", name, {"n": number}, stage.now)
+    return f"server stores {many} messages"
+
+
+def server_change(stage: Stage) -> str:
+    """A row is inserted."""
+    table, number = stage.rng.choice(TABLES), stage.history.next()
+    _happened(stage, number, "rows", "changes", table)
+    change = make_change("INSERT", table, record={"id": number, "n": number})
+    stage.world.act(stage.world.hub.emit, change, stage.now)
+    return f"server inserts {number} into {table}"
+
+
+def others_presence(stage: Stage) -> str:
+    """Somebody else comes, changes, or goes."""
+    topic = stage.rng.choice(TOPICS)
+    payload = stage.rng.choice((None, b'{"b":1}', b'{"b":2}'))
+    stage.bob.do(stage.bob.session.track, f"realtime:{topic}", payload, 10.0)
+    return f"bob tracks {topic} {payload!r}"
+
+
+def expire(stage: Stage) -> str:
+    """The client's tokens run out on the server. The witness has another connection, and is left alone."""
+    _on_ada(stage, lambda channel: stage.world.hub._desk.rooms.shut(channel, "Token has expired 0 seconds ago"))
+    return "tokens expire"
+
+
+def crash(stage: Stage) -> str:
+    """The client's channels crash."""
+    _on_ada(stage, stage.world.hub._desk.rooms.crash)
+    return "channels crash"
+
+
+def close_channels(stage: Stage) -> str:
+    """The server closes the client's channels without a reason."""
+    _on_ada(stage, stage.world.hub._desk.rooms.close)
+    return "channels are closed"
+
+
+def stale_close(stage: Stage) -> str:
+    """A phx_close of a join that is long over."""
+    topic = stage.rng.choice(TOPICS)
+    stage.world.act(stage.world.hub.faults.close_channel, topic, stale=True)
+    return f"stale close of {topic}"
+
+
+def reject(stage: Stage) -> str:
+    """Joins of a topic are refused for a reason that passes."""
+    topic = stage.rng.choice(TOPICS)
+    reason = stage.rng.choice(("RealtimeRestarting: Realtime is restarting, please standby", "Unknown Error on Channel"))
+    stage.world.act(stage.world.hub.faults.reject_join, topic, reason)
+    return f"joins of {topic} are refused"
+
+
+def drop_reply(stage: Stage) -> str:
+    """The next reply of a kind is never sent, to whoever asks."""
+    event = stage.rng.choice(("phx_join", "broadcast", "presence", "phx_leave", "heartbeat"))
+    stage.world.act(stage.world.hub.faults.drop_reply, event, times=1)
+    return f"the next reply to {event} is dropped"
+
+
+def delay_join(stage: Stage) -> str:
+    """Joins of a topic take long."""
+    topic, seconds = stage.rng.choice(TOPICS), stage.rng.choice((0.5, 3.0, 12.0, 25.0))
+    stage.world.act(stage.world.hub.faults.delay_join, topic, seconds)
+    return f"joins of {topic} take {seconds} s"
+
+
+def garbage(stage: Stage) -> str:
+    """Nonsense on the client's wire."""
+    if stage.ada.wire is not None:
+        stage.world.act(stage.world.hub.faults.garbage, connection=stage.ada.wire.number)
+    return "garbage"
+
+
+def behave(stage: Stage) -> str:
+    """The server behaves again."""
+    stage.heal_server()
+    return "server behaves"
+
+
+# --- the wire
+
+
+def cut(stage: Stage) -> str:
+    """The connection breaks."""
+    code = stage.rng.choice((None, None, 1000, 1001, 1006, 1011, 1012, 4000))
+    if stage.ada.wire is not None:
+        stage.world.cut(stage.ada.wire, code)
+    return f"cut with {code}"
+
+
+def half_open(stage: Stage) -> str:
+    """The connection goes deaf without a word."""
+    if stage.ada.wire is not None:
+        stage.ada.wire.deaf = True
+        stage.history.deaf.append(stage.now.mono)
+    return "half-open"
+
+
+def slow(stage: Stage) -> str:
+    """The connection gets slow, or fast again."""
+    seconds = stage.rng.choice((0.001, 0.05, 1.0))
+    if stage.ada.wire is not None:
+        stage.ada.wire.latency = seconds
+    return f"latency {seconds}"
+
+
+def refuse(stage: Stage) -> str:
+    """Handshakes are refused, or nobody listens, until healed."""
+    kind = stage.rng.choice((429, 500, 503, None))
+    stage.world.refusing = None if kind is None else (kind, b'{"error":"out of order"}')
+    stage.world.unreachable = kind is None
+    return f"handshakes are refused with {kind}"
+
+
+def reachable(stage: Stage) -> str:
+    """Handshakes are accepted again."""
+    stage.world.refusing, stage.world.unreachable = None, False
+    return "reachable"
+
+
+def sleep(stage: Stage) -> str:
+    """The machine sleeps, or its clock is set: the wall clock jumps."""
+    seconds = stage.rng.choice((60.0, 3600.0, -30.0))
+    stage.world.clock.sleep(seconds)
+    stage.history.jumps.append(stage.now.mono)
+    return f"clock jumps {seconds}"
+
+
+def provider_fails(stage: Stage) -> str:
+    """The token provider is out of order for a while."""
+    stage.ada.fails = stage.rng.choice((1, 1, 4))
+    return f"provider fails {stage.ada.fails} times"
+
+
+def wait(stage: Stage) -> str:
+    """Time passes."""
+    seconds = stage.rng.choice((0.0, 0.01, 0.1, 1.0, 1.0, 5.0, 30.0))
+    stage.world.run_for(seconds)
+    return f"wait {seconds}"
+
+
+def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, stored: bool = False) -> None:
+    stage.history.events.append(Happened(number, topic, kind, name, stage.now.mono, stage.now.wall, stored))
+
+
+def _on_ada(stage: Stage, act: object) -> None:
+    wire = stage.ada.wire
+    peer = stage.world.hub._desk.peers.get(wire.number) if wire is not None else None
+    if peer is not None:
+        for channel in list(peer.channels.values()):
+            stage.world.act(act, channel)
+
+
+ACTS: dict[Act, int] = {
+    wait: 22,
+    subscribe: 9,
+    unsubscribe: 3,
+    send: 9,
+    track: 4,
+    listen: 5,
+    unlisten: 2,
+    give_up: 1,
+    set_token: 1,
+    reconnect: 1,
+    server_broadcast: 7,
+    server_store: 3,
+    server_change: 6,
+    others_presence: 3,
+    expire: 1,
+    crash: 1,
+    close_channels: 1,
+    stale_close: 1,
+    reject: 1,
+    drop_reply: 2,
+    delay_join: 1,
+    garbage: 1,
+    behave: 2,
+    cut: 3,
+    half_open: 1,
+    slow: 1,
+    refuse: 1,
+    reachable: 2,
+    sleep: 1,
+    provider_fails: 1,
+}
+"""Each act with its weight."""

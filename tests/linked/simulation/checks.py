@@ -1,0 +1,176 @@
+"""The invariants (reliability: Simulation), each with its number there."""
+
+from typing import Any
+
+from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError, StateError
+from supawire.testing.pilot import NOT_YET
+from supawire.types import ChannelState, LinkState, Sent
+
+from .model import TOPICS, Happened, Hearer
+from .stage import Broken, Stage
+
+HEALING = 200.0
+"""Seconds after which everything must be well: backoff cap, slow retries, and joins behind slow ones."""
+
+
+def always(stage: Stage) -> None:
+    """What holds after every step."""
+    live = [wire for wire in stage.world.live() if wire.client is stage.ada and wire.open and not wire.deaf]
+    require(len(live) <= 1, f"5: {len(live)} live sockets")
+    context = stage.ada.session._context
+    require(len(context.replies) <= 300, "7: pushes pile up")
+    require(len(context.timers) <= 200, "7: deadlines pile up")
+    for topic in TOPICS:
+        require(stage.ada.session.channels[f"realtime:{topic}"].queued <= 5, "7: the queue is over its bound")
+    stage.settle_wishes()
+    require(not stage.rate_limited, "5: the server had to enforce its presence limit")
+
+
+def healed(stage: Stage) -> None:
+    """What holds when the network has been good for a while."""
+    stage.heal()
+    stage.settle_wishes()
+    wanted = [topic for topic in TOPICS if stage.history.wishes[topic].wanted]
+
+    def well() -> bool:
+        channels = stage.ada.session.channels
+        return stage.ada.session.state is LinkState.OPEN and all(channels[f"realtime:{t}"].ready for t in wanted)
+
+    stage.world.run_until(well, HEALING)
+    stage.world.run_for(40)  # presence calls that waited for their window, and gaps for late replays
+    stage.settle_wishes()
+    wanted = [topic for topic in TOPICS if stage.history.wishes[topic].wanted]
+    for topic in wanted:
+        channel = stage.ada.session.channels[f"realtime:{topic}"]
+        require(channel.ready, f"3: {topic} is {channel.state}, error {channel.error!r}")
+    for topic in set(TOPICS) - set(wanted):
+        state = stage.ada.session.channels[f"realtime:{topic}"].state
+        require(state is ChannelState.IDLE, f"3: {topic} is not wanted and {state}")
+    _fresh_events(stage, wanted)
+    for topic in wanted:
+        _presence(stage, topic)
+
+
+def _fresh_events(stage: Stage, wanted: list[str]) -> None:
+    """3: each listener receives exactly the events of its selector, once."""
+    first = len(stage.history.events)
+    for act in (stage.acts["server_broadcast"], stage.acts["server_change"]) * 6:
+        act(stage)
+    stage.world.run_for(3)
+    for hearer in stage.history.hearers:
+        if hearer.until is not None or hearer.topic not in wanted:
+            continue
+        expected = [event.number for event in stage.history.events[first:] if hearer.wants(event)]
+        fresh = [number for number in hearer.heard if number in set(expected)]
+        require(fresh == expected, f"3: {hearer.topic} {hearer.selector} heard {fresh}, not {expected}")
+
+
+def _presence(stage: Stage, topic: str) -> None:
+    """4: own presence is what was wished, and both sides see the same."""
+    wish = stage.history.wishes[topic].presence
+    ours, theirs = (_payloads(client.session.presence_state(f"realtime:{topic}")) for client in (stage.ada, stage.bob))
+    expected = [] if wish is None else [{"p": wish}]
+    require(theirs.get("ada", []) == expected, f"4: {topic} holds {theirs.get('ada')}, wished {expected}")
+    require(ours == theirs, f"4: on {topic} ada sees {ours}, bob {theirs}")
+
+
+def _payloads(state: Any) -> dict[str, list[Any]]:
+    return {key: [meta.payload for meta in metas] for key, metas in state.items()}
+
+
+def closed(stage: Stage) -> None:
+    """1: after close nothing pends and nothing is alive."""
+    stage.ada.do(stage.ada.session.close)
+    stage.world.run_for(10)
+    session = stage.ada.session
+    require(session.state is LinkState.CLOSED, f"1: {session.state}")
+    require(session.stats().pending == 0, "1: tickets are open after close")
+    require(session.next_deadline is None, "1: a deadline is set after close")
+    require(not [wire for wire in stage.world.live() if wire.client is stage.ada], "1: a socket is open after close")
+    for topic, ticket in stage.joins:
+        settled = stage.ada.outcome(ticket) is not NOT_YET
+        require(settled or ticket in stage.cancelled, f"1: {ticket} of {topic} was never settled")
+
+
+def sends(stage: Stage) -> None:
+    """2: what is acked arrived once, what failed before writing never, nothing twice, and in order."""
+    for topic in TOPICS:
+        seen = stage.history.witnessed[topic]
+        require(len(seen) == len(set(seen)), f"2: a broadcast arrived twice on {topic}: {seen}")
+        require(seen == sorted(seen), f"2: order on {topic}: {seen}")
+    for sending in stage.history.sendings:
+        arrived = sending.number in stage.history.witnessed[sending.topic]
+        outcome = sending.error or (stage.ada.outcome(sending.ticket) if sending.ticket is not None else None)
+        require(outcome is not NOT_YET, f"1: send {sending.number} was never settled")
+        if isinstance(outcome, Sent) and outcome.acked:
+            require(arrived, f"2: send {sending.number} was acked and did not arrive")
+        if isinstance(outcome, RealtimeError) and _not_sent(outcome, acked=sending.ack):
+            require(not arrived, f"2: send {sending.number} failed with {outcome!r} and arrived")
+
+
+def _not_sent(error: RealtimeError, *, acked: bool) -> bool:
+    """Whether the error says that the broadcast was certainly not sent."""
+    if isinstance(error, ConnectionLostError):
+        return not error.maybe_sent
+    if isinstance(error, OperationTimeout):
+        return not acked or "not sent" in str(error)
+    return isinstance(error, StateError)
+
+
+def hearing(stage: Stage) -> None:
+    """3 and 6: nothing is heard twice or unasked, and what was missed is inside a gap that names its kind."""
+    by_number = {event.number: event for event in stage.history.events}
+    for hearer in stage.history.hearers:
+        require(len(hearer.heard) == len(set(hearer.heard)), f"3: {hearer.topic} heard twice: {hearer.heard}")
+        heard = set(hearer.heard)
+        for number in heard:
+            event = by_number.get(number)
+            require(event is None or hearer.wants(event), f"3: {hearer.selector} heard {event}")
+        for event in stage.history.events:
+            if event.number not in heard and hearer.wants(event) and _was_owed(stage, hearer, event):
+                _inside_a_gap(stage, hearer, event)
+
+
+def _was_owed(stage: Stage, hearer: Hearer, event: Happened) -> bool:
+    """Whether the listener was there, and the channel wanted and joined before, when it happened, and long enough."""
+    if hearer.since >= event.number:
+        return False
+    enough = event.at + _noticed_in(stage, event)
+    if hearer.until is not None and hearer.until <= enough:
+        return False
+    for begin, end in stage.history.wishes[event.topic].intervals:
+        if begin <= event.at and enough < end:
+            return any(begin <= at <= event.at for at in stage.history.joined[event.topic])
+    return False
+
+
+def _noticed_in(stage: Stage, event: Happened) -> float:
+    """Seconds within which the client can know that something is missing: a deaf connection takes a heartbeat."""
+    return 150.0 if any(at <= event.at <= at + 150.0 for at in stage.history.deaf) else 2.5
+
+
+def _inside_a_gap(stage: Stage, hearer: Hearer, event: Happened) -> None:
+    if any(abs(jump - event.at) < 60 for jump in stage.history.jumps):
+        return  # the wall clock jumped near it: a gap's wall times do not compare
+    gaps = [
+        gap
+        for gap in stage.history.gaps
+        if gap.topic == event.topic
+        and gap.started_at.timestamp() <= event.wall + 2.5
+        and event.wall <= gap.ended_at.timestamp() + 2.5
+    ]
+    require(
+        any(event.kind in gap.lost for gap in gaps),
+        f"6: {hearer.selector} since {hearer.since} missed {event}, and no gap says so: {gaps}",
+    )
+    if event.stored and hearer.until is None:
+        require(
+            any(gap.verdict != "complete" for gap in gaps),
+            f"6: {hearer.selector} missed the stored {event}, and the gap says complete: {gaps}",
+        )
+
+
+def require(holds: bool, message: str) -> None:
+    """Break the schedule when something does not hold."""
+    if not holds:
+        raise Broken(message)

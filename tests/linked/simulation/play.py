@@ -1,0 +1,74 @@
+"""Playing schedules: one, or many over the cores."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import checks
+from .acts import ACTS
+from .stage import Broken, Stage
+
+STEPS = 60
+
+_CHOICES, _WEIGHTS = list(ACTS), list(ACTS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A schedule that broke an invariant."""
+
+    seed: int
+    steps: int
+    message: str
+    trace: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = "\n".join(f"  {line}" for line in self.trace)
+        return f"seed {self.seed}, {self.steps} steps: {self.message}\n{lines}"
+
+
+def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset()) -> Failure | None:
+    """Play one schedule; None when everything holds. `skip`: steps that are left out, to find what is needed."""
+    stage = Stage(seed)
+    stage.acts = {act.__name__: act for act in ACTS}
+    chooser = random.Random(seed * 7 + 3)
+    trace = stage.history.trace
+    try:
+        for step in range(steps):
+            act = chooser.choices(_CHOICES, _WEIGHTS)[0]
+            stage.rng.seed(seed * 1000 + step)
+            if step in skip:
+                continue
+            trace.append(f"{step:3} {stage.now.mono:9.3f} {act(stage)}")
+            checks.always(stage)
+        trace.append(f"    {stage.now.mono:9.3f} heal")
+        checks.healed(stage)
+        checks.closed(stage)
+        checks.sends(stage)
+        checks.hearing(stage)
+    except Broken as broken:
+        return Failure(seed, steps, str(broken), tuple(trace))
+    except Exception as error:  # noqa: BLE001  any exception out of the core is a finding, with its schedule
+        return Failure(seed, steps, f"{type(error).__name__}: {error}", tuple(trace))
+    return None
+
+
+def shrink(failure: Failure) -> Failure:
+    """Leave out steps that the failure does not need."""
+    kind = failure.message[:2]
+    skip: frozenset[int] = frozenset()
+    best = failure
+    size = STEPS // 4
+    while size:
+        for begin in range(0, STEPS, size):
+            tried = skip | frozenset(range(begin, begin + size))
+            again = play(failure.seed, failure.steps, tried)
+            if again is not None and again.message[:2] == kind:
+                skip, best = tried, again
+        size //= 2
+    return best
+
+
+def play_many(seeds: Iterable[int]) -> list[Failure]:
+    """Play schedules one after another; those that failed."""
+    return [failure for seed in seeds if (failure := play(seed)) is not None]

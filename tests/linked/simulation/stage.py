@@ -1,0 +1,173 @@
+"""The stage: one client whose life is made hard, one witness with a good connection, and the server."""
+
+import json
+import random
+from typing import Any
+
+from supawire.core.effects import Ticket, Transmit
+from supawire.core.listeners import Listener
+from supawire.errors import AuthError, RealtimeError
+from supawire.options import Backoff, Limits, Secret, SessionOptions
+from supawire.selectors import broadcast, presence
+from supawire.server.desk import HubOptions, Timings
+from supawire.server.limits import ServerLimits
+from supawire.testing.linked import LATENCY, SECRET, LinkedClient, World
+from supawire.testing.pilot import NOT_YET
+from supawire.types import ChannelState, Gap, Instant, Status
+
+from .model import TOPICS, Act, History
+
+JOINS_PER_SECOND = 4
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class Client(LinkedClient):
+    """The client under test, watched at the wire."""
+
+    def __init__(self, world: World, options: SessionOptions, **settings: Any) -> None:
+        super().__init__(world, options, **settings)
+        self.keep_history = False
+        self.settled: dict[Any, Any] = self.outcomes
+        self.newest: Secret | None = None
+        self.joins: list[float] = []
+        self.fails: int = 0
+        """How many of the next questions for a token are answered with an error."""
+
+    def on_transmit(self, effect: Transmit) -> None:
+        """Check each join before it goes out: the newest token, and no more than the pace allows (R9, R25)."""
+        if effect.secret and b'"phx_join"' in effect.data:
+            self._check_join(effect.data)
+        super().on_transmit(effect)
+
+    def on_fetch_token(self, number: int) -> None:
+        """Answer at once, a little later, or with an error."""
+        if self.fails:
+            self.fails -= 1
+            answer: Secret | RealtimeError = AuthError("the provider is out of order")
+        else:
+            answer = Secret(self.world.token(expires_in=120, n=self.world.random.random()))
+        delay = self.world.random.choice((0.0, 0.0, 0.3, 3.0))
+        self.world.later(self.now.mono + delay, lambda: self._answer(number, answer))
+
+    def _answer(self, number: int, answer: Secret | RealtimeError) -> None:
+        if isinstance(answer, Secret) and number == self.session._context.tokens._asked:  # noqa: SLF001  the newest question counts
+            self.newest = answer
+        self.do(self.session.token_ready, number, answer)
+
+    def _check_join(self, data: bytes) -> None:
+        frame = json.loads(data)
+        payload = frame["payload"] if isinstance(frame, dict) else frame[4]
+        newest = self.newest.reveal() if self.newest is not None else None
+        if payload.get("access_token") != newest:
+            raise Broken("a join does not carry the newest token")
+        now = self.now.mono
+        self.joins = [at for at in self.joins if at > now - 1.0]
+        self.joins.append(now)
+        if len(self.joins) > JOINS_PER_SECOND:
+            raise Broken(f"{len(self.joins)} joins within a second, {JOINS_PER_SECOND} are allowed")
+
+
+class Witness(LinkedClient):
+    """Somebody whose machine never sleeps and whose clock nobody sets."""
+
+    @property
+    def now(self) -> Instant:
+        """The virtual time, with a wall clock that only goes on."""
+        mono = super().now.mono
+        return Instant(mono, 1_764_000_000.0 + mono)
+
+
+class Stage:
+    """Everything that one schedule plays with."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(seed)
+        limits = ServerLimits(presence_calls=5)
+        strict = rng.random() < 0.3
+        timings = Timings(join_error=5.0, handshake_error=2.0, resubscribe=1.0) if strict else Timings()
+        self.world = World(seed=seed, hub=HubOptions(secret=SECRET, limits=limits, timings=timings))
+        self.history = History()
+        provider = rng.random() < 0.5
+        options = SessionOptions(
+            protocol=rng.choice(("1.0.0", "2.0.0")),
+            offline=rng.choice(("raise", "wait", "queue")),
+            queue_size=5,
+            limits=Limits(joins_per_second=JOINS_PER_SECOND),
+            rejoin_backoff=Backoff(initial=1.0),
+            has_token_provider=provider,
+            open_timeout=None,
+        )
+        token = None if provider else self.world.token(expires_in=10**6)
+        self.ada = Client(self.world, options, seed=seed, token=token)
+        self.ada.newest = None if token is None else Secret(token)
+        patient = SessionOptions(heartbeat=50, timeout=10_000)  # no fault of the server makes the witness reconnect
+        self.bob = Witness(self.world, patient, token=self.world.token(expires_in=10**6))
+        self.bob.keep_history = False
+        self.joins: list[tuple[str, Ticket]] = []
+        self.cancelled: set[Ticket] = set()
+        self.rate_limited = False
+        """Whether the server ever closed a channel for too many presence calls."""
+        self.acts: dict[str, Act] = {}
+        self._open()
+
+    @property
+    def now(self) -> Instant:
+        """The virtual time."""
+        return self.world.clock.now
+
+    def _open(self) -> None:
+        for topic in TOPICS:
+            private = topic == "private"
+            self.ada.channel(topic, ack=True, private=private, presence_key="ada")
+            full = self.bob.channel(topic, ack=True, private=private, presence_key="bob")
+            self.bob.do(self.bob.session.listen, full, Listener((broadcast("sent"),), self._witness(topic)))
+            self.bob.do(self.bob.session.listen, full, Listener((presence(),), _ignore))
+            self.bob.do(self.bob.session.join, full)
+        self.ada.session.watch(self._watch)
+        self.ada.do(self.ada.session.open)
+        self.world.run_for(1)
+
+    def _witness(self, topic: str) -> Any:
+        return lambda message: self.history.witnessed[topic].append(message.payload["n"])
+
+    def _watch(self, event: Any) -> None:
+        if isinstance(event, Gap):
+            self.history.gaps.append(event)
+        elif isinstance(event, Status) and event.topic is not None and event.state is ChannelState.JOINED:
+            self.history.joined[event.topic].append(self.now.mono)
+        if isinstance(event, Status) and event.cause is not None and "presence rate" in str(event.cause):
+            self.rate_limited = True
+
+    def settle_wishes(self) -> None:
+        """A caller who gave up before the first join withdraws the wish, when nobody else waits for it."""
+        for topic in TOPICS:
+            wish = self.history.wishes[topic]
+            if not wish.wanted or any(at > wish.intervals[-1][0] for at in self.history.joined[topic]):
+                continue
+            waiting = [ticket for name, ticket in self.joins if name == topic and ticket not in self.cancelled]
+            if not any(self.ada.outcome(ticket) is NOT_YET for ticket in waiting):
+                wish.leave(self.now.mono)
+
+    def heal_server(self) -> None:
+        """The server behaves again."""
+        self.world.act(self.world.hub.faults.reset)
+
+    def heal(self) -> None:
+        """Server, network and provider are good again; a deaf socket stays deaf until the client notices."""
+        self.heal_server()
+        self.world.refusing, self.world.unreachable = None, False
+        self.ada.fails = 0
+        self.world.run_for(5)
+        if not self.ada.options.has_token_provider:
+            self.acts["set_token"](self)  # what the server no longer takes has to be replaced by the user
+        if self.ada.wire is not None:
+            self.ada.wire.latency = LATENCY
+
+
+def _ignore(event: Any) -> None:
+    """Presence is read from the state."""
+
+
