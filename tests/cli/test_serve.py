@@ -8,6 +8,8 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
+import textwrap
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from supawire.cli import envfile
 from supawire.cli.app import run
+from supawire.cli.banner import banner
 from supawire.cli.console import console_of
-from supawire.cli.serve import Wish, banner, url_of
+from supawire.cli.wish import Wish, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
 
@@ -160,6 +163,22 @@ def test_the_emit_command_of_the_banner_works(serving: Start):
     header, data = words[words.index("-H") + 1], words[words.index("-d") + 1]
     assert header == "Authorization: Bearer $SUPAWIRE_SERVICE_KEY"
     assert post(found["url"], server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202
+
+
+def test_the_client_of_the_banner_works(serving: Start, tmp_path: Path):
+    """The Python code that the banner gives, pasted into a file, hears what it sends."""
+    path = tmp_path / "dev.env"
+    server = serving("--env-file", str(path))
+    _, _, after = server.banner.partition("A client in Python:\n")
+    block = re.match(r"(?:\n|    .*\n)+", after)
+    assert block
+    script = textwrap.dedent(block[0])
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | envfile.read(path), stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "typing {'user': 'alice'}\n"
+        client.kill()
 
 
 def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> Wish:

@@ -1,0 +1,110 @@
+"""A TCP proxy between clients and a server that tampers with frames on their way to the clients."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Self
+
+Tamper = Callable[[bytes], list[bytes]]
+"""Takes the payload of one frame and returns the payloads that go on: none, it, or others."""
+
+END_OF_HEAD = b"\r\n\r\n"
+
+
+class Proxy:
+    """Listens on a free port and passes on what it gets. HTTP and the opening of WebSockets go through untouched."""
+
+    def __init__(self, port: int, tamper: Tamper) -> None:
+        self._target = port
+        self._tamper = tamper
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open.append(self._listener)
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):  # the other side was faster
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, run: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=run, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            self._open += [near, far]
+            self._start(self._pass, near, far, lambda data: data)
+            self._start(self._pass, far, near, Frames(self._tamper))
+
+    def _pass(self, source: socket.socket, sink: socket.socket, through: Callable[[bytes], bytes]) -> None:
+        try:
+            while data := source.recv(65_536):
+                sink.sendall(through(data))
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # one of the ends is gone
+
+
+class Frames:
+    """Bytes of a server in, bytes for a client out; frames are tampered with after the head of the answer."""
+
+    def __init__(self, tamper: Tamper) -> None:
+        self._tamper = tamper
+        self._head = True
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        self._rest += data
+        out = b""
+        if self._head:
+            head, end, rest = self._rest.partition(END_OF_HEAD)
+            if not end or b" 101 " not in head.partition(b"\r\n")[0]:
+                out, self._rest = self._rest, b""
+                return out
+            out, self._rest, self._head = head + end, rest, False
+        while (frame := self._take()) is not None:
+            first, payload = frame
+            passed = [payload] if first & 0x08 else self._tamper(payload)  # control frames are left alone
+            out += b"".join(bytes([first]) + _length(len(each)) + each for each in passed)
+        return out
+
+    def _take(self) -> tuple[int, bytes] | None:
+        """The first byte and the payload of the next whole frame; a server does not mask."""
+        if len(self._rest) < 2:
+            return None
+        size, start = self._rest[1] & 0x7F, 2
+        if size == 126:
+            size, start = int.from_bytes(self._rest[2:4], "big"), 4
+        elif size == 127:
+            size, start = int.from_bytes(self._rest[2:10], "big"), 10
+        if len(self._rest) < start + size:
+            return None
+        frame = self._rest[0], self._rest[start : start + size]
+        self._rest = self._rest[start + size :]
+        return frame
+
+
+def _length(size: int) -> bytes:
+    if size < 126:
+        return bytes([size])
+    return b"\x7e" + size.to_bytes(2, "big") if size < 65_536 else b"\x7f" + size.to_bytes(8, "big")

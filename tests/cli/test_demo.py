@@ -1,0 +1,347 @@
+"""`supawire demo`."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import supawire as supawire_package
+from supawire.cli.app import run
+from supawire.cli.demo.ledger import Ledger, Told
+from supawire.cli.demo.script import CHANGES, STEPS
+from supawire.cli.demo.stage import OwnStage
+from supawire.cli.demo.tour import row_told
+from supawire.selectors import broadcast, changes, presence
+from supawire.server import LocalServer
+from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving, supawire
+from tests.cli.proxy import Proxy, Tamper
+
+Start = Callable[..., Serving]
+Capture = pytest.CaptureFixture[str]
+
+ALL_IS_WELL = "Everything that was sent arrived, and nothing else: 26 of 26"
+
+
+def test_the_plain_tour_tells_all_and_succeeds():
+    """Piped, it ends by itself with exit code 0, whole lines without escape codes, and everything that was promised."""
+    done = supawire("demo")
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    for line in (
+        '    bob = await supawire.connect_async(url, key, protocol="1.0.0")',
+        "  Alice     ok connected, protocol 2.0.0 (",
+        "  Bob       ok connected, protocol 1.0.0 (",
+        "  Bob       <- chat {'text': 'Hello, room'} (after ",
+        "  Alice     ok confirmed by the server (",
+        "  Dashboard <- ink b'\\x003f\\x99\\xcc\\xff' (after ",
+        "  Dashboard <- join alice {'name': 'Alice', 'mood': 'curious'} (after ",
+        "  Dashboard <- update alice {'name': 'Alice', 'mood': 'delighted'} (after ",
+        "  Dashboard <- leave bob {'name': 'Bob', 'mood': 'calm'} (after ",
+        "  Dashboard <- Insert items id=1 name='Lamp' price=Decimal('19.90') added_at=datetime(2026, 5, 4, 12, 30, tz",
+        "  Bob       <- Insert items id=9007199254740993 name='Desk' price=Decimal('249.00')",
+        "  Dashboard <- Update items id=1 price=Decimal('17.50') (was Decimal('19.90')) (after ",
+        "  Dashboard <- Delete items id=1 (after ",
+        "  round trip of confirmed broadcasts: median ",
+    ):
+        assert f"\n{line}" in done.out, line
+    assert not re.search(r"Bob +<- ink|Bob +<- Insert items id=1 ", done.out)
+    assert done.out.splitlines()[-1].startswith(ALL_IS_WELL)
+
+
+def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):
+    """Against `supawire serve`, found by the file that it wrote, the tour is the same, changes included."""
+    path = tmp_path / "dev.env"
+    server = serving("--env-file", str(path))
+    done = supawire("demo", "--env-file", str(path))
+    assert done.code == 0, done.out
+    assert f"Server: {server.url}, which runs already" in done.out
+    assert re.search(
+        r"  Dashboard <- Update items-\w+ id=1 price=Decimal\('17.50'\) \(was Decimal\('19.90'\)\)", done.out
+    )
+    assert ALL_IS_WELL in done.out
+    assert "eyJ" not in done.out
+
+
+def test_two_tours_on_one_server_do_not_hear_each_other(serving: Start, tmp_path: Path):
+    """Two tours at the same time both find what they sent and nothing else."""
+    path = tmp_path / "dev.env"
+    serving("--env-file", str(path))
+    command = [str(SCRIPT), "demo", "--env-file", str(path)]
+    both = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=30)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert all(ALL_IS_WELL in output for output in outputs)
+
+
+def test_a_server_without_the_route_is_toured_without_changes(capsys: Capture):
+    """With a key that may not make changes, that step says so and is left out; the rest must arrive."""
+    with LocalServer() as server:
+        assert run(["demo", "--url", server.url, "--key", server.anon_key]) == 0
+    out = capsys.readouterr().out
+    assert "left out: /dev/emit answered 404" in out
+    assert "nothing else: 21 of 21" in out
+
+
+@pytest.mark.parametrize("name", ["SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"])
+def test_the_key_may_come_from_the_environment(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    """A key need not stand on the command line; an empty variable is none."""
+    with LocalServer() as server:
+        for each in ("SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"):
+            monkeypatch.setenv(each, server.anon_key if each == name else "")
+        assert run(["demo", "--url", server.url]) == 0
+    assert server.anon_key not in capsys.readouterr().out
+
+
+def test_a_refused_key_is_one_line(capsys: Capture):
+    """A server that refuses the key is exit code 1 and one line that says why, without the key."""
+    with LocalServer() as server, LocalServer() as other:
+        assert run(["demo", "--url", server.url, "--key", other.anon_key]) == 1
+    out, err = capsys.readouterr()
+    assert "401" in err and err.count("\n") == 1
+    assert "Result" not in out
+    assert other.anon_key not in out + err
+
+
+def test_no_server_is_one_line(capsys: Capture):
+    """Where nothing listens, it is exit code 1 and one line that names the URL."""
+    with LocalServer() as server:
+        url = server.url
+    assert run(["demo", "--url", url, "--key", server.anon_key]) == 1
+    assert capsys.readouterr().err == f"supawire: {url} does not answer. Is a server running there?\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serving]:
+    """One `supawire serve` for all tests that only look at it from outside."""
+    serving = Serving("--show-keys")
+    yield serving
+    serving.end()
+
+
+def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
+    """Do this to the first frame that has these bytes in it."""
+    todo = [seen]
+
+    def tamper(payload: bytes) -> list[bytes]:
+        if todo and todo[0] in payload:
+            todo.clear()
+            return then(payload)
+        return [payload]
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (once(b"Hello, room", lambda it: []), [r"not arrived \(1\):\n  (Bob|Dashboard): broadcast chat .*Hello, room"]),
+        (once(b"Hello, room", lambda it: [it, it]), [r"nobody sent it \(1\):\n  (Bob|Dashboard): broadcast chat"]),
+        (
+            once(b"Hello, room", lambda it: [it.replace(b"Hello", b"Adieu")]),
+            [r"not arrived \(1\):\n.*Hello, room", r"nobody sent it \(1\):\n.*Adieu, room"],
+        ),
+        (once(b"\xcc\xff", lambda it: []), [r"not arrived \(1\):\n  Dashboard: broadcast ink b'"]),
+        (once(b'"delighted"', lambda it: []), [r"not arrived \(\d\):\n  \w+: presence update alice .*delighted"]),
+        (once(b'"price":19.90', lambda it: []), [r"not arrived \(1\):\n  Dashboard: changes Insert items-\w+ id=1 "]),
+        (
+            once(b'"price":249.00', lambda it: [it.replace(b"249.00", b"249.0")]),
+            [r"not arrived \(1\):\n  (Bob|Dashboard): changes Insert .*249\.00", r"nobody sent it \(1\):\n.*249\.0'"],
+        ),
+    ],
+    ids=["lost", "doubled", "altered", "lost bytes", "lost presence", "lost change", "lost digit"],
+)
+def test_a_broken_delivery_fails_the_tour(server: Serving, capsys: Capture, tamper: Tamper, said: list[str]):
+    """One frame lost, doubled or altered on its way is exit code 1, and the end names what and to whom."""
+    with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
+        words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
+        assert run(words) == 1
+    out = capsys.readouterr().out
+    result = out[out.index("== Result ==") :]
+    for pattern in said:
+        assert re.search(pattern, result), result
+    assert re.search(r"NOT everything is well: \d+ of 26 arrived\.", result)
+
+
+def test_an_end_in_the_middle_fails_the_tour(server: Serving, capsys: Capture):
+    """When a step raises, the tour ends there with exit code 1, and says what did arrive and what went wrong."""
+
+    def tamper(payload: bytes) -> list[bytes]:
+        if b'"phx_reply"' not in payload or b"table:items" not in payload:
+            return [payload]
+        frame = json.loads(payload)
+        frame[4] = {"status": "error", "response": {"reason": "Unauthorized: You do not have permissions to read"}}
+        return [json.dumps(frame).encode()]
+
+    with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
+        words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
+        assert run(words) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"Went wrong \(\d\):\n(.*\n)*  the tour ended early: .*Unauthorized", out), out
+    assert "NOT everything is well: 19 of 19 arrived." in out
+
+
+def in_terminal(*words: str, interrupt_at: bytes | None = None, **environment: str) -> tuple[int, str]:
+    """Exit code, and what a terminal of 80 columns gets; Ctrl-C once these bytes came."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [str(SCRIPT), "demo", *words],
+        env=ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "40"} | environment,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    text = b""
+    try:
+        while data := _read(leader):
+            text += data
+            if interrupt_at is not None and interrupt_at in text:
+                process.send_signal(signal.SIGINT)
+                interrupt_at = None
+        return process.wait(timeout=30), text.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def _read(leader: int) -> bytes:
+    try:
+        return os.read(leader, 4096)
+    except OSError:  # what Linux says when the other side is closed
+        return b""
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def test_a_terminal_gets_colours_and_a_line_that_is_kept_up_to_date():
+    """In a terminal names have colours and a line below the transcript counts; no line is wider than the terminal."""
+    code, text = in_terminal("--speed", "20")
+    assert code == 0
+    assert re.search(r"\x1b\[36m +Alice", text)
+    assert re.search(r"\d/6 \w+ \| sent \d+ \| arrived \d+ of \d+", CODE.sub("", text))
+    assert ALL_IS_WELL in CODE.sub("", text)
+    assert max(len(line) for line in re.split(r"[\r\n]+", CODE.sub("", text))) <= 80
+
+
+def test_no_color_is_obeyed_in_a_terminal():
+    """With NO_COLOR the same tour has no colours and no bold, in a terminal too."""
+    code, text = in_terminal("--speed", "20", NO_COLOR="1")
+    assert code == 0
+    assert not COLOUR.search(text)
+    assert "| arrived" in text
+
+
+@pytest.mark.parametrize("how", [{"words": ("--plain",)}, {"TERM": "dumb"}], ids=["--plain", "TERM=dumb"])
+def test_a_terminal_may_be_plain(how: dict[str, Any]):
+    """--plain, and a terminal that can do nothing, get the same as a pipe."""
+    code, text = in_terminal(*how.pop("words", ()), **how)
+    assert code == 0
+    assert "\x1b" not in text
+    assert "== Result ==" in text
+
+
+def test_ctrl_c_ends_it_at_once():
+    """Ctrl-C in the middle is exit code 130 and one word, the cursor is shown again, and there is no traceback."""
+    code, text = in_terminal("--speed", "4", interrupt_at=b"broadcast chat")
+    assert code == 130
+    assert "supawire: interrupted" in text
+    assert "Traceback" not in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_an_output_that_knows_no_arrows_gets_none():
+    """Where the output cannot hold a character, the tour is told in ASCII all the same."""
+    done = supawire("demo", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.code == 0
+    assert done.out.isascii()
+    assert "?" not in done.out.replace("Is anybody here?", "")
+
+
+# --- what is shown
+
+
+def test_the_code_that_is_shown_fits():
+    """No line of shown code is wrapped in a terminal of 80 columns, with a longer topic either."""
+    for code in (*STEPS, f"{CHANGES}\n{OwnStage.emits}"):
+        for line in code.replace("room:demo", "room:demo-1234").replace("items", "items-1234").splitlines():
+            assert len(line) <= 76, line
+
+
+async def test_the_code_that_is_shown_runs():
+    """The code of all steps, one after the other, does what the tour says."""
+    shown: list[Any] = []
+    with LocalServer() as server:
+        names: dict[str, Any] = {
+            "supawire": supawire_package,
+            "url": server.url,
+            "key": server.anon_key,
+            "show": shown.append,
+            "server": server,
+            "broadcast": broadcast,
+            "changes": changes,
+            "presence": presence,
+        }
+        body = "\n".join([*STEPS[:-1], OwnStage.emits.replace('"id": 1', '"price": 100, "id": 1'), STEPS[-1]])
+        text = "\n    ".join(body.splitlines())
+        exec(f"async def steps():\n    {text}\n    await bob.close()\n    return alice, bob, seconds", names)
+        alice, bob, seconds = await asyncio.wait_for(names["steps"](), 10)
+    assert (alice.state, bob.state) == ("closed", "closed")
+    assert seconds > 0
+    assert {type(event).__name__ for event in shown} >= {"PresenceJoin", "PresenceLeave", "PresenceSync"}
+
+
+# --- the books
+
+
+def test_values_are_compared_to_the_last_digit():
+    """Equal values of different types, and numbers with another scale, are not the same; the order of keys is free."""
+    assert Told("a", {"x": 1, "y": [2]}) == Told("a", {"y": [2], "x": 1})
+    for one, other in ((1, True), (1, 1.0), (Decimal("19.9"), Decimal("19.90")), ([1], [True]), (None, "None")):
+        assert Told("a", {"x": one}) != Told("a", {"x": other})
+    assert Told("a", 1) != Told("b", 1)
+
+
+async def test_each_item_is_taken_once():
+    """What arrives twice was sent once: the second is surplus, and so is what came to somebody else."""
+    ledger = Ledger(patience=0.01)
+    ledger.send("broadcast", Told("chat", 1), ["Bob", "Dashboard"])
+    assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is not None
+    assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is None
+    assert ledger.arrive("Alice", "broadcast", Told("chat", 1)) is None
+    assert [str(item) for item in ledger.missing] == ["Dashboard: broadcast chat 1"]
+    assert [item.who for item in ledger.surplus] == ["Bob", "Alice"]
+    assert not ledger.complete
+    assert (ledger.owed(), ledger.arrivals(), ledger.arrivals("presence")) == (2, 1, 0)
+
+
+async def test_patience_is_for_all_that_is_missing_together():
+    """Waiting for what does not come ends, and once the patience is used up the next wait is short."""
+    ledger = Ledger(patience=0.05)
+    items = ledger.send("broadcast", Told("chat"), ["Bob"])
+    for _ in range(3):
+        await ledger.settle(items)
+    assert not ledger.complete
+    ledger.arrive("Bob", "broadcast", Told("chat"))
+    await ledger.settle(items)
+    assert ledger.complete
+
+
+def test_an_update_shows_what_it_changed_and_compares_all():
+    """The text of an update names changed columns, old and new; two that differ elsewhere are not the same."""
+    row = {"id": 1, "name": "Lamp", "price": 2}
+    told = row_told("UPDATE", "items", {**row, "price": 3}, row)
+    assert str(told) == "Update items id=1 price=3 (was 2)"
+    assert told != row_told("UPDATE", "items", {**row, "price": 3, "name": "Light"}, row)
+    assert told != row_told("UPDATE", "items", {**row, "price": 3}, {"id": 1, "price": 2})
