@@ -24,6 +24,7 @@ from supawire.selectors import broadcast, changes, presence
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving, supawire
 from tests.cli.proxy import Proxy, Tamper
+from tests.conftest import ROOT
 
 Start = Callable[..., Serving]
 Capture = pytest.CaptureFixture[str]
@@ -55,6 +56,15 @@ def test_the_plain_tour_tells_all_and_succeeds():
         assert f"\n{line}" in done.out, line
     assert not re.search(r"Bob +<- ink|Bob +<- Insert items id=1 ", done.out)
     assert done.out.splitlines()[-1].startswith(ALL_IS_WELL)
+
+
+def test_the_page_shows_what_is_printed(capsys: Capture):
+    """The excerpt in the page of the tour is one of a real tour, times apart."""
+    page = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    excerpt = next(block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if block.startswith("== 3/6"))
+    assert run(["demo"]) == 0
+    times = re.compile(r"[\d.]+ ms")
+    assert times.sub("# ms", excerpt) in times.sub("# ms", capsys.readouterr().out)
 
 
 def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):

@@ -26,6 +26,7 @@ from supawire.cli.console import console_of
 from supawire.cli.wish import Wish, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
+from tests.conftest import ROOT
 
 SECRET = "a-secret-for-development-that-is-long-enough"
 KEY_LIKE = re.compile(r"eyJ\w+\.")
@@ -154,15 +155,21 @@ def test_a_taken_port_is_said(capsys: pytest.CaptureFixture[str]):
     assert "--port" in err and err.count("\n") == 1
 
 
-def test_the_emit_command_of_the_banner_works(serving: Start):
-    """The command that the banner gives for a change of a row does what it says."""
+CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>.*\\\n.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("where", ["banner", "page"])
+def test_the_command_that_makes_a_row_change_works(serving: Start, where: str):
+    """The command that the banner gives for a change of a row, and the one in the page, do what they say."""
     server = serving("--show-keys")
-    found = re.search(r"^    curl -X POST (?P<url>\S+) (?P<rest>.*\\\n.*)$", server.banner, re.MULTILINE)
-    assert found, server.banner
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    found = CURL.search(server.banner if where == "banner" else page)
+    assert found
     words = shlex.split(found["rest"].replace("\\\n", ""))
     header, data = words[words.index("-H") + 1], words[words.index("-d") + 1]
     assert header == "Authorization: Bearer $SUPAWIRE_SERVICE_KEY"
-    assert post(found["url"], server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202
+    url = found["url"] if where == "banner" else found["url"].replace("http://127.0.0.1:4000", server.url)
+    assert post(url, server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202
 
 
 def test_the_client_of_the_banner_works(serving: Start, tmp_path: Path):
