@@ -198,9 +198,9 @@ def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str
         ("127.0.0.1", True, "http://127.0.0.1:4000"),
         ("127.0.0.2", True, "http://127.0.0.2:4000"),
         ("localhost", True, "http://localhost:4000"),
-        ("::1", True, "http://localhost:4000"),
+        ("::1", True, "http://[::1]:4000"),
         ("0.0.0.0", False, "http://127.0.0.1:4000"),
-        ("::", False, "http://127.0.0.1:4000"),
+        ("::", False, "http://[::1]:4000"),
         ("192.0.2.7", False, "http://192.0.2.7:4000"),
         ("dev.example", False, "http://dev.example:4000"),
     ],
@@ -224,6 +224,17 @@ def test_other_names_are_allowed_one_by_one():
     assert wish("0.0.0.0").options().tenants == usual
     named = wish("192.0.2.7", allow_host=("host.docker.internal", "realtime:4000"))
     assert named.options().tenants - usual == {"192", "host", "realtime"}
+
+
+def test_an_address_of_ipv6_works_too(serving: Start):
+    """On ::1 the URL that is printed opens a socket, and the development route answers there."""
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("not run: this machine has no IPv6")
+    server = serving("--host", "::1", "--show-keys")
+    assert server.url.startswith("http://[::1]:")
+    with open_socket(server.url, server.exported("SUPAWIRE_KEY")):
+        pass
+    assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_SERVICE_KEY"), b"") == 422
 
 
 def test_strict_is_as_strict_as_a_self_hosted_server():

@@ -86,7 +86,19 @@ def test_strangers_are_refused(world: World, authorization: str):
     assert client.got == []
 
 
-@pytest.mark.parametrize("host", ["127.evil.example:4000", "localhost.evil.example", "example.com", "", "[::2]:4000"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.evil.example:4000",
+        "127.0.0.1.evil.example",
+        "10.0.0.1:4000",
+        "0.0.0.0",
+        "localhost.evil.example",
+        "example.com",
+        "",
+        "[::2]:4000",
+    ],
+)
 def test_another_host_is_refused(world: World, host: str):
     """A request that came by another name than this machine's, as a rebound DNS name does, is 403."""
     client = listener(world)
@@ -94,7 +106,9 @@ def test_another_host_is_refused(world: World, host: str):
     assert client.got == []
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:4000", "LOCALHOST:4000", "[::1]:4000", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:4000", "127.0.0.2:4000", "LOCALHOST:4000", "[::1]:4000", "[::1]"]
+)
 def test_this_machine_is_served(world: World, host: str):
     """Each way to name this machine is good, with a port or without."""
     assert emit(world, host=host).status == 202

@@ -10,7 +10,8 @@ from supawire.server.handshake import tenant
 from supawire.server.limits import ServerLimits
 from supawire.server.local import LocalServer
 
-EVERYWHERE: Final = ("0.0.0.0", "::", "")  # noqa: S104  somebody may ask for it
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  somebody may ask for it
+"""Addresses that mean all of this machine's, and one that a client can use instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Wish:
 
     def options(self) -> HubOptions:
         """For the server. Without `strict` it answers at once and has no limits, as `LocalServer` does."""
-        names = {tenant(name) for name in (self.host, *self.allow_host) if name not in EVERYWHERE}
+        names = {tenant(in_url(name)) for name in (self.host, *self.allow_host) if name not in ("", "0.0.0.0")}  # noqa: S104
         return HubOptions(
             secret=self.secret,
             limits=ServerLimits.self_hosted() if self.strict else ServerLimits(),
@@ -56,8 +57,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def in_url(host: str) -> str:
+    """A host as URLs and the Host header have it: an IPv6 address in brackets."""
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+
+
 def url_of(host: str, port: int) -> str:
-    """Where a client on this machine finds the server. The project is the first label of Host, so no IPv6 address."""
-    if host in EVERYWHERE:
-        host = "127.0.0.1"
-    return f"http://{'localhost' if ':' in host else host}:{port}"
+    """Where a client on this machine finds the server."""
+    return f"http://{in_url(EVERYWHERE.get(host, host))}:{port}"

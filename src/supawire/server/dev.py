@@ -6,6 +6,7 @@ service key, and Host must be this machine: a page in a browser has neither.
 """
 
 from decimal import Decimal
+from ipaddress import ip_address
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,6 @@ from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, encode
 
 PATH: Final = "/dev/emit"
-HERE: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 ROLE: Final = "service_role"
 LONGEST: Final = 1000
 """Digits that a number may have; `1e999999999` is short and would not stay so."""
@@ -70,7 +70,7 @@ class Dev:
         return RestAnswer(202)
 
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
-        if _without_port(request.host) not in HERE:
+        if not _is_here(request.host):
             return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
         token = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("apikey", "")
         claims = check(token, self._desk.options.secret, self._desk.now)
@@ -97,10 +97,14 @@ def _change(body: bytes) -> Change:
     )
 
 
-def _without_port(host: str) -> str:
-    """Host in lower case without its port; an IPv6 address keeps its brackets."""
-    name, bracket, _ = host.lower().partition("]")
-    return name + bracket if bracket else name.partition(":")[0]
+def _is_here(host: str) -> bool:
+    """Whether Host names this machine: `localhost` or a loopback address. Any other name may be made to lead here."""
+    name, bracket, _ = host.lower().removeprefix("[").partition("]")
+    name = name if bracket else name.partition(":")[0]
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _message(status: int, message: str) -> RestAnswer:
