@@ -195,6 +195,7 @@ class Channel:
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The server answered a presence request, or did not in time."""
         self._parts.tracking.answered(error, now)
+        self._member.rejoin_if_needed(now)
 
     # --- deadlines
 

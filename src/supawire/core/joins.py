@@ -7,12 +7,16 @@ the socket is dead, not that the join is slow.
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Final, Protocol
 
 from msgspec import Raw
 
 from supawire.core.context import Context, pace
 from supawire.types import Instant
+
+_BEHIND: Final = 1.0
+"""Seconds after the last answer in which frames that waited behind it are still coming in."""
 
 
 class Joiner(Protocol):
@@ -55,6 +59,10 @@ class JoinQueue:
         self._waiting: dict[Joiner, None] = {}
         self._asked: deque[_Asked] = deque()
         self.is_open = False
+        self._unheard: set[str] = set()
+        """Joins that we gave up and that the server may still be busy with."""
+        self._blind: tuple[float | None, float] = (None, 0.0)
+        """The newest time in which a join was unanswered: from, to."""
 
     def want(self, channel: Joiner, now: Instant) -> None:
         """Join as soon as the link is open, the token is there, and pacing allows."""
@@ -63,6 +71,14 @@ class JoinQueue:
         if self.is_open and tokens.has_provider and not tokens.fetching:
             self._context.fetch_token(now)
         self.pump(now)
+
+    def blind_since(self, now: Instant) -> float:
+        """Since when the server may have had something to say and could not: it answers joins one after another.
+
+        What ended a channel behind an unanswered join is heard after its answer, and may be as old as the join.
+        """
+        began, ended = self._blind
+        return began if began is not None and now.mono - ended <= _BEHIND else now.mono
 
     def withdraw(self, channel: Joiner) -> None:
         """No longer; an unanswered join keeps its place until it is answered."""
@@ -81,6 +97,8 @@ class JoinQueue:
         """The socket is gone, and the joins on it."""
         self.is_open = False
         self._asked.clear()
+        self._unheard.clear()
+        self._blind = (None, 0.0)
         self._context.timers.cancel(("join",))
         self._context.timers.cancel(("joins",))
 
@@ -98,6 +116,8 @@ class JoinQueue:
             self._pace.spend(now.mono)
             self._context.counts.joins += 1
             self._context.replies.freeze(now.mono)
+            if not self._asked and not self._unheard:
+                self._blind = (now.mono, inf)
             self._asked.append(_Asked(channel, channel.go(now), now.mono))
             if len(self._asked) == 1:
                 self._lead(now)
@@ -108,6 +128,9 @@ class JoinQueue:
         """Take the join that this ref answers, None when it is no unanswered one of this socket."""
         asked = next((asked for asked in self._asked if asked.ref == ref), None)
         if asked is None:
+            if ref in self._unheard:
+                self._unheard.discard(ref)
+                self._see_again(now)
             return None
         self._remove(asked, now)
         return asked.channel
@@ -119,6 +142,7 @@ class JoinQueue:
         asked = self._asked[0]
         if heard_at < asked.sent_at:
             return False
+        self._unheard.add(asked.ref)
         self._remove(asked, now)
         asked.channel.join_timed_out(asked.ref, now)
         return True
@@ -133,10 +157,16 @@ class JoinQueue:
         self._asked.remove(asked)
         asked.channel.held(False, now)
         if not self._asked:
+            self._see_again(now)
             self._context.replies.thaw(now.mono)
             self._context.timers.cancel(("join",))
         elif led:
             self._lead(now)
+
+    def _see_again(self, now: Instant) -> None:
+        """The server has nothing more to answer first, as far as we know."""
+        if not self._asked and not self._unheard:
+            self._blind = (self._blind[0], now.mono)
 
     def _lead(self, now: Instant) -> None:
         """The first in the row: its deadline starts."""

@@ -35,7 +35,7 @@ from supawire.errors import (
     classify_join,
     join_error,
 )
-from supawire.options import ChannelOptions
+from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, Status
 
 _NO_REFS: Final[frozenset[str | None]] = frozenset()
@@ -208,7 +208,9 @@ class Membership:
         for error in errors:
             self._context.report("binding", topic=self.name, error=error)
         self.parts.waiters.joined(ready=self.ready)
-        self.parts.tracking.joined(ref, now)
+        self.parts.tracking.joined(ref)
+        if not self.needs_join:  # else the join that follows at once sends it
+            self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         if self.parts.readiness.changes_live:
             self.events_flow(now)
@@ -275,6 +277,8 @@ class Membership:
 
     def again_due(self, now: Instant) -> None:
         """A loop turn has passed since something needed a new join."""
+        if self.parts.tracking.busy:
+            return  # its diff would be told to the old join and reach the new one: a ghost of ourselves
         if self.needs_join:
             self._joins.want(self, now)
         else:
@@ -321,7 +325,8 @@ class Membership:
         self.error = error
         self._rejoin.ended(now)
         verdict = self._rejoin.judge(row, join.token if join else None, self.token)
-        self._lose_join(reason, error, now)
+        blind = now.mono - self._joins.blind_since(now)
+        self._lose_join(reason, error, Instant(now.mono - blind, now.wall - blind))
         if not verdict.again:
             self.move(ChannelOn.GIVE_UP, now, error)
             self._finish(error)

@@ -47,7 +47,7 @@ class Rejoin:
         self._joined_at = None
 
     def judge(self, row: Known, token: Secret | None, own: Secret | None) -> Verdict:
-        """What the error table says. `token`: the one that was refused; `own`: the channel's, instead of the client's."""
+        """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
         if self._exhausted() or row.action is Action.GIVE_UP:
             return Verdict(again=False)
         if row.action is not Action.REFRESH:

@@ -327,6 +327,7 @@ class Session:
         for channel in list(self._channels.values()):
             channel.close(error, now)
         self._settle_all(ended)
+        self._context.tokens.forget()
         self._context.timers.clear()
         self._context.effects.append(Ended(None, error))
         if error is not None:

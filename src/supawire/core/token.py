@@ -82,6 +82,10 @@ class Tokens:
         self.current = token
         return changed
 
+    def forget(self) -> None:
+        """The session is over: no answer counts any more."""
+        self._asked = None
+
     def failed(self) -> float:
         """The provider raised or was late: seconds until it is asked again. The current token is kept (R27)."""
         self._asked = None

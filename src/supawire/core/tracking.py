@@ -4,6 +4,7 @@ The wish outlives joins: it is sent again after each (R45). Pushes are merged: o
 newest wish follows it. The server closes a channel at the sixth push in 30 s, so the sixth waits here (R35).
 """
 
+from enum import Enum, auto
 from typing import Final
 
 from msgspec import Raw
@@ -24,6 +25,12 @@ _MARGIN: Final = 0.5
 _UNTRACK: Final = {"type": "presence", "event": "untrack"}
 
 
+class _Unknown(Enum):
+    """What the server holds after a request that it never answered."""
+
+    UNKNOWN = auto()
+
+
 class Tracking:
     """The presence wish of one channel."""
 
@@ -35,18 +42,22 @@ class Tracking:
         self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
         self._tickets: dict[Ticket, None] = {}
         self._join_ref: str | None = None
-        self._confirmed: bytes | None = NOTHING
+        self._confirmed: bytes | _Unknown | None = NOTHING
         self._on_its_way: tuple[bytes | None] | None = None
         self.wish: bytes | None = NOTHING
         """The payload as JSON."""
 
-    def joined(self, join_ref: str, now: Instant) -> None:
+    def joined(self, join_ref: str) -> None:
         """A new join: the server knows nothing of us, and counts anew."""
         self._join_ref = join_ref
         self._confirmed = NOTHING
         self._on_its_way = None
         self._allowance.reset()
-        self.advance(now)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is on its way."""
+        return self._on_its_way is not None
 
     def ended(self, error: RealtimeError | None) -> None:
         """The join is over; the wish stays. Without an error callers wait on, for the join that follows."""
@@ -92,7 +103,9 @@ class Tracking:
             return
         if error is None:
             (self._confirmed,) = sent
-        elif self.wish == sent[0]:
+        elif isinstance(error, OperationTimeout):
+            self._confirmed = _Unknown.UNKNOWN  # so that the newer wish is sent, whatever it is
+        if error is not None and self.wish == sent[0]:
             self._settle(error)
             return
         self.advance(now)

@@ -24,7 +24,8 @@ def main() -> int:
         return 1 if failure else 0
     start = random.SystemRandom().randrange(10**9) if args.start is None else args.start
     chunk = 50
-    seeds = [range(begin, min(begin + chunk, start + args.schedules)) for begin in range(start, start + args.schedules, chunk)]
+    end = start + args.schedules
+    seeds = [range(begin, min(begin + chunk, end)) for begin in range(start, end, chunk)]
     begun = time.monotonic()
     failures: list[Failure] = []
     with ProcessPoolExecutor(args.jobs) as pool:
@@ -39,7 +40,9 @@ def main() -> int:
     for failure in failures[3:]:
         print(f"seed {failure.seed}: {failure.message}")
     rate = args.schedules * STEPS / seconds
-    print(f"{args.schedules} schedules from {start}: {len(failures)} failed, {rate:.0f} steps a second, {seconds:.0f} s")
+    print(
+        f"{args.schedules} schedules from {start}: {len(failures)} failed, {rate:.0f} steps a second, {seconds:.0f} s"
+    )
     return 1 if failures else 0
 
 

@@ -175,7 +175,8 @@ def stale_close(stage: Stage) -> str:
 def reject(stage: Stage) -> str:
     """Joins of a topic are refused for a reason that passes."""
     topic = stage.rng.choice(TOPICS)
-    reason = stage.rng.choice(("RealtimeRestarting: Realtime is restarting, please standby", "Unknown Error on Channel"))
+    reasons = "RealtimeRestarting: Realtime is restarting, please standby", "Unknown Error on Channel"
+    reason = stage.rng.choice(reasons)
     stage.world.act(stage.world.hub.faults.reject_join, topic, reason)
     return f"joins of {topic} are refused"
 

@@ -53,7 +53,7 @@ class Client(LinkedClient):
         self.world.later(self.now.mono + delay, lambda: self._answer(number, answer))
 
     def _answer(self, number: int, answer: Secret | RealtimeError) -> None:
-        if isinstance(answer, Secret) and number == self.session._context.tokens._asked:  # noqa: SLF001  the newest question counts
+        if isinstance(answer, Secret) and number == self.session._context.tokens._asked:  # the newest question counts
             self.newest = answer
         self.do(self.session.token_ready, number, answer)
 
@@ -169,5 +169,3 @@ class Stage:
 
 def _ignore(event: Any) -> None:
     """Presence is read from the state."""
-
-
