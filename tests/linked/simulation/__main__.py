@@ -1,4 +1,4 @@
-"""`python -m tests.linked.simulation [--schedules 20000] [--start N] [--jobs N]`: play fresh schedules over the cores."""
+"""`python -m tests.linked.simulation [--schedules 20000] [--start N]`: play fresh schedules over the cores."""
 
 import argparse
 import os
