@@ -155,7 +155,7 @@ def test_a_taken_port_is_said(capsys: pytest.CaptureFixture[str]):
     assert "--port" in err and err.count("\n") == 1
 
 
-CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>.*\\\n.*)$", re.MULTILINE)
+CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>(?:.*\\\n)+.*)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("where", ["banner", "page"])
@@ -262,7 +262,10 @@ def shown_in_terminal(**environment: str) -> str:
 
 
 def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
-    """A terminal gets colours, unless NO_COLOR is set; what is no terminal gets no escape codes at all."""
-    assert "\x1b[" in shown_in_terminal()
+    """A terminal gets colours and whole lines, unless NO_COLOR is set; what is no terminal gets no escape codes."""
+    terminal = shown_in_terminal()
+    assert "\x1b[" in terminal
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal).splitlines()
+    assert max(map(len, lines)) <= 80 and any(line.endswith('"record": {"id": 1}}\'') for line in lines)
     assert "\x1b[" not in shown_in_terminal(NO_COLOR="1")
     assert "\x1b" not in serving().banner

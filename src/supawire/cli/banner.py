@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import Final
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.syntax import Syntax
+from rich.text import Text
 
 from supawire.cli.envfile import KEY, SERVICE_KEY, URL, lines
 from supawire.cli.wish import Wish
@@ -14,8 +14,10 @@ from supawire.cli.wish import Wish
 CLIENT: Final = """\
 import asyncio, os, supawire
 
+URL, KEY = "{url}", os.environ["{key}"]
+
 async def main():
-    async with supawire.connect_async("{url}", os.environ["{key}"]) as client:
+    async with supawire.connect_async(URL, KEY) as client:
         room = client.channel("room:lobby", echo=True)
         typing = room.listen(supawire.broadcast("typing"))
         async with room:
@@ -26,8 +28,9 @@ async def main():
 asyncio.run(main())"""
 
 EMIT: Final = """\
-curl -X POST {url}/dev/emit -H "Authorization: Bearer ${key}" \\
-  -d '{{"type": "INSERT", "table": "users", "record": {{"id": 1, "name": "alice"}}}}'"""
+curl -X POST {url}/dev/emit \\
+  -H "Authorization: Bearer ${key}" \\
+  -d '{{"type": "INSERT", "table": "users", "record": {{"id": 1}}}}'"""
 
 
 def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
@@ -48,10 +51,9 @@ def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
         console.print('\nA row changes (for everyone who listens with changes("users")):\n')
         code(console, EMIT.format(url=url, key=SERVICE_KEY), "bash")
     else:
-        console.print(
-            "\nOther machines can reach this server. It is made for development; let nobody in whom you do not know."
-        )
-    console.print(f"\nThe tour against this server:  {_tour(wish)}", soft_wrap=True)
+        console.print("\nOther machines can reach this server; let nobody in whom you do not know.")
+    console.print(f"\nThe tour against this server, in another shell{'' if wish.env_file else ' that has the keys'}:\n")
+    code(console, _tour(wish, url), "bash")
     console.print("\nCtrl-C stops it.")
 
 
@@ -61,22 +63,19 @@ def _about_keys(wish: Wish) -> Iterator[str]:
     elif wish.show_keys:
         yield "Keys  below, to paste into a shell"
     else:
-        yield "Keys  not shown: --show-keys prints them, --env-file FILE writes them to a file"
+        yield "Keys  not shown: --show-keys prints them, --env-file FILE saves them"
     if not wish.fixed:
-        yield "      they end with this process; with a fixed secret (SUPAWIRE_SECRET) they stay valid"
+        yield "      they end with this server; a fixed SUPAWIRE_SECRET keeps them valid"
 
 
-def _tour(wish: Wish) -> str:
+def _tour(wish: Wish, url: str) -> str:
     if wish.env_file is not None:
         return f"supawire demo --env-file {wish.env_file.path}"
-    return "supawire demo --url URL, with SUPAWIRE_SERVICE_KEY set"
+    return f"supawire demo --url {url}"
 
 
 def code(console: Console, text: str, language: str) -> None:
-    """A block to copy: coloured in a terminal, never wrapped where there is none."""
-    if console.is_terminal and console.color_system is not None:
-        syntax = Syntax(text, language, theme="ansi_dark", background_color="default")
-        console.print(Padding(syntax, (0, 0, 0, 4)))
-        return
-    for line in text.splitlines():
-        console.print(f"    {line}".rstrip(), soft_wrap=True)
+    """A block to copy: coloured in a terminal, never cut or wrapped by us."""
+    syntax = Syntax("", language, theme="ansi_dark", background_color="default")
+    for line in syntax.highlight(text).split("\n"):
+        console.print(Text.assemble("    ", line) if line.plain else line, soft_wrap=True)
