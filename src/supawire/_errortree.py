@@ -1,6 +1,9 @@
 """The tree of errors; `supawire.errors` is where it is imported from, and shows it at its top."""
 
-from typing import Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+
+if TYPE_CHECKING:
+    from supawire.types import Sent
 
 
 class Details(TypedDict, total=False):
@@ -137,14 +140,30 @@ class RemoteProtocolError(ProtocolError):
 
 
 class HttpError(RealtimeError):
-    """An HTTP request was refused or not answered. `status`, `body`: the answer; `status` is None when none came."""
+    """An HTTP request was refused or not answered. `status`, `body`: the answer; `status` is None when none came.
+
+    `maybe_sent`: True when the server may have taken it all the same, False when it certainly has not. `retry_after`:
+    the seconds to wait that it asked for. `outcomes`: after `publish_many`, for each message in the order given, how it
+    went out or why not; empty for one message.
+    """
 
     def __init__(
-        self, message: str = "", *, status: int | None = None, body: str | None = None, **details: Unpack[Details]
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        body: str | None = None,
+        maybe_sent: bool = False,
+        retry_after: float | None = None,
+        outcomes: "tuple[Sent | RealtimeError, ...]" = (),
+        **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
         self.status = status
         self.body = body
+        self.maybe_sent = maybe_sent
+        self.retry_after = retry_after
+        self.outcomes = outcomes
 
 
 class SlowConsumerError(RealtimeError):

@@ -253,9 +253,23 @@ def lost_error(close_code: int | None, *, maybe_sent: bool, topic: str | None = 
     return ConnectionLostError(message, maybe_sent=maybe_sent, close_code=close_code, **_said(row, topic))
 
 
-def http_error(status: int, body: bytes | str = b"", topic: str | None = None) -> HttpError:
-    """The exception for a REST answer that is not a success."""
+def http_error(
+    status: int,
+    body: bytes | str = b"",
+    topic: str | None = None,
+    *,
+    maybe_sent: bool = False,
+    retry_after: float | None = None,
+) -> HttpError:
+    """The exception for a REST answer that is not a success; `retry_after` in seconds."""
     text = body_text(body)
     row = classify_http(status, text or "")
     message = f"the server answered {status}" + (f": {text}" if text else "")
-    return HttpError(message, status=status, body=_shown(body), **_said(row, topic))
+    return HttpError(
+        message,
+        status=status,
+        body=_shown(body),
+        maybe_sent=maybe_sent,
+        retry_after=retry_after,
+        **_said(row, topic),
+    )

@@ -371,7 +371,7 @@ Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete[Any] | PresenceEvent
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a broadcast went out. `acked`: the server confirmed it."""
+    """How a broadcast went out. `acked`: the server confirmed it; by HTTP, that it was allowed and is on its way."""
 
     via: Literal["socket", "http", "queue"]
     acked: bool = False

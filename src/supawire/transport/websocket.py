@@ -1,20 +1,19 @@
 """The built-in transport: WebSocket by aiohttp. Imported at the first connect, since aiohttp is slow to import."""
 
 import asyncio
-import importlib.util
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import aiohttp
 from yarl import URL
 
-from supawire.errors import ConnectError, InvalidArgumentError
-from supawire.options import Secret
+from supawire.errors import ConnectError
+from supawire.transport._aiohttp import connector, http_proxy, tls_name
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
 from supawire.transport.base import OpenRequest
 
+from supawire.transport.headers import retry_after
 _BODY: Final = 64_000
 """Bytes of a refusal's body that are read."""
 
@@ -50,9 +49,9 @@ async def _connect(session: aiohttp.ClientSession, request: OpenRequest) -> Abor
     socket = await session.ws_connect(
         URL(endpoint.reveal(), encoded=True),
         headers={**request.headers, **({"Host": endpoint.host} if endpoint.host else {})},
-        server_hostname=_name(endpoint.host),
+        server_hostname=tls_name(endpoint.host),
         ssl=True if request.ssl is None else request.ssl,
-        proxy=None if request.proxy is None or _is_socks(request.proxy) else request.proxy.reveal(),
+        proxy=http_proxy(request.proxy),
         max_msg_size=request.max_frame,
         compress=0,
         autoclose=False,
@@ -69,33 +68,13 @@ def _session(request: OpenRequest, refusal: "_Refusal") -> aiohttp.ClientSession
     trace.on_request_end.append(refusal.read)
     trace.on_request_redirect.append(refusal.redirected)
     return aiohttp.ClientSession(
-        connector=_connector(request.proxy),
+        connector=connector(request.proxy, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "supawire"},
         timeout=_NO_LIMIT,
         trace_configs=[trace],
         ws_response_class=cast("Any", AbortableWebSocket),
     )
-
-
-def _connector(proxy: Secret | None) -> aiohttp.BaseConnector:
-    if proxy is None or not _is_socks(proxy):
-        return aiohttp.TCPConnector(force_close=True)
-    if importlib.util.find_spec("aiohttp_socks") is None:
-        raise InvalidArgumentError(
-            "a SOCKS proxy needs the package aiohttp-socks", hint="pip install 'supawire[socks]'"
-        )
-    socks: Any = importlib.import_module("aiohttp_socks")
-    return socks.ProxyConnector.from_url(proxy.reveal(), force_close=True)
-
-
-def _is_socks(proxy: Secret) -> bool:
-    return proxy.reveal().startswith("socks")
-
-
-def _name(host: str | None) -> str | None:
-    """The name that TLS shall check: the host without its port."""
-    return None if host is None else (URL.build(scheme="https", authority=host).host or host)
 
 
 class _Redirected(Exception):
@@ -150,17 +129,3 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
     for secret in (request.endpoint.key, request.proxy):
         text = text.replace(secret.reveal(), "***") if secret is not None else text
     return ConnectError(text)
-
-
-def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for; it holds seconds or a date. None when it cannot be read."""
-    if header is None:
-        return None
-    text = header.strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
