@@ -151,7 +151,8 @@ class ChannelOptions:
 
     private: the room that policies guard. echo: get back what we broadcast. ack: broadcasts wait for the server's
     confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1
-    to 25; both only on private channels. replication_ready: say when database broadcasts are live. token: its own one.
+    to 25; both only on private channels. replay_gaps: after a rejoin of a private channel ask for what the server stored
+    meanwhile. replication_ready: say when database broadcasts are live. token: its own one.
     """
 
     private: bool = False
@@ -160,11 +161,12 @@ class ChannelOptions:
     presence_key: str | None = None
     replay_since: float | datetime | None = None
     replay_limit: int | None = None
+    replay_gaps: bool = True
     replication_ready: bool = False
     token: str | Secret | None = None
 
     def __post_init__(self) -> None:
-        for name in ("private", "echo", "ack", "replication_ready"):
+        for name in ("private", "echo", "ack", "replication_ready", "replay_gaps"):
             check_bool(name, getattr(self, name))
         if self.presence_key is not None:
             check_text("presence_key", self.presence_key)

@@ -148,6 +148,7 @@ class AsyncClient:
         presence_key: str | None = None,
         replay_since: float | datetime | None = None,
         replay_limit: int | None = None,
+        replay_gaps: bool = True,
         replication_ready: bool = False,
         token: str | Secret | None = None,
     ) -> AsyncChannel:
@@ -158,7 +159,17 @@ class AsyncClient:
         """
         self._driver.check_loop()
         full = check_topic(topic)
-        options = ChannelOptions(private, echo, ack, presence_key, replay_since, replay_limit, replication_ready, token)
+        options = ChannelOptions(
+            private=private,
+            echo=echo,
+            ack=ack,
+            presence_key=presence_key,
+            replay_since=replay_since,
+            replay_limit=replay_limit,
+            replay_gaps=replay_gaps,
+            replication_ready=replication_ready,
+            token=token,
+        )
         core = self._driver.session.channel(full, options)
         if core.name not in self._channels:
             self._channels[core.name] = AsyncChannel(self._driver, full, options)

@@ -55,7 +55,7 @@ class Gaps:
         """What this join asks to be replayed, None for nothing; public channels have no replay."""
         limit = self._options.replay_limit or LIMIT
         since: int | None = None
-        if self._options.private and self._began is not None:
+        if self._options.private and self._options.replay_gaps and self._began is not None:
             since = max(0, int((self._began[0].wall - SKEW) * 1000))
         elif self._first:
             since = self._options.replay_since_ms

@@ -1,11 +1,14 @@
 """What can happen in one step: by the user, the server, the wire, and time. Each act says what it did."""
 
+from collections.abc import Callable
+
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 from supawire.selectors import BroadcastSelector, ChangesSelector, Selector
 from supawire.server.changes import make_change
+from supawire.server.channel import Channel
 from supawire.testing.pilot import NOT_YET
 
 from .model import EVENTS, TABLES, TOPICS, Act, Happened, Hearer, Sending
@@ -274,7 +277,7 @@ def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, st
     stage.history.events.append(Happened(number, topic, kind, name, stage.now.mono, stage.now.wall, stored))
 
 
-def _on_ada(stage: Stage, act: object) -> None:
+def _on_ada(stage: Stage, act: Callable[[Channel], object]) -> None:
     wire = stage.ada.wire
     peer = stage.world.hub._desk.peers.get(wire.number) if wire is not None else None
     if peer is not None:
