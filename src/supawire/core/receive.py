@@ -36,6 +36,9 @@ Delivery = tuple[Listeners, Any]
 _USER_BROADCAST: Final = binary.USER_BROADCAST.kind
 _HEADER: Final = binary.USER_BROADCAST.header
 
+_broadcast: Final[type[Broadcast[Any]]] = Broadcast
+"""The class itself: to call it as `Broadcast[Any]` costs 1.5 µs more, thrice what the whole of `receive` does else."""
+
 
 class Receiver:
     """Takes the frames of one session."""
@@ -92,7 +95,7 @@ class Receiver:
                 listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
                 if payload.meta is not None:
                     return self._stored(member, listeners, event, payload.meta, payload.payload, raw=False)
-                return (listeners, Broadcast[Any](member.name, event, payload.payload)) if listeners else None
+                return (listeners, _broadcast(member.name, event, payload.payload)) if listeners else None
             if frame.event == POSTGRES_CHANGES:
                 return self._change(frame.payload, member)
         self._control(frame, data, now)
@@ -134,7 +137,7 @@ class Receiver:
         event, listeners = entry
         raw = not data[4]
         if event_end == body:
-            return (listeners, Broadcast[Any](member.name, event, data[body:], None, False, raw)) if listeners else None
+            return (listeners, _broadcast(member.name, event, data[body:], None, False, raw)) if listeners else None
         return self._stored(member, listeners, event, decode_meta(data[event_end:body]), data[body:], raw=raw)
 
     def _stored(
@@ -143,7 +146,7 @@ class Receiver:
         """A message that the server stored: one that was delivered before is not delivered again (R44)."""
         if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
             return None
-        return listeners, Broadcast[Any](member.name, event, payload, meta.id, meta.replayed, raw)
+        return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, raw)
 
     # --- everything else
 
