@@ -1,5 +1,15 @@
-"""Transports: how frames get to the server and back; replaceable by `transport=`."""
+"""Transports: how frames and HTTP requests get to the server; replaceable by `transport=` and `http=`."""
 
 from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
+from supawire.transport.http import HttpClient, HttpRequest, HttpResponse
 
-__all__ = ["Closed", "Connection", "OpenRequest", "Sink", "Transport"]
+__all__ = [
+    "Closed",
+    "Connection",
+    "HttpClient",
+    "HttpRequest",
+    "HttpResponse",
+    "OpenRequest",
+    "Sink",
+    "Transport",
+]

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -12,8 +13,8 @@ from supawire.errors import ConnectError
 from supawire.transport._aiohttp import connector, http_proxy, tls_name
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
 from supawire.transport.base import OpenRequest
-
 from supawire.transport.headers import retry_after
+
 _BODY: Final = 64_000
 """Bytes of a refusal's body that are read."""
 
@@ -124,8 +125,9 @@ class _Refusal:
 
 def _failed(error: Exception, request: OpenRequest) -> ConnectError:
     text = str(error) or type(error).__name__
-    if isinstance(error, aiohttp.WSServerHandshakeError):
+    if isinstance(error, aiohttp.ClientResponseError):  # its text is the URL
         text = f"the answer to the upgrade is no WebSocket: {error.message}"
     for secret in (request.endpoint.key, request.proxy):
-        text = text.replace(secret.reveal(), "***") if secret is not None else text
+        for shown in (secret.reveal(), quote(secret.reveal(), safe="")) if secret is not None else ():
+            text = text.replace(shown, "***")
     return ConnectError(text)

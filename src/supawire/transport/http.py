@@ -1,0 +1,58 @@
+"""What carries HTTP requests, behind one small protocol: one request in, one answer out.
+
+The client is free of Realtime: it repeats nothing, follows no redirect and judges no status; when to send again is
+decided by who asks. Write one of your own and pass it as `http=`; `supawire.testing.FakeHttp` is the one for tests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from supawire.options import Secret
+
+if TYPE_CHECKING:
+    import ssl
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request. `url` is percent-encoded and goes out as it is; `host`: Host and TLS name instead of the URL's.
+
+    `secrets` are the headers that hold key and token; `reveal()` gives all headers: use them at once, never keep them.
+    """
+
+    url: str
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    secrets: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    method: str = "POST"
+    ssl: "ssl.SSLContext | None" = None
+    proxy: Secret | None = None
+    host: str | None = None
+
+    def reveal(self) -> dict[str, str]:
+        """Every header, as it goes out."""
+        shown = dict(self.headers) | {name: secret.reveal() for name, secret in self.secrets.items()}
+        return shown | ({"Host": self.host} if self.host is not None else {})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One answer. Names of headers are lower case. `body` may end early: only its beginning is looked at."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class HttpClient(Protocol):
+    """Carries requests. Who makes one closes it: the client closes only its own."""
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        """Send it and wait for the answer, whatever its status; cancelled, it leaves nothing behind.
+
+        No time limit of its own, nothing is sent twice, and redirects are answers.
+        Raises: HttpError: no answer came; `maybe_sent` says whether the request may have reached the server.
+            InvalidArgumentError: the request cannot be made on this machine, as with a missing extra.
+        """
+        ...

@@ -1,0 +1,110 @@
+"""The built-in HTTP client: aiohttp, one pool of connections. Imported at the first request: aiohttp is slow to import.
+
+A connection that was idle for longer than aiohttp's 15 seconds is not used again: gateways close theirs after a minute
+or more, so that a request hardly ever meets a connection that is just being closed and cannot say what became of it.
+"""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import aiohttp
+from yarl import URL
+
+from supawire.errors import HttpError
+from supawire.transport._aiohttp import connector, http_proxy, tls_name
+from supawire.transport.http import HttpRequest, HttpResponse
+
+BODY: Final = 64_000
+"""Bytes of an answer's body that are read."""
+
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+class PooledHttp:
+    """Sends requests over connections that it keeps; certificates checked, redirects not followed, no cookies."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        """Send it and wait for the answer; see `HttpClient.request`."""
+        session = self._session = self._session or _session(request)
+        progress = SimpleNamespace(began=False)
+        try:
+            return await _ask(session, request, progress)
+        except (aiohttp.ClientError, OSError) as error:
+            failure = _failed(error, request, maybe_sent=progress.began)
+        raise failure  # outside of the handler: aiohttp's exception holds the headers, and they the key
+
+    async def close(self) -> None:
+        """Close every connection; later requests open new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def abort(self) -> None:
+        """Drop every connection at once, without waiting."""
+        session, self._session = self._session, None
+        if session is not None and session.connector is not None:
+            for waiter in session.connector._close(abort_ssl=True):  # pyright: ignore[reportPrivateUsage]  close() waits
+                if asyncio.iscoroutine(waiter):
+                    waiter.close()
+            session.detach()
+
+
+async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: SimpleNamespace) -> HttpResponse:
+    async with session.request(
+        request.method,
+        URL(request.url, encoded=True),
+        data=request.body,
+        headers=request.reveal(),
+        allow_redirects=False,
+        server_hostname=tls_name(request.host),
+        ssl=True if request.ssl is None else request.ssl,
+        proxy=http_proxy(request.proxy),
+        trace_request_ctx=progress,
+    ) as response:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return HttpResponse(response.status, await _beginning(response), headers)
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """The body as far as it is looked at. One that breaks off changes nothing: the status says what happened."""
+    body = b""
+    try:
+        while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
+            body += part
+    except aiohttp.ClientError:
+        return body
+    return body
+
+
+def _session(request: HttpRequest) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_begins)
+    return aiohttp.ClientSession(
+        connector=connector(request.proxy),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "supawire"},
+        timeout=_NO_LIMIT,
+        trace_configs=[trace],
+    )
+
+
+async def _begins(_session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any) -> None:
+    """A trace hook: there is a connection, and the first byte is about to go out."""
+    cast("SimpleNamespace", context.trace_request_ctx).began = True
+
+
+def _failed(error: Exception, request: HttpRequest, *, maybe_sent: bool) -> HttpError:
+    text = str(error) or type(error).__name__
+    secrets = [*request.secrets.values(), request.proxy]
+    for secret in secrets:
+        text = text.replace(secret.reveal(), "***") if secret is not None else text
+    return HttpError(
+        f"no answer to the HTTP request: {text}",
+        maybe_sent=maybe_sent,
+        retryable=True,
+        hint="It may have arrived all the same." if maybe_sent else "It was not sent.",
+    )

@@ -1,0 +1,207 @@
+"""What the WebSocket transport does on the wire, besides the contract."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from supawire.errors import ConnectError, InvalidArgumentError
+from supawire.options import Endpoint, Secret
+from supawire.transport import OpenRequest, websocket
+from supawire.transport.websocket import WebSocketTransport, retry_after
+from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes, *, hang: bool = False) -> AsyncGenerator[str, None]:
+    """A TCP server that answers every request with these bytes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        if hang:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def refusal(url: str) -> ConnectError:
+    with pytest.raises(ConnectError) as caught:
+        await WebSocketTransport().open(OpenRequest(Endpoint.of(url, KEY)))
+    return caught.value
+
+
+async def test_the_handshake_says_what_it_was_told():
+    """The key arrives unescaped, headers and Host as given, and no compression is offered."""
+    async with websocket_rig() as rig:
+        endpoint = Endpoint.of(rig.url, KEY, host="tenant.example:4000", params={"log": "a b"})
+        request = OpenRequest(endpoint, {"X-Gateway": "yes"})
+        connection, peer = await asyncio.gather(rig.transport.open(request), rig.accept())
+        seen = peer.request
+        assert (seen.query["apikey"], seen.query["vsn"], seen.query["log"]) == (KEY, "2.0.0", "a b")
+        assert (seen.headers["Host"], seen.headers["X-Gateway"]) == ("tenant.example:4000", "yes")
+        assert "Sec-WebSocket-Extensions" not in seen.headers
+        connection.abort()
+        await connection.run(_NoSink())
+
+
+class _NoSink:
+    burst = 1
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        raise AssertionError("nothing is read after an abort")
+
+
+async def test_a_redirect_is_not_followed():
+    """A redirect is a refusal, so that the key goes nowhere but where the user said."""
+    answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 5\r\n\r\nmoved"
+    async with raw_server(answer) as url:
+        error = await refusal(url)
+    assert (error.status, error.body) == (302, "moved")
+
+
+async def test_a_body_that_hangs_does_not_hold_the_refusal_up(monkeypatch: pytest.MonkeyPatch):
+    """The status of a refusal is told although its body never ends."""
+    monkeypatch.setattr(websocket, "_BODY_TIME", 0.05)
+    async with raw_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as url:
+        error = await refusal(url)
+    assert (error.status, error.body) == (503, "broken")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Hi\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: soup\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"",
+    ],
+)
+async def test_an_answer_that_is_no_websocket_is_a_failure(answer: bytes):
+    """Anything that is no WebSocket handshake is a ConnectError without the key in it (R30, R48)."""
+    async with raw_server(answer) as url:
+        error = await refusal(url)
+    assert KEY not in f"{error!r} {error}"
+    assert "apikey" not in str(error)
+    assert error.__cause__ is None and error.__context__ is None
+
+
+async def test_a_cancelled_opening_leaves_nothing():
+    """Cancelling `open` while the server is silent closes the socket."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    opening = asyncio.create_task(WebSocketTransport().open(OpenRequest(Endpoint.of(url, KEY))))
+    await asked.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await gone.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_pings_are_answered_and_hidden():
+    """The server's pings are answered by themselves and never reach the sink."""
+    async with websocket_rig() as rig, line(rig) as it:
+        peer = it.peer
+        assert isinstance(peer, WebSocketPeer)
+        peer.socket._autoping = False
+        await peer.socket.ping(b"there?")
+        message = await peer.socket.receive()
+        assert (message.type, bytes(message.data)) == (WSMsgType.PONG, b"there?")
+        await peer.send(b"[]")
+        assert await it.sink.has(1) == [(b"[]", False)]
+
+
+async def test_a_frame_of_eight_megabytes_is_taken():
+    """Inbound frames of 8 MB pass (R36)."""
+    async with websocket_rig() as rig, line(rig) as it:
+        await it.peer.send(bytes(8_000_000), True)
+        assert len((await it.sink.has(1))[0][0]) == 8_000_000
+
+
+async def test_a_frame_over_the_limit_ends_the_connection():
+    """A frame that is longer than allowed ends the connection, and the end says why."""
+    async with websocket_rig() as rig, line(rig) as it:
+        peer = it.peer
+        assert isinstance(peer, WebSocketPeer) and peer.request.transport is not None
+        peer.request.transport.write(b"\x82\x7f" + (16_000_001).to_bytes(8))  # the header alone is enough
+        end = await it.run
+        assert end.code is None
+        assert "rules of WebSocket" in end.text
+
+
+async def test_a_frame_may_come_in_fragments():
+    """Fragments are one frame to the sink."""
+    async with websocket_rig() as rig, line(rig) as it:
+        peer = it.peer
+        assert isinstance(peer, WebSocketPeer) and peer.request.transport is not None
+        peer.request.transport.write(b"\x01\x02he" + b"\x80\x03llo")
+        assert await it.sink.has(1) == [(b"hello", False)]
+
+
+async def test_socks_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    """A SOCKS proxy without aiohttp-socks is refused with the command that installs it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    request = OpenRequest(Endpoint.of("http://127.0.0.1:1", KEY), proxy=Secret("socks5://127.0.0.1:1"))
+    with pytest.raises(InvalidArgumentError, match=r"supawire\[socks\]"):
+        await WebSocketTransport().open(request)
+
+
+async def test_a_proxy_is_asked():
+    """An HTTP proxy gets the request for the server's address."""
+    asked: list[str] = []
+
+    async def proxy(request: web.BaseRequest) -> web.Response:
+        asked.append(str(request.url))
+        return web.Response(status=502)
+
+    runner = web.ServerRunner(web.Server(proxy))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    through = Secret(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    with pytest.raises(ConnectError) as caught:
+        await WebSocketTransport().open(OpenRequest(Endpoint.of("http://far.invalid", KEY), proxy=through))
+    await runner.cleanup()
+    assert caught.value.status == 502
+    assert asked[0].startswith("ws://far.invalid/realtime/v1/websocket") or "far.invalid" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("Tue, 24 Nov 2026 12:00:30 GMT", 30.0),
+        ("Tue, 24 Nov 2026 11:00:00 GMT", 0.0),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None):
+    """Retry-After is read in both of its forms; what cannot be read counts as absent (R30)."""
+    assert retry_after(header, datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds
