@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from supawire.core.effects import Disconnect
+from supawire.core.effects import Disconnect, Transmit
 from supawire.core.outbox import Message
 from supawire.errors import ClosedError, RealtimeError, StateError
 from supawire.selectors import broadcast, changes, presence, status, system
@@ -37,7 +37,7 @@ def test_open_join_broadcast_leave_close(story: Story) -> None:
     assert story.outcome(joined) is None
 
     assert story.do(story.session.broadcast, room, Message("typing", b'{"n":1}')) is None
-    (frame,) = [effect.data for effect in story.effects if getattr(effect, "binary", False)]
+    (frame,) = [effect.data for effect in story.effects if isinstance(effect, Transmit) and effect.binary]
     assert frame.endswith(b'typing{"n":1}')
 
     story.hear(room, "broadcast", {"type": "broadcast", "event": "typing", "payload": {"user": "alice"}})
