@@ -127,8 +127,7 @@ class Channel:
         if self.state is ChannelState.REJOINING or offline in ("wait", "queue"):
             return self._parts.outbox.keep(message, now)
         if offline == "http":
-            token = self._member.token or self._context.tokens.current
-            return self._parts.outbox.publish(message, private=self.options.private, token=token)
+            return self._parts.outbox.publish(message, private=self.options.private, token=self._member.token)
         raise StateError(
             f"the channel is {self.state}, not joined" + self._because(),
             topic=self.name,

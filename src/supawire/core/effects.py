@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from supawire.core.rest import Letter
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 
@@ -70,15 +71,15 @@ class AskDelay:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Send a broadcast by HTTP (`offline="http"`) and settle the ticket with what became of it."""
+    """Send a broadcast by HTTP (`offline="http"`) and settle the ticket with what became of it.
+
+    token: the channel's own one; None: the newest of the client. timeout: seconds, all attempts together.
+    """
 
     ticket: Ticket
-    topic: str
-    event: str
-    payload: bytes
-    json: bool
-    private: bool
+    letter: Letter
     token: Secret | None
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)

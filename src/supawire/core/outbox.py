@@ -7,7 +7,7 @@ the reason why not (R31, R32).
 from collections import deque
 from dataclasses import dataclass
 
-from supawire.core import frames
+from supawire.core import frames, rest
 from supawire.core.context import Context
 from supawire.core.effects import Publish, Ticket
 from supawire.errors import (
@@ -95,11 +95,10 @@ class Outbox:
         return ticket
 
     def publish(self, message: Message, *, private: bool, token: Secret | None) -> Ticket:
-        """Send by HTTP instead: the caller chose `offline="http"`."""
+        """Send by HTTP instead, as `offline="http"` says. Raises `InvalidArgumentError` for what HTTP cannot carry."""
+        letter = rest.letter(self._name, message.event, message.payload, json=message.json, private=private, id=None)
         ticket = self._context.tickets.open("broadcast")
-        self._context.effects.append(
-            Publish(ticket, self._name, message.event, message.payload, message.json, private, token)
-        )
+        self._context.effects.append(Publish(ticket, letter, token, message.timeout))
         return ticket
 
     def flush(self, join_ref: str, now: Instant) -> None:

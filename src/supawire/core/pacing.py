@@ -7,22 +7,23 @@ class Pace:
     """At most `limit` calls in any `window` seconds; None is no limit."""
 
     def __init__(self, limit: int | None, window: float = 1.0) -> None:
-        self._limit = limit
+        self.limit = limit
         self._window = window
         self._calls: deque[float] = deque()
 
-    def ready_at(self, mono: float) -> float:
-        """When the next call may be made: `mono` itself when now."""
-        if self._limit is None:
+    def ready_at(self, mono: float, calls: int = 1) -> float:
+        """When the next call, or `calls` at once (no more than the limit), may be made: `mono` itself when now."""
+        if self.limit is None:
             return mono
         while self._calls and self._calls[0] <= mono - self._window:
             self._calls.popleft()
-        return mono if len(self._calls) < self._limit else self._calls[len(self._calls) - self._limit] + self._window
+        over = len(self._calls) + calls - self.limit
+        return mono if over <= 0 else self._calls[over - 1] + self._window
 
-    def spend(self, mono: float) -> None:
-        """A call is made."""
-        if self._limit is not None:
-            self._calls.append(mono)
+    def spend(self, mono: float, calls: int = 1) -> None:
+        """Calls are made."""
+        if self.limit is not None:
+            self._calls.extend([mono] * calls)
 
 
 class Allowance:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from supawire.core.channel import Channel
 from supawire.core.context import Context
+from supawire.core.effects import Ticket
 from supawire.core.joins import JoinQueue
 from supawire.core.link import Link
 from supawire.errors import AuthError, RealtimeError
@@ -19,6 +20,14 @@ class Refresh:
         self._link = link
         self._joins = joins
         self._channels = channels
+        self._waiting: list[Ticket] = []
+
+    def wait(self, now: Instant) -> Ticket:
+        """Ask the provider for somebody; settled with the token that is there then, or with why there is no newer."""
+        ticket = self._context.tickets.open("token")
+        self._waiting.append(ticket)
+        self.ask(now)
+        return ticket
 
     def ask(self, now: Instant) -> None:
         """Ask the provider, unless a question is open."""
@@ -53,14 +62,21 @@ class Refresh:
             for channel in list(self._channels.values()):
                 if not channel.own_token:
                     channel.token_changed(now)
+        self._settle(token)
 
     def _failed(self, error: RealtimeError, now: Instant) -> None:
         """Keep the token that we have, say so, ask again later."""
         self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
         self._context.report("token", error=error)
+        self._settle(error)
         self._settled(now)
 
     def _settled(self, now: Instant) -> None:
         """Whoever waited for the token goes on."""
         self._link.token_ready(now)
         self._joins.pump(now)
+
+    def _settle(self, outcome: Secret | None | RealtimeError) -> None:
+        for ticket in self._waiting:
+            self._context.tickets.settle(ticket, outcome)
+        self._waiting.clear()

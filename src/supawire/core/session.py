@@ -25,16 +25,11 @@ from supawire.core.joins import JoinQueue
 from supawire.core.link import Cause, Link
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
+from supawire.core.posts import Posts
 from supawire.core.receive import Receiver
 from supawire.core.refresh import Refresh
 from supawire.core.waiters import Waiter
-from supawire.errors import (
-    ClosedError,
-    ConnectionLostError,
-    InvalidArgumentError,
-    RateLimitedError,
-    RealtimeError,
-)
+from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
 from supawire.options import ChannelOptions, Secret, SessionOptions
 from supawire.types import ChannelState, Instant, LinkState, PresenceState, Stats
 
@@ -57,6 +52,8 @@ class Session:
         self._channels: dict[str, Channel] = {}
         self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
         self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
+        self.posts: Final = Posts(self._context, self._refresh, self._check_open)
+        """What goes out by HTTP."""
         self._drift: float | None = None
         self._openers: list[Ticket] = []
         self._closers: list[Ticket] = []

@@ -18,6 +18,9 @@ from supawire.transport.http import HttpRequest, HttpResponse
 BODY: Final = 64_000
 """Bytes of an answer's body that are read."""
 
+_BODY_TIME: Final = 2.0
+"""Seconds in which they must come; the status alone is enough to go on with."""
+
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
@@ -47,9 +50,7 @@ class PooledHttp:
         """Drop every connection at once, without waiting."""
         session, self._session = self._session, None
         if session is not None and session.connector is not None:
-            for waiter in session.connector._close(abort_ssl=True):  # pyright: ignore[reportPrivateUsage]  close() waits
-                if asyncio.iscoroutine(waiter):
-                    waiter.close()
+            session.connector._close(abort_ssl=True)  # pyright: ignore[reportPrivateUsage]  close() itself waits
             session.detach()
 
 
@@ -73,10 +74,11 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     """The body as far as it is looked at. One that breaks off changes nothing: the status says what happened."""
     body = b""
     try:
-        while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
-            body += part
-    except aiohttp.ClientError:
-        return body
+        async with asyncio.timeout(_BODY_TIME):
+            while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
+                body += part
+    except (TimeoutError, aiohttp.ClientError):
+        return body  # what came is kept
     return body
 
 
