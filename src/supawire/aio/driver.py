@@ -232,13 +232,17 @@ class Driver:
         self.valve.open()
         self._disarm()
 
+    def fail(self, bug: BaseException) -> None:
+        """A part of the client failed: end, and everyone who waits gets the cause (R2)."""
+        self._break(bug)
+        self.pump()
+
     def _failed(self, bug: BaseException | None) -> None:
         """The root task was ended: by a bug of ours, or by a cancellation from outside."""
         if bug is None:
             self.abort(None)
         else:
-            self._break(bug)
-            self.pump()
+            self.fail(bug)
         self.dispatch.give_up()
         self.valve.open()
         self._disarm()

@@ -37,7 +37,11 @@ class Lane:
         now = self._now
         if now is None:
             now = self._begin_batch()
-        delivery = self._receive(self._generation, data, binary, now)
+        try:
+            delivery = self._receive(self._generation, data, binary, now)
+        except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
+            self._driver.fail(bug)
+            return
         if delivery is None:
             return
         if self._effects:  # of earlier frames: they come first

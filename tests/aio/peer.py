@@ -1,0 +1,186 @@
+"""A scripted server at the other end of a memory transport, for tests that say exactly what comes when.
+
+It answers what a server would answer unless a test says otherwise, and keeps what it received.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from supawire import AsyncClient, connect_async
+from supawire.core import binary
+from supawire.core.frames import Frame
+from supawire.transport.memory import MemoryPeer, MemoryTransport
+
+URL = "http://127.0.0.1:1"
+KEY = "the-anon-key"
+
+
+class Server:
+    """Accepts connections in memory and answers them.
+
+    Set an entry of `answers` to answer an event in another way; None: not at all.
+    """
+
+    def __init__(self, *, capacity: int | None = None) -> None:
+        self.transport = MemoryTransport(capacity=capacity)
+        self.frames: list[Frame] = []
+        self.connections = 0
+        self.peer: MemoryPeer | None = None
+        self.answers: dict[str, Callable[[Frame], None] | None] = {
+            "phx_join": self._join,
+            "phx_leave": self._leave,
+            "heartbeat": self.reply,
+            "presence": self.reply,
+            "broadcast": self._broadcast,
+        }
+        self.acks: set[str] = set()
+        """Topics that were joined with ack."""
+        self._news = asyncio.Event()
+        self._system: set[str] = set()
+
+    # --- what a test does
+
+    def reply(self, frame: Frame, status: str = "ok", response: Any = None) -> None:
+        """Answer a request."""
+        payload = {"status": status, "response": {} if response is None else response}
+        self.send(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
+
+    def refuse(self, reason: str) -> Callable[[Frame], None]:
+        """An answer that is an error."""
+        return lambda frame: self.reply(frame, "error", {"reason": reason})
+
+    def send(
+        self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None
+    ) -> None:
+        """Send a frame."""
+        self.raw(json.dumps([join_ref, ref, topic, event, payload]).encode())
+
+    def raw(self, data: bytes, binary: bool = False) -> None:
+        """Send anything."""
+        assert self.peer is not None
+        self.peer.send(data, binary)
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send a broadcast of somebody else's."""
+        message = {"type": "broadcast", "event": event, "payload": payload}
+        self.send(f"realtime:{topic}", "broadcast", message)
+
+    def change(self, topic: str, number: int, record: dict[str, Any], kind: str = "INSERT") -> None:
+        """Send a change of a row of `users`."""
+        columns = [
+            {"name": name, "type": "int8" if isinstance(value, int) else "text"} for name, value in record.items()
+        ]
+        data = {"schema": "public", "table": "users", "type": kind, "commit_timestamp": "2026-11-24T12:00:00Z",
+                "columns": columns, "record": record, "errors": None}  # fmt: skip
+        self.send(f"realtime:{topic}", "postgres_changes", {"ids": [number], "data": data})
+
+    def system(self, topic: str, status: str, message: str, extension: str = "postgres_changes") -> None:
+        """Send a `system` message."""
+        payload = {"status": status, "message": message, "extension": extension, "channel": topic}
+        self.send(f"realtime:{topic}", "system", payload)
+
+    def events(self) -> Counter[str]:
+        """How often each event was received."""
+        return Counter(frame.event for frame in self.frames)
+
+    def of(self, event: str) -> list[Frame]:
+        """What was received of an event."""
+        return [frame for frame in self.frames if frame.event == event]
+
+    async def got(self, event: str, count: int = 1) -> Frame:
+        """Wait until the event was received so often; the newest of them."""
+        while len(self.of(event)) < count:
+            self._news.clear()
+            await self._news.wait()
+        return self.of(event)[count - 1]
+
+    async def connected(self, count: int) -> None:
+        """Wait until so many connections were accepted."""
+        while self.connections < count:
+            self._news.clear()
+            await self._news.wait()
+
+    # --- what it does by itself
+
+    async def serve(self) -> None:
+        """Accept and answer, for ever."""
+        async with asyncio.TaskGroup() as peers:
+            while True:
+                self.peer = await self.transport.accept()
+                self.connections += 1
+                self._news.set()
+                peers.create_task(self._talk(self.peer))
+
+    async def _talk(self, peer: MemoryPeer) -> None:
+        while True:
+            try:
+                data, is_binary = await peer.receive()
+            except EOFError:
+                return
+            frame = _read(data, is_binary)
+            self.frames.append(frame)
+            self._news.set()
+            answer = self.answers.get(frame.event)
+            if answer is not None and peer is self.peer:
+                answer(frame)
+
+    def _join(self, frame: Frame) -> None:
+        config = frame.payload["config"]
+        if config["broadcast"]["ack"]:
+            self.acks.add(frame.topic)
+        changes = [{"id": number + 1, **binding} for number, binding in enumerate(config["postgres_changes"])]
+        self.reply(frame, response={"postgres_changes": changes})
+        if config["presence"]["enabled"]:
+            self.send(frame.topic, "presence_state", {})
+        if changes:
+            self.system(frame.topic.removeprefix("realtime:"), "ok", "Subscribed to PostgreSQL")
+
+    def _leave(self, frame: Frame) -> None:
+        self.reply(frame)
+        self.send(frame.topic, "phx_close", {}, join_ref=frame.join_ref, ref=frame.join_ref)
+
+    def _broadcast(self, frame: Frame) -> None:
+        if frame.topic in self.acks:
+            self.reply(frame)
+
+
+def _read(data: bytes, is_binary: bool) -> Frame:
+    if not is_binary:
+        return Frame(*json.loads(data))
+    layout, (join_ref, ref, topic, event, _), is_json, payload = binary.unpack(binary.UP, data)
+    assert layout is binary.USER_PUSH
+    body = json.loads(payload) if is_json else payload
+    message = {"type": "broadcast", "event": event.decode(), "payload": body}
+    return Frame(join_ref.decode(), ref.decode(), topic.decode(), "broadcast", message)
+
+
+@asynccontextmanager
+async def serving(*, capacity: int | None = None) -> AsyncGenerator[Server, None]:
+    """A server that runs."""
+    server = Server(capacity=capacity)
+    task = asyncio.create_task(server.serve())
+    try:
+        yield server
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def connected(*, capacity: int | None = None, **options: Any) -> AsyncGenerator[tuple[AsyncClient, Server], None]:
+    """A client that is connected to a scripted server, and the server; waits of the client are short."""
+    async with serving(capacity=capacity) as server:
+        options.setdefault("backoff", lambda attempt: 0.0)
+        options.setdefault("rejoin_backoff", lambda attempt: 0.0)
+        async with connect_async(URL, KEY, transport=server.transport, **options) as client:
+            yield client, server
+
+
+async def settled(turns: int = 20) -> None:
+    """Let everything that is ready happen."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
