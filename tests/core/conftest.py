@@ -1,14 +1,34 @@
 """A session under virtual time for each test."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from supawire.core import binary
+from supawire.core.channel import Channel
+from supawire.core.codec import encode_json
+from supawire.core.effects import Connect, Disconnect, FetchToken, Report, Ticket, Transmit
+from supawire.core.frames import Frame
 from supawire.core.listeners import Listener
-from supawire.options import SessionOptions
+from supawire.core.outbox import Message
+from supawire.errors import RealtimeError
+from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
 from supawire.testing.pilot import Pilot
+from supawire.types import ChannelState, LinkState
+
+SUBSCRIBED = "Subscribed to PostgreSQL"
+
+
+class Pushed(NamedTuple):
+    """A broadcast as it went out, whatever the version."""
+
+    join_ref: str
+    ref: str
+    topic: str
+    event: str
+    payload: bytes
 
 
 class Story(Pilot):
@@ -19,17 +39,40 @@ class Story(Pilot):
         self.do(self.session.open)
         self.accept()
 
+    def come_back(self) -> None:
+        """Let the backoff pass, and accept the attempt that follows."""
+        self.run_to_attempt()
+        self.accept()
+
+    def run_to_attempt(self) -> None:
+        """Let time pass until there is an attempt to connect."""
+        while self.session.state is LinkState.RETRYING:
+            assert self.session.next_deadline is not None
+            self.run_for(self.session.next_deadline - self.now.mono)
+
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         """Listen; the events that arrive."""
         heard: list[Any] = []
         self.do(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
 
-    def join(self, topic: str, response: Any = None, **waiting: Any) -> Any:
+    def watch(self) -> list[Any]:
+        """Listen to the client itself; what it tells."""
+        heard: list[Any] = []
+        self.session.watch(heard.append)
+        return heard
+
+    def join(self, topic: str, response: Any = None, **waiting: Any) -> Ticket:
         """Ask to join and let the server say ok; the ticket."""
         ticket = self.do(self.session.join, topic, **waiting)
         self.answer_join(response)
         return ticket
+
+    def joined(self, name: str = "room", **options: Any) -> str:
+        """A channel that is joined; its full topic."""
+        topic = self.channel(name, **options)
+        self.join(topic)
+        return topic
 
     def answer_join(self, response: Any = None) -> None:
         """Let the server say ok to the newest join, echoing its bindings with ids 100, 101, …"""
@@ -41,6 +84,112 @@ class Story(Pilot):
     def refuse_join(self, reason: str) -> None:
         """Let the server say no to the newest join."""
         self.reply(self.sent("phx_join")[-1], {"reason": reason}, status="error")
+
+    def broadcast(self, topic: str, payload: bytes = b"{}", *, ack: bool = False, timeout: float | None = 10.0) -> Any:
+        """Send a broadcast of the event "e"; its ticket, None when nothing more will come."""
+        return self.do(self.session.broadcast, topic, Message("e", payload, ack=ack, timeout=timeout))
+
+    def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:
+        """Let the server say something about the newest join."""
+        join_ref = self.sent("phx_join")[-1].ref if self.options.protocol == "2.0.0" else None
+        said = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
+        self.hear(topic, "system", said, join_ref=join_ref)
+
+    def close_channel(self, topic: str, ref: str | None, *, event: str = "phx_close") -> None:
+        """Let the server end the join with this ref, as each version says it (protocol §3.3)."""
+        join_ref = ref if self.options.protocol == "2.0.0" else None
+        self.hear(topic, event, {}, ref=ref, join_ref=join_ref)
+
+    def end_channel(self, topic: str, why: str) -> None:
+        """Let the server say why, and close the channel."""
+        self.system(topic, why, status="error", extension="system")
+        self.close_channel(topic, self.sent("phx_join")[-1].ref)
+
+    def row(self, topic: str, *ids: int, kind: str = "INSERT", **record: Any) -> None:
+        """Let a row change that matches these bindings."""
+        columns = [{"name": name, "type": "int8"} for name in record]
+        data = {
+            "schema": "public",
+            "table": "users",
+            "type": kind,
+            "commit_timestamp": "2026-01-05T10:11:12.345Z",
+            "columns": columns,
+            "record": record,
+            "errors": None,
+        }
+        self.hear(topic, "postgres_changes", {"ids": list(ids), "data": data})
+
+    def give_token(self, token: str | RealtimeError | None) -> None:
+        """Let the provider answer the newest question."""
+        number = [effect.number for effect in self.effects if isinstance(effect, FetchToken)][-1]
+        self.do(self.session.token_ready, number, Secret(token) if isinstance(token, str) else token)
+
+    def run_alive(self, seconds: float) -> None:
+        """Let time pass while the server answers heartbeats."""
+        end = self.now.mono + seconds
+        while (deadline := self.session.next_deadline) is not None and deadline <= end:
+            before = len(self.sent("heartbeat"))
+            self.clock.advance_to(deadline)
+            self.do(self.session.tick)
+            for beat in self.sent("heartbeat")[before:]:
+                self.reply(beat)
+        self.clock.advance_to(end)
+
+    # --- looking
+
+    def at(self, topic: str) -> Channel:
+        """The channel itself."""
+        return self.session.channels[topic]
+
+    def state(self, topic: str) -> ChannelState:
+        """Where the channel stands."""
+        return self.at(topic).state
+
+    @property
+    def connects(self) -> int:
+        """How many sockets were asked for."""
+        return sum(isinstance(effect, Connect) for effect in self.effects)
+
+    @property
+    def fetches(self) -> int:
+        """How many tokens were asked for."""
+        return sum(isinstance(effect, FetchToken) for effect in self.effects)
+
+    @property
+    def aborts(self) -> list[int]:
+        """The generations whose sockets we threw away ourselves."""
+        return [effect.generation for effect in self.effects if isinstance(effect, Disconnect) and effect.abort]
+
+    @property
+    def errors(self) -> list[RealtimeError]:
+        """What was reported for `on_error`."""
+        reports = [effect for effect in self.effects if isinstance(effect, Report)]
+        return [report.error for report in reports if report.error is not None]
+
+    def pushed(self) -> list[Pushed]:
+        """The broadcasts that went out."""
+        if self.options.protocol == "1.0.0":
+            frames = self.sent("broadcast")
+            return [Pushed(str(f.join_ref), str(f.ref), f.topic, *_said(f)) for f in frames]
+        every = [binary.unpack(binary.UP, e.data) for e in self.effects if isinstance(e, Transmit) and e.binary]
+        return [Pushed(*(field.decode() for field in one.fields[:4]), one.payload) for one in every]
+
+    def answer_push(self, pushed: Pushed, response: Any = None, *, status: str = "ok") -> None:
+        """Answer a broadcast."""
+        self.reply(Frame(pushed.join_ref, pushed.ref, pushed.topic, "broadcast", None), response, status=status)
+
+
+def _said(frame: Frame) -> tuple[str, bytes]:
+    return frame.payload["event"], encode_json(frame.payload["payload"])
+
+
+def raised(call: Callable[[], Any]) -> RealtimeError | None:
+    """What a call raises, None for nothing."""
+    try:
+        call()
+    except RealtimeError as error:
+        return error
+    return None
 
 
 @pytest.fixture
@@ -57,3 +206,9 @@ def make_story() -> Callable[..., Story]:
         return Story(SessionOptions(**options), token=token, seed=seed)
 
     return make
+
+
+@pytest.fixture(params=["2.0.0", "1.0.0"])
+def each(request: pytest.FixtureRequest) -> Story:
+    """A session of each wire version."""
+    return Story(SessionOptions(protocol=request.param))

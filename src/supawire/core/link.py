@@ -32,6 +32,9 @@ PROVEN_AFTER: Final = 5.0
 CLOSE_BOUND: Final = 5.0
 """Seconds that a polite close may take."""
 
+CLOCK_LOOKS: Final = 5.0
+"""Seconds between two looks at the clocks: timers stand still while a machine sleeps, so the next one may be far."""
+
 PROBE_TIMEOUT: Final = 5.0
 """Seconds that a heartbeat may take after the clock jumped."""
 
@@ -94,7 +97,12 @@ class Link:
     def reconnect(self, now: Instant) -> None:
         """Now, not at the end of the backoff; an open connection is replaced."""
         if self.state is LinkState.OPEN:
-            self.lose(ConnectionLostError("reconnect() was called"), now)
+            error = ConnectionLostError("reconnect() was called")
+            self._abort()
+            self._quiet()
+            self.error = error
+            self._move(LinkOn.LOST, error)  # not by `_retry`: the user's wish uses no attempt up
+            self._owner.link_lost(error, None, now)
         if self.state is LinkState.RETRYING:
             self.due(now)
 
@@ -137,6 +145,7 @@ class Link:
         self._ever_open = True
         self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
         self._context.timers.set(("proven",), now.mono + PROVEN_AFTER)
+        self.look(now)
         self._owner.link_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
@@ -213,19 +222,24 @@ class Link:
         self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
         self._context.push(frames.HEARTBEAT, {}, now, timeout=self._context.options.timeout)
 
+    def look(self, now: Instant) -> None:
+        """Come back soon: each deadline that passes is also a look at the clocks (R6)."""
+        self._context.timers.set(("clock",), now.mono + CLOCK_LOOKS)
+
     def probe(self, now: Instant) -> None:
         """The machine slept, or its clock was set: ask at once whether anybody is still there (R6)."""
         if self.state is LinkState.OPEN:
             timeout = min(PROBE_TIMEOUT, self._context.options.timeout)
             self._context.push(frames.HEARTBEAT, {}, now, timeout=timeout)
 
-    def idle(self) -> None:
+    def idle(self, now: Instant) -> None:
         """Nobody needs the socket for now."""
         if self.state is LinkState.OPEN:
             self._quiet()
             self._context.effects.append(Disconnect(self._context.generation))
             self._context.generation += 1
             self._move(LinkOn.IDLED)
+            self._owner.link_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
 
     # --- moves
 
@@ -297,7 +311,7 @@ class Link:
         self._context.generation += 1
 
     def _quiet(self) -> None:
-        for key in ("attempt", "beat", "proven", "connect", "opening", "closing", "idle"):
+        for key in ("attempt", "beat", "proven", "connect", "opening", "closing", "idle", "clock"):
             self._context.timers.cancel((key,))
 
     def _move(self, on: LinkOn, cause: RealtimeError | None = None) -> None:

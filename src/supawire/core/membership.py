@@ -268,6 +268,11 @@ class Membership:
             self._rejoin.ended(now)
             self.move(ChannelOn.LINK_LOST, now, error)
 
+    def delay_ready(self, seconds: float, now: Instant) -> None:
+        """The user's backoff says how long."""
+        if self.state is ChannelState.RETRYING:
+            self._rejoin.wait_for(seconds, now)
+
     # --- deadlines
 
     def retry_due(self, now: Instant) -> None:

@@ -66,6 +66,10 @@ class Rejoin:
         self._context.wait(("rejoin", self._topic), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
 
+    def wait_for(self, seconds: float, now: Instant) -> None:
+        """The same after as long as the user's backoff says."""
+        self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
+
     def _exhausted(self) -> bool:
         backoff = self._context.options.rejoin_backoff
         return backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts

@@ -263,6 +263,7 @@ class Session:
             self._context.tickets.drop(ticket)
             for channel in list(self._channels.values()):
                 channel.cancel(ticket, now)
+            self._watch_idle(now)
 
     # --- inputs
 
@@ -284,10 +285,12 @@ class Session:
     def delay_ready(self, key: Key, seconds: float, now: Instant) -> None:
         """The user's backoff callable answered."""
         match key:
+            case (_, str(topic)) if topic in self._channels:
+                self._channels[topic].membership.delay_ready(seconds, now)
             case ("connect",):
                 self._link.delay_ready(seconds, now)
             case _:
-                self._context.timers.set(key, now.mono + seconds)
+                pass  # of a channel that was removed meanwhile
 
     def tick(self, now: Instant) -> None:
         """A deadline passed."""
@@ -343,6 +346,7 @@ class Session:
         channel = self._channels.get(topic)
         if channel is not None:
             channel.expired(ticket, now)
+            self._watch_idle(now)
 
     def _watch_clock(self, now: Instant) -> None:
         """A sleep, or a clock that was set, shows as one clock moving against the other (R6)."""
@@ -354,7 +358,9 @@ class Session:
 
     def _watch_idle(self, now: Instant) -> None:
         seconds = self._context.options.idle_disconnect
-        if seconds is not None and self.state is LinkState.OPEN and not self._wanted():
+        if seconds is None or self.state is not LinkState.OPEN or self._wanted():
+            return
+        if self._context.timers.deadline(("idle",)) is None:
             self._context.timers.set(("idle",), now.mono + seconds)
 
     def _wanted(self) -> int:
