@@ -1,0 +1,79 @@
+"""How each client is started; the official ones are installed first, pinned by hash, in places of their own.
+
+They are the places where the tests of `tests/interop` have them too.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from benchmarks.scenarios import BARE, NODE, OURS, PYTHON
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+_PYTHON_HOME: Final = ROOT / "build" / "interop-python"
+_PYTHON: Final = _PYTHON_HOME / "bin" / "python"
+_NODE_HOME: Final = ROOT / "tests" / "interop" / "peers"
+
+
+def install_python() -> str | None:
+    """Have the official Python client; why not, when that cannot be."""
+    steps = [
+        [sys.executable, "-m", "venv", str(_PYTHON_HOME)],
+        [str(_PYTHON), "-m", "pip", "install", "-qq", "--require-hashes", "-r", "requirements/interop.txt"],
+    ]
+    if _PYTHON.exists() and _runs([str(_PYTHON), "-c", "import realtime"]):
+        return None
+    return None if all(map(_runs, steps)) else "its packages cannot be installed"
+
+
+def install_node() -> str | None:
+    """Have the official JavaScript client; why not, when that cannot be."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "node and npm are not on this machine"
+    if (_NODE_HOME / "node_modules" / "@supabase").exists():
+        return None
+    steps = ["npm", "ci", "--ignore-scripts", "--loglevel=error", "--prefix", str(_NODE_HOME)]
+    return None if _runs(steps) else "its packages cannot be installed"
+
+
+def command(client: str, url: str, topic: str, scenario: str) -> list[str]:
+    """The command line that starts a client."""
+    arguments = [url, topic, scenario]
+    match client:
+        case "realtime-py":
+            return [str(_PYTHON), "-m", "benchmarks.clients.official", *arguments]
+        case "realtime-js":
+            return ["node", "benchmarks/clients/official.mjs", *arguments, str(_NODE_HOME)]
+        case _:
+            return [
+                sys.executable,
+                "-m",
+                {OURS: "benchmarks.clients.ours", BARE: "benchmarks.clients.bare"}[client],
+                *arguments,
+            ]
+
+
+def versions(clients: set[str]) -> dict[str, str]:
+    """What was compared."""
+    said = "import sys, importlib.metadata as m; print(*(m.version(name) for name in sys.argv[1:]))"
+    found: dict[str, str] = {}
+    for wanted, python, names in (
+        (True, sys.executable, ["aiohttp", "msgspec"]),
+        (PYTHON in clients, str(_PYTHON), ["realtime", "websockets"]),
+    ):
+        if wanted:
+            output = subprocess.run([python, "-c", said, *names], capture_output=True, text=True, check=True).stdout
+            found.update(zip(names, output.split(), strict=True))
+    if NODE in clients:
+        found["node"] = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        package = (_NODE_HOME / "node_modules" / "@supabase" / "realtime-js" / "package.json").read_text(
+            encoding="utf-8"
+        )
+        found["realtime-js"] = package.partition('"version": "')[2].partition('"')[0]
+    return found
+
+
+def _runs(step: list[str]) -> bool:
+    return subprocess.run(step, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode == 0
