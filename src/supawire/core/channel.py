@@ -16,7 +16,7 @@ from supawire.core.readiness import Said
 from supawire.core.states import ChannelOn
 from supawire.core.token import on_wire, same
 from supawire.core.waiters import Waiter
-from supawire.errors import Action, ClosedError, OperationTimeout, RealtimeError, StateError
+from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
 from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, PresenceState, System
 
@@ -80,6 +80,8 @@ class Channel:
         self._member.want(now)
         if self.state is ChannelState.JOINED:
             self._parts.waiters.joined(ready=self.ready)
+            if self._parts.readiness.hopeless is not None:
+                self._parts.waiters.unready(self._parts.readiness.hopeless)
 
     def unsubscribe(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
         """Be out; settled when the server has confirmed, or after the bound."""
@@ -173,7 +175,7 @@ class Channel:
             case Said.DEGRADED:
                 self._parts.gaps.open(now, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
-                if reading.error is not None and reading.row is not None and reading.row.action is Action.GIVE_UP:
+                if reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._parts.waiters.unready(reading.error)
                     self._context.report("changes", topic=self.name, error=reading.error)
             case Said.ENDING:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from supawire.core import frames
 from supawire.core.join import Join
-from supawire.errors import REPLICATING, SUBSCRIBED, Known, RealtimeError, classify_system, system_error
+from supawire.errors import REPLICATING, SUBSCRIBED, Action, Known, RealtimeError, classify_system, system_error
 from supawire.options import ChannelOptions
 from supawire.types import System
 
@@ -38,6 +38,8 @@ class Readiness:
         self._awaited: set[str] = set()
         self.changes_live = True
         """Whether nothing is known to be wrong with changes."""
+        self.hopeless: RealtimeError | None = None
+        """What the server said of this join that it will never make live."""
 
     def joined(self, join: Join, options: ChannelOptions) -> None:
         """A new join: nothing was said yet."""
@@ -45,6 +47,7 @@ class Readiness:
         if options.replication_ready:
             self._awaited.add(REPLICATING)
         self.changes_live = not join.bindings
+        self.hopeless = None
 
     @property
     def is_ready(self) -> bool:
@@ -63,11 +66,14 @@ class Readiness:
             return Reading(Said.ENDING, row, error)
         self._awaited.add(SUBSCRIBED)
         self.changes_live = False
+        if row.action is Action.GIVE_UP:
+            self.hopeless = error
         return Reading(Said.DEGRADED, row, error)
 
     def _ok(self, text: str) -> Reading:
         if text not in self._awaited:
             return Reading(Said.NOTHING)  # said again after a token refresh or a change of the publication
         self._awaited.discard(text)
-        self.changes_live = self.changes_live or text == SUBSCRIBED
+        if text == SUBSCRIBED:
+            self.changes_live, self.hopeless = True, None
         return Reading(Said.READY if self.is_ready else Said.NOTHING)
