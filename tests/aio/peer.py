@@ -39,6 +39,8 @@ class Server:
         }
         self.acks: set[str] = set()
         """Topics that were joined with ack."""
+        self.deaf = asyncio.Event()
+        """Set it, and nothing more is received: the network fills up."""
         self._news = asyncio.Event()
         self._system: set[str] = set()
 
@@ -124,6 +126,8 @@ class Server:
             frame = _read(data, is_binary)
             self.frames.append(frame)
             self._news.set()
+            if self.deaf.is_set():
+                await asyncio.get_running_loop().create_future()
             answer = self.answers.get(frame.event)
             if answer is not None and peer is self.peer:
                 answer(frame)
@@ -178,6 +182,15 @@ async def connected(*, capacity: int | None = None, **options: Any) -> AsyncGene
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)
         async with connect_async(URL, KEY, transport=server.transport, **options) as client:
             yield client, server
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread or the clock does; a test that waits too long fails."""
+    for _ in range(4000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not happen")
 
 
 async def settled(turns: int = 20) -> None:

@@ -107,7 +107,7 @@ class AsyncChannel:
 
         Raises: InvalidArgumentError: not callable with one event, or no selector.
         """
-        self._check((selector,))
+        self._check_selectors((selector,))
 
         def register(function: Callable[[Any], Any]) -> Subscription:
             made = subscribe(
@@ -168,7 +168,7 @@ class AsyncChannel:
 
         Raises: InvalidArgumentError: no selector, or a policy that does not fit.
         """
-        self._check(selectors)
+        self._check_selectors(selectors)
         kept = make_buffer(buffer, overflow, key, self._driver.valve)
         registry = self._driver.registry
         registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now(), iterator=True)
@@ -213,13 +213,13 @@ class AsyncChannel:
             OperationTimeout; the channel stays joined.
         Wire: protocol §3.6.
         """
-        self._driver.check_loop()
+        self._check()
         if not self._core.wanted:
             raise self._core.error or StateError("the channel is not subscribed", topic=self.topic)
         await self._join(timeout, ready=True)
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
-        self._driver.check_loop()
+        self._check()
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
@@ -260,7 +260,7 @@ class AsyncChannel:
         Wire: protocol §6.1, §6.2.
         """
         driver = self._driver
-        driver.check_loop()
+        self._check()
         json = not isinstance(payload, bytes | bytearray | memoryview)
         message = Message(
             check_event(event),
@@ -294,13 +294,14 @@ class AsyncChannel:
         await self._track(None, timeout)
 
     async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
-        self._driver.check_loop()
+        self._check()
         limit = check_timeout(timeout, self._driver.options.timeout)
         ticket = self._driver.session.track(self._topic, wish, limit, self._driver.now())
         await self._driver.outcome(ticket)
 
     def presence_state(self) -> PresenceState:
         """Everyone who is here, by presence key: an immutable snapshot."""
+        self._check()
         return self._driver.session.presence_state(self._topic)
 
     # --- token
@@ -312,7 +313,7 @@ class AsyncChannel:
         Raises: InvalidArgumentError: no token could look like this.
         Wire: protocol §3.5.
         """
-        self._driver.check_loop()
+        self._check()
         secret = None if token is None else check_secret("token", token)
         self._driver.session.set_channel_token(self._topic, secret, self._driver.now())
         self._driver.pump()
@@ -328,10 +329,14 @@ class AsyncChannel:
     ) -> None:
         await self.unsubscribe()
 
-    def _check(self, selectors: tuple[object, ...]) -> None:
+    def _check(self) -> None:
+        """Before every call: the right loop, and an object that is not ended; its topic may be a new one's by now."""
         self._driver.check_loop()
         if self._core.state is ChannelState.CLOSED:
             raise self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic)
+
+    def _check_selectors(self, selectors: tuple[object, ...]) -> None:
+        self._check()
         if not selectors:
             raise InvalidArgumentError("listen() needs a selector, such as broadcast('typing') or changes('users')")
         for selector in selectors:

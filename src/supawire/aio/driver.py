@@ -19,6 +19,7 @@ from typing import Any, Final
 from supawire.aio.dispatch import Dispatch
 from supawire.aio.hooks import TokenSource, ask_delay
 from supawire.aio.lane import name_topic
+from supawire.aio.publishing import Publisher
 from supawire.aio.registry import Registry
 from supawire.aio.reports import Reports
 from supawire.aio.sockets import Sockets
@@ -33,6 +34,7 @@ from supawire.core.effects import (
     Ended,
     FetchToken,
     PauseReading,
+    Publish,
     Report,
     ResumeReading,
     Settle,
@@ -62,8 +64,9 @@ class Driver:
         self.reports = Reports(options.on_error, options.logger)
         self.tasks = Tasks(self._release, self._failed)
         self.sockets = Sockets(self, endpoint, options)
-        self.registry = Registry(self.session, self.loop)
+        self.registry = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
         self.dispatch = Dispatch(self)
+        self.publisher = Publisher(self, endpoint, options)
         self.valve = Valve(options.heartbeat, lambda: self.session.awaits_reply, self.sockets.set_reading)
         self._tokens = TokenSource(self, options.token_provider)
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
@@ -84,6 +87,7 @@ class Driver:
             AskDelay: self._ask_delay,
             PauseReading: self.sockets.pause,
             ResumeReading: self.sockets.resume,
+            Publish: self.publisher.perform,
             Ended: self._ended,
         }
 
@@ -171,6 +175,7 @@ class Driver:
         if waiting.done() and not waiting.cancelled():
             waiting.exception()  # it came in the same moment; asyncio shall not say that nobody looked at it
         self._waiting.pop(ticket, None)
+        self.publisher.cancel(ticket)
         self.session.cancel(ticket, self.now())
         self.pump()
 
@@ -229,6 +234,7 @@ class Driver:
     async def _release(self) -> None:
         """Let go of what is no task."""
         await self.dispatch.stop()
+        await self.publisher.poster.close()
         self.valve.open()
         self._disarm()
 
@@ -244,6 +250,7 @@ class Driver:
         else:
             self.fail(bug)
         self.dispatch.give_up()
+        self.publisher.poster.abort()
         self.valve.open()
         self._disarm()
 

@@ -26,11 +26,8 @@ class Lane:
         self._receive = driver.session.receive
         self._effects = driver.session.effects
         self._now: Instant | None = None
-
-    @property
-    def burst(self) -> int:
+        self.burst = BURST
         """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
-        return min(BURST, self._driver.registry.smallest_buffer)
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Take one frame."""

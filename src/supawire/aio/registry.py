@@ -6,7 +6,7 @@ may run in any thread and in the middle of anything, only asks the event loop to
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from supawire.aio.buffers import Buffer
 from supawire.core.listeners import Listener
@@ -14,7 +14,7 @@ from supawire.core.session import Session
 from supawire.selectors import Selector
 from supawire.types import Instant
 
-NO_BUFFER: Final = 1 << 30
+Measured = Callable[[int | None], None]
 
 
 class Registration:
@@ -40,13 +40,13 @@ class Registration:
 
 
 class Registry:
-    """All listeners of one client."""
+    """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
 
-    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
         self._session = session
         self._loop = loop
+        self._measured = measured
         self._registrations: dict[Registration, None] = {}
-        self.smallest_buffer = NO_BUFFER
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
@@ -81,7 +81,7 @@ class Registry:
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
-        return any(known.topic == topic and known.listener.deliver == deliver for known in self._registrations)
+        return any(known.topic == topic and known.listener.deliver is deliver for known in self._registrations)
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
@@ -98,4 +98,4 @@ class Registry:
 
     def _measure(self) -> None:
         limits = (known.buffer.limit for known in self._registrations if known.buffer is not None)
-        self.smallest_buffer = min(limits, default=NO_BUFFER)
+        self._measured(min(limits, default=None))

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from supawire.aio.lane import Lane, TappedLane
+from supawire.aio.lane import BURST, Lane, TappedLane
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
 from supawire.core.link import Cause
 from supawire.errors import ConnectError, ConnectionLostError
@@ -31,6 +31,8 @@ class Sockets:
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0
         self._current: Connection | None = None
+        self._current_lane: Lane | None = None
+        self._burst = BURST
 
     # --- orders
 
@@ -78,6 +80,12 @@ class Sockets:
         if self._current is not None:
             (self._current.resume_reading if reads else self._current.pause_reading)()
 
+    def set_smallest_buffer(self, limit: int | None) -> None:
+        """A listener came or went: this is the smallest buffer now."""
+        self._burst = BURST if limit is None else min(BURST, limit)
+        if self._current_lane is not None:
+            self._current_lane.burst = self._burst
+
     def has_written(self, generation: int, sequence: int) -> bool:
         """Whether this frame was handed to the network."""
         current = self._current
@@ -121,8 +129,10 @@ class Sockets:
         self._open[generation] = task, connection
         self._generation, self._current = generation, connection
         self._driver.opened(generation)
+        lane = self._current_lane = self._lane(self._driver, generation)
+        lane.burst = self._burst
         try:
-            end = await connection.run(self._lane(self._driver, generation))
+            end = await connection.run(lane)
         except Exception as error:  # noqa: BLE001  the same
             connection.abort()
             return self._broken(error)

@@ -142,7 +142,7 @@ class WebSocketConnection:
     async def _read(self, sink: Sink) -> tuple[int | None, str]:
         receive, frame = self._socket.receive, sink.frame
         text, binary = WSMsgType.TEXT, WSMsgType.BINARY
-        left = sink.burst
+        taken = 0
         while True:
             message = await receive()
             if message.type is text:
@@ -151,10 +151,10 @@ class WebSocketConnection:
                 frame(message.data, True)
             else:
                 return self._ended(message)
-            left -= 1
-            if left <= 0:
+            taken += 1
+            if taken >= sink.burst:
+                taken = 0
                 await asyncio.sleep(0)
-                left = sink.burst
             if self._resumed is not None:
                 await self._resumed.wait()
 

@@ -47,10 +47,8 @@ class Closed:
 class Sink(Protocol):
     """Who takes the frames of a connection."""
 
-    @property
-    def burst(self) -> int:
-        """How many frames may come before the event loop gets its turn, at least 1."""
-        ...
+    burst: int
+    """How many frames may come before the event loop gets its turn, at least 1; it may change at any time."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Take one frame. It does not raise."""

@@ -140,17 +140,17 @@ class MemoryConnection:
 
     async def run(self, sink: Sink, /) -> Closed:
         """Read until the end, and say what it was."""
-        left = sink.burst
+        taken = 0
         try:
             while True:
                 item = await self._inbox.get()
                 if isinstance(item, Closed):
                     break
                 sink.frame(*item)
-                left -= 1
-                if left <= 0:
+                taken += 1
+                if taken >= sink.burst:
+                    taken = 0
                     await asyncio.sleep(0)
-                    left = sink.burst
                 await self._reading.wait()
         finally:
             self._end(Closed(None))

@@ -1,0 +1,765 @@
+"""Handlers and iterators: who gets what, in which order, and what a slow one harms."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pytest
+
+from supawire import Broadcast, Insert, broadcast, changes, presence, system
+from supawire.errors import (
+    HandlerError,
+    InvalidArgumentError,
+    JoinDeniedError,
+    ReconnectExhaustedError,
+    SlowConsumerError,
+    StateError,
+)
+from supawire.options import Backoff
+from tests.aio.peer import Server, connected, settled, until
+
+pytestmark = pytest.mark.anyio
+
+
+def payloads(heard: list[Any]) -> list[Any]:
+    return [event.payload for event in heard]
+
+
+# --- handlers
+
+
+async def test_a_handler_gets_the_events_of_its_selector():
+    """A plain handler is called with each event of its selector, wildcards with all, in order (R41)."""
+    one: list[Any] = []
+    every: list[Any] = []
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast("a"), one.append)
+        room.on(broadcast(), every.append)
+        await room.subscribe()
+        for number in range(6):
+            server.broadcast("room", "ab"[number % 2], number)
+        await settled()
+        assert payloads(one) == [0, 2, 4]
+        assert payloads(every) == [0, 1, 2, 3, 4, 5]
+        assert isinstance(every[0], Broadcast) and every[0].topic == "room"
+
+
+async def test_on_is_a_decorator_too():
+    """`@channel.on(selector)` registers and gives the function back."""
+    heard: list[Any] = []
+    async with connected() as (client, server):
+        room = client.channel("db")
+
+        @room.on(changes("users", event="INSERT"))
+        def added(change: Insert[dict[str, Any]]) -> None:
+            heard.append(change.record)
+
+        assert callable(added)
+        await room.subscribe()
+        server.change("db", 1, {"id": 5, "name": "Ada"})
+        await settled()
+        assert heard == [{"id": 5, "name": "Ada"}]
+
+
+class _Callable:
+    def __init__(self, heard: list[Any]) -> None:
+        self.heard = heard
+
+    async def __call__(self, event: Any) -> None:
+        self.heard.append(event)
+
+    async def method(self, event: Any) -> None:
+        self.heard.append(event)
+
+
+async def _append(heard: list[Any], event: Any) -> None:
+    await asyncio.sleep(0)
+    heard.append(event)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda heard: heard.append,
+        lambda heard: partial(_append, heard),
+        lambda heard: partial(list.append, heard),
+        _Callable,
+        lambda heard: _Callable(heard).method,
+        lambda heard: lambda event: heard.append(event),
+    ],
+    ids=["bound", "async partial", "partial", "async object", "async method", "lambda"],
+)
+async def test_anything_callable_is_a_handler(make: Callable[[list[Any]], Any]):
+    """Functions, partials, objects and bound methods work, async ones included, in order (R37)."""
+    heard: list[Any] = []
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), make(heard))
+        await room.subscribe()
+        for number in range(20):
+            server.broadcast("room", "e", number)
+        await settled(100)
+        assert payloads(heard) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [5, "print", lambda: None, lambda a, b: None, partial(print, sep=""), [].clear],
+    ids=["number", "text", "none", "two", "fine", "method"],
+)
+async def test_what_cannot_be_called_with_one_event_raises(handler: Any):
+    """A handler that is not callable, or not with one argument, raises when it is registered (R38)."""
+    async with connected() as (client, _):
+        room = client.channel("room")
+        if isinstance(handler, partial):
+            room.on(broadcast(), handler)
+            return
+        with pytest.raises(InvalidArgumentError):
+            room.on(broadcast(), handler)
+
+
+async def test_generators_and_odd_choices_are_refused():
+    """Generator functions, threads for async handlers and overflow="latest" raise when registered."""
+
+    async def generator(event: Any) -> Any:
+        yield event
+
+    async with connected() as (client, _):
+        room = client.channel("room")
+        with pytest.raises(InvalidArgumentError, match="generator"):
+            room.on(broadcast(), generator)
+        with pytest.raises(InvalidArgumentError, match="async one"):
+            room.on(broadcast(), _Callable([]), thread=True)
+        with pytest.raises(InvalidArgumentError, match="latest"):
+            room.on(broadcast(), print, overflow="latest")
+        with pytest.raises(InvalidArgumentError, match="drop_oldest"):
+            room.on(broadcast(), print, overflow=cast("Any", "drop_oldst"))
+        with pytest.raises(InvalidArgumentError, match="selector"):
+            room.on(cast("Any", "typing"), print)
+        with pytest.raises(InvalidArgumentError):
+            room.on(broadcast(), print, buffer=0)
+
+
+async def test_a_handler_registered_twice_is_called_twice():
+    """Two registrations of one function are two, and cancelling one leaves the other."""
+    heard: list[Any] = []
+    async with connected() as (client, server):
+        room = client.channel("room")
+        first = room.on(broadcast("a"), heard.append)
+        room.on(broadcast(), heard.append)
+        await room.subscribe()
+        server.broadcast("room", "a", 1)
+        await settled()
+        assert payloads(heard) == [1, 1]
+        first.cancel()
+        first.cancel()
+        server.broadcast("room", "a", 2)
+        await settled()
+        assert payloads(heard) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "thread"])
+async def test_a_handler_that_raises_harms_nobody(kind: str):
+    """What a handler raises reaches `on_error` once with its traceback; the next events and handlers go on (R1)."""
+    errors: list[Exception] = []
+    heard: list[Any] = []
+    other: list[Any] = []
+
+    def plain(event: Any) -> None:
+        heard.append(event)
+        if event.payload == 0:
+            raise KeyError("oops")
+
+    async def handler(event: Any) -> None:
+        plain(event)
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        if kind == "async":
+            room.on(broadcast(), handler)
+        else:
+            room.on(broadcast(), plain, thread=kind == "thread")
+        room.on(broadcast(), other.append)
+        await room.subscribe()
+        for number in range(6):
+            server.broadcast("room", "e", number)
+        await until(lambda: len(heard) == 6 and bool(errors))
+        assert payloads(heard) == payloads(other) == list(range(6))
+        assert [type(error) for error in errors] == [HandlerError]
+        cause = errors[0].__cause__
+        assert isinstance(cause, KeyError) and cause.__traceback__ is not None
+        assert isinstance(errors[0], HandlerError) and errors[0].topic == "room"
+        assert client.state.value == "open"
+
+
+@pytest.mark.parametrize("raises", [asyncio.CancelledError, StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
+async def test_odd_exceptions_of_handlers_are_survived(raises: type[BaseException], is_async: bool):
+    """Even a CancelledError that comes out of a handler ends neither the reader nor the handler's task (R1)."""
+    errors: list[Exception] = []
+    heard: list[Any] = []
+
+    def plain(event: Any) -> None:
+        heard.append(event)
+        raise raises
+
+    async def handler(event: Any) -> None:
+        plain(event)
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        if is_async:
+            room.on(broadcast(), handler)
+        else:
+            room.on(broadcast(), plain)
+        await room.subscribe()
+        for number in range(3):
+            server.broadcast("room", "e", number)
+        await settled(50)
+        assert payloads(heard) == [0, 1, 2]
+        assert len(errors) == 3
+
+
+async def test_a_handler_that_cancels_its_own_task_goes_on():
+    """An async handler that cancels the task it runs in is reported and called again (R1)."""
+    heard: list[Any] = []
+
+    async def handler(event: Any) -> None:
+        heard.append(event)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    errors: list[Exception] = []
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        for number in range(3):
+            server.broadcast("room", "e", number)
+        await settled(50)
+        assert payloads(heard) == [0, 1, 2]
+        assert len(errors) == 3
+
+
+async def test_an_on_error_that_raises_is_survived():
+    """An error hook that raises is logged and ends nothing (R1)."""
+
+    def hook(error: Exception) -> None:
+        raise RuntimeError("no")
+
+    def handler(event: Any) -> None:
+        heard.append(event)
+        raise ValueError
+
+    heard: list[Any] = []
+    async with connected(on_error=hook) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        server.broadcast("room", "e", 2)
+        await settled()
+        assert payloads(heard) == [1, 2]
+
+
+async def test_a_slow_async_handler_delays_nobody():
+    """While an async handler waits, other channels receive and acks come (R39)."""
+    gate = asyncio.Event()
+    slow: list[Any] = []
+    quick: list[Any] = []
+
+    async def handler(event: Any) -> None:
+        await gate.wait()
+        slow.append(event)
+
+    async with connected() as (client, server):
+        one, two = client.channel("one"), client.channel("two", ack=True)
+        one.on(broadcast(), handler)
+        two.on(broadcast(), quick.append)
+        await one.subscribe()
+        await two.subscribe()
+        server.broadcast("one", "e", 1)
+        server.broadcast("two", "e", 2)
+        await two.broadcast("e", {})
+        assert (payloads(slow), payloads(quick)) == ([], [2])
+        gate.set()
+        await settled()
+        assert payloads(slow) == [1]
+
+
+async def test_a_blocking_handler_on_the_thread_delays_nobody():
+    """While a threaded handler blocks, other channels receive, acks come and heartbeats are answered (R39)."""
+    gate = threading.Event()
+    blocked: list[Any] = []
+    threads: set[str] = set()
+    quick: list[Any] = []
+
+    def handler(event: Any) -> None:
+        gate.wait()
+        threads.add(threading.current_thread().name)
+        blocked.append(event)
+
+    async with connected() as (client, server):
+        one, two = client.channel("one"), client.channel("two", ack=True)
+        one.on(broadcast(), handler, thread=True)
+        two.on(broadcast(), quick.append)
+        await one.subscribe()
+        await two.subscribe()
+        for number in range(10):
+            server.broadcast("one", "e", number)
+        server.broadcast("two", "e", 2)
+        await two.broadcast("e", {})
+        assert await client.ping() >= 0
+        assert (payloads(blocked), payloads(quick)) == ([], [2])
+        gate.set()
+        await until(lambda: len(blocked) == 10)
+        assert payloads(blocked) == list(range(10))
+        assert threads == {"supawire-dispatch"}
+
+
+async def test_a_handler_that_never_returns_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):
+    """`close` waits for a blocked threaded handler for a bounded time, then leaves it alone (R10)."""
+    monkeypatch.setattr("supawire.aio.dispatch.STUBBORN", 0.05)
+    gate = threading.Event()
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), lambda event: gate.wait(), thread=True)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await settled()
+        await client.close()
+        assert client.state.value == "closed"
+    gate.set()
+
+
+async def test_an_async_handler_that_clings_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):
+    """`close` waits for a handler that swallows its cancellation for a bounded time only (R10)."""
+    monkeypatch.setattr("supawire.aio.tasks.STUBBORN", 0.05)
+    gate = asyncio.Event()
+
+    async def handler(event: Any) -> None:
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), handler)
+        await room.subscribe()
+        server.broadcast("room", "e", 1)
+        await settled()
+        await client.close()
+        assert client.state.value == "closed"
+        gate.set()
+        await settled()
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "thread"])
+@pytest.mark.parametrize(
+    ("overflow", "expected"),
+    [("error", [0, 1, 2, 3]), ("drop_newest", [0, 1, 2, 3]), ("drop_oldest", [0, 7, 8, 9])],
+)
+async def test_what_waits_behind_a_handler_is_bounded(is_async: bool, overflow: Any, expected: list[int]):
+    """More events than `buffer` behind a handler follow the policy; "error" tells once per episode and stays (R39)."""
+    errors: list[Exception] = []
+    heard: list[Any] = []
+    gate: Any = asyncio.Event() if is_async else threading.Event()
+
+    def blocking(event: Any) -> None:
+        heard.append(event)
+        gate.wait()
+
+    async def waiting(event: Any) -> None:
+        heard.append(event)
+        await gate.wait()
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        if is_async:
+            subscription = room.on(broadcast(), waiting, buffer=3, overflow=overflow)
+        else:
+            subscription = room.on(broadcast(), blocking, buffer=3, overflow=overflow, thread=True)
+        await room.subscribe()
+        server.broadcast("room", "e", 0)
+        await until(lambda: bool(heard))
+        for number in range(1, 10):
+            server.broadcast("room", "e", number)
+        await settled()
+        assert subscription.dropped == client.stats().overflowed == 6
+        gate.set()
+        await until(lambda: len(heard) == 4)
+        assert payloads(heard) == expected
+        assert [type(error) for error in errors] == ([SlowConsumerError] if overflow == "error" else [])
+        server.broadcast("room", "e", "next")
+        await until(lambda: len(heard) == 5)
+        assert heard[-1].payload == "next"
+
+
+async def test_a_slow_plain_handler_is_warned_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """A plain handler that holds the event loop is named as such in the log, once a minute."""
+    monkeypatch.setattr("supawire.aio.driver.SLOW", 0.01)
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), lambda event: time.sleep(0.02))
+        await room.subscribe()
+        for number in range(3):
+            server.broadcast("room", "e", number)
+            await settled()
+        warnings = [record for record in caplog.records if "thread=True" in record.getMessage()]
+        assert len(warnings) == 1
+
+
+async def test_a_cancelled_subscription_is_called_no_more():
+    """After `cancel` nothing is called any more, also not for what waits already, and a call under way ends."""
+    heard: list[Any] = []
+    gate = asyncio.Event()
+    async with connected() as (client, server):
+        room = client.channel("room")
+
+        async def handler(event: Any) -> None:
+            await gate.wait()
+            heard.append(event)
+
+        subscription = room.on(broadcast(), handler)
+        await room.subscribe()
+        for number in range(5):
+            server.broadcast("room", "e", number)
+        await settled()
+        subscription.cancel()
+        gate.set()
+        await settled()
+        assert payloads(heard) == [0]
+
+
+async def test_a_handler_may_use_the_client():
+    """A handler may send, add and cancel listeners and start a leave; order is kept."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        tasks: list[asyncio.Task[Any]] = []
+        late: list[Any] = []
+
+        def handler(event: Any) -> None:
+            if event.payload == 0:
+                room.on(broadcast("e"), late.append)
+            tasks.append(asyncio.create_task(room.broadcast("echo", event.payload)))
+
+        room.on(broadcast("e"), handler)
+        await room.subscribe()
+        for number in range(3):
+            server.broadcast("room", "e", number)
+        await server.got("broadcast", 3)
+        assert [frame.payload["payload"] for frame in server.of("broadcast")] == [0, 1, 2]
+        assert payloads(late) == [1, 2]
+        await asyncio.gather(*tasks)
+
+
+# --- iterators
+
+
+async def test_an_iterator_gets_the_union_of_its_selectors_in_order():
+    """One iterator over several selectors yields the events of all in the order in which they came."""
+    async with connected() as (client, server):
+        room = client.channel("db")
+        stream = room.listen(broadcast("a"), changes("users"), system())
+        await room.subscribe(wait="ready")
+        server.broadcast("db", "a", 1)
+        server.change("db", 1, {"id": 1})
+        server.broadcast("db", "b", 2)
+        server.system("db", "ok", "hello", "other")
+        kinds = [type(await anext(stream)).__name__ for _ in range(4)]
+        assert kinds == ["System", "Broadcast", "Insert", "System"]
+
+
+async def test_iterating_joins_a_channel_that_nobody_has_joined():
+    """The first `next` subscribes; a refusal is raised by it."""
+    async with connected() as (client, server):
+        stream = client.channel("room").listen(broadcast())
+        waiting = asyncio.create_task(anext(stream))
+        await server.got("phx_join")
+        await settled()
+        server.broadcast("room", "e", 1)
+        assert (await waiting).payload == 1
+        server.answers["phx_join"] = server.refuse("Unauthorized: You do not have permissions to read")
+        with pytest.raises(JoinDeniedError):
+            await anext(client.channel("other", private=True).listen(broadcast()))
+
+
+async def test_an_iterator_ends_when_the_channel_is_left():
+    """`async for` ends when the channel is left, after what is there; later ones end at once."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream, other = room.listen(broadcast()), room.listen(broadcast())
+        await room.subscribe()
+        waiting = asyncio.create_task(_all(other))
+        server.broadcast("room", "e", 1)
+        await settled()
+        await room.unsubscribe()
+        assert payloads(await waiting) == [1]
+        assert payloads(await _all(stream)) == [1]
+        assert await _all(room.listen(broadcast())) == []
+
+
+async def _all(stream: Any) -> list[Any]:
+    return [event async for event in stream]
+
+
+async def test_an_iterator_survives_reconnects():
+    """A lost connection does not end an iterator; events of the next join come to it (R15)."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast())
+        await room.subscribe()
+        for number in range(5):
+            assert server.peer is not None
+            server.peer.drop()
+            await server.got("phx_join", number + 2)
+            await settled()
+            server.broadcast("room", "e", number)
+            assert (await anext(stream)).payload == number
+
+
+async def test_an_iterator_raises_why_it_cannot_go_on():
+    """A channel that is refused for good, and a client that gave up, raise their cause in the iterators (R3)."""
+    async with connected(backoff=Backoff(initial=0, max_attempts=1)) as (client, server):
+        room, other = client.channel("room"), client.channel("other")
+        refused, lost = room.listen(broadcast()), other.listen(broadcast())
+        everything = client.listen()
+        await room.subscribe()
+        await other.subscribe()
+        waiting = asyncio.create_task(anext(refused))
+        await settled()
+        server.system("room", "error", "You do not have permissions to read from this topic", "system")
+        server.send("realtime:room", "phx_close", {}, join_ref=server.of("phx_join")[0].join_ref)
+        with pytest.raises(JoinDeniedError):
+            await waiting
+        server.transport.refuse(times=9)
+        assert server.peer is not None
+        server.peer.drop()
+        with pytest.raises(ReconnectExhaustedError):
+            await anext(lost)
+        with pytest.raises(ReconnectExhaustedError):
+            await client.wait_closed()
+        with pytest.raises(ReconnectExhaustedError):
+            await _all(everything)
+
+
+async def test_an_iterator_that_nobody_holds_is_unregistered():
+    """An iterator without references is forgotten, and one that was closed by `with` too."""
+    async with connected() as (client, _):
+        room = client.channel("room")
+        stream = room.listen(broadcast())
+        assert len(client._driver.registry._registrations) == 1
+        del stream
+        gc.collect()
+        await settled()
+        assert client._driver.registry._registrations == {}
+        async with room.listen(broadcast()) as kept:
+            assert len(client._driver.registry._registrations) == 1
+        assert client._driver.registry._registrations == {}
+        with pytest.raises(StopAsyncIteration):
+            await anext(kept)
+        watching = client.listen()
+        watching.close()
+        assert client._driver.session._context.watchers == {}
+
+
+async def test_one_task_at_a_time():
+    """A second task that waits on the same iterator is told to take its own."""
+    async with connected() as (client, _):
+        room = client.channel("room")
+        await room.subscribe()
+        stream = room.listen(broadcast())
+        first = asyncio.create_task(anext(stream))
+        await settled()
+        with pytest.raises(StateError, match="its own listen"):
+            await anext(stream)
+        first.cancel()
+
+
+async def test_a_cancelled_next_loses_nothing():
+    """Cancelling a waiting `next` leaves the iterator usable, and the next event is not lost."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        await room.subscribe()
+        stream = room.listen(broadcast())
+        waiting = asyncio.create_task(anext(stream))
+        await settled()
+        waiting.cancel()
+        await settled()
+        server.broadcast("room", "e", 1)
+        assert (await anext(stream)).payload == 1
+
+
+async def overflown(server: Server, room: Any, count: int = 10) -> None:
+    for number in range(count):
+        server.broadcast("room", "e", number)
+    await settled(50)
+
+
+async def test_overflow_error_raises_after_what_is_there():
+    """ "error": the iterator yields what it has, raises SlowConsumerError once, and goes on (R39)."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=3)
+        await room.subscribe()
+        await overflown(server, room)
+        assert [(await anext(stream)).payload for _ in range(3)] == [0, 1, 2]
+        server.broadcast("room", "e", "hidden")
+        await settled()
+        with pytest.raises(SlowConsumerError):
+            await anext(stream)
+        assert stream.dropped == 8
+        server.broadcast("room", "e", "next")
+        assert (await anext(stream)).payload == "next"
+
+
+@pytest.mark.parametrize(
+    ("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])], ids=["oldest", "newest"]
+)
+async def test_overflow_may_drop_in_silence(overflow: Any, kept: list[int]):
+    """ "drop_oldest" and "drop_newest" keep the others and count what was dropped (R39)."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=3, overflow=overflow)
+        await room.subscribe()
+        await overflown(server, room)
+        assert [(await anext(stream)).payload for _ in range(3)] == kept
+        assert (stream.dropped, client.stats().overflowed) == (7, 7)
+
+
+async def test_overflow_latest_keeps_the_newest_per_key():
+    """ "latest" keeps one event per key in the order of the keys, and the newest keys when there are too many (R39)."""
+    errors: list[Exception] = []
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=2, overflow="latest", key=lambda event: event.payload["id"])
+        await room.subscribe()
+        for number, key in enumerate("abab"):
+            server.broadcast("room", "e", {"id": key, "n": number})
+        server.broadcast("room", "e", {"no": "id"})
+        await settled()
+        assert [(await anext(stream)).payload["n"] for _ in range(2)] == [2, 3]
+        for number, key in enumerate("abc"):
+            server.broadcast("room", "e", {"id": key, "n": number})
+        await settled()
+        assert [(await anext(stream)).payload["id"] for _ in range(2)] == ["b", "c"]
+        assert stream.dropped == 3
+        assert [type(error.__cause__) for error in errors] == [KeyError]
+
+
+async def test_overflow_pause_stops_reading():
+    """ "pause": nothing is lost; reading stops while the buffer is full and goes on when it has room (R39)."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=3, overflow="pause")
+        await room.subscribe()
+        await overflown(server, room, 50)
+        assert len(stream._buffer) <= 4
+        seen = [(await anext(stream)).payload for _ in range(50)]
+        assert (seen, stream.dropped) == (list(range(50)), 0)
+
+
+async def test_a_pause_ends_with_the_first_request():
+    """While a request waits for its reply the socket is read in spite of "pause", which then is as "error" (R39)."""
+    async with connected() as (client, server):
+        room = client.channel("room", ack=True)
+        stream = room.listen(broadcast(), buffer=3, overflow="pause")
+        await room.subscribe()
+        await overflown(server, room)
+        assert client._driver.valve.closed
+        await room.broadcast("e", {})
+        assert not client._driver.valve.closed
+        await settled(50)
+        seen = [(await anext(stream)).payload for _ in range(3)]
+        assert seen == [0, 1, 2]
+        with pytest.raises(SlowConsumerError):
+            await _all(stream)
+
+
+async def test_a_pause_ends_after_a_heartbeat_interval():
+    """Reading stops for at most one heartbeat interval, then the buffer overflows as with "error" (R39)."""
+    async with connected(heartbeat=0.05) as (client, server):
+        server.answers["heartbeat"] = server.reply
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=3, overflow="pause")
+        await room.subscribe()
+        await overflown(server, room)
+        await until(lambda: not client._driver.valve.closed)
+        await settled(50)
+        with pytest.raises(SlowConsumerError):
+            await _all(stream)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"overflow": "latest"}, {"key": str}, {"buffer": 0}, {"overflow": "drop"}, {"overflow": "latest", "key": 5}],
+)
+async def test_wrong_choices_of_listen_raise(options: dict[str, Any]):
+    """Policies that do not fit together raise at the call."""
+    async with connected() as (client, _):
+        with pytest.raises(InvalidArgumentError):
+            client.channel("room").listen(broadcast(), **options)
+
+
+async def test_listen_without_a_selector_raises():
+    """`listen()` without a selector would never yield, so it is an error."""
+    async with connected() as (client, _):
+        with pytest.raises(InvalidArgumentError, match="needs a selector"):
+            client.channel("room").listen()
+
+
+async def test_a_fast_consumer_of_a_small_buffer_does_not_overflow():
+    """A burst of a thousand frames passes through a buffer of two, since the consumer gets its turns (R39)."""
+    async with connected() as (client, server):
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=2)
+        await room.subscribe()
+
+        async def consume() -> list[Any]:
+            return [(await anext(stream)).payload for _ in range(1000)]
+
+        consuming = asyncio.create_task(consume())
+        await settled()
+        for number in range(1000):
+            server.broadcast("room", "e", number)
+        assert await consuming == list(range(1000))
+        assert stream.dropped == 0
+
+
+async def test_unknown_and_odd_frames_harm_nobody():
+    """Garbage, unknown events and frames of unknown topics are counted, and what follows is delivered (R40)."""
+    heard: list[Any] = []
+    async with connected() as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), heard.append)
+        room.on(presence(), heard.append)
+        await room.subscribe()
+        await settled()
+        heard.clear()
+        for data in (
+            b"",
+            b"{",
+            b"[]",
+            b"[1,2,3,4,5]",
+            b"\xff\xfe",
+            b'[null,null,"realtime:room","odd",{}]',
+            b"[" * 5000,
+        ):
+            server.raw(data)
+        for data in (b"", b"\x04", b"\x09abc", bytes([4, 200, 200, 200, 0])):
+            server.raw(data, binary=True)
+        server.broadcast("nobody", "e", 1)
+        server.broadcast("room", "e", "after")
+        await settled()
+        assert payloads(heard) == ["after"]
+        stats = client.stats()
+        assert stats.garbage_frames > 0 and stats.unknown_frames > 0
