@@ -3,6 +3,7 @@
 dev.txt     the newest versions of everything, for the set-up command of README.md and for CI
 test.txt    of these, what the tests need, for runs on other versions of Python
 lowest.txt  the lowest versions that pyproject.toml allows of what users install, with the test tools of dev.txt
+interop.txt the official Python client (interop.in) and what it needs, for an environment of its own
 
 All are pinned by hash and name no index, so they work with every mirror. They hold for each supported Python.
 """
@@ -40,25 +41,27 @@ def pins(lock: Path) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in pairs}
 
 
-def compile_lock(target: str, extra: str, *options: str) -> None:
+def compile_lock(target: str, *source_and_options: str) -> None:
     command = [
         *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
         *("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
-        *("--upgrade", "pyproject.toml", "--extra", extra, "--output-file", f"requirements/{target}"),
+        *("--upgrade", "--output-file", f"requirements/{target}", *source_and_options),
     ]
-    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def main() -> None:
-    compile_lock("dev.txt", "dev")
-    compile_lock("test.txt", "test", "--constraint", "requirements/dev.txt")
+    project = ("pyproject.toml", "--extra")
+    compile_lock("dev.txt", *project, "dev")
+    compile_lock("test.txt", *project, "test", "--constraint", "requirements/dev.txt")
+    compile_lock("interop.txt", "requirements/interop.in")
     newest = pins(HERE / "dev.txt")
     users = {canonicalize_name(line.name) for line in users_requirements()}
     tools = {canonicalize_name(line.name) for line in extras()["test"]} - users - {"supawire"}
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={newest[name]}\n" for name in sorted(tools))
         constraints.flush()
-        compile_lock("lowest.txt", "test", "--resolution", "lowest-direct", "--constraint", constraints.name)
+        compile_lock("lowest.txt", *project, "test", "--resolution", "lowest-direct", "--constraint", constraints.name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""A local server, our client and an official one, in every pair of wire versions."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from supawire import connect_async
+from supawire.aio.client import AsyncClient
+from supawire.server import LocalServer
+
+from .official import PEERS, Peer, Process
+
+OFFICIAL: Final = ("python 1.0.0", "javascript 1.0.0", "javascript 2.0.0")
+OURS: Final = ("1.0.0", "2.0.0")
+
+
+class Pair(NamedTuple):
+    """Our client and an official one on one server."""
+
+    server: LocalServer
+    ours: AsyncClient
+    peer: Peer
+    our_version: Any
+    peer_version: str
+    peer_is_python: bool
+
+    @property
+    def bytes_pass(self) -> bool:
+        """Whether both speak the version that has binary messages."""
+        return self.our_version == self.peer_version == "2.0.0"
+
+
+@pytest.fixture(scope="session")
+def official_python(require: Callable[[str], str]) -> Iterator[Process]:
+    """The official Python client."""
+    process = Process([require("realtime-py"), str(PEERS / "peer.py")])
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def official_javascript(require: Callable[[str], str]) -> Iterator[Process]:
+    """The official JavaScript client."""
+    require("realtime-js")
+    process = Process([require("node"), str(PEERS / "peer.mjs")])
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    """A local server without delays and limits."""
+    with LocalServer() as server:
+        yield server
+
+
+@pytest.fixture(params=OURS, ids=lambda vsn: f"ours {vsn}")
+def our_version(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class Official(NamedTuple):
+    """An official library and the wire version it is to speak."""
+
+    process: Process
+    language: str
+    vsn: str
+
+
+@pytest.fixture(params=OFFICIAL)
+def official(request: pytest.FixtureRequest) -> Official:
+    """Each official library in each version that it speaks."""
+    language, _, vsn = request.param.partition(" ")
+    return Official(request.getfixturevalue(f"official_{language}"), language, vsn)
+
+
+@pytest.fixture
+async def pair(server: LocalServer, our_version: Any, official: Official) -> AsyncIterator[Pair]:
+    """Both clients, signed in."""
+    peer = official.process.client()
+    await peer.open(server.url, server.token(), official.vsn)
+    async with connect_async(server.url, server.token(), protocol=our_version) as ours:
+        yield Pair(server, ours, peer, our_version, official.vsn, official.language == "python")
+    await peer.ask("close")

@@ -1,0 +1,138 @@
+"""The official clients as processes of their own, spoken to in lines of JSON; `peers/` holds their side."""
+
+import asyncio
+import json
+import queue
+import subprocess
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+PEERS: Final = Path(__file__).resolve().parent / "peers"
+PATIENCE: Final = 15.0
+"""Seconds that anything may take; nothing here takes so long when it works."""
+
+
+class Process:
+    """One official client library in a process; it may hold many clients."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=PEERS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self._numbers = count(1)
+        self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._clients: dict[int, Peer] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "id" in said:
+                self._answers.pop(said["id"]).put(said)
+            elif said["client"] in self._clients:
+                self._clients[said["client"]].events.put(said)
+
+    def client(self) -> "Peer":
+        """Another client, not open yet."""
+        number = next(self._numbers)
+        self._clients[number] = Peer(self, number)
+        return self._clients[number]
+
+    def ask(self, name: str, **arguments: Any) -> Any:
+        """Give a command and wait for what comes of it. Raises AssertionError with the peer's error."""
+        number = next(self._numbers)
+        answer: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._answers[number] = answer
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"id": number, "do": name, **arguments}) + "\n")
+        self._process.stdin.flush()
+        said = answer.get(timeout=PATIENCE)
+        assert "error" not in said, f"{name}: {said['error']}"
+        return said["ok"]
+
+    def stop(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(timeout=5)
+        self._process.stdout.close()
+
+
+class Peer:
+    """One client of an official library."""
+
+    def __init__(self, process: Process, number: int) -> None:
+        self._process = process
+        self._number = number
+        self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._kept: list[dict[str, Any]] = []
+
+    async def ask(self, name: str, **arguments: Any) -> Any:
+        """Give a command of `peers/` and wait for what comes of it."""
+        return await asyncio.to_thread(self._process.ask, name, client=self._number, **arguments)
+
+    async def open(self, url: str, key: str, vsn: str) -> None:
+        """Connect, or at least be ready to with the first channel."""
+        await self.ask("open", url=f"{url}/realtime/v1".replace("http", "ws", 1), key=key, vsn=vsn)
+
+    async def join(
+        self,
+        topic: str,
+        *,
+        private: bool = False,
+        echo: bool = False,
+        ack: bool = False,
+        presence: str | None = None,
+        changes: tuple[dict[str, Any], ...] = (),
+        replay: dict[str, int] | None = None,
+    ) -> str:
+        """Subscribe to a channel: the status, `SUBSCRIBED` when all is well. `presence` is the key."""
+        broadcast: dict[str, Any] = {"self": echo, "ack": ack}
+        if replay is not None:
+            broadcast["replay"] = replay
+        options = {
+            "private": private,
+            "broadcast": broadcast,
+            "presence": {"key": presence or "", "enabled": presence is not None},
+        }
+        status = await self.ask("join", topic=topic, options=options, changes=list(changes))
+        await self.next("status")
+        return status
+
+    async def next(self, on: str, suits: Callable[[dict[str, Any]], bool] = lambda event: True) -> dict[str, Any]:
+        """The next event of this kind that suits; others are kept for later."""
+        for place, event in enumerate(self._kept):
+            if event["on"] == on and suits(event):
+                return self._kept.pop(place)
+        while True:
+            event = await asyncio.to_thread(self._get, on)
+            if event["on"] == on and suits(event):
+                return event
+            self._kept.append(event)
+
+    def forget(self) -> None:
+        """Only what happens from now on is of interest."""
+        self._kept.clear()
+        while not self.events.empty():
+            self.events.get_nowait()
+
+    def _get(self, on: str) -> dict[str, Any]:
+        try:
+            return self.events.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise AssertionError(f"no {on} came; there were {self._kept}") from None
+
+    async def message(self) -> Any:
+        """Event and payload of the next broadcast."""
+        event = await self.next("broadcast")
+        return event["event"], event["payload"]

@@ -1,0 +1,282 @@
+"""Our client and the official ones understand each other, both ways, through the local server."""
+
+from asyncio import timeout
+from typing import Any, Final
+
+import pytest
+
+from supawire import (
+    ChannelState,
+    JoinDeniedError,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceSync,
+    PresenceUpdate,
+    broadcast,
+    changes,
+    presence,
+    status,
+)
+from supawire.aio.stream import AsyncStream
+from supawire.types import Sent
+
+from .conftest import Pair
+from .official import PATIENCE
+
+pytestmark = pytest.mark.slow
+
+PAYLOADS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"n": 1, "text": "grüße ☃ 😀", "nested": {"list": [1, 2.5, None, True, "x"], "empty": []}},
+    {"event": "x", "type": "y", "payload": {"z": 1}, "topic": "realtime:other"},
+    {"long": "a" * 100_000},
+)
+BYTES: Final = bytes(range(256))
+
+
+async def take(stream: AsyncStream[Any], kind: type | tuple[type, ...] = object) -> Any:
+    """The next event, or the next one of these kinds."""
+    async with timeout(PATIENCE):
+        async for event in stream:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError("the iterator ended")
+
+
+def people(state: Any) -> dict[str, list[dict[str, Any]]]:
+    return {key: [meta.payload for meta in metas] for key, metas in state.items()}
+
+
+async def test_broadcasts_go_both_ways(pair: Pair):
+    """JSON payloads of every shape that the official clients allow arrive unchanged, and acks are understood."""
+    room = pair.ours.channel("room:lobby", ack=True)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("room:lobby", ack=True) == "SUBSCRIBED"
+    for number, payload in enumerate(PAYLOADS):
+        assert await room.broadcast(f"ours-{number}", payload) == Sent("socket", acked=True)
+        assert await pair.peer.message() == (f"ours-{number}", payload)
+        assert await pair.peer.ask("send", topic="room:lobby", event=f"theirs-{number}", payload=payload) == "ok"
+        message = await take(heard)
+        assert (message.event, message.payload, message.id) == (f"theirs-{number}", payload, None)
+
+
+async def test_names_with_many_bytes_go_both_ways(pair: Pair):
+    """Topics and events are counted in bytes of UTF-8 by everybody."""
+    topic, event = "räume/☃/😀", "é" * 120
+    room = pair.ours.channel(topic)
+    heard = room.listen(broadcast(event))
+    await room.subscribe()
+    assert await pair.peer.join(topic) == "SUBSCRIBED"
+    await room.broadcast(event, {"n": 1})
+    assert await pair.peer.message() == (event, {"n": 1})
+    await pair.peer.ask("send", topic=topic, event=event, payload={"n": 2})
+    assert (await take(heard)).payload == {"n": 2}
+
+
+async def test_bytes_go_both_ways_in_version_2(pair: Pair):
+    """Bytes arrive as they are between clients of 2.0.0; for 1.0.0 they are no message, and do no harm."""
+    room = pair.ours.channel("bytes")
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("bytes") == "SUBSCRIBED"
+    if pair.our_version == "2.0.0":
+        await room.broadcast("raw", BYTES)
+    await room.broadcast("after", {"n": 1})
+    if pair.bytes_pass:
+        assert await pair.peer.message() == ("raw", {"hex": BYTES.hex()})
+    assert await pair.peer.message() == ("after", {"n": 1})
+
+    if pair.peer_version == "2.0.0":
+        await pair.peer.ask("send", topic="bytes", event="raw", payload={"hex": BYTES.hex()})
+    await pair.peer.ask("send", topic="bytes", event="after", payload={"n": 2})
+    if pair.bytes_pass:
+        message = await take(heard)
+        assert (message.event, message.payload) == ("raw", BYTES)
+    assert (await take(heard)).payload == {"n": 2}
+
+
+async def test_who_wants_its_own_broadcasts_gets_them(pair: Pair):
+    """`echo` of ours and `self` of theirs mean the same: with it a sender hears itself, without it only others do."""
+    room = pair.ours.channel("echo", echo=True)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("echo") == "SUBSCRIBED"
+    await room.broadcast("ours", {})
+    assert (await take(heard)).event == "ours"
+    assert (await pair.peer.message())[0] == "ours"
+    await pair.peer.ask("send", topic="echo", event="theirs", payload={})
+    assert (await take(heard)).event == "theirs"
+    await room.broadcast("last", {})
+    assert (await pair.peer.message())[0] == "last"
+
+
+async def test_presence_is_seen_by_both(pair: Pair):
+    """Each sees the other come, change and go, and both agree on who is here."""
+    room = pair.ours.channel("presence", presence_key="ours")
+    seen = room.listen(presence())
+    await room.subscribe()
+    assert people((await take(seen, PresenceSync)).state) == {}
+    assert await pair.peer.join("presence", presence="theirs") == "SUBSCRIBED"
+
+    await room.track({"at": "desk"})
+    assert (await pair.peer.next("join"))["key"] == "ours"
+    assert await pair.peer.ask("track", topic="presence", payload={"at": "door", "n": 1}) == "ok"
+    joined = await take(seen, PresenceJoin)
+    while joined.key != "theirs":
+        joined = await take(seen, PresenceJoin)
+    both = {"ours": [{"at": "desk"}], "theirs": [{"at": "door", "n": 1}]}
+    assert (await pair.peer.next("sync", lambda event: len(event["state"]) == 2))["state"] == both
+    assert people(room.presence_state()) == both
+
+    await pair.peer.ask("track", topic="presence", payload={"at": "window"})
+    update = await take(seen, PresenceUpdate)
+    assert (update.key, [meta.payload for meta in update.current]) == ("theirs", [{"at": "window"}])
+    await room.track({"at": "sofa"})
+    await pair.peer.next("sync", lambda event: event["state"].get("ours") == [{"at": "sofa"}])
+
+    assert await pair.peer.ask("untrack", topic="presence") == "ok"
+    assert (await take(seen, PresenceLeave)).key == "theirs"
+    await room.untrack()
+    await pair.peer.next("sync", lambda event: event["state"] == {})
+    assert await pair.peer.ask("state", topic="presence") == {}
+    assert people(room.presence_state()) == {}
+
+
+async def test_whoever_leaves_is_gone_for_the_other(pair: Pair):
+    """Leaving a channel, on either side, takes the presence along."""
+    room = pair.ours.channel("leaving", presence_key="ours")
+    seen = room.listen(presence())
+    await room.subscribe()
+    assert await pair.peer.join("leaving", presence="theirs") == "SUBSCRIBED"
+    assert await pair.peer.ask("track", topic="leaving", payload={}) == "ok"
+    assert (await take(seen, PresenceJoin)).key == "theirs"
+    assert await pair.peer.ask("leave", topic="leaving") == "ok"
+    assert (await take(seen, PresenceLeave)).key == "theirs"
+    assert await pair.peer.join("leaving", presence="theirs") == "SUBSCRIBED"
+    await room.track({})
+    await pair.peer.next("sync", lambda event: "ours" in event["state"])
+    await room.unsubscribe()
+    assert (await pair.peer.next("leave"))["key"] == "ours"
+
+
+async def test_changes_reach_both(pair: Pair):
+    """Inserts, updates and deletes come to the bindings that want them, on both sides, with the same rows."""
+    room = pair.ours.channel("db")
+    everything, paid = room.listen(changes("orders")), room.listen(changes("orders", filter="status=eq.paid"))
+    await room.subscribe(wait="ready")
+    bindings = (
+        {"event": "*", "schema": "public", "table": "orders"},
+        {"event": "UPDATE", "schema": "public", "table": "orders", "filter": "status=eq.paid"},
+    )
+    assert await pair.peer.join("db", changes=bindings) == "SUBSCRIBED"
+    await pair.peer.next("system", lambda event: event["payload"]["extension"] == "postgres_changes")
+    new, old = {"id": 7, "status": "new", "tags": ["a"]}, {"id": 7}
+    pair.server.emit("INSERT", "orders", record=new)
+    pair.server.emit_update("orders", record={**new, "status": "paid"}, old_record=old)
+    pair.server.emit_delete("orders", old_record=old)
+    pair.server.emit("INSERT", "customers", record={"id": 1})
+
+    insert, update, delete = [await take(everything) for _ in range(3)]
+    assert (insert.type, insert.record) == ("INSERT", new)
+    assert (update.type, update.record, update.old_record) == ("UPDATE", {**new, "status": "paid"}, old)
+    assert (delete.type, delete.old_record) == ("DELETE", old)
+    assert (await take(paid)).record == update.record
+
+    theirs = [await pair.peer.next("change", lambda event: event["number"] == 0) for _ in range(3)]
+    rows = [(change["type"], change["record"], change["old_record"]) for change in theirs]
+    assert rows == [("INSERT", new, {}), ("UPDATE", update.record, old), ("DELETE", {}, old)]
+    filtered = await pair.peer.next("change", lambda event: event["number"] == 1)
+    assert (filtered["type"], filtered["record"]) == ("UPDATE", update.record)
+
+
+async def test_stored_messages_reach_both(pair: Pair):
+    """What the database sends arrives on a private channel with the same id on both sides."""
+    room = pair.ours.channel("stored", private=True)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("stored", private=True) == "SUBSCRIBED"
+    number = pair.server.send("stored", "note", {"n": 1})
+    message = await take(heard)
+    assert (message.payload, message.id) == ({"n": 1, "id": number}, number)
+    theirs = await pair.peer.next("broadcast")
+    assert (theirs["payload"], theirs["meta"]) == ({"n": 1, "id": number}, {"id": number})
+
+
+async def test_stored_messages_are_replayed_to_both(pair: Pair):
+    """A join with replay brings what was stored before, marked as replayed, on both sides."""
+    number = pair.server.send("history", "note", {"n": 1})
+    room = pair.ours.channel("history", private=True, replay_since=0, replay_limit=5)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    message = await take(heard)
+    assert (message.payload["n"], message.id, message.replayed) == (1, number, True)
+    assert await pair.peer.join("history", private=True, replay={"since": 0, "limit": 5}) == "SUBSCRIBED"
+    assert (await pair.peer.next("broadcast"))["meta"] == {"id": number, "replayed": True}
+
+
+async def test_private_rooms_are_closed_to_both(pair: Pair):
+    """A policy keeps both out of a private channel, and lets both into another; the public room is a third one."""
+    pair.server.policy(lambda claims, topic, extension, action: topic == "open")
+    with pytest.raises(JoinDeniedError, match="Unauthorized"):
+        await pair.ours.channel("closed", private=True).subscribe()
+    assert "Unauthorized" in await pair.peer.join("closed", private=True)
+    room = pair.ours.channel("open", private=True)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("open", private=True) == "SUBSCRIBED"
+    pair.server.broadcast("open", "public", {})
+    await pair.peer.ask("send", topic="open", event="private", payload={})
+    assert (await take(heard)).event == "private"
+
+
+async def test_a_newer_token_is_taken_from_both(pair: Pair):
+    """After a token refresh on either side the channels go on."""
+    room = pair.ours.channel("token", private=True)
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("token", private=True) == "SUBSCRIBED"
+    await pair.peer.ask("set_auth", token=pair.server.token(fresh="theirs"))
+    await pair.ours.set_auth(pair.server.token(fresh="ours"))
+    await room.broadcast("ours", {})
+    assert (await pair.peer.message())[0] == "ours"
+    await pair.peer.ask("send", topic="token", event="theirs", payload={})
+    assert (await take(heard)).event == "theirs"
+    told = [frame for frame in pair.server.frames if frame.event == "access_token"]
+    assert len({frame.connection for frame in told}) == 2
+
+
+async def test_what_they_send_over_http_arrives(pair: Pair):
+    """Messages of the official clients over HTTP reach our channel, bytes too where our version has them."""
+    room = pair.ours.channel("http/ü")
+    heard = room.listen(broadcast())
+    await room.subscribe()
+    assert await pair.peer.join("http/ü") == "SUBSCRIBED"
+    if pair.our_version == "2.0.0":
+        await pair.peer.ask("http", topic="http/ü", event="raw", payload={"hex": BYTES.hex()})
+        assert (await take(heard)).payload == BYTES
+    await pair.peer.ask("http", topic="http/ü", event="a b/c", payload={"n": 1})
+    message = await take(heard)
+    assert (message.event, message.payload) == ("a b/c", {"n": 1})
+
+
+async def test_both_come_back_after_a_lost_connection(pair: Pair):
+    """When every socket is cut, both reconnect and hear each other again, presence included."""
+    room = pair.ours.channel("again", presence_key="ours")
+    heard, moves = room.listen(broadcast()), room.listen(status())
+    await room.subscribe()
+    await room.track({"n": 1})
+    assert await pair.peer.join("again", presence="theirs") == "SUBSCRIBED"
+    await pair.peer.next("sync", lambda event: "ours" in event["state"])
+    pair.peer.forget()
+    pair.server.drop_connections()
+    for state in (ChannelState.WAITING, ChannelState.JOINED):
+        while (await take(moves)).state is not state:
+            pass
+    await pair.peer.next("status", lambda event: event["status"] == "CHANNEL_ERROR")
+    await pair.peer.next("status", lambda event: event["status"] == "SUBSCRIBED")
+    await pair.peer.next("sync", lambda event: event["state"] == {"ours": [{"n": 1}]})
+    await pair.peer.ask("send", topic="again", event="theirs", payload={})
+    assert (await take(heard)).event == "theirs"
+    await room.broadcast("ours", {})
+    assert (await pair.peer.message())[0] == "ours"
