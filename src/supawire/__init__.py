@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from supawire.aio.channel import AsyncChannel
     from supawire.aio.client import AsyncClient, connect_async
     from supawire.aio.handlers import Subscription
+    from supawire.aio.letters import Message, Published
     from supawire.aio.opening import Opening
     from supawire.aio.sending import QueuedSent
     from supawire.aio.stream import AsyncStream
@@ -95,6 +96,7 @@ __all__ = [
     "LinkState",
     "LocalProtocolError",
     "LocalServer",
+    "Message",
     "Opening",
     "OperationTimeout",
     "PayloadTooLargeError",
@@ -106,6 +108,7 @@ __all__ = [
     "PresenceSync",
     "PresenceUpdate",
     "ProtocolError",
+    "Published",
     "PushError",
     "QueuedSent",
     "RateLimitedError",
@@ -137,7 +140,9 @@ _HOMES: Final = {
     "AsyncClient": "aio.client",
     "AsyncStream": "aio.stream",
     "LocalServer": "server",
+    "Message": "aio.letters",
     "Opening": "aio.opening",
+    "Published": "aio.letters",
     "QueuedSent": "aio.sending",
     "Subscription": "aio.handlers",
     "connect_async": "aio.client",

@@ -3,14 +3,16 @@
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
+from uuid import UUID
 
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.driver import Driver
+from supawire.aio.letters import Message, Published, read_letter, read_letters
 from supawire.aio.opening import Opening
 from supawire.aio.stream import AsyncStream
 from supawire.errors import InvalidArgumentError
@@ -30,7 +32,8 @@ from supawire.options import (
     check_topic,
 )
 from supawire.transport.base import Transport
-from supawire.types import Gap, LinkState, Stats, Status
+from supawire.transport.http import HttpClient
+from supawire.types import Gap, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -58,7 +61,7 @@ def connect_async(
     host: str | None = None,
     on_error: Callable[[Exception], object] | None = None,
     transport: Transport | None = None,
-    http: Any = None,
+    http: HttpClient | None = None,
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
 ) -> Opening["AsyncClient"]:
@@ -75,7 +78,7 @@ def connect_async(
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
             idle_disconnect, headers, params, ssl, proxy, host: see `ClientOptions`; seconds everywhere.
         on_error: called on the event loop with every error that nobody waits for; left out, it is logged.
-        transport: replaces the WebSocket transport. logger: the parent of our loggers.
+        transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick.
 
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
@@ -97,10 +100,10 @@ def connect_async(
 
 def _check_present(options: ClientOptions) -> None:
     """Refuse what this version or this machine does not have."""
-    if options.offline == "http":
-        raise InvalidArgumentError("offline='http' is not part of this version yet", hint="Use 'wait' or 'queue'.")
-    if options.http is not None:
-        raise InvalidArgumentError("http= is not part of this version yet", hint="Leave it out.")
+    if options.http is not None and not callable(getattr(options.http, "request", None)):
+        raise InvalidArgumentError(
+            f"http must have the method of supawire.transport.HttpClient, not {options.http!r}"
+        )
     if options.transport is not None and not callable(getattr(options.transport, "open", None)):
         raise InvalidArgumentError(
             f"transport must have the methods of supawire.transport.Transport, not {options.transport!r}"
@@ -202,6 +205,53 @@ class AsyncClient:
         if self._driver.error is not None:
             raise self._driver.error
         return self.state is not LinkState.CLOSED
+
+    # --- by HTTP
+
+    async def publish(
+        self,
+        topic: str,
+        event: str,
+        payload: Any,
+        *,
+        private: bool = False,
+        id: str | UUID | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> Sent:
+        """Broadcast one message by HTTP: no channel is needed, and no connection.
+
+        Returns when the server has accepted it; nobody need have got it. `Sent.acked` is False when it went by the
+        batch form (with an `id`, with a key `private` in the payload, or to an old server): a private message that the
+        token may not send is dropped there, without a word. Sent at most once, but with an `id`, by which receivers
+        know a second copy, it is repeated when it is not certain that it arrived; what was certainly not taken is
+        always tried again, within the timeout. Listeners of our own get it too.
+
+        Args: payload: a JSON object, or `bytes`. private: to the private room of that topic. id: a UUID, which arrives
+            as `Broadcast.id`. timeout: seconds, all attempts together; left out, the client's; None: no limit.
+        Raises: InvalidArgumentError, PayloadTooLargeError. HttpError: refused, or no answer; `maybe_sent` says whether
+            it may have been taken. RateLimitedError, OperationTimeout, ClosedError.
+        Wire: protocol §6.5 to §6.7.
+        """
+        self._driver.check_loop()
+        limit = self._driver.options.limits.payload_bytes
+        letter = read_letter(topic, event, payload, private, id, limit)
+        return await self._driver.publisher.publish(letter, check_timeout(timeout, self._driver.options.timeout))
+
+    async def publish_many(
+        self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
+    ) -> Published:
+        """Broadcast many messages by HTTP, in their order: as one request, or as few as sizes and limits allow.
+
+        Returns when all were accepted, see `Published`. Payloads of bytes go alone, in between. The first failure ends
+        it: what was accepted before stays so, and `HttpError.outcomes` says for each message what became of it.
+
+        Args: messages: dicts with topic, event, payload, and if wanted private and id. timeout: see `publish`.
+        Raises: InvalidArgumentError, PayloadTooLargeError: before anything is sent. HttpError, ClosedError.
+        Wire: protocol §6.5.
+        """
+        self._driver.check_loop()
+        letters = read_letters(messages, self._driver.options.limits.payload_bytes)
+        return await self._driver.publisher.publish_many(letters, check_timeout(timeout, self._driver.options.timeout))
 
     # --- the connection
 

@@ -50,13 +50,7 @@ class Outbox:
 
     def check(self, message: Message) -> None:
         """Refuse at once what the server would refuse later, or drop without a word (R36)."""
-        limit = self._context.options.limits.payload_bytes
-        if limit is not None and len(message.payload) > limit:
-            raise PayloadTooLargeError(
-                f"the payload has {len(message.payload)} bytes, the limit is {limit}",
-                topic=self._name,
-                hint="Send less, or a reference to it; Limits(payload_bytes=…) sets your project's limit.",
-            )
+        rest.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 

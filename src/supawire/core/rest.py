@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
-from supawire.errors import Action, InvalidArgumentError, body_text, classify_http
+from supawire.errors import Action, InvalidArgumentError, PayloadTooLargeError, body_text, classify_http
 
 ACCEPTED: Final = 202
 NO_ROUTE: Final = 404
@@ -62,6 +62,16 @@ class Verdict(enum.Enum):
     UNSURE = "it may have been taken, or not"
     STRANGE = "this is not Realtime's answer, and nobody knows what was done"
     REFUSED = "not taken, and will not be"
+
+
+def check_size(payload: bytes, limit: int | None, topic: str) -> None:
+    """Refuse at once what the server would refuse later, or drop without a word (R36)."""
+    if limit is not None and len(payload) > limit:
+        raise PayloadTooLargeError(
+            f"the payload has {len(payload)} bytes, the limit is {limit}",
+            topic=topic,
+            hint="Send less, or a reference to it; Limits(payload_bytes=…) sets your project's limit.",
+        )
 
 
 def letter(topic: str, event: str, payload: bytes, *, json: bool, private: bool, id: str | None) -> Letter:
