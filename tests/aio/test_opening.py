@@ -68,9 +68,7 @@ async def test_an_opening_is_used_once():
     "options",
     [
         {"heartbeat": 90},
-        {"offline": "http"},
         {"offline": "later"},
-        {"http": object()},
         {"transport": object()},
         {"proxy": "socks5://127.0.0.1:1"},
         {"on_error": 5},

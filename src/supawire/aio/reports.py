@@ -6,7 +6,8 @@ lost connection is one WARNING, and one INFO when it is back. No line holds a to
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 from supawire.core.effects import Report
 from supawire.errors import HandlerError, RealtimeError
@@ -86,8 +87,9 @@ class Reports:
 
     def _gap(self, report: Report) -> None:
         gap: Any = report.detail["gap"]
-        lost = ", ".join(sorted(gap.lost)) or "nothing that is listened to"
-        self.log("channel").warning(
+        lost = ", ".join(sorted(gap.lost))
+        self.log("channel").log(
+            logging.WARNING if lost else logging.DEBUG,  # nobody listens to what may be missing
             "channel %s: events may be missing between %s and %s (%s; may have lost: %s); listen to gaps() to refetch",
             report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
         )  # fmt: skip
@@ -98,6 +100,8 @@ class Reports:
 
 def described(name: object) -> str:
     """How a callable is called in a text; never its arguments or bound values."""
+    while isinstance(name, partial):
+        name = cast("partial[Any]", name).func
     return str(getattr(name, "__qualname__", None) or type(name).__qualname__)
 
 
