@@ -57,7 +57,7 @@ def binding_ids(
         number = echo.get("id") if echo is not None else None
         if isinstance(number, int) and not isinstance(number, bool):
             ids[binding] = number
-        if not isinstance(number, int) or _plain(echo) != _plain(binding.binding()):
+        if binding not in ids or _plain(echo) != _plain(binding.binding()):
             errors.append(_mismatch(binding, echo, topic))
     return ids, errors
 
