@@ -172,7 +172,8 @@ class Story(Pilot):
             frames = self.sent("broadcast")
             return [Pushed(str(f.join_ref), str(f.ref), f.topic, *_said(f)) for f in frames]
         every = [binary.unpack(binary.UP, e.data) for e in self.effects if isinstance(e, Transmit) and e.binary]
-        return [Pushed(*(field.decode() for field in one.fields[:4]), one.payload) for one in every]
+        texts = [[field.decode() for field in one.fields] for one in every]
+        return [Pushed(t[0], t[1], t[2], t[3], one.payload) for t, one in zip(texts, every, strict=True)]
 
     def answer_push(self, pushed: Pushed, response: Any = None, *, status: str = "ok") -> None:
         """Answer a broadcast."""

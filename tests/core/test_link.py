@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from supawire.core.backoff import delay
+from supawire.core.effects import AskDelay
 from supawire.errors import ConnectError, ConnectionLostError, OperationTimeout, ReconnectExhaustedError
 from supawire.options import Backoff, SessionOptions
 from supawire.server.desk import HubOptions, Timings
@@ -393,8 +394,7 @@ def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., St
     asked = list[int]()
     for _ in range(3):
         story.drop(1006)
-        (ask,) = [effect for effect in story.effects if type(effect).__name__ == "AskDelay"][len(asked) :]
-        asked.append(ask.attempt)  # type: ignore[union-attr]
+        asked.append([effect.attempt for effect in story.effects if isinstance(effect, AskDelay)][-1])
         story.do(story.session.delay_ready, ("connect",), 7.0)
         story.run_for(6.9)
         assert story.session.state is LinkState.RETRYING

@@ -67,6 +67,7 @@ class JoinQueue:
     def want(self, channel: Joiner, now: Instant) -> None:
         """Join as soon as the link is open, the token is there, and pacing allows."""
         self._waiting[channel] = None
+        channel.held(False, now)
         tokens = self._context.tokens
         if self.is_open and tokens.has_provider and not tokens.fetching:
             self._context.fetch_token(now)
@@ -93,9 +94,11 @@ class JoinQueue:
         self.is_open = True
         self.pump(now)
 
-    def lost(self) -> None:
-        """The socket is gone, and the joins on it."""
+    def lost(self, now: Instant) -> None:
+        """The socket is gone, and the joins on it; nobody is held up by them any more."""
         self.is_open = False
+        for channel in {**self._waiting, **dict.fromkeys(asked.channel for asked in self._asked)}:
+            channel.held(False, now)
         self._asked.clear()
         self._unheard.clear()
         self._blind = (None, 0.0)

@@ -4,7 +4,6 @@ Everything that the server gave belongs to one join and is replaced by the next:
 A frame of an older join is dropped by its join_ref (R12). What the user wants of the topic is `channel`'s.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Raw
@@ -12,17 +11,13 @@ from msgspec import Raw
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Ended, Ticket
-from supawire.core.gaps import SETTLED, Gaps
+from supawire.core.gaps import SETTLED
 from supawire.core.join import Join, binding_ids, join_payload
 from supawire.core.joins import JoinQueue
-from supawire.core.listeners import Index
-from supawire.core.outbox import Outbox
-from supawire.core.presence import Roster
-from supawire.core.readiness import Readiness, Reading
+from supawire.core.parts import Parts
+from supawire.core.readiness import Reading
 from supawire.core.rejoin import Rejoin
 from supawire.core.states import CHANNEL, ChannelOn
-from supawire.core.tracking import Tracking
-from supawire.core.waiters import Waiters
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -40,33 +35,6 @@ from supawire.types import ChannelState, Instant, Status
 
 _NO_REFS: Final[frozenset[str | None]] = frozenset()
 _CLOSED_WITHOUT_REASON: Final = classify_join("")
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What one topic consists of besides its join."""
-
-    index: Index
-    roster: Roster
-    gaps: Gaps
-    tracking: Tracking
-    outbox: Outbox
-    waiters: Waiters
-    readiness: Readiness
-
-    @classmethod
-    def of(cls, context: Context, topic: str, options: ChannelOptions) -> "Parts":
-        """The parts of a new channel."""
-        name = topic.removeprefix(frames.PREFIX)
-        return cls(
-            index=Index(),
-            roster=Roster(name),
-            gaps=Gaps(name, options),
-            tracking=Tracking(context, topic),
-            outbox=Outbox(context, topic),
-            waiters=Waiters(context, topic),
-            readiness=Readiness(),
-        )
 
 
 class Membership:
@@ -225,11 +193,17 @@ class Membership:
         """The join with this ref was not answered: leave it, so that the server holds no join that we forgot (R13)."""
         if self._asked is None or self._asked.ref != ref:
             return
+        if self.living is not None and self.live:
+            self._push_leave(self.living.ref, now)  # the server holds this one, when it has not taken the other
         self._push_leave(ref, now)
-        self.error = OperationTimeout("the server did not answer the join in time", topic=self.name)
-        self._lose_join("join_timeout", self.error, now)
-        self.move(ChannelOn.TIMEOUT, now, self.error)
-        self._rejoin.wait(now)
+        error = OperationTimeout("the server did not answer the join in time", topic=self.name)
+        self.error = error
+        self._lose_join("join_timeout", error, now)
+        self.move(ChannelOn.TIMEOUT, now, error)
+        if self._rejoin.exhausted:
+            self._give_up(error, now)
+        else:
+            self._rejoin.wait(now)
 
     def closed(self, ref: str | None, *, crashed: bool, now: Instant) -> bool:
         """`phx_close` or `phx_error`; False when it is that of an older join."""
@@ -333,9 +307,7 @@ class Membership:
         blind = now.mono - self._joins.blind_since(now)
         self._lose_join(reason, error, Instant(now.mono - blind, now.wall - blind))
         if not verdict.again:
-            self.move(ChannelOn.GIVE_UP, now, error)
-            self._finish(error)
-            self._context.effects.append(Ended(self.topic, error))
+            self._give_up(error, now)
             return
         if verdict.stuck:
             stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
@@ -343,6 +315,12 @@ class Membership:
             self._context.report("token", topic=self.name, error=stuck)
         self.move(ChannelOn.RETRY, now, error)
         self._rejoin.wait(now, slow=verdict.slow)
+
+    def _give_up(self, error: RealtimeError, now: Instant) -> None:
+        """Not joined, and not tried again by itself."""
+        self.move(ChannelOn.GIVE_UP, now, error)
+        self._finish(error)
+        self._context.effects.append(Ended(self.topic, error))
 
     def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
         """The join ended against the user's wish; if it was living, something may be missing from then on."""

@@ -48,7 +48,7 @@ class Rejoin:
 
     def judge(self, row: Known, token: Secret | None, own: Secret | None) -> Verdict:
         """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
-        if self._exhausted() or row.action is Action.GIVE_UP:
+        if self.exhausted or row.action is Action.GIVE_UP:
             return Verdict(again=False)
         if row.action is not Action.REFRESH:
             return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
@@ -70,6 +70,8 @@ class Rejoin:
         """The same after as long as the user's backoff says."""
         self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
 
-    def _exhausted(self) -> bool:
+    @property
+    def exhausted(self) -> bool:
+        """Whether as many attempts were made as the user allows."""
         backoff = self._context.options.rejoin_backoff
         return backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts

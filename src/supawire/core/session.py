@@ -316,14 +316,14 @@ class Session:
             maybe_sent = written is None or pending.sequence <= written
             lost = ConnectionLostError(error.message, maybe_sent=maybe_sent, close_code=error.close_code)
             self._context.tickets.settle(pending.ticket, lost)
-        self._joins.lost()
+        self._joins.lost(now)
         for channel in list(self._channels.values()):
             channel.membership.link_lost(error, self._receiver.heard_at or now, now)
 
     def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """The end."""
         ended = error or ClosedError("the client was closed")
-        self._joins.lost()
+        self._joins.lost(now)
         for channel in list(self._channels.values()):
             channel.close(error, now)
         self._settle_all(ended)
