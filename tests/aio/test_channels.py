@@ -17,7 +17,7 @@ from supawire.errors import (
     StateError,
 )
 from supawire.options import Limits
-from tests.aio.peer import connected, settled
+from tests.aio.peer import connected, settled, until
 
 pytestmark = pytest.mark.anyio
 
@@ -226,6 +226,34 @@ async def test_a_removed_channel_is_gone():
         await client.remove_channel(old)
         assert client.channels["room"] is new
         assert server.events()["phx_leave"] == 1
+
+
+async def test_a_removed_channel_calls_no_handler_and_holds_none():
+    """Handlers of a removed channel are forgotten, iterators read what is there and end, and a new one starts empty."""
+    heard: list[Any] = []
+
+    async def handler(event: Any) -> None:
+        heard.append(event)
+
+    async with connected() as (client, server):
+        old = client.channel("room")
+        old.on(broadcast(), heard.append)
+        old.on(broadcast(), handler)
+        old.on(broadcast(), heard.append, thread=True)
+        stream = old.listen(broadcast())
+        await old.subscribe()
+        server.broadcast("room", "e", 1)
+        await until(lambda: len(heard) == 3)
+        tasks = len(asyncio.all_tasks())
+        await client.remove_channel(old)
+        new = client.channel("room")
+        await new.subscribe()
+        server.broadcast("room", "e", 2)
+        await settled()
+        assert [event.payload async for event in stream] == [1]
+        assert len(heard) == 3
+        assert client._driver.registry._registrations == {}
+        assert len(asyncio.all_tasks()) == tasks - 1
 
 
 async def test_all_channels_can_be_removed():

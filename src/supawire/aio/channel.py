@@ -1,6 +1,6 @@
 """A channel as the async door shows it: arguments are checked here, then the core is told and its ticket awaited."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
@@ -9,6 +9,7 @@ from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription, subscribe
 from supawire.aio.sending import send
 from supawire.aio.stream import AsyncStream
+from supawire.core.channel import Channel
 from supawire.core.outbox import Message
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError
 from supawire.options import (
@@ -44,8 +45,7 @@ class AsyncChannel:
         self._driver = driver
         self._core = driver.session.channel(topic, options)
         self._topic = topic
-        self._subscribed = False
-        """Whether `subscribe` was ever called."""
+        self._events = _Events(driver, self._core, self.subscribe)
 
     # --- what it is
 
@@ -171,22 +171,9 @@ class AsyncChannel:
         self._check_selectors(selectors)
         kept = make_buffer(buffer, overflow, key, self._driver.valve)
         registry = self._driver.registry
-        registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now(), iterator=True)
+        registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
         self._driver.pump()
-        return AsyncStream(registration, kept, self._look)
-
-    async def _look(self) -> bool:
-        """Before an iterator waits: join if nobody ever has, and see whether anything can come."""
-        self._driver.check_loop()
-        core = self._core
-        if not self._subscribed and core.state is ChannelState.IDLE:
-            await self.subscribe()
-            return True
-        if core.state is ChannelState.FAILED and core.error is not None:
-            raise core.error
-        if core.state is ChannelState.CLOSED and self._driver.error is not None:
-            raise self._driver.error
-        return core.wanted and core.state is not ChannelState.CLOSED
+        return AsyncStream(registration, kept, self._events)
 
     # --- joining and leaving
 
@@ -224,7 +211,7 @@ class AsyncChannel:
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
         )
-        self._subscribed = True
+        self._events.begun = True
         await self._driver.outcome(ticket)
 
     async def unsubscribe(self, timeout: Timeout = DEFAULT) -> None:
@@ -236,7 +223,7 @@ class AsyncChannel:
         """
         self._driver.check_loop()
         bound = check_timeout(timeout, self._driver.options.timeout)
-        self._subscribed = True
+        self._events.begun = True
         if self._core.state is ChannelState.CLOSED:
             return
         ticket = self._driver.session.leave(self._topic, float("inf") if bound is None else bound, self._driver.now())
@@ -344,3 +331,30 @@ class AsyncChannel:
                 raise InvalidArgumentError(
                     f"{selector!r} is no selector; broadcast(), changes(), presence() and others make one"
                 )
+
+
+class _Events:
+    """Where the iterators of a channel get their events from; a `Source`."""
+
+    def __init__(self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]]) -> None:
+        self._driver = driver
+        self._core = core
+        self._begin = begin
+        self.begun = False
+        """Whether anybody ever subscribed or unsubscribed."""
+
+    def may_come(self) -> bool | None:
+        """Not before it is subscribed, and no more when it was left, has failed or is closed."""
+        driver, core = self._driver, self._core
+        driver.check_loop()
+        if not self.begun and core.state is ChannelState.IDLE:
+            return None
+        if core.state is ChannelState.FAILED and core.error is not None:
+            raise core.error
+        if core.state is ChannelState.CLOSED and driver.error is not None:
+            raise driver.error
+        return core.wanted and core.state is not ChannelState.CLOSED
+
+    async def begin(self) -> None:
+        """Join a channel that nobody has joined."""
+        await self._begin()

@@ -101,9 +101,7 @@ def connect_async(
 def _check_present(options: ClientOptions) -> None:
     """Refuse what this version or this machine does not have."""
     if options.http is not None and not callable(getattr(options.http, "request", None)):
-        raise InvalidArgumentError(
-            f"http must have the method of supawire.transport.HttpClient, not {options.http!r}"
-        )
+        raise InvalidArgumentError(f"http must have the method of supawire.transport.HttpClient, not {options.http!r}")
     if options.transport is not None and not callable(getattr(options.transport, "open", None)):
         raise InvalidArgumentError(
             f"transport must have the methods of supawire.transport.Transport, not {options.transport!r}"
@@ -183,7 +181,9 @@ class AsyncClient:
         self._driver.check_loop()
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
-            self._driver.session.remove(f"realtime:{channel.topic}", self._driver.now())
+            topic = f"realtime:{channel.topic}"
+            self._driver.session.remove(topic, self._driver.now())
+            self._driver.registry.remove_all(topic)
             self._driver.pump()
 
     async def remove_all_channels(self) -> None:
@@ -197,14 +197,8 @@ class AsyncClient:
         """An iterator over moves of the connection and of all channels, and gaps; see `AsyncChannel.listen`."""
         self._driver.check_loop()
         kept = make_buffer(buffer, overflow, key, self._driver.valve)
-        registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now(), iterator=True)
-        return AsyncStream(registration, kept, self._look)
-
-    async def _look(self) -> bool:
-        self._driver.check_loop()
-        if self._driver.error is not None:
-            raise self._driver.error
-        return self.state is not LinkState.CLOSED
+        registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now())
+        return AsyncStream(registration, kept, _Moves(self._driver))
 
     # --- by HTTP
 
@@ -308,3 +302,20 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _Moves:
+    """Where the iterators of the client itself get their events from; a `Source`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def may_come(self) -> bool | None:
+        """Until the client has ended."""
+        self._driver.check_loop()
+        if self._driver.error is not None:
+            raise self._driver.error
+        return self._driver.session.state is not LinkState.CLOSED
+
+    async def begin(self) -> None:
+        """It has begun with the client."""

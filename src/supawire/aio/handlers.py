@@ -20,15 +20,12 @@ from supawire.selectors import Selector
 class Subscription:
     """A handler that is registered. It stays until `cancel`, through rejoins and `unsubscribe`."""
 
-    def __init__(self, registration: Registration, feed: TaskFeed | ThreadFeed | None) -> None:
+    def __init__(self, registration: Registration) -> None:
         self._registration = registration
-        self._feed = feed
 
     def cancel(self) -> None:
         """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
         self._registration.cancel()
-        if self._feed is not None:
-            self._feed.cancel()
 
     @property
     def dropped(self) -> int:
@@ -57,14 +54,14 @@ def subscribe(
         return _fed(driver, topic, selector, checked, make_buffer(buffer, overflow, None, valve, slow), driver.dispatch)
     make_buffer(buffer, overflow, None, driver.valve)  # for its checks: nothing waits behind a handler that runs inline
     deliver = partial(checked) if driver.registry.hears(topic, checked) else checked  # twice is twice
-    return Subscription(driver.registry.add(topic, (selector,), deliver, None, driver.now()), None)
+    return Subscription(driver.registry.add(topic, (selector,), deliver, None, driver.now()))
 
 
 def _fed(
     driver: Driver, topic: str, selector: Selector[Any], handler: Callable[[Any], Any], buffer: Buffer, dispatch: Any
 ) -> Subscription:
     feed = TaskFeed(driver, handler, buffer) if dispatch is None else ThreadFeed(dispatch, handler, buffer)
-    return Subscription(driver.registry.add(topic, (selector,), feed.put, buffer, driver.now()), feed)
+    return Subscription(driver.registry.add(topic, (selector,), feed.put, buffer, driver.now(), feed.cancel))
 
 
 def check_handler(handler: object) -> Callable[[Any], Any]:

@@ -22,13 +22,19 @@ class Registration:
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
-        deliver: Callable[[Any], None], buffer: Buffer | None, iterator: bool,
+        deliver: Callable[[Any], None], buffer: Buffer | None, stop: Callable[[], None] | None,
     ) -> None:  # fmt: skip
         self._registry = registry
         self.topic = topic
         self.listener = Listener(selectors, deliver)
         self.buffer = buffer
-        self.iterator = iterator
+        self.stop = stop
+        """Stops what feeds a handler; None for an iterator, which looks for itself."""
+
+    @property
+    def is_iterator(self) -> bool:
+        """Whether it is an iterator, not a handler."""
+        return self.buffer is not None and self.stop is None
 
     def cancel(self) -> None:
         """Receive nothing more; twice is once."""
@@ -50,10 +56,10 @@ class Registry:
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
-        buffer: Buffer | None, now: Instant, *, iterator: bool = False,
+        buffer: Buffer | None, now: Instant, stop: Callable[[], None] | None = None,
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
-        registration = Registration(self, topic, selectors, deliver, buffer, iterator)
+        registration = Registration(self, topic, selectors, deliver, buffer, stop)
         if topic is None:
             self._session.watch(deliver)
         else:
@@ -70,9 +76,23 @@ class Registry:
             self._session.unwatch(registration.listener.deliver)
         else:
             self._session.unlisten(registration.topic, registration.listener)
+        self._let_go(registration)
+        self._measure()
+
+    def remove_all(self, topic: str) -> None:
+        """The channel is removed: its handlers are called no more. Its iterators read what they have, then end."""
+        for registration in [known for known in self._registrations if known.topic == topic]:
+            if registration.is_iterator:
+                continue
+            del self._registrations[registration]
+            self._let_go(registration)
+        self._measure()
+
+    def _let_go(self, registration: Registration) -> None:
+        if registration.stop is not None:
+            registration.stop()
         if registration.buffer is not None:
             registration.buffer.close()
-        self._measure()
 
     def remove_soon(self, registration: Registration) -> None:
         """No longer; from any thread."""
@@ -85,7 +105,7 @@ class Registry:
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
-        iterators = [known for known in self._registrations if known.iterator and topic in (None, known.topic)]
+        iterators = [known for known in self._registrations if known.is_iterator and topic in (None, known.topic)]
         for iterator in iterators:
             if iterator.buffer is not None:
                 iterator.buffer.wake()

@@ -1,17 +1,28 @@
 """Iterators over events: `async for change in channel.listen(changes("users"))`."""
 
 import weakref
-from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from supawire.aio.buffers import Buffer
 from supawire.aio.registry import Registration
 
 E_co = TypeVar("E_co", covariant=True)
 
-Look = Callable[[], Awaitable[bool]]
-"""Asked before an iterator waits: False when nothing will come any more; raises the reason when there is one."""
+
+class Source(Protocol):
+    """Where the events of an iterator come from."""
+
+    def may_come(self) -> bool | None:
+        """Asked before an iterator waits: None when nobody has begun it; False when no more events come.
+
+        Raises the reason when it ended for one.
+        """
+        ...
+
+    async def begin(self) -> None:
+        """Begin."""
+        ...
 
 
 class AsyncStream(Generic[E_co]):
@@ -22,10 +33,10 @@ class AsyncStream(Generic[E_co]):
     subscribed subscribes it. When nothing refers to it any more it is unregistered. For one task at a time.
     """
 
-    def __init__(self, registration: Registration, buffer: Buffer, look: Look) -> None:
+    def __init__(self, registration: Registration, buffer: Buffer, source: Source) -> None:
         self._registration = registration
         self._buffer = buffer
-        self._look = look
+        self._source = source
         self._closed = False
         finalizer = weakref.finalize(self, registration.cancel_soon)
         finalizer.atexit = False
@@ -56,10 +67,13 @@ class AsyncStream(Generic[E_co]):
             if buffer.error is not None:
                 error, buffer.error = buffer.error, None
                 raise error
-            if self._closed or not await self._look():
+            goes_on = None if self._closed else self._source.may_come()
+            if self._closed or goes_on is False:
                 self.close()
                 raise StopAsyncIteration
-            if not len(buffer):
+            if goes_on is None:
+                await self._source.begin()
+            else:
                 await buffer.wait()
         return buffer.take()
 
