@@ -1,0 +1,169 @@
+"""The forms of a broadcast by HTTP, and what answers mean; without HTTP."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire.core import rest
+from supawire.core.pacing import Pace
+from supawire.core.rest import Letter, Verdict, judge, letter, may_repeat, runs, single
+from supawire.errors import InvalidArgumentError, PayloadTooLargeError
+
+ID = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
+
+
+def made(payload: Any = None, *, topic: str = "room", event: str = "typing", **options: Any) -> Letter:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload if payload is not None else {}).encode()
+    given: dict[str, Any] = {"json": not isinstance(payload, bytes), "private": False, "id": None} | options
+    return letter(topic, event, body, **given)
+
+
+def test_one_message_goes_by_the_single_form():
+    """Topic and event are percent-encoded parts of the path, the payload is the body, privacy is in the query."""
+    form = single(made({"n": 1}, topic="room:a/b?c", event="tipp#ü%", private=True))
+    assert form is not None
+    assert form.path == "/broadcast/room%3Aa%2Fb%3Fc/events/tipp%23%C3%BC%25?private=true"
+    assert (form.content_type, form.body) == ("application/json", b'{"n": 1}')
+
+
+def test_bytes_are_an_octet_stream():
+    """Bytes go out as they are."""
+    form = single(made(b"\x00\xff"))
+    assert form is not None
+    assert (form.content_type, form.body) == ("application/octet-stream", b"\x00\xff")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"id": ID}, {"payload": {"private": 1}}, {"topic": ".."}, {"event": "."}],
+    ids=str,
+)
+def test_some_messages_need_the_batch_form(options: dict[str, Any]):
+    """An id, a top-level key `private`, and a name that a path would lose cannot go by the single form."""
+    assert single(made(**options)) is None
+
+
+def test_a_private_key_further_down_is_harmless():
+    """Only a top-level `private` is read as the option, so only that is kept from the single form."""
+    assert single(made({"a": {"private": True}, "privately": 1})) is not None
+
+
+def test_an_escaped_private_key_is_seen():
+    """The key counts as the server reads it, not as it is spelled."""
+    assert letter("room", "e", rb'{"\u0070rivate":true}', json=True, private=False, id=None).overrides
+
+
+@pytest.mark.parametrize("payload", ["[1]", '"text"', "7", "null", "true"])
+def test_only_objects_go_by_http(payload: str):
+    """A JSON value that is no object is refused, since the server would wrap it."""
+    with pytest.raises(InvalidArgumentError, match="JSON object"):
+        letter("room", "e", payload.encode(), json=True, private=False, id=None)
+
+
+def test_bytes_have_no_id():
+    """Bytes with an id are refused: no form carries both."""
+    with pytest.raises(InvalidArgumentError, match="batch form"):
+        made(b"x", id=ID)
+
+
+def test_a_size_over_the_limit_is_refused():
+    """A payload over the limit raises, one at the limit passes."""
+    rest.check_size(bytes(10), 10, "room")
+    rest.check_size(bytes(10), None, "room")
+    with pytest.raises(PayloadTooLargeError) as caught:
+        rest.check_size(bytes(11), 10, "room")
+    assert caught.value.topic == "room"
+
+
+def test_a_batch_has_each_message():
+    """The batch form has topic, event, payload, privacy and id of each message."""
+    form = rest.batch([made({"n": 1}, private=True, id=ID), made({"n": 2})])
+    assert (form.path, form.content_type) == ("/broadcast", "application/json")
+    assert json.loads(form.body) == {
+        "messages": [
+            {"topic": "room", "event": "typing", "payload": {"n": 1}, "private": True, "id": ID},
+            {"topic": "room", "event": "typing", "payload": {"n": 2}, "private": False},
+        ]
+    }
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4_000_000)), max_size=12), st.one_of(st.none(), st.integers(1, 4))
+)
+def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], most: int | None):
+    """Cutting messages into requests loses none, keeps their order, and no request is over a limit."""
+    letters = [Letter("t", str(index), bytes(size), json=json) for index, (json, size) in enumerate(messages)]
+    cut = list(runs(letters, most))
+    assert [one for run in cut for one in run] == letters
+    for run in cut:
+        assert len(run) == 1 or all(one.json for one in run)
+        assert len(run) == 1 or sum(len(one.payload) for one in run) <= rest.BATCH_BYTES
+        assert len(run) <= (most or 12)
+
+
+def test_runs_are_as_few_as_can_be():
+    """JSON messages that fit go together."""
+    letters = [made({"n": n}) for n in range(5)]
+    assert [len(run) for run in runs(letters, None)] == [5]
+    assert [len(run) for run in runs(letters, 2)] == [2, 2, 1]
+    assert [len(run) for run in runs([*letters[:2], made(b"x"), made(b"y"), *letters[:2]], None)] == [2, 1, 1, 2]
+    assert list(runs([], None)) == []
+
+
+def error(text: str) -> bytes:
+    return json.dumps({"message": text}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (202, b"", Verdict.ACCEPTED),
+        (200, b"<html>", Verdict.STRANGE),
+        (302, b"", Verdict.REFUSED),
+        (400, b"", Verdict.REFUSED),
+        (401, error("Unauthorized"), Verdict.REFRESH),
+        (401, error("Tenant not found in database"), Verdict.REFUSED),
+        (403, error("Unauthorized"), Verdict.REFUSED),
+        (404, b"", Verdict.NO_ROUTE),
+        (408, b"", Verdict.LATER),
+        (413, b"", Verdict.REFUSED),
+        (415, b"", Verdict.REFUSED),
+        (422, error("RLS policy error"), Verdict.REFUSED),
+        (422, error("Tenant database unavailable"), Verdict.LATER),
+        (422, error("Connect rate limit reached"), Verdict.LATER),
+        (429, error("Too many requests"), Verdict.LATER),
+        (500, error("Unable to authorize broadcast"), Verdict.LATER),
+        (500, b"", Verdict.UNSURE),
+        (502, b"", Verdict.UNSURE),
+        (503, b"", Verdict.LATER),
+        (503, b"upstream connect error or disconnect/reset before headers. reset reason: termination", Verdict.UNSURE),
+        (504, b"", Verdict.UNSURE),
+    ],
+)
+def test_answers_are_judged(status: int, body: bytes, verdict: Verdict):
+    """Each answer of protocol §6.7, and those of gateways, says whether the message was taken, or may be later."""
+    assert judge(status, body) is verdict
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_only_what_deceives_nobody_is_repeated(verdict: Verdict):
+    """A request is repeated when it was certainly not taken, and when it may have been only if all have an id."""
+    named, plain = made(id=ID), made()
+    later, unsure = verdict is Verdict.LATER, verdict is Verdict.UNSURE
+    assert may_repeat(verdict, [plain]) is later
+    assert may_repeat(verdict, [named, plain]) is later
+    assert may_repeat(verdict, [named, named]) is (later or unsure)
+
+
+def test_the_pace_counts_several_at_once():
+    """So many messages are allowed when so many slots are free, and not before."""
+    pace = Pace(4, 1.0)
+    pace.spend(10.0, 2)
+    pace.spend(10.5)
+    assert pace.ready_at(10.6, 1) == 10.6
+    assert pace.ready_at(10.6, 3) == 11.0
+    assert pace.ready_at(10.6, 4) == 11.5
+    assert Pace(None).ready_at(5.0, 1000) == 5.0
