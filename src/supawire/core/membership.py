@@ -84,7 +84,7 @@ class Membership:
 
     def want(self, now: Instant) -> None:
         """Be joined, from now on."""
-        if not self.wanted:
+        if not self.wanted or self.state is ChannelState.FAILED:
             self.wanted, self.ever_joined = True, False
             self._rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
@@ -123,13 +123,16 @@ class Membership:
         """For good: removed, the client closed, or the link ended with this error."""
         if self.state is ChannelState.CLOSED:
             return
+        final = error or ClosedError("the channel was closed", topic=self.name)
+        for pending in self._context.replies.forget(self.topic):
+            self._context.tickets.settle(pending.ticket, final)
         if error is None and self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED):
             join = self._asked or self.living
             if join is not None and self._joins.is_open:
                 self._push_leave(join.ref, now)
         self.wanted = False
         self._joins.withdraw(self)
-        self._finish(error or ClosedError("the channel was closed", topic=self.name))
+        self._finish(final)
         self.move(ChannelOn.CLOSE, now, error)
         self._left(now)
         self._context.effects.append(Ended(self.topic, error))

@@ -9,7 +9,7 @@ from supawire.core.joins import JoinQueue
 from supawire.core.link import Link
 from supawire.errors import AuthError, RealtimeError
 from supawire.options import Secret
-from supawire.types import Instant
+from supawire.types import Instant, LinkState
 
 
 class Refresh:
@@ -30,7 +30,9 @@ class Refresh:
         return ticket
 
     def ask(self, now: Instant) -> None:
-        """Ask the provider, unless a question is open."""
+        """Ask the provider, unless a question is open, or nobody needs a token any more."""
+        if self._link.state in (LinkState.CLOSING, LinkState.CLOSED):
+            return
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
 

@@ -1,0 +1,263 @@
+"""Closing for good, from every state: bounded, complete, and final."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.core.effects import Disconnect, Ended, Settle
+from supawire.core.listeners import Listener
+from supawire.errors import ClosedError, RemoteProtocolError
+from supawire.options import Secret
+from supawire.selectors import broadcast
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState, LinkState
+
+from .conftest import Story, raised
+
+
+def idle(story: Story) -> None:
+    """Nothing was begun."""
+
+
+def connecting(story: Story) -> None:
+    """The first attempt is under way."""
+    story.do(story.session.open)
+
+
+def backing_off(story: Story) -> None:
+    """The attempt failed."""
+    story.do(story.session.open)
+    story.drop(text="refused")
+
+
+def is_open(story: Story) -> None:
+    """Connected, nothing else."""
+    story.open()
+
+
+def busy(story: Story) -> None:
+    """A channel in each state, and something owed for each."""
+    story.open()
+    for name in ("joined", "leaving", "retrying", "failed"):
+        story.joined(name, ack=True, presence_key="me")
+    story.broadcast("realtime:joined", ack=True, timeout=None)
+    story.do(story.session.track, "realtime:joined", b"{}", None)
+    story.do(story.session.ping, None)
+    story.do(story.session.leave, "realtime:leaving", 10.0)
+    story.close_channel("realtime:retrying", story.sent("phx_join")[2].ref)
+    story.system("realtime:failed", "Track message size exceeded", status="error", extension="system")
+    story.close_channel("realtime:failed", story.sent("phx_join")[3].ref)
+    story.do(story.session.join, story.channel("joining"))
+    story.channel("idle")
+    states = {channel.name: channel.state.value for channel in story.session.channels.values()}
+    assert all(name == state for name, state in states.items()), states
+
+
+STATES = (idle, connecting, backing_off, is_open, busy)
+
+
+@pytest.mark.parametrize("begin", STATES)
+@pytest.mark.parametrize("polite", [True, False], ids=["answered", "peer is silent"])
+def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], polite: bool) -> None:
+    """After close no ticket, deadline or living channel is left, within a bound, whatever the peer does (R10)."""
+    story = Story()
+    begin(story)
+    owed = set(story.session._context.tickets._open)
+    closed = story.do(story.session.close)
+    if polite and story.session.state is LinkState.CLOSING:
+        story.drop(1000)
+    else:
+        story.run_for(5.1)
+    assert story.outcome(closed) is None
+    assert story.session.state is LinkState.CLOSED
+    assert story.session.stats().pending == 0
+    assert story.session.next_deadline is None
+    assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
+    for ticket in owed - {ticket for ticket in owed if ticket.what == "leave"}:
+        assert isinstance(error_of(story.outcome(ticket)), ClosedError), ticket
+    (last,) = [effect for effect in story.effects if isinstance(effect, Ended) and effect.topic is None]
+    assert last.error is None, "iterators end, they do not raise"
+
+
+@pytest.mark.parametrize("begin", STATES)
+def test_close_is_idempotent(begin: Callable[[Story], None]) -> None:
+    """Every close is settled, the second and third too, before and after the end (R10)."""
+    story = Story()
+    begin(story)
+    tickets = [story.do(story.session.close), story.do(story.session.close)]
+    story.run_for(6)
+    tickets.append(story.do(story.session.close))
+    assert [story.outcome(ticket) for ticket in tickets] == [None] * 3
+    assert len([effect for effect in story.effects if isinstance(effect, Disconnect) and not effect.abort]) <= 1
+
+
+def test_close_leaves_then_closes(story: Story) -> None:
+    """An open client says goodbye to each joined topic, then closes the socket with 1000 (R10)."""
+    story.open()
+    rooms = [story.joined(name) for name in ("a", "b")]
+    story.do(story.session.close)
+    assert [frame.topic for frame in story.sent()[-2:]] == rooms
+    assert {frame.event for frame in story.sent()[-2:]} == {"phx_leave"}
+    (end,) = [effect for effect in story.effects if isinstance(effect, Disconnect)]
+    assert (end.abort, end.code) == (False, 1000)
+
+
+def test_a_handler_may_close(story: Story) -> None:
+    """close() called while an event is delivered ends the session like any other (R10)."""
+    story.open()
+    room = story.joined()
+
+    def close(_: object) -> None:
+        story.session.close(story.now)
+
+    story.do(story.session.listen, room, Listener((broadcast(),), close))
+    story.hear(room, "broadcast", {"event": "e", "payload": {}})
+    story.run_for(6)
+    assert story.session.state is LinkState.CLOSED
+
+
+COMMANDS: dict[str, Callable[[Story, str], Any]] = {
+    "open": lambda story, room: story.do(story.session.open),
+    "reconnect": lambda story, room: story.do(story.session.reconnect),
+    "ping": lambda story, room: story.do(story.session.ping, 1.0),
+    "set_token": lambda story, room: story.do(story.session.set_token, Secret("x")),
+    "channel": lambda story, room: story.channel("new"),
+    "channel again": lambda story, room: story.channel("room"),
+    "join": lambda story, room: story.do(story.session.join, room),
+    "leave": lambda story, room: story.do(story.session.leave, room, 1.0),
+    "broadcast": lambda story, room: story.broadcast(room),
+    "track": lambda story, room: story.do(story.session.track, room, b"{}", 1.0),
+    "set_channel_token": lambda story, room: story.do(story.session.set_channel_token, room, Secret("x")),
+    "listen": lambda story, room: story.collect(room, broadcast()),
+    "presence_state": lambda story, room: story.session.presence_state(room),
+}
+
+
+@pytest.mark.parametrize("closing", [True, False], ids=["closing", "closed"])
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: bool) -> None:
+    """Every command on a client that closes or is closed raises ClosedError; it never opens again (R10, R11)."""
+    story = Story()
+    story.open()
+    room = story.joined()
+    story.do(story.session.close)
+    if not closing:
+        story.drop(1000)
+    connects, sent = story.connects, len(story.sent())
+    assert isinstance(raised(lambda: command(story, room)), ClosedError)
+    story.run_for(60)
+    assert (story.connects, len(story.sent())) == (connects, sent)
+    assert story.session.state is LinkState.CLOSED
+    assert story.state(room) is ChannelState.CLOSED
+
+
+def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., Story]) -> None:
+    """Frames, tokens, sockets and ticks that come after the end do nothing and arm nothing (R10)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    story.give_token("one")
+    story.accept()
+    room = story.channel()
+    heard = story.collect(room, broadcast())
+    story.do(story.session.join, room)
+    fetches = story.fetches
+    story.do(story.session.close)
+    story.drop(1000)
+    before = len(story.effects)
+    story.give_token("two")
+    story.hear(room, "broadcast", {"event": "e", "payload": {}})
+    story.accept()
+    story.drop(1006)
+    story.do(story.session.tick)
+    assert story.effects[before:] == []
+    assert heard == []
+    assert story.session.next_deadline is None
+    assert story.fetches == fetches
+
+
+def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story]) -> None:
+    """A jump of the clock between close and its end neither probes nor fetches (R10)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    story.give_token("one")
+    story.accept()
+    fetches = story.fetches
+    story.do(story.session.close)
+    story.clock.sleep(3600)
+    story.run_for(6)
+    assert story.session.state is LinkState.CLOSED
+    assert (story.fetches, story.sent("heartbeat")) == (fetches, [])
+
+
+def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
+    """abort() ends at once, without a word on the wire, and who waits gets the cause (R2, R10)."""
+    story.open()
+    room = story.joined(ack=True)
+    acked, joining = story.broadcast(room, ack=True), story.do(story.session.join, story.channel("other"))
+    sent = len(story.sent())
+    cause = RemoteProtocolError("the reader failed")
+    story.do(story.session.abort, cause)
+    assert story.outcome(acked) is cause
+    assert story.outcome(joining) is cause
+    assert len(story.sent()) == sent
+    assert story.session.state is LinkState.CLOSED
+    assert story.session.next_deadline is None
+    ended = {effect.topic: effect.error for effect in story.effects if isinstance(effect, Ended)}
+    assert ended[None] is cause
+    assert ended[room] is cause
+    assert raised(lambda: story.do(story.session.open)) is cause
+    story.do(story.session.abort, None)
+
+
+def test_a_permanent_refusal_ends_the_client_with_it(story: Story) -> None:
+    """A client whose connection is refused for good is closed, and later calls say why (R11)."""
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.drop(status=404, body=b'{"error":"Tenant not found"}')
+    assert story.session.state is LinkState.CLOSED
+    error = error_of(story.outcome(joining))
+    assert "Tenant not found" in str(error)
+    assert raised(lambda: story.do(story.session.open)) is error
+    assert raised(lambda: story.broadcast(room)) is error
+
+
+def test_opening_and_closing_two_hundred_times_leaves_nothing() -> None:
+    """Two hundred sessions, opened and closed in every state, owe and await nothing afterwards (R10)."""
+    for turn in range(200):
+        story = Story(seed=turn)
+        STATES[turn % len(STATES)](story)
+        story.do(story.session.close)
+        story.run_for(5.1)
+        context = story.session._context
+        assert (len(context.tickets), len(context.replies), len(context.timers)) == (0, 0, 0)
+
+
+def test_removing_a_channel_ends_its_object(story: Story) -> None:
+    """remove leaves at once, settles who waits, ends the iterators, and later calls on the topic raise (R10, R24)."""
+    story.open()
+    room = story.joined(ack=True)
+    acked = story.broadcast(room, ack=True)
+    channel = story.at(room)
+    story.do(story.session.remove, room)
+    assert isinstance(error_of(story.outcome(acked)), ClosedError)
+    assert channel.state is ChannelState.CLOSED
+    assert room not in story.session.channels
+    assert [frame.topic for frame in story.sent("phx_leave")] == [room]
+    assert isinstance(raised(lambda: story.broadcast(room)), ClosedError)
+    assert [effect.topic for effect in story.effects if isinstance(effect, Ended)] == [room]
+    story.do(story.session.remove, room)
+    assert len(story.sent("phx_leave")) == 1
+
+
+def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
+    """Whatever is owed when a socket dies and the client closes at the same instant is settled once (R31)."""
+    story = Story()
+    busy(story)
+    owed = set(story.session._context.tickets._open)
+    story.drop(1006)
+    story.do(story.session.close)
+    story.run_for(6)
+    settled = [effect.ticket for effect in story.effects if isinstance(effect, Settle)]
+    assert len(settled) == len(set(settled))
+    assert all(story.outcome(ticket) is not NOT_YET for ticket in owed)

@@ -1,0 +1,285 @@
+"""Leaving a channel and wanting it again; one topic, one channel."""
+
+from collections.abc import Callable
+
+import pytest
+
+from supawire.core.effects import Ended, Transmit
+from supawire.errors import InvalidArgumentError, OperationTimeout, StateError
+from supawire.options import Backoff, ChannelOptions
+from supawire.selectors import broadcast, changes, status
+from supawire.testing.linked import World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState
+
+from .conftest import Story, raised
+
+HELLO = {"type": "broadcast", "event": "hello", "payload": {}}
+
+
+def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> None:
+    """The same object joins, hears its old listeners, and leaves, again and again, with a definite result (R20)."""
+    each.open()
+    room = each.channel()
+    heard, rows = each.collect(room, broadcast()), each.collect(room, changes("users"))
+    for turn in range(5):
+        assert each.outcome(each.join(room)) is None
+        each.hear(room, "broadcast", HELLO)
+        each.row(room, 100, id=turn)
+        left = each.do(each.session.leave, room, 10.0)
+        assert each.outcome(left) is NOT_YET
+        each.reply(each.sent("phx_leave")[-1])
+        each.close_channel(room, each.sent("phx_join")[-1].ref)
+        assert each.outcome(left) is None
+        assert each.state(room) is ChannelState.IDLE
+        each.hear(room, "broadcast", HELLO)
+    assert len(heard) == 5
+    assert [change.record["id"] for change in rows] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("why", ["cancel", "timeout", "refused", "leave"])
+def test_a_subscribe_that_came_to_nothing_can_be_repeated(each: Story, why: str) -> None:
+    """Cancelled, timed out, refused or left: the next subscribe on the same object succeeds (R20)."""
+    each.open()
+    room = each.channel()
+    joining = each.do(each.session.join, room, timeout=5.0)
+    if why == "cancel":
+        each.do(each.session.cancel, joining)
+    elif why == "timeout":
+        each.run_for(5.1)
+        assert isinstance(error_of(each.outcome(joining)), OperationTimeout)
+    elif why == "leave":
+        each.do(each.session.leave, room, 10.0)
+        assert isinstance(error_of(each.outcome(joining)), StateError)
+    else:
+        each.refuse_join("Unauthorized: no")
+        assert each.outcome(joining) is not NOT_YET
+    if why != "refused":
+        assert each.state(room) is ChannelState.LEAVING, "nobody wants it any more"
+        each.reply(each.sent("phx_join")[-1], {"postgres_changes": []})
+        each.reply(each.sent("phx_leave")[-1])
+        assert each.state(room) is ChannelState.IDLE
+    again = each.join(room)
+    assert each.outcome(again) is None
+    assert each.state(room) is ChannelState.JOINED
+
+
+def test_a_wish_is_withdrawn_only_when_nobody_waits(story: Story) -> None:
+    """With two callers, one who gives up changes nothing; the last one does. Who is joined stays joined (R20)."""
+    story.open()
+    room = story.channel()
+    first, second = story.do(story.session.join, room, timeout=2.0), story.do(story.session.join, room, timeout=9.0)
+    story.run_for(3)
+    assert isinstance(error_of(story.outcome(first)), OperationTimeout)
+    assert story.state(room) is ChannelState.JOINING
+    story.answer_join()
+    assert story.outcome(second) is None
+    third = story.do(story.session.join, room, ready=True, timeout=1.0)
+    story.do(story.session.cancel, third)
+    assert story.state(room) is ChannelState.JOINED
+    assert story.at(room).wanted
+
+
+def test_giving_up_while_a_lost_channel_comes_back_does_not_withdraw_it(story: Story) -> None:
+    """A caller's timeout on a channel that was joined before leaves the wish: it joins when it can (R20)."""
+    story.open()
+    room = story.joined()
+    story.drop(1006)
+    late = story.do(story.session.join, room, timeout=0.1)
+    story.run_for(0.2)
+    assert isinstance(error_of(story.outcome(late)), OperationTimeout)
+    story.come_back()
+    story.answer_join()
+    assert story.state(room) is ChannelState.JOINED
+
+
+def test_a_new_wish_after_a_failure_has_all_its_attempts(make_story: Callable[..., Story]) -> None:
+    """subscribe after FAILED begins anew: attempts are counted from nothing, and giving up withdraws it (R20)."""
+    story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=1))
+    story.open()
+    room = story.joined()
+    for _ in range(2):
+        story.do(story.session.join, room, timeout=None)
+        if story.state(room) is ChannelState.JOINED:
+            story.close_channel(room, story.sent("phx_join")[-1].ref)
+        else:
+            story.refuse_join("RealtimeRestarting: wait")
+        assert story.state(room) is ChannelState.RETRYING
+        story.run_for(1.1)
+        story.refuse_join("RealtimeRestarting: wait")
+        assert story.state(room) is ChannelState.FAILED
+    joining = story.do(story.session.join, room, timeout=None)
+    story.do(story.session.cancel, joining)
+    assert not story.at(room).wanted
+
+
+def test_leaving_is_bounded(story: Story) -> None:
+    """A leave that the server does not answer is over after its bound, and reported once (R24)."""
+    story.open()
+    room = story.joined()
+    moves = story.collect(room, status())
+    left = story.do(story.session.leave, room, 3.0)
+    story.run_for(2.9)
+    assert story.outcome(left) is NOT_YET
+    story.run_for(0.2)
+    assert story.outcome(left) is None
+    story.reply(story.sent("phx_leave")[0])
+    story.close_channel(room, story.sent("phx_join")[0].ref)
+    assert [move.state for move in moves] == [ChannelState.LEAVING, ChannelState.IDLE]
+    assert [effect.topic for effect in story.effects if isinstance(effect, Ended)] == [room]
+
+
+@pytest.mark.parametrize("by", ["reply", "close", "drop"])
+def test_a_leave_is_settled_by_whichever_comes_first(each: Story, by: str) -> None:
+    """The ack, the phx_close or the loss of the socket each end a leave, and what follows it is nothing (R24)."""
+    each.open()
+    room = each.joined()
+    left = each.do(each.session.leave, room, 10.0)
+    if by == "reply":
+        each.reply(each.sent("phx_leave")[0])
+    elif by == "close":
+        each.close_channel(room, each.sent("phx_join")[0].ref)
+    else:
+        each.drop(1006)
+    assert each.outcome(left) is None
+    assert each.state(room) is ChannelState.IDLE
+    assert not each.at(room).wanted
+
+
+def test_leaving_twice_and_leaving_what_is_out_are_fine(story: Story) -> None:
+    """A second leave shares the first one's end; one of a channel that is out is settled at once (R24)."""
+    story.open()
+    room = story.joined()
+    one, two = story.do(story.session.leave, room, 10.0), story.do(story.session.leave, room, 10.0)
+    story.reply(story.sent("phx_leave")[0])
+    three = story.do(story.session.leave, room, 10.0)
+    assert [story.outcome(ticket) for ticket in (one, two, three)] == [None] * 3
+    assert len(story.sent("phx_leave")) == 1
+
+
+@pytest.mark.parametrize("state", ["waiting", "retrying", "failed"])
+def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) -> None:
+    """Where the server holds nothing, nothing is sent and nothing is waited for (R24)."""
+    room = story.channel()
+    if state == "waiting":
+        joining = story.do(story.session.join, room)
+    else:
+        story.open()
+        joining = story.do(story.session.join, room)
+        story.refuse_join("Unauthorized: no" if state == "failed" else "RealtimeRestarting: wait")
+    assert story.state(room).value == state
+    left = story.do(story.session.leave, room, 10.0)
+    assert story.outcome(left) is None
+    assert story.outcome(joining) is not NOT_YET
+    assert story.state(room) is ChannelState.IDLE
+    assert story.at(room).error is None
+    story.run_for(60)
+    assert story.sent("phx_leave") == []
+    assert len(story.sent("phx_join")) <= 1
+
+
+def test_leaving_one_channel_leaves_the_others_alone(each: Story) -> None:
+    """Of three channels the middle one is left or removed; the others hear and send as before (R24)."""
+    for how in ("leave", "remove"):
+        story = Story(each.options)
+        story.open()
+        rooms = [story.joined(name) for name in ("a", "b", "c")]
+        heard = [story.collect(room, broadcast()) for room in rooms]
+        if how == "leave":
+            story.do(story.session.leave, rooms[1], 10.0)
+        else:
+            story.do(story.session.remove, rooms[1])
+        story.reply(story.sent("phx_leave")[0])
+        story.close_channel(rooms[1], story.sent("phx_join")[1].ref)
+        for room in rooms:
+            story.hear(room, "broadcast", HELLO)
+        assert [len(one) for one in heard] == [1, 0, 1], how
+        assert {story.state(rooms[0]), story.state(rooms[2])} == {ChannelState.JOINED}
+
+
+def test_a_removed_topic_can_be_made_anew_at_once(each: Story) -> None:
+    """The registry forgets a removed channel at once; the late end of its join does not reach the new one (R24)."""
+    each.open()
+    room = each.joined("room")
+    old = each.sent("phx_join")[0].ref
+    each.do(each.session.remove, room)
+    assert each.channel("room", ack=True) == room
+    joined = each.do(each.session.join, room)
+    each.reply(each.sent("phx_leave")[0])
+    each.answer_join()
+    each.close_channel(room, old)
+    assert each.outcome(joined) is None
+    assert each.state(room) is ChannelState.JOINED
+
+
+def test_a_thousand_cycles_leave_nothing_behind() -> None:
+    """After 1,000 subscribes and leaves registry, deadlines, tickets and replies are as after 10 (R24)."""
+    world = World()
+    ada = world.client()
+    ada.keep_history = False
+    kept = ada.channel("kept")
+    ada.start(ada.session.join, kept)
+    sizes: list[tuple[int, ...]] = []
+    for turn in range(1000):
+        room = ada.channel(f"room-{turn % 3}")
+        ada.start(ada.session.join, room)
+        world.run_for(0.02)
+        assert ada.session.channels[room].state is ChannelState.JOINED
+        ada.start(ada.session.leave, room, 10.0)
+        world.run_for(0.01)
+        if turn % 2:
+            ada.do(ada.session.remove, room)
+        context = ada.session._context
+        parts = (context.timers, context.replies, context.tickets, context.timers._heap, ada.session.channels)
+        sizes.append(tuple(map(len, parts)))
+    assert ada.session.channels[kept].state is ChannelState.JOINED
+    assert max(sizes[10:]) <= (10, 3, 0, 150, 4)
+    assert len(ada.session._joins._asked) == 0
+    assert len(ada.session._joins._waiting) == 0
+
+
+def test_asking_again_with_equal_options_gives_the_same_channel(story: Story) -> None:
+    """One topic is one channel; other options are refused with the topic and the way out, and change nothing (R21)."""
+    first = story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada"))
+    assert story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada")) is first
+    for other in (ChannelOptions(), ChannelOptions(private=True), ChannelOptions(private=True, presence_key="bob")):
+        error = raised(lambda other=other: story.session.channel("realtime:room", other))
+        assert isinstance(error, InvalidArgumentError)
+        assert "'room'" in str(error)
+        assert "remove_channel" in str(error)
+    assert story.session.channels["realtime:room"] is first
+    assert first.options == ChannelOptions(private=True, presence_key="ada")
+
+
+def test_a_cancelled_send_that_was_not_sent_never_is(make_story: Callable[..., Story]) -> None:
+    """Cancelling a broadcast that waits for the join takes it out of the queue (R32)."""
+    story = make_story(offline="wait")
+    story.open()
+    room = story.channel()
+    one, two = story.broadcast(room, b'{"n":1}'), story.broadcast(room, b'{"n":2}')
+    story.do(story.session.cancel, one)
+    story.join(room)
+    assert [pushed.payload for pushed in story.pushed()] == [b'{"n":2}']
+    assert story.outcome(one) is NOT_YET
+    assert story.outcome(two).via == "socket"
+    assert story.session.stats().pending == 0
+
+
+def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
+    """Whatever comes for a topic that nobody has is dropped and counted, not raised (R24, R40)."""
+    story.open()
+    room = story.joined()
+    story.do(story.session.remove, room)
+    stale = story.session.stats().stale_frames
+    for event in (
+        "broadcast",
+        "postgres_changes",
+        "presence_state",
+        "presence_diff",
+        "system",
+        "phx_close",
+        "phx_error",
+    ):
+        story.hear(room, event, {})
+    assert story.session.stats().stale_frames == stale + 7
+    assert not [effect for effect in story.effects[-1:] if isinstance(effect, Transmit)]
