@@ -13,7 +13,7 @@ from supawire.core.effects import Report
 from supawire.errors import HandlerError, RealtimeError
 from supawire.types import ChannelState, LinkState
 
-_TROUBLE: Final = (LinkState.RETRYING, ChannelState.RETRYING, ChannelState.FAILED)
+_TROUBLE: Final = (LinkState.RETRYING, ChannelState.RETRYING)  # a failure for good is raised, or goes to on_error
 _GOOD: Final = (LinkState.OPEN, ChannelState.JOINED)
 _CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
 """Which logger an error belongs to that nobody waits for; the others are the channel's."""
