@@ -107,6 +107,6 @@ def _failed(error: Exception, request: HttpRequest, *, maybe_sent: bool) -> Http
     return HttpError(
         f"no answer to the HTTP request: {text}",
         maybe_sent=maybe_sent,
-        retryable=True,
+        retryable=not isinstance(error, aiohttp.ClientSSLError),  # a certificate is no better a second later
         hint="It may have arrived all the same." if maybe_sent else "It was not sent.",
     )
