@@ -73,6 +73,11 @@ class JoinQueue:
             self._context.fetch_token(now)
         self.pump(now)
 
+    @property
+    def blind(self) -> bool:
+        """Whether the server may be busy with a join, so that nothing else comes."""
+        return bool(self._asked or self._unheard)
+
     def blind_since(self, now: Instant) -> float:
         """Since when the server may have had something to say and could not: it answers joins one after another.
 

@@ -267,7 +267,10 @@ class Membership:
             self.gap_due(now)
 
     def gap_due(self, now: Instant) -> None:
-        """Time enough for replayed messages to have come."""
+        """Time enough for replayed messages to have come, unless a join stands before them on the socket."""
+        if self.gaps.replay_pending and self._joins.blind:
+            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+            return
         gap = self.gaps.close(now)
         if gap is None:
             return
