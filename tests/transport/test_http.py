@@ -215,24 +215,23 @@ async def test_what_is_no_tls_is_not_tried_again():
 class WatchedContext(ssl.SSLContext):
     """A TLS context that says which name it is to check."""
 
-    names: tuple[str, ...] = ()
+    names: "asyncio.Queue[str]"
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        WatchedContext.names += (options["server_hostname"],)
+        self.names.put_nowait(options["server_hostname"])
         return super().wrap_bio(*args, **options)
 
 
 async def test_the_given_context_makes_tls_and_checks_the_given_name():
     """`ssl` is what TLS is made with, and `host` without its port is the name that it checks."""
     context = WatchedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.names = asyncio.Queue()
     async with peer() as it, client() as http:
         asking = asyncio.create_task(http.request(ask(it.url.replace("http:", "https:"), ssl=context, host="a.b:4000")))
-        while not WatchedContext.names:
-            await asyncio.sleep(0)
+        assert await context.names.get() == "a.b"
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-    assert WatchedContext.names == ("a.b",)
 
 
 @pytest.mark.parametrize("answer", [None, b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 nonsense\r\n\r\n"], ids=str)
