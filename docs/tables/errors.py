@@ -69,3 +69,14 @@ def _section(slug: str, known: list[tuple[str, Known, bool]]) -> str:
     hints = dict.fromkeys(row.hint for _, row, _ in known)
     lines = [[where, _said(row, is_rest), f"`{row.error.__name__}`", _follows(row)] for where, row, is_rest in known]
     return f"### {slug}\n\n{' '.join(hints)}\n\n{rows(['where', 'the server says', 'error', 'what follows'], lines)}"
+
+
+@table("close-codes")
+def close_codes() -> str:
+    """What follows the end of a connection, by its close code; every one is followed by a new connection."""
+    waits = {Action.RETRY: "by `backoff`", Action.SLOW_RETRY: "the longest step of `backoff` at once"}
+    lines = [[f"`{row.code}`", waits[row.action], row.hint] for row in codes.CLOSE_CODES]
+    return rows(
+        ["close code", "the wait", "and"],
+        [*lines, ["any other, or none (1006)", waits[codes.CLOSED.action], codes.CLOSED.hint]],
+    )
