@@ -14,7 +14,6 @@ from supawire.core.membership import Membership
 from supawire.core.outbox import Message
 from supawire.core.readiness import Said
 from supawire.core.states import ChannelOn
-from supawire.core.token import on_wire, same
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
 from supawire.options import ChannelOptions, Secret
@@ -98,15 +97,10 @@ class Channel:
 
     def token_changed(self, now: Instant) -> None:
         """Tell the server of a newer token, once; a channel that failed with the old one tries again."""
-        token = self._member.token or self._context.tokens.current
         if self.state is ChannelState.FAILED and self.wanted:
             self._member.renew(now)
-            return
-        join = self._member.living
-        if self.state is ChannelState.JOINED and join is not None and not same(token, self._member.told_token):
-            self._member.told_token = token
-            if (shown := on_wire(token)) is not None:
-                self._push_token(shown, join.ref)
+        else:
+            self._member.tell_token()
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Take a presence wish: settled at once when not joined, else when the server has it (R45)."""
@@ -226,13 +220,6 @@ class Channel:
                 hint=f"client.channel({self.name!r}, ack=True)",
             )
         self._parts.outbox.check(message)
-
-    def _push_token(self, token: str, join_ref: str) -> None:
-        """Never answered, so nothing waits for it (protocol §3.5)."""
-        ref = self._context.next_ref()
-        payload = {"access_token": token}
-        data = self._context.codec.encode(join_ref, ref, self.topic, frames.ACCESS_TOKEN, payload)
-        self._context.transmit(data, secret=True)
 
     def _because(self) -> str:
         return f": {self.error.message}" if self.error else ""

@@ -18,6 +18,7 @@ from supawire.core.parts import Parts
 from supawire.core.readiness import Reading
 from supawire.core.rejoin import Rejoin
 from supawire.core.states import CHANNEL, ChannelOn
+from supawire.core.token import on_wire, same
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -84,8 +85,10 @@ class Membership:
 
     def want(self, now: Instant) -> None:
         """Be joined, from now on."""
-        if not self.wanted or self.state is ChannelState.FAILED:
+        if not self.wanted:
             self.wanted, self.ever_joined = True, False
+            self._rejoin.reset()
+        elif self.state is ChannelState.FAILED:
             self._rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
 
@@ -111,6 +114,19 @@ class Membership:
         """Try again with another token what failed with the old one."""
         self._rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
+
+    def tell_token(self) -> None:
+        """Tell the server of a newer token than it has of this channel, once; it never answers (R25, protocol §3.5)."""
+        token = self.token or self._context.tokens.current
+        if self.state is not ChannelState.JOINED or self.living is None or same(token, self.told_token):
+            return
+        self.told_token = token
+        if (shown := on_wire(token)) is not None:
+            payload = {"access_token": shown}
+            refs = self.living.ref, self._context.next_ref()
+            self._context.transmit(
+                self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, payload), secret=True
+            )
 
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
@@ -176,6 +192,7 @@ class Membership:
         self._rejoin.joined(now)
         self.gaps.joined()
         self.move(ChannelOn.OK, now)
+        self.tell_token()
         for error in errors:
             self._context.report("binding", topic=self.name, error=error)
         self.parts.waiters.joined(ready=self.ready)
