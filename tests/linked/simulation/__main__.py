@@ -31,18 +31,17 @@ def main() -> int:
     with ProcessPoolExecutor(args.jobs) as pool:
         for found in pool.map(play_many, seeds):
             failures += found
+            for failure in found:
+                print(f"seed {failure.seed}: {failure.message}", flush=True)
             if len(failures) > 20:
                 pool.shutdown(cancel_futures=True)
                 break
     seconds = time.monotonic() - begun
     for failure in failures[:3]:
         print(shrink(failure))
-    for failure in failures[3:]:
-        print(f"seed {failure.seed}: {failure.message}")
     rate = args.schedules * STEPS / seconds
-    print(
-        f"{args.schedules} schedules from {start}: {len(failures)} failed, {rate:.0f} steps a second, {seconds:.0f} s"
-    )
+    result = f"{len(failures)} failed" if failures else "all hold"
+    print(f"{args.schedules} schedules from seed {start}: {result}; {rate:.0f} steps a second, {seconds:.0f} s")
     return 1 if failures else 0
 
 

@@ -226,7 +226,6 @@ def half_open(stage: Stage) -> str:
     """The connection goes deaf without a word."""
     if stage.ada.wire is not None:
         stage.ada.wire.deaf = True
-        stage.history.deaf.append(stage.now.mono)
     return "half-open"
 
 
@@ -274,7 +273,8 @@ def wait(stage: Stage) -> str:
 
 
 def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, stored: bool = False) -> None:
-    stage.history.events.append(Happened(number, topic, kind, name, stage.now.mono, stage.now.wall, stored))
+    now, hidden = stage.now, stage.hides_events
+    stage.history.events.append(Happened(number, topic, kind, name, now.mono, now.wall, stored, hidden))
 
 
 def _on_ada(stage: Stage, act: Callable[[Channel], object]) -> None:

@@ -9,6 +9,12 @@ from supawire.types import ChannelState, LinkState, Sent
 from .model import TOPICS, Happened, Hearer
 from .stage import Broken, Stage
 
+_ON_ITS_WAY = 2.5
+"""Seconds that a frame may be on a slow wire."""
+
+_NOTICED = 150.0
+"""Seconds within which the client knows that a connection is deaf, or hears what waited behind slow joins."""
+
 HEALING = 200.0
 """Seconds after which everything must be well: backoff cap, slow retries, and joins behind slow ones."""
 
@@ -143,18 +149,13 @@ def _was_owed(stage: Stage, hearer: Hearer, event: Happened) -> bool:
     """Whether the listener was there, and the channel wanted and joined before, when it happened, and long enough."""
     if hearer.since >= event.number:
         return False
-    enough = event.at + _noticed_in(stage, event)
+    enough = event.at + (_NOTICED if event.hidden else _ON_ITS_WAY)
     if hearer.until is not None and hearer.until <= enough:
         return False
     for begin, end in stage.history.wishes[event.topic].intervals:
         if begin <= event.at and enough < end:
             return any(begin <= at <= event.at for at in stage.history.joined[event.topic])
     return False
-
-
-def _noticed_in(stage: Stage, event: Happened) -> float:
-    """Seconds within which the client can know that something is missing: a deaf connection takes a heartbeat."""
-    return 150.0 if any(at <= event.at <= at + 150.0 for at in stage.history.deaf) else 2.5
 
 
 def _inside_a_gap(stage: Stage, hearer: Hearer, event: Happened) -> None:

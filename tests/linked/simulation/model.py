@@ -25,6 +25,8 @@ class Happened:
     at: float
     wall: float
     stored: bool = False
+    hidden: bool = False
+    """Whether the client could not hear anything just then and does not know it: deaf, or behind an unanswered join."""
 
 
 @dataclass(slots=True)
@@ -105,8 +107,6 @@ class History:
     """Numbers of the client's broadcasts that somebody with a good connection heard, by topic."""
     jumps: list[float] = field(default_factory=list[float])
     """When the wall clock jumped."""
-    deaf: list[float] = field(default_factory=list[float])
-    """When the connection went deaf without a word."""
     trace: list[str] = field(default_factory=list[str])
     numbers: int = 0
 

@@ -151,6 +151,13 @@ class Stage:
             if not any(self.ada.outcome(ticket) is NOT_YET for ticket in waiting):
                 wish.leave(self.now.mono)
 
+    @property
+    def hides_events(self) -> bool:
+        """Whether what the server says now does not reach the client, or only when an unanswered join is answered."""
+        wire = self.ada.wire
+        peer = self.world.hub._desk.peers.get(wire.number) if wire is not None else None  # noqa: SLF001  nothing public tells
+        return wire is not None and (wire.deaf or peer is None or peer.still)
+
     def heal_server(self) -> None:
         """The server behaves again."""
         self.world.act(self.world.hub.faults.reset)
