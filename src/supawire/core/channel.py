@@ -161,21 +161,22 @@ class Channel:
         """Readiness, trouble with changes, or why the channel is about to be closed."""
         self._context.deliver(self._parts.index.system, message)
         reading = self._parts.readiness.read(message)
+        joined = self.state is ChannelState.JOINED  # else it speaks of the join that is being replaced
         match reading.said:
             case Said.READY:
                 self._member.move(ChannelOn.RECOVERED, now, announce=True)
-                self._parts.waiters.joined(ready=True)
-                self._member.events_flow(now)
+                self._parts.waiters.joined(ready=joined)
             case Said.DEGRADED:
                 self._parts.gaps.open(now, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
-                if reading.error is not None and reading.error is self._parts.readiness.hopeless:
+                if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._parts.waiters.unready(reading.error)
                     self._context.report("changes", topic=self.name, error=reading.error)
             case Said.ENDING:
                 self._member.ending = reading
             case Said.NOTHING:
                 pass
+        self._member.events_flow(now)
 
     def presence_state(self, raw: Raw) -> None:
         """Everyone who is here."""

@@ -67,6 +67,10 @@ class Gaps:
         self._first = False
         self._replaying, self._replayed = self._asked, 0
 
+    def ended(self) -> None:
+        """The join is over: it brings nothing more back."""
+        self._replaying = None
+
     def forget(self) -> None:
         """The channel was left by the user: nothing is missing, and the next join is a first one."""
         self._began, self._lost, self._first = None, frozenset(), True

@@ -131,7 +131,9 @@ class Membership:
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
         unmet = self._unmet()
-        if unmet and not self._joins.waits(self):
+        if not unmet:
+            self.events_flow(now)
+        elif not self._joins.waits(self):
             self.gaps.open(now, "rejoin", unmet)
             self._context.timers.set(("again", self.topic), now.mono)
 
@@ -164,7 +166,7 @@ class Membership:
         else:
             self.move(ChannelOn.GO, now)
         token = self.token or self._context.tokens.current
-        join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence(), token)
+        join = Join(self._context.next_ref(), self.index.bindings, self.parts.wants_presence(self.options), token)
         self._asked = join
         payload = join_payload(join, self.options, self.gaps.replay())
         data = self._context.codec.encode(join.ref, join.ref, self.topic, frames.JOIN, payload)
@@ -200,8 +202,6 @@ class Membership:
         if not self.needs_join:  # else the join that follows at once sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
-        if self.parts.readiness.changes_live:
-            self.events_flow(now)
         self.rejoin_if_needed(now)
 
     def refused(self, ref: str, reason: str, now: Instant) -> None:
@@ -267,6 +267,15 @@ class Membership:
         if self.state is ChannelState.RETRYING:
             self._rejoin.wait_for(seconds, now)
 
+    def events_flow(self, now: Instant) -> None:
+        """Tell of the gap, if they do, when replayed messages have had their time."""
+        if not self.gaps.is_open or not self._flows:
+            return
+        if not self.gaps.replay_pending:
+            self._tell_gap(now)
+        elif self._context.timers.deadline(("gap", self.topic)) is None:
+            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+
     # --- deadlines
 
     def retry_due(self, now: Instant) -> None:
@@ -281,13 +290,21 @@ class Membership:
         if self.needs_join:
             self._joins.want(self, now)
         else:
-            self.gap_due(now)
+            self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:
-        """Time enough for replayed messages to have come, unless a join stands before them on the socket."""
-        if self.gaps.replay_pending and self._joins.blind:
-            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
-            return
+        """Time enough for replayed messages to have come."""
+        if self._flows:
+            self._tell_gap(now)
+
+    # --- inside
+
+    @property
+    def _flows(self) -> bool:
+        """Whether everything that is wanted comes, as far as we know."""
+        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.needs_join
+
+    def _tell_gap(self, now: Instant) -> None:
         gap = self.gaps.close(now)
         if gap is None:
             return
@@ -295,31 +312,10 @@ class Membership:
             self._context.report("gap", topic=self.name, gap=gap)
         self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
 
-    # --- inside
-
     def _unmet(self) -> frozenset[str]:
         """The kinds of events that are wanted and that the living join did not ask for."""
-        join = self.living
-        if self.state is not ChannelState.JOINED or join is None:
-            return frozenset()
-        unmet = set[str]()
-        if not set(self.index.bindings) <= set(join.bindings):
-            unmet.add("changes")
-        if self._wants_presence() and not join.presence:
-            unmet.add("presence")
-        return frozenset(unmet)
-
-    def _wants_presence(self) -> bool:
-        return (
-            bool(self.index.presence) or self.options.presence_key is not None or self.parts.tracking.wish is not None
-        )
-
-    def events_flow(self, now: Instant) -> None:
-        """Tell of the gap, when replayed messages have had their time."""
-        if self.gaps.is_open and self.gaps.replay_pending:
-            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
-        else:
-            self.gap_due(now)
+        join = self.living if self.state is ChannelState.JOINED else None
+        return self.parts.unmet(join, self.options) if join is not None else frozenset()
 
     def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
         """The join was refused, closed, or crashed: what follows is in the error table."""
@@ -355,6 +351,7 @@ class Membership:
         """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
         self._asked = self.living = self.ending = None
         self.live = _NO_REFS
+        self.gaps.ended()
         self._joins.withdraw(self)
         for key in ("rejoin", "again", "gap", "flush"):
             self._context.timers.cancel((key, self.topic))
@@ -377,7 +374,7 @@ class Membership:
         self._context.timers.cancel(("leave", self.topic))
         self._end_join(StateError("the channel was left", topic=self.name))
         self.parts.roster.clear()
-        self.gap_due(now)  # whatever was missed until now, nothing will bring it back
+        self._tell_gap(now)  # whatever was missed until now, nothing will bring it back
         self.gaps.forget()
         if self.state is ChannelState.LEAVING:
             self.move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT, now)

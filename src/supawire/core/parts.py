@@ -1,10 +1,11 @@
-"""What a topic consists of besides its joins: listeners, presence, gaps, sends, and who waits."""
+"""What a topic consists of besides its joins: listeners, presence, gaps, sends, who waits, and what they want together."""
 
 from dataclasses import dataclass
 
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.gaps import Gaps
+from supawire.core.join import Join
 from supawire.core.listeners import Index
 from supawire.core.outbox import Outbox
 from supawire.core.presence import Roster
@@ -39,3 +40,16 @@ class Parts:
             waiters=Waiters(context, topic),
             readiness=Readiness(),
         )
+
+    def wants_presence(self, options: ChannelOptions) -> bool:
+        """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
+        return bool(self.index.presence) or options.presence_key is not None or self.tracking.wish is not None
+
+    def unmet(self, join: Join, options: ChannelOptions) -> frozenset[str]:
+        """The kinds of events that are wanted and that this join did not ask for."""
+        unmet = set[str]()
+        if not set(self.index.bindings) <= set(join.bindings):
+            unmet.add("changes")
+        if self.wants_presence(options) and not join.presence:
+            unmet.add("presence")
+        return frozenset(unmet)

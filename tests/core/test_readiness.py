@@ -1,0 +1,237 @@
+"""Joined, and ready: what the server says about changes and database broadcasts after the join."""
+
+import pytest
+
+from supawire.errors import JoinError, OperationTimeout
+from supawire.selectors import changes, gaps, status, system
+from supawire.server.changes import make_change
+from supawire.testing.linked import World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState, Status
+
+from .conftest import SUBSCRIBED, Story
+
+REPLICATING = "Replication connection established"
+TROUBLE = '{:error, "Too many database timeouts"}'
+NEVER = (
+    "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given connect "
+    "parameters: [event: *, schema: public, table: users, filters: [], select: []]"
+)
+
+
+def test_ready_waits_for_the_system_message_and_a_row_after_it_arrives() -> None:
+    """With changes that take seconds to be live, ready comes after them, and a row written then is heard (R18)."""
+    world = World()
+    ada = world.client()
+    db = ada.channel("db")
+    rows = ada.collect(db, changes("users"))
+    world.act(world.hub.faults.delay_join, "db", 3.0)
+    joined = ada.start(ada.session.join, db)
+    ready = ada.start(ada.session.join, db, ready=True)
+    world.run_for(2.9)
+    assert (ada.outcome(joined), ada.outcome(ready)) == (NOT_YET, NOT_YET)
+    world.run_until(lambda: ada.outcome(ready) is not NOT_YET, 10)
+    assert (ada.outcome(joined), ada.outcome(ready)) == (None, None)
+    world.act(world.hub.emit, make_change("INSERT", "users", record={"id": 1}), world.clock.now)
+    world.run_for(1)
+    assert len(rows) == 1
+
+
+def test_joined_and_ready_are_two_levels(each: Story) -> None:
+    """Between the join's ok and the system message a channel is joined and not ready; statuses say which (R18)."""
+    each.open()
+    db = each.channel("db")
+    moves = each.collect(db, status())
+    each.collect(db, changes("users"))
+    joined, ready = each.do(each.session.join, db), each.do(each.session.join, db, ready=True)
+    each.answer_join()
+    assert (each.outcome(joined), each.outcome(ready)) == (None, NOT_YET)
+    assert (each.at(db).ready, moves[-1].ready) == (False, False)
+    each.run_for(3)
+    each.system(db, SUBSCRIBED)
+    assert each.outcome(ready) is None
+    assert (each.at(db).ready, moves[-1].ready) == (True, True)
+
+
+def test_without_anything_to_wait_for_joined_is_ready(story: Story) -> None:
+    """A channel without changes and without replication_ready is ready with the join's ok (R18)."""
+    story.open()
+    assert story.outcome(story.join(story.channel(), ready=True)) is None
+
+
+@pytest.mark.parametrize("order", [(SUBSCRIBED, REPLICATING), (REPLICATING, SUBSCRIBED)])
+def test_ready_waits_for_both_when_both_were_asked_for(story: Story, order: tuple[str, str]) -> None:
+    """With changes and replication_ready, ready needs both messages, in any order (R18)."""
+    story.open()
+    db = story.channel("db", replication_ready=True)
+    story.collect(db, changes("users"))
+    ready = story.join(db, ready=True)
+    assert story.sent("phx_join")[0].payload["config"]["broadcast"]["replication_ready"] is True
+    extensions = {SUBSCRIBED: "postgres_changes", REPLICATING: "system"}
+    story.system(db, order[0], extension=extensions[order[0]])
+    assert story.outcome(ready) is NOT_YET
+    story.system(db, order[1], extension=extensions[order[1]])
+    assert story.outcome(ready) is None
+
+
+def test_a_timeout_while_waiting_for_ready_leaves_the_channel_joined(story: Story) -> None:
+    """The timeout says that the channel is joined and not ready; it stays joined (R18)."""
+    story.open()
+    db = story.channel("db")
+    story.collect(db, changes("users"))
+    ready = story.join(db, ready=True, timeout=5.0)
+    story.run_for(5.1)
+    error = error_of(story.outcome(ready))
+    assert isinstance(error, OperationTimeout)
+    assert "not ready" in str(error)
+    assert story.state(db) is ChannelState.JOINED
+
+
+def test_a_system_error_of_changes_is_degraded_and_no_rejoin(each: Story) -> None:
+    """Error, then ok: degraded, then ready, with the server's text, one join in all, and a gap for changes (R19)."""
+    each.open()
+    db = each.channel("db")
+    moves, told, said = each.collect(db, status()), each.collect(db, gaps()), each.collect(db, system())
+    each.collect(db, changes("users"))
+    each.join(db)
+    each.system(db, SUBSCRIBED)
+    began = each.now.at()
+    each.system(db, TROUBLE, status="error")
+    assert each.state(db) is ChannelState.JOINED
+    last: Status = moves[-1]
+    assert (last.state, last.ready) == (ChannelState.JOINED, False)
+    assert "Too many database timeouts" in str(last.cause)
+    each.run_alive(30)
+    assert told == [], "it is told when changes flow again"
+    each.system(db, SUBSCRIBED)
+    assert (moves[-1].state, moves[-1].ready, moves[-1].cause) == (ChannelState.JOINED, True, None)
+    assert [(gap.reason, gap.started_at, gap.ended_at, gap.lost) for gap in told] == [
+        ("degraded", began, each.now.at(), {"changes"})
+    ]
+    assert len(each.sent("phx_join")) == 1
+    assert [one.status for one in said] == ["ok", "error", "ok"]
+
+
+def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
+    """A bad binding ends the wait for ready at once with the server's text; the channel stays joined (R19)."""
+    each.open()
+    db = each.channel("db")
+    each.collect(db, changes("users"))
+    ready = each.join(db, ready=True, timeout=None)
+    each.system(db, NEVER, status="error")
+    error = error_of(each.outcome(ready))
+    assert isinstance(error, JoinError)
+    assert "Please check Realtime is enabled" in str(error)
+    assert each.state(db) is ChannelState.JOINED
+    assert [type(one) for one in each.errors] == [JoinError]
+    assert error_of(each.outcome(each.do(each.session.join, db, ready=True, timeout=None)))
+    each.run_alive(60)
+    assert len(each.sent("phx_join")) == 1
+
+
+def test_what_passes_by_itself_does_not_end_the_wait_for_ready(story: Story) -> None:
+    """A transient trouble with changes leaves those who wait for ready waiting, until the ok (R19)."""
+    story.open()
+    db = story.channel("db")
+    story.collect(db, changes("users"))
+    ready = story.join(db, ready=True, timeout=None)
+    story.system(db, TROUBLE, status="error")
+    story.run_alive(8)
+    assert story.outcome(ready) is NOT_YET
+    story.system(db, SUBSCRIBED)
+    assert story.outcome(ready) is None
+
+
+def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
+    """After a token refresh the server says "Subscribed" again: no status, no gap, no join (R19)."""
+    story.open()
+    db = story.channel("db")
+    moves, told = story.collect(db, status()), story.collect(db, gaps())
+    story.collect(db, changes("users"))
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    before = len(moves)
+    story.system(db, SUBSCRIBED)
+    assert len(moves) == before
+    assert told == []
+
+
+def test_the_gap_of_changes_is_told_when_they_are_live_whatever_else_is_awaited(story: Story) -> None:
+    """A server that never speaks of replication does not keep the gap of changes from being told (R44)."""
+    story.open()
+    db = story.channel("db", replication_ready=True)
+    told = story.collect(db, gaps())
+    story.collect(db, changes("users"))
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+    assert told == []
+    story.system(db, SUBSCRIBED)
+    assert [gap.reason for gap in told] == ["connection_lost"]
+    story.system(db, TROUBLE, status="error")
+    story.system(db, SUBSCRIBED)
+    assert [gap.reason for gap in told] == ["connection_lost", "degraded"]
+
+
+def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> None:
+    """While a channel joins again, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
+    each.open()
+    db = each.channel("db")
+    told = each.collect(db, gaps())
+    each.collect(db, changes("users"))
+    each.join(db)
+    old = each.sent("phx_join")[-1].ref if each.options.protocol == "2.0.0" else None
+    each.collect(db, changes("orders"))
+    each.run_for(0)
+    assert each.state(db) is ChannelState.REJOINING
+    ready = each.do(each.session.join, db, ready=True)
+    said = {"extension": "postgres_changes", "status": "ok", "message": SUBSCRIBED, "channel": "db"}
+    each.hear(db, "system", said, join_ref=old)
+    assert told == []
+    assert each.outcome(ready) is NOT_YET
+    each.answer_join()
+    assert told == []
+    assert each.outcome(ready) is NOT_YET
+    each.system(db, SUBSCRIBED)
+    assert [gap.reason for gap in told] == ["rejoin"]
+    assert each.outcome(ready) is None
+
+
+def test_a_gap_that_settles_while_changes_fail_stays_open() -> None:
+    """Trouble with changes during the second in which replays are counted keeps the gap open until the ok (R44)."""
+    story = Story()
+    story.open()
+    db = story.channel("db", private=True)
+    told = story.collect(db, gaps())
+    story.collect(db, changes("users"))
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+    story.system(db, SUBSCRIBED)
+    story.run_for(0.5)
+    story.system(db, TROUBLE, status="error")
+    story.run_for(5)
+    assert told == []
+    story.system(db, SUBSCRIBED)
+    story.run_for(1.1)
+    assert len(told) == 1
+    assert told[0].ended_at.timestamp() >= story.now.wall - 1.2
+
+
+@pytest.mark.parametrize("extension", ["postgres_changes", "system", "other"])
+def test_unknown_words_of_the_system_change_nothing(story: Story, extension: str) -> None:
+    """An ok with an unknown text, and a status that nobody knows, reach listeners and move nothing (R40)."""
+    story.open()
+    db = story.channel("db")
+    said = story.collect(db, system())
+    story.collect(db, changes("users"))
+    story.join(db)
+    story.system(db, "All is well", extension=extension)
+    story.system(db, "Hm", status="timeout", extension=extension)
+    assert [(one.extension, one.message) for one in said] == [(extension, "All is well"), (extension, "Hm")]
+    assert story.state(db) is ChannelState.JOINED
+    assert not story.at(db).ready
