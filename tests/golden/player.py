@@ -18,7 +18,7 @@ from supawire.types import ChannelState, LinkState
 
 from .events import plain
 from .recordings import Record
-from .steps import Asked, Join, Leave, NotOurs, Ping, Send, Track, asked, config_of
+from .steps import Asked, Join, Leave, NotOurs, Ping, Send, Track, asked, config_of, sent_step, text_step
 
 TIMEOUT: Final = 10.0
 SERVER_CODES: Final = (1001, 1009, 1012)
@@ -34,6 +34,16 @@ class Taken(NamedTuple):
     record: Record
     asked: Asked
     ticket: Ticket | None
+
+
+class Push(NamedTuple):
+    """A frame that our session sent."""
+
+    event: str
+    ref: str
+    join_ref: str | None
+    data: bytes
+    binary: bool
 
 
 class Player(Pilot):
@@ -53,7 +63,7 @@ class Player(Pilot):
         """By topic, for each binding."""
         self.opening: Ticket | None = None
         self._refs: dict[str, str] = {}
-        self._pushed: list[tuple[str, str]] = []
+        self._pushed: list[Push] = []
         self._time = started_at
 
     # --- what the recording says
@@ -96,12 +106,24 @@ class Player(Pilot):
         if not pushes:
             self.left_out[record] = NotOurs("our client sends nothing")
             return
-        (event, ref), *more = pushes
+        push, *more = pushes
         assert not more, f"{record.name}: also {more}"
-        self._refs[found.ref] = ref
+        self._refs[found.ref] = push.ref
         self.taken.append(Taken(record, found, ticket))
+        self._compare(record, found, push)
+
+    def _compare(self, record: Record, found: Asked, push: Push) -> None:
+        """Our frame asks for the same as the recorded one, on the same join."""
+        if found.join_ref is None or found.join_ref in self._refs:  # else it names a join that was left out
+            assert push.join_ref == (found.join_ref and self._refs[found.join_ref]), record.name
         if isinstance(found.step, Join):
-            assert config_of(self.sent(event)[-1].payload) == config_of({"config": found.step.config}), record.name
+            frame = self.sent("phx_join")[-1]
+            assert config_of(frame.payload) == config_of({"config": found.step.config}), record.name
+        elif push.binary:
+            assert sent_step(push.data) == found.step, record.name
+        else:
+            frame = self.codec.plain(push.data)
+            assert text_step(frame.topic, frame.event, frame.payload) == found.step, record.name
 
     def _take(self, found: Asked) -> Ticket | None:
         topic, step = found.topic, found.step
@@ -158,23 +180,23 @@ class Player(Pilot):
     def on_transmit(self, effect: Transmit) -> None:
         """A frame of ours: its event and ref."""
         if effect.binary:
-            _, ref, _, _, _ = binary.unpack(binary.UP, effect.data).fields
-            self._pushed.append(("broadcast", ref.decode()))
+            join_ref, ref, *_ = (field.decode() for field in binary.unpack(binary.UP, effect.data).fields)
+            self._pushed.append(Push("broadcast", ref, join_ref, effect.data, binary=True))
         else:
             frame = self.codec.plain(effect.data)
             assert frame.ref is not None
-            self._pushed.append((frame.event, frame.ref))
+            self._pushed.append(Push(frame.event, frame.ref, frame.join_ref, effect.data, binary=False))
 
-    def _news(self) -> list[tuple[str, str]]:
+    def _news(self) -> list[Push]:
         pushed, self._pushed = self._pushed, []
         return pushed
 
     def _own_pushes(self) -> None:
         """What our session sent by itself meanwhile; its heartbeats are answered."""
-        for event, ref in self._news():
-            self.unasked.append(event)
-            if event == "heartbeat":
-                self.hear("phoenix", "phx_reply", {"status": "ok", "response": {}}, ref=ref)
+        for push in self._news():
+            self.unasked.append(push.event)
+            if push.event == "heartbeat":
+                self.hear("phoenix", "phx_reply", {"status": "ok", "response": {}}, ref=push.ref)
         self._pushed.clear()
 
     # --- the end

@@ -62,6 +62,7 @@ class Asked(NamedTuple):
 
     topic: str
     ref: str
+    join_ref: str | None
     step: Step
 
 
@@ -80,10 +81,11 @@ def asked(record: Record) -> Asked:
     topic = frame.topic if frame.topic == "phoenix" else check_topic(frame.topic)
     if topic != frame.topic:
         raise NotOurs("a topic that does not begin with realtime:")
-    return Asked(topic, frame.ref, _text_step(topic, frame.event, frame.payload))
+    return Asked(topic, frame.ref, frame.join_ref, text_step(topic, frame.event, frame.payload))
 
 
-def _text_step(topic: str, event: str, payload: Any) -> Step:
+def text_step(topic: str, event: str, payload: Any) -> Step:
+    """The step that a frame of either version asks for. Raises NotOurs."""
     if (topic, event) == ("phoenix", "heartbeat") and payload == {}:
         return Ping()
     match event, payload:
@@ -92,13 +94,26 @@ def _text_step(topic: str, event: str, payload: Any) -> Step:
         case "phx_leave", {}:
             return Leave()
         case "broadcast", {"type": "broadcast", "event": str(name), "payload": body} if len(payload) == 3:
-            return Send(name, json.dumps(body).encode(), json=True)
+            return Send(name, plain_json(body), json=True)
         case "presence", {"type": "presence", "event": "track", "payload": dict(meta)}:
-            return Track(json.dumps(meta).encode())
+            return Track(plain_json(meta))
         case "presence", {"type": "presence", "event": "untrack"}:
             return Track(None)
         case _:
             raise NotOurs(f"{event} with such a payload")
+
+
+def plain_json(value: Any) -> bytes:
+    """JSON in one way of writing it, so that steps compare."""
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def sent_step(data: bytes) -> Step:
+    """The step that a binary frame of ours asks for."""
+    unpacked = binary.unpack(binary.UP, data)
+    event = unpacked.fields[3].decode()
+    payload = plain_json(json.loads(unpacked.payload)) if unpacked.json else unpacked.payload
+    return Send(event, payload, unpacked.json)
 
 
 def _join(config: dict[str, Any]) -> Join:
@@ -147,17 +162,15 @@ def _binary(record: Record) -> Asked:
         raise NotOurs("not a binary frame") from error
     if unpacked.layout is not binary.USER_PUSH:
         raise NotOurs("a push of kind 0")
-    join_ref, ref, topic, event, metadata = (field.decode() for field in unpacked.fields)
+    join_ref, ref, topic, _, metadata = (field.decode() for field in unpacked.fields)
     if join_ref != "1":  # every channel of these recordings was joined as 1
         raise NotOurs("a push with the wrong join_ref")
     if metadata:
         raise NotOurs("a push with metadata, which the server throws away")
-    if unpacked.json:
-        try:
-            json.loads(unpacked.payload)
-        except ValueError as error:
-            raise NotOurs("a push that says JSON and is not") from error
-    return Asked(topic, ref, Send(event, unpacked.payload, unpacked.json))
+    try:
+        return Asked(topic, ref, join_ref, sent_step(record.data))
+    except ValueError as error:
+        raise NotOurs("a push that says JSON and is not") from error
 
 
 _DEFAULTS: Final[dict[str, Any]] = {"table": "*", "schema": "public", "event": "*"}

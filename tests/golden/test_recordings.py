@@ -93,7 +93,7 @@ class Life:
                 self.ledger.take(record)
 
     def note(self, taken: Taken) -> None:
-        topic, ref, step = taken.asked
+        topic, ref, _, step = taken.asked
         if isinstance(step, Join):
             self.ledger.joined(topic, ref, step.config)
         elif isinstance(step, Leave):
