@@ -293,8 +293,10 @@ class Membership:
             self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:
-        """Time enough for replayed messages to have come."""
-        if self._flows:
+        """Time enough for replayed messages to have come, unless a join stands before them on the socket."""
+        if self.gaps.replay_pending and self._joins.blind:
+            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+        elif self._flows:
             self._tell_gap(now)
 
     # --- inside

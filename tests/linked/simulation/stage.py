@@ -155,7 +155,7 @@ class Stage:
     def hides_events(self) -> bool:
         """Whether what the server says now does not reach the client, or only when an unanswered join is answered."""
         wire = self.ada.wire
-        peer = self.world.hub._desk.peers.get(wire.number) if wire is not None else None  # noqa: SLF001  nothing public tells
+        peer = self.world.hub._desk.peers.get(wire.number) if wire is not None else None
         return wire is not None and (wire.deaf or peer is None or peer.still)
 
     def heal_server(self) -> None:
