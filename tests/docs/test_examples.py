@@ -3,6 +3,9 @@
 import ast
 import asyncio
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from types import FunctionType
@@ -25,14 +28,19 @@ def shown(page: Path) -> str:
 class Runner:
     """Runs the blocks of one page in one namespace and on one event loop, as `python -m asyncio` does.
 
-    A block may await at its top. A whole program, which has an `asyncio.run` of its own, runs as a program.
+    A block may await at its top. A whole program, which has an `asyncio.run` of its own, runs as a program, and a block
+    with tests in it is a module of its own that pytest runs, in another process.
     """
 
-    def __init__(self, loop: asyncio.Runner) -> None:
+    def __init__(self, loop: asyncio.Runner, folder: Path) -> None:
         self._loop = loop
+        self._folder = folder
 
     def evaluate(self, example: Example) -> None:
         """Run one block; a traceback names the page and the line in it."""
+        if "def test_" in str(example.parsed):
+            self._keep(str(example.parsed))
+            return
         tree = ast.parse(str(example.parsed), example.path)
         ast.increment_lineno(tree, example.line)
         code = compile(tree, example.path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -42,6 +50,25 @@ class Runner:
         else:
             self._loop.run(self._run(block, code.co_flags & inspect.CO_COROUTINE))
 
+    def _keep(self, text: str) -> None:
+        module = self._folder / f"test_{len(list(self._folder.iterdir()))}.py"
+        module.write_text(text, encoding="utf-8")
+
+    def test(self) -> None:
+        """Run what was found of tests."""
+        if not list(self._folder.iterdir()):
+            return
+        options = ["-q", "-p", "anyio", "-p", "no:cacheprovider", "-W", "error", "-c", os.devnull, "--rootdir", "."]
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, "."],
+            check=False,
+            cwd=self._folder,
+            env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
     async def _run(self, block: FunctionType, awaits: int) -> None:
         if awaits:
             await cast("Coroutine[Any, Any, None]", block())
@@ -50,7 +77,7 @@ class Runner:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
-def test_the_examples_of_a_page_run(page: Path):
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
     """Every Python block of the page runs against a local server, without an error that anybody or nobody waits for."""
     unheard: list[Exception] = []
 
@@ -59,12 +86,14 @@ def test_the_examples_of_a_page_run(page: Path):
 
     with LocalServer() as server, asyncio.Runner() as loop:
         client = loop.run(opened())
-        sybil = Sybil(parsers=[CodeBlockParser("python", Runner(loop).evaluate)], pattern="*.md", encoding="utf-8")
+        runner = Runner(loop, tmp_path)
+        sybil = Sybil(parsers=[CodeBlockParser("python", runner.evaluate)], pattern="*.md", encoding="utf-8")
         document = sybil.parse(page)
         document.namespace |= {"__name__": "__main__", "server": server, "client": client}
         examples = list(document.examples())
         for example in examples:
             example.evaluate()
         loop.run(client.close())
+    runner.test()
     assert len(examples) == page.read_text(encoding="utf-8").count("```python")
     assert unheard == []
