@@ -116,6 +116,15 @@ async def test_a_request_goes_out_as_it_is():
     assert it.bodies == [b'{"n":1}']
 
 
+async def test_a_long_body_arrives_whole():
+    """A body of megabytes arrives as it is, with its length told before."""
+    body = bytes(range(256)) * 20_000
+    async with peer(OK) as it, client() as http:
+        assert (await http.request(HttpRequest(it.url, body))).status == 202
+    assert it.bodies == [body]
+    assert "Content-Length: 5120000\r\n" in it.heads[0]
+
+
 async def test_an_answer_has_status_headers_and_body():
     """Any status is an answer; names of headers are lower case."""
     answer = b'HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 13\r\n\r\n{"message":1}'
@@ -171,9 +180,7 @@ async def test_abort_waits_for_nothing():
 async def test_a_redirect_is_an_answer():
     """A redirect is not followed, so that key and token go nowhere but where the user said."""
     async with peer(OK) as other, peer() as it, client() as http:
-        it.script.append(
-            f"HTTP/1.1 307 Elsewhere\r\nLocation: {other.url}/\r\nContent-Length: 0\r\n\r\n".encode()
-        )
+        it.script.append(f"HTTP/1.1 307 Elsewhere\r\nLocation: {other.url}/\r\nContent-Length: 0\r\n\r\n".encode())
         assert (await http.request(ask(it.url))).status == 307
         assert other.heads == []
 

@@ -5,6 +5,7 @@ or more, so that a request hardly ever meets a connection that is just being clo
 """
 
 import asyncio
+import io
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -17,6 +18,9 @@ from supawire.transport.http import HttpRequest, HttpResponse
 
 BODY: Final = 64_000
 """Bytes of an answer's body that are read."""
+
+AT_ONCE: Final = 1_000_000
+"""Bytes of a request's body that are written at once; of a longer one the loop gets its turn in between."""
 
 _BODY_TIME: Final = 2.0
 """Seconds in which they must come; the status alone is enough to go on with."""
@@ -58,7 +62,7 @@ async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: S
     async with session.request(
         request.method,
         URL(request.url, encoded=True),
-        data=request.body,
+        data=request.body if len(request.body) < AT_ONCE else io.BytesIO(request.body),
         headers=request.reveal(),
         allow_redirects=False,
         server_hostname=tls_name(request.host),

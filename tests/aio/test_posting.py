@@ -1,0 +1,270 @@
+"""One HTTP request of a broadcast until its outcome is certain: what it says, when it is repeated, and as whom."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from supawire import AsyncClient, LinkState, connect_async
+from supawire.errors import AuthError, OperationTimeout
+from supawire.testing.http import FakeHttp
+from tests.aio.peer import KEY, URL, serving
+from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, tell, told
+
+SINGLE = f"{URL}/realtime/v1/api/broadcast/room/events/typing"
+BATCH = f"{URL}/realtime/v1/api/broadcast"
+
+
+@told()
+async def test_what_goes_out(client: AsyncClient, http: FakeHttp):
+    """The address, the content type and the key are as the protocol wants them."""
+    await client.publish("room", "typing", {"n": 1})
+    await client.publish_many([{"topic": "room", "event": "typing", "payload": {"n": 1}}])
+    one, many = http.requests
+    assert (one.method, one.url, one.body) == ("POST", SINGLE, b'{"n":1}')
+    assert (many.method, many.url) == ("POST", BATCH)
+    for request in (one, many):
+        assert request.reveal() == {
+            "Content-Type": "application/json", "apikey": KEY, "Authorization": f"Bearer {KEY}"
+        }  # fmt: skip
+
+
+@told(
+    headers={"X-Gateway": "yes", "authorization": "Basic x", "APIKEY": "other"},
+    host="tenant.local:4000",
+    params={"a": "b"},
+)
+async def test_options_of_the_client_are_honoured(client: AsyncClient, http: FakeHttp):
+    """Headers and host override go with each request; headers that say who calls are the client's own."""
+    await client.publish("room", "typing", {})
+    shown = http.requests[0].reveal()
+    assert http.requests[0].url == SINGLE
+    assert (shown["X-Gateway"], shown["Host"]) == ("yes", "tenant.local:4000")
+    assert {name.lower() for name in shown} == {"x-gateway", "host", "content-type", "apikey", "authorization"}
+    assert shown["Authorization"] == f"Bearer {KEY}"
+
+
+@told(token="first.user.token")
+async def test_the_newest_token_says_who_sends(client: AsyncClient, http: FakeHttp):
+    """The user's newest token is the Authorization, the key where there is none; a foreign `sb_` key never is."""
+    for token in ("newer.user.token", "sb_secret_other", None):
+        await client.publish("room", "typing", {})
+        await client.set_auth(token)
+    await client.publish("room", "typing", {})
+    assert [request.reveal()["Authorization"].removeprefix("Bearer ") for request in http.requests] == [
+        "first.user.token", "newer.user.token", KEY, KEY
+    ]  # fmt: skip
+    assert {request.reveal()["apikey"] for request in http.requests} == {KEY}
+
+
+@pytest.mark.anyio
+async def test_a_new_style_key_is_its_own_authorization():
+    """An `sb_` key is sent as Authorization only because it equals the apikey header."""
+    http = FakeHttp()
+    async with (
+        serving() as socket,
+        connect_async(URL, "sb_publishable_x", transport=socket.transport, http=http) as client,
+    ):
+        await client.publish("room", "typing", {})
+    shown = http.requests[0].reveal()
+    assert shown["Authorization"] == f"Bearer {shown['apikey']}" == "Bearer sb_publishable_x"
+
+
+@told()
+async def test_what_was_not_taken_is_tried_again(client: AsyncClient, http: FakeHttp):
+    """429, 503 and a connection that cannot be made are tried again, with growing jittered waits (R34)."""
+    http.answer(429)
+    http.answer(503)
+    http.fail()
+    began = now()
+    assert await client.publish("room", "typing", {}) == BY_ITSELF
+    assert len(http.requests) == 4
+    assert 0.75 <= now() - began <= 3.5  # up to 0.5, 0.5 to 1, 1 to 2
+
+
+@told()
+async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
+    """The seconds of Retry-After are waited, or until its date."""
+    http.answer(429, headers={"Retry-After": "7"})
+    began = now()
+    await client.publish("room", "typing", {})
+    assert 7 <= now() - began < 7.1
+    http.answer(503, headers={"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)})
+    began = now()
+    await client.publish("room", "typing", {}, timeout=100)
+    assert 50 < now() - began < 61
+
+
+@told()
+async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http: FakeHttp):
+    """When the server wants a longer wait than the call has, the refusal raises at once, with that wait in it."""
+    http.answer(429, {"message": "Too many requests"}, {"Retry-After": "11"})
+    began = now()
+    error = await refused(client.publish("room", "typing", {}))
+    assert (error.status, error.retry_after, error.maybe_sent, error.retryable) == (429, 11.0, False, True)
+    assert now() == began
+
+
+@told(timeout=3)
+async def test_attempts_end_with_the_timeout(client: AsyncClient, http: FakeHttp):
+    """Refusals that do not end raise the last of them within the timeout, the client's when left out."""
+    http.answer(503, b"later", times=100)
+    began = now()
+    error = await refused(client.publish("room", "typing", {}))
+    assert (error.status, error.body) == (503, "later")
+    assert now() - began <= 3
+    assert 2 < len(http.requests) < 10
+
+
+@told()
+async def test_an_answer_that_never_comes_is_a_timeout(client: AsyncClient, http: FakeHttp):
+    """No answer within the timeout is OperationTimeout: nobody knows whether it arrived (R31)."""
+    http.hold()
+    began = now()
+    with pytest.raises(OperationTimeout, match="may still have arrived") as caught:
+        await client.publish("room", "typing", {}, timeout=4)
+    assert (now() - began, caught.value.topic) == (4, "room")
+
+
+@told()
+async def test_what_may_have_been_taken_is_not_sent_twice(client: AsyncClient, http: FakeHttp):
+    """What leaves open whether the message was taken is not followed by another attempt, and the error says so."""
+    http.fail(maybe_sent=True)
+    for status in (500, 502, 504):
+        http.answer(status)
+    for status in (None, 500, 502, 504):
+        error = await refused(client.publish("room", "typing", {}))
+        assert (error.status, error.maybe_sent, error.retryable, error.topic) == (status, True, True, "room")
+    assert len(http.requests) == 4
+
+
+@told()
+async def test_a_message_with_an_id_is_repeated(client: AsyncClient, http: FakeHttp):
+    """With an id, by which receivers tell the second copy, a message is repeated until it was certainly taken."""
+    http.fail(maybe_sent=True)
+    http.answer(502)
+    assert await client.publish("room", "typing", {}, id=ID) == IN_A_BATCH
+    assert len(http.requests) == 3
+    http.fail(maybe_sent=True)
+    message = {"topic": "room", "event": "typing", "payload": {}}
+    error = await refused(client.publish_many([{**message, "id": ID}, message]))
+    assert (error.maybe_sent, len(http.requests)) == (True, 4)
+
+
+@told()
+async def test_what_is_no_better_later_is_not_tried_again(client: AsyncClient, http: FakeHttp):
+    """Refusals for good raise at once: of the message, of the token, and by what is not Realtime."""
+    statuses = (200, 302, 400, 401, 403, 413, 415, 422)
+    for status in statuses:
+        http.answer(status)
+    for status in statuses:
+        error = await refused(client.publish("room", "typing", {}))
+        assert (error.status, error.maybe_sent) == (status, status == 200)
+        assert error.hint
+    http.fail(retryable=False)
+    assert (await refused(client.publish("room", "typing", {}))).retryable is False
+    assert len(http.requests) == len(statuses) + 1
+
+
+@told()
+async def test_a_404_from_the_batch_form_is_an_error(client: AsyncClient, http: FakeHttp):
+    """When no form is there the address is wrong: the error says so, and nothing is remembered of it."""
+    http.answer(404, times=2)
+    error = await refused(client.publish("room", "typing", {}))
+    assert (error.status, error.docs) == (404, "errors.md#http-route")
+    assert await client.publish("room", "typing", {}) == BY_ITSELF
+    http.answer(404)
+    error = await refused(client.publish("room", "ink", b"raw"))
+    assert (error.status, "takes no bytes" in str(error)) == (404, True)
+    assert await client.publish("room", "ink", b"raw") == BY_ITSELF
+
+
+@told()
+async def test_a_404_for_a_slash_is_not_remembered(client: AsyncClient, http: FakeHttp):
+    """A gateway that trips over an encoded slash does not make the whole server an old one."""
+    http.answer(404)
+    assert await client.publish("a/b", "typing", {}) == IN_A_BATCH
+    assert await client.publish("room", "typing", {}) == BY_ITSELF
+
+
+@told()
+async def test_another_connection_may_be_another_server(client: AsyncClient, http: FakeHttp):
+    """What is known of an old server is forgotten with the next connection."""
+    http.answer(404)
+    assert await client.publish("room", "typing", {}) == IN_A_BATCH
+    assert await client.publish("room", "typing", {}) == IN_A_BATCH
+    client.reconnect()
+    await asyncio.sleep(1)
+    assert client.state is LinkState.OPEN
+    assert await client.publish("room", "typing", {}) == BY_ITSELF
+
+
+# --- tokens
+
+
+class Provider:
+    """A provider that counts; the token is a new one each time unless it is stuck."""
+
+    def __init__(self, *, stuck: bool = False, raises: bool = False) -> None:
+        self.asked = 0
+        self.stuck = stuck
+        self.raises = raises
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        if self.raises and self.asked > 1:
+            raise RuntimeError("the sign-in is down")
+        return f"token.number.{1 if self.stuck else self.asked}"
+
+
+def test_many_refused_at_once_ask_for_one_token():
+    """Messages that are refused together share one refresh, and each is tried once more."""
+    provider = Provider()
+
+    async def story(client: AsyncClient, http: FakeHttp) -> None:
+        http.answer(401, times=3)
+        await asyncio.gather(*(client.publish("room", "typing", {"n": n}) for n in range(3)))
+        assert provider.asked == 2
+        shown = [request.reveal()["Authorization"] for request in http.requests]
+        assert shown == ["Bearer token.number.1"] * 3 + ["Bearer token.number.2"] * 3
+
+    tell(story, token=provider, on_error=[].append)
+
+
+def test_a_token_that_stays_the_same_is_not_tried_twice():
+    """A provider that gives the refused token again leaves the 401 as it is."""
+    provider = Provider(stuck=True)
+
+    async def story(client: AsyncClient, http: FakeHttp) -> None:
+        http.answer(401, {"message": "Unauthorized"}, times=2)
+        error = await refused(client.publish("room", "typing", {}))
+        assert (error.status, error.docs) == (401, "errors.md#http-unauthorized")
+        assert (provider.asked, len(http.requests)) == (2, 1)
+
+    tell(story, token=provider, on_error=[].append)
+
+
+def test_a_newer_token_is_tried_once():
+    """When the newer token is refused too, that is the end."""
+    provider = Provider()
+
+    async def story(client: AsyncClient, http: FakeHttp) -> None:
+        http.answer(401, times=5)
+        assert (await refused(client.publish("room", "typing", {}))).status == 401
+        assert (provider.asked, len(http.requests)) == (2, 2)
+
+    tell(story, token=provider, on_error=[].append)
+
+
+def test_a_provider_that_raises_leaves_the_refusal():
+    """When no newer token can be had the 401 raises, caused by the reason."""
+    provider = Provider(raises=True)
+
+    async def story(client: AsyncClient, http: FakeHttp) -> None:
+        http.answer(401)
+        error = await refused(client.publish("room", "typing", {}))
+        assert error.status == 401
+        assert isinstance(error.__cause__, AuthError)
+
+    tell(story, token=provider, on_error=[].append)

@@ -1,0 +1,534 @@
+"""Broadcasts by HTTP: what users may give, what arrives at the local server, and what is left when it is over."""
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from supawire import AsyncClient, AsyncStream, Broadcast, Limits, LocalServer, Published, broadcast, connect_async
+from supawire.aio import posting
+from supawire.errors import (
+    ClosedError,
+    ConnectError,
+    HttpError,
+    InvalidArgumentError,
+    OperationTimeout,
+    PayloadTooLargeError,
+    RateLimitedError,
+    RealtimeError,
+)
+from supawire.options import Backoff
+from supawire.server.limits import ServerLimits
+from supawire.testing.http import FakeHttp
+from supawire.transport import HttpRequest, HttpResponse
+from tests.aio.peer import KEY, URL, connected, serving, settled
+from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, told
+
+# ------------------------------------------------------------------------------------------------- the local server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    with LocalServer() as server:
+        yield server
+
+
+@asynccontextmanager
+async def joined(
+    server: LocalServer, topic: str, *, private: bool = False, **options: Any
+) -> AsyncGenerator[tuple[AsyncClient, AsyncStream[Broadcast[Any]]], None]:
+    """A client with a user's token, and what it hears on a topic."""
+    async with connect_async(server.url, server.anon_key, token=server.token(), **options) as client:
+        room = client.channel(topic, private=private)
+        heard = room.listen(broadcast())
+        await room.subscribe()
+        yield client, heard
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("topic", ["room", "realtime:room"])
+async def test_one_message_needs_no_channel(server: LocalServer, topic: str):
+    """A published message reaches those who have joined its topic, given with `realtime:` or without (R34)."""
+    async with joined(server, "room") as (_, heard), connect_async(server.url, server.anon_key) as sender:
+        assert await sender.publish(topic, "typing", {"user": "alice"}) == BY_ITSELF
+        message = await anext(heard)
+        assert (message.event, message.payload, message.id) == ("typing", {"user": "alice"}, None)
+        assert sender.channels == {}
+
+
+@pytest.mark.anyio
+async def test_names_are_encoded(server: LocalServer):
+    """Slashes, blanks, percent signs and other letters in topic and event arrive as they are."""
+    async with joined(server, "a/b c%2F?d#é") as (client, heard):
+        await client.publish("a/b c%2F?d#é", "tipp/en ü%20", {"n": 1})
+        assert (await anext(heard)).event == "tipp/en ü%20"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("names", [("..", "e"), ("room:dots", "..")])
+async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str]):
+    """A topic or event of dots, which a path would lose, arrives by the batch form."""
+    async with joined(server, names[0]) as (client, heard):
+        assert await client.publish(*names, {"n": 1}) == IN_A_BATCH
+        assert (await anext(heard)).event == names[1]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=repr)
+async def test_bytes_arrive_as_bytes(server: LocalServer, data: Any):
+    """Bytes of any kind arrive as they are (R34)."""
+    async with joined(server, "bytes") as (client, heard):
+        assert await client.publish("bytes", "ink", data) == BY_ITSELF
+        assert (await anext(heard)).payload == bytes(data)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("id", [ID, str(ID), str(ID).upper(), ID.hex])
+async def test_an_id_arrives(server: LocalServer, id: Any):
+    """An id, given as UUID or as text, arrives as `Broadcast.id`; such a message goes by the batch form."""
+    async with joined(server, "ids") as (client, heard):
+        assert await client.publish("ids", "typing", {}, id=id) == IN_A_BATCH
+        assert (await anext(heard)).id == str(ID)
+
+
+@pytest.mark.anyio
+async def test_a_key_named_private_is_a_key(server: LocalServer):
+    """A payload with a top-level `private` arrives whole, in the room that was asked for."""
+    async with joined(server, "keys") as (client, heard):
+        assert await client.publish("keys", "typing", {"private": True, "n": 1}) == IN_A_BATCH
+        assert (await anext(heard)).payload == {"private": True, "n": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("payload", [{"n": 1}, b"raw"], ids=repr)
+async def test_private_messages_reach_the_private_room(server: LocalServer, payload: Any):
+    """`private=True` sends to the private room of the topic, and only there."""
+    async with joined(server, "door", private=True) as (client, inside), joined(server, "door") as (_, outside):
+        await client.publish("door", "secret", payload, private=True)
+        await client.publish("door", "open", {})
+        assert [(await anext(inside)).event, (await anext(outside)).event] == ["secret", "open"]
+
+
+@pytest.mark.anyio
+async def test_who_may_not_send_is_told(server: LocalServer):
+    """A private message that the token may not send is refused by the single form, and only *accepted* by the batch."""
+    async with connect_async(server.url, server.anon_key) as client:
+        with pytest.raises(HttpError) as caught:
+            await client.publish("door", "knock", {}, private=True)
+        assert (caught.value.status, caught.value.topic, caught.value.maybe_sent) == (403, "door", False)
+        assert caught.value.hint is not None and caught.value.docs == "errors.md#unauthorized"
+        assert (await client.publish("door", "knock", {}, private=True, id=ID)).acked is False
+
+
+@pytest.mark.anyio
+async def test_many_messages_arrive_in_order(server: LocalServer):
+    """`publish_many` sends JSON, private messages, ids and bytes in the order given, as few requests as can be."""
+    messages: list[dict[str, Any]] = [
+        {"topic": "many", "event": "1", "payload": {"n": 1}},
+        {"topic": "realtime:many", "event": "2", "payload": {"n": 2}, "id": ID},
+        {"topic": "many", "event": "3", "payload": b"3"},
+        {"topic": "many", "event": "4", "payload": {"n": 4}, "private": False, "id": None},
+    ]
+    async with joined(server, "many") as (client, heard):
+        published = await client.publish_many(messages)
+        assert [(await anext(heard)).event for _ in messages] == ["1", "2", "3", "4"]
+    assert published == Published((IN_A_BATCH, IN_A_BATCH, BY_ITSELF, IN_A_BATCH))
+    assert published.accepted == 4
+
+
+@pytest.mark.anyio
+async def test_a_payload_over_the_servers_limit_names_the_field():
+    """What this side's limits let through, and the server does not, is a 422 with the server's words."""
+    with LocalServer(limits=ServerLimits(payload_kb=1)) as small:
+        async with connect_async(small.url, small.anon_key) as client:
+            with pytest.raises(HttpError, match="Payload size exceeds tenant limit") as caught:
+                await client.publish("room", "typing", {"text": "x" * 3000})
+            assert (caught.value.status, caught.value.retryable) == (422, False)
+            with pytest.raises(HttpError, match="1 of 1 messages") as caught:
+                await client.publish_many([{"topic": "room", "event": "typing", "payload": {"text": "x" * 3000}}])
+            assert caught.value.status == 422
+
+
+@pytest.mark.anyio
+async def test_a_body_over_the_servers_limit_is_413(server: LocalServer):
+    """A body that the server's parser does not take is an error that says so, without limits on this side too."""
+    async with connect_async(server.url, server.anon_key, limits=Limits.off()) as client:
+        with pytest.raises(HttpError) as caught:
+            await client.publish("room", "typing", b"x" * 8_500_000)
+        assert (caught.value.status, caught.value.retryable) == (413, False)
+
+
+@pytest.mark.anyio
+async def test_a_limit_of_the_server_is_429(monkeypatch: pytest.MonkeyPatch):
+    """Too many messages are refused with 429 and the server's words, when the timeout allows no other attempt."""
+    monkeypatch.setattr(posting, "BACKOFF", Backoff(initial=60, maximum=60, jitter=0))
+    with LocalServer(limits=ServerLimits(messages=1)) as slow:
+        async with connect_async(slow.url, slow.anon_key) as client:
+            with pytest.raises(HttpError) as caught:
+                await client.publish_many([{"topic": "room", "event": "typing", "payload": {}}] * 5)
+    assert caught.value.status == 429
+    assert "reduce the batch size" in str(caught.value)
+    assert caught.value.outcomes[0] is caught.value.__cause__
+
+
+@pytest.mark.anyio
+async def test_a_strict_server_takes_what_is_published():
+    """The server with the real one's delays and limits takes single messages, batches and private ones."""
+    with LocalServer(strict=True) as strict:
+        async with joined(strict, "door", private=True) as (client, heard):
+            await client.publish("door", "one", {"n": 1}, private=True)
+            await client.publish_many([{"topic": "door", "event": "two", "payload": {"n": 2}, "private": True}])
+            assert [(await anext(heard)).event for _ in range(2)] == ["one", "two"]
+
+
+@pytest.mark.anyio
+async def test_an_expired_token_is_refreshed_once(server: LocalServer):
+    """A 401 asks the provider for a newer token, and the message goes out with that."""
+    tokens = [server.token(expires_in=-5, n=1), server.token(n=2)]
+    asked: list[int] = []
+
+    async def provide() -> str:
+        asked.append(len(asked))
+        return tokens[min(len(asked) - 1, 1)]
+
+    async with connect_async(server.url, server.anon_key, token=provide) as client:
+        assert len(asked) == 1
+        assert await client.publish("door", "knock", {}, private=True) == BY_ITSELF
+        assert len(asked) == 2
+
+
+@pytest.mark.anyio
+async def test_a_joined_client_gets_what_it_publishes(server: LocalServer):
+    """A message by HTTP has no sender, so that listeners of the same client get it without `echo`."""
+    async with joined(server, "own") as (client, heard):
+        await client.publish("own", "typing", {"n": 1})
+        assert (await anext(heard)).payload == {"n": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("private", [True, False])
+async def test_a_broadcast_goes_by_http_while_not_joined(server: LocalServer, private: bool):
+    """With `offline="http"` a broadcast on a channel that is not joined arrives, as private
+    as the channel is, and the result says how."""
+    async with joined(server, "away", private=private) as (_, heard):
+        async with joined(server, "elsewhere", offline="http") as (sender, _):
+            room = sender.channel("away", private=private)
+            assert await room.broadcast("typing", {"n": 1}) == BY_ITSELF
+            await room.subscribe()
+            assert (await room.broadcast("typing", {"n": 2})).via == "socket"
+        assert [(await anext(heard)).payload for _ in range(2)] == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.anyio
+async def test_the_channels_own_token_goes_with_it(server: LocalServer):
+    """Where a channel has a token of its own, that one decides whether it may send by HTTP."""
+    async with connect_async(server.url, server.anon_key, offline="http") as client:
+        denied, allowed = (
+            client.channel("door:1", private=True),
+            client.channel("door:2", private=True, token=server.token()),
+        )
+        with pytest.raises(HttpError) as caught:
+            await denied.broadcast("knock", {})
+        assert caught.value.status == 403
+        assert await allowed.broadcast("knock", {}) == BY_ITSELF
+
+
+@pytest.mark.anyio
+async def test_nothing_is_left_after_close(server: LocalServer):
+    """After `close` the pool of connections is closed, and no task of the client's is left."""
+    async with connect_async(server.url, server.anon_key) as client:
+        await asyncio.gather(*(client.publish("room", "typing", {"n": n}) for n in range(5)))
+        sessions = [it for it in gc.get_objects() if type(it) is aiohttp.ClientSession and not it.closed]
+        assert len(sessions) == 2  # the socket's, and one for all requests
+    assert all(it.closed for it in sessions)
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("supawire")] == []
+
+
+# ------------------------------------------------------------------------------------------------------ an old server
+
+
+@asynccontextmanager
+async def old_server() -> AsyncGenerator[tuple[str, list[str]], None]:
+    """A server that has the batch form only, and what it was asked."""
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        asked.append(request.rel_url.raw_path)
+        return web.Response(status=202 if request.rel_url.raw_path == "/realtime/v1/api/broadcast" else 404)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.anyio
+async def test_an_old_server_gets_batches():
+    """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not (R34)."""
+    async with (
+        old_server() as (url, asked),
+        serving() as socket,
+        connect_async(url, KEY, transport=socket.transport) as client,
+    ):
+        for _ in range(2):
+            assert await client.publish("room", "typing", {}) == IN_A_BATCH
+        base = "/realtime/v1/api/broadcast"
+        assert asked == [f"{base}/room/events/typing", base, base]
+        with pytest.raises(HttpError, match="takes no bytes by HTTP") as caught:
+            await client.publish("room", "ink", b"raw")
+        assert (caught.value.status, len(asked)) == (404, 3)
+
+
+# ------------------------------------------------------------------------------------------------------- arguments
+
+
+@told(limits=Limits(payload_bytes=10))
+async def test_wrong_arguments_raise_before_anything_is_sent(client: AsyncClient, http: FakeHttp):
+    """A value that is no object, a bad id, name, flag or timeout, and what is too large raise at once."""
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[RealtimeError]]] = [
+        (("room", "typing", [1]), {}, InvalidArgumentError),
+        (("room", "typing", "text"), {}, InvalidArgumentError),
+        (("room", "typing", None), {}, InvalidArgumentError),
+        (("room", "typing", {1j: 1}), {}, InvalidArgumentError),
+        (("", "typing", {}), {}, InvalidArgumentError),
+        (("room", "", {}), {}, InvalidArgumentError),
+        (("room", "x" * 256, {}), {}, InvalidArgumentError),
+        (("room", "typing", {}), {"private": "yes"}, InvalidArgumentError),
+        (("room", "typing", {}), {"id": "7"}, InvalidArgumentError),
+        (("room", "typing", {}), {"id": 7}, InvalidArgumentError),
+        (("room", "typing", b""), {"id": ID}, InvalidArgumentError),
+        (("room", "typing", {}), {"timeout": 0}, InvalidArgumentError),
+        (("room", "typing", {"n": 123456}), {}, PayloadTooLargeError),
+        (("room", "typing", bytes(11)), {}, PayloadTooLargeError),
+    ]
+    for args, options, kind in wrong:
+        with pytest.raises(kind):
+            await client.publish(*args, **options)
+    assert http.requests == []
+    assert client.stats().pending == 0
+
+
+@told(limits=Limits(payload_bytes=10))
+async def test_many_messages_name_the_wrong_one(client: AsyncClient, http: FakeHttp):
+    """An error about one of many messages says which, and nothing of any is sent."""
+    good = {"topic": "room", "event": "typing", "payload": {}}
+    wrong: list[tuple[Any, str]] = [
+        ({"topic": "room", "event": "typing"}, "payload is missing"),
+        ({**good, "privat": True}, "did you mean 'private'"),
+        ({**good, "payload": [1]}, "JSON object"),
+        ({**good, "payload": {"n": 123456}}, "limit is 10"),
+        ({**good, "id": "7"}, "UUID"),
+        ("room", "is a dict"),
+    ]
+    for message, text in wrong:
+        with pytest.raises((InvalidArgumentError, PayloadTooLargeError), match=text) as caught:
+            await client.publish_many([good, message])
+        assert str(caught.value).startswith("messages[1]: ")
+    for messages in ("room", good, 7):
+        with pytest.raises(InvalidArgumentError, match="iterable of dicts"):
+            await client.publish_many(messages)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert http.requests == []
+    assert await client.publish_many([]) == Published(())
+    assert http.requests == []
+
+
+def test_a_wrong_http_client_is_refused():
+    """`http=` without the method of an HTTP client raises when the client is made."""
+    with pytest.raises(InvalidArgumentError, match="HttpClient"):
+        connect_async(URL, KEY, http=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# ------------------------------------------------------------------------------------------------------------ many
+
+
+@told()
+async def test_partial_failures_say_what_became_of_each(client: AsyncClient, http: FakeHttp):
+    """The first failure ends `publish_many`, and the error has the outcome of each message (R31)."""
+    json: dict[str, Any] = {"topic": "room", "event": "typing", "payload": {}}
+    raw = {**json, "payload": b"raw"}
+    http.answer(202)
+    http.answer(403, {"message": "Unauthorized"})
+    error = await refused(client.publish_many([json, json, raw, json, raw]))
+    assert len(http.requests) == 2
+    assert error.outcomes[:2] == (IN_A_BATCH, IN_A_BATCH)
+    tried, *rest = error.outcomes[2:]
+    assert isinstance(tried, HttpError) and (tried.status, tried.maybe_sent) == (403, False)
+    for skipped in rest:
+        assert isinstance(skipped, HttpError)
+        assert (skipped.status, skipped.maybe_sent, skipped.retryable) == (None, False, True)
+    assert (error.status, error.__cause__, error.message[:30]) == (403, tried, "3 of 5 messages were not accep")
+
+
+@told()
+async def test_a_timeout_of_many_is_told_for_each(client: AsyncClient, http: FakeHttp):
+    """When the time is over, the messages of that request may have arrived, and the error says so."""
+    http.hold()
+    error = await refused(client.publish_many([{"topic": "room", "event": "typing", "payload": {}}] * 2))
+    assert (error.status, error.maybe_sent) == (None, True)
+    assert [type(outcome) for outcome in error.outcomes] == [OperationTimeout] * 2
+
+
+@told(limits=Limits(messages_per_second=4))
+async def test_the_limit_on_messages_counts_these_too(client: AsyncClient, http: FakeHttp):
+    """Messages by HTTP keep to `messages_per_second`: batches are cut and paced, and what cannot wait raises."""
+    began = now()
+    message = {"topic": "room", "event": "typing", "payload": {}}
+    assert (await client.publish_many([message] * 10)).accepted == 10
+    assert [len(request.body) for request in http.requests[:2]] == [len(http.requests[0].body)] * 2
+    assert len(http.requests) == 3
+    assert now() - began == pytest.approx(2.0)
+    await client.publish_many([message] * 2)
+    with pytest.raises(RateLimitedError):
+        await client.publish("room", "typing", {}, timeout=0.5)
+    assert len(http.requests) == 4
+
+
+# --------------------------------------------------------------------------------------------------------- the end
+
+
+@pytest.mark.anyio
+async def test_closing_the_client_ends_requests():
+    """Who waits for an HTTP answer when the client is closed gets `ClosedError`, and nothing goes on (R31)."""
+    http = FakeHttp()
+    http.hold()
+    async with connected(http=http) as (client, _):
+        publishing = asyncio.create_task(client.publish("room", "typing", {}, timeout=None))
+        await settled()
+        assert (len(http.requests), client.stats().pending) == (1, 1)
+        await client.close()
+        with pytest.raises(ClosedError):
+            await publishing
+        with pytest.raises(ClosedError):
+            await client.publish("room", "typing", {})
+        with pytest.raises(ClosedError):
+            await client.publish_many([{"topic": "room", "event": "typing", "payload": {}}])
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("supawire")] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("offline", [False, True])
+async def test_a_caller_who_goes_away_takes_the_request_along(offline: bool):
+    """Cancelling the call cancels its request, and nothing is owed any more."""
+    http = Watched()
+    async with connected(http=http, offline="http") as (client, _):
+        room = client.channel("room")
+        call = room.broadcast("typing", {}) if offline else client.publish("room", "typing", {})
+        calling = asyncio.create_task(call)
+        await http.asked.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        await http.cancelled.wait()
+        assert client.stats().pending == 0
+
+
+class Watched:
+    """An HTTP client that never answers, and notes that it was cancelled."""
+
+    def __init__(self) -> None:
+        self.asked, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        self.asked.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError("nobody answers")
+
+
+class Broken:
+    """An HTTP client of a user's that raises what it should not."""
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        raise ZeroDivisionError("oops")
+
+
+@pytest.mark.anyio
+async def test_a_broken_http_client_ends_nothing():
+    """What a client of the user's raises is an HttpError of that call; the client goes on (R1)."""
+    async with connected(http=Broken()) as (client, _):
+        error = await refused(client.publish("room", "typing", {}))
+        assert (error.maybe_sent, type(error.__cause__)) == (True, ZeroDivisionError)
+        assert await client.ping() >= 0
+
+
+@pytest.mark.anyio
+async def test_publishing_needs_no_connection():
+    """While the connection is lost, messages go out by HTTP all the same."""
+    http = FakeHttp()
+    async with connected(http=http, backoff=lambda attempt: 1000.0) as (client, socket):
+        socket.transport.refuse(times=1000)
+        assert socket.peer is not None
+        socket.peer.drop()
+        with pytest.raises(ConnectError):
+            await _lost(client)
+        assert await client.publish("room", "typing", {}) == BY_ITSELF
+
+
+async def _lost(client: AsyncClient) -> None:
+    """Wait until a ping says that there is no connection."""
+    for _ in range(100):
+        await settled()
+        try:
+            await client.ping()
+        except RealtimeError as error:
+            raise ConnectError(str(error)) from error
+
+
+# -------------------------------------------------------------------------------------------------- offline="http"
+
+
+@told(offline="http")
+async def test_broadcasts_of_a_channel_keep_their_order(client: AsyncClient, http: FakeHttp):
+    """Broadcasts of one channel go out one after another, also when an earlier one is tried again."""
+    room, other = client.channel("room"), client.channel("other")
+    http.answer(429, headers={"Retry-After": "2"})
+    sent = await asyncio.gather(
+        *(room.broadcast("typing", {"n": n}) for n in range(3)), other.broadcast("typing", {"n": 9})
+    )
+    assert sent == [BY_ITSELF] * 4
+    bodies = [request.body for request in http.requests if "/room/" in request.url]
+    assert bodies == [b'{"n":0}', b'{"n":0}', b'{"n":1}', b'{"n":2}']
+
+
+@told(offline="http")
+async def test_a_broadcast_that_waits_too_long_for_its_turn_is_not_sent(client: AsyncClient, http: FakeHttp):
+    """What an earlier broadcast holds beyond its timeout raises, and is certainly not sent."""
+    room = client.channel("room")
+    gate = http.hold()
+    first = asyncio.create_task(room.broadcast("typing", {"n": 0}, timeout=None))
+    await settled()
+    with pytest.raises(OperationTimeout, match="was not sent"):
+        await room.broadcast("typing", {"n": 1}, timeout=3)
+    gate.set()
+    assert await first == BY_ITSELF
+    assert len(http.requests) == 1
+
+
+@told(offline="http")
+async def test_a_refused_broadcast_raises(client: AsyncClient, http: FakeHttp):
+    """What HTTP refuses, the broadcast raises: nothing is swallowed, and nothing else is tried (R31)."""
+    http.answer(403, {"message": "Unauthorized"})
+    error = await refused(client.channel("room", private=True).broadcast("typing", {}))
+    assert (error.status, error.topic) == (403, "room")
+    assert http.requests[0].url.endswith("?private=true")
+
+
+@told()
+async def test_nothing_goes_by_http_unasked(client: AsyncClient, http: FakeHttp):
+    """Without `offline="http"` a broadcast on a channel that is not joined raises, and no request is made (R34)."""
+    with pytest.raises(RealtimeError, match="not joined"):
+        await client.channel("room").broadcast("typing", {})
+    assert http.requests == []
