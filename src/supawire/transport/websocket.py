@@ -34,7 +34,7 @@ class WebSocketTransport:
         failure: ConnectError | None = None
         try:
             socket = await _connect(session, request)
-        except (aiohttp.ClientError, OSError, _Redirected) as error:
+        except (aiohttp.ClientError, OSError, _Redirected, _Dropped) as error:
             failure = refusal.error(error) or _failed(error, request)
         except BaseException:
             await session.close()
@@ -74,8 +74,21 @@ def _session(request: OpenRequest, refusal: "_Refusal") -> aiohttp.ClientSession
         headers={"User-Agent": "supawire"},
         timeout=_NO_LIMIT,
         trace_configs=[trace],
+        middlewares=(_ask_once,),
         ws_response_class=cast("Any", AbortableWebSocket),
     )
+
+
+class _Dropped(Exception):
+    """The peer went away before it had answered."""
+
+
+async def _ask_once(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """By itself aiohttp asks a second time when the peer drops the first; our backoff would know nothing of that."""
+    try:
+        return await ask(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Dropped(str(error) or type(error).__name__) from error
 
 
 class _Redirected(Exception):

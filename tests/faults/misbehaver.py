@@ -1,0 +1,307 @@
+"""A server of raw sockets that does what a test says, byte for byte, and is well-behaved only where nothing is said.
+
+    async def close_at_once(wire: Wire) -> None:
+        await wire.upgrade()
+        wire.close(1001)
+
+    async with Misbehaver(close_at_once, behave) as server: ...
+
+The n-th connection is given to the n-th script, later ones to the last. A script that returns leaves its socket open.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+from supawire.core import binary
+from supawire.core.frames import Frame
+
+TEXT: Final = 1
+BINARY: Final = 2
+CLOSE: Final = 8
+PING: Final = 9
+PONG: Final = 10
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Wire:
+    """One accepted connection."""
+
+    def __init__(
+        self, server: "Misbehaver", number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.server = server
+        self.number = number
+        self.head = ""
+        """The request that asked for the upgrade."""
+        self.pongs = 0
+        self.close_code: int | None = None
+        """The code of the client's close frame."""
+        self._reader = reader
+        self._writer = writer
+
+    # --- the handshake
+
+    async def request(self) -> str:
+        """Read the request."""
+        self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        return self.head
+
+    async def upgrade(self) -> None:
+        """Read the request and say yes."""
+        await self.request()
+        key = next(
+            line.partition(":")[2] for line in self.head.split("\r\n") if line.lower().startswith("sec-websocket-key")
+        )
+        accept = base64.b64encode(hashlib.sha1(key.strip().encode() + _GUID).digest()).decode()
+        self.write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+        )
+
+    def _header(self, name: str) -> bytes:
+        found = re.search(rf"^{name}: *(.*?) *$", self.head.replace("\r", ""), re.IGNORECASE | re.MULTILINE)
+        return found[1].encode() if found else b""
+
+    async def refuse(self, status: int, body: bytes = b"", *headers: str) -> None:
+        """Read the request and say no."""
+        await self.request()
+        lines = [f"HTTP/1.1 {status} No", f"Content-Length: {len(body)}", "Connection: close", *headers]
+        self.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.hang_up()
+
+    # --- frames
+
+    async def receive(self) -> Frame:
+        """The next frame of Phoenix; pings are answered, pongs counted. Raises EOFError at the end."""
+        while True:
+            kind, data = await self._read()
+            if kind == CLOSE:
+                self.close_code = int.from_bytes(data[:2]) if data else None
+                self.server.tell()
+                raise EOFError(f"closed with {self.close_code}")
+            if kind == PONG:
+                self.pongs += 1
+                self.server.tell()
+            elif kind in (TEXT, BINARY):
+                frame = _frame(data, is_binary=kind == BINARY)
+                self.server.frames.append(frame)
+                self.server.tell()
+                return frame
+
+    async def _read(self) -> tuple[int, bytes]:
+        try:
+            first, second = await self._reader.readexactly(2)
+            size = second & 127
+            if size > 125:
+                size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8))
+            mask = await self._reader.readexactly(4)
+            data = await self._reader.readexactly(size)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise EOFError("the client is gone") from error
+        key = (mask * (size // 4 + 1))[:size]
+        return first & 15, (int.from_bytes(data) ^ int.from_bytes(key)).to_bytes(size)
+
+    def send(self, data: bytes | str, kind: int = TEXT) -> None:
+        """Send one WebSocket frame with any payload."""
+        raw = data.encode() if isinstance(data, str) else data
+        size = len(raw)
+        length = (
+            bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2) if size < 65536 else b"\x7f" + size.to_bytes(8)
+        )
+        self.write(bytes([0x80 | kind]) + length + raw)
+
+    def say(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None) -> None:
+        """Send a frame of Phoenix."""
+        self.send(json.dumps([join_ref, ref, topic, event, payload]))
+
+    def reply(self, frame: Frame, status: str = "ok", response: Any = None) -> None:
+        """Answer a request."""
+        payload = {"status": status, "response": {} if response is None else response}
+        self.say(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
+
+    def accept(self, frame: Frame) -> None:
+        """Say ok to a join."""
+        asked = frame.payload["config"]["postgres_changes"]
+        self.reply(frame, response={"postgres_changes": [{"id": number, **one} for number, one in enumerate(asked)]})
+
+    def deny(self, frame: Frame, reason: str) -> None:
+        """Say no to a join."""
+        self.reply(frame, "error", {"reason": reason})
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """A message of somebody else."""
+        self.say(f"realtime:{topic}", "broadcast", {"type": "broadcast", "event": event, "payload": payload})
+
+    # --- the socket
+
+    def write(self, data: bytes) -> None:
+        """Send any bytes."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    def close(self, code: int | None) -> None:
+        """Send a close frame, and end the stream; the answer is not waited for."""
+        self.send(b"" if code is None else code.to_bytes(2), CLOSE)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the stream after what was written."""
+        self._writer.close()
+
+    def reset(self) -> None:
+        """End it with a TCP reset."""
+        raw: socket.socket = self._writer.get_extra_info("socket")
+        if raw.fileno() >= 0:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+Script = Callable[[Wire], Awaitable[None]]
+Answer = Callable[[Wire, Frame], object]
+
+
+async def behave(wire: Wire) -> None:
+    """Answer as a server should, but for what `server.answers` says."""
+    await wire.upgrade()
+    await talk(wire)
+
+
+async def talk(wire: Wire) -> None:
+    """The same on a socket that is open already."""
+    while True:
+        try:
+            frame = await wire.receive()
+        except EOFError:
+            wire.close(wire.close_code)
+            return
+        answer = wire.server.answers.get(frame.event)
+        if answer is not None:
+            answer(wire, frame)
+
+
+def _leave(wire: Wire, frame: Frame) -> None:
+    wire.reply(frame)
+    wire.say(frame.topic, "phx_close", {}, join_ref=frame.join_ref, ref=frame.join_ref)
+
+
+class Misbehaver:
+    """Listens on 127.0.0.1 in the event loop of the test."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.scripts = list(scripts or (behave,))
+        self.answers: dict[str, Answer | None] = {
+            "phx_join": Wire.accept,
+            "phx_leave": _leave,
+            "heartbeat": Wire.reply,
+            "presence": Wire.reply,
+            "broadcast": Wire.reply,
+        }
+        """What `behave` does with each event; None: nothing."""
+        self.wires: list[Wire] = []
+        self.frames: list[Frame] = []
+        """What was received, of all connections."""
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._news = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """What to give to a client."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def wire(self) -> Wire:
+        """The newest connection."""
+        return self.wires[-1]
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave()
+        for task in self._tasks:
+            task.cancel()
+        for wire in self.wires:
+            wire.reset()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        bugs = [task.exception() for task in self._tasks if not task.cancelled()]
+        assert not any(bugs), bugs
+        await asyncio.sleep(0)
+
+    async def listen(self) -> None:
+        """Be reachable, at the same port as before."""
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port, limit=1 << 26, backlog=1000)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def leave(self) -> None:
+        """Be unreachable; what is connected stays."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.wires)
+        wire = Wire(self, number, reader, writer)
+        self.wires.append(wire)
+        self._tasks.add(asyncio.create_task(self._serve(wire, number)))
+        self.tell()
+
+    async def _serve(self, wire: Wire, number: int) -> None:
+        try:
+            await self.scripts[min(number, len(self.scripts) - 1)](wire)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return  # the client went away in the middle: its right
+
+    # --- what tests wait for
+
+    def tell(self) -> None:
+        """Something happened."""
+        self._news.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until this holds; looked at whenever something came."""
+        while not holds():
+            self._news.clear()
+            await self._news.wait()
+
+    async def connected(self, count: int) -> Wire:
+        """Wait for so many connections; the last of them."""
+        await self.until(lambda: len(self.wires) >= count)
+        return self.wires[count - 1]
+
+    async def got(self, event: str, count: int = 1) -> Frame:
+        """Wait until an event was received so often; the last of them."""
+        await self.until(lambda: len(self.of(event)) >= count)
+        return self.of(event)[count - 1]
+
+    def of(self, event: str) -> list[Frame]:
+        """What was received of an event."""
+        return [frame for frame in self.frames if frame.event == event]
+
+    def events(self) -> Counter[str]:
+        """How often each event was received."""
+        return Counter(frame.event for frame in self.frames)
+
+
+def _frame(data: bytes, *, is_binary: bool) -> Frame:
+    if not is_binary:
+        return Frame(*json.loads(data))
+    layout, (join_ref, ref, topic, event, _), is_json, payload = binary.unpack(binary.UP, data)
+    assert layout is binary.USER_PUSH
+    message = {"type": "broadcast", "event": event.decode(), "payload": json.loads(payload) if is_json else payload}
+    return Frame(join_ref.decode(), ref.decode(), topic.decode(), "broadcast", message)

@@ -1,0 +1,95 @@
+"""Words that the tests of this folder share."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+
+from supawire import AsyncChannel, AsyncClient, LinkState, broadcast, connect_async
+from tests.faults.misbehaver import Misbehaver
+
+KEY: Final = "the-anon-key"
+
+
+class Server(Protocol):
+    """A misbehaver, or a local server."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class Heard(list[Any]):
+    """A handler, or a hook, that keeps what it is called with; `until` waits for so many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    def __call__(self, event: Any) -> Any:
+        self.append(event)
+        self._news.set()
+
+    async def until(self, holds: Callable[["Heard"], bool] | int) -> Any:
+        """Wait until there are so many, or until this holds; the newest."""
+        while not (len(self) >= holds if isinstance(holds, int) else holds(self)):
+            self._news.clear()
+            await self._news.wait()
+        return self[-1]
+
+
+def at_once(attempt: int) -> float:
+    """A backoff that does not wait."""
+    return 0.0
+
+
+class Steps(Heard):
+    """A backoff that keeps the numbers of the attempts, and waits a moment so that something else may happen."""
+
+    def __call__(self, attempt: int) -> float:
+        super().__call__(attempt)
+        return 0.002
+
+
+@asynccontextmanager
+async def client_of(server: Server, key: str = KEY, **options: Any) -> AsyncGenerator[AsyncClient, None]:
+    """A client of this server that does not wait before it tries again."""
+    options.setdefault("backoff", at_once)
+    options.setdefault("rejoin_backoff", at_once)
+    async with connect_async(server.url, key, **options) as client:
+        yield client
+
+
+async def room_of(client: AsyncClient, topic: str = "room", **options: Any) -> tuple[AsyncChannel, Heard]:
+    """A joined channel, and the broadcasts that it hears."""
+    room, heard = client.channel(topic, **options), Heard()
+    room.on(broadcast(), heard)
+    await room.subscribe()
+    return room, heard
+
+
+async def lives_on(server: Misbehaver, room: AsyncChannel, heard: Heard, joins: int) -> None:
+    """After the fault: so many joins were sent, the channel is joined, and each event comes once."""
+    await server.got("phx_join", joins)
+    await room.subscribe()
+    before = len(heard)
+    for number in range(3):
+        server.wire.broadcast(room.topic, "after", {"number": number})
+    await heard.until(before + 3)
+    assert [message.payload for message in heard[before:]] == [{"number": number} for number in range(3)]
+    assert len(server.of("phx_join")) == joins
+
+
+async def comes_to(client: AsyncClient, state: LinkState) -> None:
+    """Wait until the link is in this state."""
+    moves = client.listen()
+    while client.state is not state:
+        await anext(moves)
+    moves.close()
+
+
+def ours() -> set[str]:
+    """Names of the tasks and threads of clients."""
+    tasks = {task.get_name() for task in asyncio.all_tasks()}
+    threads = {thread.name for thread in threading.enumerate() if "local-server" not in thread.name}
+    return {name for name in tasks | threads if name.startswith("supawire")}
