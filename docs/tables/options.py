@@ -21,7 +21,7 @@ CLIENT = {
     "queue_size": 'How many sends `offline="queue"` holds.',
     "limits": "What the client paces or refuses by itself, see below.",
     "idle_disconnect": "Close the socket after so many seconds without a wanted channel; the next `subscribe` opens it again.",
-    "headers": "More headers for the handshake.",
+    "headers": "More headers for the handshake and for HTTP requests.",
     "params": "More parameters for the query of the URL.",
     "ssl": "The TLS settings; certificates are verified unless you say otherwise here.",
     "proxy": "URL of an HTTP proxy.",
@@ -29,7 +29,7 @@ CLIENT = {
     "on_error": "Gets every error that no call waits for: exceptions of handlers, failures in the background. Left out, they are "
     "logged.",
     "transport": "Another WebSocket, see `supawire.transport`.",
-    "http": "Another HTTP client.",
+    "http": "Another HTTP client, see `supawire.transport.HttpClient`.",
     "logger": "Another logger than `supawire`.",
     "on_frame": "Sees every frame, without tokens. Must be quick.",
 }

@@ -57,8 +57,8 @@ class Verdict(enum.Enum):
 
     ACCEPTED = "the server took it"
     NO_ROUTE = "the server does not have this form"
-    REFRESH = "not taken; a newer token may be"
-    LATER = "not taken; it may be later"
+    REFRESH = "not taken; with a newer token it may be"
+    LATER = "not taken; later it may be"
     UNSURE = "it may have been taken, or not"
     STRANGE = "this is not Realtime's answer, and nobody knows what was done"
     REFUSED = "not taken, and will not be"
