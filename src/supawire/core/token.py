@@ -18,6 +18,9 @@ from supawire.types import Instant
 REFRESH_AT: Final = (0.75, 0.85)
 """Part of the remaining lifetime after which a token is fetched anew; jittered, so that clients do not ask together."""
 
+_DEAD: Final = 2.0
+"""Seconds: a token that lives no longer is as good as run out."""
+
 _PROVIDER_BACKOFF: Final = Backoff(initial=1, maximum=30)
 
 
@@ -49,6 +52,8 @@ class Tokens:
         self._number = 0
         self._asked: int | None = None
         self._failures = 0
+        self._dead = 0
+        """How many answers in a row had run out when they came."""
 
     @property
     def fetching(self) -> bool:
@@ -93,10 +98,18 @@ class Tokens:
         return delay(_PROVIDER_BACKOFF, self._failures, self._random)
 
     def refresh_in(self, now: Instant) -> float | None:
-        """Seconds until the current token is to be fetched anew, None when nothing says so."""
+        """Seconds until the token that was just put is to be fetched anew, None when nothing says so.
+
+        A provider that gives tokens that have run out is asked ever more rarely (R26).
+        """
         if not self.has_provider or self.current is None or (exp := expiry(self.current)) is None:
             return None
-        return max(1.0, (exp - now.wall) * self._random.uniform(*REFRESH_AT))
+        left = exp - now.wall
+        if left <= _DEAD:
+            self._dead += 1
+            return delay(_PROVIDER_BACKOFF, self._dead, self._random)
+        self._dead = 0
+        return max(1.0, left * self._random.uniform(*REFRESH_AT))
 
 
 def same(one: Secret | None, other: Secret | None) -> bool:
