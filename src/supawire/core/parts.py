@@ -1,4 +1,4 @@
-"""What a topic consists of besides its joins: listeners, presence, gaps, sends, who waits, and what they want together."""
+"""What a topic consists of besides its joins: listeners, presence, gaps, sends, and who waits."""
 
 from dataclasses import dataclass
 

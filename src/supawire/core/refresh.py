@@ -52,6 +52,12 @@ class Refresh:
         """The provider did not answer in time."""
         self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
 
+    def given(self, token: Secret | None, now: Instant) -> None:
+        """The user gives one: a question that is open has lost its claim, and nobody waits for its answer (R27)."""
+        self._context.timers.cancel(("token",))
+        self.take(token, now)
+        self._settled(now)
+
     def take(self, token: Secret | None, now: Instant) -> None:
         """This is the token from now on; each joined channel without one of its own is told, once, if it changed."""
         changed = self._context.tokens.put(token)

@@ -161,7 +161,7 @@ class Session:
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """The client's token from now on; with a provider, until it is asked the next time."""
         self._check_open()
-        self._refresh.take(token, now)
+        self._refresh.given(token, now)
 
     def watch(self, deliver: Callable[[Any], None]) -> None:
         """Tell of every move of link and channels, and of gaps."""

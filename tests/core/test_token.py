@@ -1,0 +1,476 @@
+"""The user's token: newest in every join, fetched before it runs out, never an endless loop with a dead one."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.core.effects import Publish, Transmit
+from supawire.core.token import expiry, on_wire
+from supawire.errors import AuthError, JoinError, RealtimeError
+from supawire.options import Secret, SessionOptions
+from supawire.selectors import broadcast
+from supawire.server.desk import HubOptions
+from supawire.testing.linked import SECRET, World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState
+
+from .conftest import Story
+
+EXPIRED = "InvalidJWTToken: Token has expired 12 seconds ago"
+BROKEN = AuthError("the provider is out of order")
+
+
+def jwt(story: Story, lives: float, **claims: Any) -> str:
+    """A token that runs out after these seconds."""
+    body = json.dumps({"exp": story.now.wall + lives, **claims}).encode()
+    return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
+
+
+@pytest.fixture
+def asking() -> Story:
+    """A session with a token provider, open with the token "one"."""
+    story = Story(SessionOptions(has_token_provider=True))
+    story.do(story.session.open)
+    assert story.connects == 0, "the token is fetched before the connection"
+    story.give_token("one")
+    assert story.connects == 1
+    story.accept()
+    return story
+
+
+def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
+    """The tokens in the frames of an event."""
+    return [frame.payload.get("access_token") for frame in story.sent(event)]
+
+
+# --- the newest token, everywhere
+
+
+def test_the_provider_is_asked_before_each_connect_and_each_join(asking: Story) -> None:
+    """A connect and a join each ask once, and the join carries the answer (R25)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    assert asking.fetches == 2
+    assert asking.sent("phx_join") == [], "not before the answer"
+    asking.give_token("two")
+    assert tokens(asking) == ["two"]
+    asking.answer_join()
+    asking.drop(1006)
+    asking.run_to_attempt()
+    assert asking.fetches == 3
+    asking.give_token("three")
+    asking.accept()
+    assert tokens(asking) == ["two", "three"]
+
+
+def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable[..., Story]) -> None:
+    """set_token during the backoff: the join after it carries the new token (R25)."""
+    story = make_story(token="v1")
+    story.open()
+    story.joined()
+    story.drop(1006)
+    story.do(story.session.set_token, Secret("v2"))
+    story.come_back()
+    assert tokens(story) == ["v1", "v2"]
+
+
+def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..., Story]) -> None:
+    """Three joined channels get one access_token push each; the same token again, and a channel's own, none (R25)."""
+    story = make_story(token="v1")
+    story.open()
+    rooms = [story.joined(name) for name in ("a", "b", "c")]
+    own = story.joined("own", token="mine")
+    story.do(story.session.set_token, Secret("v2"))
+    assert [(frame.topic, frame.payload) for frame in story.sent("access_token")] == [
+        (room, {"access_token": "v2"}) for room in rooms
+    ]
+    assert {frame.join_ref for frame in story.sent("access_token")} == {
+        frame.ref for frame in story.sent("phx_join") if frame.topic != own
+    }
+    story.do(story.session.set_token, Secret("v2"))
+    assert len(story.sent("access_token")) == 3
+    assert story.session.stats().pending == 0, "nothing waits for a reply that never comes"
+    assert not story.session.awaits_reply
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["client's", "channel's own"])
+def test_a_token_that_comes_while_a_join_is_unanswered_is_told_after_it(
+    make_story: Callable[..., Story], own: bool
+) -> None:
+    """The server learns of a token that is newer than the join it has just accepted (R25)."""
+    story = make_story(token="v1")
+    story.open()
+    room = story.channel()
+    story.do(story.session.join, room)
+    if own:
+        story.do(story.session.set_channel_token, room, Secret("v2"))
+    else:
+        story.do(story.session.set_token, Secret("v2"))
+    assert story.sent("access_token") == []
+    story.answer_join()
+    assert tokens(story) == ["v1"]
+    assert tokens(story, "access_token") == ["v2"]
+
+
+def test_a_channel_may_have_its_own_token(make_story: Callable[..., Story]) -> None:
+    """A channel's own token is in its joins and pushes, and no other channel's (R25)."""
+    story = make_story(token="v1")
+    story.open()
+    story.joined("own", token="mine")
+    room = story.joined("room")
+    story.do(story.session.set_channel_token, "realtime:own", Secret("mine too"))
+    story.do(story.session.set_channel_token, "realtime:own", Secret("mine too"))
+    assert tokens(story) == ["mine", "v1"]
+    assert [(frame.topic, frame.payload["access_token"]) for frame in story.sent("access_token")] == [
+        ("realtime:own", "mine too")
+    ]
+    story.do(story.session.set_channel_token, "realtime:own", None)
+    assert tokens(story, "access_token") == ["mine too", "v1"], "back to the client's"
+    assert room
+
+
+def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
+    """At 75 to 85 % of its life the provider is asked again, and the answer is told to the channels (R25)."""
+    asking.do(asking.session.join, asking.channel())
+    asking.give_token(jwt(asking, 1000))
+    asking.answer_join()
+    fetches = asking.fetches
+    asking.run_alive(749)
+    assert asking.fetches == fetches
+    start = asking.now.mono
+    while asking.fetches == fetches:
+        asking.run_alive(1)
+    assert asking.now.mono - start <= 102
+    fresh = jwt(asking, 1000)
+    asking.give_token(fresh)
+    assert tokens(asking, "access_token") == [fresh]
+    asking.run_alive(740)
+    assert asking.fetches == fetches + 1
+
+
+def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
+    """After a jump of the clock the provider is asked at once, not when the timer says (R25, R6)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    asking.give_token(jwt(asking, 3600))
+    asking.answer_join()
+    fetches = asking.fetches
+    asking.clock.sleep(3500)
+    asking.run_alive(5.1)
+    assert asking.fetches == fetches + 1
+    asking.give_token(jwt(asking, 3600, n=2))
+    assert len(asking.sent("access_token")) == 1
+
+
+def test_refreshes_are_spread() -> None:
+    """Clients with tokens of the same life do not ask together: the moment is drawn (R25)."""
+    moments = set[float]()
+    for seed in range(40):
+        story = Story(SessionOptions(has_token_provider=True, heartbeat=59), seed=seed)
+        story.do(story.session.open)
+        story.give_token(jwt(story, 1000))
+        deadline = story.session._context.timers.deadline(("refresh",))
+        assert deadline is not None
+        moments.add(round(deadline - story.now.mono))
+    assert min(moments) >= 750
+    assert max(moments) <= 850
+    assert len(moments) > 20
+
+
+def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> None:
+    """set_token while the provider is being asked: joins go on with it at once, the answer is dropped (R27)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    asking.do(asking.session.set_token, Secret("mine"))
+    assert tokens(asking) == ["mine"]
+    asking.give_token("late")
+    asking.answer_join()
+    asking.run_alive(30)
+    assert asking.errors == [], "nobody is late who is not waited for"
+    assert tokens(asking, "access_token") == []
+
+
+def test_a_token_set_by_the_user_lets_the_connection_go_on(make_story: Callable[..., Story]) -> None:
+    """set_token while a connect waits for the provider: it connects at once (R27)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    story.do(story.session.set_token, Secret("mine"))
+    assert story.connects == 1
+    story.give_token("late")
+    assert story.connects == 1
+
+
+# --- a provider that fails
+
+
+def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
+    """The join goes out with the token there is; the error is reported once; it is asked again, ever later (R27)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    asking.give_token(BROKEN)
+    assert tokens(asking) == ["one"]
+    asking.answer_join()
+    assert asking.errors == [BROKEN]
+    waits = list[float]()
+    for _ in range(6):
+        asked, at = asking.fetches, asking.now.mono
+        while asking.fetches == asked:
+            asking.run_alive(0.25)
+        waits.append(asking.now.mono - at)
+        asking.give_token(BROKEN)
+    assert waits[0] <= 4.5
+    assert waits[-1] >= 14
+    assert max(waits) <= 30.5
+    asked = asking.fetches
+    while asking.fetches == asked:
+        asking.run_alive(1)
+    asking.give_token("two")
+    assert tokens(asking, "access_token") == ["two"]
+
+
+def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> None:
+    """After `timeout` the join goes on with the token there is, and the lateness is an AuthError (R27)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    asking.run_alive(10.1)
+    assert tokens(asking) == ["one"]
+    (error,) = asking.errors
+    assert isinstance(error, AuthError)
+    assert "10 s" in str(error)
+
+
+def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story]) -> None:
+    """Without any token from the provider no join goes out; the connection does, and the join follows (R27)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    story.give_token(BROKEN)
+    story.accept()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.give_token(BROKEN)
+    assert story.sent("phx_join") == []
+    story.run_alive(5)
+    story.give_token("one")
+    assert tokens(story) == ["one"]
+    story.answer_join()
+    assert story.outcome(joining) is None
+
+
+def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None:
+    """Of two questions the newer one's answer counts, in whatever order they come (R27)."""
+    session = asking.session
+    asking.do(session.join, asking.channel())
+    first = asking.fetches
+    asking.drop(1006)
+    asking.run_to_attempt()
+    assert asking.fetches == first + 1
+    asking.do(session.token_ready, first + 1, Secret("newer"))
+    stale = session.stats().stale_frames
+    asking.do(session.token_ready, first, Secret("older"))
+    assert session.stats().stale_frames == stale + 1
+    asking.accept()
+    assert tokens(asking) == ["newer"]
+
+
+def test_a_slow_answer_does_not_bring_a_token_back_after_sign_out(asking: Story) -> None:
+    """set_token(None) while a question is open: the answer is dropped (R27)."""
+    asking.do(asking.session.join, asking.channel("first"))
+    asking.do(asking.session.set_token, None)
+    asking.give_token("one again")
+    asking.answer_join()
+    assert tokens(asking) == [None]
+    assert asking.session._context.tokens.current is None
+    assert asking.sent("access_token") == []
+
+
+def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., Story]) -> None:
+    """set_token(None): later joins carry no token, so that the server takes the key; nothing is pushed (R27)."""
+    story = make_story(token="v1")
+    story.open()
+    story.joined("a")
+    story.do(story.session.set_token, None)
+    assert story.sent("access_token") == []
+    story.joined("b")
+    assert tokens(story) == ["v1", None]
+    assert "access_token" not in story.sent("phx_join")[-1].payload
+
+
+# --- no opinion of our own
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sb_publishable_abc",
+        "sb_secret_abc",
+        "",
+        "not a jwt",
+        "a.b",
+        "a.!!!.c",
+        "a.bm90IGpzb24.c",
+        "a.eyJleHAiOiAic29vbiJ9.c",
+        "a.W10.c",
+        "a.e30.c",
+        "é.é.é",
+    ],
+)
+def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, text: str) -> None:
+    """Keys of the new kind, and whatever is no readable JWT, are no error and plan no refresh (R28)."""
+    asking.do(asking.session.join, asking.channel())
+    asking.give_token(text)
+    assert expiry(Secret(text)) is None
+    assert asking.session._context.timers.deadline(("refresh",)) is None
+    assert asking.errors == []
+    assert tokens(asking) == [None if text.startswith("sb_") else text]
+
+
+def test_new_keys_are_not_sent_as_tokens(make_story: Callable[..., Story]) -> None:
+    """`sb_` values are never an access_token on the wire, in joins and pushes alike (R28)."""
+    story = make_story(token="sb_publishable_x")
+    story.open()
+    story.joined()
+    story.do(story.session.set_token, Secret("sb_secret_y"))
+    assert tokens(story) == [None]
+    assert story.sent("access_token") == []
+    assert on_wire(Secret("sb_x")) is None
+
+
+# --- a token that ran out
+
+
+def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
+    """The server expires the token: with a provider the channel hears again without user code (R26)."""
+    world = World(hub=HubOptions(secret=SECRET))
+    ada = world.client(SessionOptions(has_token_provider=True))
+    ada.provide = lambda: world.token(n=world.random.random())
+    room = ada.channel("lobby", private=True)
+    heard = ada.collect(room, broadcast())
+    ada.start(ada.session.join, room)
+    world.run_for(1)
+    for _ in range(3):
+        world.act(world.hub.faults.expire_tokens)
+        world.run_for(0.1)
+        assert ada.session.channels[room].state is ChannelState.RETRYING
+        assert isinstance(ada.session.channels[room].error, AuthError)
+        world.run_for(8)
+        assert ada.session.channels[room].state is ChannelState.JOINED
+        world.act(world.hub.broadcast, "lobby", "e", {}, world.clock.now, private=True)
+        world.run_for(0.1)
+    assert len(heard) == 3
+
+
+def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> None:
+    """A join refused for its age is followed by one with the provider's next token, soon (R26)."""
+    joining = asking.do(asking.session.join, asking.channel())
+    asking.give_token("old")
+    asking.refuse_join(EXPIRED)
+    asking.run_alive(1.1)
+    asking.give_token("new")
+    asking.answer_join()
+    assert tokens(asking) == ["old", "new"]
+    assert asking.outcome(joining) is None
+    assert asking.errors == []
+
+
+@pytest.mark.parametrize("how", ["refused", "closed"])
+def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how: str) -> None:
+    """A provider that gives the dead token again: an AuthError is reported, and attempts per minute are few (R26)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    minutes = list[int]()
+    for _ in range(3):
+        before = len(asking.sent("phx_join"))
+        for _ in range(240):
+            if asking.session._context.tokens.fetching:
+                asking.give_token("dead")
+            if asking.state(room) is ChannelState.JOINING:
+                if how == "refused":
+                    asking.refuse_join(EXPIRED)
+                else:
+                    asking.answer_join()
+                    asking.end_channel(room, "Token has expired 3 seconds ago")
+            asking.run_alive(0.25)
+        minutes.append(len(asking.sent("phx_join")) - before)
+    assert minutes[0] <= 7
+    assert max(minutes[1:]) <= 5
+    assert min(minutes) >= 2, "it is still tried"
+    if how == "refused":
+        assert asking.errors
+    assert all(isinstance(error, AuthError) for error in asking.errors)
+
+
+def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: Story) -> None:
+    """A token that is expired when it comes is no reason to ask every second: the questions get rarer (R26)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    dead = jwt(asking, -5)
+    asking.give_token(dead)
+    asking.answer_join()
+    fetches = asking.fetches
+    for _ in range(300):
+        asking.run_alive(1)
+        if asking.session._context.tokens.fetching:
+            asking.give_token(dead)
+    assert asking.fetches - fetches <= 20, "in five minutes"
+
+
+def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
+    make_story: Callable[..., Story],
+) -> None:
+    """A fixed token that ran out is not sent again and again; set_token joins by itself (R26)."""
+    story = make_story(token="v1")
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.refuse_join(EXPIRED)
+    error = error_of(story.outcome(joining))
+    assert isinstance(error, JoinError)
+    assert story.state(room) is ChannelState.FAILED
+    story.run_alive(100)
+    assert len(story.sent("phx_join")) == 1
+    story.do(story.session.set_token, Secret("v2"))
+    story.answer_join()
+    assert tokens(story) == ["v1", "v2"]
+    assert story.state(room) is ChannelState.JOINED
+    assert story.at(room).error is None
+
+
+def test_a_token_that_is_newer_than_the_refused_one_is_tried_at_once(make_story: Callable[..., Story]) -> None:
+    """When the user gave a newer token while the join was out, the refusal of the old one gives nothing up (R26)."""
+    story = make_story(token="v1")
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.do(story.session.set_token, Secret("v2"))
+    story.refuse_join(EXPIRED)
+    assert story.outcome(joining) is NOT_YET
+    story.run_alive(1.1)
+    story.answer_join()
+    assert tokens(story) == ["v1", "v2"]
+
+
+# --- secrets stay secret
+
+
+def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story]) -> None:
+    """Joins, token pushes and HTTP sends print, compare and fail without their token (R48)."""
+    story = make_story(token="very-secret-1", offline="http")
+    story.open()
+    room, away = story.joined(), story.channel("away", token="very-secret-3")
+    story.do(story.session.set_token, Secret("very-secret-2"))
+    story.broadcast(away)
+    story.refuse_join("Unauthorized: no")
+    held = [effect for effect in story.effects if isinstance(effect, Transmit) and b"very-secret" in effect.data]
+    assert len(held) == 2
+    assert all(effect.secret for effect in held)
+    assert any(isinstance(effect, Publish) for effect in story.effects)
+    assert "very-secret" not in repr(story.effects)
+    shown = [str(error) + repr(error) for error in _errors(story)] + [repr(story.at(room).options)]
+    assert "very-secret" not in "".join(shown)
+
+
+def _errors(story: Story) -> list[RealtimeError]:
+    return [outcome for outcome in story.outcomes.values() if isinstance(outcome, RealtimeError)] + story.errors
