@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from aiohttp import WSMsgType, web
 
 from supawire.options import Endpoint
-from supawire.transport import Closed, Connection, OpenRequest, Transport
+from supawire.transport import Closed, Connection, OpenRequest, Transport, websocket
+from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.memory import MemoryTransport
 from supawire.transport.websocket import WebSocketTransport
 
@@ -232,4 +233,22 @@ async def websocket_rig() -> AsyncGenerator[WebSocketRig, None]:
         await rig.stop()
 
 
-RIGS = {"memory": memory_rig, "websocket": websocket_rig}
+class _Receiving(AbortableWebSocket):
+    """As with an aiohttp that does not have the queue which is read otherwise."""
+
+    def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(reader, writer, *args, **kwargs)
+        self.read = self.receive
+
+
+@asynccontextmanager
+async def receiving_rig() -> AsyncGenerator[WebSocketRig, None]:
+    websocket.AbortableWebSocket = _Receiving
+    try:
+        async with websocket_rig() as rig:
+            yield rig
+    finally:
+        websocket.AbortableWebSocket = AbortableWebSocket
+
+
+RIGS = {"memory": memory_rig, "websocket": websocket_rig, "websocket by receive()": receiving_rig}
