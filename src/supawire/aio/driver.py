@@ -116,6 +116,16 @@ class Driver:
         self.dispatch.wake()
         self._arm()
 
+    def hand_over(self) -> None:
+        """The same after a send that nobody waits for: one frame, which sets no deadline and settles nothing."""
+        effects = self.session.effects
+        plain = len(effects) == 1 and not (self._pumping or self.sockets.tapped)
+        if plain and isinstance(effect := effects[0], Transmit):
+            effects.popleft()
+            self.sockets.transmit(effect)
+        else:
+            self.pump()
+
     def _arm(self) -> None:
         """One timer, for the earliest deadline. One that comes too early only looks and is armed anew."""
         deadline = self.session.next_deadline

@@ -31,7 +31,7 @@ async def send(driver: Driver, topic: str, message: Message) -> Sent:
     ticket = session.broadcast(topic, message, driver.now())
     if ticket is None:
         generation, sequence = session.generation, session.sequence
-        driver.pump()
+        driver.hand_over()
         if not driver.sockets.has_written(generation, sequence):
             await driver.written(generation, sequence, message.timeout)
         return SOCKET

@@ -27,7 +27,8 @@ class Sockets:
         self._transport: Transport | None = options.transport
         self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
         self._lane: Callable[[Driver, int], Lane] = Lane if options.on_frame is None else TappedLane
-        self._tapped = options.on_frame is not None
+        self.tapped = options.on_frame is not None
+        """Whether the user looks at each frame."""
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0
         self._current: Connection | None = None
@@ -58,7 +59,7 @@ class Sockets:
 
     def transmit(self, order: Transmit) -> None:
         """Write a frame."""
-        if self._tapped:
+        if self.tapped:
             self._driver.tap("out", order.data, order.binary, secret=order.secret)
         if order.generation == self._generation and self._current is not None:
             self._current.write(order.data, order.binary)

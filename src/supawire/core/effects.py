@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supawire.core.rest import Letter
+from msgspec import Struct
+
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 
@@ -39,9 +41,8 @@ class Disconnect:
     code: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
-    """Write one frame to the socket of this generation."""
+class Transmit(Struct, frozen=True, gc=False):
+    """Write one frame to the socket of this generation. Made for every frame, so a struct: a tenth of the cost."""
 
     generation: int
     data: bytes

@@ -7,6 +7,8 @@ the reason why not (R31, R32).
 from collections import deque
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from supawire.core import frames, rest
 from supawire.core.context import Context
 from supawire.core.effects import Publish, Ticket
@@ -22,8 +24,7 @@ from supawire.options import Secret
 from supawire.types import Instant, Sent
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, gc=False):
     """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`."""
 
     event: str
