@@ -58,6 +58,15 @@ class Buffer:
             if self._slow is not None:
                 self._slow(self.error)
 
+    def squeeze(self, event: Any) -> None:
+        """Take an event for which there is no room; for a moment in which the consumer is about to make some."""
+        self._events.append(event)
+
+    @property
+    def forgives(self) -> bool:
+        """Whether an episode of overflow is over when the consumer has caught up; else when it has read the error."""
+        return self._slow is not None
+
     def take(self) -> Any:
         """The oldest event. Raises `IndexError` when there is none."""
         return self._events.popleft()

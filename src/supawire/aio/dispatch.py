@@ -1,159 +1,95 @@
-"""Handlers that do not run inline: async ones in a task each, plain ones that may block on the dispatch thread.
+"""The dispatch thread: where handlers run that may block, and in the blocking door all handlers and `on_error`.
 
-Either way events wait in a bounded buffer of the subscription, in order (R37, R39). The thread is one per client,
-started with the first handler that wants it and ended with the client; it is woken once per batch, not per event.
+One per client, started with the first thing to do and ended with the client. The event loop gives it *turns*, and wakes
+it once per batch, not per turn. With the first async handler it runs an event loop of its own, in which turns are taken
+too; without one, a condition is all it waits for, which is cheaper.
 """
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
-
-from supawire.aio.buffers import Buffer
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
-Handler = Callable[[Any], Any]
-
 STUBBORN: Final = 5.0
 """Seconds that the end of the client waits for a handler that is still at work on the thread."""
 
+_BURST: Final = 256
+"""The most turns that are taken before the thread's own event loop gets its turn."""
 
-class TaskFeed:
-    """Feeds an async handler from its buffer, one event after another."""
-
-    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
-        self._driver = driver
-        self._handler = handler
-        self._buffer = buffer
-        self._cancelled = False
-        self._running = False
-
-    def put(self, event: Any) -> None:
-        """Take an event; the task is started with the first one."""
-        self._buffer.put(event)
-        if not self._running:
-            self._running = True
-            self._driver.tasks.spawn(self._run(), "handler")
-
-    def cancel(self) -> None:
-        """Call the handler no more; a call that is under way goes on to its end."""
-        self._cancelled = True
-        self._buffer.wake()
-
-    async def _run(self) -> None:
-        buffer, tasks = self._buffer, self._driver.tasks
-        while not (self._cancelled or tasks.stopping):
-            if not len(buffer):
-                buffer.error = None  # whatever was dropped, the consumer has caught up
-                await self._wait()
-                continue
-            event = buffer.take()
-            try:
-                await self._handler(event)
-            except asyncio.CancelledError as error:
-                self._survive(error, event)
-            except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-                self._driver.handler_raised(self._handler, error, event)
-
-    async def _wait(self) -> None:
-        try:
-            await self._buffer.wait()
-        except asyncio.CancelledError as error:
-            self._survive(error, None)
-
-    def _survive(self, error: asyncio.CancelledError, event: Any) -> None:
-        """Only the client ends this task: a cancellation that came out of the handler is an error of the handler."""
-        task = asyncio.current_task()
-        if self._driver.tasks.stopping or task is None:
-            raise error
-        while task.cancelling():
-            task.uncancel()
-        self._driver.handler_raised(self._handler, error, event)
-
-
-class ThreadFeed:
-    """Feeds a plain handler on the dispatch thread."""
-
-    def __init__(self, dispatch: "Dispatch", handler: Handler, buffer: Buffer) -> None:
-        self._dispatch = dispatch
-        self._handler = handler
-        self._buffer = buffer
-        self._lock = threading.Lock()
-        self._cancelled = False
-
-    def put(self, event: Any) -> None:
-        """Take an event, on the event loop."""
-        with self._lock:
-            before = len(self._buffer)
-            self._buffer.put(event)
-            grown = len(self._buffer) > before
-        if grown:  # as many turns as events, or those that were dropped would pile up as turns
-            self._dispatch.add(self)
-
-    def cancel(self) -> None:
-        """Call the handler no more."""
-        self._cancelled = True
-
-    def run_one(self) -> None:
-        """Call the handler with the oldest event, on the thread."""
-        with self._lock:
-            if self._cancelled or not len(self._buffer):
-                return
-            event = self._buffer.take()
-            if not len(self._buffer):
-                self._buffer.error = None
-        try:
-            self._handler(event)
-        except BaseException as error:  # noqa: BLE001  user code ends nothing, and this thread is ours (R1)
-            self._dispatch.raised(self._handler, error, event)
+Turn = Callable[[], None]
 
 
 class Dispatch:
-    """The dispatch thread of one client."""
+    """The dispatch thread of one client.
 
-    def __init__(self, driver: "Driver") -> None:
+    Args: blocking: it serves the blocking door, so that errors of handlers are told here, not on the event loop.
+    """
+
+    def __init__(self, driver: "Driver", *, blocking: bool = False) -> None:
         self._driver = driver
-        self._turns: deque[ThreadFeed] = deque()
+        self._blocking = blocking
+        self._turns: deque[Turn | _Tell] = deque()
         self._awake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Event | None = None
-        self._stopping = False
         self._news = False
+        self._over = False
+        self._wants_loop = False
+        self._spared = False
+        self._spared_task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        """The end has begun: no handler is called any more."""
 
-    def add(self, feed: ThreadFeed) -> None:
-        """One event more waits in this feed; `wake` tells the thread."""
-        self._turns.append(feed)
+    # --- on the event loop of the client
+
+    def add(self, turn: Turn) -> None:
+        """One thing more to do; `wake` tells the thread."""
+        self._turns.append(turn)
         self._news = True
+
+    def want_loop(self) -> None:
+        """An async handler will have turns."""
+        self._wants_loop = True
 
     def wake(self) -> None:
         """The batch is over: let the thread look."""
-        if not self._news or self._stopping:
+        if not self._news:
             return
         self._news = False
         if self._thread is None:
-            self._ended = asyncio.Event()
-            self._thread = threading.Thread(target=self._work, name="supawire-dispatch", daemon=True)
-            self._thread.start()
-            return
-        with self._awake:
-            self._awake.notify()
+            self._start()
+        else:
+            self._rouse()
 
-    def raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """A handler raised, on the thread: told on the loop."""
-        self._on_loop(lambda: self._driver.handler_raised(handler, error, event))
+    def tell(self, function: Callable[[Exception], None], error: Exception) -> bool:
+        """Call this on the thread, at once when we are there, and also when the end has begun; False: it is over."""
+        if threading.current_thread() is self._thread:
+            function(error)
+            return True
+        with self._awake:
+            if self._over:
+                return False
+            self._turns.append(_Tell(function, error))
+        self._news = True
+        self.wake()
+        return True
 
     def give_up(self) -> None:
         """End the thread after the handler that is at work, and do not wait for it."""
-        self._stopping = True
-        self._turns.clear()
-        with self._awake:
-            self._awake.notify()
+        self.stopping = True
+        if self._thread is None:
+            self._over = True
+        self._rouse()
 
     async def stop(self) -> None:
-        """End the thread after the handler that is at work, and wait for it, but not for ever."""
+        """End the thread after the handler that is at work, and wait for it, but not for ever, nor for the caller."""
         self.give_up()
         if self._thread is None or self._ended is None:
             return
@@ -162,24 +98,131 @@ class Dispatch:
                 await self._ended.wait()
         except TimeoutError:
             self._driver.reports.log("handler").warning("a handler still runs on the dispatch thread; it is left alone")
-        else:
+        if not self._spared and self._ended.is_set():
             self._thread.join()
 
+    # --- on any thread
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is on the dispatch thread."""
+        return threading.current_thread() is self._thread
+
+    def spare(self) -> None:
+        """The caller is about to wait for the end: when it is a handler, the end does not wait for it."""
+        if not self.is_here:
+            return
+        self._spared = True
+        self._spared_task = asyncio.current_task() if self._loop is not None else None
+        if self._ended is not None:
+            self._on_loop(self._ended.set)
+
+    def raised(self, handler: object, error: BaseException, event: Any) -> None:
+        """A handler raised, on the thread: told here in the blocking door, else on the event loop."""
+        if self._blocking:
+            self._driver.handler_raised(handler, error, event)
+        else:
+            self._on_loop(lambda: self._driver.handler_raised(handler, error, event))
+
+    def inherited(self) -> None:
+        """This is a forked child: a handler that forked is the only one here, and nothing follows it."""
+        self.stopping = True
+        self._turns.clear()
+
+    # --- on the thread
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
+        """Run an async handler in the thread's own event loop; None when everything is ending."""
+        if self._loop is None or self.stopping:
+            work.close()
+            return None
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _start(self) -> None:
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._work, name="supawire-dispatch", daemon=True)
+        self._thread.start()
+
+    def _rouse(self) -> None:
+        with self._awake:
+            self._awake.notify()
+        loop = self._loop
+        if loop is not None:
+            _soon(loop, self._look.set)
+
     def _on_loop(self, function: Callable[[], None]) -> None:
-        try:
-            self._driver.loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            return  # the loop was closed: nobody is there to be told
+        _soon(self._driver.loop, function)
 
     def _work(self) -> None:
-        while not self._stopping:
-            try:
-                feed = self._turns.popleft()
-            except IndexError:
-                with self._awake:
-                    while not self._turns and not self._stopping:
-                        self._awake.wait()
-                continue
-            feed.run_one()
+        self._work_plainly()
+        if self._wants_loop and not self.stopping:
+            with asyncio.Runner() as runner:
+                runner.run(self._work_with_loop())
+                self._loop = None
+            self._work_plainly()
+        with self._awake:
+            self._over = True
+        self._work_plainly()  # what was told in the last moment
         assert self._ended is not None
         self._on_loop(self._ended.set)
+
+    def _work_plainly(self) -> None:
+        """Take turns until the end, or until an async handler wants a loop."""
+        turns = self._turns
+        while self.stopping or not self._wants_loop:
+            try:
+                turn = turns.popleft()
+            except IndexError:
+                if self.stopping:
+                    return
+                with self._awake:
+                    while not turns and not self.stopping:
+                        self._awake.wait()
+                continue
+            self._take(turn)
+
+    async def _work_with_loop(self) -> None:
+        turns = self._turns
+        self._loop = asyncio.get_running_loop()
+        while not self.stopping:
+            self._look.clear()
+            for _ in range(min(len(turns), _BURST)):
+                self._take(turns.popleft())
+            if turns:
+                await asyncio.sleep(0)
+            elif not self.stopping:
+                await self._look.wait()
+        await self._end_tasks()
+
+    def _take(self, turn: "Turn | _Tell") -> None:
+        if not self.stopping or isinstance(turn, _Tell):
+            turn()
+
+    async def _end_tasks(self) -> None:
+        """Cancel the async handlers, but not one that waits for the end itself."""
+        for task in self._tasks:
+            if task is not self._spared_task:
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STUBBORN)
+
+
+class _Tell:
+    """An error to be told to the user: a turn that is taken even when everything is ending."""
+
+    def __init__(self, function: Callable[[Exception], None], error: Exception) -> None:
+        self._function = function
+        self._error = error
+
+    def __call__(self) -> None:
+        self._function(self._error)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        return  # it was closed: nobody is there to be told

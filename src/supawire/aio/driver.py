@@ -17,6 +17,7 @@ from copy import copy
 from typing import Any, Final
 
 from supawire.aio.dispatch import Dispatch
+from supawire.aio.handover import COURTESY
 from supawire.aio.hooks import TokenSource, ask_delay
 from supawire.aio.lane import name_topic
 from supawire.aio.publishing import Publisher
@@ -54,20 +55,27 @@ _WARN_AGAIN: Final = 60.0
 
 
 class Driver:
-    """Drives one session on the running event loop."""
+    """Drives one session on the running event loop.
 
-    def __init__(self, endpoint: Endpoint, options: ClientOptions) -> None:
+    Args: blocking: for the blocking door, so handlers and `on_error` run on the dispatch thread, not here.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
         self.options = options
+        self.blocking = blocking
         self.loop = asyncio.get_running_loop()
         self.random = random.Random()
         self.session = Session(options.session(), random=self.random, token=options.secret, strict=sys.flags.dev_mode)
-        self.reports = Reports(options.on_error, options.logger)
+        self.dispatch = Dispatch(self, blocking=blocking)
+        self.reports = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
         self.tasks = Tasks(self._release, self._failed)
         self.sockets = Sockets(self, endpoint, options)
         self.registry = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
-        self.dispatch = Dispatch(self)
         self.publisher = Publisher(self, endpoint, options)
-        self.valve = Valve(options.heartbeat, lambda: self.session.awaits_reply, self.sockets.set_reading)
+        self.valve = Valve(
+            options.heartbeat, lambda: self.session.awaits_reply, lambda reads: self.sockets.set_reading(reads, "valve")
+        )
+        self.courtesy = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
         self._tokens = TokenSource(self, options.token_provider)
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None
@@ -246,6 +254,7 @@ class Driver:
         await self.dispatch.stop()
         await self.publisher.poster.close()
         self.valve.open()
+        self.courtesy.open()
         self._disarm()
 
     def fail(self, bug: BaseException) -> None:
@@ -262,6 +271,7 @@ class Driver:
         self.dispatch.give_up()
         self.publisher.poster.abort()
         self.valve.open()
+        self.courtesy.open()
         self._disarm()
 
     def _break(self, bug: BaseException) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from supawire.aio.buffers import Buffer, make_buffer
-from supawire.aio.dispatch import TaskFeed, ThreadFeed
+from supawire.aio.buffers import make_buffer
+from supawire.aio.crossing import crossing
 from supawire.aio.driver import Driver
+from supawire.aio.feeds import LoopFeed, TaskFeed, ThreadFeed
+from supawire.aio.handover import make_handover
 from supawire.aio.hooks import is_async
 from supawire.aio.registry import Registration
 from supawire.aio.reports import described
-from supawire.aio.valve import ThreadValve
 from supawire.errors import InvalidArgumentError, SlowConsumerError
 from supawire.options import check_bool
 from supawire.selectors import Selector
@@ -45,23 +46,23 @@ def subscribe(
     def slow(error: SlowConsumerError) -> None:
         driver.reports.error(error, "handler")
 
-    if is_async(checked):
-        if thread:
-            raise InvalidArgumentError("thread=True is for plain handlers; an async one has its own task already")
-        return _fed(driver, topic, selector, checked, make_buffer(buffer, overflow, None, driver.valve, slow), None)
-    if thread:
-        valve = ThreadValve(driver.valve, driver.loop)
-        return _fed(driver, topic, selector, checked, make_buffer(buffer, overflow, None, valve, slow), driver.dispatch)
-    make_buffer(buffer, overflow, None, driver.valve)  # for its checks: nothing waits behind a handler that runs inline
-    deliver = partial(checked) if driver.registry.hears(topic, checked) else checked  # twice is twice
-    return Subscription(driver.registry.add(topic, (selector,), deliver, None, driver.now()))
-
-
-def _fed(
-    driver: Driver, topic: str, selector: Selector[Any], handler: Callable[[Any], Any], buffer: Buffer, dispatch: Any
-) -> Subscription:
-    feed = TaskFeed(driver, handler, buffer) if dispatch is None else ThreadFeed(dispatch, handler, buffer)
-    return Subscription(driver.registry.add(topic, (selector,), feed.put, buffer, driver.now(), feed.cancel))
+    waits = is_async(checked)
+    if waits and thread:
+        raise InvalidArgumentError("thread=True is for plain handlers; an async one holds nobody up")
+    registry, now = driver.registry, driver.now()
+    if thread or driver.blocking:
+        handed = make_handover(driver, buffer, overflow, None, slow)
+        if waits:
+            driver.dispatch.want_loop()
+        on_thread = (LoopFeed if waits else ThreadFeed)(driver.dispatch, checked, handed)
+        put = crossing((selector,), on_thread.put, driver.loop)
+        return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel))
+    kept = make_buffer(buffer, overflow, None, driver.valve, slow)
+    if waits:
+        feed = TaskFeed(driver, checked, kept)
+        return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel))
+    deliver = partial(checked) if registry.hears(topic, checked) else checked  # twice is twice
+    return Subscription(registry.add(topic, (selector,), deliver, None, now))  # it runs inline, and nothing waits
 
 
 def check_handler(handler: object) -> Callable[[Any], Any]:

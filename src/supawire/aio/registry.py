@@ -6,9 +6,8 @@ may run in any thread and in the middle of anything, only asks the event loop to
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from supawire.aio.buffers import Buffer
 from supawire.core.listeners import Listener
 from supawire.core.session import Session
 from supawire.selectors import Selector
@@ -17,12 +16,31 @@ from supawire.types import Instant
 Measured = Callable[[int | None], None]
 
 
+class Kept(Protocol):
+    """What events of a listener wait in."""
+
+    limit: int
+
+    @property
+    def dropped(self) -> int:
+        """How many events had no room."""
+        ...
+
+    def wake(self) -> None:
+        """Let a consumer that waits look again."""
+        ...
+
+    def close(self) -> None:
+        """The consumer is gone."""
+        ...
+
+
 class Registration:
     """One listener of a channel, or, with topic None, of the client."""
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
-        deliver: Callable[[Any], None], buffer: Buffer | None, stop: Callable[[], None] | None,
+        deliver: Callable[[Any], None], buffer: Kept | None, stop: Callable[[], None] | None,
     ) -> None:  # fmt: skip
         self._registry = registry
         self.topic = topic
@@ -56,7 +74,7 @@ class Registry:
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
-        buffer: Buffer | None, now: Instant, stop: Callable[[], None] | None = None,
+        buffer: Kept | None, now: Instant, stop: Callable[[], None] | None = None,
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)

@@ -22,11 +22,18 @@ _CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
 class Reports:
     """The one place from which this client logs and calls `on_error`.
 
-    Args: on_error: the user's hook, None to log. logger: the parent of our loggers.
+    Args: on_error: the user's hook, None to log. logger: the parent of our loggers. tell: calls a function with an
+    error where the hook shall run, or returns False when that is over; left out, it runs here.
     """
 
-    def __init__(self, on_error: Callable[[Exception], object] | None, logger: logging.Logger | None) -> None:
+    def __init__(
+        self,
+        on_error: Callable[[Exception], object] | None,
+        logger: logging.Logger | None,
+        tell: Callable[[Callable[[Exception], None], Exception], bool] | None = None,
+    ) -> None:
         self._on_error = on_error
+        self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
         self._troubled: set[str | None] = set()
         self._perform: Mapping[str, Callable[[Report], None]] = {
@@ -53,7 +60,13 @@ class Reports:
         """An error that nobody waits for: to the user's hook, else to the log. A hook that raises ends nothing (R1)."""
         if self._on_error is None:
             self.log(concern).error("%s", error, exc_info=error)
-            return
+        elif self._tell is None:
+            self._hook(error)
+        elif not self._tell(self._hook, error):
+            self.log(concern).error("%s", error, exc_info=error)
+
+    def _hook(self, error: Exception) -> None:
+        assert self._on_error is not None
         try:
             self._on_error(error)
         except Exception as raised:  # noqa: BLE001  it is the user's code

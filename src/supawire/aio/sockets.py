@@ -34,6 +34,8 @@ class Sockets:
         self._current: Connection | None = None
         self._current_lane: Lane | None = None
         self._burst = BURST
+        self._stops: set[str] = set()
+        """Who does not want the socket to be read now."""
 
     # --- orders
 
@@ -67,19 +69,20 @@ class Sockets:
     def pause(self, order: PauseReading) -> None:
         """Stop reading."""
         if order.generation == self._generation:
-            self.set_reading(False)
+            self.set_reading(False, "session")
 
     def resume(self, order: ResumeReading) -> None:
         """Go on reading."""
         if order.generation == self._generation:
-            self.set_reading(True)
+            self.set_reading(True, "session")
 
     # --- for the driver
 
-    def set_reading(self, reads: bool) -> None:
-        """Stop or go on reading the present socket."""
+    def set_reading(self, reads: bool, who: str) -> None:
+        """Stop or go on reading; it is read when nobody wants it stopped."""
+        (self._stops.discard if reads else self._stops.add)(who)
         if self._current is not None:
-            (self._current.resume_reading if reads else self._current.pause_reading)()
+            (self._current.pause_reading if self._stops else self._current.resume_reading)()
 
     def set_smallest_buffer(self, limit: int | None) -> None:
         """A listener came or went: this is the smallest buffer now."""
@@ -129,6 +132,9 @@ class Sockets:
         assert task is not None
         self._open[generation] = task, connection
         self._generation, self._current = generation, connection
+        self._stops.discard("session")  # of the socket before
+        if self._stops:
+            connection.pause_reading()
         self._driver.opened(generation)
         lane = self._current_lane = self._lane(self._driver, generation)
         lane.burst = self._burst

@@ -71,5 +71,7 @@ class ThreadValve:
 
     def release(self, holder: object) -> None:
         """On any thread: see `Valve.release`."""
-        if not self._loop.is_closed():
+        try:
             self._loop.call_soon_threadsafe(self._valve.release, holder)
+        except RuntimeError:
+            return  # the loop was closed: nothing is read any more
