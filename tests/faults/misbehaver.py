@@ -154,6 +154,12 @@ class Wire:
         self.send(b"" if code is None else code.to_bytes(2), CLOSE)
         self.hang_up()
 
+    def stop_reading(self) -> None:
+        """Take nothing more, so that the way to us fills up."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        transport: Any = self._writer.transport
+        transport.pause_reading()
+
     def hang_up(self) -> None:
         """End the stream after what was written."""
         self._writer.close()
@@ -264,7 +270,7 @@ class Misbehaver:
     async def _serve(self, wire: Wire, number: int) -> None:
         try:
             await self.scripts[min(number, len(self.scripts) - 1)](wire)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (EOFError, ConnectionError):
             return  # the client went away in the middle: its right
 
     # --- what tests wait for

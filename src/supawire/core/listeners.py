@@ -111,13 +111,16 @@ def _deliver(
     wanted: Iterable[_Wanted], kind: type[Selector[Any]], takes: Callable[[Any], bool] = lambda _: True
 ) -> Listeners:
     """The distinct callables behind the selectors of a kind, in the order of registration."""
-    return tuple(
-        dict.fromkeys(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector))
-    )
+    return _distinct(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector))
 
 
 def _merged(one: Listeners, other: Listeners) -> Listeners:
-    return tuple(dict.fromkeys((*one, *other)))
+    return _distinct((*one, *other))
+
+
+def _distinct(listeners: Iterable[Callable[[Any], None]]) -> Listeners:
+    """Each object once: two of the user's may be equal and not the same, or have no hash at all."""
+    return tuple({id(listener): listener for listener in listeners}.values())
 
 
 def union(index: Index, ids: Iterable[int], kind: str) -> Listeners:

@@ -1,0 +1,241 @@
+"""Connections that end: every way to end one, and the ways to be dead without ending."""
+
+import asyncio
+
+import pytest
+
+from supawire import ChannelState, LinkState, changes, gaps, presence, status
+from supawire.errors import ConnectionLostError
+from tests.faults.misbehaver import PING, Misbehaver, Script, Wire, behave
+from tests.faults.steps import Heard, Steps, client_of, lives_on, ours, room_of
+
+pytestmark = pytest.mark.anyio
+
+CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4000, 4999, None]
+"""With None the close frame has no code."""
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_every_close_is_followed_by_a_reconnect(code: int | None):
+    """Whatever code the server closes with, the client comes back, joins, and events flow; once (R7)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, heard = await room_of(client)
+        moves = Heard()
+        room.on(status(), moves)
+        server.wire.close(code)
+        await lives_on(server, room, heard, joins=2)
+        assert len(server.wires) == 2
+        cause = moves[0].cause
+        assert isinstance(cause, ConnectionLostError) and cause.close_code == code
+        assert [move.state for move in moves] == [ChannelState.WAITING, ChannelState.JOINING, ChannelState.JOINED]
+
+
+@pytest.mark.parametrize("how", ["reset", "end of stream", "end in the middle of a frame"])
+async def test_an_end_without_a_close_is_followed_by_a_reconnect(how: str):
+    """A connection that is cut (1006) is made anew, and half a frame is no event (R7)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, heard = await room_of(client)
+        if how == "reset":
+            server.wire.reset()
+        else:
+            if how != "end of stream":
+                server.wire.write(b'\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00["1",null,"realtime:room"')
+            server.wire.hang_up()
+        await lives_on(server, room, heard, joins=2)
+        assert len(server.wires) == 2
+
+
+BROKEN: dict[str, bytes] = {
+    "reserved bits": b"\xf1\x02{}",
+    "unknown opcode": b"\x83\x02{}",
+    "masked": b"\x81\x82abcd{}",
+    "continuation of nothing": b"\x80\x02{}",
+    "long ping": b"\x89\x7e\x01\x00" + bytes(256),
+    "fragmented ping": b"\x09\x00",
+    "close of one byte": b"\x88\x01\x03",
+    "close with an illegal code": b"\x88\x02\x03\xed",
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "zeros": bytes(64),
+    "noise": bytes(range(255, 0, -1)),
+    "a frame of 64 MB": b"\x82\x7f" + (64_000_000).to_bytes(8) + b"x" * 1000,
+    "a frame of 9 exabytes": b"\x82\x7f" + (2**63 - 1).to_bytes(8),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_a_peer_that_breaks_the_rules_of_websocket_is_left(fault: str):
+    """Bytes that are no WebSocket, or a frame beyond every size, end that socket and not the client (R7, R36, R40)."""
+    async with Misbehaver() as server, client_of(server, heartbeat=0.2, timeout=0.5) as client:
+        room, heard = await room_of(client)
+        server.wire.write(BROKEN[fault])
+        if fault in ("masked", "zeros"):  # harmless enough to go on with, says the transport
+            server.wire.broadcast("room", "still", {})
+            await asyncio.sleep(0)
+            server.wire.reset()
+        await server.connected(2)
+        await lives_on(server, room, heard, joins=2)
+
+
+async def test_nothing_is_remembered_of_a_server_that_closes_at_once():
+    """Accept-then-close does not start the backoff anew: only a connection that proves itself does (R8)."""
+    steps = Steps()
+
+    async def closes(wire: Wire) -> None:
+        await wire.upgrade()
+        wire.close(1000)
+
+    async def joins_then_closes(wire: Wire) -> None:
+        """An ok join alone proves nothing yet: it also takes some seconds up."""
+        await wire.upgrade()
+        wire.accept(await wire.receive())
+        wire.close(1011)
+
+    scripts: list[Script] = [behave, closes, closes, closes, joins_then_closes, joins_then_closes, closes, behave]
+    async with Misbehaver(*scripts) as server, client_of(server, backoff=steps) as client:
+        room, _ = await room_of(client)
+        server.wire.reset()
+        await server.connected(8)
+        await room.subscribe()
+        assert steps == list(range(7))
+        assert client.stats().connects == 8
+
+
+async def test_heartbeats_that_are_not_answered_end_the_connection():
+    """A peer that answers pings and sends data but no heartbeat reply is left, not waited for (R4)."""
+
+    async def deaf(wire: Wire) -> None:
+        await wire.upgrade()
+        while True:
+            frame = await wire.receive()
+            if frame.event == "phx_join":
+                wire.accept(frame)
+            wire.send(b"are you there?", PING)
+            wire.broadcast("room", "noise", {})
+
+    async with Misbehaver(deaf, behave) as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
+        moves = client.listen()
+        room, heard = await room_of(client)
+        async for move in moves:
+            if move.topic is None and move.state is LinkState.RETRYING:
+                assert "heartbeat" in str(move.cause)
+                break
+        await server.connected(2)
+        await lives_on(server, room, heard, joins=2)
+        assert server.wires[0].pongs > 0
+        with pytest.raises(EOFError):
+            await server.wires[0].receive()
+
+
+async def test_a_half_open_connection_is_found_out():
+    """A peer that is gone without a word, behind a connection that takes everything, is noticed by heartbeats (R4)."""
+
+    async def dies(wire: Wire) -> None:
+        await wire.upgrade()
+        wire.accept(await wire.receive())  # and then nothing, without an end
+
+    async with Misbehaver(dies, behave) as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
+        room, heard = await room_of(client, ack=True)
+        lost = asyncio.create_task(room.broadcast("a", {}, timeout=None))
+        with pytest.raises(ConnectionLostError) as caught:
+            await lost
+        assert caught.value.maybe_sent
+        await lives_on(server, room, heard, joins=2)
+
+
+async def test_close_does_not_wait_for_a_peer_that_is_gone(monkeypatch: pytest.MonkeyPatch):
+    """`close` ends within its bound though the peer reads nothing and answers nothing, and leaves nothing (R10)."""
+    monkeypatch.setattr("supawire.transport._connection.CLOSE_BOUND", 0.1)
+
+    async def dies(wire: Wire) -> None:
+        await wire.upgrade()
+        wire.accept(await wire.receive())
+
+    async with Misbehaver(dies) as server, client_of(server, timeout=0.2) as client:
+        await room_of(client)
+        await client.close()
+        assert ours() == set()
+
+
+async def test_a_heartbeat_of_the_old_connection_does_not_count_on_the_new_one():
+    """A heartbeat that was pending when the connection broke is not found missing on the next one (R5)."""
+
+    async def breaks_in_the_middle(wire: Wire) -> None:
+        await wire.upgrade()
+        while True:
+            frame = await wire.receive()
+            if frame.event == "heartbeat":
+                wire.reset()
+                return
+            wire.accept(frame)
+
+    scripts: list[Script] = [breaks_in_the_middle, behave]
+    async with Misbehaver(*scripts) as server, client_of(server, heartbeat=0.1, timeout=0.3) as client:
+        room, heard = await room_of(client)
+        await server.got("heartbeat", 6)  # beyond the deadline of the first
+        await lives_on(server, room, heard, joins=2)
+        assert len(server.wires) == 2
+
+
+async def test_what_was_lost_is_told_with_its_kinds():
+    """A connection that breaks opens a gap, which names the kinds of events that are listened to (R44)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, _ = await room_of(client)
+        told = Heard()
+        room.on(gaps(), told)
+        server.wire.close(1011)
+        gap = await told.until(1)
+        assert gap.lost == {"broadcast"} and gap.started_at <= gap.ended_at
+        assert gap.reason == "connection_lost"
+
+
+async def test_everything_wanted_is_asked_for_again():
+    """After each broken connection the join asks for the same bindings, and presence is tracked again (R15, R45)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, rows = client.channel("room", presence_key="me"), Heard()
+        for table in ("a", "b", "c"):
+            room.on(changes(table), rows)
+        room.on(presence(), Heard())
+        await room.subscribe()
+        await room.track({"here": True})
+        first = server.of("phx_join")[0].payload["config"]
+        for number in range(2, 7):
+            server.wire.reset()
+            frame = await server.got("phx_join", number)
+            assert frame.payload["config"] == first
+            await server.got("presence", number)
+            await room.subscribe()
+            data = {"schema": "public", "table": "b", "type": "INSERT", "columns": [], "record": {}, "errors": None}
+            server.wire.say("realtime:room", "postgres_changes", {"ids": [1], "data": data})
+            await rows.until(number - 1)
+        assert [row.table for row in rows] == ["b"] * 5
+
+
+async def test_a_stalled_connection_is_left_while_sends_fill_it_up():
+    """Sends that the network takes no more time out or say how they were lost; the client comes back (R31)."""
+
+    async def reads_nothing(wire: Wire) -> None:
+        await wire.upgrade()
+        wire.accept(await wire.receive())
+        wire.stop_reading()
+
+    async with Misbehaver(reads_nothing, behave) as server, client_of(server, heartbeat=0.2, timeout=0.2) as client:
+        room, heard = await room_of(client)
+        big = "x" * 2_000_000
+        sends = [asyncio.create_task(room.broadcast("big", big, timeout=None)) for _ in range(20)]
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        lost = [outcome for outcome in outcomes if isinstance(outcome, ConnectionLostError)]
+        assert lost and len(lost) + sum(outcome is not None for outcome in outcomes if outcome not in lost) == 20
+        assert any(not error.maybe_sent for error in lost)
+        await lives_on(server, room, heard, joins=2)
+
+
+async def test_reading_goes_on_in_the_order_of_the_wire():
+    """What came before the close frame is delivered though the close is there already (R7)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, heard = await room_of(client)
+        for number in range(500):
+            server.wire.broadcast("room", "count", number)
+        server.wire.close(1001)
+        await heard.until(500)
+        assert [message.payload for message in heard] == list(range(500))
+        await lives_on(server, room, heard, joins=2)
