@@ -178,7 +178,7 @@ class Receiver:
             return
         pending = self._context.replies.take(ref)
         if pending is not None:
-            error = None if status == "ok" else push_error(read(response), pending.topic.removeprefix(frames.PREFIX))
+            error = None if status == "ok" else push_error(read(response), pending.name)
             self._answered(pending, ref, error, now)
 
     def _answered(self, pending: Pending, ref: str | None, error: RealtimeError | None, now: Instant) -> None:
@@ -200,7 +200,7 @@ class Receiver:
     def unanswered(self, pending: Pending, now: Instant) -> None:
         """A reply did not come in time. A missing heartbeat means that the socket is dead (R4)."""
         late = OperationTimeout(f"the server did not answer the {pending.event} in time")
-        late.topic = pending.topic.removeprefix(frames.PREFIX) if pending.topic != frames.PHOENIX else None
+        late.topic = pending.name
         channel = self._channels.get(pending.topic)
         if pending.event == frames.PRESENCE and channel is not None:
             channel.track_answered(late, now)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from supawire.core import frames
 from supawire.core.effects import Effects, Settle, Ticket
 from supawire.core.timers import Timers
-from supawire.errors import RealtimeError
+from supawire.errors import ConnectionLostError, RealtimeError
 
 
 class Tickets:
@@ -62,6 +63,23 @@ class Pending:
     sequence: int
     """Its place among the frames of this socket, to know whether it was written when the socket was lost."""
     sent_at: float
+
+    @property
+    def name(self) -> str | None:
+        """The channel, as users say it; None for the socket itself."""
+        return None if self.topic == frames.PHOENIX else self.topic.removeprefix(frames.PREFIX)
+
+    def lost(self, error: ConnectionLostError, written: int | None) -> ConnectionLostError:
+        """What its caller gets when the socket is gone that had written so many frames, None when nobody knows."""
+        maybe_sent = written is None or self.sequence <= written
+        return ConnectionLostError(
+            error.message,
+            maybe_sent=maybe_sent,
+            close_code=error.close_code,
+            topic=self.name,
+            hint=error.hint,
+            docs=error.docs,
+        )
 
 
 class Replies:

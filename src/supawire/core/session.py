@@ -313,9 +313,7 @@ class Session:
     def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
         """The socket is gone: requests on it are settled, channels wait (R31)."""
         for pending in self._context.replies.clear():
-            maybe_sent = written is None or pending.sequence <= written
-            lost = ConnectionLostError(error.message, maybe_sent=maybe_sent, close_code=error.close_code)
-            self._context.tickets.settle(pending.ticket, lost)
+            self._context.tickets.settle(pending.ticket, pending.lost(error, written))
         self._joins.lost(now)
         for channel in list(self._channels.values()):
             channel.membership.link_lost(error, self._receiver.heard_at or now, now)

@@ -1,0 +1,343 @@
+"""Every send has one definite outcome, whatever the state, the acknowledgement, and the reply (R31)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from supawire.core.effects import Publish, Ticket
+from supawire.errors import (
+    ClosedError,
+    ConnectionLostError,
+    OperationTimeout,
+    PayloadTooLargeError,
+    PushError,
+    RealtimeError,
+    StateError,
+)
+from supawire.options import Offline, SessionOptions
+from supawire.selectors import changes
+from supawire.testing.pilot import NOT_YET
+from supawire.types import ChannelState, LinkState, Sent
+
+from .conftest import Pushed, Story
+
+# --- the states a channel can be in
+
+
+def joined(story: Story, room: str) -> None:
+    """The server has said ok."""
+    story.join(room)
+
+
+def joining(story: Story, room: str) -> None:
+    """The join is out."""
+    story.do(story.session.join, room)
+
+
+def rejoining(story: Story, room: str) -> None:
+    """The join for a late listener is out; the one before lives."""
+    story.join(room)
+    story.collect(room, changes("users"))
+    story.run_for(0)
+
+
+def retrying(story: Story, room: str) -> None:
+    """The join was refused for a reason that passes."""
+    story.do(story.session.join, room)
+    story.refuse_join("RealtimeRestarting: wait")
+
+
+def idle(story: Story, room: str) -> None:
+    """Nobody has subscribed."""
+
+
+def failed(story: Story, room: str) -> None:
+    """The join was refused for good."""
+    story.do(story.session.join, room)
+    story.refuse_join("Unauthorized: no")
+
+
+def waiting(story: Story, room: str) -> None:
+    """The link is down."""
+    story.join(room)
+    story.drop(1006)
+
+
+def leaving(story: Story, room: str) -> None:
+    """The leave is out."""
+    story.join(room)
+    story.do(story.session.leave, room, 10.0)
+
+
+def removed(story: Story, room: str) -> None:
+    """The channel was removed."""
+    story.join(room)
+    story.do(story.session.remove, room)
+
+
+def closing(story: Story, room: str) -> None:
+    """The client is saying goodbye."""
+    story.join(room)
+    story.do(story.session.close)
+
+
+def closed(story: Story, room: str) -> None:
+    """The client is closed."""
+    story.join(room)
+    story.do(story.session.close)
+    story.drop(1000)
+
+
+STATES = (joined, joining, rejoining, retrying, idle, failed, waiting, leaving, removed, closing, closed)
+NOT_JOINED = (joining, retrying, idle, failed, waiting, leaving)
+ENDED = (removed, closing, closed)
+
+# --- what becomes of what was written
+
+
+class Fate(NamedTuple):
+    """What the world does after the frame was handed over, and what an acked send gets."""
+
+    does: Callable[[Story, Pushed], None]
+    gets: Any
+
+
+def reply(response: Any, status: str) -> Callable[[Story, Pushed], None]:
+    """The server answers."""
+    return lambda story, pushed: story.answer_push(pushed, response, status=status)
+
+
+def silence(story: Story, pushed: Pushed) -> None:
+    """The server says nothing about it, and is otherwise alive."""
+    story.run_alive(10.1)
+
+
+def lost(written: bool | None) -> Callable[[Story, Pushed], None]:
+    """The link is lost; the transport knows, or not, whether the frame had been written."""
+
+    def does(story: Story, pushed: Pushed) -> None:
+        total = story.session.sequence
+        story.drop(1006, written=None if written is None else total if written else total - 1)
+
+    return does
+
+
+def end(story: Story, pushed: Pushed) -> None:
+    """The server ends the channel."""
+    story.close_channel(pushed.topic, pushed.join_ref)
+
+
+FATES = {
+    "ok": Fate(reply({}, "ok"), Sent("socket", acked=True)),
+    "ok with a string": Fate(reply("fine", "ok"), Sent("socket", acked=True)),
+    "error object": Fate(reply({"reason": "no"}, "error"), PushError),
+    "error object of size": Fate(reply({"reason": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
+    "bare string error": Fate(reply("payload_size_exceeded", "error"), PayloadTooLargeError),
+    "unknown string error": Fate(reply("nope", "error"), PushError),
+    "empty error": Fate(reply({}, "error"), PushError),
+    "not joined after all": Fate(reply({"reason": "unmatched topic"}, "error"), PushError),
+    "none": Fate(silence, OperationTimeout),
+    "link lost before written": Fate(lost(written=False), (ConnectionLostError, False)),
+    "link lost after written": Fate(lost(written=True), (ConnectionLostError, True)),
+    "link lost, who knows": Fate(lost(written=None), (ConnectionLostError, True)),
+    "channel ended": Fate(end, (ConnectionLostError, True)),
+    "heartbeat missed": Fate(lambda story, _: story.do(story.session.reconnect), (ConnectionLostError, True)),
+    "left": Fate(lambda story, one: drop(story.do(story.session.leave, one.topic, 1.0)), (ConnectionLostError, True)),
+    "removed": Fate(lambda story, one: story.do(story.session.remove, one.topic), ClosedError),
+    "client closed": Fate(lambda story, _: drop(story.do(story.session.close)), ClosedError),
+}
+
+
+def drop(ticket: Ticket) -> None:
+    """The outcome of the command itself is told elsewhere."""
+
+
+def send(story: Story, room: str, *, ack: bool) -> Any:
+    """A broadcast's ticket, None, or the error that it raised at once."""
+    try:
+        return story.broadcast(room, ack=ack, timeout=10.0)
+    except RealtimeError as error:
+        return error
+
+
+def is_a(outcome: Any, expected: Any) -> None:
+    """The outcome is this value, or an error of this class, perhaps with this `maybe_sent`."""
+    if isinstance(expected, tuple):
+        kind, maybe_sent = expected
+        assert isinstance(outcome, kind), repr(outcome)
+        assert outcome.maybe_sent is maybe_sent
+    elif isinstance(expected, type):
+        assert type(outcome) is expected, repr(outcome)
+    else:
+        assert outcome == expected
+
+
+@pytest.fixture(params=["2.0.0", "1.0.0"])
+def begin(request: pytest.FixtureRequest) -> Callable[..., tuple[Story, str]]:
+    """A story in a state, with its channel."""
+
+    def begin(state: Callable[[Story, str], None], offline: Offline = "raise") -> tuple[Story, str]:
+        story = Story(SessionOptions(protocol=request.param, offline=offline))
+        story.open()
+        room = story.channel(ack=True)
+        state(story, room)
+        return story, room
+
+    return begin
+
+
+Begin = Callable[..., tuple[Story, str]]
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_an_acked_send_gets_what_became_of_it(begin: Begin, fate: str) -> None:
+    """Joined, with ack: the outcome is the server's word, or says whether it may have arrived (R31)."""
+    story, room = begin(joined)
+    ticket = send(story, room, ack=True)
+    assert story.outcome(ticket) is NOT_YET
+    (pushed,) = story.pushed()
+    FATES[fate].does(story, pushed)
+    is_a(story.outcome(ticket), FATES[fate].gets)
+    if isinstance(story.outcome(ticket), RealtimeError) and fate != "client closed":
+        assert story.outcome(ticket).topic == "room"
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_an_unacked_send_is_over_when_it_is_handed_over(begin: Begin, fate: str) -> None:
+    """Joined, without ack: the send is over at once, and whatever comes later is nobody's (R31)."""
+    story, room = begin(joined)
+    owed = story.session.stats().pending
+    assert send(story, room, ack=False) is None
+    assert story.session.stats().pending == owed
+    (pushed,) = story.pushed()
+    before = dict(story.outcomes)
+    FATES[fate].does(story, pushed)
+    assert {ticket.what for ticket in story.outcomes.keys() - before.keys()} <= {"leave", "close"}
+
+
+@pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
+@pytest.mark.parametrize("state", NOT_JOINED)
+def test_a_send_while_not_joined_is_refused_at_once(begin: Begin, state: Any, ack: bool) -> None:
+    """Not joined, by default: StateError that names the state and, where there is one, the reason (R31)."""
+    story, room = begin(state)
+    error = send(story, room, ack=ack)
+    assert type(error) is StateError
+    assert story.state(room).value in str(error)
+    assert error.topic == "room"
+    assert error.hint
+    if state is failed:
+        assert "Unauthorized" in str(error)
+    assert story.pushed() == []
+    assert story.session.stats().queued == 0
+
+
+@pytest.mark.parametrize("offline", ["raise", "wait", "queue", "http"])
+@pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
+@pytest.mark.parametrize("state", ENDED)
+def test_a_send_after_the_end_raises_closed(begin: Begin, state: Any, ack: bool, offline: Offline) -> None:
+    """Removed, closing or closed: ClosedError, whatever the policy (R31)."""
+    story, room = begin(state, offline)
+    assert type(send(story, room, ack=ack)) is ClosedError
+    assert story.session.stats().queued == 0
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
+def test_a_kept_acked_send_is_sent_after_the_join_and_gets_what_became_of_it(
+    begin: Begin, state: Any, fate: str
+) -> None:
+    """Kept until the join, then as if sent while joined: each fate has the same outcome (R31, R32)."""
+    story, room = begin(state, "wait")
+    ticket = send(story, room, ack=True)
+    assert story.outcome(ticket) is NOT_YET
+    assert story.pushed() == []
+    bring_in(story, room)
+    (pushed,) = story.pushed()
+    assert story.outcome(ticket) is NOT_YET
+    FATES[fate].does(story, pushed)
+    is_a(story.outcome(ticket), FATES[fate].gets)
+
+
+@pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
+def test_a_kept_unacked_send_is_over_when_it_is_handed_over(begin: Begin, state: Any) -> None:
+    """Kept, without ack: the outcome is "sent by socket" at the moment of the join (R31, R32)."""
+    story, room = begin(state, "queue")
+    ticket = send(story, room, ack=False)
+    assert story.outcome(ticket) is NOT_YET
+    bring_in(story, room)
+    assert story.outcome(ticket) == Sent("socket")
+    assert len(story.pushed()) == 1
+
+
+def bring_in(story: Story, room: str) -> None:
+    """Whatever the state, the channel gets joined."""
+    if story.session.state is LinkState.RETRYING:
+        story.come_back()
+    if story.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
+        story.do(story.session.join, room)
+    for leave in story.sent("phx_leave"):
+        story.reply(leave)
+    if story.state(room) is ChannelState.RETRYING:
+        story.run_for(1.1)
+    story.answer_join()
+    assert story.state(room) is ChannelState.JOINED
+
+
+UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
+    "expired": (lambda story, room: story.run_for(10.1), OperationTimeout),
+    "refused for good": (lambda story, room: story.refuse_join("Unauthorized: no"), RealtimeError),
+    "left": (lambda story, room: story.do(story.session.leave, room, 1.0), StateError),
+    "removed": (lambda story, room: story.do(story.session.remove, room), ClosedError),
+    "closed": (lambda story, room: story.do(story.session.close), ClosedError),
+}
+
+
+@pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
+@pytest.mark.parametrize("how", UNSENT)
+def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bool) -> None:
+    """Kept and never sent: its caller gets the reason, and the frame never goes out (R31, R32)."""
+    story, room = begin(joining, "wait")
+    ticket = send(story, room, ack=ack)
+    does, kind = UNSENT[how]
+    does(story, room)
+    assert isinstance(story.outcome(ticket), kind)
+    assert "not sent" in str(story.outcome(ticket)) or how != "expired"
+    if how in ("expired", "refused for good"):
+        story.do(story.session.join, room)
+        story.answer_join()
+    assert story.pushed() == []
+    assert story.session.stats().queued == 0
+
+
+@pytest.mark.parametrize("state", NOT_JOINED)
+def test_with_http_a_send_while_not_joined_is_an_order_to_publish(begin: Begin, state: Any) -> None:
+    """offline="http": the shell is told to publish with the channel's privacy, and the ticket waits for it (R31)."""
+    story, room = begin(state, "http")
+    ticket = send(story, room, ack=True)
+    (order,) = [effect for effect in story.effects if isinstance(effect, Publish)]
+    assert order.ticket == ticket
+    assert story.outcome(ticket) is NOT_YET
+    assert story.pushed() == []
+
+
+@pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
+def test_an_ack_that_the_server_would_never_send_is_refused(story: Story, ack: bool) -> None:
+    """ack=True on a channel that was joined without ack would wait for ever: it raises at once (R31)."""
+    story.open()
+    room = story.joined()
+    error = send(story, room, ack=ack)
+    assert isinstance(error, StateError) is ack
+
+
+def test_every_state_is_in_the_matrix() -> None:
+    """The matrix has every state a channel can be in (R31)."""
+    seen = set[ChannelState]()
+    for state in STATES:
+        story = Story()
+        story.open()
+        room = story.channel(ack=True)
+        channel = story.at(room)
+        state(story, room)
+        seen.add(channel.state)
+    assert seen == set(ChannelState)
