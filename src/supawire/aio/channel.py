@@ -152,8 +152,9 @@ class AsyncChannel:
     ) -> AsyncStream[E1 | E2 | E3 | E4 | E5]: ...  # fmt: skip
     @overload
     def listen(
-        self, *selectors: Selector[Any], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
-    ) -> AsyncStream[Any]: ...
+        self, one: Selector[Any], two: Selector[Any], three: Selector[Any], four: Selector[Any], five: Selector[Any],
+        six: Selector[Any], /, *more: Selector[Any], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...,
+    ) -> AsyncStream[Any]: ...  # fmt: skip
     def listen(
         self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
     ) -> AsyncStream[Any]:
