@@ -245,6 +245,23 @@ def test_a_token_that_stays_the_same_is_not_tried_twice():
     tell(story, token=provider, on_error=[].append)
 
 
+def test_a_token_that_came_meanwhile_is_used():
+    """When there is a newer token than the refused one, that is tried, and nobody is asked."""
+    provider = Provider()
+
+    async def story(client: AsyncClient, http: FakeHttp) -> None:
+        gate = http.hold(401)
+        publishing = asyncio.create_task(client.publish("room", "typing", {}))
+        await asyncio.sleep(1)
+        await client.set_auth("set.by.hand")
+        gate.set()
+        assert await publishing == BY_ITSELF
+        assert provider.asked == 1
+        assert http.requests[1].reveal()["Authorization"] == "Bearer set.by.hand"
+
+    tell(story, token=provider, on_error=[].append)
+
+
 def test_a_newer_token_is_tried_once():
     """When the newer token is refused too, that is the end."""
     provider = Provider()

@@ -79,7 +79,9 @@ async def test_names_of_dots_arrive(server: LocalServer, names: tuple[str, str])
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=repr)
+@pytest.mark.parametrize(
+    "data", [b"\x00\xff", bytearray(b"ab"), memoryview(b"cd"), b""], ids=["bytes", "bytearray", "memoryview", "empty"]
+)
 async def test_bytes_arrive_as_bytes(server: LocalServer, data: Any):
     """Bytes of any kind arrive as they are (R34)."""
     async with joined(server, "bytes") as (client, heard):
@@ -416,14 +418,29 @@ async def test_closing_the_client_ends_requests():
 
 
 @pytest.mark.anyio
+async def test_a_client_that_is_ended_from_outside_closes_its_pool(server: LocalServer):
+    """When the client's root task is cancelled, as by `asyncio.run` at its end, its pool is closed too."""
+    async with connect_async(server.url, server.anon_key) as client:
+        await client.publish("room", "typing", {"n": 1})
+        sessions = [it for it in gc.get_objects() if type(it) is aiohttp.ClientSession and not it.closed]
+        root = client._driver.tasks._root
+        assert root is not None
+        root.cancel()
+        await asyncio.wait([root])
+    assert all(it.closed for it in sessions)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("offline", [False, True])
 async def test_a_caller_who_goes_away_takes_the_request_along(offline: bool):
     """Cancelling the call cancels its request, and nothing is owed any more."""
     http = Watched()
     async with connected(http=http, offline="http") as (client, _):
         room = client.channel("room")
-        call = room.broadcast("typing", {}) if offline else client.publish("room", "typing", {})
-        calling = asyncio.create_task(call)
+        if offline:
+            calling = asyncio.create_task(room.broadcast("typing", {}, timeout=None))
+        else:
+            calling = asyncio.create_task(client.publish("room", "typing", {}, timeout=None))
         await http.asked.wait()
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):

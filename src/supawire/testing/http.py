@@ -24,7 +24,7 @@ class FakeHttp:
     def __init__(self) -> None:
         self.requests: list[HttpRequest] = []
         """Every request so far."""
-        self._script: deque[HttpResponse | HttpError | asyncio.Event] = deque()
+        self._script: deque[HttpResponse | HttpError | tuple[asyncio.Event, HttpResponse]] = deque()
 
     def answer(
         self, status: int = 202, body: bytes | Any = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
@@ -40,10 +40,10 @@ class FakeHttp:
         for _ in range(times):
             self._script.append(HttpError(text, maybe_sent=maybe_sent, retryable=retryable))
 
-    def hold(self) -> asyncio.Event:
-        """Answer the next request when this event is set, with 202."""
+    def hold(self, status: int = 202) -> asyncio.Event:
+        """Answer the next request when this event is set."""
         gate = asyncio.Event()
-        self._script.append(gate)
+        self._script.append((gate, HttpResponse(status)))
         return gate
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
@@ -51,9 +51,9 @@ class FakeHttp:
         self.requests.append(request)
         await asyncio.sleep(0)
         answer = self._script.popleft() if self._script else HttpResponse(202)
-        if isinstance(answer, asyncio.Event):
-            await answer.wait()
-            answer = HttpResponse(202)
+        if isinstance(answer, tuple):
+            gate, answer = answer
+            await gate.wait()
         if isinstance(answer, HttpError):
             raise answer
         return answer
