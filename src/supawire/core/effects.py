@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supawire.core.rest import Letter
 from msgspec import Struct
 
+from supawire.core.rest import Letter
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 
