@@ -1,18 +1,32 @@
 """The pages are complete and their commands and links are real."""
 
+import inspect
 import re
 from dataclasses import fields
+from enum import Enum
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import supawire
 from docs.tables import ROOT, pages
+from supawire import _servercodes as codes
+from supawire._errortree import TREE
+from supawire.cli.app import build
+from supawire.errors import Known
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WRITTEN = [
     page for page in pages() if page.name not in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "reference.md")
+]
+KNOWN = [
+    row
+    for value in vars(codes).values()
+    for row in (value if isinstance(value, tuple) else [value])
+    if isinstance(row, Known)
 ]
 
 
@@ -20,6 +34,7 @@ def shown(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@cache
 def names_in_pages() -> set[str]:
     """Every word that stands as code in a page for users."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in WRITTEN)
@@ -52,9 +67,68 @@ def test_files_named_in_the_architecture_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def public(kind: type[object]) -> set[str]:
+    """What users see on an object of this class: methods, properties and fields, those it inherits too."""
+    if issubclass(kind, Enum):
+        return {member.value for member in kind}
+    if issubclass(kind, ClientOptions | ChannelOptions):  # they also have properties that the client itself uses
+        return {field.name for field in fields(kind)}
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("supawire")]
+    annotated = {name for base in ours for name in inspect.get_annotations(base)}
+    return {name for name in annotated.union(*map(vars, ours)) if not name.startswith("_")}
+
+
 def test_every_public_name_is_in_a_page():
     """Each name that users import stands in a page that was written, not only in the reference."""
     assert sorted(set(supawire.__all__) - names_in_pages()) == []
+
+
+@pytest.mark.parametrize("module", ["server", "transport"])
+def test_every_name_of_a_part_is_in_a_page(module: str):
+    """Each name that users import from `supawire.server` and `supawire.transport` stands in a page."""
+    assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []
+
+
+CLASSES = [name for name in sorted(supawire.__all__) if isinstance(getattr(supawire, name), type)]
+NOT_FOR_USERS = {"default_retryable"}  # what classes of errors say to their base
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_everything_on_a_public_class_is_in_a_page(name: str):
+    """Each method, property and field of what users import stands in a page; so does each fault of the local server."""
+    assert sorted(public(getattr(supawire, name)) - NOT_FOR_USERS - names_in_pages()) == []
+
+
+def test_every_error_is_in_the_page_of_errors():
+    """Each class of the tree of errors stands in the page that an error's `docs` leads to."""
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert [kind.__name__ for kind in TREE if f"`{kind.__name__}`" not in text] == []
+
+
+@pytest.mark.parametrize("row", [*KNOWN], ids=lambda row: f"{row.slug}-{row.code}-{row.starts}")
+def test_what_an_error_says_of_its_page_is_true(row: Known):
+    """The section that `docs` of an error names exists."""
+    page, _, anchor = row.docs.partition("#")
+    assert f"### {anchor}\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")
+
+
+def test_every_command_and_its_options_are_in_the_page_of_commands():
+    """Each command of `supawire` has a section with its options."""
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (supawire [\w-]+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    app = build()
+    commands = {f"supawire {name}": app[name].default_command for name in app if not name.startswith("-")}
+    assert sections.keys() == commands.keys()
+    for name, command in commands.items():
+        assert command is not None
+        options = [f"--{option.replace('_', '-')}" for option in inspect.signature(command).parameters]
+        assert [option for option in options if f"`{option}`" not in sections[name]] == []
+
+
+def test_every_page_is_in_the_table_of_contents():
+    """Each page of docs/ is listed in the first page, once."""
+    listed = re.findall(r"^([a-z-]+)$", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index")
 
 
 @pytest.mark.parametrize("kind", [ClientOptions, ChannelOptions, Backoff, Limits], ids=lambda kind: kind.__name__)
