@@ -226,6 +226,7 @@ def half_open(stage: Stage) -> str:
     """The connection goes deaf without a word."""
     if stage.ada.wire is not None:
         stage.ada.wire.deaf = True
+        stage.history.deaf.append(stage.now.mono)
     return "half-open"
 
 

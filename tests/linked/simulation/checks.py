@@ -149,7 +149,8 @@ def _was_owed(stage: Stage, hearer: Hearer, event: Happened) -> bool:
     """Whether the listener was there, and the channel wanted and joined before, when it happened, and long enough."""
     if hearer.since >= event.number:
         return False
-    enough = event.at + (_NOTICED if event.hidden else _ON_ITS_WAY)
+    swallowed = any(event.at <= at <= event.at + _ON_ITS_WAY for at in stage.history.deaf)
+    enough = event.at + (_NOTICED if event.hidden or swallowed else _ON_ITS_WAY)
     if hearer.until is not None and hearer.until <= enough:
         return False
     for begin, end in stage.history.wishes[event.topic].intervals:

@@ -107,6 +107,8 @@ class History:
     """Numbers of the client's broadcasts that somebody with a good connection heard, by topic."""
     jumps: list[float] = field(default_factory=list[float])
     """When the wall clock jumped."""
+    deaf: list[float] = field(default_factory=list[float])
+    """When the connection went deaf without a word."""
     trace: list[str] = field(default_factory=list[str])
     numbers: int = 0
 
