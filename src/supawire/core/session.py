@@ -53,7 +53,6 @@ class Session:
         self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
         self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
         self.posts: Final = Posts(self._context, self._refresh, self._check_open)
-        """What goes out by HTTP."""
         self._drift: float | None = None
         self._openers: list[Ticket] = []
         self._closers: list[Ticket] = []
