@@ -106,6 +106,8 @@ class Tracking:
         elif isinstance(error, OperationTimeout):
             self._confirmed = _Unknown.UNKNOWN  # so that the newer wish is sent, whatever it is
         if error is not None and self.wish == sent[0]:
+            if not self._tickets:  # it was sent after a rejoin: nobody waits who would hear of it
+                self._context.report("track", topic=self._name, error=error)
             self._settle(error)
             return
         self.advance(now)

@@ -1,0 +1,291 @@
+"""Our own presence: a wish that outlives joins, merged to what the server allows (R35, R45)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.core.pacing import Allowance
+from supawire.errors import OperationTimeout, PushError, RateLimitedError
+from supawire.options import Limits
+from supawire.selectors import presence
+from supawire.server.desk import HubOptions
+from supawire.server.limits import ServerLimits
+from supawire.testing.linked import SECRET, World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState
+
+from .conftest import Story
+
+
+def asked(story: Story) -> list[Any]:
+    """The payloads of the presence requests that went out, None for an untrack."""
+    payloads = [frame.payload for frame in story.sent("presence")]
+    return [payload["payload"] if payload["event"] == "track" else None for payload in payloads]
+
+
+def answer(story: Story) -> None:
+    """Let the server confirm the newest request."""
+    story.reply(story.sent("presence")[-1])
+
+
+@pytest.fixture
+def here(story: Story) -> tuple[Story, str]:
+    """A joined channel with presence enabled."""
+    story.open()
+    return story, story.joined(presence_key="ada")
+
+
+Here = tuple[Story, str]
+
+
+def track(story: Story, room: str, wish: bytes | None, timeout: float | None = 10.0) -> Any:
+    """Wish; the ticket."""
+    return story.do(story.session.track, room, wish, timeout)
+
+
+def test_track_is_settled_by_its_confirmation(here: Here) -> None:
+    """track returns when the server has confirmed it, and untrack too (R45)."""
+    story, room = here
+    tracked = track(story, room, b'{"n":1}')
+    assert story.outcome(tracked) is NOT_YET
+    answer(story)
+    assert story.outcome(tracked) is None
+    untracked = track(story, room, None)
+    answer(story)
+    assert story.outcome(untracked) is None
+    assert asked(story) == [{"n": 1}, None]
+
+
+def test_a_refused_track_raises_and_the_channel_lives(here: Here) -> None:
+    """An error reply reaches the caller as PushError; nothing is sent again by itself (R45)."""
+    story, room = here
+    tracked = track(story, room, b'{"n":1}')
+    story.reply(story.sent("presence")[-1], {"reason": "Presence track payload must be a map"}, status="error")
+    assert isinstance(error_of(story.outcome(tracked)), PushError)
+    story.run_alive(60)
+    assert len(story.sent("presence")) == 1
+    assert story.state(room) is ChannelState.JOINED
+
+
+def test_an_unanswered_track_times_out_and_the_next_wish_goes_out(here: Here) -> None:
+    """Without a reply the caller gets a timeout; what the server holds is unknown, so any newer wish is sent."""
+    story, room = here
+    tracked = track(story, room, b'{"n":1}', None)
+    story.run_alive(10.1)
+    assert isinstance(error_of(story.outcome(tracked)), OperationTimeout)
+    untracked = track(story, room, None)
+    assert asked(story) == [{"n": 1}, None]
+    answer(story)
+    assert story.outcome(untracked) is None
+
+
+def test_a_refused_presence_that_nobody_waits_for_is_reported(story: Story) -> None:
+    """When the track after a rejoin is refused or not answered, `on_error` hears of it: nothing vanishes (R45)."""
+    story.open()
+    room = story.channel(presence_key="ada")
+    track(story, room, b"{}")
+    story.join(room)
+    story.reply(story.sent("presence")[-1], {}, status="error")
+    assert [type(error) for error in story.errors] == [PushError]
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+    story.run_alive(10.1)
+    assert [type(error) for error in story.errors] == [PushError, OperationTimeout]
+
+
+def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) -> None:
+    """Each join is followed by one track of the newest wish, before anything else; after untrack by none (R45)."""
+    each.open()
+    room = each.channel(presence_key="ada")
+    each.do(each.session.track, room, b'{"n":1}', 10.0)
+    each.join(room)
+    answer(each)
+    for turn in range(3):
+        each.do(each.session.track, room, b'{"n":%d}' % (turn + 2), 10.0)
+        answer(each)
+        each.drop(1006)
+        each.come_back()
+        each.answer_join()
+        assert asked(each)[-1] == {"n": turn + 2}
+        answer(each)
+    each.close_channel(room, each.sent("phx_join")[-1].ref)
+    each.run_alive(1.1)
+    each.answer_join()
+    answer(each)
+    assert asked(each)[-1] == {"n": 4}
+    each.do(each.session.track, room, None, 10.0)
+    answer(each)
+    before = len(each.sent("presence"))
+    each.drop(1006)
+    each.come_back()
+    each.answer_join()
+    assert len(each.sent("presence")) == before
+
+
+def test_a_first_track_without_presence_enables_it(story: Story) -> None:
+    """track on a channel that was joined without presence joins again with it, tracks, and returns (R45)."""
+    story.open()
+    room = story.joined()
+    tracked = track(story, room, b'{"n":1}', 60.0)
+    assert story.sent("presence") == []
+    story.run_for(0)
+    assert story.sent("phx_join")[-1].payload["config"]["presence"] == {"enabled": True}
+    story.answer_join()
+    answer(story)
+    assert story.outcome(tracked) is None
+    assert asked(story) == [{"n": 1}]
+    assert len(story.sent("phx_join")) == 2
+
+
+def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
+    """In every state that is not joined a track is a wish: settled, and sent after the join, the newest only (R45)."""
+    room = story.channel(presence_key="ada")
+    for number in range(3):
+        assert story.outcome(track(story, room, b"%d" % number)) is None
+    story.open()
+    story.do(story.session.join, room)
+    assert story.outcome(track(story, room, b"3")) is None
+    story.answer_join()
+    assert asked(story) == [3]
+
+
+def test_wishes_are_merged_while_one_is_on_its_way(here: Here) -> None:
+    """Of ten wishes in a row the first and the last are sent; all callers are settled by the last (R35)."""
+    story, room = here
+    tickets = [track(story, room, b"%d" % number) for number in range(10)]
+    assert asked(story) == [0]
+    answer(story)
+    assert asked(story) == [0, 9]
+    assert {story.outcome(ticket) for ticket in tickets} == {NOT_YET}
+    answer(story)
+    assert {story.outcome(ticket) for ticket in tickets} == {None}
+
+
+def test_the_same_wish_again_costs_nothing(here: Here) -> None:
+    """A payload that the server already has is settled at once, without a request (R35)."""
+    story, room = here
+    track(story, room, b"1")
+    answer(story)
+    assert story.outcome(track(story, room, b"1")) is None
+    assert len(story.sent("presence")) == 1
+
+
+def test_no_more_presence_calls_than_the_server_takes(here: Here) -> None:
+    """The sixth call in 30 s waits; the newest wish goes out when the window is over (R35)."""
+    story, room = here
+    for number in range(5):
+        track(story, room, b"%d" % number)
+        answer(story)
+    tickets = [track(story, room, b"%d" % number, 60.0) for number in range(5, 9)]
+    story.run_alive(29.9)
+    assert asked(story) == [0, 1, 2, 3, 4]
+    story.run_alive(1)
+    assert asked(story) == [0, 1, 2, 3, 4, 8]
+    answer(story)
+    assert {story.outcome(ticket) for ticket in tickets} == {None}
+
+
+def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: Here) -> None:
+    """Beyond its timeout the caller gets RateLimitedError with the limit; the wish is sent all the same (R35)."""
+    story, room = here
+    for number in range(5):
+        track(story, room, b"%d" % number)
+        answer(story)
+    late = track(story, room, b"5", 10.0)
+    story.run_alive(10.1)
+    error = error_of(story.outcome(late))
+    assert isinstance(error, RateLimitedError)
+    assert "5 presence calls in 30 s" in str(error)
+    story.run_alive(21)
+    assert asked(story)[-1] == 5
+
+
+def test_a_new_join_counts_anew(here: Here) -> None:
+    """After a rejoin five calls are allowed again at once: the server counts by channel process (R35)."""
+    story, room = here
+    for number in range(5):
+        track(story, room, b"%d" % number)
+        answer(story)
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+    answer(story)
+    for number in range(10, 14):
+        track(story, room, b"%d" % number)
+        answer(story)
+    assert asked(story)[5:] == [4, 10, 11, 12, 13]
+
+
+def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
+    """A client that tracks ten times a second for two minutes is never closed for it, and its last wish holds (R35)."""
+    world = World(hub=HubOptions(secret=SECRET, limits=ServerLimits(presence_calls=5)))
+    ada, bob = world.client(), world.client()
+    room, there = ada.channel("lobby", presence_key="ada"), bob.channel("lobby")
+    bob.collect(there, presence())
+    for client, topic in ((ada, room), (bob, there)):
+        client.start(client.session.join, topic)
+    world.run_for(1)
+    for number in range(1200):
+        ada.do(ada.session.track, room, b'{"n":%d}' % number, 5.0)
+        world.run_for(0.1)
+    world.run_for(31)
+    assert len(ada.sent("phx_join")) == 1, "never closed"
+    assert [meta.payload for meta in bob.session.presence_state(there)["ada"]] == [{"n": 1199}]
+
+
+@pytest.mark.parametrize("calls", [1, 3, None])
+def test_the_presence_limit_is_a_setting(make_story: Callable[..., Story], calls: int | None) -> None:
+    """Another limit, or none, is what is kept (R35)."""
+    story = make_story(limits=Limits(presence_calls=calls))
+    story.open()
+    room = story.joined(presence_key="ada")
+    for number in range(20):
+        track(story, room, b"%d" % number)
+        answer(story)
+    assert len(story.sent("presence")) == (20 if calls is None else calls)
+
+
+def test_the_allowance_is_the_servers_window() -> None:
+    """The window begins with the first call; the next call after it begins another (protocol §5.5)."""
+    allowance = Allowance(2, 30.0)
+    assert allowance.ready_at(100.0) == 100.0
+    allowance.spend(100.0)
+    allowance.spend(120.0)
+    assert allowance.ready_at(125.0) == 130.0
+    assert allowance.ready_at(131.0) == 131.0
+    allowance.spend(131.0)
+    assert allowance.ready_at(132.0) == 132.0
+    allowance.spend(132.0)
+    assert allowance.ready_at(133.0) == 161.0
+    allowance.reset()
+    assert allowance.ready_at(133.0) == 133.0
+
+
+@pytest.mark.parametrize("how", ["leave", "remove", "cancel", "drop", "closed"])
+def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> None:
+    """Leaving, removing, losing or closing ends the wait with a reason; the wish stays with the channel (R31)."""
+    story, room = here
+    tracked = track(story, room, b"1", None)
+    if how == "leave":
+        story.do(story.session.leave, room, 10.0)
+    elif how == "remove":
+        story.do(story.session.remove, room)
+    elif how == "drop":
+        story.drop(1006)
+    elif how == "closed":
+        story.close_channel(room, story.sent("phx_join")[-1].ref)
+    else:
+        story.do(story.session.cancel, tracked)
+        answer(story)
+        assert story.outcome(tracked) is NOT_YET
+        return
+    assert error_of(story.outcome(tracked))
+    if how in ("drop", "closed"):
+        if how == "drop":
+            story.come_back()
+        else:
+            story.run_alive(1.1)
+        story.answer_join()
+        assert asked(story) == [1, 1]
