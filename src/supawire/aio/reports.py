@@ -36,6 +36,7 @@ class Reports:
         self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
         self._troubled: set[str | None] = set()
+        self._warned: set[str] = set()
         self._perform: Mapping[str, Callable[[Report], None]] = {
             "state": self._state,
             "unknown": self._unknown,
@@ -96,16 +97,24 @@ class Reports:
         self.log("wire").debug("unknown event %r on %s", report.detail.get("event"), report.topic)
 
     def _garbage(self, report: Report) -> None:
-        self.log("wire").warning("a frame that cannot be read was dropped: %s", report.detail.get("detail_of"))
+        why = report.detail.get("detail_of")
+        self._warn_once("wire", "a frame that cannot be read was dropped: %s (stats() counts them)", why)
 
     def _gap(self, report: Report) -> None:
         gap: Any = report.detail["gap"]
         lost = ", ".join(sorted(gap.lost))
-        self.log("channel").log(
-            logging.WARNING if lost else logging.DEBUG,  # nobody listens to what may be missing
-            "channel %s: events may be missing between %s and %s (%s; may have lost: %s); listen to gaps() to refetch",
-            report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
-        )  # fmt: skip
+        if lost:  # else nobody listens to what may be missing
+            self._warn_once(
+                "channel",
+                "channel %s: events may be missing between %s and %s (%s; may have lost: %s); listen to gaps() to refetch",
+                report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
+            )  # fmt: skip
+
+    def _warn_once(self, concern: str, text: str, *values: object) -> None:
+        """A warning the first time, for what may come a thousand times and needs the user once; then DEBUG (R48)."""
+        level = logging.DEBUG if text in self._warned else logging.WARNING
+        self._warned.add(text)
+        self.log(concern).log(level, text, *values)
 
     def _clock(self, report: Report) -> None:
         self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])

@@ -1,0 +1,289 @@
+"""Joins that are refused, answered late, wrongly, twice or never; and what old joins still say."""
+
+import asyncio
+
+import pytest
+
+from supawire import ChannelState, Limits, LinkState, status
+from supawire.core.frames import Frame
+from supawire.errors import JOIN_REASONS, Action, JoinDeniedError, JoinError, Known, OperationTimeout, RealtimeError
+from supawire.server import LocalServer
+from tests.faults.misbehaver import Misbehaver, Wire
+from tests.faults.steps import Heard, Steps, at_once, client_of, lives_on, room_of
+
+pytestmark = pytest.mark.anyio
+
+
+_REFUSED = (ChannelState.RETRYING, ChannelState.FAILED)
+
+
+def reason_of(row: Known) -> str:
+    """A reason as the server would word it."""
+    text = f"{row.starts or 'some text'} of today"
+    return text if row.code is None else f"{row.code}: {text}"
+
+
+def named(row: Known) -> str:
+    return f"{row.code}-{row.starts[:20]}"
+
+
+@pytest.mark.parametrize("refusal", ["UnknownErrorOnChannel: try later", "Unauthorized: you may not"])
+async def test_ten_refused_joins_of_a_hundred_cost_no_connection(refusal: str):
+    """With ten of a hundred joins refused, ninety are joined on the one connection, and the ten say why (R9, R29)."""
+    options = {"rejoin_backoff": lambda attempt: 60.0, "limits": Limits(joins_per_second=1000)}
+    with LocalServer() as server:
+        for number in range(10):
+            server.reject_join(f"room:{10 * number}", refusal)
+        async with client_of(server, server.anon_key, **options) as client:
+            rooms, moves = [client.channel(f"room:{number}") for number in range(100)], Heard()
+            for room in rooms:
+                room.on(status(), moves)
+            joins = [asyncio.create_task(room.subscribe(timeout=None)) for room in rooms]
+            good = [join for number, join in enumerate(joins) if number % 10]
+            await asyncio.gather(*good)
+            bad = [room for number, room in enumerate(rooms) if not number % 10]
+            await moves.until(lambda _: all(room.state in _REFUSED for room in bad))
+            assert all(isinstance(room.error, JoinError) for room in bad)
+            assert sum(room.state is ChannelState.JOINED for room in rooms) == 90
+            assert (client.stats().connects, client.stats().reconnects) == (1, 0)
+            for join in joins:
+                join.cancel()
+            await asyncio.wait(joins)
+
+
+@pytest.mark.parametrize("row", JOIN_REASONS, ids=named)
+async def test_every_known_refusal_is_treated_as_its_row_says(row: Known):
+    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows (R29)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        server.answers["phx_join"] = lambda wire, frame: wire.deny(frame, reason_of(row))
+        room = client.channel("room")
+        joining = asyncio.create_task(room.subscribe())
+        await server.got("phx_join")
+        server.answers["phx_join"] = Wire.accept
+        if row.action in (Action.RETRY, Action.SLOW_RETRY):
+            await joining
+            assert len(server.of("phx_join")) == 2
+            assert room.error is None
+        else:  # without a provider there is nothing to refresh
+            with pytest.raises(row.error) as caught:
+                await joining
+            assert isinstance(caught.value, RealtimeError) and reason_of(row) in caught.value.message
+            assert caught.value.topic == "room" and caught.value.hint == row.hint
+            assert room.state is ChannelState.FAILED
+            await client.ping()
+            assert len(server.of("phx_join")) == 1
+            await room.subscribe()  # and may be tried again by hand (R20)
+        assert client.stats().connects == 1
+
+
+@pytest.mark.parametrize("row", [row for row in JOIN_REASONS if row.action is Action.REFRESH], ids=named)
+async def test_a_refused_token_is_fetched_anew(row: Known):
+    """A refusal of the token asks the provider, and the next join carries what it gives (R26)."""
+    tokens = iter(f"token-{number}" for number in range(99))
+    async with Misbehaver() as server, client_of(server, token=lambda: next(tokens)) as client:
+
+        def once(wire: Wire, frame: Frame) -> None:
+            server.answers["phx_join"] = Wire.accept
+            wire.deny(frame, reason_of(row))
+
+        server.answers["phx_join"] = once
+        await client.channel("room").subscribe()
+        first, second = (frame.payload["access_token"] for frame in server.of("phx_join"))
+        assert first != second
+
+
+@pytest.mark.parametrize(
+    "response", ['"payload_size_exceeded"', "null", "5", "[]", "{}", '{"reason":{"a":1}}', '{"reason":null}']
+)
+async def test_a_refusal_of_any_shape_is_a_refusal(response: str):
+    """An error reply whose response is odd is waited through like an unknown reason (R40)."""
+    async with Misbehaver() as server, client_of(server) as client:
+
+        def once(wire: Wire, frame: Frame) -> None:
+            server.answers["phx_join"] = Wire.accept
+            payload = f'{{"status":"error","response":{response}}}'
+            wire.send(f'["{frame.join_ref}","{frame.ref}","realtime:room","phx_reply",{payload}]')
+
+        server.answers["phx_join"] = once
+        room, heard = await room_of(client)
+        await lives_on(server, room, heard, joins=2)
+
+
+async def test_a_join_that_is_never_answered_is_left_and_sent_again():
+    """While the socket lives, an unanswered join is left by its own ref, then tried again on it (R13, R22)."""
+    async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
+        server.answers["phx_join"] = None
+        room, heard = client.channel("room"), Heard()
+        joining = asyncio.create_task(room.subscribe(timeout=None))
+        first = await server.got("phx_join")
+        left = await server.got("phx_leave")
+        assert left.join_ref == first.ref
+        server.answers["phx_join"] = Wire.accept
+        await joining
+        assert [frame.event for frame in server.frames if frame.topic != "phoenix"][:3] == [
+            "phx_join", "phx_leave", "phx_join",
+        ]  # fmt: skip
+        assert client.stats().connects == 1
+        assert heard == []
+
+
+async def test_a_join_on_a_socket_that_says_nothing_replaces_the_socket():
+    """When nothing at all came since the join was sent, the socket is dead and a new one is made (R4, R22)."""
+    async with Misbehaver() as server, client_of(server, timeout=0.1) as client:
+        server.answers["phx_join"] = None
+        joining = asyncio.create_task(client.channel("room").subscribe(timeout=None))
+        await server.connected(2)
+        server.answers["phx_join"] = Wire.accept
+        await joining
+        assert client.stats().reconnects == 1
+
+
+async def test_a_late_answer_to_an_old_join_changes_nothing():
+    """An ok or an error that comes for a join which was given up does not move the channel, and is counted (R12)."""
+    async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
+        server.answers["phx_join"] = None
+        room = client.channel("room")
+        joining = asyncio.create_task(room.subscribe(timeout=None))
+        old = await server.got("phx_join")
+        new = await server.got("phx_join", 2)
+        server.wire.reply(old, "error", {"reason": "Unauthorized: late"})
+        server.wire.accept(old)
+        await client.ping()
+        assert room.state is ChannelState.JOINING and not joining.done()
+        server.answers["phx_join"] = Wire.accept
+        server.wire.accept(new)
+        await joining
+        moves = Heard()
+        room.on(status(), moves)
+        server.wire.say("realtime:room", "phx_close", {}, join_ref=old.ref, ref=old.ref)
+        server.wire.say("realtime:room", "phx_error", {}, join_ref=old.ref, ref=old.ref)
+        late = client.stats().late_replies
+        server.wire.accept(old)
+        await client.ping()
+        assert room.state is ChannelState.JOINED and moves == []
+        assert client.stats().late_replies == late + 1
+        assert client.stats().stale_frames >= 2
+
+
+@pytest.mark.parametrize("protocol", ["1.0.0", "2.0.0"])
+async def test_the_late_close_of_an_old_join_leaves_the_new_one(protocol: str):
+    """A topic that was left and joined again outlives the close of its former join, in both versions (R12)."""
+    with LocalServer() as server:
+        async with client_of(server, server.anon_key, protocol=protocol) as client:
+            room, heard = await room_of(client)
+            await room.unsubscribe()
+            await room.subscribe()
+            server.close_channel("room", stale=True)
+            server.broadcast("room", "hello", {"n": 1})
+            await heard.until(1)
+            assert room.state is ChannelState.JOINED and len(heard) == 1
+            assert client.stats().stale_frames >= 1
+
+
+async def test_replies_with_a_wrong_ref_answer_nothing():
+    """A reply to a ref that nobody sent is counted, and the join goes on waiting for its own (R12)."""
+    async with Misbehaver() as server, client_of(server) as client:
+
+        def wrongly(wire: Wire, frame: Frame) -> None:
+            for ref in ("999", None, ""):
+                wire.reply(frame._replace(ref=ref), "error", {"reason": "Unauthorized: not meant for you"})
+            wire.reply(frame._replace(topic="realtime:other", ref="998"))
+            wire.accept(frame)
+
+        server.answers["phx_join"] = wrongly
+        room, heard = await room_of(client)
+        assert room.state is ChannelState.JOINED
+        assert client.stats().late_replies == 4
+        await lives_on(server, room, heard, joins=1)
+
+
+@pytest.mark.parametrize("second", ["ok", "error"])
+async def test_a_reply_counts_once(second: str):
+    """A second reply to the same join is counted and changes nothing (R12)."""
+    async with Misbehaver() as server, client_of(server) as client:
+
+        def twice(wire: Wire, frame: Frame) -> None:
+            wire.accept(frame)
+            wire.reply(frame, second, {"reason": "Unauthorized: on second thoughts", "postgres_changes": []})
+
+        server.answers["phx_join"] = twice
+        room, heard = await room_of(client)
+        await lives_on(server, room, heard, joins=1)
+        assert client.stats().late_replies == 1
+
+
+async def test_a_subscribe_that_timed_out_can_be_tried_again():
+    """A timeout withdraws the wish; the same channel subscribes again with a definite result (R20, R23)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        server.answers["phx_join"] = None
+        room, heard = client.channel("room"), Heard()
+        with pytest.raises(OperationTimeout):
+            await room.subscribe(timeout=0.05)
+        joining = asyncio.create_task(room.subscribe())
+        await asyncio.sleep(0)
+        joining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+        server.answers["phx_join"] = Wire.accept
+        await room.subscribe()
+        assert room.state is ChannelState.JOINED and heard == []
+
+
+async def test_a_channel_that_crashes_comes_back():
+    """`phx_error` and an unexplained `phx_close` of the living join are followed by another join (R12, R22)."""
+    steps = Steps()
+    with LocalServer() as server:
+        async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
+            room, heard = await room_of(client)
+            for act in (server.crash_channel, server.close_channel):
+                before = len(steps)
+                act("room")
+                await steps.until(before + 1)
+                await room.subscribe()
+                server.broadcast("room", "hello", {})
+                await heard.until(before + 1)
+            assert client.stats().connects == 1
+
+
+async def test_a_server_that_is_shutting_down_is_found_again():
+    """`Server requested disconnect` and 1012, with joins refused meanwhile, end in a joined channel (R7, R29)."""
+    steps = Steps()
+    with LocalServer() as server:
+        async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
+            room, heard = await room_of(client)
+            server.reject_join("room", "RealtimeRestarting: Realtime is restarting, please standby")
+            server.request_disconnect()
+            await steps.until(3)
+            server.reset_faults()
+            await room.subscribe()
+            server.broadcast("room", "hello", {})
+            await heard.until(1)
+            assert client.stats().reconnects == 1
+
+
+async def test_leaving_one_channel_leaves_that_one():
+    """A topic that is left while another is being joined ends alone, and its late frames reach nobody (R24)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        one, heard_one = await room_of(client, "one")
+        server.answers["phx_leave"] = None
+        leaving = asyncio.create_task(one.unsubscribe(timeout=0.05))
+        two, heard_two = await room_of(client, "two")
+        await leaving
+        server.wire.broadcast("one", "ghost", {})
+        server.wire.broadcast("two", "real", {})
+        await heard_two.until(1)
+        assert heard_one == [] and (one.state, two.state) == (ChannelState.IDLE, ChannelState.JOINED)
+        assert client.state is LinkState.OPEN
+
+
+async def test_a_denied_channel_may_be_given_another_token():
+    """A channel that was refused for good is joined when it gets a token that is accepted (R29)."""
+    async with Misbehaver() as server, client_of(server, rejoin_backoff=at_once) as client:
+        server.answers["phx_join"] = lambda wire, frame: wire.deny(frame, "Unauthorized: not you")
+        room = client.channel("room", private=True)
+        with pytest.raises(JoinDeniedError):
+            await room.subscribe()
+        server.answers["phx_join"] = Wire.accept
+        await room.set_auth("another-token")
+        await room.subscribe()
+        assert server.of("phx_join")[-1].payload["access_token"] == "another-token"
