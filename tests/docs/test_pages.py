@@ -67,6 +67,21 @@ def test_files_named_in_the_architecture_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+ROOMS = ["core", "aio", "transport", "server", "testing", "."]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_file_is_in_the_map(room: str):
+    """Each module of the library stands where ARCHITECTURE.md says where things are, and none that is gone."""
+    text = (
+        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Where things are")[2].partition("\n## ")[0]
+    )
+    paragraphs = re.split(r"^\*\*", text, flags=re.MULTILINE)
+    part = next(part for part in paragraphs if part.startswith(f"`{room}/`" if room != "." else "Shared words"))
+    files = {path.name for path in (ROOT / "src" / "supawire" / room).glob("*.py") if not path.name.startswith("__")}
+    assert set(re.findall(r"`(\w+\.py)`", part)) == files
+
+
 def public(kind: type[object]) -> set[str]:
     """What users see on an object of this class: methods, properties and fields, those it inherits too."""
     if issubclass(kind, Enum):
