@@ -1,7 +1,7 @@
 """A client for Supabase Realtime, and a local server to run it against.
 
-    async with supawire.connect_async(url, key) as client:
-        async for change in client.channel("db").listen(supawire.changes("users")):
+    with supawire.connect(url, key) as client:  # or: async with supawire.connect_async(url, key) as client:
+        for change in client.channel("db").listen(supawire.changes("users")):
             print(change)
 
 Every public name is imported from here. The client itself is loaded when it is first used.
@@ -65,20 +65,27 @@ if TYPE_CHECKING:
     from supawire.aio.handlers import Subscription
     from supawire.aio.letters import Message, Published
     from supawire.aio.opening import Opening
-    from supawire.aio.sending import QueuedSent
+    from supawire.aio.sending import AsyncQueuedSent
     from supawire.aio.stream import AsyncStream
     from supawire.server.local import LocalServer
+    from supawire.sync.channel import Channel
+    from supawire.sync.client import Client, connect
+    from supawire.sync.results import QueuedSent
+    from supawire.sync.stream import Stream
 
 __all__ = [
     "AsyncChannel",
     "AsyncClient",
+    "AsyncQueuedSent",
     "AsyncStream",
     "AuthError",
     "Backoff",
     "Broadcast",
     "Change",
+    "Channel",
     "ChannelOptions",
     "ChannelState",
+    "Client",
     "ClientOptions",
     "ClosedError",
     "ConnectError",
@@ -123,11 +130,13 @@ __all__ = [
     "StateError",
     "Stats",
     "Status",
+    "Stream",
     "Subscription",
     "System",
     "Update",
     "broadcast",
     "changes",
+    "connect",
     "connect_async",
     "gaps",
     "presence",
@@ -138,13 +147,18 @@ __all__ = [
 _HOMES: Final = {
     "AsyncChannel": "aio.channel",
     "AsyncClient": "aio.client",
+    "AsyncQueuedSent": "aio.sending",
     "AsyncStream": "aio.stream",
+    "Channel": "sync.channel",
+    "Client": "sync.client",
     "LocalServer": "server",
     "Message": "aio.letters",
     "Opening": "aio.opening",
     "Published": "aio.letters",
-    "QueuedSent": "aio.sending",
+    "QueuedSent": "sync.results",
+    "Stream": "sync.stream",
     "Subscription": "aio.handlers",
+    "connect": "sync.client",
     "connect_async": "aio.client",
 }
 

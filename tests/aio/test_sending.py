@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supawire import QueuedSent
+from supawire import AsyncQueuedSent
 from supawire.errors import (
     ClosedError,
     ConnectionLostError,
@@ -194,7 +194,7 @@ async def test_a_waiting_broadcast_can_be_cancelled():
 
 
 async def test_offline_queue_returns_at_once():
-    """With offline="queue" the call returns a QueuedSent; sent in order after the join, each once (R32)."""
+    """With offline="queue" the call returns a AsyncQueuedSent; sent in order after the join, each once (R32)."""
     async with connected(offline="queue") as (client, server):
         room = client.channel("room")
         queued = [await room.broadcast("e", number) for number in range(5)]
@@ -202,7 +202,7 @@ async def test_offline_queue_returns_at_once():
         assert client.stats().queued == 5
         await room.subscribe()
         for sent in queued:
-            assert isinstance(sent, QueuedSent)
+            assert isinstance(sent, AsyncQueuedSent)
             assert await sent.wait() == Sent("socket")
         await server.got("broadcast", 5)
         assert [frame.payload["payload"] for frame in server.of("broadcast")] == [0, 1, 2, 3, 4]
@@ -215,7 +215,7 @@ async def test_a_queued_failure_reaches_on_error_and_wait():
     async with connected(offline="queue", on_error=errors.append) as (client, _):
         room = client.channel("room")
         sent = await room.broadcast("e", {}, timeout=0.02)
-        assert isinstance(sent, QueuedSent)
+        assert isinstance(sent, AsyncQueuedSent)
         with pytest.raises(OperationTimeout):
             await sent.wait()
         await settled()

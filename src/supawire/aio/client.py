@@ -88,7 +88,7 @@ def connect_async(
         idle_disconnect, headers, params, ssl, proxy, host, on_error, transport, http, logger, on_frame,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
-    _check_present(options)
+    check_present(options)
 
     async def start() -> AsyncClient:
         driver = Driver(endpoint, options)
@@ -98,7 +98,7 @@ def connect_async(
     return Opening(start)
 
 
-def _check_present(options: ClientOptions) -> None:
+def check_present(options: ClientOptions) -> None:
     """Refuse what this version or this machine does not have."""
     if options.http is not None and not callable(getattr(options.http, "request", None)):
         raise InvalidArgumentError(f"http must have the method of supawire.transport.HttpClient, not {options.http!r}")
@@ -113,6 +113,8 @@ def _check_present(options: ClientOptions) -> None:
 
 class AsyncClient:
     """An open client; made by `connect_async`, and bound to the event loop in which it was opened."""
+
+    _kind = AsyncChannel
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -173,7 +175,7 @@ class AsyncClient:
         )
         core = self._driver.session.channel(full, options)
         if core.name not in self._channels:
-            self._channels[core.name] = AsyncChannel(self._driver, full, options)
+            self._channels[core.name] = self._kind(self._driver, full, options)
         return self._channels[core.name]
 
     async def remove_channel(self, channel: AsyncChannel) -> None:
@@ -198,7 +200,7 @@ class AsyncClient:
         self._driver.check_loop()
         kept = make_buffer(buffer, overflow, key, self._driver.valve)
         registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now())
-        return AsyncStream(registration, kept, _Moves(self._driver))
+        return AsyncStream(registration, kept, Moves(self._driver))
 
     # --- by HTTP
 
@@ -304,7 +306,7 @@ class AsyncClient:
         await self.close()
 
 
-class _Moves:
+class Moves:
     """Where the iterators of the client itself get their events from; a `Source`."""
 
     def __init__(self, driver: Driver) -> None:

@@ -128,6 +128,7 @@ class Dispatch:
         """This is a forked child: a handler that forked is the only one here, and nothing follows it."""
         self.stopping = True
         self._turns.clear()
+        self._awake = threading.Condition()  # a thread that is not here may hold the old one
 
     # --- on the thread
 

@@ -84,6 +84,8 @@ class Driver:
         self._warned_at = -_WARN_AGAIN
         self.error: RealtimeError | None = None
         """Why the client ended, when not by `close()`."""
+        self.detached = False
+        """Everything has ended, the loop too: nothing waits any more, and any thread may ask."""
         self._perform: Mapping[type[Any], Callable[[Any], None]] = {
             Transmit: self.sockets.transmit,
             Settle: self._settle,
@@ -242,7 +244,7 @@ class Driver:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
-        if here is not self.loop:
+        if here is not self.loop and not self.detached:
             raise StateError(
                 "this client belongs to the event loop in which it was opened, and was called from "
                 + ("another one" if here is not None else "outside of it"),

@@ -114,8 +114,10 @@ class Registry:
 
     def remove_soon(self, registration: Registration) -> None:
         """No longer; from any thread."""
-        if not self._loop.is_closed():
+        try:
             self._loop.call_soon_threadsafe(self.remove, registration)
+        except RuntimeError:
+            return  # the loop was closed, and everything with it
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""

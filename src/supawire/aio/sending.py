@@ -13,7 +13,7 @@ SOCKET: Final = Sent("socket")
 
 
 @dataclass(frozen=True, slots=True)
-class QueuedSent(Sent):
+class AsyncQueuedSent(Sent):
     """A broadcast that waits for the channel to be joined (`offline="queue"`); its failure also reaches `on_error`."""
 
     _outcome: "asyncio.Future[Sent] | None" = field(default=None, repr=False, compare=False)
@@ -40,7 +40,7 @@ async def send(driver: Driver, topic: str, message: Message) -> Sent:
     return await driver.outcome(ticket)
 
 
-def _queue(driver: Driver, ticket: Ticket) -> QueuedSent:
+def _queue(driver: Driver, ticket: Ticket) -> AsyncQueuedSent:
     outcome = driver.promise(ticket)
 
     def failed(done: "asyncio.Future[Any]") -> None:
@@ -49,4 +49,4 @@ def _queue(driver: Driver, ticket: Ticket) -> QueuedSent:
             driver.reports.error(error, "channel")
 
     outcome.add_done_callback(failed)
-    return QueuedSent("queue", _outcome=outcome)
+    return AsyncQueuedSent("queue", _outcome=outcome)

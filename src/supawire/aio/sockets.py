@@ -6,7 +6,7 @@ in one place. What an attempt that was given up still says has an old generation
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from supawire.aio.lane import BURST, Lane, TappedLane
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
@@ -101,6 +101,11 @@ class Sockets:
         connection = entry[1] if entry is not None else None
         if connection is None or not await connection.flush(sequence):
             raise ConnectionLostError("the connection was lost before the frame was sent", maybe_sent=False)
+
+    def descriptors(self) -> list[int]:
+        """The numbers under which the system knows our open sockets, of transports that say so by a `fileno()`."""
+        connections: list[Any] = [connection for _, connection in self._open.values()]
+        return [connection.fileno() for connection in connections if hasattr(connection, "fileno")]
 
     def abort(self) -> None:
         """Throw everything away; the tasks are ended by their owner."""

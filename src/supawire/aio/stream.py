@@ -1,11 +1,14 @@
 """Iterators over events: `async for change in channel.listen(changes("users"))`."""
 
+import asyncio
 import weakref
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from supawire.aio.buffers import Buffer
 from supawire.aio.registry import Registration
+from supawire.errors import ClosedError, OperationTimeout
+from supawire.options import check_number
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -61,6 +64,29 @@ class AsyncStream(Generic[E_co]):
         except IndexError:
             return cast("E_co", await self._next())
 
+    async def get(self, *, timeout: float | None = None) -> E_co:
+        """The next event, waited for no longer than the timeout.
+
+        Args: timeout: seconds; None: no limit. 0 takes what is there.
+        Raises: OperationTimeout: none came in time; the iterator goes on. ClosedError: the iteration is over. Else as
+            iterating does.
+        """
+        limit = None if timeout is None else check_number("timeout", timeout, minimum=0, unit="seconds")
+        try:
+            return self._buffer.take()
+        except IndexError:
+            pass
+        bound = asyncio.timeout(limit)
+        try:
+            async with bound:
+                return cast("E_co", await self._next())
+        except StopAsyncIteration:
+            raise ended() from None
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise late() from None
+
     async def _next(self) -> Any:
         buffer = self._buffer
         while not len(buffer):
@@ -84,3 +110,13 @@ class AsyncStream(Generic[E_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def ended() -> ClosedError:
+    """What `get` raises when the iteration is over."""
+    return ClosedError("the iteration is over: the channel was left, or the client or the iterator closed")
+
+
+def late() -> OperationTimeout:
+    """What `get` raises when the time is over."""
+    return OperationTimeout("no event came in time", hint="The iterator goes on; ask again.")

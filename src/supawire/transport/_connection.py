@@ -37,6 +37,11 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
         self.read: Callable[[], Awaitable[Any]] = getattr(reader, "read", self.receive)
         """The next message; a newer aiohttp without that queue is read in its own way."""
 
+    def fileno(self) -> int:
+        """The socket's number in this process; -1 when it is closed."""
+        socket = self._transport.get_extra_info("socket")
+        return -1 if socket is None else socket.fileno()
+
     def abort(self) -> None:
         """Drop the connection and what is still to be written, at once."""
         self._transport.abort()
@@ -208,6 +213,10 @@ class WebSocketConnection:
             return  # the peer does not answer: then without its answer
         finally:
             self.abort()
+
+    def fileno(self) -> int:
+        """The socket's number in this process, which a forked child inherits; -1 when it is closed."""
+        return self._socket.fileno()
 
     def abort(self) -> None:
         """End at once."""

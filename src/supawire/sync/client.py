@@ -1,0 +1,276 @@
+"""The blocking client: what `connect` gives."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+from supawire.aio.buffers import Key, Overflow
+from supawire.aio.client import HttpClient, Transport, check_present
+from supawire.aio.driver import Driver
+from supawire.aio.letters import Message, Published
+from supawire.options import (
+    DEFAULT,
+    Backoff,
+    ClientOptions,
+    Limits,
+    Offline,
+    Protocol,
+    Secret,
+    Timeout,
+    TokenProvider,
+)
+from supawire.sync.behind import ChannelBehind, ClientBehind
+from supawire.sync.channel import Channel
+from supawire.sync.portal import Portal
+from supawire.sync.stream import Stream
+from supawire.types import Gap, LinkState, Sent, Stats, Status
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+
+def connect(
+    url: str,
+    key: str | Secret,
+    *,
+    token: str | Secret | TokenProvider | None = None,
+    protocol: Protocol = "2.0.0",
+    heartbeat: float = 25.0,
+    timeout: float = 10.0,
+    open_timeout: float | None = 20.0,
+    backoff: Backoff | Callable[[int], float] = Backoff(),
+    rejoin_backoff: Backoff | Callable[[int], float] = Backoff(initial=1.0),
+    offline: Offline = "raise",
+    queue_size: int = 1000,
+    limits: Limits = Limits(),
+    idle_disconnect: float | None = None,
+    headers: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+    ssl: "tls.SSLContext | None" = None,
+    proxy: str | Secret | None = None,
+    host: str | None = None,
+    on_error: Callable[[Exception], object] | None = None,
+    transport: Transport | None = None,
+    http: HttpClient | None = None,
+    logger: logging.Logger | None = None,
+    on_frame: Callable[..., object] | None = None,
+) -> "Client":
+    """A client of Supabase Realtime for code that blocks, from any thread; open, and a context manager that closes it.
+
+    The first connection is waited for: a refusal for good raises at once, anything else is tried again until
+    `open_timeout`. After that the client reconnects for ever, but for a refusal for good, which ends it. It has one I/O
+    thread of its own, and with the first handler a dispatch thread.
+
+    Args:
+        url: the project's URL, or one that ends in /realtime/v1, …/websocket or /socket/websocket; http(s) or ws(s).
+        key: the project's API key.
+        token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
+            join, and before expiry.
+        protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+            idle_disconnect, headers, params, ssl, proxy, host: see `ClientOptions`; seconds everywhere.
+        on_error: called on the dispatch thread with every error that nobody waits for; left out, it is logged.
+        transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
+        on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick, and may not
+            call the client, since it runs on the I/O thread.
+
+    Raises: InvalidArgumentError. ConnectError, AuthError.
+    """
+    options = ClientOptions(
+        token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+        idle_disconnect, headers, params, ssl, proxy, host, on_error, transport, http, logger, on_frame,
+    )  # fmt: skip
+    endpoint = options.endpoint(url, key)
+    check_present(options)
+
+    async def start() -> Driver:
+        driver = Driver(endpoint, options, blocking=True)
+        await driver.open()
+        return driver
+
+    portal = Portal()
+    return Client(portal, portal.open(start))
+
+
+class Client:
+    """An open client; made by `connect`. Any thread may call it; a forked child may not."""
+
+    def __init__(self, portal: Portal, driver: Driver) -> None:
+        self._portal = portal
+        self._async = ClientBehind(driver)
+        self._channels: dict[str, Channel] = {}
+
+    # --- what it is
+
+    @property
+    def state(self) -> LinkState:
+        """Where the connection stands."""
+        return self._async.state
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The channels by topic; a view."""
+        return MappingProxyType(self._channels)
+
+    def stats(self) -> Stats:
+        """Counters since the client was made, and what is going on now."""
+        return self._portal.run(self._async.stats)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.state}, {len(self._channels)} channels>"
+
+    # --- channels
+
+    def channel(
+        self,
+        topic: str,
+        *,
+        private: bool = False,
+        echo: bool = False,
+        ack: bool = False,
+        presence_key: str | None = None,
+        replay_since: float | datetime | None = None,
+        replay_limit: int | None = None,
+        replay_gaps: bool = True,
+        replication_ready: bool = False,
+        token: str | Secret | None = None,
+    ) -> Channel:
+        """The channel of a topic (`realtime:` in front is optional); asked again, the same object.
+
+        Args: see `ChannelOptions`.
+        Raises: InvalidArgumentError: also for other options than the first time. ClosedError.
+        """
+        return self._portal.run(
+            self._channel,
+            topic,
+            private=private,
+            echo=echo,
+            ack=ack,
+            presence_key=presence_key,
+            replay_since=replay_since,
+            replay_limit=replay_limit,
+            replay_gaps=replay_gaps,
+            replication_ready=replication_ready,
+            token=token,
+        )
+
+    def _channel(self, topic: str, **options: Any) -> Channel:
+        made = self._async.channel(topic, **options)
+        known = self._channels.get(made.topic)
+        if known is None:
+            assert isinstance(made, ChannelBehind)
+            known = self._channels[made.topic] = Channel(self._portal, made)
+        return known
+
+    def remove_channel(self, channel: Channel) -> None:
+        """Leave a channel and end its object: later calls on it raise, and its topic can be had anew at once."""
+        self._portal.call(self._remove, channel)
+
+    async def _remove(self, channel: Channel) -> None:
+        if self._channels.get(channel.topic) is channel:
+            del self._channels[channel.topic]
+            await self._async.remove_channel(self._async.channels[channel.topic])
+
+    def remove_all_channels(self) -> None:
+        """`remove_channel` for all."""
+        for channel in list(self._channels.values()):
+            self.remove_channel(channel)
+
+    def listen(
+        self, *, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
+    ) -> Stream[Status | Gap]:
+        """An iterator over moves of the connection and of all channels, and gaps; see `Channel.listen`."""
+        return Stream(self._portal, *self._portal.run(self._async.listen_on_thread, buffer, overflow, key))
+
+    # --- by HTTP
+
+    def publish(
+        self,
+        topic: str,
+        event: str,
+        payload: Any,
+        *,
+        private: bool = False,
+        id: str | UUID | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> Sent:
+        """Broadcast one message by HTTP: no channel is needed, and no connection.
+
+        Returns when the server has accepted it; nobody need have got it. `Sent.acked` is False when it went by the
+        batch form (with an `id`, with a key `private` in the payload, or to an old server): a private message that the
+        token may not send is dropped there, without a word. Sent at most once, but with an `id`, by which receivers
+        know a second copy, it is repeated when it is not certain that it arrived; what was certainly not taken is
+        always tried again, within the timeout. Listeners of our own get it too.
+
+        Args: payload: a JSON object, or `bytes`. private: to the private room of that topic. id: a UUID, which arrives
+            as `Broadcast.id`. timeout: seconds, all attempts together; left out, the client's; None: no limit.
+        Raises: InvalidArgumentError, PayloadTooLargeError. HttpError: refused, or no answer; `maybe_sent` says whether
+            it may have been taken. RateLimitedError, OperationTimeout, ClosedError.
+        Wire: protocol §6.5 to §6.7.
+        """
+        return self._portal.call(self._async.publish, topic, event, payload, private=private, id=id, timeout=timeout)
+
+    def publish_many(
+        self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
+    ) -> Published:
+        """Broadcast many messages by HTTP, in their order: as one request, or as few as sizes and limits allow.
+
+        Returns when all were accepted, see `Published`. Payloads of bytes go alone, in between. The first failure ends
+        it: what was accepted before stays so, and `HttpError.outcomes` says for each message what became of it.
+
+        Args: messages: dicts with topic, event, payload, and if wanted private and id. timeout: see `publish`.
+        Raises: InvalidArgumentError, PayloadTooLargeError: before anything is sent. HttpError, ClosedError.
+        Wire: protocol §6.5.
+        """
+        given = list(messages) if isinstance(messages, Iterator) else messages  # a generator runs here
+        return self._portal.call(self._async.publish_many, given, timeout=timeout)
+
+    # --- the connection
+
+    def set_auth(self, token: str | Secret | None) -> None:
+        """The user's token from now on, for all channels without their own; None: the API key alone.
+
+        Joined channels tell the server at once, the others with their next join. A provider wins at its next refresh.
+        Raises: InvalidArgumentError: no token could look like this. ClosedError.
+        Wire: protocol §3.5.
+        """
+        self._portal.call(self._async.set_auth, token)
+
+    def ping(self, *, timeout: Timeout = DEFAULT) -> float:
+        """Seconds of one round trip to the server.
+
+        Args: timeout: seconds; left out, the client's; None: no limit.
+        Raises: ConnectionLostError: there is no connection, or it was lost. OperationTimeout. ClosedError.
+        Wire: protocol §3.4.
+        """
+        return self._portal.call(self._async.ping, timeout=timeout)
+
+    def reconnect(self) -> None:
+        """Connect now instead of at the end of the backoff; an open connection is replaced."""
+        self._portal.run(self._async.reconnect)
+
+    def close(self) -> None:
+        """Leave all channels and close the connection, for good; twice is once.
+
+        Returns when nothing of the client is left: no task, timer, thread or socket; after some seconds also when the
+        server does not answer. From inside a handler it returns when everything but that handler has ended. Everyone
+        who waits gets `ClosedError`, and so does every later call.
+        """
+        self._portal.close(self._async.close)
+
+    def wait_closed(self) -> None:
+        """Wait until the client has ended. Raises what ended it, when that was not `close()` (R2)."""
+        self._portal.spare()
+        self._portal.call(self._async.wait_closed)
+
+    def __enter__(self) -> Self:
+        self._portal.check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._portal.inherited:
+            self.close()

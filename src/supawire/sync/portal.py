@@ -1,0 +1,264 @@
+"""The bridge between threads: one I/O thread per client, on which its event loop runs.
+
+A call is posted to the loop, and its caller waits at a gate that is opened once, with a value or an error, whatever
+happens. The rules of threads, each a promise here or the text of an error:
+
+* Any thread may call. The I/O thread may not, since it would wait for itself (`on_frame` runs there).
+* Ctrl-C ends the wait at once, and the call is cancelled on the loop.
+* A handler may close the client. It is a caller on the dispatch thread, and the end does not wait for that one.
+* The client may end by itself, and then the thread ends too. What is called later is answered by the async client all
+  the same, on the caller's thread: nothing of it waits for anything any more. No lock decides which it is: both sides
+  first say what they do, and then look at what the other did.
+* The thread is a daemon, so that it keeps no interpreter alive; `exits` says what happens then, and in a fork.
+"""
+
+import asyncio
+import os
+import selectors
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from supawire.aio.driver import Driver
+from supawire.errors import ClosedError, RealtimeError, StateError
+from supawire.sync import exits
+from supawire.sync.calls import Call
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LINGER: Final = 1.0
+"""Seconds in which calls whose fate is known come to their end by themselves."""
+
+
+class Portal:
+    """The I/O thread of one client, and the way to it."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._selector: selectors.BaseSelector | None = None
+        self._driver: Driver | None = None
+        self._calls: set[Call] = set()
+        self._opening = Call()
+        self._thread: threading.Thread | None = None
+        self._goodbye: asyncio.Task[None] | None = None
+        self._over = False
+        """The loop takes no calls any more."""
+        self._afterwards = threading.Lock()
+        self.inherited = False
+        """This is a forked child, and the client is its parent's."""
+
+    # --- the beginning and the end
+
+    def open(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
+        """Start the thread, and a driver on it; when that raises, or Ctrl-C ends it, nothing is left."""
+        opening = self._opening
+        self._calls.add(opening)
+        self._thread = threading.Thread(target=self._run, args=(start,), name="supawire-io", daemon=True)
+        exits.watch(self)
+        self._thread.start()
+        try:
+            opening.wait()
+            opening.outcome()
+        except BaseException:
+            if opening.give_up():
+                self._soon(opening.cancel)
+            self._thread.join()
+            raise
+        finally:
+            self._calls.discard(opening)
+        assert self._driver is not None
+        return self._driver
+
+    def close(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Close the client, and wait until its threads have ended, but for the caller's."""
+        self.check()
+        self.spare()
+        call = Call()
+        if self._is_done(call, partial(call.start, close)) and not call.broken:
+            call.outcome()
+        self.join()
+
+    def end_soon(self) -> None:
+        """Close the client, and do not wait: the interpreter exits."""
+        self._soon(self._end)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def spare(self) -> None:
+        """The caller is about to wait for the end; when it is a handler, the end does not wait for it."""
+        if self._driver is not None:
+            self._driver.dispatch.spare()
+
+    # --- calls
+
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a coroutine function on the I/O thread, and wait for what comes of it.
+
+        Raises: StateError: in a forked child, and on the I/O thread.
+        """
+        work = partial(function, *args, **kwargs)
+        call = Call()
+        if self._is_done(call, partial(call.start, work)):
+            return cast("T", call.outcome())
+        with self._afterwards:
+            return self._step(work())
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function there, and wait for what it returns; raises as `call`."""
+        work = partial(function, *args, **kwargs)
+        call = Call()
+        if self._is_done(call, partial(call.run, work)):
+            return cast("T", call.outcome())
+        with self._afterwards:
+            return work()
+
+    def check(self) -> None:
+        """Raise `StateError` where no call may come from."""
+        if self.inherited or os.getpid() != self._pid:
+            self.inherited = True
+            raise StateError(
+                "this client was opened before fork(), and belongs to the parent process",
+                hint="Open one client in each process, after the fork: in a worker's start hook, or at its first use.",
+            )
+        if self._thread is not None and threading.get_ident() == self._thread.ident:
+            raise StateError(
+                "a blocking call on the client's I/O thread would wait for itself",
+                hint="on_frame, backoff= and key= functions run there; hand the call to another thread.",
+            )
+
+    def _is_done(self, call: Call, begin: Callable[[], None]) -> bool:
+        """Post a call and wait for it; False when the end came before it began."""
+        self.check()
+        self._calls.add(call)
+        try:
+            if self._over:
+                return False
+            self._soon(begin)
+            call.wait()
+        except BaseException:
+            if call.give_up():
+                self._soon(call.cancel)
+            raise
+        finally:
+            self._calls.discard(call)
+        return not call.late
+
+    def _soon(self, function: Callable[[], object]) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            return  # it has ended, and all calls are settled
+
+    def _step(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine comes to that does not wait for anything."""
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            return cast("T", done.value)
+        coroutine.close()
+        raise self._refusal()
+
+    def _refusal(self) -> RealtimeError:
+        return (self._driver.error if self._driver is not None else None) or ClosedError("the client was closed")
+
+    # --- the thread
+
+    def _run(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=self._make_loop) as runner:
+                self._loop = runner.get_loop()
+                try:
+                    runner.run(self._live(start))
+                except BaseException as crash:  # noqa: BLE001  whoever waits is told, and `on_error`
+                    self._crashed(crash)
+        finally:
+            self._over = True
+            for call in list(self._calls):
+                call.end(self._refusal())
+            exits.forget(self)
+
+    async def _live(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
+        self._opening.start(partial(self._begin, start))
+        if self._opening.task is None:
+            return  # its caller has gone
+        await asyncio.wait([self._opening.task])
+        if self._driver is None:
+            return
+        await self._driver.tasks.ended()
+        running = [call.task for call in list(self._calls) if call.task is not None]
+        if running:
+            await asyncio.wait(running, timeout=_LINGER)
+        self._driver.detached = True
+        self._over = True
+
+    async def _begin(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
+        self._driver = await start()
+
+    def _end(self) -> None:
+        if self._driver is None:
+            self._opening.cancel()
+        elif self._goodbye is None:
+            self._goodbye = asyncio.get_running_loop().create_task(self._driver.close())
+
+    def _crashed(self, crash: BaseException) -> None:
+        """Something ended the loop: a bug of ours, or a SystemExit out of the user's code."""
+        if self._driver is not None:
+            self._driver.fail(crash)
+            self._driver.detached = True
+        else:
+            error = ClosedError(f"the I/O thread ended: {type(crash).__name__}: {crash}")
+            error.__cause__ = crash
+            self._opening.end(error)
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        """An event loop whose descriptors are known; what Windows has cannot be forked."""
+        if sys.platform == "win32":
+            loop = asyncio.new_event_loop()
+        else:
+            self._selector = selectors.DefaultSelector()
+            loop = asyncio.SelectorEventLoop(self._selector)
+        loop.set_default_executor(_Lookups())
+        return loop
+
+    # --- in a forked child
+
+    def inherit(self) -> set[int]:
+        """This is a forked child now: the descriptors that are to be put out of the way."""
+        self.inherited = True
+        if self._driver is not None:
+            self._driver.dispatch.inherited()
+        if self._selector is None or self._over:
+            return set()
+        watched: Any = self._selector.get_map() or {}
+        selector: Any = self._selector
+        ours = self._driver.sockets.descriptors() if self._driver is not None else []
+        return {selector.fileno(), *(key.fd for key in watched.values()), *ours}
+
+
+class _Lookups(ThreadPoolExecutor):
+    """Looks up names on daemon threads: a resolver that hangs holds up neither the end nor the interpreter."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Call it on a thread of its own."""
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  it is raised where it is awaited
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="supawire-lookup", daemon=True).start()
+        return future

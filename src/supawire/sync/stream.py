@@ -1,0 +1,125 @@
+"""Iterators over events: `for change in channel.listen(changes("users"))`."""
+
+import asyncio
+import time
+import weakref
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast
+
+from supawire.aio.handover import Handover
+from supawire.aio.registry import Registration
+from supawire.aio.stream import Source, ended, late
+from supawire.options import check_number
+from supawire.sync.portal import Portal
+
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Stream(Generic[E_co]):
+    """The events of some selectors, in order; `for`, `next()`, `get(timeout=…)`, or a context manager that ends it.
+
+    It is registered from the moment it is made, and survives reconnects and rejoins. It ends when the channel is left
+    or the client closed, and raises the cause when they ended for another reason. Iterating a channel that was never
+    subscribed subscribes it. When nothing refers to it any more it is unregistered. For one thread at a time.
+    """
+
+    def __init__(self, portal: Portal, registration: Registration, buffer: Handover, source: Source) -> None:
+        self._portal = portal
+        self._registration = registration
+        self._buffer = buffer
+        self._source = source
+        self._closed = False
+        finalizer = weakref.finalize(self, registration.cancel_soon)
+        finalizer.atexit = False
+
+    @property
+    def dropped(self) -> int:
+        """How many events had no room, or gave way to a newer one."""
+        return self._buffer.dropped
+
+    def get(self, *, timeout: float | None = None) -> E_co:
+        """The next event, waited for no longer than the timeout.
+
+        Args: timeout: seconds; None: no limit. 0 takes what is there.
+        Raises: OperationTimeout: none came in time; the iterator goes on. ClosedError: the iteration is over. Else as
+            iterating does.
+        """
+        limit = None if timeout is None else check_number("timeout", timeout, minimum=0, unit="seconds")
+        try:
+            return cast("E_co", self._take(None if limit is None else time.monotonic() + limit))
+        except StopIteration:
+            raise ended() from None
+
+    def close(self) -> None:
+        """Receive nothing more; what is not read yet is dropped, and the iteration ends."""
+        self._portal.run(self._close)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> E_co:
+        if self._portal.inherited:
+            self._portal.check()
+        try:
+            return cast("E_co", self._buffer.take())
+        except IndexError:
+            return cast("E_co", self._take(None))
+
+    def _take(self, deadline: float | None) -> Any:
+        buffer = self._buffer
+        self._portal.check()
+        while True:
+            try:
+                return buffer.take()
+            except IndexError:
+                error = buffer.trouble()
+            if error is not None:
+                raise error
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if buffer.roused:
+                self._look(left)
+            elif not buffer.wait(left):
+                raise late()
+
+    def _look(self, left: float | None) -> None:
+        """Nobody has looked yet, or something has ended: begin, or raise what there is to say."""
+        if self._closed:
+            raise StopIteration
+        self._buffer.roused = False
+        try:
+            goes_on = self._portal.run(self._source.may_come)
+            if goes_on is None:
+                self._portal.call(_begin, self._source, left)
+        except BaseException:
+            self._buffer.roused = True
+            raise
+        if goes_on is not True:
+            self._buffer.roused = True
+        if goes_on is False and not len(self._buffer):
+            self._portal.run(self._close)
+            raise StopIteration
+
+    def _close(self) -> None:
+        self._closed = True
+        self._registration.cancel()
+        self._buffer.wake()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._portal.inherited:
+            self.close()
+
+
+async def _begin(source: Source, seconds: float | None) -> None:
+    bound = asyncio.timeout(seconds)
+    try:
+        async with bound:
+            await source.begin()
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise late() from None
