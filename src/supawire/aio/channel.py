@@ -236,7 +236,7 @@ class AsyncChannel:
         """Send one message to everyone who listens on this channel.
 
         Returns when it is handed to the network; with ack, when the server has confirmed it. While the channel is not
-        joined the client's `offline` says what is done; with "queue" the result is an `AsyncQueuedSent`: `wait()` for it.
+        joined the client's `offline` says what is done; with "queue" the result is an `AsyncQueuedSent`.
 
         Args:
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not in 1.0.0).
