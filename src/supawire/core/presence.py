@@ -12,6 +12,7 @@ devices. The rules, each earned by a bug in some client:
 * Nothing is told of a key whose metas did not change, and a leave of somebody unknown ends nothing.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, Final
@@ -33,6 +34,9 @@ from supawire.types import (
 )
 
 Metas = tuple[Presence, ...]
+
+_HELD: Final = 1000
+"""Diffs that wait for a state at most; the state that comes at last has the older ones in it."""
 
 
 class _Entry(Struct, gc=False):
@@ -56,12 +60,14 @@ class Roster:
         self._topic = topic
         self._state: dict[str, Metas] = {}
         self._snapshot: PresenceState | None = EMPTY_STATE
-        self._held: list[tuple[Raw, Raw]] = []
+        self._held: deque[tuple[Raw, Raw]] = deque(maxlen=_HELD)
         self._awaits_state = False
         self.malformed = 0
 
     def joined(self, *, enabled: bool) -> None:
-        """A new join is accepted. The old state stays to be looked at until the new one is there."""
+        """A new join is accepted. The old state stays to be looked at until the new one is there, if one will come."""
+        if not enabled:
+            self.clear()
         self._awaits_state = enabled
         self._held.clear()
 
@@ -91,9 +97,8 @@ class Roster:
             for event in self._told(key, before.get(key, ()), self._state.get(key, ()))
         ]
         self._awaits_state = False
-        held, self._held = self._held, []
-        for joins, leaves in held:
-            events += self._apply(joins, leaves)
+        while self._held:
+            events += self._apply(*self._held.popleft())
         return [*events, PresenceSync(self._topic, self.state)]
 
     def apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:

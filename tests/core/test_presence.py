@@ -1,0 +1,369 @@
+"""Who is here: the roster against the simplest model of it, and what is told of each change (R45)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from supawire.core.codec import encode_json
+from supawire.core.presence import Roster
+from supawire.selectors import presence
+from supawire.types import (
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceState,
+    PresenceSync,
+    PresenceUpdate,
+)
+
+from .conftest import Story
+
+Entries = Mapping[str, list[dict[str, Any]]]
+"""Metas by key, as a server would write them."""
+
+
+def raw(entries: Entries) -> Raw:
+    """A `presence_state`, or one half of a diff."""
+    return Raw(encode_json({key: {"metas": metas} for key, metas in entries.items()}))
+
+
+def meta(ref: str, previous: str | None = None, **payload: Any) -> dict[str, Any]:
+    """One tracked payload."""
+    return {**payload, "phx_ref": ref} if previous is None else {**payload, "phx_ref": ref, "phx_ref_prev": previous}
+
+
+def refs(state: PresenceState) -> dict[str, list[str]]:
+    """The refs that are here, by key."""
+    return {key: [one.ref for one in metas] for key, metas in state.items()}
+
+
+def told(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[str]]]:
+    """What was told: kind, key, and the refs after and before."""
+    kinds = {PresenceJoin: "join", PresenceLeave: "leave", PresenceUpdate: "update"}
+    return [
+        (kinds[type(event)], event.key, [one.ref for one in event.current], [one.ref for one in event.previous])
+        for event in events
+        if not isinstance(event, PresenceSync)
+    ]
+
+
+def settled(entries: Entries) -> Roster:
+    """A roster of a join whose state has come."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    roster.replace(raw(entries))
+    return roster
+
+
+NOBODY: Entries = {}
+
+# --- what is told
+
+
+def test_a_join_a_leave_and_an_update_are_told_as_what_they_are() -> None:
+    """One new meta is a join, one gone a leave, one that names the ref it replaces an update (R45)."""
+    roster = settled(NOBODY)
+    assert told(roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY))) == [("join", "ada", ["A"], [])]
+    assert told(roster.apply(raw({"ada": [meta("B", "A")]}), raw({"ada": [meta("A")]}))) == [
+        ("update", "ada", ["B"], ["A"])
+    ]
+    assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("B", "A")]}))) == [("leave", "ada", [], ["B"])]
+    assert refs(roster.state()) == {}
+
+
+def test_a_key_lives_until_its_last_device_is_gone() -> None:
+    """A key with two metas keeps one when the other leaves; only the last one removes the key (R45)."""
+    roster = settled({"ada": [meta("A"), meta("B")]})
+    assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("A")]}))) == [("leave", "ada", ["B"], ["A", "B"])]
+    assert refs(roster.state()) == {"ada": ["B"]}
+    assert told(roster.apply(raw({"ada": [meta("C")]}), raw(NOBODY))) == [("join", "ada", ["B", "C"], ["B"])]
+
+
+def test_a_leave_of_somebody_unknown_ends_nothing() -> None:
+    """In a diff with an unknown leave the other keys are applied and told; alone it tells nothing (R45)."""
+    roster = settled({"ada": [meta("A")]})
+    events = roster.apply(raw({"bob": [meta("B")]}), raw({"ghost": [meta("X")], "ada": [meta("A")]}))
+    assert sorted(told(events)) == [("join", "bob", ["B"], []), ("leave", "ada", [], ["A"])]
+    assert roster.apply(raw(NOBODY), raw({"ghost": [meta("X")]})) == []
+    assert roster.apply(raw(NOBODY), raw({"bob": [meta("other")]})) == []
+    assert refs(roster.state()) == {"bob": ["B"]}
+
+
+def test_a_diff_that_changes_nothing_tells_nothing() -> None:
+    """Known joins again, and empty diffs, give no event, no sync, and the same snapshot (R45)."""
+    roster = settled({"ada": [meta("A")]})
+    before = roster.state()
+    assert roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY)) == []
+    assert roster.apply(raw(NOBODY), raw(NOBODY)) == []
+    assert roster.state() is before
+
+
+def test_diffs_before_the_state_are_held_and_applied_after_it() -> None:
+    """Nothing is told before the state of this join; then the state, and the held diffs in order (R45)."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    assert roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY)) == []
+    assert roster.apply(raw({"eve": [meta("E")]}), raw({"ada": [meta("A")]})) == []
+    assert refs(roster.state()) == {}
+    events = roster.replace(raw({"ada": [meta("A")], "eve": [meta("E")]}))
+    assert refs(roster.state()) == {"eve": ["E"], "bob": ["B"]}
+    assert isinstance(events[-1], PresenceSync)
+    assert sum(isinstance(event, PresenceSync) for event in events) == 1
+    assert told(roster.apply(raw({"zoe": [meta("Z")]}), raw(NOBODY))) == [("join", "zoe", ["Z"], [])], "no longer held"
+
+
+def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
+    """The next join's state replaces the old one: only what differs is told; meanwhile the old one is shown (R45)."""
+    roster = settled({"ada": [meta("A")], "bob": [meta("B")], "eve": [meta("E")]})
+    roster.joined(enabled=True)
+    assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"], "eve": ["E"]}
+    events = roster.replace(raw({"ada": [meta("A")], "bob": [meta("B2", "B")], "zoe": [meta("Z")]}))
+    assert sorted(told(events)) == [
+        ("join", "zoe", ["Z"], []),
+        ("leave", "eve", [], ["E"]),
+        ("update", "bob", ["B2"], ["B"]),
+    ]
+    assert refs(roster.state()) == {"ada": ["A"], "bob": ["B2"], "zoe": ["Z"]}
+
+
+def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
+    """Diffs that waited for the state of a join that ended are not applied to the next one's state (R45)."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    roster.apply(raw({"ghost": [meta("G")]}), raw({"ada": [meta("A")]}))
+    roster.joined(enabled=True)
+    roster.replace(raw({"ada": [meta("A")]}))
+    assert refs(roster.state()) == {"ada": ["A"]}
+
+
+def test_a_join_without_presence_shows_no_ghosts() -> None:
+    """No state will come for a join without presence: what the join before knew is not shown any more (R45)."""
+    roster = settled({"ada": [meta("A")]})
+    roster.joined(enabled=False)
+    assert refs(roster.state()) == {}
+    assert told(roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))) == [("join", "bob", ["B"], [])], "not held"
+
+
+def test_a_state_that_nobody_asked_for_is_taken() -> None:
+    """Old servers send the state unasked: it is a state (protocol §10)."""
+    roster = Roster("room")
+    roster.joined(enabled=False)
+    assert told(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
+
+
+def test_an_empty_state_is_told_too() -> None:
+    """After each presence_state comes one sync, also when nobody is there and nothing changed (R45)."""
+    roster = settled(NOBODY)
+    (event,) = roster.replace(raw(NOBODY))
+    assert isinstance(event, PresenceSync)
+    assert event.state == {}
+
+
+def test_snapshots_do_not_change() -> None:
+    """A state that was given out stays as it was, and cannot be written to (R45)."""
+    roster = settled({"ada": [meta("A")]})
+    before = roster.state()
+    roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
+    assert refs(before) == {"ada": ["A"]}
+    with pytest.raises(TypeError):
+        before["x"] = ()  # pyright: ignore[reportIndexIssue]
+
+
+def test_payloads_come_without_the_servers_members() -> None:
+    """`payload` is what was tracked; ref and previous ref stand beside it (R45)."""
+    roster = settled({"ada": [meta("B", "A", name="Ada", phx_custom=1)]})
+    (one,) = roster.state()["ada"]
+    assert isinstance(one, Presence)
+    assert (one.key, one.ref, one.previous_ref, one.payload) == ("ada", "B", "A", {"name": "Ada"})
+
+
+def test_what_waits_for_a_state_that_never_comes_is_bounded() -> None:
+    """A server that sends diffs for ever and no state does not make us grow for ever (R45)."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    for number in range(5000):
+        roster.apply(raw({"ada": [meta(f"{number}", f"{number - 1}")]}), raw({"ada": [meta(f"{number - 1}")]}))
+    assert len(roster._held) <= 1000
+    roster.replace(raw({"ada": [meta("4999")]}))
+    assert refs(roster.state()) == {"ada": ["4999"]}
+
+
+# --- odd ones
+
+ODD: list[tuple[bytes, dict[str, list[str]]]] = [
+    (b"null", {}),
+    (b"[]", {"ada": ["A"]}),
+    (b"5", {"ada": ["A"]}),
+    (b'{"bob":null}', {}),
+    (b'{"bob":{}}', {}),
+    (b'{"bob":{"metas":null}}', {}),
+    (b'{"bob":{"metas":[]}}', {}),
+    (b'{"bob":{"metas":[null,5,"x",{"phx_ref":"B"}]}}', {"bob": ["B"]}),
+    (b'{"bob":{"metas":[{"phx_ref":7}]}}', {"bob": ["7"]}),
+    (b'{"bob":{"metas":[{"phx_ref":"B","phx_ref_prev":5}]}}', {"bob": ["B"]}),
+    (b'{"bob":{"metas":[{"name":"no ref"}]}}', {"bob": [""]}),
+    (b'{"bob":{"metas":[{"phx_ref":"B"}],"more":1},"eve":5}', {"bob": ["B"]}),
+    (b"{", {"ada": ["A"]}),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), ODD)
+def test_odd_states_are_read_as_far_as_they_can_be(data: bytes, expected: dict[str, list[str]]) -> None:
+    """What has the right shape counts, what has not is left out, and nothing raises (R40, R45)."""
+    roster = settled({"ada": [meta("A")]})
+    roster.replace(Raw(data))
+    assert refs(roster.state()) == expected
+
+
+@pytest.mark.parametrize(("data", "_"), ODD)
+def test_odd_diffs_do_not_raise(data: bytes, _: object) -> None:
+    """Either half of a diff may be odd: the sound half of a readable one is applied (R40, R45)."""
+    for halves in ((Raw(data), raw(NOBODY)), (raw(NOBODY), Raw(data))):
+        roster = settled({"ada": [meta("A")]})
+        roster.apply(*halves)
+        assert "ada" in roster.state()
+
+
+# --- against the model
+
+KEYS = st.sampled_from(["ada", "bob", "eve"])
+REFS = st.sampled_from([f"r{number}" for number in range(8)])
+METAS = st.lists(st.builds(meta, REFS, st.none() | REFS), max_size=3, unique_by=lambda one: one["phx_ref"])
+ENTRIES = st.dictionaries(KEYS, METAS, max_size=3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("state"), ENTRIES),
+        st.tuples(st.just("diff"), ENTRIES, ENTRIES),
+        st.tuples(st.just("join"), st.booleans()),
+        st.tuples(st.just("leave")),
+    ),
+    max_size=12,
+)
+
+
+class Model:
+    """Presence as protocol §5.2 says it, with plain lists: known refs are not added twice, listed refs are removed."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, list[str]] = {}
+        self.held: list[tuple[Entries, Entries]] | None = None
+
+    def take(self, step: Any) -> None:
+        """One step."""
+        match step:
+            case ("join", enabled):
+                self.held = [] if enabled else None
+                if not enabled:
+                    self.state = {}
+            case ("leave",):
+                self.state, self.held = {}, None
+            case ("state", entries):
+                self.state = {key: [one["phx_ref"] for one in metas] for key, metas in entries.items() if metas}
+                held, self.held = self.held or [], None
+                for joins, leaves in held:
+                    self.apply(joins, leaves)
+            case ("diff", joins, leaves):
+                if self.held is None:
+                    self.apply(joins, leaves)
+                else:
+                    self.held.append((joins, leaves))
+            case _:
+                raise AssertionError(step)
+
+    def apply(self, joins: Entries, leaves: Entries) -> None:
+        """First those who came, then those who left."""
+        for key, metas in joins.items():
+            here = self.state.setdefault(key, [])
+            here += [one["phx_ref"] for one in metas if one["phx_ref"] not in here]
+        for key, metas in leaves.items():
+            gone = {one["phx_ref"] for one in metas}
+            self.state[key] = [ref for ref in self.state.get(key, []) if ref not in gone]
+        self.state = {key: here for key, here in self.state.items() if here}
+
+
+def perform(roster: Roster, step: Any) -> list[PresenceEvent]:
+    """The same step for the roster."""
+    match step:
+        case ("join", enabled):
+            roster.joined(enabled=enabled)
+        case ("leave",):
+            roster.clear()
+        case ("state", entries):
+            return roster.replace(raw(entries))
+        case ("diff", joins, leaves):
+            return roster.apply(raw(joins), raw(leaves))
+        case _:
+            raise AssertionError(step)
+    return []
+
+
+@given(STEPS)
+def test_any_sequence_of_states_and_diffs_equals_the_model(steps: list[Any]) -> None:
+    """Whatever states, diffs, joins and leaves come, the roster holds what the simplest model holds (R45)."""
+    roster, model = Roster("room"), Model()
+    for step in steps:
+        perform(roster, step)
+        model.take(step)
+        assert refs(roster.state()) == model.state
+
+
+@given(STEPS)
+def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
+    """Somebody who only follows the events knows who is here, between two syncs and through every rejoin (R45)."""
+    roster = Roster("room")
+    known: dict[str, list[str]] = {}
+    for step in steps:
+        events = perform(roster, step)
+        if step[0] == "leave" or step == ("join", False):
+            known = {}
+        for event in events:
+            if isinstance(event, PresenceSync):
+                assert event is events[-1]
+                assert refs(event.state) == known
+                continue
+            before, after = ([one.ref for one in metas] for metas in (event.previous, event.current))
+            assert known.get(event.key, []) in (before, after), (
+                "several changes of a key in one frame are told one by one"
+            )
+            known[event.key] = after
+            if not event.current:
+                del known[event.key]
+        assert refs(roster.state()) == known
+
+
+# --- through the session
+
+
+def test_presence_goes_through_the_wire(each: Story) -> None:
+    """State and diffs reach listeners of the living join, in both versions, whatever the keys are called (R45)."""
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, presence())
+    each.join(room)
+    ref = each.sent("phx_join")[-1].ref if each.options.protocol == "2.0.0" else None
+    names = ("status", "event", "payload", "response", "ids", "data", "joins", "meta", "ada")
+    state = {name: {"metas": [meta(f"ref of {name}", at=name)]} for name in names}
+    each.hear(room, "presence_diff", {"joins": {}, "leaves": {"ada": {"metas": [meta("ref of ada")]}}})
+    assert heard == []
+    each.hear(room, "presence_state", state, join_ref=ref)
+    assert set(each.session.presence_state(room)) == set(names) - {"ada"}
+    assert each.session.presence_state(room)["status"][0].payload == {"at": "status"}
+    assert isinstance(heard[-1], PresenceSync)
+    each.do(each.session.leave, room, 10.0)
+    each.reply(each.sent("phx_leave")[-1])
+    assert each.session.presence_state(room) == {}
+
+
+def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
+    """Two channels keep two rosters (R45)."""
+    each.open()
+    one, two = each.joined("one", presence_key="a"), each.joined("two", presence_key="a")
+    each.hear(one, "presence_state", {"ada": {"metas": [meta("A")]}})
+    each.hear(two, "presence_state", {"bob": {"metas": [meta("B")]}})
+    assert set(each.session.presence_state(one)) == {"ada"}
+    assert set(each.session.presence_state(two)) == {"bob"}
