@@ -17,6 +17,7 @@ FOUND = (
     14855,  # the same behind a join that had timed out
     19426,  # a rejoin overtook a presence request, and the channel met its own ghost
     307083,  # a gap was called complete while the replayed messages waited behind another channel's join
+    712189,  # a presence wish was left to a rejoin that was not needed any more
     20421,  # a token that came after close() armed a deadline
 )
 """Seeds that once broke an invariant, with what they found."""

@@ -290,6 +290,7 @@ class Membership:
         if self.needs_join:
             self._joins.want(self, now)
         else:
+            self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
             self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:
