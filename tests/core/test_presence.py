@@ -327,9 +327,7 @@ def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
                 assert refs(event.state) == known
                 continue
             before, after = ([one.ref for one in metas] for metas in (event.previous, event.current))
-            assert known.get(event.key, []) in (before, after), (
-                "several changes of a key in one frame are told one by one"
-            )
+            assert known.get(event.key, []) in (before, after), "changes of a key in one frame are told one by one"
             known[event.key] = after
             if not event.current:
                 del known[event.key]

@@ -8,9 +8,11 @@ Nothing here raises on what a server sends: garbage is counted, reported and sur
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from msgspec import Raw
+
 from supawire.core import binary, frames
 from supawire.core.channel import Channel
-from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, decode_meta
+from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, decode_meta, encode_json
 from supawire.core.context import Context
 from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
@@ -229,9 +231,8 @@ class Receiver:
             return
         try:
             raw = self._context.codec.decode_raw.decode(data).payload
-        except DECODE_ERRORS:
-            self._context.counts.garbage += 1
-            return
+        except DECODE_ERRORS:  # its refs are numbers: it came here by the tolerant way
+            raw = Raw(encode_json(self._context.codec.plain(data).payload))
         channel.presence_state(raw)
 
     def _presence_diff(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
