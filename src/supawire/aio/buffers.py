@@ -30,19 +30,20 @@ class Buffer:
         self.dropped = 0
         self.error: SlowConsumerError | None = None
         """What the consumer gets after the events that are there."""
-        self._events: deque[Any] = deque()
+        self.events: deque[Any] = deque()
+        """What waits; a consumer on a thread takes from it without a lock where the policy allows that."""
         self._waiter: asyncio.Future[None] | None = None
         self._slow = slow
 
     def put(self, event: Any) -> None:
         """Take an event; a listener of the core."""
-        if len(self._events) >= self.limit:
+        if len(self.events) >= self.limit:
             self.overflow(event)
             return
         if self.error is not None and self._slow is None:
             self.dropped += 1  # its place is behind the word that something was missed
             return
-        self._events.append(event)
+        self.events.append(event)
         if self._waiter is not None:
             self.wake()
 
@@ -60,7 +61,7 @@ class Buffer:
 
     def squeeze(self, event: Any) -> None:
         """Take an event for which there is no room; for a moment in which the consumer is about to make some."""
-        self._events.append(event)
+        self.events.append(event)
 
     @property
     def forgives(self) -> bool:
@@ -69,7 +70,7 @@ class Buffer:
 
     def take(self) -> Any:
         """The oldest event. Raises `IndexError` when there is none."""
-        return self._events.popleft()
+        return self.events.popleft()
 
     async def wait(self) -> None:
         """Wait for an event, or to be woken up; for one consumer at a time. Raises `StateError` for a second one."""
@@ -90,10 +91,10 @@ class Buffer:
 
     def close(self) -> None:
         """The consumer is gone."""
-        self._events.clear()
+        self.events.clear()
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self.events)
 
 
 class DropOldest(Buffer):
@@ -102,8 +103,8 @@ class DropOldest(Buffer):
     def overflow(self, event: Any) -> None:
         """Drop the oldest for this one."""
         self.dropped += 1
-        self._events.popleft()
-        self._events.append(event)
+        self.events.popleft()
+        self.events.append(event)
 
 
 class DropNewest(Buffer):
@@ -161,21 +162,21 @@ class Pause(Buffer):
     def put(self, event: Any) -> None:
         """Take an event, and stop reading with the last one that fits."""
         super().put(event)
-        if len(self._events) >= self.limit and not self._holds:
+        if len(self.events) >= self.limit and not self._holds:
             self._holds = self._valve.hold(self)
 
     def overflow(self, event: Any) -> None:
         """Keep what comes of the frame that was being read when reading stopped; else as "error"."""
         if self.error is None and self._valve.hold(self):
             self._holds = True
-            self._events.append(event)
+            self.events.append(event)
         else:
             super().overflow(event)
 
     def take(self) -> Any:
         """The oldest event; reading goes on when half of the room is free."""
         event = super().take()
-        if self._holds and len(self._events) <= self.limit // 2:
+        if self._holds and len(self.events) <= self.limit // 2:
             self._release()
         return event
 

@@ -32,11 +32,12 @@ class Dispatch:
     def __init__(self, driver: "Driver", *, blocking: bool = False) -> None:
         self._driver = driver
         self._blocking = blocking
-        self._turns: deque[Turn | _Tell] = deque()
+        self.turns: deque[Turn | _Tell] = deque()
+        """What there is to do; whoever adds one sees to it that `wake` is called when the batch is over."""
+        self._idle = False
         self._awake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Event | None = None
-        self._news = False
         self._over = False
         self._wants_loop = False
         self._spared = False
@@ -49,23 +50,16 @@ class Dispatch:
 
     # --- on the event loop of the client
 
-    def add(self, turn: Turn) -> None:
-        """One thing more to do; `wake` tells the thread."""
-        self._turns.append(turn)
-        self._news = True
-
     def want_loop(self) -> None:
         """An async handler will have turns."""
         self._wants_loop = True
 
     def wake(self) -> None:
         """The batch is over: let the thread look."""
-        if not self._news:
-            return
-        self._news = False
         if self._thread is None:
-            self._start()
-        else:
+            if self.turns:
+                self._start()
+        elif self._idle and self.turns:
             self._rouse()
 
     def tell(self, function: Callable[[Exception], None], error: Exception) -> bool:
@@ -76,8 +70,7 @@ class Dispatch:
         with self._awake:
             if self._over:
                 return False
-            self._turns.append(_Tell(function, error))
-        self._news = True
+            self.turns.append(_Tell(function, error))
         self.wake()
         return True
 
@@ -127,7 +120,7 @@ class Dispatch:
     def inherited(self) -> None:
         """This is a forked child: a handler that forked is the only one here, and nothing follows it."""
         self.stopping = True
-        self._turns.clear()
+        self.turns.clear()
         self._awake = threading.Condition()  # a thread that is not here may hold the old one
 
     # --- on the thread
@@ -172,35 +165,38 @@ class Dispatch:
 
     def _work_plainly(self) -> None:
         """Take turns until the end, or until an async handler wants a loop."""
-        turns = self._turns
+        turns = self.turns
         while self.stopping or not self._wants_loop:
             try:
                 turn = turns.popleft()
             except IndexError:
                 if self.stopping:
                     return
+                self._idle = True
                 with self._awake:
                     while not turns and not self.stopping:
                         self._awake.wait()
+                self._idle = False
                 continue
-            self._take(turn)
+            if not self.stopping or isinstance(turn, _Tell):
+                turn()
 
     async def _work_with_loop(self) -> None:
-        turns = self._turns
+        turns = self.turns
         self._loop = asyncio.get_running_loop()
         while not self.stopping:
             self._look.clear()
             for _ in range(min(len(turns), _BURST)):
-                self._take(turns.popleft())
+                turn = turns.popleft()
+                if not self.stopping or isinstance(turn, _Tell):
+                    turn()
+            self._idle = True
             if turns:
                 await asyncio.sleep(0)
             elif not self.stopping:
                 await self._look.wait()
+            self._idle = False
         await self._end_tasks()
-
-    def _take(self, turn: "Turn | _Tell") -> None:
-        if not self.stopping or isinstance(turn, _Tell):
-            turn()
 
     async def _end_tasks(self) -> None:
         """Cancel the async handlers, but not one that waits for the end itself."""

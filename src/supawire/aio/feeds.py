@@ -77,12 +77,13 @@ class ThreadFeed:
         self._handler = handler
         self._buffer = buffer
         self._cancelled = False
+        self._turns = dispatch.turns
         self._one = self.run_one
 
     def put(self, event: Any) -> None:
         """Take an event, on the event loop."""
         if self._buffer.put(event):  # as many turns as events, or those that were dropped would pile up as turns
-            self._dispatch.add(self._one)
+            self._turns.append(self._one)
 
     def cancel(self) -> None:
         """Call the handler no more; a call that is under way goes on to its end."""

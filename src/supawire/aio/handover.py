@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from supawire.aio.buffers import Buffer, Key, Latest, Pause, make_buffer
+from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, make_buffer
 from supawire.aio.valve import ThreadValve
 from supawire.errors import SlowConsumerError, StateError
 
@@ -48,14 +48,14 @@ class Handover:
         """Take an event; whether one more waits now."""
         inner = self._inner
         with self._lock:
-            before = len(inner)
-            if before < self._nearly:
+            dropped = inner.dropped
+            if len(inner) < self._nearly:
                 inner.put(event)
             else:
                 self._put_tightly(event)
             if self._gate is not None:
                 self._open_gate()
-            return len(inner) > before
+            return inner.dropped == dropped  # not its length, which the consumer changes meanwhile
 
     def wake(self) -> None:
         """Let a consumer that waits, or is about to, look again."""
@@ -83,13 +83,9 @@ class Handover:
 
     def take(self) -> Any:
         """The oldest event. Raises `IndexError` when there is none."""
-        inner = self._inner
         with self._lock:
-            event = inner.take()
-            if self._held and len(inner) <= inner.limit // 2:
-                self._release()
-            if self._forgives and inner.error is not None and not len(inner):
-                inner.error = None
+            event = self._inner.take()
+            self._make_good()
         return event
 
     def trouble(self) -> SlowConsumerError | None:
@@ -108,12 +104,12 @@ class Handover:
         gate = threading.Lock()
         gate.acquire()
         with self._lock:
-            if len(self._inner) or self.roused:  # it came between the last look and now
-                return True
             if self._gate is not None:
                 raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
             self._gate = gate
         try:
+            if len(self._inner) or self.roused:  # it came between the last look and now
+                return True
             return gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         finally:
             with self._lock:
@@ -132,6 +128,14 @@ class Handover:
         if len(inner) >= inner.limit and self._courteous and not self._held and inner.error is None:
             self._held = self._courtesy.hold(self)
 
+    def _make_good(self) -> None:
+        """The consumer has made room, or even caught up."""
+        inner = self._inner
+        if self._held and len(inner) <= inner.limit // 2:
+            self._release()
+        if self._forgives and inner.error is not None and not len(inner):
+            inner.error = None
+
     def _open_gate(self) -> None:
         gate, self._gate = self._gate, None
         if gate is not None:
@@ -141,6 +145,35 @@ class Handover:
         if self._held:
             self._held = False
             self._courtesy.release(self)
+
+
+class LeanHandover(Handover):
+    """The same without a lock, as long as there is room: `deque` needs none.
+
+    For policies that only ever add at one end and take at the other.
+    """
+
+    def __init__(self, inner: Buffer, courtesy: ThreadValve) -> None:
+        super().__init__(inner, courtesy)
+        self._events = inner.events
+
+    def put(self, event: Any) -> bool:
+        """Take an event; whether one more waits now."""
+        if len(self._events) >= self._nearly or self._inner.error is not None:
+            return super().put(event)
+        self._events.append(event)
+        if self._gate is not None:  # looked at after the event is there; who waits looks at both the other way round
+            with self._lock:
+                self._open_gate()
+        return True
+
+    def take(self) -> Any:
+        """The oldest event. Raises `IndexError` when there is none."""
+        event = self._events.popleft()
+        if self._held or self._inner.error is not None:
+            with self._lock:
+                self._make_good()
+        return event
 
 
 def make_handover(
@@ -155,4 +188,5 @@ def make_handover(
     Raises: InvalidArgumentError.
     """
     inner = make_buffer(buffer, overflow, key, ThreadValve(driver.valve, driver.loop), slow)
-    return Handover(inner, ThreadValve(driver.courtesy, driver.loop))
+    kind = LeanHandover if type(inner) in (Buffer, DropNewest) else Handover
+    return kind(inner, ThreadValve(driver.courtesy, driver.loop))
