@@ -1,0 +1,129 @@
+"""The programs in examples/ do what they say, in processes of their own, against a local server."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from supawire import LocalServer, broadcast, connect_async
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow  # a process each
+
+PROGRAMS = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+@asynccontextmanager
+async def running(server: LocalServer, *words: str) -> AsyncGenerator[Process]:
+    environment = os.environ | {"SUPAWIRE_URL": server.url, "SUPAWIRE_KEY": server.anon_key}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "default",
+        *words,
+        cwd=ROOT / "examples",
+        env=environment,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def line_of(process: Process) -> str:
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode().rstrip("\n")
+
+
+async def lines_until(process: Process, wanted: set[str]) -> None:
+    """Read until all of these lines have come, in whatever order."""
+    while wanted:
+        line = await line_of(process)
+        assert line, f"the program ended before it said {wanted}: {(await process.communicate())[1].decode()}"
+        wanted = wanted - {line}
+
+
+async def write(process: Process, text: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(text.encode())
+    await process.stdin.drain()
+
+
+async def ended(process: Process) -> tuple[int | None, str, str]:
+    """Exit status and the rest of what it said; its standard input is at its end."""
+    assert process.stdin is not None
+    process.stdin.close()
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_listener_tells_rows_alarms_and_gaps_and_ends_by_ctrl_c():
+    """listener.py prints a row and an alarm, says after a lost connection what to fetch, and ends well by SIGINT."""
+    async with LocalServer() as server, running(server, "listener.py") as program:
+        await lines_until(program, {"listening to orders", "listening to alarms"})
+        server.emit("INSERT", "orders", record={"id": 1, "total": 5})
+        await lines_until(program, {"INSERT {'id': 1, 'total': 5}"})
+        server.broadcast("alarms", "alarm", {"floor": 3})
+        await lines_until(program, {"ALARM {'floor': 3}"})
+        server.drop_connections()
+        await lines_until(program, {"the connection is open", "fetch again: orders ['changes']"})
+        program.send_signal(signal.SIGINT)
+        status, out, err = await ended(program)
+    assert (status, out.splitlines()[-1:]) == (0, ["stopped"])
+    assert err == "the connection is retrying: the connection was lost\n"
+
+
+async def test_the_listener_says_why_it_was_refused():
+    """listener.py ends with the server's reason when a channel is refused for good."""
+    async with LocalServer() as server:
+        server.reject_join(
+            "orders", "Unauthorized: You do not have permissions to read from this Channel topic: orders"
+        )
+        async with running(server, "listener.py") as program:
+            status, _, err = await ended(program)
+    assert status == 1
+    assert re.fullmatch(r"the server refused the join: Unauthorized: .*\n", err.splitlines(keepends=True)[-1])
+
+
+async def test_two_people_chat():
+    """chat.py shows who is here and what they say, and leaves when its input ends."""
+    async with LocalServer() as server, running(server, "chat.py", "alice") as alice:
+        await lines_until(alice, {"* alice is here"})
+        async with running(server, "chat.py", "bob") as bob:
+            await lines_until(bob, {"* alice is here", "* bob is here"})
+            await lines_until(alice, {"* bob is here"})
+            await write(bob, "hello\n")
+            await lines_until(alice, {"bob: hello"})
+            assert (await ended(bob))[::2] == (0, "")
+        await lines_until(alice, {"* bob has left"})
+        assert (await ended(alice))[::2] == (0, "")
+
+
+async def test_one_message_is_said():
+    """say.py sends one message by HTTP, and its exit status says what became of it."""
+    async with LocalServer() as server, connect_async(server.url, server.anon_key) as client:
+        heard = client.channel("room:lobby").listen(broadcast())
+        await client.channel("room:lobby").subscribe()
+        async with running(server, "say.py", "room:lobby", "hello", '{"n": 1}') as program:
+            assert await ended(program) == (0, "taken\n", "")
+        message = await anext(heard)
+        assert (message.event, message.payload) == ("hello", {"n": 1})
+        async with running(server, "say.py", "room:lobby", "hello", "[1]") as program:
+            assert (await ended(program))[0] == 2
+
+
+def test_every_program_is_in_the_readme():
+    """The page of the examples names each of them."""
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+\.py)", text, re.MULTILINE)) == PROGRAMS
