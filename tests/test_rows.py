@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -439,3 +440,29 @@ def test_what_has_no_column_type_is_refused():
         infer_columns({"v": object()})
     with pytest.raises(InvalidArgumentError, match="a object has no form"):
         to_wire([object()])
+
+
+def test_rows_of_two_tables_in_turn_keep_their_own_types():
+    """The columns that came last are known again; rows of another table between them do not get their types."""
+    number, stamp = columns(v="int8"), columns(v="timestamptz")
+    for kind, text, value in (
+        (number, b'{"v": 1}', 1),
+        (number, b'{"v": 2}', 2),
+        (stamp, b'{"v": "2026-11-24T00:00:00+00:00"}', datetime(2026, 11, 24, tzinfo=UTC)),
+        (number, b'{"v": 3}', 3),
+        (columns(w="int8"), b'{"w": 4}', None),
+        (b"null", b'{"v": "5"}', "5"),
+    ):
+        assert decode_row(msgspec.Raw(kind), msgspec.Raw(text)).get("v") == value
+
+
+def test_the_kept_columns_do_not_keep_their_frame():
+    """What is remembered of the last columns is a copy, not a view that keeps a whole frame alive."""
+
+    class Frame(msgspec.Struct):
+        columns: msgspec.Raw
+
+    frame = b'{"columns": [{"name": "v", "type": "int8"}], "rest": "%b"}' % (b"x" * 10_000)
+    before = sys.getrefcount(frame)
+    decode_row(msgspec.json.decode(frame, type=Frame).columns, b'{"v": 1}')
+    assert sys.getrefcount(frame) == before

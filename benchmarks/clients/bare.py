@@ -43,10 +43,10 @@ async def main(url: str, topic: str, scenario: str) -> None:
 
 async def read(socket: aiohttp.ClientWebSocketResponse[bool], meter: Meter, decode: Callable[[bytes], object]) -> None:
     """The loop."""
-    receive = socket.receive
+    receive, text, binary = socket.receive, aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
     while True:
         message = await receive()
-        if message.type is not aiohttp.WSMsgType.TEXT and message.type is not aiohttp.WSMsgType.BINARY:
+        if message.type is not text and message.type is not binary:
             raise EOFError(str(message))
         decode(message.data)
         meter.left -= 1

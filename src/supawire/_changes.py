@@ -14,12 +14,12 @@ R = TypeVar("R")
 
 NULL: Final = Raw(b"null")
 
-_json: Final = msgspec.json.Decoder()
+_decode: Final = msgspec.json.Decoder().decode
 
 
 def read_json(raw: Raw | bytes, what: str) -> Any:
     try:
-        return _json.decode(raw)
+        return _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RowError(f"{what} is not JSON that can be read: {error}", raw=bytes(raw)) from error
 
@@ -97,7 +97,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
             **{name: read_json(part, name) for name, part in parts.items() if part is not NULL},
         }
 
-    def _row(self, kept: str, raw: Raw) -> dict[str, Any]:
+    def _row(self, kept: str, raw: Raw) -> Any:
         value = decode_row(self._data.columns, raw)
         force_setattr(self, kept, value)
         return value
@@ -118,7 +118,8 @@ class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):
     @property
     def record(self) -> R:
         """The new row, decoded by its column types. Raises `RowError` with the row as it came."""
-        return cast("R", self._row("_record", self._data.record) if self._record is UNSET else self._record)
+        kept = self._record
+        return self._row("_record", self._data.record) if kept is UNSET else kept
 
 
 class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
@@ -132,7 +133,8 @@ class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
     @property
     def record(self) -> R:
         """The new row. A large column that the update left alone may be missing (protocol §4.4)."""
-        return cast("R", self._row("_record", self._data.record) if self._record is UNSET else self._record)
+        kept = self._record
+        return self._row("_record", self._data.record) if kept is UNSET else kept
 
     @property
     def old_record(self) -> dict[str, Any]:

@@ -107,10 +107,11 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     @property
     def payload(self) -> P:
         """The message. Raises `RowError` when its text is not JSON after all."""
-        if self._payload is UNSET:
-            value = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
-            force_setattr(self, "_payload", value)
-        return cast("P", self._payload)
+        kept: Any = self._payload
+        if kept is UNSET:
+            kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
+            force_setattr(self, "_payload", kept)
+        return kept
 
     def __repr__(self) -> str:
         kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))

@@ -47,6 +47,7 @@ class Receiver:
 
     def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
         self._context = context
+        self._counts = context.counts
         self._link = link
         self._joins = joins
         self._channels = channels
@@ -76,10 +77,10 @@ class Receiver:
     def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
         """Take one frame: for data of a living join who gets it, else None and perhaps effects."""
         if generation != self._context.generation:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
             return None
         self.heard_at = now
-        self._context.counts.frames_received += 1
+        self._counts.frames_received += 1
         if binary:
             return self._receive_binary(data)
         try:
@@ -94,7 +95,8 @@ class Receiver:
             if frame.event == BROADCAST:
                 payload = frame.payload
                 event = payload.event or ""
-                listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+                index = member.index
+                listeners = index.broadcasts.get(event, index.any_broadcast)
                 if payload.meta is not None:
                     return self._stored(member, listeners, event, payload.meta, payload.payload, raw=False)
                 return (listeners, _broadcast(member.name, event, payload.payload)) if listeners else None
@@ -109,7 +111,7 @@ class Receiver:
         data = payload.data
         event = type_of_change.get(data.type) if data is not None else None
         if data is None or event is None:
-            self._context.counts.unknown += 1
+            self._counts.unknown += 1
             return None
         ids = payload.ids
         if len(ids) == 1:
@@ -131,7 +133,7 @@ class Receiver:
             self._garbage(RemoteProtocolError("a binary broadcast ends inside its header"))
             return None
         if member is None or not member.live:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
             return None
         entry = member.index.binary.get(data[topic_end:event_end])
         if entry is None:
@@ -159,10 +161,10 @@ class Receiver:
         channel = self._channels.get(frame.topic)
         take = self._events.get(frame.event)
         if take is None and frame.event not in (BROADCAST, POSTGRES_CHANGES):
-            self._context.counts.unknown += 1
+            self._counts.unknown += 1
             self._context.report("unknown", topic=frame.topic, event=frame.event)
         elif channel is None or take is None:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
         else:
             take(frame, channel, data, now)
 
@@ -215,11 +217,11 @@ class Receiver:
         """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
         if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
-            self._context.counts.stale += 1
+            self._counts.stale += 1
 
     def _system(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
         if frame.join_ref not in channel.membership.live:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
             return
         payload = frame.payload
         channel.system(System(channel.name, payload.extension, payload.status, payload.message), now)
@@ -227,7 +229,7 @@ class Receiver:
     def _presence_state(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
         """Its keys are the users', and may have the names of our members: read the payload as it came."""
         if frame.join_ref not in channel.membership.live:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
             return
         try:
             raw = self._context.codec.decode_raw.decode(data).payload
@@ -237,7 +239,7 @@ class Receiver:
 
     def _presence_diff(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
         if frame.join_ref not in channel.membership.live:
-            self._context.counts.stale += 1
+            self._counts.stale += 1
             return
         channel.presence_diff(frame.payload.joins, frame.payload.leaves)
 
@@ -257,9 +259,9 @@ class Receiver:
         except (ValueError, IndexError) as error:
             self._garbage(RemoteProtocolError(str(error)))
             return
-        self._context.counts.unknown += 1
+        self._counts.unknown += 1
         self._context.report("unknown", event=f"binary frame of kind {unpacked.layout.kind}")
 
     def _garbage(self, error: RemoteProtocolError) -> None:
-        self._context.counts.garbage += 1
+        self._counts.garbage += 1
         self._context.report("garbage", detail_of=error.message)
