@@ -60,6 +60,7 @@ class Known:
 R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
 
 _WAIT = "Nothing to do: it is tried again by itself."
+_BACK = "The connection is made again by itself; what was on its way is not sent again."
 _SLOWER = "It is tried again more slowly; fewer or later calls help, or a plan with a higher limit."
 _EXPIRED = "Pass token= a callable, and a fresh token is fetched before each join and before this one runs out."
 _CLAIMS = "Sign the token with both a role and an exp claim."
@@ -196,14 +197,14 @@ PUSH_REPLIES: Final = (  # protocol §5.3, §6.2, §3.3
 REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
 
 CLOSE_CODES: Final = (  # protocol §8: every close we did not ask for is followed by a reconnect
-    Known(1000, "", ConnectionLostError, R, _WAIT, "closed"),
+    Known(1000, "", ConnectionLostError, R, _BACK, "closed"),
     Known(1001, "", ConnectionLostError, S, _SLOWER, "joins"),
     Known(1002, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
     Known(1007, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
     Known(1009, "", ConnectionLostError, R, "A frame was over the server's 5,000,000 bytes.", "frame-size"),
     Known(1012, "", ConnectionLostError, R, "The server restarts or reloads the project.", "restarting"),
 )
-CLOSED: Final = Known(None, "", ConnectionLostError, R, _WAIT, "closed")
+CLOSED: Final = Known(None, "", ConnectionLostError, R, _BACK, "closed")
 
 HTTP_ANSWERS: Final = (  # protocol §6.7
     Known(400, "", HttpError, G, "The body is not JSON.", "http-body"),

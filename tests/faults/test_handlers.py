@@ -1,14 +1,32 @@
 """The user's code where we call it: it may raise, block, never return, or close the client."""
 
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 
-from supawire import broadcast
+from supawire import (
+    AsyncChannel,
+    ChannelState,
+    LinkState,
+    Subscription,
+    broadcast,
+    changes,
+    gaps,
+    presence,
+    status,
+    system,
+)
+from supawire.errors import ClosedError, HandlerError, SlowConsumerError
+from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver
-from tests.faults.steps import Heard, client_of, room_of
+from tests.faults.steps import Heard, client_of, comes_to, lives_on, ours, room_of
 
 pytestmark = pytest.mark.anyio
 
@@ -55,3 +73,282 @@ async def test_a_handler_is_named_in_what_it_raises():
         server.wire.broadcast("room", "hello", 1)
         await errors.until(3)
         assert all("fails raised KeyError" in str(error) for error in errors)
+
+
+def raises_everything(room: AsyncChannel, *, thread: bool) -> None:
+    """Two handlers for every event, which raise."""
+
+    def fails(event: Any) -> None:
+        raise KeyError(type(event).__name__)
+
+    async def fails_too(event: Any) -> None:
+        raise KeyError(type(event).__name__)
+
+    for selector in (broadcast(), changes("*"), presence(), system(), status(), gaps()):
+        room.on(selector, fails, thread=thread)
+        room.on(selector, fails_too)
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["inline", "thread"])
+async def test_handlers_that_raise_end_nothing(thread: bool):
+    """With a handler that raises on every event of every kind, five more events arrive and errors are told (R1)."""
+    errors = Heard()
+    with LocalServer() as server:
+        async with client_of(server, server.anon_key, on_error=errors) as client:
+            room = client.channel("room", presence_key="me")
+            raises_everything(room, thread=thread)
+            heard = Heard()
+            room.on(broadcast("after"), heard)
+            await room.subscribe(wait="ready")
+            await room.track({})
+            server.emit("INSERT", "users", record={"id": 1})
+            server.drop_connections(1011)
+            await comes_to(client, LinkState.RETRYING)
+            await room.subscribe(wait="ready")
+            for number in range(5):
+                server.broadcast("room", "after", {"n": number})
+            await heard.until(5)
+            await errors.until(lambda all_: sum("Broadcast" in str(error) for error in all_) >= 10)
+            assert client.state is LinkState.OPEN and room.state is ChannelState.JOINED
+            assert all(isinstance(error, HandlerError) and isinstance(error.__cause__, KeyError) for error in errors)
+            assert all(error.__cause__.__traceback__ is not None for error in errors)
+            kinds = Counter(error.__cause__.args[0] for error in errors)
+            assert kinds["Broadcast"] == 10  # once each
+            assert {"Insert", "PresenceSync", "System", "Status", "Gap"} <= set(kinds)
+
+
+@pytest.mark.parametrize("hook", ["on_error", "on_frame", "backoff", "rejoin_backoff", "token", "key"])
+async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCaptureFixture):
+    """Each hook may raise: the client comes back, and five more events arrive (R1, R27)."""
+    caplog.set_level(logging.CRITICAL)
+    calls = Heard()
+
+    def fails(argument: Any = None, *_: Any) -> Any:
+        calls(argument)
+        if hook == "token" and len(calls) == 1:
+            return "the-first-token"
+        if hook.endswith("backoff") and len(calls) > 1:
+            return 0.0  # what steps in for the first has a random delay
+        raise KeyError("mine")
+
+    options: dict[str, Any] = {} if hook == "key" else {hook: fails}
+    async with Misbehaver() as server, client_of(server, **options) as client:
+        room, heard = await room_of(client)
+        room.on(broadcast("after"), lambda _: 1 / 0)
+        kept = room.listen(broadcast(), overflow="latest", key=fails)
+        if hook == "rejoin_backoff":
+            join_ref = server.of("phx_join")[0].ref
+            server.wire.say("realtime:room", "phx_error", {}, join_ref=join_ref, ref=join_ref)
+        else:
+            server.wire.reset()
+        await server.got("phx_join", 2)
+        await room.subscribe()
+        for number in range(5):
+            server.wire.broadcast("room", "after", number)
+        await heard.until(5)
+        assert client.state is LinkState.OPEN
+        assert calls
+        kept.close()
+
+
+async def test_a_handler_that_is_cancelled_or_cancels_itself_goes_on():
+    """CancelledError out of a handler is its error, and the next event is handled (R1)."""
+    errors, calls = Heard(), Heard()
+
+    async def cancels(event: Any) -> None:
+        calls(event)
+        raise asyncio.CancelledError
+
+    def cancels_inline(event: Any) -> None:
+        raise asyncio.CancelledError
+
+    async with Misbehaver() as server, client_of(server, on_error=errors) as client:
+        room, heard = await room_of(client)
+        room.on(broadcast(), cancels)
+        room.on(broadcast(), cancels_inline)
+        for number in range(3):
+            server.wire.broadcast("room", "x", number)
+        await calls.until(3)
+        await heard.until(3)
+        await errors.until(6)
+        await lives_on(server, room, heard, joins=1)
+
+
+async def test_a_handler_that_never_returns_holds_up_itself_alone():
+    """An async handler that waits for ever, and a plain one on the thread, delay no channel, ack or heartbeat (R39)."""
+    forever, block = asyncio.Event(), threading.Event()
+
+    async def hangs(_: Any) -> None:
+        await forever.wait()
+
+    async with Misbehaver() as server, client_of(server, heartbeat=0.05) as client:
+        slow, _ = await room_of(client, "slow", ack=True)
+        _, heard = await room_of(client, "quick")
+        slow.on(broadcast(), hangs)
+        slow.on(broadcast(), lambda _: block.wait(), thread=True)
+        for number in range(10):
+            server.wire.broadcast("slow", "x", number)
+        server.wire.broadcast("quick", "x", 1)
+        await heard.until(1)
+        await server.got("heartbeat", 3)
+        assert (await slow.broadcast("y", {})).acked
+        assert not block.is_set()
+        block.set()  # or the end of the client would wait for it
+    assert ours() == set()
+
+
+async def test_a_blocking_handler_on_the_loop_is_named_in_the_log(caplog: pytest.LogCaptureFixture):
+    """A plain handler that holds the event loop is warned about, and costs no connection (R39, R48)."""
+    async with Misbehaver() as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
+        room, heard = await room_of(client)
+        room.on(broadcast(), lambda _: time.sleep(0.25))  # longer than the deadline of a heartbeat
+        server.wire.broadcast("room", "x", 1)
+        await server.got("heartbeat", 3)
+        await lives_on(server, room, heard, joins=1)
+        assert [line for line in caplog.records if "a handler is slow" in line.message]
+
+
+@pytest.mark.parametrize("kind", ["async", "task", "thread"])
+async def test_a_handler_may_close_the_client(kind: str):
+    """`close()` from a handler of any kind ends the client, with nothing left (R10)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, _ = await room_of(client)
+        closing: list[Any] = []
+        loop = asyncio.get_running_loop()
+
+        async def closes(_: Any) -> None:
+            await client.close()
+
+        def starts(_: Any) -> None:
+            closing.append(asyncio.ensure_future(client.close()))
+
+        def from_the_thread(_: Any) -> None:
+            closing.append(asyncio.run_coroutine_threadsafe(client.close(), loop))
+
+        handler = {"async": closes, "task": starts, "thread": from_the_thread}[kind]
+        room.on(broadcast(), handler, thread=kind == "thread")
+        for _ in range(3):  # more than one is on the way
+            server.wire.broadcast("room", "x", {})
+        await client.wait_closed()
+        for one in closing:
+            await asyncio.wrap_future(one) if kind == "thread" else await one
+        assert client.state is LinkState.CLOSED
+        with pytest.raises(ClosedError):
+            await room.broadcast("x", {})
+    assert ours() == set()
+
+
+async def test_a_handler_may_leave_and_remove_its_channel():
+    """A handler may unsubscribe, remove its channel or cancel itself in the middle of a batch (R20, R24)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        for act in ("unsubscribe", "remove", "cancel"):
+            room, heard = await room_of(client, act)
+            kept: list[Any] = []
+            subscriptions: list[Subscription] = []
+
+            def handler(
+                event: Any, act: str = act, room: AsyncChannel = room, kept: list[Any] = kept,
+                subscriptions: list[Subscription] = subscriptions,
+            ) -> None:  # fmt: skip
+                kept.append(event)
+                if act == "cancel":
+                    subscriptions[0].cancel()
+                elif len(kept) == 1:
+                    leaving = room.unsubscribe() if act == "unsubscribe" else client.remove_channel(room)
+                    kept.append(asyncio.ensure_future(leaving))
+
+            subscriptions.append(room.on(broadcast(), handler))
+            for number in range(50):
+                server.wire.broadcast(act, "x", number)
+            if act == "cancel":
+                await heard.until(50)
+                assert len(kept) == 1
+            else:
+                await heard.until(1)
+                await kept[1]
+        assert client.state is LinkState.OPEN
+
+
+async def test_ten_thousand_messages_overflow_no_more_than_they_must():
+    """10,000 messages at once: bounded memory, each policy as it says, an error once, and heartbeats go on (R39)."""
+    errors = Heard()
+    async with Misbehaver() as server, client_of(server, heartbeat=0.05, on_error=errors) as client:
+        room, heard = await room_of(client)
+        forever = asyncio.Event()
+        first = asyncio.Event()
+
+        async def slow(_: Any) -> None:
+            first.set()
+            await forever.wait()
+
+        handled = room.on(broadcast(), slow, buffer=10)
+        streams = {
+            "error": room.listen(broadcast(), buffer=100),
+            "drop_oldest": room.listen(broadcast(), buffer=100, overflow="drop_oldest"),
+            "drop_newest": room.listen(broadcast(), buffer=100, overflow="drop_newest"),
+            "latest": room.listen(broadcast(), buffer=100, overflow="latest", key=_last_digit),
+        }
+        for number in range(10_000):
+            server.wire.broadcast("room", "count", number)
+        await heard.until(10_000)
+        assert [message.payload for message in heard] == list(range(10_000))
+        got: dict[str, list[int]] = {policy: [] for policy in streams}
+        for policy, stream in streams.items():
+            for _ in range(100 if policy != "latest" else 10):
+                got[policy].append((await anext(stream)).payload)
+        assert got["error"] == got["drop_newest"] == list(range(100))
+        assert got["drop_oldest"] == list(range(9_900, 10_000))
+        assert got["latest"] == list(range(9_990, 10_000))
+        with pytest.raises(SlowConsumerError):
+            await anext(streams["error"])
+        assert [type(error) for error in errors] == [SlowConsumerError]
+        assert handled.dropped >= 10_000 - 12
+        assert client.stats().overflowed == sum(s.dropped for s in streams.values()) + handled.dropped
+        await server.got("heartbeat", len(server.of("heartbeat")) + 2)
+        assert client.stats().connects == 1
+
+
+def _last_digit(event: Any) -> int:
+    return event.payload % 10
+
+
+async def test_pausing_stops_the_socket_and_loses_nothing():
+    """With overflow="pause" a consumer that is slow in bursts gets all 5,000 messages, in order (R39)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room = client.channel("room")
+        stream = room.listen(broadcast(), buffer=50, overflow="pause")
+        await room.subscribe()
+        for number in range(5_000):
+            server.wire.broadcast("room", "count", number)
+        got: list[int] = []
+        async for message in stream:
+            got.append(message.payload)
+            if len(got) % 500 == 0:
+                await asyncio.sleep(0.001)
+            if len(got) == 5_000:
+                break
+        assert got == list(range(5_000)) and stream.dropped == 0
+        assert client.stats().connects == 1
+
+
+async def test_a_pause_ends_for_the_sake_of_the_connection():
+    """A paused consumer that never reads holds no ack and no heartbeat back: it is told that it was slow (R39)."""
+    async with Misbehaver() as server, client_of(server, heartbeat=0.1, timeout=0.2) as client:
+        room = client.channel("room", ack=True)
+        stream = room.listen(broadcast(), buffer=5, overflow="pause")
+        await room.subscribe()
+        for number in range(200):
+            server.wire.broadcast("room", "count", number)
+        assert (await room.broadcast("mine", {}, timeout=5)).acked
+        await server.got("heartbeat", 4)
+        assert client.stats().connects == 1
+        for number in range(5):
+            assert (await anext(stream)).payload == number
+        with pytest.raises(SlowConsumerError):
+            await _exhaust(stream)
+        assert stream.dropped > 0
+
+
+async def _exhaust(stream: Any) -> None:
+    async for _ in stream:
+        pass
