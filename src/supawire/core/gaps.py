@@ -36,7 +36,8 @@ class Gaps:
         self._asked: int | None = None
         self._replaying: int | None = None
         """How many messages the living join brings back at most."""
-        self._replayed = 0
+        self._came = self._replayed = 0
+        """Of the replayed messages: all that came back, and those that were new to us."""
         self._first = True
 
     @property
@@ -65,7 +66,7 @@ class Gaps:
     def joined(self) -> None:
         """The join is accepted: what it asked to be replayed comes now."""
         self._first = False
-        self._replaying, self._replayed = self._asked, 0
+        self._replaying, self._came, self._replayed = self._asked, 0, 0
 
     def ended(self) -> None:
         """The join is over: it brings nothing more back."""
@@ -77,11 +78,12 @@ class Gaps:
 
     def takes(self, identity: str | None, *, replayed: bool) -> bool:
         """Whether this stored message is new to us; an id that was delivered before is not."""
+        self._came += replayed
+        if identity is not None and identity in self._seen:
+            return False
         self._replayed += replayed
         if identity is None:
             return True
-        if identity in self._seen:
-            return False
         self._seen[identity] = None
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
@@ -90,7 +92,7 @@ class Gaps:
     @property
     def replay_pending(self) -> bool:
         """Whether replayed messages may still come."""
-        return self._replaying is not None and self._replayed < self._replaying
+        return self._replaying is not None and self._came < self._replaying
 
     def widen(self, lost: frozenset[str]) -> None:
         """Somebody listens to these kinds too, while something may be missing."""
@@ -108,4 +110,4 @@ class Gaps:
     def _verdict(self) -> Verdict:
         if self._replaying is None:
             return "not_replayable"
-        return "truncated" if self._replayed >= self._replaying else "complete"
+        return "truncated" if self._came >= self._replaying else "complete"

@@ -1,0 +1,342 @@
+"""Times in which something may be missing: always told, replayed where the server can, each message once (R44)."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from supawire.core.gaps import Gaps
+from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
+from supawire.selectors import broadcast, changes, gaps, presence
+from supawire.server.desk import HubOptions
+from supawire.testing.linked import SECRET, LinkedClient, World
+from supawire.types import Gap, Instant, LinkState
+
+from .conftest import SUBSCRIBED, Story
+
+
+def stored(story: Story, topic: str, identity: str, *, replayed: bool = False, event: str = "e") -> None:
+    """Let a stored message arrive."""
+    meta = {"id": identity, "replayed": True} if replayed else {"id": identity}
+    join_ref = story.sent("phx_join")[-1].ref if replayed and story.options.protocol == "2.0.0" else None
+    story.hear(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
+
+
+def replays(story: Story) -> list[dict[str, int] | None]:
+    """What each join asked to be replayed."""
+    return [frame.payload["config"]["broadcast"].get("replay") for frame in story.sent("phx_join")]
+
+
+def again(story: Story) -> None:
+    """The connection is lost and comes back; the channel is joined again."""
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+
+
+# --- told, always
+
+
+def test_every_rejoin_is_told_with_when_why_and_what(each: Story) -> None:
+    """A lost connection is a gap from the last word of the server to the join, with the kinds somebody hears (R44)."""
+    each.open()
+    room = each.channel()
+    told = each.collect(room, gaps())
+    each.collect(room, broadcast(), presence())
+    each.join(room)
+    heard_at = each.now.at()
+    each.run_for(5)
+    again(each)
+    lost = frozenset({"broadcast", "presence"})
+    assert told == [Gap("room", heard_at, each.now.at(), "connection_lost", 0, "not_replayable", lost)]
+    again(each)
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [
+        ("channel_closed", lambda story, room: story.close_channel(room, story.sent("phx_join")[-1].ref)),
+        (
+            "channel_crashed",
+            lambda story, room: story.close_channel(room, story.sent("phx_join")[-1].ref, event="phx_error"),
+        ),
+        ("connection_lost", lambda story, room: story.drop(1006)),
+        ("connection_lost", lambda story, room: story.do(story.session.reconnect)),
+    ],
+)
+def test_a_gap_says_why(story: Story, reason: str, end: Callable[[Story, str], None]) -> None:
+    """The reason names what ended the join (R44)."""
+    story.open()
+    room = story.channel()
+    told = story.collect(room, gaps())
+    story.collect(room, broadcast())
+    story.join(room)
+    end(story, room)
+    story.run_for(1.6)
+    if story.session.state is LinkState.CONNECTING:
+        story.accept()
+    story.answer_join()
+    assert [gap.reason for gap in told] == [reason]
+
+
+def test_several_losses_are_one_gap_from_the_first(story: Story) -> None:
+    """Losing the connection again before the join is back makes no second gap, and moves no beginning (R44)."""
+    story.open()
+    room = story.channel()
+    told = story.collect(room, gaps())
+    story.join(room)
+    began = story.now.at()
+    for _ in range(3):
+        story.drop(1006)
+        story.come_back()
+    story.answer_join()
+    assert [(gap.started_at, gap.ended_at) for gap in told] == [(began, story.now.at())]
+
+
+def test_a_gap_is_told_to_the_client_too_and_logged_when_nobody_listens(story: Story) -> None:
+    """client.listen() gets gaps of every channel; with no listener at all the gap is reported once (R44)."""
+    story.open()
+    room = story.joined()
+    again(story)
+    assert [report.topic for report in story.reports("gap")] == ["room"]
+    heard = story.watch()
+    again(story)
+    assert [event.topic for event in heard if isinstance(event, Gap)] == ["room"]
+    assert len(story.reports("gap")) == 1
+    assert room
+
+
+def test_the_gap_of_changes_is_told_when_they_are_live(each: Story) -> None:
+    """With changes listeners the gap is told at ready, so that a refetch on it misses nothing (R44)."""
+    each.open()
+    db = each.channel("db")
+    told = each.collect(db, gaps())
+    each.collect(db, changes("users"))
+    each.join(db)
+    each.system(db, SUBSCRIBED)
+    again(each)
+    assert told == []
+    each.run_for(4)
+    each.system(db, SUBSCRIBED)
+    assert [(gap.lost, gap.ended_at) for gap in told] == [(frozenset({"changes"}), each.now.at())]
+
+
+def test_a_gap_that_nothing_will_close_is_told_when_the_channel_is_left(story: Story) -> None:
+    """Leaving during a gap tells of it then; the next join is a first one, without a gap (R44)."""
+    story.open()
+    room = story.channel(private=True)
+    told = story.collect(room, gaps())
+    story.join(room)
+    story.drop(1006)
+    story.run_for(0.01)
+    story.do(story.session.leave, room, 10.0)
+    assert [gap.verdict for gap in told] == ["not_replayable"]
+    story.come_back()
+    story.join(room)
+    assert len(told) == 1
+    assert replays(story) == [None, None]
+
+
+def test_leaving_by_wish_is_no_gap(each: Story) -> None:
+    """What happens between a leave and the next subscribe is nobody's loss (R44)."""
+    each.open()
+    room = each.channel()
+    told = each.collect(room, gaps())
+    for _ in range(2):
+        each.join(room)
+        each.do(each.session.leave, room, 10.0)
+        each.reply(each.sent("phx_leave")[-1])
+    assert told == []
+
+
+def test_kinds_that_are_wanted_during_a_gap_are_in_it(story: Story) -> None:
+    """A listener that is added while the channel is away is told that its kind may be missing too (R44)."""
+    story.open()
+    room = story.channel()
+    told = story.collect(room, gaps())
+    story.collect(room, broadcast())
+    story.join(room)
+    story.drop(1006)
+    story.collect(room, presence())
+    story.come_back()
+    story.answer_join()
+    assert [sorted(gap.lost) for gap in told] == [["broadcast", "presence"]]
+
+
+# --- replayed, where it can be
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_ten_messages_stored_in_a_gap_arrive_once_and_in_order(protocol: Protocol) -> None:
+    """A private channel loses its connection, ten messages are stored, and all ten come with the rejoin (R44)."""
+    world, ada, heard, told = linked_private(protocol)
+    world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
+    world.run_for(6)
+    cut_off(world, ada)
+    for number in range(1, 11):
+        world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
+        world.run_for(0.01)
+    world.run_for(5)
+    world.act(world.hub.send, "lobby", "e", {"n": 11}, world.clock.now)
+    world.run_for(2)
+    assert [message.payload["n"] for message in heard] == list(range(12))
+    assert [message.replayed for message in heard] == [False] + [True] * 10 + [False]
+    assert len({message.id for message in heard}) == 12
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(10, "complete")]
+
+
+def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
+    """The replay asks from some seconds before the gap, as clocks differ; what is known is dropped by id (R44)."""
+    world, ada, heard, told = linked_private("2.0.0")
+    for number in range(5):
+        world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
+    world.run_for(0.1)
+    cut_off(world, ada)
+    for number in range(5, 8):
+        world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
+    world.run_for(5)
+    assert [message.payload["n"] for message in heard] == list(range(8))
+    assert [gap.verdict for gap in told] == ["complete"]
+
+
+def test_more_than_the_server_replays_is_said() -> None:
+    """Thirty messages in a gap: the newest twenty-five come, and the gap says that older ones are missing (R44)."""
+    world, ada, heard, told = linked_private("2.0.0")
+    world.run_for(6)
+    cut_off(world, ada)
+    for number in range(30):
+        world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
+    world.run_for(5)
+    assert [message.payload["n"] for message in heard] == list(range(5, 30))
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(25, "truncated")]
+
+
+def linked_private(protocol: Protocol) -> tuple[World, LinkedClient, list[Any], list[Any]]:
+    """A client on a private channel of the local server; what it hears and is told."""
+    world = World(hub=HubOptions(secret=SECRET))
+    ada = world.client(SessionOptions(protocol=protocol), token=world.token())
+    room = ada.channel("lobby", private=True)
+    heard, told = ada.collect(room, broadcast()), ada.collect(room, gaps())
+    ada.start(ada.session.join, room)
+    world.run_for(1)
+    return world, ada, heard, told
+
+
+def cut_off(world: World, ada: LinkedClient) -> None:
+    """The connection breaks."""
+    assert ada.wire is not None
+    world.cut(ada.wire)
+    world.run_for(0.001)
+
+
+def test_the_replay_begins_at_the_gap(each: Story) -> None:
+    """The join after a loss asks for what was stored since the last word of the server, less the clocks' skew (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    each.join(room)
+    wall = each.now.wall
+    each.run_for(3)
+    again(each)
+    assert replays(each) == [None, {"since": int((wall - 5) * 1000), "limit": 25}]
+
+
+def test_public_channels_ask_for_no_replay(each: Story) -> None:
+    """A replay on a public channel would refuse the join: the key is left out (R44)."""
+    each.open()
+    each.joined()
+    again(each)
+    assert replays(each) == [None, None]
+    assert all("replay" not in frame.payload["config"]["broadcast"] for frame in each.sent("phx_join"))
+
+
+def test_the_first_join_replays_what_was_asked_for(each: Story) -> None:
+    """replay_since and replay_limit are for the first join of a wish; gaps ask for their own time (R44)."""
+    each.open()
+    since = datetime(2026, 1, 5, 10, 11, 12, 345600, tzinfo=UTC)
+    room = each.channel(private=True, replay_since=since, replay_limit=7)
+    heard = each.collect(room, broadcast())
+    each.join(room)
+    assert replays(each) == [{"since": 1767607872345, "limit": 7}]
+    stored(each, room, "a", replayed=True)
+    assert [(message.id, message.replayed) for message in heard] == [("a", True)]
+    since_gap = int((each.now.wall - 5) * 1000)
+    again(each)
+    assert replays(each)[1] == {"since": since_gap, "limit": 7}
+    each.do(each.session.leave, room, 10.0)
+    each.reply(each.sent("phx_leave")[-1])
+    each.join(room)
+    assert replays(each)[2] == replays(each)[0]
+
+
+def test_gaps_can_be_left_unreplayed(each: Story) -> None:
+    """With replay_gaps=False a rejoin asks for nothing, and the gap says so (R44)."""
+    each.open()
+    room = each.channel(private=True, replay_gaps=False)
+    told = each.collect(room, gaps())
+    each.join(room)
+    again(each)
+    assert replays(each) == [None, None]
+    assert [gap.verdict for gap in told] == ["not_replayable"]
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(0, "complete"), (24, "complete"), (25, "truncated")])
+def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: str) -> None:
+    """As many messages as were asked for may not be all; fewer are (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    told, heard = each.collect(room, gaps()), each.collect(room, broadcast())
+    each.join(room)
+    again(each)
+    for number in range(count):
+        stored(each, room, f"{number}", replayed=True)
+    each.run_for(1.1)
+    assert len(heard) == count
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(count, verdict)]
+
+
+def test_a_copy_of_a_message_is_dropped_whichever_comes_first(each: Story) -> None:
+    """Live and replayed copies of a stored message are one message, also for wildcard and named listeners (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    every, named = each.collect(room, broadcast()), each.collect(room, broadcast("e"))
+    each.join(room)
+    for replayed in (False, True, False):
+        stored(each, room, "one", replayed=replayed)
+    for replayed in (True, False):
+        stored(each, room, "two", replayed=replayed)
+    assert [message.id for message in every] == ["one", "two"] == [message.id for message in named]
+
+
+def test_messages_without_an_id_are_never_taken_for_copies(each: Story) -> None:
+    """Broadcasts that nobody stored have no id, and all are delivered (R44)."""
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, broadcast())
+    each.join(room)
+    for meta in ({}, None, {"replayed": False}, {"id": None}):
+        each.hear(room, "broadcast", {"event": "e", "payload": {}, "meta": meta})
+    assert len(heard) == 4
+
+
+def test_ids_are_remembered_within_a_bound() -> None:
+    """A thousand ids are enough to know a copy by, and no more are kept (R44)."""
+    memory = Gaps("room", ChannelOptions(private=True))
+    for number in range(5000):
+        assert memory.takes(f"{number}", replayed=False)
+    assert len(memory._seen) == 1000
+    assert not memory.takes("4999", replayed=True)
+    assert not memory.takes("4100", replayed=True)
+
+
+def test_a_gap_keeps_its_earliest_beginning() -> None:
+    """Of several beginnings the earliest counts, whatever the order in which they are told (R44)."""
+    memory = Gaps("room", ChannelOptions())
+    for mono in (20.0, 10.0, 30.0):
+        memory.open(Instant(mono, mono), f"at {mono:g}", frozenset({f"{mono:g}"}))
+    memory.joined()
+    gap = memory.close(Instant(40.0, 40.0))
+    assert gap is not None
+    assert (gap.started_at.timestamp(), gap.reason, gap.lost) == (10.0, "at 10", {"10", "20", "30"})
+    assert memory.close(Instant(50.0, 50.0)) is None
