@@ -109,7 +109,7 @@ class Channel:
             self._context.tickets.settle(ticket, None)
             return
         self._parts.tracking.owe(ticket, timeout, now)
-        if self._member.needs_join:
+        if self._member.unmet:
             self._member.rejoin_if_needed(now)
         else:
             self._parts.tracking.advance(now)

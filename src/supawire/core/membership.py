@@ -76,20 +76,14 @@ class Membership:
         """Whether it is joined and everything that was asked for is live."""
         return self.state is ChannelState.JOINED and self.parts.readiness.is_ready
 
-    @property
-    def needs_join(self) -> bool:
-        """Whether somebody wants what the living join did not ask for."""
-        return bool(self._unmet())
-
     # --- wishes
 
     def want(self, now: Instant) -> None:
         """Be joined, from now on."""
+        if not self.wanted or self.state is ChannelState.FAILED:
+            self._rejoin.reset()
         if not self.wanted:
             self.wanted, self.ever_joined = True, False
-            self._rejoin.reset()
-        elif self.state is ChannelState.FAILED:
-            self._rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
 
     def leave(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
@@ -130,7 +124,7 @@ class Membership:
 
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
-        unmet = self._unmet()
+        unmet = self.unmet
         if not unmet:
             self.events_flow(now)
         elif not self._joins.waits(self):
@@ -144,10 +138,9 @@ class Membership:
         final = error or ClosedError("the channel was closed", topic=self.name)
         for pending in self._context.replies.forget(self.topic):
             self._context.tickets.settle(pending.ticket, final)
-        if error is None and self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED):
-            join = self._asked or self.living
-            if join is not None and self._joins.is_open:
-                self._push_leave(join.ref, now)
+        join = self._asked or self.living
+        if error is None and join is not None and self._joins.is_open:
+            self._push_leave(join.ref, now)
         self.wanted = False
         self._joins.withdraw(self)
         self._finish(final)
@@ -199,7 +192,7 @@ class Membership:
             self._context.report("binding", topic=self.name, error=error)
         self.parts.waiters.joined(ready=self.ready)
         self.parts.tracking.joined(ref)
-        if not self.needs_join:  # else the join that follows at once sends it
+        if not self.unmet:  # else the join that follows at once sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         self.rejoin_if_needed(now)
@@ -287,7 +280,7 @@ class Membership:
         """A loop turn has passed since something needed a new join."""
         if self.parts.tracking.busy:
             return  # its diff would be told to the old join and reach the new one: a ghost of ourselves
-        if self.needs_join:
+        if self.unmet:
             self._joins.want(self, now)
         else:
             self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
@@ -305,7 +298,7 @@ class Membership:
     @property
     def _flows(self) -> bool:
         """Whether everything that is wanted comes, as far as we know."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.needs_join
+        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.unmet
 
     def _tell_gap(self, now: Instant) -> None:
         gap = self.gaps.close(now)
@@ -315,7 +308,8 @@ class Membership:
             self._context.report("gap", topic=self.name, gap=gap)
         self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
 
-    def _unmet(self) -> frozenset[str]:
+    @property
+    def unmet(self) -> frozenset[str]:
         """The kinds of events that are wanted and that the living join did not ask for."""
         join = self.living if self.state is ChannelState.JOINED else None
         return self.parts.unmet(join, self.options) if join is not None else frozenset()
