@@ -128,7 +128,7 @@ class Portal:
                 "this client was opened before fork(), and belongs to the parent process",
                 hint="Open one client in each process, after the fork: in a worker's start hook, or at its first use.",
             )
-        if self._thread is not None and threading.get_ident() == self._thread.ident:
+        if threading.current_thread() is self._thread:
             raise StateError(
                 "a blocking call on the client's I/O thread would wait for itself",
                 hint="on_frame, backoff= and key= functions run there; hand the call to another thread.",

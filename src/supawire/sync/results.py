@@ -1,7 +1,6 @@
 """What calls of the blocking door give back when it is more than a value."""
 
 from dataclasses import dataclass, field
-from typing import Self
 
 from supawire.aio.handlers import Subscription
 from supawire.aio.sending import AsyncQueuedSent
@@ -32,11 +31,6 @@ class QueuedSent(Sent):
 
     _portal: Portal | None = field(default=None, repr=False, compare=False)
     _sent: AsyncQueuedSent | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, portal: Portal, sent: AsyncQueuedSent) -> Self:
-        """The same for threads."""
-        return cls(sent.via, sent.acked, portal, sent)
 
     def wait(self) -> Sent:
         """Wait until it is sent (with ack: confirmed), and say how. Raises why it was not."""

@@ -1,0 +1,103 @@
+"""The two doors have one face: names, signatures and promises, `async` apart."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_overloads
+
+import pytest
+
+import supawire
+from supawire import (
+    AsyncChannel,
+    AsyncClient,
+    AsyncQueuedSent,
+    AsyncStream,
+    Channel,
+    Client,
+    ClientOptions,
+    QueuedSent,
+    Stream,
+    connect,
+    connect_async,
+)
+
+TWINS = [(Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent)]
+
+IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
+
+WAITS = {
+    "AsyncClient": {"ping", "publish", "publish_many", "set_auth", "remove_channel", "remove_all_channels", "close",
+                    "wait_closed", "__aenter__", "__aexit__"},
+    "AsyncChannel": {"subscribe", "ready", "unsubscribe", "broadcast", "track", "untrack", "set_auth", "__aenter__",
+                     "__aexit__"},
+    "AsyncStream": {"get", "__anext__", "__aenter__", "__aexit__"},
+    "AsyncQueuedSent": {"wait"},
+}  # fmt: skip
+"""What is a coroutine in the async door; everything else is a plain call in both."""
+
+
+def plain(text: object) -> str:
+    """An annotation or a signature in the words of the blocking door."""
+    words = str(text).replace("supawire.aio", "supawire").replace("supawire.sync", "supawire")
+    return words.replace("Async", "").replace("'", "").replace('"', "")
+
+
+def signature(function: Callable[..., Any]) -> str:
+    return plain(inspect.signature(function))
+
+
+def members(kind: type) -> dict[str, Any]:
+    names = {name for name in vars(kind) if not name.startswith("_")} | (set(IN_BLOCKING) & set(vars(kind)))
+    names |= set(IN_BLOCKING.values()) & set(vars(kind))
+    return {IN_BLOCKING.get(name, name): vars(kind)[name] for name in names}
+
+
+def face(kind: type) -> dict[str, tuple[str, str, list[str]]]:
+    """What users see: per name its signature or type, the first line of its docstring, and its overloads."""
+    shown: dict[str, tuple[str, str, list[str]]] = {}
+    for name, member in members(kind).items():
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        promise = (inspect.getdoc(function) or "").partition("\n")[0]
+        overloads = [signature(one) for one in get_overloads(function)]
+        shown[name] = signature(function), plain(promise), overloads
+    return shown
+
+
+@pytest.mark.parametrize(("blocking", "other"), TWINS, ids=lambda kind: kind.__name__)
+def test_the_doors_have_one_face(blocking: type, other: type):
+    """Classes of both doors have the same names, signatures, overloads and first docstring lines (R46)."""
+    assert face(blocking) == face(other)
+
+
+@pytest.mark.parametrize(
+    "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent], ids=lambda kind: kind.__name__
+)
+def test_what_waits_is_a_coroutine(kind: type):
+    """In the async door exactly the calls that wait for something are coroutines."""
+    waiting = {name for name, member in vars(kind).items() if inspect.iscoroutinefunction(member)}
+    assert {name for name in waiting if not name.startswith("_") or name.startswith("__")} == WAITS[kind.__name__]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in TWINS], ids=lambda kind: kind.__name__)
+def test_nothing_in_the_blocking_door_is_a_coroutine(kind: type):
+    """No public call of the blocking door is a coroutine."""
+    assert [name for name, member in members(kind).items() if inspect.iscoroutinefunction(member)] == []
+
+
+def test_both_ways_to_connect_take_the_same_options():
+    """`connect` and `connect_async` have the same parameters, and those are the fields of `ClientOptions`."""
+    blocking, other = inspect.signature(connect), inspect.signature(connect_async)
+    assert blocking.parameters == other.parameters
+    options = list(inspect.signature(ClientOptions).parameters.values())
+    assert [*blocking.parameters][2:] == [option.name for option in options]
+    assert [one.default for one in blocking.parameters.values()][2:] == [
+        option.default if option.name not in ("headers", "params", "token", "proxy") else None for option in options
+    ]
+
+
+def test_the_blocking_door_is_found_where_it_is_looked_for():
+    """The names of both doors are exported, and found lazily."""
+    for blocking, other in TWINS:
+        assert getattr(supawire, blocking.__name__) is blocking
+        assert getattr(supawire, other.__name__) is other
+    assert {"connect", "connect_async"} <= set(supawire.__all__)

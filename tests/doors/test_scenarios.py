@@ -1,0 +1,629 @@
+"""What users do, through both doors."""
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from supawire import (
+    Broadcast,
+    ChannelState,
+    Gap,
+    HandlerError,
+    Insert,
+    LinkState,
+    LocalServer,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceSync,
+    PresenceUpdate,
+    Sent,
+    Status,
+    System,
+    broadcast,
+    changes,
+    gaps,
+    presence,
+    status,
+    system,
+)
+from supawire.errors import (
+    ClosedError,
+    ConnectError,
+    InvalidArgumentError,
+    JoinDeniedError,
+    JoinError,
+    OperationTimeout,
+    RealtimeError,
+    SlowConsumerError,
+    StateError,
+)
+from tests.doors.door import END, Door, until
+
+pytestmark = pytest.mark.anyio
+
+
+def payloads(events: list[Any]) -> list[Any]:
+    return [event.payload for event in events]
+
+
+def pushes(server: LocalServer, event: str) -> int:
+    return sum(frame.event == event for frame in server.frames)
+
+
+# --- listening
+
+
+async def test_messages_reach_iterators_and_handlers(door: Door, server: LocalServer):
+    """A broadcast reaches every iterator and handler whose selector it fits, in order (R41)."""
+    heard: list[Any] = []
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        every, one = await room.listen(broadcast()), await room.listen(broadcast("a"))
+        await room.on(broadcast("a"), heard.append)
+        await room.subscribe()
+        for number in range(6):
+            assert await room.broadcast("ab"[number % 2], number) == Sent("socket")
+        assert payloads(await every.take(6)) == [0, 1, 2, 3, 4, 5]
+        assert payloads(await one.take(3)) == [0, 2, 4]
+        await until(lambda: len(heard) == 3)
+        assert payloads(heard) == [0, 2, 4]
+        assert isinstance(heard[0], Broadcast) and heard[0].topic == "room"
+
+
+async def test_bytes_are_payloads_too(door: Door, server: LocalServer):
+    """A broadcast of bytes arrives as the same bytes."""
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        heard = await room.listen(broadcast())
+        await room.subscribe()
+        await room.broadcast("blob", b"\x00\xff")
+        assert (await heard.next()).payload == b"\x00\xff"
+
+
+async def test_rows_are_typed(door: Door, server: LocalServer):
+    """An inserted row arrives as an `Insert` whose values are exact (R42)."""
+    async with door.client(server) as client:
+        table = await (await client.channel("db")).listen(changes("users", event="INSERT"))
+        reading = asyncio.ensure_future(table.next())
+        await until(lambda: (pushes(server, "phx_join")) == 1)
+        await (await client.channel("db")).ready()
+        server.emit("INSERT", "users", record={"id": 9007199254740993, "price": Decimal("1.10")})
+        change = await reading
+        assert isinstance(change, Insert)
+        assert change.record == {"id": 9007199254740993, "price": Decimal("1.10")}
+
+
+async def test_one_iterator_over_several_selectors(door: Door, server: LocalServer):
+    """An iterator over several selectors gives the events of all, in the order in which they came."""
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        union = await room.listen(broadcast("a"), status(), system())
+        await room.subscribe()
+        await room.broadcast("a", 1)
+        kinds = [type(event) for event in await union.take(4)]
+        assert kinds[-1] is Broadcast and set(kinds) <= {Broadcast, Status, System}
+
+
+async def test_iterating_subscribes_and_leaving_ends_it(door: Door, server: LocalServer):
+    """The first `next` joins a channel that nobody joined; `unsubscribe` ends the iteration, of later ones too."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast())
+        reading = asyncio.ensure_future(heard.next())
+        await until(lambda: room.state is ChannelState.JOINED)
+        server.broadcast("room", "a", 1)
+        assert (await reading).payload == 1
+        last = asyncio.ensure_future(heard.next())
+        await room.unsubscribe()
+        assert await last == END
+        assert await heard.next() == END
+        assert await (await room.listen(broadcast())).next() == END
+        await room.subscribe()
+        assert room.state is ChannelState.JOINED
+
+
+async def test_closing_ends_iterators_after_what_they_have(door: Door, server: LocalServer):
+    """Closing the client ends an iterator; events that came before are still read."""
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        heard = await room.listen(broadcast())
+        seen = await room.listen(broadcast())
+        await room.subscribe()
+        await room.broadcast("a", 1)
+        await seen.next()
+        waiting = asyncio.ensure_future(seen.next())
+        await client.close()
+        assert await waiting == END
+        assert payloads([await heard.next()]) == [1]
+        assert await heard.next() == END
+
+
+async def test_an_iterator_raises_why_its_channel_failed(door: Door, server: LocalServer):
+    """When a channel is refused for good, its iterators raise that; so does `subscribe`, and `error` says it (R23)."""
+    server.reject_join("room", "Unauthorized: You do not have permissions to read from this Channel topic: room")
+    async with door.client(server) as client:
+        room = await client.channel("room", private=True)
+        heard = await room.listen(broadcast())
+        with pytest.raises(JoinDeniedError, match="permissions"):
+            await room.subscribe()
+        with pytest.raises(JoinDeniedError, match="permissions"):
+            await heard.next()
+        assert room.state is ChannelState.FAILED and isinstance(room.error, JoinDeniedError)
+
+
+async def test_waiting_for_an_event_has_a_time_limit(door: Door, server: LocalServer):
+    """`get(timeout=...)` raises OperationTimeout and the iterator goes on; after the end it raises ClosedError."""
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        heard = await room.listen(broadcast())
+        await room.subscribe()
+        with pytest.raises(OperationTimeout, match="no event came in time"):
+            await heard.get(timeout=0.01)
+        with pytest.raises(OperationTimeout):
+            await heard.get(timeout=0)
+        with pytest.raises(InvalidArgumentError):
+            await heard.get(timeout=-1)
+        await room.broadcast("a", 1)
+        assert (await heard.get(timeout=30)).payload == 1
+        await room.broadcast("a", 2)
+        assert (await heard.get()).payload == 2
+        await heard.close()
+        with pytest.raises(ClosedError, match="iteration is over"):
+            await heard.get()
+        assert await heard.next() == END
+
+
+async def test_a_time_limit_counts_for_the_first_join_too(door: Door, server: LocalServer):
+    """`get(timeout=...)` on a channel that nobody joined gives up joining when the time is over."""
+    server.drop_reply("phx_join")
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        with pytest.raises(OperationTimeout):
+            await (await room.listen(broadcast())).get(timeout=0.05)
+        await until(lambda: room.state is not ChannelState.JOINING)
+
+
+async def test_a_slow_consumer_is_told_and_goes_on(door: Door, server: LocalServer):
+    """More events than the buffer holds: what fits is read, then SlowConsumerError, and then new events again (R39)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast(), buffer=3)
+        latest = await room.listen(broadcast(), buffer=2, overflow="latest", key=lambda event: event.event)
+        newest = await room.listen(broadcast(), buffer=3, overflow="drop_oldest")
+        await room.subscribe()
+        for number in range(6):
+            server.broadcast("room", "ab"[number % 2], number)
+        await until(lambda: heard.dropped == 3 and newest.dropped == 3 and latest.dropped == 4)
+        assert payloads(await heard.take(3)) == [0, 1, 2]
+        with pytest.raises(SlowConsumerError):
+            await heard.next()
+        server.broadcast("room", "c", "next")
+        assert (await heard.next()).payload == "next"
+        assert payloads(await newest.take(3)) in ([3, 4, 5], [4, 5, "next"])
+        assert {4, 5} & set(payloads(await latest.take(2)))
+
+
+async def test_iterators_and_subscriptions_can_be_ended(door: Door, server: LocalServer):
+    """`with` around an iterator and `cancel()` of a handler end them; others go on."""
+    heard: list[Any] = []
+    other: list[Any] = []
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        subscription = await room.on(broadcast(), heard.append)
+        await room.on(broadcast(), other.append)
+        await room.subscribe()
+        async with await room.listen(broadcast()) as stream:
+            await room.broadcast("a", 1)
+            await stream.next()
+        await until(lambda: len(heard) == 1)
+        assert await stream.next() == END
+        await subscription.cancel()
+        await subscription.cancel()
+        await room.broadcast("a", 2)
+        await until(lambda: len(other) == 2)
+        assert payloads(heard) == [1]
+
+
+async def test_on_is_a_decorator(door: Door, server: LocalServer):
+    """`@channel.on(selector)` registers a function and gives it back."""
+    heard: list[Any] = []
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+
+        def function(event: Broadcast[Any]) -> None:
+            heard.append(event.payload)
+
+        decorator = room.inner.on(broadcast("a"))
+        assert decorator(function) is function
+        await room.subscribe()
+        await room.broadcast("a", 1)
+        await until(lambda: heard == [1])
+
+
+async def test_async_handlers_run_in_order(door: Door, server: LocalServer):
+    """An async handler is called with one event after another, also when it waits in between (R37)."""
+    heard: list[Any] = []
+
+    async def handler(event: Any) -> None:
+        heard.append(("begin", event.payload))
+        await asyncio.sleep(0)
+        heard.append(("end", event.payload))
+
+    async with door.client(server) as client:
+        room = await client.channel("room", echo=True)
+        await room.on(broadcast(), handler)
+        await room.subscribe()
+        for number in range(3):
+            await room.broadcast("a", number)
+        await until(lambda: len(heard) == 6)
+        assert heard == [(what, number) for number in range(3) for what in ("begin", "end")]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
+async def test_what_a_handler_raises_reaches_on_error(door: Door, server: LocalServer, is_async: bool):
+    """A handler that raises is told to `on_error`, once each time, and gets the next event (R1)."""
+    errors: list[Exception] = []
+    calls: list[Any] = []
+
+    def plain(event: Any) -> None:
+        calls.append(event.payload)
+        raise ZeroDivisionError(event.payload)
+
+    async def coroutine(event: Any) -> None:
+        plain(event)
+
+    async with door.client(server, on_error=errors.append) as client:
+        room = await client.channel("room", echo=True)
+        await room.on(broadcast(), coroutine if is_async else plain)
+        await room.subscribe()
+        for number in range(5):
+            await room.broadcast("a", number)
+        await until(lambda: len(errors) == 5)
+        assert calls == [0, 1, 2, 3, 4]
+        assert {type(error) for error in errors} == {HandlerError}
+        assert all(isinstance(error.__cause__, ZeroDivisionError) for error in errors)
+        assert client.state is LinkState.OPEN
+
+
+async def test_wrong_listeners_raise_at_once(door: Door, server: LocalServer):
+    """What cannot be called with one event, is no selector, or no policy, is refused where it is registered (R38)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        for wrong in (
+            room.on(broadcast(), lambda: None),
+            room.on(broadcast(), 5),
+            room.on("typing", print),
+            room.listen(),
+            room.listen("typing"),
+            room.listen(broadcast(), overflow="latest"),
+            room.listen(broadcast(), overflow="newest"),
+            room.listen(broadcast(), buffer=0),
+            room.on(broadcast(), print, overflow="latest"),
+        ):
+            with pytest.raises(InvalidArgumentError):
+                await wrong
+
+
+# --- joining, and the life of a connection
+
+
+async def test_asking_again_gives_the_same_channel(door: Door, server: LocalServer):
+    """The same topic and options give the same object, other options raise, a removed one is gone (R21, R24)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        assert (await client.channel("realtime:room")).inner is room.inner
+        assert dict(client.channels) == {"room": room.inner}
+        with pytest.raises(InvalidArgumentError, match="other options"):
+            await client.channel("room", private=True)
+        await room.subscribe()
+        await client.remove_channel(room)
+        assert dict(client.channels) == {}
+        with pytest.raises(ClosedError):
+            await room.subscribe()
+        again = await client.channel("room", echo=True)
+        await again.subscribe()
+        await client.remove_channel(room)  # of its topic, another has it now
+        assert again.state is ChannelState.JOINED
+        await client.remove_all_channels()
+        assert dict(client.channels) == {}
+
+
+async def test_a_channel_is_a_context_manager(door: Door, server: LocalServer):
+    """Entering joins, leaving leaves, and it works again (R20)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        for _ in range(2):
+            async with room:
+                assert room.state is ChannelState.JOINED
+            assert room.state is ChannelState.IDLE
+        assert pushes(server, "phx_leave") == 2
+
+
+async def test_ready_is_more_than_joined(door: Door, server: LocalServer):
+    """`subscribe(wait="ready")` returns when changes are live, and a row written then is delivered (R18)."""
+    async with door.client(server) as client:
+        room = await client.channel("db")
+        table = await room.listen(changes("users"))
+        await room.subscribe(wait="ready")
+        await room.ready()
+        server.emit("INSERT", "users", record={"id": 1})
+        assert (await table.next()).record == {"id": 1}
+        with pytest.raises(StateError):
+            await (await client.channel("other")).ready()
+
+
+async def test_a_join_that_gets_no_answer_times_out(door: Door, server: LocalServer):
+    """`subscribe(timeout=...)` raises OperationTimeout and withdraws the wish; later it works (R20, R22)."""
+    server.drop_reply("phx_join", times=1)
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        with pytest.raises(OperationTimeout):
+            await room.subscribe(timeout=0.05)
+        await room.subscribe()
+        assert room.state is ChannelState.JOINED
+
+
+async def test_a_lost_connection_comes_back_and_says_what_was_missed(door: Door, server: LocalServer):
+    """After a drop the channel is joined again, events flow, and the time away is a Gap (R7, R44)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        away, heard = await room.listen(gaps()), await room.listen(broadcast())
+        moves = await client.listen()
+        await room.subscribe()
+        server.drop_connections()
+        gap = await away.next()
+        assert isinstance(gap, Gap) and gap.lost == {"broadcast"} and gap.started_at <= gap.ended_at
+        server.broadcast("room", "a", 1)
+        assert (await heard.next()).payload == 1
+        seen = [move.state for move in await moves.take(4) if isinstance(move, Status)]
+        assert ChannelState.JOINED in seen
+        assert (await client.stats()).reconnects == 1
+
+
+async def test_a_refusal_for_good_ends_the_client_everywhere(door: Door, server: LocalServer):
+    """A refused reconnect ends the client: `wait_closed`, iterators, waiting and later calls raise it (R2, R30)."""
+    errors: list[Exception] = []
+    async with door.client(server, on_error=errors.append) as client:
+        room = await client.channel("room")
+        heard, moves = await room.listen(broadcast()), await client.listen()
+        await room.subscribe()
+        server.drop_reply("heartbeat")
+        waiting = [asyncio.ensure_future(call) for call in (heard.next(), client.wait_closed())]
+        server.refuse_connections(status=403)
+        server.drop_connections()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ConnectError, ConnectError]
+        with pytest.raises(ConnectError, match="403"):
+            await client.wait_closed()
+        with pytest.raises(ConnectError, match="403"):
+            await client.ping()
+        with pytest.raises(ConnectError, match="403"):
+            await room.broadcast("a", 1)
+        with pytest.raises(ConnectError, match="403"):
+            await moves.take(100)
+        assert client.state is LinkState.CLOSED
+        await until(lambda: [type(error) for error in errors] == [ConnectError])
+
+
+async def test_opening_fails_with_the_reason(door: Door, server: LocalServer):
+    """A refusal for good raises at once; one that may pass is tried again until `open_timeout` (R30)."""
+    server.refuse_connections(status=403)
+    with pytest.raises(ConnectError, match="403"):
+        await door.open(server.url, server.anon_key)
+    server.refuse_connections(status=503)
+    with pytest.raises(ConnectError, match=r"within 0\.1 s"):
+        await door.open(server.url, server.anon_key, backoff=lambda attempt: 0.01, open_timeout=0.1)
+    with pytest.raises(InvalidArgumentError):
+        await door.open(server.url, server.anon_key, heartbeat=90)
+    with pytest.raises(InvalidArgumentError):
+        await door.open("ftp://example", server.anon_key)
+    server.accept_connections()
+    async with await door.open(server.url, server.anon_key) as client:
+        assert client.state is LinkState.OPEN
+    assert client.state is LinkState.CLOSED
+
+
+async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
+    """`ping` gives seconds, `stats` counts, `reconnect` replaces the connection, and `repr` says how it stands."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        await room.subscribe()
+        assert 0 < await client.ping() < 10
+        await client.reconnect()
+        await until(lambda: client.state is LinkState.OPEN and room.state is ChannelState.JOINED)
+        stats = await client.stats()
+        assert (stats.connects, stats.joins) == (2, 2)
+        assert repr(client.inner).endswith("Client open, 1 channels>")
+        assert repr(room.inner).endswith("Channel 'room' joined>")
+        assert (room.topic, room.error, room.options.echo) == ("room", None, False)
+
+
+CALLS: dict[str, Any] = {
+    "ping": lambda client, room: client.ping(),
+    "publish": lambda client, room: client.publish("room", "a", {}),
+    "publish_many": lambda client, room: client.publish_many([{"topic": "room", "event": "a", "payload": {}}]),
+    "set_auth": lambda client, room: client.set_auth(None),
+    "reconnect": lambda client, room: client.reconnect(),
+    "channel": lambda client, room: client.channel("other"),
+    "remove_channel": lambda client, room: client.remove_channel(room),
+    "remove_all_channels": lambda client, room: client.remove_all_channels(),
+    "stats": lambda client, room: client.stats(),
+    "close": lambda client, room: client.close(),
+    "wait_closed": lambda client, room: client.wait_closed(),
+    "listen": lambda client, room: client.listen(),
+    "subscribe": lambda client, room: room.subscribe(),
+    "ready": lambda client, room: room.ready(),
+    "unsubscribe": lambda client, room: room.unsubscribe(),
+    "broadcast": lambda client, room: room.broadcast("a", 1),
+    "track": lambda client, room: room.track({}),
+    "untrack": lambda client, room: room.untrack(),
+    "presence_state": lambda client, room: room.presence_state(),
+    "channel.set_auth": lambda client, room: room.set_auth(None),
+    "on": lambda client, room: room.on(broadcast(), print),
+    "channel.listen": lambda client, room: room.listen(broadcast()),
+}
+QUIET = {"remove_channel", "remove_all_channels", "stats", "close", "wait_closed", "listen", "unsubscribe"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_after_close_every_call_has_an_answer(door: Door, server: LocalServer, name: str):
+    """After `close` a call raises ClosedError, or is one of those that have nothing left to do (R10, R11)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        await room.subscribe()
+        await client.close()
+        if name in QUIET:
+            await CALLS[name](client, room)
+        else:
+            with pytest.raises(ClosedError, match="closed"):
+                await CALLS[name](client, room)
+        assert (client.state, room.state) == (LinkState.CLOSED, ChannelState.CLOSED)
+
+
+async def test_who_waits_when_it_closes_gets_closed_error(door: Door, server: LocalServer):
+    """Closing settles the calls that wait, and a `wait_closed` returns (R10)."""
+    server.drop_reply("phx_join")
+    server.drop_reply("heartbeat")
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        calls = [asyncio.ensure_future(call) for call in (room.subscribe(), client.ping(), client.wait_closed())]
+        await until(lambda: pushes(server, "heartbeat") and pushes(server, "phx_join"))
+        await client.close()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ClosedError, ClosedError, type(None)]
+
+
+# --- sending
+
+
+async def test_a_confirmed_broadcast(door: Door, server: LocalServer):
+    """With ack the call returns when the server has confirmed, and times out when it does not (R31)."""
+    async with door.client(server) as client:
+        room = await client.channel("room", ack=True)
+        await room.subscribe()
+        assert await room.broadcast("a", 1) == Sent("socket", acked=True)
+        server.drop_reply("broadcast")
+        with pytest.raises(OperationTimeout):
+            await room.broadcast("a", 2, timeout=0.05)
+
+
+async def test_sending_while_not_joined(door: Door, server: LocalServer):
+    """`offline` decides: raise, queue, wait, or HTTP; nothing is sent twice (R32, R34)."""
+    async with door.client(server) as client:
+        with pytest.raises(StateError, match="not joined"):
+            await (await client.channel("room")).broadcast("a", 1)
+    async with door.client(server, offline="queue") as client:
+        room = await client.channel("room", echo=True)
+        heard = await room.listen(broadcast())
+        sent = [await room.broadcast("a", number) for number in range(3)]
+        assert [one.via for one in sent] == ["queue"] * 3
+        await room.subscribe()
+        assert [await one.wait() for one in sent] == [Sent("socket")] * 3
+        assert payloads(await heard.take(3)) == [0, 1, 2]
+    async with door.client(server, offline="wait") as client:
+        room = await client.channel("room", echo=True)
+        heard = await room.listen(broadcast())
+        sending = asyncio.ensure_future(room.broadcast("a", "waited"))
+        await until(lambda: client.inner._driver.session.stats().queued if door.name == "async" else True)
+        await room.subscribe()
+        assert await sending == Sent("socket")
+        assert (await heard.next()).payload == "waited"
+    async with door.client(server, offline="http") as client:
+        assert (await (await client.channel("room")).broadcast("a", {"by": "http"})).via == "http"
+
+
+async def test_what_was_queued_fails_with_its_reason(door: Door, server: LocalServer):
+    """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also at the end (R31)."""
+    errors: list[Exception] = []
+    async with door.client(server, offline="queue", on_error=errors.append) as client:
+        sent = await (await client.channel("room")).broadcast("a", 1)
+        await client.close()
+        with pytest.raises(ClosedError):
+            await sent.wait()
+    await until(lambda: [type(error) for error in errors] == [ClosedError])
+
+
+async def test_publishing_needs_no_channel(door: Door, server: LocalServer):
+    """`publish` and `publish_many` send by HTTP to whoever listens (R34)."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast())
+        await room.subscribe()
+        assert (await client.publish("room", "a", {"n": 1})).via == "http"
+        messages = ({"topic": "room", "event": "a", "payload": {"n": number}} for number in (2, 3))
+        assert (await client.publish_many(messages)).accepted == 2
+        assert payloads(await heard.take(3)) == [{"n": 1}, {"n": 2}, {"n": 3}]
+        with pytest.raises(InvalidArgumentError):
+            await client.publish("room", "a", 5)
+        with pytest.raises(InvalidArgumentError):
+            await client.publish_many({"topic": "room"})
+
+
+# --- presence and tokens
+
+
+async def test_presence(door: Door, server: LocalServer):
+    """Who comes, changes and goes is told, and the state is a snapshot of who is here (R45)."""
+    async with door.client(server) as client, door.client(server) as other:
+        room = await client.channel("room", presence_key="me")
+        seen = await room.listen(presence())
+        await room.subscribe()
+        await room.track({"mood": 1})
+        theirs = await other.channel("room", presence_key="you")
+        await theirs.track({"mood": 2})
+        await theirs.subscribe()
+        kinds: list[type] = []
+        while PresenceLeave not in kinds:
+            event = await seen.next()
+            kinds.append(type(event))
+            if isinstance(event, PresenceSync) and set(event.state) == {"me", "you"}:
+                if PresenceUpdate not in kinds:
+                    await theirs.track({"mood": 3})
+                else:
+                    assert (await room.presence_state())["you"][0].payload == {"mood": 3}
+                    await theirs.untrack()
+        assert kinds.count(PresenceJoin) == 2 and PresenceUpdate in kinds
+        assert [event.payload for event in (await room.presence_state())["me"]] == [{"mood": 1}]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
+async def test_a_token_is_asked_for(door: Door, server: LocalServer, is_async: bool):
+    """A plain or async `token=` is called, and what it gives opens a private channel (R25, R29)."""
+    asked: list[datetime] = []
+
+    def plain() -> str:
+        asked.append(datetime.now(UTC))
+        return server.token("authenticated", 3600)
+
+    async def coroutine() -> str:
+        return plain()
+
+    async with door.client(server, token=coroutine if is_async else plain) as client:
+        await (await client.channel("room", private=True)).subscribe()
+    assert asked
+
+
+async def test_a_token_can_be_set(door: Door, server: LocalServer):
+    """`set_auth` of the client or of one channel is what private channels join with, and a wrong one raises (R27)."""
+    async with door.client(server) as client:
+        room = await client.channel("room", private=True)
+        with pytest.raises(JoinError):
+            await room.subscribe(timeout=5)
+        await client.set_auth(server.token("authenticated", 3600))
+        await room.subscribe()
+        other = await client.channel("other", private=True)
+        await other.set_auth(server.token("authenticated", 3600))
+        await other.subscribe()
+        with pytest.raises(InvalidArgumentError):
+            await client.set_auth("")
+
+
+async def test_every_error_has_one_base(door: Door, server: LocalServer):
+    """What a call raises is a RealtimeError, raised as itself and not wrapped."""
+    async with door.client(server) as client:
+        with pytest.raises(RealtimeError) as caught:
+            await (await client.channel("room")).broadcast("a", 1)
+        assert caught.value.__cause__ is None and caught.value.topic == "room"
