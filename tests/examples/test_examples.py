@@ -123,6 +123,17 @@ async def test_one_message_is_said():
             assert (await ended(program))[0] == 2
 
 
+async def test_a_script_waits_for_a_row():
+    """wait_for.py prints the next new row; when none comes in time, its exit status says so."""
+    async with LocalServer() as server:
+        async with running(server, "wait_for.py", "orders", "30") as program:
+            await lines_until(program, {"waiting"})
+            server.emit("INSERT", "orders", record={"id": 7})
+            assert await ended(program) == (0, "{'id': 7}\n", "")
+        async with running(server, "wait_for.py", "orders", "0.2") as program:
+            assert await ended(program) == (1, "waiting\n", "no row in 0.2 s\n")
+
+
 def test_every_program_is_in_the_readme():
     """The page of the examples names each of them."""
     text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
