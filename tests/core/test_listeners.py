@@ -1,0 +1,218 @@
+"""Who gets an event: wildcards, binding ids, each listener once (R41)."""
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire.core import binary
+from supawire.core.listeners import Index, Listener, union
+from supawire.selectors import (
+    BroadcastSelector,
+    ChangesSelector,
+    Selector,
+    broadcast,
+    changes,
+    gaps,
+    presence,
+    status,
+    system,
+)
+
+from .conftest import Story
+
+KINDS = ("INSERT", "UPDATE", "DELETE")
+
+
+def test_wildcards_hear_every_event(each: Story) -> None:
+    """`*` for broadcasts hears all events, named or not, and named listeners hear theirs alone (R41)."""
+    each.open()
+    room = each.channel()
+    every, typing = each.collect(room, broadcast("*")), each.collect(room, broadcast("typing"))
+    each.join(room)
+    for event in ("typing", "cursor", "", "*", "é"):
+        each.hear(room, "broadcast", {"event": event, "payload": {}})
+    assert [message.event for message in every] == ["typing", "cursor", "", "*", "é"]
+    assert [message.event for message in typing] == ["typing"]
+
+
+def test_binary_broadcasts_find_the_same_listeners(story: Story) -> None:
+    """Events of binary frames are looked up by their UTF-8, known or not, JSON or raw (R41)."""
+    story.open()
+    room = story.channel("räum")
+    every, cafe = story.collect(room, broadcast()), story.collect(room, broadcast("café"))
+    story.join(room)
+    for event, json in itertools.product(("café", "other"), (True, False)):
+        data = binary.pack(binary.USER_BROADCAST, room.encode(), event.encode(), b"", payload=b"[1]", json=json)
+        story.hear_raw(data, binary=True)
+    assert [(one.event, one.payload) for one in every] == [
+        ("café", [1]),
+        ("café", b"[1]"),
+        ("other", [1]),
+        ("other", b"[1]"),
+    ]
+    assert [one.payload for one in cafe] == [[1], b"[1]"]
+
+
+def test_a_listener_hears_an_event_once_however_often_it_asks(each: Story) -> None:
+    """Overlapping selectors of one listener give each event and each row once (R41)."""
+    each.open()
+    db = each.channel("db")
+    rows = changes("*"), changes("users"), changes("users", event="INSERT")
+    both = each.collect(db, broadcast(), broadcast("e"), broadcast("e"), *rows)
+    each.join(db)
+    each.hear(db, "broadcast", {"event": "e", "payload": {}})
+    each.row(db, 100, 101, 102, id=1)
+    each.row(db, 102, 100, id=2)
+    assert len(both) == 3
+    assert [change.record["id"] for change in both[1:]] == [1, 2]
+
+
+def test_rows_go_by_binding_id_alone(each: Story) -> None:
+    """Which listener hears a row is what its ids say: same table, other filter, other listener (R41)."""
+    each.open()
+    db = each.channel("db")
+    low = each.collect(db, changes("users", filter="id=lt.10"))
+    high = each.collect(db, changes("users", filter="id=gte.10"))
+    every = each.collect(db, changes())
+    each.join(db)
+    each.row(db, 100, 102, id=1)
+    each.row(db, 101, 102, id=50)
+    each.row(db, 102, id=7)
+    each.row(db, id=9)
+    each.row(db, 999, id=9)
+    assert [[change.record["id"] for change in heard] for heard in (low, high, every)] == [[1], [50], [1, 50, 7]]
+
+
+def test_equal_bindings_are_one_binding(each: Story) -> None:
+    """Two listeners for the same rows cost one binding, and both hear (R41)."""
+    each.open()
+    db = each.channel("db")
+    one, two = each.collect(db, changes("users")), each.collect(db, changes("users", event="*", schema="public"))
+    each.join(db)
+    assert len(each.sent("phx_join")[0].payload["config"]["postgres_changes"]) == 1
+    each.row(db, 100, id=1)
+    assert (len(one), len(two)) == (1, 1)
+
+
+def test_bindings_with_equal_ids_each_hear_their_kind(each: Story) -> None:
+    """When the server gives two bindings one id, each listener still hears the kinds it asked for, once (R41)."""
+    each.open()
+    db = each.channel("db")
+    inserts = each.collect(db, changes("users", event="INSERT"))
+    deletes = each.collect(db, changes("users", event="DELETE"))
+    each.do(each.session.join, db)
+    wanted = each.sent("phx_join")[0].payload["config"]["postgres_changes"]
+    each.answer_join({"postgres_changes": [{**binding, "id": 7} for binding in wanted]})
+    for kind in KINDS:
+        each.row(db, 7, kind=kind, id=1)
+    assert [type(change).__name__ for change in inserts] == ["Insert"]
+    assert [type(change).__name__ for change in deletes] == ["Delete"]
+
+
+def test_a_cancelled_listener_hears_nothing_more_and_the_others_do(each: Story) -> None:
+    """Unlistening takes effect at once, also twice, also while an event is delivered (R41)."""
+    each.open()
+    room = each.channel()
+    heard: list[Any] = []
+    first: list[Listener] = []
+
+    def once(event: Any) -> None:
+        heard.append(event)
+        each.session.unlisten(room, first[0])
+        each.session.unlisten(room, first[0])
+
+    first.append(Listener((broadcast(),), once))
+    each.do(each.session.listen, room, first[0])
+    other = each.collect(room, broadcast())
+    each.join(room)
+    for _ in range(2):
+        each.hear(room, "broadcast", {"event": "e", "payload": {}})
+    assert (len(heard), len(other)) == (1, 2)
+    each.session.unlisten("realtime:nobody", first[0])
+
+
+def test_listeners_are_called_in_the_order_in_which_they_came(each: Story) -> None:
+    """Wildcard or named, the one that was there first hears first (R41)."""
+    each.open()
+    room = each.channel()
+    order: list[int] = []
+    for number, selector in enumerate((broadcast("e"), broadcast(), broadcast("e"), broadcast("*"))):
+        each.do(each.session.listen, room, Listener((selector,), lambda _, number=number: order.append(number)))
+    each.join(room)
+    each.hear(room, "broadcast", {"event": "e", "payload": {}})
+    assert order == [0, 1, 2, 3]
+
+
+def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
+    """Presence, system, gaps and status go to those who asked, and to nobody else."""
+    story.open()
+    room = story.channel()
+    selectors: list[Selector[Any]] = [presence(), system(), gaps(), status()]
+    heard = [story.collect(room, selector) for selector in selectors]
+    story.join(room)
+    story.hear(room, "presence_state", {})
+    story.system(room, "hello", extension="x")
+    story.drop(1006)
+    story.come_back()
+    story.answer_join()
+    kinds = [{type(event).__name__ for event in events} for events in heard]
+    assert kinds == [{"PresenceSync"}, {"System"}, {"Gap"}, {"Status"}]
+
+
+SELECTORS: list[Selector[Any]] = [
+    *(BroadcastSelector(event) for event in ("*", "a", "b")),
+    *(ChangesSelector(table=table, event=event) for table in ("*", "t", "u") for event in ("*", "INSERT", "DELETE")),
+]
+LISTENERS = st.lists(st.lists(st.sampled_from(SELECTORS), min_size=1, max_size=4), max_size=6)
+
+
+@given(wanted=LISTENERS, same_ids=st.booleans(), gone=st.sets(st.integers(0, 5)))
+def test_the_compiled_index_finds_whom_a_search_finds(
+    wanted: list[list[Selector[Any]]], same_ids: bool, gone: set[int]
+) -> None:
+    """For any listeners, the lookups give exactly the listeners that a search through all selectors gives (R41)."""
+    index = Index()
+    listeners = [Listener(tuple(selectors), [].append) for selectors in wanted]
+    for listener in listeners:
+        index.add(listener)
+    ids = {binding: 7 if same_ids else place for place, binding in enumerate(index.bindings)}
+    index.joined(ids)
+    for number in gone & set(range(len(listeners))):
+        index.remove(listeners[number])
+    live = [listener for number, listener in enumerate(listeners) if number not in gone]
+    for event in ("a", "b", "other"):
+        found = index.broadcasts.get(event, index.any_broadcast)
+        assert list(found) == [listener.deliver for listener in live if _hears(listener, event)]
+    for kind in KINDS:
+        for binding, number in ids.items():
+            if same_ids or binding.event not in ("*", kind):
+                continue
+            found = union(index, [number], kind)
+            assert set(map(id, found)) == {id(one.deliver) for one in live if binding in one.selectors}
+        every = union(index, [*ids.values()] * 2, kind)
+        assert len(set(map(id, every))) == len(every)
+        assert set(map(id, every)) == {
+            id(one.deliver)
+            for one in live
+            if any(isinstance(s, ChangesSelector) and s.event in ("*", kind) for s in one.selectors)
+        }
+
+
+def _hears(listener: Listener, event: str) -> bool:
+    return any(isinstance(s, BroadcastSelector) and s.event in ("*", event) for s in listener.selectors)
+
+
+@pytest.mark.parametrize("kind", ["changes", "broadcast", "presence"])
+def test_the_kinds_that_a_gap_may_swallow_are_those_that_somebody_hears(kind: str) -> None:
+    """A gap names changes, broadcast and presence where somebody listens to them, and nothing else (R44)."""
+    index = Index()
+    assert index.kinds() == frozenset()
+    selector: Selector[Any] = {"changes": changes("t"), "broadcast": broadcast("e"), "presence": presence()}[kind]
+    listener = Listener((selector, system(), status()), print)
+    index.add(listener)
+    assert index.kinds() == {kind}
+    index.remove(listener)
+    assert index.kinds() == frozenset()

@@ -1,0 +1,209 @@
+"""What the core owes and awaits: tickets, replies with deadlines in socket time, and the one heap of deadlines."""
+
+from collections import deque
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from supawire.core.effects import Effects, Settle, Ticket
+from supawire.core.pacing import Pace
+from supawire.core.replies import Pending, Replies, Tickets
+from supawire.core.timers import Timers
+from supawire.errors import ClosedError
+
+# --- tickets
+
+
+@given(st.lists(st.tuples(st.sampled_from(["open", "settle", "drop", "all"]), st.integers(0, 9)), max_size=40))
+def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    """Settling twice, after a drop, or at the end again, pays nobody twice; at the end nobody is owed (R31)."""
+    effects: Effects = deque()
+    tickets = Tickets(effects)
+    opened: list[Ticket] = []
+    dropped = set[Ticket]()
+    for what, number in steps:
+        if what == "open":
+            opened.append(tickets.open("test"))
+        elif what == "all":
+            tickets.settle_all(ClosedError("the end"))
+        elif opened:
+            ticket = opened[number % len(opened)]
+            if what == "settle":
+                tickets.settle(ticket, number)
+            else:
+                paid = ticket not in tickets
+                tickets.drop(ticket)
+                if not paid:
+                    dropped.add(ticket)
+    tickets.settle(None, "nobody")
+    tickets.settle_all(ClosedError("the end"))
+    settled = [effect.ticket for effect in effects if isinstance(effect, Settle)]
+    assert len(settled) == len(set(settled))
+    assert set(settled) == set(opened) - dropped
+    assert len(tickets) == 0
+
+
+def test_tickets_are_told_apart() -> None:
+    """Every ticket has a number of its own, and knows what it is for."""
+    tickets = Tickets(deque())
+    assert len({tickets.open("join") for _ in range(100)}) == 100
+
+
+# --- replies
+
+
+def _pending(at: float) -> Pending:
+    return Pending("broadcast", "realtime:room", None, 1, at)
+
+
+def test_deadlines_of_replies_stand_still_while_frozen() -> None:
+    """Three freezes of 10 s move a deadline of 5 s by 30 s; while frozen there is no deadline at all (R4)."""
+    replies = Replies()
+    replies.expect("1", _pending(100.0), 5.0)
+    at = 100.0
+    for _ in range(3):
+        replies.freeze(at + 1)
+        replies.freeze(at + 3)
+        assert replies.next is None
+        assert list(replies.due(at + 1000)) == []
+        replies.thaw(at + 11)
+        replies.thaw(at + 12)
+        at += 11
+    assert replies.next == 135.0
+    assert list(replies.due(134.9)) == []
+    assert len(list(replies.due(135.0))) == 1
+    assert len(replies) == 0
+
+
+def test_a_push_that_was_sent_while_frozen_has_its_whole_time_after_it() -> None:
+    """A request made while a join is unanswered gets its full timeout from the answer on (R4)."""
+    replies = Replies()
+    replies.freeze(100.0)
+    replies.expect("1", _pending(110.0), 5.0)
+    replies.thaw(120.0)
+    assert replies.next == 125.0
+
+
+def test_clearing_ends_the_freeze_and_forgets_all() -> None:
+    """When the socket is gone everything pending is handed out once, and the next socket starts unfrozen (R5)."""
+    replies = Replies()
+    replies.expect("1", _pending(100.0), 5.0)
+    replies.freeze(101.0)
+    assert len(replies.clear()) == 1
+    assert replies.clear() == []
+    assert (replies.next, len(replies)) == (None, 0)
+    replies.expect("2", _pending(200.0), 5.0)
+    assert replies.next == 205.0
+
+
+def test_forgetting_a_channel_leaves_the_others() -> None:
+    """The end of one channel takes its own pushes out, with their deadlines (R24)."""
+    replies = Replies()
+    for ref, topic in (("1", "a"), ("2", "b"), ("3", "a")):
+        replies.expect(ref, Pending("broadcast", topic, None, 1, 0.0), 5.0)
+    assert len(list(replies.forget("a"))) == 2
+    assert len(replies) == 1
+    assert replies.take("1") is None
+    assert replies.take("2") is not None
+    assert replies.next is None
+    assert replies.late == 1
+
+
+@given(
+    st.floats(0, 1e9),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=5),
+    st.floats(0.001, 100),
+)
+def test_a_deadline_that_was_told_is_due_when_it_comes(
+    start: float, freezes: list[tuple[float, float]], timeout: float
+) -> None:
+    """Whatever was frozen and rounded: at the instant that `next` names, `due` gives the push (R4)."""
+    replies = Replies()
+    replies.expect("1", _pending(start), timeout)
+    at = start
+    for wait, length in freezes:
+        replies.freeze(at + wait)
+        replies.thaw(at + wait + length)
+        at += wait + length
+    assert replies.next is not None
+    assert len(list(replies.due(replies.next))) == 1
+
+
+# --- the heap of deadlines
+
+
+class TimersMachine(RuleBasedStateMachine):
+    """The heap against a plain dict of deadlines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: Timers[int] = Timers()
+        self.model: dict[int, float] = {}
+        self.clock = 0.0
+
+    @rule(key=st.integers(0, 12), deadline=st.floats(0, 100))
+    def set(self, key: int, deadline: float) -> None:
+        """Set, or set anew."""
+        self.timers.set(key, deadline)
+        self.model[key] = deadline
+
+    @rule(key=st.integers(0, 12))
+    def cancel(self, key: int) -> None:
+        """Cancel, whether it is set or not."""
+        self.timers.cancel(key)
+        self.model.pop(key, None)
+
+    @rule(mono=st.floats(0, 100))
+    def due(self, mono: float) -> None:
+        """Time passes."""
+        due = list(self.timers.due(mono))
+        expected = {key for key, deadline in self.model.items() if deadline <= mono}
+        assert set(due) == expected
+        assert len(due) == len(expected)
+        assert [self.model[key] for key in due] == sorted(self.model[key] for key in due)
+        for key in due:
+            del self.model[key]
+
+    @rule(key=st.integers(0, 3))
+    def churn(self, key: int) -> None:
+        """One key is set over and over, as a heartbeat's or a paced queue's."""
+        for number in range(70):
+            self.set(key, 50.0 + number)
+
+    @invariant()
+    def holds(self) -> None:
+        """The next deadline is the earliest, each key knows its own, and the heap stays small."""
+        assert self.timers.next == min(self.model.values(), default=None)
+        assert len(self.timers) == len(self.model)
+        assert all(self.timers.deadline(key) == self.model.get(key) for key in range(13))
+        assert len(self.timers._heap) <= 65 + 4 * 13
+
+
+def test_deadlines_are_given_in_order_and_the_heap_does_not_grow() -> None:
+    """Whatever is set, replaced, cancelled and taken, the heap holds what was set last, in order, and stays small."""
+    run_state_machine_as_test(TimersMachine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))
+
+
+# --- pace
+
+
+@given(st.integers(1, 5), st.lists(st.floats(0, 2), min_size=1, max_size=60))
+def test_no_window_holds_more_calls_than_the_pace(limit: int, waits: list[float]) -> None:
+    """However calls come, when each waits until it may, no second holds more than the limit (R35)."""
+    pace = Pace(limit)
+    at, calls = 0.0, list[float]()
+    for wait in waits:
+        at = max(at + wait, pace.ready_at(at + wait))
+        assert pace.ready_at(at) == at
+        pace.spend(at)
+        calls.append(at)
+    assert max(sum(start <= one < start + 0.999 for one in calls) for start in calls) <= limit
+
+
+def test_no_limit_never_waits() -> None:
+    """None is no limit, and remembers nothing."""
+    pace = Pace(None)
+    for _ in range(1000):
+        pace.spend(1.0)
+    assert pace.ready_at(1.0) == 1.0
