@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from functools import cache
@@ -112,6 +113,20 @@ NOT_FOR_USERS = {"default_retryable"}  # what classes of errors say to their bas
 def test_everything_on_a_public_class_is_in_a_page(name: str):
     """Each method, property and field of what users import stands in a page; so does each fault of the local server."""
     assert sorted(public(getattr(supawire, name)) - NOT_FOR_USERS - names_in_pages()) == []
+
+
+def keywords(function: Callable[..., object]) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", sorted(supawire.__all__))
+def test_every_keyword_of_a_call_is_in_a_page(name: str):
+    """Each keyword argument of a public function or method stands in a page."""
+    it = getattr(supawire, name)
+    calls = [it] if inspect.isfunction(it) else [call for _, call in inspect.getmembers(it, inspect.isfunction)]
+    wanted = set[str]().union(*(keywords(call) for call in calls if not call.__name__.startswith("_")))
+    assert sorted(wanted - names_in_pages()) == []
 
 
 def test_every_error_is_in_the_page_of_errors():
