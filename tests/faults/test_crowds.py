@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from supawire import AsyncClient, Backoff, Limits, LinkState, broadcast, connect_async
-from supawire.aio.sending import QueuedSent
+from supawire.aio.sending import AsyncQueuedSent
 from supawire.errors import ConnectionLostError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver
@@ -125,7 +125,7 @@ async def test_sends_over_drops_arrive_once_and_in_order_or_say_that_they_did_no
                     server.drop_connections(connection=server.frames[-1].connection)  # it was the sender's
                 try:
                     sent = await room.broadcast("x", {"n": number})
-                    if isinstance(sent, QueuedSent):
+                    if isinstance(sent, AsyncQueuedSent):
                         await sent.wait()
                 except ConnectionLostError as error:
                     errors.append(error)

@@ -119,10 +119,17 @@ class Sockets:
         cause = Cause(text="the attempt was given up")
         try:
             cause = await self._open_and_read(generation)
-        finally:
-            self._open.pop(generation, None)
-            if self._generation == generation:
-                self._current = None
+        except asyncio.CancelledError:
+            # At the end of the event loop all tasks are cancelled at once, and the client is told of it after this one.
+            self._driver.loop.call_soon(self._gone, generation, cause)
+            raise
+        self._gone(generation, cause)
+
+    def _gone(self, generation: int, cause: Cause) -> None:
+        self._open.pop(generation, None)
+        if self._generation == generation:
+            self._current = None
+        if not self._driver.tasks.stopping:  # else it has ended already, or is about to
             self._driver.closed(generation, cause)
 
     async def _open_and_read(self, generation: int) -> Cause:

@@ -1,0 +1,142 @@
+"""How a process ends that has clients open: by itself, by exit, by an exception, and by Ctrl-C in every state."""
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from typing import Any
+
+import pytest
+
+from supawire import broadcast, connect_async
+from supawire.errors import StateError
+from supawire.server import LocalServer
+from tests.conftest import ROOT
+from tests.faults.misbehaver import Misbehaver, Script, Wire, behave
+from tests.faults.steps import KEY, Heard, client_of, ours, room_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def silent(wire: Wire) -> None:
+    await wire.request()
+
+
+async def refuses(wire: Wire) -> None:
+    await wire.refuse(503)
+
+
+async def deaf_at_the_end(wire: Wire) -> None:
+    """Answers no close frame."""
+    await wire.upgrade()
+
+
+async def run(name: str, url: str) -> Any:
+    """Start a program, and wait until it has reached its state."""
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-m", "tests.faults.programs", name, url, KEY, cwd=ROOT, stdout=PIPE, stderr=PIPE
+    )
+    assert program.stdout is not None
+    assert (await program.stdout.readline()).decode().strip() == "ready", (await program.communicate())[1].decode()
+    return program
+
+
+STATES: dict[str, Script] = {
+    "connecting": silent,
+    "retrying": refuses,
+    "joining": behave,
+    "iterating": behave,
+    "sending": behave,
+    "handling": behave,
+    "asking": behave,
+    "closing": deaf_at_the_end,
+}
+
+
+@pytest.mark.parametrize(
+    "state", [state if state == "iterating" else pytest.param(state, marks=pytest.mark.slow) for state in STATES]
+)
+async def test_ctrl_c_ends_the_program_in_every_state(state: str):
+    """Ctrl-C ends the process with KeyboardInterrupt and nothing else to say, whatever is going on (R10, R46)."""
+    async with Misbehaver(STATES[state]) as server:
+
+        def answer(wire: Wire, frame: Any) -> None:
+            if frame.topic != "realtime:silent":
+                wire.accept(frame)
+
+        def echo(wire: Wire, frame: Any) -> None:
+            wire.reply(frame)
+            wire.broadcast("room", "x", {})
+
+        server.answers |= {"phx_join": answer, "broadcast": echo}
+        program = await run(state, server.url)
+        program.send_signal(signal.SIGINT)
+        _, said = await program.communicate()
+        text = said.decode()
+        assert program.returncode == -signal.SIGINT
+        assert text.rstrip().endswith("KeyboardInterrupt"), text
+        for noise in ("never retrieved", "destroyed", "Unclosed", "ResourceWarning", "Exception ignored", "unhandled"):
+            assert noise not in text
+        assert KEY not in text
+
+
+_SLOW = pytest.mark.slow
+_ENDINGS = [
+    ("forgotten", 0),
+    pytest.param("leaving", 3, marks=_SLOW),
+    pytest.param("raising", 1, marks=_SLOW),
+    pytest.param("dying", 4, marks=_SLOW),
+]
+
+
+@pytest.mark.parametrize(("ending", "code"), _ENDINGS)
+async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
+    """A forgotten client neither holds the process up nor says anything at its end (R10, R46)."""
+    async with Misbehaver() as server:
+        program = await run(ending, server.url)
+        _, said = await program.communicate()
+        assert program.returncode == code
+        text = said.decode()
+        assert text == "" if ending != "raising" else text.count("Traceback") == 1 and "KeyError: 'mine'" in text, text
+
+
+def test_one_process_may_have_one_loop_after_another():
+    """Clients of one event loop after another work each in theirs, and none keeps anything of the one before (R46)."""
+    heard: list[Any] = []
+
+    async def once(server: LocalServer) -> None:
+        async with client_of(server, server.anon_key) as client:
+            room = client.channel("room", echo=True)
+            room.on(broadcast(), heard.append)
+            stream = room.listen(broadcast())
+            await room.subscribe()
+            await room.broadcast("x", {})
+            await anext(stream)
+        assert ours() == set()
+
+    with LocalServer() as server:
+        for _ in range(3):
+            asyncio.run(once(server))
+    assert len(heard) == 3
+
+
+async def test_two_loops_at_once_each_with_their_clients():
+    """A client in another thread's loop works beside ours, and each refuses to be called from the other's (R46)."""
+    async with Misbehaver() as server, client_of(server) as client:
+        room, heard = await room_of(client)
+
+        async def elsewhere() -> None:
+            async with connect_async(server.url, KEY) as other:
+                await other.channel("room").subscribe()
+                for call in (client.ping, room.subscribe, client.close, lambda: room.broadcast("x", {}), room.untrack):
+                    with pytest.raises(StateError, match="event loop"):
+                        await call()
+                with pytest.raises(StateError, match="event loop"):
+                    room.on(broadcast(), Heard())
+                with pytest.raises(StateError, match="event loop"):
+                    await anext(client.listen())
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        server.wires[0].broadcast("room", "x", {})
+        await heard.until(1)
+        assert (await client.ping()) > 0
