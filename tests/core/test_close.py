@@ -8,7 +8,7 @@ import pytest
 from supawire.core.effects import Disconnect, Ended, Settle
 from supawire.core.listeners import Listener
 from supawire.errors import ClosedError, RemoteProtocolError
-from supawire.options import Secret
+from supawire.options import Backoff, Secret
 from supawire.selectors import broadcast
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import ChannelState, LinkState
@@ -101,6 +101,23 @@ def test_close_leaves_then_closes(story: Story) -> None:
     assert {frame.event for frame in story.sent()[-2:]} == {"phx_leave"}
     (end,) = [effect for effect in story.effects if isinstance(effect, Disconnect)]
     assert (end.abort, end.code) == (False, 1000)
+
+
+def test_a_dead_socket_is_not_lost_while_it_is_being_closed(make_story: Callable[..., Story]) -> None:
+    """A join deadline that passes between close and its bound makes no reconnect; close ends by its bound (R10)."""
+    for backoff in (None, Backoff()):
+        story = make_story(backoff=backoff)
+        story.open()
+        story.run_for(1)
+        story.do(story.session.join, story.channel())
+        story.run_for(18)
+        closed = story.do(story.session.close)
+        story.run_for(2.1)
+        assert story.session.state is LinkState.CLOSING
+        story.run_for(3)
+        assert story.outcome(closed) is None
+        assert story.session.next_deadline is None
+        assert story.connects == 1
 
 
 def test_a_handler_may_close(story: Story) -> None:

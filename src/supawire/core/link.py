@@ -162,9 +162,10 @@ class Link:
                 self._context.counts.stale += 1
 
     def lose(self, error: ConnectionLostError, now: Instant) -> None:
-        """Give this socket up ourselves: it is open, but dead."""
-        self._abort()
-        self._lost(error, None, now)
+        """Give this socket up ourselves: it is open, but dead. One that is being closed has its own bound."""
+        if self.state is LinkState.OPEN:
+            self._abort()
+            self._lost(error, None, now)
 
     def token_ready(self, now: Instant) -> None:
         """The token for this attempt is there, or will not come in time."""

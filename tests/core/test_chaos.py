@@ -1,0 +1,265 @@
+"""Random lives of a session against a server without sense: no order of events is impossible, nothing is left behind.
+
+The simulation in `tests/linked` has a real server on the other side and checks what it means; here replies, closes and
+words come in any order and for any join, old or new, so that every cell of the tables of states is walked through.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.core.effects import AskDelay, FetchToken, Publish, Ticket
+from supawire.core.listeners import Listener
+from supawire.core.outbox import Message
+from supawire.errors import AuthError, LocalProtocolError, RealtimeError
+from supawire.options import OFFLINE, PROTOCOLS, Backoff, ChannelOptions, Limits, Secret, SessionOptions
+from supawire.selectors import broadcast, changes, gaps, presence, status, system
+from supawire.testing.pilot import NOT_YET
+from supawire.types import ChannelState, LinkState, Sent
+
+from .conftest import SUBSCRIBED, Story
+from .test_refusals import CHANGES, HANDSHAKES, REASONS, SYSTEMS
+
+TOPICS = ("one", "two", "three")
+STEPS = 120
+TIGHT = Limits(channels=2, joins_per_second=2, messages_per_second=2)
+
+
+class Life:
+    """One session, and the dice."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(seed)
+        self.story = Story(
+            SessionOptions(
+                protocol=rng.choice(PROTOCOLS),
+                offline=rng.choice(OFFLINE),
+                queue_size=3,
+                open_timeout=rng.choice((None, None, 20.0)),
+                backoff=rng.choice((None, Backoff(), Backoff(max_attempts=4))),
+                rejoin_backoff=rng.choice((None, Backoff(initial=1), Backoff(initial=1, max_attempts=3))),
+                limits=rng.choice((Limits(), Limits.off(), TIGHT)),
+                idle_disconnect=rng.choice((None, 0.0, 5.0)),
+                has_token_provider=rng.random() < 0.5,
+            ),
+            seed=seed,
+        )
+        self.owed: list[Ticket] = []
+        self.cancelled = set[Ticket]()
+        self.listeners: list[tuple[str, Listener]] = []
+        self.asked = 0
+        self.publishing: list[Ticket] = []
+
+    # --- choosing
+
+    def topic(self) -> str:
+        """One of the topics, made if it is not there."""
+        name = self.rng.choice(TOPICS)
+        options = ChannelOptions(
+            ack=True,
+            private=name == "two",
+            presence_key="me" if name == "three" else None,
+            replication_ready=name == "one",
+        )
+        self.story.session.channel(f"realtime:{name}", options)
+        return f"realtime:{name}"
+
+    def frame(self, *events: str) -> Any:
+        """A request that went out on any socket, rather a late one."""
+        every = [one for one in self.story.sent() if one.event in events]
+        return self.rng.choice(every[-4:] if self.rng.random() < 0.8 else every) if every else None
+
+    def owe(self, ticket: Any) -> None:
+        """Somebody waits."""
+        if ticket is not None:
+            self.owed.append(ticket)
+
+    # --- the user
+
+    def do_join(self) -> None:
+        patient, ready = self.rng.random() < 0.5, self.rng.random() < 0.4
+        timeout = self.rng.choice((None, 0.5, 20.0))
+        session = self.story.session
+        self.owe(self.story.do(session.join, self.topic(), ready=ready, timeout=timeout, patient=patient))
+
+    def do_leave(self) -> None:
+        self.owe(self.story.do(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))
+
+    def do_remove(self) -> None:
+        self.story.do(self.story.session.remove, self.topic())
+
+    def do_send(self) -> None:
+        message = Message("e", b"{}", ack=self.rng.random() < 0.5, timeout=self.rng.choice((None, 1.0, 30.0)))
+        self.owe(self.story.do(self.story.session.broadcast, self.topic(), message))
+
+    def do_track(self) -> None:
+        wish = self.rng.choice((None, b"1", b"2"))
+        self.owe(self.story.do(self.story.session.track, self.topic(), wish, self.rng.choice((None, 1.0))))
+
+    def do_listen(self) -> None:
+        every = [broadcast(), changes("users"), changes("orders"), presence(), system(), gaps(), status()]
+        listener = Listener((self.rng.choice(every),), _ignore)
+        topic = self.topic()
+        self.listeners.append((topic, listener))
+        self.story.do(self.story.session.listen, topic, listener)
+
+    def do_unlisten(self) -> None:
+        if self.listeners:
+            self.story.session.unlisten(*self.listeners.pop(self.rng.randrange(len(self.listeners))))
+
+    def do_cancel(self) -> None:
+        if self.owed:
+            ticket = self.rng.choice(self.owed)
+            self.cancelled.add(ticket)
+            self.story.do(self.story.session.cancel, ticket)
+
+    def do_token(self) -> None:
+        token = self.rng.choice((None, Secret("a"), Secret("b")))
+        if self.rng.random() < 0.5:
+            self.story.do(self.story.session.set_token, token)
+        else:
+            self.story.do(self.story.session.set_channel_token, self.topic(), token)
+
+    def do_ping(self) -> None:
+        self.owe(self.story.do(self.story.session.ping, self.rng.choice((None, 1.0))))
+
+    def do_open(self) -> None:
+        self.owe(self.story.do(self.story.session.open))
+
+    def do_reconnect(self) -> None:
+        self.story.do(self.story.session.reconnect)
+
+    # --- the world
+
+    def do_accept(self) -> None:
+        self.story.accept()
+
+    def do_drop(self) -> None:
+        story = self.story
+        if self.rng.random() < 0.5:
+            story.drop(self.rng.choice((None, 1000, 1001, 1006, 1012, 4000)), written=self.rng.choice((None, 0, 5)))
+        elif story.session.state is LinkState.CONNECTING:
+            code, body, _ = self.rng.choice(HANDSHAKES)
+            retried = code >= 429 or self.rng.random() < 0.1
+            story.drop(status=code if retried else 503, body=body, retry_after=self.rng.choice((None, 5.0)))
+
+    def do_provide(self) -> None:
+        numbers = [effect.number for effect in self.story.effects if isinstance(effect, FetchToken)]
+        if numbers:
+            token = self.rng.choice((Secret("a"), Secret("b"), None, AuthError("no")))
+            self.story.do(self.story.session.token_ready, self.rng.choice(numbers[-2:]), token)
+
+    def do_delay(self) -> None:
+        keys = [effect.key for effect in self.story.effects if isinstance(effect, AskDelay)]
+        if keys:
+            self.story.do(self.story.session.delay_ready, self.rng.choice(keys[-3:]), self.rng.choice((0.0, 3.0)))
+
+    def do_publish(self) -> None:
+        for effect in self.story.effects:
+            if isinstance(effect, Publish) and effect.ticket not in self.publishing:
+                self.publishing.append(effect.ticket)
+                self.story.session.posts.settle(effect.ticket, Sent("http"))
+                self.story.pump()
+
+    def do_ok(self) -> None:
+        frame = self.frame("phx_join", "phx_leave", "heartbeat", "presence")
+        if frame is not None and frame.event == "phx_join":
+            wanted = frame.payload["config"]["postgres_changes"]
+            echoed = [{**binding, "id": place} for place, binding in enumerate(wanted)]
+            self.story.reply(frame, {"postgres_changes": echoed})
+        elif frame is not None:
+            self.story.reply(frame)
+
+    def do_refuse(self) -> None:
+        frame = self.frame("phx_join", "presence")
+        if frame is not None:
+            self.story.reply(frame, {"reason": self.rng.choice(list(REASONS))}, status="error")
+
+    def do_ack(self) -> None:
+        pushed = self.story.pushed()
+        if pushed:
+            self.story.answer_push(self.rng.choice(pushed[-3:]), status=self.rng.choice(("ok", "error")))
+
+    def do_end(self) -> None:
+        frame = self.frame("phx_join")
+        if frame is not None:
+            if self.rng.random() < 0.5:
+                said = {"extension": "system", "status": "error", "message": self.rng.choice(list(SYSTEMS))}
+                self.story.hear(frame.topic, "system", said, join_ref=frame.ref)
+            self.story.close_channel(frame.topic, frame.ref, event=self.rng.choice(("phx_close", "phx_error")))
+
+    def do_say(self) -> None:
+        frame = self.frame("phx_join")
+        if frame is not None:
+            said = self.rng.choice(
+                (
+                    ("postgres_changes", "ok", SUBSCRIBED),
+                    ("system", "ok", "Replication connection established"),
+                    ("postgres_changes", "error", self.rng.choice(list(CHANGES))),
+                )
+            )
+            payload = dict(zip(("extension", "status", "message"), said, strict=True))
+            self.story.hear(frame.topic, "system", payload, join_ref=self.rng.choice((frame.ref, None)))
+
+    def do_data(self) -> None:
+        topic = f"realtime:{self.rng.choice(TOPICS)}"
+        meta = {"id": str(self.rng.randrange(9)), "replayed": self.rng.random() < 0.5}
+        self.story.hear(topic, "broadcast", {"event": "e", "payload": {}, "meta": meta})
+        self.story.row(topic, self.rng.randrange(3), id=1)
+        diff = {"joins": {"a": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
+        self.story.hear(topic, *self.rng.choice((("presence_diff", diff), ("presence_state", {}))))
+
+    def do_wait(self) -> None:
+        self.story.run_for(self.rng.choice((0.0, 0.01, 0.5, 2.0, 12.0, 40.0)))
+
+    def do_alive(self) -> None:
+        self.story.run_alive(self.rng.choice((1.0, 30.0)))
+
+    def do_sleep(self) -> None:
+        self.story.clock.sleep(self.rng.choice((3600.0, -60.0)))
+
+
+def _ignore(event: object) -> None:
+    """Events are looked at elsewhere."""
+
+
+ACTS = [name for name in vars(Life) if name.startswith("do_")]
+OFTEN = {"do_ok": 6, "do_wait": 4, "do_accept": 4, "do_join": 4, "do_provide": 3, "do_delay": 3, "do_send": 2}
+WEIGHTS = [OFTEN.get(name, 1) for name in ACTS]
+
+
+def live(seed: int) -> Life:
+    """Live one life to its end: random steps, then close."""
+    life = Life(seed)
+    story = life.story
+    for _ in range(STEPS):
+        act: Callable[[], None] = getattr(life, life.rng.choices(ACTS, WEIGHTS)[0])
+        try:
+            act()
+        except LocalProtocolError:
+            raise
+        except RealtimeError:
+            pass  # what a command may say in this state
+        if story.session.state is LinkState.CLOSED:
+            break
+    story.do(story.session.close)
+    if life.rng.random() < 0.5:
+        story.drop(1000)
+    story.run_for(6)
+    return life
+
+
+@pytest.mark.parametrize("seed", [*range(10), 2347])
+def test_a_random_life_ends_with_nothing_owed(seed: int) -> None:
+    """Whatever happens in whatever order: no impossible move, every ticket settled once, nothing left (R10, R31)."""
+    for number in range(seed * 10, seed * 10 + 10) if seed < 10 else (seed,):
+        life = live(number)
+        story, context = life.story, life.story.session._context
+        assert story.session.state is LinkState.CLOSED
+        assert (len(context.tickets), len(context.replies), len(context.timers)) == (0, 0, 0), f"seed {number}"
+        assert story.session.next_deadline is None
+        assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
+        for ticket in set(life.owed) - life.cancelled:
+            assert story.outcome(ticket) is not NOT_YET, f"seed {number}: {ticket}"
