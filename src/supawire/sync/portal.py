@@ -46,6 +46,7 @@ class Portal:
         self._opening = Call()
         self._thread: threading.Thread | None = None
         self._goodbye: asyncio.Task[None] | None = None
+        self._ended = threading.Event()
         self._over = False
         """The loop takes no calls any more."""
         self._afterwards = threading.Lock()
@@ -67,7 +68,7 @@ class Portal:
         except BaseException:
             if opening.give_up():
                 self._soon(opening.cancel)
-            self._thread.join()
+            self.join()
             raise
         finally:
             self._calls.discard(opening)
@@ -89,8 +90,10 @@ class Portal:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of the thread."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+        if self._thread is None:
+            raise RuntimeError("there is no thread before open()")
+        if self._ended.wait(timeout):  # Thread.join, interrupted by Ctrl-C, takes a thread that runs for one that ended
+            self._thread.join()
 
     def spare(self) -> None:
         """The caller is about to wait for the end; when it is a handler, the end does not wait for it."""
@@ -186,6 +189,7 @@ class Portal:
             for call in list(self._calls):
                 call.end(self._refusal())
             exits.forget(self)
+            self._ended.set()
 
     async def _live(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
         self._opening.start(partial(self._begin, start))

@@ -1,0 +1,87 @@
+"""Programs in processes of their own, which are interrupted, forked and left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from types import TracebackType
+from typing import Final, Self
+
+from supawire import LocalServer
+from tests.conftest import ROOT
+from tests.faults.misbehaver import Misbehaver
+
+PATIENCE: Final = 30.0
+"""Seconds after which a program counts as hung."""
+
+PRELUDE: Final = '''
+import os, signal, sys, threading, time
+import supawire
+from supawire import broadcast, changes, presence
+
+URL, KEY = sys.argv[1:]
+MAIN = threading.main_thread().ident
+
+def say(word):
+    os.write(1, f"{word}\\n".encode())
+
+def announce(module):
+    """Say `blocked` when the main thread waits in the function `wait` of this module."""
+    def watch():
+        while True:
+            code = sys._current_frames()[MAIN].f_code
+            if code.co_name == "wait" and code.co_filename.endswith(f"{module}.py"):
+                return say("blocked")
+            time.sleep(0.001)
+    threading.Thread(target=watch, daemon=True).start()
+
+def ours():
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("supawire"))
+'''
+
+
+class Program:
+    """A Python program that has this module's words, the server's URL and key, and warns as an error does."""
+
+    def __init__(self, server: "LocalServer | Misbehaver", source: str) -> None:
+        key = server.anon_key if isinstance(server, LocalServer) else "key"
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(source), server.url, key],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def hear(self) -> str:
+        """The next word that it says."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
+
+    def go_on(self) -> None:
+        """Let `sys.stdin.readline()` return."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> tuple[int, list[str], str]:
+        """How it ended: exit code, what it said since, and what it complained about."""
+        out, err = self._process.communicate(timeout=PATIENCE)
+        return self._process.returncode, out.split("\n")[:-1], err
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        with self._process:
+            pass

@@ -1,0 +1,177 @@
+"""A fork: the child keeps nothing of its parent's client, the parent notices nothing (R46)."""
+
+from supawire import LocalServer
+from tests.sync.scripts import Program
+
+CHILD = """
+def refused(call):
+    try:
+        call()
+    except supawire.StateError as error:
+        return "before fork()" in str(error)
+
+def sockets():
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:
+            pass
+    return {link for link in found if link.startswith("socket:")}
+
+def peers():
+    inodes = {link[8:-1] for link in sockets()}
+    with open("/proc/self/net/tcp") as table:
+        rows = table.read().splitlines()[1:]
+    return [row.split()[2] for row in rows if row.split()[9] in inodes]
+
+def child(act):
+    sys.stdout.flush()
+    number = os.fork()
+    if not number:
+        code = 70
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    say(f"child {os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}")
+"""
+
+
+def test_every_call_in_a_forked_child_says_what_to_do(server: LocalServer):
+    """In the child each call raises StateError at once, iterators too; `repr` and properties do not (R46)."""
+    source = (
+        CHILD
+        + """
+with supawire.connect(URL, KEY) as client:
+    room = client.channel("room", echo=True)
+    stream = room.listen(broadcast())
+    other = room.listen(broadcast())
+    handle = room.on(broadcast(), lambda event: None)
+    room.subscribe()
+    room.broadcast("a", 1)
+    next(other)
+    def act():
+        calls = [client.ping, client.close, client.wait_closed, client.stats, client.reconnect, client.listen,
+                 client.remove_all_channels, lambda: client.channel("x"), lambda: client.publish("a", "b", {}),
+                 room.subscribe, room.unsubscribe, room.presence_state, room.untrack, lambda: room.broadcast("a", 1),
+                 lambda: room.on(broadcast(), print), lambda: room.listen(broadcast()), handle.cancel,
+                 lambda: next(stream), stream.get, stream.close, client.__enter__]
+        say([number for number, call in enumerate(calls) if not refused(call)])
+        say(f"{client!r} {room.state} {stream.dropped}")
+    child(act)
+    say(client.ping() > 0)
+    say(next(stream).payload)
+"""
+    )
+    with Program(server, source) as program:
+        assert program.end() == (0, ["[]", "<Client open, 1 channels> joined 0", "child 0", "True", "1"], "")
+
+
+def test_the_child_lets_go_of_the_socket_without_a_word(server: LocalServer):
+    """The child has no connection to the server, closes and exits without a frame, and the parent's goes on (R46)."""
+    source = (
+        CHILD
+        + """
+with supawire.connect(URL, KEY) as client:
+    room = client.channel("room")
+    with room, room.listen(broadcast()) as stream:
+        client.publish("room", "a", {})  # a pooled HTTP connection is inherited too
+        say(len(peers()))
+        sys.stdout.flush()
+        number = os.fork()
+        if not number:
+            import gc
+            gc.collect()
+            say(len(peers()))
+            sys.exit(3)  # through every `with`, and the exit hooks
+        say(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
+        say(client.stats().connects)
+        room.broadcast("a", {})
+        say(f"{client.ping() > 0} {len(peers())}")
+"""
+    )
+    with Program(server, source) as program:
+        assert program.end() == (0, ["2", "0", "3", "1", "True 2"], "")
+    events = [frame.event for frame in server.frames]
+    assert events == ["phx_join", "broadcast", "heartbeat", "phx_leave"]
+
+
+def test_the_child_opens_a_client_of_its_own(server: LocalServer):
+    """After a fork the child connects by itself, and closes and exits as any program does (R46)."""
+    source = (
+        CHILD
+        + """
+client = supawire.connect(URL, KEY)
+room = client.channel("room", echo=True)
+room.subscribe()
+def act():
+    with supawire.connect(URL, KEY) as own:
+        theirs = own.channel("room", echo=True)
+        stream = theirs.listen(broadcast())
+        theirs.subscribe()
+        theirs.broadcast("a", "from the child")
+        say(next(stream).payload)
+    say(ours())
+child(act)
+client.close()
+"""
+    )
+    with Program(server, source) as program:
+        code, words, complaint = program.end()
+        assert (code, words[0], words[-1], complaint) == (0, "from the child", "child 0", "")
+
+
+def test_a_handler_may_fork(server: LocalServer):
+    """A child forked in a handler ends when the handler returns, and the parent's next event is handled (R46)."""
+    source = (
+        CHILD
+        + """
+done = threading.Event()
+def handler(event):
+    if event.payload == 1:
+        number = os.fork()
+        if number:
+            say(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]))
+        else:
+            say(refused(client.ping))
+    else:
+        say(event.payload)
+        done.set()
+with supawire.connect(URL, KEY) as client:
+    room = client.channel("room", echo=True)
+    room.on(broadcast(), handler)
+    room.subscribe()
+    room.broadcast("a", 1)
+    room.broadcast("a", 2)
+    done.wait()
+"""
+    )
+    with Program(server, source) as program:
+        assert program.end() == (0, ["True", "0", "2"], "")
+
+
+def test_prefork_workers_open_their_own(server: LocalServer):
+    """Workers of a forking pool, as Celery's, each open a client and send, while the parent has one open (R46)."""
+    source = """
+import multiprocessing
+
+def work(number):
+    with supawire.connect(URL, KEY) as client:
+        room = client.channel("jobs", ack=True)
+        room.subscribe()
+        return room.broadcast("done", number).acked
+
+if __name__ == "__main__":
+    with supawire.connect(URL, KEY) as client:
+        room = client.channel("jobs")
+        stream = room.listen(broadcast())
+        room.subscribe()
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            say(pool.map(work, range(6)))
+        say(sorted(next(stream).payload for _ in range(6)))
+"""
+    with Program(server, source) as program:
+        code, words, complaint = program.end()
+        assert (code, words) == (0, ["[True, True, True, True, True, True]", "[0, 1, 2, 3, 4, 5]"]), complaint
