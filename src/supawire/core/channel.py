@@ -95,6 +95,11 @@ class Channel:
         self._member.token = token
         self.token_changed(now)
 
+    def yield_token(self, now: Instant) -> None:
+        """The provider has answered, and wins over `set_token`, unless the channel was made with a token of its own."""
+        if self.options.secret is None and self._member.token is not None:
+            self.set_token(None, now)
+
     def token_changed(self, now: Instant) -> None:
         """Tell the server of a newer token, once; a channel that failed with the old one tries again."""
         if self.state is ChannelState.FAILED and self.wanted:

@@ -46,6 +46,8 @@ class Refresh:
             self._failed(token, now)
         else:
             self.take(token, now)
+            for channel in list(self._channels.values()):
+                channel.yield_token(now)
             self._settled(now)
 
     def late(self, now: Instant) -> None:
