@@ -34,6 +34,17 @@ class Pushed(NamedTuple):
 class Story(Pilot):
     """A pilot with the moves that many stories begin with."""
 
+    def __init__(self, options: SessionOptions | None = None, **settings: Any) -> None:
+        super().__init__(options, **settings)
+        self._read: dict[bytes, Frame] = {}
+
+    def sent(self, event: str | None = None) -> list[Frame]:
+        """The text frames sent so far, all or those of one event; each is decoded once."""
+        data = [effect.data for effect in self.effects if isinstance(effect, Transmit) and not effect.binary]
+        self._read |= {one: self.codec.plain(one) for one in data if one not in self._read}
+        every = [self._read[one] for one in data]
+        return [frame for frame in every if event in (None, frame.event)]
+
     def open(self) -> None:
         """Connect."""
         self.do(self.session.open)

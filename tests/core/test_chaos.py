@@ -20,7 +20,7 @@ from supawire.testing.pilot import NOT_YET
 from supawire.types import ChannelState, LinkState, Sent
 
 from .conftest import SUBSCRIBED, Story
-from .test_refusals import CHANGES, HANDSHAKES, REASONS, SYSTEMS
+from .server_words import CHANGES, HANDSHAKES, REASONS, SYSTEMS
 
 TOPICS = ("one", "two", "three")
 STEPS = 120

@@ -1,0 +1,135 @@
+"""Refused handshakes: typed, with the server's word, and tried again or not as it deserves (R30)."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from supawire.errors import (
+    HANDSHAKE,
+    JOIN_REASONS,
+    SYSTEM_MESSAGES,
+    ConnectError,
+    body_text,
+    classify_handshake,
+    classify_join,
+    classify_system,
+)
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import LinkState
+
+from .conftest import Story
+from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS, Class
+
+
+@pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
+@pytest.mark.parametrize("provider", [True, False], ids=["provider", "no provider"])
+def test_each_refused_handshake_leads_to_what_its_row_says(
+    make_story: Callable[..., Story], status: int, body: bytes, what: Class, provider: bool
+) -> None:
+    """401 is one token refresh, then the end; 403 and 404 are the end; 429 and 5xx are retried (R30)."""
+    story = make_story(has_token_provider=provider, open_timeout=None)
+    opened = story.do(story.session.open)
+    if provider:
+        story.give_token("first")
+    story.drop(status=status, body=body)
+    if what == "refresh once" and provider:
+        assert story.session.state is LinkState.CONNECTING, "at once"
+        assert story.fetches == 2
+        story.give_token("second")
+        assert story.connects == 2
+        story.drop(status=status, body=body)
+        what = "give up"
+    if what in ("give up", "refresh once"):
+        assert story.session.state is LinkState.CLOSED
+        error = error_of(story.outcome(opened))
+        assert isinstance(error, ConnectError)
+        assert error.status == status
+        assert error.hint
+        assert story.session.next_deadline is None
+        return
+    assert story.session.state is LinkState.RETRYING
+    assert story.outcome(opened) is NOT_YET
+    wait = (story.session.next_deadline or 0) - story.now.mono
+    assert SLOWLY <= wait <= LONGEST if what == "slow" else wait <= 1.5
+
+
+@pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
+def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: int, body: bytes, what: Class) -> None:
+    """The error has the status and the text of the JSON body, or of any body (R30)."""
+    story.do(story.session.open)
+    story.drop(status=status, body=body)
+    error = story.session.error
+    assert isinstance(error, ConnectError)
+    assert str(status) in str(error)
+    assert error.retryable is (what != "give up")
+    if body.startswith(b"{"):
+        (said,) = json.loads(body).values()
+        assert said in str(error)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) -> None:
+    """The server's Retry-After wins over a shorter backoff, for that attempt alone (R30)."""
+    story.do(story.session.open)
+    story.accept()
+    story.drop(1006)
+    story.run_to_attempt()
+    story.drop(status=status, retry_after=90.0)
+    story.run_for(89.9)
+    assert story.session.state is LinkState.RETRYING
+    story.run_for(0.2)
+    assert story.session.state is LinkState.CONNECTING
+    story.drop(text="refused")
+    story.run_for(30)
+    assert story.session.state is not LinkState.RETRYING
+
+
+def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
+    """Retry-After of a second after a 429 leaves the slow wait as it is (R30)."""
+    story.do(story.session.open)
+    story.accept()
+    story.drop(1006)
+    story.run_to_attempt()
+    story.drop(status=429, retry_after=1.0)
+    assert (story.session.next_deadline or 0) - story.now.mono >= SLOWLY
+
+
+def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., Story]) -> None:
+    """Where the user has a function for the backoff, the longer of both counts (R30)."""
+    story = make_story(backoff=None, open_timeout=None)
+    story.do(story.session.open)
+    story.drop(status=503, retry_after=40.0)
+    story.do(story.session.delay_ready, ("connect",), 2.0)
+    story.run_for(39.9)
+    assert story.session.state is LinkState.RETRYING
+    story.run_for(0.2)
+    assert story.session.state is LinkState.CONNECTING
+
+
+def test_one_refresh_is_for_one_connection(make_story: Callable[..., Story]) -> None:
+    """After a connection that succeeded, a 401 is again answered with one refresh (R30)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    for _ in range(2):
+        story.give_token("old")
+        story.drop(status=401, body=b'{"error":"Token has expired"}')
+        story.give_token("new")
+        story.accept()
+        assert story.session.state is LinkState.OPEN
+        story.drop(1006)
+        story.run_to_attempt()
+    story.give_token("old")
+    story.drop(status=401, body=b'{"error":"Token has expired"}')
+    assert story.session.state is LinkState.CONNECTING
+
+
+def test_every_row_of_the_tables_is_told_here() -> None:
+    """Each row of the code's tables is reached by a text of this file, so that none is untested (R29, R30)."""
+    said = [classify_join(reason) for reason in REASONS]
+    said += [row for text in SYSTEMS if (row := classify_system("system", "error", text))]
+    said += [row for text in CHANGES if (row := classify_system("postgres_changes", "error", text))]
+    said += [
+        classify_handshake(status, body_text(body) or body.decode("utf-8", "replace")) for status, body, _ in HANDSHAKES
+    ]
+    assert [row for row in (*JOIN_REASONS, *SYSTEM_MESSAGES, *HANDSHAKE) if row not in said] == []

@@ -1,0 +1,174 @@
+"""Heartbeats: on time, answered or the socket is given up; and a machine that slept (R4-R6)."""
+
+from collections.abc import Callable
+
+import pytest
+
+from supawire.errors import ConnectionLostError, OperationTimeout
+from supawire.testing.pilot import error_of
+from supawire.types import LinkState
+
+from .conftest import Story
+
+# --- heartbeats
+
+
+def test_heartbeats_carry_refs_and_keep_the_connection(story: Story) -> None:
+    """A heartbeat goes out at each interval with a ref of its own, and answered ones keep the socket (R4)."""
+    story.open()
+    story.run_alive(101)
+    refs = [beat.ref for beat in story.sent("heartbeat")]
+    assert len(refs) == 4 == len(set(refs))
+    assert None not in refs
+    assert story.session.state is LinkState.OPEN
+    assert story.connects == 1
+
+
+def test_an_unanswered_heartbeat_ends_the_socket_within_interval_and_timeout(story: Story) -> None:
+    """A server that answers nothing is left at heartbeat + timeout, without waiting for a close handshake (R4)."""
+    story.open()
+    story.run_for(34.9)
+    assert story.session.state is LinkState.OPEN
+    assert story.aborts == []
+    story.run_for(0.1)
+    assert story.session.state is LinkState.RETRYING
+    assert len(story.aborts) == 1
+    assert isinstance(story.session.error, ConnectionLostError)
+    story.run_for(1.5)
+    assert story.connects == 2
+
+
+def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> None:
+    """Frames that keep coming do not hide that heartbeats are not answered (R4)."""
+    story.open()
+    room = story.joined()
+    for _ in range(40):
+        story.run_for(1)
+        story.hear(room, "broadcast", {"event": "e", "payload": {}})
+    assert len(story.aborts) == 1
+
+
+@pytest.mark.parametrize("heartbeat", [0.5, 7.0, 59.0])
+def test_any_interval_is_honoured(make_story: Callable[..., Story], heartbeat: float) -> None:
+    """The interval is the one that was asked for, never a nearer one (R4)."""
+    story = make_story(heartbeat=heartbeat, timeout=10.0)
+    story.open()
+    story.run_alive(10 * heartbeat + 0.01)
+    assert len(story.sent("heartbeat")) == 10
+
+
+def test_heartbeats_keep_their_schedule_under_constant_traffic(story: Story) -> None:
+    """Ninety seconds of inbound frames move no heartbeat (R5)."""
+    story.open()
+    room = story.joined()
+    frame = story.codec.encode(None, None, room, "broadcast", {"event": "e", "payload": {}})
+    start, beats = story.now.mono, list[float]()
+    for _ in range(9000):
+        story.run_for(0.01)
+        story.hear_raw(frame)
+        if fresh := story.news("heartbeat"):
+            beats.append(round(story.now.mono - start, 1))
+            story.reply(fresh[0])
+    assert beats == [25.0, 50.0, 75.0]
+
+
+def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
+    """The first beat of a new socket is not held to the deadline of one that the old socket swallowed (R5)."""
+    story.open()
+    story.run_for(26)
+    assert len(story.news("heartbeat")) == 1, "sent, and not answered"
+    story.drop(1006)
+    story.run_for(1.5)
+    story.accept()
+    story.run_for(25 + 9.9)
+    assert story.session.state is LinkState.OPEN
+    assert len(story.news("heartbeat")) == 1
+    story.run_for(0.2)
+    assert story.session.state is LinkState.RETRYING
+
+
+def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) -> None:
+    """Joins block the server's socket: a heartbeat's deadline stands still until the join is answered (R4)."""
+    story.open()
+    story.run_for(24)
+    one, two = story.channel("one"), story.channel("two")
+    story.do(story.session.join, one)
+    story.do(story.session.join, two)
+    story.run_for(19)
+    assert len(story.sent("heartbeat")) == 1
+    first, second = story.sent("phx_join")
+    story.reply(first, {"reason": "Unauthorized: no"}, status="error")
+    story.run_for(17)
+    assert story.session.state is LinkState.OPEN, "36 s after the join, 35 after the beat"
+    story.reply(second, {"postgres_changes": []})
+    story.run_for(9.9)
+    assert story.session.state is LinkState.OPEN, "its ten seconds run now"
+    story.run_for(0.2)
+    assert story.session.state is LinkState.RETRYING
+
+
+def test_a_ping_gives_the_round_trip(story: Story) -> None:
+    """ping is settled with the seconds until its own reply, one that is not answered with a timeout, and no harm."""
+    story.open()
+    ping, lost = story.do(story.session.ping, 10.0), story.do(story.session.ping, 2.0)
+    story.run_for(0.25)
+    story.reply(story.sent("heartbeat")[0])
+    story.run_for(2)
+    assert story.outcome(ping) == pytest.approx(0.25)
+    assert isinstance(error_of(story.outcome(lost)), OperationTimeout)
+    assert story.session.state is LinkState.OPEN
+    assert story.session.stats().last_round_trip == pytest.approx(0.25)
+
+
+# --- a machine that slept
+
+
+def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
+    """After an hour's sleep a heartbeat goes out within a few seconds of waking, not at the next interval (R6)."""
+    story.open()
+    story.run_for(6)
+    story.clock.sleep(3600)
+    story.run_for(5)
+    assert len(story.sent("heartbeat")) == 1
+    story.run_for(5.1)
+    assert story.session.state is LinkState.RETRYING, "no answer to the probe in a few seconds"
+
+
+def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
+    """When the probe is answered the connection stays (R6)."""
+    story.open()
+    story.clock.sleep(-3600)
+    story.run_alive(60)
+    assert story.session.state is LinkState.OPEN
+    assert story.connects == 1
+
+
+def test_small_steps_of_the_clock_are_no_sleep(story: Story) -> None:
+    """A clock that is corrected by some seconds causes no probe (R6)."""
+    story.open()
+    for _ in range(10):
+        story.clock.sleep(4)
+        story.run_alive(6)
+    assert len(story.sent("heartbeat")) == 2
+
+
+def test_after_a_jump_the_next_join_carries_a_token_fetched_after_it(make_story: Callable[..., Story]) -> None:
+    """The token of the join after a sleep was asked for after the sleep (R6, R25)."""
+    story = make_story(has_token_provider=True)
+    story.do(story.session.open)
+    story.give_token("old")
+    story.accept()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.give_token("old")
+    story.answer_join()
+    story.clock.sleep(3600)
+    story.run_for(10.1)
+    assert story.session.state is LinkState.RETRYING
+    story.give_token("stale, but newer than before the sleep")
+    story.run_for(1.5)
+    assert story.session.state is LinkState.CONNECTING
+    story.give_token("fresh")
+    story.accept()
+    story.give_token("fresh") if story.session._context.tokens.fetching else None
+    assert story.sent("phx_join")[-1].payload["access_token"] == "fresh"

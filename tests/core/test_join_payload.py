@@ -1,0 +1,181 @@
+"""What a join asks for, what its echo says, and what a late listener costs (R15-R17)."""
+
+import pytest
+
+from supawire.errors import JoinError
+from supawire.selectors import broadcast, changes, presence, status, system
+from supawire.types import ChannelState
+
+from .conftest import Story
+
+HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
+
+
+def hears(story: Story, topic: str) -> bool:
+    """Whether a broadcast gets through, both ways."""
+    heard = story.collect(topic, broadcast("hello"))
+    story.hear(topic, "broadcast", HELLO)
+    before = len(story.pushed())
+    story.broadcast(topic, b'{"n":2}')
+    return len(heard) == 1 and len(story.pushed()) == before + 1
+
+
+def test_bindings_find_their_listeners_after_every_drop(each: Story) -> None:
+    """Five bindings, twenty drops, other ids each time: each row reaches exactly its own listener, once (R15)."""
+    each.open()
+    db = each.channel("db")
+    tables = ["a", "b", "c", "d", "e"]
+    heard = {table: each.collect(db, changes(table)) for table in tables}
+    each.do(each.session.join, db)
+    for turn in range(21):
+        join = each.sent("phx_join")[-1]
+        wanted = join.payload["config"]["postgres_changes"]
+        assert [binding["table"] for binding in wanted] == tables
+        ids = {binding["table"]: 1000 * turn + (7 * place + turn) % 5 for place, binding in enumerate(wanted)}
+        each.answer_join({"postgres_changes": [{**binding, "id": ids[binding["table"]]} for binding in wanted]})
+        for place, table in enumerate(tables):
+            each.row(db, ids[table], id=turn * 10 + place)
+            each.row(db, ids[table] - 1000, id=-1)  # an id of the join before
+        if turn < 20:
+            each.drop(1006)
+            each.come_back()
+    for place, table in enumerate(tables):
+        assert [change.record["id"] for change in heard[table]] == [turn * 10 + place for turn in range(21)]
+
+
+def test_each_join_asks_for_what_is_wanted_then(story: Story) -> None:
+    """Listeners that came and went while the socket was down are and are not in the next join (R15)."""
+    story.open()
+    db = story.channel("db")
+    gone = story.collect(db, changes("users"))
+    story.join(db)
+    story.drop(1006)
+    (old,) = story.at(db).membership.index._listeners
+    story.session.unlisten(db, old)
+    story.collect(db, changes("orders", event="DELETE", where=None), presence())
+    story.come_back()
+    config = story.sent("phx_join")[-1].payload["config"]
+    assert config["postgres_changes"] == [{"event": "DELETE", "schema": "public", "table": "orders"}]
+    assert config["presence"] == {"enabled": True}
+    story.answer_join()
+    story.row(db, 100, kind="DELETE", id=1)
+    assert gone == []
+
+
+ECHOES = {
+    "as sent": {"event": "INSERT", "schema": "public", "table": "users", "id": 5},
+    "null filter": {"event": "INSERT", "schema": "public", "table": "users", "filter": None, "id": 5},
+    "empty filter": {"event": "INSERT", "schema": "public", "table": "users", "filter": "", "id": 5},
+    "lower case": {"event": "insert", "schema": "public", "table": "users", "id": 5},
+    "schema defaulted": {"event": "INSERT", "table": "users", "id": 5},
+    "unknown keys": {"event": "INSERT", "schema": "public", "table": "users", "id": 5, "since": 1, "x": {}},
+    "empty select": {"event": "INSERT", "schema": "public", "table": "users", "select": [], "id": 5},
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
+def test_an_echo_that_says_the_same_is_no_mismatch(story: Story, echo: dict[str, object]) -> None:
+    """Null, missing and default members, case and unknown keys in the server's echo are no difference (R16)."""
+    story.open()
+    db = story.channel("db")
+    heard = story.collect(db, changes("users", event="INSERT"))
+    story.join(db, {"postgres_changes": [echo]})
+    assert story.errors == []
+    story.row(db, 5, id=1)
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    [
+        [],
+        None,
+        "nonsense",
+        [None],
+        [{"event": "INSERT", "schema": "public", "table": "orders", "id": 5}],
+        [{"event": "INSERT", "schema": "public", "table": "users", "filter": "id=eq.1", "id": 5}],
+        [{"event": "INSERT", "schema": "public", "table": "users"}],
+        [{"event": "INSERT", "schema": "public", "table": "users", "id": True}],
+    ],
+)
+def test_a_real_mismatch_is_an_error_that_names_the_binding_and_ends_nothing(story: Story, echoed: object) -> None:
+    """A binding that the server did not take as sent is told with a typed error; the channel stays joined (R16)."""
+    story.open()
+    db = story.channel("db")
+    story.collect(db, changes("users", event="INSERT"))
+    joined = story.join(db, {"postgres_changes": echoed})
+    assert story.outcome(joined) is None
+    (error,) = story.errors
+    assert isinstance(error, JoinError)
+    assert "'users'" in str(error)
+    assert error.topic == "db"
+    assert story.state(db) is ChannelState.JOINED
+    assert story.sent("phx_leave") == []
+
+
+def test_listeners_added_late_just_work(story: Story) -> None:
+    """Broadcast, system and status listeners hear at once, without a new join (R17)."""
+    story.open()
+    room = story.joined()
+    heard = story.collect(room, broadcast("hello"), system(), status())
+    story.hear(room, "broadcast", HELLO)
+    story.system(room, "something", extension="other")
+    story.run_for(1)
+    assert len(heard) == 2
+    assert len(story.sent("phx_join")) == 1
+
+
+def test_the_first_presence_listener_added_late_joins_again(story: Story) -> None:
+    """Presence that was not enabled in the join is enabled by another; the second listener costs nothing (R17)."""
+    story.open()
+    room = story.joined()
+    assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": False}
+    story.collect(room, presence())
+    story.run_for(0)
+    assert story.sent("phx_join")[1].payload["config"]["presence"] == {"enabled": True}
+    story.answer_join()
+    heard = story.collect(room, presence())
+    story.run_for(1)
+    assert len(story.sent("phx_join")) == 2
+    story.hear(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
+    assert len(heard) == 2
+
+
+def test_the_old_join_counts_until_the_new_one_does(each: Story) -> None:
+    """While a channel joins again for a late listener, rows, broadcasts and sends of the rest go on (R17)."""
+    each.open()
+    db = each.channel("db", ack=True)
+    rows, heard = each.collect(db, changes("users")), each.collect(db, broadcast())
+    each.join(db)
+    late = each.collect(db, changes("orders"))
+    each.run_for(0)
+    assert each.state(db) is ChannelState.REJOINING
+    each.row(db, 100, id=1)
+    each.hear(db, "broadcast", HELLO)
+    sent = each.broadcast(db)
+    assert each.pushed() == [], "a send waits for the join"
+    first, second = (frame.ref for frame in each.sent("phx_join"))
+    each.answer_join()
+    each.close_channel(db, first)
+    assert each.state(db) is ChannelState.JOINED
+    each.row(db, 100, id=2)
+    each.row(db, 101, id=3)
+    assert [change.record["id"] for change in rows] == [1, 2]
+    assert [change.record["id"] for change in late] == [3]
+    assert len(heard) == 1
+    assert each.outcome(sent).via == "socket"
+    assert [one.join_ref for one in each.pushed()] == [second]
+
+
+def test_the_close_of_the_old_join_may_come_first(each: Story) -> None:
+    """When the server closes the old join before it answers the new one, the new one still lives (R17)."""
+    each.open()
+    db = each.joined("db")
+    late = each.collect(db, changes("users"))
+    each.run_for(0)
+    each.close_channel(db, each.sent("phx_join")[0].ref)
+    assert each.state(db) is ChannelState.REJOINING
+    each.answer_join()
+    assert each.state(db) is ChannelState.JOINED
+    each.row(db, 100, id=1)
+    assert len(late) == 1

@@ -1,0 +1,130 @@
+"""How long a join may take, and what stands still meanwhile (R22)."""
+
+import pytest
+
+from supawire.errors import OperationTimeout
+from supawire.options import SessionOptions
+from supawire.selectors import broadcast
+from supawire.server.desk import HubOptions, Timings
+from supawire.testing.linked import SECRET, World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState, LinkState
+
+from .conftest import Story
+
+HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
+
+
+def hears(story: Story, topic: str) -> bool:
+    """Whether a broadcast gets through, both ways."""
+    heard = story.collect(topic, broadcast("hello"))
+    story.hear(topic, "broadcast", HELLO)
+    before = len(story.pushed())
+    story.broadcast(topic, b'{"n":2}')
+    return len(heard) == 1 and len(story.pushed()) == before + 1
+
+
+def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
+    """A drop at 80 % of a join's timeout gives the next join the full timeout again (R22)."""
+    story.open()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.run_for(16)
+    story.drop(1006)
+    story.come_back()
+    story.run_for(19.9)
+    assert story.state(room) is ChannelState.JOINING
+    story.answer_join()
+    assert story.state(room) is ChannelState.JOINED
+    story.run_alive(60)
+    assert story.state(room) is ChannelState.JOINED
+    assert len(story.sent("phx_join")) == 2
+    assert story.sent("phx_leave") == []
+
+
+@pytest.mark.parametrize("end", ["reply", "leave", "drop"])
+def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None:
+    """After its reply, a leave or a drop, the deadline of a join does nothing (R22)."""
+    story.open()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.run_for(19)
+    if end == "reply":
+        story.answer_join()
+    elif end == "leave":
+        story.do(story.session.leave, room, 0.5)
+        story.reply(story.sent("phx_join")[0], {"postgres_changes": []})
+        story.reply(story.sent("phx_leave")[0])
+    else:
+        story.drop(1006)
+    state = story.state(room)
+    story.run_for(1.2)
+    if end != "drop":
+        assert story.state(room) is state
+        assert story.session.state is LinkState.OPEN
+    assert "join_timeout" not in [report.detail.get("reason") for report in story.reports("state")]
+    assert not [error for error in story.errors if isinstance(error, OperationTimeout)]
+
+
+def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None:
+    """The deadline of a join starts when the one before it on this socket is answered (R22)."""
+    story.open()
+    one, two = story.channel("one"), story.channel("two")
+    story.do(story.session.join, one)
+    story.do(story.session.join, two)
+    first, second = story.sent("phx_join")
+    story.run_for(19)
+    story.reply(first, {"postgres_changes": []})
+    story.run_for(19)
+    assert story.state(two) is ChannelState.JOINING
+    story.reply(second, {"postgres_changes": []})
+    assert story.state(two) is ChannelState.JOINED
+    assert story.session.state is LinkState.OPEN
+
+
+def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> None:
+    """A join deadline that passes without any frame since the join was sent ends the socket, not the join."""
+    story.open()
+    story.joined("other")
+    room = story.channel()
+    story.run_for(1)
+    story.do(story.session.join, room)
+    story.run_for(20.1)
+    assert story.session.state is LinkState.RETRYING
+    assert story.state(room) is ChannelState.WAITING
+    assert story.sent("phx_leave") == []
+    assert len(story.aborts) == 1
+
+
+def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
+    """The deadline of an ack runs only while no join of its socket is unanswered."""
+    story.open()
+    room, slow = story.joined(ack=True), story.channel("slow")
+    story.run_for(1)
+    acked = story.broadcast(room, ack=True, timeout=2.0)
+    story.run_for(1.5)
+    story.do(story.session.join, slow)
+    story.run_for(15)
+    assert story.outcome(acked) is NOT_YET
+    story.answer_join()
+    story.run_for(0.4)
+    assert story.outcome(acked) is NOT_YET
+    story.run_for(0.2)
+    assert isinstance(error_of(story.outcome(acked)), OperationTimeout)
+
+
+def test_refused_joins_of_ten_cost_no_reconnect() -> None:
+    """Ten refused among a hundred channels, each holding the socket for 5 s, cost no reconnect; ninety are joined."""
+    world = World(hub=HubOptions(secret=SECRET, timings=Timings.strict()))
+    ada = world.client(SessionOptions())
+    ada.keep_history = False
+    rooms = {ada.channel(f"room-{number}"): number for number in range(100)}
+    for number in range(0, 100, 10):
+        world.act(world.hub.faults.reject_join, f"room-{number}", "Unauthorized: no")
+    for room in rooms:
+        ada.start(ada.session.join, room)
+    world.run_for(90)
+    states = {room: ada.session.channels[room].state for room in rooms}
+    assert {states[room] for room, number in rooms.items() if number % 10} == {ChannelState.JOINED}
+    assert {states[room] for room, number in rooms.items() if not number % 10} == {ChannelState.FAILED}
+    assert ada.session.stats().connects == 1

@@ -1,0 +1,156 @@
+"""subscribe: settled by the join, with the reason when there is none, and patient (R23)."""
+
+from collections.abc import Callable
+
+from supawire.errors import ConnectionLostError, JoinDeniedError, OperationTimeout
+from supawire.options import Backoff, Limits
+from supawire.selectors import broadcast, status
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState, LinkState
+
+from .conftest import Story
+
+HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
+
+
+def hears(story: Story, topic: str) -> bool:
+    """Whether a broadcast gets through, both ways."""
+    heard = story.collect(topic, broadcast("hello"))
+    story.hear(topic, "broadcast", HELLO)
+    before = len(story.pushed())
+    story.broadcast(topic, b'{"n":2}')
+    return len(heard) == 1 and len(story.pushed()) == before + 1
+
+
+def test_subscribe_is_settled_by_the_join_not_before(story: Story) -> None:
+    """subscribe returns when joined, also through a connection that has to be opened first (R23)."""
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    assert story.session.state is LinkState.CONNECTING
+    story.accept()
+    assert story.outcome(joining) is NOT_YET
+    story.answer_join()
+    assert story.outcome(joining) is None
+
+
+def test_a_fatal_refusal_is_raised_at_once_with_the_reason(story: Story) -> None:
+    """subscribe gets the server's reason, code and what can be done, as one typed error (R23)."""
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.refuse_join("Unauthorized: You do not have permissions to read from this Channel topic: room")
+    error = error_of(story.outcome(joining))
+    assert isinstance(error, JoinDeniedError)
+    assert (error.code, error.topic, error.retryable) == ("Unauthorized", "room", False)
+    assert "You do not have permissions" in str(error)
+    assert story.at(room).error is error
+
+
+def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
+    """A refusal that may pass is tried again; the timeout then says what the last refusal was (R23)."""
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room, timeout=20.0)
+    story.refuse_join("RealtimeRestarting: Realtime is restarting, please standby")
+    story.run_for(1.1)
+    assert story.outcome(joining) is NOT_YET
+    assert len(story.sent("phx_join")) == 2
+    story.refuse_join("RealtimeRestarting: Realtime is restarting, please standby")
+    story.run_for(19)
+    error = error_of(story.outcome(joining))
+    assert isinstance(error, OperationTimeout)
+    assert "Realtime is restarting" in str(error)
+
+
+def test_statuses_tell_every_move_with_its_cause(story: Story) -> None:
+    """A status listener hears each move of its channel in order, with the error that caused it (R23)."""
+    story.open()
+    room = story.channel()
+    moves = story.collect(room, status())
+    story.join(room)
+    story.drop(1006)
+    story.come_back()
+    story.refuse_join("Unauthorized: no")
+    S = ChannelState  # noqa: N806
+    assert [(move.previous, move.state) for move in moves] == [
+        (S.IDLE, S.WAITING),
+        (S.WAITING, S.JOINING),
+        (S.JOINING, S.JOINED),
+        (S.JOINED, S.WAITING),
+        (S.WAITING, S.JOINING),
+        (S.JOINING, S.FAILED),
+    ]
+    assert [type(move.cause) for move in moves] == [
+        type(None),
+        type(None),
+        type(None),
+        ConnectionLostError,
+        type(None),
+        JoinDeniedError,
+    ]
+
+
+def test_patience_does_not_count_what_others_cost(story: Story) -> None:
+    """A patient timeout stands still behind other unanswered joins; a plain one does not."""
+    story.open()
+    slow, patient, plain = story.channel("slow"), story.channel("patient"), story.channel("plain")
+    story.do(story.session.join, slow)
+    one = story.do(story.session.join, patient, timeout=5.0, patient=True)
+    two = story.do(story.session.join, plain, timeout=5.0)
+    story.run_for(15)
+    assert story.outcome(one) is NOT_YET
+    assert isinstance(error_of(story.outcome(two)), OperationTimeout)
+    story.reply(story.sent("phx_join")[0], {"postgres_changes": []})
+    story.run_for(4.9)
+    assert story.outcome(one) is NOT_YET
+    story.run_for(0.2)
+    assert isinstance(error_of(story.outcome(one)), OperationTimeout)
+
+
+def test_patience_ends_with_the_socket(story: Story) -> None:
+    """Time while there is no connection counts, also for who waited behind others when it was lost."""
+    story.open()
+    first, last = story.channel("first"), story.channel("last")
+    story.do(story.session.join, first)
+    waiting = story.do(story.session.join, last, timeout=5.0, patient=True)
+    story.run_for(3)
+    story.drop(1006)
+    story.run_for(4.9)
+    assert story.outcome(waiting) is NOT_YET
+    story.run_for(0.2)
+    assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
+
+
+def test_patience_does_not_count_pacing(make_story: Callable[..., Story]) -> None:
+    """Time behind the limit on joins is not counted either."""
+    story = make_story(limits=Limits(joins_per_second=0.1))
+    story.open()
+    story.joined("first")
+    waiting = story.do(story.session.join, story.channel("second"), timeout=5.0, patient=True)
+    story.run_alive(9)
+    assert story.outcome(waiting) is NOT_YET
+    story.run_alive(1.1)
+    story.answer_join()
+    assert story.outcome(waiting) is None
+
+
+def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[..., Story]) -> None:
+    """With max_attempts for rejoins a channel ends FAILED with the reason, refused or never answered alike (R3)."""
+    for answered in (True, False):
+        story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=2))
+        story.open()
+        other, room = story.joined("other"), story.channel()
+        joining = story.do(story.session.join, room)
+        for _ in range(3):
+            assert story.state(room) is ChannelState.JOINING
+            if answered:
+                story.refuse_join("RealtimeRestarting: wait")
+            else:
+                story.run_alive(10)
+                story.hear(other, "broadcast", HELLO)
+                story.run_alive(10.01)
+            if story.state(room) is ChannelState.RETRYING:
+                story.run_alive(4)
+        assert story.state(room) is ChannelState.FAILED, f"answered={answered}"
+        assert story.outcome(joining) is not NOT_YET
+        assert len(story.sent("phx_join")) == 4

@@ -1,0 +1,155 @@
+"""A token that ran out: a fresh one and on, or a visible error and few attempts (R26)."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire.errors import AuthError, JoinError
+from supawire.options import Secret, SessionOptions
+from supawire.selectors import broadcast
+from supawire.server.desk import HubOptions
+from supawire.testing.linked import SECRET, World
+from supawire.testing.pilot import NOT_YET, error_of
+from supawire.types import ChannelState
+
+from .conftest import Story
+
+EXPIRED = "InvalidJWTToken: Token has expired 12 seconds ago"
+BROKEN = AuthError("the provider is out of order")
+
+
+def jwt(story: Story, lives: float, **claims: Any) -> str:
+    """A token that runs out after these seconds."""
+    body = json.dumps({"exp": story.now.wall + lives, **claims}).encode()
+    return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
+
+
+@pytest.fixture
+def asking() -> Story:
+    """A session with a token provider, open with the token "one"."""
+    story = Story(SessionOptions(has_token_provider=True))
+    story.do(story.session.open)
+    assert story.connects == 0, "the token is fetched before the connection"
+    story.give_token("one")
+    assert story.connects == 1
+    story.accept()
+    return story
+
+
+def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
+    """The tokens in the frames of an event."""
+    return [frame.payload.get("access_token") for frame in story.sent(event)]
+
+
+def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
+    """The server expires the token: with a provider the channel hears again without user code (R26)."""
+    world = World(hub=HubOptions(secret=SECRET))
+    ada = world.client(SessionOptions(has_token_provider=True))
+    ada.provide = lambda: world.token(n=world.random.random())
+    room = ada.channel("lobby", private=True)
+    heard = ada.collect(room, broadcast())
+    ada.start(ada.session.join, room)
+    world.run_for(1)
+    for _ in range(3):
+        world.act(world.hub.faults.expire_tokens)
+        world.run_for(0.1)
+        assert ada.session.channels[room].state is ChannelState.RETRYING
+        assert isinstance(ada.session.channels[room].error, AuthError)
+        world.run_for(8)
+        assert ada.session.channels[room].state is ChannelState.JOINED
+        world.act(world.hub.broadcast, "lobby", "e", {}, world.clock.now, private=True)
+        world.run_for(0.1)
+    assert len(heard) == 3
+
+
+def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> None:
+    """A join refused for its age is followed by one with the provider's next token, soon (R26)."""
+    joining = asking.do(asking.session.join, asking.channel())
+    asking.give_token("old")
+    asking.refuse_join(EXPIRED)
+    asking.run_alive(1.1)
+    asking.give_token("new")
+    asking.answer_join()
+    assert tokens(asking) == ["old", "new"]
+    assert asking.outcome(joining) is None
+    assert asking.errors == []
+
+
+@pytest.mark.parametrize("how", ["refused", "closed"])
+def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how: str) -> None:
+    """A provider that gives the dead token again: an AuthError is reported, and attempts per minute are few (R26)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    minutes = list[int]()
+    for _ in range(3):
+        before = len(asking.sent("phx_join"))
+        for _ in range(240):
+            if asking.session._context.tokens.fetching:
+                asking.give_token("dead")
+            if asking.state(room) is ChannelState.JOINING:
+                if how == "refused":
+                    asking.refuse_join(EXPIRED)
+                else:
+                    asking.answer_join()
+                    asking.end_channel(room, "Token has expired 3 seconds ago")
+            asking.run_alive(0.25)
+        minutes.append(len(asking.sent("phx_join")) - before)
+    assert minutes[0] <= 7
+    assert max(minutes[1:]) <= 5
+    assert min(minutes) >= 2, "it is still tried"
+    if how == "refused":
+        assert asking.errors
+    assert all(isinstance(error, AuthError) for error in asking.errors)
+
+
+def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: Story) -> None:
+    """A token that is expired when it comes is no reason to ask every second: the questions get rarer (R26)."""
+    room = asking.channel()
+    asking.do(asking.session.join, room)
+    dead = jwt(asking, -5)
+    asking.give_token(dead)
+    asking.answer_join()
+    fetches = asking.fetches
+    for _ in range(300):
+        asking.run_alive(1)
+        if asking.session._context.tokens.fetching:
+            asking.give_token(dead)
+    assert asking.fetches - fetches <= 20, "in five minutes"
+
+
+def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
+    make_story: Callable[..., Story],
+) -> None:
+    """A fixed token that ran out is not sent again and again; set_token joins by itself (R26)."""
+    story = make_story(token="v1")
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.refuse_join(EXPIRED)
+    error = error_of(story.outcome(joining))
+    assert isinstance(error, JoinError)
+    assert story.state(room) is ChannelState.FAILED
+    story.run_alive(100)
+    assert len(story.sent("phx_join")) == 1
+    story.do(story.session.set_token, Secret("v2"))
+    story.answer_join()
+    assert tokens(story) == ["v1", "v2"]
+    assert story.state(room) is ChannelState.JOINED
+    assert story.at(room).error is None
+
+
+def test_a_token_that_is_newer_than_the_refused_one_is_tried_at_once(make_story: Callable[..., Story]) -> None:
+    """When the user gave a newer token while the join was out, the refusal of the old one gives nothing up (R26)."""
+    story = make_story(token="v1")
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    story.do(story.session.set_token, Secret("v2"))
+    story.refuse_join(EXPIRED)
+    assert story.outcome(joining) is NOT_YET
+    story.run_alive(1.1)
+    story.answer_join()
+    assert tokens(story) == ["v1", "v2"]
