@@ -19,6 +19,10 @@ ENVIRONMENT = {
     if not name.startswith(("SUPAWIRE_", "COV_")) and name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
 }
 DEADLINE = 30.0
+"""Seconds for one command."""
+
+SERVES = 300.0
+"""Seconds for a server that many tests share, on a busy machine."""
 
 
 class Done:
@@ -57,7 +61,7 @@ class Serving:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._watchdog = threading.Timer(DEADLINE, self._process.kill)
+        self._watchdog = threading.Timer(SERVES, self._process.kill)
         self._watchdog.start()
         self.banner = "".join(iter(self._line, ""))
 

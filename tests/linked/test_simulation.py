@@ -23,7 +23,7 @@ FOUND = (
 """Seeds that once broke an invariant, with what they found."""
 
 FRESH = 1000
-CHUNK = 100
+CHUNK = 50
 
 
 @pytest.mark.parametrize("seed", FOUND)
