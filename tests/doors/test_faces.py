@@ -56,7 +56,7 @@ def face(kind: type) -> dict[str, tuple[str, str, list[str]]]:
     """What users see: per name its signature or type, the first line of its docstring, and its overloads."""
     shown: dict[str, tuple[str, str, list[str]]] = {}
     for name, member in members(kind).items():
-        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        function: Any = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         promise = (inspect.getdoc(function) or "").partition("\n")[0]
         overloads = [signature(one) for one in get_overloads(function)]
         shown[name] = signature(function), plain(promise), overloads

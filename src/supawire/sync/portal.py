@@ -47,6 +47,7 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._goodbye: asyncio.Task[None] | None = None
         self._ended = threading.Event()
+        self._told = False
         self._over = False
         """The loop takes no calls any more."""
         self._afterwards = threading.Lock()
@@ -182,8 +183,11 @@ class Portal:
                 self._loop = runner.get_loop()
                 try:
                     runner.run(self._live(start))
-                except BaseException as crash:  # noqa: BLE001  whoever waits is told, and `on_error`
+                except BaseException as crash:
                     self._crashed(crash)
+                    raise
+        except BaseException as crash:  # noqa: BLE001  it is told, and this thread has nobody to raise it to
+            self._crashed(crash)
         finally:
             self._over = True
             for call in list(self._calls):
@@ -215,7 +219,10 @@ class Portal:
             self._goodbye = asyncio.get_running_loop().create_task(self._driver.close())
 
     def _crashed(self, crash: BaseException) -> None:
-        """Something ended the loop: a bug of ours, or a SystemExit out of the user's code."""
+        """Something ended the loop: a bug of ours, or a SystemExit out of the user's code. Told once."""
+        told, self._told = self._told, True
+        if told:
+            return
         if self._driver is not None:
             self._driver.fail(crash)
             self._driver.detached = True

@@ -1,0 +1,148 @@
+"""Buffers between the event loop and a thread."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest
+from supawire.aio.handover import Handover, LeanHandover
+from supawire.aio.valve import ThreadValve, Valve
+from tests.aio.peer import until
+
+pytestmark = pytest.mark.anyio
+
+COUNT = 20_000
+
+
+class Reading:
+    """A socket that may be told to stop."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.stops = 0
+
+    def set(self, reads: bool) -> None:
+        self.stops += not reads
+        (self.reads.set if reads else self.reads.clear)()
+
+
+def handover(inner: Buffer, patience: float = 30.0) -> tuple[Handover, Reading]:
+    reading = Reading()
+    valve = ThreadValve(Valve(patience, lambda: False, reading.set), asyncio.get_running_loop())
+    kind = LeanHandover if type(inner) in (Buffer, DropNewest) else Handover
+    return kind(inner, valve), reading
+
+
+def take_all(kept: Handover, until: Any) -> list[Any]:
+    """Take, on this thread, until an event is this one."""
+    taken: list[Any] = []
+    kept.roused = False
+    while not taken or taken[-1] != until:
+        try:
+            taken.append(kept.take())
+        except IndexError:
+            kept.wait(30)
+    return taken
+
+
+@pytest.mark.parametrize("inner", [Buffer, DropNewest, DropOldest], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("limit", [1, 2, 100, 1000])
+async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], limit: int):
+    """However fast events come, a consumer on a thread that takes them at once gets all, in order (R39)."""
+    kept, reading = handover(inner(limit))
+    count = COUNT if limit > 2 else 500
+    consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, count - 1))
+    for number in range(count):
+        await reading.reads.wait()
+        kept.put(number)
+        if number % min(256, limit) == 0:
+            await asyncio.sleep(0)
+    assert await consumer == list(range(count))
+    assert kept.dropped == 0
+    assert reading.stops > 0
+
+
+async def test_a_consumer_that_does_not_come_gets_what_its_policy_says():
+    """When the moment of courtesy is over, a full buffer overflows, and reading is not stopped again (R39)."""
+    kept, reading = handover(Buffer(10), patience=0.01)
+    for number in range(10):
+        assert kept.put(number)
+    assert not reading.reads.is_set()
+    kept.put(10)  # it was being read when reading stopped
+    await reading.reads.wait()
+    assert not kept.put(11)
+    assert reading.reads.is_set() and reading.stops == 1
+    assert kept.dropped == 1
+    assert await asyncio.to_thread(take_all, kept, 10) == list(range(11))
+    error = kept.trouble()
+    assert error is not None and "slow consumer" in str(error)
+    assert kept.trouble() is None
+    for number in range(10):
+        kept.put(number)
+    assert reading.stops == 2
+
+
+async def test_one_event_at_a_time_wakes_the_consumer():
+    """A consumer that waits between any two events misses no wake-up."""
+    kept, _ = handover(Buffer(10))
+    consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, 99))
+    for number in range(100):
+        kept.put(number)
+        await until(lambda: not len(kept))
+    assert await consumer == list(range(100))
+
+
+async def test_the_newest_of_each_key_is_kept_across_threads():
+    """With "latest" a thread always ends up with the newest event of each key, while events come."""
+    kept, _ = handover(Latest(10, lambda event: event[0]))
+    consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, ("end", 0)))
+    for number in range(COUNT):
+        kept.put(("ab"[number % 2], number))
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    kept.put(("end", 0))
+    taken = await consumer
+    last = dict(taken)
+    assert (last["a"], last["b"]) == (COUNT - 2, COUNT - 1)
+    assert kept.dropped + len(taken) == COUNT + 1
+
+
+async def test_a_wait_ends_by_time_and_by_being_woken():
+    """`wait` returns False when its time is over, and True when it is woken without an event."""
+    kept, _ = handover(Buffer(10))
+    kept.roused = False
+    assert not await asyncio.to_thread(kept.wait, 0.01)
+    waiting = asyncio.ensure_future(asyncio.to_thread(kept.wait))
+    await until(lambda: kept._gate is not None)
+    kept.wake()
+    assert await waiting
+    assert kept.wait()  # nobody has looked why yet
+
+
+async def test_closing_lets_the_reading_go_on():
+    """A full buffer that is closed does not hold the reading any longer."""
+    kept, reading = handover(Buffer(1))
+    kept.put(1)
+    assert not reading.reads.is_set()
+    kept.close()
+    await reading.reads.wait()
+    assert not len(kept)
+
+
+def test_what_is_taken_after_the_loop_has_ended():
+    """A buffer can be emptied after its event loop is closed."""
+    kept: Any = None
+
+    async def fill() -> None:
+        nonlocal kept
+        kept, _ = handover(Buffer(2))
+        kept.put(1)
+        kept.put(2)
+
+    thread = threading.Thread(target=asyncio.run, args=(fill(),))
+    thread.start()
+    thread.join()
+    assert take_all(kept, 2) == [1, 2]

@@ -1,0 +1,507 @@
+"""Where handlers of the blocking door run, and what they may do there."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire import (
+    Client,
+    HandlerError,
+    LinkState,
+    LocalServer,
+    PresenceSync,
+    broadcast,
+    connect,
+    presence,
+)
+from supawire.errors import ClosedError, InvalidArgumentError, SlowConsumerError, StateError
+from tests.sync.conftest import ours
+
+LONG = 20.0
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(LONG), "it did not happen"
+
+
+class Notes:
+    """Notes of what happened, and a way to wait for the n-th."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self._news = threading.Condition()
+
+    def __call__(self, note: Any) -> None:
+        with self._news:
+            self.all.append(note)
+            self._news.notify_all()
+
+    def wait(self, count: int) -> list[Any]:
+        """The first so many notes."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.all) >= count, LONG), self.all
+            return self.all[:count]
+
+
+def test_all_user_code_of_a_client_has_one_thread(server: LocalServer):
+    """Plain handlers, async ones and `on_error` run on the dispatch thread of their client, in order (R37)."""
+    notes = Notes()
+
+    def note(what: str) -> Callable[[Any], None]:
+        return lambda event: notes((what, threading.current_thread().name))
+
+    async def coroutine(event: Any) -> None:
+        note("async")(event)
+        raise ZeroDivisionError
+
+    with connect(server.url, server.anon_key, on_error=note("error")) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), note("plain"))
+        room.on(broadcast(), note("threaded"), thread=True)
+        room.on(broadcast(), coroutine)
+        room.subscribe()
+        room.broadcast("a", 1)
+        seen = notes.wait(4)
+    assert seen == [(what, "supawire-dispatch") for what in ("plain", "threaded", "async", "error")]
+
+
+def test_events_reach_several_handlers_in_the_order_in_which_they_came(server: LocalServer):
+    """Two handlers of one client get their events interleaved as they came, not each its own in a row (R37)."""
+    notes = Notes()
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast("a"), lambda event: notes(event.payload))
+        room.on(broadcast("b"), lambda event: notes(event.payload))
+        room.subscribe()
+        for number in range(20):
+            room.broadcast("ab"[number % 2], number)
+        assert notes.wait(20) == list(range(20))
+
+
+def test_a_blocked_handler_delays_no_heartbeat_and_no_iterator(server: LocalServer):
+    """While a handler blocks, another channel's events are read, sends are confirmed and heartbeats answered (R39)."""
+    entered, leave, order = threading.Event(), threading.Event(), Notes()
+
+    def blocking(event: Any) -> None:
+        entered.set()
+        wait_for(leave)
+        order("the handler returned")
+
+    with connect(server.url, server.anon_key, heartbeat=0.05) as client:
+        blocked, other = client.channel("blocked", echo=True), client.channel("other", echo=True, ack=True)
+        blocked.on(broadcast(), blocking)
+        stream = other.listen(broadcast())
+        blocked.subscribe()
+        other.subscribe()
+        blocked.broadcast("a", 1)
+        wait_for(entered)
+        before = sum(frame.event == "heartbeat" for frame in server.frames)
+        assert other.broadcast("a", 1).acked
+        order(next(stream).payload)
+        assert client.ping() > 0
+        while sum(frame.event == "heartbeat" for frame in server.frames) < before + 3:
+            client.stats()
+        order("heartbeats")
+        leave.set()
+        assert order.wait(3) == [1, "heartbeats", "the handler returned"]
+        assert client.stats().reconnects == 0
+
+
+def test_handlers_may_call_everything(server: LocalServer):
+    """A handler broadcasts with ack, pings, joins another channel and reads its iterator, and goes on (R46)."""
+    notes = Notes()
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+
+        def handler(event: Any) -> None:
+            other = client.channel("other", echo=True, ack=True)
+            stream = other.listen(broadcast())
+            other.subscribe()
+            notes(other.broadcast("b", event.payload).acked)
+            notes(next(stream).payload)
+            notes(client.ping() > 0)
+
+        room.on(broadcast("a"), handler)
+        room.subscribe()
+        room.broadcast("a", "hello")
+        assert notes.wait(3) == [True, "hello", True]
+
+
+def test_an_async_handler_waits_without_holding_the_others(server: LocalServer):
+    """While one async handler awaits, plain ones and other async ones of the client are called (R37, R39)."""
+    notes = Notes()
+
+    async def patient(event: Any) -> None:
+        await released.wait()
+        notes("patient")
+
+    async def other(event: Any) -> None:
+        notes("other")
+
+    async def release(event: Any) -> None:
+        released.set()
+
+    released = asyncio.Event()
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast("a"), patient)
+        room.on(broadcast("a"), lambda event: notes("plain"))
+        room.on(broadcast("a"), other)
+        room.on(broadcast("b"), release)
+        room.subscribe()
+        room.broadcast("a", 1)
+        assert set(notes.wait(2)) == {"plain", "other"}
+        room.broadcast("b", 1)
+        assert notes.wait(3)[2] == "patient"
+
+
+def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
+    """An async handler that cancels itself, or raises SystemExit, is told to `on_error` and called again (R1)."""
+    errors, notes = Notes(), Notes()
+
+    async def handler(event: Any) -> None:
+        notes(event.payload)
+        if event.payload == 0:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        raise SystemExit
+
+    with connect(server.url, server.anon_key, on_error=errors) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), handler)
+        room.subscribe()
+        for number in range(3):
+            room.broadcast("a", number)
+        assert notes.wait(3) == [0, 1, 2]
+        causes = [type(error.__cause__) for error in errors.wait(3)]
+        assert causes == [asyncio.CancelledError, SystemExit, SystemExit]
+        assert client.state is LinkState.OPEN
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, SystemExit, StopIteration])
+def test_what_a_plain_handler_raises_ends_nothing(server: LocalServer, raised: type[BaseException]):
+    """Whatever a handler raises is told to `on_error` with its cause, and the handler gets the next event (R1)."""
+    errors, notes = Notes(), Notes()
+
+    def handler(event: Any) -> None:
+        notes(event.payload)
+        raise raised
+
+    with connect(server.url, server.anon_key, on_error=errors) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), handler)
+        room.subscribe()
+        for number in range(5):
+            room.broadcast("a", number)
+        assert notes.wait(5) == [0, 1, 2, 3, 4]
+        assert [(type(error), type(error.__cause__)) for error in errors.wait(5)] == [(HandlerError, raised)] * 5
+
+
+def test_an_on_error_that_raises_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
+    """An `on_error` that raises ends nothing: what it was told is logged, and it is called again (R1)."""
+    errors = Notes()
+
+    def on_error(error: Exception) -> None:
+        errors(error)
+        raise ZeroDivisionError
+
+    with connect(server.url, server.anon_key, on_error=on_error) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), lambda event: 1 / 0)
+        room.subscribe()
+        room.broadcast("a", 1)
+        room.broadcast("a", 2)
+        errors.wait(2)
+    assert caplog.text.count("on_error raised") == 2
+
+
+def closers(client: Client, notes: Notes) -> dict[str, Callable[[Any], Any]]:
+    def plain(event: Any) -> None:
+        client.close()
+        notes(("closed", client.state, ours()))
+
+    async def coroutine(event: Any) -> None:
+        plain(event)
+
+    def in_with(event: Any) -> None:
+        with client:
+            pass
+        notes(("closed", client.state, ours()))
+
+    def twice(event: Any) -> None:
+        client.close()
+        plain(event)
+
+    return {"plain": plain, "async": coroutine, "with": in_with, "twice": twice}
+
+
+@pytest.mark.parametrize("how", ["plain", "async", "with", "twice"])
+def test_a_handler_may_close_the_client(server: LocalServer, how: str):
+    """`close()` in a handler returns when all but that handler's thread has ended, and does not cancel it (R10)."""
+    notes = Notes()
+    client = connect(server.url, server.anon_key)
+    room = client.channel("room", echo=True)
+    room.on(broadcast(), closers(client, notes)[how])
+    room.subscribe()
+    room.broadcast("a", 1)
+    client.wait_closed()
+    assert notes.wait(1) == [("closed", LinkState.CLOSED, ["supawire-dispatch"])]
+    client.close()
+    with pytest.raises(ClosedError):
+        client.ping()
+    _gone()
+
+
+def test_on_error_may_close_the_client(server: LocalServer):
+    """An `on_error` that closes its client ends it, and nothing is left (R10)."""
+    closed = threading.Event()
+
+    def on_error(error: Exception) -> None:
+        client.close()
+        closed.set()
+
+    client = connect(server.url, server.anon_key, on_error=on_error)
+    room = client.channel("room", echo=True)
+    room.on(broadcast(), lambda event: 1 / 0)
+    room.subscribe()
+    room.broadcast("a", 1)
+    wait_for(closed)
+    _gone()
+
+
+def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
+    """A handler that closes while other threads do keeps nobody waiting for the other (R10)."""
+    entered, go_on, closed = threading.Event(), threading.Event(), Notes()
+    client = connect(server.url, server.anon_key)
+
+    def handler(event: Any) -> None:
+        entered.set()
+        wait_for(go_on)
+        client.close()
+        closed("handler")
+
+    def close() -> None:
+        client.close()
+        closed("thread")
+
+    room = client.channel("room", echo=True)
+    room.on(broadcast(), handler)
+    room.subscribe()
+    room.broadcast("a", 1)
+    wait_for(entered)
+    threads = [threading.Thread(target=close) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    go_on.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert sorted(closed.wait(3)) == ["handler", "thread", "thread"]
+    _gone()
+
+
+def test_closing_calls_no_handler_any_more_and_tells_every_error(server: LocalServer):
+    """What waits behind a handler at `close` is dropped, but what `on_error` is owed is told before the end (R31)."""
+    entered, go_on, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
+
+    def handler(event: Any) -> None:
+        notes(event.payload)
+        entered.set()
+        wait_for(go_on)
+
+    client = connect(server.url, server.anon_key, on_error=errors, offline="queue")
+    room = client.channel("room", echo=True)
+    room.on(broadcast(), handler)
+    room.subscribe()
+    for number in range(3):
+        room.broadcast("a", number)
+    client.channel("never").broadcast("a", 1)
+    wait_for(entered)
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    driver: Any = client._portal._driver
+    while not driver.dispatch.stopping:
+        pass
+    go_on.set()
+    closing.join(LONG)
+    assert notes.all == [0]
+    assert [type(error) for error in errors.all] == [ClosedError]
+
+
+def test_a_handler_that_does_not_return_is_left_alone(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """`close` waits a bounded time for a handler that blocks, says so in the log, and returns (R10)."""
+    monkeypatch.setattr("supawire.aio.dispatch.STUBBORN", 0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    def handler(event: Any) -> None:
+        entered.set()
+        wait_for(leave)
+
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), handler)
+        room.subscribe()
+        room.broadcast("a", 1)
+        wait_for(entered)
+    assert client.state is LinkState.CLOSED
+    assert ours() == ["supawire-dispatch"]
+    assert "still runs on the dispatch thread" in caplog.text
+    leave.set()
+    _gone()
+
+
+def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
+    """After `cancel` a handler is not called, not even with what waited for it already."""
+    entered, go_on, notes = threading.Event(), threading.Event(), Notes()
+
+    def blocking(event: Any) -> None:
+        entered.set()
+        wait_for(go_on)
+
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), blocking)
+        subscription = room.on(broadcast(), lambda event: notes("cancelled"))
+        room.on(broadcast("last"), lambda event: notes("last"))
+        room.subscribe()
+        room.broadcast("a", 1)
+        wait_for(entered)
+        subscription.cancel()
+        go_on.set()
+        room.broadcast("last", 1)
+        assert notes.wait(1) == ["last"]
+
+
+@pytest.mark.parametrize("overflow", ["error", "drop_newest", "drop_oldest"])
+def test_what_waits_behind_a_handler_is_bounded(server: LocalServer, overflow: Any):
+    """More events than `buffer` behind a blocked handler follow the policy; "error" is told once (R39)."""
+    entered, go_on, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
+
+    def handler(event: Any) -> None:
+        notes(event.payload)
+        entered.set()
+        wait_for(go_on)
+
+    with connect(server.url, server.anon_key, on_error=errors) as client:
+        room = client.channel("room", echo=True)
+        subscription = room.on(broadcast(), handler, buffer=3, overflow=overflow)
+        room.subscribe()
+        room.broadcast("a", 0)
+        wait_for(entered)
+        for number in range(1, 10):
+            room.broadcast("a", number)
+        while subscription.dropped < 6:
+            client.stats()
+        assert client.stats().overflowed == 6
+        go_on.set()
+        assert notes.wait(4) == ([0, 7, 8, 9] if overflow == "drop_oldest" else [0, 1, 2, 3])
+        room.broadcast("a", "next")
+        assert notes.wait(5)[4] == "next"
+        if overflow == "error":
+            assert [type(error) for error in errors.wait(1)] == [SlowConsumerError]
+    assert len(errors.all) == (overflow == "error")
+
+
+def test_the_state_of_presence_is_read_on_any_thread(server: LocalServer):
+    """`PresenceSync.state` is everyone who is here when it is first read, also after the client closed (R45)."""
+    kept, notes = Notes(), Notes()
+
+    def handler(event: Any) -> None:
+        if isinstance(event, PresenceSync):
+            kept(event)
+            if len(event.state) == 2:
+                notes(set(event.state))
+
+    with connect(server.url, server.anon_key) as client, connect(server.url, server.anon_key) as other:
+        room = client.channel("room", presence_key="me")
+        room.on(presence(), handler)
+        unread = room.listen(presence())
+        room.subscribe()
+        room.track({})
+        theirs = other.channel("room", presence_key="you")
+        theirs.track({})
+        theirs.subscribe()
+        assert notes.wait(1) == [{"me", "you"}]
+        assert kept.all[-1].state is kept.all[-1].state
+    late = [event for event in unread if isinstance(event, PresenceSync)]
+    assert late and all(isinstance(event.state, type(kept.all[0].state)) for event in late)
+
+
+def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
+    """`on_frame` runs on the I/O thread; a blocking call there raises StateError and does not wait for itself (R46)."""
+    notes = Notes()
+
+    def on_frame(direction: str, data: bytes, binary: bool) -> None:
+        notes((direction, threading.current_thread().name))
+        if b'"heartbeat"' in data:
+            for call in (client.ping, client.close, client.channel("room").subscribe):
+                try:
+                    call()
+                except StateError as error:
+                    notes(error.message)
+
+    errors = Notes()
+    with connect(server.url, server.anon_key, on_frame=on_frame, on_error=errors) as client:
+        assert client.ping() > 0
+        assert notes.wait(1) == [("out", "supawire-io")]
+        assert isinstance(errors.wait(1)[0].__cause__, StateError)  # client.channel() says so too
+
+
+def test_what_ends_the_io_thread_ends_the_client_with_that_cause(server: LocalServer):
+    """A SystemExit out of a hook on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
+
+    def on_frame(direction: str, data: bytes, binary: bool) -> None:
+        if b"exit" in data and direction == "in":
+            raise SystemExit("out of a hook")
+
+    errors = Notes()
+    with connect(server.url, server.anon_key, on_frame=on_frame, on_error=errors) as client:
+        room = client.channel("room", echo=True)
+        stream = room.listen(broadcast())
+        room.subscribe()
+        room.broadcast("exit", 1)
+        with pytest.raises(ClosedError) as caught:
+            next(stream)
+        assert isinstance(caught.value.__cause__, SystemExit)
+        with pytest.raises(ClosedError, match="out of a hook"):
+            client.wait_closed()
+        with pytest.raises(ClosedError, match="out of a hook"):
+            client.ping()
+        assert "out of a hook" in str(errors.wait(1)[0])
+    _gone()
+
+
+def test_an_async_handler_is_not_for_another_thread(server: LocalServer):
+    """`thread=True` with an async handler is refused, as in the async door."""
+
+    async def handler(event: Any) -> None: ...
+
+    with connect(server.url, server.anon_key) as client, pytest.raises(InvalidArgumentError, match="plain handlers"):
+        client.channel("room").on(broadcast(), handler, thread=True)
+
+
+def test_without_on_error_it_is_logged(server: LocalServer, caplog: pytest.LogCaptureFixture):
+    """What nobody waits for is logged when there is no `on_error` (R48)."""
+    done = threading.Event()
+    with caplog.at_level(logging.ERROR), connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.on(broadcast(), lambda event: 1 / 0)
+        room.on(broadcast(), lambda event: done.set())
+        room.subscribe()
+        room.broadcast("a", 1)
+        wait_for(done)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def _gone() -> None:
+    """Wait until the threads of a client that closed itself are gone."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("supawire-") and thread.name != "supawire-local-server":
+            thread.join(LONG)

@@ -1,0 +1,260 @@
+"""One client, many threads; many clients, no thread left."""
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supawire import LinkState, LocalServer, OperationTimeout, broadcast, connect
+from supawire.errors import ClosedError, ConnectError, StateError
+from tests.sync.conftest import ours
+from tests.sync.test_handlers import wait_for
+
+THREADS = 16
+EACH = 50
+
+
+def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
+    """What the threads return, each given its number; they begin together."""
+    start = threading.Barrier(count)
+
+    def run(number: int) -> Any:
+        start.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def test_threads_share_a_client_and_lose_nothing(server: LocalServer):
+    """Sixteen threads send through one channel: each message arrives once, in its thread's order (R31, R46)."""
+    with connect(server.url, server.anon_key) as client, connect(server.url, server.anon_key) as reader:
+        room = client.channel("room")
+        room.subscribe()
+        theirs = reader.channel("room")
+        stream = theirs.listen(broadcast(), buffer=THREADS * EACH)
+        theirs.subscribe()
+
+        def send(number: int) -> None:
+            for count in range(EACH):
+                assert room.broadcast("a", [number, count]).via == "socket"
+
+        in_threads(send)
+        heard = [next(stream).payload for _ in range(THREADS * EACH)]
+    for number in range(THREADS):
+        assert [count for sender, count in heard if sender == number] == list(range(EACH))
+
+
+def test_threads_share_a_client_for_everything(server: LocalServer):
+    """Sixteen threads make, join, use, leave and remove channels of one client at the same time (R46)."""
+    with connect(server.url, server.anon_key) as client:
+
+        def live(number: int) -> list[Any]:
+            heard: list[Any] = []
+            with client.channel(f"room-{number}", echo=True, ack=True) as room, room.listen(broadcast()) as stream:
+                for count in range(5):
+                    room.broadcast("a", count)
+                    heard.append(next(stream).payload)
+                client.ping()
+            client.remove_channel(room)
+            return heard
+
+        assert in_threads(live) == [list(range(5))] * THREADS
+        assert dict(client.channels) == {}
+
+
+def test_threads_that_ask_for_one_channel_get_one(server: LocalServer):
+    """Sixteen threads that ask for a topic and subscribe get the same object, joined once (R21)."""
+    with connect(server.url, server.anon_key) as client:
+
+        def join(_: int) -> Any:
+            room = client.channel("room")
+            room.subscribe()
+            return room
+
+        assert len(set(in_threads(join))) == 1
+    assert [frame.event for frame in server.frames].count("phx_join") == 1
+
+
+def test_closing_under_many_threads(server: LocalServer):
+    """Threads that send, wait and iterate while another closes all come to a definite end (R10, R31)."""
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True, ack=True)
+        room.subscribe()
+        streams = [room.listen(broadcast()) for _ in range(THREADS)]
+        seen = threading.Event()
+
+        def work(number: int) -> str:
+            if number == 0:
+                wait_for(seen)
+                client.close()
+                return "closed"
+            if number % 2:
+                for _ in streams[number]:
+                    seen.set()
+                return "ended"
+            try:
+                while True:
+                    room.broadcast("a", number)
+            except ClosedError:
+                return "refused"
+
+        assert set(in_threads(work)) == {"closed", "ended", "refused"}
+
+
+def test_an_iterator_is_for_one_thread_at_a_time(server: LocalServer):
+    """A second thread that waits on the same iterator is told so; the first goes on."""
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        room.subscribe()
+        stream = room.listen(broadcast())
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(next, stream)
+            while stream._buffer._gate is None:
+                client.stats()
+            with pytest.raises(StateError, match="another thread"):
+                next(stream)
+            room.broadcast("a", 1)
+            assert first.result().payload == 1
+
+
+def test_another_thread_may_close_an_iterator(server: LocalServer):
+    """Closing an iterator ends the thread that waits on it."""
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room")
+        room.subscribe()
+        stream = room.listen(broadcast())
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(list, stream)
+            while stream._buffer._gate is None:
+                client.stats()
+            stream.close()
+            assert waiting.result() == []
+
+
+def test_an_iterator_that_nobody_has_is_forgotten(server: LocalServer):
+    """An iterator that is no longer referenced receives nothing more, and its buffer is gone."""
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room")
+        stream: Any = room.listen(broadcast())
+        registry: Any = client._async._driver.registry
+        assert len(registry._registrations) == 1
+        del stream
+        gc.collect()
+        while registry._registrations:
+            client.stats()
+
+
+@pytest.mark.anyio
+async def test_a_running_event_loop_does_not_matter(server: LocalServer):
+    """Inside a coroutine, as in a notebook, the blocking door works, and the caller's loop is not touched (R46)."""
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks()
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", echo=True)
+        stream = room.listen(broadcast())
+        room.subscribe()
+        room.broadcast("a", 1)
+        assert next(stream).payload == 1
+        assert asyncio.get_running_loop() is loop and asyncio.all_tasks() == tasks
+
+
+def test_a_client_belongs_to_no_thread(server: LocalServer):
+    """A client opened in one thread is used by a second after the first has ended, and closed in a third (R46)."""
+    with ThreadPoolExecutor(1) as first:
+        client = first.submit(connect, server.url, server.anon_key).result()
+    with ThreadPoolExecutor(1) as second:
+        assert second.submit(client.ping).result() > 0
+    with ThreadPoolExecutor(1) as third:
+        third.submit(client.close).result()
+    assert client.state is LinkState.CLOSED
+
+
+OPEN_FILES = Path("/proc/self/fd")
+
+
+def descriptors() -> int:
+    return len(list(OPEN_FILES.iterdir()))
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="not run: this system does not list open files")
+def test_opening_and_closing_leaves_nothing(server: LocalServer):
+    """After a hundred clients with handlers and iterators there are as many threads and open files as before (R10)."""
+
+    def cycle(number: int) -> None:
+        with connect(server.url, server.anon_key) as client:
+            room = client.channel("room", echo=True)
+            room.on(broadcast(), handler if number % 2 else print)
+            stream = room.listen(broadcast())
+            room.subscribe()
+            room.broadcast("a", 1)
+            next(stream)
+
+    async def handler(event: Any) -> None: ...
+
+    cycle(0)
+    gc.collect()
+    before = threading.active_count(), descriptors()
+    for number in range(100):
+        cycle(number)
+    gc.collect()
+    assert (threading.active_count(), descriptors()) == before
+
+
+def test_an_opening_that_fails_leaves_nothing(server: LocalServer):
+    """A refused `connect` has ended its thread when it raises."""
+    server.refuse_connections(status=403)
+    for _ in range(10):
+        with pytest.raises(ConnectError):
+            connect(server.url, server.anon_key)
+        assert ours() == []
+
+
+def test_a_client_that_ends_by_itself_ends_its_threads(server: LocalServer):
+    """A client that the server has refused for good needs no `close` to let go of its threads (R2)."""
+    errors: list[Exception] = []
+    client = connect(server.url, server.anon_key, backoff=lambda attempt: 0.0, on_error=errors.append)
+    server.refuse_connections(status=403)
+    server.drop_connections()
+    with pytest.raises(ConnectError):
+        client.wait_closed()
+    for thread in threading.enumerate():
+        if thread.name in ("supawire-io", "supawire-dispatch"):
+            thread.join()
+    assert [type(error) for error in errors] == [ConnectError]
+    client.close()
+
+
+def test_time_limits_are_kept_by_every_wait(server: LocalServer):
+    """Each call that waits takes `timeout`, and raises OperationTimeout when it is over."""
+    for event in ("heartbeat", "presence", "broadcast"):
+        server.drop_reply(event)
+    with connect(server.url, server.anon_key) as client:
+        room = client.channel("room", ack=True, presence_key="me")
+        room.subscribe()
+        for call in (
+            lambda: client.ping(timeout=0.01),
+            lambda: room.broadcast("a", 1, timeout=0.01),
+            lambda: room.track({}, timeout=0.01),
+            lambda: room.listen(broadcast()).get(timeout=0.01),
+        ):
+            with pytest.raises(OperationTimeout):
+                call()
+
+
+def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCaptureFixture):
+    """A session at DEBUG, with an error on the way, logs neither key nor token, nor do `repr` and tracebacks (R48)."""
+    token = server.token("authenticated", 3600)
+    with caplog.at_level(logging.DEBUG), connect(server.url, server.anon_key, token=token) as client:
+        room = client.channel("room", private=True)
+        room.subscribe()
+        with pytest.raises(StateError) as caught:
+            client.channel("other", token=token).broadcast("a", 1)
+    shown = caplog.text + repr((client, room, client.__dict__, room.__dict__, caught.value)) + str(caught.getrepr())
+    assert token not in shown and server.anon_key not in shown
