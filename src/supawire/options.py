@@ -151,7 +151,7 @@ class ChannelOptions:
 
     private: the room that policies guard. echo: get back what we broadcast. ack: broadcasts wait for the server's
     confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1
-    to 25; both only on private channels. replay_gaps: after a rejoin of a private channel ask for what the server stored
+    to 25; both only on private channels. replay_gaps: after a rejoin of a private channel ask for what was stored
     meanwhile. replication_ready: say when database broadcasts are live. token: its own one.
     """
 

@@ -370,7 +370,7 @@ async def test_a_gap_that_nobody_hears_of_is_a_warning(caplog: pytest.LogCapture
         await server.got("phx_join", 2)
         await settled()
     told = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
-    assert len(told) == 1 and "may have lost: broadcast" in told[0]
+    assert len(told) == 1 and "perhaps lost: broadcast" in told[0]
 
 
 async def test_no_log_holds_a_secret_or_a_payload(caplog: pytest.LogCaptureFixture):

@@ -106,7 +106,7 @@ class Reports:
         if lost:  # else nobody listens to what may be missing
             self._warn_once(
                 "channel",
-                "channel %s: events may be missing between %s and %s (%s; may have lost: %s); listen to gaps() to refetch",
+                "channel %s: events may be missing between %s and %s (%s; perhaps lost: %s); listen to gaps()",
                 report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
             )  # fmt: skip
 

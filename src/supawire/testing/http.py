@@ -1,10 +1,10 @@
 """An HTTP client without a network, for tests of what `publish` and `offline="http"` do.
 
-    http = FakeHttp()
-    http.answer(429, headers={"retry-after": "7"})
-    async with connect_async(url, key, http=http) as client:
-        await client.publish("room", "typing", {"user": "alice"})
-    assert http.requests[0].url.endswith("/broadcast/room/events/typing")
+http = FakeHttp()
+http.answer(429, headers={"retry-after": "7"})
+async with connect_async(url, key, http=http) as client:
+    await client.publish("room", "typing", {"user": "alice"})
+assert http.requests[0].url.endswith("/broadcast/room/events/typing")
 """
 
 import asyncio

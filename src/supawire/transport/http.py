@@ -1,7 +1,7 @@
 """What carries HTTP requests, behind one small protocol: one request in, one answer out.
 
 The client is free of Realtime: it repeats nothing, follows no redirect and judges no status; when to send again is
-decided by who asks. Write one of your own and pass it as `http=`; `supawire.testing.http.FakeHttp` is the one for tests.
+decided by who asks. Write one of your own and pass it as `http=`; `supawire.testing.http.FakeHttp` is that of tests.
 """
 
 from collections.abc import Mapping
