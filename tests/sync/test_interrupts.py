@@ -13,7 +13,6 @@ CALLS = {
     "ping": ("heartbeat", "", "client.ping(timeout=None)"),
     "broadcast": ("broadcast", "room.subscribe()", "room.broadcast('a', 1, timeout=None)"),
     "track": ("presence", "room.on(presence(), lambda event: None); room.subscribe()", "room.track({}, timeout=None)"),
-    "unsubscribe": ("phx_leave", "room.subscribe()", "room.unsubscribe(timeout=None)"),
     "wait_closed": ("", "", "client.wait_closed()"),
     "first next": ("phx_join", "", "next(room.listen(broadcast()))"),
 }
