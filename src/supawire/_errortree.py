@@ -1,9 +1,20 @@
 """The tree of errors; `supawire.errors` is where it is imported from, and shows it at its top."""
 
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from copy import copy
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from supawire.types import Sent
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def again(error: E) -> E:
+    """A copy to raise in one more place: an error that is raised in many collects the tracebacks of all of them."""
+    mine = copy(error)
+    mine.__cause__, mine.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return mine
 
 
 class Details(TypedDict, total=False):

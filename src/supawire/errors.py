@@ -45,6 +45,7 @@ from supawire._errortree import (
     ServerError,
     SlowConsumerError,
     StateError,
+    again,
 )
 from supawire._servercodes import (
     CHANNEL_ENDED,
@@ -104,6 +105,7 @@ __all__ = [
     "ServerError",
     "SlowConsumerError",
     "StateError",
+    "again",
     "body_text",
     "classify_close",
     "classify_handshake",

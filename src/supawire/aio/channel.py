@@ -11,7 +11,7 @@ from supawire.aio.sending import send
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import Channel
 from supawire.core.outbox import Message
-from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError
+from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
@@ -203,7 +203,7 @@ class AsyncChannel:
         """
         self._check()
         if not self._core.wanted:
-            raise self._core.error or StateError("the channel is not subscribed", topic=self.topic)
+            raise again(self._core.error or StateError("the channel is not subscribed", topic=self.topic))
         await self._join(timeout, ready=True)
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
@@ -321,7 +321,7 @@ class AsyncChannel:
         """Before every call: the right loop, and an object that is not ended; its topic may be a new one's by now."""
         self._driver.check_loop()
         if self._core.state is ChannelState.CLOSED:
-            raise self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic)
+            raise again(self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic))
 
     def _check_selectors(self, selectors: tuple[object, ...]) -> None:
         self._check()
@@ -351,9 +351,9 @@ class _Events:
         if not self.begun and core.state is ChannelState.IDLE:
             return None
         if core.state is ChannelState.FAILED and core.error is not None:
-            raise core.error
+            raise again(core.error)
         if core.state is ChannelState.CLOSED and driver.error is not None:
-            raise driver.error
+            raise again(driver.error)
         return core.wanted and core.state is not ChannelState.CLOSED
 
     async def begin(self) -> None:

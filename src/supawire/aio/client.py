@@ -15,7 +15,7 @@ from supawire.aio.driver import Driver
 from supawire.aio.letters import Message, Published, read_letter, read_letters
 from supawire.aio.opening import Opening
 from supawire.aio.stream import AsyncStream
-from supawire.errors import InvalidArgumentError
+from supawire.errors import InvalidArgumentError, again
 from supawire.options import (
     DEFAULT,
     Backoff,
@@ -294,7 +294,7 @@ class AsyncClient:
         self._driver.check_loop()
         await self._driver.tasks.ended()
         if self._driver.error is not None:
-            raise self._driver.error
+            raise again(self._driver.error)
 
     async def __aenter__(self) -> Self:
         self._driver.check_loop()
@@ -316,7 +316,7 @@ class Moves:
         """Until the client has ended."""
         self._driver.check_loop()
         if self._driver.error is not None:
-            raise self._driver.error
+            raise again(self._driver.error)
         return self._driver.session.state is not LinkState.CLOSED
 
     async def begin(self) -> None:

@@ -13,7 +13,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
-from copy import copy
 from typing import Any, Final
 
 from supawire.aio.dispatch import Dispatch
@@ -44,7 +43,7 @@ from supawire.core.effects import (
 )
 from supawire.core.link import Cause
 from supawire.core.session import Session
-from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
+from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
 from supawire.options import ClientOptions, Endpoint, Secret
 from supawire.types import Instant, LinkState
 
@@ -309,7 +308,7 @@ class Driver:
         outcome = effect.outcome
         if isinstance(outcome, BaseException):
             self._told = outcome
-            waiting.set_exception(_own(outcome))
+            waiting.set_exception(again(outcome))
         else:
             waiting.set_result(outcome)
 
@@ -352,10 +351,3 @@ class Driver:
             hook(direction, redact(data, binary=binary, secret=secret), binary)
         except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
             self.reports.raised("on_frame", hook, error)
-
-
-def _own(error: BaseException) -> BaseException:
-    """A copy for one waiter: an error raised in several places would collect the tracebacks of all of them."""
-    mine = copy(error)
-    mine.__cause__, mine.__suppress_context__ = error.__cause__, error.__suppress_context__
-    return mine

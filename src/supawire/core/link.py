@@ -14,10 +14,12 @@ from supawire.core.effects import Connect, Disconnect
 from supawire.core.states import LINK, LinkOn
 from supawire.errors import (
     Action,
+    ClosedError,
     ConnectError,
     ConnectionLostError,
     RealtimeError,
     ReconnectExhaustedError,
+    again,
     body_text,
     classify_close,
     classify_handshake,
@@ -80,6 +82,10 @@ class Link:
         self._answered = False
         self._up = False
         self._ever_open = False
+
+    def reason(self, closed: str) -> RealtimeError:
+        """Why nothing goes on, to raise once more; `closed`: in which words, when it was the user's wish."""
+        return again(self.error or ClosedError(closed))
 
     # --- what the user wants
 

@@ -374,12 +374,12 @@ class Session:
 
     def _check_open(self) -> None:
         if self.state in (LinkState.CLOSING, LinkState.CLOSED):
-            raise self._link.error or ClosedError("the client was closed")
+            raise self._link.reason("the client was closed")
 
     def _get(self, topic: str) -> Channel:
         channel = self._channels.get(topic)
         if channel is None or channel.state is ChannelState.CLOSED:
-            raise self._link.error or ClosedError("the channel or its client was closed")
+            raise self._link.reason("the channel or its client was closed")
         return channel
 
     def _is_current(self, generation: int) -> bool:

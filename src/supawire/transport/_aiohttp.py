@@ -1,13 +1,28 @@
 """What both uses of aiohttp, WebSocket and HTTP, need."""
 
 import importlib.util
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from supawire.errors import InvalidArgumentError
 from supawire.options import Secret
+
+_TELLING: Final = 16
+"""Letters from which on a header of the user's may be a secret; shorter ones are names and versions."""
+
+
+def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = ()) -> str:
+    """The text without what we sent and a peer may repeat: secrets, and long values of the user's headers (R48)."""
+    values = [secret.reveal() for secret in secrets if secret is not None]
+    values += [value for value in headers if len(value) >= _TELLING]
+    for value in values:
+        for shown in (value, value.rpartition(" ")[2], quote(value, safe="")):
+            text = text.replace(shown, "***") if shown else text
+    return text
 
 
 def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.BaseConnector:

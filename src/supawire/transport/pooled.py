@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import HttpError
-from supawire.transport._aiohttp import connector, http_proxy, tls_name
+from supawire.transport._aiohttp import connector, hide, http_proxy, tls_name
 from supawire.transport.http import HttpRequest, HttpResponse
 
 BODY: Final = 64_000
@@ -71,7 +71,14 @@ async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: S
         trace_request_ctx=progress,
     ) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return HttpResponse(response.status, await _beginning(response), headers)
+        body = await _beginning(response)
+        if response.status >= 400:  # it becomes the text of an error, and gateways like to repeat what they refuse
+            body = _hide(body.decode("utf-8", "replace"), request).encode()
+        return HttpResponse(response.status, body, headers)
+
+
+def _hide(text: str, request: HttpRequest) -> str:
+    return hide(text, (*request.secrets.values(), request.proxy), request.headers.values())
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
@@ -105,11 +112,8 @@ async def _begins(_session: aiohttp.ClientSession, context: SimpleNamespace, _se
 
 def _failed(error: Exception, request: HttpRequest, *, maybe_sent: bool) -> HttpError:
     text = str(error) or type(error).__name__
-    secrets = [*request.secrets.values(), request.proxy]
-    for secret in secrets:
-        text = text.replace(secret.reveal(), "***") if secret is not None else text
     return HttpError(
-        f"no answer to the HTTP request: {text}",
+        f"no answer to the HTTP request: {_hide(text, request)}",
         maybe_sent=maybe_sent,
         retryable=not isinstance(error, aiohttp.ClientSSLError),  # a certificate is no better a second later
         hint="It may have arrived all the same." if maybe_sent else "It was not sent.",

@@ -4,13 +4,12 @@ import asyncio
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
-from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from supawire.errors import ConnectError
-from supawire.transport._aiohttp import connector, http_proxy, tls_name
+from supawire.transport._aiohttp import connector, hide, http_proxy, tls_name
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
 from supawire.transport.base import OpenRequest
 from supawire.transport.headers import retry_after
@@ -35,7 +34,7 @@ class WebSocketTransport:
         try:
             socket = await _connect(session, request)
         except (aiohttp.ClientError, OSError, _Redirected, _Dropped) as error:
-            failure = refusal.error(error) or _failed(error, request)
+            failure = refusal.error(error, request) or _failed(error, request)
         except BaseException:
             await session.close()
             raise
@@ -123,7 +122,7 @@ class _Refusal:
         except (TimeoutError, aiohttp.ClientError):
             return  # a body that breaks off: what came is kept
 
-    def error(self, error: Exception) -> ConnectError | None:
+    def error(self, error: Exception, request: OpenRequest) -> ConnectError | None:
         """The typed error, when the server answered and did not say 101."""
         if self._status is None:
             return None
@@ -131,7 +130,7 @@ class _Refusal:
         return ConnectError(
             f"the server refused the connection with status {self._status}{where}",
             status=self._status,
-            body=self._body.decode("utf-8", "replace"),
+            body=_hide(self._body.decode("utf-8", "replace"), request),
             retry_after=self._retry_after,
         )
 
@@ -140,7 +139,8 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
     text = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError):  # its text is the URL
         text = f"the answer to the upgrade is no WebSocket: {error.message}"
-    for secret in (request.endpoint.key, request.proxy):
-        for shown in (secret.reveal(), quote(secret.reveal(), safe="")) if secret is not None else ():
-            text = text.replace(shown, "***")
-    return ConnectError(text)
+    return ConnectError(_hide(text, request))
+
+
+def _hide(text: str, request: OpenRequest) -> str:
+    return hide(text, (request.endpoint.key, request.proxy), request.headers.values())

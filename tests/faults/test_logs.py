@@ -1,0 +1,291 @@
+"""What a client says about itself, in the log, in errors and in numbers."""
+
+import asyncio
+import gc
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from supawire import AsyncClient, ChannelState, LinkState, broadcast, changes, connect_async, gaps, status
+from supawire.errors import ConnectError, RealtimeError
+from supawire.server import LocalServer
+from tests.faults.misbehaver import Misbehaver, Wire, behave
+from tests.faults.steps import Heard, client_of, lives_on, room_of
+
+pytestmark = pytest.mark.anyio
+
+KEY = "a+key/with=odd%characters"
+TOKEN = "header-of-it.payload-of-it.signature-of-it"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Everything:
+    """All that was said: log lines with their tracebacks, errors with theirs, representations."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        self._caplog = caplog
+        self._said: list[str] = []
+
+    def error(self, error: BaseException) -> None:
+        """An error as a program would print it, with the locals of every frame as crash reporters send them."""
+        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+        self._said += [*trace.format(), repr(error), repr(vars(error))]
+
+    def frame(self, direction: str, data: bytes, binary: bool) -> None:
+        """A hook for `on_frame`."""
+        self._said.append(f"{direction} {data!r}")
+
+    def thing(self, *things: object) -> None:
+        """Objects that users hold and print."""
+        self._said += [repr(thing) for thing in things] + [str(thing) for thing in things]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        lines = [f"{line.getMessage()} {line.args!r} {line.exc_text or ''}" for line in self._caplog.records]
+        return "\n".join([*self._said, *lines, self._caplog.text])
+
+
+def shows(text: str, *secrets: str) -> list[str]:
+    """Where any of these stands in the text, in any form that it has on the wire."""
+    forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote(secret))}
+    return [text[max(0, at - 300) : at + 20] for form in forms if (at := text.find(form)) >= 0]
+
+
+async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest.LogCaptureFixture):
+    """Connect, join, refresh, expiry, refusals, reconnects, HTTP, errors at DEBUG: no key and no token anywhere (R48)."""
+    said = Everything(caplog)
+    asyncio.get_running_loop().set_debug(True)
+    with LocalServer() as server:
+        tokens: list[str] = []
+
+        async def provider() -> str:
+            tokens.append(server.token(number=len(tokens)))
+            return tokens[-1]
+
+        options: dict[str, Any] = {"token": provider, "on_error": said.error, "on_frame": said.frame}
+        async with client_of(server, server.anon_key, **options) as client:
+            room, heard = await room_of(client, private=True, ack=True, presence_key="me")
+            room.on(changes("users"), lambda _: 1 / 0)
+            await room.subscribe(wait="ready")
+            await room.track({"a": 1})
+            await room.broadcast("x", {})
+            await client.publish("room", "x", {}, private=True)
+            server.emit("INSERT", "users", record={"id": 1})
+            own = server.token(user="own")
+            tokens.append(own)
+            await room.set_auth(own)
+            moves = Heard()
+            room.on(status(), moves)
+            server.expire_tokens()
+            await comes_back(server, room, heard, moves)
+            server.reject_join("other", "Unauthorized: You do not have permissions")
+            await failed(said, client.channel("other", private=True).subscribe())
+            server.garbage()
+            server.refuse_connections(times=2, status=503)
+            server.drop_connections(1011)
+            await comes_back(server, room, heard, moves)
+            await failed(said, room.broadcast("x", "y" * 4_000_000))
+            said.thing(client, room, room.options, client.stats(), client.channels, client._driver.options)
+            server.refuse_connections(status=403)
+            server.drop_connections()
+            await failed(said, client.wait_closed())
+            said.thing(client, room, room.error)
+        assert len(tokens) > 3
+        assert shows(said.text, server.anon_key, *tokens, *(token.rpartition(".")[2] for token in tokens)) == []
+        assert "channel room is joined" in said.text and '"access_token":"***"' in said.text
+
+
+async def comes_back(server: LocalServer, room: Any, heard: Heard, moves: Heard) -> None:
+    """Lost, joined again, and events flow."""
+    await moves.until(lambda all_: any(move.state is not ChannelState.JOINED for move in all_))
+    await room.subscribe()
+    before = len(heard)
+    server.broadcast("room", "hello", {}, private=True)
+    await heard.until(before + 1)
+    moves.clear()
+
+
+async def failed(said: Everything, call: Any) -> None:
+    """A call that fails, with its error."""
+    with pytest.raises(RealtimeError) as caught:
+        await call
+    said.error(caught.value)
+
+
+REFUSALS: dict[str, Callable[[Wire], Any]] = {
+    "401 that repeats what it got": lambda wire: wire.refuse(
+        401, f'{{"error":"{KEY} is no key: {quote(KEY, safe="")}"}}'.encode()
+    ),
+    "500 with the request": lambda wire: _echo(wire, 500),
+    "302 with the request": lambda wire: _echo(wire, 302),
+    "no HTTP": lambda wire: _answer(wire, b"nonsense\r\n\r\n"),
+    "200": lambda wire: wire.refuse(200, b""),
+    "reset": lambda wire: _reset(wire),
+    "silence": lambda wire: wire.request(),
+}
+
+
+async def _echo(wire: Wire, status: int) -> None:
+    head = await wire.request()
+    body = head.encode()
+    wire.write(
+        f"HTTP/1.1 {status} No\r\nLocation: {head.split()[1]}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+    wire.hang_up()
+
+
+async def _answer(wire: Wire, data: bytes) -> None:
+    await wire.request()
+    wire.write(data)
+    wire.hang_up()
+
+
+async def _reset(wire: Wire) -> None:
+    await wire.request()
+    wire.reset()
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refused_connection_shows_no_key_and_no_token(refusal: str, caplog: pytest.LogCaptureFixture):
+    """Whatever the other end answers, even our own request: errors and log show neither key nor token (R30, R48)."""
+    said = Everything(caplog)
+    asyncio.get_running_loop().set_debug(True)
+    async with Misbehaver(REFUSALS[refusal]) as server:
+        opening = connect_async(server.url, KEY, token=TOKEN, open_timeout=0.2, timeout=0.1, headers=HEADERS)
+        said.thing(opening)
+        with pytest.raises(ConnectError) as caught:
+            await opening
+        said.error(caught.value)
+        gc.collect()  # what complains when it is collected
+        assert shows(said.text, KEY, TOKEN) == []
+        assert server.wires and quote(KEY, safe="") in server.wires[0].head
+
+
+async def test_a_session_is_silent_below_warning(caplog: pytest.LogCaptureFixture):
+    """Opening, joining, sending, receiving, leaving and closing log nothing at INFO or above (R48)."""
+    caplog.set_level(logging.DEBUG)
+    with LocalServer() as server:
+        async with client_of(server, server.anon_key, heartbeat=0.05) as client:
+            room, heard = await room_of(client, echo=True, ack=True, presence_key="me")
+            await room.track({})
+            for number in range(20):
+                await room.broadcast("x", number)
+            await heard.until(20)
+            await room.set_auth(server.token())
+            await room.untrack()
+            await room.unsubscribe()
+            await room.subscribe()
+    assert [line.getMessage() for line in caplog.records if line.levelno > logging.DEBUG] == []
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["gaps are heard", "gaps are not heard"])
+async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, caplog: pytest.LogCaptureFixture):
+    """Each loss is one WARNING, through however many attempts, and one INFO when back; unheard gaps warn once (R48)."""
+    caplog.set_level(logging.DEBUG)
+
+    async def refuses(wire: Wire) -> None:
+        await wire.refuse(503)
+
+    scripts = [behave, refuses, refuses, behave, refuses, behave]
+    async with Misbehaver(*scripts) as server, client_of(server) as client:
+        rooms = [await room_of(client, f"room:{number}") for number in range(10)]
+        for room, _ in rooms:
+            if listens:
+                room.on(gaps(), Heard())
+        for joins in (20, 30):
+            server.wire.reset()
+            await server.got("phx_join", joins)
+            for room, _ in rooms:
+                await room.subscribe()
+    lines = [(line.levelname, line.name) for line in caplog.records if line.levelno > logging.DEBUG]
+    expected = [("WARNING", "supawire.link"), ("INFO", "supawire.link")] * 2
+    if not listens:
+        expected.insert(2, ("WARNING", "supawire.channel"))
+    assert lines == expected
+
+
+async def test_each_concern_has_its_logger(caplog: pytest.LogCaptureFixture):
+    """Loggers are named after concerns under `supawire`, or under the logger that was given (R48)."""
+    caplog.set_level(logging.DEBUG)
+    async with Misbehaver() as server, client_of(server, logger=logging.getLogger("app.realtime")) as client:
+        room, _ = await room_of(client)
+        room.on(broadcast(), lambda _: 1 / 0)
+        server.wire.send(b"{")
+        server.wire.say("realtime:room", "something_new", {})
+        server.wire.broadcast("room", "x", {})
+        await client.ping()
+    names = {line.name for line in caplog.records if line.name.startswith(("supawire", "app."))}
+    assert names == {f"app.realtime.{concern}" for concern in ("link", "channel", "wire", "handler")}
+    assert all("payload" not in line.getMessage() for line in caplog.records)
+
+
+async def test_stats_count_what_happened():
+    """Each field of `stats()` says what it is named after, through joins, drops, garbage and waits (R12, R39, R40)."""
+    async with Misbehaver() as server, client_of(server, offline="queue", heartbeat=50) as client:
+        fresh = client.stats()
+        assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (LinkState.OPEN, 1, 0, 0)
+        assert (fresh.frames_sent, fresh.frames_received, fresh.last_round_trip) == (0, 0, None)
+        room, heard = await room_of(client, ack=True)
+        seconds = await client.ping()
+        server.wire.send(b"{")
+        server.wire.say("realtime:room", "something_new", {})
+        server.wire.say("realtime:room", "broadcast", {"event": "x", "payload": 1}, join_ref="old")
+        server.wire.say("realtime:room", "phx_reply", {"status": "ok", "response": {}}, ref="nobody")
+        stream = room.listen(broadcast(), buffer=1, overflow="drop_newest")
+        for number in range(3):
+            server.wire.broadcast("room", "x", number)
+        await heard.until(3)
+        now = client.stats()
+        assert (now.garbage_frames, now.unknown_frames, now.stale_frames, now.late_replies) == (1, 1, 1, 1)
+        assert (now.overflowed, stream.dropped) == (2, 2)
+        assert (now.frames_sent, now.frames_received) == (len(server.frames), 2 + 4 + 3)
+        assert now.last_round_trip == seconds > 0
+        server.answers["broadcast"] = server.answers["phx_join"] = None
+        unanswered = asyncio.create_task(room.broadcast("x", {}))
+        await server.got("broadcast")
+        assert (client.stats().pending, client.stats().queued) == (1, 0)
+        server.wire.reset()
+        await asyncio.wait([unanswered])
+        await server.got("phx_join", 2)
+        for number in range(3):
+            await room.broadcast("later", number)
+        assert (client.stats().pending, client.stats().queued) == (3, 3)
+        server.answers["broadcast"] = Wire.reply
+        server.wire.accept(server.of("phx_join")[-1])
+        await lives_on(server, room, heard, joins=2)
+        await server.got("broadcast", 4)
+        await client.ping()
+        last = client.stats()
+        assert (last.connects, last.reconnects, last.joins, last.pending, last.queued) == (2, 1, 2, 0, 0)
+        assert unanswered.exception() is not None
+    assert client.stats().state is LinkState.CLOSED
+
+
+async def test_an_error_that_is_raised_again_and_again_does_not_grow():
+    """The reason why a client ended has a traceback of its own in each caller, however often it is raised (R2)."""
+
+    async def forbids(wire: Wire) -> None:
+        await wire.refuse(403)
+
+    async with Misbehaver(behave, forbids) as server, client_of(server, on_error=Heard()) as client:
+        room, _ = await room_of(client)
+        server.wire.reset()
+        depths = [await _depth(call) for _ in range(3) for call in _calls(client, room)]
+        assert len(set(depths[len(_calls(client, room)) :])) <= len(_calls(client, room))
+        assert max(depths) < 12
+
+
+def _calls(client: AsyncClient, room: Any) -> list[Callable[[], Any]]:
+    return [client.wait_closed, client.ping, room.subscribe, room.untrack, lambda: anext(room.listen(broadcast()))]
+
+
+async def _depth(call: Callable[[], Any]) -> int:
+    with pytest.raises(ConnectError) as caught:
+        await call()
+    return len(traceback.extract_tb(caught.value.__traceback__))
