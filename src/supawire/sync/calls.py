@@ -64,8 +64,7 @@ class Call:
         if self._given_up:
             return
         self._begun = True
-        self.task = asyncio.get_running_loop().create_task(function(), name="supawire-call")
-        self.task.add_done_callback(self._done)
+        self.task = asyncio.get_running_loop().create_task(self._finish(function), name="supawire-call")
 
     def cancel(self) -> None:
         """The caller waits no longer."""
@@ -78,11 +77,16 @@ class Call:
             self.broken = True
             self._settle(None, refusal)
 
-    def _done(self, task: "asyncio.Task[Any]") -> None:
-        if task.cancelled():
-            return  # nobody waits, or the loop is about to end and says why
-        error = task.exception()
-        self._settle(None if error is not None else task.result(), error)
+    async def _finish(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Settled in here, not when the task is done: that is a turn of the loop later."""
+        try:
+            self._settle(await function())
+        except asyncio.CancelledError as error:
+            if self.task is None or self.task.cancelling():
+                raise  # nobody waits, or the loop is about to end and says why
+            self._settle(None, error)
+        except Exception as error:  # noqa: BLE001  it is raised where the caller waits
+            self._settle(None, error)
 
     def _settle(self, value: Any, error: BaseException | None = None) -> None:
         if not self._settled:
