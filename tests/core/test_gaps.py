@@ -340,3 +340,42 @@ def test_a_gap_keeps_its_earliest_beginning() -> None:
     assert gap is not None
     assert (gap.started_at.timestamp(), gap.reason, gap.lost) == (10.0, "at 10", {"10", "20", "30"})
     assert memory.close(Instant(50.0, 50.0)) is None
+
+
+def test_what_a_blocked_socket_hides_is_inside_the_gap(story: Story) -> None:
+    """An end that is heard after an unanswered join may be as old as the join: the gap begins there (R44)."""
+    story.open()
+    room = story.channel()
+    told = story.collect(room, gaps())
+    story.join(room)
+    story.run_for(10)
+    blocked_at = story.now.at()
+    slow = story.channel("slow")
+    story.do(story.session.join, slow)
+    story.run_for(15)
+    story.answer_join()
+    story.run_for(0.1)
+    story.close_channel(room, story.sent("phx_join")[0].ref)
+    story.run_for(1.1)
+    story.answer_join()
+    assert [gap.started_at for gap in told] == [blocked_at]
+
+
+def test_what_a_join_that_was_given_up_hides_is_inside_the_gap(story: Story) -> None:
+    """A join that timed out may still keep the server busy, until its late answer: the same holds (R44)."""
+    story.open()
+    room, other = story.channel(), story.joined("other")
+    told = story.collect(room, gaps())
+    story.join(room)
+    blocked_at = story.now.at()
+    story.do(story.session.join, story.channel("slow"))
+    slow = story.sent("phx_join")[-1]
+    story.run_for(10)
+    story.hear(other, "broadcast", {"event": "e", "payload": {}})
+    story.run_for(10.1)
+    story.reply(slow, {"reason": "Unauthorized: no"}, status="error")
+    story.close_channel(room, story.sent("phx_join")[1].ref)
+    story.run_for(1.1)
+    rejoin = [frame for frame in story.sent("phx_join") if frame.topic == room][-1]
+    story.reply(rejoin, {"postgres_changes": []})
+    assert [gap.started_at for gap in told] == [blocked_at]

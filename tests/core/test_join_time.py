@@ -128,3 +128,28 @@ def test_refused_joins_of_ten_cost_no_reconnect() -> None:
     assert {states[room] for room, number in rooms.items() if number % 10} == {ChannelState.JOINED}
     assert {states[room] for room, number in rooms.items() if not number % 10} == {ChannelState.FAILED}
     assert ada.session.stats().connects == 1
+
+
+def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
+    """The join of a new socket leads its row, whatever the old socket left unanswered: it times out by itself (R22)."""
+    story.open()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.drop(1006)
+    story.come_back()
+    story.run_for(20.1)
+    assert len(story.aborts) == 1
+    assert story.session.state is LinkState.RETRYING
+
+
+def test_a_channel_says_that_its_join_was_not_answered(story: Story) -> None:
+    """While it waits to try again, `error` is the timeout (R22, R23)."""
+    story.open()
+    other, room = story.joined("other"), story.channel()
+    story.do(story.session.join, room)
+    story.run_for(10)
+    story.hear(other, "broadcast", {"event": "e", "payload": {}})
+    story.run_for(10.1)
+    error = error_of(story.at(room).error)
+    assert isinstance(error, OperationTimeout)
+    assert error.retryable

@@ -6,7 +6,7 @@ import pytest
 
 from supawire.core.effects import Ended, Transmit
 from supawire.errors import InvalidArgumentError, OperationTimeout, StateError
-from supawire.options import Backoff, ChannelOptions
+from supawire.options import Backoff, ChannelOptions, Limits
 from supawire.selectors import broadcast, changes, status
 from supawire.testing.linked import World
 from supawire.testing.pilot import NOT_YET, error_of
@@ -280,3 +280,18 @@ def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
         story.hear(room, event, {})
     assert story.session.stats().stale_frames == stale + 7
     assert not [effect for effect in story.effects[-1:] if isinstance(effect, Transmit)]
+
+
+def test_a_join_that_waits_for_its_turn_is_not_sent_after_a_leave(make_story: Callable[..., Story]) -> None:
+    """Left while pacing held it back: its join never goes out, and those behind it are not kept waiting (R24)."""
+    story = make_story(limits=Limits(joins_per_second=1))
+    story.open()
+    story.joined("first")
+    left, last = story.channel("left"), story.channel("last")
+    story.do(story.session.join, left)
+    story.do(story.session.join, last)
+    story.do(story.session.leave, left, 1.0)
+    story.run_for(1.1)
+    assert [frame.topic for frame in story.sent("phx_join")] == ["realtime:first", last]
+    story.run_for(5)
+    assert left not in [frame.topic for frame in story.sent("phx_join")]

@@ -247,3 +247,25 @@ def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
     story.drop(1000)
     story.do(story.session.delay_ready, key, 1.0)
     assert story.session.next_deadline is None
+
+
+def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
+    """Who watches the client hears every move of the link in order, with what caused it, and no more of it (R23)."""
+    moves = story.watch()
+    story.open()
+    story.drop(1012)
+    story.come_back()
+    story.do(story.session.close)
+    story.drop(1000)
+    S = LinkState  # noqa: N806
+    assert [(move.previous, move.state) for move in moves] == [
+        (S.IDLE, S.CONNECTING),
+        (S.CONNECTING, S.OPEN),
+        (S.OPEN, S.RETRYING),
+        (S.RETRYING, S.CONNECTING),
+        (S.CONNECTING, S.OPEN),
+        (S.OPEN, S.CLOSING),
+        (S.CLOSING, S.CLOSED),
+    ]
+    assert {move.topic for move in moves} == {None}
+    assert [move.cause and move.cause.close_code for move in moves] == [None, None, 1012, None, None, None, None]

@@ -341,3 +341,29 @@ def test_every_state_is_in_the_matrix() -> None:
         state(story, room)
         seen.add(channel.state)
     assert seen == set(ChannelState)
+
+
+def test_what_was_written_is_counted_for_each_socket_anew(story: Story) -> None:
+    """On a second socket "one frame was written" is that socket's join, not anything of the first (R31)."""
+    story.open()
+    room = story.joined(ack=True)
+    for _ in range(5):
+        story.broadcast(room)
+    story.drop(1006, written=6)
+    story.come_back()
+    story.answer_join()
+    assert story.session.sequence == 1
+    first, second = story.broadcast(room, ack=True), story.broadcast(room, ack=True)
+    story.drop(1006, written=2)
+    is_a(story.outcome(first), (ConnectionLostError, True))
+    is_a(story.outcome(second), (ConnectionLostError, False))
+
+
+def test_a_push_that_a_channels_end_swallows_says_what_ended_it(story: Story) -> None:
+    """The error of an ack that will not come has the reason of the end as its cause (R31)."""
+    story.open()
+    room = story.joined(ack=True)
+    acked = story.broadcast(room, ack=True)
+    story.end_channel(room, "Too many messages per second")
+    is_a(story.outcome(acked), (ConnectionLostError, True))
+    assert "Too many messages" in str(story.outcome(acked).__cause__)

@@ -154,3 +154,29 @@ def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[
         assert story.state(room) is ChannelState.FAILED, f"answered={answered}"
         assert story.outcome(joining) is not NOT_YET
         assert len(story.sent("phx_join")) == 4
+
+
+def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> None:
+    """A join that is answered before its turn holds nobody any more: the wait for its retry counts."""
+    story.open()
+    story.do(story.session.join, story.channel("first"))
+    last = story.channel("last")
+    waiting = story.do(story.session.join, last, timeout=0.5, patient=True)
+    story.run_for(3)
+    story.refuse_join("ConnectionRateLimitReached: Too many connected users")
+    story.run_for(0.6)
+    assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
+
+
+def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) -> None:
+    """A channel that was held when it was left is not held when it is wanted again without a connection."""
+    story = make_story(limits=Limits(joins_per_second=0.1))
+    story.open()
+    story.joined("first")
+    room = story.channel()
+    story.do(story.session.join, room, timeout=5.0, patient=True)
+    story.do(story.session.leave, room, 1.0)
+    story.drop(1006)
+    waiting = story.do(story.session.join, room, timeout=5.0, patient=True)
+    story.run_for(5.1)
+    assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)

@@ -8,7 +8,7 @@ import pytest
 from supawire.core.pacing import Allowance
 from supawire.errors import OperationTimeout, PushError, RateLimitedError
 from supawire.options import Limits
-from supawire.selectors import presence
+from supawire.selectors import changes, presence
 from supawire.server.desk import HubOptions
 from supawire.server.limits import ServerLimits
 from supawire.testing.linked import SECRET, World
@@ -289,3 +289,18 @@ def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> 
             story.run_alive(1.1)
         story.answer_join()
         assert asked(story) == [1, 1]
+
+
+def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
+    """While the channel joins again nothing is sent on the old join: the wish goes out once, on the new one (R45)."""
+    story, room = here
+    story.collect(room, changes("users"))
+    story.run_for(0)
+    assert story.state(room) is ChannelState.REJOINING
+    tracked = track(story, room, b"1", 60.0)
+    assert story.sent("presence") == []
+    story.answer_join()
+    (push,) = story.sent("presence")
+    assert push.join_ref == story.sent("phx_join")[-1].ref
+    answer(story)
+    assert story.outcome(tracked) is None
