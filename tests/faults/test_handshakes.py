@@ -132,9 +132,11 @@ async def test_a_client_comes_back_through_what_may_pass(fault: str):
 async def test_an_opening_ends_at_once_with_a_refusal_for_good(fault: str):
     """A refusal for good raises at the first attempt, with status and the server's words, and leaves nothing (R30)."""
     script, status, words = FINAL[fault]
+    unheard = Heard()
     async with Misbehaver(script) as server:
         with pytest.raises(ConnectError, match=words) as caught:
-            await connect_async(server.url, KEY)
+            await connect_async(server.url, KEY, on_error=unheard)
+        assert unheard == []  # it was raised
         assert caught.value.status == status
         assert not caught.value.retryable or status == 401 or fault == "403 without a body"
         assert len(server.wires) == 1
@@ -176,6 +178,7 @@ async def test_nobody_listens():
         with pytest.raises(ConnectError, match="no connection within") as caught:
             await connect_async(url, KEY, open_timeout=0.1, backoff=steps)
     assert isinstance(caught.value.__cause__, ConnectError)
+    assert f"127.0.0.1:{url.rpartition(':')[2]} cannot be reached" in str(caught.value)
     assert steps == list(range(len(steps))) and len(steps) > 1
     assert ours() == set()
 

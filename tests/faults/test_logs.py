@@ -58,7 +58,7 @@ def shows(text: str, *secrets: str) -> list[str]:
 
 
 async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest.LogCaptureFixture):
-    """Connect, join, refresh, expiry, refusals, reconnects, HTTP, errors at DEBUG: no key and no token anywhere (R48)."""
+    """Connect, join, refresh, expiry, refusals, reconnects, HTTP, errors at DEBUG: no key or token anywhere (R48)."""
     said = Everything(caplog)
     asyncio.get_running_loop().set_debug(True)
     with LocalServer() as server:

@@ -319,15 +319,15 @@ class Session:
 
     def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """The end."""
-        ended = error or ClosedError("the client was closed")
+        unheard = not self._openers  # who opens the client gets it raised
         self._joins.lost(now)
         for channel in list(self._channels.values()):
             channel.close(error, now)
-        self._settle_all(ended)
+        self._settle_all(error or ClosedError("the client was closed"))
         self._context.tokens.forget()
         self._context.timers.clear()
         self._context.effects.append(Ended(None, error))
-        if error is not None:
+        if error is not None and unheard:
             self._context.report("closed", error=error)
         self._settle_closers()
 

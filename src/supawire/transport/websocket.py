@@ -1,6 +1,7 @@
 """The built-in transport: WebSocket by aiohttp. Imported at the first connect, since aiohttp is slow to import."""
 
 import asyncio
+import os
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -86,6 +87,8 @@ async def _ask_once(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerTy
     """By itself aiohttp asks a second time when the peer drops the first; our backoff would know nothing of that."""
     try:
         return await ask(request)
+    except aiohttp.ClientConnectorError:
+        raise  # it was not even asked
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Dropped(str(error) or type(error).__name__) from error
 
@@ -139,6 +142,10 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
     text = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError):  # its text is the URL
         text = f"the answer to the upgrade is no WebSocket: {error.message}"
+    elif isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        text = f"{error.host}:{error.port} cannot be reached: {reason}"
     return ConnectError(_hide(text, request))
 
 

@@ -1,0 +1,194 @@
+"""What open/close cycles leave behind: `python -m tests.faults.leaks [cycles]` prints it for the record.
+
+The server is a process of its own, so that what is measured is the client's. Each kind of cycle runs a while first, for
+what is made once; then tasks, threads, descriptors, objects and memory are taken before and after.
+"""
+
+import asyncio
+import gc
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supawire import AsyncClient, LinkState, broadcast, connect_async, gaps, presence, status
+from supawire.errors import RealtimeError
+from supawire.server import LocalServer
+from tests.conftest import ROOT
+from tests.faults.steps import at_once
+
+WARM_UP: Final = 15
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds."""
+
+    tasks: int
+    threads: int
+    descriptors: int
+    objects: int
+    kib: int
+
+    @classmethod
+    def now(cls) -> "Held":
+        """After collecting what nobody refers to."""
+        for _ in range(3):
+            gc.collect()
+        objects = len(gc.get_objects())
+        figures = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return cls(
+            tasks=len(asyncio.all_tasks()),
+            threads=threading.active_count(),
+            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            objects=objects,
+            kib=int(figures["VmRSS"].split()[0]),
+        )
+
+    def since(self, before: "Held") -> dict[str, int]:
+        """What is more than before."""
+        return {name: count - getattr(before, name) for name, count in asdict(self).items()}
+
+
+Opened = Callable[..., Any]
+Cycle = Callable[[Opened], Awaitable[object]]
+
+
+async def full(opened: Opened) -> None:
+    """Listeners of every kind, presence, sends, an iterator, and a polite end."""
+    async with opened(heartbeat=1) as client:
+        await _use(client)
+
+
+async def cut(opened: Opened) -> None:
+    """The same over a connection that is replaced."""
+    async with opened() as client:
+        await _use(client)
+        client.reconnect()
+        await client.channel("room", echo=True, ack=True).subscribe()
+
+
+async def aborted(opened: Opened) -> None:
+    """Closing is cancelled."""
+    client: AsyncClient = await opened()
+    await client.channel("room").subscribe()
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    await client.wait_closed()
+
+
+async def cancelled(opened: Opened) -> None:
+    """Opening is cancelled."""
+
+    async def enter() -> None:
+        async with opened():
+            await asyncio.get_running_loop().create_future()
+
+    opening = asyncio.create_task(enter())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+
+
+async def denied(opened: Opened) -> None:
+    """A join that is denied, and a call on a closed client."""
+    async with opened() as client:
+        try:
+            await client.channel("room", private=True).subscribe()
+        except RealtimeError:
+            await client.close()
+        assert client.state is LinkState.CLOSED
+
+
+async def _use(client: AsyncClient) -> None:
+    room = client.channel("room", echo=True, ack=True)
+
+    async def later(_: object) -> None:
+        await asyncio.sleep(0)
+
+    for selector in (broadcast(), presence(), gaps(), status()):
+        room.on(selector, lambda _: None)
+        room.on(selector, later)
+        room.on(selector, lambda _: None, thread=True)
+    stream = room.listen(broadcast("x"))
+    await room.subscribe()
+    await room.track({"here": True})
+    for number in range(5):
+        await room.broadcast("x", number)
+        await anext(stream)
+    room.listen(broadcast())  # nobody keeps it
+
+
+async def refused(_: Opened) -> None:
+    """Nobody listens there."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        try:
+            await connect_async(url, "key", open_timeout=0.005, backoff=at_once, on_error=lambda _: None)
+        except RealtimeError:
+            return
+
+
+CYCLES: Final[dict[str, Cycle]] = {cycle.__name__: cycle for cycle in (full, cut, aborted, cancelled, denied, refused)}
+
+
+async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
+    """What so many cycles leave."""
+
+    def opened(**options: Any) -> Any:
+        return connect_async(url, key, backoff=at_once, on_error=lambda _: None, **options)
+
+    for _ in range(WARM_UP):
+        await CYCLES[kind](opened)
+    before = Held.now()
+    for _ in range(count):
+        await CYCLES[kind](opened)
+    await asyncio.sleep(0.05)  # the last sockets are gone from the selector
+    return Held.now().since(before)
+
+
+@contextmanager
+def server_apart() -> Generator[tuple[str, str]]:
+    """A local server in a process of its own: URL and key."""
+    command = [sys.executable, "-m", "tests.faults.leaks", "serve"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        url, key = process.stdout.readline().split()
+        try:
+            yield url, key
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def serve() -> None:
+    """Be that process, until the other one ends."""
+    with LocalServer() as server:
+        print(server.url, server.anon_key, flush=True)
+        sys.stdin.read()
+
+
+def main(count: int) -> None:
+    """Print what is left of each kind of cycle."""
+    logging.disable(logging.WARNING)
+    with server_apart() as (url, key):
+        for kind in CYCLES:
+            left = asyncio.run(measure(kind, count, url, key))
+            print(f"{kind:10} {count} cycles: " + ", ".join(f"{name} {more:+}" for name, more in left.items()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

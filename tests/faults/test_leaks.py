@@ -1,0 +1,30 @@
+"""Nothing is left of clients that were opened and closed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.leaks import CYCLES, measure, server_apart
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="not run: descriptors are counted in /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, str]]:
+    """URL and key."""
+    with server_apart() as found:
+        yield found
+
+
+@pytest.mark.parametrize("kind", CYCLES)
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+async def test_cycles_of_every_kind_leave_nothing(kind: str, count: int, server: tuple[str, str]):
+    """Opening and closing over and over leaves tasks, threads and descriptors as they were, and objects flat (R10)."""
+    left = await measure(kind, count, *server)
+    assert (left["tasks"], left["threads"], left["descriptors"]) == (0, 0, 0)
+    assert left["objects"] < max(100, count / 4), left
+    assert left["kib"] < 8192, left
