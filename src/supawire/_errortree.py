@@ -49,12 +49,12 @@ class RealtimeError(Exception):
         docs: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.code = code
-        self.topic = topic
-        self.retryable = self.default_retryable if retryable is None else retryable
-        self.hint = hint
-        self.docs = docs
+        self.message: str = message
+        self.code: str | None = code
+        self.topic: str | None = topic
+        self.retryable: bool = self.default_retryable if retryable is None else retryable
+        self.hint: str | None = hint
+        self.docs: str | None = docs
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message
@@ -94,9 +94,9 @@ class ConnectError(RealtimeError, ConnectionError):
         **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
-        self.status = status
-        self.body = body
-        self.retry_after = retry_after
+        self.status: int | None = status
+        self.body: str | None = body
+        self.retry_after: float | None = retry_after
 
 
 class ReconnectExhaustedError(ConnectError):
@@ -118,8 +118,8 @@ class ConnectionLostError(RealtimeError, ConnectionError):
         self, message: str = "", *, maybe_sent: bool = True, close_code: int | None = None, **details: Unpack[Details]
     ) -> None:
         super().__init__(message, **details)
-        self.maybe_sent = maybe_sent
-        self.close_code = close_code
+        self.maybe_sent: bool = maybe_sent
+        self.close_code: int | None = close_code
 
 
 class OperationTimeout(RealtimeError, TimeoutError):
@@ -170,10 +170,10 @@ class HttpError(RealtimeError):
         **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
-        self.status = status
-        self.body = body
-        self.maybe_sent = maybe_sent
-        self.retry_after = retry_after
+        self.status: int | None = status
+        self.body: str | None = body
+        self.maybe_sent: bool = maybe_sent
+        self.retry_after: float | None = retry_after
         self.outcomes = outcomes
 
 
@@ -186,7 +186,7 @@ class RowError(RealtimeError, ValueError):
 
     def __init__(self, message: str = "", *, raw: bytes | None = None, **details: Unpack[Details]) -> None:
         super().__init__(message, **details)
-        self.raw = raw
+        self.raw: bytes | None = raw
 
 
 class HandlerError(RealtimeError):
