@@ -2,6 +2,7 @@
 
 import pytest
 
+from supawire.core import binary
 from supawire.options import Secret
 from supawire.selectors import broadcast, changes, presence, status, system
 from supawire.testing.pilot import NOT_YET
@@ -195,3 +196,16 @@ def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -
         each.reply(each.sent("phx_leave")[-1])
     refs = [frame.ref for frame in each.sent()]
     assert len(refs) == len(set(refs)), "a ref is never used twice"
+
+
+def test_binary_data_without_a_living_join_is_dropped_and_counted(story: Story) -> None:
+    """A binary broadcast for a channel that is not joined, or for a topic nobody has, reaches nobody (R12)."""
+    story.open()
+    room = story.channel()
+    heard = story.collect(room, broadcast())
+    for topic in (room, "realtime:elsewhere"):
+        data = binary.pack(binary.USER_BROADCAST, topic.encode(), b"e", b"", payload=b"{}", json=True)
+        story.hear_raw(data, binary=True)
+    assert heard == []
+    assert story.session.stats().stale_frames == 2
+    assert story.session.stats().garbage_frames == 0

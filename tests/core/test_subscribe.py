@@ -180,3 +180,23 @@ def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) 
     waiting = story.do(story.session.join, room, timeout=5.0, patient=True)
     story.run_for(5.1)
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
+
+
+def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_story: Callable[..., Story]) -> None:
+    """Held three times, a patient caller has the sum of the times between, and not less (R23)."""
+    story = make_story(limits=Limits(joins_per_second=None), rejoin_backoff=Backoff(initial=1, factor=1, jitter=0))
+    story.open()
+    slow, room = story.channel("slow"), story.channel()
+    waiting = story.do(story.session.join, room, timeout=5.0, patient=True)
+    for _ in range(3):
+        story.refuse_join("RealtimeRestarting: wait")  # of the room: one second passes until it is tried again
+        story.do(story.session.join, slow)
+        story.run_for(1.01)
+        assert story.sent("phx_join")[-1].topic == room, "behind the slow one"
+        story.run_for(10)
+        story.reply(story.sent("phx_join")[-2], {"reason": "Unauthorized: no"}, status="error")
+    assert story.outcome(waiting) is NOT_YET
+    story.run_for(1.9)
+    assert story.outcome(waiting) is NOT_YET
+    story.run_for(0.2)
+    assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
