@@ -6,13 +6,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from docs.tables.requirements import requirements  # noqa: E402  the pages are built from the root of the repository
+
+generated = Path(__file__).resolve().parent / "_generated"
+generated.mkdir(exist_ok=True)
+(generated / "promises.md").write_text(requirements(), encoding="utf-8")
+
 project = "supawire"
 author = "the supawire authors"
 version = release = installed_version("supawire")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docs.docstrings"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["tables/**"]
+exclude_patterns = ["tables/**", "_generated/**"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]

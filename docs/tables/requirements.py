@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from docs.tables import ROOT, rows, table
+from docs.tables import ROOT, rows
 
 PROMISES: Final = {
     1: "No exception of user code ends reading, heartbeats or reconnecting",
@@ -88,7 +88,6 @@ def _named(docstring: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-@table("requirements")
 def requirements() -> str:
     """Number, promise, how many tests, and some of them."""
 
