@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from docs.tables.requirements import requirements  # noqa: E402  the pages are built from the root of the repository
+from docs.tables.requirements import requirements
 
 generated = Path(__file__).resolve().parent / "_generated"
 generated.mkdir(exist_ok=True)
