@@ -123,6 +123,15 @@ async def test_one_message_is_said():
             assert (await ended(program))[0] == 2
 
 
+async def test_a_plain_script_does_everything():
+    """plain_script.py gets its own broadcast, shows the next new row and ends, without a complaint."""
+    async with LocalServer() as server, running(server, "plain_script.py", "alice") as program:
+        await lines_until(program, {"alice is typing"})
+        server.emit("INSERT", "users", record={"id": 7})
+        status, out, err = await ended(program)
+        assert (status, out.splitlines()[-1], err) == (0, "new user: {'id': 7}", "")
+
+
 async def test_a_script_waits_for_a_row():
     """wait_for.py prints the next new row; when none comes in time, its exit status says so."""
     async with LocalServer() as server:
