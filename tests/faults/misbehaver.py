@@ -121,8 +121,11 @@ class Wire:
         self.write(bytes([0x80 | kind]) + length + raw)
 
     def say(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None) -> None:
-        """Send a frame of Phoenix."""
-        self.send(json.dumps([join_ref, ref, topic, event, payload]))
+        """Send a frame of Phoenix, in the version that the client asked for."""
+        if "vsn=1.0.0" in self.head:
+            self.send(json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref}))
+        else:
+            self.send(json.dumps([join_ref, ref, topic, event, payload]))
 
     def reply(self, frame: Frame, status: str = "ok", response: Any = None) -> None:
         """Answer a request."""
@@ -306,7 +309,8 @@ class Misbehaver:
 
 def _frame(data: bytes, *, is_binary: bool) -> Frame:
     if not is_binary:
-        return Frame(*json.loads(data))
+        read = json.loads(data)
+        return Frame(*read) if isinstance(read, list) else Frame(*(read.get(name) for name in Frame._fields))
     layout, (join_ref, ref, topic, event, _), is_json, payload = binary.unpack(binary.UP, data)
     assert layout is binary.USER_PUSH
     message = {"type": "broadcast", "event": event.decode(), "payload": json.loads(payload) if is_json else payload}
