@@ -128,15 +128,12 @@ async def _use(client: AsyncClient) -> None:
     room.listen(broadcast())  # nobody keeps it
 
 
-async def refused(_: Opened) -> None:
+async def refused(opened: Opened) -> None:
     """Nobody listens there."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        try:
-            await connect_async(url, "key", open_timeout=0.005, backoff=at_once, on_error=lambda _: None)
-        except RealtimeError:
-            return
+    try:
+        await opened(nowhere=True, open_timeout=0.005)
+    except RealtimeError:
+        return
 
 
 CYCLES: Final[dict[str, Cycle]] = {cycle.__name__: cycle for cycle in (full, cut, aborted, cancelled, denied, refused)}
@@ -145,16 +142,20 @@ CYCLES: Final[dict[str, Cycle]] = {cycle.__name__: cycle for cycle in (full, cut
 async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
     """What so many cycles leave."""
 
-    def opened(**options: Any) -> Any:
-        return connect_async(url, key, backoff=at_once, on_error=lambda _: None, **options)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
 
-    for _ in range(WARM_UP):
-        await CYCLES[kind](opened)
-    before = Held.now()
-    for _ in range(count):
-        await CYCLES[kind](opened)
-    await asyncio.sleep(0.05)  # the last sockets are gone from the selector
-    return Held.now().since(before)
+        def opened(*, nowhere: bool = False, **options: Any) -> Any:
+            return connect_async(nobody if nowhere else url, key, backoff=at_once, on_error=lambda _: None, **options)
+
+        for _ in range(WARM_UP):
+            await CYCLES[kind](opened)
+        before = Held.now()
+        for _ in range(count):
+            await CYCLES[kind](opened)
+        await asyncio.sleep(0.05)  # the last sockets are gone from the selector
+        return Held.now().since(before)
 
 
 @contextmanager

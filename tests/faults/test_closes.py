@@ -112,7 +112,7 @@ async def test_heartbeats_that_are_not_answered_end_the_connection():
             wire.send(b"are you there?", PING)
             wire.broadcast("room", "noise", {})
 
-    async with Misbehaver(deaf, behave) as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
+    async with Misbehaver(deaf, behave) as server, client_of(server, heartbeat=0.1, timeout=0.3) as client:
         moves = client.listen()
         room, heard = await room_of(client)
         async for move in moves:
@@ -133,7 +133,7 @@ async def test_a_half_open_connection_is_found_out():
         await wire.upgrade()
         wire.accept(await wire.receive())  # and then nothing, without an end
 
-    async with Misbehaver(dies, behave) as server, client_of(server, heartbeat=0.1, timeout=0.1) as client:
+    async with Misbehaver(dies, behave) as server, client_of(server, heartbeat=0.1, timeout=0.3) as client:
         room, heard = await room_of(client, ack=True)
         lost = asyncio.create_task(room.broadcast("a", {}, timeout=None))
         with pytest.raises(ConnectionLostError) as caught:
@@ -218,7 +218,7 @@ async def test_a_stalled_connection_is_left_while_sends_fill_it_up():
         wire.accept(await wire.receive())
         wire.stop_reading()
 
-    async with Misbehaver(reads_nothing, behave) as server, client_of(server, heartbeat=0.2, timeout=0.2) as client:
+    async with Misbehaver(reads_nothing, behave) as server, client_of(server, heartbeat=0.2, timeout=0.4) as client:
         room, heard = await room_of(client)
         big = "x" * 2_000_000
         sends = [asyncio.create_task(room.broadcast("big", big, timeout=None)) for _ in range(20)]

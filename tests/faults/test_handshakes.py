@@ -224,7 +224,7 @@ async def test_the_upgrade_is_never_answered():
     async def silent(wire: Wire) -> None:
         await wire.request()
 
-    async with Misbehaver(silent, silent, behave) as server, client_of(server, timeout=0.1) as client:
+    async with Misbehaver(silent, silent, behave) as server, client_of(server, timeout=0.2) as client:
         assert len(server.wires) == 3
         assert client.state is LinkState.OPEN
         with pytest.raises(EOFError):  # the attempts that were given up hold no socket

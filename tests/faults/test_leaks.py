@@ -1,5 +1,6 @@
 """Nothing is left of clients that were opened and closed."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,11 @@ def server() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
 async def test_cycles_of_every_kind_leave_nothing(kind: str, count: int, server: tuple[str, str]):
     """Opening and closing over and over leaves tasks, threads and descriptors as they were, and objects flat (R10)."""
-    left = await measure(kind, count, *server)
+    logging.disable(logging.CRITICAL)  # or what is kept of the log would be counted
+    try:
+        left = await measure(kind, count, *server)
+    finally:
+        logging.disable(logging.NOTSET)
     assert (left["tasks"], left["threads"], left["descriptors"]) == (0, 0, 0)
-    assert left["objects"] < max(100, count / 4), left
+    assert left["objects"] < 50, left
     assert left["kib"] < 8192, left

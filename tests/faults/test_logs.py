@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from supawire import AsyncClient, ChannelState, LinkState, broadcast, changes, connect_async, gaps, status
+from supawire import AsyncClient, Backoff, ChannelState, LinkState, broadcast, changes, connect_async, gaps, status
 from supawire.errors import ConnectError, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire, behave
@@ -157,7 +157,9 @@ async def test_a_refused_connection_shows_no_key_and_no_token(refusal: str, capl
     said = Everything(caplog)
     asyncio.get_running_loop().set_debug(True)
     async with Misbehaver(REFUSALS[refusal]) as server:
-        opening = connect_async(server.url, KEY, token=TOKEN, open_timeout=0.2, timeout=0.1, headers=HEADERS)
+        timeout = 0.3 if refusal == "silence" else 10.0
+        backoff = Backoff(initial=0, max_attempts=1)
+        opening = connect_async(server.url, KEY, token=TOKEN, backoff=backoff, timeout=timeout, headers=HEADERS)
         said.thing(opening)
         with pytest.raises(ConnectError) as caught:
             await opening
