@@ -15,6 +15,9 @@ from tests.faults.misbehaver import Misbehaver
 PATIENCE: Final = 30.0
 """Seconds after which a program counts as hung."""
 
+WARNINGS: Final = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+"""Any is an error, but that a process with threads forks, of which newer versions of Python warn."""
+
 PRELUDE: Final = '''
 import os, signal, sys, threading, time
 import supawire
@@ -47,7 +50,7 @@ class Program:
     def __init__(self, server: "LocalServer | Misbehaver", source: str) -> None:
         key = server.anon_key if isinstance(server, LocalServer) else "key"
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(source), server.url, key],
+            [sys.executable, *WARNINGS, "-c", PRELUDE + textwrap.dedent(source), server.url, key],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
             stdin=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Where handlers of the blocking door run, and what they may do there."""
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -454,7 +455,7 @@ def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
         assert isinstance(errors.wait(1)[0].__cause__, StateError)  # client.channel() says so too
 
 
-def test_what_ends_the_io_thread_ends_the_client_with_that_cause(server: LocalServer):
+def test_what_ends_the_io_thread_ends_the_client_with_that_cause(server: LocalServer, caplog: pytest.LogCaptureFixture):
     """A SystemExit out of a hook on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
 
     def on_frame(direction: str, data: bytes, binary: bool) -> None:
@@ -476,6 +477,9 @@ def test_what_ends_the_io_thread_ends_the_client_with_that_cause(server: LocalSe
             client.ping()
         assert "out of a hook" in str(errors.wait(1)[0])
     _gone()
+    del client, room, stream, caught
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_an_async_handler_is_not_for_another_thread(server: LocalServer):

@@ -30,6 +30,8 @@ from supawire.sync.calls import Call
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_TRIES: Final = 3
+
 _LINGER: Final = 1.0
 """Seconds in which calls whose fate is known come to their end by themselves."""
 
@@ -145,7 +147,7 @@ class Portal:
         try:
             if self._over:
                 return False
-            self._soon(begin)
+            self._soon(lambda: self._over or begin())  # a task begun by a loop that closes would not be ended by it
             call.wait()
         except BaseException:
             if call.give_up():
@@ -183,10 +185,10 @@ class Portal:
                 self._loop = runner.get_loop()
                 try:
                     runner.run(self._live(start))
-                except BaseException as crash:
+                except BaseException as crash:  # noqa: BLE001  it is told, and this thread has nobody to raise it to
                     self._crashed(crash)
-                    raise
-        except BaseException as crash:  # noqa: BLE001  it is told, and this thread has nobody to raise it to
+                    _wind_down(self._loop)
+        except BaseException as crash:  # noqa: BLE001  the same
             self._crashed(crash)
         finally:
             self._over = True
@@ -230,6 +232,7 @@ class Portal:
             error = ClosedError(f"the I/O thread ended: {type(crash).__name__}: {crash}")
             error.__cause__ = crash
             self._opening.end(error)
+        self._over = True
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
         """An event loop whose descriptors are known; what Windows has cannot be forked."""
@@ -254,6 +257,26 @@ class Portal:
         selector: Any = self._selector
         ours = self._driver.sockets.descriptors() if self._driver is not None else []
         return {selector.fileno(), *(key.fd for key in watched.values()), *ours}
+
+
+def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
+    """End the tasks of a loop that was torn out of its work; what tore it comes out of the tasks once more."""
+    for _ in range(_TRIES):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+            task.add_done_callback(_look_at)
+        try:
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=_LINGER))
+        except BaseException:  # noqa: BLE001, S112  it is told already
+            continue
+
+
+def _look_at(task: "asyncio.Task[Any]") -> None:
+    """It is told already; asyncio shall not say that nobody looked at it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Lookups(ThreadPoolExecutor):
