@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.measure import Blaster, run
 from benchmarks.peers import ROOT, install_node, install_python, versions
 from benchmarks.report import KEPT, Run, complaints, markdown, save, table
-from benchmarks.scenarios import BARE, NODE, PYTHON, SCENARIOS
+from benchmarks.scenarios import BARE, BLOCKING, NODE, PYTHON, SCENARIOS
 
-QUICK = ("broadcast", "binary", "change")
+QUICK = ("broadcast", "binary", "change", "broadcast-both")
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
 
 def present(without: Sequence[str]) -> set[str]:
     """The clients to compare with; one that is not there is named and left out."""
-    clients = {BARE}
+    clients = {BARE, BLOCKING}
     for client, install in ((PYTHON, install_python), (NODE, install_node)):
         if client in without:
             continue

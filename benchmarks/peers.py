@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from benchmarks.scenarios import BARE, NODE, OURS, PYTHON
+from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PYTHON
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _PYTHON_HOME: Final = ROOT / "build" / "interop-python"
@@ -47,12 +47,8 @@ def command(client: str, url: str, topic: str, scenario: str) -> list[str]:
         case "realtime-js":
             return ["node", "benchmarks/clients/official.mjs", *arguments, str(_NODE_HOME)]
         case _:
-            return [
-                sys.executable,
-                "-m",
-                {OURS: "benchmarks.clients.ours", BARE: "benchmarks.clients.bare"}[client],
-                *arguments,
-            ]
+            module = {OURS: "ours", BLOCKING: "blocking", BARE: "bare"}[client]
+            return [sys.executable, "-m", f"benchmarks.clients.{module}", *arguments]
 
 
 def versions(clients: set[str]) -> dict[str, str]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 OURS: Final = "supawire"
+BLOCKING: Final = "blocking door"
 BARE: Final = "bare loop"
 PYTHON: Final = "realtime-py"
 NODE: Final = "realtime-js"
-CLIENTS: Final = (OURS, BARE, PYTHON, NODE)
+CLIENTS: Final = (OURS, BLOCKING, BARE, PYTHON, NODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class Scenario:
     """One thing that a client does again and again.
 
     kind: of frame, see `frames`. clients: who can do it, besides supawire. most: our CPU per message, at most so many
-    times the bare loop's. least: realtime-py's, at least so many times ours.
+    times the bare loop's. least: realtime-py's, at least so many times ours. door: the blocking door's, at most so many
+    times the async door's.
     """
 
     says: str
@@ -23,6 +25,7 @@ class Scenario:
     clients: tuple[str, ...]
     most: float | None = None
     least: float | None = None
+    door: float | None = None
 
 
 SCENARIOS: Final = {
@@ -37,5 +40,10 @@ SCENARIOS: Final = {
     "change-typed": Scenario("the same, each of its columns read", "change", (BARE,)),
     "change-unread": Scenario("the same, record not read", "change", (BARE,)),
     "change-iterated": Scenario("the same with `async for`, record read", "change", (BARE,)),
+    "broadcast-both": Scenario(
+        "a broadcast as in the first line, handlers of both doors", "broadcast", (BLOCKING,), door=1.3
+    ),
+    "broadcast-both-iterated": Scenario("the same, iterators of both doors", "broadcast", (BLOCKING,), door=1.4),
+    "change-both": Scenario("a change, record read, handlers of both doors", "change", (BLOCKING,), door=1.3),
 }  # fmt: skip
 """By name. The official Python client speaks 1.0.0, which has no binary frames."""

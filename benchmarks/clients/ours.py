@@ -96,14 +96,17 @@ def not_read(meter: Meter) -> Callable[[Any], None]:
 
 HANDLERS: dict[str, Callable[[Meter], Callable[[Any], None]]] = {
     "broadcast": payload_read,
+    "broadcast-both": payload_read,
     "binary": payload_read,
     "change": record_read,
+    "change-both": record_read,
     "change-typed": columns_read,
     "change-unread": not_read,
 }
 
 ITERATED: dict[str, Callable[[AsyncStream[Any], Meter], Coroutine[Any, Any, None]]] = {
     "broadcast-iterated": iterate_payloads,
+    "broadcast-both-iterated": iterate_payloads,
     "change-iterated": iterate_records,
 }
 
