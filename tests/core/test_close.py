@@ -278,3 +278,13 @@ def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
     settled = [effect.ticket for effect in story.effects if isinstance(effect, Settle)]
     assert len(settled) == len(set(settled))
     assert all(story.outcome(ticket) is not NOT_YET for ticket in owed)
+
+
+def test_closing_while_connecting_throws_the_attempt_away(story: Story) -> None:
+    """The socket that is being opened is aborted, and one that opens all the same is nobody's (R10)."""
+    opened = story.do(story.session.open)
+    story.do(story.session.close)
+    assert story.aborts == [1]
+    assert isinstance(error_of(story.outcome(opened)), ClosedError)
+    story.do(story.session.transport_opened, 1)
+    assert story.session.state is LinkState.CLOSED

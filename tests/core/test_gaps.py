@@ -379,3 +379,20 @@ def test_what_a_join_that_was_given_up_hides_is_inside_the_gap(story: Story) -> 
     rejoin = [frame for frame in story.sent("phx_join") if frame.topic == room][-1]
     story.reply(rejoin, {"postgres_changes": []})
     assert [gap.started_at for gap in told] == [blocked_at]
+
+
+def test_what_was_answered_long_ago_hides_nothing(story: Story) -> None:
+    """A join that was slow a minute ago moves no gap: it begins when the channel ended (R44)."""
+    story.open()
+    room = story.channel()
+    told = story.collect(room, gaps())
+    story.join(room)
+    story.do(story.session.join, story.channel("slow"))
+    story.run_for(5)
+    story.answer_join()
+    story.run_alive(60)
+    ended_at = story.now.at()
+    story.close_channel(room, story.sent("phx_join")[0].ref)
+    story.run_for(1.1)
+    story.answer_join()
+    assert [gap.started_at for gap in told] == [ended_at]

@@ -209,3 +209,23 @@ def test_binary_data_without_a_living_join_is_dropped_and_counted(story: Story) 
     assert heard == []
     assert story.session.stats().stale_frames == 2
     assert story.session.stats().garbage_frames == 0
+
+
+def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
+    """What the transport of an older generation still brings reaches nobody, and is no sign of life (R12)."""
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, broadcast())
+    each.join(room)
+    old = each.session.generation
+    each.drop(1006)
+    each.come_back()
+    each.answer_join()
+    before = each.session.stats()
+    data = each.codec.encode(None, None, room, "broadcast", HELLO)
+    assert each.session.receive(old, data, False, each.now) is None
+    assert each.session.receive(old, b"\x04", True, each.now) is None
+    after = each.session.stats()
+    assert heard == []
+    assert after.stale_frames == before.stale_frames + 2
+    assert after.frames_received == before.frames_received

@@ -145,6 +145,7 @@ def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable
         error = error_of(story.outcome(ticket))
         assert isinstance(error, ReconnectExhaustedError)
         assert "nobody listens" in str(error)
+        assert isinstance(error.__cause__, ConnectError)
     assert story.session.state is LinkState.CLOSED
     assert story.state(room) is ChannelState.CLOSED
     assert story.session.next_deadline is None

@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from supawire.core import binary
+from supawire.core.effects import Transmit
 from supawire.core.outbox import Message
 from supawire.errors import (
     ConnectionLostError,
@@ -315,3 +317,28 @@ def test_a_large_frame_is_taken(story: Story) -> None:
     text = "x" * 8_000_000
     story.hear(room, "broadcast", {"type": "broadcast", "event": "e", "payload": {"text": text}})
     assert len(heard[0].payload["text"]) == 8_000_000
+
+
+def test_bytes_go_out_as_they_are_on_version_two(story: Story) -> None:
+    """A binary payload is sent byte for byte, marked as raw."""
+    story.open()
+    room = story.joined()
+    payload = bytes(range(256))
+    story.do(story.session.broadcast, room, Message("e", payload, json=False))
+    (frame,) = [effect.data for effect in story.effects if isinstance(effect, Transmit) and effect.binary]
+    unpacked = binary.unpack(binary.UP, frame)
+    assert (unpacked.payload, unpacked.json) == (payload, False)
+
+
+def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callable[..., Story]) -> None:
+    """When a channel is left, no deadline of what was kept for it remains (R33)."""
+    story = make_story(offline="queue")
+    story.open()
+    room = story.joined()
+    story.drop(1006)
+    before = len(story.session._context.timers)
+    for _ in range(5):
+        story.broadcast(room, timeout=1000.0)
+    assert len(story.session._context.timers) == before + 5
+    story.do(story.session.leave, room, 1.0)
+    assert len(story.session._context.timers) == before
