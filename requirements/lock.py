@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-USERS_EXTRAS = ("server", "cli", "pytest")
+USERS_EXTRAS = ("server", "cli", "pytest", "postgres")
 
 
 def extras() -> dict[str, list[Requirement]]:
@@ -61,7 +61,8 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={newest[name]}\n" for name in sorted(tools))
         constraints.flush()
-        compile_lock("lowest.txt", *project, "test", "--resolution", "lowest-direct", "--constraint", constraints.name)
+        source = (*project, "test", "--extra", "postgres")
+        compile_lock("lowest.txt", *source, "--resolution", "lowest-direct", "--constraint", constraints.name)
 
 
 if __name__ == "__main__":
