@@ -1,0 +1,145 @@
+"""The schema `realtime`: our own SQL, from the protocol."""
+
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from supawire.errors import StateError
+from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.database import Database
+from supawire.server.postgres.schema import prepare
+
+pytestmark = pytest.mark.slow
+
+MESSAGES = "select topic, extension, event, payload, binary_payload, private from realtime.messages"
+Sql = psycopg.Connection[tuple[Any, ...]]
+
+
+def one(sql: Sql, text: LiteralString) -> Any:
+    row = sql.execute(text).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_preparing_may_be_done_again(database: str, sql: Sql):
+    """What was made and written in between stays."""
+    sql.execute("select realtime.send('{\"n\": 1}', 'ping', 'lab')")
+    sql.execute("create function auth.mine() returns int language sql as 'select 1'")
+    pool = Database(database)
+    await prepare(pool, ours=True)
+    await prepare(pool)
+    await pool.close()
+    assert one(sql, "select count(*) from realtime.messages") == 1
+    assert one(sql, "select auth.mine()") == 1
+
+
+async def test_a_schema_of_somebody_else_is_left_alone(cluster: Cluster):
+    """It may be the real one; the error says so."""
+    with psycopg.connect(cluster.url, autocommit=True) as admin:
+        admin.execute("create database foreign_schema")
+        try:
+            with psycopg.connect(cluster.url_of("foreign_schema"), autocommit=True) as there:
+                there.execute("create schema realtime")
+            pool = Database(cluster.url_of("foreign_schema"))
+            with pytest.raises(StateError, match="leave out --prepare"):
+                await prepare(pool)
+            await pool.close()
+        finally:
+            admin.execute("drop database foreign_schema with (force)")
+
+
+def test_sending_stores_a_message_with_its_id(sql: Sql):
+    """The payload gets the id of the row unless it has one; private unless said otherwise (protocol §6.4)."""
+    sql.execute("select realtime.send('{\"n\": 1}', 'ping', 'lab'), realtime.send('{\"id\": 7}', 'ping', 'lab', false)")
+    first, second = sql.execute(MESSAGES + " order by private desc").fetchall()
+    assert first == ("lab", "broadcast", "ping", {"n": 1, "id": first[3]["id"]}, None, True)
+    assert first[3]["id"] == str(one(sql, "select id from realtime.messages where private"))
+    assert (second[3], second[5]) == ({"id": 7}, False)
+
+
+def test_bytes_are_stored_as_they_are(sql: Sql):
+    """`send_binary` has no JSON payload."""
+    sql.execute(r"select realtime.send_binary('\x00ff10', 'blob', 'lab')")
+    assert sql.execute(MESSAGES).fetchone() == ("lab", "broadcast", "blob", None, b"\x00\xff\x10", True)
+
+
+@pytest.mark.parametrize("payload", ["[1]", "7", '"x"', "null"])
+def test_what_is_no_object_is_a_warning_and_sends_nothing(sql: Sql, payload: str):
+    """The transaction that sends goes on (protocol §6.4)."""
+    said: list[str] = []
+    sql.add_notice_handler(lambda notice: said.append(f"{notice.severity} {notice.message_primary}"))
+    sql.execute("select realtime.send(%s::jsonb, 'ping', 'lab')", [payload])
+    assert len(said) == 1
+    assert said[0].startswith("WARNING WarnSendingBroadcastMessage: ")
+    assert one(sql, "select count(*) from realtime.messages") == 0
+
+
+def test_without_the_partition_of_the_day_nothing_is_sent(sql: Sql):
+    """A warning again; `keep_partitions` makes it, and drops those that ended three days ago (protocol §6.3)."""
+    said: list[str | None] = []
+    sql.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    name = "messages_" + one(sql, "select to_char(now() at time zone 'utc', 'YYYY_MM_DD')")
+    sql.execute(SQL("drop table realtime.{}").format(Identifier(name)))
+    sql.execute("create table realtime.messages_2020_01_02 partition of realtime.messages "
+                "for values from ('2020-01-02') to ('2020-01-03')")  # fmt: skip
+    sql.execute("select realtime.send('{}', 'ping', 'lab')")
+    assert "no partition" in str(said)
+    sql.execute("select realtime.keep_partitions()")
+    sql.execute("select realtime.send('{}', 'ping', 'lab')")
+    assert one(sql, "select count(*) from realtime.messages") == 1
+    parts = [row[0] for row in sql.execute("select inhrelid::regclass::text from pg_inherits "
+             "where inhparent = 'realtime.messages'::regclass")]  # fmt: skip
+    assert f"realtime.{name}" in parts
+    assert len(parts) == 4
+    assert "realtime.messages_2020_01_02" not in parts
+
+
+def test_a_row_trigger_broadcasts_changes(sql: Sql):
+    """Operation, table, new and old row; what does not apply is null (protocol §6.4)."""
+    sql.execute("""
+        create table notes (id int primary key, body text);
+        create function tell() returns trigger language plpgsql security definer as $$
+        begin
+          perform realtime.broadcast_changes('notes', tg_op, tg_op, tg_table_name, tg_table_schema, new, old);
+          return null;
+        end $$;
+        create trigger tell after insert or update or delete on notes for each row execute function tell();
+        insert into notes values (1, 'a');
+        update notes set body = 'b';
+        delete from notes;
+    """)
+    rows = sql.execute("select event, payload - 'id', private from realtime.messages order by inserted_at").fetchall()
+    a, b, where = {"id": 1, "body": "a"}, {"id": 1, "body": "b"}, {"schema": "public", "table": "notes"}
+    assert rows == [
+        ("INSERT", {"operation": "INSERT", "record": a, "old_record": None, **where}, True),
+        ("UPDATE", {"operation": "UPDATE", "record": b, "old_record": a, **where}, True),
+        ("DELETE", {"operation": "DELETE", "record": None, "old_record": b, **where}, True),
+    ]
+
+
+def test_policies_decide_who_sends(sql: Sql):
+    """`realtime.topic()` is the topic; a denied insert is a warning, and sends nothing."""
+    sql.execute("""
+        create policy write on realtime.messages for insert to authenticated
+        with check (realtime.topic() = 'room:' || auth.uid()::text)
+    """)
+    ada = "00000000-0000-0000-0000-00000000000a"
+    with sql.transaction():
+        sql.execute("select set_config('role', 'authenticated', true)")
+        sql.execute("select set_config('request.jwt.claims', %s, true)", [f'{{"sub": "{ada}"}}'])
+        sql.execute(
+            "select realtime.send('{}', 'ping', 'room:other'), realtime.send('{}', 'ping', %s)", [f"room:{ada}"]
+        )
+    assert [row[0] for row in sql.execute(MESSAGES)] == [f"room:{ada}"]
+
+
+def test_claims_are_there_for_policies(sql: Sql):
+    """`auth.uid()`, `auth.role()`, `auth.email()` and `auth.jwt()`; null outside of a request."""
+    ask = "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'x'"
+    assert sql.execute(ask).fetchone() == (None, None, None, None)
+    ada = "00000000-0000-0000-0000-00000000000a"
+    claims = f'{{"sub": "{ada}", "role": "authenticated", "email": "a@b.c", "x": 1}}'
+    sql.execute("select set_config('request.jwt.claims', %s, false)", [claims])
+    assert sql.execute(ask).fetchone() == (ada, "authenticated", "a@b.c", "1")
