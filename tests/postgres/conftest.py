@@ -1,51 +1,60 @@
 """A real PostgreSQL for each run of the tests, and a fresh, prepared database for each test that wants one.
 
 `database` is the URL of one (a role that may do everything); `cluster` the server they live in; `sql` a connection.
+Without the extra postgres nothing in this folder runs.
 """
 
 import asyncio
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
+from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
 
-import psycopg  # noqa: E402
-from psycopg.rows import TupleRow  # noqa: E402
+    from supawire.server.postgres.cluster import Cluster
 
-from supawire.server.postgres.cluster import Cluster  # noqa: E402
-from supawire.server.postgres.database import Database  # noqa: E402
-from supawire.server.postgres.schema import prepare  # noqa: E402
+collect_ignore_glob = [] if find_spec("psycopg") else ["test_*.py"]
 
-TEMPLATE = "prepared"
 _numbers = count(1)
 
 
 @pytest.fixture(scope="session", name="cluster")
-def _cluster() -> Iterator[Cluster]:
+def _cluster() -> Iterator["Cluster"]:
     """One cluster for the run, with a prepared database to copy."""
+    import psycopg
+
+    from supawire.server.postgres.cluster import Cluster
+    from supawire.server.postgres.database import Database
+    from supawire.server.postgres.schema import prepare
+
+    async def fill(url: str) -> None:
+        database = Database(url)
+        try:
+            await prepare(database, ours=True)
+        finally:
+            await database.close()
+
     with Cluster() as cluster:
         with psycopg.connect(cluster.url, autocommit=True) as admin:
-            admin.execute(f"create database {TEMPLATE}")
-
-        async def fill() -> None:
-            database = Database(cluster.url_of(TEMPLATE))
-            try:
-                await prepare(database, ours=True)
-            finally:
-                await database.close()
-
-        asyncio.run(fill())
+            admin.execute("create database prepared")
+        asyncio.run(fill(cluster.url_of("prepared")))
         yield cluster
 
 
 @pytest.fixture
-def database(cluster: Cluster) -> Iterator[str]:
+def database(cluster: "Cluster") -> Iterator[str]:
     """The URL of a fresh database with the schema of the local server, gone after the test."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
     name = f"test_{next(_numbers)}"
     with psycopg.connect(cluster.url, autocommit=True) as admin:
-        admin.execute(f"create database {name} template {TEMPLATE}")
+        admin.execute(SQL("create database {} template prepared").format(Identifier(name)))
         try:
             yield cluster.url_of(name)
         finally:
@@ -54,11 +63,13 @@ def database(cluster: Cluster) -> Iterator[str]:
                 "where database = %s and not active",
                 [name],
             )
-            admin.execute(f"drop database {name} with (force)")
+            admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
 @pytest.fixture
-def sql(database: str) -> Iterator[psycopg.Connection[TupleRow]]:
+def sql(database: str) -> Iterator["Connection[TupleRow]"]:
     """A connection to that database, each statement committed at once."""
+    import psycopg
+
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
