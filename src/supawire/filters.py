@@ -27,6 +27,7 @@ __all__ = [
     "Condition",
     "FilterSyntaxError",
     "check",
+    "check_condition",
     "in_list",
     "matches",
     "parse",
@@ -93,9 +94,16 @@ def _quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+_PLAIN_ITEM: Final = re.compile(r"(?!null\Z)[\w.:+@/-]+", re.IGNORECASE)
+
+
 def in_list(items: Iterable[str | None]) -> str:
-    """Texts as the value of an `in` condition, quoted."""
-    return ",".join("NULL" if item is None else _quoted(item) for item in items)
+    """Texts as the value of an `in` condition, quoted where the list would else be read differently."""
+    return ",".join("NULL" if item is None else _item(item) for item in items)
+
+
+def _item(item: str) -> str:
+    return item if _PLAIN_ITEM.fullmatch(item) else _quoted(item)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -181,14 +189,28 @@ def check(text: str) -> tuple[Condition, ...]:
     """The conditions of a caller's filter. Raises: InvalidArgumentError also for what no table can satisfy."""
     conditions = parse(text)
     for condition in conditions:
-        if not condition.column:
-            raise InvalidArgumentError(f"the condition {str(condition)!r} names no column")
-        if condition.op == "in" and not condition.items:
-            raise InvalidArgumentError(f"{condition}: an empty list never matches")
-        found = problem(condition)
-        if found:
-            raise InvalidArgumentError(f"{condition}: {found.partition(') ')[2]}")
+        check_condition(condition)
     return conditions
+
+
+_OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|--|&&|~~|\|\|")
+"""What regular expressions of PostgreSQL may have and those of Python read differently."""
+
+
+def check_condition(condition: Condition) -> None:
+    """Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every one.
+
+    A regular expression is judged only where PostgreSQL's and Python's are written alike.
+    """
+    if not condition.column:
+        raise InvalidArgumentError(f"the condition {str(condition)!r} names no column")
+    if condition.op == "in" and not condition.items:
+        raise InvalidArgumentError(f"{condition}: an empty list never matches")
+    if condition.op in {"match", "imatch"} and _OF_POSTGRES.search(condition.value):
+        return
+    found = problem(condition)
+    if found:
+        raise InvalidArgumentError(f"{condition}: {found.partition(') ')[2]}")
 
 
 def problem(condition: Condition, kind: str | None = None) -> str | None:

@@ -11,6 +11,7 @@ LEFT_OUT: Final = {
     ("private", b'"since": "yesterday"'): "a time that is no number",
     ("pgerr-bad-op", b"phx_join"): "a filter with an unknown operator",
     ("pgerr-garbage-filter", b"phx_join"): "a filter that is none",
+    ("pgerr-in-over-100", b"phx_join"): "a list of more than 100 values",
     ("pgerr-bad-event", b"phx_join"): "an unknown kind of change",
     ("pgerr-select-string", b"phx_join"): "a select that is no list",
     # our client never sends it
