@@ -253,7 +253,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
 
 async def test_a_socket_that_stands_still_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a held join reading stops over a bound; all of it is worked off later."""
-    monkeypatch.setattr("supawire.server.sockets.MAX_WAITING_IN", 1000)
+    monkeypatch.setattr("supawire.server.standing.MAX_WAITING_IN", 1000)
     async with running() as net:
         ws = await net.open()
         net.fault("delay_join", "lab", 0.2)

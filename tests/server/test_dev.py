@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire.server.effects import Send
-from supawire.server.rest import RestAnswer, RestRequest
+from supawire.server.effects import RestAnswer, RestRequest, Send
 from tests.server.world import Client, World
 
 INSERT = {"type": "INSERT", "table": "users", "record": {"id": 1, "name": "alice"}}
@@ -50,7 +49,7 @@ def test_numbers_keep_their_digits(world: World):
     body = b'{"type":"INSERT","table":"users","columns":{"id":"int8","price":"numeric","pi":"numeric"},"record":%b}'
     headers = {"authorization": f"Bearer {world.token('service_role')}"}
     asked = RestRequest("POST", "/dev/emit", "localhost", headers=headers, body=body % record)
-    assert world.hub.rest(asked, world.now).status == 202
+    assert world.hub.rest(asked, world.now) == RestAnswer(202)
     effect = world.hub.next_effect()
     assert isinstance(effect, Send)
     assert b'"record":' + record in effect.data

@@ -7,9 +7,25 @@ from typing import Any
 from supawire.core import binary
 from supawire.server.changes import make_change
 from supawire.server.desk import HubOptions
-from supawire.server.effects import Accepted, Close, Effect, Hold, Refusal, Release, Report, Request, Send
+from supawire.server.effects import (
+    Accepted,
+    Ask,
+    Close,
+    Effect,
+    Hold,
+    Later,
+    Refusal,
+    Release,
+    Report,
+    Request,
+    Respond,
+    RestAnswer,
+    RestRequest,
+    Send,
+    Unsubscribe,
+)
 from supawire.server.hub import Hub
-from supawire.server.rest import RestAnswer, RestRequest
+from supawire.server.questions import Answer, Question
 from supawire.server.tokens import sign
 from supawire.types import Instant
 
@@ -118,6 +134,12 @@ class World:
         self.hub = Hub(HubOptions(secret=SECRET, **options), Random(7))
         self.clients: dict[int, Client] = {}
         self.reports: list[str] = []
+        self.asked: dict[int, Question[Any]] = {}
+        """Questions of the hub that were not answered yet; only with `database=True`."""
+        self.unsubscribed: list[int] = []
+        self.responses: dict[int, RestAnswer] = {}
+        self.later = 0
+        """The number of the last REST answer that was not there at once."""
 
     def token(self, role: str | None = "authenticated", lasts: float | None = 3600, **claims: Any) -> str:
         """A token by virtual time."""
@@ -159,7 +181,18 @@ class World:
         )
         answer = self.hub.rest(asked, self.now)
         self.pump()
+        if isinstance(answer, Later):
+            self.later = answer.number
+            return self.responses.get(answer.number, PENDING)
         return answer
+
+    def answer(self, answer: Answer, number: int | None = None) -> Question[Any]:
+        """Answer the oldest open question, or the one of this number; the question."""
+        number = next(iter(self.asked)) if number is None else number
+        question = self.asked.pop(number)
+        self.hub.answered(number, answer, self.now)
+        self.pump()
+        return question
 
     def emit(self, type: str, table: str, **row: Any) -> None:
         """A row changed."""
@@ -180,6 +213,15 @@ class World:
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Report):
             self.reports.append(effect.text)
+            return
+        if isinstance(effect, Ask):
+            self.asked[effect.number] = effect.question
+            return
+        if isinstance(effect, Unsubscribe):
+            self.unsubscribed.append(effect.channel)
+            return
+        if isinstance(effect, Respond):
+            self.responses[effect.number] = effect.answer
             return
         client = self.clients.get(effect.conn)
         if client is None:
@@ -214,6 +256,8 @@ def loads(data: bytes) -> Any:
         return data.decode(errors="replace")
 
 
+PENDING = RestAnswer(0)
+"""What `World.rest` returns when the answer comes later."""
 OK = {"status": "ok", "response": {}}
 
 

@@ -1,13 +1,15 @@
 """Broadcasts from clients and from the server itself (protocol §2.4, §6)."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from supawire.core.frames import BROADCAST, PREFIX
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.limits import WORST_RATIO, term_size
+from supawire.server.questions import Messages, Trouble
 from supawire.server.rooms import Room
-from supawire.server.stored import Store, Stored
+from supawire.server.stored import Replay, Store, Stored
 from supawire.server.wire import (
     DECODE_ERRORS,
     Push,
@@ -35,12 +37,19 @@ class Broadcasts:
         self._rooms = desk.rooms
         self._rights = desk.rights
         self._limits = desk.limits
+        self._asking = desk.asking
         self.store = Store()
+        desk.asking.know(Messages, self._stored)
 
     def push(self, channel: Channel, push: Push) -> None:
         """A client broadcasts. Denied ones vanish without an answer, even with `ack` (protocol §6.2)."""
-        if not self._rights.may_write(channel, "broadcast"):
-            return
+        allowed = self._rights.may_write(channel, "broadcast")
+        if allowed:
+            self._push(channel, push)
+        elif allowed is None:
+            self._rights.write(channel, "broadcast", lambda may: self._push(channel, push) if may else None)
+
+    def _push(self, channel: Channel, push: Push) -> None:
         if self._too_big(push):
             self._answer(channel, push, TOO_BIG)
             return
@@ -85,22 +94,34 @@ class Broadcasts:
 
     def keep(self, message: Stored) -> None:
         """`realtime.send`: store a message and deliver it, unless it is over a limit (protocol §6.4)."""
-        limit = self._limits.payload_bytes
-        if limit is not None and len(message.payload) > limit:
-            return
-        self.store.add(message)
-        if self._rooms.messages.tripped(self._outbox.now.mono):
+        if not self._too_long(message):
+            self.store.add(message)
+            self.deliver(message)
+
+    def deliver(self, message: Stored) -> None:
+        """A stored message to whoever is in the room; over a limit it is lost without a word (protocol §6.4)."""
+        if self._too_long(message) or self._rooms.messages.tripped(self._outbox.now.mono):
             return
         topic, event = PREFIX + message.topic, message.event.encode()
         shared = shared_user(topic, event, message.payload, json=message.json, metadata=message.metadata())
         self.publish(message.topic, shared, private=message.private, message_id=message.id)
 
-    def replay(self, channel: Channel) -> None:
-        """Send what was stored before the join, oldest first (protocol §6.3)."""
-        wanted = channel.config.replay
-        if wanted is None or not channel.reads_broadcast:
-            return
-        for message in self.store.replay(channel.sub_topic, wanted, self._outbox.now.wall):
+    def _too_long(self, message: Stored) -> bool:
+        limit = self._limits.payload_bytes
+        return limit is not None and len(message.payload) > limit
+
+    # --- replay ---
+
+    def find(self, topic: str, wanted: Replay, then: Callable[[tuple[Stored, ...] | Trouble], None]) -> None:
+        """What a join has missed, oldest first (protocol §6.3)."""
+        self._asking.ask(Messages(topic, wanted), then)
+
+    def _stored(self, asked: Messages) -> tuple[Stored, ...]:
+        return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))
+
+    def replay(self, channel: Channel, messages: Iterable[Stored]) -> None:
+        """Send what was stored before the join; a live copy that comes later is left out."""
+        for message in messages:
             channel.replayed.add(message.id)
             self._replay_one(channel, message)
 

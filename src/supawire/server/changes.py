@@ -18,9 +18,13 @@ from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.joins import JoinConfig
 from supawire.server.limits import Meter
+from supawire.server.questions import Subscription, Trouble
 from supawire.server.wire import encode, text
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
+TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
+RETRY: Final = 5.0
+"""Seconds until a subscription that met trouble is tried again (protocol §3.6)."""
 KEY: Final = "id"
 NO_DATA: Final = ("Error 400", "Error 401")
 TOO_LARGE: Final = "Error 413: Payload Too Large"
@@ -96,6 +100,7 @@ class Changes:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._meter = Meter(desk.limits.changes)
+        desk.asking.know(Subscription, lambda asked: None)
         self._schemas = {"public", ANY}
         """Schemas that exist as far as we know: a legacy join to another one is refused (protocol §3.8)."""
 
@@ -108,13 +113,29 @@ class Changes:
         if not channel.bindings or not channel.open:
             return
         error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
-        channel.subscribed = error is None
-        status = "error" if error else "ok"
-        self._desk.outbox.system(channel, POSTGRES_CHANGES, status, error or SUBSCRIBED)
+        if error is not None:
+            self._subscribed(channel, error)
+            return
+        channel.listed = self._desk.asking.outside
+        question = Subscription(channel.id, channel.who, channel.bindings)
+        self._desk.asking.ask(question, lambda answer: self._subscribed(channel, answer))
+
+    def _subscribed(self, channel: Channel, answer: str | Trouble | None) -> None:
+        """Tell the client; what is only trouble is tried again (protocol §3.6)."""
+        if not channel.open:
+            return
+        channel.subscribed = answer is None
+        if isinstance(answer, Trouble):
+            at = self._desk.now.mono + RETRY
+            self._desk.schedule.at(at, lambda: self.subscribe(channel))
+            answer = TIMEOUTS
+        status = "error" if answer else "ok"
+        self._desk.outbox.system(channel, POSTGRES_CHANGES, status, answer or SUBSCRIBED)
 
     def _error(self, channel: Channel, binding: Binding) -> str | None:
         """A plain topic joined without `config` names a schema by accident, so that one must exist."""
-        if binding.error is None and channel.config.legacy and binding.schema not in self._schemas:
+        here = channel.config.legacy and not self._desk.asking.outside
+        if binding.error is None and here and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error
 

@@ -1,5 +1,6 @@
 """One joined topic on one socket: what the real server keeps in a channel process."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,13 @@ from supawire.core.frames import PREFIX
 from supawire.server.bindings import Binding
 from supawire.server.joins import JoinConfig
 from supawire.server.limits import CallWindow
+from supawire.server.questions import Who
 from supawire.server.schedule import Timer
 from supawire.server.tokens import Claims
 from supawire.server.wire import encode
 
 if TYPE_CHECKING:
-    from supawire.server.peers import Peer
+    from supawire.server.peers import Inbound, Peer
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,10 @@ class Channel:
     calls: CallWindow = field(default_factory=CallWindow)
     subscribed: bool = False
     """Whether its bindings are live."""
+    listed: bool = False
+    """Whether a database was asked to make them live, and has to hear of the channel's end."""
+    waiting: "deque[Inbound] | None" = None
+    """Its frames that wait until it knows whether it may do what it was asked to; None when nothing is open."""
     open: bool = True
     recheck: Timer | None = None
     wire_topic: bytes = b""
@@ -49,6 +55,11 @@ class Channel:
     def sub_topic(self) -> str:
         """The topic without the prefix, as policies and users say it."""
         return self.topic.removeprefix(PREFIX)
+
+    @property
+    def who(self) -> Who:
+        """On whose behalf it asks for rights."""
+        return Who(self.claims, self.peer.headers)
 
     @property
     def private(self) -> bool:

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Final, Protocol
 from uuid import UUID
 
+from supawire.server.asking import Asking
 from supawire.server.limits import ServerLimits
 from supawire.server.outbox import Outbox
 from supawire.server.peers import Peer
@@ -13,6 +14,7 @@ from supawire.server.rights import Policy, Rights, default_policy
 from supawire.server.rooms import Rooms
 from supawire.server.rules import Rules
 from supawire.server.schedule import Schedule
+from supawire.server.standing import Standing, Take
 from supawire.types import Instant
 
 TENANTS: Final = frozenset({"127", "localhost", "realtime-dev"})
@@ -41,6 +43,10 @@ class Timings:
     """Between two looks at a channel's token, unless it ends sooner (protocol §7.2)."""
     idle: float = 60.0
     """Without a byte of the client, before its socket is closed with 1000 (protocol §3.4)."""
+    answer: float = 10.0
+    """Before an answer of the database is given up."""
+    replication: float = 60.0
+    """For which a channel that asked for it waits for database broadcasts to flow (protocol §3.6)."""
     sweep: float | None = None
     """Between two sweeps of sockets whose last channel is gone (protocol §8)."""
 
@@ -58,6 +64,8 @@ class HubOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     timings: Timings = field(default_factory=Timings)
     policy: Policy = default_policy
+    database: bool = False
+    """Whether rights, stored messages and subscriptions are a database's: the hub asks for them (`questions.py`)."""
     tenants: frozenset[str] = TENANTS
     dev: bool = False
     """Whether there is the route by which another process on this machine emits changes (`server/dev.py`)."""
@@ -66,7 +74,7 @@ class HubOptions:
 class Desk:
     """One for each hub; the parts of the hub are made with it and find each other's subjects here."""
 
-    def __init__(self, options: HubOptions, random: Bits) -> None:
+    def __init__(self, options: HubOptions, random: Bits, take: Take) -> None:
         self.options: Final = options
         self.limits: Final = options.limits
         self.timings: Final = options.timings
@@ -74,7 +82,9 @@ class Desk:
         self.schedule: Final = Schedule()
         self.outbox: Final = Outbox(self.schedule, self.rules)
         self.rooms: Final = Rooms(self.outbox, options.limits)
-        self.rights: Final = Rights(options.policy, self.outbox.report)
+        self.standing: Final = Standing(self.schedule, self.outbox, take)
+        self.asking: Final = Asking(self.schedule, self.outbox, options.timings.answer, outside=options.database)
+        self.rights: Final = Rights(options.policy, self.asking, self.standing, self.outbox.report)
         self.peers: Final[dict[int, Peer]] = {}
         self._random = random
         self._numbers = count(1)

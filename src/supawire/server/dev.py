@@ -15,8 +15,8 @@ from msgspec import Struct
 from supawire.errors import InvalidArgumentError
 from supawire.server.changes import Change, Changes, make_change
 from supawire.server.desk import Desk
+from supawire.server.effects import RestAnswer, RestRequest
 from supawire.server.handshake import JSON
-from supawire.server.rest import RestAnswer, RestRequest
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, encode
 

@@ -1,9 +1,11 @@
 """What the hub orders its shell to do, and how a handshake ends (architecture: effects are frozen data)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
+
+from supawire.server.questions import Question
 
 
 class Send(Struct, frozen=True, gc=False):
@@ -39,7 +41,55 @@ class Report(NamedTuple):
     text: str
 
 
-Effect: TypeAlias = Send | Close | Hold | Release | Report
+class Ask(NamedTuple):
+    """Find out, and hand in the answer with `Hub.answered(number, …)`; only with `HubOptions(database=True)`."""
+
+    number: int
+    question: Question[Any]
+
+
+class Unsubscribe(NamedTuple):
+    """The channel of this number has ended: its bindings (`questions.Subscription`) are live no more."""
+
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestRequest:
+    """An HTTP request. Header names are lower case; `path` is still percent-encoded."""
+
+    method: str
+    path: str
+    host: str
+    query: dict[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RestAnswer:
+    """What to answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Later(NamedTuple):
+    """The answer to an HTTP request is not known yet: it comes as a `Respond` with this number."""
+
+    number: int
+
+
+class Respond(NamedTuple):
+    """Answer the HTTP request that was to be answered later."""
+
+    number: int
+    answer: RestAnswer
+
+
+Effect: TypeAlias = Send | Close | Hold | Release | Report | Ask | Unsubscribe | Respond
 
 
 @dataclass(frozen=True, slots=True)

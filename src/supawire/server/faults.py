@@ -84,7 +84,7 @@ class Faults:
     def _pause(self, peer: Peer) -> None:
         if not peer.paused:
             peer.paused = True
-            self._sockets.hold(peer)
+            self._desk.standing.hold(peer)
 
     def resume(self, *, connection: int | None = None) -> None:
         """Answer what was taken meanwhile, and go on."""
@@ -93,7 +93,7 @@ class Faults:
         for peer in self._peers(connection):
             if peer.paused:
                 peer.paused = False
-                self._sockets.go_on(peer)
+                self._desk.standing.go_on(peer)
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
         """Everything sent arrives this much later, in order; 0 ends it."""

@@ -1,6 +1,7 @@
 """Upgrade requests: the checks in the server's order, and the answers of those that fail (protocol §1.2, §1.3)."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from supawire.server.desk import Desk
@@ -58,3 +59,8 @@ class Handshake:
 def key_of(request: Request) -> str | None:
     """The connection token: the header wins over the query (protocol §1.2)."""
     return request.headers.get("x-api-key") or request.query.get("apikey")
+
+
+def x_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that policies may look at (protocol §1.2)."""
+    return {name: value for name, value in headers.items() if name.startswith("x-")}

@@ -10,6 +10,7 @@ same outputs. The hub composes: sockets, rooms, broadcasts, tracking, changes an
 each frame finds its way to one of them.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from supawire.core.frames import (
@@ -29,14 +30,16 @@ from supawire.server.changes import Change, Changes
 from supawire.server.channel import Channel
 from supawire.server.desk import Bits, Desk, HubOptions
 from supawire.server.dev import Dev
-from supawire.server.effects import Accepted, Effect, Refusal, Request
+from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
 from supawire.server.faults import Faults
-from supawire.server.handshake import Handshake, key_of
-from supawire.server.joining import Joining, JoinRefused
-from supawire.server.peers import Peer
+from supawire.server.handshake import Handshake, key_of, x_headers
+from supawire.server.joining import Joined, Joining, JoinRefused, Outcome
+from supawire.server.peers import Inbound, Peer
+from supawire.server.questions import Answer, Trouble
+from supawire.server.readiness import Readiness
 from supawire.server.recorder import Recorder
 from supawire.server.renewal import Renewal
-from supawire.server.rest import Rest, RestAnswer, RestRequest
+from supawire.server.rest import Rest
 from supawire.server.rights import Policy
 from supawire.server.rules import sub_topic
 from supawire.server.sockets import Sockets
@@ -53,13 +56,14 @@ class Hub:
     """The whole state of one local server."""
 
     def __init__(self, options: HubOptions, random: Bits) -> None:
-        desk = self._desk = Desk(options, random)
+        desk = self._desk = Desk(options, random, self._take)
         self._outbox = desk.outbox
         self._broadcasts = Broadcasts(desk)
         self._tracking = Tracking(desk)
         self._changes = Changes(desk)
         self._renewal = Renewal(desk, self._changes)
-        self._joining = Joining(desk, self._broadcasts, self._tracking, self._changes)
+        self._readiness = Readiness(desk)
+        self._joining = Joining(desk, self._broadcasts, self._tracking, self._changes, self._readiness)
         self._handshake = Handshake(desk, self._joining)
         self._sockets = Sockets(desk, self._take)
         self._rest = Rest(desk, self._broadcasts)
@@ -76,8 +80,7 @@ class Hub:
         self.at(now)
         answer = self._handshake.check(request)
         if isinstance(answer, Accepted):
-            headers = {name: value for name, value in request.headers.items() if name.startswith("x-")}
-            peer = Peer(conn_id, answer.v2, key_of(request) or "", headers, now.mono)
+            peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono)
             self._sockets.open(peer)
             self.faults.greet(peer)
         return answer
@@ -102,8 +105,8 @@ class Hub:
         if (peer := self._desk.peers.get(conn_id)) is not None:
             self._sockets.gone(peer)
 
-    def rest(self, request: RestRequest, now: Instant) -> RestAnswer:
-        """Answer an HTTP request (protocol §6.5, §6.6)."""
+    def rest(self, request: RestRequest, now: Instant) -> RestAnswer | Later:
+        """Answer an HTTP request (protocol §6.5, §6.6), now or with a later `Respond`."""
         self.at(now)
         return self._dev.answer(request) or self._rest.answer(request)
 
@@ -124,6 +127,28 @@ class Hub:
     def next_deadline(self) -> float | None:
         """The reading of the monotonic clock at which `tick` is wanted, or None."""
         return self._desk.schedule.next_at
+
+    # --- inputs of a database ---
+
+    def answered(self, number: int, answer: Answer, now: Instant) -> None:
+        """The answer to an `Ask`; one that nobody waits for any more is dropped."""
+        self.at(now)
+        self._desk.asking.answered(number, answer)
+
+    def deliver(self, message: Stored, now: Instant) -> None:
+        """A message was stored in the database: tell those who listen (protocol §6.4)."""
+        self.at(now)
+        self._broadcasts.deliver(message)
+
+    def flows(self, yes: bool, now: Instant) -> None:
+        """Messages from the database flow from now on, or no more (protocol §3.6)."""
+        self.at(now)
+        self._readiness.flows(yes)
+
+    def troubled(self, trouble: Trouble | None, now: Instant) -> None:
+        """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1)."""
+        self.at(now)
+        self._desk.asking.trouble = trouble
 
     # --- inputs of the server's owner ---
 
@@ -175,6 +200,8 @@ class Hub:
             return
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
+        if channel is not None and self._desk.standing.add_to(channel, Inbound(data, binary)):
+            return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)
         elif topic == PHOENIX and push.event == HEARTBEAT:
@@ -208,22 +235,30 @@ class Hub:
             self._desk.rooms.end(old)
         delay = self._desk.rules.join_delay(sub_topic(push.topic))
         if delay:
-            self._sockets.stand(peer, delay, lambda: self._decide(peer, push))
+            self._desk.standing.stand(peer, delay, lambda: self._decide(peer, push))
         else:
             self._decide(peer, push)
         if old is not None:
             self._outbox.push(old, CLOSE, b"{}", ref=old.join_ref)
 
     def _decide(self, peer: Peer, push: Push) -> None:
-        outcome = self._joining.join(peer, push)
-        if isinstance(outcome, Channel):
+        """The socket stands still until it is known what becomes of the join."""
+
+        def begin(done: Callable[[Outcome], None]) -> None:
+            self._joining.join(peer, push, done)
+
+        self._desk.standing.until(peer, begin, lambda outcome: self._decided(peer, push, outcome))
+
+    def _decided(self, peer: Peer, push: Push, outcome: Outcome) -> None:
+        if isinstance(outcome, Joined):
             self._joining.welcome(outcome, push)
-            if outcome.open:
-                self._renewal.watch(outcome)
+            if outcome.channel.open:
+                self._renewal.watch(outcome.channel)
         elif outcome.at_once or not self._desk.timings.join_error:
             self._refuse(peer, push, outcome)
         else:
-            self._sockets.stand(peer, self._desk.timings.join_error, lambda: self._refuse(peer, push, outcome))
+            held = self._desk.timings.join_error
+            self._desk.standing.stand(peer, held, lambda: self._refuse(peer, push, outcome))
 
     def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
         payload = encode({"status": "error", "response": {"reason": refused.reason}})

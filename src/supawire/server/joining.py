@@ -1,7 +1,8 @@
 """`phx_join`: the checks in the server's order, and what a new channel is told (protocol §3.1, §3.2, §3.7)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from supawire.core.frames import JOIN, PREFIX
 from supawire.server.broadcasts import Broadcasts
@@ -11,6 +12,10 @@ from supawire.server.desk import Desk
 from supawire.server.joins import JoinConfig, parse_join
 from supawire.server.limits import Meter
 from supawire.server.peers import Peer
+from supawire.server.questions import Trouble, Who
+from supawire.server.readiness import Readiness
+from supawire.server.rights import Reads
+from supawire.server.stored import Stored
 from supawire.server.tokens import Claims, Refused, check
 from supawire.server.tracking import Tracking
 from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
@@ -20,7 +25,7 @@ TOO_MANY_USERS: Final = "ConnectionRateLimitReached: Too many connected users"
 TOO_MANY_JOINS: Final = "ClientJoinRateLimitReached: Too many joins per second"
 TOO_MANY_CHANNELS: Final = "ChannelRateLimitReached: Too many channels"
 UNAUTHORIZED: Final = "Unauthorized: You do not have permissions to read from this Channel topic: "
-REPLICATION_READY: Final = "Replication connection established"
+NO_REPLAY: Final = "UnableToReplayMessages: Realtime was unable to replay messages"
 CRASHED: Final = "join crashed"
 
 
@@ -34,29 +39,45 @@ class JoinRefused:
     at_once: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A channel that may be welcomed, and the messages to replay to it."""
+
+    channel: Channel
+    missed: tuple[Stored, ...] = ()
+
+
+Outcome: TypeAlias = Joined | JoinRefused
+
+
 class Joining:
     """How a join becomes a channel, or a reason."""
 
-    def __init__(self, desk: Desk, broadcasts: Broadcasts, tracking: Tracking, changes: Changes) -> None:
+    def __init__(
+        self, desk: Desk, broadcasts: Broadcasts, tracking: Tracking, changes: Changes, readiness: Readiness
+    ) -> None:
         self._desk = desk
         self._outbox = desk.outbox
         self._broadcasts = broadcasts
         self._tracking = tracking
         self._changes = changes
+        self._readiness = readiness
         self.meter: Final = Meter(desk.limits.joins)
 
-    def join(self, peer: Peer, push: Push) -> Channel | JoinRefused:
-        """Check a join and make its channel; nothing is sent yet."""
+    def join(self, peer: Peer, push: Push, then: Callable[[Outcome], None]) -> None:
+        """Check a join; `then` gets a channel and what it missed, or a reason. Nothing is sent yet."""
         try:
             payload = push.value()
         except DECODE_ERRORS:
             payload = None
         if push.kind is not None or not is_object(payload):
-            return JoinRefused(CRASHED, at_once=True)
-        if push.topic == PREFIX:
-            return JoinRefused(NO_TOPIC)
-        config = parse_join(push.topic, payload)
-        return self._limited(peer) or self._admit(peer, push, config)
+            then(JoinRefused(CRASHED, at_once=True))
+        elif push.topic == PREFIX:
+            then(JoinRefused(NO_TOPIC))
+        elif (limited := self._limited(peer)) is not None:
+            then(limited)
+        else:
+            self._admit(_Applicant(peer, push, parse_join(push.topic, payload), then))
 
     def _limited(self, peer: Peer) -> JoinRefused | None:
         mono = self._outbox.now.mono
@@ -69,39 +90,78 @@ class Joining:
             return JoinRefused(TOO_MANY_CHANNELS)
         return None
 
-    def _admit(self, peer: Peer, push: Push, config: JoinConfig) -> Channel | JoinRefused:
-        sub_topic: str = push.topic.removeprefix(PREFIX)
-        token = config.token if config.token is not None else peer.token
+    def _admit(self, who: "_Applicant") -> None:
+        config = who.config
+        token = config.token if config.token is not None else who.peer.token
         claims = check(token, self._desk.options.secret, self._outbox.now)
         if isinstance(claims, Refused):
-            return JoinRefused(claims.reason)
-        reads = self._desk.rights.read_rights(claims, sub_topic, private=config.private, presence=config.presence)
-        if not any(reads):
-            return JoinRefused(UNAUTHORIZED + sub_topic)
-        if config.problem is not None:
-            return JoinRefused(config.problem)
-        if (reason := self._desk.rules.rejection(sub_topic)) is not None:
-            return JoinRefused(reason)
-        return self._make(peer, push, config, token, claims, reads)
+            who.then(JoinRefused(claims.reason))
+        elif (trouble := self._desk.asking.trouble) is not None:
+            who.then(JoinRefused(trouble.reason))
+        else:
+            self._desk.rights.read(
+                Who(claims, who.peer.headers),
+                who.sub_topic,
+                private=config.private,
+                presence=config.presence,
+                then=lambda reads: self._readers(who, token, claims, reads),
+            )
 
-    def _make(
-        self, peer: Peer, push: Push, config: JoinConfig, token: str, claims: Claims, reads: tuple[bool, bool]
-    ) -> Channel:
-        channel = Channel(self._desk.new_id(), peer, push.topic, push.join_ref, config, token, claims)
+    def _readers(self, who: "_Applicant", token: str, claims: Claims, reads: Reads | Trouble) -> None:
+        if isinstance(reads, Trouble):
+            who.then(JoinRefused(reads.reason))
+        elif not any(reads):
+            who.then(JoinRefused(UNAUTHORIZED + who.sub_topic))
+        elif who.config.problem is not None:
+            who.then(JoinRefused(who.config.problem))
+        elif (reason := self._desk.rules.rejection(who.sub_topic)) is not None:
+            who.then(JoinRefused(reason))
+        elif who.config.replay is None or not reads.broadcast:
+            who.then(Joined(self._make(who, token, claims, reads)))
+        else:
+            self._broadcasts.find(
+                who.sub_topic, who.config.replay, lambda missed: self._late(who, token, claims, reads, missed)
+            )
+
+    def _late(
+        self, who: "_Applicant", token: str, claims: Claims, reads: Reads, missed: tuple[Stored, ...] | Trouble
+    ) -> None:
+        if isinstance(missed, Trouble):
+            who.then(JoinRefused(NO_REPLAY))
+        else:
+            who.then(Joined(self._make(who, token, claims, reads), missed))
+
+    def _make(self, who: "_Applicant", token: str, claims: Claims, reads: Reads) -> Channel:
+        push, config = who.push, who.config
+        channel = Channel(self._desk.new_id(), who.peer, push.topic, push.join_ref, config, token, claims)
         channel.presence_key = config.presence_key or self._desk.new_key()
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
         return channel
 
-    def welcome(self, channel: Channel, push: Push) -> None:
+    def welcome(self, joined: Joined, push: Push) -> None:
         """The ok reply, then everything that follows it, in the order of protocol §3.7."""
+        channel = joined.channel
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
         self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
         self._desk.rooms.enter(channel)
-        self._broadcasts.replay(channel)
+        self._broadcasts.replay(channel, joined.missed)
         self._changes.subscribe(channel)
-        if channel.config.replication_ready:
-            self._outbox.system(channel, "system", "ok", REPLICATION_READY)
+        self._readiness.welcome(channel)
         self._tracking.send_state(channel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """A join on its way through the checks."""
+
+    peer: Peer
+    push: Push
+    config: JoinConfig
+    then: Callable[[Outcome], None]
+
+    @property
+    def sub_topic(self) -> str:
+        return self.push.topic.removeprefix(PREFIX)

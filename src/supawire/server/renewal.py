@@ -1,12 +1,15 @@
 """The life of a channel's token: new ones by `access_token`, and the end when one runs out (protocol §7.2, §7.3)."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from supawire.server.changes import Changes
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.joins import usable
-from supawire.server.tokens import Claims, Refused, check
+from supawire.server.questions import Trouble
+from supawire.server.rights import Reads
+from supawire.server.tokens import Refused, check
 from supawire.server.wire import is_object
 
 NO_READ: Final = "You do not have permissions to read from this Channel topic: "
@@ -29,28 +32,35 @@ class Renewal:
         if isinstance(claims, Refused):
             self._desk.rooms.shut(channel, claims.message)
             return
-        lost = self._take(channel, token, claims)
+        channel.token, channel.claims = token, claims
+        channel.writes.clear()
+        presence = channel.config.presence or channel.hears_presence
+
+        def ask(done: Callable[[Reads | Trouble], None]) -> None:
+            who, topic, private = channel.who, channel.sub_topic, channel.private
+            self._desk.rights.read(who, topic, private=private, presence=presence, then=done)
+
+        self._desk.standing.until_for(channel, ask, lambda reads: self._renewed(channel, reads, presence=presence))
+
+    def _renewed(self, channel: Channel, reads: Reads | Trouble, *, presence: bool) -> None:
+        lost = reads.message if isinstance(reads, Trouble) else self._lost(channel, reads, presence=presence)
         if lost is not None:
-            self._desk.rooms.shut(channel, lost + channel.sub_topic)
+            self._desk.rooms.shut(channel, lost)
             return
         self.watch(channel)
         if channel.bindings:
             at = self._desk.now.mono + self._desk.timings.resubscribe
             self._desk.schedule.at(at, lambda: self._changes.subscribe(channel))
 
-    def _take(self, channel: Channel, token: str, claims: Claims) -> str | None:
-        """Store a good token and ask for the rights anew; what to say when the channel may not read any more."""
+    def _lost(self, channel: Channel, reads: Reads, *, presence: bool) -> str | None:
+        """Take new read rights; what to say when the channel may not read any more."""
         before = channel.reads_broadcast, channel.reads_presence
-        channel.token, channel.claims = token, claims
-        channel.writes.clear()
-        presence = channel.config.presence or channel.hears_presence
-        now = self._desk.rights.read_rights(claims, channel.sub_topic, private=channel.private, presence=presence)
-        channel.reads_broadcast, channel.reads_presence = now
+        channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not channel.private or (presence and channel.reads_presence)
-        if not any(now):
-            return NO_READ
-        lost = any(had and not has for had, has in zip(before, now, strict=True))
-        return LOST_READ if lost else None
+        if not any(reads):
+            return NO_READ + channel.sub_topic
+        lost = any(had and not has for had, has in zip(before, reads, strict=True))
+        return LOST_READ + channel.sub_topic if lost else None
 
     def watch(self, channel: Channel) -> None:
         """Look at the token again when it runs out, or after five minutes."""

@@ -4,7 +4,10 @@
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 from uuid import UUID
@@ -12,8 +15,10 @@ from uuid import UUID
 from supawire.core.frames import PREFIX
 from supawire.server.broadcasts import Broadcasts, server_message
 from supawire.server.desk import Desk
-from supawire.server.handshake import JSON, tenant
+from supawire.server.effects import Later, Respond, RestAnswer, RestRequest
+from supawire.server.handshake import JSON, tenant, x_headers
 from supawire.server.limits import Meter
+from supawire.server.questions import Extension, Permissions, Trouble, Who
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
@@ -28,28 +33,6 @@ UNREAD: Final = object()
 """The value of a body that nobody parses."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestRequest:
-    """An HTTP request. Header names are lower case; `path` is still percent-encoded."""
-
-    method: str
-    path: str
-    host: str
-    query: dict[str, str] = field(default_factory=dict[str, str])
-    headers: dict[str, str] = field(default_factory=dict[str, str], repr=False)
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class RestAnswer:
-    """What to answer."""
-
-    status: int
-    body: bytes = b""
-    content_type: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-
-
 Errors: TypeAlias = dict[str, list[str]]
 
 
@@ -61,6 +44,15 @@ def _message(status: int, message: str) -> RestAnswer:
     return _json(status, {"message": message})
 
 
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """A request that may be answered once it is known which private topics may be written."""
+
+    who: Who
+    topics: tuple[str, ...]
+    send: Callable[[Mapping[str, bool | Trouble]], RestAnswer]
+
+
 class Rest:
     """Broadcasts over HTTP, and the two looks at health."""
 
@@ -68,9 +60,44 @@ class Rest:
         self._desk = desk
         self._broadcasts = broadcasts
         self._requests = Meter(desk.limits.messages)
+        self._numbers = count(1)
 
-    def answer(self, request: RestRequest) -> RestAnswer:
-        """Answer any request; an unknown route is 404."""
+    def answer(self, request: RestRequest) -> RestAnswer | Later:
+        """Answer any request, now or with a later `Respond`; an unknown route is 404."""
+        checked = self._check(request)
+        return checked if isinstance(checked, RestAnswer) else self._settle(checked)
+
+    def _settle(self, post: _Post) -> RestAnswer | Later:
+        """Find out what may be written, then send; where nobody has to be asked, the answer is there at once."""
+        number, later = next(self._numbers), False
+        answers: list[RestAnswer] = []
+
+        def done(allowed: Mapping[str, bool | Trouble]) -> None:
+            answer = self._with_rates(post.send(allowed))
+            if later:
+                self._desk.outbox.effects.append(Respond(number, answer))
+            else:
+                answers.append(answer)
+
+        self._ask(post, done)
+        later = True
+        return answers[0] if answers else Later(number)
+
+    def _ask(self, post: _Post, done: Callable[[Mapping[str, bool | Trouble]], None]) -> None:
+        allowed: dict[str, bool | Trouble] = {}
+
+        def heard(topic: str, answer: frozenset[Extension] | Trouble) -> None:
+            allowed[topic] = answer if isinstance(answer, Trouble) else "broadcast" in answer
+            if len(allowed) == len(post.topics):
+                done(allowed)
+
+        for topic in post.topics:
+            question = Permissions(post.who, topic, "write", ("broadcast",))
+            self._desk.asking.ask(question, partial(heard, topic))
+        if not post.topics:
+            done(allowed)
+
+    def _check(self, request: RestRequest) -> RestAnswer | _Post:
         route = request.method, request.path
         if route == ("GET", "/healthcheck"):
             return RestAnswer(200, b"ok", "text/plain; charset=utf-8")
@@ -86,14 +113,14 @@ class Rest:
             return body
         if single and _type(request) not in ("", "application/json", "application/octet-stream"):
             return _json(415, NO_TYPE)
-        answer = self._limited(request, body, (unquote(single[1]), unquote(single[2])) if single else None)
-        return self._with_rates(answer)
+        checked = self._limited(request, body, (unquote(single[1]), unquote(single[2])) if single else None)
+        return self._with_rates(checked) if isinstance(checked, RestAnswer) else checked
 
     def _stranger(self, request: RestRequest) -> RestAnswer | None:
         known = tenant(request.host) in self._desk.options.tenants
         return None if known else _message(401, "Tenant not found in database")
 
-    def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer:
+    def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer | _Post:
         """The checks that both forms share: tenant, rate, token."""
         mono = self._desk.now.mono
         if (stranger := self._stranger(request)) is not None:
@@ -108,13 +135,12 @@ class Rest:
         claims = check(token, self._desk.options.secret, self._desk.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
-        if single is not None:
-            return self._single(request, claims, *single, body)
-        return self._batch(claims, body)
+        who = Who(claims, x_headers(request.headers))
+        return self._batch(who, body) if single is None else self._single(request, who, *single, body)
 
     # --- batch ---
 
-    def _batch(self, claims: Claims, body: Any) -> RestAnswer:
+    def _batch(self, who: Who, body: Any) -> RestAnswer | _Post:
         messages = body.get("messages") if is_object(body) else None
         if not messages:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
@@ -125,8 +151,16 @@ class Rest:
             return _json(422, {"errors": {"messages": errors}})
         if (refused := self._too_many(len(messages))) is not None:
             return refused
+        topics = dict.fromkeys(message["topic"] for message in messages if message.get("private"))
+        return _Post(who, tuple(topics), lambda allowed: self._deliver(messages, allowed))
+
+    def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | Trouble]) -> RestAnswer:
+        """Send a batch; what may not be written is skipped without a word, and still 202 (protocol §6.5)."""
         for message in messages:
-            self._deliver(claims, message)
+            topic, private = message["topic"], bool(message.get("private"))
+            if not private or allowed[topic] is True:
+                shared = server_message(topic, message["event"], message["payload"], message.get("id"))
+                self._broadcasts.publish(topic, shared, private=private)
         return RestAnswer(202)
 
     def _errors(self, message: dict[str, Any]) -> Errors:
@@ -156,16 +190,9 @@ class Rest:
             return _message(429, "Too many messages to broadcast, please reduce the batch size")
         return None
 
-    def _deliver(self, claims: Claims, message: dict[str, Any]) -> None:
-        topic, private = message["topic"], bool(message.get("private"))
-        if private and not self._desk.rights.may(claims, topic, "broadcast", "write"):
-            return  # skipped without a word, and still 202 (protocol §6.5)
-        shared = server_message(topic, message["event"], message["payload"], message.get("id"))
-        self._broadcasts.publish(topic, shared, private=private)
-
     # --- single ---
 
-    def _single(self, request: RestRequest, claims: Claims, topic: str, event: str, body: Any) -> RestAnswer:
+    def _single(self, request: RestRequest, who: Who, topic: str, event: str, body: Any) -> RestAnswer | _Post:
         json = _type(request) != "application/octet-stream"
         payload = encode({} if body is UNREAD else body) if json else request.body
         asked = body.get("private") if json and is_object(body) else None
@@ -175,11 +202,18 @@ class Rest:
         if (refused := self._too_many(1)) is not None:
             return refused
         secret = private is True or private == "true"
-        if secret and not self._desk.rights.may(claims, topic, "broadcast", "write"):
-            return _message(403, "Unauthorized")
-        shared = shared_user(PREFIX + topic, event.encode(), payload, json=json)
-        self._broadcasts.publish(topic, shared, private=secret)
-        return RestAnswer(202)
+
+        def send(allowed: Mapping[str, bool | Trouble]) -> RestAnswer:
+            may = not secret or allowed[topic]
+            if isinstance(may, Trouble):
+                return _message(may.status, may.rest_message)
+            if not may:
+                return _message(403, "Unauthorized")
+            shared = shared_user(PREFIX + topic, event.encode(), payload, json=json)
+            self._broadcasts.publish(topic, shared, private=secret)
+            return RestAnswer(202)
+
+        return _Post(who, (topic,) if secret else (), send)
 
     def _raw_exceeds(self, payload: bytes) -> bool:
         limit = self._desk.limits.payload_bytes

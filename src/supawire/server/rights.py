@@ -1,13 +1,17 @@
-"""Who may read and write private channels (protocol §7.4); the memory level's stand-in for policies on a table."""
+"""Who may read and write private channels (protocol §7.4).
+
+At the memory level a policy function stands in for policies on a table; with a database they are its, and `Rights`
+waits for what it says.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from supawire.server.asking import Asking
 from supawire.server.channel import Channel
-from supawire.server.tokens import Claims
+from supawire.server.questions import Action, Extension, Permissions, Trouble, Who
+from supawire.server.standing import Standing
 
-Extension: TypeAlias = Literal["broadcast", "presence"]
-Action: TypeAlias = Literal["read", "write"]
 Policy: TypeAlias = Callable[[Mapping[str, Any], str, Extension, Action], bool]
 """`policy(claims, topic, extension, action)` says whether the holder of these claims may do that.
 
@@ -26,32 +30,91 @@ def default_policy(claims: Mapping[str, Any], topic: str, extension: Extension, 
     return claims.get("role") in TRUSTED
 
 
+class Reads(NamedTuple):
+    """What may be read."""
+
+    broadcast: bool
+    presence: bool
+
+
+EVERYTHING: Final = Reads(broadcast=True, presence=True)
+
+
 class Rights:
-    """The policy, asked safely."""
+    """Rights are asked for here, once, and kept until a new token."""
 
-    def __init__(self, policy: Policy, report: Callable[[str], None]) -> None:
+    def __init__(self, policy: Policy, asking: Asking, standing: Standing, report: Callable[[str], None]) -> None:
         self.policy = policy
+        self._asking = asking
+        self._standing = standing
         self._report = report
+        asking.know(Permissions, self._decide)
 
-    def may(self, claims: Claims, topic: str, extension: Extension, action: Action) -> bool:
+    # --- the policy function ---
+
+    def _decide(self, asked: Permissions) -> frozenset[Extension]:
+        return frozenset(extension for extension in asked.extensions if self._may(asked, extension))
+
+    def _may(self, asked: Permissions, extension: Extension) -> bool:
         """What the policy says; no when it raises, which is reported."""
+        topic, action = asked.topic, asked.action
         try:
-            return bool(self.policy(dict(claims.values), topic, extension, action))
+            return bool(self.policy(dict(asked.who.claims.values), topic, extension, action))
         except Exception as error:  # noqa: BLE001  a policy is the user's code, and fails closed
             self._report(f"the policy raised {type(error).__name__} for {extension} {action} on {topic!r}: denied")
             return False
 
-    def may_write(self, channel: Channel, extension: Extension) -> bool:
-        """Whether a channel may send or track; asked once, kept until a new token."""
-        if not channel.private:
-            return True
-        if extension not in channel.writes:
-            channel.writes[extension] = self.may(channel.claims, channel.sub_topic, extension, "write")
-        return channel.writes[extension]
+    # --- questions ---
 
-    def read_rights(self, claims: Claims, topic: str, *, private: bool, presence: bool) -> tuple[bool, bool]:
-        """Whether broadcasts, and whether presence may be read; presence is only asked for when it is wanted."""
+    def read(
+        self, who: Who, topic: str, *, private: bool, presence: bool, then: Callable[[Reads | Trouble], None]
+    ) -> None:
+        """Find out what may be read; presence is only asked for when it is wanted. A policy that fails is a no."""
+
+        def heard(answer: frozenset[Extension] | Trouble) -> None:
+            if isinstance(answer, Trouble) and answer is not Trouble.POLICY:
+                then(answer)
+            else:
+                then(_reads(answer))
+
         if not private:
-            return True, True
-        broadcast = self.may(claims, topic, "broadcast", "read")
-        return broadcast, presence and self.may(claims, topic, "presence", "read")
+            then(EVERYTHING)
+            return
+        extensions: tuple[Extension, ...] = ("broadcast", "presence") if presence else ("broadcast",)
+        self._asking.ask(Permissions(who, topic, "read", extensions), heard)
+
+    def hear_presence(self, channel: Channel, then: Callable[[], None]) -> None:
+        """Find out whether a channel may read presence after all; its frames wait meanwhile."""
+
+        def heard(answer: frozenset[Extension] | Trouble) -> None:
+            channel.reads_presence = channel.hears_presence = _reads(answer).presence
+            then()
+
+        question = Permissions(channel.who, channel.sub_topic, "read", ("presence",))
+        self._standing.until_for(channel, lambda done: self._asking.ask(question, done), heard)
+
+    def may_write(self, channel: Channel, extension: Extension) -> bool | None:
+        """Whether a channel may send or track; None when that is not known yet."""
+        return channel.writes.get(extension) if channel.private else True
+
+    def write(self, channel: Channel, extension: Extension, then: Callable[[bool], None]) -> None:
+        """Find out whether a channel may send or track; its frames wait meanwhile."""
+
+        def heard(answer: frozenset[Extension] | Trouble) -> None:
+            if isinstance(answer, Trouble):  # a no that is not kept: the next frame asks again
+                then(False)
+                return
+            channel.writes[extension] = extension in answer
+            then(channel.writes[extension])
+
+        if (known := self.may_write(channel, extension)) is not None:
+            then(known)
+            return
+        question = Permissions(channel.who, channel.sub_topic, "write", (extension,))
+        self._standing.until_for(channel, lambda done: self._asking.ask(question, done), heard)
+
+
+def _reads(answer: frozenset[Extension] | Trouble) -> Reads:
+    if isinstance(answer, Trouble):
+        return Reads(broadcast=False, presence=False)
+    return Reads("broadcast" in answer, "presence" in answer)

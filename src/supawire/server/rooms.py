@@ -7,7 +7,7 @@ from typing import Final
 
 from supawire.core.frames import CLOSE, ERROR, PRESENCE_DIFF
 from supawire.server.channel import Channel
-from supawire.server.effects import Send
+from supawire.server.effects import Send, Unsubscribe
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox
 from supawire.server.presence import Diff, Roster
@@ -107,6 +107,8 @@ class Rooms:
             return
         channel.open = False
         channel.subscribed = False
+        if channel.listed:
+            self._outbox.effects.append(Unsubscribe(channel.id))
         if channel.recheck is not None:
             channel.recheck.cancel()
         if channel.peer.channels.get(channel.topic) is channel:

@@ -1,15 +1,12 @@
-"""The sockets of the hub: frames in strict order, standing still, silence, the end (protocol §3.2, §3.4, §8)."""
+"""The sockets of the hub: frames in strict order, silence, the end (protocol §3.2, §3.4, §8)."""
 
-from collections.abc import Callable
 from typing import Final
 
 from supawire.core.frames import MAX_FRAME
 from supawire.server.desk import Desk
-from supawire.server.effects import Hold, Release
-from supawire.server.peers import MAX_WAITING_IN, Inbound, Peer
+from supawire.server.peers import Inbound, Peer
+from supawire.server.standing import Take
 from supawire.types import Instant
-
-Take = Callable[[Peer, bytes, bool], None]
 
 
 class Sockets:
@@ -34,11 +31,7 @@ class Sockets:
         elif not peer.still:
             self._take(peer, data, binary)
         else:
-            peer.mailbox.append(Inbound(data, binary))
-            peer.waiting_in += len(data)
-            if peer.waiting_in > MAX_WAITING_IN and not peer.unread:
-                peer.unread = True
-                self._outbox.effects.append(Hold(peer.id))
+            self._desk.standing.add(peer, Inbound(data, binary))
 
     def gone(self, peer: Peer) -> None:
         """The socket has ended, whoever ended it. Its channels leave."""
@@ -57,40 +50,6 @@ class Sockets:
     def _end_channels(self, peer: Peer) -> None:
         for channel in list(peer.channels.values()):
             self._desk.rooms.end(channel)
-
-    # --- standing still ---
-
-    def stand(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
-        """Let nothing in or out of a socket for a while, then do this and go on where it stopped."""
-
-        def go() -> None:
-            if not peer.gone:
-                then()
-                self.go_on(peer)
-
-        self.hold(peer)
-        self._desk.schedule.at(self._desk.now.mono + seconds, go)
-
-    def hold(self, peer: Peer) -> None:
-        """Stand still until `go_on` is called as often as `hold`."""
-        peer.holds += 1
-        peer.still = True
-
-    def go_on(self, peer: Peer) -> None:
-        """One reason to stand still is gone; with the last one, what waits takes its turn."""
-        peer.holds -= 1
-        while peer.mailbox and not peer.holds and not peer.gone:
-            item = peer.mailbox.popleft()
-            if isinstance(item, Inbound):
-                peer.waiting_in -= len(item.data)
-                self._take(peer, item.data, item.binary)
-            else:
-                peer.waiting_out -= len(item.data)
-                self._outbox.direct(peer, (item.data, item.binary))
-        peer.still = bool(peer.holds or peer.mailbox)
-        if peer.unread and peer.waiting_in <= MAX_WAITING_IN // 2:
-            peer.unread = False
-            self._outbox.effects.append(Release(peer.id))
 
     # --- silence ---
 

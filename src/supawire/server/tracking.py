@@ -51,10 +51,18 @@ class Tracking:
         if limit is not None and term_size(payload) > limit:
             self._rooms.shut(channel, TOO_BIG)
             return
-        if not self._rights.may_write(channel, "presence"):
+        self._rights.write(channel, "presence", lambda may: self._enter(channel, push, payload, may=may))
+
+    def _enter(self, channel: Channel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
+        """A private channel without `enabled` hears diffs from its first own track on (protocol §5.4)."""
+        if not may:
             self._answer(channel, push, DENIED)
-            return
-        self._hear(channel)
+        elif channel.hears_presence or not channel.private or channel.config.presence:
+            self._put(channel, push, payload)
+        else:
+            self._rights.hear_presence(channel, lambda: self._put(channel, push, payload))
+
+    def _put(self, channel: Channel, push: Push, payload: dict[str, Any]) -> None:
         room = self._rooms.of(channel)
         diff = room.roster.track(channel.id, channel.presence_key, payload, self._new_ref())
         self._answer(channel, push, OK)
@@ -76,13 +84,6 @@ class Tracking:
         elif self._rooms.presence.tripped(mono):
             self._rooms.shut(channel, TOO_MANY)
         return channel.open
-
-    def _hear(self, channel: Channel) -> None:
-        """A private channel without `enabled` hears diffs from its first own track on (protocol §5.4)."""
-        if channel.hears_presence or not channel.private or channel.config.presence:
-            return
-        channel.reads_presence = self._rights.may(channel.claims, channel.sub_topic, "presence", "read")
-        channel.hears_presence = channel.reads_presence
 
     def _answer(self, channel: Channel, push: Push, payload: bytes) -> None:
         self._outbox.reply(channel.peer, channel.wire_topic, PRESENCE, push.ref, channel.join_ref, payload)
