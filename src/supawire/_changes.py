@@ -7,8 +7,9 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import force_setattr
 
+from supawire._models import Model
 from supawire.errors import RowError
-from supawire.rows import Column, decode_columns, decode_row
+from supawire.rows import Column, decode_columns, decode_row, unsent_columns
 
 R = TypeVar("R")
 
@@ -40,7 +41,9 @@ class ChangeData(Struct, gc=False):
 class _Change(Struct, frozen=True, gc=False, eq=False):
     topic: str
     _data: ChangeData
+    _model: Model | None = None
     _record: Any = UNSET
+    _row: dict[str, Any] | UnsetType = UNSET
     _old_record: dict[str, Any] | UnsetType = UNSET
 
     @property
@@ -97,9 +100,34 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
             **{name: read_json(part, name) for name, part in parts.items() if part is not NULL},
         }
 
-    def _row(self, kept: str, raw: Raw) -> Any:
-        value = decode_row(self._data.columns, raw)
-        force_setattr(self, kept, value)
+    def _read_record(self) -> Any:
+        value = decode_row(self._data.columns, self._data.record) if self._model is None else self._make(self._model)
+        force_setattr(self, "_record", value)
+        return value
+
+    def _make(self, model: Model) -> Any:
+        data = self._data
+        row = self._read_row()
+        try:
+            if not row:
+                raise RowError(
+                    f"the server sent nothing of this row: {', '.join(self.errors) or 'it does not say why'}"
+                )
+            return model.make(row, unsent_columns(data.columns, row))
+        except RowError as error:
+            error.raw, error.topic = bytes(data.record), self.topic
+            raise
+
+    def _read_row(self) -> dict[str, Any]:
+        kept = self._row
+        if kept is UNSET:
+            kept = decode_row(self._data.columns, self._data.record)
+            force_setattr(self, "_row", kept)
+        return kept
+
+    def _read_old_record(self) -> dict[str, Any]:
+        value = decode_row(self._data.columns, self._data.old_record)
+        force_setattr(self, "_old_record", value)
         return value
 
     def __repr__(self) -> str:
@@ -117,9 +145,17 @@ class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):
 
     @property
     def record(self) -> R:
-        """The new row, decoded by its column types. Raises `RowError` with the row as it came."""
+        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
+
+        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
+        """
         kept = self._record
-        return self._row("_record", self._data.record) if kept is UNSET else kept
+        return self._read_record() if kept is UNSET else kept
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
+        return cast("dict[str, Any]", self.record) if self._model is None else self._read_row()
 
 
 class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
@@ -132,15 +168,26 @@ class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
 
     @property
     def record(self) -> R:
-        """The new row. A large column that the update left alone may be missing (protocol §4.4)."""
+        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
+
+        A large value (over some 2 kB) that the update left alone is missing, not None, unless the table has REPLICA
+        IDENTITY FULL (protocol §4.4). A model is made only when all that it has a field for was sent.
+
+        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
+        """
         kept = self._record
-        return self._row("_record", self._data.record) if kept is UNSET else kept
+        return self._read_record() if kept is UNSET else kept
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
+        return cast("dict[str, Any]", self.record) if self._model is None else self._read_row()
 
     @property
     def old_record(self) -> dict[str, Any]:
-        """The old row: its key only, or all columns under REPLICA IDENTITY FULL."""
+        """The old row as an exact dict, never a model: its key only, or all columns under REPLICA IDENTITY FULL."""
         kept = self._old_record
-        return self._row("_old_record", self._data.old_record) if kept is UNSET else kept
+        return self._read_old_record() if kept is UNSET else kept
 
 
 class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
@@ -153,9 +200,13 @@ class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
 
     @property
     def old_record(self) -> dict[str, Any]:
-        """The old row: its key only; all columns under REPLICA IDENTITY FULL, but never with row level security."""
+        """The old row as an exact dict, never a model: its key only.
+
+        All columns under REPLICA IDENTITY FULL, but never with row level security: then the key only, and sent to
+        everyone who listens to the table.
+        """
         kept = self._old_record
-        return self._row("_old_record", self._data.old_record) if kept is UNSET else kept
+        return self._read_old_record() if kept is UNSET else kept
 
 
 type_of_change: Final[dict[str, type[Insert[Any] | Update[Any] | Delete[Any]]]] = {

@@ -22,7 +22,7 @@ still does not fit stays as it was sent. The way back, for the local server, is 
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, Final, NoReturn, cast
@@ -33,10 +33,11 @@ from supawire._rowtypes import TYPES, RowType, read_array
 from supawire._towire import infer_columns, to_wire
 from supawire.errors import RowError
 
-__all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire"]
+__all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire", "unsent_columns"]
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 _KEPT: Final = 256
+_NOTHING: Final[Set[str]] = frozenset()
 _LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
 _ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
 
@@ -82,6 +83,15 @@ def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dic
             row[name] = convert(row[name])
         return row
     return _column_by_column(plan, bytes(record))
+
+
+def unsent_columns(columns: bytes | msgspec.Raw, row: Mapping[str, Any]) -> Set[str]:
+    """The columns that the server lists and did not send: large values that an update left alone, or of a large row."""
+    known, plan = _newest
+    if columns != known:
+        plan = _plan_anew(columns)
+    listed = plan.types.keys()
+    return _NOTHING if listed == row.keys() else listed - row.keys()
 
 
 class _Plan(msgspec.Struct, frozen=True, eq=False):

@@ -5,11 +5,12 @@
 Only the caller's values are checked here, and at once; what the server makes of a binding it says when it is joined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, overload
 
-from supawire import filters
+from supawire._models import Model, check_model
+from supawire._where import Where, filter_text
 from supawire.errors import InvalidArgumentError
 from supawire.options import check_choice, check_event
 from supawire.types import (
@@ -25,6 +26,8 @@ from supawire.types import (
 )
 
 E_co = TypeVar("E_co", covariant=True)
+P = TypeVar("P")
+R = TypeVar("R")
 
 ANY: Final = "*"
 
@@ -66,6 +69,14 @@ class ChangesSelector(Selector[E_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSelector(Selector[E_co]):
+    """What a plain selector wants, its payloads or rows as objects of a class."""
+
+    plain: Selector[Any]
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
 class PresenceSelector(Selector[E_co]):
     """Who comes, changes, goes, and is here."""
 
@@ -85,70 +96,101 @@ class StatusSelector(Selector[E_co]):
     """Moves of the channel from state to state."""
 
 
-def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any]]:
+@overload
+def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any]]: ...
+@overload
+def broadcast(event: str = ANY, *, model: type[P]) -> Selector[Broadcast[P]]: ...
+def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[Broadcast[Any]]:
     """Messages sent to the channel under this event name; `*` is every name.
 
-    Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8.
+    Args:
+        model: what `payload` is made into when it is read: a dataclass, TypedDict, `msgspec.Struct` or pydantic model.
+            A message that does not fit raises `RowError` there.
+
+    Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8; the model is no such class.
     Wire: protocol §6.
     """
-    _not_yet("model", model)
-    return BroadcastSelector(check_event(event))
+    return _with_model(BroadcastSelector(check_event(event)), model)
 
 
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: Literal["INSERT"],
-    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Insert[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: Literal["UPDATE"],
-    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Update[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
-    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Delete[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
-    filter: str | None = None, where: None = None, select: Sequence[str] | None = None, model: None = None,
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Change[dict[str, Any]]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["INSERT"],
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
+) -> Selector[Insert[R]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["UPDATE"],
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
+) -> Selector[Update[R]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
+) -> Selector[Delete[R]]: ...  # fmt: skip
+@overload
+def changes(
+    table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
+    filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
+) -> Selector[Change[R]]: ...  # fmt: skip
 def changes(
     table: str = ANY,
     *,
     schema: str = "public",
     event: ChangeEvent = ANY,
     filter: str | None = None,
-    where: None = None,
+    where: Where | None = None,
     select: Sequence[str] | None = None,
-    model: None = None,
+    model: type[Any] | None = None,
 ) -> Selector[Any]:
     """Inserts, updates and deletes of the rows of a table (`*`: of all tables of the schema).
 
     Args:
         event: "INSERT", "UPDATE", "DELETE" or "*".
-        filter: conditions in the grammar of protocol §4.2, such as "status=eq.open"; all must match. On a DELETE they
-            see the key columns only, unless the table has REPLICA IDENTITY FULL.
+        where: which rows, such as `col("total") >= 100`. They are judged as they are after the change; on a DELETE
+            only the key columns are there, unless the table has REPLICA IDENTITY FULL.
+        filter: the same as a ready text in the grammar of protocol §4.2, such as "status=eq.open"; all must match.
         select: the columns wanted; the key is always among them. Needs a table.
+        model: what `record` is made into when it is read: a dataclass, TypedDict, `msgspec.Struct` or pydantic model. A
+            row that does not fit raises `RowError` there, and `row` has it as a dict. `old_record` is always a dict.
 
     A DELETE of a table with row level security goes to every subscriber, with the key only.
     `_` and `%` in names are wildcards of the server: `user_a` also matches `userXa`.
 
-    Raises: InvalidArgumentError: an unknown event, a filter that cannot be parsed, a name that is no string.
+    Raises: InvalidArgumentError: an unknown event, a filter that the server would refuse for every table, both filter
+    and where, a name that is no string.
     """
-    _not_yet("where", where)
-    _not_yet("model", model)
     for name, value in (("table", table), ("schema", schema)):
         if not isinstance(value, str) or not value.strip():
             raise InvalidArgumentError(f"{name} must be a name or '*', not {value!r}")
     wanted = check_choice("event", event.upper() if isinstance(event, str) else event, _CHANGE_EVENTS)
-    if (filter is not None or select is not None) and ANY in (table, schema):
-        raise InvalidArgumentError("filter and select need a table and a schema; the server does not filter '*'")
-    if filter is not None:
-        filters.parse(filter)
-    return ChangesSelector(schema, table, wanted, filter, _columns(select))
+    text = filter_text(filter, where)
+    if (text is not None or select is not None) and ANY in (table, schema):
+        raise InvalidArgumentError(
+            "filter, where and select need a table and a schema by name; the server does neither for '*'",
+            hint="Make one selector for each table.",
+        )
+    return _with_model(ChangesSelector(schema, table, wanted, text, _columns(select)), model)
 
 
 def presence() -> Selector[PresenceEvent]:
@@ -174,12 +216,14 @@ def status() -> Selector[Status]:
 def _columns(select: Sequence[str] | None) -> tuple[str, ...] | None:
     if select is None:
         return None
-    columns = () if isinstance(select, str) else tuple(select)
+    columns = tuple(select) if isinstance(select, Iterable) and not isinstance(select, str) else ()
+    if ANY in columns:
+        raise InvalidArgumentError("select has no '*'", hint="Leave select out: that is every column.")
     if not columns or not all(isinstance(column, str) and column for column in columns):
         raise InvalidArgumentError(f"select must be a list of column names, such as ['id', 'name'], not {select!r}")
     return columns
 
 
-def _not_yet(name: str, value: object) -> None:
-    if value is not None:
-        raise InvalidArgumentError(f"{name}= is not part of this version yet", hint="Leave it out.")
+def _with_model(plain: Selector[Any], model: type[Any] | None) -> Selector[Any]:
+    made = check_model(model)
+    return plain if made is None else ModelSelector(plain, made)

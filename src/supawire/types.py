@@ -13,10 +13,20 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from msgspec import UNSET, Raw, Struct, UnsetType
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
-from supawire._changes import NULL, Change, ChangeData, Delete, Insert, Update, read_json, type_of_change
-from supawire.errors import RealtimeError
+from supawire._changes import (
+    NULL,
+    Change,
+    ChangeData,
+    Delete,
+    Insert,
+    Update,
+    read_json,
+    type_of_change,
+)
+from supawire._models import Model
+from supawire.errors import RealtimeError, RowError
 
 __all__ = [
     "EMPTY_STATE",
@@ -45,6 +55,7 @@ __all__ = [
     "Update",
     "Verdict",
     "type_of_change",
+    "with_model",
 ]
 
 P = TypeVar("P")
@@ -92,8 +103,8 @@ class ChannelState(StrEnum):
 class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     """A message of another client, of the HTTP interface, or of the database (protocol §6).
 
-    `payload` is any JSON value, or `bytes` for a binary message. `id` is there for messages that the server stored;
-    `replayed` says that it was sent before this channel joined.
+    `payload` is any JSON value, or `bytes` for a binary message; with `model=` such an object. `id` is there for
+    messages that the server stored; `replayed` says that it was sent before this channel joined.
     """
 
     topic: str
@@ -102,21 +113,43 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     id: str | None = None
     replayed: bool = False
     _binary: bool = False
+    _model: Model | None = None
     _payload: Any = UNSET
 
     @property
     def payload(self) -> P:
-        """The message. Raises `RowError` when its text is not JSON after all."""
+        """The message, and with `model=` such an object; made when first read, then kept.
+
+        Raises: RowError, with the message as it came: its text is not JSON after all, or does not fit the model.
+        """
         kept: Any = self._payload
         if kept is UNSET:
-            kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
+            if self._model is not None:
+                kept = self._make(self._model)
+            else:
+                kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
             force_setattr(self, "_payload", kept)
         return kept
+
+    def _make(self, model: Model) -> Any:
+        try:
+            if self._binary:
+                raise RowError(f"the payload is bytes, and a {model.name} is made of JSON")
+            return model.read(self._raw)
+        except RowError as error:
+            error.raw, error.topic = bytes(self._raw), self.topic
+            raise
 
     def __repr__(self) -> str:
         kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))
         size = memoryview(self._raw).nbytes
         return f"Broadcast(topic={self.topic!r}, event={self.event!r}, payload=<{size} bytes>{kept})"
+
+
+def with_model(event: Any, model: Model) -> Any:
+    """The same broadcast or change, for a listener that wants its payload or rows as objects of a class."""
+    kept = "_payload" if event.__class__ is Broadcast else "_record"
+    return replace(event, **{"_model": model, kept: UNSET})
 
 
 # --- presence -------------------------------------------------------------------------------------------------------

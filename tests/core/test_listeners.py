@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supawire.core import binary
-from supawire.core.listeners import Index, Listener, union
+from supawire.core.listeners import Index, Listener
 from supawire.selectors import (
     BroadcastSelector,
     ChangesSelector,
@@ -190,9 +190,9 @@ def test_the_compiled_index_finds_whom_a_search_finds(
         for binding, number in ids.items():
             if same_ids or binding.event not in ("*", kind):
                 continue
-            found = union(index, [number], kind)
+            found = index.union([number], kind)
             assert set(map(id, found)) == {id(one.deliver) for one in live if binding in one.selectors}
-        every = union(index, [*ids.values()] * 2, kind)
+        every = index.union([*ids.values()] * 2, kind)
         assert len(set(map(id, every))) == len(every)
         assert set(map(id, every)) == {
             id(one.deliver)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from supawire.core.effects import Report
+from supawire.core.listeners import Modelled
 from supawire.errors import HandlerError, RealtimeError
 from supawire.types import ChannelState, LinkState
 
@@ -122,8 +123,8 @@ class Reports:
 
 def described(name: object) -> str:
     """How a callable is called in a text; never its arguments or bound values."""
-    while isinstance(name, partial):
-        name = cast("partial[Any]", name).func
+    while isinstance(name, partial | Modelled):
+        name = name.deliver if isinstance(name, Modelled) else cast("partial[Any]", name).func
     return str(getattr(name, "__qualname__", None) or type(name).__qualname__)
 
 

@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from supawire._models import Model
 from supawire.core.effects import Listeners
 from supawire.selectors import (
     ANY,
     BroadcastSelector,
     ChangesSelector,
     GapsSelector,
+    ModelSelector,
     PresenceSelector,
     Selector,
     StatusSelector,
     SystemSelector,
 )
+from supawire.types import with_model
 
 _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
+_KEPT: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,12 +35,27 @@ class Listener:
     deliver: Callable[[Any], None]
 
 
+class Modelled:
+    """Delivers to a listener that wants the rows or payloads of one selector as objects of a class."""
+
+    __slots__ = ("_model", "deliver")
+
+    def __init__(self, deliver: Callable[[Any], None], model: Model) -> None:
+        self.deliver = deliver
+        self._model = model
+
+    def __call__(self, event: Any) -> None:
+        self.deliver(with_model(event, self._model))
+
+
 class Index:
     """The listeners of a channel."""
 
     def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
         self._ids: dict[ChangesSelector[Any], int] = {}
+        self._wanted_changes: list[tuple[ChangesSelector[Any], Callable[[Any], None]]] = []
+        self._unions: dict[tuple[Any, ...], Listeners] = {}
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
@@ -76,13 +95,33 @@ class Index:
         }
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
+    def union(self, ids: Iterable[int], kind: str) -> Listeners:
+        """Who wants a row that matches several bindings: each listener once, by the first of its selectors (R41)."""
+        key = (kind, *ids)
+        found = self._unions.get(key)
+        if found is None:
+            found = self._find(frozenset(key[1:]), kind)
+            if len(self._unions) >= _KEPT:  # the server says which ids, and could say any
+                self._unions.clear()
+            self._unions[key] = found
+        return found
+
+    def _find(self, ids: frozenset[Any], kind: str) -> Listeners:
+        return _distinct(
+            deliver
+            for selector, deliver in self._wanted_changes
+            if self._ids.get(selector) in ids and selector.event in (ANY, kind)
+        )
+
     def _compile(self) -> None:
-        wanted = [(selector, listener.deliver) for listener in self._listeners for selector in listener.selectors]
+        wanted = [_unwrapped(each, listener) for listener in self._listeners for each in listener.selectors]
         events = {s.event for s, _ in wanted if isinstance(s, BroadcastSelector)} - {ANY}
         self.broadcasts = {event: _deliver(wanted, BroadcastSelector, _names(event)) for event in events}
         self.any_broadcast = _deliver(wanted, BroadcastSelector, _names(ANY))
         self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
         self.bindings = tuple(dict.fromkeys(s for s, _ in wanted if isinstance(s, ChangesSelector)))
+        self._wanted_changes = [(s, deliver) for s, deliver in wanted if isinstance(s, ChangesSelector)]
+        self._unions.clear()
         self.changes = self._compile_changes(wanted)
         self.presence = _deliver(wanted, PresenceSelector)
         self.system = _deliver(wanted, SystemSelector)
@@ -103,6 +142,12 @@ class Index:
 _Wanted = tuple[Selector[Any], Callable[[Any], None]]
 
 
+def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
+    if isinstance(selector, ModelSelector):
+        return selector.plain, Modelled(listener.deliver, selector.model)
+    return selector, listener.deliver
+
+
 def _names(event: str) -> Callable[[Any], bool]:
     return lambda selector: selector.event in (event, ANY)
 
@@ -119,13 +164,8 @@ def _merged(one: Listeners, other: Listeners) -> Listeners:
 
 
 def _distinct(listeners: Iterable[Callable[[Any], None]]) -> Listeners:
-    """Each object once: two of the user's may be equal and not the same, or have no hash at all."""
-    return tuple({id(listener): listener for listener in listeners}.values())
-
-
-def union(index: Index, ids: Iterable[int], kind: str) -> Listeners:
-    """Who wants a row that matches several bindings: each listener once (R41)."""
-    found: Listeners = ()
-    for number in ids:
-        found = _merged(found, index.changes.get(number, {}).get(kind, ()))
-    return found
+    """Each object once, the first: two of the user's may be equal and not the same, or have no hash at all."""
+    found: dict[int, Callable[[Any], None]] = {}
+    for listener in listeners:
+        found.setdefault(id(listener.deliver if isinstance(listener, Modelled) else listener), listener)
+    return tuple(found.values())

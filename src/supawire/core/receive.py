@@ -18,7 +18,6 @@ from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
 from supawire.core.joins import JoinQueue
 from supawire.core.link import Link
-from supawire.core.listeners import union
 from supawire.core.membership import Membership
 from supawire.core.replies import Pending
 from supawire.core.tolerant import read, soften
@@ -118,7 +117,7 @@ class Receiver:
             by_kind = member.index.changes.get(ids[0])
             listeners = by_kind.get(data.type, ()) if by_kind is not None else ()
         else:
-            listeners = union(member.index, ids, data.type)
+            listeners = member.index.union(ids, data.type)
         return (listeners, event(member.name, data)) if listeners else None
 
     def _receive_binary(self, data: bytes) -> Delivery | None:

@@ -1,0 +1,189 @@
+"""`model=`: rows and payloads as objects of the user's own classes (R42).
+
+A class is looked at once, when its selector is made; what msgspec or pydantic can never make is refused there.
+Dataclasses, TypedDicts and structs are converted by msgspec in its strict mode, pydantic's classes by pydantic, which
+is not imported for anybody else: who has such a class has imported it.
+
+An object is made of what the server sent and of nothing else. A column that it lists and did not send (a large value
+that the update left alone, a row over a megabyte) must not turn into the default of a field, which would look like the
+value; only fields that can say "not sent" may stay without.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Final, cast, get_origin
+
+import msgspec
+
+from supawire.errors import InvalidArgumentError, RowError
+
+_SHOWN: Final = 5
+_PATH: Final = re.compile(r"(.*) - at `\$\.?(.+)`", re.DOTALL)
+_MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec and pydantic raise for a value that does not fit; what else the user's own code raises stays that."""
+
+_ALLOWED: Final = "a dataclass, a TypedDict, a msgspec.Struct or a pydantic model"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One class, and how its objects are made. Two of the same class are equal.
+
+    from_row: of a dict with Python values. from_json: of a JSON text. misfit: what such an error says, without the
+    values. fields: for each field that must be sent, the names under which it may be.
+    """
+
+    kind: type[Any]
+    from_row: Callable[[dict[str, Any]], Any] = field(compare=False, repr=False)
+    from_json: Callable[[bytes | msgspec.Raw], Any] = field(compare=False, repr=False)
+    misfit: Callable[[Exception], str] = field(compare=False, repr=False)
+    fields: tuple[tuple[str, ...], ...] = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return _named(self.kind)
+
+    def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
+        """The object of a row. `unsent`: the columns that the server lists and did not send. Raises: RowError."""
+        lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()
+        if lacking:
+            raise RowError(
+                f"the server did not send {', '.join(lacking)}, so the row is no {self.name}",
+                hint="`row` has what was sent. An UPDATE leaves out large values that it did not change.",
+            )
+        try:
+            return self.from_row(row)
+        except _MISFITS as error:
+            misfit = self.misfit(error)
+        raise RowError(f"the row is no {self.name}: {misfit}", hint="`row` has it as a dict.")
+
+    def read(self, text: bytes | msgspec.Raw) -> Any:
+        """The object of a JSON text. Raises: RowError."""
+        try:
+            return self.from_json(text)
+        except _MISFITS as error:
+            misfit = self.misfit(error)
+        raise RowError(f"the payload is no {self.name}: {misfit}", hint="`raw` of this error has it as it was sent.")
+
+    def _lacks(self, column: str, row: Mapping[str, Any]) -> bool:
+        return any(column in names and not any(name in row for name in names) for names in self.fields)
+
+
+def check_model(model: type[Any] | None) -> Model | None:
+    """How objects of this class are made; None for None.
+
+    Raises: InvalidArgumentError: no class of the four kinds, or one that cannot be made from JSON values.
+    """
+    if model is None:
+        return None
+    origin = get_origin(model) or model  # of Box[int] Box
+    if not isinstance(origin, type):
+        raise _refuse(model, f"give the class itself, {type(model).__name__}" if _maker(type(model)) else "")
+    make = _maker(origin)
+    if make is None:
+        raise _refuse(model, "leave it out for dicts" if issubclass(origin, Mapping) else "")
+    try:
+        return make(model)
+    except TypeError as error:
+        raise InvalidArgumentError(f"model={_named(model)} cannot be made of a row or payload: {error}") from error
+
+
+def _maker(kind: type[Any]) -> Callable[[type[Any]], Model] | None:
+    if hasattr(kind, "__pydantic_validator__"):
+        return _of_pydantic
+    is_struct = issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
+    is_typed_dict = dict in kind.__mro__ and hasattr(kind, "__total__")
+    return _of_msgspec if is_struct or is_typed_dict or is_dataclass(kind) else None
+
+
+def _refuse(model: object, near: str) -> InvalidArgumentError:
+    shown = _named(model) if isinstance(model, type) else repr(model)[:80]
+    return InvalidArgumentError(f"model must be {_ALLOWED}, not {shown}" + (f"; {near}" if near else ""))
+
+
+def _named(model: object) -> str:
+    return getattr(model, "__qualname__", None) or str(model)
+
+
+# --- msgspec
+
+
+def _of_msgspec(model: type[Any]) -> Model:
+    from msgspec import inspect
+
+    try:
+        decode = msgspec.json.Decoder(model).decode
+        kind = cast("inspect.StructType", inspect.type_info(model))
+    except (NameError, AttributeError) as error:  # an annotation that is a text, and names what cannot be found
+        raise TypeError(f"an annotation cannot be resolved: {error}") from error
+    if getattr(kind, "array_like", False):
+        raise TypeError("it is array_like, and rows are JSON objects")
+    return Model(
+        kind=model,
+        from_row=lambda row: msgspec.convert(row, model),
+        from_json=decode,
+        misfit=_misfit,
+        fields=tuple((one.encode_name,) for one in kind.fields if not _may_lack(one)),
+    )
+
+
+def _may_lack(one: Any) -> bool:
+    """Whether its absence can be seen: a key that is NotRequired, or a field that is UNSET then."""
+    return not one.required and one.default is one.default_factory is msgspec.NODEFAULT
+
+
+def _misfit(error: Exception) -> str:
+    found = _PATH.fullmatch(str(error))
+    return f"{found[2]}: {found[1]}" if found else str(error)
+
+
+# --- pydantic
+
+
+def _of_pydantic(model: type[Any]) -> Model:
+    import pydantic
+
+    try:
+        if issubclass(model, pydantic.BaseModel):
+            model.model_rebuild()
+            from_row, from_json = model.model_validate, model.model_validate_json
+        else:
+            adapter = pydantic.TypeAdapter[Any](model)
+            from_row, from_json = adapter.validate_python, adapter.validate_json
+    except (
+        pydantic.PydanticUserError,
+        pydantic.PydanticUndefinedAnnotation,
+    ) as error:  # not fully defined, or not to be
+        raise TypeError(error.message) from error
+    fields: Mapping[str, Any] = model.__pydantic_fields__
+    config: Mapping[str, Any] = getattr(model, "model_config", None) or getattr(model, "__pydantic_config__", {})
+    by_name = bool(config.get("populate_by_name") or config.get("validate_by_name"))
+    return Model(
+        kind=model,
+        from_row=from_row,
+        from_json=lambda text: from_json(bytes(text)),
+        misfit=_misfit_of_pydantic,
+        fields=tuple(tuple(_names_of(name, one, by_name=by_name)) for name, one in fields.items()),
+    )
+
+
+def _names_of(name: str, one: Any, *, by_name: bool) -> Iterable[str]:
+    alias = one.validation_alias if one.validation_alias is not None else one.alias
+    for choice in getattr(alias, "choices", (alias,)):
+        if choice is not None:
+            yield choice if isinstance(choice, str) else str(choice.path[0])
+    if alias is None or by_name:
+        yield name
+
+
+def _misfit_of_pydantic(error: Exception) -> str:
+    """Where and why, but not with which value: errors are logged."""
+    import pydantic
+
+    if not isinstance(error, pydantic.ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = [f"{'.'.join(map(str, line['loc'])) or 'all of it'}: {line['msg']}" for line in found]
+    return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
