@@ -1,0 +1,99 @@
+"""What can be wrong with a database, each as one sentence with its remedy (protocol §11.6)."""
+
+import re
+from typing import Final, NamedTuple
+
+from psycopg import Error, conninfo
+
+from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
+from supawire.server.postgres.database import Database, DatabaseError
+
+EXAMPLE: Final = "postgresql://USER:PASSWORD@127.0.0.1:5432/DATABASE"
+ROLES: Final = ("anon", "authenticated", "service_role")
+PREPARE: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), makes what is missing."
+OLDEST: Final = 150_000
+
+
+class _Known(NamedTuple):
+    """What libpq says when a connection cannot be had, and what to do."""
+
+    pattern: str
+    hint: str
+
+
+_REFUSALS: Final = (
+    _Known("password authentication failed|no password supplied", "Correct user and password in the URL."),
+    _Known("role .* does not exist", "Correct the user in the URL, or make it: createuser --replication NAME."),
+    _Known("database .* does not exist", "Correct the name in the URL, or make it: createdb NAME."),
+    _Known("no pg_hba.conf entry", "Allow this address in pg_hba.conf, and reload PostgreSQL."),
+    _Known("too many (clients|connections)|remaining connection slots", "Close others, or raise max_connections."),
+    _Known("starting up|shutting down", "Try again when it is up."),
+    _Known("", f"Is it running, and is the URL right? It is like {EXAMPLE}."),
+)
+
+_STATE: Final = """
+    select current_setting('server_version_num')::int, current_setting('wal_level'),
+           (select rolreplication or rolsuper from pg_roles where rolname = current_user), current_user,
+           to_regclass('realtime.messages') is not null,
+           exists (select from pg_publication where pubname = 'supabase_realtime'),
+           (select array_agg(name order by name) from unnest(%s::text[]) name
+            where not exists (select from pg_roles where rolname = name)),
+           (select array_agg(rolname::text order by rolname) from pg_roles
+            where rolname = any(%s) and not pg_has_role(current_user, oid, 'member'))
+"""
+
+
+def check_url(url: str) -> None:
+    """Raises: InvalidArgumentError, which does not show the URL: it may hold a password."""
+    try:
+        conninfo.conninfo_to_dict(url)
+    except Error:  # its text quotes the URL
+        raise InvalidArgumentError(
+            f"the URL of the database is not one that PostgreSQL understands; it is like {EXAMPLE}"
+        ) from None
+
+
+async def examine(database: Database) -> None:
+    """Raises: ConnectError when it cannot be reached, StateError when it cannot be used."""
+    try:
+        row = (await database.query(_STATE, [list(ROLES), list(ROLES)]))[0]
+    except DatabaseError as error:
+        raise _unreachable(error) from error
+    version, wal_level, replicates, user, messages, publication, missing, foreign = row
+    if version < OLDEST:
+        raise StateError(f"the database is PostgreSQL {version // 10_000}", hint="15 is the oldest that is supported.")
+    if wal_level != "logical":
+        raise StateError(
+            f"the database has wal_level = {wal_level}, so it tells nobody which rows change",
+            hint="Run ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL.",
+        )
+    if not replicates:
+        raise StateError(
+            f"the role {user} may not replicate, so it cannot hear which rows change",
+            hint=f"Run ALTER ROLE {_quoted(user)} REPLICATION as a superuser, or use another role.",
+        )
+    lacking = [
+        *([] if messages else ["the table realtime.messages"]),
+        *([] if publication else ["the publication supabase_realtime"]),
+        *(f"the role {name}" for name in missing or ()),
+    ]
+    if lacking:
+        raise StateError(f"the database is not prepared: it lacks {', '.join(lacking)}", hint=PREPARE)
+    if foreign:
+        raise StateError(
+            f"the role {user} may not act as {', '.join(foreign)}, as row level security wants",
+            hint=f"Run GRANT {', '.join(foreign)} TO {_quoted(user)} as a superuser.",
+        )
+
+
+def _unreachable(error: DatabaseError) -> RealtimeError:
+    if error.sqlstate is not None and not error.retryable:
+        return error
+    lines = [line.strip() for line in error.text.splitlines() if line.strip()]
+    said = lines[-1] if lines else "it said nothing"
+    hint = next(known.hint for known in _REFUSALS if re.search(known.pattern, said))
+    return ConnectError(f"the database cannot be reached: {said}", hint=hint)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

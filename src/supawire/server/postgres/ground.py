@@ -1,0 +1,55 @@
+"""What the parts of a database level have in common, and what they stand on.
+
+A *part* knows one thing of the database: partitions, changes of rows, rights and messages. It answers questions of
+the hub (`questions.py`), and has a task that runs as long as the level does.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+from supawire.server.hub import Hub
+from supawire.server.postgres.database import Database
+from supawire.server.questions import Answer, Question
+from supawire.types import Instant
+
+T = TypeVar("T")
+Answers: TypeAlias = Mapping[type[Question[Any]], Callable[[Any], Awaitable[Answer]]]
+
+
+class Part(Protocol):
+    """One thing of the database."""
+
+    @property
+    def answers(self) -> Answers:
+        """Which questions it answers, and how. A DatabaseError becomes the `Trouble` that fits."""
+        ...
+
+    async def start(self) -> None:
+        """Be ready; the server listens when every part is. Raises: RealtimeError, and the server does not start."""
+        ...
+
+    async def run(self) -> None:
+        """Work until cancelled. It outlives an outage of the database; what it raises is a bug."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of everything, also after a `start` that failed."""
+        ...
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel with bindings has ended."""
+        ...
+
+
+class Ground:
+    """What parts stand on."""
+
+    def __init__(self, url: str, do: Callable[[Callable[[Hub, Instant], Any]], Any]) -> None:
+        self.url: Final = url
+        """For a connection of one's own."""
+        self.database: Final = Database(url)
+        self._do = do
+
+    def do(self, act: Callable[[Hub, Instant], T]) -> T:
+        """Give the hub something, with the time, and perform what follows. Only from the server's event loop."""
+        return self._do(act)

@@ -1,0 +1,155 @@
+"""A database under the hub: its connections, its parts and their tasks, from `start` to `stop`."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from supawire.errors import StateError
+from supawire.server.app import App
+from supawire.server.hub import Hub
+from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.database import DatabaseError
+from supawire.server.postgres.examine import check_url, examine
+from supawire.server.postgres.ground import Ground, Part
+from supawire.server.postgres.partitions import Partitions
+from supawire.server.postgres.schema import prepare
+from supawire.server.questions import Answer, Question, Trouble
+from supawire.types import Instant
+
+logger: Final = logging.getLogger("supawire.server")
+
+T = TypeVar("T")
+PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions,)
+"""What a level consists of, in the order in which they start."""
+
+
+class Level:
+    """The PostgreSQL level of one server: the backend of its `App`.
+
+    Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
+    """
+
+    def __init__(self, url: str | None = None, *, prepare: bool = False) -> None:
+        if url is not None:
+            check_url(url)
+        self._given: Final = url
+        self._prepare: Final = prepare or url is None
+        self._cluster: Cluster | None = None
+        self._ground: Ground | None = None
+        self._app: App | None = None
+        self._parts: list[Part] = []
+        self._answers: dict[type[Question[Any]], Callable[[Any], Awaitable[Answer]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """The database, for people and their programs. Raises: StateError when it is not there."""
+        if self._given is not None:
+            return self._given
+        if self._cluster is None:
+            raise StateError(
+                "the database does not run yet; use it inside `with LocalServer(postgres=True) as server:`"
+            )
+        return self._cluster.url
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Have a database that is fit, and everything that listens to it. Raises: RealtimeError."""
+        url = self._given
+        if url is None:
+            self._cluster = Cluster()
+            await asyncio.to_thread(self._cluster.start)
+            url = self._cluster.socket_url()
+        try:
+            self._ground = ground = Ground(url, self._do)
+            if self._prepare:
+                await prepare(ground.database, ours=self._cluster is not None)
+            await examine(ground.database)
+            for make in PARTS:
+                part = make(ground)
+                self._parts.append(part)
+                self._answers.update(part.answers)
+                await part.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def run(self, app: App) -> None:
+        """Work for this server, which listens from now on."""
+        self._app = app
+        for part in self._parts:
+            task = self._spawn(part.run())
+            task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Let go of the database, and end it where it is ours."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for part in reversed(self._parts):
+            await part.stop()
+        self._parts = []
+        if self._ground is not None:
+            await self._ground.database.close()
+            self._ground = None
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            await asyncio.to_thread(cluster.stop)
+
+    # --- backend of the app ---
+
+    def ask(self, number: int, question: Question[Any]) -> None:
+        """Find out; returns at once."""
+        self._spawn(self._answer(number, question))
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel with bindings has ended; returns at once."""
+        for part in self._parts:
+            part.unsubscribe(channel)
+
+    async def _answer(self, number: int, question: Question[Any]) -> None:
+        answer: Answer = Trouble.UNKNOWN
+        try:
+            answer = await self._answers[type(question)](question)
+        except DatabaseError as error:
+            answer = trouble_of(error)
+        except Exception:
+            logger.exception("the local server failed on a question to its database")
+        if self._app is not None:
+            self._app.answered(number, answer)
+
+    # --- tasks ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that is to run for ever has ended: its bug is told, and nobody joins from now on."""
+        if self._stopping or task.cancelled():
+            return
+        logger.error("a task of the local server has ended", exc_info=task.exception())
+        self._do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
+
+    def _do(self, act: Callable[[Hub, Instant], T]) -> T:
+        app = self._app
+        if app is None:
+            raise StateError("the server does not run yet")
+        try:
+            return act(app.hub, app.now())
+        finally:
+            app.pump()
+
+
+def trouble_of(error: DatabaseError) -> Trouble:
+    """What clients are told of it (protocol §3.6, §9.2)."""
+    if error.sqlstate == "57014":
+        return Trouble.CANCELED
+    return Trouble.DOWN if error.retryable else Trouble.UNKNOWN
