@@ -1,7 +1,7 @@
 """Broadcasts from clients and from the server itself (protocol §2.4, §6)."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
 from supawire.server.channel import Channel
@@ -29,6 +29,15 @@ RAW_OVERHEAD: Final = 50
 """Bytes by which a raw payload's reckoning is larger than itself (protocol §8)."""
 
 
+class Missed(NamedTuple):
+    """What a join with a replay gets at once."""
+
+    stored: tuple[Stored, ...] = ()
+    """Oldest first."""
+    passed: tuple[Stored, ...] = ()
+    """What was delivered to the topic while that was looked up; it may be among them."""
+
+
 class Broadcasts:
     """What happens to a message between its sender and the room."""
 
@@ -38,6 +47,8 @@ class Broadcasts:
         self._rights = desk.rights
         self._limits = desk.limits
         self._asking = desk.asking
+        self._lookups: list[tuple[str, list[Stored]]] = []
+        """Topics whose messages are being looked up, and what is delivered to them meanwhile."""
         self.store = Store()
         desk.asking.know(Messages, self._stored)
 
@@ -102,9 +113,10 @@ class Broadcasts:
         """A stored message to whoever is in the room; over a limit it is lost without a word (protocol §6.4)."""
         if self._too_long(message) or self._rooms.messages.tripped(self._outbox.now.mono):
             return
-        topic, event = PREFIX + message.topic, message.event.encode()
-        shared = shared_user(topic, event, message.payload, json=message.json, metadata=message.metadata())
-        self.publish(message.topic, shared, private=message.private, message_id=message.id)
+        for topic, passing in self._lookups:
+            if message.private and topic == message.topic:
+                passing.append(message)
+        self.publish(message.topic, _live(message), private=message.private, message_id=message.id)
 
     def _too_long(self, message: Stored) -> bool:
         limit = self._limits.payload_bytes
@@ -112,18 +124,29 @@ class Broadcasts:
 
     # --- replay ---
 
-    def find(self, topic: str, wanted: Replay, then: Callable[[tuple[Stored, ...] | Trouble], None]) -> None:
-        """What a join has missed, oldest first (protocol §6.3)."""
-        self._asking.ask(Messages(topic, wanted), then)
+    def find(self, topic: str, wanted: Replay, then: Callable[[Missed | Trouble], None]) -> None:
+        """What a join has missed (protocol §6.3)."""
+        lookup: tuple[str, list[Stored]] = topic, []
+
+        def heard(found: tuple[Stored, ...] | Trouble) -> None:
+            self._lookups = [other for other in self._lookups if other is not lookup]
+            then(found if isinstance(found, Trouble) else Missed(found, tuple(lookup[1])))
+
+        self._lookups.append(lookup)
+        self._asking.ask(Messages(topic, wanted), heard)
 
     def _stored(self, asked: Messages) -> tuple[Stored, ...]:
         return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))
 
-    def replay(self, channel: Channel, messages: Iterable[Stored]) -> None:
-        """Send what was stored before the join; a live copy that comes later is left out."""
-        for message in messages:
+    def replay(self, channel: Channel, missed: Missed) -> None:
+        """Send what was stored before the join; live copies that come later are left out."""
+        for message in missed.stored:
             channel.replayed.add(message.id)
             self._replay_one(channel, message)
+        for message in missed.passed:
+            frame = _live(message).get(channel.peer.v2)
+            if frame is not None and message.id not in channel.replayed:
+                self._outbox.send(channel.peer, frame)
 
     def _replay_one(self, channel: Channel, message: Stored) -> None:
         meta, peer = message.metadata(replayed=True), channel.peer
@@ -146,6 +169,11 @@ def _shared(channel: Channel, push: Push) -> Shared:
     if push.kind == 0:
         return shared_raw(channel.topic, BROADCAST, push.payload)
     return shared_user(channel.topic, push.user_event, push.payload, json=push.json)
+
+
+def _live(message: Stored) -> Shared:
+    topic, event = PREFIX + message.topic, message.event.encode()
+    return shared_user(topic, event, message.payload, json=message.json, metadata=message.metadata())
 
 
 def server_message(sub_topic: str, event: str, payload: Any, message_id: str | None = None) -> Shared:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from supawire.core.frames import JOIN, PREFIX
-from supawire.server.broadcasts import Broadcasts
+from supawire.server.broadcasts import Broadcasts, Missed
 from supawire.server.changes import Changes
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
@@ -15,7 +15,6 @@ from supawire.server.peers import Peer
 from supawire.server.questions import Trouble, Who
 from supawire.server.readiness import Readiness
 from supawire.server.rights import Reads
-from supawire.server.stored import Stored
 from supawire.server.tokens import Claims, Refused, check
 from supawire.server.tracking import Tracking
 from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
@@ -27,6 +26,7 @@ TOO_MANY_CHANNELS: Final = "ChannelRateLimitReached: Too many channels"
 UNAUTHORIZED: Final = "Unauthorized: You do not have permissions to read from this Channel topic: "
 NO_REPLAY: Final = "UnableToReplayMessages: Realtime was unable to replay messages"
 CRASHED: Final = "join crashed"
+NOTHING: Final = Missed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Joined:
     """A channel that may be welcomed, and the messages to replay to it."""
 
     channel: Channel
-    missed: tuple[Stored, ...] = ()
+    missed: Missed = NOTHING
 
 
 Outcome: TypeAlias = Joined | JoinRefused
@@ -123,9 +123,7 @@ class Joining:
                 who.sub_topic, who.config.replay, lambda missed: self._late(who, token, claims, reads, missed)
             )
 
-    def _late(
-        self, who: "_Applicant", token: str, claims: Claims, reads: Reads, missed: tuple[Stored, ...] | Trouble
-    ) -> None:
+    def _late(self, who: "_Applicant", token: str, claims: Claims, reads: Reads, missed: Missed | Trouble) -> None:
         if isinstance(missed, Trouble):
             who.then(JoinRefused(NO_REPLAY))
         else:
