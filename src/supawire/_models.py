@@ -148,17 +148,17 @@ def _of_pydantic(model: type[Any]) -> Model:
     try:
         if issubclass(model, pydantic.BaseModel):
             model.model_rebuild()
+            fields, config = model.model_fields, model.model_config
             from_row, from_json = model.model_validate, model.model_validate_json
-        else:
+        else:  # pydantic's dataclasses
             adapter = pydantic.TypeAdapter[Any](model)
+            fields, config = model.__pydantic_fields__, getattr(model, "__pydantic_config__", {})
             from_row, from_json = adapter.validate_python, adapter.validate_json
     except (
         pydantic.PydanticUserError,
         pydantic.PydanticUndefinedAnnotation,
     ) as error:  # not fully defined, or not to be
         raise TypeError(error.message) from error
-    fields: Mapping[str, Any] = model.__pydantic_fields__
-    config: Mapping[str, Any] = getattr(model, "model_config", None) or getattr(model, "__pydantic_config__", {})
     by_name = bool(config.get("populate_by_name") or config.get("validate_by_name"))
     return Model(
         kind=model,

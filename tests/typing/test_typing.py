@@ -1,9 +1,11 @@
-"""Types are tested: the files of cases/ say with `assert_type` what two type checkers must infer.
+"""Types are tested: the files of cases/ say with `assert_type` what three type checkers must infer.
 
-A line that must be refused carries an ignore comment for each checker; a comment that nothing needs is an error.
+A line that must be refused carries an ignore comment for the first two; a comment that nothing needs is an error. The
+third reads no comments, and must find errors in exactly these lines.
 """
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +27,33 @@ CHECKERS = {
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_types_are_inferred_as_stated(checker: str):
     """Every `assert_type` holds, and every wrong call is refused, under this type checker."""
-    module, *options = CHECKERS[checker]
+    done = run_checker(*CHECKERS[checker])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_third_checker_refuses_the_same_lines():
+    """pyrefly, strict, infers what is stated too, and finds an error in each line that must be refused and no other."""
+    interpreter = ("--python-interpreter-path", sys.executable, "--python-version", "3.11", "--search-path", "src")
+    strict = ("--preset", "strict", "--enabled-ignores", "pyrefly", "--output-format", "json")
+    done = run_checker("pyrefly", "check", *interpreter, *strict)
+    errors = json.loads(done.stdout)["errors"]
+    found = {(Path(error["path"]).name, error["line"]): error["description"] for error in errors}
+    refused = {
+        (case.name, number)
+        for case in CASES.glob("*.py")
+        for number, line in enumerate(case.read_text(encoding="utf-8").splitlines(), start=1)
+        if "# type: ignore" in line
+    }
+    assert {place: text for place, text in found.items() if place not in refused} == {}
+    assert refused - found.keys() == set()
+
+
+def run_checker(module: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Let a checker look at the cases."""
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"not run: {module} belongs to the extra dev")
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", module, *options, str(CASES)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
