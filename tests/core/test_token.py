@@ -11,6 +11,7 @@ from supawire.core.effects import Publish, Transmit
 from supawire.core.token import expiry, on_wire
 from supawire.errors import AuthError, RealtimeError
 from supawire.options import Secret, SessionOptions
+from supawire.selectors import gaps
 
 from .conftest import Story
 
@@ -301,12 +302,39 @@ def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., St
     """set_token(None): later joins carry no token, so that the server takes the key; nothing is pushed (R27)."""
     story = make_story(token="v1")
     story.open()
-    story.joined("a")
     story.do(story.session.set_token, None)
-    assert story.sent("access_token") == []
     story.joined("b")
-    assert tokens(story) == ["v1", None]
+    assert tokens(story) == [None]
+    assert story.sent("access_token") == []
     assert "access_token" not in story.sent("phx_join")[-1].payload
+
+
+@pytest.mark.parametrize("key", [None, "sb_publishable_x"])
+def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable[..., Story], key: str | None) -> None:
+    """With no token to push instead, a joined channel joins again without one, once, and says so as a gap (R27)."""
+    story = make_story(token="v1")
+    story.open()
+    told = story.collect(story.joined("a"), gaps())
+    story.joined("mine", token="own")
+    story.do(story.session.set_token, None if key is None else Secret(key))
+    story.do(story.session.set_token, None)
+    story.run_for(1)
+    assert tokens(story) == ["v1", "own", None]
+    story.answer_join()
+    story.run_for(1)
+    assert story.sent("access_token") == [] and len(story.sent("phx_join")) == 3
+    assert [gap.reason for gap in told] == ["rejoin"]
+
+
+def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -> None:
+    """Who signs out and in within a loop turn is only told: the join stays."""
+    story = make_story(token="v1")
+    story.open()
+    story.joined("a")
+    story.session.set_token(None, story.now)  # and the shell does nothing in between
+    story.do(story.session.set_token, Secret("v2"))
+    story.run_for(1)
+    assert tokens(story) == ["v1"] and tokens(story, "access_token") == ["v2"]
 
 
 # --- no opinion of our own

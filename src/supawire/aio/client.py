@@ -254,7 +254,8 @@ class AsyncClient:
     async def set_auth(self, token: str | Secret | None) -> None:
         """The user's token from now on, for all channels without their own; None: the API key alone.
 
-        Joined channels tell the server at once, the others with their next join. A provider wins at its next refresh.
+        Joined channels tell the server at once, the others with their next join; for None they join again. A provider
+        wins at its next refresh.
         Raises: InvalidArgumentError: no token could look like this. ClosedError.
         Wire: protocol §3.5.
         """

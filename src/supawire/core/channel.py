@@ -105,7 +105,7 @@ class Channel:
         if self.state is ChannelState.FAILED and self.wanted:
             self._member.renew(now)
         else:
-            self._member.tell_token()
+            self._member.tell_token(now)
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Take a presence wish: settled at once when not joined, else when the server has it (R45)."""
@@ -114,7 +114,7 @@ class Channel:
             self._context.tickets.settle(ticket, None)
             return
         self._parts.tracking.owe(ticket, timeout, now)
-        if self._member.unmet:
+        if self._member.outdated:
             self._member.rejoin_if_needed(now)
         else:
             self._parts.tracking.advance(now)

@@ -18,7 +18,7 @@ from supawire.core.parts import Parts
 from supawire.core.readiness import Reading
 from supawire.core.rejoin import Rejoin
 from supawire.core.states import CHANNEL, ChannelOn
-from supawire.core.token import on_wire, same
+from supawire.core.token import on_wire, same, taken_back
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -35,7 +35,6 @@ from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, Status
 
 _NO_REFS: Final[frozenset[str | None]] = frozenset()
-_CLOSED_WITHOUT_REASON: Final = classify_join("")
 
 
 class Membership:
@@ -109,26 +108,27 @@ class Membership:
         self._rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
 
-    def tell_token(self) -> None:
+    def tell_token(self, now: Instant) -> None:
         """Tell the server of a newer token than it has of this channel, once; it never answers (R25, protocol §3.5)."""
         token = self.token or self._context.tokens.current
         if self.state is not ChannelState.JOINED or self.living is None or same(token, self.told_token):
             return
+        if taken_back(self.told_token, token):
+            self.rejoin_if_needed(now)
+            return
         self.told_token = token
         if (shown := on_wire(token)) is not None:
-            payload = {"access_token": shown}
             refs = self.living.ref, self._context.next_ref()
-            self._context.transmit(
-                self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, payload), secret=True
-            )
+            data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
+            self._context.transmit(data, secret=True)
 
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
-        unmet = self.unmet
-        if not unmet:
+        if not self.outdated:
             self.events_flow(now)
         elif not self._joins.waits(self):
-            self.gaps.open(now, "rejoin", unmet)
+            if self.unmet:
+                self.gaps.open(now, "rejoin", self.unmet)
             self._context.timers.set(("again", self.topic), now.mono)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
@@ -187,12 +187,12 @@ class Membership:
         self._rejoin.joined(now)
         self.gaps.joined()
         self.move(ChannelOn.OK, now)
-        self.tell_token()
+        self.tell_token(now)
         for error in errors:
             self._context.report("binding", topic=self.name, error=error)
         self.parts.waiters.joined(ready=self.ready)
         self.parts.tracking.joined(ref)
-        if not self.unmet:  # else the join that follows at once sends it
+        if not self.outdated:  # else the join that follows at once sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         self.rejoin_if_needed(now)
@@ -232,7 +232,7 @@ class Membership:
         else:
             what = "the channel crashed on the server" if crashed else "the server closed the channel"
             error = ServerError(what, topic=self.name, retryable=True)
-            self._fail(_CLOSED_WITHOUT_REASON, error, "channel_crashed" if crashed else "channel_closed", now)
+            self._fail(classify_join(""), error, "channel_crashed" if crashed else "channel_closed", now)
         return True
 
     def leave_answered(self, ref: str | None, now: Instant) -> None:
@@ -269,8 +269,6 @@ class Membership:
         elif self._context.timers.deadline(("gap", self.topic)) is None:
             self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
 
-    # --- deadlines
-
     def retry_due(self, now: Instant) -> None:
         """The rejoin backoff is over."""
         if self.state is ChannelState.RETRYING:
@@ -280,7 +278,7 @@ class Membership:
         """A loop turn has passed since something needed a new join."""
         if self.parts.tracking.busy:
             return  # its diff would be told to the old join and reach the new one: a ghost of ourselves
-        if self.unmet:
+        if self.outdated:
             self._joins.want(self, now)
         else:
             self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
@@ -301,18 +299,22 @@ class Membership:
         return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.unmet
 
     def _tell_gap(self, now: Instant) -> None:
-        gap = self.gaps.close(now)
-        if gap is None:
+        if (gap := self.gaps.close(now)) is None:
             return
         if not self.index.gaps and not self._context.watchers:
             self._context.report("gap", topic=self.name, gap=gap)
         self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
 
     @property
+    def outdated(self) -> bool:
+        """Whether another join is needed: for what it did not ask for, or so that the server forgets a token (§7.3)."""
+        newest = self.token or self._context.tokens.current
+        return bool(self.unmet) or (self.state is ChannelState.JOINED and taken_back(self.told_token, newest))
+
+    @property
     def unmet(self) -> frozenset[str]:
         """The kinds of events that are wanted and that the living join did not ask for."""
-        join = self.living if self.state is ChannelState.JOINED else None
-        return self.parts.unmet(join, self.options) if join is not None else frozenset()
+        return self.parts.unmet(self.living if self.state is ChannelState.JOINED else None, self.options)
 
     def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
         """The join was refused, closed, or crashed: what follows is in the error table."""

@@ -45,9 +45,11 @@ class Parts:
         """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
         return bool(self.index.presence) or options.presence_key is not None or self.tracking.wish is not None
 
-    def unmet(self, join: Join, options: ChannelOptions) -> frozenset[str]:
-        """The kinds of events that are wanted and that this join did not ask for."""
+    def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
+        """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
         unmet = set[str]()
+        if join is None:
+            return frozenset()
         if not set(self.index.bindings) <= set(join.bindings):
             unmet.add("changes")
         if self.wants_presence(options) and not join.presence:

@@ -120,3 +120,8 @@ def same(one: Secret | None, other: Secret | None) -> bool:
 def on_wire(token: Secret | None) -> str | None:
     """What may stand in `access_token`: nothing for `sb_` keys, which are no JWTs (protocol §7.5, §10)."""
     return None if token is None or token.reveal().startswith("sb_") else token.reveal()
+
+
+def taken_back(told: Secret | None, newest: Secret | None) -> bool:
+    """Whether the server has a token that shall not count any more, and no other one can be pushed in its place."""
+    return on_wire(told) is not None and on_wire(newest) is None
