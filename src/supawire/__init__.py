@@ -10,6 +10,8 @@ Every public name is imported from here. The client itself is loaded when it is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from supawire._where import Where
+from supawire.conditions import FilterColumn, col
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -92,6 +94,7 @@ __all__ = [
     "ConnectionLostError",
     "Delete",
     "Event",
+    "FilterColumn",
     "Gap",
     "HandlerError",
     "HttpError",
@@ -134,8 +137,10 @@ __all__ = [
     "Subscription",
     "System",
     "Update",
+    "Where",
     "broadcast",
     "changes",
+    "col",
     "connect",
     "connect_async",
     "gaps",

@@ -59,10 +59,12 @@ class FilterColumn:
         """Null (None), or for a boolean column True, False or "unknown", which is null; `~` for is not."""
         named = [name for name, truth in TRUTHS.items() if truth is value or (truth == value == "unknown")]
         if not named:
-            near = "; did you mean None?" if str(value).lower() in {"null", "none"} else ""
+            null = str(value).lower() in {"null", "none"}
             raise InvalidArgumentError(
-                f"{self.name}: is_ takes None, True, False or 'unknown', not {value!r}{near}",
-                hint="For other values compare with ==, or is_distinct_from where null counts as a value.",
+                f"{self.name}: is_ takes None, True, False or 'unknown', not {value!r}",
+                hint="None is null."
+                if null
+                else "For other values compare with ==, or is_distinct_from where null counts as a value.",
             )
         return Where((Condition(self.name, "is", named[0]),))
 

@@ -193,7 +193,7 @@ def check(text: str) -> tuple[Condition, ...]:
     return conditions
 
 
-_OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|--|&&|~~|\|\|")
+_OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|\{,|--|&&|~~|\|\|")
 """What regular expressions of PostgreSQL may have and those of Python read differently."""
 
 

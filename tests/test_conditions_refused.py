@@ -1,0 +1,115 @@
+"""What Python can write and the server cannot express is refused where it is written, with a word on what to do (R43).
+
+Type checkers refuse most of it too, as tests/typing shows; here the names are of no type, as for those who run none.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum
+from itertools import count
+from typing import Any
+
+import pytest
+
+from supawire import changes as typed_changes
+from supawire import col as typed_col
+from supawire.errors import InvalidArgumentError
+
+changes: Any = typed_changes
+col: Any = typed_col
+a: Any = col("a")
+b: Any = col("b")
+FIRST_MOMENT = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
+
+
+class Season(tzinfo):
+    """A zone whose offset depends on the date."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        return dt and timedelta(hours=1)
+
+
+REFUSED: list[tuple[Callable[[], Any], str, str]] = [
+    (lambda: (a > 1) | (b > 2), "has no OR", "Listen to both"),
+    (lambda: True | (a > 1), "has no OR", "Listen to both"),
+    (lambda: (a > 1) ^ (b > 2), "has no OR", "Listen to both"),
+    (lambda: ~((a > 1) & (b > 2)), "an OR of the negated conditions", "Negate a condition alone"),
+    (lambda: (a > 1) and (b > 2), "only the server knows", "join them with &"),
+    (lambda: (a > 1) or (b > 2), "only the server knows", "join them with &"),
+    (lambda: not (a > 1), "only the server knows", "Negate with ~"),
+    (lambda: 1 <= a < 9, "only the server knows", "chains such as"),
+    (lambda: (a > 1) & (True), "True is no condition", "join them with &"),
+    (lambda: True & (a > 1), "True is no condition", "join them with &"),
+    (lambda: (a > 1) & b, r"col\('b'\) is no condition", "join them with &"),
+    (lambda: a > 1 & b > 2, "& binds before a comparison", "in parentheses"),
+    (lambda: a == 1 | b == 2, "& binds before a comparison", "in parentheses"),
+    (lambda: a & (b > 1), "is a column, not a condition", "in parentheses"),
+    (lambda: bool(a), "is a column, not a condition", r"is_\(True\)"),
+    (lambda: ~a, "a column is no condition", r"is_\(True\)"),
+    (lambda: 1 in a, "cannot be asked", r"in_\(\[…\]\)"),
+    (lambda: a == b, "not with another column", "in the handler"),
+    (lambda: a == (b > 1), "is a condition, not a value", "in parentheses"),
+    (lambda: a == None, "never true", r"Ask col\('a'\)\.is_\(None\)"),  # noqa: E711
+    (lambda: a != None, "never true", r"Ask ~col\('a'\)\.is_\(None\)"),  # noqa: E711
+    (lambda: a < None, "never true", r"Ask col\('a'\)\.is_\(None\)"),
+    (lambda: a.is_distinct_from(None), "never true", r"Ask ~col\('a'\)\.is_\(None\)"),
+    (lambda: a.in_([]), "an empty list never matches", "no listener"),
+    (lambda: a.in_(range(101)), "at most 100", "several selectors"),
+    (lambda: a.in_(count()), "at most 100", "several selectors"),
+    (lambda: a.in_([1, None]), "null is found in no list", r"is_\(None\)"),
+    (lambda: a.in_("xy"), "takes a list", r"in_\(\[…\]\)"),
+    (lambda: a.in_(b"xy"), "takes a list", r"in_\(\[…\]\)"),
+    (lambda: a.in_(5), "takes a list", r"in_\(\[…\]\)"),
+    (lambda: a.in_([[1]]), "compares no arrays", "json.dumps"),
+    (lambda: a.is_("null"), "not 'null'", "None is null"),
+    (lambda: a.is_(1), "not 1", "=="),
+    (lambda: a.is_("yes"), "not 'yes'", "=="),
+    (lambda: a == [1], "compares no arrays", "json.dumps"),
+    (lambda: a == {"x": 1}, "a dict has no text", "json.dumps"),
+    (lambda: a == 1j, "a complex is no value", "Give a str, int"),
+    (lambda: a == Enum("E", "X").X, "is no value for the server", ".value"),
+    (lambda: a == time(1, tzinfo=Season()), "has no offset without a date", ""),
+    (lambda: a == FIRST_MOMENT, "has no text", ""),
+    (lambda: a == Decimal("1e131072"), "131072 digits", ""),
+    (lambda: a == Decimal("1e-16384"), "16383 after it", ""),
+    (lambda: a == "x\0", "NUL", ""),
+    (lambda: a == "\ud800", "UTF-8", ""),
+    (lambda: a.like("x\\"), "ends with an escape", "Write two"),
+    (lambda: a.ilike("\\\\\\"), "ends with an escape", "Write two"),
+    (lambda: a.like(3), "takes a pattern", ""),
+    (lambda: a.match("("), "invalid regular expression", ""),
+    (lambda: a.imatch("a**"), "invalid regular expression", ""),
+    (lambda: col(""), "has no name", ""),
+    (lambda: col(1), "is a str", ""),
+    (lambda: col("a,b"), "cannot be named in a filter", "in the handler"),
+    (lambda: col("a=b"), "cannot be named in a filter", "in the handler"),
+    (lambda: col(" a"), "cannot be named in a filter", "in the handler"),
+    (lambda: col('"a"'), "cannot be named in a filter", "in the handler"),
+    (lambda: col("a(b"), "cannot be named in a filter", "in the handler"),
+    (lambda: changes("t", where=a > 1, filter="b=eq.1"), "filter= and where= both", "one of them|text for filter="),
+    (lambda: changes("t", where="a=eq.1"), "is no condition made with col", "goes into filter="),
+    (lambda: changes("t", where=a), "is no condition made with col", "join them with &"),
+    (lambda: changes("t", where=True), "is no condition made with col", "join them with &"),
+    (lambda: changes("t", filter=a > 1), "filter must be a text", "go into where="),
+    (lambda: changes(where=a > 1), "by name", "one selector for each table"),
+    (lambda: changes("t", schema="*", where=a > 1), "by name", "one selector for each table"),
+    (lambda: changes("*", select=["id"]), "by name", "one selector for each table"),
+    (lambda: changes("t", select=["*"]), r"select has no '\*'", "every column"),
+    (lambda: changes("t", select="id"), "select must be a list", ""),
+    (lambda: changes("t", select=[]), "select must be a list", ""),
+    (lambda: changes("t", select=5), "select must be a list", ""),
+    (lambda: changes("t", filter="a=is.nul"), "must be null, true, false, or unknown", ""),
+    (lambda: changes("t", filter="a=in.()"), "an empty list never matches", ""),
+]
+
+
+@pytest.mark.parametrize(("write", "said", "hint"), REFUSED, ids=count())
+def test_what_the_server_cannot_express_is_refused_with_a_hint(write: Callable[[], Any], said: str, hint: str):
+    """What the grammar has no form for raises where it is written, and says what to do instead (R43)."""
+    with pytest.raises(InvalidArgumentError, match=said) as caught:
+        write()
+    if hint:
+        assert caught.value.hint is not None
+        with pytest.raises(InvalidArgumentError, match=hint):
+            raise caught.value
