@@ -39,8 +39,10 @@ def healed(stage: Stage) -> None:
     wanted = [topic for topic in TOPICS if stage.history.wishes[topic].wanted]
 
     def well() -> bool:
-        channels = stage.ada.session.channels
-        return stage.ada.session.state is LinkState.OPEN and all(channels[f"realtime:{t}"].ready for t in wanted)
+        session, wire = stage.ada.session, stage.ada.wire
+        if session.state is not LinkState.OPEN or wire is None or wire.deaf:  # it may still believe in a deaf one
+            return False
+        return all(session.channels[f"realtime:{topic}"].ready for topic in wanted)
 
     stage.world.run_until(well, HEALING)
     stage.world.run_for(40)  # presence calls that waited for their window, and gaps for late replays
