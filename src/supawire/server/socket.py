@@ -31,7 +31,7 @@ def frame_of(data: bytes, binary: bool) -> bytes:
 class Socket:
     """One socket of the server."""
 
-    __slots__ = ("_closing", "_out", "_transport", "readable", "ws")
+    __slots__ = ("_closing", "_farewell", "_out", "_transport", "readable", "ws")
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self.ws: Final = ws
@@ -41,6 +41,8 @@ class Socket:
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._closing = False
+        self._farewell: asyncio.Event | None = None
+        """Set when our close frame is answered, or its time is over; None when we sent none."""
 
     async def open(self, request: web.Request) -> None:
         """Answer the upgrade; what was added before goes out after it."""
@@ -74,8 +76,18 @@ class Socket:
         """Write what was added, then close with this code; a peer that does not answer is cut off."""
         self.flush()
         self._closing = True
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        self._farewell = asyncio.Event()
+        try:
             await self.ws.close(code=code)
+        finally:
+            self._farewell.set()
+
+    async def ended(self) -> None:
+        """Wait until a polite close is over: `aiohttp` cuts the connection as soon as the request's handler returns."""
+        if self._farewell is not None:
+            await self._farewell.wait()
 
     def abort(self) -> None:
         """Cut the connection; the peer sees 1006."""
