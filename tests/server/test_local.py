@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,16 +106,29 @@ def test_nothing_shows_the_secret() -> None:
         assert "very-secret" not in repr(server)
 
 
-def test_the_postgresql_levels_say_that_they_are_not_there() -> None:
-    """By their extra, and what to do instead."""
-    for make in (lambda: LocalServer(postgres=True), lambda: LocalServer(database="postgresql://localhost/x")):
-        with pytest.raises(StateError, match=r"supawire\[postgres\]"):
-            make()
+def test_the_memory_level_says_that_it_has_no_database() -> None:
+    """And what to do instead."""
     server = LocalServer()
     with pytest.raises(StateError, match="memory level"):
         server.sql("select 1")
     with pytest.raises(StateError, match="memory level"):
         _ = server.database_url
+
+
+def test_without_its_extra_the_postgresql_level_names_it() -> None:
+    """In a process that cannot import psycopg; the memory level works there."""
+    script = """
+import sys
+sys.modules["psycopg"] = None
+from supawire.server import LocalServer
+LocalServer().start().stop()
+try:
+    LocalServer(postgres=True)
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "pip install 'supawire[postgres]'" in done.stdout
 
 
 async def test_changes_reach_a_client(server: LocalServer) -> None:

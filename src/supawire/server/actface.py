@@ -17,6 +17,9 @@ class ActFace:
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         raise NotImplementedError
 
+    def _memory_only(self, name: str) -> None:
+        raise NotImplementedError
+
     def emit(
         self,
         type: str,
@@ -33,8 +36,9 @@ class ActFace:
         Args: type: INSERT, UPDATE or DELETE. record: the new row, as Python values. old_record: the old one; a DELETE
         needs it, an UPDATE without has the new row's `id`. columns: types by name, or a list of `{"name", "type"}`;
         left out, taken from the values. errors: the frame's `errors`, such as `"Error 401: Unauthorized"`.
-        Raises: InvalidArgumentError.
+        Raises: InvalidArgumentError. StateError where there is a database: rows change in it, with `sql`.
         """
+        self._memory_only("emit")
         change = make_change(
             type, table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
         )
@@ -73,8 +77,9 @@ class ActFace:
         """Store a message and deliver it, as the database function `realtime.send` does (protocol §6.4).
 
         `payload` is an object, to which `id` is added unless it has one, or bytes. Private ones can be replayed (§6.3).
-        Returns the message's id. Raises: InvalidArgumentError.
+        Returns the message's id. Raises: InvalidArgumentError. StateError where there is a database, which sends it.
         """
+        self._memory_only("send")
         if not isinstance(payload, Mapping | bytes):
             raise InvalidArgumentError(
                 f"payload is an object or bytes, not {payload.__class__.__name__}: others are not stored"

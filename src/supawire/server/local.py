@@ -5,13 +5,15 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from typing import Any, Final, NoReturn, Self, TypeVar
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.server.actface import ActFace
 from supawire.server.app import App
+from supawire.server.databaseface import DatabaseFace
 from supawire.server.desk import HubOptions, Timings
 from supawire.server.faultface import FaultFace
 from supawire.server.hub import Hub
@@ -21,11 +23,14 @@ from supawire.server.rights import Policy, default_policy
 from supawire.server.tokens import sign
 from supawire.types import Instant
 
+if TYPE_CHECKING:
+    from supawire.server.postgres.level import Level
+
 T = TypeVar("T")
 YEARS: Final = 10 * 365 * 24 * 3600.0
 
 
-class LocalServer(ActFace, FaultFace):
+class LocalServer(DatabaseFace, ActFace, FaultFace):
     """A Realtime-compatible server on 127.0.0.1, for tests and development.
 
         with LocalServer() as server:
@@ -34,10 +39,11 @@ class LocalServer(ActFace, FaultFace):
     It runs in a thread of its own from `start()` (or `with`, `async with`) to `stop()`; every method may be called from
     any thread and returns when the server has done it.
 
-    Args: postgres, database: the levels with a real database; they come with the extra `supawire[postgres]`.
+    Args: postgres: with a PostgreSQL of its own, which starts and ends with it. database: with this one, by its URL.
+    Both come with the extra `supawire[postgres]`. prepare: make what the server wants in `database`.
     port: 0 takes a free one. secret: signs and checks tokens (HS256), random when left out. strict: hold errors back
     as the real server does (2 s and 5 s) and apply the limits of a self-hosted one. limits: other limits.
-    Raises: StateError for a level that is not there; InvalidArgumentError.
+    Raises: InvalidArgumentError; ImportError when the extra is not there.
     """
 
     def __init__(
@@ -48,13 +54,10 @@ class LocalServer(ActFace, FaultFace):
         secret: str | None = None,
         strict: bool = False,
         limits: ServerLimits | None = None,
+        *,
+        prepare: bool = False,
     ) -> None:
-        if postgres or database is not None:
-            raise StateError(
-                "the PostgreSQL levels of the local server are not available in this version",
-                hint="They will come with the extra supawire[postgres]; leave out postgres= and database= for the "
-                "memory level, where emit() makes changes.",
-            )
+        super().__init__(postgres, database, prepare=prepare)
         if secret is not None and not secret:
             raise InvalidArgumentError("secret is empty; leave it out for a random one")
         self.secret: Final = secret or secrets.token_urlsafe(48)
@@ -78,7 +81,11 @@ class LocalServer(ActFace, FaultFace):
     # --- life ---
 
     def start(self) -> Self:
-        """Listen. Returns when clients may connect. Raises: OSError when the port is taken, StateError when running."""
+        """Listen. Returns when clients may connect.
+
+        Raises: OSError when the port is taken. StateError when it runs, or the database cannot be used as it is, and
+        ConnectError when it cannot be reached.
+        """
         if self._thread is not None:
             raise StateError("this local server is running; stop() it first, or make another one")
         ready: Future[None] = Future()
@@ -86,9 +93,8 @@ class LocalServer(ActFace, FaultFace):
         self._thread.start()
         try:
             ready.result()
-        except BaseException:
-            self._thread.join()
-            self._thread = None
+        except BaseException:  # it did not start, or Ctrl-C came while it did
+            self.stop()
             raise
         return self
 
@@ -101,6 +107,7 @@ class LocalServer(ActFace, FaultFace):
             self._loop.call_soon_threadsafe(self._stop.set)
         thread.join()
         self._thread = None
+        self._let_go()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -120,19 +127,23 @@ class LocalServer(ActFace, FaultFace):
     async def _serve(self, ready: Future[None]) -> None:
         timings = Timings.strict() if self._strict else Timings()
         limits = self._limits or (ServerLimits.self_hosted() if self._strict else ServerLimits())
-        app = App(HubOptions(secret=self.secret, limits=limits, timings=timings, policy=self._policy))
+        options = HubOptions(
+            secret=self.secret, limits=limits, timings=timings, policy=self._policy, database=self._has_database
+        )
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._level = self._make_level()
         try:
-            await app.start("127.0.0.1", self._port)
-        except Exception as error:  # noqa: BLE001  it is raised by start(), on the caller's thread
+            async with _running(options, "127.0.0.1", self._port, self._level) as app:
+                self._app = app
+                ready.set_result(None)
+                try:
+                    await self._stop.wait()
+                finally:
+                    self._app = None
+        except Exception as error:
+            if ready.done():
+                raise
             ready.set_exception(error)
-            return
-        self._loop, self._stop, self._app = asyncio.get_running_loop(), asyncio.Event(), app
-        ready.set_result(None)
-        try:
-            await self._stop.wait()
-        finally:
-            self._app = None
-            await app.stop()
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         """Let the server's thread do this, and wait for it."""
@@ -179,7 +190,9 @@ class LocalServer(ActFace, FaultFace):
         `"presence"`, `"read"` or `"write"`. It runs on the server's thread, at joins and at the first broadcast or
         `track` of a channel (protocol §7.4). When it raises, the answer is no. Without one, `authenticated` and
         `service_role` may do everything and `anon` nothing.
+        Raises: StateError where there is a database, whose policies decide.
         """
+        self._memory_only("policy")
         self._policy = function
         if self._app is not None:
             self._do(lambda hub, now: hub.set_policy(function))
@@ -190,17 +203,23 @@ class LocalServer(ActFace, FaultFace):
         """What clients sent, oldest first, without tokens; the newest 10,000."""
         return self._do(lambda hub, now: hub.received.frames())
 
-    # --- the PostgreSQL levels ---
 
-    @property
-    def database_url(self) -> NoReturn:
-        """The URL of the database; at the memory level there is none."""
-        raise StateError("the memory level has no database", hint="Use emit() to make changes.")
-
-    def sql(self, text: str, *parameters: Any) -> NoReturn:
-        """Run SQL; at the memory level there is no database."""
-        del text, parameters
-        raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
+@asynccontextmanager
+async def _running(options: HubOptions, host: str, port: int, level: "Level | None") -> AsyncGenerator[App]:
+    """A server that listens inside the block, on its database where it has one."""
+    app = App(options)
+    try:
+        if level is not None:
+            app.backend = level
+            await level.start()
+        await app.start(host, port)
+        if level is not None:
+            level.run(app)
+        yield app
+    finally:
+        await app.stop()
+        if level is not None:
+            await level.stop()
 
 
 async def serve(
@@ -211,25 +230,25 @@ async def serve(
     on_ready: Callable[[App], None] | None = None,
     stop: asyncio.Event | None = None,
     signals: bool = True,
+    level: "Level | None" = None,
 ) -> None:
     """Run a local server until it is told to stop; then every socket is closed with 1012.
 
     `on_ready` is called once it listens (`app.port`). It stops when `stop` is set, when the task is cancelled, and
-    with `signals` on SIGTERM and SIGINT. Raises OSError when the port is taken.
+    with `signals` on SIGTERM and SIGINT. `level` is the database under it, with `HubOptions(database=True)`.
+    Raises OSError when the port is taken, and what `LocalServer.start` raises about a database.
     """
     stop = stop or asyncio.Event()
-    app = App(options)
-    await app.start(host, port)
     loop = asyncio.get_running_loop()
-    if signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-    try:
-        if on_ready is not None:
-            on_ready(app)
-        await stop.wait()
-    finally:
+    async with _running(options, host, port, level) as app:
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-        await app.stop()
+                loop.add_signal_handler(number, stop.set)
+        try:
+            if on_ready is not None:
+                on_ready(app)
+            await stop.wait()
+        finally:
+            if signals:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(number)

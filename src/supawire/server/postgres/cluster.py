@@ -197,7 +197,6 @@ class Cluster:
         assert self._warden.stdin is not None
         try:
             self._warden.stdin.write(words)
-            self._warden.stdin.flush()
         except BrokenPipeError as error:
             raise StateError("the embedded PostgreSQL has ended") from error
 
@@ -254,6 +253,7 @@ def _libc_locale() -> str:
 def _watched() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", str(WARDEN)],
+        bufsize=0,  # an order that could not be written is not tried again by close()
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -34,7 +34,7 @@ _REFUSALS: Final = (
 _STATE: Final = """
     select current_setting('server_version_num')::int, current_setting('wal_level'),
            (select rolreplication or rolsuper from pg_roles where rolname = current_user), current_user,
-           to_regclass('realtime.messages') is not null,
+           exists (select from pg_tables where schemaname = 'realtime' and tablename = 'messages'),
            exists (select from pg_publication where pubname = 'supabase_realtime'),
            (select array_agg(name order by name) from unnest(%s::text[]) name
             where not exists (select from pg_roles where rolname = name)),

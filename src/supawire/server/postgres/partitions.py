@@ -11,12 +11,16 @@ logger: Final = logging.getLogger("supawire.server")
 
 EVERY: Final = 3600.0
 """Seconds; partitions are made two days ahead."""
-_OURS: Final = "select to_regprocedure('realtime.keep_partitions()') is not null"
+_OURS: Final = """
+    select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                   where n.nspname = 'realtime' and proname = 'keep_partitions'
+                   and pg_has_role(current_user, p.proowner, 'usage'))
+"""
 _KEEP: Final = "select realtime.keep_partitions()"
 
 
 class Partitions:
-    """Makes and drops them where the schema is ours; a real project's are kept by somebody else."""
+    """Makes and drops them where the schema is ours; others are kept by their owner, as those of a real project."""
 
     def __init__(self, ground: Ground, every: float = EVERY) -> None:
         self._database = ground.database

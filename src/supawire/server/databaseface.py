@@ -1,0 +1,80 @@
+"""The PostgreSQL levels of the local server, as far as `LocalServer` shows them."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from supawire.errors import InvalidArgumentError, StateError
+
+if TYPE_CHECKING:
+    from supawire.server.postgres.level import Level
+    from supawire.server.postgres.session import Session
+
+INSTEAD: Final = {
+    "emit": "sql('insert into …') makes a real change.",
+    "send": "sql('select realtime.send(%s::jsonb, %s, %s)', payload, event, topic) does this in the database.",
+    "policy": "Rights are policies on realtime.messages: sql('create policy … on realtime.messages …').",
+}
+
+
+def make_level(database: str | None, *, prepare: bool) -> "Level":
+    """The level for this database, or with an embedded one. Raises: ImportError that names the extra."""
+    try:
+        from supawire.server.postgres.level import Level
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise ImportError(
+            "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
+        ) from error
+    return Level(database, prepare=prepare)
+
+
+class DatabaseFace:
+    """A database of the server's, or the word that there is none."""
+
+    def __init__(self, postgres: bool, database: str | None, *, prepare: bool) -> None:
+        if postgres and database is not None:
+            raise InvalidArgumentError("postgres=True starts a database and database= names one; give one of them")
+        if prepare and not postgres and database is None:
+            raise InvalidArgumentError("prepare=True prepares a database; name it with database=")
+        self._database = database
+        self._prepare = prepare
+        self._has_database = postgres or database is not None
+        self._level = self._make_level()
+        self._session: Session | None = None
+
+    def _make_level(self) -> "Level | None":
+        return make_level(self._database, prepare=self._prepare) if self._has_database else None
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the database (PostgreSQL levels); its role may do everything there where it is an embedded one."""
+        if self._level is None:
+            raise StateError("the memory level has no database", hint="Use emit() to make changes.")
+        return self._level.url
+
+    def sql(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL in the database (PostgreSQL levels), committed at once; the rows, if there are any.
+
+        `%s` in the text stands for a parameter. Text without parameters may hold several statements.
+        Raises: StateError at the memory level, and when the server does not run; psycopg.Error, PostgreSQL's own.
+        """
+        if self._level is None:
+            raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
+        if not self._level.running:
+            raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
+        if self._session is None:
+            from supawire.server.postgres.session import Session
+
+            self._session = Session(self._level.own_url)
+        return self._session.run(text, parameters)
+
+    def _let_go(self) -> None:
+        """Close the connection of `sql`."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _memory_only(self, name: str) -> None:
+        """Raises: StateError for what only the memory level does."""
+        if self._level is not None:
+            raise StateError(f"{name}() is for the memory level; this server has a database", hint=INSTEAD[name])

@@ -1,0 +1,44 @@
+"""SQL from any thread, a statement at a time: what `LocalServer.sql` runs on."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString, cast
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from supawire.server.postgres.database import CONNECTING, NAME
+
+
+class Session:
+    """One connection, opened when it is first used, and again when it was lost."""
+
+    def __init__(self, url: str) -> None:
+        self._url: Final = url
+        self._turn: Final = threading.Lock()
+        self._connection: psycopg.Connection[TupleRow] | None = None
+
+    def run(self, text: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of the last statement that has any; each is committed when this returns. Raises: psycopg.Error."""
+        with self._turn:
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = self._connection = psycopg.connect(
+                    self._url, autocommit=True, application_name=NAME, connect_timeout=CONNECTING
+                )
+            with connection.cursor() as cursor:
+                cursor.execute(cast("LiteralString", text), parameters or None)  # whoever writes tests writes SQL
+                rows: list[tuple[Any, ...]] = []
+                more: bool | None = True
+                while more:
+                    if cursor.description is not None:
+                        rows = cursor.fetchall()
+                    more = cursor.nextset()
+                return rows
+
+    def close(self) -> None:
+        """Close the connection; `run` would open another one."""
+        with self._turn:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()

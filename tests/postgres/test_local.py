@@ -1,0 +1,189 @@
+"""`LocalServer` with a database: an embedded one, or a given one."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from supawire.errors import ConnectError, InvalidArgumentError, StateError
+from supawire.server import LocalServer
+from supawire.server.postgres.cluster import Cluster
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(name="server", scope="module")
+def _server() -> Iterator[LocalServer]:
+    with LocalServer(postgres=True) as server:
+        yield server
+
+
+def test_sql_runs_in_a_database_of_its_own(server: LocalServer):
+    """Rows come as tuples, parameters go apart from the text, and several statements are one call."""
+    server.sql("create table kept (id int primary key, body jsonb); insert into kept values (1, '[1]')")
+    assert server.sql("insert into kept values (%s, %s) returning id", 2, '{"a": null}') == [(2,)]
+    assert server.sql("select id, body from kept order by id") == [(1, [1]), (2, {"a": None})]
+    assert server.sql("update kept set body = '7'; select count(*) from kept") == [(2,)]
+    assert server.sql("delete from kept") == []
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        server.sql("insert into kept values (1, null), (1, null)")
+    assert server.sql("select count(*) from kept") == [(0,)]
+    with psycopg.connect(server.database_url) as other:
+        assert other.execute("select count(*) from kept").fetchone() == (0,)
+
+
+def test_sql_may_come_from_any_thread(server: LocalServer):
+    """Many at once; each gets its own rows."""
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: server.sql("select %s::int", n), range(100))) == [[(n,)] for n in range(100)]
+
+
+def test_a_connection_that_was_killed_is_opened_again(server: LocalServer):
+    """The statement that met the loss says so; the next one works."""
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        server.sql("select pg_terminate_backend(pg_backend_pid())")
+    assert server.sql("select 1") == [(1,)]
+
+
+def test_what_belongs_to_the_memory_level_says_what_to_do_here(server: LocalServer):
+    """Changes, messages and rights are the database's."""
+    for call, hint in (
+        (lambda: server.emit("INSERT", "t", record={"id": 1}), "insert into"),
+        (lambda: server.emit_delete("t", old_record={"id": 1}), "insert into"),
+        (lambda: server.send("lab", "e", {}), "realtime.send"),
+        (lambda: server.policy(lambda *_: True), "create policy"),
+    ):
+        with pytest.raises(StateError, match=hint):
+            call()
+
+
+def test_nothing_is_left_after_the_end_and_it_starts_again():
+    """No folder, no thread; a second start has an empty database."""
+    threads = threading.active_count()
+    server = LocalServer(postgres=True)
+    with pytest.raises(StateError, match="with LocalServer"):
+        _ = server.database_url
+    for _ in range(2):
+        with server:
+            assert server.sql("select to_regclass('once')") == [(None,)]
+            server.sql("create table once ()")
+            ((folder,),) = server.sql("show data_directory")
+            url = server.database_url
+        assert not Path(folder).exists()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(url)
+    assert threading.active_count() == threads
+    with pytest.raises(StateError, match="not running"):
+        server.sql("select 1")
+
+
+async def test_it_works_under_async_with_too():
+    """The loop of the caller goes on while the database starts."""
+    async with LocalServer(postgres=True) as server:
+        assert server.sql("select 1") == [(1,)]
+
+
+# --- a given database ---
+
+
+def test_a_given_database_that_is_prepared_is_used(database: str):
+    """Nothing in it is made or ended by us."""
+    with LocalServer(database=database) as server:
+        assert server.database_url == database
+        server.sql("create table mine ()")
+    with psycopg.connect(database) as after:
+        assert after.execute("select to_regclass('mine')::text").fetchone() == ("mine",)
+    with pytest.raises(StateError, match="not running"):
+        server.sql("select 1")
+
+
+@pytest.fixture(name="bare")
+def _bare(cluster: Cluster) -> Iterator[str]:
+    """A database without anything in it."""
+    with psycopg.connect(cluster.url, autocommit=True) as admin:
+        admin.execute("create database bare")
+        yield cluster.url_of("bare")
+        admin.execute("drop database bare with (force)")
+
+
+def test_a_bare_database_is_only_prepared_when_asked(bare: str):
+    """Without being asked the server says what is missing and how to make it; prepared once, it stays so."""
+    with pytest.raises(StateError, match=r"lacks the table realtime\.messages.*--prepare"):
+        LocalServer(database=bare).start()
+    with psycopg.connect(bare) as look:
+        assert look.execute("select to_regnamespace('realtime')").fetchone() == (None,)
+    with LocalServer(database=bare, prepare=True) as server:
+        server.sql("create table mine (id int)")
+        ((granted,),) = server.sql("select has_table_privilege('anon', 'mine', 'select')")
+        assert granted is False  # who may read tables of a given database is for its owner to say
+    with LocalServer(database=bare) as server:
+        assert server.sql("select realtime.topic()") == [(None,)]
+
+
+# --- trouble ---
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1"), "is the URL right"),
+        (lambda url: url.replace("postgres:", "postgres:wrong"), "Correct user and password"),
+        (lambda url: url.replace("postgres:", "nobody:"), "Correct user and password"),
+        (lambda url: url.rpartition("/")[0] + "/nowhere", "createdb"),
+    ],
+    ids=["port", "password", "user", "name"],
+)
+def test_a_database_that_cannot_be_reached_is_one_sentence_with_its_remedy(database: str, spoil: Any, said: str):
+    """Without the password in it."""
+    password = database.partition("//postgres:")[2].partition("@")[0]
+    with pytest.raises(ConnectError, match=said) as caught:
+        LocalServer(database=spoil(database)).start()
+    assert password not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgres:/secret@nowhere", "secret", "postgresql://u:secret@[::1/x"])
+def test_what_is_no_url_is_refused_at_once(url: str):
+    """When the server is made, and without showing it."""
+    with pytest.raises(InvalidArgumentError, match="USER:PASSWORD") as caught:
+        LocalServer(database=url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_role_that_may_not_replicate_is_refused(database: str):
+    """The remedy is the statement to run."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("create role \"half way\" login password 'x'")
+        try:
+            url = database.partition("//")[0] + "//half%20way:x@" + database.partition("@")[2]
+            with pytest.raises(StateError, match='ALTER ROLE "half way" REPLICATION'):
+                LocalServer(database=url).start()
+            admin.execute('alter role "half way" replication')
+            with pytest.raises(StateError, match="GRANT anon, authenticated, service_role"):
+                LocalServer(database=url).start()
+            with pytest.raises(StateError, match="cannot be prepared"):
+                LocalServer(database=url, prepare=True).start()
+        finally:
+            admin.execute('drop role "half way"')
+
+
+def test_both_levels_at_once_are_a_mistake():
+    """So is preparing nothing."""
+    with pytest.raises(InvalidArgumentError):
+        LocalServer(postgres=True, database="postgresql://localhost/x")
+    with pytest.raises(InvalidArgumentError):
+        LocalServer(prepare=True)
+
+
+def test_a_port_that_is_taken_ends_the_database_too():
+    """The error is that of the port, and nothing of the database stays."""
+    with LocalServer() as other:
+        server = LocalServer(postgres=True, port=int(other.url.rpartition(":")[2]))
+        with pytest.raises(OSError, match="address"):
+            server.start()
+        with pytest.raises(StateError):
+            _ = server.frames
