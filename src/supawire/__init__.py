@@ -69,11 +69,13 @@ if TYPE_CHECKING:
     from supawire.aio.opening import Opening
     from supawire.aio.sending import AsyncQueuedSent
     from supawire.aio.stream import AsyncStream
+    from supawire.aio.supabase import from_supabase_async
     from supawire.server.local import LocalServer
     from supawire.sync.channel import Channel
     from supawire.sync.client import Client, connect
     from supawire.sync.results import QueuedSent
     from supawire.sync.stream import Stream
+    from supawire.sync.supabase import from_supabase
 
 __all__ = [
     "AsyncChannel",
@@ -143,6 +145,8 @@ __all__ = [
     "col",
     "connect",
     "connect_async",
+    "from_supabase",
+    "from_supabase_async",
     "gaps",
     "presence",
     "status",
@@ -165,6 +169,8 @@ _HOMES: Final = {
     "Subscription": "aio.handlers",
     "connect": "sync.client",
     "connect_async": "aio.client",
+    "from_supabase": "sync.supabase",
+    "from_supabase_async": "aio.supabase",
 }
 
 if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for a public one

@@ -69,7 +69,7 @@ __all__ = [
 
 Protocol = Literal["1.0.0", "2.0.0"]
 Offline = Literal["raise", "wait", "queue", "http"]
-TokenProvider = Callable[[], str | Awaitable[str | None] | None]
+TokenProvider = Callable[[], str | Secret | Awaitable[str | Secret | None] | None]
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
 OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")

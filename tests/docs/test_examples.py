@@ -17,6 +17,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from docs.tables import ROOT, pages
 from supawire import AsyncClient, LocalServer, connect_async
+from tests.doors.accounts import Supabase
 
 PAGES = [page for page in pages() if "```python" in page.read_text(encoding="utf-8")]
 
@@ -89,7 +90,8 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
         runner = Runner(loop, tmp_path)
         sybil = Sybil(parsers=[CodeBlockParser("python", runner.evaluate)], pattern="*.md", encoding="utf-8")
         document = sybil.parse(page)
-        document.namespace |= {"__name__": "__main__", "server": server, "client": client}
+        supabase = Supabase(server.url, server.anon_key)
+        document.namespace |= {"__name__": "__main__", "server": server, "client": client, "supabase": supabase}
         examples = list(document.examples())
         for example in examples:
             example.evaluate()

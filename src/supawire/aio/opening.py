@@ -25,8 +25,9 @@ class Opening(Generic[C]):
     `client = await connect_async(...)`, or `async with connect_async(...) as client:`.
     """
 
-    def __init__(self, start: Callable[[], Awaitable[C]]) -> None:
+    def __init__(self, start: Callable[[], Awaitable[C]], call: str = "connect_async") -> None:
         self._start = start
+        self._call = call
         self._used = False
         self._client: C | None = None
 
@@ -45,14 +46,14 @@ class Opening(Generic[C]):
 
     async def _open(self) -> C:
         if self._used:
-            raise StateError("this client was opened already", hint="Call connect_async() again for another one.")
+            raise StateError("this client was opened already", hint=f"Call {self._call}() again for another one.")
         self._used = True
         return await self._start()
 
     def __del__(self) -> None:
         if not self._used:
             warnings.warn(
-                "connect_async() was called and its result dropped: nothing was opened; await it, or use async with",
+                f"{self._call}() was called and its result dropped: nothing was opened; await it, or use async with",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

@@ -1,0 +1,199 @@
+"""Realtime beside a client of the package `supabase`: its URL, its key, and the token of whoever is signed in there.
+
+The package is not imported. Of a client, sync or async, four public names are used: `supabase_url`, `supabase_key`,
+`auth.get_session()` and `auth.on_auth_state_change()`; and a fifth where nobody signs in, but the client was made with
+an `Authorization` header for a user, as servers do for each request.
+
+The session is asked before each connect and join, as any token provider is; in between the events of `auth` bring what
+changes: a refresh, another user, nobody. `auth` calls us wherever that happens, in any thread and in the middle of the
+user's `sign_in`, so what it calls waits for nothing and raises nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
+
+from supawire.aio.client import AsyncClient, HttpClient, Transport, check_present
+from supawire.aio.driver import Driver
+from supawire.aio.hooks import is_async
+from supawire.aio.opening import Opening
+from supawire.errors import InvalidArgumentError
+from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_secret
+from supawire.options import Protocol as Version
+from supawire.types import LinkState
+
+if TYPE_CHECKING:
+    import ssl as tls
+
+_BEARER = "Bearer "
+
+
+class Supabase(Protocol):
+    """What is used of a client of the package `supabase`."""
+
+    @property
+    def supabase_url(self) -> object:
+        """The project's URL, a string or an object that prints as one."""
+        ...
+
+    @property
+    def supabase_key(self) -> str:
+        """The project's API key."""
+        ...
+
+    @property
+    def auth(self) -> Any:
+        """Its client of Auth, with `get_session` and `on_auth_state_change`."""
+        ...
+
+
+class Passed(TypedDict, total=False):
+    """The options of `connect` but `token`, which the session gives; see `ClientOptions`."""
+
+    protocol: Version
+    heartbeat: float
+    timeout: float
+    open_timeout: float | None
+    backoff: Backoff | Callable[[int], float]
+    rejoin_backoff: Backoff | Callable[[int], float]
+    offline: Offline
+    queue_size: int
+    limits: Limits
+    idle_disconnect: float | None
+    headers: Mapping[str, str] | None
+    params: Mapping[str, str] | None
+    ssl: "tls.SSLContext | None"
+    proxy: str | Secret | None
+    host: str | None
+    on_error: Callable[[Exception], object] | None
+    transport: Transport | None
+    http: HttpClient | None
+    logger: logging.Logger | None
+    on_frame: Callable[..., object] | None
+
+
+def from_supabase_async(client: Supabase, **options: Unpack[Passed]) -> Opening[AsyncClient]:
+    """A client of Realtime in this event loop, for a client of the package `supabase`, sync or async.
+
+    URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
+    after somebody else has signed in, and when nobody is signed in any more; then it is the key. A client that was made
+    with an `Authorization` header sends that one until somebody signs in. Closing this client lets go of the other one,
+    and does not close it. Everything else as with `connect_async`.
+
+    Args: client: what `create_client` or `acreate_client` of `supabase` gives. options: those of `connect_async`, but
+        `token`.
+    Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
+    """
+    account = Account(client, "from_supabase_async")
+    chosen, endpoint = account.read(options)
+
+    async def start() -> AsyncClient:
+        driver = Driver(endpoint, chosen)
+        await account.open(driver)
+        return AsyncClient(driver)
+
+    return Opening(start, "from_supabase_async")
+
+
+class Account:
+    """Who is signed in at a client of `supabase`. Args: call: the name of ours that was called, for errors."""
+
+    def __init__(self, client: Supabase, call: str) -> None:
+        self._call = call
+        self._client = client
+        auth = getattr(client, "auth", None)
+        parts = (getattr(auth, "get_session", None), getattr(auth, "on_auth_state_change", None))
+        named = all(hasattr(client, name) for name in ("supabase_url", "supabase_key"))
+        if not named or not all(callable(part) for part in parts):
+            raise _wrong(client, call)
+        self._auth: Any = auth
+        self.waits = is_async(self._auth.get_session)
+        """The session is that of an async client, and is asked with `await`."""
+        self._told = False
+
+    def read(self, options: Passed) -> tuple[ClientOptions, Any]:
+        """The options with the session's token, and the endpoint. Raises InvalidArgumentError."""
+        if "token" in options:
+            raise InvalidArgumentError(
+                f"{self._call} takes no token: it is that of the session of the supabase client",
+                hint="connect(url, key, token=...) takes one of your own.",
+            )
+        ask: TokenProvider = self.ask_async if self.waits else self.ask
+        chosen = ClientOptions(token=ask, **options)
+        check_present(chosen)
+        return chosen, chosen.endpoint(str(self._client.supabase_url), self._client.supabase_key)
+
+    async def open(self, driver: Driver) -> None:
+        """Open, and hear of changes of the session until the end of the client."""
+        listening = self._auth.on_auth_state_change(partial(self._changed, driver))
+        try:
+            await driver.open()
+        except BaseException:
+            listening.unsubscribe()
+            raise
+        lasting = driver.tasks.spawn(_last(), "supabase-session")
+        if lasting is None:
+            listening.unsubscribe()
+        else:
+            lasting.add_done_callback(lambda _: listening.unsubscribe())
+
+    # --- the token
+
+    def ask(self) -> Secret | None:
+        """The token now, of a sync client: it may ask the server for a newer one."""
+        return self._token(self._auth.get_session())
+
+    async def ask_async(self) -> Secret | None:
+        """The same of an async client."""
+        return self._token(await self._auth.get_session())
+
+    def _token(self, session: Any) -> Secret | None:
+        if session is None and not self._told:
+            return self._from_header()
+        return _token_of(session)
+
+    def _from_header(self) -> Secret | None:
+        """What the client was made with; once somebody has signed in or out, the header is theirs and not looked at."""
+        headers = getattr(getattr(self._client, "options", None), "headers", None)
+        if not isinstance(headers, Mapping):
+            return None
+        value = str(cast("Mapping[str, Any]", headers).get("Authorization", ""))
+        token = value.removeprefix(_BEARER)
+        return None if token in (value, "", self._client.supabase_key) else Secret(token)
+
+    def _changed(self, driver: Driver, event: str, session: Any) -> None:
+        self._told = True
+        try:
+            driver.loop.call_soon_threadsafe(self._take, driver, session)
+        except RuntimeError:
+            return  # that loop has ended, and the client with it
+
+    def _take(self, driver: Driver, session: Any) -> None:
+        if driver.session.state in (LinkState.CLOSING, LinkState.CLOSED):
+            return
+        try:
+            token = _token_of(session)
+        except InvalidArgumentError as error:
+            driver.reports.error(error, "token")
+            return
+        driver.session.set_token(token, driver.now())
+        driver.pump()
+
+
+async def _last() -> None:
+    """As long as the client."""
+    await asyncio.get_running_loop().create_future()
+
+
+def _token_of(session: Any) -> Secret | None:
+    return None if session is None else check_secret("the token of the supabase session", session.access_token)
+
+
+def _wrong(client: object, call: str) -> InvalidArgumentError:
+    kind = type(client).__qualname__
+    hint = "Without that package: connect(url, key), and token= for the user's token."
+    if hasattr(client, "__await__"):
+        hint = "acreate_client(url, key) is to be awaited first."
+    return InvalidArgumentError(f"{call} wants a client that the package supabase made, not a {kind}", hint=hint)

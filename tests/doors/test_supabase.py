@@ -1,0 +1,250 @@
+"""A client of Realtime beside one of the package `supabase`, through both doors."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from supawire import (
+    AuthError,
+    ClientOptions,
+    ConnectError,
+    InvalidArgumentError,
+    LinkState,
+    LocalServer,
+    broadcast,
+    connect,
+    from_supabase,
+    from_supabase_async,
+)
+from supawire.aio.supabase import Passed
+from tests.doors.accounts import Supabase
+from tests.doors.door import Door, Through, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def opened(door: Door, account: Any, **options: Any) -> Through:
+    options.setdefault("backoff", lambda attempt: 0.0)
+    if door.name == "async":
+        return Through(await from_supabase_async(account, **options))
+    return Through(await asyncio.to_thread(from_supabase, account, **options))
+
+
+@asynccontextmanager
+async def following(door: Door, account: Any, **options: Any) -> AsyncGenerator[Through, None]:
+    async with await opened(door, account, **options) as client:
+        yield client
+
+
+@pytest.fixture(params=["async, async", "async, sync", "blocking, sync"])
+def pair(request: pytest.FixtureRequest) -> list[str]:
+    """A door, and a kind of client that it takes."""
+    return request.param.split(", ")
+
+
+@pytest.fixture
+def door(pair: list[Any]) -> Door:
+    return Door(pair[0])
+
+
+@pytest.fixture
+def account(pair: list[Any], server: LocalServer) -> Supabase:
+    return Supabase(server.url, server.anon_key, waits=pair[1] == "async")
+
+
+@pytest.fixture
+def users(server: LocalServer) -> list[Any]:
+    """Whom the server was asked about, in order: the `sub` of each token, None for the key."""
+    seen: list[Any] = []
+
+    @server.policy
+    def let_in(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
+        user = claims.get("sub")
+        if seen[-1:] != [user]:
+            seen.append(user)
+        return True
+
+    assert let_in
+    return seen
+
+
+async def test_the_token_is_that_of_the_session(door: Door, server: LocalServer, account: Supabase, users: list[Any]):
+    """Who is signed in is who joins; a refresh, another user and the sign-out reach a joined channel by themselves."""
+    account.auth.become("SIGNED_IN", server.token(sub="alice"))
+    async with following(door, account) as client:
+        await (await client.channel("room", private=True)).subscribe()
+        assert users == ["alice"]
+        account.auth.become("TOKEN_REFRESHED", server.token(sub="alice again"))
+        await until(lambda: users[-1] == "alice again")
+        account.auth.become("SIGNED_IN", server.token(sub="bob"))
+        await until(lambda: users[-1] == "bob")
+        account.auth.become("SIGNED_OUT", None)
+        await until(lambda: users[-1] is None)
+        assert users == ["alice", "alice again", "bob", None]
+
+
+async def test_nobody_need_be_signed_in(door: Door, server: LocalServer, account: Supabase, users: list[Any]):
+    """Without a session the key stands for the user, and a later sign-in is heard of."""
+    async with following(door, account) as client:
+        await (await client.channel("room", private=True)).subscribe()
+        assert users == [None]
+        account.auth.become("SIGNED_IN", server.token(sub="alice"))
+        await until(lambda: users == [None, "alice"])
+
+
+async def test_a_client_made_for_a_user_stands_for_that_user(
+    door: Door, server: LocalServer, account: Supabase, users: list[Any]
+):
+    """The `Authorization` header of a client counts until somebody signs in or out, and not after."""
+    account.options.headers["Authorization"] = f"Bearer {server.token(sub='carol')}"
+    async with following(door, account) as client:
+        await (await client.channel("room", private=True)).subscribe()
+        assert users == ["carol"]
+        account.auth.become("SIGNED_OUT", None)
+        await until(lambda: users == ["carol", None])
+        asked = account.auth.asked
+        await client.reconnect()
+        await until(lambda: account.auth.asked > asked)
+        await (await client.channel("other", private=True)).subscribe()
+        assert users == ["carol", None]
+
+
+async def test_the_session_is_asked_before_each_connection(
+    door: Door, server: LocalServer, account: Supabase, users: list[Any]
+):
+    """After a lost connection the channel joins with the session's token of then, events or not (R25)."""
+    async with following(door, account, rejoin_backoff=lambda attempt: 0.0) as client:
+        room = await client.channel("room", private=True)
+        heard = await room.listen(broadcast())
+        await room.subscribe()
+        asked = account.auth.asked
+        account.auth.listeners.clear()
+        account.auth.become("SIGNED_IN", server.token(sub="alice"))
+        server.drop_connections()
+        await until(lambda: "alice" in users)
+        assert account.auth.asked > asked
+        await until(lambda: room.state == "joined")
+        server.broadcast("room", "a", 1, private=True)
+        assert (await heard.next()).payload == 1
+        account.auth.listeners[0] = print  # what close() takes away
+
+
+async def test_the_end_lets_go_of_the_session(door: Door, server: LocalServer, account: Supabase):
+    """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
+    async with following(door, account):
+        assert len(account.auth.listeners) == 1
+    assert account.auth.listeners == {}
+    account.auth.become("SIGNED_IN", server.token())
+
+    server.refuse_connections(1, status=403)
+    with pytest.raises(ConnectError):
+        await opened(door, account)
+    assert account.auth.listeners == {}
+
+    client = await opened(door, account)
+    server.refuse_connections(1, status=403)
+    server.drop_connections()
+    with pytest.raises(ConnectError):
+        await client.wait_closed()
+    assert account.auth.listeners == {}
+    await client.close()
+
+
+async def test_an_event_after_the_end_harms_nobody(door: Door, server: LocalServer, account: Supabase):
+    """Whoever tells a client that has ended is not disturbed: sign-in works on."""
+    client = await opened(door, account)
+    listeners = dict(account.auth.listeners)
+    await client.close()
+    account.auth.listeners |= listeners
+    account.auth.become("SIGNED_IN", server.token())
+    await asyncio.sleep(0)
+    assert client.state is LinkState.CLOSED
+
+
+async def test_a_session_that_cannot_be_asked_is_told(door: Door, server: LocalServer, account: Supabase):
+    """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too (R27)."""
+    errors: list[Exception] = []
+    async with following(door, account, on_error=errors.append) as client:
+        account.auth.error = RuntimeError("no way to Auth")
+        await client.reconnect()
+        await until(lambda: errors)
+        assert isinstance(errors[0], AuthError) and errors[0].__cause__ is account.auth.error
+        account.auth.error = None
+        account.auth.become("SIGNED_IN", "no token")
+        await until(lambda: any(isinstance(error, InvalidArgumentError) for error in errors))
+        assert "no token" not in "".join(map(str, errors))
+
+
+async def test_options_pass_through(door: Door, server: LocalServer, account: Supabase):
+    """Options are those of `connect`, checked at once; an unknown one is Python's own TypeError."""
+    frames: list[Any] = []
+    async with following(door, account, protocol="1.0.0", on_frame=lambda *frame: frames.append(frame)) as client:
+        await client.ping()
+    assert b'"topic":"phoenix"' in frames[0][1]
+    call: Any = from_supabase_async if door.name == "async" else from_supabase
+    with pytest.raises(InvalidArgumentError, match="below 60"):
+        call(account, heartbeat=90)
+    with pytest.raises(TypeError, match="hartbeat"):
+        call(account, hartbeat=20)
+    with pytest.raises(InvalidArgumentError, match="takes no token") as caught:
+        call(account, token=server.token())
+    assert "connect(" in str(caught.value.hint)
+    assert account.auth.listeners == {}
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "nothing": lambda: None,
+    "a URL": lambda: "https://abc.supabase.co",
+    "a class": lambda: Supabase,
+    "a half": lambda: type("Half", (), {"supabase_url": "http://127.0.0.1", "supabase_key": "key"})(),
+}
+
+
+@pytest.mark.parametrize("call", [from_supabase, from_supabase_async])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_client_is_refused(call: Any, name: str):
+    """What the package did not make is refused at once, and the error says what is wanted and shows nothing of it."""
+    with pytest.raises(InvalidArgumentError, match="client that the package supabase made") as caught:
+        call(WRONG[name]())
+    assert "token=" in str(caught.value.hint) and "abc.supabase" not in str(caught.value)
+
+
+async def test_a_client_that_is_not_made_yet_is_refused():
+    """The coroutine of `acreate_client` is told apart: it wants an await."""
+
+    async def acreate_client() -> None: ...
+
+    forgotten: Any = acreate_client()
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_supabase_async(forgotten)
+    forgotten.close()
+    assert "awaited first" in str(caught.value.hint)
+
+
+def test_an_async_client_is_for_the_async_door(server: LocalServer):
+    """The blocking door refuses an async client, whose session it cannot ask, and names the call that can."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        from_supabase(Supabase(server.url, server.anon_key, waits=True))
+    assert "from_supabase_async" in str(caught.value.hint)
+
+
+def test_both_take_the_options_of_connect():
+    """What may be passed is what `connect` takes, but the token, with the same types."""
+    assert inspect.signature(from_supabase).parameters == inspect.signature(from_supabase_async).parameters
+    options = list(inspect.signature(connect).parameters.values())[3:]
+    assert [field.name for field in fields(ClientOptions)][1:] == [option.name for option in options]
+    annotations = {name: getattr(hint, "__forward_arg__", hint) for name, hint in Passed.__annotations__.items()}
+    assert annotations == {option.name: option.annotation for option in options}
+
+
+async def test_one_that_is_dropped_unused_warns_by_its_name(server: LocalServer):
+    """`from_supabase_async` starts nothing before it is awaited, and warns when it never is."""
+    account = Supabase(server.url, server.anon_key)
+    with pytest.warns(ResourceWarning, match=r"from_supabase_async\(\) was called"):
+        from_supabase_async(account)
+    assert account.auth.listeners == {} and account.auth.asked == 0
