@@ -1,0 +1,153 @@
+"""Filters that are written in Python, their texts and our evaluator, against PostgreSQL itself (R43)."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, LiteralString
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg.sql import SQL, Composed
+
+from supawire import Where, col
+from supawire._casts import text_of
+from supawire.errors import InvalidArgumentError
+from supawire.filters import Condition, check_condition, matches, parse
+from supawire.rows import to_wire
+from supawire.server.postgres.cluster import Cluster
+
+pytestmark = pytest.mark.slow
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+moment = datetime.fromisoformat
+c = col("c")
+zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+texts = st.text(st.sampled_from(list("aAb,\" '\\().%_{}é☃\n")), max_size=4)
+KINDS: Final[dict[LiteralString, st.SearchStrategy[Any]]] = {
+    "int2": st.integers(-(2**15), 2**15 - 1),
+    "int8": st.integers(-(2**63), 2**63 - 1),
+    "numeric": st.decimals(allow_nan=False, min_value=-(10**20), max_value=10**20),
+    "float8": st.floats(allow_nan=False, allow_infinity=False),
+    "bool": st.booleans(),
+    "timestamp": st.datetimes(),
+    "timestamptz": st.datetimes(moment("0002-01-01"), moment("9998-01-01"), timezones=zones),
+    "date": st.dates(),
+    "time": st.times(),
+    "timetz": st.times(timezones=zones),
+    "uuid": st.uuids(),
+    "bytea": st.binary(max_size=3),
+    "text": texts,
+}
+SIGNS: Final[dict[str, LiteralString]] = {
+    "eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "isdistinct": "is distinct from",
+    "like": "~~", "ilike": "~~*", "match": "~", "imatch": "~*",
+}  # fmt: skip
+IS: Final[dict[str, LiteralString]] = {
+    "null": "is null", "true": "is true", "false": "is false", "unknown": "is unknown",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", name="sql")
+def _sql(cluster: Cluster) -> Iterator[Sql]:
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
+        connection.execute("set timezone to 'UTC'")
+        yield connection
+
+
+def question(condition: Condition, kind: LiteralString) -> tuple[Composed, list[str]]:
+    """The condition about a text, with both sides cast as the server does it (protocol §4.2)."""
+    column = SQL("(%s::text)::") + SQL(kind) + (SQL(' collate "C"') if kind == "text" else SQL(""))
+    if condition.op == "is":
+        asked, given = column + SQL(" ") + SQL(IS[condition.value]), []
+    elif condition.op == "in":
+        asked, given = column + SQL(" = any((%s::text)::") + SQL(kind) + SQL("[])"), [condition.wire_value]
+    else:
+        asked = column + SQL(" ") + SQL(SIGNS[condition.op]) + SQL(" (%s::text)::") + SQL(kind)
+        given = [condition.value]
+    return SQL("not ({})" if condition.negated else "({})").format(asked), given
+
+
+def answers(sql: Sql, wheres: Sequence[Where], kind: LiteralString, value: str | None) -> list[bool]:
+    """What PostgreSQL says to each, null being no."""
+    asked = [question(parse(str(where))[0], kind) for where in wheres]
+    columns = SQL(", ").join(SQL("coalesce({}, false)").format(text) for text, _ in asked)
+    row = sql.execute(SQL("select ") + columns, [each for _, given in asked for each in (value, *given)]).fetchone()
+    assert row is not None
+    return list(row)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_expressions_mean_in_postgresql_what_the_evaluator_says(sql: Sql, kind: LiteralString):
+    """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree (R43)."""
+    values = KINDS[kind]
+
+    @given(values | st.none(), values, st.lists(values, min_size=1, max_size=3))
+    @settings(max_examples=40)
+    def ask(value: Any, wanted: Any, several: list[Any]) -> None:
+        one: list[Where] = [c == wanted, c != wanted, c < wanted, c <= wanted, c > wanted, c >= wanted]
+        one += [c.is_distinct_from(wanted), c.in_([wanted, *several]), c.in_(several), c.is_(None)]
+        one += [c.is_(True), c.is_(False), c.is_("unknown")] if kind == "bool" else []
+        every = one + [~where for where in one]
+        wire = to_wire(value)
+        ours = [matches(where.conditions, {"c": value}, {"c": kind}) for where in every]
+        assert ours == answers(sql, every, kind, None if wire is None else text_of(wire))
+
+    ask()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bytea"])  # its hex is compared as text
+def test_values_are_read_as_they_are(sql: Sql, kind: LiteralString):
+    """The text of a value, cast by PostgreSQL, is that value, alone and in a list (R43)."""
+
+    @given(st.lists(KINDS[kind], min_size=1, max_size=3))
+    @settings(max_examples=40)
+    def read(values: list[Any]) -> None:
+        (alone,), (listed,) = parse(str(c == values[0])), parse(str(c.in_(values)))
+        asked = SQL("select (%s::text)::{0} = %s::{0}, (%s::text)::{0}[] = %s::{0}[]").format(SQL(kind))
+        assert sql.execute(asked, [alone.value, values[0], listed.wire_value, values]).fetchone() == (True, True)
+
+    read()
+
+
+@given(texts, texts)
+@settings(max_examples=300)
+def test_like_means_what_the_evaluator_says(sql: Sql, value: str, pattern: str):
+    """LIKE patterns with every special character: PostgreSQL and the local server agree (R43)."""
+    try:
+        wheres = [c.like(pattern), ~c.like(pattern), c.ilike(pattern)]
+    except InvalidArgumentError:
+        reached = re.sub(r"(?s)\\(.)", r"\1", pattern[:-1].replace("_", "x").replace("%", "")) + "x"
+        with pytest.raises(psycopg.errors.InvalidEscapeSequence):
+            sql.execute("select %s::text like %s", [reached, pattern])
+        return
+    ours = [matches(where.conditions, {"c": value}, {"c": "text"}) for where in wheres]
+    assert ours == answers(sql, wheres, "text", value)
+
+
+PIECES: Final = [
+    *"ab.*+?|()[]{}^$,-0123:é",
+    "[:alpha:]",
+    r"\d",
+    r"\w",
+    "\\",
+    r"\.",
+    "[^",
+    "(?:",
+    "{1,2}",
+    "{2,1}",
+    "*?",
+    "[[",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+@settings(max_examples=500)
+def test_no_regular_expression_is_refused_that_postgresql_takes(sql: Sql, pattern: str):
+    """What is refused here without asking PostgreSQL is refused by it too (R43)."""
+    try:
+        check_condition(Condition("c", "match", pattern))
+    except InvalidArgumentError:
+        with pytest.raises(psycopg.errors.InvalidRegularExpression):
+            sql.execute("select 'x' ~ %s", [pattern])
