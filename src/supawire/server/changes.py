@@ -2,12 +2,15 @@
 
 At the memory level a change is what `emit` says it is. There is no catalogue, so any binding with valid parameters is
 live at once, the primary key is the column `id`, and a filter on a column that the change does not have is false.
+
+With a database, that one knows who is to be told what: it answers when bindings are to be made live, says when they are
+so again after an outage, and gives `deliver` the finished rows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.errors import InvalidArgumentError
@@ -32,6 +35,15 @@ KEPT_VALUE: Final = 64
 """Bytes of JSON up to which a value stays in a row that is too large (protocol §4.4)."""
 
 Row: TypeAlias = Mapping[str, Any]
+
+
+class Delivery(NamedTuple):
+    """What a database found for one channel: the ids of its bindings that a change matches, and the frame's `data`."""
+
+    channel: int
+    ids: tuple[int, ...]
+    type: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,8 @@ class Changes:
         if error is not None:
             self._subscribed(channel, error)
             return
-        channel.listed = self._desk.asking.outside
+        if self._desk.asking.outside:
+            self._desk.rooms.listed[channel.id] = channel
         question = Subscription(channel.id, channel.who, channel.bindings)
         self._desk.asking.ask(question, lambda answer: self._subscribed(channel, answer))
 
@@ -139,6 +152,27 @@ class Changes:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error
 
+    def relisted(self, number: int, answer: str | None) -> None:
+        """A database has made a channel's bindings live once more, or says why it cannot."""
+        if (channel := self._desk.rooms.listed.get(number)) is not None:
+            self._subscribed(channel, answer)
+
+    def interrupted(self) -> None:
+        """Changes are lost from here on, until `relisted`: every channel with live bindings is told."""
+        for channel in list(self._desk.rooms.listed.values()):
+            if channel.subscribed:
+                channel.subscribed = False
+                self._desk.outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
+
+    def deliver(self, deliveries: Iterable[Delivery]) -> None:
+        """Tell each channel what a database found for it; over the rate it is dropped."""
+        mono = self._desk.now.mono
+        for delivery in deliveries:
+            channel = self._desk.rooms.listed.get(delivery.channel)
+            if channel is not None and not self._meter.tripped(mono):
+                self._deliver(channel, delivery.type, delivery.ids, delivery.data)
+                self._meter.count(mono)
+
     def emit(self, change: Change) -> None:
         """Send a change to every channel with a matching binding; over the rate it is dropped (protocol §4.6)."""
         self._schemas.add(change.schema)
@@ -152,13 +186,13 @@ class Changes:
                 for select, ids in _matching(channel, change).items():
                     if select not in data:
                         data[select] = encode(self._data(change, select, stamp))
-                    self._deliver(channel, change, ids, data[select])
+                    self._deliver(channel, change.type, ids, data[select])
                     self._meter.count(mono)
 
-    def _deliver(self, channel: Channel, change: Change, ids: list[int], data: bytes) -> None:
+    def _deliver(self, channel: Channel, type: str, ids: Sequence[int], data: bytes) -> None:
         legacy = channel.config.legacy
         payload = data if legacy else b'{"data":%b,"ids":%b}' % (data, encode(ids))
-        event = change.type if legacy else POSTGRES_CHANGES
+        event = type if legacy else POSTGRES_CHANGES
         self._desk.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
 
     def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:

@@ -40,8 +40,6 @@ class Channel:
     calls: CallWindow = field(default_factory=CallWindow)
     subscribed: bool = False
     """Whether its bindings are live."""
-    listed: bool = False
-    """Whether a database was asked to make them live, and has to hear of the channel's end."""
     waiting: "deque[Inbound] | None" = None
     """Its frames that wait until it knows whether it may do what it was asked to; None when nothing is open."""
     open: bool = True

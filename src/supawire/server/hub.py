@@ -10,7 +10,7 @@ same outputs. The hub composes: sockets, rooms, broadcasts, tracking, changes an
 each frame finds its way to one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from supawire.core.frames import (
@@ -26,7 +26,7 @@ from supawire.core.frames import (
     SYSTEM,
 )
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.changes import Change, Changes
+from supawire.server.changes import Change, Changes, Delivery
 from supawire.server.channel import Channel
 from supawire.server.desk import Bits, Desk, HubOptions
 from supawire.server.dev import Dev
@@ -139,6 +139,21 @@ class Hub:
         """A message was stored in the database: tell those who listen (protocol §6.4)."""
         self.at(now)
         self._broadcasts.deliver(message)
+
+    def changed(self, deliveries: Iterable[Delivery], now: Instant) -> None:
+        """Rows changed in the database (protocol §4)."""
+        self.at(now)
+        self._changes.deliver(deliveries)
+
+    def interrupted(self, now: Instant) -> None:
+        """Changes of rows are lost from now on: channels are told, and again when each is `relisted`."""
+        self.at(now)
+        self._changes.interrupted()
+
+    def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
+        """The database has asked itself the channel's `Subscription` once more; the answer (protocol §4.6)."""
+        self.at(now)
+        self._changes.relisted(channel, answer)
 
     def flows(self, yes: bool, now: Instant) -> None:
         """Messages from the database flow from now on, or no more (protocol §3.6)."""

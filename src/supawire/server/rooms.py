@@ -34,6 +34,8 @@ class Rooms:
     def __init__(self, outbox: Outbox, limits: ServerLimits) -> None:
         self._outbox = outbox
         self._rooms: dict[tuple[str, bool], Room] = {}
+        self.listed: Final[dict[int, Channel]] = {}
+        """Channels by number that a database has to make live, and which it has to hear the end of."""
         self.messages = Meter(limits.messages)
         self.presence = Meter(limits.presence)
 
@@ -107,7 +109,7 @@ class Rooms:
             return
         channel.open = False
         channel.subscribed = False
-        if channel.listed:
+        if self.listed.pop(channel.id, None) is not None:
             self._outbox.effects.append(Unsubscribe(channel.id))
         if channel.recheck is not None:
             channel.recheck.cancel()

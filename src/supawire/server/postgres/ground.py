@@ -4,16 +4,22 @@ A *part* knows one thing of the database: partitions, changes of rows, rights an
 the hub (`questions.py`), and has a task that runs as long as the level does.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from supawire.server.hub import Hub
 from supawire.server.postgres.database import Database
 from supawire.server.questions import Answer, Question
 from supawire.types import Instant
 
+if TYPE_CHECKING:
+    from supawire.server.postgres.replication import RowChange
+
 T = TypeVar("T")
 Answers: TypeAlias = Mapping[type[Question[Any]], Callable[[Any], Awaitable[Answer]]]
+
+
+Take: TypeAlias = Callable[[Sequence["RowChange"]], None]
 
 
 class Part(Protocol):
@@ -48,7 +54,16 @@ class Ground:
         self.url: Final = url
         """For a connection of one's own."""
         self.database: Final = Database(url)
+        self.followers: Final[dict[str, Take]] = {}
+        """Who is handed the rows that commit, by the publication they want; each skips what is not theirs."""
         self._do = do
+
+    def follow(self, publication: str, take: Take) -> None:
+        """Hand me what commits: rows of this publication and of others, in the order of their commits.
+
+        Called while parts are made, so that whoever reads the stream knows all publications when it starts.
+        """
+        self.followers[publication] = take
 
     def do(self, act: Callable[[Hub, Instant], T]) -> T:
         """Give the hub something, with the time, and perform what follows. Only from the server's event loop."""

@@ -11,6 +11,7 @@ from supawire.server.hub import Hub
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.examine import check_url, examine
+from supawire.server.postgres.feed import Feed
 from supawire.server.postgres.ground import Ground, Part
 from supawire.server.postgres.partitions import Partitions
 from supawire.server.postgres.schema import prepare
@@ -20,7 +21,7 @@ from supawire.types import Instant
 logger: Final = logging.getLogger("supawire.server")
 
 T = TypeVar("T")
-PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions,)
+PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Feed)
 """What a level consists of, in the order in which they start."""
 
 
@@ -54,6 +55,16 @@ class Level:
             )
         return self._cluster.url
 
+    @property
+    def running(self) -> bool:
+        """Whether it has started, and not stopped."""
+        return self._ground is not None
+
+    @property
+    def own_url(self) -> str:
+        """The same for ourselves: by a socket where there is one."""
+        return self.url if self._cluster is None else self._cluster.socket_url()
+
     # --- life ---
 
     async def start(self) -> None:
@@ -62,7 +73,7 @@ class Level:
         if url is None:
             self._cluster = Cluster()
             await asyncio.to_thread(self._cluster.start)
-            url = self._cluster.socket_url()
+            url = self.own_url
         try:
             self._ground = ground = Ground(url, self._do)
             if self._prepare:

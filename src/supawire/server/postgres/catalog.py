@@ -1,0 +1,157 @@
+"""What the database says about types, tables and who may read which column.
+
+Types do not change once they are known. Everything about tables is asked for anew with each batch of changes, in one
+query, so that a new policy, grant or key counts for the next change.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from supawire.server.postgres.database import Database
+from supawire.server.postgres.values import Type
+
+PUBLICATION: Final = "supabase_realtime"
+"""Whose tables are watched (protocol §4.1)."""
+
+_TYPES: Final = """
+    with recursive wanted(oid) as (
+      select unnest(%s::oid[])
+      union
+      select below.oid
+      from wanted
+      join pg_type t on t.oid = wanted.oid
+      cross join lateral (
+        select e.oid from pg_type e where e.typarray = t.oid
+        union all
+        select t.typbasetype where t.typbasetype <> 0
+        union all
+        select a.atttypid from pg_attribute a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+      ) below
+    )
+    select t.oid::int8, t.typname::text, format_type(t.oid, null), t.typtype::text,
+      coalesce(e.oid, 0)::int8, coalesce(e.typdelim, ',')::text, t.typbasetype::int8,
+      array(select a.attname::text from pg_attribute a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum),
+      array(select a.atttypid::int8 from pg_attribute a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum),
+      exists (select from pg_cast c
+        where c.castsource = t.oid and c.casttarget = 'json'::regtype and c.castfunc <> 0 and t.oid >= 16384)
+    from wanted
+    join pg_type t on t.oid = wanted.oid
+    left join pg_type e on e.typarray = t.oid
+"""
+
+_FACTS: Final = """
+    select c.oid::int8, r.rolname::text, format('%%I.%%I', n.nspname, c.relname), c.relrowsecurity,
+      array(select a.attname::text from pg_constraint k join pg_attribute a on a.attrelid = c.oid
+        where k.conrelid = c.oid and k.contype = 'p' and a.attnum = any(k.conkey)),
+      columns.names, columns.types, columns.readable, pg_current_snapshot()::text
+    from unnest(%s::oid[]) wanted(oid)
+    join pg_class c on c.oid = wanted.oid
+    join pg_namespace n on n.oid = c.relnamespace
+    cross join pg_roles r
+    cross join lateral (
+      select array_agg(a.attname::text order by a.attnum) as names,
+        array_agg(t.typname::text order by a.attnum) as types,
+        array_agg(has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT') order by a.attnum) as readable
+      from pg_attribute a join pg_type t on t.oid = a.atttypid
+      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    ) columns
+    where r.rolname = any(%s)
+"""
+
+_PUBLISHED: Final = """
+    select distinct c.oid::int8, p.schemaname::text, p.tablename::text
+    from pg_publication_tables p
+    join pg_namespace n on n.nspname = p.schemaname
+    join pg_class c on c.relname = p.tablename and c.relnamespace = n.oid
+    where p.pubname = %s
+    order by 2, 3
+"""
+
+UNKNOWN: Final = "text"
+"""What a type that is gone is taken for: its values stay strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the publication."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A table as it is now, to one role. sql: its name, quoted. columns: name and type, in table order.
+
+    readable: the columns that the role may select.
+    """
+
+    sql: str
+    row_security: bool
+    key: frozenset[str]
+    columns: tuple[tuple[str, str], ...]
+    readable: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Which transactions a query sees."""
+
+    below: int
+    """Transactions from here on have not begun."""
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """From `pg_snapshot`'s text, `xmin:xmax:running,…`."""
+        _least, below, running = text.split(":")
+        return cls(int(below), frozenset(map(int, running.split(","))) if running else frozenset())
+
+    def sees(self, xid: int) -> bool:
+        """Whether this transaction has ended for the query; the stream has only the lower 32 bits of its number."""
+        full = self.below - ((self.below - xid + 2**31) % 2**32 - 2**31)  # the nearest number with these bits
+        return full < self.below and full not in self.running
+
+
+class Catalog:
+    """Questions to the system's tables. `types` has what was learnt."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.types: Final[dict[int, Type]] = {}
+
+    async def learn(self, oids: Iterable[int]) -> None:
+        """Know these types, and those that they are made of."""
+        unknown = [oid for oid in set(oids) if oid not in self.types]
+        if not unknown:
+            return
+        for oid, name, sql, kind, item, delimiter, base, fields, kinds, cast in await self._database.query(
+            _TYPES, [unknown]
+        ):
+            pairs = tuple(zip(fields, kinds, strict=True))
+            self.types[oid] = Type(oid, name, sql, "j" if cast else kind, item, delimiter, base, pairs)
+        for oid in unknown:
+            self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
+
+    async def facts(
+        self, oids: Collection[int], roles: Collection[str]
+    ) -> tuple[Mapping[tuple[int, str], Facts], Snapshot | None]:
+        """What holds now, by table and role, and what this query sees. A table or role that is gone has none."""
+        found: dict[tuple[int, str], Facts] = {}
+        snapshot: str | None = None
+        for oid, role, sql, secured, key, names, types, readable, snapshot in await self._database.query(  # noqa: B007
+            _FACTS, [list(oids), list(roles)]
+        ):
+            columns = tuple(zip(names or (), types or (), strict=True))
+            may = frozenset(name for name, yes in zip(names or (), readable or (), strict=True) if yes)
+            found[oid, role] = Facts(sql, secured, frozenset(key), columns, may)
+        return found, None if snapshot is None else Snapshot.parse(snapshot)
+
+    async def published(self) -> tuple[Table, ...]:
+        """The tables of the publication, none when there is no such publication."""
+        return tuple(Table(*row) for row in await self._database.query(_PUBLISHED, [PUBLICATION]))

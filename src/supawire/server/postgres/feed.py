@@ -1,0 +1,229 @@
+"""Changes of rows, from the stream to the hub: a part of the level (protocol §4, §11).
+
+One task follows the stream and deals with a batch at a time, so that the order of commits is the order of frames. What
+comes in meanwhile waits at the database and makes the next batch larger. Another task looks whether the publication has
+changed. When the stream is lost, channels are told so; they are told again once a new one flows.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import psycopg
+
+from supawire.server.changes import Delivery
+from supawire.server.postgres.book import Book
+from supawire.server.postgres.catalog import PUBLICATION, Catalog, Table
+from supawire.server.postgres.database import DatabaseError, told
+from supawire.server.postgres.ground import Answers, Ground
+from supawire.server.postgres.matching import Matcher
+from supawire.server.postgres.pgoutput import Relation, StreamError
+from supawire.server.postgres.replication import Batch, RowChange, Stream, StreamLost
+from supawire.server.postgres.subscribing import listings_of
+from supawire.server.questions import Subscription, Trouble
+
+logger: Final = logging.getLogger("supawire.server")
+
+LOOK: Final = 1.0
+"""Seconds between two looks at the publication."""
+PATIENCE: Final = 8.0
+"""Seconds that a subscription waits for a stream that is lost; the hub waits for two more."""
+PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to have a stream again; the last one again and again."""
+TRIES: Final = 3
+"""Attempts for a batch whose questions to the database meet lost connections."""
+MAX_BYTES: Final = 1_048_576
+"""Of one change (protocol §8)."""
+
+_PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
+
+
+class Feed:
+    """Follows the stream, and knows the bindings of every channel."""
+
+    def __init__(self, ground: Ground, look: float = LOOK) -> None:
+        self._ground = ground
+        self._database = ground.database
+        self._look = look
+        self._book = Book()
+        self._catalog = Catalog(self._database)
+        self._matcher = Matcher(self._database, self._catalog, self._book, MAX_BYTES)
+        self._asked: dict[int, Subscription] = {}
+        """What each channel in the book asked for."""
+        self._listing = asyncio.Lock()
+        self._stream: Stream | None = None
+        self._flows = asyncio.Event()
+        self._names: tuple[str, ...] = ()
+        self._tables: tuple[Table, ...] = ()
+        self._foreign: dict[int, Relation] = {}
+        """Tables, as the stream announced them, that were none of the publication's when we looked."""
+
+    @property
+    def answers(self) -> Answers:
+        """Subscriptions."""
+        return {Subscription: self._subscribe}
+
+    async def start(self) -> None:
+        """Have a stream: what commits from now on is told to whoever asks for it before."""
+        await self._open()
+
+    async def run(self) -> None:
+        """Follow the stream, through outages."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the stream; its slot goes with it."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
+
+    # --- who listens ---
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel has ended."""
+        self._asked.pop(channel, None)
+        self._book.strike(channel)
+
+    async def _subscribe(self, asked: Subscription) -> str | Trouble | None:
+        """Make bindings live. They are, once there is a stream and they are in the book."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._flows.wait()
+        except TimeoutError:
+            return Trouble.DOWN
+        await self._look_again()
+        self._asked[asked.channel] = asked
+        async with self._listing:
+            return await self._list(asked)
+
+    async def _list(self, asked: Subscription) -> str | None:
+        """Write a channel into the book, unless it ended or asked for something else meanwhile."""
+        channel = asked.channel
+        found = await listings_of(self._database, asked)
+        if self._asked.get(channel) is not asked:
+            return None
+        if isinstance(found, str):
+            self.unsubscribe(channel)
+            return found
+        self._book.enter(channel, found)
+        return None
+
+    async def _relist(self) -> None:
+        """Look up every channel's bindings once more, and tell it (protocol §4.6)."""
+        for channel, asked in list(self._asked.items()):
+            if self._asked.get(channel) is asked:
+                answer = await self._list(asked)
+                self._ground.do(lambda hub, now, n=channel, a=answer: hub.relisted(n, a, now))
+
+    # --- the stream ---
+
+    async def _open(self) -> Stream:
+        self._names = await self._publications()
+        self._tables = await self._catalog.published()
+        self._foreign.clear()
+        try:
+            self._stream = await Stream.open(self._ground.url, self._names)
+        except psycopg.Error as error:
+            raise told(error) from error
+        return self._stream
+
+    async def _follow(self) -> NoReturn:
+        stream = self._stream or await self._reopen()
+        while True:
+            self._flowing(True)
+            try:
+                while True:
+                    await self._deal_with(await stream.read())
+            except (StreamLost, StreamError, DatabaseError) as error:
+                logger.warning("changes of rows are not told for now: %s", error)
+            self._flowing(False)
+            self._ground.do(lambda hub, now: hub.interrupted(now))
+            await self.stop()
+            stream = await self._reopen()
+
+    async def _reopen(self) -> Stream:
+        """A new stream, however long it takes, with everybody in the book who was."""
+        tries = 0
+        while True:
+            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+            try:
+                stream = await self._open()
+                async with self._listing:
+                    await self._relist()
+            except (StreamLost, DatabaseError) as error:
+                logger.info("no stream of changes yet: %s", error)
+                await self.stop()
+            else:
+                logger.info("changes of rows are told again")
+                return stream
+
+    def _flowing(self, yes: bool) -> None:
+        if yes:
+            self._flows.set()
+        else:
+            self._flows.clear()
+        self._ground.do(lambda hub, now: hub.flows(yes, now))
+
+    async def _deal_with(self, batch: Batch) -> None:
+        if batch.rows:
+            for take in self._ground.followers.values():
+                take(batch.rows)
+            if self._asked:
+                if self._new_tables(batch.rows):
+                    await self._look_again()
+                deliveries = await self._deliveries(batch.rows)
+                if deliveries:
+                    self._ground.do(lambda hub, now: hub.changed(deliveries, now))
+        if self._stream is not None and batch.end_lsn:
+            self._stream.confirm(batch.end_lsn)
+
+    async def _deliveries(self, changes: Sequence[RowChange]) -> list[Delivery]:
+        tries = 1
+        while True:
+            try:
+                return await self._matcher.deliveries(changes)
+            except DatabaseError as error:
+                if not error.retryable or tries == TRIES:
+                    raise
+                tries += 1
+
+    # --- the publication ---
+
+    def _new_tables(self, changes: Sequence[RowChange]) -> bool:
+        """Whether a change is of a table that was not in the publication when we looked last."""
+        known = {table.oid for table in self._tables}
+        strange = False
+        for relation in (change.relation for change in changes):
+            if relation.oid not in known and self._foreign.get(relation.oid) is not relation:
+                self._foreign[relation.oid] = relation
+                strange = True
+        return strange
+
+    async def _watch(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(self._look)
+            if not self._flows.is_set():
+                continue
+            try:
+                if await self._publications() != self._names and self._stream is not None:
+                    self._stream.abandon("its publications are others now")
+                elif self._asked:
+                    await self._look_again()
+            except DatabaseError as error:  # the stream will find out, or the next look
+                logger.info("the publication could not be looked at: %s", error)
+
+    async def _publications(self) -> tuple[str, ...]:
+        """Those that there are, of the ones that are wanted: a stream that names another one breaks."""
+        wanted = [PUBLICATION, *self._ground.followers]
+        return tuple(name for (name,) in await self._database.query(_PUBLICATIONS, [wanted]))
+
+    async def _look_again(self) -> None:
+        async with self._listing:
+            tables = await self._catalog.published()
+            if tables != self._tables:
+                self._tables = tables
+                await self._relist()

@@ -1,0 +1,152 @@
+"""Does a row pass a filter (protocol §4.2, §4.3)? Decided here where the answer is certain, else by PostgreSQL.
+
+The real server casts both sides to the column's type and compares them there. Integers, numerics, booleans, uuids and
+equal texts come out the same in Python. How texts are ordered, what a regular expression means, and whatever a type of
+another kind does, is left to the database; these questions are collected and asked in one query for a whole batch.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, LiteralString, TypeAlias
+
+import msgspec
+from psycopg import sql
+
+from supawire.filters import Condition, matches
+from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.quoting import quoted
+from supawire.server.postgres.values import NULL, Type, is_builtin
+
+ORDERED: Final = frozenset({"eq", "neq", "lt", "lte", "gt", "gte", "in", "isdistinct"})
+EQUAL: Final = frozenset({"eq", "neq", "in", "isdistinct"})
+_CERTAIN: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), (ORDERED, re.compile(r"-?\d{1,18}", re.ASCII))),
+    **dict.fromkeys(("numeric", "float8"), (ORDERED, re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII))),
+    "bool": (ORDERED, re.compile("true|false|t|f")),
+    "uuid": (ORDERED, re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)),
+    "date": (ORDERED, re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)),
+    "timestamp": (ORDERED, re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d{1,6})?)?", re.ASCII)),
+    "timestamptz": (
+        ORDERED,
+        re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d{1,6})?([+-]\d\d(:\d\d)?|Z)?)?", re.ASCII),
+    ),
+    **dict.fromkeys(("text", "varchar"), (EQUAL | {"like"}, re.compile(".*", re.DOTALL))),
+}
+"""By type: the operators that Python decides, and the form of operand and value for which it does."""
+
+_SQL: Final[dict[str, LiteralString]] = {
+    "eq": "v.given::{type} = ({operand})::{type}",
+    "neq": "v.given::{type} <> ({operand})::{type}",
+    "lt": "v.given::{type} < ({operand})::{type}",
+    "lte": "v.given::{type} <= ({operand})::{type}",
+    "gt": "v.given::{type} > ({operand})::{type}",
+    "gte": "v.given::{type} >= ({operand})::{type}",
+    "in": "v.given::{type} = any(({operand})::{type}[])",
+    "like": "v.given::{type} ~~ {operand}",
+    "ilike": "v.given::{type} ~~* {operand}",
+    "match": "v.given::{type} ~ {operand}",
+    "imatch": "v.given::{type} ~* {operand}",
+    "isdistinct": "v.given::{type} is distinct from ({operand})::{type}",
+}
+
+_ONE: Final = "select {}::int, v.place::int, {} from unnest(%s::text[]) with ordinality v(given, place)"
+
+Given: TypeAlias = str | None
+"""The text of a value, None for NULL."""
+
+
+def given(written: bytes) -> Given:
+    """What the real server casts: the text of a JSON value, without the quotes of a string."""
+    if written == NULL:
+        return None
+    return msgspec.json.decode(written, type=str) if written.startswith(b'"') else written.decode()
+
+
+def decide(condition: Condition, type: Type, value: Given) -> bool | None:
+    """Whether the condition holds, or None when PostgreSQL has to be asked."""
+    kind = _kind(type)
+    if value is not None and kind not in _NEVER and condition.op != "is" and not _certain(condition, kind, value):
+        return None
+    return matches([condition], {condition.column: value}, {condition.column: kind})
+
+
+_NEVER: Final = frozenset({"json", "_"})
+"""No condition on a value holds: what the real server casts is no text of such a type, or it has no operators."""
+
+
+def _kind(type: Type) -> str:
+    if type.item or type.kind == "c":
+        return "_"
+    if type.kind == "e":
+        return "text"
+    return type.name if is_builtin(type) else "?"
+
+
+def _certain(condition: Condition, kind: str, value: str) -> bool:
+    rule = _CERTAIN.get(kind)
+    return rule is not None and _readable(condition, kind) and rule[1].fullmatch(value) is not None
+
+
+@lru_cache(maxsize=4096)
+def _readable(condition: Condition, kind: str) -> bool:
+    operators, form = _CERTAIN[kind]
+    if condition.op not in operators:
+        return False
+    operands = condition.items if condition.op == "in" else (condition.value,)
+    return all(one is None or form.fullmatch(one) is not None for one in operands)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A question for PostgreSQL: does the condition hold for this value of a column of this type?"""
+
+    condition: Condition
+    type: Type
+    value: str
+
+
+async def ask(database: Database, doubts: Iterable[Doubt]) -> dict[Doubt, bool]:
+    """The answers, from one query. What PostgreSQL cannot compute does not hold."""
+    groups: dict[tuple[str, str, str], list[Doubt]] = {}
+    for doubt in dict.fromkeys(doubts):
+        groups.setdefault((doubt.type.sql, doubt.condition.op, doubt.condition.wire_value), []).append(doubt)
+    return await _ask(database, list(groups.values()))
+
+
+async def _ask(database: Database, groups: Sequence[list[Doubt]]) -> dict[Doubt, bool]:
+    if not groups:
+        return {}
+    texts: list[sql.Composed] = []
+    parameters: list[Any] = []
+    for number, group in enumerate(groups):
+        test = sql.SQL(_SQL[group[0].condition.op]).format(
+            type=quoted(group[0].type.sql),
+            operand=sql.SQL("%s::text"),
+        )
+        texts.append(sql.SQL(_ONE).format(sql.Literal(number), test))
+        parameters += [group[0].condition.wire_value, [doubt.value for doubt in group]]
+    try:
+        rows = await database.query(sql.Composed(texts).join(" union all "), parameters)
+    except DatabaseError as error:
+        if error.retryable:
+            raise
+        return await _ask_apart(database, groups)
+    answers: dict[Doubt, bool] = {}
+    for number, place, found in rows:
+        doubt = groups[int(number)][int(place) - 1]
+        answers[doubt] = found is not None and found is not doubt.condition.negated
+    return answers
+
+
+async def _ask_apart(database: Database, groups: Sequence[list[Doubt]]) -> dict[Doubt, bool]:
+    """One of them cannot be computed: halve until it is alone."""
+    if len(groups) > 1:
+        half = len(groups) // 2
+        return {**await _ask(database, groups[:half]), **await _ask(database, groups[half:])}
+    (group,) = groups
+    if len(group) == 1:
+        return {group[0]: False}
+    half = len(group) // 2
+    return {**await _ask(database, [group[:half]]), **await _ask(database, [group[half:]])}

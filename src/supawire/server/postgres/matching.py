@@ -1,0 +1,214 @@
+"""From committed changes to what each channel is told: the real server's algorithm, a batch at a time (protocol §11.4).
+
+For each change and role: is there a key and may the role read it, which listings' filters hold, which viewers see the
+row; then one text for each list of columns. The database is asked once for what holds of the tables, once for filters
+that only it can decide, and once for each viewer of tables with row level security.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from supawire.server.changes import Delivery
+from supawire.server.postgres import filtering, rows, visibility
+from supawire.server.postgres.book import Book, Listing, Viewer
+from supawire.server.postgres.catalog import Catalog, Facts
+from supawire.server.postgres.database import Database
+from supawire.server.postgres.filtering import Doubt
+from supawire.server.postgres.pgoutput import UNCHANGED, Relation
+from supawire.server.postgres.replication import RowChange
+from supawire.server.postgres.rows import Changed, Layout, View
+from supawire.server.postgres.values import Writers
+from supawire.server.postgres.visibility import Key, Seen
+
+Select: TypeAlias = tuple[str, ...] | None
+NOTHING: Final = Seen(frozenset(), frozenset())
+
+
+class _Hit(NamedTuple):
+    """A listing that a change is for, as far as is known: unless a doubt is denied, or the viewer does not see it."""
+
+    listing: Listing
+    doubts: tuple[Doubt, ...]
+
+
+class _Case(NamedTuple):
+    """One change and one role. error: why no listing of the role gets data."""
+
+    number: int
+    row: Changed
+    facts: Facts
+    error: str | None
+    hits: list[_Hit]
+
+
+class Matcher:
+    """Knows who listens, and finds out what they are to hear. limit: bytes of a change that is not too large."""
+
+    def __init__(self, database: Database, catalog: Catalog, book: Book, limit: int | None) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._book = book
+        self._limit = limit
+        self._writers: Final = Writers(catalog.types)
+        self._layouts: dict[int, Layout] = {}
+
+    async def deliveries(self, changes: Iterable[RowChange]) -> list[Delivery]:
+        """What channels are told of these changes, in their order."""
+        wanted = [change for change in changes if self._book.of_table(change.relation.oid)]
+        if not wanted:
+            return []
+        await self._know(wanted)
+        tables = {change.relation.oid for change in wanted}
+        roles = {listing.viewer.role for oid in tables for listing in self._book.of_table(oid)}
+        facts, snapshot = await self._catalog.facts(tables, roles)
+        cases = self._cases(wanted, facts)
+        answers = await filtering.ask(self._database, _doubts(cases))
+        keys = _keys(cases, answers)
+        seen: dict[Viewer, Seen] = {}
+        if keys:
+            await visibility.caught_up(self._database, snapshot, {change.begin.xid for change in wanted})
+        for viewer, numbered in keys.items():
+            seen[viewer] = await visibility.seen_by(self._database, viewer, list(numbered.items()))
+        return _told(cases, answers, seen)
+
+    async def _know(self, changes: Sequence[RowChange]) -> None:
+        """Have a layout for each table as the stream announced it last."""
+        new: dict[int, Relation] = {}
+        for change in changes:
+            layout = self._layouts.get(change.relation.oid)
+            if layout is None or layout.relation is not change.relation:
+                new[change.relation.oid] = change.relation
+        await self._catalog.learn(column.type for relation in new.values() for column in relation.columns)
+
+    def _layout(self, relation: Relation) -> Layout:
+        layout = self._layouts.get(relation.oid)
+        if layout is None or layout.relation is not relation:
+            layout = self._layouts[relation.oid] = Layout.of(relation, self._catalog.types, self._writers)
+        return layout
+
+    def _cases(self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts]) -> list[_Case]:
+        cases: list[_Case] = []
+        for number, change in enumerate(changes):
+            by_role: dict[str, list[Listing]] = {}
+            for listing in self._book.of_table(change.relation.oid):
+                if listing.wants(change.type):
+                    by_role.setdefault(listing.viewer.role, []).append(listing)
+            if not by_role:
+                continue
+            row = Changed(change, self._layout(change.relation), self._limit)
+            for role in sorted(by_role):
+                known = facts.get((change.relation.oid, role))
+                if known is not None:
+                    error = rows.error_of(row, known)
+                    hits = [hit for one in by_role[role] if (hit := _hit(one, row, error)) is not None]
+                    cases.append(_Case(number, row, known, error, hits))
+        return cases
+
+
+def _hit(listing: Listing, row: Changed, error: str | None) -> _Hit | None:
+    if error is not None or not listing.conditions:
+        return _Hit(listing, ())
+    doubts: list[Doubt] = []
+    for condition in listing.conditions:
+        written = row.judged.get(condition.column)
+        if written is None:
+            return None
+        value, kind = filtering.given(written), row.layout.type_of(condition.column)
+        verdict = filtering.decide(condition, kind, value)
+        if verdict is False:
+            return None
+        if verdict is None and value is not None:
+            doubts.append(Doubt(condition, kind, value))
+    return _Hit(listing, tuple(doubts))
+
+
+def _doubts(cases: Iterable[_Case]) -> list[Doubt]:
+    return [doubt for case in cases for hit in case.hits for doubt in hit.doubts]
+
+
+def _holds(hit: _Hit, answers: Mapping[Doubt, bool]) -> bool:
+    return not hit.doubts or all(answers[doubt] for doubt in hit.doubts)
+
+
+def _secured(case: _Case) -> bool:
+    return case.error is None and case.facts.row_security and case.row.new is not None
+
+
+def _keys(cases: Iterable[_Case], answers: Mapping[Doubt, bool]) -> dict[Viewer, dict[int, Key]]:
+    """By viewer the rows of which it has to be known whether they are seen, each once."""
+    wanted: dict[Viewer, dict[int, Key]] = {}
+    for case in cases:
+        if not _secured(case):
+            continue
+        key = _key(case)
+        for hit in case.hits:
+            if key is not None and _holds(hit, answers):
+                wanted.setdefault(hit.listing.viewer, {})[case.number] = key
+    return wanted
+
+
+def _key(case: _Case) -> Key | None:
+    """The row's place; None when the change does not tell it."""
+    change, layout = case.row.change, case.row.layout
+    names = tuple(sorted(case.facts.key))
+    values: list[str] = []
+    for name in names:
+        place = layout.names.index(name) if name in layout.names else -1
+        value = change.new[place] if change.new is not None and place >= 0 else None
+        if value is UNCHANGED and change.old is not None:
+            value = change.old[place]
+        if value is None or value is UNCHANGED:
+            return None
+        values.append(value.decode())
+    types = tuple(layout.type_of(name).sql for name in names)
+    return Key(case.facts.sql, names, types, tuple(values))
+
+
+def _told(cases: Iterable[_Case], answers: Mapping[Doubt, bool], seen: Mapping[Viewer, Seen]) -> list[Delivery]:
+    told: list[Delivery] = []
+    views: dict[tuple[int, Select], View] = {}
+    for case in cases:
+        visible, failed = _sorted(case, answers, seen)
+        for select in sorted(visible, key=_place):
+            if case.error is not None:
+                data = rows.refused(case.row, case.error)
+            else:
+                view = views.get((id(case.facts), select))
+                if view is None:
+                    view = views[id(case.facts), select] = View(case.facts, select)
+                data = rows.data(case.row, view)
+            told += _frames(case, visible[select], data)
+        for select in sorted(failed, key=_place):
+            told += _frames(case, failed[select], rows.refused(case.row, rows.POLICY_FAILED))
+    return told
+
+
+def _sorted(
+    case: _Case, answers: Mapping[Doubt, bool], seen: Mapping[Viewer, Seen]
+) -> tuple[dict[Select, list[Listing]], dict[Select, list[Listing]]]:
+    """By list of columns: who is told of the row, and for whom a policy failed."""
+    visible: dict[Select, list[Listing]] = {}
+    failed: dict[Select, list[Listing]] = {}
+    secured = _secured(case)
+    for hit in case.hits:
+        listing = hit.listing
+        if not _holds(hit, answers):
+            continue
+        sight = seen.get(listing.viewer, NOTHING) if secured else None
+        if sight is None or case.number in sight.visible:
+            visible.setdefault(listing.select, []).append(listing)
+        elif case.number in sight.failed:
+            failed.setdefault(listing.select, []).append(listing)
+    return visible, failed
+
+
+def _place(select: Select) -> str:
+    return ",".join(select or ())
+
+
+def _frames(case: _Case, listings: Iterable[Listing], data: bytes) -> list[Delivery]:
+    """One for each channel, with the ids of all its bindings."""
+    ids: dict[int, list[int]] = {}
+    for listing in listings:
+        ids.setdefault(listing.channel, []).append(listing.id)
+    return [Delivery(channel, tuple(own), case.row.change.type, data) for channel, own in ids.items()]

@@ -1,0 +1,225 @@
+"""The messages of `pgoutput`, PostgreSQL's own logical decoding plugin: bytes of the stream as typed values.
+
+Version 1 of the protocol: transactions come whole, in commit order. Text stays bytes here, since most of it goes to
+clients as it is. See "Logical Replication Message Formats" in PostgreSQL's manual.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+
+class Unchanged(Enum):
+    """A large value that an UPDATE left alone is not in the stream."""
+
+    UNCHANGED = "u"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+Value: TypeAlias = bytes | None | Literal[Unchanged.UNCHANGED]
+"""PostgreSQL's text of a value, None for NULL, or UNCHANGED."""
+Row: TypeAlias = list[Value]
+"""One value for each column of the relation, in its order."""
+
+
+class StreamError(Exception):
+    """Bytes that are no message of version 1."""
+
+
+class Begin(Struct, frozen=True, gc=False):
+    """A transaction starts that committed at `final_lsn`. commit_at: microseconds since 2000 in UTC."""
+
+    final_lsn: int
+    commit_at: int
+    xid: int
+
+
+class Commit(Struct, frozen=True, gc=False):
+    """It ends. end_lsn: what may be confirmed when it has been dealt with."""
+
+    commit_lsn: int
+    end_lsn: int
+    commit_at: int
+
+
+class Column(Struct, frozen=True, gc=False):
+    """A column of a relation; modifier: the type's, such as the length of a char, or -1."""
+
+    name: str
+    type: int
+    modifier: int
+    in_identity: bool
+    """Whether it is in the old row under the present replica identity."""
+
+
+class Relation(Struct, frozen=True):
+    """A table as it was when the changes that follow were made. identity: `d`, `n`, `f` or `i` as in pg_class."""
+
+    oid: int
+    schema: str
+    table: str
+    identity: str
+    columns: tuple[Column, ...]
+
+
+class TypeName(Struct, frozen=True, gc=False):
+    """The name of a type that is not built in, before the first relation that has it."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+class Insert(Struct, frozen=True):
+    """A row is new."""
+
+    relation: int
+    new: Row
+
+
+class Update(Struct, frozen=True):
+    """A row changed. old: None, the columns of the identity (`whole` False; the others are NULL), or all of them."""
+
+    relation: int
+    new: Row
+    old: Row | None
+    whole: bool
+
+
+class Delete(Struct, frozen=True):
+    """A row is gone; old as for an update."""
+
+    relation: int
+    old: Row
+    whole: bool
+
+
+class Other(Struct, frozen=True, gc=False):
+    """A message that says nothing about rows or their tables: truncate, origin, a logical message."""
+
+    kind: str
+
+
+Message: TypeAlias = Begin | Commit | Relation | TypeName | Insert | Update | Delete | Other
+
+_BEGIN: Final = struct.Struct(">QqI")
+_COMMIT: Final = struct.Struct(">BQQq")
+_OID: Final = struct.Struct(">I")
+_COUNT: Final = struct.Struct(">H")
+_COLUMN: Final = struct.Struct(">Ii")
+_KEY: Final = ord("K")
+_OLD: Final = ord("O")
+_NEW: Final = ord("N")
+_TEXT: Final = ord("t")
+_NULL: Final = ord("n")
+_SAME: Final = ord("u")
+
+
+def decode(data: bytes) -> Message:
+    """One message. Raises: StreamError."""
+    read = _READ.get(data[:1])
+    try:
+        return Other(data[:1].decode("ascii")) if read is None else read(data)
+    except (IndexError, ValueError, struct.error) as error:
+        raise StreamError(f"a message of {len(data)} bytes that begins with {data[:1]!r} cannot be read") from error
+
+
+def _begin(data: bytes) -> Begin:
+    return Begin(*_BEGIN.unpack_from(data, 1))
+
+
+def _commit(data: bytes) -> Commit:
+    _flags, commit_lsn, end_lsn, commit_at = _COMMIT.unpack_from(data, 1)
+    return Commit(commit_lsn, end_lsn, commit_at)
+
+
+def _relation(data: bytes) -> Relation:
+    (oid,) = _OID.unpack_from(data, 1)
+    schema, at = _string(data, 5)
+    table, at = _string(data, at)
+    identity = chr(data[at])
+    (count,) = _COUNT.unpack_from(data, at + 1)
+    at += 3
+    columns: list[Column] = []
+    for _ in range(count):
+        flags = data[at]
+        name, at = _string(data, at + 1)
+        kind, modifier = _COLUMN.unpack_from(data, at)
+        at += 8
+        columns.append(Column(name, kind, modifier, bool(flags & 1)))
+    return Relation(oid, schema or "pg_catalog", table, identity, tuple(columns))
+
+
+def _type(data: bytes) -> TypeName:
+    (oid,) = _OID.unpack_from(data, 1)
+    schema, at = _string(data, 5)
+    name, _ = _string(data, at)
+    return TypeName(oid, schema or "pg_catalog", name)
+
+
+def _insert(data: bytes) -> Insert:
+    (relation,) = _OID.unpack_from(data, 1)
+    if data[5] != _NEW:
+        raise ValueError("an insert without a new row")
+    return Insert(relation, _row(data, 6)[0])
+
+
+def _update(data: bytes) -> Update:
+    (relation,) = _OID.unpack_from(data, 1)
+    at, mark, old = 5, data[5], None
+    if mark in (_KEY, _OLD):
+        old, at = _row(data, 6)
+    if data[at] != _NEW:
+        raise ValueError("an update without a new row")
+    return Update(relation, _row(data, at + 1)[0], old, mark == _OLD)
+
+
+def _delete(data: bytes) -> Delete:
+    (relation,) = _OID.unpack_from(data, 1)
+    if data[5] not in (_KEY, _OLD):
+        raise ValueError("a delete without an old row")
+    return Delete(relation, _row(data, 6)[0], data[5] == _OLD)
+
+
+def _row(data: bytes, at: int) -> tuple[Row, int]:
+    """The values of a row, and where it ends. Hot: once for each row of the stream."""
+    (count,) = _COUNT.unpack_from(data, at)
+    at += 2
+    row: Row = []
+    size_at = _OID.unpack_from
+    for _ in range(count):
+        mark = data[at]
+        at += 1
+        if mark == _TEXT:
+            end = at + 4 + size_at(data, at)[0]
+            if end > len(data):
+                raise ValueError("a value that is longer than its message")
+            row.append(data[at + 4 : end])
+            at = end
+        elif mark == _NULL:
+            row.append(None)
+        elif mark == _SAME:
+            row.append(UNCHANGED)
+        else:
+            raise ValueError("a value of an unknown kind")
+    return row, at
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    end = data.index(0, at)
+    return data[at:end].decode(), end + 1
+
+
+_READ: Final[Mapping[bytes, Callable[[bytes], Message]]] = {
+    b"B": _begin,
+    b"C": _commit,
+    b"R": _relation,
+    b"Y": _type,
+    b"I": _insert,
+    b"U": _update,
+    b"D": _delete,
+}

@@ -1,0 +1,245 @@
+"""The stream of committed row changes: `pgoutput` on a replication connection, on the event loop.
+
+The slot is temporary: it goes with its connection, and nothing is kept for a server that is not there (protocol §4.6).
+While there is one, PostgreSQL keeps what has not been confirmed, so positions are confirmed as soon as a batch has been
+dealt with, and the end of the log whenever nothing is pending, even if no change was for us.
+
+A transaction is sent once it has committed; a large one arrives in several batches and is never in memory as a whole.
+"""
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Self
+
+import psycopg
+from msgspec import Struct
+from psycopg import AsyncConnection, pq, sql
+
+from supawire.server.postgres.pgoutput import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    Relation,
+    Row,
+    StreamError,
+    Update,
+    decode,
+)
+
+STYLE: Final = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "client_encoding": "UTF8",
+        "datestyle": "ISO",
+        "intervalstyle": "postgres",
+        "timezone": "UTC",
+        "extra_float_digits": "1",
+        "bytea_output": "hex",
+        "xmlbinary": "base64",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+    }.items()
+)
+"""How values are written, whatever the database's own settings are."""
+BATCH: Final = 2_000
+"""Rows of one batch at most."""
+BEAT: Final = 5.0
+"""Seconds between two reports of our position; the database ends a connection that says nothing for a minute."""
+
+_DATA: Final = struct.Struct(">cQQq")
+_ALIVE: Final = struct.Struct(">cQqB")
+_STATUS: Final = struct.Struct(">cQQQqB")
+
+
+class StreamLost(Exception):
+    """The replication connection has ended; the text is PostgreSQL's."""
+
+
+class RowChange(Struct, frozen=True):
+    """A committed change of a row. type: INSERT, UPDATE or DELETE. whole: whether `old` has every column."""
+
+    begin: Begin
+    type: str
+    relation: Relation
+    new: Row | None
+    old: Row | None
+    whole: bool = False
+
+
+class Batch(NamedTuple):
+    """Changes in the order of their commits. end_lsn: what to confirm when they have been dealt with."""
+
+    rows: list[RowChange]
+    end_lsn: int
+
+
+class Stream:
+    """An open replication connection; `read` it in a loop, `confirm` each batch, `close` it at the end."""
+
+    def __init__(self, connection: AsyncConnection, slot: str) -> None:
+        self.slot: Final = slot
+        self._connection: Final = connection
+        self._pg: Final = connection.pgconn
+        self._loop: Final = asyncio.get_running_loop()
+        self._readable: Final = asyncio.Event()
+        self._relations: dict[int, Relation] = {}
+        self._begin: Begin | None = None
+        self._handed_out = 0
+        self._confirmed = 0
+        self._beat: asyncio.TimerHandle | None = None
+        self._socket = -1
+        self._abandoned: str | None = None
+
+    @classmethod
+    async def open(cls, conninfo: str, publications: Sequence[str]) -> Self:
+        """Connect, make a slot and start streaming: what commits from now on will be read. Raises: psycopg.Error."""
+        connection = await AsyncConnection.connect(conninfo, replication="database", options=STYLE, autocommit=True)
+        stream = cls(connection, f"supawire_{secrets.token_hex(8)}")
+        try:
+            await stream._start(publications)
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def _start(self, publications: Sequence[str]) -> None:
+        slot = sql.Identifier(self.slot).as_string(self._connection)
+        create = f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+        await self._connection.execute(create.encode())
+        names = sql.Literal(",".join(sql.Identifier(name).as_string(self._connection) for name in publications))
+        options = f"proto_version '1', publication_names {names.as_string(self._connection)}"
+        self._pg.send_query(f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({options})".encode())
+        self._socket = self._pg.socket
+        self._loop.add_reader(self._socket, self._readable.set)
+        self._pg.flush()
+        while self._pg.is_busy():
+            await self._wait()
+        result = self._pg.get_result()
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise self._lost(_words(result))
+        self._report_position()
+
+    # --- reading ---
+
+    async def read(self) -> Batch:
+        """The next changes, at least one, or a position alone. Raises: StreamLost, StreamError."""
+        while True:
+            rows: list[RowChange] = []
+            end_lsn = 0
+            while len(rows) < BATCH:
+                size, data = self._next()
+                if size == 0:
+                    break
+                end_lsn = self._take(bytes(data), rows) or end_lsn
+            if end_lsn:
+                self._handed_out = end_lsn
+            if rows or end_lsn:
+                return Batch(rows, end_lsn)
+            await self._wait()
+
+    def _next(self) -> tuple[int, memoryview]:
+        try:
+            size, data = self._pg.get_copy_data(1)
+            ended = None if size >= 0 else self._pg.get_result()
+        except psycopg.Error as error:
+            raise self._lost(str(error).strip()) from error
+        if size < 0:
+            raise self._lost(_words(ended))
+        return size, data
+
+    def abandon(self, why: str) -> None:
+        """Let `read` raise StreamLost: another stream is needed."""
+        self._abandoned = why
+        self._readable.set()
+
+    async def _wait(self) -> None:
+        await self._readable.wait()
+        self._readable.clear()
+        if self._abandoned is not None:
+            raise self._lost(self._abandoned)
+        try:
+            self._pg.consume_input()
+        except psycopg.Error as error:
+            raise self._lost(str(error).strip()) from error
+
+    def _take(self, data: bytes, rows: list[RowChange]) -> int:
+        """One message of the stream; the position to confirm when it ends a transaction, else 0."""
+        if data[:1] == b"k":
+            _kind, end, _sent_at, wanted = _ALIVE.unpack(data)
+            if self._begin is None and self._confirmed >= self._handed_out:
+                self._confirmed = max(self._confirmed, end)
+            if wanted:
+                self._report_position()
+            return 0
+        if data[:1] != b"w" or len(data) <= _DATA.size:
+            raise StreamError(f"a message that begins with {data[:1]!r} is no part of a stream")
+        message = decode(data[_DATA.size :])
+        if isinstance(message, Insert | Update | Delete):
+            rows.append(self._row(message))
+        elif isinstance(message, Relation):
+            self._relations[message.oid] = message
+        elif isinstance(message, Begin):
+            self._begin = message
+        elif isinstance(message, Commit):
+            self._begin = None
+            return message.end_lsn
+        return 0
+
+    def _row(self, message: Insert | Update | Delete) -> RowChange:
+        begin, relation = self._begin, self._relations.get(message.relation)
+        if begin is None or relation is None:
+            raise StreamError("a row outside of a transaction, or of a table that was not announced")
+        if isinstance(message, Insert):
+            return RowChange(begin, "INSERT", relation, message.new, None)
+        if isinstance(message, Update):
+            return RowChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
+        return RowChange(begin, "DELETE", relation, None, message.old, message.whole)
+
+    # --- positions ---
+
+    def confirm(self, lsn: int) -> None:
+        """Everything up to here has been dealt with; PostgreSQL may forget it."""
+        self._confirmed = max(self._confirmed, lsn)
+
+    def _report_position(self, *, wants_answer: bool = False) -> None:
+        """Tell PostgreSQL; an answer tells us where the log ends, which moves also when nothing is for us."""
+        lsn = self._confirmed
+        self._pg.put_copy_data(_STATUS.pack(b"r", lsn, lsn, lsn, 0, wants_answer))
+        self._pg.flush()
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = self._loop.call_later(BEAT, self._on_beat)
+
+    def _on_beat(self) -> None:
+        try:
+            self._report_position(wants_answer=True)
+        except psycopg.Error:  # whoever reads finds it out, with PostgreSQL's reason
+            self._readable.set()
+
+    # --- the end ---
+
+    async def close(self) -> None:
+        """End the connection; the slot goes with it."""
+        self._deafen()
+        await self._connection.close()
+
+    def _deafen(self) -> None:
+        """Watch the socket no more: once it is closed, another one may get its number."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket = -1
+
+    def _lost(self, why: str) -> StreamLost:
+        self._deafen()
+        return StreamLost(why)
+
+
+def _words(result: pq.abc.PGresult | None) -> str:
+    """What PostgreSQL said when it ended the stream."""
+    text = b"" if result is None else result.error_message
+    return text.decode("utf-8", "replace").strip() or "the database ended the replication connection"

@@ -1,0 +1,205 @@
+"""Changed rows as the `data` of a frame (protocol §4.4): each value is written once, then a text for each view."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import msgspec
+
+from supawire.server.postgres.catalog import Facts
+from supawire.server.postgres.pgoutput import UNCHANGED, Relation
+from supawire.server.postgres.pgoutput import Row as RawRow
+from supawire.server.postgres.replication import RowChange
+from supawire.server.postgres.values import NULL, Type, Write, Writers
+
+KEPT: Final = 64
+"""Bytes of JSON up to which a value stays in a row that is too large."""
+NO_KEY: Final = "Error 400: Bad Request, no primary key"
+NO_RIGHT: Final = "Error 401: Unauthorized"
+TOO_LARGE: Final = "Error 413: Payload Too Large"
+POLICY_FAILED: Final = "Error 500: Internal Server Error, RLS policy evaluation failed"
+"""A policy that raises for one subscriber; the real server says so since a version after 2.129."""
+
+Values = dict[str, bytes]
+"""JSON by column; a column whose value is not known is not there."""
+
+
+class Layout(NamedTuple):
+    """A table as the stream announced it, with what writes its values."""
+
+    relation: Relation
+    names: tuple[str, ...]
+    types: tuple[Type, ...]
+    writes: tuple[Write, ...]
+    identity: tuple[str, ...]
+
+    @classmethod
+    def of(cls, relation: Relation, types: Mapping[int, Type], writers: Writers) -> "Layout":
+        """All types have to be known."""
+        columns = relation.columns
+        return cls(
+            relation,
+            tuple(column.name for column in columns),
+            tuple(types[column.type] for column in columns),
+            tuple(writers.of_column(column.type) for column in columns),
+            tuple(column.name for column in columns if column.in_identity),
+        )
+
+    def values(self, row: RawRow) -> Values:
+        """A row's values as JSON."""
+        return {
+            name: NULL if value is None else write(value)
+            for name, write, value in zip(self.names, self.writes, row, strict=True)
+            if value is not UNCHANGED
+        }
+
+    def type_of(self, name: str) -> Type:
+        """The type of a column."""
+        return self.types[self.names.index(name)]
+
+
+class Changed:
+    """One change with its values. new and old: None where a key does not apply to this type of change."""
+
+    __slots__ = ("change", "layout", "new", "old", "record", "too_large")
+
+    def __init__(self, change: RowChange, layout: Layout, limit: int | None) -> None:
+        self.change: Final = change
+        self.layout: Final = layout
+        self.new: Final = None if change.new is None else layout.values(change.new)
+        self.old: Final = _old(change, layout, self.new)
+        self.too_large: Final = limit is not None and _longer_than(limit, self)
+        self.record: Final = _filled(change, self.new, self.old)
+
+    @property
+    def judged(self) -> Values:
+        """The row that filters look at: the new one, or what is known of a deleted one."""
+        return (self.old if self.new is None else self.new) or {}
+
+
+def _old(change: RowChange, layout: Layout, new: Values | None) -> Values | None:
+    if change.type == "INSERT":
+        return None
+    if change.old is None:  # the key did not change, so that the stream does not repeat it
+        return {name: new[name] for name in layout.identity if name in new} if new else {}
+    old = layout.values(change.old)
+    return old if change.whole else {name: old[name] for name in layout.identity if name in old}
+
+
+def _filled(change: RowChange, new: Values | None, old: Values | None) -> Values | None:
+    """The new row, with the large values that were left alone where the whole old row tells them."""
+    if new is None or old is None or UNCHANGED not in (change.new or ()):
+        return new
+    return {**old, **new}
+
+
+def _longer_than(limit: int, row: Changed) -> bool:
+    """Whether the text of the change that the real server measures would be longer: names, types and values."""
+    size = 0
+    for values in (row.new, row.old):
+        size += sum(map(len, (values or {}).values()))
+    if size > limit:
+        return True
+    if size * 2 < limit - 100_000:
+        return False
+    size += 150
+    kinds = dict(zip(row.layout.names, row.layout.types, strict=True))
+    for values in (row.new, row.old):
+        size += sum(len(name) + len(kinds[name].sql) + 55 for name in values or ())
+    return size > limit
+
+
+class View:
+    """What one role sees of a table, when it asked for these columns; None for all. Made once for a batch."""
+
+    __slots__ = ("columns", "facts", "shown")
+
+    def __init__(self, facts: Facts, select: tuple[str, ...] | None) -> None:
+        wanted = facts.readable if select is None else facts.readable.intersection((*select, *facts.key))
+        self.facts: Final = facts
+        self.shown: Final = {name: text(name) + b":" for name, _ in facts.columns if name in wanted}
+        """How each column that is shown begins."""
+        self.columns: Final = msgspec.json.encode(
+            [{"name": name, "type": kind} for name, kind in facts.columns if name in wanted]
+        )
+
+
+def error_of(row: Changed, facts: Facts) -> str | None:
+    """Why the role gets no data of this change (protocol §4.4)."""
+    if row.new is None:
+        return None
+    key = facts.key.intersection(row.new)
+    if not key:
+        return NO_KEY
+    return None if key <= facts.readable else NO_RIGHT
+
+
+def refused(row: Changed, error: str) -> bytes:
+    """The `data` of a change whose rows are withheld."""
+    return _data(row, b"[]", NULL, _errors(error), b"{}", b"{}")
+
+
+def data(row: Changed, view: View) -> bytes:
+    """The `data` of a change to one role and for one list of columns."""
+    only = view.facts.key if row.new is None and view.facts.row_security else None
+    return _data(
+        row,
+        view.columns,
+        _stamp(row.change.begin.commit_at),
+        _errors(TOO_LARGE) if row.too_large else NULL,
+        _record(row, row.record, view),
+        _record(row, row.old, view, only),
+    )
+
+
+def _data(row: Changed, columns: bytes, stamp: bytes, errors: bytes, record: bytes, old_record: bytes) -> bytes:
+    relation = row.layout.relation
+    head = b'{"schema":%b,"table":%b,"type":%b,"commit_timestamp":%b,"columns":%b,"errors":%b' % (
+        text(relation.schema),
+        text(relation.table),
+        text(row.change.type),
+        stamp,
+        columns,
+        errors,
+    )
+    new = b"" if row.new is None else b',"record":' + record
+    old = b"" if row.old is None else b',"old_record":' + old_record
+    return head + new + old + b"}"
+
+
+def _record(row: Changed, values: Values | None, view: View, only: Collection[str] | None = None) -> bytes:
+    shown = view.shown
+    if row.too_large or only is not None:
+        return _object(
+            shown[name] + value
+            for name, value in (values or {}).items()
+            if name in shown
+            and (only is None or name in only)
+            and (not row.too_large or (value != NULL and len(value) <= KEPT))
+        )
+    return _object([shown[name] + value for name, value in (values or {}).items() if name in shown])
+
+
+def _object(fields: Iterable[bytes]) -> bytes:
+    return b"{" + b",".join(fields) + b"}"
+
+
+@lru_cache(maxsize=4096)
+def text(value: str) -> bytes:
+    """A name as JSON."""
+    return msgspec.json.encode(value)
+
+
+def _errors(error: str) -> bytes:
+    return msgspec.json.encode([error])
+
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(maxsize=16)
+def _stamp(commit_at: int) -> bytes:
+    """UTC with exactly three decimals."""
+    at = _EPOCH + timedelta(microseconds=commit_at)
+    return at.strftime('"%Y-%m-%dT%H:%M:%S.').encode() + b'%03dZ"' % (at.microsecond // 1000)
