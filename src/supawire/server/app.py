@@ -9,15 +9,31 @@ import logging
 import time
 from collections.abc import Callable
 from random import SystemRandom
-from typing import Final
+from typing import Any, Final, Protocol
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from supawire.core.frames import MAX_FRAME
 from supawire.server.desk import Bits, HubOptions
-from supawire.server.effects import Close, Effect, Hold, Refusal, Release, Report, Request, Send
+from supawire.server.effects import (
+    Ask,
+    Close,
+    Effect,
+    Hold,
+    Later,
+    Refusal,
+    Release,
+    Report,
+    Request,
+    Respond,
+    RestAnswer,
+    RestRequest,
+    Send,
+    Unsubscribe,
+)
 from supawire.server.hub import Hub
-from supawire.server.rest import HTML, MAX_BODY, RestAnswer, RestRequest
+from supawire.server.questions import Answer, Question
+from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.socket import Socket, frame_of
 from supawire.types import Instant
 
@@ -40,6 +56,18 @@ TURN: Final = 64
 """Frames of one socket after which the others get a turn."""
 
 
+class Backend(Protocol):
+    """A database that knows what the hub asks (`questions.py`). Answers come back by `App.answered`, on its loop."""
+
+    def ask(self, number: int, question: Question[Any]) -> None:
+        """Find out; returns at once."""
+        ...
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel with bindings has ended; returns at once."""
+        ...
+
+
 class App:
     """One local server on a port of this machine. `start` and `stop` on one event loop; `hub` only from there."""
 
@@ -60,8 +88,14 @@ class App:
             Hold: self._hold,
             Release: self._release,
             Report: self._report,
+            Ask: self._ask,
+            Unsubscribe: self._unsubscribe,
+            Respond: self._respond,
         }
+        self._waiting: dict[int, asyncio.Future[RestAnswer]] = {}
         self.port = 0
+        self.backend: Backend | None = None
+        """Who answers the hub's questions; needed with `HubOptions(database=True)`, before `start`."""
 
     # --- life ---
 
@@ -94,6 +128,11 @@ class App:
     def now(self) -> Instant:
         """Both clocks, read once."""
         return Instant(self._loop.time(), time.time())
+
+    def answered(self, number: int, answer: Answer) -> None:
+        """The backend knows the answer to a question of the hub."""
+        self.hub.answered(number, answer, self.now())
+        self.pump()
 
     # --- effects ---
 
@@ -169,6 +208,20 @@ class App:
     def _report(self, effect: Report) -> None:
         logger.warning("%s", effect.text)
 
+    def _ask(self, effect: Ask) -> None:
+        if self.backend is None:
+            raise RuntimeError("HubOptions(database=True) wants a backend, which answers the hub's questions")
+        self.backend.ask(effect.number, effect.question)
+
+    def _unsubscribe(self, effect: Unsubscribe) -> None:
+        if self.backend is not None:
+            self.backend.unsubscribe(effect.channel)
+
+    def _respond(self, effect: Respond) -> None:
+        waiting = self._waiting.pop(effect.number, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(effect.answer)
+
     # --- requests ---
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -188,7 +241,12 @@ class App:
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
         asked = RestRequest(request.method, path, request.host, dict(request.query), _headers(request), body)
         answer = self.hub.rest(asked, self.now())
-        self.pump()
+        if isinstance(answer, Later):
+            waiting = self._waiting[answer.number] = self._loop.create_future()
+            self.pump()
+            answer = await waiting
+        else:
+            self.pump()
         return _response(answer)
 
     async def _open(self, request: web.Request) -> web.StreamResponse:
@@ -217,6 +275,7 @@ class App:
             self._sockets.pop(conn, None)
             self.hub.disconnected(conn, self.now())
             self.pump()
+        await socket.ended()
         return socket.ws
 
     async def _read(self, conn: int, socket: Socket) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
 from supawire.errors import StateError
@@ -10,10 +11,12 @@ from supawire.server.app import App
 from supawire.server.hub import Hub
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.database import DatabaseError
-from supawire.server.postgres.examine import check_url, examine
+from supawire.server.postgres.examine import check_url, examine, without_password
 from supawire.server.postgres.feed import Feed
 from supawire.server.postgres.ground import Ground, Part
+from supawire.server.postgres.messages import MessageTable
 from supawire.server.postgres.partitions import Partitions
+from supawire.server.postgres.policies import Policies
 from supawire.server.postgres.schema import prepare
 from supawire.server.questions import Answer, Question, Trouble
 from supawire.types import Instant
@@ -21,7 +24,7 @@ from supawire.types import Instant
 logger: Final = logging.getLogger("supawire.server")
 
 T = TypeVar("T")
-PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Feed)
+PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Policies, MessageTable, Feed)
 """What a level consists of, in the order in which they start."""
 
 
@@ -42,7 +45,10 @@ class Level:
         self._parts: list[Part] = []
         self._answers: dict[type[Question[Any]], Callable[[Any], Awaitable[Answer]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._exits: Final = AsyncExitStack()
         self._stopping = False
+        self.version = ""
+        """Of PostgreSQL, such as `18.6`, once it has started."""
 
     @property
     def url(self) -> str:
@@ -54,6 +60,11 @@ class Level:
                 "the database does not run yet; use it inside `with LocalServer(postgres=True) as server:`"
             )
         return self._cluster.url
+
+    @property
+    def shown_url(self) -> str:
+        """The same without a password; that of an embedded one is where psql finds it, if it is run by the same user."""
+        return without_password(self.url) if self._cluster is None else self._cluster.shown_url
 
     @property
     def running(self) -> bool:
@@ -69,24 +80,35 @@ class Level:
 
     async def start(self) -> None:
         """Have a database that is fit, and everything that listens to it. Raises: RealtimeError."""
-        url = self._given
-        if url is None:
-            self._cluster = Cluster()
-            await asyncio.to_thread(self._cluster.start)
-            url = self.own_url
         try:
-            self._ground = ground = Ground(url, self._do)
-            if self._prepare:
-                await prepare(ground.database, ours=self._cluster is not None)
-            await examine(ground.database)
-            for make in PARTS:
-                part = make(ground)
-                self._parts.append(part)
-                self._answers.update(part.answers)
-                await part.start()
+            await self._start()
         except BaseException:
             await self.stop()
             raise
+
+    async def _start(self) -> None:
+        if self._given is None:
+            self._cluster = cluster = Cluster()
+            starting = asyncio.get_running_loop().run_in_executor(None, cluster.start)
+            self._exits.push_async_callback(self._end, cluster, starting)
+            await asyncio.shield(starting)
+        self._ground = ground = Ground(self.own_url, self._do)
+        self._exits.push_async_callback(ground.database.close)
+        if self._prepare:
+            await prepare(ground.database, ours=self._cluster is not None)
+        self.version = await examine(ground.database)
+        for make in PARTS:
+            part = make(ground)
+            self._parts.append(part)
+            self._answers.update(part.answers)
+            self._exits.push_async_callback(part.stop)
+            await part.start()
+
+    async def _end(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
+        """Stop our cluster, also when we were cancelled while it started."""
+        await asyncio.wait([starting])
+        self._cluster = None
+        await asyncio.to_thread(cluster.stop)
 
     def run(self, app: App) -> None:
         """Work for this server, which listens from now on."""
@@ -102,15 +124,8 @@ class Level:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for part in reversed(self._parts):
-            await part.stop()
-        self._parts = []
-        if self._ground is not None:
-            await self._ground.database.close()
-            self._ground = None
-        cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            await asyncio.to_thread(cluster.stop)
+        self._ground = None
+        await self._exits.aclose()  # all of it, whatever fails in between
 
     # --- backend of the app ---
 

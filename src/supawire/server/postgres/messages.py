@@ -1,0 +1,107 @@
+"""`realtime.messages`: what is sent there is delivered as it commits, and replayed to who missed it (§6.3, §6.4)."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from supawire.server.postgres.ground import Answers, Ground
+from supawire.server.postgres.pgoutput import UNCHANGED
+from supawire.server.postgres.replication import RowChange
+from supawire.server.questions import Messages
+from supawire.server.stored import RETENTION, Stored
+
+logger: Final = logging.getLogger("supawire.server")
+
+PUBLICATION: Final = "supabase_realtime_messages_publication"
+"""Of this table alone, since the project's own lists the tables that somebody chose."""
+SCHEMA: Final = "realtime"
+TABLE: Final = "messages"
+YEAR_2000: Final = 946_684_800
+BOUNDS: Final = -(10**13), 10**14
+"""Milliseconds that PostgreSQL has a time for."""
+
+_REPLAY: Final = """
+    select id::text, event, payload::text, binary_payload, extract(epoch from inserted_at)::float8
+    from realtime.messages
+    where topic = %s and private and extension = 'broadcast' and event is not null
+      and inserted_at >= greatest(
+        to_timestamp(%s / 1000.0::float8) at time zone 'utc', now() at time zone 'utc' - make_interval(secs => %s))
+      and coalesce(payload::text, binary_payload::text) is not null
+    order by inserted_at desc, ctid desc
+    limit %s
+"""
+
+
+class MessageTable:
+    """The part that knows what was sent from the database."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        ground.follow(PUBLICATION, self.take)
+
+    @property
+    def answers(self) -> Answers:
+        """Messages."""
+        return {Messages: self.replay}
+
+    async def start(self) -> None:
+        """Nothing has to be ready."""
+
+    async def run(self) -> None:
+        """What commits is handed in by who reads the stream."""
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    def unsubscribe(self, channel: int) -> None:
+        """Nothing is bound."""
+
+    async def replay(self, asked: Messages) -> tuple[Stored, ...]:
+        """The newest messages since then, oldest first; those of one transaction in the order they were written."""
+        since = min(max(asked.wanted.since, BOUNDS[0]), BOUNDS[1])
+        parameters = [asked.topic, since, RETENTION, asked.wanted.limit]
+        rows = await self._ground.database.query(_REPLAY, parameters)
+        return tuple(
+            Stored(
+                number,
+                asked.topic,
+                event,
+                text.encode() if raw is None else raw,
+                json=raw is None,
+                private=True,
+                sent_at=sent_at,
+            )
+            for number, event, text, raw, sent_at in reversed(rows)
+        )
+
+    def take(self, rows: Sequence[RowChange]) -> None:
+        """Rows have committed, in this order: deliver those that are messages."""
+        messages = [message for row in rows if is_message(row) and (message := message_of(row)) is not None]
+        if messages:
+            self._ground.do(lambda hub, now: [hub.deliver(message, now) for message in messages])
+
+
+def is_message(row: RowChange) -> bool:
+    """Whether a row is one of `realtime.messages`; publications of older projects name the partition."""
+    name = row.relation.table
+    return row.type == "INSERT" and row.relation.schema == SCHEMA and (name == TABLE or name.startswith(f"{TABLE}_"))
+
+
+def message_of(row: RowChange) -> Stored | None:
+    """A row of `realtime.messages` as a message; None for one that is none, which is logged as the real server does."""
+    values = {
+        column.name: value.decode()
+        for column, value in zip(row.relation.columns, row.new or (), strict=True)
+        if value is not None and value is not UNCHANGED
+    }
+    missing = [name for name in ("id", "topic", "event", "private") if name not in values]
+    raw, text = values.get("binary_payload"), values.get("payload")
+    if missing or (raw is None and text is None):
+        logger.warning("a message from the database is not delivered: it has no %s", (missing or ["payload"])[0])
+        return None
+    payload = bytes.fromhex(raw.removeprefix("\\x")) if raw is not None else (text or "").encode()
+    sent_at = YEAR_2000 + row.begin.commit_at / 1e6
+    private = values["private"] == "t"
+    return Stored(values["id"], values["topic"], values["event"], payload, raw is None, private, sent_at)

@@ -1,0 +1,216 @@
+"""Rights on private topics are what policies on `realtime.messages` say (protocol §7.4)."""
+
+from collections.abc import AsyncIterator
+from typing import Any, LiteralString, cast
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.ground import Ground
+from supawire.server.postgres.policies import Policies
+from supawire.server.questions import Action, Extension, Permissions, Trouble, Who
+from supawire.server.tokens import Claims
+
+pytestmark = pytest.mark.slow
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+BOTH: tuple[Extension, ...] = ("broadcast", "presence")
+
+
+def run(sql: Sql, text: str) -> None:
+    sql.execute(cast("LiteralString", text))
+
+
+def nothing(act: Any) -> Any:
+    raise AssertionError(f"the hub was given {act}")
+
+
+@pytest.fixture
+async def policies(database: str) -> AsyncIterator[Policies]:
+    ground = Ground(database, nothing)
+    yield Policies(ground)
+    await ground.database.close()
+
+
+def ask(
+    action: Action = "read",
+    extensions: tuple[Extension, ...] = BOTH,
+    topic: str = "lab",
+    role: str = "authenticated",
+    headers: dict[str, str] | None = None,
+    **claims: Any,
+) -> Permissions:
+    values = {"role": role, "exp": 1, **claims}
+    return Permissions(Who(Claims(values, role, 1), headers or {}), topic, action, extensions)
+
+
+async def test_without_a_policy_nobody_may_do_anything(policies: Policies):
+    """Row level security is on from the start."""
+    for action in ("read", "write"):
+        assert await policies.permissions(ask(action)) == frozenset()
+
+
+async def test_the_service_role_passes_every_policy(policies: Policies):
+    """It is exempt from row level security."""
+    for action in ("read", "write"):
+        assert await policies.permissions(ask(action, role="service_role")) == {"broadcast", "presence"}
+
+
+@pytest.mark.parametrize("extension", BOTH)
+@pytest.mark.parametrize("action", ["read", "write"])
+async def test_each_of_the_four_rights_has_its_own_policy(
+    policies: Policies, sql: Sql, action: Action, extension: Extension
+):
+    """Reading is `select`, writing is `insert`, and the column `extension` tells the two apart."""
+    if action == "read":
+        run(sql, f"create policy p on realtime.messages for select to authenticated using (extension = '{extension}')")
+    else:
+        check = f"with check (extension = '{extension}')"
+        run(sql, f"create policy p on realtime.messages for insert to authenticated {check}")
+    assert await policies.permissions(ask(action)) == {extension}
+    other: Action = "write" if action == "read" else "read"
+    assert await policies.permissions(ask(other)) == frozenset()
+    assert await policies.permissions(ask(action, role="anon")) == frozenset()
+
+
+async def test_only_what_is_asked_for_is_looked_at(policies: Policies, sql: Sql):
+    """Presence is not read where it is not enabled."""
+    sql.execute("create policy p on realtime.messages for select using (true)")
+    assert await policies.permissions(ask(extensions=("broadcast",))) == {"broadcast"}
+    assert await policies.permissions(ask(extensions=("presence",))) == {"presence"}
+
+
+async def test_a_policy_sees_topic_claims_role_and_headers(policies: Policies, sql: Sql):
+    """By `realtime.topic()`, `auth.uid()`, and the settings that PostgREST has too."""
+    sql.execute("""create policy p on realtime.messages for select to authenticated using (
+        realtime.topic() = 'room:7' and topic = 'room:7' and auth.uid() = '00000000-0000-0000-0000-00000000000a'
+        and current_setting('request.jwt.claim.sub') = '00000000-0000-0000-0000-00000000000a'
+        and current_setting('request.jwt.claim.role') = 'authenticated'
+        and current_setting('request.jwt.claims')::jsonb -> 'rooms' ? 'room:7'
+        and current_setting('request.headers')::jsonb ->> 'x-team' = 'bl''ue'
+        and current_user = 'authenticated' and event is null and payload is null)""")
+    good: dict[str, Any] = {
+        "topic": "room:7",
+        "sub": "00000000-0000-0000-0000-00000000000a",
+        "rooms": ["room:7"],
+        "headers": {"x-team": "bl'ue"},
+    }
+    assert await policies.permissions(ask(**good)) == {"broadcast", "presence"}
+    wrongs: list[dict[str, Any]] = [{"topic": "room:8"}, {"sub": None}, {"rooms": []}, {"headers": {}}]
+    for wrong in wrongs:
+        assert not await policies.permissions(ask(**good | wrong))
+
+
+@pytest.mark.parametrize(
+    "topic", ["it's", 'a"b', "back\\slash", "%s", "$1", "ünï", "; drop table realtime.messages --"]
+)
+async def test_any_topic_reaches_the_policy_as_it_is(policies: Policies, sql: Sql, topic: str):
+    """Whatever it looks like, it is a value and never SQL."""
+    sql.execute("create table wanted (topic text)")
+    sql.execute("grant select on wanted to authenticated")
+    sql.execute("insert into wanted values (%s)", [topic])
+    sql.execute("create policy r on realtime.messages for select using (topic = (select w.topic from wanted w))")
+    sql.execute("create policy w on realtime.messages for insert with check (realtime.topic() = topic)")
+    assert await policies.permissions(ask(topic=topic)) == {"broadcast", "presence"}
+    assert await policies.permissions(ask("write", topic=topic)) == {"broadcast", "presence"}
+    assert not await policies.permissions(ask(topic=topic + "x"))
+
+
+async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: str):
+    """No row, no role, no setting: the next question on the same connection starts anew."""
+    sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
+    for action in ("read", "write"):
+        await policies.permissions(ask(action, sub="secret"))
+    assert sql.execute("select count(*) from realtime.messages").fetchone() == (0,)
+    pool: Database = policies._database
+    settings = "select current_setting('request.jwt.claims', true), current_user, current_setting('statement_timeout')"
+    ((claims, user, timeout),) = await pool.query(settings)
+    assert not claims and user != "authenticated" and timeout == "0"
+    assert len(pool._idle) == 1
+
+
+# --- trouble ---
+
+
+@pytest.mark.parametrize("action", ["read", "write"])
+@pytest.mark.parametrize(
+    ("policy", "trouble"),
+    [("1 / 0 = 1", Trouble.POLICY), ("pg_sleep(20) is null", Trouble.CANCELED)],
+)
+async def test_a_policy_that_fails_or_never_ends_is_trouble(
+    policies: Policies, sql: Sql, action: Action, policy: str, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+):
+    """What comes of it is said by who asked; the connection is good for the next question."""
+    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    run(sql, f"create policy r on realtime.messages for select using ({policy})")
+    run(sql, f"create policy w on realtime.messages for insert with check ({policy})")
+    assert await policies.permissions(ask(action)) is trouble
+    sql.execute("drop policy r on realtime.messages")
+    sql.execute("drop policy w on realtime.messages")
+    assert await policies.permissions(ask(action)) == frozenset()
+    assert len(policies._database._idle) == 1
+
+
+@pytest.mark.parametrize("action", ["read", "write"])
+async def test_a_role_that_there_is_not_is_trouble(policies: Policies, action: Action):
+    """A join is refused as unauthorized, a post as an RLS error."""
+    assert await policies.permissions(ask(action, role="stranger")) is Trouble.POLICY
+    assert await policies.permissions(ask(action, role="x'; reset role; --")) is Trouble.POLICY
+
+
+async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str, sql: Sql):
+    """The server's own role has to be a member of it."""
+    sql.execute("create role modest login password 'm'")
+    sql.execute("grant authenticated to modest")
+    sql.execute("grant usage on schema realtime to modest")
+    sql.execute("grant all on realtime.messages to modest")
+    sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
+    ground = Ground(make_conninfo(database, user="modest", password="m"), nothing)
+    try:
+        policies = Policies(ground)
+        assert await policies.permissions(ask("write")) == {"broadcast", "presence"}
+        assert await policies.permissions(ask()) == {"broadcast", "presence"}
+        for action in ("read", "write"):
+            assert await policies.permissions(ask(action, role="service_role")) is Trouble.POLICY
+    finally:
+        await ground.database.close()
+        sql.execute("drop owned by modest")
+        sql.execute("drop role modest")
+
+
+async def test_a_role_without_the_privilege_has_no_right(policies: Policies, sql: Sql):
+    """A missing grant for `insert` is a no; one for `select` is trouble, which is a no at the join too."""
+    sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
+    sql.execute("revoke all on realtime.messages from authenticated")
+    assert await policies.permissions(ask("write")) == frozenset()
+    assert await policies.permissions(ask()) is Trouble.POLICY
+
+
+async def test_a_day_without_partition_is_trouble(policies: Policies, sql: Sql):
+    """Of its own kind: the real server names it (§9.2)."""
+    for (part,) in sql.execute(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'realtime.messages'::regclass"
+    ).fetchall():
+        run(sql, f"drop table {part}")
+    sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
+    for action in ("read", "write"):
+        assert await policies.permissions(ask(action)) is Trouble.NO_PARTITION
+
+
+async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Policies, sql: Sql):
+    """As after a restart of the database: the next question has its answer."""
+    sql.execute("create policy p on realtime.messages for select using (true)")
+    await policies.permissions(ask())
+    sql.execute("""select pg_terminate_backend(pid, 10000) from pg_stat_activity
+        where pid <> pg_backend_pid() and datname = current_database()""")
+    assert await policies.permissions(ask()) == {"broadcast", "presence"}
+
+
+async def test_a_database_that_is_not_there_is_an_error(database: str):
+    """The level makes `Trouble.DOWN` of it."""
+    ground = Ground(make_conninfo(database, port="1"), nothing)
+    with pytest.raises(DatabaseError) as error:
+        await Policies(ground).permissions(ask())
+    assert error.value.retryable
