@@ -18,6 +18,7 @@ still does not fit stays as it was sent. The way back, for the local server, is 
 | arrays | lists of these |
 | json, jsonb | as they are: integers exact, other numbers `float`; `Decimal` beyond the range of these |
 | everything else: enums, ranges, interval, inet, money, … | as sent, nearly always text |
+| numbers in it: domains and composites | exact: `int`, and `Decimal` for what is not whole |
 """
 
 import json
@@ -39,9 +40,13 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, 
 _KEPT: Final = 256
 _NOTHING: Final[Set[str]] = frozenset()
 _LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
+_AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
+"""Types whose numbers are those of JSON; "": no type was sent. Any other that we do not know may hold a numeric."""
+
 _ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
 
 _any: Final = msgspec.json.Decoder()
+_exact: Final = msgspec.json.Decoder(float_hook=Decimal)
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _fields: Final[msgspec.json.Decoder[dict[str, msgspec.Raw] | None]] = msgspec.json.Decoder(
     dict[str, msgspec.Raw] | None
@@ -77,10 +82,10 @@ def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dic
     if decode is not None and len(record) >= plan.shortest:
         try:
             row = plan.build(decode(record))
+            for name, convert in plan.late:
+                row[name] = convert(row[name])
         except _UNREADABLE:
             return _column_by_column(plan, bytes(record))
-        for name, convert in plan.late:
-            row[name] = convert(row[name])
         return row
     return _column_by_column(plan, bytes(record))
 
@@ -147,7 +152,9 @@ def _plan_anew(columns: bytes | msgspec.Raw) -> _Plan:
 def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
     for name, kind in types.items():
         known = TYPES.get(_item(kind))
-        if known is not None and known.late:
+        if known is None and _item(kind) not in _AS_JSON:
+            yield name, _without_float
+        elif known is not None and known.late:
             yield name, partial(_read_array if kind.startswith("_") else _read, known)
 
 
@@ -169,6 +176,23 @@ def _target(kind: str) -> Any:
     if known is None or (known.late and kind.startswith("_")):
         return Any
     return list[known.target | None] | None if kind.startswith("_") else known.target | None
+
+
+class _Inexact(ValueError):
+    """A float, where the server may have sent a numeric with more digits."""
+
+
+def _without_float(value: Any) -> Any:
+    """The value of a type that we do not know. Raises: _Inexact."""
+    kept: Any = value
+    if isinstance(value, float):
+        raise _Inexact
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    if isinstance(value, list):
+        for part in cast("list[Any]", value):
+            _without_float(part)
+    return kept
 
 
 def _read(known: RowType, value: Any) -> Any:
@@ -206,7 +230,7 @@ def _value(kind: str, text: bytes) -> Any:
         return _array(_item(kind), text)
     known = TYPES.get(kind)
     if known is None:
-        return _plain(text)
+        return _plain(text, _any if _item(kind) in _AS_JSON else _exact)
     if not known.late:
         try:
             return _scalars[kind].decode(text)
@@ -222,9 +246,9 @@ def _array(item: str, text: bytes) -> Any:
     return [_array(item, part) if part.startswith(b"[") else _value(item, part) for part in parts]
 
 
-def _plain(text: bytes) -> Any:
+def _plain(text: bytes, decoder: msgspec.json.Decoder[Any] = _any) -> Any:
     try:
-        return _any.decode(text)
+        return decoder.decode(text)
     except (msgspec.DecodeError, ValueError):  # perhaps a number that no float, or no int that Python reads, can hold
         return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
 

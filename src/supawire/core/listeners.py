@@ -122,21 +122,21 @@ class Index:
         self.bindings = tuple(dict.fromkeys(s for s, _ in wanted if isinstance(s, ChangesSelector)))
         self._wanted_changes = [(s, deliver) for s, deliver in wanted if isinstance(s, ChangesSelector)]
         self._unions.clear()
-        self.changes = self._compile_changes(wanted)
+        self.changes = self._compile_changes()
         self.presence = _deliver(wanted, PresenceSelector)
         self.system = _deliver(wanted, SystemSelector)
         self.gaps = _deliver(wanted, GapsSelector)
         self.status = _deliver(wanted, StatusSelector)
 
-    def _compile_changes(self, wanted: list["_Wanted"]) -> dict[int, dict[str, Listeners]]:
+    def _compile_changes(self) -> dict[int, dict[str, Listeners]]:
         """By id and kind of change. The kind is checked too: servers before 2.74.0 send every kind (protocol §10)."""
-        index: dict[int, dict[str, Listeners]] = {}
-        for binding, number in self._ids.items():
-            listeners = _deliver(wanted, ChangesSelector, lambda selector, binding=binding: selector == binding)
-            for kind in _CHANGES if binding.event == ANY else (binding.event,):
-                by_kind = index.setdefault(number, {})
-                by_kind[kind] = _merged(by_kind.get(kind, ()), listeners)
-        return index
+        index: dict[int, dict[str, list[Callable[[Any], None]]]] = {}
+        for selector, deliver in self._wanted_changes:
+            number = self._ids.get(selector)
+            if number is not None:
+                for kind in _CHANGES if selector.event == ANY else (selector.event,):
+                    index.setdefault(number, {}).setdefault(kind, []).append(deliver)
+        return {number: {kind: _distinct(found) for kind, found in kinds.items()} for number, kinds in index.items()}
 
 
 _Wanted = tuple[Selector[Any], Callable[[Any], None]]
@@ -157,10 +157,6 @@ def _deliver(
 ) -> Listeners:
     """The distinct callables behind the selectors of a kind, in the order of registration."""
     return _distinct(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector))
-
-
-def _merged(one: Listeners, other: Listeners) -> Listeners:
-    return _distinct((*one, *other))
 
 
 def _distinct(listeners: Iterable[Callable[[Any], None]]) -> Listeners:
