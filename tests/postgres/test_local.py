@@ -1,5 +1,6 @@
 """`LocalServer` with a database: an embedded one, or a given one."""
 
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from supawire.errors import ConnectError, InvalidArgumentError, StateError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.examine import without_password
 
 pytestmark = pytest.mark.slow
 
@@ -187,3 +189,25 @@ def test_a_port_that_is_taken_ends_the_database_too():
             server.start()
         with pytest.raises(StateError):
             _ = server.frames
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:secret@127.0.0.1:5433/d", "postgresql://u@127.0.0.1:5433/d"),
+        ("postgres://u%20v:secret@[::1]/d?sslmode=disable", "postgresql://u%20v@[::1]/d?sslmode=disable"),
+        ("host=/run/pg dbname=d password=secret", "postgresql:///d?host=%2Frun%2Fpg"),
+        ("postgresql://?password=secret", "postgresql:///"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str):
+    """And still leads to the same database."""
+    assert without_password(url) == shown
+
+
+def test_the_shown_url_of_an_embedded_database_works_for_its_owner(cluster: Cluster):
+    """Its password is in a file that nobody else can read."""
+    assert cluster.url.partition("postgres:")[2].partition("@")[0] not in cluster.shown_url
+    with psycopg.connect(cluster.shown_url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+    assert stat.S_IMODE((cluster.folder / "pgpass").stat().st_mode) == 0o600

@@ -22,6 +22,8 @@ from supawire.server.postgres.binaries import Installation, find
 ROLE: Final = "postgres"
 DATABASE: Final = "postgres"
 WARDEN: Final = Path(__file__).with_name("warden.py")
+WORDS: Final = "pgpass"
+"""A file of passwords, of the kind that libpq reads."""
 ENDING: Final = 20.0
 """Seconds that a warden has to clean up, more than it takes when everything goes wrong."""
 SETTINGS: Final = {
@@ -160,6 +162,12 @@ class Cluster:
         """The same for another database of it."""
         return f"postgresql://{ROLE}:{self._now.password}@127.0.0.1:{self._now.port}/{database}"
 
+    @property
+    def shown_url(self) -> str:
+        """By TCP and without the password, which libpq finds in a file that only we can read."""
+        now = self._now
+        return f"postgresql://{ROLE}@127.0.0.1:{now.port}/{DATABASE}?passfile={now.folder / WORDS}"
+
     def socket_url(self, database: str = DATABASE) -> str:
         """By its Unix socket, where there is one; else by TCP."""
         now = self._now
@@ -225,6 +233,9 @@ class Cluster:
         password = secrets.token_urlsafe(32)
         with psycopg.connect(self.socket_url(), autocommit=True) as connection:
             connection.pgconn.change_password(ROLE.encode(), password.encode())
+        number = os.open(now.folder / WORDS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(number, "w") as file:
+            file.write(f"*:*:*:{ROLE}:{password}\n")
         self._running = Running(now.port, now.folder, now.sockets, now.pid, password)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import quote, urlencode
 
 from psycopg import Error, conninfo
 
@@ -12,6 +13,8 @@ EXAMPLE: Final = "postgresql://USER:PASSWORD@127.0.0.1:5432/DATABASE"
 ROLES: Final = ("anon", "authenticated", "service_role")
 PREPARE: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), makes what is missing."
 OLDEST: Final = 150_000
+_PLACED: Final = ("user", "host", "port", "dbname")
+_SECRET: Final = ("password", "sslpassword", "oauth_client_secret")
 
 
 class _Known(NamedTuple):
@@ -53,8 +56,21 @@ def check_url(url: str) -> None:
         ) from None
 
 
-async def examine(database: Database) -> None:
-    """Raises: ConnectError when it cannot be reached, StateError when it cannot be used."""
+def without_password(url: str) -> str:
+    """The same database as a URL to show."""
+    given = conninfo.conninfo_to_dict(url)
+    who, host = given.get("user"), str(given.get("host", ""))
+    place = host if not host.startswith("/") else ""
+    more = {"host": host} if host.startswith("/") else {}
+    port = f":{given['port']}" if given.get("port") else ""
+    more |= {name: str(value) for name, value in given.items() if name not in {*_PLACED, *_SECRET} and value}
+    user = f"{quote(str(who), safe='')}@" if who else ""
+    query = f"?{urlencode(more)}" if more else ""
+    return f"postgresql://{user}{f'[{place}]' if ':' in place else place}{port}/{given.get('dbname', '')}{query}"
+
+
+async def examine(database: Database) -> str:
+    """The version of PostgreSQL. Raises: ConnectError when it cannot be reached, StateError when it cannot be used."""
     try:
         row = (await database.query(_STATE, [list(ROLES), list(ROLES)]))[0]
     except DatabaseError as error:
@@ -84,6 +100,7 @@ async def examine(database: Database) -> None:
             f"the role {user} may not act as {', '.join(foreign)}, as row level security wants",
             hint=f"Run GRANT {', '.join(foreign)} TO {_quoted(user)} as a superuser.",
         )
+    return f"{version // 10_000}.{version % 10_000}"
 
 
 def _unreachable(error: DatabaseError) -> RealtimeError:

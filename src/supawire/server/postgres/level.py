@@ -63,7 +63,7 @@ class Level:
 
     @property
     def shown_url(self) -> str:
-        """The same without a password; that of an embedded one is where psql finds it, if it is run by the same user."""
+        """The same without a password; that of an embedded one is for programs of the same user."""
         return without_password(self.url) if self._cluster is None else self._cluster.shown_url
 
     @property
