@@ -3,7 +3,7 @@
 dev.txt     the newest versions of everything, for the set-up command of README.md and for CI
 test.txt    of these, what the tests need, for runs on other versions of Python
 lowest.txt  the lowest versions that pyproject.toml allows of what users install, with the test tools of dev.txt
-interop.txt the official Python client (interop.in) and what it needs, for an environment of its own
+interop.txt the official Python clients (interop.in) and what they need, for an environment of their own
 
 All are pinned by hash and name no index, so they work with every mirror. They hold for each supported Python.
 """

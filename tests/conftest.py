@@ -94,13 +94,19 @@ def _inside(path: str) -> Callable[[], str | None]:
     return lambda: str(place) if place.exists() else None
 
 
+def _installed(venv: str, package: str) -> Callable[[], str | None]:
+    place = ROOT / venv
+    return lambda: str(place / "bin/python") if any(place.glob(f"lib/*/site-packages/{package}")) else None
+
+
 NEEDS: dict[str, Callable[[], str | None]] = {
     "node": _on_path("node", "nodejs"),
     "npm": _on_path("npm"),
     "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
     "conformance": _beside("shared/conformance/replay.py"),
     "frames": _beside("shared/frames"),
-    "realtime-py": _inside("build/interop-python/bin/python"),  # .ci/steps.d/30-interop puts these two there
+    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/30-interop puts these three there
+    "supabase-py": _installed("build/interop-python", "supabase"),
     "realtime-js": _inside("tests/interop/peers/node_modules/@supabase/realtime-js"),
 }
 
