@@ -3,6 +3,7 @@
 
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
+import { inspect } from "node:util";
 import { RealtimeClient } from "@supabase/realtime-js";
 import WebSocket from "ws";
 
@@ -15,6 +16,9 @@ const toBytes = (hex) => Uint8Array.from(Buffer.from(hex, "hex")).buffer;
 const isBytes = (value) => value instanceof ArrayBuffer || ArrayBuffer.isView(value);
 const shown = (value) => (isBytes(value) ? { hex: Buffer.from(value).toString("hex") } : value);
 const given = (value) => (value && typeof value === "object" && Object.keys(value).join() === "hex" ? toBytes(value.hex) : value);
+
+const inspected = (row) =>
+  Object.fromEntries(Object.entries(row).map(([name, value]) => [name, inspect(value, { breakLength: Infinity })]));
 
 function people(state) {
   const plain = ({ presence_ref, ...rest }) => rest;
@@ -46,7 +50,8 @@ const commands = {
     }
     changes.forEach((binding, number) =>
       channel.on("postgres_changes", binding, (change) =>
-        tell("change", { number, type: change.eventType, table: change.table, record: change.new, old_record: change.old })));
+        tell("change", { number, type: change.eventType, table: change.table, record: change.new, old_record: change.old,
+          shown: inspected(change.new) })));
     return await new Promise((resolve) =>
       channel.subscribe((status, error) => {
         tell("status", { status, error: error?.message ?? null });

@@ -56,7 +56,8 @@ async def join(client: int, topic: str, options: dict[str, Any], changes: list[d
         def changed(it: dict[str, Any], number: int = number) -> None:
             data = it["data"]
             rows = {"record": data.get("record") or {}, "old_record": data.get("old_record") or {}}
-            tell("change", number=number, type=data["type"], table=data["table"], **rows)
+            shown = {name: repr(value) for name, value in rows["record"].items()}
+            tell("change", number=number, type=data["type"], table=data["table"], shown=shown, **rows)
 
         channel.on_postgres_changes(callback=changed, **binding)
     said: list[str] = []
