@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from supawire.server.postgres.cluster import Cluster
 
+    from .listening import Ear
+
 collect_ignore_glob = [] if find_spec("psycopg") else ["test_*.py"]
 
 _numbers = count(1)
@@ -58,9 +60,9 @@ def database(cluster: "Cluster") -> Iterator[str]:
         try:
             yield cluster.url_of(name)
         finally:
+            # the process behind a connection that was closed ends a little later, and its temporary slot with it
             admin.execute(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
-                "where database = %s and not active",
+                "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots where database = %s and active",
                 [name],
             )
             admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
@@ -73,3 +75,14 @@ def sql(database: str) -> Iterator["Connection[TupleRow]"]:
 
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def ear(database: str) -> Iterator["Ear"]:
+    """Listeners of a server on that database, which runs for the test."""
+    from supawire.server import LocalServer
+
+    from .listening import Ear
+
+    with LocalServer(database=database) as server:
+        yield Ear(server)

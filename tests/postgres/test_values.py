@@ -1,0 +1,177 @@
+"""Every type of PostgreSQL as the JSON that the real server sends (protocol §4.4), compared with PostgreSQL's own."""
+
+import json
+from decimal import Decimal
+from typing import Any, LiteralString, cast
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire.server.postgres.values import Type, Writers, read_record
+
+from .listening import Ear, of
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+
+TABLE = (  # type of the column, value in SQL, JSON on the wire; the table of protocol §4.4
+    ("int2", "-32768", "-32768"),
+    ("int4", "7", "7"),
+    ("int8", "9223372036854775807", "9223372036854775807"),
+    ("oid", "26", "26"),
+    ("numeric", "1.1000", "1.1000"),
+    ("numeric(30,4)", "123456789012345678901234.5", "123456789012345678901234.5000"),
+    ("numeric", "'NaN'", "null"),
+    ("numeric", "1e30", "1000000000000000000000000000000"),
+    ("float4", "1.5", "1.5"),
+    ("float8", "0.1", "0.1"),
+    ("float8", "1e20", "100000000000000000000"),
+    ("float8", "1e-7", "0.0000001"),
+    ("float8", "'-0'", "0"),
+    ("float8", "'NaN'", "null"),
+    ("float4", "'-Infinity'", "null"),
+    ("bool", "true", "true"),
+    ("bool", "false", "false"),
+    ("text", "E'a\"b\\\\c\\n\\tü😀'", json.dumps('a"b\\c\n\tü😀')),
+    ("varchar(9)", "'abc'", '"abc"'),
+    ("name", "'abc'", '"abc"'),
+    ('"char"', "'x'", '"x"'),
+    ("uuid", "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", '"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"'),
+    ("date", "'2024-01-02'", '"2024-01-02"'),
+    ("date", "'infinity'", '"infinity"'),
+    ("date", "'0044-03-15 BC'", '"0044-03-15 BC"'),
+    ("time", "'03:04:05.5'", '"03:04:05.5"'),
+    ("timetz", "'03:04:05.5+05:30'", '"03:04:05.5+05:30"'),
+    ("timestamp", "'2024-01-02 03:04:05.123456'", '"2024-01-02T03:04:05.123456"'),
+    ("timestamp", "'-infinity'", '"-infinity"'),
+    ("timestamptz", "'2024-01-02 03:04:05.123456+02'", '"2024-01-02T01:04:05.123456+00:00"'),
+    ("timestamptz", "'0044-03-15 10:00:00+00 BC'", '"0044-03-15T10:00:00+00:00 BC"'),
+    ("interval", "'1 day 02:03:04'", '"1 day 02:03:04"'),
+    ("json", """'{"b": 1.0, "a" : 1e2, "a": [null]}'""", '{"a": [null], "b": 1.0}'),
+    ("jsonb", """'{"b": 1.0, "a": {"c": "\\u0041"}}'""", '{"a": {"c": "A"}, "b": 1.0}'),
+    ("jsonb", "'null'", "null"),
+    ("jsonb", "'\"x\"'", '"x"'),
+    ("int4[]", "'{1,2,NULL}'", "[1, 2, null]"),
+    ("int4[]", "'{}'", "[]"),
+    ("int4[]", "'[0:1]={1,2}'", "[1, 2]"),
+    ("int4[]", "'{{1,2},{3,4}}'", "[[1, 2], [3, 4]]"),
+    ("text[]", """'{a,"b c","NULL","q\\"\\\\",""}'""", '["a", "b c", "NULL", "q\\"\\\\", ""]'),
+    ("float8[]", "'{1.5,NaN,1e20}'", '[1.5, "NaN", 100000000000000000000]'),
+    ("bool[]", "'{t,f}'", "[true, false]"),
+    ("timestamptz[]", "'{\"2024-01-01 00:00:00+00\"}'", '["2024-01-01T00:00:00+00:00"]'),
+    ("jsonb[]", """array['{"a": 1}', '[2]']::jsonb[]""", '[{"a": 1}, [2]]'),
+    ("bytea[]", "array['\\xdead'::bytea]", '["\\\\xdead"]'),
+    ("box[]", "'{(1,2),(3,4);(5,6),(7,8)}'", '["(3,4),(1,2)", "(7,8),(5,6)"]'),
+    ("int4range", "'[1,5)'", '"[1,5)"'),
+    ("int4multirange", "'{[1,5),[7,9)}'", '"{[1,5),[7,9)}"'),
+    ("inet", "'10.0.0.1/8'", '"10.0.0.1/8"'),
+    ("macaddr", "'08:00:2b:01:02:03'", '"08:00:2b:01:02:03"'),
+    ("point", "'(1,2)'", '"(1,2)"'),
+    ("tsvector", "'a:1 b:2'", """"'a':1 'b':2\""""),
+    ("varbit", "'101'", '"101"'),
+    ("pg_lsn", "'1/2'", '"1/2"'),
+    ("bytea", "'\\xDEADBEEF'", '"deadbeef"'),
+    ("char(4)", "'abc'", '"a"'),
+    ("char(4)", "''", '" "'),
+    ("char(4)[]", "'{abc}'", '["a"]'),
+    ("bit(3)", "'101'", '"1"'),
+    ("bit(3)[]", "'{101}'", '["1"]'),
+    ("mood", "'so so'", '"so so"'),
+    ("mood[]", "'{good,\"so so\"}'", '["good", "so so"]'),
+    ("euros", "'1.50'", "1.50"),
+    ("euros[]", "'{1.50}'", "[1.50]"),
+    (
+        "pair",
+        "row(1, 'a \"b\" (c),', array['x y', null], row('so so', null))::pair",
+        '{"n": 1, "t": "a \\"b\\" (c),", "tags": ["x y", null], "inner": {"m": "so so", "at": null}}',
+    ),
+    ("pair", "row(null, '', null, null)::pair", '{"n": null, "t": "", "tags": null, "inner": null}'),
+    ("pair[]", "array[row(1, 'x', null, null)::pair]", '[{"n": 1, "t": "x", "tags": null, "inner": null}]'),
+    ("text", "null", "null"),
+    ("int4[]", "null", "null"),
+)
+TYPES = """
+    create type mood as enum ('good', 'so so');
+    create domain euros as numeric(10, 2);
+    create type felt as (m mood, at timestamptz);
+    create type pair as (n int4, t text, tags text[], "inner" felt);
+"""
+NAMES = {"int4[]": "_int4", "char(4)": "bpchar", "varchar(9)": "varchar", "mood": "mood", "euros": "euros"}
+
+
+@pytest.mark.slow
+def test_the_table_of_types_holds(ear: Ear, sql: Sql):
+    """Each type of protocol §4.4, inserted into PostgreSQL, comes as the JSON that stands there."""
+    sql.execute(cast("LiteralString", TYPES))
+    columns = ", ".join(f"c{place} {kind}" for place, (kind, _, _) in enumerate(TABLE))
+    sql.execute(cast("LiteralString", f"create table kinds (id int primary key, {columns})"))
+    sql.execute("alter publication supabase_realtime add table kinds")
+    with ear.listen(of("kinds")) as listener:
+        values = ", ".join(value for _, value, _ in TABLE)
+        sql.execute(cast("LiteralString", f"insert into kinds values (1, {values})"))
+        data = listener.change()
+    found = {f"{kind} {value}": data["record"][f"c{place}"] for place, (kind, value, _) in enumerate(TABLE)}
+    assert found == {f"{kind} {value}": json.loads(wire, parse_float=Decimal) for kind, value, wire in TABLE}
+    types = {column["name"]: column["type"] for column in data["columns"]}
+    assert {kind: types[f"c{place}"] for place, (kind, _, _) in enumerate(TABLE) if kind in NAMES} == NAMES
+
+
+@pytest.mark.slow
+def test_numbers_keep_their_digits(ear: Ear, sql: Sql):
+    """The scale of a numeric and the last digits of an int8 stand in the frame as PostgreSQL wrote them."""
+    sql.execute("create table digits (id int8 primary key, price numeric)")
+    sql.execute("alter publication supabase_realtime add table digits")
+    with ear.listen(of("digits")) as listener:
+        sql.execute("insert into digits values (9007199254740993, 12.30)")
+        record = listener.change()["record"]
+    assert (record["id"], str(record["price"])) == (9007199254740993, "12.30")
+
+
+BUILTIN = {
+    name: Type(oid, name, name)
+    for name, oid in (("int4", 23), ("text", 25), ("numeric", 1700), ("timestamptz", 1184), ("json", 114))
+}
+TEXT_ARRAY = Type(1009, "_text", "text[]", item=25)
+
+
+def writers(*types: Type) -> Writers:
+    return Writers({one.oid: one for one in (*BUILTIN.values(), TEXT_ARRAY, *types)})
+
+
+@given(st.text())
+def test_any_text_is_a_json_string(text: str):
+    """Control characters, quotes and letters of any script."""
+    assert (
+        json.loads(writers().of_column(25)(text.encode("utf-8", "replace"))) == text.encode("utf-8", "replace").decode()
+    )
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))
+def test_any_array_of_texts_is_a_list(items: list[str | None]):
+    """However PostgreSQL has to quote them."""
+    quoted = ['"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' if one is not None else "NULL" for one in items]
+    assert json.loads(writers().of_column(1009)(("{" + ",".join(quoted) + "}").encode())) == items
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
+def test_any_record_has_its_fields(fields: list[str | None]):
+    """Quotes and backslashes are doubled in a record, and nothing is NULL."""
+    quoted = ['"' + one.replace("\\", "\\\\").replace('"', '""') + '"' if one is not None else "" for one in fields]
+    assert read_record("(" + ",".join(quoted) + ")") == fields
+
+
+def test_records_are_read_as_postgresql_writes_them():
+    """Words without quotes, single escapes, and what is no record."""
+    assert read_record('(1,a b,"x,""y""",,\\,z)') == ["1", "a b", 'x,"y"', None, ",z"]
+    for text in ("", "1,2", '("a)', "(a(b)"):
+        with pytest.raises(ValueError, match="malformed record"):
+            read_record(text)
+
+
+def test_a_type_of_a_user_may_have_any_name():
+    """A domain called `json` is written by what it is, not by its name."""
+    mine = Type(16_500, "json", "app.json", kind="d", base=25)
+    assert writers(mine).of_column(16_500)(b"{x") == b'"{x"'
+    with pytest.raises(KeyError):
+        writers().of_column(999)
