@@ -1,0 +1,184 @@
+"""Fixtures for pytest, found by its entry point `pytest11`.
+
+pytest loads this module in every run of everybody who has supawire installed, so nothing but pytest is imported before
+a fixture is used. Each test gets a server of its own, since that takes milliseconds (measured: 4; on PostgreSQL 150,
+with a fresh database); only the PostgreSQL itself lives as long as the session.
+
+An async fixture belongs to the plugin that runs the test. There is one client for each of the two plugins, and
+`realtime_async_client` takes the one that fits.
+"""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from supawire import AsyncClient, Client, LocalServer
+    from supawire.testing.databases import Template
+
+SERVERS: Final = ("realtime_server", "realtime_pg_server")
+PYTEST_ASYNCIO: Final = ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin")
+"""By entry point it has the first name, by `-p` one of the others."""
+EXTRAS: Final = {"jwt": "server", "psycopg": "postgres"}
+MISSING: Final = "{fixture} needs the extra `{extra}`: pip install 'supawire[{extra}]'"
+NO_RUNNER: Final = "realtime_async_client needs a test that anyio or pytest-asyncio runs; realtime_client works without"
+NO_TRIO: Final = "supawire runs on asyncio; a fixture anyio_backend that returns 'asyncio' leaves these runs out"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-asyncio run its client, where that plugin is in use."""
+    if _runs_asyncio(config):
+        import pytest_asyncio
+
+        holder = ModuleType("supawire of pytest-asyncio")
+        vars(holder)["_realtime_client_of_asyncio"] = pytest_asyncio.fixture(_open_client)
+        config.pluginmanager.register(holder, "supawire-asyncio")
+
+
+# --- what a test may change: fixtures to override, for a module, a class or by parametrize
+
+
+@pytest.fixture
+def realtime_options() -> dict[str, Any]:
+    """Arguments of the servers, such as `{"strict": True}`; override it to set some."""
+    return {}
+
+
+@pytest.fixture
+def realtime_client_options() -> dict[str, Any]:
+    """Options of the clients, as `supawire.connect` takes them; override it to set some."""
+    return {}
+
+
+# --- servers
+
+
+@pytest.fixture
+def realtime_server(realtime_options: dict[str, Any]) -> "Generator[LocalServer]":
+    """A local server for this test alone: `supawire.LocalServer`, running."""
+    with _extra("realtime_server"):
+        from supawire import LocalServer
+    with LocalServer(**realtime_options) as server:
+        yield server
+
+
+# --- servers on a PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def realtime_postgres() -> "Generator[str]":
+    """URL of a PostgreSQL that runs as long as the test session; override it to name one of yours."""
+    with _extra("realtime_postgres"):
+        import_module("psycopg")  # before a cluster is started in vain
+
+        from supawire.server.postgres.cluster import Cluster
+    with Cluster() as cluster:
+        yield cluster.url
+
+
+@pytest.fixture(scope="session")
+def realtime_schema() -> str:
+    """SQL that makes your tables, run once for all tests; override it to have some."""
+    return ""
+
+
+@pytest.fixture(scope="session")
+def _realtime_template(realtime_postgres: str, realtime_schema: str) -> "Generator[Template]":
+    with _extra("realtime_postgres"):
+        from supawire.testing.databases import template_in
+    with template_in(realtime_postgres, realtime_schema) as template:
+        yield template
+
+
+@pytest.fixture
+def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[str, Any]) -> "Generator[LocalServer]":
+    """A local server on a fresh database, both for this test alone."""
+    from supawire import LocalServer
+    from supawire.testing.databases import copy_of
+
+    with copy_of(_realtime_template) as url, LocalServer(database=url, **realtime_options) as server:
+        yield server
+
+
+# --- clients
+
+
+@pytest.fixture
+def realtime_key(request: pytest.FixtureRequest, realtime_options: dict[str, Any]) -> str:
+    """A key for this test's server, with the role `anon`."""
+    del realtime_options  # named so that a test can set it with parametrize
+    return _server_of(request).anon_key
+
+
+@pytest.fixture
+def realtime_client(
+    request: pytest.FixtureRequest, realtime_options: dict[str, Any], realtime_client_options: dict[str, Any]
+) -> "Generator[Client]":
+    """An open client of this test's server, for code that blocks; closed after the test."""
+    del realtime_options
+    from supawire import connect
+
+    server = _server_of(request)
+    with connect(server.url, server.anon_key, **realtime_client_options) as client:
+        yield client
+
+
+@pytest.fixture
+def realtime_async_client(
+    request: pytest.FixtureRequest, realtime_options: dict[str, Any], realtime_client_options: dict[str, Any]
+) -> "AsyncClient":
+    """An open async client of this test's server, in the event loop of the test; closed after it."""
+    del realtime_options, realtime_client_options
+    if "anyio_backend" in request.fixturenames:
+        if request.getfixturevalue("anyio_backend_name") != "asyncio":
+            pytest.skip(NO_TRIO)
+        return request.getfixturevalue("_realtime_client_of_anyio")
+    if _runs_asyncio(request.config):
+        return request.getfixturevalue("_realtime_client_of_asyncio")
+    return pytest.fail(NO_RUNNER, pytrace=False)
+
+
+async def _open_client(
+    request: pytest.FixtureRequest, realtime_client_options: dict[str, Any]
+) -> "AsyncGenerator[AsyncClient]":
+    from supawire import connect_async
+
+    server = _server_of(request)
+    async with connect_async(server.url, server.anon_key, **realtime_client_options) as client:
+        yield client
+
+
+@pytest.fixture
+async def _realtime_client_of_anyio(
+    request: pytest.FixtureRequest, realtime_client_options: dict[str, Any]
+) -> "AsyncGenerator[AsyncClient]":
+    async for client in _open_client(request, realtime_client_options):
+        yield client
+
+
+def _runs_asyncio(config: pytest.Config) -> bool:
+    return any(config.pluginmanager.has_plugin(name) for name in PYTEST_ASYNCIO)
+
+
+# --- which server
+
+
+@contextmanager
+def _extra(fixture: str) -> "Generator[None]":
+    """Say which extra is missing, if one is."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name not in EXTRAS:
+            raise
+        pytest.fail(MISSING.format(fixture=fixture, extra=EXTRAS[error.name]), pytrace=False)
+
+
+def _server_of(request: pytest.FixtureRequest) -> "LocalServer":
+    """The server that the test asked for; without a word of it, or with both, the one in memory."""
+    asked = [name for name in SERVERS if name in request.fixturenames]
+    return request.getfixturevalue(asked[0] if asked else SERVERS[0])

@@ -1,0 +1,218 @@
+"""The local server inside the event loop of a test: no port, no thread, and the time of that loop.
+
+    async def test():
+        server = VirtualServer()
+        async with server.connect() as client:
+            server.refuse_connections(seconds=600)
+            server.drop_connections()
+            await asyncio.sleep(3600)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(test())
+
+In a `VirtualTimeLoop` that hour is over at once, and all that would have happened in it has happened in order.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from supawire.aio.client import AsyncClient, connect_async
+from supawire.aio.opening import Opening
+from supawire.errors import ConnectError, StateError
+from supawire.server.actface import ActFace
+from supawire.server.desk import HubOptions, Timings
+from supawire.server.effects import Close, Refusal, Report, Request, Send
+from supawire.server.faultface import FaultFace
+from supawire.server.hub import Hub
+from supawire.server.limits import ServerLimits
+from supawire.server.recorder import ReceivedFrame
+from supawire.server.rest import RestAnswer, RestRequest
+from supawire.server.rights import Policy
+from supawire.server.tokens import sign
+from supawire.transport.base import Closed, OpenRequest
+from supawire.transport.http import HttpRequest, HttpResponse
+from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
+from supawire.types import Instant
+
+T = TypeVar("T")
+SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
+GATEWAY: Final = "/realtime/v1"
+YEARS: Final = 10 * 365 * 24 * 3600.0
+logger: Final = logging.getLogger("supawire.server")
+
+
+class VirtualServer(ActFace, FaultFace):
+    """A local server without a network, with the methods of `LocalServer`, for one event loop.
+
+    Args: strict, limits: as those of `LocalServer`. seed: the same one gives the same ids.
+    """
+
+    def __init__(self, *, strict: bool = False, limits: ServerLimits | None = None, seed: int = 0) -> None:
+        timings = Timings.strict() if strict else Timings()
+        limits = limits or (ServerLimits.self_hosted() if strict else ServerLimits())
+        self._hub = Hub(HubOptions(secret=SECRET, limits=limits, timings=timings), random.Random(seed))
+        self._wires: dict[int, _Wire] = {}
+        self._numbers = count(1)
+        self._timer: asyncio.TimerHandle | None = None
+        self.url: Final = "http://127.0.0.1"
+        """What to give to a client, with `transport` and `http`."""
+        self.anon_key: Final = self.token("anon", YEARS)
+        """A key with the role `anon`."""
+        self.service_key: Final = self.token("service_role", YEARS)
+        """A key with the role `service_role`."""
+        self.transport: Final = HubTransport(self)
+        """Leads clients to this server: `connect_async(..., transport=server.transport)`."""
+        self.http: Final = HubHttp(self)
+        """Carries their HTTP requests to it: `connect_async(..., http=server.http)`."""
+
+    def connect(self, **options: Any) -> Opening[AsyncClient]:
+        """A client of this server, opened by `async with` or `await`; options are those of `connect_async`."""
+        chosen: dict[str, Any] = {"transport": self.transport, "http": self.http, **options}
+        return connect_async(self.url, self.anon_key, **chosen)
+
+    def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
+        """A token with this role and these claims; negative `expires_in` seconds make one that has run out.
+
+        Only waiting is virtual: `time.time()` goes on as it does, so an hour in a `VirtualTimeLoop` ends no token;
+        `expire_tokens` does.
+        """
+        return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, SECRET)
+
+    def policy(self, function: Policy) -> Policy:
+        """Decide about private channels with this function, also as a decorator; see `LocalServer.policy`."""
+        self._hub.set_policy(function)
+        return function
+
+    @property
+    def frames(self) -> list[ReceivedFrame]:
+        """What clients sent, oldest first, without tokens; the newest 10,000."""
+        return self._hub.received.frames()
+
+    # --- inputs of the hub
+
+    def _do(self, act: Callable[[Hub, Instant], T]) -> T:
+        now = self._now()
+        self._hub.at(now)
+        result = act(self._hub, now)
+        self._pump()
+        return result
+
+    def _memory_only(self, name: str) -> None:
+        """Everything of the memory level is here."""
+
+    def _now(self) -> Instant:
+        try:
+            return Instant(asyncio.get_running_loop().time(), time.time())
+        except RuntimeError:
+            raise StateError(
+                "a VirtualServer is used inside an event loop; LocalServer has a thread of its own"
+            ) from None
+
+    async def open(self, request: OpenRequest) -> MemoryConnection:
+        """A client opens a socket. Raises: ConnectError when it is refused."""
+        await asyncio.sleep(0)
+        parts = urlsplit(request.endpoint.reveal())
+        number = next(self._numbers)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        asked = Request(parts.netloc, dict(parse_qsl(parts.query)), headers)
+        answer = self._do(lambda hub, now: hub.connect(number, asked, now))
+        if isinstance(answer, Refusal):
+            await asyncio.sleep(answer.held)
+            text = answer.body.decode(errors="replace") or None
+            raise ConnectError(f"the server answered {answer.status}", status=answer.status, body=text)
+        connection = MemoryConnection(None)
+        connection.peer = self._wires[number] = _Wire(connection, self, number)
+        return connection
+
+    async def rest(self, request: HttpRequest) -> HttpResponse:
+        """A client sends an HTTP request."""
+        await asyncio.sleep(0)
+        parts = urlsplit(request.url)
+        headers = {name.lower(): value for name, value in request.reveal().items()}
+        path = parts.path.removeprefix(GATEWAY)
+        asked = RestRequest(request.method, path, parts.netloc, dict(parse_qsl(parts.query)), headers, request.body)
+        answer = self._do(lambda hub, now: hub.rest(asked, now))
+        assert isinstance(answer, RestAnswer)  # without a database nothing has to be asked first
+        return HttpResponse(answer.status, answer.body, dict(answer.headers))
+
+    def arrived(self, number: int, item: MemoryFrame | Closed) -> None:
+        """A client sent a frame, or its socket has ended."""
+        if isinstance(item, Closed):
+            self._wires.pop(number, None)
+            self._do(lambda hub, now: hub.disconnected(number, now))
+        else:
+            self._do(lambda hub, now: hub.receive(number, item.data, item.binary, now))
+
+    # --- effects of the hub
+
+    def _pump(self) -> None:
+        while (effect := self._hub.next_effect()) is not None:
+            match effect:
+                case Send(number, data, binary) if number in self._wires:
+                    self._wires[number].send(data, binary)
+                case Close(number, code) if number in self._wires:
+                    self._close(self._wires.pop(number), code)
+                case Report(text):
+                    logger.warning("%s", text)
+                case _:  # a socket that is gone; and in memory, nothing has to be held back
+                    pass
+        self._arm(self._hub.next_deadline)
+
+    def _close(self, wire: "_Wire", code: int | None) -> None:
+        if code is None:
+            wire.drop()
+        else:
+            wire.close(code)
+        self._hub.disconnected(wire.number, self._now())
+
+    def _arm(self, deadline: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._tick, deadline)
+
+    def _tick(self, deadline: float) -> None:
+        now = self._now()
+        self._hub.tick(Instant(max(now.mono, deadline), now.wall))
+        self._pump()
+
+
+class HubTransport:
+    """Opens connections to a `VirtualServer`."""
+
+    def __init__(self, server: VirtualServer) -> None:
+        self._server = server
+
+    async def open(self, request: OpenRequest, /) -> MemoryConnection:
+        """See `Transport.open`."""
+        return await self._server.open(request)
+
+
+class HubHttp:
+    """Carries requests to a `VirtualServer`."""
+
+    def __init__(self, server: VirtualServer) -> None:
+        self._server = server
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        """See `HttpClient.request`."""
+        return await self._server.rest(request)
+
+
+class _Wire(MemoryPeer):
+    """The server's end of one connection: what comes goes into the hub at once."""
+
+    def __init__(self, connection: MemoryConnection, server: VirtualServer, number: int) -> None:
+        super().__init__(connection)
+        self._server = server
+        self.number: Final = number
+
+    def take(self, item: MemoryFrame | Closed) -> None:
+        self._server.arrived(self.number, item)
