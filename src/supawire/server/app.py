@@ -34,7 +34,7 @@ from supawire.server.effects import (
 from supawire.server.hub import Hub
 from supawire.server.questions import Answer, Question
 from supawire.server.rest import HTML, MAX_BODY
-from supawire.server.socket import Socket, frame_of
+from supawire.server.socket import CLOSING, Socket, frame_of
 from supawire.types import Instant
 
 logger: Final = logging.getLogger("supawire.server")
@@ -50,8 +50,6 @@ PREFLIGHT: Final = {
 MAX_HEADER: Final = 4_400
 """Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
 MAX_LINE: Final = 8_150
-CLOSING: Final = 2.0
-"""Seconds that a peer has to answer a close frame."""
 TURN: Final = 64
 """Frames of one socket after which the others get a turn."""
 
@@ -262,7 +260,7 @@ class App:
             return _response(RestAnswer(answer.status, answer.body, answer.content_type))
         socket = Socket(
             web.WebSocketResponse(
-                compress=False, max_msg_size=MAX_FRAME + 1, autoping=False, decode_text=False, timeout=CLOSING
+                compress=False, max_msg_size=MAX_FRAME + 1, autoping=False, autoclose=False, decode_text=False
             )
         )
         self._sockets[conn] = socket
@@ -275,7 +273,7 @@ class App:
             self._sockets.pop(conn, None)
             self.hub.disconnected(conn, self.now())
             self.pump()
-        await socket.ended()
+        await socket.end()
         return socket.ws
 
     async def _read(self, conn: int, socket: Socket) -> None:
@@ -288,8 +286,7 @@ class App:
                     return
             except Exception:
                 logger.exception("the local server failed on a frame")
-                await socket.close(1011)
-                return
+                self._close(Close(conn, 1011))
             frames += 1
             if frames % TURN == 0:
                 await asyncio.sleep(0)

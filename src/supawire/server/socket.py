@@ -2,7 +2,8 @@
 
 `aiohttp` writes each frame by itself, which is one system call a frame. A server's frames are unmasked, so a frame for
 a hundred sockets is the same bytes on each: it is built once, and what one socket gets within a loop turn is written
-to its transport in one go. Control frames go through `aiohttp`, on the same transport and so in order.
+to its transport in one go. So is our close frame: when another task than the reader closes, `aiohttp` does not wait for
+the peer's answer but cuts the connection, and a peer that is slow to read then sees 1006.
 """
 
 import asyncio
@@ -13,8 +14,12 @@ from aiohttp import web
 MAX_UNSENT: Final = 32_000_000
 """Bytes that may wait in the kernel's stead for a client that does not read; one that is slower is cut off."""
 
+CLOSING: Final = 2.0
+"""Seconds that a peer has to answer a close frame."""
+
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
+_CLOSE: Final = b"\x88\x02"
 
 
 def frame_of(data: bytes, binary: bool) -> bytes:
@@ -31,7 +36,7 @@ def frame_of(data: bytes, binary: bool) -> bytes:
 class Socket:
     """One socket of the server."""
 
-    __slots__ = ("_closing", "_farewell", "_out", "_transport", "readable", "ws")
+    __slots__ = ("_closing", "_ended", "_out", "_transport", "readable", "ws")
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self.ws: Final = ws
@@ -41,8 +46,8 @@ class Socket:
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._closing = False
-        self._farewell: asyncio.Event | None = None
-        """Set when our close frame is answered, or its time is over; None when we sent none."""
+        self._ended: Final = asyncio.Event()
+        """Set when nothing more is read."""
 
     async def open(self, request: web.Request) -> None:
         """Answer the upgrade; what was added before goes out after it."""
@@ -75,19 +80,23 @@ class Socket:
     async def close(self, code: int) -> None:
         """Write what was added, then close with this code; a peer that does not answer is cut off."""
         self.flush()
-        self._closing = True
-        if self._transport is None:
+        transport, already, self._closing = self._transport, self._closing, True
+        if transport is None or already:
             return
-        self._farewell = asyncio.Event()
+        transport.write(_CLOSE + code.to_bytes(2, "big"))
         try:
-            await self.ws.close(code=code)
-        finally:
-            self._farewell.set()
+            async with asyncio.timeout(CLOSING):
+                await self._ended.wait()
+        except TimeoutError:
+            transport.abort()
 
-    async def ended(self) -> None:
-        """Wait until a polite close is over: `aiohttp` cuts the connection as soon as the request's handler returns."""
-        if self._farewell is not None:
-            await self._farewell.wait()
+    async def end(self) -> None:
+        """The peer closed, or answered our close, or is gone."""
+        self._ended.set()
+        if self._closing and self._transport is not None:
+            self._transport.close()  # otherwise aiohttp sends one more close frame at the end of the request
+        elif self.ws.prepared:
+            await self.ws.close()
 
     def abort(self) -> None:
         """Cut the connection; the peer sees 1006."""
