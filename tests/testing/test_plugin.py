@@ -1,0 +1,240 @@
+"""The fixtures for users' tests, in runs of pytest of their own."""
+
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+OURS = ("-p", "supawire.testing.plugin")
+ASYNCIO = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function")
+
+BLOCKING = """
+    import pytest
+    from supawire import JoinError, broadcast
+    from supawire.server import ServerLimits
+
+
+    def test_a_server_and_a_client(realtime_server, realtime_client, realtime_key):
+        assert realtime_key == realtime_server.anon_key
+        room = realtime_client.channel("room")
+        heard = room.listen(broadcast())
+        room.subscribe()
+        realtime_server.broadcast("room", "said", "hello")
+        assert next(heard).payload == "hello"
+        assert [frame.event for frame in realtime_server.frames] == ["phx_join"]
+
+
+    seen = []
+
+
+    @pytest.mark.parametrize("turn", [1, 2])
+    def test_each_test_has_its_own(realtime_server, realtime_client, turn):
+        assert realtime_server.frames == []
+        realtime_client.channel("room").subscribe()
+        realtime_server.reject_join("*", "IncreaseSubscriptionConnectionPool: none is left")
+        seen.append(realtime_server)
+        assert len({server.secret for server in seen}) == turn
+
+
+    class TestOfAnOwner:
+        @pytest.fixture
+        def realtime_options(self):
+            return {"limits": ServerLimits(channels=1)}
+
+        @pytest.fixture
+        def realtime_client_options(self, realtime_server):
+            return {"token": realtime_server.token(sub="alice"), "timeout": 5}
+
+        def test_options_are_those_of_the_test(self, realtime_client):
+            realtime_client.channel("club", private=True).subscribe()
+            with pytest.raises(JoinError, match="ChannelRateLimitReached"):
+                realtime_client.channel("more").subscribe()
+
+
+    @pytest.mark.parametrize("realtime_options", [{"secret": "a secret of forty characters or even more"}])
+    def test_parametrize_sets_them_too(realtime_client, realtime_server, realtime_options):
+        assert realtime_server.secret == realtime_options["secret"]
+"""
+
+ASYNC = """
+    import asyncio
+
+    import pytest
+
+    from supawire import AsyncClient, broadcast
+
+    clients = []
+
+
+    {mark}
+    async def test_an_async_client(realtime_async_client, realtime_server):
+        assert isinstance(realtime_async_client, AsyncClient)
+        clients.append(realtime_async_client)
+        room = realtime_async_client.channel("room", echo=True)
+        heard = room.listen(broadcast())
+        await room.subscribe()
+        await room.broadcast("said", "hello")
+        assert (await anext(heard)).payload == "hello"
+        assert [frame.event for frame in realtime_server.frames] == ["phx_join", "broadcast"]
+
+
+    def test_it_was_closed():
+        assert [client.state.value for client in clients] == ["closed"]
+"""
+
+
+class Run(Protocol):
+    def __call__(self, text: str, *options: str, process: bool = True) -> pytest.RunResult: ...
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run these words as a test module, with these plugins and no others; a warning is an error."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(text: str, *options: str, process: bool = True) -> pytest.RunResult:
+        pytester.makepyfile(text)
+        words = ("-W", "error", "-p", "no:cacheprovider", *options)
+        return pytester.runpytest_subprocess(*words) if process else pytester.runpytest_inprocess(*words)
+
+    return run
+
+
+def test_each_test_gets_a_server_and_clients(run: Run):
+    """Server, key and blocking client are fresh in each test, and take the options that the test sets."""
+    run(BLOCKING, *OURS).assert_outcomes(passed=5)
+
+
+POSTGRES = """
+    import pytest
+    from supawire import changes
+
+
+    @pytest.fixture(scope="session")
+    def realtime_schema():
+        return '''
+            create table orders (id bigint primary key generated always as identity, total numeric);
+            alter publication supabase_realtime add table orders;
+        '''
+
+
+    @pytest.mark.parametrize("turn", [1, 2])
+    def test_rows_of_a_test_are_its_own(realtime_pg_server, realtime_client, turn):
+        rows = realtime_client.channel("db").listen(changes("orders"))
+        realtime_client.channel("db").subscribe(wait="ready")
+        realtime_pg_server.sql("insert into orders (total) values (%s)", turn)
+        assert next(rows).record == {"id": 1, "total": turn}
+
+
+    def test_nothing_stays(realtime_postgres):
+        import psycopg
+        with psycopg.connect(realtime_postgres) as connection:
+            names = connection.execute("select datname from pg_database where datname like 'supawire_test%'").fetchall()
+        assert len(names) == 1  # what databases are copied from
+"""
+
+
+@pytest.mark.slow  # a PostgreSQL is started
+def test_each_test_gets_a_database(run: Run):
+    """A test on PostgreSQL has a fresh database with the user's tables, a server on it, and a client of that server."""
+    pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
+    run(POSTGRES, *OURS, "-v").assert_outcomes(passed=3)
+
+
+@pytest.mark.slow  # a process each: pytest within pytest would import supawire twice
+@pytest.mark.parametrize(
+    ("options", "mark"),
+    [
+        (("-p", "anyio"), "@pytest.mark.anyio"),
+        (("-p", "anyio", "-o", "anyio_mode=auto"), ""),
+        (ASYNCIO, "@pytest.mark.asyncio"),
+        ((*ASYNCIO, "-o", "asyncio_mode=auto"), ""),
+        (("-p", "anyio", *ASYNCIO), "@pytest.mark.asyncio"),
+        (("-p", "anyio", *ASYNCIO), "@pytest.mark.anyio"),
+    ],
+    ids=["anyio", "anyio-auto", "asyncio", "asyncio-auto", "both, asyncio", "both, anyio"],
+)
+def test_the_async_client_lives_in_the_loop_of_the_test(run: Run, options: tuple[str, ...], mark: str):
+    """Under anyio and pytest-asyncio, in each of their modes, the client is open in the test and closed after it."""
+    run(ASYNC.format(mark=mark), *OURS, *options).assert_outcomes(passed=2)
+
+
+def test_without_a_plugin_for_async_it_says_what_is_missing(run: Run):
+    """A test that nobody runs in a loop gets the names of the plugins that would, and of the blocking fixture."""
+    result = run("def test_it(realtime_async_client): pass", *OURS, process=False)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs a test that anyio or pytest-asyncio runs; realtime_client works without"])
+
+
+def test_other_loops_are_left_out(run: Run):
+    """A run under another loop than asyncio is skipped, and says how to leave such runs out."""
+    text = """
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "trio"
+
+        def test_it(anyio_backend, realtime_async_client):
+            raise AssertionError
+    """
+    result = run(text, *OURS, "-p", "anyio", "-rs", process=False)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*a fixture anyio_backend that returns 'asyncio'*"])
+
+
+@pytest.mark.parametrize(
+    ("fixture", "absent", "extra"),
+    [("realtime_server", "jwt", "server"), ("realtime_pg_server", "psycopg", "postgres")],
+)
+def test_a_missing_extra_is_named(run: Run, fixture: str, absent: str, extra: str):
+    """A server whose extra is not installed is an error that says what to install."""
+    text = f"""
+        import sys
+        sys.modules["{absent}"] = None
+
+        def test_it({fixture}):
+            raise AssertionError
+    """
+    result = run(text, *OURS)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*supawire[[]{extra}]*"])
+
+
+def test_nobody_pays_for_fixtures_that_are_not_used(run: Run):
+    """With the plugin loaded and unused, neither client nor server is imported, and nothing warns (R47)."""
+    text = """
+        import sys
+
+        def test_it():
+            heavy = ("aiohttp", "jwt", "psycopg", "supawire.aio", "supawire.server", "supawire.sync")
+            assert [name for name in heavy if name in sys.modules] == []
+            assert "supawire.testing.plugin" in sys.modules
+    """
+    run(text, *OURS, "--strict-markers", "--strict-config").assert_outcomes(passed=1)
+
+
+def test_pytest_finds_the_fixtures_by_itself():
+    """The entry point of the package is this plugin, under the name by which it can be turned off."""
+    found = {entry.name: entry.value for entry in entry_points(group="pytest11") if entry.name == "supawire"}
+    assert found == {"supawire": "supawire.testing.plugin"}
+
+
+def test_fixtures_explain_themselves(run: Run):
+    """`pytest --fixtures` shows each fixture for users with a line about it, and none that is ours alone."""
+    lines = run("", *OURS, "--fixtures", process=False).outlines
+    shown = [line for line in lines if line.startswith(("realtime_", "_realtime"))]
+    assert sorted(line.split()[0] for line in shown) == [
+        "realtime_async_client",
+        "realtime_client",
+        "realtime_client_options",
+        "realtime_key",
+        "realtime_options",
+        "realtime_pg_server",
+        "realtime_postgres",
+        "realtime_schema",
+        "realtime_server",
+    ]
+    assert not any("no docstring available" in line for line in lines)

@@ -1,0 +1,143 @@
+"""The server that lives in a test's event loop, and the loop in which hours pass at once."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import pytest
+
+import supawire.testing
+from supawire import (
+    Backoff,
+    ConnectError,
+    Gap,
+    Insert,
+    JoinDeniedError,
+    LinkState,
+    Status,
+    broadcast,
+    changes,
+    gaps,
+    presence,
+)
+from supawire.errors import StateError
+from supawire.server import ServerLimits
+from supawire.testing import VirtualServer, VirtualTimeLoop
+
+Story = Callable[[], Coroutine[Any, Any, None]]
+
+
+def play(story: Story) -> float:
+    """Run it in virtual time; the seconds that it took there."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        started = runner.get_loop().time()
+        runner.run(story())
+        return runner.get_loop().time() - started
+
+
+def test_an_outage_of_ten_minutes_takes_no_time():
+    """Ten minutes without a server are over at once, and the client has come back with a gap and all listeners (R3)."""
+
+    async def story() -> None:
+        server = VirtualServer()
+        async with server.connect() as client:
+            news = client.channel("orders").listen(changes("orders"), gaps())
+            await client.channel("orders").subscribe(wait="ready")
+            server.refuse_connections(seconds=600)
+            server.drop_connections()
+            gap = await anext(news)
+            assert isinstance(gap, Gap) and gap.lost == {"changes"}
+            server.emit("INSERT", "orders", record={"id": 1})
+            row = await anext(news)
+            assert isinstance(row, Insert) and row.record == {"id": 1}
+            assert client.stats().reconnects == 1
+
+    assert play(story) >= 600
+
+
+def test_the_same_story_takes_the_same_time():
+    """What happens depends on nothing but the story: virtual seconds are equal where luck is left out."""
+
+    async def story() -> None:
+        server = VirtualServer()
+        async with server.connect(backoff=Backoff(initial=3, jitter=0)) as client:
+            server.drop_connections()
+            await client.channel("room").subscribe(timeout=None)
+            server.lag(0.25)
+            await client.ping()
+
+    assert play(story) == play(story)
+
+
+def test_all_that_a_client_does_works_without_a_network():
+    """Broadcasts, presence, stored messages, HTTP, private channels: the whole server, in one loop."""
+
+    async def story() -> None:
+        server = VirtualServer()
+
+        @server.policy
+        def members(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
+            return topic in claims.get("rooms", [])
+
+        async with server.connect(token=server.token(rooms=["club"])) as client:
+            club = client.channel("club", private=True, ack=True, echo=True, presence_key="alice")
+            heard, seen = club.listen(broadcast()), club.listen(presence())
+            await club.subscribe()
+            await club.track({"mood": "fine"})
+            await anext(seen)
+            await club.broadcast("said", {"n": 1})
+            await client.publish("club", "posted", {"n": 2}, private=True)
+            server.send("club", "stored", {"n": 3})
+            messages = [await anext(heard) for _ in range(3)]
+            assert [message.payload["n"] for message in messages] == [1, 2, 3]
+            with pytest.raises(JoinDeniedError):
+                await client.channel("elsewhere", private=True).subscribe()
+        assert "phx_leave" in {frame.event for frame in server.frames}
+
+    play(story)
+
+
+def test_a_refused_connection_is_typed():
+    """A wrong key and a status give the errors that the network would give (R30)."""
+
+    async def story() -> None:
+        server = VirtualServer(strict=True, limits=ServerLimits())
+        with pytest.raises(ConnectError, match="401"):
+            await supawire.connect_async(server.url, "wrong", transport=server.transport, http=server.http)
+        server.refuse_connections(status=503)
+        with pytest.raises(ConnectError, match="503"):
+            await server.connect(open_timeout=5)
+
+    assert play(story) >= 5
+
+
+def test_a_close_code_arrives_and_pauses_end_by_the_heartbeat():
+    """Faults act on a client as over a network: a close code, and a server that says nothing any more (R4)."""
+
+    async def story() -> None:
+        server = VirtualServer()
+        async with server.connect() as client:
+            links = (event async for event in client.listen() if isinstance(event, Status))
+            server.drop_connections(1012)
+            assert "1012" in str((await anext(links)).cause)
+            while (await anext(links)).state is not LinkState.OPEN:
+                pass
+            server.pause()
+            assert (await anext(links)).state is LinkState.RETRYING
+            server.resume()
+            await links.aclose()
+
+    assert play(story) >= 25
+
+
+def test_outside_of_a_loop_it_says_what_to_use():
+    """A call without an event loop names the server that has a thread of its own."""
+    with pytest.raises(StateError, match="LocalServer"):
+        VirtualServer().broadcast("room", "event", {})
+
+
+def test_every_name_is_there():
+    """Each name of `supawire.testing` can be imported, and no other one."""
+    assert [name for name in supawire.testing.__all__ if getattr(supawire.testing, name) is None] == []
+    with pytest.raises(AttributeError):
+        _ = supawire.testing.nothing  # pyright: ignore[reportAttributeAccessIssue]
