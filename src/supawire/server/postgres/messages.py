@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from supawire.server.postgres.ground import Answers, Ground
 from supawire.server.postgres.pgoutput import UNCHANGED
 from supawire.server.postgres.replication import RowChange
+from supawire.server.postgres.visibility import caught_up
 from supawire.server.questions import Messages
 from supawire.server.stored import RETENTION, Stored
 
@@ -17,6 +19,8 @@ PUBLICATION: Final = "supabase_realtime_messages_publication"
 """Of this table alone, since the project's own lists the tables that somebody chose."""
 SCHEMA: Final = "realtime"
 TABLE: Final = "messages"
+RECENT: Final = 1_000
+"""Transactions, far more than can be between being told and being seen at one time."""
 YEAR_2000: Final = 946_684_800
 BOUNDS: Final = -(10**13), 10**14
 """Milliseconds that PostgreSQL has a time for."""
@@ -38,6 +42,8 @@ class MessageTable:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self._delivered: deque[int] = deque(maxlen=RECENT)
+        """Transactions whose messages were delivered and that were not looked for since."""
         ground.follow(PUBLICATION, self.take)
 
     @property
@@ -59,10 +65,18 @@ class MessageTable:
         """Nothing is bound."""
 
     async def replay(self, asked: Messages) -> tuple[Stored, ...]:
-        """The newest messages since then, oldest first; those of one transaction in the order they were written."""
+        """The newest messages since then, oldest first; those of one transaction in the order they were written.
+
+        The stream may tell of a transaction a moment before others see it. A message that was delivered before the
+        question has to be in the answer, or who joins would have it from neither.
+        """
+        database, delivered = self._ground.database, set(self._delivered)
+        if delivered:
+            await caught_up(database, None, delivered)
+            self._delivered = deque((xid for xid in self._delivered if xid not in delivered), maxlen=RECENT)
         since = min(max(asked.wanted.since, BOUNDS[0]), BOUNDS[1])
         parameters = [asked.topic, since, RETENTION, asked.wanted.limit]
-        rows = await self._ground.database.query(_REPLAY, parameters)
+        rows = await database.query(_REPLAY, parameters)
         return tuple(
             Stored(
                 number,
@@ -78,8 +92,10 @@ class MessageTable:
 
     def take(self, rows: Sequence[RowChange]) -> None:
         """Rows have committed, in this order: deliver those that are messages."""
-        messages = [message for row in rows if is_message(row) and (message := message_of(row)) is not None]
-        if messages:
+        found = [(row.begin.xid, message) for row in rows if is_message(row) and (message := message_of(row))]
+        if found:
+            messages = [message for _, message in found]
+            self._delivered.extend(dict.fromkeys(xid for xid, _ in found))
             self._ground.do(lambda hub, now: [hub.deliver(message, now) for message in messages])
 
 

@@ -1,0 +1,380 @@
+"""Messages that the database sends: delivered as they commit, and replayed to who missed them (protocol §6.3, §6.4)."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from supawire.server import LocalServer, ServerLimits
+from tests.postgres.wire import Wire, wire
+
+pytestmark = pytest.mark.slow
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+LAB = "realtime:lab"
+READY = {"replication_ready": True}
+ALL = "create policy everything on realtime.messages for all to authenticated using (true) with check (true)"
+
+
+@pytest.fixture
+async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
+    """A server on a fresh database in which who is signed in may do everything."""
+    sql.execute(ALL)
+    async with LocalServer(database=database) as server:
+        yield server
+
+
+def send(sql: Sql, n: Any, topic: str = "lab", event: str = "ping", private: bool = True) -> None:
+    sql.execute("select realtime.send(%s::jsonb, %s, %s, %s)", [json.dumps({"n": n}), event, topic, private])
+
+
+def id_of(sql: Sql, n: int) -> str:
+    row = sql.execute("select id::text from realtime.messages where payload @> jsonb_build_object('n', %s)", [n])
+    return row.fetchall()[0][0]
+
+
+def numbers(frames: list[Any]) -> list[Any]:
+    return [frame.payload["payload"].get("n") for frame in frames if frame.event == "broadcast"]
+
+
+async def until_number(client: Wire, n: Any) -> list[Any]:
+    """The numbers of the broadcasts up to this one."""
+    seen = len(client.got)
+    await client.until(lambda frame: frame.event == "broadcast" and frame.payload["payload"].get("n") == n)
+    return numbers(client.got[seen:])
+
+
+# --- delivery ---
+
+
+async def test_a_sent_message_arrives_with_its_id_in_both_versions(server: LocalServer, sql: Sql):
+    """`meta.id` is the row's, and so is the payload's unless it brought its own."""
+    async with wire(server) as new, wire(server, vsn="1.0.0") as old:
+        for client in (new, old):
+            await client.join()
+        send(sql, 1)
+        number = id_of(sql, 1)
+        wanted = {"type": "broadcast", "event": "ping", "payload": {"n": 1, "id": number}, "meta": {"id": number}}
+        assert await new.broadcast() == wanted == await old.broadcast()
+        sql.execute("""select realtime.send('{"n": 2, "id": "mine"}', 'ping', 'lab')""")
+        got = await new.broadcast()
+        assert got["payload"] == {"n": 2, "id": "mine"} and got["meta"] == {"id": id_of(sql, 2)}
+
+
+async def test_raw_bytes_reach_version_two_only(server: LocalServer, sql: Sql):
+    """`realtime.send_binary`: kind 4, raw, with its id; version 1.0.0 gets nothing (§2.4)."""
+    async with wire(server) as new, wire(server, vsn="1.0.0") as old:
+        for client in (new, old):
+            await client.join()
+        sql.execute(r"select realtime.send_binary('\x00ff10', 'blob', 'lab')")
+        got = await new.broadcast()
+        ((number,),) = sql.execute("select id::text from realtime.messages").fetchall()
+        assert got == {"type": "broadcast", "event": "blob", "payload": b"\x00\xff\x10", "meta": {"id": number}}
+        send(sql, 1)
+        assert await until_number(old, 1) == [1]
+
+
+async def test_private_and_public_messages_go_to_their_own_room(server: LocalServer, sql: Sql):
+    """And to no other topic."""
+    async with wire(server) as private, wire(server) as public, wire(server) as other:
+        await private.join()
+        await public.join(private=False)
+        await other.join("realtime:labs")
+        send(sql, 1)
+        send(sql, 2, private=False)
+        send(sql, 3)
+        send(sql, 4, topic="labs")
+        send(sql, 5, private=False)
+        assert await until_number(private, 3) == [1, 3]
+        assert await until_number(public, 5) == [2, 5]
+        assert await until_number(other, 4) == [4]
+
+
+async def test_messages_arrive_when_they_commit_and_in_that_order(server: LocalServer, sql: Sql, database: str):
+    """One transaction's stay together; what is rolled back never arrives."""
+    async with wire(server) as client:
+        await client.join()
+        with psycopg.connect(database) as slow, psycopg.connect(database) as undone:
+            for n in range(3):
+                send(slow, f"slow {n}")
+            send(undone, "undone")
+            send(sql, "first")
+            assert await until_number(client, "first") == ["first"]
+            undone.rollback()
+            slow.commit()
+            send(sql, "last")
+            assert await until_number(client, "last") == ["slow 0", "slow 1", "slow 2", "last"]
+
+
+async def test_many_messages_keep_their_order(server: LocalServer, sql: Sql):
+    """A thousand in one statement."""
+    async with wire(server) as client:
+        await client.join()
+        sql.execute(
+            """select realtime.send(jsonb_build_object('n', n), 'ping', 'lab') from generate_series(1, 1000) n"""
+        )
+        assert await until_number(client, 1000) == list(range(1, 1001))
+
+
+async def test_a_trigger_tells_changes_of_rows(server: LocalServer, sql: Sql):
+    """`realtime.broadcast_changes`: operation, schema, table, both rows; private."""
+    sql.execute("""
+        create table public.notes (id int primary key, body text);
+        create function public.tell() returns trigger language plpgsql security definer as $$
+        begin
+          perform realtime.broadcast_changes('notes:' || coalesce(new.id, old.id), tg_op, tg_op,
+            tg_table_name, tg_table_schema, new, old);
+          return null;
+        end $$;
+        create trigger tell after insert or update or delete on public.notes
+          for each row execute function public.tell();
+    """)
+    async with wire(server) as client:
+        await client.join("realtime:notes:1")
+        sql.execute(
+            "insert into public.notes values (1, 'a'), (2, 'other'); update public.notes set body = 'b' where id = 1"
+        )
+        sql.execute("delete from public.notes where id = 1")
+        got = [await client.broadcast() for _ in range(3)]
+    for message, (operation, record, old) in zip(
+        got,
+        [
+            ("INSERT", {"id": 1, "body": "a"}, None),
+            ("UPDATE", {"id": 1, "body": "b"}, {"id": 1, "body": "a"}),
+            ("DELETE", None, {"id": 1, "body": "b"}),
+        ],
+        strict=True,
+    ):
+        assert message["event"] == operation
+        wanted = {"operation": operation, "schema": "public", "table": "notes", "record": record, "old_record": old}
+        assert message["payload"] == wanted | {"id": message["meta"]["id"]}
+
+
+async def test_a_row_that_is_inserted_by_hand_is_delivered(
+    server: LocalServer, sql: Sql, caplog: pytest.LogCaptureFixture
+):
+    """Without the functions: any payload goes as it is; a row without event or payload is logged and goes nowhere."""
+    insert = "insert into realtime.messages (topic, extension, event, payload, private) values (%s, %s, %s, %s, %s)"
+    with caplog.at_level(logging.WARNING, "supawire.server"):
+        async with wire(server) as client:
+            await client.join()
+            sql.execute(insert, ["lab", "broadcast", None, '{"n": 1}', True])
+            sql.execute(insert, ["lab", "broadcast", "ping", None, True])
+            sql.execute(insert, ["lab", "broadcast", "ping", '{"n": 2.50, "big": 12345678901234567890}', True])
+            got = await client.broadcast()
+            assert got["payload"] == {"n": 2.5, "big": 12345678901234567890}
+    assert [record.getMessage() for record in caplog.records] == [
+        "a message from the database is not delivered: it has no event",
+        "a message from the database is not delivered: it has no payload",
+    ]
+
+
+async def test_an_update_or_delete_of_a_message_is_no_message(server: LocalServer, sql: Sql):
+    """Only what is inserted is sent."""
+    async with wire(server) as client:
+        await client.join()
+        send(sql, 1)
+        sql.execute("update realtime.messages set event = 'other'")
+        sql.execute("delete from realtime.messages")
+        send(sql, 2)
+        assert await until_number(client, 2) == [1, 2]
+
+
+async def test_a_message_over_the_limit_is_lost_without_a_word_but_stored(database: str, sql: Sql):
+    """Neither sender nor receiver is told (§6.4)."""
+    sql.execute(ALL)
+    async with LocalServer(database=database, limits=ServerLimits(payload_kb=1)) as server, wire(server) as client:
+        await client.join()
+        send(sql, "x" * 2000)
+        send(sql, "small")
+        assert await until_number(client, "small") == ["small"]
+        assert sql.execute("select count(*) from realtime.messages").fetchone() == (2,)
+
+
+async def test_messages_reach_who_may_read_them_only(server: LocalServer, sql: Sql):
+    """A socket with presence alone, by policy, is in the room and hears none."""
+    sql.execute("drop policy everything on realtime.messages")
+    sql.execute(
+        "create policy ears on realtime.messages for select to authenticated using (auth.jwt() ->> 'sub' = 'ears')"
+    )
+    sql.execute("""create policy eyes on realtime.messages for select to authenticated
+        using (auth.jwt() ->> 'sub' = 'eyes' and extension = 'presence')""")
+    async with wire(server, server.token(sub="ears")) as ears, wire(server, server.token(sub="eyes")) as eyes:
+        for client in (ears, eyes):
+            assert (await client.join(presence={"enabled": True}))["status"] == "ok"
+        send(sql, 1)
+        await until_number(ears, 1)
+        assert [frame.event for frame in await eyes.silent()] == ["presence_state"]
+
+
+# --- replication_ready ---
+
+
+async def test_who_asks_is_told_that_messages_flow(server: LocalServer, sql: Sql):
+    """And a message sent after that arrives (§3.6)."""
+    async with wire(server) as client:
+        await client.join(broadcast=READY)
+        message = {"message": "Replication connection established", "status": "ok", "extension": "system"}
+        assert await client.system() == message | {"channel": "lab"}
+        send(sql, 1)
+        assert await until_number(client, 1) == [1]
+
+
+async def test_a_lost_stream_comes_back_by_itself(server: LocalServer, sql: Sql):
+    """Who joins meanwhile is told when messages flow; what commits then reaches everybody again."""
+    async with wire(server) as client:
+        await client.join(broadcast=READY)
+        await client.system()
+        sql.execute("""select pg_terminate_backend(active_pid, 10000) from pg_replication_slots
+            where active and database = current_database()""")
+        async with wire(server) as other:
+            await other.join(broadcast=READY)
+            assert (await other.system())["message"] == "Replication connection established"
+            for each in (other, client):
+                while not numbers(await each.silent()):
+                    send(sql, 1)
+
+
+# --- replay ---
+
+
+def since(sql: Sql, ago: timedelta = timedelta(hours=1)) -> int:
+    ((at,),) = sql.execute("select (extract(epoch from now() - %s) * 1000)::bigint", [ago]).fetchall()
+    return at
+
+
+async def replayed(server: LocalServer, wanted: Any, vsn: str = "2.0.0", topic: str = "lab") -> list[Any]:
+    """What a join with this replay gets before its presence state."""
+    async with wire(server, vsn=vsn) as client:
+        reply = await client.join(f"realtime:{topic}", broadcast={"replay": wanted}, presence={"enabled": True})
+        assert reply["status"] == "ok", reply
+        await client.until(lambda frame: frame.event == "presence_state")
+        return client.got[1:-1]
+
+
+async def test_a_join_gets_what_it_missed_oldest_first(server: LocalServer, sql: Sql):
+    """The text form with the join_ref, and `meta` that says so; in version 1.0.0 too (§2.4)."""
+    for n in range(3):
+        send(sql, n)
+    frames = await replayed(server, {"since": since(sql)})
+    number = id_of(sql, 0)
+    assert frames[0].payload == {
+        "type": "broadcast",
+        "event": "ping",
+        "payload": {"n": 0, "id": number},
+        "meta": {"id": number, "replayed": True},
+    }
+    assert frames[0].join_ref == "1" and numbers(frames) == [0, 1, 2]
+    assert [frame.payload for frame in await replayed(server, {"since": since(sql)}, "1.0.0")] == [
+        frame.payload for frame in frames
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "numbers_wanted"),
+    [(None, range(5, 30)), (3, range(27, 30)), (0, range(29, 30)), (-4, range(29, 30)), (100, range(5, 30))],
+)
+async def test_the_newest_are_replayed_up_to_the_limit(
+    server: LocalServer, sql: Sql, limit: int | None, numbers_wanted: range
+):
+    """25 unless said otherwise, and never more; in the order they were written, though one transaction has one time."""
+    sql.execute("select realtime.send(jsonb_build_object('n', n), 'ping', 'lab') from generate_series(0, 29) n")
+    wanted = {"since": since(sql)} | ({} if limit is None else {"limit": limit})
+    assert numbers(await replayed(server, wanted)) == list(numbers_wanted)
+
+
+async def test_only_private_broadcasts_of_the_topic_since_then_are_replayed(server: LocalServer, sql: Sql):
+    """Public ones, other topics, other extensions and older ones are not."""
+    insert = """insert into realtime.messages (topic, extension, event, payload, private, inserted_at)
+        values (%s, %s, %s, jsonb_build_object('n', %s::int), true, now() at time zone 'utc' - %s::interval)"""
+    sql.execute("select realtime.keep_partitions()")
+    for n, (topic, extension, event, ago) in enumerate(
+        [
+            ("lab", "broadcast", "ping", "90 seconds"),
+            ("lab", "broadcast", "ping", "30 seconds"),
+            ("lab", "presence", "ping", "20 seconds"),
+            ("labs", "broadcast", "ping", "15 seconds"),
+            ("lab", "broadcast", None, "10 seconds"),
+        ]
+    ):
+        sql.execute(insert, [topic, extension, event, n, ago])
+    send(sql, 5, private=False)
+    send(sql, 6)
+    assert numbers(await replayed(server, {"since": since(sql, timedelta(seconds=60))})) == [1, 6]
+    assert numbers(await replayed(server, {"since": since(sql, timedelta(seconds=-60))})) == []
+
+
+async def test_what_is_older_than_three_days_is_not_replayed(server: LocalServer, sql: Sql):
+    """Whatever is asked for, and though its partition is still there."""
+    sql.execute("""do $$ declare day date := (now() at time zone 'utc')::date; begin
+        execute format('create table realtime.messages_old partition of realtime.messages for values from (%L) to (%L)',
+          day - 6, day - 1); end $$""")
+    for hours, n in ((73, 1), (71, 2), (1, 3)):
+        sql.execute(
+            """insert into realtime.messages (topic, extension, event, payload, private, inserted_at) values
+            ('lab', 'broadcast', 'ping', jsonb_build_object('n', %s::int), true,
+             now() at time zone 'utc' - make_interval(hours => %s))""",
+            [n, hours],
+        )
+    for at in (0, -(10**30), since(sql, timedelta(days=10))):
+        assert numbers(await replayed(server, {"since": at})) == [2, 3]
+    assert await replayed(server, {"since": 10**30}) == []
+
+
+async def test_raw_bytes_are_replayed_to_version_two(server: LocalServer, sql: Sql):
+    """Kind 4 with both facts in its metadata."""
+    sql.execute(r"select realtime.send_binary('\x00ff10', 'blob', 'lab')")
+    send(sql, 1)
+    frames = await replayed(server, {"since": since(sql)})
+    ((number,),) = sql.execute("select id::text from realtime.messages where payload is null").fetchall()
+    assert frames[0].payload["payload"] == b"\x00\xff\x10"
+    assert frames[0].payload["meta"] == {"id": number, "replayed": True}
+    assert numbers(frames[1:]) == [1]
+    assert numbers(await replayed(server, {"since": since(sql)}, "1.0.0")) == [1]
+
+
+async def test_who_may_not_read_broadcasts_is_replayed_none(server: LocalServer, sql: Sql):
+    """Though presence lets it in."""
+    send(sql, 1)
+    sql.execute("alter policy everything on realtime.messages using (extension = 'presence')")
+    assert await replayed(server, {"since": since(sql)}) == []
+
+
+async def test_a_replay_that_cannot_be_looked_up_refuses_the_join(server: LocalServer, sql: Sql):
+    """With the server's text (§9.2)."""
+    sql.execute("alter table realtime.messages rename column payload to body")
+    async with wire(server) as client:
+        reply = await client.join(broadcast={"replay": {"since": 0}})
+        reason = "UnableToReplayMessages: Realtime was unable to replay messages"
+        assert reply == {"status": "error", "response": {"reason": reason}}
+
+
+async def test_nothing_is_lost_or_doubled_between_replay_and_live(server: LocalServer, sql: Sql, database: str):
+    """While somebody writes all the time, a join with a replay has each message once, in order."""
+    done = asyncio.Event()
+
+    async def write() -> None:
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            for n in range(400):
+                await connection.execute("select realtime.send(jsonb_build_object('n', %s::int), 'ping', 'lab')", [n])
+        done.set()
+
+    writing = asyncio.create_task(write())
+    start, joins = since(sql), 0
+    while not done.is_set():
+        async with wire(server) as client:
+            await client.join(broadcast={"replay": {"since": start}}, presence={"enabled": True})
+            await client.until(lambda frame: frame.event == "presence_state")
+            send(sql, "last")
+            await until_number(client, "last")
+            got = [n for n in numbers(client.got) if n != "last"]
+            if got:
+                assert got == list(range(got[0], got[0] + len(got)))
+                joins += 1
+    await writing
+    assert joins

@@ -1,0 +1,110 @@
+"""Bare clients of a local server, to look at frames as they come."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from supawire.core import binary
+from supawire.server import LocalServer
+
+PATIENCE = 30.0
+
+
+class Heard(NamedTuple):
+    """A frame of the server; `binary` is what kind 4 says, `payload` then raw bytes or JSON."""
+
+    topic: str
+    event: str
+    payload: Any
+    ref: str | None = None
+    join_ref: str | None = None
+
+
+def heard(message: aiohttp.WSMessage) -> Heard:
+    """A frame of either version; a user broadcast (kind 4) reads as the text form does."""
+    if message.type is aiohttp.WSMsgType.BINARY:
+        frame = binary.unpack(binary.DOWN, message.data)
+        assert frame.layout is binary.USER_BROADCAST
+        topic, event, metadata = frame.fields
+        body = json.loads(frame.payload) if frame.json else frame.payload
+        meta = {"meta": json.loads(metadata)} if metadata else {}
+        return Heard(
+            topic.decode(), "broadcast", {"type": "broadcast", "event": event.decode(), "payload": body, **meta}
+        )
+    assert message.type is aiohttp.WSMsgType.TEXT, message
+    value = json.loads(message.data)
+    if isinstance(value, dict):
+        return Heard(value["topic"], value["event"], value["payload"], value["ref"])
+    join_ref, ref, topic, event, payload = value
+    return Heard(topic, event, payload, ref, join_ref)
+
+
+class Wire:
+    """One socket. `got` is every frame so far."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse, v2: bool) -> None:
+        self.ws = ws
+        self.v2 = v2
+        self.got: list[Heard] = []
+        self._ref = 0
+
+    async def push(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None) -> str:
+        self._ref += 1
+        ref = str(self._ref)
+        frame: Any = [join_ref or ref, ref, topic, event, payload]
+        if not self.v2:
+            names = ("join_ref", "ref", "topic", "event", "payload")
+            frame = dict(zip(names, frame, strict=True))
+        await self.ws.send_str(json.dumps(frame))
+        return ref
+
+    async def join(self, topic: str = "realtime:lab", private: bool = True, **config: Any) -> Any:
+        """Join and wait for the answer; its payload. A topic is joined once by a socket of these tests."""
+        ref = await self.push(topic, "phx_join", {"config": {"private": private, **config}})
+        return await self.reply(ref)
+
+    async def ask(self, topic: str, event: str, payload: Any, join_ref: str = "1") -> Any:
+        """Push and wait for the answer; its payload."""
+        return await self.reply(await self.push(topic, event, payload, join_ref=join_ref))
+
+    async def reply(self, ref: str) -> Any:
+        return (await self.until(lambda frame: frame.event == "phx_reply" and frame.ref == ref)).payload
+
+    async def broadcast(self) -> Any:
+        """The payload of the next broadcast."""
+        return (await self.until(lambda frame: frame.event == "broadcast")).payload
+
+    async def system(self) -> Any:
+        """The payload of the next system frame."""
+        return (await self.until(lambda frame: frame.event == "system")).payload
+
+    async def until(self, wanted: Callable[[Heard], bool]) -> Heard:
+        """The next frame that is wanted; those before it are in `got`."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                frame = heard(await self.ws.receive())
+                self.got.append(frame)
+                if wanted(frame):
+                    return frame
+
+    async def silent(self) -> list[Heard]:
+        """What came before the answer to a heartbeat that is sent now."""
+        seen = len(self.got)
+        await self.reply(await self.push("phoenix", "heartbeat", {}))
+        return self.got[seen:-1]
+
+
+@asynccontextmanager
+async def wire(
+    server: LocalServer, token: str | None = None, vsn: str = "2.0.0", **headers: str
+) -> AsyncGenerator[Wire]:
+    """A socket with this token, a signed-in user's when left out."""
+    async with aiohttp.ClientSession() as http:
+        query = {"vsn": vsn, "apikey": token or server.token()}
+        url = f"{server.url}/socket/websocket"
+        async with http.ws_connect(url, params=query, headers=headers, max_msg_size=0) as ws:
+            yield Wire(ws, vsn.startswith("2"))
