@@ -41,9 +41,10 @@ class ChangeData(Struct, gc=False):
 class _Change(Struct, frozen=True, gc=False, eq=False):
     topic: str
     _data: ChangeData
-    _model: Model | None = None
     _record: Any = UNSET
+    """What it was made into; before that UNSET, or the model that it is to be made into."""
     _row: dict[str, Any] | UnsetType = UNSET
+    """The row when `_record` is, or will be, something else."""
     _old_record: dict[str, Any] | UnsetType = UNSET
 
     @property
@@ -100,11 +101,6 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
             **{name: read_json(part, name) for name, part in parts.items() if part is not NULL},
         }
 
-    def _read_record(self) -> Any:
-        value = decode_row(self._data.columns, self._data.record) if self._model is None else self._make(self._model)
-        force_setattr(self, "_record", value)
-        return value
-
     def _make(self, model: Model) -> Any:
         data = self._data
         row = self._read_row()
@@ -113,21 +109,24 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
                 raise RowError(
                     f"the server sent nothing of this row: {', '.join(self.errors) or 'it does not say why'}"
                 )
-            return model.make(row, unsent_columns(data.columns, row))
+            made = model.make(row, unsent_columns(data.columns, row))
         except RowError as error:
             error.raw, error.topic = bytes(data.record), self.topic
             raise
+        force_setattr(self, "_record", made)
+        return made
 
     def _read_row(self) -> dict[str, Any]:
         kept = self._row
-        if kept is UNSET:
-            kept = decode_row(self._data.columns, self._data.record)
-            force_setattr(self, "_row", kept)
-        return kept
+        return self._keep("_row", self._data.record) if kept is UNSET else kept
 
-    def _read_old_record(self) -> dict[str, Any]:
-        value = decode_row(self._data.columns, self._data.old_record)
-        force_setattr(self, "_old_record", value)
+    def _keep(self, name: str, raw: Raw) -> Any:
+        try:
+            value = decode_row(self._data.columns, raw)
+        except RowError as error:
+            error.topic = self.topic
+            raise
+        force_setattr(self, name, value)
         return value
 
     def __repr__(self) -> str:
@@ -150,12 +149,15 @@ class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):
         Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
         """
         kept = self._record
-        return self._read_record() if kept is UNSET else kept
+        if kept is UNSET:
+            return self._keep("_record", self._data.record)
+        return self._make(kept) if type(kept) is Model else kept
 
     @property
     def row(self) -> dict[str, Any]:
         """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
-        return cast("dict[str, Any]", self.record) if self._model is None else self._read_row()
+        is_record = self._row is UNSET and type(self._record) is not Model
+        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
 
 
 class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
@@ -176,18 +178,21 @@ class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
         Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
         """
         kept = self._record
-        return self._read_record() if kept is UNSET else kept
+        if kept is UNSET:
+            return self._keep("_record", self._data.record)
+        return self._make(kept) if type(kept) is Model else kept
 
     @property
     def row(self) -> dict[str, Any]:
         """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
-        return cast("dict[str, Any]", self.record) if self._model is None else self._read_row()
+        is_record = self._row is UNSET and type(self._record) is not Model
+        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
 
     @property
     def old_record(self) -> dict[str, Any]:
         """The old row as an exact dict, never a model: its key only, or all columns under REPLICA IDENTITY FULL."""
         kept = self._old_record
-        return self._read_old_record() if kept is UNSET else kept
+        return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
 
 
 class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
@@ -206,7 +211,7 @@ class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
         everyone who listens to the table.
         """
         kept = self._old_record
-        return self._read_old_record() if kept is UNSET else kept
+        return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
 
 
 type_of_change: Final[dict[str, type[Insert[Any] | Update[Any] | Delete[Any]]]] = {

@@ -45,6 +45,9 @@ class Model:
         """The name of the class."""
         return _named(self.kind)
 
+    def __repr__(self) -> str:
+        return self.name
+
     def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
         """The object of a row. `unsent`: the columns that the server lists and did not send. Raises: RowError."""
         lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()

@@ -113,8 +113,8 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     id: str | None = None
     replayed: bool = False
     _binary: bool = False
-    _model: Model | None = None
     _payload: Any = UNSET
+    """What it was made into; before that UNSET, or the model that it is to be made into."""
 
     @property
     def payload(self) -> P:
@@ -124,10 +124,10 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
         """
         kept: Any = self._payload
         if kept is UNSET:
-            if self._model is not None:
-                kept = self._make(self._model)
-            else:
-                kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
+            kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
+            force_setattr(self, "_payload", kept)
+        elif type(kept) is Model:
+            kept = self._make(kept)
             force_setattr(self, "_payload", kept)
         return kept
 
@@ -149,7 +149,7 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
 def with_model(event: Any, model: Model) -> Any:
     """The same broadcast or change, for a listener that wants its payload or rows as objects of a class."""
     kept = "_payload" if event.__class__ is Broadcast else "_record"
-    return replace(event, **{"_model": model, kept: UNSET})
+    return replace(event, **{kept: model})
 
 
 # --- presence -------------------------------------------------------------------------------------------------------

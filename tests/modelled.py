@@ -1,0 +1,45 @@
+"""Events as listeners with a model get them."""
+
+from typing import Any, TypedDict
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from supawire import Broadcast, Insert, RowError, Update
+from supawire._models import check_model
+from supawire.types import ChangeData, with_model
+
+typed_dict: Any = TypedDict
+"""To be called with fields that no type checker knows."""
+
+Kind = type[Insert[Any]] | type[Update[Any]]
+
+
+def change_of(
+    record: str, columns: dict[str, str], model: type[Any] | None, *, kind: Kind = Insert, errors: str = "null"
+) -> Any:
+    """A change with this record, as a listener with the model gets it."""
+    listed = msgspec.json.encode([{"name": name, "type": kind} for name, kind in columns.items()])
+    data = ChangeData(
+        "public", "t", "UPDATE", None, Raw(listed), Raw(record.encode()), Raw(b'{"id":1}'), Raw(errors.encode())
+    )
+    change: Any = kind("room", data)
+    made = check_model(model)
+    return change if made is None else with_model(change, made)
+
+
+def message_of(payload: str | bytes, model: type[Any]) -> Any:
+    """A broadcast with this JSON, or these bytes, as a listener with the model gets it."""
+    made = check_model(model)
+    assert made is not None
+    is_binary = isinstance(payload, bytes)
+    raw = payload if isinstance(payload, bytes) else Raw(payload.encode())
+    return with_model(Broadcast("room", "e", raw, "m1", True, is_binary), made)
+
+
+def refusal(event: Any, attribute: str = "record") -> RowError:
+    """What reading it raises."""
+    with pytest.raises(RowError) as caught:
+        getattr(event, attribute)
+    return caught.value

@@ -1,0 +1,300 @@
+"""`model=`: rows and payloads as objects of the user's own classes."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, make_dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+import msgspec
+import pydantic.dataclasses
+import pytest
+from msgspec import Raw
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, create_model
+
+from supawire import Delete, InvalidArgumentError, Update, broadcast, changes
+from supawire._models import check_model
+from supawire.selectors import ModelSelector
+from supawire.types import ChangeData, with_model
+from tests.modelled import change_of, message_of, refusal, typed_dict
+
+T = TypeVar("T")
+
+create: Any = create_model  # what it takes depends on the fields
+
+
+# --- what fits
+
+
+class Mood(Enum):
+    SAD = "sad"
+
+
+@dataclass
+class Meta:
+    x: float
+    seen: list[date]
+
+
+class MetaModel(BaseModel):
+    x: float
+    seen: list[date]
+
+
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "id": ("int8", int),
+    "title": ("text", str),
+    "price": ("numeric", Decimal),
+    "weight": ("numeric", float),
+    "at": ("timestamptz", datetime),
+    "day": ("date", date),
+    "clock": ("time", time),
+    "owner": ("uuid", UUID),
+    "done": ("bool", bool),
+    "tags": ("_text", list[str | None]),
+    "grid": ("_int4", list[list[int | None]]),
+    "data": ("bytea", bytes),
+    "mood": ("mood", Mood),
+    "span": ("int4range", str),
+    "pause": ("interval", str),
+    "note": ("text", str | None),
+}
+TYPES = {name: kind for name, (kind, _) in COLUMNS.items()} | {"meta": "jsonb"}
+FIELDS: dict[str, Any] = {name: annotation for name, (_, annotation) in COLUMNS.items()}
+RECORD = (
+    '{"id": 9007199254740993, "title": "é", "price": 1.1000, "weight": 1.50, "at": "2024-01-02T03:04:05.123456+00:00",'
+    ' "day": "2024-01-02", "clock": "03:04:05", "owner": "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11", "done": true,'
+    ' "tags": ["a", null], "grid": [[1, 2], [3, null]], "data": "00ff", "mood": "sad", "span": "[1,10)",'
+    ' "pause": "1 day 02:03:04", "note": null, "meta": {"x": 1.5, "seen": ["2024-01-02"]}}'
+)
+
+KINDS: dict[str, type[Any]] = {
+    "dataclass": make_dataclass("Row", (FIELDS | {"meta": Meta}).items()),
+    "struct": msgspec.defstruct("Row", (FIELDS | {"meta": Meta}).items()),
+    "TypedDict": typed_dict("Row", FIELDS | {"meta": Meta}),
+    "pydantic": create("Row", **{name: (kind, ...) for name, kind in (FIELDS | {"meta": MetaModel}).items()}),
+    "pydantic dataclass": pydantic.dataclasses.dataclass(make_dataclass("Row", (FIELDS | {"meta": MetaModel}).items())),
+}
+
+
+@pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
+def test_rows_become_objects_with_exact_values(model: type[Any]):
+    """R42: an object of each kind of class holds the exact values of its row, nested ones by their own annotations."""
+    record = change_of(RECORD, TYPES, model).record
+    assert isinstance(record, dict if dict in model.__mro__ else model)
+    got = dict(record) if isinstance(record, dict) else {name: getattr(record, name) for name in TYPES}
+    meta = got.pop("meta")
+    assert got == {
+        "id": 9007199254740993,
+        "title": "é",
+        "price": Decimal("1.1000"),
+        "weight": 1.5,
+        "at": datetime(2024, 1, 2, 3, 4, 5, 123456, UTC),
+        "day": date(2024, 1, 2),
+        "clock": time(3, 4, 5),
+        "owner": UUID("6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"),
+        "done": True,
+        "tags": ["a", None],
+        "grid": [[1, 2], [3, None]],
+        "data": b"\x00\xff",
+        "mood": Mood.SAD,
+        "span": "[1,10)",
+        "pause": "1 day 02:03:04",
+        "note": None,
+    }
+    assert str(got["price"]) == "1.1000" and type(got["weight"]) is float
+    assert (meta.x, meta.seen) == (1.5, [date(2024, 1, 2)])
+
+
+MESSAGE = '{"user": "alice", "at": "2024-01-02T03:04:05Z", "price": 1.10, "big": 9007199254740993}'
+MESSAGE_FIELDS: dict[str, Any] = {"user": str, "at": datetime, "price": Decimal, "big": int}
+MESSAGES: dict[str, type[Any]] = {
+    "dataclass": make_dataclass("Message", MESSAGE_FIELDS.items()),
+    "struct": msgspec.defstruct("Message", MESSAGE_FIELDS.items()),
+    "TypedDict": typed_dict("Message", MESSAGE_FIELDS),
+    "pydantic": create("Message", **{name: (kind, ...) for name, kind in MESSAGE_FIELDS.items()}),
+    "pydantic, strict": create(
+        "Message", __config__=ConfigDict(strict=True), **{name: (kind, ...) for name, kind in MESSAGE_FIELDS.items()}
+    ),
+    "pydantic dataclass": pydantic.dataclasses.dataclass(make_dataclass("Message", MESSAGE_FIELDS.items())),
+}
+
+
+@pytest.mark.parametrize("model", MESSAGES.values(), ids=MESSAGES)
+def test_payloads_become_objects(model: type[Any]):
+    """The JSON of a broadcast becomes an object of each kind of class, as its library reads JSON; all else is kept."""
+    message = message_of(MESSAGE, model)
+    payload = message.payload
+    got = payload if isinstance(payload, dict) else {name: getattr(payload, name) for name in MESSAGE_FIELDS}
+    assert got == {
+        "user": "alice",
+        "at": datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "price": Decimal("1.1"),
+        "big": 9007199254740993,
+    }
+    assert (message.topic, message.event, message.id, message.replayed) == ("room", "e", "m1", True)
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    user_id: int
+
+
+class Aliased(BaseModel):
+    user_id: int = Field(alias="userId")
+
+
+class Chosen(BaseModel):
+    user_id: int = Field(validation_alias=AliasChoices("uid", AliasPath("userId")))
+
+
+class ByName(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    userId: int = Field(alias="other")  # noqa: N815
+
+
+@pytest.mark.parametrize("model", [Renamed, Aliased, Chosen, ByName])
+def test_columns_are_found_by_the_names_that_the_class_gives(model: type[Any]):
+    """Renaming by msgspec, and aliases of pydantic, say which column a field is."""
+    record = change_of('{"userId": 7}', {"userId": "int8"}, model).record
+    assert list(record.model_dump().values() if isinstance(record, BaseModel) else [record.user_id]) == [7]
+
+
+@dataclass
+class Box(Generic[T]):
+    id: T
+
+
+def test_a_generic_class_is_made_with_its_arguments():
+    """`Box[int]` is a model, and its argument is checked."""
+    assert change_of('{"id": 7}', {"id": "int8"}, Box[int]).record == Box(7)
+    assert "id: Expected `str`" in str(refusal(change_of('{"id": 7}', {"id": "int8"}, Box[str])))
+
+
+def test_columns_that_the_class_does_not_know_are_left_out():
+    """A column without a field is not in the object, and is in `row`."""
+    change = change_of('{"id": 7, "more": "x"}', {"id": "int8", "more": "text"}, Box[int])
+    assert (change.record, change.row) == (Box(7), {"id": 7, "more": "x"})
+
+
+class Counted(msgspec.Struct):
+    id: int
+
+    def __post_init__(self) -> None:
+        made.append(self.id)
+
+
+made: list[int] = []
+
+
+def test_an_object_is_made_when_it_is_first_read_and_then_kept():
+    """Nothing is converted before `record` or `payload` is read, nor by repr; then it is the same object each time."""
+    made.clear()
+    change = change_of('{"id": 7}', {"id": "int8"}, Counted, kind=Update)
+    message = message_of('{"id": 8}', Counted)
+    assert "id" not in repr(change).replace("room", "") and "8" not in repr(message)
+    assert (change.topic, change.old_record, change.row, made) == ("room", {"id": 1}, {"id": 7}, [])
+    assert change.record is change.record and message.payload is message.payload
+    assert made == [7, 8]
+
+
+def test_the_event_of_another_listener_is_not_touched():
+    """A listener with a model gets an event of its own: what others read from theirs is a dict, before and after."""
+    plain = change_of('{"id": 7}', {"id": "int8"}, None)
+    before = plain.record
+    model = check_model(Box[int])
+    assert model is not None
+    assert with_model(plain, model).record == Box(7)
+    assert plain.record is before and plain.row is before
+
+
+def test_what_is_no_row_is_never_a_model():
+    """`old_record` is the exact dict that the server sent, whatever the model; a Delete has nothing else."""
+    update = change_of('{"id": 7}', {"id": "int8"}, Box[int], kind=Update)
+    assert update.old_record == {"id": 1}
+    model = check_model(Box[int])
+    assert model is not None
+    data = ChangeData("public", "t", "DELETE", columns=update._data.columns, old_record=Raw(b'{"id":1}'))
+    delete = with_model(Delete[Any]("room", data), model)
+    assert delete.old_record == {"id": 1}
+    assert not hasattr(delete, "record") and not hasattr(delete, "row")
+
+
+# --- what is refused at once
+
+
+class Pair(NamedTuple):
+    id: int
+
+
+class Plain:
+    id: int
+
+
+@dataclass
+class Lost:
+    id: "Nowhere"  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+class LostModel(BaseModel):
+    id: "Nowhere"  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+class Row(msgspec.Struct, array_like=True):
+    id: int
+
+
+@dataclass
+class Vague:
+    at: datetime | str
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (int, "not int"),
+        (dict, "not dict; leave it out for dicts"),
+        (dict[str, int], "leave it out for dicts"),
+        (list[Meta], "not list"),
+        ("Meta", "not 'Meta'"),
+        (Meta(1.0, []), "give the class itself, Meta"),
+        (Meta | None, "not "),
+        (Pair, "not Pair"),
+        (Plain, "not Plain"),
+        (Mood, "not Mood"),
+        (msgspec.Struct, "not Struct"),
+        (lambda: None, "not <function"),
+        (Any, "Any"),
+        (Lost, "'Nowhere' is not defined"),
+        (LostModel, "'Nowhere' is not defined"),
+        (Row, "array_like"),
+        (Vague, "more than one str-like type"),
+    ],
+)
+def test_what_is_no_such_class_is_refused_at_once(model: Any, said: str):
+    """A model that rows and payloads can never become raises InvalidArgumentError where the selector is made."""
+    for make in (lambda: changes("users", model=model), lambda: broadcast("e", model=model)):
+        with pytest.raises(InvalidArgumentError) as caught:
+            make()
+        assert said in str(caught.value) and str(caught.value).startswith("model")
+
+
+def test_selectors_with_a_model_are_equal_when_all_of_them_is():
+    """Selectors are values: equal, and usable as keys, by what they select and by the class."""
+    assert changes("users", model=Meta) == changes("users", model=Meta)
+    assert len({changes("users", model=Meta), changes("users", model=Box), changes("users")}) == 3
+    assert isinstance(changes("users", model=Meta), ModelSelector)
+    assert repr(changes("users", model=Meta)).endswith("model=Meta)")
+
+
+def test_pydantic_is_imported_by_those_who_use_it():
+    """Models of other kinds work without pydantic being imported."""
+    code = (
+        "import dataclasses, sys; from supawire import broadcast, changes\n"
+        "User = dataclasses.make_dataclass('User', [('id', int)])\n"
+        "changes('users', model=User); broadcast(model=User)\n"
+        "assert 'pydantic' not in sys.modules and 'aiohttp' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,318 @@
+"""Rows and payloads that do not fit their model: told where they are read, never lost, never half made (R42)."""
+
+import traceback
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, NotRequired, TypedDict
+from uuid import UUID
+
+import pydantic.dataclasses
+import pytest
+from msgspec import UNSET, Struct, UnsetType
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from supawire import RowError, Update
+from tests.modelled import change_of, message_of, refusal, typed_dict
+
+
+def one_field(kind: str, annotation: Any) -> type[Any]:
+    """A class of this kind with the field `v`."""
+    if kind == "dataclass":
+        return dataclass(type("Row", (), {"__annotations__": {"v": annotation}}))
+    if kind == "TypedDict":
+        return typed_dict("Row", {"v": annotation})
+    return type("Row", (Struct if kind == "struct" else BaseModel,), {"__annotations__": {"v": annotation}})
+
+
+KINDS = ["dataclass", "TypedDict", "struct", "pydantic"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("column", "sent", "annotation"),
+    [
+        ("timestamptz", '"infinity"', datetime),
+        ("timestamp", '"-infinity"', datetime),
+        ("timestamp", '"0044-03-15T00:00:00 BC"', datetime),
+        ("timestamptz", '"12345-01-02T03:04:05+00:00"', datetime),
+        ("date", '"infinity"', date),
+        ("date", '"0044-03-15 BC"', date),
+        ("date", '"10000-01-01"', date),
+        ("time", '"24:00:00"', time),
+        ("timetz", '"24:00:00+00"', time),
+        ("float8", "null", float),
+        ("int8", "7", str),
+        ("text", '"seven"', int),
+        ("numeric", "1.5", int),
+        ("uuid", '"nope"', UUID),
+        ("money", '"$1,000.00"', Decimal),
+        ("_int4", "[1, null]", list[int]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_column(kind: str, column: str, sent: str, annotation: Any):
+    """R42: what Python cannot hold, and what the class says otherwise, raises RowError that names column and class."""
+    record = f'{{"v": {sent}}}'
+    change = change_of(record, {"v": column}, one_field(kind, annotation))
+    error = refusal(change)
+    assert "the row is no Row: v" in error.message
+    assert (error.raw, error.topic, error.retryable) == (record.encode(), "room", False)
+    assert "v" in change.row
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_does_not_fit_is_not_lost(kind: str):
+    """Each read raises an error of its own, and `row`, `raw` and everything else of the change stay readable."""
+    change = change_of('{"v": "x", "w": 1.10}', {"v": "text", "w": "numeric"}, one_field(kind, int), kind=Update)
+    first, second = refusal(change), refusal(change)
+    assert first is not second
+    assert change.row == {"v": "x", "w": Decimal("1.10")}
+    assert change.row is change.row
+    assert change.raw["record"] == {"v": "x", "w": 1.1}
+    assert change.old_record == {"id": 1}
+
+
+@pytest.mark.parametrize("record", ["[1]", '{"v": ', '{"v": nope}', '"x"'])
+def test_what_is_no_row_at_all_is_told_the_same_way(record: str):
+    """A record that is no JSON object raises RowError with what came, with a model as without."""
+    for model in (one_field("struct", int), None):
+        change = change_of(record, {"v": "int8"}, model)
+        for error in (refusal(change), refusal(change, "row")):
+            assert (error.raw, error.topic) == (record.encode(), "room")
+
+
+# --- what was not sent
+
+
+class Post(Struct):
+    id: int
+    body: str = ""
+
+
+class OpenPost(Struct):
+    id: int
+    body: str | UnsetType = UNSET
+
+
+class DictPost(TypedDict):
+    id: int
+    body: NotRequired[str]
+
+
+class PydanticPost(BaseModel):
+    id: int
+    body: str | None = None
+
+
+class AliasedPost(BaseModel):
+    id: int
+    text: str | None = Field(default=None, validation_alias=AliasChoices("content", "body"))
+
+
+@pydantic.dataclasses.dataclass
+class PydanticDataclassPost:
+    id: int
+    body: str | None = None
+
+
+@dataclass
+class DataclassPost:
+    id: int
+    body: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class RequiredPost:
+    id: int
+    body: str
+
+
+POST = {"id": "int8", "body": "text"}
+CLOSED = [Post, PydanticPost, AliasedPost, PydanticDataclassPost, DataclassPost, RequiredPost]
+
+
+@pytest.mark.parametrize("model", CLOSED)
+def test_a_value_that_was_not_sent_is_not_made_up(model: type[Any]):
+    """R42: a large value that an UPDATE left alone does not become the default of its field, or None."""
+    change = change_of('{"id": 7}', POST, model, kind=Update)
+    error = refusal(change)
+    assert error.message == f"the server did not send body, so the row is no {model.__name__}"
+    assert "left alone" not in error.message and "`row`" in (error.hint or "")
+    assert change.row == {"id": 7}
+
+
+@pytest.mark.parametrize(("model", "expected"), [(OpenPost, OpenPost(7)), (DictPost, {"id": 7})])
+def test_a_class_that_can_say_not_sent_is_made(model: type[Any], expected: Any):
+    """A field that may be UNSET, and a key that is NotRequired, tell what was not sent from null."""
+    assert change_of('{"id": 7}', POST, model, kind=Update).record == expected
+
+
+def test_null_is_not_the_same_as_not_sent():
+    """A null that was sent is the value None, with the same class."""
+    assert change_of('{"id": 7, "body": null}', POST, PydanticPost).record == PydanticPost(id=7, body=None)
+
+
+@pytest.mark.parametrize("model", CLOSED)
+def test_a_column_that_the_class_has_no_field_for_may_be_missing(model: type[Any]):
+    """Only what the class has a field for must have been sent."""
+    columns = POST | {"content": "text"} if model is not AliasedPost else POST
+    sent = '{"id": 7, "body": "x"}' if model is not DataclassPost else '{"id": 7, "body": ["x"]}'
+    columns |= {"huge": "text"}
+    assert change_of(sent, columns, model, kind=Update).record.id == 7
+
+
+def test_one_of_several_names_is_enough():
+    """A field with several aliases has its value when one of them was sent."""
+    columns = {"id": "int8", "content": "text", "body": "text"}
+    assert change_of('{"id": 7, "body": "x"}', columns, AliasedPost).record.text == "x"
+    assert "did not send body, content" in refusal(change_of('{"id": 7}', columns, AliasedPost)).message
+
+
+@pytest.mark.parametrize("model", [Post, PydanticPost, OpenPost, DictPost])
+def test_a_column_that_the_table_or_select_does_not_have_takes_its_default(model: type[Any]):
+    """What the server does not list was not asked for, or is not there: there the class has the word."""
+    record = change_of('{"id": 7}', {"id": "int8"}, model).record
+    assert record == (model(id=7) if model is not DictPost else {"id": 7})
+
+
+@pytest.mark.parametrize("model", [Post, OpenPost, DictPost, PydanticPost])
+def test_a_row_that_is_too_large_is_an_exact_dict_only(model: type[Any]):
+    """R42: of a truncated row `row` has what was sent, exactly; an object is made only when the class can say so."""
+    change = change_of('{"id": 7}', POST, model, errors='["Error 413: Payload Too Large"]')
+    assert change.truncated and change.row == {"id": 7}
+    if model in (OpenPost, DictPost):
+        assert change.record in (OpenPost(7), {"id": 7})
+    else:
+        assert "did not send body" in refusal(change).message
+
+
+class AllDefaults(Struct):
+    id: int = 0
+
+
+class NothingRequired(TypedDict, total=False):
+    id: int
+
+
+@pytest.mark.parametrize("model", [AllDefaults, NothingRequired])
+@pytest.mark.parametrize("error", ["Error 401: Unauthorized", "Error 400: Bad Request, no primary key"])
+def test_an_empty_row_is_no_object(model: type[Any], error: str):
+    """R42: a row that the role may not read is not an object of defaults; the error has the server's words."""
+    change = change_of("{}", {}, model, errors=f'["{error}"]')
+    assert refusal(change).message == f"the server sent nothing of this row: {error}"
+    assert change.row == {}
+    assert change.unauthorized is ("401" in error)
+
+
+# --- payloads
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("payload", ['{"v": "x"}', "[1]", "null", '"x"', '{"v": '])
+def test_a_payload_that_does_not_fit_is_told(kind: str, payload: str):
+    """A message that does not fit raises RowError with the message as it was sent, each time it is read."""
+    message = message_of(payload, one_field(kind, int))
+    for _ in range(2):
+        error = refusal(message, "payload")
+        assert (error.raw, error.topic) == (payload.encode(), "room")
+        assert error.message.startswith("the payload is no Row: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_are_no_object(kind: str):
+    """A binary message raises RowError that says so, with its bytes, even when they look like JSON."""
+    error = refusal(message_of(b'{"v": 1}', one_field(kind, int)), "payload")
+    assert error.message == "the payload is bytes, and a Row is made of JSON"
+    assert error.raw == b'{"v": 1}'
+
+
+# --- what the classes themselves do
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    v: Decimal
+
+
+class Forbidding(Struct, forbid_unknown_fields=True):
+    v: Decimal
+
+
+def test_strictness_is_that_of_the_class():
+    """What pydantic refuses when strict, and a struct that forbids it, is refused; what they take is taken."""
+    assert change_of('{"v": 1.10}', {"v": "numeric"}, Strict).record.v == Decimal("1.10")
+    assert "v: " in refusal(change_of('{"v": 1}', {"v": "int8"}, Strict)).message
+    for model in (Strict, Forbidding):
+        assert "w" in refusal(change_of('{"v": 1.10, "w": 1}', {"v": "numeric", "w": "int8"}, model)).message
+
+
+class Checked(Struct):
+    v: int
+
+    def __post_init__(self) -> None:
+        if self.v < 0:
+            raise ValueError("v is below zero")
+
+
+class CheckedModel(BaseModel):
+    v: int
+
+    @model_validator(mode="after")
+    def check(self) -> "CheckedModel":
+        if self.v < 0:
+            raise ValueError("v is below zero")
+        return self
+
+
+@pytest.mark.parametrize("model", [Checked, CheckedModel])
+def test_a_class_that_refuses_its_values_is_heard(model: type[Any]):
+    """A ValueError of the class's own check is a row that does not fit, and its text is told."""
+    assert change_of('{"v": 1}', {"v": "int8"}, model).record.v == 1
+    assert "v is below zero" in refusal(change_of('{"v": -1}', {"v": "int8"}, model)).message
+
+
+class Broken(Struct):
+    v: int
+
+    def __post_init__(self) -> None:
+        raise KeyError("a bug")
+
+
+def test_a_bug_of_the_class_stays_one():
+    """Any other exception of the user's class is the user's, and is not dressed up as a bad row."""
+    with pytest.raises(KeyError, match="a bug"):
+        _ = change_of('{"v": 1}', {"v": "int8"}, Broken).record
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_do_not_show_values(kind: str):
+    """R48: neither the error nor its traceback shows what stood in the row, since errors are logged."""
+    change = change_of('{"v": "secret-value"}', {"v": "text"}, one_field(kind, int))
+    message = message_of('{"v": "secret-value"}', one_field(kind, int))
+    for event, attribute in ((change, "record"), (message, "payload")):
+        error = refusal(event, attribute)
+        assert "secret-value" not in str(error) and "secret-value" not in "".join(traceback.format_exception(error))
+
+
+class Wide(BaseModel):
+    a: int
+    b: int
+    c: int
+    d: int
+    e: int
+    f: int
+    g: int
+
+
+def test_a_row_with_many_misfits_names_some_and_counts_the_others():
+    """An error names five columns at most."""
+    columns = dict.fromkeys("abcdefg", "text")
+    text = refusal(change_of("{" + ", ".join(f'"{name}": "x"' for name in columns) + "}", columns, Wide)).message
+    assert text.endswith("; and 2 more") and text.count("valid integer") == 5
+
+
+def test_an_error_says_where_the_row_is():
+    """The hint of a misfit names `row`, and the error is a ValueError, as for rows without a model."""
+    error = refusal(change_of('{"v": "x"}', {"v": "text"}, one_field("struct", int)))
+    assert isinstance(error, RowError) and isinstance(error, ValueError)
+    assert str(error) == "the row is no Row: v: Expected `int`, got `str`. `row` has it as a dict."
