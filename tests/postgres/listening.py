@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
@@ -66,7 +66,7 @@ class Ear:
         self._numbers = 0
 
     @contextmanager
-    def join(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Iterator[Listener]:
+    def join(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Generator[Listener]:
         """Join with these bindings, by default as `authenticated`; what the database says of them is not read."""
         self._numbers += 1
         url = self.server.url.replace("http", "ws") + "/socket/websocket?vsn=2.0.0&apikey="
@@ -79,7 +79,7 @@ class Ear:
             yield listener
 
     @contextmanager
-    def listen(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Iterator[Listener]:
+    def listen(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Generator[Listener]:
         """Join, and be told that everything is live."""
         with self.join(*bindings, token=token, **claims) as listener:
             assert listener.system() == ("ok", SUBSCRIBED)

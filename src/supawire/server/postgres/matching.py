@@ -160,7 +160,7 @@ def _key(case: _Case) -> Key | None:
         if value is None or value is UNCHANGED:
             return None
         values.append(value.decode())
-    types = tuple(layout.type_of(name).sql for name in names)
+    types = tuple(layout.type_of(name).whole for name in names)
     return Key(case.facts.sql, names, types, tuple(values))
 
 

@@ -42,6 +42,14 @@ class Type:
     base: int = 0
     fields: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def whole(self) -> str:
+        """What a text is cast to so that it keeps its length: `character` alone means one of one letter."""
+        return _LENGTHY.get(self.oid, self.sql)
+
+
+_LENGTHY: Final = {1042: "pg_catalog.bpchar", 1560: 'pg_catalog."bit"'}
+
 
 def string(text: bytes) -> bytes:
     """A JSON string."""

@@ -1,0 +1,130 @@
+"""Who sees which row: policies, roles and claims (protocol §4.5)."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from .listening import Ear, Listener, of
+from .test_changes import publish, run
+
+pytestmark = pytest.mark.slow
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+OWN = "nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'"
+
+
+@pytest.fixture(autouse=True)
+def notes(sql: Sql) -> None:
+    """Each user has notes; only their own are seen, and `anon` sees what is public."""
+    publish(sql, "notes", "id int4 primary key, owner text, public bool default false, body text")
+    run(sql, "alter table notes replica identity full", "alter table notes enable row level security")
+    run(sql, f"create policy own on notes for select to authenticated using (owner = {OWN})")
+    run(sql, "create policy open on notes for select to anon using (public)")
+
+
+def bodies(listener: Listener, count: int) -> list[Any]:
+    return [data["record"]["body"] for data in listener.changes(count)]
+
+
+def test_everybody_sees_their_own_rows(ear: Ear, sql: Sql):
+    """By claims for signed-in users, by role for others; the service sees all."""
+    with (
+        ear.listen(of("notes"), sub="ada") as ada,
+        ear.listen(of("notes"), sub="ben") as ben,
+        ear.listen(of("notes"), role="anon") as anon,
+        ear.listen(of("notes"), role="service_role") as service,
+    ):
+        run(sql, "insert into notes values (1, 'ada', false, 'a1'), (2, 'ben', true, 'b2'), (3, 'ada', true, 'a3')")
+        run(sql, "update notes set body = body || '!'")
+        assert bodies(ada, 4) == ["a1", "a3", "a1!", "a3!"]
+        assert bodies(ben, 2) == ["b2", "b2!"]
+        assert bodies(anon, 4) == ["b2", "a3", "b2!", "a3!"]
+        assert bodies(service, 6) == ["a1", "b2", "a3", "a1!", "b2!", "a3!"]
+
+
+def test_a_delete_is_told_to_everybody_and_shows_its_key_only(ear: Ear, sql: Sql):
+    """Nobody can say any more who would have seen the row; also with FULL, and filters still look at all of it."""
+    with (
+        ear.listen(of("notes", "DELETE"), sub="ada") as ada,
+        ear.listen(of("notes", "DELETE", filter="owner=eq.ben"), sub="ada") as filtered,
+    ):
+        run(sql, "insert into notes values (1, 'cy', false, 'x'), (2, 'ben', false, 'y')", "delete from notes")
+        deleted = ada.changes(2)
+        assert [data["old_record"] for data in deleted] == [{"id": 1}, {"id": 2}]
+        assert [column["name"] for column in deleted[0]["columns"]] == ["id", "owner", "public", "body"]
+        assert filtered.change()["old_record"] == {"id": 2}
+
+
+def test_what_is_gone_before_anybody_looks_is_not_reported(ear: Ear, sql: Sql):
+    """Visibility is that of now: within one transaction inserted and deleted, only the delete is told."""
+    with ear.listen(of("notes"), sub="ada") as ada:
+        run(sql, "begin; insert into notes values (1, 'ada', false, 'x'); delete from notes; commit")
+        assert ada.change()["type"] == "DELETE"
+
+
+def test_a_row_that_becomes_somebody_elses_is_not_reported_to_the_first(ear: Ear, sql: Sql):
+    """The old owner hears nothing, the new one of the update."""
+    with ear.listen(of("notes"), sub="ada") as ada, ear.listen(of("notes"), sub="ben") as ben:
+        run(sql, "insert into notes values (1, 'ada', false, 'x')")
+        assert bodies(ada, 1) == ["x"]
+        run(sql, "update notes set owner = 'ben', body = 'y'", "insert into notes values (2, 'ada', false, 'z')")
+        assert bodies(ada, 1) == ["z"]
+        assert bodies(ben, 1) == ["y"]
+
+
+def test_rights_change_while_somebody_listens(ear: Ear, sql: Sql):
+    """A new policy, and row security that is switched off and on, count for the next change."""
+    with ear.listen(of("notes"), sub="ada") as ada:
+        run(sql, "insert into notes values (1, 'ben', true, 'hidden'), (2, 'ada', false, 'own')")
+        assert bodies(ada, 1) == ["own"]
+        run(sql, "create policy more on notes for select to authenticated using (public)")
+        run(sql, "insert into notes values (3, 'ben', true, 'shown')")
+        assert bodies(ada, 1) == ["shown"]
+        run(sql, "alter table notes disable row level security", "insert into notes values (4, 'cy', false, 'open')")
+        assert bodies(ada, 1) == ["open"]
+        run(sql, "alter table notes enable row level security")
+        run(sql, "insert into notes values (5, 'cy', false, 'no'), (6, 'ada', false, 'last')")
+        assert bodies(ada, 1) == ["last"]
+
+
+def test_a_policy_that_raises_hides_the_row_and_says_so(ear: Ear, sql: Sql):
+    """For those rows and those claims alone; others get theirs."""
+    run(sql, "drop policy own on notes")
+    run(sql, f"create policy cast_it on notes for select to authenticated using (length(body) / ({OWN})::int > 0)")
+    with ear.listen(of("notes"), sub="0") as broken, ear.listen(of("notes"), sub="1") as sound:
+        run(sql, "insert into notes values (1, 'x', false, 'secret'), (2, 'x', false, 'other')")
+        for data in broken.changes(2):
+            assert data["errors"] == ["Error 500: Internal Server Error, RLS policy evaluation failed"]
+            assert (data["record"], data["columns"], data["commit_timestamp"]) == ({}, [], None)
+        assert bodies(sound, 2) == ["secret", "other"]
+
+
+def test_a_new_token_brings_new_claims(ear: Ear, sql: Sql):
+    """The bindings are made anew with them, and the channel is told so (protocol §7.3)."""
+    with ear.listen(of("notes"), sub="ada") as listener:
+        run(sql, "insert into notes values (1, 'ben', false, 'before')")
+        listener.push("access_token", {"access_token": ear.server.token(sub="ben")})
+        assert listener.system() == ("ok", "Subscribed to PostgreSQL")
+        run(sql, "insert into notes values (2, 'ada', false, 'old'), (3, 'ben', false, 'new')")
+        assert bodies(listener, 1) == ["new"]
+
+
+def test_the_key_may_have_several_columns_of_any_type(ear: Ear, sql: Sql):
+    """Rows are found by the whole key."""
+    kinds = "at timestamptz, name text, n numeric, u uuid, b bytea, e char(3)"
+    publish(sql, "keyed", f"{kinds}, owner text, primary key (at, name, n, u, b, e)")
+    run(sql, "alter table keyed enable row level security")
+    run(sql, f"create policy own on keyed for select to authenticated using (owner = {OWN})")
+    key = "'2024-01-02 03:04:05.678+02', 'q''\"\\x', 1.50, gen_random_uuid(), '\\xdead', 'ab'"
+    with ear.listen(of("keyed"), sub="ada") as ada:
+        run(sql, f"insert into keyed values ({key}, 'ben')", f"insert into keyed values ({key}, 'ada')")
+        assert ada.change()["record"]["owner"] == "ada"
+
+
+def test_many_users_and_many_rows(ear: Ear, sql: Sql):
+    """Each gets exactly their own, in order, when one transaction has rows of all."""
+    with ear.listen(of("notes"), sub="u0") as first, ear.listen(of("notes"), sub="u7") as second:
+        run(sql, "insert into notes select n, 'u' || n % 10, false, n::text from generate_series(1, 3000) n")
+        assert bodies(first, 300) == [str(n) for n in range(10, 3001, 10)]
+        assert bodies(second, 300) == [str(n) for n in range(7, 3000, 10)]
