@@ -46,7 +46,8 @@ class FilterColumn:
     def __ge__(self, value: Scalar) -> Where:
         return self._compare("gte", value)
 
-    __hash__ = object.__hash__  # two of one name are not equal: comparing them is a mistake that raises
+    def __hash__(self) -> int:
+        return object.__hash__(self)  # two of one name are not equal: comparing them is a mistake that raises
 
     def in_(self, values: Iterable[Scalar]) -> Where:
         """One of these values, at most 100.
