@@ -138,6 +138,16 @@ def test_payloads_become_objects(model: type[Any]):
     assert (message.topic, message.event, message.id, message.replayed) == ("room", "e", "m1", True)
 
 
+class Price(msgspec.Struct):
+    amount: Decimal
+
+
+def test_a_decimal_of_a_payload_is_never_a_float_on_its_way():
+    """msgspec reads a payload's number into a Decimal with all its digits and its scale."""
+    payload = message_of('{"amount": 12345678901234567.890}', Price).payload
+    assert str(payload.amount) == "12345678901234567.890"
+
+
 class Renamed(msgspec.Struct, rename="camel"):
     user_id: int
 

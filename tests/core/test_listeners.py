@@ -1,8 +1,10 @@
 """Who gets an event: wildcards, binding ids, each listener once (R41)."""
 
 import itertools
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,6 +162,90 @@ def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
     story.answer_join()
     kinds = [{type(event).__name__ for event in events} for events in heard]
     assert kinds == [{"PresenceSync"}, {"System"}, {"Gap"}, {"Status"}]
+
+
+@dataclass
+class User:
+    id: int
+
+
+class Row(TypedDict):
+    id: int
+
+
+class Note(msgspec.Struct):
+    id: int
+
+
+def test_each_listener_gets_rows_as_it_asked_for_them(each: Story) -> None:
+    """One row goes to listeners with different models and without one, each by its own; they share a binding (R42)."""
+    each.open()
+    db = each.channel("db")
+    selectors = changes("users"), changes("users", model=User), changes("users", model=Note), changes("users")
+    heard = [each.collect(db, selector) for selector in selectors]
+    each.join(db)
+    assert len(each.sent("phx_join")[0].payload["config"]["postgres_changes"]) == 1
+    each.row(db, 100, id=1)
+    assert [change.record for (change,) in heard] == [{"id": 1}, User(1), Note(1), {"id": 1}]
+    assert heard[0][0] is heard[3][0]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("ids", [(100, 101), (101, 100)])
+def test_the_first_of_a_listeners_selectors_says_the_model(story: Story, swapped: bool, ids: tuple[int, ...]) -> None:
+    """A row that several selectors of a listener match comes once, by the first of them, whatever the order of ids."""
+    story.open()
+    db = story.channel("db")
+    story.collect(db, changes("users", event="INSERT"))  # so that the order of bindings is not that of selectors
+    pair = [changes("users", model=User), changes("users", event="INSERT", model=Note)]
+    heard = story.collect(db, *(reversed(pair) if swapped else pair))
+    story.join(db)
+    story.row(db, *ids, id=1)
+    story.row(db, *ids, id=2)
+    story.row(db, 101, kind="UPDATE", id=3)
+    first = Note if swapped else User
+    assert [change.record for change in heard] == [first(1), first(2), User(3)]
+
+
+def test_a_plain_selector_before_one_with_a_model_gives_dicts(story: Story) -> None:
+    """Of two selectors for the same rows in one listener the first counts, also when it has no model."""
+    story.open()
+    db = story.channel("db")
+    plain_first = story.collect(db, changes("users"), changes("users", model=User))
+    model_first = story.collect(db, changes("users", model=User), changes("users"), changes("users", model=Note))
+    story.join(db)
+    story.row(db, 100, id=1)
+    assert [change.record for change in (*plain_first, *model_first)] == [{"id": 1}, User(1)]
+
+
+def test_messages_of_every_form_become_objects(each: Story) -> None:
+    """Text, binary and stored broadcasts, by name and wildcard, reach each listener by its own model."""
+    each.open()
+    room = each.channel()
+    named, every = each.collect(room, broadcast("e", model=User)), each.collect(room, broadcast(model=Row))
+    plain = each.collect(room, broadcast("e"))
+    each.join(room)
+    each.hear(room, "broadcast", {"event": "e", "payload": {"id": 1}})
+    each.hear(room, "broadcast", {"event": "e", "payload": {"id": 2}, "meta": {"id": "m2", "replayed": True}})
+    each.hear(room, "broadcast", {"event": "other", "payload": {"id": 3}})
+    data = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=b'{"id": 4}', json=True)
+    each.hear_raw(data, binary=True)
+    assert [message.payload for message in named] == [User(1), User(2), User(4)]
+    assert [message.payload for message in every] == [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 4}]
+    assert [message.payload for message in plain] == [{"id": 1}, {"id": 2}, {"id": 4}]
+    assert (named[1].id, named[1].replayed) == ("m2", True)
+
+
+def test_endless_combinations_of_ids_do_not_fill_the_memory() -> None:
+    """Who hears a row of several bindings is remembered, and only so often: the server says which ids."""
+    index = Index()
+    index.add(Listener((changes("users"),), print))
+    index.joined(dict.fromkeys(index.bindings, 1))
+    for number in range(2, 2000):
+        assert index.union([1, number], "INSERT") == (print,)
+    assert len(index._unions) <= 256
+    index.remove(next(iter(index._listeners)))
+    assert index.union([1, 2], "INSERT") == ()
 
 
 SELECTORS: list[Selector[Any]] = [

@@ -1,0 +1,145 @@
+"""`model=`, through both doors."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import msgspec
+import pydantic
+import pytest
+
+from supawire import (
+    Broadcast,
+    Delete,
+    HandlerError,
+    Insert,
+    InvalidArgumentError,
+    LocalServer,
+    RowError,
+    Update,
+    broadcast,
+    changes,
+)
+from tests.doors.door import Door, until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class User:
+    id: int
+    name: str
+
+
+class UserDict(TypedDict):
+    id: int
+    name: str
+
+
+class UserStruct(msgspec.Struct):
+    id: int
+    name: str
+
+
+class UserModel(pydantic.BaseModel):
+    id: int
+    name: str
+
+
+ALICE: dict[str, Any] = {"id": 1, "name": "alice"}
+BOB: dict[str, Any] = {"id": 2, "name": "bob"}
+
+
+@pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
+async def test_iterators_and_handlers_get_objects(door: Door, server: LocalServer, model: Any):
+    """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers (R42)."""
+    handled: list[Any] = []
+    async with door.client(server) as client:
+        room = await client.channel("db", echo=True)
+        events = await room.listen(changes("users", model=model), broadcast("hello", model=model))
+        await room.on(changes("users", event="INSERT", model=model), lambda change: handled.append(change.record))
+        await room.on(broadcast("hello", model=model), lambda message: handled.append(message.payload))
+        await room.subscribe(wait="ready")
+        server.emit("INSERT", "users", record=ALICE)
+        inserted = await events.next()
+        server.emit("UPDATE", "users", record=BOB, old_record=ALICE)
+        updated = await events.next()
+        server.emit("DELETE", "users", old_record={"id": 2})
+        deleted = await events.next()
+        await room.broadcast("hello", ALICE)
+        message = await events.next()
+        await until(lambda: len(handled) == 2)
+    assert isinstance(inserted, Insert) and inserted.record == model(**ALICE)
+    assert isinstance(updated, Update) and (updated.record, updated.old_record) == (model(**BOB), ALICE)
+    assert isinstance(deleted, Delete) and deleted.old_record == {"id": 2}
+    assert isinstance(message, Broadcast) and message.payload == model(**ALICE)
+    assert handled == [model(**ALICE), model(**ALICE)]
+
+
+async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(door: Door, server: LocalServer):
+    """R42: a row that does not fit raises RowError where it is read, with the row; the iterator gives the next one."""
+    async with door.client(server) as client:
+        room = await client.channel("db")
+        users = await room.listen(changes("users", model=User))
+        await room.subscribe(wait="ready")
+        server.emit("INSERT", "users", record={"id": "x", "name": "alice"})
+        server.emit("INSERT", "users", record=BOB)
+        bad, good = await users.take(2)
+    with pytest.raises(RowError, match="id: Expected `int`") as caught:
+        _ = bad.record
+    assert caught.value.raw is not None and msgspec.json.decode(caught.value.raw) == {"id": "x", "name": "alice"}
+    assert bad.row == {"id": "x", "name": "alice"}
+    assert good.record == User(**BOB)
+
+
+@pytest.mark.parametrize("how", ["plain", "async", "threaded"])
+async def test_a_misfit_in_a_handler_reaches_on_error(door: Door, server: LocalServer, how: str):
+    """R42: where a handler reads what does not fit, `on_error` gets the RowError, and the handler the next event."""
+    errors: list[Exception] = []
+    names: list[str] = []
+
+    def hear(message: Any) -> None:
+        names.append(message.payload.name)
+
+    async def hear_async(message: Any) -> None:
+        names.append(message.payload.name)
+
+    async with door.client(server, on_error=errors.append) as client:
+        room = await client.channel("room")
+        handler = hear_async if how == "async" else hear
+        await room.on(broadcast("hello", model=UserStruct), handler, **({"thread": True} if how == "threaded" else {}))
+        await room.subscribe()
+        server.broadcast("room", "hello", {"id": 1})
+        server.broadcast("room", "hello", BOB)
+        await until(lambda: errors and names)
+    (error,) = errors
+    assert names == ["bob"]
+    assert isinstance(error, HandlerError) and error.topic == "room"
+    assert handler.__qualname__ in error.message
+    assert isinstance(error.__cause__, RowError) and error.__cause__.raw == b'{"id":1}'
+
+
+async def test_what_is_logged_of_a_misfit_shows_no_value(
+    door: Door, server: LocalServer, caplog: pytest.LogCaptureFixture
+):
+    """R48: without on_error the misfit is logged, and nothing of the payload with it."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        await room.on(broadcast("hello", model=UserModel), lambda message: message.payload)
+        await room.subscribe()
+        with caplog.at_level(logging.ERROR, "supawire"):
+            server.broadcast("room", "hello", {"id": "secret-value", "name": "alice"})
+            await until(lambda: caplog.records)
+    assert "id: Input should be a valid integer" in caplog.text
+    assert "secret-value" not in caplog.text
+
+
+async def test_a_model_that_is_none_is_refused_before_anything_is_sent(door: Door, server: LocalServer):
+    """What is no such class raises where the selector is made, and the channel is as it was."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        with pytest.raises(InvalidArgumentError, match="model must be"):
+            await room.on(changes("users", model=int), print)
+        await room.subscribe()
+    (join,) = [frame for frame in server.frames if frame.event == "phx_join"]
+    assert join.payload["config"]["postgres_changes"] == []
