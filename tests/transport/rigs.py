@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from aiohttp import WSMsgType, web
 
 from supawire.options import Endpoint
+from supawire.testing.recording import RecordingTransport
 from supawire.transport import Closed, Connection, OpenRequest, Transport, websocket
 from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.memory import MemoryTransport
@@ -124,19 +125,28 @@ class MemoryRig:
     frame = 10
 
     def __init__(self) -> None:
-        self.transport = MemoryTransport(capacity=20)
+        self.memory = MemoryTransport(capacity=20)
+        self.transport: Transport = self.memory
 
     def request(self) -> OpenRequest:
         return OpenRequest(Endpoint.of("http://127.0.0.1:1", KEY))
 
     async def accept(self) -> Peer:
-        return MemoryPeerFace(await self.transport.accept())
+        return MemoryPeerFace(await self.memory.accept())
 
     async def refuse(self, status: int, body: str, retry_after: float | None) -> None:
-        self.transport.refuse(status, body, retry_after=retry_after)
+        self.memory.refuse(status, body, retry_after=retry_after)
 
     async def leave(self) -> None:
-        self.transport.refuse()
+        self.memory.refuse()
+
+
+class RecordingRig(MemoryRig):
+    """The same connections, with somebody who keeps what passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport = RecordingTransport(self.memory)
 
 
 # --- WebSocket
@@ -224,6 +234,11 @@ async def memory_rig() -> AsyncGenerator[Rig, None]:
 
 
 @asynccontextmanager
+async def recording_rig() -> AsyncGenerator[Rig, None]:
+    yield RecordingRig()
+
+
+@asynccontextmanager
 async def websocket_rig() -> AsyncGenerator[WebSocketRig, None]:
     rig = WebSocketRig()
     await rig.start()
@@ -251,4 +266,9 @@ async def receiving_rig() -> AsyncGenerator[WebSocketRig, None]:
         websocket.AbortableWebSocket = AbortableWebSocket
 
 
-RIGS = {"memory": memory_rig, "websocket": websocket_rig, "websocket by receive()": receiving_rig}
+RIGS = {
+    "memory": memory_rig,
+    "recording": recording_rig,
+    "websocket": websocket_rig,
+    "websocket by receive()": receiving_rig,
+}

@@ -1,0 +1,323 @@
+"""A transport that keeps every frame, and answers as a test says.
+
+    wire = RecordingTransport()                     # alone: no network and no server, everything is answered "ok"
+    wire = RecordingTransport(WebSocketTransport()) # around another one, whose server answers
+    async with connect_async(url, key, transport=wire) as client: ...
+    assert [frame.user_event for frame in wire.sent("broadcast")] == ["typing"]
+
+With the blocking door the client is on a thread of its own; every call here may come from any thread.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from msgspec import Raw
+
+from supawire.core import frames
+from supawire.core.codec import CODECS, encode_json
+from supawire.errors import ConnectError, StateError
+from supawire.options import check_choice, check_event, check_json, check_topic
+from supawire.testing.answers import STATUSES, Answers, Said
+from supawire.testing.recorded import RecordedFrame, read
+from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
+
+KEPT: Final = 10_000
+"""The newest frames are kept, so many of them."""
+
+
+class RecordingTransport:
+    """Keeps the frames of every connection. Args: inner: the transport that opens them; left out, there is none."""
+
+    def __init__(self, inner: Transport | None = None) -> None:
+        self._inner = inner
+        self._frames: deque[RecordedFrame] = deque(maxlen=KEPT)
+        self._refusals: deque[ConnectError] = deque()
+        self._open: list[RecordingConnection] = []
+        self._answers = Answers()
+        self.attempts = 0
+        """How many times the client has tried to connect."""
+
+    # --- what was seen
+
+    @property
+    def frames(self) -> list[RecordedFrame]:
+        """The newest 10,000 frames in their order, both directions."""
+        return list(self._frames)
+
+    def sent(self, event: str | None = None, *, topic: str | None = None) -> list[RecordedFrame]:
+        """What the client wrote: all of it, or one event of the wire, or one topic."""
+        return self._chosen("out", event, topic)
+
+    def received(self, event: str | None = None, *, topic: str | None = None) -> list[RecordedFrame]:
+        """What the client got."""
+        return self._chosen("in", event, topic)
+
+    def clear(self) -> None:
+        """Forget the frames so far."""
+        self._frames.clear()
+
+    def _chosen(self, direction: str, event: str | None, topic: str | None) -> list[RecordedFrame]:
+        full = topic if topic in (None, frames.PHOENIX) else check_topic(topic)
+        every = [frame for frame in self.frames if frame.direction == direction]
+        return [frame for frame in every if event in (None, frame.event) and full in (None, frame.topic)]
+
+    # --- what is to happen
+
+    def answer(
+        self,
+        event: str,
+        response: Any = None,
+        *,
+        status: str = "ok",
+        topic: str | None = None,
+        times: int | None = 1,
+    ) -> None:
+        """Answer the client's next frames of this event so; they do not go to the other transport.
+
+        Args: event: the wire's: phx_join, phx_leave, heartbeat, broadcast or presence. response: what the reply holds;
+            left out, nothing. times: how many frames; None: all from now on.
+        Raises: InvalidArgumentError.
+        """
+        check_choice("status", status, STATUSES)
+        held = Raw(check_json({} if response is None else response, "response"))
+        self._answers.add(event, topic, {"status": status, "response": held}, times)
+
+    def ignore(self, event: str, *, topic: str | None = None, times: int | None = 1) -> None:
+        """Give no answer to the client's next frames of this event."""
+        self._answers.add(event, topic, None, times)
+
+    def refuse(
+        self, status: int | None = None, body: str = "", *, retry_after: float | None = None, times: int = 1
+    ) -> None:
+        """Refuse the next attempts to connect: with an HTTP status, or, without one, as if nobody listened."""
+        for _ in range(times):
+            self._refusals.append(
+                ConnectError("refused by the test", status=status, body=body or None, retry_after=retry_after)
+            )
+
+    def reset(self) -> None:
+        """Answer and refuse nothing more by rule."""
+        self._answers.clear()
+        self._refusals.clear()
+
+    def say(self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None) -> None:
+        """Let the client get this frame, as from the server. Raises: StateError: it has no connection."""
+        self._newest().say([(check_topic(topic), event, Raw(check_json(payload)), ref, join_ref)])
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Let the client get this broadcast. Raises: StateError: it has no connection."""
+        message = {"type": "broadcast", "event": check_event(event), "payload": payload}
+        self.say(topic, frames.BROADCAST, message)
+
+    def drop(self) -> None:
+        """Cut the connection without a word. Raises: StateError: there is none."""
+        self._newest().drop()
+
+    def _newest(self) -> "RecordingConnection":
+        if not self._open:
+            raise StateError("the client has no connection now")
+        return self._open[-1]
+
+    # --- for the client
+
+    async def open(self, request: OpenRequest, /) -> "RecordingConnection":
+        """Open a connection that is kept; see `Transport.open`."""
+        self.attempts += 1
+        number = self.attempts
+        if self._refusals:
+            raise self._refusals.popleft()
+        inner = _Nowhere() if self._inner is None else await self._inner.open(request)
+        version = frames.V1 if f"vsn={frames.V1}" in request.endpoint.socket_url else frames.V2
+        connection = RecordingConnection(self, self._answers, inner, version, number, alone=self._inner is None)
+        self._open.append(connection)
+        return connection
+
+    def keep(self, frame: RecordedFrame) -> None:
+        """A frame has passed."""
+        self._frames.append(frame)
+
+    def gone(self, connection: "RecordingConnection") -> None:
+        """A connection has ended."""
+        if connection in self._open:
+            self._open.remove(connection)
+
+
+class RecordingConnection:
+    """The client's end of a connection that is kept."""
+
+    def __init__(
+        self,
+        transport: RecordingTransport,
+        answers: Answers,
+        inner: Connection,
+        version: str,
+        number: int,
+        *,
+        alone: bool,
+    ) -> None:
+        self._transport = transport
+        self._answers = answers
+        self._inner = inner
+        self._codec = CODECS[version]
+        self._number = number
+        self._alone = alone
+        self._loop = asyncio.get_running_loop()
+        self._given = 0
+        self._kept_back: list[int] = []
+        """Which frames, counted from 1, were answered here and did not go on."""
+        self._sink: Sink | None = None
+        self._waiting: deque[bytes] = deque()
+        self._reads = True
+        if hasattr(inner, "fileno"):
+            self.fileno = inner.fileno  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+    # --- what the client does
+
+    @property
+    def written(self) -> int:
+        """How many frames were handed on, those that were answered here included."""
+        return self._counted(self._inner.written)
+
+    def write(self, data: bytes, binary: bool, /) -> None:
+        """Keep a frame, and answer it or hand it on."""
+        self._given += 1
+        frame = read("out", self._number, data, binary)
+        self._transport.keep(frame)
+        if (rule := self._answers.find(frame)) is not None:
+            self._kept_back.append(self._given)
+            self.say(self._answers.ruled(rule, frame))
+            return
+        self._inner.write(data, binary)
+        if self._alone:
+            self.say(self._answers.usual(frame))
+
+    async def flush(self, count: int, /) -> bool:
+        """Wait until `count` frames are handed on; False when the connection ends before."""
+        return await self._inner.flush(count - bisect_right(self._kept_back, count))
+
+    async def run(self, sink: Sink, /) -> Closed:
+        """Read until the end, and say what it was."""
+        self._sink = sink
+        self._hand_over()
+        try:
+            end = await self._inner.run(cast("Sink", _Tee(self, sink)))  # its burst is the other one's, so a property
+        finally:
+            self._sink = None
+            self._transport.gone(self)
+        written = None if end.written is None else self._counted(end.written)
+        return Closed(end.code, end.text, written)
+
+    def pause_reading(self) -> None:
+        """Give no more frames to the sink."""
+        self._reads = False
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Give frames again."""
+        self._reads = True
+        self._inner.resume_reading()
+        self._loop.call_soon(self._hand_over)
+
+    async def close(self, code: int = 1000) -> None:
+        """Say goodbye."""
+        self._transport.gone(self)
+        await self._inner.close(code)
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.gone(self)
+        self._inner.abort()
+
+    # --- what the test does, in any thread
+
+    def say(self, frames_: Iterable[Said]) -> None:
+        """Let the client get these frames, in the next turn of its event loop."""
+        every = [self._encode(*said) for said in frames_]
+        if every:
+            self._loop.call_soon_threadsafe(self._arrive, every)
+
+    def drop(self) -> None:
+        """Cut the connection."""
+        self._loop.call_soon_threadsafe(self._inner.abort)
+
+    def _encode(self, topic: str, event: str, payload: Any, ref: str | None, join_ref: str | None) -> bytes:
+        if self._codec.version == frames.V1:
+            return encode_json({"topic": topic, "event": event, "payload": payload, "ref": ref})
+        return self._codec.encode(join_ref, ref, topic, event, payload)
+
+    def _arrive(self, every: list[bytes]) -> None:
+        self._waiting.extend(every)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiting and self._sink is not None and self._reads:
+            self.pass_on(self._sink, self._waiting.popleft(), binary=False)
+
+    def pass_on(self, sink: Sink, data: bytes, *, binary: bool) -> None:
+        """Keep a frame, and give it to the client."""
+        self._transport.keep(read("in", self._number, data, binary))
+        sink.frame(data, binary)
+
+    def _counted(self, inner: int) -> int:
+        """How many of the frames given to us are done when the other connection has handed over so many of its own."""
+        done = inner
+        for number in self._kept_back:
+            if number > done + 1:
+                break
+            done += 1
+        return done
+
+
+class _Tee:
+    """The client's sink, with us looking on."""
+
+    def __init__(self, connection: RecordingConnection, sink: Sink) -> None:
+        self._connection = connection
+        self._sink = sink
+
+    @property
+    def burst(self) -> int:
+        """As the client wants it."""
+        return self._sink.burst
+
+    @burst.setter
+    def burst(self, burst: int) -> None:
+        self._sink.burst = burst
+
+    def frame(self, data: bytes, binary: bool, /) -> None:
+        """One frame."""
+        self._connection.pass_on(self._sink, data, binary=binary)
+
+
+class _Nowhere:
+    """A connection to nobody."""
+
+    def __init__(self) -> None:
+        self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
+        self.written = 0
+
+    def write(self, data: bytes, binary: bool, /) -> None:
+        self.written += not self._over.done()
+
+    async def flush(self, count: int, /) -> bool:
+        return self.written >= count
+
+    async def run(self, sink: Sink, /) -> Closed:
+        return await asyncio.shield(self._over)
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    async def close(self, code: int = 1000) -> None:
+        self._end(Closed(code, written=self.written))
+
+    def abort(self) -> None:
+        self._end(Closed(None, "the connection was lost", self.written))
+
+    def _end(self, end: Closed) -> None:
+        if not self._over.done():
+            self._over.set_result(end)
