@@ -156,9 +156,12 @@ class Feed:
                     await self._relist()
             except (StreamLost, DatabaseError) as error:
                 logger.info("no stream of changes yet: %s", error)
+                if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
+                    self._ground.do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
                 await self.stop()
             else:
                 logger.info("changes of rows are told again")
+                self._ground.do(lambda hub, now: hub.troubled(None, now))
                 return stream
 
     def _flowing(self, yes: bool) -> None:

@@ -1,0 +1,319 @@
+"""Private channels on a database: who is let in, who may speak, and what is said when not (protocol §7.3, §7.4)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any, LiteralString
+
+import aiohttp
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier, Literal
+
+from supawire.server import LocalServer
+from supawire.server.postgres.cluster import Cluster
+from tests.postgres.wire import Wire, wire
+
+pytestmark = pytest.mark.slow
+
+Sql = psycopg.Connection[tuple[Any, ...]]
+LAB = "realtime:lab"
+OK = {"status": "ok", "response": {}}
+ERROR = {"status": "error", "response": {}}
+NO_READ = "You do not have permissions to read from this Channel topic: lab"
+LOST_READ = "You no longer have permission to read from this Channel topic: lab"
+CONFIG: dict[str, Any] = {"broadcast": {"ack": True, "self": True}, "presence": {"enabled": True, "key": "me"}}
+MEMBER = "auth.jwt() -> 'rooms' ? realtime.topic()"
+MEMBERS: LiteralString = f"""
+    create policy hear on realtime.messages for select to authenticated using ({MEMBER});
+    create policy speak on realtime.messages for insert to authenticated with check ({MEMBER});
+"""
+
+
+@pytest.fixture
+async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
+    """A server whose private topics are for those whose token lists them in `rooms`."""
+    sql.execute(MEMBERS)
+    async with LocalServer(database=database) as server:
+        yield server
+
+
+def member(server: LocalServer, **claims: Any) -> str:
+    every: dict[str, Any] = {"rooms": ["lab"], **claims}
+    return server.token(**every)
+
+
+def denied(reason: str) -> dict[str, Any]:
+    return {"status": "error", "response": {"reason": reason}}
+
+
+def system(message: str) -> dict[str, Any]:
+    return {"message": message, "status": "error", "extension": "system", "channel": "lab"}
+
+
+def ping(n: int) -> dict[str, Any]:
+    return {"type": "broadcast", "event": "ping", "payload": {"n": n}}
+
+
+def track(n: int) -> dict[str, Any]:
+    return {"type": "presence", "event": "track", "payload": {"n": n}}
+
+
+async def joined(client: Wire) -> None:
+    reply = await client.join(**CONFIG)
+    assert reply["status"] == "ok", reply
+
+
+# --- joins ---
+
+
+async def test_a_member_is_let_in_and_may_do_everything(server: LocalServer):
+    """Broadcast with its echo and ack, presence with its reply."""
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        assert await client.ask(LAB, "presence", track(1)) == OK
+        assert [frame.event for frame in client.got if frame.event != "phx_reply"][:2] == [
+            "presence_state",
+            "broadcast",
+        ]
+
+
+@pytest.mark.parametrize(
+    "claims", [{"rooms": []}, {"role": "anon"}, {"role": "stranger"}, {"role": 'a"; drop role anon'}]
+)
+async def test_a_stranger_is_refused(server: LocalServer, claims: dict[str, Any]):
+    """Without a policy that lets it in, and with a role that there is not (§7.4)."""
+    async with wire(server, member(server, **claims)) as client:
+        assert await client.join() == denied(f"Unauthorized: {NO_READ}")
+        assert (await client.join("realtime:open", private=False))["status"] == "ok"
+
+
+async def test_the_service_key_is_let_in(server: LocalServer):
+    """It passes every policy."""
+    async with wire(server, server.service_key) as client:
+        await joined(client)
+        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "reason"),
+    [
+        ("alter policy hear on realtime.messages using (1 / 0 = 1)", f"Unauthorized: {NO_READ}"),
+        (
+            "alter policy hear on realtime.messages using (pg_sleep(30) is null)",
+            "QueryCanceled: Query was cancelled, please try again",
+        ),
+        (
+            """do $$ declare part text; begin
+              for part in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
+              loop execute 'drop table ' || part; end loop; end $$""",
+            "MissingPartition: Realtime was unable to find the expected messages partition",
+        ),
+    ],
+    ids=["failing", "endless", "no partition"],
+)
+async def test_what_is_wrong_with_the_database_is_the_reason(
+    server: LocalServer, sql: Sql, sabotage: LiteralString, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Each with the server's text (§9.2)."""
+    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    sql.execute(sabotage)
+    async with wire(server, member(server)) as client:
+        assert await client.join() == denied(reason)
+
+
+async def test_a_socket_stands_while_a_slow_policy_is_asked(server: LocalServer, sql: Sql):
+    """What is behind the join is answered after it; other sockets go on (§3.2)."""
+    sql.execute("""create function public.slow() returns boolean language plpgsql security definer as
+        $$ begin perform pg_advisory_xact_lock_shared(7); return true; end $$""")
+    sql.execute("alter policy hear on realtime.messages using (public.slow())")
+    sql.execute("select pg_advisory_lock(7)")
+    async with wire(server, member(server)) as client, wire(server, member(server)) as other:
+        join = await client.push(LAB, "phx_join", {"config": {"private": True}})
+        beat = await client.push("phoenix", "heartbeat", {})
+        assert await other.silent() == []
+        sql.execute("select pg_advisory_unlock(7)")
+        await client.reply(join)
+        await client.reply(beat)
+        assert [frame.ref for frame in client.got] == [join, beat]
+
+
+# --- writing ---
+
+
+async def test_who_may_only_read_is_not_heard(server: LocalServer, sql: Sql):
+    """A broadcast gets no answer, even with `ack`; a track an error without a reason (§5.3, §6.2)."""
+    sql.execute("drop policy speak on realtime.messages")
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        await client.push(LAB, "broadcast", ping(1), join_ref="1")
+        assert await client.ask(LAB, "presence", track(1)) == ERROR
+        assert [frame.event for frame in client.got] == ["phx_reply", "presence_state", "phx_reply"]
+
+
+@pytest.mark.parametrize("extension", ["broadcast", "presence"])
+async def test_each_extension_has_its_own_right(server: LocalServer, sql: Sql, extension: str):
+    """To hear and to speak: what the policy does not name is withheld."""
+    clauses: tuple[tuple[str, LiteralString], ...] = (("hear", "using"), ("speak", "with check"))
+    for policy, clause in clauses:
+        sql.execute(
+            SQL("alter policy {} on realtime.messages {} (extension = {})").format(
+                Identifier(policy), SQL(clause), Literal(extension)
+            )
+        )
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        await client.push(LAB, "broadcast", ping(1), join_ref="1")
+        reply = await client.ask(LAB, "presence", track(1))
+        await client.silent()
+        events = [frame.event for frame in client.got if frame.event != "phx_reply"]
+        if extension == "broadcast":
+            assert reply == ERROR and events == ["broadcast"]
+        else:
+            assert reply == OK and events == ["presence_state", "presence_diff"]
+
+
+async def test_a_right_is_kept_until_a_new_token(server: LocalServer, sql: Sql):
+    """A changed policy counts with the next token, or the next join (§7.4)."""
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        sql.execute("drop policy speak on realtime.messages")
+        assert await client.ask(LAB, "broadcast", ping(2)) == OK
+        await client.push(LAB, "access_token", {"access_token": member(server, sub="again")}, join_ref="1")
+        await client.push(LAB, "broadcast", ping(3), join_ref="1")
+        assert await client.ask(LAB, "presence", track(1)) == ERROR
+        sql.execute(f"create policy speak on realtime.messages for insert with check ({MEMBER})")
+        await client.push(LAB, "broadcast", ping(4), join_ref="1")
+        assert await client.ask(LAB, "presence", track(2)) == ERROR
+        assert [frame.payload["payload"]["n"] for frame in client.got if frame.event == "broadcast"] == [1, 2]
+
+
+# --- new tokens ---
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("false", NO_READ),
+        ("extension = 'broadcast'", LOST_READ),
+        ("extension = 'presence'", LOST_READ),
+        ("1 / 0 = 1", NO_READ),
+    ],
+)
+async def test_a_new_token_that_may_not_read_any_more_ends_the_channel(
+    server: LocalServer, sql: Sql, policy: LiteralString, message: str
+):
+    """With `system` and `phx_close`; the same token again asks nothing (§7.3)."""
+    token = member(server)
+    async with wire(server, token) as client:
+        await joined(client)
+        sql.execute("alter policy hear on realtime.messages using (" + policy + ")")
+        await client.push(LAB, "access_token", {"access_token": token}, join_ref="1")
+        assert await client.ask(LAB, "broadcast", ping(1)) == OK
+        await client.push(LAB, "access_token", {"access_token": member(server, sub="new")}, join_ref="1")
+        assert await client.system() == system(message)
+        await client.until(lambda frame: frame.event == "phx_close")
+
+
+async def test_a_new_token_of_another_user_has_that_users_rights(server: LocalServer):
+    """The claims of the push are what policies see."""
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        await client.push(LAB, "access_token", {"access_token": server.token(rooms=["den"])}, join_ref="1")
+        assert await client.system() == system(NO_READ)
+
+
+# --- HTTP ---
+
+
+async def post(server: LocalServer, path: str, body: Any, token: str | None) -> tuple[int, Any]:
+    headers = {"authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as http, http.post(server.url + path, json=body, headers=headers) as answer:
+        return answer.status, await answer.json() if answer.content_length else None
+
+
+async def test_a_post_needs_the_right_to_speak(server: LocalServer, sql: Sql):
+    """One message: 202, 403, 422; a batch skips what is not allowed, and is always taken (§6.5 to §6.7)."""
+    one = "/api/broadcast/lab/events/ping?private=true"
+    outsider = server.token(rooms=[])
+    async with wire(server, member(server)) as client:
+        await joined(client)
+        assert await post(server, one, {"n": 1}, member(server)) == (202, None)
+        assert (await client.broadcast())["payload"] == {"n": 1}
+        assert await post(server, one, {"n": 2}, outsider) == (403, {"message": "Unauthorized"})
+        assert await post(server, one, {"n": 2}, server.token("stranger")) == (422, {"message": "RLS policy error"})
+        batch = {
+            "messages": [
+                {"topic": "den", "event": "ping", "payload": {"n": 3}, "private": True},
+                {"topic": "lab", "event": "ping", "payload": {"n": 4}, "private": True},
+                {"topic": "lab", "event": "ping", "payload": {"n": 5}},
+            ]
+        }
+        assert await post(server, "/api/broadcast", batch, outsider) == (202, None)
+        assert await post(server, "/api/broadcast", batch, member(server)) == (202, None)
+        assert (await client.broadcast())["payload"] == {"n": 4}
+        assert await client.silent() == []
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "answer"),
+    [
+        ("alter policy speak on realtime.messages with check (1 / 0 = 1)", "RLS policy error"),
+        ("alter policy speak on realtime.messages with check (pg_sleep(30) is null)", "Query canceled"),
+        (
+            """do $$ declare part text; begin
+              for part in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
+              loop execute 'drop table ' || part; end loop; end $$""",
+            "Missing messages partition",
+        ),
+    ],
+    ids=["failing", "endless", "no partition"],
+)
+async def test_what_is_wrong_is_said_to_who_posts(
+    server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str, monkeypatch: pytest.MonkeyPatch
+):
+    """422 with the server's text (§6.7)."""
+    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    sql.execute(sabotage)
+    path = "/realtime/v1/api/broadcast/lab/events/ping?private=true"
+    assert await post(server, path, {}, member(server)) == (422, {"message": answer})
+
+
+async def test_headers_of_a_socket_and_of_a_post_reach_policies(server: LocalServer, sql: Sql):
+    """Those that begin with `x-`, by `request.headers` (§1.2)."""
+    header = "current_setting('request.headers')::jsonb ->> 'x-team' = 'blue'"
+    sql.execute("alter policy hear on realtime.messages using (" + header + ")")
+    sql.execute("alter policy speak on realtime.messages with check (" + header + ")")
+    async with wire(server, member(server), **{"x-team": "blue"}) as client:
+        await joined(client)
+    async with wire(server, member(server), **{"x-team": "red"}) as client:
+        assert await client.join() == denied(f"Unauthorized: {NO_READ}")
+
+
+# --- the database goes away ---
+
+
+async def test_a_database_that_is_gone_is_said_and_comes_back():
+    """Joins are refused, public ones too, and posts; channels stay, and when it is back everything goes on (§3.1)."""
+    gone = denied("UnableToConnectToProject: Realtime was unable to connect to the project database")
+    path = "/api/broadcast/lab/events/ping?private=true"
+    with Cluster() as cluster:
+        async with LocalServer(database=cluster.url, prepare=True) as server:
+            server.sql(MEMBERS)
+            token = member(server)
+            async with wire(server, token) as client, wire(server, token) as other, wire(server, token) as late:
+                await joined(client)
+                await asyncio.to_thread(cluster.down)
+                assert await other.join() == gone
+                assert await post(server, path, {}, token) == (422, {"message": "Tenant database unavailable"})
+                topics = (f"realtime:open:{n}" for n in count())
+                while (await other.join(next(topics), private=False)) != gone:
+                    pass  # until the loss was noticed
+                await asyncio.to_thread(cluster.up)
+                while (await other.join(next(topics), private=False)) == gone:
+                    pass
+                assert (await late.join())["status"] == "ok"
+                assert await client.ask(LAB, "broadcast", ping(1)) == OK
+                assert await post(server, path, {}, token) == (202, None)
