@@ -253,7 +253,7 @@ pairs = st.one_of(
             st.integers(-5, 5),
             st.integers(2**53 - 2, 2**53 + 2),
             st.decimals(-3, 3, places=1),
-            st.floats(allow_nan=False),
+            st.floats(allow_nan=False, allow_infinity=False),  # the others are null on the wire
             st.booleans(),
             st.datetimes(moment("2024-01-01"), moment("2024-01-01 00:00:01")),
             st.datetimes(moment("2024-01-01"), moment("2024-01-02"), timezones=zones),
