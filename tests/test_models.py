@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, make_dataclass
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass, field, make_dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from ipaddress import IPv4Interface
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -146,6 +147,47 @@ def test_a_decimal_of_a_payload_is_never_a_float_on_its_way():
     """msgspec reads a payload's number into a Decimal with all its digits and its scale."""
     payload = message_of('{"amount": 12345678901234567.890}', Price).payload
     assert str(payload.amount) == "12345678901234567.890"
+
+
+@dataclass
+class Pause:
+    pause: timedelta | None
+    pauses: list[timedelta | None] = field(default_factory=list[timedelta | None])
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ("1 day", timedelta(1)),
+        ("-1 days", timedelta(-1)),
+        ("00:00:00", timedelta(0)),
+        ("1 day 02:03:04", timedelta(1, 7384)),
+        ("-1 days +02:03:00", timedelta(-1, 7380)),
+        ("3 days -04:05:06.7", timedelta(3) - timedelta(0, 14706, 700000)),
+        ("-00:01:30", timedelta(0, -90)),
+        ("100:00:00.000001", timedelta(0, 360000, 1)),
+        ("P1DT2H", timedelta(1, 7200)),
+    ],
+)
+def test_intervals_without_months_become_timedeltas(sent: str, expected: timedelta):
+    """A field that is a timedelta takes an interval of days and less, as PostgreSQL writes it; `row` keeps the text."""
+    change = change_of(f'{{"pause": "{sent}"}}', {"pause": "interval"}, Pause)
+    assert change.record == Pause(expected)
+    assert change.row == {"pause": sent}
+    listed = change_of(f'{{"pause": null, "pauses": ["{sent}", null]}}', {"pause": "interval"}, Pause)
+    assert listed.record == Pause(None, [expected, None])
+
+
+@dataclass
+class Host:
+    address: IPv4Interface
+    anything: object = None
+
+
+def test_networks_become_their_classes():
+    """A field of one of the classes of `ipaddress` takes an inet, and one that is any object takes anything."""
+    change = change_of('{"address": "10.0.0.1/8", "anything": [1]}', {"address": "inet", "anything": "jsonb"}, Host)
+    assert change.record == Host(IPv4Interface("10.0.0.1/8"), [1])
 
 
 class Renamed(msgspec.Struct, rename="camel"):

@@ -16,6 +16,7 @@ from typing import Any, Final, cast, get_origin
 
 import msgspec
 
+from supawire._rowtypes import read_interval
 from supawire.errors import InvalidArgumentError, RowError
 
 _SHOWN: Final = 5
@@ -117,19 +118,57 @@ def _of_msgspec(model: type[Any]) -> Model:
     from msgspec import inspect
 
     try:
-        decode = msgspec.json.Decoder(model).decode
+        decode = msgspec.json.Decoder(model, dec_hook=_other).decode
         kind = cast("inspect.StructType", inspect.type_info(model))
     except (NameError, AttributeError) as error:  # an annotation that is a text, and names what cannot be found
         raise TypeError(f"an annotation cannot be resolved: {error}") from error
     if getattr(kind, "array_like", False):
         raise TypeError("it is array_like, and rows are JSON objects")
+    spans = tuple(one.encode_name for one in kind.fields if _holds(one.type, inspect.TimeDeltaType))
+
+    def from_row(row: dict[str, Any]) -> Any:
+        if spans:
+            row = row | {name: _spans(row[name]) for name in spans if name in row}
+        return msgspec.convert(row, model, dec_hook=_other)
+
     return Model(
         kind=model,
-        from_row=lambda row: msgspec.convert(row, model),
+        from_row=from_row,
         from_json=decode,
         misfit=_misfit,
         fields=tuple((one.encode_name,) for one in kind.fields if not _may_lack(one)),
     )
+
+
+def _other(kind: Any, value: Any) -> Any:
+    """A class that msgspec does not know: networks are read, and what is an object of it already is taken.
+
+    Raises: TypeError, which msgspec makes a misfit of; without the value, which the errors of `ipaddress` show.
+    """
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    if kind.__module__ == "ipaddress" and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            raise TypeError(f"Invalid {_named(kind)}") from None
+    raise TypeError(f"Expected `{_named(kind)}`, got `{type(value).__name__}`")
+
+
+def _holds(wanted: Any, kind: type[Any]) -> bool:
+    """Whether a field is of this kind, or None, or a list of these."""
+    parts = getattr(wanted, "types", None) or (getattr(wanted, "item_type", None),)
+    return isinstance(wanted, kind) or any(part is not None and _holds(part, kind) for part in parts)
+
+
+def _spans(value: Any) -> Any:
+    """PostgreSQL's text of an interval as what msgspec takes for a timedelta, where it is one."""
+    if isinstance(value, list):
+        return [_spans(item) for item in cast("list[Any]", value)]
+    try:
+        return read_interval(value) if isinstance(value, str) else value
+    except (ValueError, OverflowError):
+        return value
 
 
 def _may_lack(one: Any) -> bool:

@@ -8,13 +8,18 @@ stays text in the row.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|NaN|[+-]?Infinity")
+
+
+_INTERVAL: Final = re.compile(
+    r"(?:([+-]?[0-9]+) days?)?(?:(?:(?<=[a-z]) |^)([+-]?)([0-9]+):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,6})?))?", re.ASCII
+)
 
 
 def read_int(text: str) -> int:
@@ -63,6 +68,19 @@ def read_time(text: str) -> time:
 def read_datetime(text: str) -> datetime:
     """A timestamp in JSON's form (`T`) or PostgreSQL's (blank)."""
     return datetime.fromisoformat(text)
+
+
+def read_interval(text: str) -> timedelta:
+    """An interval of days and less; a day has 24 hours. Not part of a row: years and months have no length."""
+    found = _INTERVAL.fullmatch(text)
+    if not found or not text:
+        raise ValueError("an interval with years or months is no timedelta")
+    days, sign, hours, minutes, seconds = found.groups()
+    clock = timedelta(0)
+    if hours:
+        whole, _, fraction = seconds.partition(".")
+        clock = timedelta(0, int(whole), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
+    return timedelta(int(days or 0)) + (-clock if sign == "-" else clock)
 
 
 def read_text(text: str) -> str:
