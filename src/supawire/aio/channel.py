@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from supawire.aio.buffers import Key, Overflow, make_buffer
+from supawire.aio.draining import check_taking
 from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription, subscribe
 from supawire.aio.sending import send
@@ -208,6 +209,7 @@ class AsyncChannel:
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
         self._check()
+        check_taking(self._driver)
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
@@ -249,6 +251,7 @@ class AsyncChannel:
         """
         driver = self._driver
         self._check()
+        check_taking(driver)
         json = not isinstance(payload, bytes | bytearray | memoryview)
         message = Message(
             check_event(event),
@@ -283,6 +286,7 @@ class AsyncChannel:
 
     async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
         self._check()
+        check_taking(self._driver)
         limit = check_timeout(timeout, self._driver.options.timeout)
         ticket = self._driver.session.track(self._topic, wish, limit, self._driver.now())
         await self._driver.outcome(ticket)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
+from supawire.aio.draining import check_taking, drain
 from supawire.aio.driver import Driver
 from supawire.aio.letters import Message, Published, read_letter, read_letters
 from supawire.aio.opening import Opening
@@ -229,6 +230,7 @@ class AsyncClient:
         Wire: protocol §6.5 to §6.7.
         """
         self._driver.check_loop()
+        check_taking(self._driver)
         limit = self._driver.options.limits.payload_bytes
         letter = read_letter(topic, event, payload, private, id, limit)
         return await self._driver.publisher.publish(letter, check_timeout(timeout, self._driver.options.timeout))
@@ -246,6 +248,7 @@ class AsyncClient:
         Wire: protocol §6.5.
         """
         self._driver.check_loop()
+        check_taking(self._driver)
         letters = read_letters(messages, self._driver.options.limits.payload_bytes)
         return await self._driver.publisher.publish_many(letters, check_timeout(timeout, self._driver.options.timeout))
 
@@ -279,6 +282,21 @@ class AsyncClient:
         self._driver.check_loop()
         self._driver.session.reconnect(self._driver.now())
         self._driver.pump()
+
+    async def drain(self, timeout: float | None = 10.0) -> None:
+        """End in good order: take nothing new, finish what is being sent, leave all channels, then `close()`.
+
+        Sends that are queued, paced, or wait for their confirmation are finished, also over a reconnect; events that
+        arrive meanwhile still reach their listeners. From the call on, a new send or subscription raises `StateError`.
+        For the end of a program that was told to stop.
+
+        Args: timeout: seconds for all of it; None: no limit.
+        Raises: OperationTimeout: something was not finished in time. The client is closed all the same, and each send
+            that was not finished has raised `ClosedError` for its own caller.
+        """
+        self._driver.check_loop()
+        limit = check_timeout(timeout, None)
+        await drain(self._driver, [f"realtime:{topic}" for topic in self._channels], limit)
 
     async def close(self) -> None:
         """Leave all channels and close the connection, for good; twice is once.

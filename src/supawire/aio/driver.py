@@ -12,7 +12,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Final
 
 from supawire.aio.dispatch import Dispatch
@@ -83,6 +83,8 @@ class Driver:
         self._warned_at = -_WARN_AGAIN
         self.error: RealtimeError | None = None
         """Why the client ended, when not by `close()`."""
+        self.draining = False
+        """Nothing new is taken (`draining.py`)."""
         self.detached = False
         """Everything has ended, the loop too: nothing waits any more, and any thread may ask."""
         self._perform: Mapping[type[Any], Callable[[Any], None]] = {
@@ -188,6 +190,10 @@ class Driver:
         self._waiting[ticket] = waiting
         self.pump()
         return waiting
+
+    def owed(self, kinds: Set[str]) -> "list[asyncio.Future[Any]]":
+        """What callers still wait for, of these kinds of tickets."""
+        return [waiting for ticket, waiting in self._waiting.items() if ticket.what in kinds]
 
     def withdraw(self, ticket: Ticket, waiting: "asyncio.Future[Any]") -> None:
         """Nobody waits any more."""

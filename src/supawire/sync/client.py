@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -251,6 +252,19 @@ class Client:
     def reconnect(self) -> None:
         """Connect now instead of at the end of the backoff; an open connection is replaced."""
         self._portal.run(self._async.reconnect)
+
+    def drain(self, timeout: float | None = 10.0) -> None:
+        """End in good order: take nothing new, finish what is being sent, leave all channels, then `close()`.
+
+        Sends that are queued, paced, or wait for their confirmation are finished, also over a reconnect; events that
+        arrive meanwhile still reach their listeners. From the call on, a new send or subscription raises `StateError`.
+        For the end of a program that was told to stop.
+
+        Args: timeout: seconds for all of it; None: no limit.
+        Raises: OperationTimeout: something was not finished in time. The client is closed all the same, and each send
+            that was not finished has raised `ClosedError` for its own caller.
+        """
+        self._portal.close(partial(self._async.drain, timeout))
 
     def close(self) -> None:
         """Leave all channels and close the connection, for good; twice is once.

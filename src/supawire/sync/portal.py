@@ -83,9 +83,12 @@ class Portal:
         self.check()
         self.spare()
         call = Call()
-        if self._is_done(call, partial(call.start, close)) and not call.broken:
-            call.outcome()
-        self.join()
+        done = self._is_done(call, partial(call.start, close))
+        try:
+            if done and not call.broken:
+                call.outcome()
+        finally:
+            self.join()
 
     def end_soon(self) -> None:
         """Close the client, and do not wait: the interpreter exits."""

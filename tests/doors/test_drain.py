@@ -1,0 +1,114 @@
+"""The orderly end, through both doors."""
+
+import asyncio
+
+import pytest
+
+from supawire import (
+    ConnectionLostError,
+    LocalServer,
+    OperationTimeout,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceSync,
+    StateError,
+    broadcast,
+    presence,
+)
+from supawire.errors import ClosedError
+from supawire.types import LinkState, Sent
+from tests.doors.door import Door, until
+
+
+async def test_what_is_being_sent_is_finished(door: Door, server: LocalServer):
+    """A drain returns after each send got its confirmation, and after the client is closed."""
+    server.delay_replies(0.2)
+    async with door.client(server) as client:
+        room = await client.channel("room", ack=True)
+        await room.subscribe()
+        sends = [asyncio.ensure_future(room.broadcast("a", number)) for number in range(5)]
+        await until(lambda: len([frame for frame in server.frames if frame.event == "broadcast"]) == 5)
+        await client.drain()
+        assert client.state is LinkState.CLOSED
+        assert [send.result() for send in sends if send.done()] == [Sent("socket", acked=True)] * 5
+
+
+async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalServer):
+    """What waits in the queue for a lost connection is sent by the next one before the end (R31, R32)."""
+    async with door.client(server, offline="queue") as client:
+        room = await client.channel("room")
+        await room.subscribe()
+        server.refuse_connections(times=2)
+        server.drop_connections()
+        await until(lambda: client.state is not LinkState.OPEN)
+        sent = [await room.broadcast("a", number) for number in range(3)]
+        await client.drain()
+        assert [await one.wait() for one in sent] == [Sent("socket")] * 3
+        assert client.state is LinkState.CLOSED
+    arrived = [frame.payload for frame in server.frames if frame.event == "broadcast"]
+    assert arrived == [0, 1, 2]
+
+
+async def test_nothing_new_is_taken(door: Door, server: LocalServer):
+    """While the client drains, sends, subscriptions and posts raise StateError, and events still arrive."""
+    server.drop_reply("broadcast", times=1)
+    async with door.client(server) as client:
+        room, late = await client.channel("room", ack=True), await client.channel("late")
+        heard = await room.listen(broadcast("from the server"))
+        await room.subscribe()
+        last = asyncio.ensure_future(room.broadcast("a", 1, timeout=None))
+        await until(lambda: [frame for frame in server.frames if frame.event == "broadcast"])
+        draining = asyncio.ensure_future(client.drain())
+        while True:  # until the drain has begun
+            await asyncio.sleep(0)
+            try:
+                await late.track({})
+            except StateError:
+                break
+        for call in (room.broadcast("a", 2), late.subscribe(), room.track({}), client.publish("room", "a", {})):
+            with pytest.raises(StateError, match="draining"):
+                await call
+        server.broadcast("room", "from the server", {"n": 1})
+        assert (await heard.next()).payload == {"n": 1}
+        server.drop_connections()
+        with pytest.raises(ConnectionLostError):
+            await last
+        await draining
+
+
+async def test_presence_goes_with_the_leave(door: Door, server: LocalServer):
+    """After a drain nobody sees us any more."""
+    async with door.client(server) as client, door.client(server) as witness:
+        watching = await witness.channel("room")
+        seen = await watching.listen(presence())
+        await watching.subscribe()
+        assert isinstance(await seen.next(), PresenceSync)
+        room = await client.channel("room", presence_key="ada")
+        await room.track({"here": True})
+        await room.subscribe()
+        assert isinstance(await seen.next(), PresenceJoin)
+        await client.drain()
+        assert [type(event) for event in await seen.take(2)] == [PresenceSync, PresenceLeave]
+
+
+async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServer):
+    """What is not finished in time is said, raises for its own caller, and the client is closed."""
+    server.drop_reply("broadcast")
+    async with door.client(server) as client:
+        room = await client.channel("room", ack=True)
+        await room.subscribe()
+        last = asyncio.ensure_future(room.broadcast("a", 1, timeout=None))
+        await until(lambda: [frame for frame in server.frames if frame.event == "broadcast"])
+        with pytest.raises(OperationTimeout, match="1 sends were not finished"):
+            await client.drain(0.05)
+        with pytest.raises(ClosedError):
+            await last
+        assert client.state is LinkState.CLOSED
+
+
+async def test_draining_a_closed_client_is_closing_it(door: Door, server: LocalServer):
+    """Twice is once, and after `close` there is nothing to finish."""
+    async with door.client(server) as client:
+        await client.drain()
+        await client.drain()
+        await client.close()
