@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from random import SystemRandom
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -32,6 +32,7 @@ from supawire.server.effects import (
     Unsubscribe,
 )
 from supawire.server.hub import Hub
+from supawire.server.inspector.shell import Inspector
 from supawire.server.questions import Answer, Question
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.socket import CLOSING, Socket, frame_of
@@ -50,6 +51,9 @@ PREFLIGHT: Final = {
 MAX_HEADER: Final = 4_400
 """Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
 MAX_LINE: Final = 8_150
+Receive: TypeAlias = Callable[[int, bytes, bool, Instant], None]
+Came: TypeAlias = Receive
+Went: TypeAlias = Callable[[Send, Instant], None]
 TURN: Final = 64
 """Frames of one socket after which the others get a turn."""
 
@@ -91,6 +95,8 @@ class App:
             Respond: self._respond,
         }
         self._waiting: dict[int, asyncio.Future[RestAnswer]] = {}
+        self._tapped: Receive | None = None
+        self._inspector = Inspector(self) if options.inspector else None
         self.port = 0
         self.backend: Backend | None = None
         """Who answers the hub's questions; needed with `HubOptions(database=True)`, before `start`."""
@@ -114,6 +120,8 @@ class App:
         """Close every socket with 1012, as a deploy does, and listen no more."""
         if self._runner is None:
             return
+        if self._inspector is not None:
+            await self._inspector.stop()
         self.hub.shutdown(self.now())
         self.pump()
         if self._closers:
@@ -126,6 +134,23 @@ class App:
     def now(self) -> Instant:
         """Both clocks, read once."""
         return Instant(self._loop.time(), time.time())
+
+    def tap(self, came: Came, went: Went) -> None:
+        """Show every frame to these as it passes, until `untap`."""
+
+        def receive(conn: int, data: bytes, binary: bool, now: Instant) -> None:
+            came(conn, data, binary, now)
+            self.hub.receive(conn, data, binary, now)
+
+        def send(effect: Send) -> None:
+            went(effect, self.now())
+            self._send(effect)
+
+        self._tapped, self._perform[Send] = receive, send
+
+    def untap(self) -> None:
+        """Frames pass as if there had been no tap."""
+        self._tapped, self._perform[Send] = None, self._send
 
     def answered(self, number: int, answer: Answer) -> None:
         """The backend knows the answer to a question of the hub."""
@@ -225,6 +250,8 @@ class App:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if (refused := _too_long(request)) is not None:
             return refused
+        if self._inspector is not None and (shown := await self._inspector.answer(request)) is not None:
+            return shown
         if request.path in SOCKET_PATHS:
             return await self._open(request)
         return await self._rest(request)
@@ -296,7 +323,8 @@ class App:
     async def _hand_in(self, conn: int, socket: Socket, message: WSMessage) -> bool:
         kind = message.type
         if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
-            self.hub.receive(conn, message.data, kind is WSMsgType.BINARY, self.now())
+            receive = self._tapped or self.hub.receive
+            receive(conn, message.data, kind is WSMsgType.BINARY, self.now())
             self.pump()
             return True
         if kind is WSMsgType.PING:

@@ -188,12 +188,19 @@ class Changes:
                         data[select] = encode(self._data(change, select, stamp))
                     self._deliver(channel, change.type, ids, data[select])
                     self._meter.count(mono)
+        if self._desk.watchers and not data:
+            self._show(encode(self._data(change, None, stamp)), 0)
 
     def _deliver(self, channel: Channel, type: str, ids: Sequence[int], data: bytes) -> None:
         legacy = channel.config.legacy
         payload = data if legacy else b'{"data":%b,"ids":%b}' % (data, encode(ids))
         event = type if legacy else POSTGRES_CHANGES
+        self._show(data, 1)
         self._desk.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
+
+    def _show(self, data: bytes, receivers: int) -> None:
+        for watcher in self._desk.watchers:
+            watcher.changed(data, receivers, self._desk.now)
 
     def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
         """The `data` of a frame, restricted to the selected columns and the key (protocol §4.4)."""

@@ -29,6 +29,14 @@ class Bits(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Sees every row change."""
+
+    def changed(self, data: bytes, receivers: int, now: Instant) -> None:
+        """This is the `data` of its frames; that many channels more were told."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Seconds the server lets pass. The defaults are fast; `Timings.strict()` are the real server's."""
@@ -69,6 +77,8 @@ class HubOptions:
     tenants: frozenset[str] = TENANTS
     dev: bool = False
     """Whether there is the route by which another process on this machine emits changes (`server/dev.py`)."""
+    inspector: bool = False
+    """Whether there is the page that shows what goes on (`server/inspector`)."""
 
 
 class Desk:
@@ -86,6 +96,8 @@ class Desk:
         self.asking: Final = Asking(self.schedule, self.outbox, options.timings.answer, outside=options.database)
         self.rights: Final = Rights(options.policy, self.asking, self.standing, self.outbox.report)
         self.peers: Final[dict[int, Peer]] = {}
+        self.watchers: Final[list[Watcher]] = []
+        """Who sees every change."""
         self._random = random
         self._numbers = count(1)
 

@@ -70,7 +70,7 @@ class Dev:
         return RestAnswer(202)
 
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
-        if not _is_here(request.host):
+        if not is_here(request.host):
             return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
         token = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("apikey", "")
         claims = check(token, self._desk.options.secret, self._desk.now)
@@ -97,7 +97,7 @@ def _change(body: bytes) -> Change:
     )
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     """Whether Host names this machine: `localhost` or a loopback address. Any other name may be made to lead here."""
     name, bracket, _ = host.lower().removeprefix("[").partition("]")
     name = name if bracket else name.partition(":")[0]

@@ -28,11 +28,12 @@ from supawire.core.frames import (
 from supawire.server.broadcasts import Broadcasts, server_message
 from supawire.server.changes import Change, Changes, Delivery
 from supawire.server.channel import Channel
-from supawire.server.desk import Bits, Desk, HubOptions
+from supawire.server.desk import Bits, Desk, HubOptions, Watcher
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
+from supawire.server.inspector.overview import Overview, overview
 from supawire.server.joining import Joined, Joining, JoinRefused, Outcome
 from supawire.server.peers import Inbound, Peer
 from supawire.server.questions import Answer, Trouble
@@ -80,7 +81,7 @@ class Hub:
         self.at(now)
         answer = self._handshake.check(request)
         if isinstance(answer, Accepted):
-            peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono)
+            peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono, now.wall)
             self._sockets.open(peer)
             self.faults.greet(peer)
         return answer
@@ -164,6 +165,26 @@ class Hub:
         """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1)."""
         self.at(now)
         self._desk.asking.trouble = trouble
+
+    # --- for those who look on ---
+
+    @property
+    def options(self) -> HubOptions:
+        """How it behaves."""
+        return self._desk.options
+
+    def overview(self, now: Instant) -> Overview:
+        """Who is connected, in which channels, and who is present."""
+        self.at(now)
+        return overview(self._desk)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Show every change to this one, until `unwatch`."""
+        self._desk.watchers.append(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """No more."""
+        self._desk.watchers.remove(watcher)
 
     # --- inputs of the server's owner ---
 

@@ -37,6 +37,8 @@ class Peer:
     token: str = field(repr=False)
     headers: dict[str, str] = field(repr=False)
     heard_at: float
+    opened_at: float = 0.0
+    """By the wall clock."""
     channels: dict[str, Channel] = field(default_factory=dict[str, Channel])
     former: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """The join_ref of the last channel that ended, by topic."""

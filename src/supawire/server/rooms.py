@@ -43,6 +43,10 @@ class Rooms:
         """The room of a topic, if somebody is in it."""
         return self._rooms.get((sub_topic, private))
 
+    def all(self) -> list[Room]:
+        """Every room."""
+        return list(self._rooms.values())
+
     def of(self, channel: Channel) -> Room:
         """The room that an open channel is in."""
         return self._rooms[channel.sub_topic, channel.private]

@@ -1,0 +1,257 @@
+"""Frames and changes that were seen since somebody last asked, bounded; what they say is read only then.
+
+A frame for many connections is one object in all its orders (`effects.Send`), and is one line here.
+"""
+
+import re
+from collections import deque
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from supawire.core import binary
+from supawire.core.frames import ACCESS_TOKEN, BROADCAST, JOIN
+from supawire.server.recorder import REDACTED, redact
+from supawire.server.wire import DECODE_ERRORS, decode, encode
+from supawire.types import Instant
+
+PENDING: Final = 500
+"""Lines that may wait to be shown; older ones are left out, and counted."""
+LOOK_BACK: Final = 4
+"""Lines among which another copy of a frame is looked for: one of each wire version, and their neighbours."""
+NUMBERS: Final = 12
+"""Connections that are named of one frame."""
+SHOWN: Final = 4_000
+"""Characters that are shown of a payload."""
+WHOLE: Final = 64_000
+"""Bytes up to which a payload is read; of a longer one only its beginning is shown, unless it holds a token."""
+TOKENS: Final = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|\bsb_(?:secret|publishable)_\w+")
+
+
+class FrameLine(Struct, frozen=True):
+    """A frame as the page shows it. `payload` is JSON text, or the beginning of raw bytes in hexadecimal."""
+
+    at: float
+    out: bool
+    connections: list[int]
+    receivers: int
+    topic: str
+    event: str
+    user_event: str
+    ref: str
+    size: int
+    binary: bool
+    payload: str
+    cut: bool
+
+
+class ChangeLine(Struct, frozen=True):
+    """A row change, with how many channels were told; rows are JSON text."""
+
+    at: float
+    type: str
+    table: str
+    record: str
+    old_record: str
+    errors: str
+    receivers: int
+
+
+class News(Struct, frozen=True):
+    """What was seen, oldest first, and how many lines were too many."""
+
+    frames: list[FrameLine]
+    changes: list[ChangeLine]
+    missed: int
+
+
+class _Frame:
+    __slots__ = ("at", "binary", "connections", "data", "out", "receivers")
+
+    def __init__(self, at: float, out: bool, connection: int, data: bytes, is_binary: bool) -> None:
+        self.at = at
+        self.out = out
+        self.connections = [connection]
+        self.receivers = 1
+        self.data = data
+        self.binary = is_binary
+
+
+class _Change:
+    __slots__ = ("at", "data", "receivers")
+
+    def __init__(self, at: float, data: bytes, receivers: int) -> None:
+        self.at = at
+        self.data = data
+        self.receivers = receivers
+
+
+class Journal:
+    """What one page is to be told."""
+
+    def __init__(self) -> None:
+        self._frames: deque[_Frame] = deque()
+        self._changes: deque[_Change] = deque()
+        self._missed = 0
+
+    # --- inputs
+
+    def came(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
+        """A client sent a frame."""
+        self._add(_Frame(now.wall, False, connection, data, is_binary))
+
+    def went(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
+        """A frame was sent to a client."""
+        for line in islice(reversed(self._frames), LOOK_BACK):
+            if line.data is data and line.out:
+                line.receivers += 1
+                if len(line.connections) < NUMBERS:
+                    line.connections.append(connection)
+                return
+        self._add(_Frame(now.wall, True, connection, data, is_binary))
+
+    def _add(self, line: _Frame) -> None:
+        self._frames.append(line)
+        if len(self._frames) > PENDING:
+            self._frames.popleft()
+            self._missed += 1
+
+    def changed(self, data: bytes, receivers: int, now: Instant) -> None:
+        """A row changed, and that many channels were told this of it."""
+        for line in islice(reversed(self._changes), LOOK_BACK):
+            if line.data == data:
+                line.receivers += receivers
+                return
+        self._changes.append(_Change(now.wall, data, receivers))
+        if len(self._changes) > PENDING:
+            self._changes.popleft()
+            self._missed += 1
+
+    def forget_frames(self) -> None:
+        """What waits of frames is not wanted."""
+        self._frames.clear()
+
+    # --- output
+
+    def take(self) -> News:
+        """Everything since the last time."""
+        news = News(
+            [_frame_line(line) for line in self._frames], [_change_line(line) for line in self._changes], self._missed
+        )
+        self._frames.clear()
+        self._changes.clear()
+        self._missed = 0
+        return news
+
+
+class _Parts(Struct):
+    topic: str = ""
+    event: str = ""
+    payload: bytes = b""
+    json: bool = True
+    ref: str = ""
+    user_event: str = ""
+
+
+def _frame_line(line: _Frame) -> FrameLine:
+    try:
+        parts = _binary(line.data, line.out) if line.binary else _text(line.data)
+    except DECODE_ERRORS:
+        parts = _Parts(event="unreadable", payload=line.data, json=not line.binary)
+    secret = parts.event in (JOIN, ACCESS_TOKEN)
+    payload, cut = _shown(parts.payload, json=parts.json, whole=secret)
+    user_event = parts.user_event or _user_event(parts)
+    numbers = line.connections
+    return FrameLine(
+        *(line.at, line.out, numbers, line.receivers, parts.topic, parts.event, user_event, parts.ref),
+        *(len(line.data), line.binary, payload, cut),
+    )
+
+
+def _text(data: bytes) -> _Parts:
+    if data.lstrip()[:1] == b"{":
+        frame = _object.decode(data)
+        return _Parts(_name(frame.topic), _name(frame.event), bytes(frame.payload), ref=_name(frame.ref))
+    array = _array.decode(data)
+    return _Parts(_name(array.topic), _name(array.event), bytes(array.payload), ref=_name(array.ref))
+
+
+class _Object(Struct, gc=False):
+    topic: Any
+    event: Any
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    ref: Any = None
+
+
+class _Array(Struct, array_like=True, gc=False):
+    join_ref: Any
+    ref: Any
+    topic: Any
+    event: Any
+    payload: msgspec.Raw
+
+
+_object: Final = msgspec.json.Decoder(_Object)
+_array: Final = msgspec.json.Decoder(_Array)
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _binary(data: bytes, out: bool) -> _Parts:
+    frame = binary.unpack(binary.DOWN if out else binary.UP, data)
+    fields = {
+        name: value.decode(errors="replace") for name, value in zip(frame.layout.fields, frame.fields, strict=True)
+    }
+    ref, topic, event = fields.get("ref", ""), fields["topic"], fields.get("event", fields.get("status", ""))
+    if frame.layout in (binary.USER_PUSH, binary.USER_BROADCAST):
+        return _Parts(topic, BROADCAST, frame.payload, frame.json, ref, event)
+    return _Parts(topic, event, frame.payload, False, ref)
+
+
+def _user_event(parts: _Parts) -> str:
+    if parts.event != BROADCAST or not parts.json or len(parts.payload) > WHOLE:
+        return ""
+    try:
+        return _inner.decode(parts.payload).event
+    except DECODE_ERRORS:
+        return ""
+
+
+class _Inner(Struct):
+    event: str = ""
+
+
+_inner: Final = msgspec.json.Decoder(_Inner)
+
+
+def _shown(payload: bytes, *, json: bool, whole: bool = False) -> tuple[str, bool]:
+    """A payload to look at, without tokens, and whether it was cut."""
+    if not json:
+        head = payload[:64]
+        return head.hex(" "), len(payload) > len(head)
+    if whole or len(payload) <= WHOLE:
+        payload = _redacted(payload)
+    head = payload[: 4 * SHOWN].decode(errors="replace")
+    text = TOKENS.sub(REDACTED, head)
+    return text[:SHOWN], len(text) > SHOWN or len(payload) > 4 * SHOWN
+
+
+def _redacted(payload: bytes) -> bytes:
+    try:
+        return encode(redact(decode(payload)))
+    except DECODE_ERRORS:  # no JSON: it is shown as it came
+        return payload
+
+
+def _change_line(line: _Change) -> ChangeLine:
+    data: dict[str, Any] = decode(line.data)
+    errors: list[str] | None = data.get("errors")
+    rows = {name: _shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}
+    table = f"{data['schema']}.{data['table']}"
+    return ChangeLine(
+        line.at, data["type"], table, rows["record"], rows["old_record"], "; ".join(errors or ()), line.receivers
+    )

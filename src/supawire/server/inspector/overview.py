@@ -1,0 +1,132 @@
+"""Who is connected, in which channels, and who is present: plain data of one moment, bounded."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from supawire.server.bindings import Binding
+from supawire.server.channel import Channel
+from supawire.server.desk import Desk
+from supawire.server.peers import Peer
+from supawire.server.rooms import Room
+
+MOST: Final = 200
+"""Connections and channels that are shown; of more, the number is said."""
+PRESENT: Final = 50
+"""Members shown of one channel."""
+
+
+class Joined(Struct, frozen=True):
+    """A channel of a connection."""
+
+    topic: str
+    private: bool
+    role: str
+    changes: list[str]
+    ready: bool
+    """Whether its changes are live."""
+
+
+class Connection(Struct, frozen=True):
+    """A client's socket."""
+
+    number: int
+    version: str
+    opened_at: float
+    state: str
+    """Empty, or what is unusual about it."""
+    channels: list[Joined]
+
+
+class Present(Struct, frozen=True):
+    """A presence key with all of its payloads."""
+
+    key: str
+    payloads: list[Any]
+
+
+class Topic(Struct, frozen=True):
+    """A topic with somebody in it."""
+
+    topic: str
+    private: bool
+    members: list[int]
+    """Numbers of connections."""
+    present: list[Present]
+    keys: int
+
+
+class Overview(Struct, frozen=True):
+    """What there is at one moment."""
+
+    connections: list[Connection]
+    topics: list[Topic]
+    connected: int
+    joined: int
+    faults: list[str]
+
+
+def overview(desk: Desk) -> Overview:
+    """What there is now."""
+    peers = list(desk.peers.values())
+    rooms = desk.rooms.all()
+    return Overview(
+        [_connection(peer) for peer in peers[:MOST]],
+        [_topic(room) for room in rooms[:MOST]],
+        len(peers),
+        len(rooms),
+        list(_faults(desk)),
+    )
+
+
+def _connection(peer: Peer) -> Connection:
+    if peer.paused:
+        state = "paused"
+    elif peer.still:
+        state = "waits for a join"
+    else:
+        state = f"lags by {peer.lag:g} s" if peer.lag else ""
+    version = "2.0.0" if peer.v2 else "1.0.0"
+    channels = [_joined(channel) for channel in list(peer.channels.values())[:MOST]]
+    return Connection(peer.id, version, peer.opened_at, state, channels)
+
+
+def _joined(channel: Channel) -> Joined:
+    changes = [_binding(binding) for binding in channel.bindings]
+    return Joined(channel.sub_topic, channel.private, channel.claims.role, changes, channel.subscribed)
+
+
+def _binding(binding: Binding) -> str:
+    if binding.error is not None:
+        return f"{binding.echo.get('table', '?')}: {binding.error}"
+    conditions = ",".join(map(str, binding.conditions))
+    return f"{binding.event} {binding.schema}.{binding.table}" + (f" where {conditions}" if conditions else "")
+
+
+def _topic(room: Room) -> Topic:
+    state = room.roster.state()
+    present = [Present(key, [_bare(meta) for meta in state[key]["metas"]]) for key in list(state)[:PRESENT]]
+    name, private = room.key
+    members = sorted(channel.peer.id for channel in room.members.values())
+    return Topic(name, private, members, present, len(state))
+
+
+def _bare(meta: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
+
+
+def _faults(desk: Desk) -> Iterable[str]:
+    """Faults that are in force."""
+    rules = desk.rules
+    if rules.paused:
+        yield "paused"
+    if rules.refusals or rules.refuse_until > desk.now.mono:
+        yield f"refuses connections with {rules.refuse_status}"
+    if rules.lag:
+        yield f"lags by {rules.lag:g} s"
+    if rules.reply_delay:
+        yield f"replies {rules.reply_delay:g} s late"
+    yield from (f"drops replies to {event}" for event in rules.dropped)
+    yield from (f"refuses joins of {topic}" for topic in rules.rejected)
+    yield from (f"holds joins of {topic}" for topic in rules.join_delays)
