@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 from uuid import UUID
 
@@ -71,6 +72,10 @@ class Level(IntEnum):
         (time(3, 4, 5, tzinfo=INDIA), "03:04:05+05:30"),
         (timedelta(hours=26, seconds=1.5), "26:00:01.5"),
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (ip_address("10.0.0.1"), "10.0.0.1"),
+        (ip_address("fe80::1"), "fe80::1"),
+        (ip_interface("10.0.0.1/8"), "10.0.0.1/8"),
+        (ip_network("10.0.0.0/8"), "10.0.0.0/8"),
         (b"\xde\xad", "dead"),
         (bytearray(b""), ""),
         ("open", "open"),
@@ -155,6 +160,7 @@ values = (
     | st.times()
     | st.timedeltas(timedelta(days=-(10**6)), timedelta(days=10**6))
     | st.uuids()
+    | st.ip_addresses()
     | st.binary()
 )
 columns = st.sampled_from(["a", "ab_c", "Größe", "two words", "a.b", "in", "not", "eq", "size(cm)"]).map(col)

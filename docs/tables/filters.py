@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from supawire.selectors import ChangesSelector
 
 NAMES: Final[dict[str, Any]] = {
     "changes": changes, "col": col, "date": date, "datetime": datetime, "Decimal": Decimal, "time": time,
-    "timedelta": timedelta, "UTC": UTC, "UUID": UUID,
+    "ip_address": ip_address, "timedelta": timedelta, "UTC": UTC, "UUID": UUID,
 }  # fmt: skip
 
 OPERATORS: Final = (
@@ -40,7 +41,7 @@ OPERATORS: Final = (
 VALUES: Final = (
     '"open"', '"a,b (c)"', "'say \"hi\"'", '""', "10", "1.5", 'Decimal("10.50")', "True",
     "datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)", "datetime(2026, 1, 2, 3, 4, 5)", "date(2026, 1, 2)", "time(3, 4, 5)",
-    "timedelta(hours=26)", "UUID(int=1)", 'b"\\xde\\xad"',
+    "timedelta(hours=26)", "UUID(int=1)", 'ip_address("10.0.0.1")', 'b"\\xde\\xad"',
 )  # fmt: skip
 
 REFUSED: Final = (

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, Final, TypeAlias, get_args
 from uuid import UUID
 
 from supawire._towire import to_wire
 from supawire.errors import InvalidArgumentError
 
-Scalar: TypeAlias = str | int | float | Decimal | bool | datetime | date | time | timedelta | UUID | bytes | bytearray
+Network: TypeAlias = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | IPv4Network | IPv6Network
+Scalar: TypeAlias = (
+    str | int | float | Decimal | bool | datetime | date | time | timedelta | UUID | Network | bytes | bytearray
+)
 """What a column can be compared with."""
 
 _MOST_DIGITS: Final = 131_072
@@ -58,7 +62,7 @@ def _unfit(column: str, value: object) -> InvalidArgumentError:
         )
     return InvalidArgumentError(
         f"{column}: a {kind} is no value that the server compares",
-        hint="Give a str, int, float, Decimal, bool, datetime, date, time, timedelta, UUID or bytes.",
+        hint="Give a str, int, float, Decimal, bool, datetime, date, time, timedelta, UUID, bytes or an IP address.",
     )
 
 
@@ -102,6 +106,6 @@ _WRITE: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...]] 
     (date, date.isoformat),
     (time, _clock),
     (timedelta, to_wire),
-    (UUID, str),
+    ((UUID, *get_args(Network)), str),
     ((bytes, bytearray), lambda value: value.hex()),  # as rows have it; the cast takes both for text, which is alike
 )

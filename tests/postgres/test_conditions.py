@@ -43,6 +43,11 @@ KINDS: Final[dict[LiteralString, st.SearchStrategy[Any]]] = {
     "bytea": st.binary(max_size=3),
     "text": texts,
 }
+ALSO: Final[dict[LiteralString, st.SearchStrategy[Any]]] = {
+    "interval": st.timedeltas(timedelta(days=-(10**5)), timedelta(days=10**5)),
+    "inet": st.ip_addresses(),
+}
+"""What the evaluator compares as text."""
 SIGNS: Final[dict[str, LiteralString]] = {
     "eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "isdistinct": "is distinct from",
     "like": "~~", "ilike": "~~*", "match": "~", "imatch": "~*",
@@ -100,11 +105,14 @@ def test_expressions_mean_in_postgresql_what_the_evaluator_says(asked: Sql, kind
     ask()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bytea"])  # its hex is compared as text
+READ = {kind: values for kind, values in (KINDS | ALSO).items() if kind != "bytea"}  # its hex is compared as text
+
+
+@pytest.mark.parametrize("kind", READ)
 def test_values_are_read_as_they_are(asked: Sql, kind: LiteralString):
     """The text of a value, cast by PostgreSQL, is that value, alone and in a list (R43)."""
 
-    @given(st.lists(KINDS[kind], min_size=1, max_size=3))
+    @given(st.lists(READ[kind], min_size=1, max_size=3))
     @settings(max_examples=40)
     def read(values: list[Any]) -> None:
         (alone,), (listed,) = parse(str(c == values[0])), parse(str(c.in_(values)))
