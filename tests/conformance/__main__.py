@@ -9,41 +9,51 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from .judge import REPLAY, ROOT, play_all
-from .verdicts import changed, known, load, save, unexplained, unneeded, verdict_of
-
-LEVEL = "memory"
+from .verdicts import LEVELS, Verdict, changed, known, load, save, unexplained, unneeded, verdict_of
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the verdicts")
+    parser.add_argument("--level", choices=LEVELS, help="only this one")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "conformance.json", help="where the results go")
     options = parser.parse_args()
     if not REPLAY.exists():
         print("not run: the judge is not beside this repository, in ../shared/conformance")
         return 0
-    started = time.monotonic()
-    results = play_all()
+    results: dict[str, Any] = {}
+    complaints: list[str] = []
+    for level in [options.level] if options.level else LEVELS:
+        started = time.monotonic()
+        results[level] = play_all(level)
+        verdicts = [verdict_of(result) for result in results[level]]
+        if options.write:
+            save(level, verdicts)
+        complaints += _complaints(level, verdicts)
+        counts = {
+            word: sum(one.result == word for one in verdicts) for word in ("identical", "differs", "not playable")
+        }
+        said = ", ".join(f"{count} {word}" for word, count in counts.items())
+        print(f"{level}: {len(verdicts)} scenarios in {time.monotonic() - started:.0f} s: {said}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({LEVEL: results}, indent=1), encoding="utf-8")
-    verdicts, reasons = [verdict_of(result) for result in results], known(LEVEL)
-    if options.write:
-        save(LEVEL, verdicts)
-    complaints = [
-        *changed(load(LEVEL), verdicts),
+    options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(*complaints, sep="\n")
+    return bool(complaints)
+
+
+def _complaints(level: str, verdicts: list[Verdict]) -> list[str]:
+    reasons = known(level)
+    return [
+        *(f"{level}: {line}" for line in changed(load(level), verdicts)),
         *(
-            f"{one.scenario} {one.vsn}: {one.result}, and known.toml has no reason"
+            f"{level}: {one.scenario} {one.vsn}: {one.result}, and known.toml has no reason"
             for one in unexplained(verdicts, reasons)
         ),
-        *(f"{pattern}: its reason in known.toml is not needed" for pattern in unneeded(verdicts, reasons)),
+        *(f"{level}: {pattern}: its reason in known.toml is not needed" for pattern in unneeded(verdicts, reasons)),
     ]
-    print(*complaints, sep="\n")
-    counts = {word: sum(one.result == word for one in verdicts) for word in ("identical", "differs", "not playable")}
-    said = ", ".join(f"{count} {word}" for word, count in counts.items())
-    print(f"{len(verdicts)} scenarios in {time.monotonic() - started:.0f} s: {said}")
-    return bool(complaints)
 
 
 if __name__ == "__main__":

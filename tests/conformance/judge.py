@@ -11,6 +11,7 @@ import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -44,34 +45,35 @@ GROUPS: Final = (
 
 
 class Server(NamedTuple):
-    """A running server process."""
+    """A running server process. sql: how the judge runs SQL, as its arguments."""
 
     process: subprocess.Popen[str]
     port: int
-    sql: int
+    sql: list[str]
 
 
 @contextmanager
-def server() -> Generator[Server]:
+def server(level: str) -> Generator[Server]:
     """The judged server, in a process of its own."""
-    command = [sys.executable, "-m", "tests.conformance.server"]
+    command = [sys.executable, "-m", "tests.conformance.server", level]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            ports = json.loads(process.stdout.readline())
-            yield Server(process, ports["port"], ports["sql"])
+            said = json.loads(process.stdout.readline())
+            stand_in = ["--no-setup", "--sql-command", f"'{sys.executable}' '{HERE / 'sql.py'}' {said.get('sql')}"]
+            yield Server(process, said["port"], ["--sql", said["database"]] if "database" in said else stand_in)
         finally:
             process.terminate()
 
 
-def play(group: Group) -> list[dict[str, Any]]:
+def play(level: str, group: Group) -> list[dict[str, Any]]:
     """The judge's results for one group."""
-    with TemporaryDirectory() as folder, server() as at:
+    with TemporaryDirectory() as folder, server(level) as at:
         results = Path(folder) / "results.json"
         command = [
             *(sys.executable, str(REPLAY), "--url", f"http://realtime-dev.localhost:{at.port}", "--timing"),
             *("--frames", str(FRAMES / "v1.jsonl"), "--frames", str(FRAMES / "v2.jsonl"), "--json", str(results)),
-            *("--no-setup", "--sql-command", f"'{sys.executable}' '{HERE / 'sql.py'}' {at.sql}"),
+            *at.sql,
             *("--hook", f"stop-server=kill -TERM {at.process.pid}"),
         ]
         for pattern in group.only:
@@ -84,10 +86,10 @@ def play(group: Group) -> list[dict[str, Any]]:
         return json.loads(results.read_text(encoding="utf-8"))
 
 
-def play_all() -> list[dict[str, Any]]:
+def play_all(level: str) -> list[dict[str, Any]]:
     """The results of every scenario, in the order of their names."""
     with ThreadPoolExecutor(len(GROUPS)) as pool:
-        results = [result for group in pool.map(play, GROUPS) for result in group]
+        results = [result for group in pool.map(partial(play, level), GROUPS) for result in group]
     names = [result["scenario"] for result in results]
     assert len(names) == len(set(names)), "a scenario is in two groups"
     return sorted(results, key=lambda result: result["scenario"])

@@ -1,17 +1,25 @@
-"""The server that is judged: memory level, strict, with the rights and rows of the judge's scenarios.
+"""The server that is judged, strict, with the rights and rows of the judge's scenarios.
 
-`python -m tests.conformance.server` prints one line of JSON with its ports and runs until SIGTERM: `port` is the
-server's, `sql` takes statements from `sql.py`.
+`python -m tests.conformance.server LEVEL` prints one line of JSON and runs until SIGTERM: `port` is the server's. At
+the level `memory`, `sql` is a port that takes statements from `sql.py`; at `postgres`, `database` is a URL.
 """
 
 import asyncio
 import json
+import sys
+from typing import Any, Final
 
 from supawire.server import HubOptions, ServerLimits, Timings, serve
 from supawire.server.app import App
 
 from .database import Database, policy
 from .judge import SECRET
+
+STRICT: Final[dict[str, Any]] = {
+    "secret": SECRET,
+    "limits": ServerLimits.self_hosted(),
+    "timings": Timings.strict(),
+}
 
 
 async def _take_sql(database: Database, app: App, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,10 +35,11 @@ async def _take_sql(database: Database, app: App, reader: asyncio.StreamReader, 
     await writer.wait_closed()
 
 
-async def main() -> None:
-    options = HubOptions(secret=SECRET, limits=ServerLimits.self_hosted(), timings=Timings.strict(), policy=policy)
+async def memory() -> None:
+    """Statements do what stands in for them; the policies are a function."""
     listening: asyncio.Future[App] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
+        options = HubOptions(**STRICT, policy=policy)
         running = tasks.create_task(serve(options, port=0, on_ready=listening.set_result))
         app = await listening
         database = Database(app.hub, app.now)
@@ -40,5 +49,17 @@ async def main() -> None:
         sql.close()
 
 
+async def postgres() -> None:
+    """The judge runs its own SQL, tables and policies first."""
+    from supawire.server.postgres.level import Level
+
+    level = Level()
+
+    def say(app: App) -> None:
+        print(json.dumps({"port": app.port, "database": level.url}), flush=True)
+
+    await serve(HubOptions(**STRICT, database=True), port=0, on_ready=say, level=level)
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run({"memory": memory, "postgres": postgres}[sys.argv[1]]())

@@ -11,6 +11,7 @@ from supawire.types import Instant
 from .database import Database, policy
 from .verdicts import IDENTICAL, LEVELS, Known, Verdict, changed, known, load, unexplained, unneeded
 
+LEAST = {"memory": 65, "postgres": 79}
 NOW = Instant(1000.0, 1_764_000_000.0)
 
 
@@ -26,10 +27,10 @@ def test_whatever_is_not_identical_has_one_reason(level: str):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_recorded_scenario_has_a_verdict(level: str):
-    """All 83 scenarios of both wire versions are there, and at the memory level at least 65 of them identical."""
+    """All 83 scenarios of both wire versions are there, and most of them identical; 80 can be played at best."""
     verdicts = load(level)
     assert Counter(one.vsn for one in verdicts) == {"1.0.0": 45, "2.0.0": 37, "1.0.0 and 2.0.0": 1}
-    assert sum(one.result == IDENTICAL for one in verdicts) >= 65
+    assert sum(one.result == IDENTICAL for one in verdicts) >= LEAST[level]
 
 
 def test_a_reason_that_is_not_needed_is_found():

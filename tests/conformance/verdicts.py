@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 HERE: Final = Path(__file__).resolve().parent
 VERDICTS: Final = HERE / "verdicts.json"
 KNOWN: Final = HERE / "known.toml"
-LEVELS: Final = ("memory",)
+LEVELS: Final = ("memory", "postgres")
 IDENTICAL: Final = "identical"
 
 
