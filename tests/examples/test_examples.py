@@ -1,17 +1,22 @@
 """The programs in examples/ do what they say, in processes of their own, against a local server."""
 
 import asyncio
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import takewhile
+from urllib.request import Request, urlopen
 
 import pytest
 
 from supawire import LocalServer, broadcast, connect_async
+from tests.cli.conftest import Serving
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # a process each
@@ -130,6 +135,31 @@ async def test_a_plain_script_does_everything():
         server.emit("INSERT", "users", record={"id": 7})
         status, out, err = await ended(program)
         assert (status, out.splitlines()[-1], err) == (0, "new user: {'id': 7}", "")
+
+
+def test_the_quick_start_runs_against_supawire_serve():
+    """quick_start.py goes through every call, without a line of asyncio, with `supawire serve` in another process."""
+    program = ROOT / "examples" / "quick_start.py"
+    assert not re.search(r"^\s*(async|await|import asyncio)", program.read_text(encoding="utf-8"), re.MULTILINE)
+    serving = Serving("--show-keys")
+    try:
+        environment = os.environ | {name: serving.exported(name) for name in ("SUPAWIRE_URL", "SUPAWIRE_KEY")}
+        said, ready = set[str](), "state: {'alice': [{'status': 'online'}]}\n"
+        with subprocess.Popen(
+            [sys.executable, "-W", "error", program], env=environment, stdout=PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            said |= set(takewhile(lambda line: line != ready, process.stdout))
+            row = json.dumps({"type": "INSERT", "table": "users", "record": {"id": 7}}).encode()
+            head = {"Authorization": f"Bearer {serving.exported('SUPAWIRE_SERVICE_KEY')}"}
+            with urlopen(Request(f"{serving.url}/dev/emit", row, head)) as answer:
+                assert answer.status == 202
+            said |= set(process.stdout)
+        assert process.returncode == 0, said
+        wanted = {"alice is typing\n", "here: alice\n", "new user: {'id': 7}\n"}
+        assert wanted <= said <= wanted | {"here:\n"}
+    finally:
+        serving.end()
 
 
 async def test_a_script_waits_for_a_row():

@@ -1,0 +1,55 @@
+"""The whole of a room, one call a line, without a line of asyncio; docs/from-the-original.md explains each.
+
+    supawire serve --env-file dev.env      # in one terminal
+    set -a; . dev.env; set +a              # in another one
+    python examples/quick_start.py
+
+It waits for a new row of `users`: insert one, or send the request that `supawire serve` prints.
+"""
+
+import os
+from threading import Event
+from typing import Any
+
+from supawire import Broadcast, Insert, PresenceEvent, PresenceSync, broadcast, changes, connect, presence
+
+typed, inserted = Event(), Event()
+
+
+def new_user(change: Insert[dict[str, Any]]) -> None:
+    """A row was inserted."""
+    print("new user:", change.record, flush=True)
+    inserted.set()
+
+
+def typing(message: Broadcast[dict[str, str]]) -> None:
+    """Somebody types."""
+    print(message.payload["user"], "is typing", flush=True)
+    typed.set()
+
+
+def here(event: PresenceEvent) -> None:
+    """Who is here has changed."""
+    if isinstance(event, PresenceSync):
+        print("here:", *event.state, flush=True)
+
+
+client = connect(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], on_error=print)
+
+room = client.channel("room:lobby", echo=True, presence_key="alice")
+room.on(changes("users", schema="public", event="INSERT"), new_user)
+room.on(broadcast("typing"), typing)
+room.on(presence(), here)
+room.subscribe(wait="ready")
+
+room.broadcast("typing", {"user": "alice"})
+room.track({"status": "online"})
+print("state:", {key: [one.payload for one in ones] for key, ones in room.presence_state().items()}, flush=True)
+
+typed.wait()
+inserted.wait()
+
+client.set_auth(os.environ.get("SUPAWIRE_TOKEN"))  # a user's token; without one the key
+room.untrack()
+room.unsubscribe()
+client.close()
