@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from docs.tables import rows, table
-from supawire.core.states import CHANNEL, LINK, ChannelOn, LinkOn, Move
+from supawire._mirrored import MirrorState
+from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn, Move
 from supawire.types import ChannelState, LinkState
 
-S = TypeVar("S", LinkState, ChannelState)
-E = TypeVar("E", LinkOn, ChannelOn)
+S = TypeVar("S", LinkState, ChannelState, MirrorState)
+E = TypeVar("E", LinkOn, ChannelOn, MirrorOn)
 
 
 def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
@@ -41,3 +42,25 @@ def link() -> str:
 def channel() -> str:
     """Every move of a channel."""
     return _moves(CHANNEL) + _impossible(CHANNEL, ChannelState, ChannelOn)
+
+
+MEANINGS = {
+    MirrorState.JOINING: "changes are not live: it waits for the connection, the channel, and the server's word",
+    MirrorState.WAITING: "changes are live, and a fetch is due: now, or after a pause or backoff",
+    MirrorState.FETCHING: "`fetch` runs; changes are kept",
+    MirrorState.SETTLING: "it has answered; changes that it has seen may still come",
+    MirrorState.LIVE: "the copy is the table",
+    MirrorState.CLOSED: "closed, by you or with the client; the copy stays",
+}
+
+
+@table("mirror-states")
+def mirror_states() -> str:
+    """What the states of a mirror mean."""
+    return rows(["state", "meaning"], [[f"`{state.value}`", MEANINGS[state]] for state in MirrorState])
+
+
+@table("mirror")
+def mirror() -> str:
+    """Every move of a mirror."""
+    return _moves(MIRROR) + _impossible(MIRROR, MirrorState, MirrorOn)

@@ -10,6 +10,7 @@ Every public name is imported from here. The client itself is loaded when it is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from supawire._mirrored import MirrorEvent, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
 from supawire._where import Where
 from supawire.conditions import FilterColumn, col
 from supawire.errors import (
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from supawire.aio.client import AsyncClient, connect_async
     from supawire.aio.handlers import Subscription
     from supawire.aio.letters import Message, Published
+    from supawire.aio.mirror import AsyncMirror
     from supawire.aio.opening import Opening
     from supawire.aio.sending import AsyncQueuedSent
     from supawire.aio.stream import AsyncStream
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from supawire.server.local import LocalServer
     from supawire.sync.channel import Channel
     from supawire.sync.client import Client, connect
+    from supawire.sync.mirror import Mirror
     from supawire.sync.results import QueuedSent
     from supawire.sync.stream import Stream
     from supawire.sync.supabase import from_supabase
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncChannel",
     "AsyncClient",
+    "AsyncMirror",
     "AsyncQueuedSent",
     "AsyncStream",
     "AuthError",
@@ -109,6 +113,9 @@ __all__ = [
     "LocalProtocolError",
     "LocalServer",
     "Message",
+    "Mirror",
+    "MirrorEvent",
+    "MirrorState",
     "Opening",
     "OperationTimeout",
     "PayloadTooLargeError",
@@ -127,7 +134,11 @@ __all__ = [
     "RealtimeError",
     "ReconnectExhaustedError",
     "RemoteProtocolError",
+    "Resynced",
+    "RowDeleted",
     "RowError",
+    "RowInserted",
+    "RowUpdated",
     "Selector",
     "Sent",
     "ServerError",
@@ -156,12 +167,14 @@ __all__ = [
 _HOMES: Final = {
     "AsyncChannel": "aio.channel",
     "AsyncClient": "aio.client",
+    "AsyncMirror": "aio.mirror",
     "AsyncQueuedSent": "aio.sending",
     "AsyncStream": "aio.stream",
     "Channel": "sync.channel",
     "Client": "sync.client",
     "LocalServer": "server",
     "Message": "aio.letters",
+    "Mirror": "sync.mirror",
     "Opening": "aio.opening",
     "Published": "aio.letters",
     "QueuedSent": "sync.results",

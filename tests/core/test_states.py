@@ -1,8 +1,9 @@
-"""The two tables of states."""
+"""The three tables of states."""
 
 import pytest
 
-from supawire.core.states import CHANNEL, LINK, ChannelOn, LinkOn
+from supawire._mirrored import MirrorState
+from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn
 from supawire.types import ChannelState, LinkState
 
 IMPOSSIBLE_LINK = {
@@ -28,6 +29,16 @@ IMPOSSIBLE_CHANNEL = {
 }
 
 
+IMPOSSIBLE_MIRROR = {
+    MirrorState.JOINING: "DUE FETCHED FAILED SETTLED UNSETTLED",
+    MirrorState.WAITING: "FETCHED FAILED SETTLED UNSETTLED",
+    MirrorState.FETCHING: "DUE SETTLED UNSETTLED",
+    MirrorState.SETTLING: "DUE FETCHED FAILED",
+    MirrorState.LIVE: "DUE FETCHED FAILED SETTLED UNSETTLED",
+    MirrorState.CLOSED: "READY LOST DUE FETCHED FAILED SETTLED UNSETTLED DOUBT",
+}
+
+
 @pytest.mark.parametrize("state", LinkState)
 def test_every_pair_of_the_link_is_a_move_or_impossible(state: LinkState) -> None:
     """Each state of the link has a cell, or a listed impossibility, for each event."""
@@ -46,7 +57,17 @@ def test_every_pair_of_a_channel_is_a_move_or_impossible(state: ChannelState) ->
     assert not moves & impossible
 
 
+@pytest.mark.parametrize("state", MirrorState)
+def test_every_pair_of_a_mirror_is_a_move_or_impossible(state: MirrorState) -> None:
+    """Each state of a mirror has a cell, or a listed impossibility, for each event."""
+    moves = {on.name for at, on in MIRROR if at is state}
+    impossible = set(IMPOSSIBLE_MIRROR[state].split())
+    assert moves | impossible == {on.name for on in MirrorOn}
+    assert not moves & impossible
+
+
 def test_closed_is_final() -> None:
-    """Nothing leads out of CLOSED, neither for the link nor for a channel (R10, R11)."""
+    """Nothing leads out of CLOSED, for the link, a channel or a mirror (R10, R11)."""
+    assert {move.next for (at, _), move in MIRROR.items() if at is MirrorState.CLOSED} == {MirrorState.CLOSED}
     assert {move.next for (at, _), move in LINK.items() if at is LinkState.CLOSED} == {LinkState.CLOSED}
     assert {move.next for (at, _), move in CHANNEL.items() if at is ChannelState.CLOSED} == {ChannelState.CLOSED}

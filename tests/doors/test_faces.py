@@ -10,28 +10,34 @@ import supawire
 from supawire import (
     AsyncChannel,
     AsyncClient,
+    AsyncMirror,
     AsyncQueuedSent,
     AsyncStream,
     Channel,
     Client,
     ClientOptions,
+    Mirror,
     QueuedSent,
     Stream,
     connect,
     connect_async,
 )
 
-TWINS = [(Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent)]
+TWINS = [
+    (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),
+    (Mirror, AsyncMirror),
+]  # fmt: skip
 
 IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
 
 WAITS = {
-    "AsyncClient": {"ping", "publish", "publish_many", "set_auth", "remove_channel", "remove_all_channels", "close",
-                    "wait_closed", "__aenter__", "__aexit__"},
+    "AsyncClient": {"ping", "publish", "publish_many", "set_auth", "remove_channel", "remove_all_channels", "drain",
+                    "close", "wait_closed", "__aenter__", "__aexit__"},
     "AsyncChannel": {"subscribe", "ready", "unsubscribe", "broadcast", "track", "untrack", "set_auth", "__aenter__",
                      "__aexit__"},
     "AsyncStream": {"get", "__anext__", "__aenter__", "__aexit__"},
     "AsyncQueuedSent": {"wait"},
+    "AsyncMirror": {"ready", "close", "__aenter__", "__aexit__"},
 }  # fmt: skip
 """What is a coroutine in the async door; everything else is a plain call in both."""
 
@@ -70,7 +76,7 @@ def test_the_doors_have_one_face(blocking: type, other: type):
 
 
 @pytest.mark.parametrize(
-    "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent], ids=lambda kind: kind.__name__
+    "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror], ids=lambda kind: kind.__name__
 )
 def test_what_waits_is_a_coroutine(kind: type):
     """In the async door exactly the calls that wait for something are coroutines."""

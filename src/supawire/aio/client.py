@@ -3,19 +3,23 @@
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from uuid import UUID
 
+from supawire._mirrored import RowSource
+from supawire._where import Where
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.draining import check_taking, drain
 from supawire.aio.driver import Driver
 from supawire.aio.letters import Message, Published, read_letter, read_letters
+from supawire.aio.mirror import AsyncMirror
+from supawire.aio.mirroring import Mirroring, read_mirroring
 from supawire.aio.opening import Opening
-from supawire.aio.stream import AsyncStream
+from supawire.aio.stream import AsyncStream, Moves
 from supawire.errors import InvalidArgumentError, again
 from supawire.options import (
     DEFAULT,
@@ -38,6 +42,8 @@ from supawire.types import Gap, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
+
+M = TypeVar("M")
 
 
 def connect_async(
@@ -203,6 +209,73 @@ class AsyncClient:
         registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now())
         return AsyncStream(registration, kept, Moves(self._driver))
 
+    @overload
+    def mirror(
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
+        where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
+        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
+        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+    ) -> AsyncMirror[dict[str, Any]]: ...  # fmt: skip
+    @overload
+    def mirror(
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
+        where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
+        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
+        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+    ) -> AsyncMirror[M]: ...  # fmt: skip
+    def mirror(
+        self,
+        table: str,
+        *,
+        key: str | Sequence[str],
+        fetch: RowSource,
+        schema: str = "public",
+        filter: str | None = None,
+        where: Where | None = None,
+        select: Sequence[str] | None = None,
+        model: type[Any] | None = None,
+        plain: bool = False,
+        narrow: bool = False,
+        topic: str | None = None,
+        private: bool = False,
+        settle: float = 1.0,
+        timeout: float | None = 60.0,
+        backoff: Backoff = Backoff(initial=1.0),
+        buffer: int = 10_000,
+    ) -> AsyncMirror[Any]:
+        """A live copy of a table, or of the rows that a filter fits: changes are listened for, then rows are fetched.
+
+        It begins at once, as a channel of its own; `async with` or `ready()` waits until it is live. Rows are fetched
+        anew after every gap in changes, and when a change does not say all (protocol §4.4); until then, and while
+        `fetch` fails, it keeps what it has and says that it is not `live`.
+
+        Args:
+            key: the column of the primary key, or its columns.
+            fetch: gives the rows as they are now, as mappings from column to value: all columns, or those of `select`,
+                and the same rows as the filter. Plain (on a thread, it may block) or async, or a generator. It has to
+                read from the primary, with the rights of the client's token. What it raises goes to `on_error`.
+            schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
+                PostgREST or supabase-py; left out, they are exact Python values, as database drivers give them.
+            narrow: get only the changes that the filter fits. Less traffic, but nothing is told of rows that leave it
+                by an UPDATE, nor of most that are deleted (protocol §4.3).
+            topic, private: those of its channel; left out, a public one that nobody else uses.
+            settle: seconds in which changes may still come that the fetch has seen; the server needs up to half a one.
+            timeout: seconds for one fetch; None: no limit. backoff: between fetches that fail. buffer: changes that
+                are kept during a fetch; more of them fail it with `SlowConsumerError`.
+
+        Raises: InvalidArgumentError. RateLimitedError: too many channels are wanted. ClosedError.
+        Wire: protocol §4.
+        """
+        return AsyncMirror(*self._mirroring(
+            table, fetch, key=key, schema=schema, filter=filter, where=where, select=select, model=model, plain=plain,
+            narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout, backoff=backoff, buffer=buffer,
+        ))  # fmt: skip
+
+    def _mirroring(self, table: str, fetch: RowSource, **options: Any) -> tuple[Driver, Mirroring, RowSource]:
+        self._driver.check_loop()
+        check_taking(self._driver)
+        return self._driver, read_mirroring(self._driver.session.channels, table, fetch=fetch, **options), fetch
+
     # --- by HTTP
 
     async def publish(
@@ -323,20 +396,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class Moves:
-    """Where the iterators of the client itself get their events from; a `Source`."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-
-    def may_come(self) -> bool | None:
-        """Until the client has ended."""
-        self._driver.check_loop()
-        if self._driver.error is not None:
-            raise again(self._driver.error)
-        return self._driver.session.state is not LinkState.CLOSED
-
-    async def begin(self) -> None:
-        """It has begun with the client."""

@@ -119,6 +119,10 @@ class Registry:
         except RuntimeError:
             return  # the loop was closed, and everything with it
 
+    def holds(self, registration: Registration) -> bool:
+        """Whether it was not removed."""
+        return registration in self._registrations
+
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
         return any(known.topic == topic and known.listener.deliver is deliver for known in self._registrations)

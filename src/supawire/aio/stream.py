@@ -3,12 +3,16 @@
 import asyncio
 import weakref
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 from supawire.aio.buffers import Buffer
 from supawire.aio.registry import Registration
-from supawire.errors import ClosedError, OperationTimeout
+from supawire.errors import ClosedError, OperationTimeout, again
 from supawire.options import check_number
+from supawire.types import LinkState
+
+if TYPE_CHECKING:
+    from supawire.aio.driver import Driver
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -120,3 +124,20 @@ def ended() -> ClosedError:
 def late() -> OperationTimeout:
     """What `get` raises when the time is over."""
     return OperationTimeout("no event came in time", hint="The iterator goes on; ask again.")
+
+
+class Moves:
+    """Where the iterators of the client itself get their events from; a `Source`."""
+
+    def __init__(self, driver: "Driver") -> None:
+        self._driver = driver
+
+    def may_come(self) -> bool | None:
+        """Until the client has ended."""
+        self._driver.check_loop()
+        if self._driver.error is not None:
+            raise again(self._driver.error)
+        return self._driver.session.state is not LinkState.CLOSED
+
+    async def begin(self) -> None:
+        """It has begun with the client."""

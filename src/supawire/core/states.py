@@ -1,11 +1,11 @@
-"""Every move of the link and of a channel: the two tables are the specification.
+"""Every move of the link, of a channel and of a mirror: the three tables are the specification.
 
-A state changes only here: `move` looks a cell up, and the one line that assigns a state follows it in `link` and in
-`channel`. Cells have no guards. What decides between two moves is decided before, so that *failed* and *refused*, or
-*retry* and *give up*, are different events. A pair that has no cell is impossible: it raises `LocalProtocolError` in
-development and tests, and is reported and survived in production.
+A state changes only here: `move` looks a cell up, and the one line that assigns a state follows it in `link`, in
+`membership` and in `mirror`. Cells have no guards. What decides between two moves is decided before, so that *failed*
+and *refused*, or *retry* and *give up*, are different events. A pair that has no cell is impossible: it raises
+`LocalProtocolError` in development and tests, and is reported and survived in production.
 
-`ARCHITECTURE.md` prints both tables from here, and a test checks that each pair is either a cell or listed as
+`ARCHITECTURE.md` prints the tables from here, and a test checks that each pair is either a cell or listed as
 impossible, so that a new state or event cannot be forgotten.
 """
 
@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from supawire._mirrored import MirrorState
 from supawire.types import ChannelState, LinkState
 
-S = TypeVar("S", LinkState, ChannelState)
+S = TypeVar("S", LinkState, ChannelState, MirrorState)
 
 
 class Move(NamedTuple, Generic[S]):
@@ -61,7 +62,21 @@ class ChannelOn(Enum):
     CLOSE = "the client, the link or the object ended"
 
 
-_L, _C = LinkState, ChannelState
+class MirrorOn(Enum):
+    """What can happen to a mirror."""
+
+    READY = "changes are live"
+    LOST = "changes are not live any more"
+    DUE = "the moment for a fetch has come"
+    FETCHED = "the fetch has answered"
+    FAILED = "the fetch raised, took too long, or gave what are no rows; or too many changes came meanwhile"
+    SETTLED = "the changes that the fetch may have seen have come"
+    UNSETTLED = "the same, and since the fetch began something is in doubt"
+    DOUBT = "a gap, a row that did not come whole, or `refresh()`"
+    CLOSE = "closed by the user, or the client ended"
+
+
+_L, _C, _M = LinkState, ChannelState, MirrorState
 
 LINK: Final[Mapping[tuple[LinkState, LinkOn], Move[LinkState]]] = {
     (_L.IDLE, LinkOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
@@ -140,4 +155,33 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.FAILED, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
     (_C.FAILED, ChannelOn.CLOSE): Move(_C.CLOSED),
     (_C.CLOSED, ChannelOn.CLOSE): Move(_C.CLOSED),
+}
+
+MIRROR: Final[Mapping[tuple[MirrorState, MirrorOn], Move[MirrorState]]] = {
+    (_M.JOINING, MirrorOn.READY): Move(_M.WAITING, "fetch, now or when the pause or backoff is over"),
+    (_M.JOINING, MirrorOn.LOST): Move(_M.JOINING),
+    (_M.JOINING, MirrorOn.DOUBT): Move(_M.JOINING),
+    (_M.JOINING, MirrorOn.CLOSE): Move(_M.CLOSED),
+    (_M.WAITING, MirrorOn.READY): Move(_M.WAITING),
+    (_M.WAITING, MirrorOn.LOST): Move(_M.JOINING),
+    (_M.WAITING, MirrorOn.DUE): Move(_M.FETCHING, "from here on changes are kept"),
+    (_M.WAITING, MirrorOn.DOUBT): Move(_M.WAITING, "the fetch that comes will know"),
+    (_M.WAITING, MirrorOn.CLOSE): Move(_M.CLOSED),
+    (_M.FETCHING, MirrorOn.READY): Move(_M.FETCHING),
+    (_M.FETCHING, MirrorOn.LOST): Move(_M.JOINING, "the fetch is given up"),
+    (_M.FETCHING, MirrorOn.FETCHED): Move(_M.SETTLING, "a new copy: what was fetched, and over it what was kept"),
+    (_M.FETCHING, MirrorOn.FAILED): Move(_M.WAITING, "wait for the backoff"),
+    (_M.FETCHING, MirrorOn.DOUBT): Move(_M.FETCHING, "noted: this fetch may have been too early"),
+    (_M.FETCHING, MirrorOn.CLOSE): Move(_M.CLOSED, "the fetch is given up"),
+    (_M.SETTLING, MirrorOn.READY): Move(_M.SETTLING),
+    (_M.SETTLING, MirrorOn.LOST): Move(_M.JOINING, "the new copy is dropped"),
+    (_M.SETTLING, MirrorOn.SETTLED): Move(_M.LIVE, "the new copy takes the place of the old one"),
+    (_M.SETTLING, MirrorOn.UNSETTLED): Move(_M.WAITING, "the same, and fetch again"),
+    (_M.SETTLING, MirrorOn.DOUBT): Move(_M.SETTLING, "noted"),
+    (_M.SETTLING, MirrorOn.CLOSE): Move(_M.CLOSED),
+    (_M.LIVE, MirrorOn.READY): Move(_M.LIVE),
+    (_M.LIVE, MirrorOn.LOST): Move(_M.JOINING, "the copy stays as it is"),
+    (_M.LIVE, MirrorOn.DOUBT): Move(_M.WAITING, "fetch; the copy follows changes meanwhile"),
+    (_M.LIVE, MirrorOn.CLOSE): Move(_M.CLOSED),
+    (_M.CLOSED, MirrorOn.CLOSE): Move(_M.CLOSED),
 }

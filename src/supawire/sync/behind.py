@@ -1,15 +1,18 @@
-"""The async client and its channels behind a blocking one: the same, but their iterators are read on threads."""
+"""The async client, its channels and mirrors behind blocking ones: the same, but threads read their iterators."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+from supawire._mirrored import Row, RowSource, Shown
 from supawire.aio.buffers import Key
 from supawire.aio.channel import AsyncChannel
-from supawire.aio.client import AsyncClient, Moves
+from supawire.aio.client import AsyncClient
 from supawire.aio.crossing import crossing
 from supawire.aio.handover import Handover, make_handover
+from supawire.aio.mirror import AsyncMirror
 from supawire.aio.registry import Registration
-from supawire.aio.stream import Source
+from supawire.aio.stream import Moves, Source
+from supawire.aio.valve import ThreadValve
 from supawire.selectors import Selector
 
 
@@ -49,3 +52,31 @@ class ClientBehind(AsyncClient):
         kept = make_handover(driver, buffer, overflow, key)
         put = cast("Callable[[Any], None]", kept.put)  # what it returns is not looked at
         return Listening(driver.registry.add(None, (), put, kept, driver.now()), kept, Moves(driver))
+
+    def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "MirrorBehind":
+        """`mirror` for one that threads read."""
+        return MirrorBehind(*self._mirroring(table, fetch, **options))
+
+
+class MirrorBehind(AsyncMirror[Any]):
+    """The async mirror behind a blocking one."""
+
+    @property
+    def table(self) -> str:
+        """What it is a copy of."""
+        return self._machine.settings.table
+
+    @property
+    def shown(self) -> Shown:
+        """How users see rows."""
+        return self._shown
+
+    def kept(self) -> list[Row]:
+        """All rows as they are kept; not to be changed."""
+        return list(self._machine.rows.values())
+
+    def listen_on_thread(self, buffer: int) -> Listening:
+        """`listen` for an iterator that a thread reads."""
+        self._check()
+        kept = Handover(self._buffer(buffer), ThreadValve(self._driver.courtesy, self._driver.loop))
+        return Listening(self._feed(kept), kept, self._source)

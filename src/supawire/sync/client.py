@@ -1,13 +1,15 @@
 """The blocking client: what `connect` gives."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
+from supawire._mirrored import RowSource
+from supawire._where import Where
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.client import HttpClient, Transport, check_present
 from supawire.aio.driver import Driver
@@ -25,12 +27,15 @@ from supawire.options import (
 )
 from supawire.sync.behind import ChannelBehind, ClientBehind
 from supawire.sync.channel import Channel
+from supawire.sync.mirror import Mirror
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 from supawire.types import Gap, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
+
+M = TypeVar("M")
 
 
 def connect(
@@ -184,6 +189,70 @@ class Client:
     ) -> Stream[Status | Gap]:
         """An iterator over moves of the connection and of all channels, and gaps; see `Channel.listen`."""
         return Stream(self._portal, *self._portal.run(self._async.listen_on_thread, buffer, overflow, key))
+
+    @overload
+    def mirror(
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
+        where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
+        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
+        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+    ) -> Mirror[dict[str, Any]]: ...  # fmt: skip
+    @overload
+    def mirror(
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
+        where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
+        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
+        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+    ) -> Mirror[M]: ...  # fmt: skip
+    def mirror(
+        self,
+        table: str,
+        *,
+        key: str | Sequence[str],
+        fetch: RowSource,
+        schema: str = "public",
+        filter: str | None = None,
+        where: Where | None = None,
+        select: Sequence[str] | None = None,
+        model: type[Any] | None = None,
+        plain: bool = False,
+        narrow: bool = False,
+        topic: str | None = None,
+        private: bool = False,
+        settle: float = 1.0,
+        timeout: float | None = 60.0,
+        backoff: Backoff = Backoff(initial=1.0),
+        buffer: int = 10_000,
+    ) -> Mirror[Any]:
+        """A live copy of a table, or of the rows that a filter fits: changes are listened for, then rows are fetched.
+
+        It begins at once, as a channel of its own; `async with` or `ready()` waits until it is live. Rows are fetched
+        anew after every gap in changes, and when a change does not say all (protocol §4.4); until then, and while
+        `fetch` fails, it keeps what it has and says that it is not `live`.
+
+        Args:
+            key: the column of the primary key, or its columns.
+            fetch: gives the rows as they are now, as mappings from column to value: all columns, or those of `select`,
+                and the same rows as the filter. Plain (on a thread, it may block) or async, or a generator. It has to
+                read from the primary, with the rights of the client's token. What it raises goes to `on_error`.
+            schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
+                PostgREST or supabase-py; left out, they are exact Python values, as database drivers give them.
+            narrow: get only the changes that the filter fits. Less traffic, but nothing is told of rows that leave it
+                by an UPDATE, nor of most that are deleted (protocol §4.3).
+            topic, private: those of its channel; left out, a public one that nobody else uses.
+            settle: seconds in which changes may still come that the fetch has seen; the server needs up to half a one.
+            timeout: seconds for one fetch; None: no limit. backoff: between fetches that fail. buffer: changes that
+                are kept during a fetch; more of them fail it with `SlowConsumerError`.
+
+        Raises: InvalidArgumentError. RateLimitedError: too many channels are wanted. ClosedError.
+        Wire: protocol §4.
+        """
+        made = self._portal.run(
+            self._async.mirror_behind, table, fetch, key=key, schema=schema, filter=filter, where=where, select=select,
+            model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout,
+            backoff=backoff, buffer=buffer,
+        )  # fmt: skip
+        return Mirror(self._portal, made)
 
     # --- by HTTP
 

@@ -1,0 +1,177 @@
+"""What the copy of a table says of itself: where it stands, and how its rows change.
+
+Rows are kept as plain dicts and given out as copies, or as objects of the user's class, made when they are looked at:
+nobody can change the copy by changing what he got from it.
+"""
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+from msgspec import UNSET, Struct
+from msgspec.structs import force_setattr
+
+R = TypeVar("R")
+
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = dict[Hashable, Row]
+"""Rows by their keys in canonical form."""
+
+RowSource: TypeAlias = Callable[[], Iterable[Any] | AsyncIterable[Any] | Awaitable[Iterable[Any] | AsyncIterable[Any]]]
+"""What `fetch=` takes: plain or async, a generator too; it gives mappings from column to value."""
+
+
+class MirrorState(StrEnum):
+    """Where a mirror stands."""
+
+    JOINING = "joining"
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    SETTLING = "settling"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+class Shown(Struct, frozen=True):
+    """How users see a row: `key` of its columns, `row` as a copy or an object of their class."""
+
+    key: Callable[[Row], Any]
+    row: Callable[[Row], Any]
+
+
+class RowInserted(Struct, Generic[R], frozen=True, eq=False):
+    """A row came into the copy."""
+
+    _row: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """Its key: the value, or with several columns the tuple of their values."""
+        return self._shown.key(self._row)
+
+    @property
+    def row(self) -> R:
+        """The row. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._row))
+
+    def __repr__(self) -> str:
+        return f"RowInserted(key={self.key!r})"
+
+
+class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
+    """A row of the copy has other values, perhaps another key."""
+
+    _row: Row
+    _old: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """Its key now."""
+        return self._shown.key(self._row)
+
+    @property
+    def old_key(self) -> Any:
+        """Its key before; nearly always the same."""
+        return self._shown.key(self._old)
+
+    @property
+    def row(self) -> R:
+        """The row now. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._row))
+
+    @property
+    def old(self) -> R:
+        """The row before. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._old))
+
+    def __repr__(self) -> str:
+        return f"RowUpdated(key={self.key!r})"
+
+
+class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
+    """A row left the copy: it was deleted, or does not match the filter any more."""
+
+    _old: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """The key that it had."""
+        return self._shown.key(self._old)
+
+    @property
+    def old(self) -> R:
+        """The row that it was. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._old))
+
+    def __repr__(self) -> str:
+        return f"RowDeleted(key={self.key!r})"
+
+
+class Resynced(Struct, Generic[R], frozen=True, eq=False):
+    """The copy was made anew: `rows` is all of it, `changes` what differs from what this iterator had told before.
+
+    `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins, and
+    "merged" stands for more changes than had room behind a slow one.
+    """
+
+    reason: str
+    _before: Rows
+    _after: Rows
+    _shown: Shown
+    _changes: Any = UNSET
+
+    @property
+    def rows(self) -> dict[Any, R]:
+        """All rows by key. Raises `RowError` when one does not fit the model."""
+        return {self._shown.key(row): cast("R", self._shown.row(row)) for row in self._after.values()}
+
+    @property
+    def changes(self) -> "tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]":
+        """The same as changes of single rows: found when first read, then kept. Another key is another row here."""
+        if self._changes is UNSET:
+            force_setattr(self, "_changes", tuple(_differences(self._before, self._after, self._shown)))
+        return cast("tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]", self._changes)
+
+    def __repr__(self) -> str:
+        return f"Resynced(reason={self.reason!r}, <{len(self._after)} rows>)"
+
+
+RowChange = RowInserted[R] | RowUpdated[R] | RowDeleted[R]
+"""How one row of the copy changes."""
+
+MirrorEvent = RowInserted[R] | RowUpdated[R] | RowDeleted[R] | Resynced[R]
+"""What an iterator over a mirror gives."""
+
+
+def _differences(before: Rows, after: Rows, shown: Shown) -> Iterator[RowChange[Any]]:
+    for key, old in before.items():
+        if key not in after:
+            yield RowDeleted(old, shown)
+    for key, row in after.items():
+        old = before.get(key)
+        if old is None:
+            yield RowInserted(row, shown)
+        elif row != old:
+            yield RowUpdated(row, old, shown)
+
+
+def rewound(
+    rows: Mapping[Hashable, Row], events: list[MirrorEvent[Any]], key_of: Callable[[Row], Hashable | None]
+) -> Rows:
+    """The rows as they were before these events."""
+    past: Rows = dict(rows)
+    for event in reversed(events):
+        match event:
+            case RowInserted(row):
+                del past[key_of(row)]
+            case RowUpdated(row, old):
+                del past[key_of(row)]
+                past[key_of(old)] = old
+            case RowDeleted(old):
+                past[key_of(old)] = old
+            case Resynced(_, before):
+                past = dict(before)
+    return past

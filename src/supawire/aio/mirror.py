@@ -1,0 +1,361 @@
+"""A mirror as the async door shows it: the shell around `core.mirror`.
+
+It gives the machine what its channel says, calls the user's `fetch`, keeps the one timer, hands events to iterators.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+from supawire._mirrored import MirrorEvent, MirrorState, Resynced, RowSource, rewound
+from supawire.aio.driver import Driver
+from supawire.aio.fetching import Fetching
+from supawire.aio.mirrorfeed import Merging
+from supawire.aio.mirroring import Mirroring
+from supawire.aio.registry import Registration
+from supawire.aio.reports import described
+from supawire.aio.stream import AsyncStream
+from supawire.core.channel import Channel
+from supawire.core.mirror import Abandon, Complain, Emit, Fetch, Mirror, MirrorEffect
+from supawire.errors import ClosedError, HandlerError, OperationTimeout, RealtimeError, again
+from supawire.options import DEFAULT, Timeout, check_count, check_timeout
+from supawire.selectors import gaps, status
+from supawire.types import ChannelState, Gap, Status
+
+R = TypeVar("R")
+
+STUBBORN: Final = 5.0
+"""Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
+
+
+class AsyncMirror(Mapping[Any, R]):
+    """A live copy of a table, made by `client.mirror(...)`: a mapping from key to row. See there for what it promises.
+
+    It begins when it is made. `async with` waits until it is live, and closes it at the end. What you read from it is
+    yours: each look at a row makes a new dict or object.
+    """
+
+    def __init__(self, driver: Driver, wanted: Mirroring, fetch: RowSource) -> None:
+        self._driver = driver
+        self._topic = wanted.topic
+        self._shown = wanted.shown
+        self._limit = wanted.timeout
+        self._core = driver.session.channel(wanted.topic, wanted.channel)
+        self._machine = Mirror(wanted.settings, wanted.shown, driver.random)
+        self._fetch = fetch
+        self._fetching = Fetching(fetch)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._feeds: dict[Registration, Any] = {}
+        self._source = _Events(driver, self._core)
+        self._begin()
+
+    # --- what it is
+
+    @property
+    def state(self) -> MirrorState:
+        """Where it stands."""
+        return self._machine.state
+
+    @property
+    def live(self) -> bool:
+        """Whether the copy is the table, as far as the server has told; else it is what was known before."""
+        return self._machine.state is MirrorState.LIVE
+
+    @property
+    def error(self) -> RealtimeError | None:
+        """Why it is not live, when that is known; None when it is."""
+        return self._machine.error
+
+    def __repr__(self) -> str:
+        return f"<AsyncMirror of {self._machine.settings.table!r} {self.state}, {len(self)} rows>"
+
+    # --- the copy
+
+    def __getitem__(self, key: Any) -> R:
+        return cast("R", self._shown.row(self._machine.rows[self._machine.key.asked(key)]))
+
+    def __contains__(self, key: object) -> bool:
+        return self._machine.key.asked(key) in self._machine.rows
+
+    def __len__(self) -> int:
+        return len(self._machine.rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self._shown.key(row) for row in list(self._machine.rows.values())])
+
+    def snapshot(self) -> dict[Any, R]:
+        """All rows by key as they are now, as a dict of your own. Raises `RowError` when one does not fit the model."""
+        return {self._shown.key(row): cast("R", self._shown.row(row)) for row in self._machine.rows.values()}
+
+    # --- what happens to it
+
+    def listen(self, *, buffer: int = 1000) -> AsyncStream[MirrorEvent[R]]:
+        """An iterator over how the copy changes: `RowInserted`, `RowUpdated`, `RowDeleted`, `Resynced`.
+
+        It begins with a `Resynced` of all rows, when there is a copy already, and follows the copy from there: who
+        applies all events has the copy. Nothing is dropped for a slow one: more events than `buffer` are merged into
+        one `Resynced`.
+
+        Raises: InvalidArgumentError. ClosedError.
+        """
+        self._check()
+        kept = self._buffer(buffer)
+        return AsyncStream(self._feed(kept), kept, self._source)
+
+    async def ready(self, timeout: Timeout = DEFAULT) -> None:
+        """Wait until it is live.
+
+        Args: timeout: seconds; left out, what one try of everything may take: twice the client's `timeout` for the
+            join, the fetch's, and `settle`; None: no limit.
+        Raises: JoinError: the server refuses the channel, or will never tell such changes. OperationTimeout, with the
+            error of the fetch as its cause; the mirror goes on trying. ClosedError.
+        """
+        self._check()
+        own = None if self._limit is None else 2 * self._driver.options.timeout + self._limit
+        limit = check_timeout(timeout, None if own is None else own + self._machine.settings.settle)
+        if self._core.state is ChannelState.FAILED:  # tried again, and not only for as long as somebody waits
+            self._driver.session.join(self._topic, self._driver.now())
+        bound = asyncio.timeout(limit)
+        try:
+            async with bound:
+                await self._driver.outcome(self._driver.session.join(self._topic, self._driver.now(), ready=True))
+                await self._until_live()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise self._late() from self.error
+
+    def refresh(self) -> None:
+        """Fetch anew, as after what no change tells: a TRUNCATE, or rows that a policy shows or hides now.
+
+        Returns at once; the mirror is not live until that is done. Raises: ClosedError.
+        """
+        self._check()
+        self._machine.doubt("refresh")
+        self._pump()
+
+    async def close(self) -> None:
+        """Follow the table no more: the channel is left, iterators end, the copy stays as it is. Twice is once.
+
+        Returns when nothing of the mirror is left, but for a plain `fetch` that is still at work on its thread.
+        """
+        self._driver.check_loop()
+        if self._core.state is not ChannelState.CLOSED:
+            self._driver.session.remove(self._topic, self._driver.now())
+            self._driver.registry.remove_all(self._topic)
+            self._driver.pump()
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=STUBBORN)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.ready()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- inside: what the channel says
+
+    def _begin(self) -> None:
+        driver = self._driver
+        self._listen()
+        try:
+            driver.session.join(self._topic, driver.now())
+        except RealtimeError:  # too many channels are wanted
+            driver.session.remove(self._topic, driver.now())
+            driver.registry.remove_all(self._topic)
+            raise
+        finally:
+            driver.pump()
+
+    def _listen(self) -> None:
+        add, now = partial(self._driver.registry.add, self._topic), self._driver.now()
+        for listener in self._machine.listeners(self._take):
+            add(listener.selectors, listener.deliver, None, now)
+        add((status(),), self._moved, None, now)
+        add((gaps(),), self._missed, None, now)
+
+    def _take(self, change: Any, *, inside: bool) -> None:
+        self._machine.take(change, self._driver.now(), inside=inside)
+        self._pump()
+
+    def _missed(self, gap: Gap) -> None:
+        self._machine.gap(gap)
+        self._pump()
+
+    def _moved(self, status: Status) -> None:
+        if status.state is ChannelState.CLOSED:
+            self._machine.close(status.cause)
+        elif status.ready:
+            self._machine.changes_live()
+        else:
+            self._machine.changes_lost(status.cause)
+        self._pump()
+        if status.state in (ChannelState.FAILED, ChannelState.CLOSED):
+            self._refuse(status.cause or self._closed())
+
+    # --- inside: what the machine orders
+
+    def _pump(self) -> None:
+        """Perform what was ordered, and arm the timer; `on_error` may call us meanwhile, and adds to it."""
+        if self._pumping:
+            return
+        self._pumping = True
+        effects = self._machine.effects
+        try:
+            while effects:
+                self._perform(effects.popleft())
+        finally:
+            self._pumping = False
+        if self.live:
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+        self._arm()
+
+    def _perform(self, effect: MirrorEffect) -> None:
+        match effect:
+            case Emit(event):
+                self._emit(event)
+            case Fetch(generation):
+                self._asked = generation
+                task = self._driver.tasks.spawn(self._run(generation), f"fetch-{generation}")
+                if task is not None:
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+            case Abandon():
+                self._asked = None
+                for task in self._tasks:
+                    task.cancel()
+            case Complain(error):
+                self._driver.reports.error(error, "handler")
+
+    def _emit(self, event: MirrorEvent[Any]) -> None:
+        for registration, buffer in list(self._feeds.items()):
+            if self._driver.registry.holds(registration):
+                buffer.put(event)
+            else:
+                del self._feeds[registration]
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._machine.next_deadline
+        if deadline is not None:
+            self._timer = self._driver.loop.call_at(deadline, self._tick, deadline)
+
+    def _tick(self, deadline: float) -> None:
+        now = self._driver.now()
+        self._timer = None
+        try:
+            self._machine.tick(now._replace(mono=max(now.mono, deadline)))
+            self._pump()
+        except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
+            self._driver.fail(bug)
+
+    async def _run(self, generation: int) -> None:
+        bound = asyncio.timeout(self._limit)
+        try:
+            async with bound:
+                rows = await self._fetching.rows()
+        except asyncio.CancelledError as error:
+            if self._driver.tasks.stopping or self._asked != generation:
+                raise
+            self._machine.failed(generation, self._raised(error), self._driver.now())
+        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+            failure = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
+            self._machine.failed(generation, failure, self._driver.now())
+        else:
+            self._machine.fetched(generation, rows, self._driver.now())
+        self._pump()
+
+    def _raised(self, error: BaseException) -> HandlerError:
+        text = f"the fetch {described(self._fetch)} raised {type(error).__name__}: {error}"
+        raised = HandlerError(text, topic=self._core.name, hint="It is tried again; the mirror is not live until then.")
+        raised.__cause__ = error
+        return raised
+
+    def _slow(self) -> OperationTimeout:
+        return OperationTimeout(
+            f"the fetch {described(self._fetch)} did not answer within {self._limit:g} s",
+            topic=self._core.name,
+            hint="It is tried again; give it more time with timeout=.",
+        )
+
+    # --- inside: who waits
+
+    def _feed(self, kept: Any) -> Registration:
+        registration = self._driver.registry.add(self._topic, (), kept.put, kept, self._driver.now())
+        if self._machine.begun:
+            kept.put(Resynced("begin", {}, dict(self._machine.rows), self._shown))
+        self._feeds[registration] = kept
+        return registration
+
+    def _buffer(self, limit: int) -> Merging:
+        return Merging(check_count("buffer", limit), self._merge)
+
+    def _merge(self, events: list[MirrorEvent[Any]]) -> MirrorEvent[Any]:
+        rows = self._machine.rows
+        return Resynced("merged", rewound(rows, events, self._machine.key.of), dict(rows), self._shown)
+
+    async def _until_live(self) -> None:
+        if self.live:
+            return
+        waiter: asyncio.Future[None] = self._driver.loop.create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def _refuse(self, error: RealtimeError) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(again(error))
+
+    def _late(self) -> OperationTimeout:
+        because = f": {self.error.message}" if self.error is not None else ""
+        return OperationTimeout(f"the mirror is not live in time, but {self.state}{because}", topic=self._core.name)
+
+    def _check(self) -> None:
+        self._driver.check_loop()
+        if self._core.state is ChannelState.CLOSED:
+            raise again(self._closed())
+
+    def _closed(self) -> RealtimeError:
+        return self._driver.error or ClosedError("the mirror or its client was closed", topic=self._core.name)
+
+
+class _Events:
+    """Where the iterators of a mirror get their events from; a `Source`."""
+
+    def __init__(self, driver: Driver, core: Channel) -> None:
+        self._driver = driver
+        self._core = core
+
+    def may_come(self) -> bool:
+        """Until the mirror or the client has ended, or the channel has failed for good."""
+        driver, core = self._driver, self._core
+        driver.check_loop()
+        if core.state is ChannelState.FAILED and core.error is not None:
+            raise again(core.error)
+        if core.state is ChannelState.CLOSED and driver.error is not None:
+            raise again(driver.error)
+        return core.state is not ChannelState.CLOSED
+
+    async def begin(self) -> None:
+        """It has begun with the mirror."""

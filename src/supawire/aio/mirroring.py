@@ -1,0 +1,126 @@
+"""The arguments of `client.mirror(...)`: checked, and put where they belong."""
+
+from collections.abc import Container, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from itertools import count
+from typing import Any, Final, cast
+from uuid import UUID
+
+from supawire import filters
+from supawire._mirrored import Row, Shown
+from supawire._models import check_model
+from supawire._where import Where
+from supawire.core.frames import PREFIX
+from supawire.core.mirror import MirrorSettings
+from supawire.core.tablecopy import KeyColumns
+from supawire.errors import InvalidArgumentError
+from supawire.options import (
+    Backoff,
+    ChannelOptions,
+    check_bool,
+    check_callable,
+    check_count,
+    check_number,
+    check_timeout,
+    check_topic,
+)
+from supawire.selectors import ANY, ChangesSelector, changes
+
+_FLAT: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decimal, datetime, date, time})
+"""Types of values that nobody can change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirroring:
+    """What a mirror is to be. timeout: seconds of one fetch, None for no limit."""
+
+    topic: str
+    channel: ChannelOptions
+    settings: MirrorSettings
+    shown: Shown
+    timeout: float | None
+
+
+def read_mirroring(
+    taken: Container[str],
+    table: str,
+    *,
+    key: str | Sequence[str],
+    fetch: object,
+    schema: str,
+    filter: str | None,
+    where: Where | None,
+    select: Sequence[str] | None,
+    model: type[Any] | None,
+    plain: bool,
+    narrow: bool,
+    topic: str | None,
+    private: bool,
+    settle: float,
+    timeout: float | None,
+    backoff: Backoff,
+    buffer: int,
+) -> Mirroring:
+    """Check everything. `taken`: the topics that are in use. Raises: InvalidArgumentError."""
+    wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
+    if ANY in (table, schema):
+        raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
+    check_callable("fetch", fetch)
+    columns = _key(key)
+    made = check_model(model)
+    text = wanted.filter if wanted.filter and wanted.filter.strip() else None
+    if check_bool("narrow", narrow) and text is None:
+        raise InvalidArgumentError("narrow=True asks for what filter= or where= fits, and neither is given")
+    if not isinstance(backoff, Backoff) or backoff.max_attempts is not None:
+        raise InvalidArgumentError(
+            f"backoff must be a Backoff without max_attempts, not {backoff!r}: a mirror tries as long as it is open",
+            hint="ready(timeout=…) says how long you wait.",
+        )
+    columns_of = KeyColumns(columns)
+    return Mirroring(
+        check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{schema}.{table}", taken),
+        ChannelOptions(private=private),
+        MirrorSettings(
+            table,
+            columns,
+            schema=schema,
+            filter=text,
+            judged=frozenset(condition.column for condition in filters.parse(text or "")),
+            select=None if wanted.select is None else tuple(dict.fromkeys((*wanted.select, *columns))),
+            narrow=narrow,
+            plain=check_bool("plain", plain),
+            modelled=made is not None,
+            settle=check_number("settle", settle, minimum=0, unit="seconds"),
+            backoff=backoff,
+            buffer=check_count("buffer", buffer),
+        ),
+        Shown(columns_of.shown, _copied if made is None else lambda row: made.make(_copied(row), frozenset())),
+        check_timeout(timeout, None),
+    )
+
+
+def _key(key: object) -> tuple[str, ...]:
+    columns = (
+        (key,) if isinstance(key, str) else tuple(cast("Sequence[object]", key)) if isinstance(key, Sequence) else ()
+    )
+    names = [column for column in columns if isinstance(column, str) and column]
+    if not names or len(set(names)) < len(columns):
+        raise InvalidArgumentError(
+            f"key must be the column of the primary key, or the list of its columns, not {key!r}",
+            hint='key="id", or key=("order_id", "line").',
+        )
+    return tuple(names)
+
+
+def _free(topic: str, taken: Container[str]) -> str:
+    """The topic, or with a number behind it the first that nobody uses."""
+    tried = (topic if number == 1 else f"{topic}:{number}" for number in count(1))
+    return check_topic(next(name for name in tried if name not in taken))
+
+
+def _copied(row: Row) -> Row:
+    """A row to give away: nothing in it is shared with the one that is kept."""
+    return {name: value if type(value) in _FLAT else deepcopy(value) for name, value in row.items()}

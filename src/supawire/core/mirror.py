@@ -1,0 +1,340 @@
+"""A live copy of a table: subscribe, wait until changes are live, fetch, and apply over it what changed.
+
+The rule of order, and why the copy is right at the end:
+
+* Changes come in the order of their commits, and from *ready* on all of them come. What is missing lies in a gap, and
+  after a gap everything is fetched anew.
+* A fetch sees the table at some commit after it began. What came before it began was committed before, and is in it.
+  What comes from then on is kept, and applied over the fetched rows in order. Some of it the fetch has seen already,
+  and nothing tells which: then a row goes back to what it was, and with the following changes to what it is. When the
+  last change that the fetch saw has come, every row is as the fetch saw it, or newer.
+* So the new copy is made aside, and takes the place of the old one when these have come: the server needs at most half
+  a second to tell what was committed (protocol §4.6), and `settle` seconds are waited. Only then is the mirror *live*.
+  The old copy follows the changes meanwhile, so that no row that somebody looks at goes back.
+* A change that does not say all, such as a row over a megabyte, is a doubt that only a fetch begun after it ends. One
+  that comes during a fetch does not stop it: where there are many, each fetch is shown, and none of them is live.
+
+The shell says what happens, with the time, performs effects in order, and calls `tick` at the deadline; like the rest
+of the core, this opens nothing, waits for nothing and calls none of the user's code.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, Shown
+from supawire.core.backoff import Uniform, delay
+from supawire.core.listeners import Listener
+from supawire.core.states import MIRROR, MirrorOn
+from supawire.core.tablecopy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
+from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
+from supawire.options import Backoff
+from supawire.selectors import ChangesSelector
+from supawire.types import Change, Gap, Instant
+
+PAUSE: Final = 1.0
+"""Seconds from one answer to the next fetch, so that rows in doubt, one after another, are fetched together."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """What is mirrored, and how.
+
+    filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
+    plain JSON. settle: seconds. backoff: between fetches that fail. buffer: changes that are kept while one runs.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    schema: str = "public"
+    filter: str | None = None
+    judged: frozenset[str] = frozenset()
+    select: tuple[str, ...] | None = None
+    narrow: bool = False
+    plain: bool = False
+    modelled: bool = False
+    settle: float = 1.0
+    backoff: Backoff = Backoff(initial=1.0)
+    buffer: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch the rows; the answer comes back with this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The fetch of this generation is not wanted any more."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """The copy differs by this, and by nothing else since the last one."""
+
+    event: MirrorEvent[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Complain:
+    """An error that nobody waits for."""
+
+    error: RealtimeError
+
+
+MirrorEffect = Fetch | Abandon | Emit | Complain
+
+
+class Take(Protocol):
+    """Who takes the changes of a mirror's listeners."""
+
+    def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
+
+
+class Mirror:
+    """One live copy, without the world.
+
+    Args: shown: how users see rows. random: draws the jitter.
+    """
+
+    def __init__(self, settings: MirrorSettings, shown: Shown, random: Uniform) -> None:
+        self.settings = settings
+        self.state = MirrorState.JOINING
+        self.error: RealtimeError | None = None
+        """Why it is not live, when that is known."""
+        self.effects: Final[deque[MirrorEffect]] = deque()
+        self.key: Final = KeyColumns(settings.key)
+        judged = frozenset[str]() if settings.narrow else settings.judged
+        self._reader = Reader(settings.schema, settings.table, self.key, judged, settings.plain)
+        self._shown = shown
+        self._random = random
+        self._copy: TableCopy | None = None
+        """What users see; None before the first."""
+        self._next: TableCopy | None = None
+        """The new one, which settles aside."""
+        self._kept: list[Put | Drop] = []
+        self._generation = 0
+        self._attempt = 0
+        self._not_before = 0.0
+        self._settled_at = 0.0
+        self._torn = False
+        """The copy lacks what was missed: what a change leaves out cannot be taken from it."""
+        self._doubt: str | None = None
+        """What the newest fetch may not have seen, and nobody told whole."""
+        self._reason = "first"
+        """Why the newest fetch was begun."""
+        self._compared = settings.modelled
+
+    @property
+    def rows(self) -> Rows:
+        """The copy; not to be changed."""
+        return self._copy.rows if self._copy is not None else {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a copy."""
+        return self._copy is not None
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `tick` is wanted."""
+        match self.state:
+            case MirrorState.WAITING:
+                return self._not_before
+            case MirrorState.SETTLING:
+                return self._settled_at
+            case _:
+                return None
+
+    def listeners(self, take: Take) -> tuple[Listener, ...]:
+        """What changes are listened for; `take` gets each change once, and whether the filter fits it.
+
+        With a filter the whole table is asked for too: of a row that leaves the filter, and of most that are deleted,
+        nothing else is told (protocol §4.3). Both answers are one frame, and its listeners are called in this order.
+        """
+        settings = self.settings
+        whole: ChangesSelector[Any] = ChangesSelector(settings.schema, settings.table, select=settings.select)
+        part = replace(whole, filter=settings.filter)
+        if settings.filter is None or settings.narrow:
+            return (Listener((part,), lambda change: take(change, inside=True)),)
+        fitting: list[Any] = [None]
+
+        def fits(change: Any) -> None:
+            fitting[0] = change
+
+        return Listener((part,), fits), Listener((whole,), lambda change: take(change, inside=fitting[0] is change))
+
+    # --- what happens
+
+    def changes_live(self) -> None:
+        """Everything that is committed from now on will be told."""
+        if self.state is MirrorState.CLOSED:
+            return
+        if self.state is MirrorState.JOINING:
+            self.error = None
+        self._move(MirrorOn.READY)
+
+    def changes_lost(self, error: RealtimeError | None) -> None:
+        """Not any more."""
+        if self.state is MirrorState.CLOSED:
+            return
+        self.error = error or self.error
+        self._torn = True
+        self._abandon()
+        self._move(MirrorOn.LOST)
+
+    def gap(self, gap: Gap) -> None:
+        """Changes may have been missed until now."""
+        if "changes" in gap.lost:
+            self.doubt(f"gap: {gap.reason}")
+
+    def doubt(self, why: str) -> None:
+        """Only a fetch that begins from now on can know."""
+        if self.state is MirrorState.CLOSED:
+            return
+        self._doubt = self._doubt or why
+        self._move(MirrorOn.DOUBT)
+
+    def take(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
+        """A row changed; `inside`: the server says that the filter fits it."""
+        if self.state is MirrorState.CLOSED:
+            return
+        op = self._reader.read(change, inside=inside)
+        if op is None:
+            return
+        if isinstance(op, Unclear):
+            self.doubt(f"row: {op.why}")
+            return
+        self._follow(op)
+        if self._next is not None:
+            self._settle(self._next, op)
+        elif self.state is MirrorState.FETCHING:
+            self._kept.append(op)
+            if len(self._kept) > self.settings.buffer:
+                self._overflow(now)
+
+    def fetched(self, generation: int, given: Iterable[Any], now: Instant) -> None:
+        """The rows have come; an older generation's are dropped."""
+        if not self._is_current(generation):
+            return
+        select = self.settings.select
+        try:
+            rows = read_rows(given, self.key, None if select is None else frozenset((*select, *self.key.names)))
+        except RowError as error:
+            self.failed(generation, error, now)
+            return
+        self._attempt = 0
+        self._settled_at = now.mono + self.settings.settle
+        self._move(MirrorOn.FETCHED)
+        self._next = TableCopy(rows, self._shown)
+        for op in self._kept:
+            self._settle(self._next, op)
+        self._kept = []
+
+    def failed(self, generation: int, error: RealtimeError, now: Instant) -> None:
+        """The fetch raised, or took too long."""
+        if not self._is_current(generation):
+            return
+        self._kept = []
+        self._not_before = now.mono + delay(self.settings.backoff, self._attempt, self._random)
+        self._attempt += 1
+        self.error = error
+        self.effects.append(Complain(error))
+        self._move(MirrorOn.FAILED)
+
+    def tick(self, now: Instant) -> None:
+        """A deadline passed."""
+        deadline = self.next_deadline
+        if deadline is None or deadline > now.mono:
+            return
+        if self.state is MirrorState.SETTLING:
+            self._adopt(now)
+        else:
+            self._generation += 1
+            self._kept = []
+            self._reason, self._doubt = self._doubt or self._reason, None
+            self._move(MirrorOn.DUE)
+            self.effects.append(Fetch(self._generation))
+
+    def close(self, error: RealtimeError | None = None) -> None:
+        """For good; the copy stays as it is."""
+        self.error = error or self.error
+        self._abandon()
+        self._move(MirrorOn.CLOSE)
+
+    # --- inside
+
+    def _follow(self, op: Put | Drop) -> None:
+        """Apply a change to the copy that users see."""
+        if self._copy is None or (self._torn and isinstance(op, Put) and op.unsent):
+            return
+        odd = self._compare(op, self._copy) if isinstance(op, Put) and not self._compared else None
+        delta = self._copy.follow(op)
+        if isinstance(delta, Unclear):
+            if self.state is MirrorState.LIVE:  # else it will be replaced anyway
+                self.doubt(f"row: {delta.why}")
+        elif delta is not None:
+            self.effects.append(Emit(delta))
+        if odd is not None:
+            self.effects.append(Complain(odd))
+
+    def _settle(self, copy: TableCopy, op: Put | Drop) -> None:
+        """Apply a change to the new copy."""
+        unclear = copy.replay(op)
+        if unclear is not None:
+            self.doubt(f"row: {unclear.why}")
+
+    def _adopt(self, now: Instant) -> None:
+        """The new copy takes the place of the old one."""
+        assert self._next is not None
+        reason = self._reason if self._copy is not None else "first"
+        before, self._copy, self._next = self.rows, self._next, None
+        self._torn, self._not_before = False, now.mono + PAUSE
+        if self._doubt is None:
+            self.error = None
+            self._move(MirrorOn.SETTLED)
+        else:
+            self._move(MirrorOn.UNSETTLED)
+        self.effects.append(Emit(Resynced(reason, before, dict(self._copy.rows), self._shown)))
+
+    def _compare(self, op: Put, copy: TableCopy) -> InvalidArgumentError | None:
+        """Once: rows of both sources must be of one make, or values would change their type with the first change."""
+        old = copy.rows.get(op.old_key)
+        difference = None if old is None else unlike(op.row, old, op.columns)
+        self._compared = old is not None
+        if difference is None:
+            return None
+        hint = (
+            "Leave plain=True out, or let fetch give JSON values as PostgREST does."
+            if self.settings.plain
+            else "With rows of PostgREST or supabase-py say plain=True; or give a model=."
+        )
+        return InvalidArgumentError(f"of one row, {difference}", hint=hint)
+
+    def _overflow(self, now: Instant) -> None:
+        error = SlowConsumerError(
+            f"more than {self.settings.buffer} changes came while the rows of {self.settings.table} were fetched",
+            hint="Raise buffer=, or make fetch quicker; it is tried again.",
+        )
+        self.effects.append(Abandon(self._generation))
+        self.failed(self._generation, error, now)
+
+    def _abandon(self) -> None:
+        """Whatever a fetch has given, or will give, counts no more."""
+        if self.state is MirrorState.FETCHING:
+            self.effects.append(Abandon(self._generation))
+        self._kept, self._next = [], None
+
+    def _is_current(self, generation: int) -> bool:
+        return self.state is MirrorState.FETCHING and generation == self._generation
+
+    def _move(self, on: MirrorOn) -> None:
+        move = MIRROR.get((self.state, on))
+        if move is None:
+            raise LocalProtocolError(f"the mirror is {self.state.name}; {on.name} is no move from there")
+        self.state = move.next  # the only assignment of a mirror's state

@@ -1,0 +1,341 @@
+"""A mirror and a table under random commits, fetches, losses and delays: what is live is right, and nothing goes back.
+
+The model knows what the mirror cannot: which commit a snapshot was taken at, and which changes are on their way. A
+change is told in the order of commits, and less than `settle` seconds after its commit; a fetch sees the table at any
+moment between request and answer.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supawire._mirrored import MirrorState, Resynced, Row, RowDeleted, RowInserted, RowUpdated
+from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings
+from supawire.errors import HandlerError
+from supawire.options import Backoff
+
+from .mirrored import PLAIN, at, change, gap
+
+LATENCY = 0.9
+FILTERS = {"all": frozenset[str](), "a": frozenset({"a"}), "big": frozenset({"big"})}
+
+
+def fits(name: str, row: Row) -> bool:
+    """Whether a row, as far as it is known, is in the set; a column that is not there fits nothing."""
+    return {"all": True, "a": row.get("a", 0) >= 5, "big": row.get("big", "").startswith("y")}[name]
+
+
+class Life:
+    """A table, the way from it to the mirror, and the mirror."""
+
+    def __init__(self, which: str) -> None:
+        self.which = which
+        self.now = 1000.0
+        self.table: dict[int, Row] = {}
+        self.history: list[dict[int, Row]] = [{}]
+        """The set after each commit."""
+        self.log: list[Any] = [None]
+        """The change of each commit, and whether the server says that it fits."""
+        self.coming: deque[tuple[float, int]] = deque()
+        """When each change arrives at the latest, and the number of its commit."""
+        self.told = 0
+        """The newest commit that arrived."""
+        self.joined = self.ever_joined = False
+        self.fetch: Fetch | None = None
+        self.snapshot: list[Row] | None = None
+        self.late: tuple[Fetch, list[Row]] | None = None
+        """A fetch that was given up, and what it answers all the same."""
+        self.folded: dict[int, Row] = {}
+        """What somebody holds who only reads the events."""
+        self.version: dict[int, int] = {}
+        self.doubtful = False
+        """The newest fetch that is shown was not free of doubt."""
+        self.ever: set[tuple[Any, ...]] = set()
+        """Every row that there ever was."""
+
+        text = None if which == "all" else f"{which}=gte.5"
+        self.mirror = Mirror(
+            MirrorSettings("users", ("id",), filter=text, judged=FILTERS[which], backoff=Backoff(jitter=0)),
+            PLAIN,
+            None,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # nothing is drawn
+        )
+        for key in (1, 3):
+            self.table[key] = {"id": key, "a": key * 2, "big": "x", "v": 0}
+        self.commit(None)
+
+    # --- the table
+
+    def commit(self, told: Any, *, fitting: bool = True) -> None:
+        self.ever.update(tuple(sorted(row.items())) for row in self.table.values())
+        self.history.append({key: dict(row) for key, row in self.table.items() if fits(self.which, row)})
+        self.log.append((told, fitting))
+        if self.joined and told is not None:
+            self.coming.append((self.now + LATENCY, len(self.log) - 1))
+
+    def put(self, kind: str, key: int, row: Row, **told: Any) -> None:
+        self.table[key] = row
+        sent = {name: value for name, value in row.items() if name not in told.pop("unsent", ())}
+        self.commit(change(kind, sent, **told), fitting=fits(self.which, sent))
+
+    def insert(self, key: int, a: int) -> None:
+        big = "xy"[a % 2]
+        if key not in self.table:
+            self.put("INSERT", key, {"id": key, "a": a, "big": big, "v": len(self.log)})
+
+    def update(self, key: int, a: int) -> None:
+        """Without a new value, the large one is not sent."""
+        big = ("x", "y", None)[a % 3]
+        if key in self.table:
+            row = {**self.table[key], "a": a, "v": len(self.log)} | ({} if big is None else {"big": big})
+            self.put("UPDATE", key, row, unsent={"big"} if big is None else ())
+
+    def move(self, key: int, a: int) -> None:
+        to = a % 4 + 1
+        if key in self.table and to not in self.table:
+            row = {**self.table.pop(key), "id": to, "v": len(self.log)}
+            self.put("UPDATE", to, row, old={"id": key})
+
+    def delete(self, key: int, _: int) -> None:
+        if key in self.table:
+            del self.table[key]
+            self.commit(change("DELETE", {"id": key}))
+
+    def update_to_a_large_row(self, key: int, a: int) -> None:
+        """The server leaves out what is large, and says so."""
+        if key in self.table:
+            row = {**self.table[key], "a": a, "big": "y" * 99, "v": len(self.log)}
+            self.put("UPDATE", key, row, unsent={"big"}, errors="Error 413: Payload Too Large")
+
+    # --- the way
+
+    def join(self, early: int = 0, _: int = 0) -> None:
+        """Changes are live; some that were committed just before are told too."""
+        if self.joined:
+            return
+        self.joined = True
+        self.told = max(1, self.told, len(self.log) - 1 - early)
+        late = range(self.told + 1, len(self.log))
+        self.coming.extend((self.now + LATENCY, number) for number in late if self.log[number][0] is not None)
+        self.told = self.told if self.coming else len(self.log) - 1
+        self.mirror.changes_live()
+        if self.ever_joined:
+            self.mirror.gap(gap("changes"))
+        self.ever_joined = True
+        self.pump()
+
+    def lose(self, *_: int) -> None:
+        if not self.joined:
+            return
+        self.joined = False
+        self.coming.clear()
+        self.mirror.changes_lost(None)
+        self.pump()
+
+    def arrive(self, *_: int) -> None:
+        if not self.coming:
+            return
+        number = self.coming.popleft()[1]
+        self.told = number
+        told, fitting = self.log[number]
+        self.mirror.take(told, at(self.now), inside=fitting)
+        self.pump()
+
+    def wait(self, which: int, _: int = 0) -> None:
+        end = self.now + (0.1, 0.5, 1.0, 3.0)[which - 1]
+        while True:
+            deadline = self.mirror.next_deadline
+            arrival = self.coming[0][0] if self.coming else None
+            coming = [max(self.now, when) for when in (deadline, arrival) if when is not None and when <= end]
+            if not coming:
+                break
+            self.now = min(coming)
+            if arrival is not None and arrival <= self.now:
+                self.arrive()
+            else:
+                self.mirror.tick(at(self.now))
+                self.pump()
+        self.now = end
+
+    # --- the fetch
+
+    def see(self, *_: int) -> None:
+        """The database answers with what it holds now; the answer is on its way."""
+        if self.fetch is not None and self.snapshot is None:
+            self.snapshot = [dict(row) for row in self.history[-1].values()]
+
+    def answer(self, *_: int) -> None:
+        fetch, rows = self.fetch, self.snapshot
+        if fetch is None or rows is None:
+            return
+        self.fetch = self.snapshot = None
+        self.mirror.fetched(fetch.generation, rows, at(self.now))
+        self.pump()
+
+    def answer_late(self, *_: int) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            self.mirror.fetched(late[0].generation, late[1], at(self.now))
+            self.pump()
+
+    def fail(self, *_: int) -> None:
+        fetch, self.fetch, self.snapshot = self.fetch, None, None
+        if fetch is None:
+            return
+        self.mirror.failed(fetch.generation, HandlerError("no"), at(self.now))
+        self.pump()
+
+    def refresh(self, *_: int) -> None:
+        self.mirror.doubt("refresh")
+        self.pump()
+
+    # --- what comes of it
+
+    def pump(self) -> None:
+        while self.mirror.effects:
+            match self.mirror.effects.popleft():
+                case Fetch() as fetch:
+                    assert self.fetch is None, "two fetches at once"
+                    self.fetch, self.snapshot = fetch, None
+                case Abandon(generation):
+                    assert self.fetch is not None and self.fetch.generation == generation
+                    self.late = self.fetch, self.snapshot or [*self.history[-1].values()]
+                    self.fetch = self.snapshot = None
+                case Emit(event):
+                    self.fold(event)
+                case _:
+                    pass
+
+    def fold(self, event: Any) -> None:
+        match event:
+            case RowInserted(key=key, row=row):
+                assert key not in self.folded
+                self.folded[key] = row
+            case RowUpdated(key=key, old_key=old_key, row=row, old=old):
+                assert self.folded.pop(old_key) == old
+                self.folded[key] = row
+            case RowDeleted(key=key, old=old):
+                assert self.folded.pop(key) == old
+            case _:
+                assert isinstance(event, Resynced)
+                rows, changes = event.rows, event.changes
+                assert {one.key for one in changes if isinstance(one, RowDeleted)} == self.folded.keys() - rows.keys()
+                assert {one.key for one in changes if isinstance(one, RowInserted)} == rows.keys() - self.folded.keys()
+                self.folded = rows
+                self.doubtful = self.mirror.state is not MirrorState.LIVE
+                if self.doubtful:
+                    self.version.clear()
+
+    def check(self) -> None:
+        """What is live is the table after the newest change that came; events tell all of it; rows never lie.
+
+        Each row that somebody sees is one that there was, and never an older one than he saw before; but for rows in
+        doubt, until the next fetch.
+        """
+        if self.mirror.state is MirrorState.LIVE:
+            assert self.mirror.rows == self.history[self.told]
+        assert self.mirror.rows == self.folded
+        for key, row in self.folded.items() if not self.doubtful else ():
+            assert tuple(sorted(row.items())) in self.ever
+            assert row["v"] >= self.version.get(key, 0)
+            self.version[key] = row["v"]
+
+    def end(self) -> None:
+        """When nothing happens any more, it is live, and it is the table."""
+        self.join()
+        for _ in range(20):
+            self.wait(4)
+            self.see()
+            self.answer()
+            self.check()
+        assert self.mirror.state is MirrorState.LIVE
+        assert self.mirror.rows == self.history[-1]
+
+
+ACTS: dict[Callable[..., None], int] = {
+    Life.insert: 4, Life.update: 6, Life.move: 2, Life.delete: 2, Life.update_to_a_large_row: 1,
+    Life.join: 4, Life.lose: 1, Life.arrive: 6, Life.wait: 8,
+    Life.see: 8, Life.answer: 4, Life.answer_late: 2, Life.fail: 1, Life.refresh: 1,
+}  # fmt: skip
+"""What may happen, and how often."""
+
+CHOICES = [act for act, weight in ACTS.items() for _ in range(weight)]
+Step = tuple[Callable[..., None], int, int]
+
+
+def play(which: str, steps: Iterable[Step]) -> None:
+    """One life."""
+    life = Life(which)
+    for act, key, number in steps:
+        act(life, key, number)
+        life.check()
+    life.end()
+
+
+def dice(seed: int) -> tuple[str, list[Step]]:
+    """A life for a number, always the same."""
+    rng = random.Random(seed)
+    steps = [(rng.choice(CHOICES), rng.randint(1, 4), rng.randint(0, 9)) for _ in range(80)]
+    return rng.choice(sorted(FILTERS)), steps
+
+
+def play_many(count: int) -> None:
+    """The first so many lives."""
+    for seed in range(count):
+        play(*dice(seed))
+
+
+@settings(max_examples=120)
+@given(
+    which=st.sampled_from(sorted(FILTERS)),
+    steps=st.lists(
+        st.tuples(st.sampled_from(CHOICES), st.integers(1, 4), st.integers(0, 9)), min_size=40, max_size=100
+    ),
+)
+def test_a_mirror_is_the_table_when_it_is_live(which: str, steps: list[Step]) -> None:
+    """Whatever is committed, lost, late or fetched when: what is live is right, and no row goes back (R44)."""
+    play(which, steps)
+
+
+def _instead(patch: pytest.MonkeyPatch, name: str, before: Callable[[Mirror], None]) -> None:
+    """Do this to the mirror before each call of one of its methods."""
+    method = getattr(Mirror, name)
+
+    def wrapped(self: Mirror, *args: Any) -> None:
+        before(self)
+        method(self, *args)
+
+    patch.setattr(Mirror, name, wrapped)
+
+
+def _at_once(self: Mirror) -> float | None:
+    return None if self.state not in (MirrorState.WAITING, MirrorState.SETTLING) else 0.0
+
+
+def _any_generation(self: Mirror, generation: int) -> bool:
+    return self.state is MirrorState.FETCHING
+
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "what was fetched wins over what changed": lambda patch: patch.setattr(Mirror, "_settle", lambda *_: None),
+    "what came while it was fetched is dropped": lambda patch: _instead(
+        patch, "fetched", lambda self: self._kept.clear()
+    ),
+    "it is applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._kept.reverse()),
+    "the new copy is shown at once": lambda patch: patch.setattr(Mirror, "next_deadline", property(_at_once)),
+    "the answer of an older fetch counts": lambda patch: patch.setattr(Mirror, "_is_current", _any_generation),
+    "a gap is not noticed": lambda patch: patch.setattr(Mirror, "changes_lost", lambda *_: None),
+    "a row that came in parts is passed over": lambda patch: patch.setattr(Mirror, "doubt", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_finds_a_mirror_that_is_wrong(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to get the order wrong is found out by lives as those of the test above."""
+    MUTANTS[mutant](monkeypatch)
+    with pytest.raises(AssertionError):
+        play_many(1000)
