@@ -4,7 +4,7 @@
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
 import { inspect } from "node:util";
-import { RealtimeClient } from "@supabase/realtime-js";
+import { RealtimeClient, postgresChangesFilter } from "@supabase/realtime-js";
 import WebSocket from "ws";
 
 const require = createRequire(import.meta.url);
@@ -93,6 +93,13 @@ const commands = {
     clients.delete(client);
     await realtime.removeAllChannels();
     await realtime.disconnect();
+  },
+
+  // what its builder of filters makes of conditions
+  async filters({ conditions }) {
+    return conditions.map((each) =>
+      each.reduce((builder, { column, op, value, negated }) => builder.add(column, op, value, negated), postgresChangesFilter())
+        .build());
   },
 
   // what its codec makes of frames, without a connection
