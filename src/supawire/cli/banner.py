@@ -2,42 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Final
 
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
+from supawire.cli import samples
 from supawire.cli.envfile import KEY, SERVICE_KEY, URL, lines
 from supawire.cli.wish import Wish
-
-CLIENT: Final = """\
-import asyncio, os, supawire
-
-URL, KEY = "{url}", os.environ["{key}"]
-
-async def main():
-    async with supawire.connect_async(URL, KEY) as client:
-        room = client.channel("room:lobby", echo=True)
-        typing = room.listen(supawire.broadcast("typing"))
-        async with room:
-            await room.broadcast("typing", {{"user": "alice"}})
-            async for message in typing:
-                print(message.event, message.payload)
-
-asyncio.run(main())"""
-
-EMIT: Final = """\
-curl -X POST {url}/dev/emit \\
-  -H "Authorization: Bearer ${key}" \\
-  -d '{{"type": "INSERT", "table": "users", "record": {{"id": 1}}}}'"""
 
 
 def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
     """Say where the server is, how to get its keys, and what to paste. Keys only when they were asked for."""
     url = values[URL]
-    kind = "memory level, strict" if wish.strict else "memory level"
-    console.print(f"supawire {version('supawire')}: local server for development and tests ({kind})", style="bold")
+    kind = f"PostgreSQL {wish.level.version}" if wish.level else "memory level"
+    strict = ", strict" if wish.strict else ""
+    console.print(
+        f"supawire {version('supawire')}: local server for development and tests ({kind}{strict})", style="bold"
+    )
     console.print(f"\n  URL   {url}", soft_wrap=True)
     for line in _about_keys(wish):
         console.print(f"  {line}", soft_wrap=True)
@@ -45,16 +27,42 @@ def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
         console.print()
         for line in lines(values):
             console.print(f"export {line}", soft_wrap=True)
+    if wish.level is None:
+        _memory(console, wish, url)
+    else:
+        _database(console, wish, url)
+    console.print("\nCtrl-C stops it.")
+
+
+def _memory(console: Console, wish: Wish, url: str) -> None:
     console.print("\nA client in Python:\n")
-    code(console, CLIENT.format(url=url, key=KEY), "python")
+    code(console, samples.TALK.format(url=url, key=KEY), "python")
     if wish.local:
         console.print('\nA row changes (for everyone who listens with changes("users")):\n')
-        code(console, EMIT.format(url=url, key=SERVICE_KEY), "bash")
-    else:
-        console.print("\nOther machines can reach this server; let nobody in whom you do not know.")
+        code(console, samples.EMIT.format(url=url, key=SERVICE_KEY), "bash")
+    _let_in(console, wish)
     console.print(f"\nThe tour against this server, in another shell{'' if wish.env_file else ' that has the keys'}:\n")
     code(console, _tour(wish, url), "bash")
-    console.print("\nCtrl-C stops it.")
+
+
+def _database(console: Console, wish: Wish, url: str) -> None:
+    assert wish.level is not None
+    console.print("\nThe database:\n")
+    code(console, samples.PSQL.format(psql=wish.level.psql, database=wish.level.shown_url), "bash")
+    console.print("\nA table that clients are told about, and a row, for psql:\n")
+    code(console, samples.TABLE.format(grant="" if wish.level.embedded else samples.GRANT), "sql")
+    console.print("\nA client in Python, which prints what changes:\n")
+    code(console, samples.WATCH.format(url=url, key=KEY), "python")
+    console.print("\nThe same in JavaScript (Node 22 or a bundler; npm install @supabase/supabase-js):\n")
+    code(console, samples.WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
+    _let_in(console, wish)
+    if wish.level.embedded:
+        console.print("\nThe database goes with the server.")
+
+
+def _let_in(console: Console, wish: Wish) -> None:
+    if not wish.local:
+        console.print("\nOther machines can reach this server; let nobody in whom you do not know.")
 
 
 def _about_keys(wish: Wish) -> Iterator[str]:

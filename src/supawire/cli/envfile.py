@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote, split
 from typing import Final
 
 from supawire.errors import InvalidArgumentError
@@ -11,6 +12,7 @@ FIRST_LINE: Final = "# written by `supawire serve`; removed when it stops"
 URL: Final = "SUPAWIRE_URL"
 KEY: Final = "SUPAWIRE_KEY"
 SERVICE_KEY: Final = "SUPAWIRE_SERVICE_KEY"
+DATABASE_URL: Final = "SUPAWIRE_DATABASE_URL"
 
 
 class EnvFile:
@@ -45,8 +47,8 @@ class EnvFile:
 
 
 def lines(values: Mapping[str, str]) -> list[str]:
-    """`NAME=value` for each; none of our values needs quotes."""
-    return [f"{name}={value}" for name, value in values.items()]
+    """`NAME=value` for each, in quotes where a shell wants them: the URL of a database may be anything."""
+    return [f"{name}={quote(value)}" for name, value in values.items()]
 
 
 def read(path: Path) -> dict[str, str]:
@@ -58,7 +60,7 @@ def read(path: Path) -> dict[str, str]:
             f"--env-file: {path} cannot be read: {error.strerror}; is `supawire serve --env-file {path}` running?"
         ) from error
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    values = {name.strip().removeprefix("export "): value.strip() for name, _, value in pairs}
+    values = {name.strip().removeprefix("export "): _plain(value.strip()) for name, _, value in pairs}
     if URL not in values or not values.keys() & {KEY, SERVICE_KEY}:
         raise InvalidArgumentError(f"--env-file: {path} does not say {URL} and {KEY}")
     return values
@@ -69,3 +71,11 @@ def _is_ours(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.readline().rstrip() == FIRST_LINE.encode()
+
+
+def _plain(value: str) -> str:
+    """A value without the quotes that `lines` puts around some."""
+    try:
+        return "".join(split(value))
+    except ValueError:  # somebody's own line
+        return value

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -18,9 +18,13 @@ from supawire.cli.banner import banner
 from supawire.cli.console import complain, console_of
 from supawire.cli.envfile import EnvFile
 from supawire.cli.wish import Wish
-from supawire.errors import InvalidArgumentError
+from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
+from supawire.server.databaseface import make_level
 from supawire.server.local import serve as serve_here
+
+if TYPE_CHECKING:
+    from supawire.server.postgres.level import Level
 
 SHORTEST_SECRET: Final = 32
 STOPPED: Final = "Stopped. Clients were told to come back (close code 1012)."
@@ -28,6 +32,28 @@ STOPPED: Final = "Stopped. Clients were told to come back (close code 1012)."
 
 def serve(
     *,
+    postgres: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="With a PostgreSQL of its own, empty at the start and gone at the end: rows change by SQL.",
+        ),
+    ] = False,
+    database: Annotated[
+        str | None,
+        Parameter(
+            help="With this PostgreSQL, by its URL. A password need not stand in it: PGPASSWORD and .pgpass are read."
+        ),
+    ] = None,
+    prepare: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="Make what the server wants in --database: roles, the schema realtime, publications.",
+        ),
+    ] = False,
     host: Annotated[
         str, Parameter(help="Address to listen on. Others than 127.0.0.1 let other machines in.")
     ] = "127.0.0.1",
@@ -64,7 +90,8 @@ def serve(
 ) -> int:
     """Run the local server, for development and tests.
 
-    It has broadcast, presence, private channels and replay, in both wire versions. Rows change when you say so.
+    It has broadcast, presence, private channels and replay, in both wire versions. Rows change when you say so, or by
+    SQL where there is a database.
 
     Ctrl-C or SIGTERM stops it, and clients are told to come back.
     """
@@ -77,9 +104,12 @@ def serve(
         show_keys=show_keys,
         env_file=EnvFile(env_file) if env_file else None,
         allow_host=allow_host,
+        level=_level(postgres, database, prepare=prepare),
     )
     try:
         asyncio.run(_serve(wish, console_of()))
+    except RealtimeError:  # some of them are OSError too
+        raise
     except OSError as error:
         complain(f"cannot listen on {host}, port {port}: {_reason(error)}")
         return 1
@@ -97,7 +127,15 @@ async def _serve(wish: Wish, console: Console) -> None:
 
     with _stopping(stop):
         try:
-            await serve_here(wish.options(), host=wish.host, port=wish.port, on_ready=ready, stop=stop, signals=False)
+            await serve_here(
+                wish.options(),
+                host=wish.host,
+                port=wish.port,
+                on_ready=ready,
+                stop=stop,
+                signals=False,
+                level=wish.level,
+            )
         finally:
             if wish.env_file is not None:
                 wish.env_file.remove()
@@ -128,6 +166,19 @@ def _reason(error: OSError) -> str:
         return "something listens there already; --port takes another one, 0 any free one"
     number = error.errno or 0
     return os.strerror(number) if number > 0 else error.strerror or str(error)
+
+
+def _level(postgres: bool, database: str | None, *, prepare: bool) -> "Level | None":
+    if postgres and database is not None:
+        raise InvalidArgumentError("--postgres starts a database and --database names one; give one of them")
+    if prepare and database is None:
+        raise InvalidArgumentError("--prepare prepares a database; name it with --database")
+    if not postgres and database is None:
+        return None
+    try:
+        return make_level(database, prepare=prepare)
+    except ImportError as error:
+        raise InvalidArgumentError(str(error)) from error
 
 
 def _port(port: int) -> int:

@@ -2,13 +2,16 @@
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from supawire.cli.envfile import KEY, SERVICE_KEY, URL, EnvFile
+from supawire.cli.envfile import DATABASE_URL, KEY, SERVICE_KEY, URL, EnvFile
 from supawire.server.desk import TENANTS, HubOptions, Timings
 from supawire.server.handshake import tenant
 from supawire.server.limits import ServerLimits
 from supawire.server.local import LocalServer
+
+if TYPE_CHECKING:
+    from supawire.server.postgres.level import Level
 
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  somebody may ask for it
 """Addresses that mean all of this machine's, and one that a client can use instead."""
@@ -26,6 +29,8 @@ class Wish:
     show_keys: bool
     env_file: EnvFile | None
     allow_host: tuple[str, ...] = ()
+    level: "Level | None" = None
+    """The database that was asked for."""
 
     @property
     def local(self) -> bool:
@@ -40,13 +45,15 @@ class Wish:
             limits=ServerLimits.self_hosted() if self.strict else ServerLimits(),
             timings=Timings.strict() if self.strict else Timings(),
             tenants=TENANTS | names,
-            dev=self.local,
+            dev=self.local and self.level is None,
+            database=self.level is not None,
         )
 
     def values(self, port: int) -> dict[str, str]:
         """What a client needs, by the names of environment variables."""
         keys = LocalServer(secret=self.secret)
-        return {URL: url_of(self.host, port), KEY: keys.anon_key, SERVICE_KEY: keys.service_key}
+        values = {URL: url_of(self.host, port), KEY: keys.anon_key, SERVICE_KEY: keys.service_key}
+        return values if self.level is None else values | {DATABASE_URL: self.level.url}
 
 
 def is_loopback(host: str) -> bool:

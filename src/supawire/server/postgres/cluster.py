@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -92,6 +92,7 @@ class Cluster:
         self._warden: subprocess.Popen[bytes] | None = None
         self._running: Running | None = None
         self._pid = 0
+        self._programs: Path | None = None
         self._turn = threading.Lock()
 
     def __repr__(self) -> str:
@@ -110,6 +111,7 @@ class Cluster:
             )
         user = places.stand_in()
         found = places.reachable(find(self._bin), user)
+        self._programs = found.bin
         self._pid = os.getpid()
         self._warden = _watched()
         try:
@@ -176,6 +178,13 @@ class Cluster:
         return f"postgresql://{ROLE}:{now.password}@/{database}?host={now.sockets}&port={now.port}"
 
     @property
+    def programs(self) -> Path:
+        """Where psql and its like are, those of the same version."""
+        if self._programs is None:
+            raise StateError("the cluster has not been started")
+        return self._programs
+
+    @property
     def folder(self) -> Path:
         """Where it lives."""
         return self._now.folder
@@ -197,8 +206,7 @@ class Cluster:
         with self._turn:
             password = self._now.password
             self._say(order)
-            told = self._told()
-            self._running = Running(told.port, told.folder, told.sockets, told.pid, password)
+            self._running = replace(self._told(), password=password)
 
     def _say(self, words: bytes) -> None:
         assert self._warden is not None
@@ -236,7 +244,7 @@ class Cluster:
         number = os.open(now.folder / WORDS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(number, "w") as file:
             file.write(f"*:*:*:{ROLE}:{password}\n")
-        self._running = Running(now.port, now.folder, now.sockets, now.pid, password)
+        self._running = replace(now, password=password)
 
 
 def _wish(found: Installation, user: str | None, port: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
@@ -65,6 +66,19 @@ class Level:
     def shown_url(self) -> str:
         """The same without a password; that of an embedded one is for programs of the same user."""
         return without_password(self.url) if self._cluster is None else self._cluster.shown_url
+
+    @property
+    def psql(self) -> str:
+        """What to type for psql: its name where the shell finds one, else where that of the embedded one is."""
+        if self._cluster is None or shutil.which("psql") is not None:
+            return "psql"
+        beside = self._cluster.programs / "psql"
+        return str(beside) if beside.exists() else "psql"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is one of our own."""
+        return self._given is None
 
     @property
     def running(self) -> bool:

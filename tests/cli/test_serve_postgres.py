@@ -1,0 +1,120 @@
+"""`supawire serve` with a database."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from supawire.cli import envfile
+from supawire.cli.app import run
+from tests.cli.conftest import ENVIRONMENT, Serving
+
+psycopg = pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Serving]
+PASSWORD = re.compile(r"postgres:([\w-]{20,})@")
+
+
+def block(banner: str, title: str) -> str:
+    """What stands to copy under a title."""
+    _, _, after = banner.partition(f"{title}\n")
+    found = re.match(r"(?:\n|    .*\n)+", after)
+    assert found, banner
+    return textwrap.dedent(found[0]).strip()
+
+
+def test_what_the_banner_gives_works_when_it_is_pasted(serving: Start, tmp_path: Path):
+    """psql makes the table and a row, and the client in Python prints it; at the end nothing is left."""
+    path = tmp_path / "dev.env"
+    server = serving("--postgres", "--env-file", str(path))
+    psql = block(server.banner, "The database:")
+    folder = Path(psql.partition("passfile=")[2].rstrip('"')).parent
+    assert folder.is_dir()
+
+    def say(sql: str) -> None:
+        subprocess.run(["bash", "-c", psql], input=sql, text=True, check=True, env=ENVIRONMENT, capture_output=True)
+
+    make, _, insert = block(server.banner, "A table that clients are told about, and a row, for psql:").rpartition("\n")
+    say(make)
+    script = block(server.banner, "A client in Python, which prints what changes:")
+    script = script.replace("async with room:", "async with room:\n            print('joined', await room.ready())")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | envfile.read(path), stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith("joined")
+        say(insert)
+        assert client.stdout.readline() == "INSERT {'id': 1, 'body': 'hello'}\n"
+        client.kill()
+    assert server.stop().code == 0
+    assert not folder.exists()
+
+
+def test_the_password_is_shown_when_keys_are(serving: Start):
+    """Only then; the env file has it too, as a URL for every program."""
+    server = serving("--postgres", "--show-keys")
+    url = server.exported("SUPAWIRE_DATABASE_URL")
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+    assert not PASSWORD.search(serving("--postgres").banner)
+
+
+def test_values_with_quotes_survive_the_file(tmp_path: Path):
+    """The URL of a database may hold what a shell would take for its own."""
+    values = {
+        "SUPAWIRE_URL": "http://[::1]:4000",
+        "SUPAWIRE_KEY": "k",
+        "SUPAWIRE_DATABASE_URL": "postgresql:///d?a=1&b='",
+    }
+    path = tmp_path / "dev.env"
+    envfile.EnvFile(path).write(values)
+    assert envfile.read(path) == values
+    told = subprocess.run(
+        ["sh", "-c", f'. {path}; printf %s "$SUPAWIRE_DATABASE_URL"'], capture_output=True, check=True
+    )
+    assert told.stdout.decode() == values["SUPAWIRE_DATABASE_URL"]
+
+
+@pytest.fixture(name="cluster", scope="module")
+def _cluster() -> Iterator[str]:
+    from supawire.server.postgres.cluster import Cluster
+
+    with Cluster() as cluster:
+        yield cluster.url
+
+
+def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, cluster: str):
+    """Unprepared it is refused in one line; prepared once, it is served again without."""
+    assert run(["serve", "--port", "0", "--database", cluster]) == 1
+    server = serving("--database", cluster, "--prepare")
+    assert not PASSWORD.search(server.banner)
+    assert "grant select on todos" in server.banner
+    assert "goes with the server" not in server.banner
+    assert server.stop().code == 0
+    assert serving("--database", cluster).stop().code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--database", "nonsense"], 2, "USER:PASSWORD"),
+        (["--database", "postgresql://u:hidden@127.0.0.1:1/d"], 1, "Is it running"),
+        (["--postgres", "--database", "postgresql:///d"], 2, "give one of them"),
+        (["--prepare"], 2, "--database"),
+    ],
+    ids=["no URL", "nobody there", "both", "nothing"],
+)
+def test_trouble_is_one_line_and_an_exit_code(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+):
+    """2 when it was asked wrongly, 1 when the database is at fault; no password is in it."""
+    assert run(["serve", "--port", "0", *words]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err and err.count("\n") == 1
+    assert "hidden" not in err
