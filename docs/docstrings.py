@@ -62,7 +62,17 @@ def process(_app: Sphinx, _what: str, _name: str, _it: Any, _options: Any, lines
     lines[:] = list(converted(lines))
 
 
+def keep_type(_app: Sphinx, document: Any) -> None:
+    """`type[...]` in a signature is Python's own, and no link to the property `type` of changes."""
+    from sphinx.addnodes import pending_xref
+
+    for link in list(document.findall(pending_xref)):
+        if link.get("refdomain") == "py" and link.get("reftarget") == "type":
+            link.replace_self(link.children)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this once."""
     app.connect("autodoc-process-docstring", process)
+    app.connect("doctree-read", keep_type)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

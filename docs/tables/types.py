@@ -35,7 +35,15 @@ def row_types() -> str:
         [
             *lines,
             ["arrays of these", "`list`", "nested like the array"],
-            ["`json`, `jsonb`", "as they are", "integers exact, other numbers `float`, or `Decimal` beyond its range"],
-            ["everything else: enums, ranges, `interval`, `inet`, `money` …", "as sent", "nearly always `str`"],
+            [
+                "`json`, `jsonb`, `geometry`",
+                "as they are",
+                "integers exact, other numbers `float`, or `Decimal` beyond its range",
+            ],
+            [
+                "everything else: enums, ranges, `interval`, `inet`, `money`, domains, composites …",
+                "as sent",
+                "nearly always `str`; numbers of domains and composites are `int`, and `Decimal` when not whole",
+            ],
         ],
     )
