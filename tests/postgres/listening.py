@@ -35,7 +35,7 @@ class Listener:
         self.frames.setdefault(event, []).append(payload)
         return event, payload
 
-    def wait(self, event: str, fits: Callable[[Any], bool] = bool, timeout: float = PATIENCE) -> Any:
+    def wait(self, event: str, fits: Callable[[Any], bool] = lambda _: True, timeout: float = PATIENCE) -> Any:
         """The payload of the next frame of this event that fits."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:

@@ -68,14 +68,17 @@ class Binding:
         return self.event in (ANY, type) and _like(self.schema, schema) and _like(self.table, table)
 
 
-def bind(element: Json) -> Binding:
-    """An element of a join as a binding."""
+def bind(element: Json, *, database: bool = False) -> Binding:
+    """An element of a join as a binding. database: one will try the conditions, so that they are only read here."""
     number = binding_id(element)
     echo = {**element, "id": number}
     try:
-        return _parse(element, echo, number)
+        binding = _parse(element, echo, number)
+        if not database:
+            _try(binding)
     except BindingError as error:
         return Binding(echo, number, error=str(error))
+    return binding
 
 
 def binding_id(element: Json) -> int:
@@ -89,11 +92,13 @@ def _parse(element: Json, echo: Json, number: int) -> Binding:
     conditions = _conditions(element.get("filter"))
     select = _select(element, schema, table)
     event = str(element.get("event", ANY)).upper()
-    binding = Binding(echo, number, event if event in TYPES else ANY, schema, table, conditions, select)
-    for condition in conditions:
+    return Binding(echo, number, event if event in TYPES else ANY, schema, table, conditions, select)
+
+
+def _try(binding: Binding) -> None:
+    for condition in binding.conditions:
         if (error := problem(condition)) is not None:
             raise BindingError(EXCEPTION.format(given=binding.described, error=error))
-    return binding
 
 
 def _relation(element: Json) -> tuple[str, str]:

@@ -118,7 +118,7 @@ class Changes:
 
     def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
         """The bindings that a join asks for."""
-        return tuple(bind(element) for element in config.changes)
+        return tuple(bind(element, database=self._desk.asking.outside) for element in config.changes)
 
     def subscribe(self, channel: Channel) -> None:
         """Make the bindings live and say so, or say why not; one bad one spoils all (protocol §3.6)."""

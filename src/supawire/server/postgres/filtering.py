@@ -22,7 +22,7 @@ from supawire.server.postgres.values import NULL, Type, is_builtin
 ORDERED: Final = frozenset({"eq", "neq", "lt", "lte", "gt", "gte", "in", "isdistinct"})
 EQUAL: Final = frozenset({"eq", "neq", "in", "isdistinct"})
 _CERTAIN: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
-    **dict.fromkeys(("int2", "int4", "int8", "oid"), (ORDERED, re.compile(r"-?\d{1,18}", re.ASCII))),
+    **dict.fromkeys(("int2", "int4", "int8"), (ORDERED, re.compile(r"-?\d{1,18}", re.ASCII))),
     **dict.fromkeys(("numeric", "float8"), (ORDERED, re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII))),
     "bool": (ORDERED, re.compile("true|false|t|f")),
     "uuid": (ORDERED, re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)),
