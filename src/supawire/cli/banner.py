@@ -53,7 +53,7 @@ def _database(console: Console, wish: Wish, url: str) -> None:
     code(console, samples.TABLE.format(grant="" if wish.level.embedded else samples.GRANT), "sql")
     console.print("\nA client in Python, which prints what changes:\n")
     code(console, samples.WATCH.format(url=url, key=KEY), "python")
-    console.print("\nThe same in JavaScript (Node 22 or a bundler; npm install @supabase/supabase-js):\n")
+    console.print("\nThe same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:\n")
     code(console, samples.WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
     _let_in(console, wish)
     if wish.level.embedded:
