@@ -64,11 +64,12 @@ def process(_app: Sphinx, _what: str, _name: str, _it: Any, _options: Any, lines
 
 def keep_type(_app: Sphinx, document: Any) -> None:
     """`type[...]` in a signature is Python's own, and no link to the property `type` of changes."""
+    from docutils.nodes import Text
     from sphinx.addnodes import pending_xref
 
     for link in list(document.findall(pending_xref)):
         if link.get("refdomain") == "py" and link.get("reftarget") == "type":
-            link.replace_self(link.children)
+            link.replace_self(Text("type"))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
