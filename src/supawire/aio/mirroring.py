@@ -82,7 +82,7 @@ def read_mirroring(
     columns_of = KeyColumns(columns)
     return Mirroring(
         check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{schema}.{table}", taken),
-        ChannelOptions(private=private),
+        ChannelOptions(private=private, replay_gaps=False),  # or a gap would wait for messages that nobody wants
         MirrorSettings(
             table,
             columns,

@@ -184,7 +184,7 @@ class Mirror:
         if self.state is MirrorState.CLOSED:
             return
         self.error = error or self.error
-        self._torn = True
+        self._torn, self._reason = True, "gap"
         self._abandon()
         self._move(MirrorOn.LOST)
 
