@@ -50,7 +50,7 @@ def test_setting_up_takes_one_line_for_each_purpose():
     demo, tests = (block.rstrip("\n") for block in blocks)
     assert "\n" not in demo + tests
     assert demo.startswith("python3 -m venv .venv && ") and demo.endswith(".venv/bin/supawire demo")
-    assert tests.startswith("python3 -m venv .venv && ") and tests.endswith(".venv/bin/pytest")
+    assert tests.startswith("python3 -m venv .venv && ") and re.search(r"\.venv/bin/pytest( -n \d+)?\Z", tests)
 
 
 @pytest.mark.parametrize("page", pages(), ids=shown)
