@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from .simulation.asking import AskingWorld
 from .simulation.play import Failure, play
 
 FOUND = (
@@ -41,3 +42,13 @@ def test_fresh_schedules_hold(part: int) -> None:
     start = random.SystemRandom().randrange(10**9) + part
     failures: list[Failure] = [failure for seed in range(start, start + CHUNK) if (failure := play(seed)) is not None]
     assert not failures, f"python -m tests.linked.simulation --seed {failures[0].seed}\n{failures[0]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_fresh_schedules_hold_with_a_server_that_waits_for_its_database(part: int) -> None:
+    """Every invariant holds where rights, replays and subscriptions are answered up to half a second later (R31)."""
+    start = random.SystemRandom().randrange(10**9) + part
+    seeds = range(start, start + CHUNK)
+    failures = [failure for seed in seeds if (failure := play(seed, make=AskingWorld)) is not None]
+    assert not failures, str(failures[0])

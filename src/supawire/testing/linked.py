@@ -25,7 +25,7 @@ from supawire.errors import AuthError, RealtimeError
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
 from supawire.server.desk import HubOptions
-from supawire.server.effects import Accepted, Close, Request, Send
+from supawire.server.effects import Accepted, Close, Effect, Request, Send
 from supawire.server.hub import Hub
 from supawire.server.tokens import sign
 from supawire.testing.clock import VirtualClock
@@ -140,7 +140,10 @@ class World:
                 case Close(conn, code):
                     self._close(conn, code)
                 case _:
-                    pass
+                    self.outside(effect)
+
+    def outside(self, effect: Effect) -> None:
+        """Anything else that the hub orders: questions for a database, of which there is none here, and reports."""
 
     def _down(self, number: int, data: bytes, binary: bool) -> None:
         wire = self.wires.get(number)

@@ -4,6 +4,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from supawire.testing.linked import World
+
 from . import checks
 from .acts import ACTS
 from .stage import Broken, Stage
@@ -27,9 +29,11 @@ class Failure:
         return f"seed {self.seed}, {self.steps} steps: {self.message}\n{lines}"
 
 
-def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset()) -> Failure | None:
+def play(
+    seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), make: type[World] = World
+) -> Failure | None:
     """Play one schedule; None when everything holds. `skip`: steps that are left out, to find what is needed."""
-    stage = Stage(seed)
+    stage = Stage(seed, make)
     stage.acts = {act.__name__: act for act in ACTS}
     chooser = random.Random(seed * 7 + 3)
     trace = stage.history.trace

@@ -83,12 +83,12 @@ class Witness(LinkedClient):
 class Stage:
     """Everything that one schedule plays with."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, make: type[World] = World) -> None:
         self.rng = rng = random.Random(seed)
         limits = ServerLimits(presence_calls=5)
         strict = rng.random() < 0.3
         timings = Timings(join_error=5.0, handshake_error=2.0, resubscribe=1.0) if strict else Timings()
-        self.world = World(seed=seed, hub=HubOptions(secret=SECRET, limits=limits, timings=timings))
+        self.world = make(seed=seed, hub=HubOptions(secret=SECRET, limits=limits, timings=timings))
         self.history = History()
         provider = rng.random() < 0.5
         options = SessionOptions(
