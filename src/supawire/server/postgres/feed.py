@@ -91,10 +91,12 @@ class Feed:
         """Make bindings live. They are, once there is a stream and they are in the book."""
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._flows.wait()
+                await self._look_again()
+                while not self._flows.is_set():
+                    await self._flows.wait()
+                    await self._look_again()
         except TimeoutError:
             return Trouble.DOWN
-        await self._look_again()
         self._asked[asked.channel] = asked
         async with self._listing:
             return await self._list(asked)
@@ -212,10 +214,7 @@ class Feed:
             if not self._flows.is_set():
                 continue
             try:
-                if await self._publications() != self._names and self._stream is not None:
-                    self._stream.abandon("its publications are others now")
-                elif self._asked:
-                    await self._look_again()
+                await self._look_again()
             except DatabaseError as error:  # the stream will find out, or the next look
                 logger.info("the publication could not be looked at: %s", error)
 
@@ -225,7 +224,12 @@ class Feed:
         return tuple(name for (name,) in await self._database.query(_PUBLICATIONS, [wanted]))
 
     async def _look_again(self) -> None:
+        """Notice tables that came or went; for other publications another stream is needed."""
         async with self._listing:
+            if await self._publications() != self._names and self._stream is not None:
+                self._flows.clear()
+                self._stream.abandon("its publications are others now")
+                return
             tables = await self._catalog.published()
             if tables != self._tables:
                 self._tables = tables
