@@ -14,7 +14,7 @@ _ABOUT: dict[Any, str] = {
     float: "NaN and Infinity arrive as `None`: the server has no other word for them",
     datetime: "with microseconds; aware for `timestamptz`, naive for `timestamp`",
     str: "",
-    Decimal: "with its scale",
+    Decimal: "with its scale; NaN and Infinity arrive as `None`",
     bool: "",
     date: "",
     time: "with its offset for `timetz`",
