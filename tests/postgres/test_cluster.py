@@ -46,7 +46,7 @@ def lives(pid: int) -> bool:
 
 HOLDER = """
 import json, sys, time
-from supawire.server.postgres.cluster import SETTINGS, Cluster
+from supawire.server.postgres.cluster import Cluster
 cluster = Cluster().start()
 print(json.dumps([cluster.pid, str(cluster.folder), cluster._warden.pid]), flush=True)
 {then}
@@ -139,9 +139,15 @@ def test_a_fork_that_outlives_the_parent_does_not_keep_it(
     holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]],
 ):
     """The fork has the pipe to the warden too, which therefore looks at its parent as well."""
-    process, pids, folder = holder("import os; os.fork() or time.sleep(20); time.sleep(600)")
-    process.send_signal(signal.SIGKILL)
-    until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
+    process, pids, folder = holder("import os; print(os.fork() or '', flush=True); time.sleep(600)")
+    assert process.stdout is not None
+    child = int(process.stdout.readline().strip() or process.stdout.readline())
+    try:
+        process.send_signal(signal.SIGKILL)
+        until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
+        assert lives(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_fork_does_not_stop_it(cluster: Cluster):
@@ -242,6 +248,22 @@ def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.Monke
             assert connection.execute("select 1").fetchone() == (1,)
 
 
+def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """When one is made for another version; the one in use stays."""
+    monkeypatch.setenv(places.CACHE, str(open_folder))
+    user = places.stand_in()
+    folder = places.cache_for(user)
+    assert folder is not None
+    old = folder / "17.1-old"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    if user is not None:
+        shutil.chown(old, user)
+    with Cluster():
+        (left,) = folder.iterdir()
+    assert left.name.startswith(binaries.find().version)
+
+
 def test_the_postgresql_of_the_machine_will_do(monkeypatch: pytest.MonkeyPatch):
     """Where the wheel is not, the programs are looked for on the machine; the oldest that will do is 15."""
     monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")
@@ -265,13 +287,14 @@ def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):
         Cluster(tmp_path).start()
 
 
-def test_what_goes_wrong_is_told_in_the_words_of_postgresql(monkeypatch: pytest.MonkeyPatch):
+def test_what_goes_wrong_is_told_in_the_words_of_postgresql(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """The end of its log, and nothing stays."""
+    open_folder.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
     monkeypatch.setitem(SETTINGS, "no_such_setting", "1")
-    before = set(Path(tempfile.gettempdir()).glob("supawire-postgres-*"))
     with pytest.raises(StateError, match='unrecognized configuration parameter "no_such_setting"'):
         Cluster().start()
-    assert set(Path(tempfile.gettempdir()).glob("supawire-postgres-*")) <= before
+    assert list(open_folder.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_told():

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from supawire.errors import ConnectError, InvalidArgumentError, StateError
+from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
 from supawire.server import LocalServer
-from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.cluster import SETTINGS, Cluster
 from supawire.server.postgres.examine import without_password
 
 pytestmark = pytest.mark.slow
@@ -171,6 +171,24 @@ def test_a_role_that_may_not_replicate_is_refused(database: str):
                 LocalServer(database=url, prepare=True).start()
         finally:
             admin.execute('drop role "half way"')
+
+
+def test_a_database_that_is_not_logical_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """The remedy is the statement to run, and that PostgreSQL must be restarted."""
+    monkeypatch.setitem(SETTINGS, "wal_level", "replica")
+    with (
+        Cluster() as cluster,
+        pytest.raises(StateError, match=r"wal_level = replica.*ALTER SYSTEM SET wal_level = logical, then restart"),
+    ):
+        LocalServer(database=cluster.url, prepare=True).start()
+
+
+@pytest.mark.parametrize("name", ["max_replication_slots", "max_wal_senders"])
+def test_a_database_without_room_for_us_names_the_setting(monkeypatch: pytest.MonkeyPatch, name: str):
+    """No slot or no sender is left."""
+    monkeypatch.setitem(SETTINGS, name, "0")
+    with Cluster() as cluster, pytest.raises(RealtimeError, match=name):
+        LocalServer(database=cluster.url, prepare=True).start()
 
 
 def test_both_levels_at_once_are_a_mistake():

@@ -1,5 +1,6 @@
 """The PostgreSQL levels of the local server, as far as `LocalServer` shows them."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.errors import InvalidArgumentError, StateError
@@ -16,7 +17,9 @@ INSTEAD: Final = {
 
 
 def make_level(database: str | None, *, prepare: bool) -> "Level":
-    """The level for this database, or with an embedded one. Raises: ImportError that names the extra."""
+    """The level for this database, or with an embedded one. Raises: ImportError that names the extra; StateError."""
+    if sys.platform == "win32":
+        raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
     try:
         from supawire.server.postgres.level import Level
     except ModuleNotFoundError as error:

@@ -104,11 +104,6 @@ class Cluster:
         """Start it. Returns when it takes connections."""
         if self._warden is not None:
             raise StateError("this cluster runs already; stop() it first, or make another one")
-        if os.name != "posix":
-            raise StateError(
-                "the embedded PostgreSQL runs on Linux and macOS only",
-                hint="Give the URL of a database that runs already (database=, --database).",
-            )
         user = places.stand_in()
         found = places.reachable(find(self._bin), user)
         self._programs = found.bin

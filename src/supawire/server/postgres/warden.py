@@ -37,6 +37,8 @@ PORTS: Final = 10
 """Tries to find a port: between finding a free one and listening, somebody else may take it."""
 IN_USE: Final = "could not bind"
 LINES: Final = 15
+UNUSED: Final = 60 * 24 * 3600.0
+"""Seconds after which a data folder that was made once is not worth its 40 MB."""
 FRESH: Final = 60.0
 """Seconds for which a folder may have no lock yet."""
 LONGEST_SOCKET: Final = 90
@@ -90,6 +92,7 @@ class Keeper:
             template = Path(cache) / self._wish["recipe"]
             if not template.is_dir():
                 self._make(template)
+            os.utime(template)
             shutil.copytree(template / "data", self._data)
             self.password = (template / "password").read_text()
         settings = {**self._wish["settings"], "unix_socket_directories": str(self._sockets or "")}
@@ -103,6 +106,7 @@ class Keeper:
             password = self._init(new)
             (new / "password").write_text(password)
             new.rename(template)
+            _forget_old(template.parent)
         except OSError:
             if not template.is_dir():  # else somebody was faster
                 raise
@@ -197,6 +201,13 @@ class Keeper:
             "sockets": None if self._sockets is None else str(self._sockets),
             "pid": self.pid,
         }
+
+
+def _forget_old(cache: Path) -> None:
+    """Remove what was made for a PostgreSQL that nobody has used for long."""
+    for made in cache.iterdir():
+        if time.time() - made.stat().st_mtime > UNUSED:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _last(text: str) -> str:
