@@ -177,7 +177,7 @@ class App:
                 return
             self._timer.cancel()
             self._timer = None
-        if deadline is not None:
+        if deadline is not None and self._runner is not None:  # a database may answer when we have stopped
             self._timer = self._loop.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
