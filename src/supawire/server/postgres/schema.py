@@ -1,4 +1,4 @@
-"""Preparing a database, and saying what is wrong with one (protocol §11.1, §11.6)."""
+"""What the server wants of a database is made where it is missing (protocol §11.1)."""
 
 from functools import cache
 from pathlib import Path
