@@ -21,6 +21,9 @@ from supawire.errors import InvalidArgumentError, RowError
 
 _SHOWN: Final = 5
 _PATH: Final = re.compile(r"(.*) - at `\$\.?(.+)`", re.DOTALL)
+_SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+"""Texts of msgspec that end with the value."""
+
 _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 """What msgspec and pydantic raise for a value that does not fit; what else the user's own code raises stays that."""
 
@@ -55,7 +58,7 @@ class Model:
         if lacking:
             raise RowError(
                 f"the server did not send {', '.join(lacking)}, so the row is no {self.name}",
-                hint="`row` has what was sent. An UPDATE leaves out large values that it did not change.",
+                hint="`row` has what was sent. Large values are left out where an UPDATE left them, and in huge rows.",
             )
         try:
             return self.from_row(row)
@@ -177,8 +180,10 @@ def _may_lack(one: Any) -> bool:
 
 
 def _misfit(error: Exception) -> str:
+    """Where and why, but not with which value: errors are logged."""
     found = _PATH.fullmatch(str(error))
-    return f"{found[2]}: {found[1]}" if found else str(error)
+    why = _SHOWING.sub(r"\1", found[1] if found else str(error))
+    return f"{found[2]}: {why}" if found else why
 
 
 # --- pydantic
@@ -196,10 +201,7 @@ def _of_pydantic(model: type[Any]) -> Model:
             adapter = pydantic.TypeAdapter[Any](model)
             fields, config = model.__pydantic_fields__, getattr(model, "__pydantic_config__", {})
             from_row, from_json = adapter.validate_python, adapter.validate_json
-    except (
-        pydantic.PydanticUserError,
-        pydantic.PydanticUndefinedAnnotation,
-    ) as error:  # not fully defined, or not to be
+    except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as error:
         raise TypeError(error.message) from error
     by_name = bool(config.get("populate_by_name") or config.get("validate_by_name"))
     return Model(
@@ -221,11 +223,13 @@ def _names_of(name: str, one: Any, *, by_name: bool) -> Iterable[str]:
 
 
 def _misfit_of_pydantic(error: Exception) -> str:
-    """Where and why, but not with which value: errors are logged."""
+    """The same of pydantic, for each place; one of its texts shows a value, the tag that is none."""
     import pydantic
 
     if not isinstance(error, pydantic.ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    lines = [f"{'.'.join(map(str, line['loc'])) or 'all of it'}: {line['msg']}" for line in found]
+    whys = ["no known tag" if line["type"] == "union_tag_invalid" else line["msg"] for line in found]
+    places = [".".join(map(str, line["loc"])) or "all of it" for line in found]
+    lines = [f"{place}: {why}" for place, why in zip(places, whys, strict=True)]
     return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
