@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
@@ -19,7 +20,13 @@ from docs.tables import ROOT, pages
 from supawire import AsyncClient, LocalServer, connect_async
 from tests.doors.accounts import Supabase
 
-PAGES = [page for page in pages() if "```python" in page.read_text(encoding="utf-8")]
+ON_POSTGRES = "local-postgres.md"
+NO_POSTGRES = pytest.mark.skipif(not find_spec("psycopg"), reason="this page needs the extra postgres")
+PAGES = [
+    pytest.param(page, marks=[NO_POSTGRES] if page.name == ON_POSTGRES else [])
+    for page in pages()
+    if "```python" in page.read_text(encoding="utf-8")
+]
 
 
 def shown(page: Path) -> str:
