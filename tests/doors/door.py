@@ -14,11 +14,13 @@ from typing import Any, Final, Literal
 from supawire import (
     AsyncChannel,
     AsyncClient,
+    AsyncMirror,
     AsyncQueuedSent,
     AsyncStream,
     Channel,
     Client,
     LocalServer,
+    Mirror,
     QueuedSent,
     Stream,
     Subscription,
@@ -28,7 +30,8 @@ from supawire import (
 
 END: Final = "the iteration is over"
 WRAPPED: Final = (
-    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, Client, Channel, Stream, QueuedSent, Subscription,
+    AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror,
+    Client, Channel, Stream, QueuedSent, Subscription, Mirror,
 )  # fmt: skip
 
 
@@ -45,7 +48,7 @@ class Through:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             given = [argument.inner if isinstance(argument, Through) else argument for argument in args]
-            if isinstance(self.inner, AsyncClient | AsyncChannel | AsyncStream | AsyncQueuedSent):
+            if isinstance(self.inner, AsyncClient | AsyncChannel | AsyncStream | AsyncQueuedSent | AsyncMirror):
                 result = value(*given, **kwargs)
                 result = await result if inspect.isawaitable(result) else result
             else:

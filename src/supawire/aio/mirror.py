@@ -150,8 +150,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._driver.session.remove(self._topic, self._driver.now())
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
-        others = self._tasks - {asyncio.current_task()}
-        if others:
+        if self._tasks and (others := self._tasks - {asyncio.current_task()}):
             await asyncio.wait(others, timeout=STUBBORN)
 
     async def __aenter__(self) -> Self:

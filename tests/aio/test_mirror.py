@@ -1,0 +1,236 @@
+"""Mirrors of the async door, linked to the hub in virtual time: the wire is cut, fetches hang, and it comes right."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from supawire import MirrorState, Resynced, RowInserted, RowUpdated, col
+from supawire.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    JoinError,
+    RateLimitedError,
+    StateError,
+)
+from supawire.options import Backoff, Limits
+from tests.aio.mirrors import Scene, now, told
+from tests.aio.peer import until
+
+# --- the order, over a wire
+
+
+@told()
+async def test_what_is_committed_around_a_fetch_is_there(scene: Scene) -> None:
+    """Rows that change before, during and after the fetch, on a slow wire, are as the table has them (R44)."""
+    table = scene.table
+    table.early = table.late = 1.0
+    scene.server.lag(0.4)
+    table.put(1, v=1)
+    users = scene.mirror()
+    events = users.listen()
+    table.put(2, v=1)
+    await until(lambda: users.state is MirrorState.FETCHING)
+    table.put(1, v=2)
+    await asyncio.sleep(1)  # here the query sees the table
+    table.put(1, v=3)
+    table.delete(2)
+    table.put(3, v=1)
+    await asyncio.sleep(0.9)
+    table.put(3, v=2)
+    await users.ready()
+    assert users.snapshot() == table.rows
+    first = await anext(events)
+    assert isinstance(first, Resynced) and first.rows == table.rows
+    assert table.queries == 1
+
+
+@told()
+async def test_a_cut_wire_is_made_good(scene: Scene) -> None:
+    """What was missed while the wire was cut is there when it is live again; until then the old copy is (R44)."""
+    table, server = scene.table, scene.server
+    table.put(1, v=1)
+    async with scene.mirror() as users:
+        events = users.listen()
+        assert isinstance(await anext(events), Resynced)
+        server.refuse_connections(seconds=600)
+        server.drop_connections()
+        await asyncio.sleep(1)
+        table.put(1, v=2)
+        table.put(2, v=1)
+        assert not users.live and users.state is MirrorState.JOINING and users.error is not None
+        assert users.snapshot() == {1: {"id": 1, "v": 1}}
+        event = await anext(events)
+        assert isinstance(event, Resynced) and event.reason == "gap: connection_lost"
+        assert [type(one) for one in event.changes] == [RowUpdated, RowInserted]
+        assert users.live and users.error is None and users.snapshot() == table.rows
+
+
+@told()
+async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
+    """A `system` error of postgres_changes ends being live, its ok brings it back by a fetch (R19)."""
+    async with scene.mirror() as users:
+        scene.server.send_system(
+            "mirror:public.users", "error", "Unable to connect to the project database", extension="postgres_changes"
+        )
+        await asyncio.sleep(0.1)
+        assert users.state is MirrorState.JOINING
+        scene.server.send_system("mirror:public.users", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")
+        await users.ready()
+        assert scene.table.queries == 2
+
+
+@told()
+async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
+    """The wire is cut while a fetch runs: it is cancelled, and the one after the gap counts."""
+    table = scene.table
+    table.put(1, v=1)
+    table.late = 30.0
+    users = scene.mirror()
+    await until(lambda: table.queries == 1)
+    await asyncio.sleep(1)
+    scene.server.drop_connections()
+    await asyncio.sleep(0.001)
+    table.put(1, v=2)
+    table.late = 0.0
+    began = now()
+    await users.ready()
+    assert now() - began < 10 and users.snapshot() == table.rows and table.queries == 2
+
+
+# --- filters
+
+
+@told()
+async def test_a_row_that_leaves_the_filter_leaves_the_mirror(scene: Scene) -> None:
+    """The server tells a filter nothing of a row that leaves it: the mirror sees it all the same, and comes back."""
+    table = scene.table
+    table.least = 3
+    table.put(1, v=5)
+    async with scene.mirror(where=col("v") >= 3) as users:
+        table.put(1, v=1)
+        await asyncio.sleep(0.1)
+        assert users.snapshot() == {}
+        table.put(1, v=4)
+        table.put(2, v=2)
+        await asyncio.sleep(0.1)
+        assert users.snapshot() == {1: {"id": 1, "v": 4}}
+        table.delete(1)
+        await asyncio.sleep(0.1)
+        assert users.snapshot() == {} and table.queries == 1
+
+
+@told()
+async def test_a_narrow_mirror_asks_for_what_fits_alone(scene: Scene) -> None:
+    """With narrow=True a row that leaves stays until the next fetch, as documented."""
+    table = scene.table
+    table.least = 3
+    table.put(1, v=5)
+    async with scene.mirror(filter="v=gte.3", narrow=True) as users:
+        table.put(1, v=1)
+        table.put(2, v=7)
+        await asyncio.sleep(0.1)
+        assert sorted(users) == [1, 2]
+        users.refresh()
+        await asyncio.sleep(0.01)
+        assert not users.live
+        await users.ready()
+        assert sorted(users) == [2]
+
+
+# --- the end, and refusals
+
+
+@told()
+async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
+    """Who waits gets ClosedError, a fetch is cancelled, no timer and no task is left (R10)."""
+    scene.table.early = 1000.0
+    users = scene.mirror(timeout=None)
+    waiting = asyncio.create_task(users.ready(None))
+    await until(lambda: users.state is MirrorState.FETCHING)
+    await scene.client.close()
+    with pytest.raises(ClosedError):
+        await waiting
+    assert users.state is MirrorState.CLOSED and not users._tasks and users._timer is None
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@told()
+async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> None:
+    """Its channel is left, its listeners are gone, its topic is free again (R24)."""
+    async with scene.mirror() as one, scene.mirror() as two:
+        assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
+        assert dict(scene.client.channels) == {}
+    await asyncio.sleep(0.1)
+    assert not scene.client._driver.session.channels and not scene.client._driver.registry._registrations
+    async with scene.mirror() as again:
+        assert again._core.name == "mirror:public.users"
+
+
+@told()
+async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
+    """A table outside of the publication raises in `ready`, and an entry that fails leaves nothing."""
+    scene.server.reject_join("mirror:public.users", "Unauthorized: You do not have permissions to read")
+    users = scene.mirror()
+    events = users.listen()
+    with pytest.raises(JoinError):
+        await users.ready()
+    assert isinstance(users.error, JoinError)
+    with pytest.raises(JoinError):
+        await anext(events)
+    scene.server.reset_faults()
+    await users.ready()
+    assert users.live
+    scene.server.reject_join("*", "Unauthorized: You do not have permissions to read")
+    with pytest.raises(JoinError):
+        async with scene.mirror(topic="other"):
+            pass
+    assert "realtime:other" not in scene.client._driver.session.channels
+
+
+@told(limits=Limits(channels=1))
+async def test_a_mirror_is_a_channel_of_the_connection(scene: Scene) -> None:
+    """It counts against the limit of channels, and one too many raises at once and leaves nothing (R35)."""
+    async with scene.mirror() as users:
+        with pytest.raises(RateLimitedError):
+            scene.mirror()
+        scene.table.put(1, v=1)
+        await asyncio.sleep(0.1)
+        assert len(users) == 1 and len(scene.client._driver.session.channels) == 1
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no key": ({"key": ()}, "key must be"),
+    "a key twice": ({"key": ("id", "id")}, "key must be"),
+    "a key that is none": ({"key": 5}, "key must be"),
+    "no function": ({"fetch": [{"id": 1}]}, "fetch must be"),
+    "all tables": ({"table": "*"}, "of one table"),
+    "all schemas": ({"schema": "*"}, "of one table"),
+    "a filter that is none": ({"filter": "v=>3"}, "operator"),
+    "both filters": ({"filter": "v=gt.3", "where": col("v") > 3}, "one of them"),
+    "narrow without a filter": ({"narrow": True}, "neither is given"),
+    "an end of attempts": ({"backoff": Backoff(max_attempts=3)}, "max_attempts"),
+    "no room": ({"buffer": 0}, "buffer"),
+    "no time": ({"timeout": 0}, "timeout"),
+    "time that runs back": ({"settle": -1}, "settle"),
+    "no class": ({"model": dict}, "model"),
+    "no topic": ({"topic": ""}, "topic"),
+}
+
+
+@told()
+async def test_wrong_arguments_raise_at_once(scene: Scene) -> None:
+    """Each is named, and nothing is begun."""
+    for options, words in WRONG.values():
+        chosen: dict[str, Any] = {"table": "users", "key": "id", "fetch": scene.table.fetch, **options}
+        with pytest.raises(InvalidArgumentError, match=words):
+            scene.client.mirror(chosen.pop("table"), **chosen)
+    assert not scene.client._driver.session.channels
+
+
+@told()
+async def test_a_draining_client_makes_no_mirror(scene: Scene) -> None:
+    """drain() takes nothing new."""
+    scene.client._driver.draining = True
+    with pytest.raises(StateError, match="draining"):
+        scene.mirror()

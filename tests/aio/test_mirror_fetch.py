@@ -1,0 +1,126 @@
+"""What a mirror makes of its fetch: kinds of functions, failures, and those that hang."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from supawire.errors import (
+    HandlerError,
+    OperationTimeout,
+)
+from supawire.options import Backoff
+from supawire.testing import VirtualServer
+from tests.aio.mirrors import QUICK, Scene, told
+from tests.aio.peer import until
+
+# --- the fetch
+
+
+@told()
+async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
+    """`on_error` hears each failure, `error` is the newest, and then it is live; a wait that ends names it (R1)."""
+    scene.table.failing = 3
+    scene.table.put(1, v=1)
+    users = scene.mirror(backoff=Backoff(initial=60, maximum=60, jitter=0))
+    with pytest.raises(OperationTimeout, match=r"waiting: the fetch .*fetch raised ConnectionError") as caught:
+        await users.ready(5)
+    assert caught.value.__cause__ is users.error is scene.errors[0] and isinstance(users.error, HandlerError)
+    assert isinstance(users.error.__cause__, ConnectionError)
+    await users.ready(None)
+    assert len(scene.errors) == 3 and users.error is None and users.live
+
+
+@told()
+async def test_a_fetch_that_hangs_is_given_up(scene: Scene) -> None:
+    """After `timeout` seconds an async fetch is cancelled and tried again."""
+    cancelled: list[bool] = []
+
+    async def fetch() -> list[Any]:
+        if len(cancelled) < 2:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                cancelled.append(True)
+        return [{"id": 1}]
+
+    async with scene.mirror(fetch=fetch, timeout=5.0) as users:
+        assert [type(error) for error in scene.errors] == [OperationTimeout] * 2
+        assert list(users) == [1]
+
+
+@told()
+async def test_a_fetch_that_cancels_itself_has_failed(scene: Scene) -> None:
+    """A CancelledError out of the user's code ends neither task nor mirror (R1)."""
+    calls = iter([asyncio.CancelledError, None])
+
+    async def fetch() -> list[Any]:
+        error = next(calls)
+        if error is not None:
+            raise error
+        return []
+
+    async with scene.mirror(fetch=fetch):
+        assert [type(error.__cause__) for error in scene.errors] == [asyncio.CancelledError]
+
+
+async def _rows() -> list[dict[str, int]]:
+    return [{"id": 1}, {"id": 2}]
+
+
+async def _one_by_one() -> AsyncIterator[dict[str, int]]:
+    for row in await _rows():
+        yield row
+
+
+def _generated() -> Iterator[dict[str, int]]:
+    yield {"id": 1}
+    yield {"id": 2}
+
+
+def _in_thread() -> Any:
+    assert threading.current_thread().name == "supawire-fetch"
+    return [{"id": 1}, {"id": 2}]
+
+
+FETCHES: dict[str, Any] = {
+    "async": _rows, "async generator": _one_by_one, "generator": _generated, "plain": _in_thread,
+    "plain, gives an awaitable": lambda: _rows(), "a tuple": lambda: ({"id": 1}, {"id": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", FETCHES)
+async def test_any_kind_of_function_fetches(name: str) -> None:
+    """Plain functions run on a thread of ours, async ones on the loop; generators of both kinds too."""
+    server = VirtualServer()
+    async with server.connect() as client, client.mirror("t", key="id", fetch=FETCHES[name], settle=0) as mirror:
+        assert list(mirror) == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_a_plain_fetch_that_hangs_holds_one_thread() -> None:
+    """It cannot be stopped: the next attempt waits for it, and closing does not."""
+    server, gate, calls = VirtualServer(), threading.Event(), 0
+
+    def fetch() -> list[Any]:
+        nonlocal calls
+        calls += 1
+        gate.wait(30)
+        return [{"id": calls}]
+
+    errors: list[Exception] = []
+    async with server.connect(on_error=errors.append) as client:
+        mirror = client.mirror("t", key="id", fetch=fetch, settle=0, timeout=0.01, backoff=QUICK)
+        await until(lambda: len(errors) >= 3)
+        assert calls == 1
+        gate.set()
+        await mirror.ready(None)
+        assert list(mirror) == [2] and calls == 2
+        gate.clear()
+        mirror.refresh()
+        await until(lambda: calls == 3)
+        await mirror.close()
+    gate.set()

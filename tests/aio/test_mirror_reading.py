@@ -1,0 +1,141 @@
+"""Reading a mirror: as a mapping, as objects, and what its iterators tell."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from supawire import MirrorState, Resynced, RowInserted, changes, col
+from supawire.errors import (
+    ClosedError,
+    OperationTimeout,
+    RowError,
+)
+from tests.aio.mirrors import Scene, told
+
+# --- reading
+
+
+@told()
+async def test_it_is_a_mapping_of_copies(scene: Scene) -> None:
+    """It reads as a dict, and what is read can be changed without changing the copy."""
+    scene.table.put(1, tags=["a"])
+    async with scene.mirror() as users:
+        users[1]["tags"].append("b")
+        users.snapshot()[1]["tags"].append("c")
+        assert users[1] == {"id": 1, "tags": ["a"]} == users.get(1)
+        assert (len(users), list(users), 1 in users, 2 in users, users.get(2)) == (1, [1], True, False, None)
+        assert list(users.items()) == [(1, {"id": 1, "tags": ["a"]})]
+        with pytest.raises(KeyError):
+            users[2]
+        assert repr(users) == "<AsyncMirror of 'users' live, 1 rows>"
+
+
+@dataclass
+class User:
+    id: int
+    name: str
+
+
+@told()
+async def test_rows_can_be_objects(scene: Scene) -> None:
+    """With `model=` rows are made into it when they are read; one that does not fit raises there, and only there."""
+    table = scene.table
+    table.put(1, name="alice")
+    users = scene.client.mirror("users", key="id", fetch=table.fetch, model=User)
+    await users.ready()
+    events = users.listen()
+    table.put(2, name="bob")
+    table.put(3, name=None)
+    assert users[1] == User(1, "alice")
+    await anext(events)
+    added, odd = await anext(events), await anext(events)
+    assert isinstance(added, RowInserted) and added.row == User(2, "bob")
+    assert isinstance(odd, RowInserted) and odd.key == 3
+    with pytest.raises(RowError):
+        _ = odd.row
+    with pytest.raises(RowError):
+        users.snapshot()
+    assert sorted(users) == [1, 2, 3] and users.live and scene.errors == []
+
+
+@told()
+async def test_channels_beside_it_are_not_disturbed(scene: Scene) -> None:
+    """Other listeners of the same table hear each change once, with a mirror or without."""
+    room = scene.client.channel("db")
+    heard = room.listen(changes("users"))
+    await room.subscribe(wait="ready")
+    async with scene.mirror(where=col("v") >= 3):
+        scene.table.put(1, v=1)
+        assert (await anext(heard)).type == "INSERT"
+        await asyncio.sleep(0.1)
+        with pytest.raises(OperationTimeout):
+            await heard.get(timeout=0)
+
+
+# --- iterators
+
+
+@told()
+async def test_a_later_iterator_begins_with_the_copy(scene: Scene) -> None:
+    """It is told all rows first, and then every change: nothing falls between."""
+    scene.table.put(1, v=1)
+    async with scene.mirror() as users:
+        events = users.listen()
+        scene.table.put(2, v=1)
+        begin, added = await anext(events), await anext(events)
+        assert isinstance(begin, Resynced) and begin.reason == "begin" and begin.rows == {1: {"id": 1, "v": 1}}
+        assert isinstance(added, RowInserted) and added.row == {"id": 2, "v": 1}
+
+
+@told()
+async def test_a_slow_iterator_loses_nothing(scene: Scene) -> None:
+    """More events than there is room for are merged into one that tells what they come to (R39)."""
+    table = scene.table
+    for key in (1, 2, 3):
+        table.put(key, v=1)
+    async with scene.mirror() as users:
+        events = users.listen(buffer=4)
+        await anext(events)
+        table.put(1, v=2)
+        table.delete(2)
+        table.move(3, 4)
+        table.put(5, v=1)
+        table.put(1, v=3)
+        await asyncio.sleep(0.1)
+        merged = await anext(events)
+        assert isinstance(merged, Resynced) and merged.reason == "merged" and merged.rows == table.rows
+        assert sorted((type(one).__name__, one.key) for one in merged.changes) == [
+            ("RowDeleted", 2), ("RowDeleted", 3), ("RowInserted", 4), ("RowInserted", 5), ("RowUpdated", 1),
+        ]  # fmt: skip
+        assert events.dropped == 0
+
+
+@told()
+async def test_iterators_end_with_the_mirror(scene: Scene) -> None:
+    """Closing ends an iteration after what it has; later calls raise ClosedError, and the copy can still be read."""
+    scene.table.put(1, v=1)
+    async with scene.mirror() as users:
+        events = users.listen()
+    assert [type(event) async for event in events] == [Resynced]
+    for call in (users.listen, users.refresh):
+        with pytest.raises(ClosedError):
+            call()
+    with pytest.raises(ClosedError):
+        await users.ready()
+    await users.close()
+    assert users.state is MirrorState.CLOSED and users[1] == {"id": 1, "v": 1}
+
+
+@told()
+async def test_an_iterator_that_nobody_holds_is_forgotten(scene: Scene) -> None:
+    """It is unregistered when it is dropped or closed, and gets nothing more."""
+    async with scene.mirror() as users:
+        kept, closed = users.listen(), users.listen()
+        users.listen()
+        closed.close()
+        await asyncio.sleep(0)
+        scene.table.put(1, v=1)
+        await asyncio.sleep(0.1)
+        assert len(users._feeds) == 1
+        assert [type(await anext(kept)) for _ in range(2)] == [Resynced, RowInserted]

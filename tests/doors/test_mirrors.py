@@ -1,0 +1,186 @@
+"""Mirrors through both doors, over real sockets: a table that is committed to while the server misbehaves."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from supawire import LocalServer, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated, col
+from supawire.errors import ClosedError, HandlerError, InvalidArgumentError, OperationTimeout
+from supawire.options import Backoff
+from tests.doors.door import END, Door, Through, until
+
+pytestmark = pytest.mark.anyio
+
+QUICK = Backoff(initial=0.01, jitter=0)
+Rows = dict[int, dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are fetched again at once."""
+    monkeypatch.setattr("supawire.core.mirror.PAUSE", 0.0)
+
+
+def put(server: LocalServer, table: Rows, key: int, **values: Any) -> None:
+    """Commit a row."""
+    kind = "UPDATE" if key in table else "INSERT"
+    table[key] = {"id": key, **values}
+    server.emit(kind, "users", record=table[key])
+
+
+async def mirror_of(client: Through, table: Mapping[int, Any], **options: Any) -> Through:
+    """A mirror with a plain fetch that shows the table quickly."""
+    chosen: dict[str, Any] = {"key": "id", "fetch": lambda: list(table.values()), "settle": 0, "backoff": QUICK}
+    return await client.mirror("users", **{**chosen, **options})
+
+
+async def test_a_mirror_follows_its_table(door: Door, server: LocalServer):
+    """It is read as a mapping, its iterator tells each change, and both agree."""
+    table: Rows = {1: {"id": 1, "name": "alice"}}
+    async with door.client(server) as client, await mirror_of(client, table) as users:
+        assert (users.state, users.live, users.error) == (MirrorState.LIVE, True, None)
+        events = await users.listen()
+        assert (await events.next()).rows == table
+        put(server, table, 2, name="bob")
+        put(server, table, 2, name="bert")
+        server.emit("UPDATE", "users", record={"id": 3, "name": "bert"}, old_record={"id": 2})
+        server.emit("DELETE", "users", old_record={"id": 1})
+        added, changed, moved, gone = await events.take(4)
+        assert isinstance(added, RowInserted) and (added.key, added.row) == (2, {"id": 2, "name": "bob"})
+        assert isinstance(changed, RowUpdated) and changed.old == added.row
+        assert isinstance(moved, RowUpdated) and (moved.key, moved.old_key) == (3, 2)
+        assert isinstance(gone, RowDeleted) and (gone.key, gone.old) == (1, {"id": 1, "name": "alice"})
+        rows = await users.snapshot()
+        assert rows == {3: {"id": 3, "name": "bert"}}
+        inner = users.inner
+        read = lambda: (list(inner), len(inner), 3 in inner, 1 in inner, inner[3], inner.get(1), dict(inner.items()))  # noqa: E731
+        seen = read() if door.name == "async" else await asyncio.to_thread(read)
+        assert seen == ([3], 1, True, False, rows[3], None, rows)
+
+
+async def test_a_mirror_comes_right_after_faults(door: Door, server: LocalServer):
+    """Over real sockets: cut, refused, crashed and degraded, the mirror ends as the table is, and said so meanwhile."""
+    table: Rows = {1: {"id": 1, "v": 0}}
+    faults: list[Callable[[], None]] = [
+        server.drop_connections,
+        lambda: server.drop_connections(1012),
+        lambda: server.crash_channel("*"),
+        lambda: server.send_system("mirror:public.users", "error", "Unable to connect", extension="postgres_changes"),
+        lambda: server.emit("UPDATE", "users", record={"id": 1}, errors="Error 413: Payload Too Large"),
+    ]
+    async with door.client(server) as client, await mirror_of(client, table) as users:
+        events = await users.listen()
+        await events.next()
+        for number, fault in enumerate(faults, 1):
+            fault()
+            table[number] = {"id": number, "v": number}  # nobody is told
+            if number == 4:
+                await until(lambda: users.state is MirrorState.JOINING)
+                server.send_system(
+                    "mirror:public.users", "ok", "Subscribed to PostgreSQL", extension="postgres_changes"
+                )
+            event = await events.next()
+            assert isinstance(event, Resynced) and event.reason != "first"
+            assert event.rows == table and len(event.changes) == 1
+        await users.ready()
+        put(server, table, 9, v=9)
+        assert (await events.next()).key == 9
+        assert await users.snapshot() == table
+
+
+async def test_a_filtered_mirror_sees_rows_leave(door: Door, server: LocalServer):
+    """A row that an UPDATE takes out of the filter is gone, and one that a DELETE takes is gone too."""
+    table: Rows = {1: {"id": 1, "v": 5}, 2: {"id": 2, "v": 6}}
+    async with (
+        door.client(server) as client,
+        await mirror_of(client, table, where=col("v") >= 3, model=Thing) as things,
+    ):
+        events = await things.listen()
+        await events.next()
+        put(server, table, 1, v=1)
+        put(server, table, 3, v=3)
+        server.emit("DELETE", "users", old_record={"id": 2})
+        assert [type(event) for event in await events.take(3)] == [RowDeleted, RowInserted, RowDeleted]
+        assert await things.snapshot() == {3: Thing(3, 3)}
+
+
+@dataclass
+class Thing:
+    id: int
+    v: int
+
+
+async def test_a_fetch_may_block_and_raise(door: Door, server: LocalServer):
+    """A plain fetch blocks nobody; what it raises goes to `on_error`, is seen in `error`, and is tried again."""
+    errors: list[Exception] = []
+    gate = threading.Event()
+
+    def fetch() -> list[dict[str, int]]:
+        gate.wait(30)
+        if len(errors) < 2:
+            raise ConnectionError("the database is away")
+        return [{"id": 1}]
+
+    async with door.client(server, on_error=errors.append) as client:
+        users = await mirror_of(client, {}, fetch=fetch)
+        await until(lambda: users.state is MirrorState.FETCHING)
+        assert await client.ping() >= 0
+        with pytest.raises(OperationTimeout, match="fetching"):
+            await users.ready(0.01)
+        gate.set()
+        await users.ready()
+        assert [type(error) for error in errors] == [HandlerError] * 2
+        assert await users.snapshot() == {1: {"id": 1}}
+        await users.refresh()
+        await users.ready()
+        await users.close()
+
+
+async def test_mirrors_end_with_their_client(door: Door, server: LocalServer):
+    """Closing either ends iterators and waits; the copy can still be read, and nothing else can be asked."""
+    async with door.client(server) as client:
+        kept, closed = [await mirror_of(client, {1: {"id": 1}}) for _ in range(2)]
+        await kept.ready()
+        await closed.ready()
+        events, others = await kept.listen(), await closed.listen()
+        await closed.close()
+        assert isinstance(await others.next(), Resynced) and await others.next() == END
+        assert kept.live and not closed.live
+        await events.next()
+        reading = asyncio.ensure_future(events.next())
+        await client.close()
+        assert await reading == END
+        assert kept.state is MirrorState.CLOSED and await kept.snapshot() == {1: {"id": 1}}
+        for call in (kept.listen, kept.ready, kept.refresh, lambda: mirror_of(client, {})):
+            with pytest.raises(ClosedError):
+                await call()
+        await kept.close()
+
+
+async def test_many_mirrors_are_on_one_client(door: Door, server: LocalServer):
+    """Each follows its own table, also where a name is a pattern of the other."""
+    names = ["user_a", "userXa", *(f"table_{number}" for number in range(8))]
+    async with door.client(server) as client:
+        mirrors = [await client.mirror(name, key="id", fetch=list, settle=0) for name in names]
+        for mirror in mirrors:
+            await mirror.ready()
+        for name in names:
+            server.emit("INSERT", name, record={"id": 1, "of": name})
+        for name, mirror in zip(names, mirrors, strict=True):
+            event = (await (await mirror.listen()).take(1))[0]
+            row = event.row if isinstance(event, RowInserted) else (event.rows or {1: None})[1]
+            if row is None:
+                await until(lambda mirror=mirror: len(mirror.inner) == 1)
+            assert mirror.inner[1] == {"id": 1, "of": name}
+
+
+async def test_wrong_arguments_raise_in_both_doors(door: Door, server: LocalServer):
+    """A key that is none, and a function that is none, are refused at once."""
+    async with door.client(server) as client:
+        for wrong in ({"key": ""}, {"fetch": []}, {"table": "*"}):
+            with pytest.raises(InvalidArgumentError):
+                await client.mirror(**{"table": "users", "key": "id", "fetch": list, **wrong})

@@ -1,0 +1,100 @@
+"""Mirrors through random lives: client, hub and a table that is committed to, cut, slow, failing; in virtual time."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire import AsyncMirror, Resynced, RowDeleted, RowUpdated, col
+from tests.aio.mirrors import Scene, told
+
+
+class Life:
+    """A table and everything that happens to it and to its mirror, as the dice say."""
+
+    def __init__(self, scene: Scene, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.server = scene.server
+        self.table = scene.table
+        self.table.least = 3 if seed % 2 else 0
+        self.mirror: AsyncMirror[Any] = scene.mirror(where=col("v") >= 3 if seed % 2 else None)
+        self.events = self.mirror.listen(buffer=3)
+        self.held: dict[Any, Any] = {}
+
+    def cut(self) -> None:
+        self.server.drop_connections(self.rng.choice((None, 1012)))
+
+    def crash(self) -> None:
+        self.server.crash_channel("*")
+
+    def fail(self) -> None:
+        self.table.failing = self.rng.randrange(3)
+
+    def slow_down(self) -> None:
+        self.table.early, self.table.late = self.rng.random() * 2, self.rng.random() * 2
+
+    def lag(self) -> None:
+        self.server.lag(self.rng.choice((0, 0.2, 0.8)))
+
+    def refresh(self) -> None:
+        self.mirror.refresh()
+
+    def truncate(self) -> None:
+        self.server.emit("UPDATE", "users", record={"id": 1}, errors="Error 413: Payload Too Large")
+
+    def put(self) -> None:
+        self.table.put(self.rng.randrange(6), v=self.rng.randrange(6), n=self.rng.random())
+
+    def delete(self) -> None:
+        if self.table.rows:
+            self.table.delete(self.rng.choice(list(self.table.rows)))
+
+    def move(self) -> None:
+        to = self.rng.randrange(20, 30)
+        if self.table.rows and to not in self.table.rows:
+            self.table.move(self.rng.choice(list(self.table.rows)), to)
+
+    async def follow(self) -> None:
+        """Hold what somebody holds who only reads the events."""
+        async for event in self.events:
+            match event:
+                case Resynced(rows=rows):
+                    self.held = rows
+                case RowDeleted(key=key):
+                    del self.held[key]
+                case _:
+                    if isinstance(event, RowUpdated):
+                        del self.held[event.old_key]
+                    self.held[event.key] = event.row
+
+
+ACTS: dict[Callable[[Life], None], int] = {
+    Life.put: 8, Life.delete: 2, Life.move: 2, Life.truncate: 1, Life.refresh: 1,
+    Life.cut: 1, Life.crash: 1, Life.fail: 1, Life.slow_down: 1, Life.lag: 1,
+}  # fmt: skip
+"""What may happen, and how often."""
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_life_ends_with_the_table(seed: int) -> None:
+    """Whatever is committed, cut, slow or failing: when nothing happens any more the mirror is the table (R44)."""
+
+    @told()
+    async def story(scene: Scene) -> None:
+        life = Life(scene, seed)
+        following = asyncio.create_task(life.follow())
+        acts, weights = list(ACTS), list(ACTS.values())
+        for _ in range(60):
+            life.rng.choices(acts, weights)[0](life)
+            await asyncio.sleep(life.rng.choice((0, 0.05, 0.3, 1.5)))
+        life.server.lag(0)
+        await asyncio.sleep(2)
+        await life.mirror.ready(None)
+        await asyncio.sleep(0.1)
+        assert life.mirror.snapshot() == life.table.seen() == life.held
+        await life.mirror.close()
+        await following
+
+    story()
