@@ -27,7 +27,7 @@ class Buffer:
 
     def __init__(self, limit: int, slow: Callable[[SlowConsumerError], None] | None = None) -> None:
         self.limit = limit
-        self.dropped = 0
+        self.dropped: int = 0
         self.error: SlowConsumerError | None = None
         """What the consumer gets after the events that are there."""
         self.events: deque[Any] = deque()

@@ -45,7 +45,7 @@ class Dispatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.stopping = False
+        self.stopping: bool = False
         """The end has begun: no handler is called any more."""
 
     # --- on the event loop of the client

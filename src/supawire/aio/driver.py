@@ -62,19 +62,21 @@ class Driver:
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
         self.options = options
         self.blocking = blocking
-        self.loop = asyncio.get_running_loop()
-        self.random = random.Random()
-        self.session = Session(options.session(), random=self.random, token=options.secret, strict=sys.flags.dev_mode)
-        self.dispatch = Dispatch(self, blocking=blocking)
-        self.reports = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
-        self.tasks = Tasks(self._release, self._failed)
-        self.sockets = Sockets(self, endpoint, options)
-        self.registry = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
-        self.publisher = Publisher(self, endpoint, options)
-        self.valve = Valve(
+        self.loop: Final = asyncio.get_running_loop()
+        self.random: Final = random.Random()
+        self.session: Final = Session(
+            options.session(), random=self.random, token=options.secret, strict=sys.flags.dev_mode
+        )
+        self.dispatch: Final = Dispatch(self, blocking=blocking)
+        self.reports: Final = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
+        self.tasks: Final = Tasks(self._release, self._failed)
+        self.sockets: Final = Sockets(self, endpoint, options)
+        self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
+        self.publisher: Final = Publisher(self, endpoint, options)
+        self.valve: Final = Valve(
             options.heartbeat, lambda: self.session.awaits_reply, lambda reads: self.sockets.set_reading(reads, "valve")
         )
-        self.courtesy = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
+        self.courtesy: Final = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
         self._tokens = TokenSource(self, options.token_provider)
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None

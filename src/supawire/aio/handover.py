@@ -38,8 +38,8 @@ class Handover:
         self._held = False
         self._lock = threading.Lock()
         self._gate: threading.Lock | None = None
-        self.limit = inner.limit
-        self.roused = True
+        self.limit: int = inner.limit
+        self.roused: bool = True
         """Somebody shall look whether anything more can come, before the next wait."""
 
     # --- on the event loop

@@ -8,7 +8,7 @@ and a caller who goes away takes it along.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakValueDictionary
 
 from supawire.aio.letters import Published
@@ -32,7 +32,7 @@ class Publisher:
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
         self._posts = driver.session.posts
-        self.poster = Poster(driver, endpoint, options)
+        self.poster: Final = Poster(driver, endpoint, options)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._old: int | None = None

@@ -6,7 +6,7 @@ may run in any thread and in the middle of anything, only asks the event loop to
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from supawire.core.listeners import Listener
 from supawire.core.session import Session
@@ -44,7 +44,7 @@ class Registration:
     ) -> None:  # fmt: skip
         self._registry = registry
         self.topic = topic
-        self.listener = Listener(selectors, deliver)
+        self.listener: Final = Listener(selectors, deliver)
         self.buffer = buffer
         self.stop = stop
         """Stops what feeds a handler; None for an iterator, which looks for itself."""

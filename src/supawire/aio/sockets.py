@@ -27,7 +27,7 @@ class Sockets:
         self._transport: Transport | None = options.transport
         self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
         self._lane: Callable[[Driver, int], Lane] = Lane if options.on_frame is None else TappedLane
-        self.tapped = options.on_frame is not None
+        self.tapped: bool = options.on_frame is not None
         """Whether the user looks at each frame."""
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0

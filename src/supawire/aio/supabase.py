@@ -109,7 +109,7 @@ class Account:
         if not named or not all(callable(part) for part in parts):
             raise _wrong(client, call)
         self._auth: Any = auth
-        self.waits = is_async(self._auth.get_session)
+        self.waits: bool = is_async(self._auth.get_session)
         """The session is that of an async client, and is asked with `await`."""
         self._told = False
 

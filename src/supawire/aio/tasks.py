@@ -34,7 +34,7 @@ class Tasks:
         self._stop = asyncio.Event()
         self._quiet = asyncio.Event()
         self._over = asyncio.Event()
-        self.stopping = False
+        self.stopping: bool = False
         """Tasks are about to be cancelled, or were."""
 
     async def start(self) -> None:

@@ -23,6 +23,8 @@ def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
     console.print(f"\n  URL   {url}", soft_wrap=True)
     for line in _about_keys(wish):
         console.print(f"  {line}", soft_wrap=True)
+    if wish.inspected:
+        console.print(f"  Look  {url}/ shows in a browser what goes on", soft_wrap=True)
     if wish.show_keys:
         console.print()
         for line in lines(values):

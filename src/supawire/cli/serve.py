@@ -87,6 +87,14 @@ def serve(
             help="Another name by which clients reach it, such as host.docker.internal. Repeatable.",
         ),
     ] = (),
+    inspector: Annotated[
+        bool,
+        Parameter(
+            negative="--no-inspector",
+            show_default=False,
+            help="Show in a browser, at the server's address, what goes on. Never where other machines reach it.",
+        ),
+    ] = True,
 ) -> int:
     """Run the local server, for development and tests.
 
@@ -104,6 +112,7 @@ def serve(
         show_keys=show_keys,
         env_file=EnvFile(env_file) if env_file else None,
         allow_host=allow_host,
+        inspector=inspector,
         level=_level(postgres, database, prepare=prepare),
     )
     try:

@@ -29,6 +29,7 @@ class Wish:
     show_keys: bool
     env_file: EnvFile | None
     allow_host: tuple[str, ...] = ()
+    inspector: bool = True
     level: "Level | None" = None
     """The database that was asked for."""
 
@@ -36,6 +37,11 @@ class Wish:
     def local(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+    @property
+    def inspected(self) -> bool:
+        """Whether the inspector is there: never where others could reach it."""
+        return self.inspector and self.local
 
     def options(self) -> HubOptions:
         """For the server. Without `strict` it answers at once and has no limits, as `LocalServer` does."""
@@ -47,6 +53,7 @@ class Wish:
             tenants=TENANTS | names,
             dev=self.local and self.level is None,
             database=self.level is not None,
+            inspector=self.inspected,
         )
 
     def values(self, port: int) -> dict[str, str]:

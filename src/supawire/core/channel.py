@@ -3,6 +3,8 @@
 The wishes are kept here and in the parts; whether and how they are fulfilled is `membership`'s.
 """
 
+from typing import Final
+
 from msgspec import Raw
 
 from supawire.core import frames
@@ -25,9 +27,10 @@ class Channel:
 
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
         self.topic = topic
-        self.name = topic.removeprefix(frames.PREFIX)
+        self.name: str = topic.removeprefix(frames.PREFIX)
         self.options = options
-        self.membership = self._member = Membership(context, joins, topic, options)
+        self.membership: Final = Membership(context, joins, topic, options)
+        self._member = self.membership
         self._context = context
         self._parts = self._member.parts
 

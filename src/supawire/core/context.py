@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.backoff import Uniform, delay, slow_delay
@@ -42,18 +42,18 @@ class Context:
         self.options = options
         self.random = random
         self.strict = strict
-        self.codec = CODECS[options.protocol]
+        self.codec: Final = CODECS[options.protocol]
         self.effects: Effects = deque()
         self.timers: Timers[Key] = Timers()
-        self.tickets = Tickets(self.effects)
-        self.replies = Replies()
-        self.tokens = Tokens(token, has_provider=options.has_token_provider, random=random)
-        self.counts = Counts()
-        self.messages = pace(options.limits.messages_per_second)
+        self.tickets: Final = Tickets(self.effects)
+        self.replies: Final = Replies()
+        self.tokens: Final = Tokens(token, has_provider=options.has_token_provider, random=random)
+        self.counts: Final = Counts()
+        self.messages: Final = pace(options.limits.messages_per_second)
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Who listens to the client itself: status of link and channels, and gaps."""
         self.generation = 0
-        self.sequence = 0
+        self.sequence: int = 0
         """Frames handed to the socket of this generation."""
         self.round_trip: float | None = None
         self._ref = 0

@@ -58,7 +58,7 @@ class JoinQueue:
         self._pace = pace(context.options.limits.joins_per_second)
         self._waiting: dict[Joiner, None] = {}
         self._asked: deque[_Asked] = deque()
-        self.is_open = False
+        self.is_open: bool = False
         self._unheard: set[str] = set()
         """Joins that we gave up and that the server may still be busy with."""
         self._blind: tuple[float | None, float] = (None, 0.0)

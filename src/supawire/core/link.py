@@ -73,7 +73,7 @@ class Link:
     def __init__(self, context: Context, owner: LinkOwner) -> None:
         self._context = context
         self._owner = owner
-        self.state = LinkState.IDLE
+        self.state: LinkState = LinkState.IDLE
         self.error: RealtimeError | None = None
         """Why it is not open."""
         self._attempts = 0

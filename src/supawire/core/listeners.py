@@ -41,7 +41,7 @@ class Modelled:
     __slots__ = ("_model", "deliver")
 
     def __init__(self, deliver: Callable[[Any], None], model: Model) -> None:
-        self.deliver = deliver
+        self.deliver: Final = deliver
         self._model = model
 
     def __call__(self, event: Any) -> None:

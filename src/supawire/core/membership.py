@@ -42,23 +42,23 @@ class Membership:
 
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
         self.topic = topic
-        self.name = topic.removeprefix(frames.PREFIX)
+        self.name: str = topic.removeprefix(frames.PREFIX)
         self.options = options
-        self.parts = Parts.of(context, topic, options)
-        self.index = self.parts.index
-        self.gaps = self.parts.gaps
-        self.state = ChannelState.IDLE
+        self.parts: Final = Parts.of(context, topic, options)
+        self.index: Final = self.parts.index
+        self.gaps: Final = self.parts.gaps
+        self.state: ChannelState = ChannelState.IDLE
         self.error: RealtimeError | None = None
         """Why it is not joined."""
-        self.wanted = False
-        self.token = options.secret
+        self.wanted: bool = False
+        self.token: Secret | None = options.secret
         """The channel's own token, instead of the client's."""
-        self.live = _NO_REFS
+        self.live: frozenset[str | None] = _NO_REFS
         """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
         self.living: Join | None = None
         self.told_token: Secret | None = None
         """The newest token that the server has of this channel."""
-        self.ever_joined = False
+        self.ever_joined: bool = False
         """Whether the present wish was ever fulfilled."""
         self._context = context
         self._joins = joins

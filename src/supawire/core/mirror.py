@@ -104,7 +104,7 @@ class Mirror:
 
     def __init__(self, settings: MirrorSettings, shown: Shown, random: Uniform) -> None:
         self.settings = settings
-        self.state = MirrorState.JOINING
+        self.state: MirrorState = MirrorState.JOINING
         self.error: RealtimeError | None = None
         """Why it is not live, when that is known."""
         self.effects: Final[deque[MirrorEffect]] = deque()

@@ -62,7 +62,7 @@ class Roster:
         self._snapshot: PresenceState | None = EMPTY_STATE
         self._held: deque[tuple[Raw, Raw]] = deque(maxlen=_HELD)
         self._awaits_state = False
-        self.malformed = 0
+        self.malformed: int = 0
 
     def joined(self, *, enabled: bool) -> None:
         """A new join is accepted. The old state stays to be looked at until the new one is there, if one will come."""

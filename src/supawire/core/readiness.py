@@ -36,7 +36,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._awaited: set[str] = set()
-        self.changes_live = True
+        self.changes_live: bool = True
         """Whether nothing is known to be wrong with changes."""
         self.hopeless: RealtimeError | None = None
         """What the server said of this join that it will never make live."""

@@ -90,7 +90,7 @@ class Replies:
         self._timers: Timers[str] = Timers()
         self._shift = 0.0
         self._frozen_at: float | None = None
-        self.late = 0
+        self.late: int = 0
 
     def expect(self, ref: str, pending: Pending, timeout: float | None) -> None:
         """Await the reply to `ref` for `timeout` seconds of socket time, None for as long as the socket lives."""

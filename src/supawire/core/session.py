@@ -58,7 +58,7 @@ class Session:
         self._closers: list[Ticket] = []
         self._deadlines = deadlines(self._link, self._joins, self._refresh, self._channels)
         self._deadlines |= {"join": lambda _, now: self._join_late(now), "ticket": self._ticket_late}
-        self.receive = self._receiver.receive
+        self.receive: Final = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
         self.effects: Final = self._context.effects
         """What `next_effect` takes from; to look whether there is anything."""

@@ -29,7 +29,7 @@ class Asking:
         """Whether somebody else knows the answers."""
         self.trouble: Trouble | None = None
         """What is wrong with the database, as far as the shell has said: then nobody joins (protocol §3.1)."""
-        self.late = 0
+        self.late: int = 0
         """Answers that came when nobody waited for them any more."""
         self._schedule = schedule
         self._outbox = outbox

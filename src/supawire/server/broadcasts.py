@@ -49,7 +49,7 @@ class Broadcasts:
         self._asking = desk.asking
         self._lookups: list[tuple[str, list[Stored]]] = []
         """Topics whose messages are being looked up, and what is delivered to them meanwhile."""
-        self.store = Store()
+        self.store: Final = Store()
         desk.asking.know(Messages, self._stored)
 
     def push(self, channel: Channel, push: Push) -> None:

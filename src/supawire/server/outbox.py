@@ -19,7 +19,7 @@ class Outbox:
 
     def __init__(self, schedule: Schedule, rules: Rules) -> None:
         self.effects: deque[Effect] = deque()
-        self.now = Instant(0.0, 0.0)
+        self.now: Instant = Instant(0.0, 0.0)
         """The time of the input that is being worked on."""
         self._schedule = schedule
         self._rules = rules

@@ -36,8 +36,8 @@ class Rooms:
         self._rooms: dict[tuple[str, bool], Room] = {}
         self.listed: Final[dict[int, Channel]] = {}
         """Channels by number that a database has to make live, and which it has to hear the end of."""
-        self.messages = Meter(limits.messages)
-        self.presence = Meter(limits.presence)
+        self.messages: Final = Meter(limits.messages)
+        self.presence: Final = Meter(limits.presence)
 
     def get(self, sub_topic: str, private: bool) -> Room | None:
         """The room of a topic, if somebody is in it."""

@@ -16,8 +16,8 @@ class Timer:
 
     def __init__(self, schedule: "Schedule", at: float, number: int, do: Callable[[], None]) -> None:
         self._schedule = schedule
-        self.at = at
-        self.number = number
+        self.at: float = at
+        self.number: int = number
         self.do: Callable[[], None] | None = do
 
     def cancel(self) -> None:

@@ -18,7 +18,7 @@ class Call:
         self._begun = False
         self._settled = False
         self.task: asyncio.Task[Any] | None = None
-        self.broken = False
+        self.broken: bool = False
         """The loop ended before this did."""
 
     # --- on the caller's thread

@@ -53,7 +53,7 @@ class Portal:
         self._over = False
         """The loop takes no calls any more."""
         self._afterwards = threading.Lock()
-        self.inherited = False
+        self.inherited: bool = False
         """This is a forked child, and the client is its parent's."""
 
     # --- the beginning and the end

@@ -7,7 +7,7 @@ class VirtualClock:
     """Both clocks in seconds. `sleep` moves the wall clock alone, as a suspended machine does."""
 
     def __init__(self, mono: float = 1000.0, wall: float = 1_764_000_000.0) -> None:
-        self.now = Instant(mono, wall)
+        self.now: Instant = Instant(mono, wall)
 
     def advance(self, seconds: float) -> Instant:
         """Both clocks go on."""

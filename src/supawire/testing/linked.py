@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from supawire.core.effects import Disconnect, Ticket, Transmit
 from supawire.core.link import Cause
@@ -59,9 +59,9 @@ class World:
     """One server, any number of clients, and the wires between them."""
 
     def __init__(self, *, seed: int = 0, hub: HubOptions | None = None) -> None:
-        self.clock = VirtualClock()
-        self.random = random.Random(seed)
-        self.hub = Hub(hub or HubOptions(secret=SECRET), random.Random(seed + 1))
+        self.clock: Final = VirtualClock()
+        self.random: Final = random.Random(seed)
+        self.hub: Final = Hub(hub or HubOptions(secret=SECRET), random.Random(seed + 1))
         self.clients: list[LinkedClient] = []
         self.wires: dict[int, Wire] = {}
         self.refusing: tuple[int, bytes] | None = None
@@ -223,7 +223,7 @@ class LinkedClient(Pilot):
         super().__init__(options, clock=world.clock, **settings)
         self.world = world
         world.clients.append(self)
-        self.key = world.token("anon", 10 * 365 * 86400)
+        self.key: str = world.token("anon", 10 * 365 * 86400)
         self.wire: Wire | None = None
         self.provide: Callable[[], str | None | RealtimeError] | None = None
         """Answers the session's questions for a token; what it returns is given at once."""

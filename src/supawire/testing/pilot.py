@@ -11,7 +11,7 @@ Nothing here knows what a server would answer; `linked` joins a session to the l
 
 import random
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from supawire.core.codec import CODECS
 from supawire.core.effects import (
@@ -53,11 +53,11 @@ class Pilot:
         token: str | None = None,
         clock: VirtualClock | None = None,
     ) -> None:
-        self.options = options or SessionOptions()
-        self.clock = clock or VirtualClock()
+        self.options: SessionOptions = options or SessionOptions()
+        self.clock: VirtualClock = clock or VirtualClock()
         secret = Secret(token) if token is not None else None
-        self.session = Session(self.options, random=random.Random(seed), token=secret, strict=True)
-        self.codec = CODECS[self.options.protocol]
+        self.session: Final = Session(self.options, random=random.Random(seed), token=secret, strict=True)
+        self.codec: Final = CODECS[self.options.protocol]
         self.effects: list[Effect] = []
         self.outcomes: dict[Ticket, Any] = {}
         self._generation = 0

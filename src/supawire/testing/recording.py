@@ -37,7 +37,7 @@ class RecordingTransport:
         self._refusals: deque[ConnectError] = deque()
         self._open: list[RecordingConnection] = []
         self._answers = Answers()
-        self.attempts = 0
+        self.attempts: int = 0
         """How many times the client has tried to connect."""
 
     # --- what was seen

@@ -119,8 +119,8 @@ class MemoryConnection:
         self._over = asyncio.Event()
         self._shut = False
         self._given = 0
-        self.written = 0
-        self.peer = MemoryPeer(self)
+        self.written: int = 0
+        self.peer: MemoryPeer = MemoryPeer(self)
 
     # --- the client's side
 

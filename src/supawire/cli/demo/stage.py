@@ -49,9 +49,9 @@ class OwnStage:
 
     def __init__(self) -> None:
         self._server: Final = LocalServer()
-        self.url = ""
-        self.key = self._server.anon_key
-        self.title = ""
+        self.url: str = ""
+        self.key: str = self._server.anon_key
+        self.title: str = ""
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
         """A row changes."""
@@ -75,9 +75,9 @@ class OtherStage:
     def __init__(self, url: str, key: str) -> None:
         self.url = url
         self.key = key
-        self.title = f"{url}, which runs already"
-        self.emits = ""
-        self.why_not = ""
+        self.title: str = f"{url}, which runs already"
+        self.emits: str = ""
+        self.why_not: str = ""
         self._route: Final = ClientOptions().endpoint(url, key).rest_url.removesuffix("/api") + ROUTE
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:

@@ -48,7 +48,7 @@ class Level:
         self._tasks: set[asyncio.Task[None]] = set()
         self._exits: Final = AsyncExitStack()
         self._stopping = False
-        self.version = ""
+        self.version: str = ""
         """Of PostgreSQL, such as `18.6`, once it has started."""
 
     @property
