@@ -10,15 +10,17 @@ from supawire.aio.client import AsyncClient
 from supawire.server import LocalServer
 
 from .official import PEERS, Peer, Process
+from .owners import MemoryOwner, Owner, PostgresOwner
 
 OFFICIAL: Final = ("python 1.0.0", "javascript 1.0.0", "javascript 2.0.0")
 OURS: Final = ("1.0.0", "2.0.0")
 
 
 class Pair(NamedTuple):
-    """Our client and an official one on one server."""
+    """Our client and an official one on one server, and what its owner does there."""
 
     server: LocalServer
+    owner: Owner
     ours: AsyncClient
     peer: Peer
     our_version: Any
@@ -55,6 +57,15 @@ def server() -> Iterator[LocalServer]:
         yield server
 
 
+@pytest.fixture(params=["memory", "postgres"])
+def owner(request: pytest.FixtureRequest) -> Owner:
+    """A server of each level in the hands of its owner, with all rights for who is signed in."""
+    if request.param == "memory":
+        return MemoryOwner(request.getfixturevalue("server"))
+    pytest.importorskip("psycopg", reason="not run: it needs the extra postgres")
+    return PostgresOwner(request.getfixturevalue("realtime_pg_server"))
+
+
 @pytest.fixture(params=OURS, ids=lambda vsn: f"ours {vsn}")
 def our_version(request: pytest.FixtureRequest) -> Any:
     return request.param
@@ -76,10 +87,11 @@ def official(request: pytest.FixtureRequest) -> Official:
 
 
 @pytest.fixture
-async def pair(server: LocalServer, our_version: Any, official: Official) -> AsyncIterator[Pair]:
+async def pair(owner: Owner, our_version: Any, official: Official) -> AsyncIterator[Pair]:
     """Both clients, signed in."""
+    server = owner.server
     peer = official.process.client()
     await peer.open(server.url, server.token(), official.vsn)
     async with connect_async(server.url, server.token(), protocol=our_version) as ours:
-        yield Pair(server, ours, peer, our_version, official.vsn, official.language == "python")
+        yield Pair(server, owner, ours, peer, our_version, official.vsn, official.language == "python")
     await peer.ask("close")

@@ -166,6 +166,7 @@ async def test_whoever_leaves_is_gone_for_the_other(pair: Pair):
 
 async def test_changes_reach_both(pair: Pair):
     """Inserts, updates and deletes come to the bindings that want them, on both sides, with the same rows."""
+    pair.owner.orders()
     room = pair.ours.channel("db")
     everything, paid = room.listen(changes("orders")), room.listen(changes("orders", filter="status=eq.paid"))
     await room.subscribe(wait="ready")
@@ -176,10 +177,10 @@ async def test_changes_reach_both(pair: Pair):
     assert await pair.peer.join("db", changes=bindings) == "SUBSCRIBED"
     await pair.peer.next("system", lambda event: event["payload"]["extension"] == "postgres_changes")
     new, old = {"id": 7, "status": "new", "tags": ["a"]}, {"id": 7}
-    pair.server.emit("INSERT", "orders", record=new)
-    pair.server.emit_update("orders", record={**new, "status": "paid"}, old_record=old)
-    pair.server.emit_delete("orders", old_record=old)
-    pair.server.emit("INSERT", "customers", record={"id": 1})
+    pair.owner.insert("orders", new)
+    pair.owner.update({**new, "status": "paid"})
+    pair.owner.delete(7)
+    pair.owner.insert("customers", {"id": 1})
 
     insert, update, delete = [await take(everything) for _ in range(3)]
     assert (insert.type, insert.record) == ("INSERT", new)
@@ -200,7 +201,7 @@ async def test_stored_messages_reach_both(pair: Pair):
     heard = room.listen(broadcast())
     await room.subscribe()
     assert await pair.peer.join("stored", private=True) == "SUBSCRIBED"
-    number = pair.server.send("stored", "note", {"n": 1})
+    number = pair.owner.send("stored", "note", {"n": 1})
     message = await take(heard)
     assert (message.payload, message.id) == ({"n": 1, "id": number}, number)
     theirs = await pair.peer.next("broadcast")
@@ -209,7 +210,7 @@ async def test_stored_messages_reach_both(pair: Pair):
 
 async def test_stored_messages_are_replayed_to_both(pair: Pair):
     """A join with replay brings what was stored before, marked as replayed, on both sides."""
-    number = pair.server.send("history", "note", {"n": 1})
+    number = pair.owner.send("history", "note", {"n": 1})
     room = pair.ours.channel("history", private=True, replay_since=0, replay_limit=5)
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -221,7 +222,7 @@ async def test_stored_messages_are_replayed_to_both(pair: Pair):
 
 async def test_private_rooms_are_closed_to_both(pair: Pair):
     """A policy keeps both out of a private channel, and lets both into another; the public room is a third one."""
-    pair.server.policy(lambda claims, topic, extension, action: topic == "open")
+    pair.owner.let_into("open")
     with pytest.raises(JoinDeniedError, match="Unauthorized"):
         await pair.ours.channel("closed", private=True).subscribe()
     assert "Unauthorized" in await pair.peer.join("closed", private=True)
