@@ -269,3 +269,20 @@ def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
     assert max(map(len, lines)) <= 80 and any(line.endswith('"record": {"id": 1}}\'') for line in lines)
     assert "\x1b[" not in shown_in_terminal(NO_COLOR="1")
     assert "\x1b" not in serving().banner
+
+
+def test_the_inspector_is_there_unless_others_could_see_it(serving: Start):
+    """The page is at the address of the server; with --no-inspector, or on other addresses than this machine's, not."""
+
+    def page(server: Serving) -> int:
+        try:
+            with urllib.request.urlopen(server.url) as answer:
+                return answer.status
+        except HTTPError as error:
+            with error:
+                return error.code
+
+    shown = serving()
+    assert page(shown) == 200 and f"{shown.url}/ shows in a browser" in shown.banner
+    assert page(serving("--no-inspector")) == 404
+    assert page(serving("--host", "0.0.0.0")) == 404

@@ -68,7 +68,7 @@ def test_files_named_in_the_architecture_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-ROOMS = ["core", "aio", "sync", "transport", "server", "server/postgres", "testing", "."]
+ROOMS = ["core", "aio", "sync", "transport", "server", "server/inspector", "server/postgres", "testing", "."]
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -43,6 +43,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     Both come with the extra `supawire[postgres]`. prepare: make what the server wants in `database`.
     port: 0 takes a free one. secret: signs and checks tokens (HS256), random when left out. strict: hold errors back
     as the real server does (2 s and 5 s) and apply the limits of a self-hosted one. limits: other limits.
+    inspector: show at `url`, in a browser on this machine, what goes on.
     Raises: InvalidArgumentError; ImportError when the extra is not there.
     """
 
@@ -56,6 +57,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         limits: ServerLimits | None = None,
         *,
         prepare: bool = False,
+        inspector: bool = False,
     ) -> None:
         super().__init__(postgres, database, prepare=prepare)
         if secret is not None and not secret:
@@ -69,6 +71,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         self._port = port
         self._strict = strict
         self._limits = limits
+        self._inspector = inspector
         self._policy: Policy = default_policy
         self._app: App | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,7 +131,12 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         timings = Timings.strict() if self._strict else Timings()
         limits = self._limits or (ServerLimits.self_hosted() if self._strict else ServerLimits())
         options = HubOptions(
-            secret=self.secret, limits=limits, timings=timings, policy=self._policy, database=self._has_database
+            secret=self.secret,
+            limits=limits,
+            timings=timings,
+            policy=self._policy,
+            database=self._has_database,
+            inspector=self._inspector,
         )
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._level = self._make_level()

@@ -1,0 +1,171 @@
+// The page's one socket: news of the server come in, orders go out.
+
+import { element } from "/inspector/draw.js";
+import { drawChanges, drawOverview, drawTimes, Frames } from "/inspector/lists.js";
+
+const find = (selector) => document.querySelector(selector);
+const frames = new Frames();
+let socket = null;
+let paused = false;
+let wait = 250;
+
+function connect() {
+  socket = new WebSocket(`ws://${location.host}/inspector/live`);
+  socket.onopen = () => {
+    wait = 250;
+    if (paused) order({ do: "look", frames: false });
+    sayLink();
+  };
+  socket.onmessage = (message) => take(JSON.parse(message.data));
+  socket.onclose = () => {
+    sayLink();
+    setTimeout(connect, wait);
+    wait = Math.min(wait * 2, 4000);
+  };
+}
+
+function sayLink() {
+  const open = socket.readyState === WebSocket.OPEN;
+  const state = !open ? "waiting" : paused ? "paused" : "live";
+  const link = find("#link");
+  link.dataset.state = state;
+  link.textContent = open ? state : "the server does not answer; trying again";
+}
+
+function order(what) {
+  if (socket.readyState !== WebSocket.OPEN) return false;
+  socket.send(JSON.stringify(what));
+  return true;
+}
+
+function take(news) {
+  if (news.about) drawAbout(news.about);
+  if (news.overview) drawOverview(news.overview);
+  if (news.frames || news.missed) frames.add(news.frames ?? [], news.missed);
+  if (news.changes) drawChanges(news.changes);
+  for (const answer of news.answers ?? []) answered(answer);
+}
+
+function drawAbout(about) {
+  const started = new Date(about.started_at * 1000).toLocaleString();
+  const facts = [`version ${about.version}`, `${about.level} level`, `started ${started}`];
+  find("#about").replaceChildren(...facts.map((fact) => element("li", {}, fact)));
+  find("#rows").hidden = about.level !== "memory";
+}
+
+// --- forms
+
+function say(form, text, bad = false) {
+  const output = form.querySelector("output");
+  output.classList.toggle("bad", bad);
+  output.textContent = text;
+}
+
+function answered(answer) {
+  if (answer.to === "keys") drawKeys(answer.keys);
+  else if (answer.to === "emit") say(find("#emit"), answer.error || "emitted", answer.error !== "");
+  else say(find("#broadcast"), answer.error || "sent", answer.error !== "");
+}
+
+function json(form, name) {
+  const field = form.elements[name];
+  try {
+    const value = JSON.parse(field.value);
+    field.removeAttribute("aria-invalid");
+    return value;
+  } catch (error) {
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+    throw new Error(`not JSON: ${error.message}`);
+  }
+}
+
+function onSubmit(selector, make) {
+  const form = find(selector);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    say(form, "");
+    try {
+      if (!order(make(form))) say(form, "the server does not answer", true);
+    } catch (error) {
+      say(form, error.message, true);
+    }
+  });
+}
+
+onSubmit("#broadcast", (form) => ({
+  do: "publish",
+  topic: form.elements.topic.value,
+  event: form.elements.event.value,
+  payload: json(form, "payload"),
+  private: form.elements.private.checked,
+}));
+
+onSubmit("#emit", (form) => {
+  const type = form.elements.type.value;
+  return {
+    do: "emit",
+    type,
+    table: form.elements.table.value,
+    record: type === "DELETE" ? null : json(form, "record"),
+    old_record: type === "INSERT" ? null : json(form, "old_record"),
+  };
+});
+
+find("#emit").elements.type.addEventListener("change", (event) => {
+  for (const label of document.querySelectorAll("#emit [data-for]")) label.hidden = !label.dataset.for.includes(event.target.value);
+});
+
+// --- frames
+
+const filter = find("#filter");
+filter.addEventListener("submit", (event) => event.preventDefault());
+filter.addEventListener("input", () => {
+  const { text, way, heartbeats } = filter.elements;
+  frames.filter({ text: text.value.trim(), way: way.value, heartbeats: heartbeats.checked });
+});
+
+find("#pause").addEventListener("click", () => {
+  paused = !paused;
+  find("#pause").ariaPressed = String(paused);
+  find("#pause").textContent = paused ? "Go on" : "Pause";
+  order({ do: "look", frames: !paused });
+  sayLink();
+});
+
+find("#clear").addEventListener("click", () => frames.clear());
+
+// --- keys
+
+find("#show-keys").addEventListener("click", () => {
+  if (find("#keys").hidden) order({ do: "keys" });
+  else hideKeys();
+});
+
+function hideKeys() {
+  find("#keys dl").replaceChildren();
+  toggleKeys(false);
+}
+
+function toggleKeys(open) {
+  find("#keys").hidden = !open;
+  find("#show-keys").ariaExpanded = String(open);
+  find("#show-keys").textContent = open ? "Hide keys" : "Show keys";
+}
+
+function drawKeys(keys) {
+  const rows = { "URL": location.origin, "anon key": keys.anon, "service key": keys.service };
+  find("#keys dl").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
+    const copy = element("button", { type: "button", ariaLabel: `Copy ${name}` }, "Copy");
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(value);
+      copy.textContent = "Copied";
+    });
+    return [element("dt", {}, name), element("dd", {}, element("code", { tabIndex: 0 }, value)), copy];
+  }));
+  toggleKeys(true);
+}
+
+frames.say();
+setInterval(drawTimes, 1000);
+connect();

@@ -1,0 +1,105 @@
+"""What a page is told of frames and changes."""
+
+import json
+from typing import Any
+
+from supawire.core import binary
+from supawire.server.inspector import journal
+from supawire.server.inspector.journal import FrameLine, Journal
+from supawire.server.tokens import sign
+from supawire.types import Instant
+
+NOW = Instant(1.0, 1_764_000_000.5)
+TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, "a secret that is long enough to sign with it")
+
+
+def one(data: bytes, *, is_binary: bool = False, out: bool = False) -> FrameLine:
+    book = Journal()
+    (book.went if out else book.came)(7, data, is_binary, NOW)
+    (line,) = book.take().frames
+    return line
+
+
+def test_both_versions_and_all_kinds_are_read() -> None:
+    """Arrays, objects and each binary frame say topic, event, ref and payload."""
+    array = one(b'["1","2","realtime:room","broadcast",{"event":"typing","payload":{"n":1}}]')
+    assert (array.topic, array.event, array.user_event, array.ref) == ("realtime:room", "broadcast", "typing", "2")
+    thing = one(b'{"topic":"realtime:room","event":"phx_reply","payload":{"status":"ok"},"ref":5}', out=True)
+    assert (thing.event, thing.ref, thing.out, json.loads(thing.payload)) == ("phx_reply", "5", True, {"status": "ok"})
+    push = binary.pack(binary.USER_PUSH, b"1", b"2", b"realtime:room", b"typing", b"", payload=b'{"n":1}', json=True)
+    up = one(push, is_binary=True)
+    assert (up.topic, up.event, up.user_event, up.ref, up.payload) == (
+        "realtime:room", "broadcast", "typing", "2", '{"n":1}',
+    )  # fmt: skip
+    raw = binary.pack(binary.USER_BROADCAST, b"realtime:room", b"blob", b"", payload=bytes(range(100)), json=False)
+    down = one(raw, is_binary=True, out=True)
+    assert (down.user_event, down.payload[:8], down.cut, down.size) == ("blob", "00 01 02", True, len(raw))
+
+
+def test_garbage_is_shown_as_what_it_is() -> None:
+    """What is no frame is named so, and shown, text or not."""
+    for data in (b"{", b"", b"[1]", b'{"topic":5}', b"[" * 5000, b"\xff\xfe"):
+        line = one(data)
+        assert (line.event, line.topic) == ("unreadable", "")
+    assert one(b"\x09\x01", is_binary=True, out=True).payload == "09 01"
+    assert one(b'["1","1","t","e","\xff"]').payload == '"\N{REPLACEMENT CHARACTER}"'
+
+
+def test_no_token_is_shown() -> None:
+    """Tokens are taken out of joins, renewals, broadcasts, texts and long payloads, wherever they stand."""
+    shapes: list[Any] = [
+        ["1", "1", "realtime:room", "phx_join", {"access_token": "opaque", "config": {}}],
+        ["1", "1", "realtime:room", "access_token", {"access_token": TOKEN}],
+        ["1", "1", "realtime:room", "broadcast", {"event": "x", "payload": {"deep": [f"Bearer {TOKEN}"]}}],
+        ["1", "1", "realtime:room", "broadcast", {"apikey": "sb_secret_abcdefgh", "text": "sb_publishable_12345678"}],
+        ["1", "1", "realtime:room", "broadcast", {"first": TOKEN, "long": "x" * 100_000}],
+        ["1", "1", "realtime:room", "phx_join", {"long": "x" * 100_000, "access_token": "opaque"}],
+    ]
+    for shape in shapes:
+        line = one(json.dumps(shape).encode())
+        for secret in (TOKEN, TOKEN.split(".")[1], "opaque", "sb_secret_abcdefgh", "sb_publishable_12345678"):
+            assert secret not in line.payload
+    assert TOKEN not in one(f"not JSON {TOKEN}".encode()).payload
+
+
+def test_one_frame_for_many_is_one_line() -> None:
+    """A frame for hundreds of connections is one line that counts them, also when versions alternate."""
+    book = Journal()
+    newer, older = b'[null,null,"realtime:room","x",{}]', b'{"topic":"realtime:room","event":"x","payload":{}}'
+    for number in range(500):
+        book.went(2 * number, newer, False, NOW)
+        book.went(2 * number + 1, older, False, NOW)
+    lines = book.take().frames
+    assert [(line.receivers, len(line.connections)) for line in lines] == [(500, journal.NUMBERS)] * 2
+    assert book.take().frames == []
+
+
+def test_what_nobody_fetches_is_bounded() -> None:
+    """A page that does not ask costs a bounded number of lines, and is told how many it missed."""
+    book = Journal()
+    for number in range(journal.PENDING + 25):
+        book.came(1, b"%d" % number, False, NOW)
+    news = book.take()
+    assert (len(news.frames), news.missed, news.frames[-1].payload) == (journal.PENDING, 25, str(journal.PENDING + 24))
+    assert book.take().missed == 0
+
+
+def test_a_long_payload_is_cut() -> None:
+    """Of a payload of megabytes a few thousand characters are shown, and it is said."""
+    line = one(json.dumps(["1", "1", "t", "e", "é" * 1_000_000]).encode())
+    assert line.cut and len(line.payload) == journal.SHOWN
+    assert not one(b'["1","1","t","e",{}]').cut
+
+
+def test_a_change_counts_its_channels() -> None:
+    """A change is one line, with its rows and with how many channels were told."""
+    table = '"schema":"public","table":"users"'
+    data = f'{{{table},"type":"UPDATE","record":{{"id":1}},"old_record":{{"id":0}},"errors":null}}'.encode()
+    hidden = f'{{{table},"type":"INSERT","record":{{}},"errors":["Error 401: Unauthorized"]}}'.encode()
+    book = Journal()
+    for _ in range(3):
+        book.changed(bytes(bytearray(data)), 1, NOW)
+    book.changed(hidden, 0, NOW)
+    one, two = book.take().changes
+    assert (one.table, one.type, one.receivers, one.record) == ("public.users", "UPDATE", 3, '{"id":1}')
+    assert (two.errors, two.receivers, two.old_record) == ("Error 401: Unauthorized", 0, "")

@@ -1,0 +1,242 @@
+"""The inspector's routes and its socket, on the network."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import aiohttp
+import pytest
+
+from supawire import broadcast, changes, connect_async, presence
+from supawire.server import HubOptions, LocalServer
+from supawire.server.app import App
+from supawire.server.effects import Send
+from supawire.server.inspector import page, shell
+from tests.server.world import SECRET
+
+
+class Eye:
+    """What a page has been told so far."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self.overview: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        self.frames: list[dict[str, Any]] = []
+        self.changes: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+        self.all = ""
+
+    async def until(self, done: Callable[[], object]) -> None:
+        """Read until this holds."""
+        async with asyncio.timeout(40):
+            while not done():
+                text = await self.ws.receive_str()
+                self.all += text
+                news = json.loads(text)
+                self.overview = news.get("overview", self.overview)
+                self.about = news.get("about", self.about)
+                for name in ("frames", "changes", "answers"):
+                    getattr(self, name).extend(news.get(name, []))
+
+    async def order(self, **words: Any) -> dict[str, Any]:
+        """Ask for something; the answer."""
+        asked = len(self.answers) + 1
+        await self.ws.send_json(words)
+        await self.until(lambda: len(self.answers) >= asked)
+        return self.answers[-1]
+
+
+@asynccontextmanager
+async def looking(url: str) -> AsyncGenerator[Eye]:
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{page.LIVE}", headers={"Origin": url}) as ws:
+        eye = Eye(ws)
+        await eye.until(lambda: eye.overview)
+        yield eye
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncGenerator[tuple[App, str]]:
+    app = App(HubOptions(secret=SECRET, **options))
+    await app.start()
+    try:
+        yield app, f"http://127.0.0.1:{app.port}"
+    finally:
+        await app.stop()
+
+
+async def test_it_is_there_only_when_wanted() -> None:
+    """Without the option the paths of the inspector are as unknown as on the real server."""
+    async with running() as (_, url), aiohttp.ClientSession() as http:
+        for path in (*page.FILES, page.LIVE):
+            async with http.get(url + path) as answer:
+                assert answer.status == 404
+
+
+async def test_every_file_is_served_and_named() -> None:
+    """Each file of the page is in the package and has a path, and no browser lets anything foreign into it."""
+    static = {item.name for item in files("supawire.server.inspector").joinpath("static").iterdir()}
+    assert static == {name for name, _ in page.FILES.values()}
+    async with running(inspector=True) as (_, url), aiohttp.ClientSession() as http:
+        for path, (_, content_type) in page.FILES.items():
+            async with http.get(url + path) as answer:
+                assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+                assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+                assert "Access-Control-Allow-Origin" not in answer.headers
+                text = await answer.text()
+                assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text
+
+
+async def test_other_sites_get_nothing() -> None:
+    """A page of another origin, and one whose name was made to lead here, get neither the page nor the socket."""
+    async with running(inspector=True) as (app, url), aiohttp.ClientSession() as http:
+        rebound = {"Host": f"attacker.example:{app.port}", "Origin": f"http://attacker.example:{app.port}"}
+        for headers in ({"Origin": "http://attacker.example"}, rebound, {"Sec-Fetch-Site": "cross-site"}):
+            for path in (*page.FILES, page.LIVE):
+                async with http.get(url + path, headers=headers) as answer:
+                    assert answer.status == 403
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await http.ws_connect(url + page.LIVE, headers=headers)
+            assert caught.value.status == 403
+        async with http.options(url + page.LIVE, headers={"Origin": "http://attacker.example"}) as answer:
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        async with http.get(url + page.LIVE, headers={"Origin": url}) as answer:
+            assert answer.status == 400  # no upgrade
+
+
+async def test_a_page_is_told_who_is_there() -> None:
+    """Connections with version and channels, channels with members and presence, faults, level; all of it live."""
+    async with LocalServer(inspector=True) as server, looking(server.url) as eye:
+        assert eye.about["level"] == "memory" and eye.overview["connections"] == []
+        async with connect_async(server.url, server.token(), protocol="1.0.0") as client:
+            room = client.channel("room", private=True, presence_key="alice")
+            room.on(presence(), lambda _: None)
+            room.on(changes("users", filter="id=gt.5"), lambda _: None)
+            await room.subscribe(wait="ready")
+            await room.track({"mood": "fine"})
+            await eye.until(lambda: eye.overview["topics"] and eye.overview["topics"][0]["keys"])
+            (connection,), (topic,) = eye.overview["connections"], eye.overview["topics"]
+            assert connection["version"] == "1.0.0" and connection["opened_at"] > 1_700_000_000
+            assert connection["channels"] == [
+                {
+                    "topic": "room",
+                    "private": True,
+                    "role": "authenticated",
+                    "changes": ["* public.users where id=gt.5"],
+                    "ready": True,
+                }
+            ]
+            assert topic["present"] == [{"key": "alice", "payloads": [{"mood": "fine"}]}]
+            server.pause()
+            await eye.until(lambda: eye.overview["faults"])
+            assert eye.overview["faults"] == ["paused"] and eye.overview["connections"][0]["state"] == "paused"
+            server.resume()
+        await eye.until(lambda: eye.overview["connected"] == 0)
+
+
+async def test_a_page_is_told_what_is_sent() -> None:
+    """Frames both ways and changes arrive; a pause leaves out what was sent meanwhile."""
+    async with (
+        LocalServer(inspector=True) as server,
+        looking(server.url) as eye,
+        connect_async(server.url, server.anon_key) as client,
+    ):
+        room = client.channel("room", ack=True)
+        room.on(changes("users"), lambda _: None)
+        await room.subscribe(wait="ready")
+        await room.broadcast("one", {"n": 1})
+        server.emit("INSERT", "users", record={"id": 1})
+        server.emit("INSERT", "nobody", record={"id": 1})
+        await eye.until(lambda: len(eye.changes) == 2 and any(it["event"] == "postgres_changes" for it in eye.frames))
+        assert [(it["table"], it["receivers"]) for it in eye.changes] == [("public.users", 1), ("public.nobody", 0)]
+        assert [it["event"] for it in eye.frames if not it["out"]] == ["phx_join", "broadcast"]
+        await eye.ws.send_json({"do": "look", "frames": False})
+        assert (await eye.order(do="publish", topic="x", event="x", payload=1))["error"] == ""  # so the pause was taken
+        await room.broadcast("unseen", {})
+        await eye.ws.send_json({"do": "look", "frames": True})
+        assert (await eye.order(do="publish", topic="x", event="x", payload=1))["error"] == ""
+        await room.broadcast("two", {})
+        await eye.until(lambda: any(it["user_event"] == "two" for it in eye.frames))
+        assert "unseen" not in [it["user_event"] for it in eye.frames]
+
+
+async def test_a_page_publishes_and_emits() -> None:
+    """Broadcasts go to public and private channels, rows change; what is wrong is answered in words."""
+    async with (
+        LocalServer(inspector=True) as server,
+        looking(server.url) as eye,
+        connect_async(server.url, server.token()) as client,
+    ):
+        room = client.channel("room", private=True)
+        news = room.listen(broadcast(), changes("users"))
+        await room.subscribe(wait="ready")
+        await eye.order(do="publish", topic="room", event="public", payload=None)
+        assert (await eye.order(do="publish", topic="room", event="said", payload={"n": 1}, private=True))[
+            "error"
+        ] == ""
+        event: Any = await anext(news)
+        assert (event.event, event.payload["n"]) == ("said", 1)
+        assert await eye.order(do="emit", type="INSERT", table="users", record={"id": 1}) == {
+            "to": "emit", "error": "", "keys": {},
+        }  # fmt: skip
+        event = await anext(news)
+        assert event.record == {"id": 1}
+        for wrong in (
+            {"do": "publish", "topic": "", "event": "x", "payload": 1},
+            {"do": "publish", "topic": "é" * 200, "event": "x", "payload": 1},
+            {"do": "emit", "type": "DELETE", "table": "users"},
+            {"do": "emit", "type": "INSERT", "table": ""},
+            {"do": "nothing"},
+            {"do": "publish", "topic": 5},
+        ):
+            assert (await eye.order(**wrong))["error"]
+
+
+async def test_keys_are_told_only_when_asked_for() -> None:
+    """Neither key nor token nor secret is in anything that a page is told, but in the answer to its own wish."""
+    async with LocalServer(inspector=True) as server, looking(server.url) as eye:
+        async with connect_async(server.url, server.anon_key, token=server.token(sub="alice")) as client:
+            room = client.channel("room", private=True)
+            await room.subscribe()
+            await room.broadcast("x", {"stolen": server.service_key})
+            await eye.until(lambda: any(it["user_event"] == "x" for it in eye.frames))
+        for secret in (server.anon_key, server.service_key, server.secret, "eyJ"):
+            assert secret not in eye.all
+        keys = (await eye.order(do="keys"))["keys"]
+        async with connect_async(server.url, keys["service"]) as client:
+            await client.channel("room", private=True).subscribe()
+
+
+async def test_nobody_looking_costs_nothing() -> None:
+    """Frames take their plain way before the first page is open and after the last one is gone."""
+    async with running(inspector=True) as (app, url):
+        plain = app._perform[Send]
+        assert app._tapped is None and app.hub._desk.watchers == []
+        async with looking(url), looking(url):
+            assert app._tapped is not None and app._perform[Send] is not plain and len(app.hub._desk.watchers) == 2
+        async with asyncio.timeout(40):
+            while app.hub._desk.watchers:  # noqa: ASYNC110  the server hears of a close when it does
+                await asyncio.sleep(0.01)
+        assert app._tapped is None and app._perform[Send] == plain
+
+
+async def test_pages_are_limited_and_closed_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page too many is told so, and the end of the server closes the pages at once."""
+    monkeypatch.setattr(shell, "MOST", 1)
+    async with aiohttp.ClientSession() as http:
+        async with running(inspector=True) as (_, url):
+            ws = await http.ws_connect(url + page.LIVE, headers={"Origin": url})
+            async with http.get(url + page.LIVE, headers={"Origin": url}) as answer:
+                assert answer.status == 503
+            reading = asyncio.create_task(_read(ws))
+        await reading
+        assert ws.close_code == 1001
+
+
+async def _read(ws: aiohttp.ClientWebSocketResponse) -> None:
+    async with asyncio.timeout(40):
+        async for _ in ws:
+            pass
