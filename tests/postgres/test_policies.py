@@ -29,9 +29,9 @@ def nothing(act: Any) -> Any:
 
 @pytest.fixture
 async def policies(database: str) -> AsyncIterator[Policies]:
-    ground = Ground(database, nothing)
-    yield Policies(ground)
-    await ground.database.close()
+    policies = Policies(Ground(database, nothing))
+    yield policies
+    await policies.stop()
 
 
 def ask(
@@ -167,15 +167,14 @@ async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str,
     sql.execute("grant usage on schema realtime to modest")
     sql.execute("grant all on realtime.messages to modest")
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
-    ground = Ground(make_conninfo(database, user="modest", password="m"), nothing)
+    policies = Policies(Ground(make_conninfo(database, user="modest", password="m"), nothing))
     try:
-        policies = Policies(ground)
         assert await policies.permissions(ask("write")) == {"broadcast", "presence"}
         assert await policies.permissions(ask()) == {"broadcast", "presence"}
         for action in ("read", "write"):
             assert await policies.permissions(ask(action, role="service_role")) is Trouble.POLICY
     finally:
-        await ground.database.close()
+        await policies.stop()
         sql.execute("drop owned by modest")
         sql.execute("drop role modest")
 
@@ -210,7 +209,7 @@ async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Polic
 
 async def test_a_database_that_is_not_there_is_an_error(database: str):
     """The level makes `Trouble.DOWN` of it."""
-    ground = Ground(make_conninfo(database, port="1"), nothing)
+    policies = Policies(Ground(make_conninfo(database, port="1"), nothing))
     with pytest.raises(DatabaseError) as error:
-        await Policies(ground).permissions(ask())
+        await policies.permissions(ask())
     assert error.value.retryable

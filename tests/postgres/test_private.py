@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any, LiteralString
 
@@ -137,6 +138,21 @@ async def test_a_socket_stands_while_a_slow_policy_is_asked(server: LocalServer,
         await client.reply(join)
         await client.reply(beat)
         assert [frame.ref for frame in client.got] == [join, beat]
+
+
+async def test_policies_that_do_not_end_hold_up_nothing_but_rights(server: LocalServer, sql: Sql):
+    """Public channels, messages and replays of others go on; whoever asks for a right is told after a while (§9.2)."""
+    sql.execute("""create policy stuck on realtime.messages for select to anon using (pg_sleep(30) is null)""")
+    async with AsyncExitStack() as sockets:
+        stuck = [await sockets.enter_async_context(wire(server, server.token("anon"))) for _ in range(6)]
+        heard = await sockets.enter_async_context(wire(server, member(server)))
+        await joined(heard)
+        for client in stuck:
+            await client.push(LAB, "phx_join", {"config": {"private": True}})
+        sql.execute("""select realtime.send('{"n": 1}', 'ping', 'lab')""")
+        assert (await heard.broadcast())["payload"]["n"] == 1
+        assert (await heard.join("realtime:open", private=False))["status"] == "ok"
+        assert await heard.ask("realtime:lab", "phx_leave", {}) == OK
 
 
 # --- writing ---

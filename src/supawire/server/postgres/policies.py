@@ -45,7 +45,7 @@ class Policies:
     """The part that knows rights."""
 
     def __init__(self, ground: Ground) -> None:
-        self._database = ground.database
+        self._database = Database(ground.url)  # of its own: a slow policy keeps only others that ask for rights waiting
 
     @property
     def answers(self) -> Answers:
@@ -60,7 +60,8 @@ class Policies:
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
-        """Nothing is held."""
+        """Close the connections."""
+        await self._database.close()
 
     def unsubscribe(self, channel: int) -> None:
         """Nothing is bound."""
