@@ -66,7 +66,8 @@ class Runner:
         """Run what was found of tests."""
         if not list(self._folder.iterdir()):
             return
-        options = ["-q", "-p", "anyio", "-p", "no:cacheprovider", "-W", "error", "-c", os.devnull, "--rootdir", "."]
+        plugins = ["-p", "anyio", "-p", "supawire.testing.plugin", "-p", "no:cacheprovider"]
+        options = ["-q", *plugins, "-W", "error", "-c", os.devnull, "--rootdir", "."]
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *options, "."],
             check=False,

@@ -18,6 +18,7 @@ from supawire._errortree import TREE
 from supawire.cli.app import build
 from supawire.errors import Known
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
+from supawire.testing import plugin
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WRITTEN = [
@@ -99,10 +100,16 @@ def test_every_public_name_is_in_a_page():
     assert sorted(set(supawire.__all__) - names_in_pages()) == []
 
 
-@pytest.mark.parametrize("module", ["server", "transport"])
+@pytest.mark.parametrize("module", ["server", "testing", "transport"])
 def test_every_name_of_a_part_is_in_a_page(module: str):
-    """Each name that users import from `supawire.server` and `supawire.transport` stands in a page."""
+    """Each name that users import from a part of the package for users stands in a page."""
     assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []
+
+
+def test_every_fixture_is_in_a_page():
+    """Each fixture of the pytest plugin stands in a page."""
+    fixtures = {name for name in vars(plugin) if name.startswith("realtime_")}
+    assert fixtures and sorted(fixtures - names_in_pages()) == []
 
 
 CLASSES = [name for name in sorted(supawire.__all__) if isinstance(getattr(supawire, name), type)]
