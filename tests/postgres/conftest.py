@@ -62,7 +62,8 @@ def database(cluster: "Cluster") -> Iterator[str]:
         finally:
             # the process behind a connection that was closed ends a little later, and its temporary slot with it
             admin.execute(
-                "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots where database = %s and active",
+                "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
+                "where database = %s and active",
                 [name],
             )
             admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))

@@ -118,6 +118,16 @@ async def test_any_topic_reaches_the_policy_as_it_is(policies: Policies, sql: Sq
     assert not await policies.permissions(ask(topic=topic + "x"))
 
 
+async def test_any_claim_reaches_the_policy_as_it_is(policies: Policies, sql: Sql):
+    """Numbers of any size, text with quotes; a zero byte, which PostgreSQL has in no text, is refused."""
+    sql.execute(r"""create policy p on realtime.messages for select using (
+        (auth.jwt() ->> 'n')::numeric = 1e30 and auth.jwt() ->> 's' = $q$it's "\☃$q$)""")
+    assert await policies.permissions(ask(n=10**30, s="it's \"\\☃"))
+    assert not await policies.permissions(ask(n=10**30 + 1, s="it's \"\\☃"))
+    for odd in (ask(sub="a\0b"), ask(topic="a\0b"), ask(role="a\0b")):
+        assert await policies.permissions(odd) is Trouble.POLICY
+
+
 async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: str):
     """No row, no role, no setting: the next question on the same connection starts anew."""
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")

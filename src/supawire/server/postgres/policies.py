@@ -6,6 +6,7 @@ nor payload: policies go by `realtime.topic()`, the column `extension`, and the 
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any, Final, LiteralString, cast
 from uuid import uuid4
@@ -16,7 +17,6 @@ from psycopg.pq import TransactionStatus
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.ground import Answers, Ground
 from supawire.server.questions import Extension, Permissions, Trouble
-from supawire.server.wire import encode
 
 PATIENCE: Final = "9500ms"
 """After which a policy that comes to no end is cancelled: just before the hub gives up."""
@@ -111,10 +111,10 @@ def _settings(asked: Permissions) -> list[str]:
     return [
         PATIENCE,
         asked.topic,
-        encode(claims.values).decode(),
+        json.dumps(claims.values),
         subject if isinstance(subject, str) else "",
         claims.role,
-        encode(headers).decode(),
+        json.dumps(dict(headers)),
         claims.role,
     ]
 
