@@ -1,4 +1,4 @@
-"""Changes and a table for the tests of mirrors."""
+"""Changes, and a mirror that is driven by hand, for the tests of mirrors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 from msgspec import Raw, json
 
 from supawire._changes import NULL, ChangeData, type_of_change
-from supawire._mirrored import Row, Shown
+from supawire._mirrored import MirrorState, Row, Shown
+from supawire.core.mirror import PAUSE, Abandon, Complain, Emit, Fetch, Mirror, MirrorSettings
+from supawire.core.tablecopy import KeyColumns
+from supawire.options import Backoff
 from supawire.types import Gap, Instant
 
 COLUMNS = {"id": "int8", "a": "int4", "big": "text", "v": "int8"}
@@ -21,10 +24,11 @@ def change(
     table: str = "users",
     columns: Mapping[str, str] = COLUMNS,
     errors: str | None = None,
+    committed: str = "2026-11-24T12:00:00.000Z",
 ) -> Any:
     """A change as it comes from the wire; of an UPDATE the old row is its key, if it is not given."""
     listed = [{"name": name, "type": kind} for name, kind in columns.items()]
-    data = ChangeData("public", table, kind, "2026-11-24T12:00:00.000Z", Raw(json.encode(listed)))
+    data = ChangeData("public", table, kind, committed, Raw(json.encode(listed)))
     if kind != "DELETE":
         data.record = Raw(json.encode(row))
     if kind != "INSERT":
@@ -46,3 +50,71 @@ def at(mono: float) -> Instant:
 def gap(*lost: str) -> Gap:
     """Something was missed."""
     return Gap("users", at(0).at(), at(1).at(), "connection_lost", lost=frozenset(lost))
+
+
+class Driven:
+    """A mirror, driven by hand."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings = {"table": "users", "key": ("id",), "backoff": Backoff(initial=1, jitter=0), **settings}
+        key = KeyColumns(settings["key"])
+        self.mirror = Mirror(
+            MirrorSettings(**settings),
+            Shown(key.shown, dict),
+            None,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # nothing is drawn
+        )
+        self.now = 1000.0
+        self.fetches: list[int] = []
+        self.abandoned: list[int] = []
+        self.events: list[Any] = []
+        self.errors: list[Exception] = []
+
+    def pump(self) -> None:
+        while self.mirror.effects:
+            match self.mirror.effects.popleft():
+                case Fetch(generation):
+                    self.fetches.append(generation)
+                case Abandon(generation):
+                    self.abandoned.append(generation)
+                case Emit(event):
+                    self.events.append(event)
+                case Complain(error):
+                    self.errors.append(error)
+
+    def run(self, seconds: float = 0.0) -> None:
+        end = self.now + seconds
+        while (deadline := self.mirror.next_deadline) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.mirror.tick(at(self.now))
+            self.pump()
+        self.now = end
+
+    def ready(self) -> None:
+        self.mirror.changes_live()
+        self.run()
+
+    def answer(self, *rows: Any) -> None:
+        self.mirror.fetched(self.fetches[-1], rows, at(self.now))
+        self.pump()
+
+    def hear(self, *changes: Any, inside: bool = True) -> None:
+        for one in changes:
+            self.mirror.take(one, at(self.now), inside=inside)
+            self.pump()
+
+    def live(self, *rows: Any) -> "Driven":
+        self.ready()
+        self.answer(*rows)
+        self.run(1)
+        assert self.mirror.state is MirrorState.LIVE
+        self.run(PAUSE)
+        self.events.clear()
+        return self
+
+    @property
+    def state(self) -> MirrorState:
+        return self.mirror.state
+
+    @property
+    def rows(self) -> list[Any]:
+        return list(self.mirror.rows.values())

@@ -9,8 +9,9 @@ The rule of order, and why the copy is right at the end:
   and nothing tells which: then a row goes back to what it was, and with the following changes to what it is. When the
   last change that the fetch saw has come, every row is as the fetch saw it, or newer.
 * So the new copy is made aside, and takes the place of the old one when these have come: the server needs at most half
-  a second to tell what was committed (protocol §4.6), and `settle` seconds are waited. Only then is the mirror *live*.
-  The old copy follows the changes meanwhile, so that no row that somebody looks at goes back.
+  a second to tell what was committed (protocol §4.6), and `settle` seconds are waited; longer while it tells of commits
+  from before the answer. Only then is the mirror *live*. The old copy follows the changes meanwhile, so that no row
+  that somebody looks at goes back.
 * A change that does not say all, such as a row over a megabyte, is a doubt that only a fetch begun after it ends. One
   that comes during a fetch does not stop it: where there are many, each fetch is shown, and none of them is live.
 
@@ -35,6 +36,9 @@ from supawire.types import Change, Gap, Instant
 
 PAUSE: Final = 1.0
 """Seconds from one answer to the next fetch, so that rows in doubt, one after another, are fetched together."""
+
+LONGEST: Final = 10
+"""How many times `settle` a server that is behind is waited for; its clock may differ from ours, so there is an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class Mirror:
         self._generation = 0
         self._attempt = 0
         self._not_before = 0.0
+        self._answered_at = Instant(0.0, 0.0)
         self._settled_at = 0.0
         self._torn = False
         """The copy lacks what was missed: what a change leaves out cannot be taken from it."""
@@ -213,6 +218,7 @@ class Mirror:
         self._follow(op)
         if self._next is not None:
             self._settle(self._next, op)
+            self._await_older(change, now)
         elif self.state is MirrorState.FETCHING:
             self._kept.append(op)
             if len(self._kept) > self.settings.buffer:
@@ -229,6 +235,7 @@ class Mirror:
             self.failed(generation, error, now)
             return
         self._attempt = 0
+        self._answered_at = now
         self._settled_at = now.mono + self.settings.settle
         self._move(MirrorOn.FETCHED)
         self._next = TableCopy(rows, self._shown)
@@ -288,6 +295,16 @@ class Mirror:
         unclear = copy.replay(op)
         if unclear is not None:
             self.doubt(f"row: {unclear.why}")
+
+    def _await_older(self, change: Change[Any], now: Instant) -> None:
+        """A server that tells of what was committed before the answer is behind: more of it may come."""
+        try:
+            committed = change.commit_timestamp
+        except RowError:
+            return
+        if committed is not None and committed < self._answered_at.at():
+            longest = self._answered_at.mono + LONGEST * self.settings.settle
+            self._settled_at = max(self._settled_at, min(now.mono + self.settings.settle, longest))
 
     def _adopt(self, now: Instant) -> None:
         """The new copy takes the place of the old one."""

@@ -1,0 +1,144 @@
+"""What a change does to the copy of a table, and what cannot be applied."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from supawire._mirrored import MirrorState, RowDeleted, RowInserted
+from supawire.selectors import ChangesSelector
+
+from .mirrored import COLUMNS, Driven, change, row
+
+# --- changes that do not say all
+
+
+UNCLEAR = {
+    "truncated": change("UPDATE", {"id": 1}, errors="Error 413: Payload Too Large"),
+    "unauthorized": change("INSERT", {}, columns={}, errors="Error 401: Unauthorized"),
+    "no primary key": change("INSERT", {}, columns={}, errors="Error 400: Bad Request, no primary key"),
+    "an update without its old key": change("UPDATE", row(1), {}),
+    "a row without its key": change("INSERT", {"a": 1}),
+    "a delete without its key": change("DELETE", {}, {}),
+    "a row that is no row": change("INSERT", []),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "a char(n)": change("UPDATE", row(1) | {"code": "D"}, columns=COLUMNS | {"code": "bpchar"}),
+    "a large value that is not known": change("UPDATE", {"id": 7, "a": 1, "v": 1}),
+    "the key of another row": change("UPDATE", row(2), {"id": 1}),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_a_change_that_does_not_say_all_fetches_anew(name: str) -> None:
+    """The copy stays as it is, is live no more, and the rows are fetched; the reason is told."""
+    driven = Driven().live(row(1), row(2))
+    driven.hear(UNCLEAR[name])
+    assert driven.state is MirrorState.WAITING and driven.rows == [row(1), row(2)]
+    driven.run()
+    driven.answer(row(1, v=3), row(2))
+    driven.run(1)
+    assert driven.state is MirrorState.LIVE and driven.rows == [row(1, v=3), row(2)]
+    assert driven.events[-1].reason.startswith("row: ")
+
+
+def test_a_large_value_that_is_not_sent_is_the_known_one() -> None:
+    """An UPDATE without an unchanged large column keeps it, in the order of columns."""
+    driven = Driven().live(row(1, big="x" * 5000))
+    driven.hear(change("UPDATE", {"id": 1, "a": 5, "v": 1}))
+    assert driven.rows == [row(1, 5, "x" * 5000, 1)] and list(driven.rows[0]) == list(COLUMNS)
+    assert driven.state is MirrorState.LIVE
+
+
+def test_the_key_is_enough_to_delete() -> None:
+    """A DELETE of a row that is too large, or of one that is not there, needs no fetch."""
+    driven = Driven().live(row(1))
+    driven.hear(change("DELETE", {"id": 1}, errors="Error 413: Payload Too Large"), change("DELETE", {"id": 5}))
+    assert driven.rows == [] and driven.state is MirrorState.LIVE
+
+
+# --- keys
+
+
+def test_a_row_whose_key_changes_is_one_row() -> None:
+    """It is told as an update with both keys."""
+    driven = Driven().live(row(1))
+    driven.hear(change("UPDATE", row(2, v=1), {"id": 1}))
+    [event] = driven.events
+    assert (event.key, event.old_key, event.row, event.old) == (2, 1, row(2, v=1), row(1))
+    assert driven.rows == [row(2, v=1)]
+
+
+def test_several_columns_are_one_key() -> None:
+    """With `key=("id", "a")` keys are tuples, and an update of one of them moves the row."""
+    driven = Driven(key=("id", "a")).live(row(1, 1), row(1, 2))
+    driven.hear(change("UPDATE", row(1, 3), {"id": 1, "a": 2}), change("DELETE", {}, {"id": 1, "a": 1}))
+    assert driven.rows == [row(1, 3)]
+    assert driven.events[0].key == (1, 3)
+    assert driven.mirror.key.asked((1, 3)) in driven.mirror.rows
+
+
+def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
+    """A fetch that gives UUIDs as text and changes that give objects speak of the same row."""
+    columns = {"id": "uuid", "a": "int4"}
+    text = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
+    driven = Driven().live({"id": text, "a": 1})
+    driven.hear(change("UPDATE", {"id": text, "a": 2}, columns=columns))
+    assert driven.rows == [{"id": UUID(text), "a": 2}]
+    assert {driven.mirror.key.asked(key) in driven.mirror.rows for key in (text, UUID(text))} == {True}
+
+
+# --- filters
+
+
+def unheard(change: Any, *, inside: bool) -> None:
+    """Nobody listens."""
+
+
+def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[..., None]]:
+    """A mirror with a filter, and what gives it a change as a frame does: to whom it fits, in the listeners' order."""
+    driven = Driven(filter=filter, judged=frozenset({"a"}), **settings)
+    listeners = driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside))
+
+    def frame(one: Any, *, fits: bool) -> None:
+        for listener in listeners if fits else listeners[1:]:
+            listener.deliver(one)
+
+    return driven, frame
+
+
+def test_a_row_that_leaves_the_filter_is_gone() -> None:
+    """An UPDATE that the filter does not fit any more takes the row out; one that it fits now takes one in."""
+    driven, frame = both()
+    driven.live(row(1, 6))
+    frame(change("UPDATE", row(2, 7)), fits=True)
+    frame(change("UPDATE", row(1, 2)), fits=False)
+    frame(change("INSERT", row(3, 2)), fits=False)
+    frame(change("UPDATE", row(3, 1)), fits=False)
+    assert driven.rows == [row(2, 7)]
+    assert [type(event) for event in driven.events] == [RowInserted, RowDeleted]
+
+
+def test_a_filter_asks_for_the_whole_table_too() -> None:
+    """Of most DELETEs and of rows that leave, a filter alone is told nothing; narrow=True accepts that."""
+    asked = [one.selectors[0] for one in both()[0].mirror.listeners(unheard)]
+    assert [(one.filter, one.table) for one in asked if isinstance(one, ChangesSelector)] == [
+        ("a=gte.5", "users"),
+        (None, "users"),
+    ]
+    narrow = Driven(filter="a=gte.5", narrow=True).mirror.listeners(unheard)
+    assert [one.selectors for one in narrow] == [(asked[0],)]
+
+
+def test_a_filter_judged_without_its_column_fetches_anew() -> None:
+    """What is not sent fits no condition: whether the row has left cannot be known."""
+    driven, frame = both()
+    driven.live(row(1, 6))
+    frame(change("UPDATE", {"id": 1, "big": "x", "v": 1}), fits=False)
+    assert driven.state is MirrorState.WAITING and driven.rows == [row(1, 6)]
+
+
+def test_a_table_with_a_similar_name_is_another() -> None:
+    """`_` in a name is a wildcard of the server; its changes of `userXa` are not those of `user_a`."""
+    driven = Driven(table="user_a").live()
+    driven.hear(change("INSERT", row(1), table="userXa"), change("INSERT", row(2), table="user_a"))
+    assert driven.rows == [row(2)]
