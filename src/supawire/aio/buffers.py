@@ -96,13 +96,17 @@ class Buffer:
     def __len__(self) -> int:
         return len(self.events)
 
+    def drop(self) -> None:
+        """Count an event that the consumer will not get."""
+        self.dropped += 1
+
 
 class DropOldest(Buffer):
     """Keeps the newest events."""
 
     def overflow(self, event: Any) -> None:
         """Drop the oldest for this one."""
-        self.dropped += 1
+        self.drop()
         self.events.popleft()
         self.events.append(event)
 
@@ -112,7 +116,7 @@ class DropNewest(Buffer):
 
     def overflow(self, event: Any) -> None:
         """Drop this one."""
-        self.dropped += 1
+        self.drop()
 
 
 class Latest(Buffer):
@@ -127,9 +131,9 @@ class Latest(Buffer):
         """Take an event in the place of an older one of its key; with too many keys, the oldest key goes."""
         key = self._key(event)
         if key in self._by_key:
-            self.dropped += 1
+            self.drop()
         elif len(self._by_key) >= self.limit:
-            self.dropped += 1
+            self.drop()
             del self._by_key[next(iter(self._by_key))]
         self._by_key[key] = event
         if self._waiter is not None:

@@ -140,8 +140,8 @@ class ArrayCodec(Codec):
     """Version 2.0.0: `[join_ref, ref, topic, event, payload]`, broadcasts in binary frames (protocol §2.2, §2.3)."""
 
     version = frames.V2
-    decode = msgspec.json.Decoder(ArrayFrame)
-    decode_raw = msgspec.json.Decoder(_RawArray)
+    decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ArrayFrame)
+    decode_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_RawArray)
 
     def parts(self, value: Any) -> Frame | None:
         match value:
@@ -164,8 +164,8 @@ class ObjectCodec(Codec):
     """Version 1.0.0: objects, no binary payloads (protocol §2.1)."""
 
     version = frames.V1
-    decode = msgspec.json.Decoder(ObjectFrame)
-    decode_raw = msgspec.json.Decoder(_RawObject)
+    decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ObjectFrame)
+    decode_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_RawObject)
 
     def parts(self, value: Any) -> Frame | None:
         match value:

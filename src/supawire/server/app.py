@@ -97,7 +97,7 @@ class App:
         self._waiting: dict[int, asyncio.Future[RestAnswer]] = {}
         self._tapped: Receive | None = None
         self._inspector = Inspector(self) if options.inspector else None
-        self.port = 0
+        self.port: int = 0
         self.backend: Backend | None = None
         """Who answers the hub's questions; needed with `HubOptions(database=True)`, before `start`."""
 

@@ -11,7 +11,7 @@ With the blocking door the client is on a thread of its own; every call here may
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 from msgspec import Raw
@@ -171,10 +171,14 @@ class RecordingConnection:
         self._sink: Sink | None = None
         self._waiting: deque[bytes] = deque()
         self._reads = True
-        if hasattr(inner, "fileno"):
-            self.fileno = inner.fileno  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
     # --- what the client does
+
+    @property
+    def fileno(self) -> Callable[[], int]:
+        """That of the connection inside, where it has one."""
+        inner: Any = self._inner
+        return inner.fileno
 
     @property
     def written(self) -> int:

@@ -80,8 +80,8 @@ class Keeper:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._sockets: Final = self.folder if len(os.fsencode(self.folder)) <= LONGEST_SOCKET else None
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = int(wish["port"])
-        self.password = ""
+        self.port: int = int(wish["port"])
+        self.password: str = ""
 
     def prepare(self) -> None:
         """Make the data folder: a copy of the one that was made once, where there is a folder to keep it in."""
@@ -278,6 +278,12 @@ def quit_(number: int, frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
+def _first_line() -> bytes:
+    """What is wanted; orders may follow it, and are not read yet."""
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        return orders.readline()
+
+
 def main(wish: dict[str, Any]) -> None:
     """Start, watch, leave nothing behind."""
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -299,12 +305,15 @@ def main(wish: dict[str, Any]) -> None:
         keeper.remove()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Do what the first line wants; whatever goes wrong, the parent is told."""
     try:
-        with open(0, "rb", buffering=0, closefd=False) as orders:
-            line = orders.readline()
-        main(json.loads(line))
+        main(json.loads(_first_line()))
     except Trouble as error:
         say({"error": str(error)})
     except Exception:  # noqa: BLE001  whatever it is, the parent is the one to tell
         say({"error": traceback.format_exc()})
+
+
+if __name__ == "__main__":
+    run()
