@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from itertools import takewhile
 from urllib.request import Request, urlopen
 
@@ -171,6 +172,18 @@ async def test_a_script_waits_for_a_row():
             assert await ended(program) == (0, "{'id': 7}\n", "")
         async with running(server, "wait_for.py", "orders", "0.2") as program:
             assert await ended(program) == (1, "waiting\n", "no row in 0.2 s\n")
+
+
+async def test_the_test_suite_of_the_small_app_passes():
+    """testing/ is a suite that works as it stands: with the fixtures as pytest finds them, and warnings as errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider"),
+        cwd=ROOT / "examples" / "testing",
+        stdout=PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert re.search(r"\b8 passed", out.decode()) or (not find_spec("psycopg") and "7 passed" in out.decode())
 
 
 def test_every_program_is_in_the_readme():

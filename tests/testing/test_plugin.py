@@ -68,6 +68,11 @@ ASYNC = """
     clients = []
 
 
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+
+
     {mark}
     async def test_an_async_client(realtime_async_client, realtime_server):
         assert isinstance(realtime_async_client, AsyncClient)
@@ -227,6 +232,7 @@ def test_fixtures_explain_themselves(run: Run):
     lines = run("", *OURS, "--fixtures", process=False).outlines
     shown = [line for line in lines if line.startswith(("realtime_", "_realtime"))]
     assert sorted(line.split()[0] for line in shown) == [
+        "realtime_any_server",
         "realtime_async_client",
         "realtime_client",
         "realtime_client_options",

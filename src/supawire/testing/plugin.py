@@ -104,35 +104,42 @@ def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[st
         yield server
 
 
-# --- clients
+# --- clients, of the server that the test asked for
 
 
 @pytest.fixture
-def realtime_key(request: pytest.FixtureRequest, realtime_options: dict[str, Any]) -> str:
+def realtime_any_server(request: pytest.FixtureRequest, realtime_options: dict[str, Any]) -> "LocalServer":
+    """This test's server: `realtime_pg_server` where the test asks for that one alone, else `realtime_server`."""
+    del realtime_options  # both take it; named, parametrize can set it
+    asked = [name for name in SERVERS if name in request.fixturenames]
+    return request.getfixturevalue(asked[0] if asked else SERVERS[0])
+
+
+@pytest.fixture
+def realtime_key(realtime_any_server: "LocalServer") -> str:
     """A key for this test's server, with the role `anon`."""
-    del realtime_options  # named so that a test can set it with parametrize
-    return _server_of(request).anon_key
+    return realtime_any_server.anon_key
 
 
 @pytest.fixture
-def realtime_client(
-    request: pytest.FixtureRequest, realtime_options: dict[str, Any], realtime_client_options: dict[str, Any]
-) -> "Generator[Client]":
+def realtime_client(realtime_any_server: "LocalServer", realtime_client_options: dict[str, Any]) -> "Generator[Client]":
     """An open client of this test's server, for code that blocks; closed after the test."""
-    del realtime_options
     from supawire import connect
 
-    server = _server_of(request)
+    server = realtime_any_server
     with connect(server.url, server.anon_key, **realtime_client_options) as client:
         yield client
 
 
 @pytest.fixture
 def realtime_async_client(
-    request: pytest.FixtureRequest, realtime_options: dict[str, Any], realtime_client_options: dict[str, Any]
+    request: pytest.FixtureRequest, realtime_any_server: "LocalServer", realtime_client_options: dict[str, Any]
 ) -> "AsyncClient":
     """An open async client of this test's server, in the event loop of the test; closed after it."""
-    del realtime_options, realtime_client_options
+    del (
+        realtime_any_server,
+        realtime_client_options,
+    )  # the two below take them
     if "anyio_backend" in request.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
             pytest.skip(NO_TRIO)
@@ -143,20 +150,20 @@ def realtime_async_client(
 
 
 async def _open_client(
-    request: pytest.FixtureRequest, realtime_client_options: dict[str, Any]
+    realtime_any_server: "LocalServer", realtime_client_options: dict[str, Any]
 ) -> "AsyncGenerator[AsyncClient]":
     from supawire import connect_async
 
-    server = _server_of(request)
+    server = realtime_any_server
     async with connect_async(server.url, server.anon_key, **realtime_client_options) as client:
         yield client
 
 
 @pytest.fixture
 async def _realtime_client_of_anyio(
-    request: pytest.FixtureRequest, realtime_client_options: dict[str, Any]
+    realtime_any_server: "LocalServer", realtime_client_options: dict[str, Any]
 ) -> "AsyncGenerator[AsyncClient]":
-    async for client in _open_client(request, realtime_client_options):
+    async for client in _open_client(realtime_any_server, realtime_client_options):
         yield client
 
 
@@ -164,7 +171,7 @@ def _runs_asyncio(config: pytest.Config) -> bool:
     return any(config.pluginmanager.has_plugin(name) for name in PYTEST_ASYNCIO)
 
 
-# --- which server
+# --- what is there
 
 
 @contextmanager
@@ -176,9 +183,3 @@ def _extra(fixture: str) -> "Generator[None]":
         if error.name not in EXTRAS:
             raise
         pytest.fail(MISSING.format(fixture=fixture, extra=EXTRAS[error.name]), pytrace=False)
-
-
-def _server_of(request: pytest.FixtureRequest) -> "LocalServer":
-    """The server that the test asked for; without a word of it, or with both, the one in memory."""
-    asked = [name for name in SERVERS if name in request.fixturenames]
-    return request.getfixturevalue(asked[0] if asked else SERVERS[0])
