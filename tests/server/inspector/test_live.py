@@ -1,8 +1,7 @@
 """The inspector's routes and its socket, on the network."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
@@ -15,47 +14,8 @@ from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
 from supawire.server.effects import Send
 from supawire.server.inspector import page, shell
+from tests.server.inspector.looking import looking
 from tests.server.world import SECRET
-
-
-class Eye:
-    """What a page has been told so far."""
-
-    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        self.ws = ws
-        self.overview: dict[str, Any] = {}
-        self.about: dict[str, Any] = {}
-        self.frames: list[dict[str, Any]] = []
-        self.changes: list[dict[str, Any]] = []
-        self.answers: list[dict[str, Any]] = []
-        self.all = ""
-
-    async def until(self, done: Callable[[], object]) -> None:
-        """Read until this holds."""
-        async with asyncio.timeout(40):
-            while not done():
-                text = await self.ws.receive_str()
-                self.all += text
-                news = json.loads(text)
-                self.overview = news.get("overview", self.overview)
-                self.about = news.get("about", self.about)
-                for name in ("frames", "changes", "answers"):
-                    getattr(self, name).extend(news.get(name, []))
-
-    async def order(self, **words: Any) -> dict[str, Any]:
-        """Ask for something; the answer."""
-        asked = len(self.answers) + 1
-        await self.ws.send_json(words)
-        await self.until(lambda: len(self.answers) >= asked)
-        return self.answers[-1]
-
-
-@asynccontextmanager
-async def looking(url: str) -> AsyncGenerator[Eye]:
-    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{page.LIVE}", headers={"Origin": url}) as ws:
-        eye = Eye(ws)
-        await eye.until(lambda: eye.overview)
-        yield eye
 
 
 @asynccontextmanager
