@@ -103,10 +103,11 @@ def test_a_policy_that_raises_hides_the_row_and_says_so(ear: Ear, sql: Sql):
 def test_a_new_token_brings_new_claims(ear: Ear, sql: Sql):
     """The bindings are made anew with them, and the channel is told so (protocol §7.3)."""
     with ear.listen(of("notes"), sub="ada") as listener:
-        run(sql, "insert into notes values (1, 'ben', false, 'before')")
+        run(sql, "insert into notes values (1, 'ben', false, 'before'), (2, 'ada', false, 'mark')")
+        assert bodies(listener, 1) == ["mark"]
         listener.push("access_token", {"access_token": ear.server.token(sub="ben")})
         assert listener.system() == ("ok", "Subscribed to PostgreSQL")
-        run(sql, "insert into notes values (2, 'ada', false, 'old'), (3, 'ben', false, 'new')")
+        run(sql, "insert into notes values (3, 'ada', false, 'old'), (4, 'ben', false, 'new')")
         assert bodies(listener, 1) == ["new"]
 
 

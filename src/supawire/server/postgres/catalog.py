@@ -45,21 +45,21 @@ _TYPES: Final = """
 
 _FACTS: Final = """
     select c.oid::int8, r.rolname::text, format('%%I.%%I', n.nspname, c.relname), c.relrowsecurity,
-      array(select a.attname::text from pg_constraint k join pg_attribute a on a.attrelid = c.oid
-        where k.conrelid = c.oid and k.contype = 'p' and a.attnum = any(k.conkey)),
+      array(select a.attname::text from pg_constraint k
+        join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any(k.conkey)
+        where k.conrelid = c.oid and k.contype = 'p'),
       columns.names, columns.types, columns.readable, pg_current_snapshot()::text
-    from unnest(%s::oid[]) wanted(oid)
-    join pg_class c on c.oid = wanted.oid
+    from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join pg_roles r
     cross join lateral (
       select array_agg(a.attname::text order by a.attnum) as names,
-        array_agg(t.typname::text order by a.attnum) as types,
+        array_agg((select t.typname::text from pg_type t where t.oid = a.atttypid) order by a.attnum) as types,
         array_agg(has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT') order by a.attnum) as readable
-      from pg_attribute a join pg_type t on t.oid = a.atttypid
+      from pg_attribute a
       where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     ) columns
-    where r.rolname = any(%s)
+    where c.oid = any(%s::oid[]) and r.rolname = any(%s)
 """
 
 _PUBLISHED: Final = """

@@ -19,10 +19,13 @@ _SNAPSHOT: Final = "select pg_current_snapshot()::text"
 _BECOME: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"
 _SEEN: Final = """
     select v.place from unnest({arrays}) with ordinality v({keys}, place)
-    where exists (select from {table} t where {equal})
+    cross join lateral (select from {table} t where {equal} limit 1) row
 """
+"""A look-up for each row, by the key's index. Written as a join, it would have the policy tried on the whole table."""
 PAUSES: Final = (0.0, 0.0005, 0.002, 0.01, 0.05)
 """Seconds between two looks at a snapshot that is behind; the last one again and again."""
+FAILURES: Final = 8
+"""Rows for which a policy raised, one by one, before it is taken to raise for the rest."""
 
 
 class Key(NamedTuple):
@@ -52,18 +55,27 @@ async def caught_up(database: Database, snapshot: Snapshot | None, xids: Collect
 
 
 async def seen_by(database: Database, viewer: Viewer, rows: Sequence[tuple[int, Key]]) -> Seen:
-    """What a viewer sees of these numbered rows. A policy that raises hides the row that it raises for."""
-    try:
-        return Seen(frozenset(await _look(database, viewer, rows)), frozenset())
-    except DatabaseError as error:
-        if error.retryable:
-            raise
-    if len(rows) == 1:
-        return Seen(frozenset(), frozenset({rows[0][0]}))
-    half = len(rows) // 2
-    first = await seen_by(database, viewer, rows[:half])
-    second = await seen_by(database, viewer, rows[half:])
-    return Seen(first.visible | second.visible, first.failed | second.failed)
+    """What a viewer sees of these numbered rows.
+
+    A policy that raises hides the row that it raises for; one that raises for row after row hides all of them.
+    """
+    visible: set[int] = set()
+    failed: set[int] = set()
+    waiting = [rows]
+    alone = 0
+    while waiting:
+        part = waiting.pop()
+        try:
+            visible.update(await _look(database, viewer, part))
+        except DatabaseError as error:
+            if error.retryable:
+                raise
+            if len(part) == 1 or alone >= FAILURES:
+                failed.update(number for number, _ in part)
+                alone += 1
+            else:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+    return Seen(frozenset(visible), frozenset(failed))
 
 
 async def _look(database: Database, viewer: Viewer, rows: Iterable[tuple[int, Key]]) -> list[int]:
@@ -76,9 +88,10 @@ async def _look(database: Database, viewer: Viewer, rows: Iterable[tuple[int, Ke
         queries.append(_query(table, columns, types))
         parameters += [list(texts) for texts in zip(*(key.values for _, key in keys), strict=True)]
     found: list[int] = []
-    async with database.connection() as one, one.transaction(force_rollback=True), one.pipeline():
-        await one.execute(_BECOME, [viewer.role, viewer.claims])
-        cursor = await one.execute(_numbered(queries), parameters)
+    async with database.connection() as one:
+        async with one.pipeline(), one.transaction(force_rollback=True):  # all of it in one message
+            await one.execute(_BECOME, [viewer.role, viewer.claims])
+            cursor = await one.execute(_numbered(queries), parameters)
         answers = await cursor.fetchall()
     groups = list(tables.values())
     for group, place in answers:
