@@ -51,22 +51,10 @@ def _cluster() -> Iterator["Cluster"]:
 @pytest.fixture
 def database(cluster: "Cluster") -> Iterator[str]:
     """The URL of a fresh database with the schema of the local server, gone after the test."""
-    import psycopg
-    from psycopg.sql import SQL, Identifier
+    from tests.postgres import databases
 
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(cluster.url, autocommit=True) as admin:
-        admin.execute(SQL("create database {} template prepared").format(Identifier(name)))
-        try:
-            yield cluster.url_of(name)
-        finally:
-            # the process behind a connection that was closed ends a little later, and its temporary slot with it
-            admin.execute(
-                "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
-                "where database = %s and active",
-                [name],
-            )
-            admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
+    with databases.database(cluster, f"test_{next(_numbers)}", "prepared") as url:
+        yield url
 
 
 @pytest.fixture

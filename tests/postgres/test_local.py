@@ -14,6 +14,7 @@ from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, S
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import SETTINGS, Cluster
 from supawire.server.postgres.examine import without_password
+from tests.postgres import databases
 
 pytestmark = pytest.mark.slow
 
@@ -106,10 +107,8 @@ def test_a_given_database_that_is_prepared_is_used(database: str):
 @pytest.fixture(name="bare")
 def _bare(cluster: Cluster) -> Iterator[str]:
     """A database without anything in it."""
-    with psycopg.connect(cluster.url, autocommit=True) as admin:
-        admin.execute("create database bare")
-        yield cluster.url_of("bare")
-        admin.execute("drop database bare with (force)")
+    with databases.database(cluster, "bare") as url:
+        yield url
 
 
 def test_a_bare_database_is_only_prepared_when_asked(bare: str):

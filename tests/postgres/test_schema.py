@@ -10,6 +10,7 @@ from supawire.errors import StateError
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.schema import prepare
+from tests.postgres import databases
 
 pytestmark = pytest.mark.slow
 
@@ -37,17 +38,13 @@ async def test_preparing_may_be_done_again(database: str, sql: Sql):
 
 async def test_a_schema_of_somebody_else_is_left_alone(cluster: Cluster):
     """It may be the real one; the error says so."""
-    with psycopg.connect(cluster.url, autocommit=True) as admin:
-        admin.execute("create database foreign_schema")
-        try:
-            with psycopg.connect(cluster.url_of("foreign_schema"), autocommit=True) as there:
-                there.execute("create schema realtime")
-            pool = Database(cluster.url_of("foreign_schema"))
-            with pytest.raises(StateError, match="leave out --prepare"):
-                await prepare(pool)
-            await pool.close()
-        finally:
-            admin.execute("drop database foreign_schema with (force)")
+    with databases.database(cluster, "foreign_schema") as url:
+        with psycopg.connect(url, autocommit=True) as there:
+            there.execute("create schema realtime")
+        pool = Database(url)
+        with pytest.raises(StateError, match="leave out --prepare"):
+            await prepare(pool)
+        await pool.close()
 
 
 def test_sending_stores_a_message_with_its_id(sql: Sql):
