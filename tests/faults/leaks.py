@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from supawire import AsyncClient, LinkState, broadcast, connect_async, gaps, presence, status
+from supawire import AsyncClient, LinkState, broadcast, col, connect_async, gaps, presence, status
 from supawire.errors import RealtimeError
 from supawire.server import LocalServer
 from tests.conftest import ROOT
@@ -136,7 +136,25 @@ async def refused(opened: Opened) -> None:
         return
 
 
-CYCLES: Final[dict[str, Cycle]] = {cycle.__name__: cycle for cycle in (full, cut, aborted, cancelled, denied, refused)}
+async def mirrored(opened: Opened) -> None:
+    """A mirror that is closed, one that is fetching when the client ends, and one with a plain fetch."""
+
+    async def fetch() -> list[dict[str, int]]:
+        return [{"id": 1}]
+
+    async def hang() -> list[dict[str, int]]:
+        return await asyncio.get_running_loop().create_future()
+
+    async with opened() as client:
+        async with client.mirror("t", key="id", fetch=fetch, settle=0) as mirror:
+            await anext(mirror.listen())
+        client.mirror("t", key="id", fetch=hang).listen()
+        await client.mirror("t", key="id", fetch=list, settle=0, where=col("n") > 1).ready()
+
+
+CYCLES: Final[dict[str, Cycle]] = {
+    cycle.__name__: cycle for cycle in (full, cut, aborted, cancelled, denied, refused, mirrored)
+}
 
 
 async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
