@@ -212,6 +212,30 @@ async def test_messages_reach_who_may_read_them_only(server: LocalServer, sql: S
         assert [frame.event for frame in await eyes.silent()] == ["presence_state"]
 
 
+async def test_a_locked_table_holds_up_its_own_changes_and_no_message(server: LocalServer, sql: Sql, database: str):
+    """Somebody migrates in an open transaction: whose rows have to be looked at waits, and the rest goes on."""
+    sql.execute("""create table public.held (id int primary key); alter table public.held enable row level security;
+        create policy p on public.held for select using (true);
+        alter publication supabase_realtime add table public.held""")
+    async with wire(server) as client, await psycopg.AsyncConnection.connect(database) as migration:
+        await client.join(postgres_changes=[{"event": "*", "schema": "public", "table": "held"}])
+        await client.until(lambda frame: frame.event == "system" and frame.payload["status"] == "ok")
+        with psycopg.connect(database) as writer:
+            writer.execute("insert into public.held values (1)")
+            locking = asyncio.create_task(migration.execute("lock table public.held"))
+            # once the lock is next in line, nobody sees the row between its commit and the lock
+            while sql.execute("select from pg_locks where not granted").fetchone() is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            writer.commit()
+        await locking
+        send(sql, 1)
+        assert (await client.broadcast())["payload"]["n"] == 1
+        assert not [frame for frame in client.got if frame.event == "postgres_changes"]
+        await migration.commit()
+        change = await client.until(lambda frame: frame.event == "postgres_changes")
+        assert change.payload["data"]["record"] == {"id": 1}
+
+
 # --- replication_ready ---
 
 

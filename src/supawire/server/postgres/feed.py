@@ -1,8 +1,8 @@
 """Changes of rows, from the stream to the hub: a part of the level (protocol §4, §11).
 
-One task follows the stream and deals with a batch at a time, so that the order of commits is the order of frames. What
-comes in meanwhile waits at the database and makes the next batch larger. Another task looks whether the publication has
-changed. When the stream is lost, channels are told so; they are told again once a new one flows.
+One task reads the stream, another deals with a batch at a time, so that the order of commits is the order of frames.
+What comes in meanwhile makes the next batch larger, and waits at the database when it is much. A third looks whether
+the publication has changed. When the stream is lost, channels are told so, and again once a new one flows.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ from typing import Final, NoReturn
 import psycopg
 
 from supawire.server.changes import Delivery
+from supawire.server.postgres.backlog import Backlog
 from supawire.server.postgres.book import Book
 from supawire.server.postgres.catalog import PUBLICATION, Catalog, Table
 from supawire.server.postgres.database import DatabaseError, told
 from supawire.server.postgres.ground import Answers, Ground
 from supawire.server.postgres.matching import Matcher
 from supawire.server.postgres.pgoutput import Relation, StreamError
-from supawire.server.postgres.replication import Batch, RowChange, Stream, StreamLost
+from supawire.server.postgres.replication import RowChange, Stream, StreamLost
 from supawire.server.postgres.subscribing import listings_of
 from supawire.server.questions import Subscription, Trouble
 
@@ -137,10 +138,12 @@ class Feed:
         while True:
             self._flowing(True)
             try:
-                while True:
-                    await self._deal_with(await stream.read())
-            except (StreamLost, StreamError, DatabaseError) as error:
-                logger.warning("changes of rows are not told for now: %s", error)
+                async with asyncio.TaskGroup() as tasks:
+                    backlog = Backlog()
+                    tasks.create_task(self._read(stream, backlog))
+                    tasks.create_task(self._work(stream, backlog))
+            except* (StreamLost, StreamError, DatabaseError) as errors:
+                logger.warning("changes of rows are not told for now: %s", errors.exceptions[0])
             self._flowing(False)
             self._ground.do(lambda hub, now: hub.interrupted(now))
             await self.stop()
@@ -173,18 +176,29 @@ class Feed:
             self._flows.clear()
         self._ground.do(lambda hub, now: hub.flows(yes, now))
 
-    async def _deal_with(self, batch: Batch) -> None:
-        if batch.rows:
+    async def _read(self, stream: Stream, backlog: Backlog) -> NoReturn:
+        """Hand what comes to followers at once; what channels may have asked for waits for its turn."""
+        while True:
+            await backlog.room()
+            batch = await stream.read()
             for take in self._ground.followers.values():
                 take(batch.rows)
-            if self._asked:
-                if self._new_tables(batch.rows):
-                    await self._look_again()
-                deliveries = await self._deliveries(batch.rows)
-                if deliveries:
-                    self._ground.do(lambda hub, now: hub.changed(deliveries, now))
-        if self._stream is not None and batch.end_lsn:
-            self._stream.confirm(batch.end_lsn)
+            backlog.add(batch if self._asked else batch._replace(rows=[]))
+
+    async def _work(self, stream: Stream, backlog: Backlog) -> NoReturn:
+        while True:
+            batch = await backlog.next()
+            if batch.rows and self._asked:
+                await self._tell(batch.rows)
+            if batch.end_lsn:
+                stream.confirm(batch.end_lsn)
+
+    async def _tell(self, changes: Sequence[RowChange]) -> None:
+        if self._new_tables(changes):
+            await self._look_again()
+        deliveries = await self._deliveries(changes)
+        if deliveries:
+            self._ground.do(lambda hub, now: hub.changed(deliveries, now))
 
     async def _deliveries(self, changes: Sequence[RowChange]) -> list[Delivery]:
         tries = 1
