@@ -9,6 +9,7 @@ from supawire._changes import NULL, ChangeData, type_of_change
 from supawire._mirrored import MirrorState, Row, Shown
 from supawire.core.mirror import PAUSE, Abandon, Complain, Emit, Fetch, Mirror, MirrorSettings
 from supawire.core.tablecopy import KeyColumns
+from supawire.errors import RowError
 from supawire.options import Backoff
 from supawire.types import Gap, Instant
 
@@ -94,7 +95,11 @@ class Driven:
         self.run()
 
     def answer(self, *rows: Any) -> None:
-        self.mirror.fetched(self.fetches[-1], rows, at(self.now))
+        """As the shell does it."""
+        try:
+            self.mirror.fetched(self.fetches[-1], self.mirror.read(rows), at(self.now))
+        except RowError as error:
+            self.mirror.failed(self.fetches[-1], error, at(self.now))
         self.pump()
 
     def hear(self, *changes: Any, inside: bool = True) -> None:

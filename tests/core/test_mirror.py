@@ -136,7 +136,7 @@ def test_a_loss_during_a_fetch_gives_it_up() -> None:
     assert driven.abandoned == [1] and str(driven.mirror.error) == "the line"
     driven.answer(row(1))
     driven.ready()
-    driven.mirror.fetched(1, [row(1)], at(driven.now))
+    driven.mirror.fetched(1, driven.mirror.read([row(1)]), at(driven.now))
     assert driven.fetches == [1, 2] and driven.state is MirrorState.FETCHING
     driven.answer(row(2))
     driven.run(1)

@@ -173,13 +173,13 @@ class Life:
         if fetch is None or rows is None:
             return
         self.fetch = self.snapshot = None
-        self.mirror.fetched(fetch.generation, rows, at(self.now))
+        self.mirror.fetched(fetch.generation, self.mirror.read(rows), at(self.now))
         self.pump()
 
     def answer_late(self, *_: int) -> None:
         late, self.late = self.late, None
         if late is not None:
-            self.mirror.fetched(late[0].generation, late[1], at(self.now))
+            self.mirror.fetched(late[0].generation, self.mirror.read(late[1]), at(self.now))
             self.pump()
 
     def fail(self, *_: int) -> None:

@@ -19,7 +19,7 @@ from supawire.aio.reports import described
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import Channel
 from supawire.core.mirror import Abandon, Complain, Emit, Fetch, Mirror, MirrorEffect
-from supawire.errors import ClosedError, HandlerError, OperationTimeout, RealtimeError, again
+from supawire.errors import ClosedError, HandlerError, OperationTimeout, RealtimeError, RowError, again
 from supawire.options import DEFAULT, Timeout, check_count, check_timeout
 from supawire.selectors import gaps, status
 from supawire.types import ChannelState, Gap, Status
@@ -45,7 +45,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._core = driver.session.channel(wanted.topic, wanted.channel)
         self._machine = Mirror(wanted.settings, wanted.shown, driver.random)
         self._fetch = fetch
-        self._fetching = Fetching(fetch)
+        self._fetching = Fetching(fetch, self._machine.read)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: int | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -275,6 +275,8 @@ class AsyncMirror(Mapping[Any, R]):
             if self._driver.tasks.stopping or self._asked != generation:
                 raise
             self._machine.failed(generation, self._raised(error), self._driver.now())
+        except RowError as error:
+            self._machine.failed(generation, error, self._driver.now())
         except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
             failure = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
             self._machine.failed(generation, failure, self._driver.now())

@@ -224,15 +224,17 @@ class Mirror:
             if len(self._kept) > self.settings.buffer:
                 self._overflow(now)
 
-    def fetched(self, generation: int, given: Iterable[Any], now: Instant) -> None:
+    def read(self, given: Iterable[Any]) -> Rows:
+        """What a fetch gave, as `fetched` takes it; may be called anywhere, since it may take its time.
+
+        Raises: RowError: they are no rows.
+        """
+        select = self.settings.select
+        return read_rows(given, self.key, None if select is None else frozenset((*select, *self.key.names)))
+
+    def fetched(self, generation: int, rows: Rows, now: Instant) -> None:
         """The rows have come; an older generation's are dropped."""
         if not self._is_current(generation):
-            return
-        select = self.settings.select
-        try:
-            rows = read_rows(given, self.key, None if select is None else frozenset((*select, *self.key.names)))
-        except RowError as error:
-            self.failed(generation, error, now)
             return
         self._attempt = 0
         self._answered_at = now

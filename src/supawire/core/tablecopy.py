@@ -204,9 +204,8 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
                 f"fetch gave a {type(one).__name__} where a row was expected, which is a mapping from column to value",
                 hint="An answer of supabase-py has its rows in `.data`.",
             )
-        row = {
-            name: value for name, value in cast("Mapping[str, Any]", one).items() if select is None or name in select
-        }
+        whole = cast("Mapping[str, Any]", one)
+        row = dict(whole) if select is None else {name: whole[name] for name in whole if name in select}
         found = key.of(row)
         if found is None:
             missing = [name for name in key.names if row.get(name) is None]
