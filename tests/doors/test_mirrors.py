@@ -76,8 +76,8 @@ async def test_a_mirror_comes_right_after_faults(door: Door, server: LocalServer
         events = await users.listen()
         await events.next()
         for number, fault in enumerate(faults, 1):
-            fault()
             table[number] = {"id": number, "v": number}  # nobody is told
+            fault()
             if number == 4:
                 await until(lambda: users.state is MirrorState.JOINING)
                 server.send_system(
