@@ -24,10 +24,10 @@ def main(name: str) -> None:
         room.subscribe(wait="ready")
         room.broadcast("typing", {"user": name})
         room.track({"online_at": int(time.time())})
-        print("here:", *room.presence_state(), flush=True)
         for change in users:
             show(change)
             break
+        print("here:", *room.presence_state(), flush=True)
         room.untrack()
         room.unsubscribe()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from supawire import Broadcast, Insert, PresenceEvent, PresenceSync, broadcast, changes, connect, presence
 
-typed, inserted = Event(), Event()
+typed, present, inserted = Event(), Event(), Event()
 
 
 def new_user(change: Insert[dict[str, Any]]) -> None:
@@ -32,6 +32,8 @@ def here(event: PresenceEvent) -> None:
     """Who is here has changed."""
     if isinstance(event, PresenceSync):
         print("here:", *event.state, flush=True)
+        if "alice" in event.state:
+            present.set()
 
 
 client = connect(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], on_error=print)
@@ -43,10 +45,11 @@ room.on(presence(), here)
 room.subscribe(wait="ready")
 
 room.broadcast("typing", {"user": "alice"})
+typed.wait()
 room.track({"status": "online"})
+present.wait()  # the server confirms first, and tells everybody then
 print("state:", {key: [one.payload for one in ones] for key, ones in room.presence_state().items()}, flush=True)
 
-typed.wait()
 inserted.wait()
 
 client.set_auth(os.environ.get("SUPAWIRE_TOKEN"))  # a user's token; without one the key

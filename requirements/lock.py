@@ -4,6 +4,8 @@ dev.txt     the newest versions of everything, for the set-up command of README.
 test.txt    of these, what the tests need, for runs on other versions of Python
 lowest.txt  the lowest versions that pyproject.toml allows of what users install, with the test tools of dev.txt
 interop.txt the official Python clients (interop.in) and what they need, for an environment of their own
+frameworks.txt
+            what examples/frameworks needs (frameworks.in), for an environment of its own
 
 All are pinned by hash and name no index, so they work with every mirror. They hold for each supported Python.
 """
@@ -55,6 +57,7 @@ def main() -> None:
     compile_lock("dev.txt", *project, "dev")
     compile_lock("test.txt", *project, "test", "--constraint", "requirements/dev.txt")
     compile_lock("interop.txt", "requirements/interop.in")
+    compile_lock("frameworks.txt", "requirements/frameworks.in")
     newest = pins(HERE / "dev.txt")
     users = {canonicalize_name(line.name) for line in users_requirements()}
     tools = {canonicalize_name(line.name) for line in extras()["test"]} - users - {"supawire"}

@@ -107,6 +107,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "frames": _beside("shared/frames"),
     "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/30-interop puts these three there
     "supabase-py": _installed("build/interop-python", "supabase"),
+    "frameworks": _installed("build/frameworks", "fastapi"),  # and 35-frameworks this one
     "realtime-js": _inside("tests/interop/peers/node_modules/@supabase/realtime-js"),
 }
 

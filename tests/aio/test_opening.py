@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+import trio
 
 import supawire
 from supawire import AsyncClient, LinkState, connect_async
@@ -53,6 +54,17 @@ async def test_nothing_starts_before_it_is_opened():
         opening = None
     gc.collect()
     assert opening is None
+
+
+def test_another_event_loop_than_asyncios_is_told():
+    """Under trio `connect_async` raises a StateError that says what works there, and warns of nothing (R46)."""
+
+    async def main() -> None:
+        await connect_async("http://127.0.0.1:1", "key")
+
+    with pytest.raises(StateError, match="event loop of asyncio") as caught:
+        trio.run(main)
+    assert "trio.to_thread" in str(caught.value.hint)
 
 
 async def test_an_opening_is_used_once():

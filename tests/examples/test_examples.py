@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from itertools import takewhile
 from urllib.request import Request, urlopen
@@ -22,7 +22,11 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow  # a process each
 
-PROGRAMS = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+PROGRAMS = sorted(
+    path.name
+    for path in [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "frameworks").iterdir()]
+    if not path.name.startswith(("_", "."))
+)
 
 
 @asynccontextmanager
@@ -135,7 +139,17 @@ async def test_a_plain_script_does_everything():
         await lines_until(program, {"alice is typing"})
         server.emit("INSERT", "users", record={"id": 7})
         status, out, err = await ended(program)
-        assert (status, out.splitlines()[-1], err) == (0, "new user: {'id': 7}", "")
+        assert (status, out.splitlines(), err) == (0, ["new user: {'id': 7}", "here: alice"], "")
+
+
+@contextmanager
+def ending(process: "subprocess.Popen[str]") -> Generator[None]:
+    """A program that hangs, and would be waited for, is killed when the test gives it up."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
 
 
 def test_the_quick_start_runs_against_supawire_serve():
@@ -146,9 +160,16 @@ def test_the_quick_start_runs_against_supawire_serve():
     try:
         environment = os.environ | {name: serving.exported(name) for name in ("SUPAWIRE_URL", "SUPAWIRE_KEY")}
         said, ready = set[str](), "state: {'alice': [{'status': 'online'}]}\n"
-        with subprocess.Popen(
-            [sys.executable, "-W", "error", program], env=environment, stdout=PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        with (
+            subprocess.Popen(
+                [sys.executable, "-W", "error", program],
+                env=environment,
+                stdout=PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as process,
+            ending(process),
+        ):
             assert process.stdout is not None
             said |= set(takewhile(lambda line: line != ready, process.stdout))
             row = json.dumps({"type": "INSERT", "table": "users", "record": {"id": 7}}).encode()
@@ -161,6 +182,15 @@ def test_the_quick_start_runs_against_supawire_serve():
         assert wanted <= said <= wanted | {"here:\n"}
     finally:
         serving.end()
+
+
+async def test_forked_workers_have_a_client_each():
+    """prefork_workers.py: three processes confirm and tell their results, and say goodbye when the pool ends."""
+    async with LocalServer() as server, running(server, "prefork_workers.py", "6") as program:
+        status, out, err = await ended(program)
+        tasks = {f"{{'task': {number}, 'result': {number**2}}}" for number in range(6)}
+        assert (status, set(out.splitlines())) == (0, {*tasks, "confirmed: True"}), err
+        assert [frame.event for frame in server.frames].count("phx_leave") == 4
 
 
 async def test_a_script_waits_for_a_row():
@@ -189,4 +219,4 @@ async def test_the_test_suite_of_the_small_app_passes():
 def test_every_program_is_in_the_readme():
     """The page of the examples names each of them."""
     text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^\| `(\w+\.py)", text, re.MULTILINE)) == PROGRAMS
+    assert sorted(re.findall(r"^\| `([\w.]+)", text, re.MULTILINE)) == PROGRAMS

@@ -1,5 +1,6 @@
 """What `connect_async` returns: a client that is opened by `await` or by `async with`."""
 
+import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -45,6 +46,14 @@ class Opening(Generic[C]):
             await self._client.close()
 
     async def _open(self) -> C:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._used = True
+            raise StateError(
+                f"{self._call} needs the event loop of asyncio, and none is running here",
+                hint="Under trio use connect(), in a thread: trio.to_thread.run_sync(connect, url, key).",
+            ) from None
         if self._used:
             raise StateError("this client was opened already", hint=f"Call {self._call}() again for another one.")
         self._used = True

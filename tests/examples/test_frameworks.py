@@ -1,0 +1,127 @@
+"""The examples with FastAPI, Django and Jupyter, in an environment that has these (.ci/steps.d/35-frameworks)."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from supawire import LocalServer
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+EXAMPLES = ROOT / "examples" / "frameworks"
+
+
+@asynccontextmanager
+async def running(python: str, server: LocalServer, *words: str) -> AsyncGenerator[Process]:
+    """A program of that environment, with our sources on its path."""
+    process = await asyncio.create_subprocess_exec(
+        python,
+        *words,
+        cwd=EXAMPLES,
+        env=os.environ
+        | {"SUPAWIRE_URL": server.url, "SUPAWIRE_KEY": server.anon_key, "PYTHONPATH": str(ROOT / "src")}
+        | {"PYTHONDONTWRITEBYTECODE": "1", "JUPYTER_PLATFORM_DIRS": "1"},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def said(stream: asyncio.StreamReader | None, pattern: str) -> re.Match[str]:
+    """The first line with this in it."""
+    assert stream is not None
+    lines: list[str] = []
+    while line := (await stream.readline()).decode():
+        if found := re.search(pattern, line):
+            return found
+        lines.append(line)
+    raise AssertionError(f"it ended without saying {pattern}: {''.join(lines)}")
+
+
+async def event(response: aiohttp.ClientResponse) -> Any:
+    """The next event of a stream."""
+    while line := await response.content.readline():
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])
+    raise AssertionError("the stream ended")
+
+
+async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str], str]):
+    """Two browsers get each row and the gap of a lost connection; the server joined once, and ends well."""
+    async with LocalServer() as server:
+        words = "-m", "uvicorn", "fastapi_relay:app", "--port", "0", "--timeout-graceful-shutdown", "1"
+        async with running(require("frameworks"), server, *words) as program:
+            url = (await said(program.stderr, r"running on (http://\S+)"))[1]
+            async with aiohttp.ClientSession() as browser, browser.get(url) as page:
+                assert "EventSource" in await page.text()
+                async with browser.get(f"{url}/orders") as one, browser.get(f"{url}/orders") as other:
+                    for stream in (one, other):
+                        assert stream.content_type == "text/event-stream"
+                        assert await stream.content.readline() == b": welcome\n"
+                    assert sum(frame.event == "phx_join" for frame in server.frames) == 1
+                    server.emit("INSERT", "orders", record={"id": 1, "total": 5})
+                    for stream in (one, other):
+                        assert await event(stream) == {"type": "INSERT", "row": {"id": 1, "total": 5}}
+                    server.drop_connections()
+                    for stream in (one, other):
+                        assert await event(stream) == {"type": "GAP", "lost": ["changes"]}
+                    server.emit_delete("orders", old_record={"id": 1})
+                    assert await event(one) == {"type": "DELETE", "row": {"id": 1}}
+            program.send_signal(signal.SIGINT)
+            err = (await program.communicate())[1].decode()
+            assert "Finished server process" in err and "Traceback" not in err
+            assert [frame.event for frame in server.frames][-1] == "phx_leave"
+
+
+async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
+    """follow_orders prints the rows that its filter lets through, and SIGTERM ends it in order."""
+    async with LocalServer() as server:
+        words = "django_orders/manage.py", "follow_orders", "--filter", "total=gte.100"
+        async with running(require("frameworks"), server, *words) as program:
+            await said(program.stdout, "following")
+            server.emit("INSERT", "orders", record={"id": 1, "total": 5})
+            server.emit("INSERT", "orders", record={"id": 2, "total": 500})
+            assert (await said(program.stdout, r"INSERT .*"))[0] == "INSERT {'id': 2, 'total': 500}"
+            program.send_signal(signal.SIGTERM)
+            out, err = await program.communicate()
+            assert (program.returncode, out, err) == (0, b"stopped\n", b"")
+        async with running(require("frameworks"), server, *words[:3], "total=atleast.100") as program:
+            err = (await program.communicate())[1].decode()
+            assert program.returncode == 1 and err.startswith("CommandError: ") and "Traceback" not in err
+
+
+async def test_the_notebook_runs(require: Callable[[str], str]):
+    """Every cell runs in Jupyter's own event loop: the blocking door, a handler, a row, and the async door."""
+    async with LocalServer() as server:
+        words = str(ROOT / "tests" / "examples" / "run_notebook.py"), str(EXAMPLES / "notebook.ipynb")
+        async with running(require("frameworks"), server, *words) as program:
+            ended = asyncio.ensure_future(program.communicate())
+            while not ended.done() and all(frame.event != "broadcast" for frame in server.frames):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # a kernel takes its time to start, and the server tells nobody of a frame
+            server.emit("INSERT", "users", record={"id": 7})
+            out, err = await ended
+            assert program.returncode == 0, err.decode()
+    shown = json.loads(out)
+    assert shown == [
+        "<Client open, 1 channels>",
+        "{'user': 'alice'}",
+        "(True, {'user': 'bob'})",
+        "{'id': 7}",
+        "{'user': 'carol'}",
+        "<Client closed, 1 channels>",
+    ]
