@@ -69,18 +69,26 @@ export class Frames {
     this.wanted = { text: "", way: "", heartbeats: false };
     this.scroll = find("#frames .scroll");
     this.body = find("#frames tbody");
+    this.following = true; // the newest frame stays in sight until somebody scrolls up or opens one
     this.body.addEventListener("click", (event) => this.toggle(event.target.closest("tr.frame")));
+    this.scroll.addEventListener("scroll", () => {
+      this.following = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40;
+    });
+    new ResizeObserver(() => this.follow()).observe(this.scroll);
+  }
+
+  follow() {
+    if (this.following) this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
   add(frames, missed = 0) {
     this.missed += missed;
     this.kept.push(...frames);
     const gone = this.kept.splice(0, Math.max(0, this.kept.length - MOST));
-    const atEnd = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40;
     for (const frame of gone) this.forget(frame);
     this.body.append(...frames.filter((frame) => this.wants(frame)).map((frame) => this.row(frame)));
     this.say();
-    if (atEnd) this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.follow();
   }
 
   forget(frame) {
@@ -93,7 +101,8 @@ export class Frames {
     this.wanted = wanted;
     this.body.replaceChildren(...this.kept.filter((frame) => this.wants(frame)).map((frame) => this.row(frame)));
     this.say();
-    this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.following = true;
+    this.follow();
   }
 
   clear() {
@@ -141,6 +150,7 @@ export class Frames {
 
   toggle(row) {
     if (!row) return;
+    this.following = false;
     const open = row.nextSibling?.classList.contains("more");
     row.querySelector("button").ariaExpanded = String(!open);
     if (open) {
