@@ -188,6 +188,10 @@ def test_each_listener_gets_rows_as_it_asked_for_them(each: Story) -> None:
     each.row(db, 100, id=1)
     assert [change.record for (change,) in heard] == [{"id": 1}, User(1), Note(1), {"id": 1}]
     assert heard[0][0] is heard[3][0]
+    later = each.collect(db, changes("users", model=Note))
+    each.row(db, 100, id=2)
+    assert [change.record for change in later] == [Note(2)]
+    assert len(each.sent("phx_join")) == 1  # the join has this binding, whatever is made of its rows
 
 
 @pytest.mark.parametrize("swapped", [False, True])
