@@ -81,6 +81,16 @@ async def test_changes_that_do_not_flow_are_a_loss(scene: Scene) -> None:
 
 
 @told()
+async def test_a_server_that_subscribes_anew_is_asked_again(scene: Scene) -> None:
+    """After a restart of its worker it only says once more that changes are live: what it missed is fetched."""
+    async with scene.mirror() as users:
+        scene.table.rows[1] = {"id": 1, "v": 1}  # nobody is told
+        scene.server.send_system("mirror:public.users", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")
+        await asyncio.sleep(5)
+        assert users.live and users.snapshot() == scene.table.rows and scene.table.queries == 2
+
+
+@told()
 async def test_a_gap_during_a_fetch_starts_another(scene: Scene) -> None:
     """The wire is cut while a fetch runs: it is cancelled, and the one after the gap counts."""
     table = scene.table

@@ -9,6 +9,7 @@ from supawire.core.mirror import PAUSE
 from supawire.core.states import MirrorOn
 from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolError, RowError, SlowConsumerError
 from supawire.options import Backoff
+from supawire.types import System
 
 from .mirrored import Driven, at, change, gap, row
 
@@ -115,6 +116,22 @@ def test_a_gap_in_changes_fetches_anew() -> None:
     [event] = driven.events
     assert isinstance(event, Resynced) and event.reason == "gap: connection_lost"
     assert [(type(one), one.key) for one in event.changes] == [(RowDeleted, 1), (RowUpdated, 2), (RowInserted, 3)]
+
+
+def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None:
+    """Its word that changes are live, said once more, is a doubt; the first one and other words are none."""
+    word = System("users", "postgres_changes", "ok", "Subscribed to PostgreSQL")
+    driven = Driven()
+    driven.mirror.said(word)
+    driven.live(row(1))
+    driven.mirror.said(System("users", "system", "ok", "Replication connection established"))
+    driven.run(5)
+    assert driven.fetches == [1]
+    driven.mirror.said(word)
+    driven.run()
+    assert driven.fetches == [1, 2] and driven.state is MirrorState.FETCHING
+    driven.mirror.close()
+    driven.mirror.said(word)
 
 
 def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:

@@ -21,8 +21,8 @@ from supawire.core.channel import Channel
 from supawire.core.mirror import Abandon, Complain, Emit, Fetch, Mirror, MirrorEffect
 from supawire.errors import ClosedError, HandlerError, OperationTimeout, RealtimeError, RowError, again
 from supawire.options import DEFAULT, Timeout, check_count, check_timeout
-from supawire.selectors import gaps, status
-from supawire.types import ChannelState, Gap, Status
+from supawire.selectors import gaps, status, system
+from supawire.types import ChannelState, Gap, Status, System
 
 R = TypeVar("R")
 
@@ -185,10 +185,15 @@ class AsyncMirror(Mapping[Any, R]):
         for listener in self._machine.listeners(self._take):
             add(listener.selectors, listener.deliver, None, now)
         add((status(),), self._moved, None, now)
+        add((system(),), self._said, None, now)
         add((gaps(),), self._missed, None, now)
 
     def _take(self, change: Any, *, inside: bool) -> None:
         self._machine.take(change, self._driver.now(), inside=inside)
+        self._pump()
+
+    def _said(self, message: System) -> None:
+        self._machine.said(message)
         self._pump()
 
     def _missed(self, gap: Gap) -> None:

@@ -3,7 +3,8 @@
 The rule of order, and why the copy is right at the end:
 
 * Changes come in the order of their commits, and from *ready* on all of them come. What is missing lies in a gap, and
-  after a gap everything is fetched anew.
+  after a gap everything is fetched anew; also when the server says *ready* once more: then its worker may have been a
+  new one, which knows nothing of what was committed in between.
 * A fetch sees the table at some commit after it began. What came before it began was committed before, and is in it.
   What comes from then on is kept, and applied over the fetched rows in order. Some of it the fetch has seen already,
   and nothing tells which: then a row goes back to what it was, and with the following changes to what it is. When the
@@ -26,13 +27,21 @@ from typing import Any, Final, Protocol
 
 from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, Shown
 from supawire.core.backoff import Uniform, delay
+from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
 from supawire.core.states import MIRROR, MirrorOn
 from supawire.core.tablecopy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
-from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
+from supawire.errors import (
+    SUBSCRIBED,
+    InvalidArgumentError,
+    LocalProtocolError,
+    RealtimeError,
+    RowError,
+    SlowConsumerError,
+)
 from supawire.options import Backoff
 from supawire.selectors import ChangesSelector
-from supawire.types import Change, Gap, Instant
+from supawire.types import Change, Gap, Instant, System
 
 PAUSE: Final = 1.0
 """Seconds from one answer to the next fetch, so that rows in doubt, one after another, are fetched together."""
@@ -197,6 +206,12 @@ class Mirror:
         """Changes may have been missed until now."""
         if "changes" in gap.lost:
             self.doubt(f"gap: {gap.reason}")
+
+    def said(self, message: System) -> None:
+        """A word of the server: said again, it has subscribed us anew, since its worker or our rights are new ones."""
+        again = self.state is not MirrorState.JOINING
+        if again and (message.extension, message.status, message.message) == (POSTGRES_CHANGES, "ok", SUBSCRIBED):
+            self.doubt("subscribed anew")
 
     def doubt(self, why: str) -> None:
         """Only a fetch that begins from now on can know."""
