@@ -1,5 +1,6 @@
 """Who sees which row: policies, roles and claims (protocol §4.5)."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -121,6 +122,24 @@ def test_the_key_may_have_several_columns_of_any_type(ear: Ear, sql: Sql):
     with ear.listen(of("keyed"), sub="ada") as ada:
         run(sql, f"insert into keyed values ({key}, 'ben')", f"insert into keyed values ({key}, 'ada')")
         assert ada.change()["record"]["owner"] == "ada"
+
+
+def test_a_policy_that_raises_for_every_row_is_not_asked_for_each(ear: Ear, sql: Sql):
+    """Thousands of rows are hidden after a few tries, all with their error, and others hear theirs."""
+    run(sql, "drop policy own on notes")
+    run(sql, f"create policy cast_it on notes for select to authenticated using (({OWN})::int = id % 2)")
+    with ear.listen(of("notes"), sub="ada") as broken, ear.listen(of("notes"), sub="1") as sound:
+        run(sql, "insert into notes select n, 'x', false, n::text from generate_series(1, 3000) n")
+        assert {data["errors"][0][:9] for data in broken.changes(3000)} == {"Error 500"}
+        assert bodies(sound, 1500) == [str(n) for n in range(1, 3001, 2)]
+
+
+def test_a_hundred_users_each_hear_their_own(ear: Ear, sql: Sql):
+    """More viewers than one message to PostgreSQL asks about."""
+    with ExitStack() as stack:
+        users = [stack.enter_context(ear.listen(of("notes"), sub=f"u{n}")) for n in range(100)]
+        run(sql, "insert into notes select n, 'u' || n, false, n::text from generate_series(0, 99) n")
+        assert [bodies(user, 1) for user in users] == [[str(n)] for n in range(100)]
 
 
 def test_many_users_and_many_rows(ear: Ear, sql: Sql):

@@ -88,12 +88,14 @@ TABLE = (  # type of the column, value in SQL, JSON on the wire; the table of pr
     ),
     ("pair", "row(null, '', null, null)::pair", '{"n": null, "t": "", "tags": null, "inner": null}'),
     ("pair[]", "array[row(1, 'x', null, null)::pair]", '[{"n": 1, "t": "x", "tags": null, "inner": null}]'),
+    ("nothing", "row()", "{}"),
     ("text", "null", "null"),
     ("int4[]", "null", "null"),
 )
 TYPES = """
     create type mood as enum ('good', 'so so');
     create domain euros as numeric(10, 2);
+    create type nothing as ();
     create type felt as (m mood, at timestamptz);
     create type pair as (n int4, t text, tags text[], "inner" felt);
 """

@@ -144,6 +144,8 @@ class Feed:
                     tasks.create_task(self._work(stream, backlog))
             except* (StreamLost, StreamError, DatabaseError) as errors:
                 logger.warning("changes of rows are not told for now: %s", errors.exceptions[0])
+            except* Exception:  # a row that we cannot deal with: it is lost, which channels are told, and no other
+                logger.exception("the local server failed on a change of a row")
             self._flowing(False)
             self._ground.do(lambda hub, now: hub.interrupted(now))
             await self.stop()

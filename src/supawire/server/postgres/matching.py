@@ -67,8 +67,8 @@ class Matcher:
         seen: dict[Viewer, Seen] = {}
         if keys:
             await visibility.caught_up(self._database, snapshot, {change.begin.xid for change in wanted})
-        for viewer, numbered in keys.items():
-            seen[viewer] = await visibility.seen_by(self._database, viewer, list(numbered.items()))
+            looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
+            seen = await visibility.seen(self._database, looks)
         return _told(cases, answers, seen)
 
     async def _know(self, changes: Sequence[RowChange]) -> None:

@@ -208,6 +208,8 @@ def _with_commas(text: str) -> str:
 
 def _composite(fields: list[tuple[str, Write]]) -> Write:
     names = [msgspec.json.encode(name) for name, _ in fields]
+    if not fields:
+        return lambda text: b"{}"
 
     def written(text: bytes) -> bytes:
         values = read_record(text.decode())

@@ -5,10 +5,11 @@ tell of a transaction a moment before other sessions see it, so the snapshot has
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from psycopg import sql
+from psycopg import AsyncCursor, sql
+from psycopg.rows import TupleRow
 
 from supawire.server.postgres.book import Viewer
 from supawire.server.postgres.catalog import Snapshot
@@ -26,6 +27,8 @@ PAUSES: Final = (0.0, 0.0005, 0.002, 0.01, 0.05)
 """Seconds between two looks at a snapshot that is behind; the last one again and again."""
 FAILURES: Final = 8
 """Rows for which a policy raised, one by one, before it is taken to raise for the rest."""
+TOGETHER: Final = 50
+"""Viewers who are asked about in one message."""
 
 
 class Key(NamedTuple):
@@ -54,10 +57,32 @@ async def caught_up(database: Database, snapshot: Snapshot | None, xids: Collect
         snapshot = Snapshot.parse(text)
 
 
-async def seen_by(database: Database, viewer: Viewer, rows: Sequence[tuple[int, Key]]) -> Seen:
-    """What a viewer sees of these numbered rows.
+Rows: TypeAlias = Sequence[tuple[int, Key]]
+"""Rows to look at, numbered."""
 
-    A policy that raises hides the row that it raises for; one that raises for row after row hides all of them.
+
+async def seen(database: Database, wanted: Mapping[Viewer, Rows]) -> dict[Viewer, Seen]:
+    """What each viewer sees of these rows."""
+    found: dict[Viewer, Seen] = {}
+    viewers = list(wanted)
+    for first in range(0, len(viewers), TOGETHER):
+        some = viewers[first : first + TOGETHER]
+        try:
+            looks = await _look(database, [(viewer, wanted[viewer]) for viewer in some])
+        except DatabaseError as error:
+            if error.retryable:
+                raise
+            for viewer in some:
+                found[viewer] = await _seen_apart(database, viewer, wanted[viewer])
+        else:
+            found.update((viewer, Seen(visible, frozenset())) for viewer, visible in zip(some, looks, strict=True))
+    return found
+
+
+async def _seen_apart(database: Database, viewer: Viewer, rows: Rows) -> Seen:
+    """The same where a policy may raise.
+
+    One that raises hides the row that it raises for; one that raises for row after row hides all of them.
     """
     visible: set[int] = set()
     failed: set[int] = set()
@@ -66,7 +91,7 @@ async def seen_by(database: Database, viewer: Viewer, rows: Sequence[tuple[int, 
     while waiting:
         part = waiting.pop()
         try:
-            visible.update(await _look(database, viewer, part))
+            visible.update(*await _look(database, [(viewer, part)]))
         except DatabaseError as error:
             if error.retryable:
                 raise
@@ -78,25 +103,30 @@ async def seen_by(database: Database, viewer: Viewer, rows: Sequence[tuple[int, 
     return Seen(frozenset(visible), frozenset(failed))
 
 
-async def _look(database: Database, viewer: Viewer, rows: Iterable[tuple[int, Key]]) -> list[int]:
+async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> list[frozenset[int]]:
+    """One look for each viewer, all of them in one message. Raises: DatabaseError when a policy does in any."""
+    cursors: list[tuple[AsyncCursor[TupleRow], list[Rows]]] = []
+    async with database.connection() as one:
+        async with one.pipeline(), one.transaction(force_rollback=True):
+            for viewer, rows in looks:
+                query, parameters, groups = _question(rows)
+                await one.execute(_BECOME, [viewer.role, viewer.claims])
+                cursors.append((await one.execute(query, parameters), groups))
+        return [
+            frozenset(groups[int(group)][int(place) - 1][0] for group, place in await cursor.fetchall())
+            for cursor, groups in cursors
+        ]
+
+
+def _question(rows: Rows) -> tuple[sql.Composed, list[Any], list[Rows]]:
+    """The query for these rows, its parameters, and the rows by table, as its answer counts them."""
     tables: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[tuple[int, Key]]] = {}
     for number, key in rows:
         tables.setdefault(key[:3], []).append((number, key))
-    queries: list[sql.Composed] = []
     parameters: list[Any] = []
-    for (table, columns, types), keys in tables.items():
-        queries.append(_query(table, columns, types))
+    for keys in tables.values():
         parameters += [list(texts) for texts in zip(*(key.values for _, key in keys), strict=True)]
-    found: list[int] = []
-    async with database.connection() as one:
-        async with one.pipeline(), one.transaction(force_rollback=True):  # all of it in one message
-            await one.execute(_BECOME, [viewer.role, viewer.claims])
-            cursor = await one.execute(_numbered(queries), parameters)
-        answers = await cursor.fetchall()
-    groups = list(tables.values())
-    for group, place in answers:
-        found.append(groups[int(group)][int(place) - 1][0])
-    return found
+    return _numbered([_query(*table) for table in tables]), parameters, list(tables.values())
 
 
 def _query(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
