@@ -1,7 +1,7 @@
 """`phx_join`: the checks in the server's order, and what a new channel is told (protocol §3.1, §3.2, §3.7)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from supawire.core.frames import JOIN, PREFIX
@@ -44,7 +44,7 @@ class Joined:
     """A channel that may be welcomed, and the messages to replay to it."""
 
     channel: Channel
-    missed: Missed = NOTHING
+    missed: Missed
 
 
 Outcome: TypeAlias = Joined | JoinRefused
@@ -77,7 +77,7 @@ class Joining:
         elif (limited := self._limited(peer)) is not None:
             then(limited)
         else:
-            self._admit(_Applicant(peer, push, parse_join(push.topic, payload), then))
+            self._admit(peer, push, parse_join(push.topic, payload), then)
 
     def _limited(self, peer: Peer) -> JoinRefused | None:
         mono = self._outbox.now.mono
@@ -90,53 +90,49 @@ class Joining:
             return JoinRefused(TOO_MANY_CHANNELS)
         return None
 
-    def _admit(self, who: "_Applicant") -> None:
-        config = who.config
-        token = config.token if config.token is not None else who.peer.token
+    def _admit(self, peer: Peer, push: Push, config: JoinConfig, then: Callable[[Outcome], None]) -> None:
+        token = config.token if config.token is not None else peer.token
         claims = check(token, self._desk.options.secret, self._outbox.now)
         if isinstance(claims, Refused):
-            who.then(JoinRefused(claims.reason))
+            then(JoinRefused(claims.reason))
         elif (trouble := self._desk.asking.trouble) is not None:
-            who.then(JoinRefused(trouble.reason))
+            then(JoinRefused(trouble.reason))
         else:
+            one = _Applicant(peer, push, config, token, claims, then)
             self._desk.rights.read(
-                Who(claims, who.peer.headers),
-                who.sub_topic,
+                Who(claims, peer.headers),
+                one.sub_topic,
                 private=config.private,
                 presence=config.presence,
-                then=lambda reads: self._readers(who, token, claims, reads),
+                then=lambda reads: self._let_in(one, reads),
             )
 
-    def _readers(self, who: "_Applicant", token: str, claims: Claims, reads: Reads | Trouble) -> None:
+    def _let_in(self, one: "_Applicant", reads: Reads | Trouble) -> None:
+        """It is known what may be read; what was missed may have to be looked up."""
         if isinstance(reads, Trouble):
-            who.then(JoinRefused(reads.reason))
+            one.then(JoinRefused(reads.reason))
         elif not any(reads):
-            who.then(JoinRefused(UNAUTHORIZED + who.sub_topic))
-        elif who.config.problem is not None:
-            who.then(JoinRefused(who.config.problem))
-        elif (reason := self._desk.rules.rejection(who.sub_topic)) is not None:
-            who.then(JoinRefused(reason))
-        elif who.config.replay is None or not reads.broadcast:
-            who.then(Joined(self._make(who, token, claims, reads)))
+            one.then(JoinRefused(UNAUTHORIZED + one.sub_topic))
+        elif one.config.problem is not None:
+            one.then(JoinRefused(one.config.problem))
+        elif (reason := self._desk.rules.rejection(one.sub_topic)) is not None:
+            one.then(JoinRefused(reason))
+        elif one.config.replay is None or not reads.broadcast:
+            self._make(one, reads, NOTHING)
         else:
-            self._broadcasts.find(
-                who.sub_topic, who.config.replay, lambda missed: self._late(who, token, claims, reads, missed)
-            )
+            self._broadcasts.find(one.sub_topic, one.config.replay, lambda missed: self._make(one, reads, missed))
 
-    def _late(self, who: "_Applicant", token: str, claims: Claims, reads: Reads, missed: Missed | Trouble) -> None:
+    def _make(self, one: "_Applicant", reads: Reads, missed: Missed | Trouble) -> None:
         if isinstance(missed, Trouble):
-            who.then(JoinRefused(NO_REPLAY))
-        else:
-            who.then(Joined(self._make(who, token, claims, reads), missed))
-
-    def _make(self, who: "_Applicant", token: str, claims: Claims, reads: Reads) -> Channel:
-        push, config = who.push, who.config
-        channel = Channel(self._desk.new_id(), who.peer, push.topic, push.join_ref, config, token, claims)
+            one.then(JoinRefused(NO_REPLAY))
+            return
+        push, config = one.push, one.config
+        channel = Channel(self._desk.new_id(), one.peer, push.topic, push.join_ref, config, one.token, one.claims)
         channel.presence_key = config.presence_key or self._desk.new_key()
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
-        return channel
+        one.then(Joined(channel, missed))
 
     def welcome(self, joined: Joined, push: Push) -> None:
         """The ok reply, then everything that follows it, in the order of protocol §3.7."""
@@ -153,11 +149,13 @@ class Joining:
 
 @dataclass(frozen=True, slots=True)
 class _Applicant:
-    """A join on its way through the checks."""
+    """A join whose token is good, on its way through the other checks."""
 
     peer: Peer
     push: Push
     config: JoinConfig
+    token: str = field(repr=False)
+    claims: Claims = field(repr=False)
     then: Callable[[Outcome], None]
 
     @property
