@@ -1,13 +1,11 @@
-"""A real PostgreSQL for each run of the tests, and a fresh, prepared database for each test that wants one.
+"""A real PostgreSQL for each run of the tests, and a prepared database, empty for each test that wants it.
 
-`database` is the URL of one (a role that may do everything); `cluster` the server they live in; `sql` a connection.
+`database` is its URL (a role that may do everything); `cluster` the server they live in; `sql` a connection.
 Without the extra postgres nothing in this folder runs.
 """
 
-import asyncio
 from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,39 +20,33 @@ if TYPE_CHECKING:
 
 collect_ignore_glob = [] if find_spec("psycopg") else ["test_*.py"]
 
-_numbers = count(1)
-
 
 @pytest.fixture(scope="session", name="cluster")
 def _cluster() -> Iterator["Cluster"]:
-    """One cluster for the run, with a prepared database to copy."""
-    import psycopg
-
+    """One cluster for the run."""
     from supawire.server.postgres.cluster import Cluster
-    from supawire.server.postgres.database import Database
-    from supawire.server.postgres.schema import prepare
-
-    async def fill(url: str) -> None:
-        database = Database(url)
-        try:
-            await prepare(database, ours=True)
-        finally:
-            await database.close()
 
     with Cluster() as cluster:
-        with psycopg.connect(cluster.url, autocommit=True) as admin:
-            admin.execute("create database prepared")
-        asyncio.run(fill(cluster.url_of("prepared")))
         yield cluster
 
 
+@pytest.fixture(scope="session", name="used")
+def _used(cluster: "Cluster") -> str:
+    """The URL of the database that the tests have one after the other."""
+    import psycopg
+
+    with psycopg.connect(cluster.url, autocommit=True) as admin:
+        admin.execute("create database tests")
+    return cluster.url_of("tests")
+
+
 @pytest.fixture
-def database(cluster: "Cluster") -> Iterator[str]:
-    """The URL of a fresh database with the schema of the local server, gone after the test."""
+def database(used: str) -> str:
+    """The URL of a database with the schema of the local server and nothing else."""
     from tests.postgres import databases
 
-    with databases.database(cluster, f"test_{next(_numbers)}", "prepared") as url:
-        yield url
+    databases.empty(used)
+    return used
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
     try:
         async with database.transaction() as connection:
             await connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
-            await connection.execute(_text("schema.sql"))
+            await connection.execute(text("schema.sql"))
             if ours:
-                await connection.execute(_text("open.sql"))
+                await connection.execute(text("open.sql"))
     except DatabaseError as error:
         if error.sqlstate != LACKING:
             raise
@@ -47,5 +47,6 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
 
 
 @cache
-def _text(name: str) -> bytes:
+def text(name: str) -> bytes:
+    """The SQL of a file beside this one."""
     return (HERE / name).read_bytes()
