@@ -161,7 +161,7 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
     await scene.client.close()
     with pytest.raises(ClosedError):
         await waiting
-    assert users.state is MirrorState.CLOSED and not users._tasks and users._timer is None
+    assert users.state is MirrorState.CLOSED and not users._fetching._tasks and users._timer is None
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

@@ -7,7 +7,8 @@ from msgspec import Raw, json
 
 from supawire._changes import NULL, ChangeData, type_of_change
 from supawire._mirrored import MirrorState, Row, Shown
-from supawire.core.mirror import PAUSE, Abandon, Complain, Emit, Fetch, Mirror, MirrorSettings
+from supawire.core.mirror import PAUSE, Mirror
+from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorSettings
 from supawire.core.tablecopy import KeyColumns
 from supawire.errors import RowError
 from supawire.options import Backoff

@@ -10,13 +10,93 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from supawire._mirrored import Rows, RowSource
+from supawire.aio.driver import Driver
 from supawire.aio.hooks import is_async
+from supawire.aio.reports import described
+from supawire.errors import HandlerError, OperationTimeout, RealtimeError, RowError
+
+STUBBORN: Final = 5.0
+"""Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
 
 
 class Fetching:
+    """Fetches of one mirror, as tasks of its client.
+
+    Args: timeout: seconds of one; None: no limit. answered: told of each one's rows, or why there are none, unless it
+    was given up.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        fetch: RowSource,
+        read: Callable[[Iterable[Any]], Rows],
+        timeout: float | None,
+        topic: str,
+        answered: Callable[[int, Rows | RealtimeError], None],
+    ) -> None:
+        self._driver = driver
+        self._calls = Calls(fetch, read)
+        self._name = described(fetch)
+        self._timeout = timeout
+        self._topic = topic
+        self._answered = answered
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: int | None = None
+
+    def begin(self, generation: int) -> None:
+        """Fetch; what comes of it is told with this generation."""
+        self._asked = generation
+        task = self._driver.tasks.spawn(self._run(generation), f"fetch-{generation}")
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def abandon(self) -> None:
+        """Nobody wants the answer any more."""
+        self._asked = None
+        for task in self._tasks:
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until none is left, but for the one that waits for this itself, or cannot be ended."""
+        if self._tasks and (others := self._tasks - {asyncio.current_task()}):
+            await asyncio.wait(others, timeout=STUBBORN)
+
+    async def _run(self, generation: int) -> None:
+        bound = asyncio.timeout(self._timeout)
+        answer: Rows | RealtimeError
+        try:
+            async with bound:
+                answer = await self._calls.rows()
+        except RowError as error:
+            answer = error
+        except asyncio.CancelledError as error:
+            if self._driver.tasks.stopping or self._asked != generation:
+                raise
+            answer = self._raised(error)
+        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+            answer = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
+        self._answered(generation, answer)
+
+    def _raised(self, error: BaseException) -> HandlerError:
+        text = f"the fetch {self._name} raised {type(error).__name__}: {error}"
+        raised = HandlerError(text, topic=self._topic, hint="It is tried again; the mirror is not live until then.")
+        raised.__cause__ = error
+        return raised
+
+    def _slow(self) -> OperationTimeout:
+        return OperationTimeout(
+            f"the fetch {self._name} did not answer within {self._timeout:g} s",
+            topic=self._topic,
+            hint="It is tried again; give it more time with timeout=.",
+        )
+
+
+class Calls:
     """Calls of one `fetch`, one at a time. `read` makes of what it gives what is wanted of it."""
 
     def __init__(self, fetch: RowSource, read: Callable[[Iterable[Any]], Rows]) -> None:

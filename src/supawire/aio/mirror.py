@@ -7,27 +7,24 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
-from supawire._mirrored import MirrorEvent, MirrorState, Resynced, RowSource, rewound
+from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, RowSource, rewound
 from supawire.aio.driver import Driver
 from supawire.aio.fetching import Fetching
 from supawire.aio.mirrorfeed import Merging
 from supawire.aio.mirroring import Mirroring
 from supawire.aio.registry import Registration
-from supawire.aio.reports import described
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import Channel
-from supawire.core.mirror import Abandon, Complain, Emit, Fetch, Mirror, MirrorEffect
-from supawire.errors import ClosedError, HandlerError, OperationTimeout, RealtimeError, RowError, again
+from supawire.core.mirror import Mirror
+from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorEffect
+from supawire.errors import ClosedError, OperationTimeout, RealtimeError, again
 from supawire.options import DEFAULT, Timeout, check_count, check_timeout
 from supawire.selectors import gaps, status, system
 from supawire.types import ChannelState, Gap, Status, System
 
 R = TypeVar("R")
-
-STUBBORN: Final = 5.0
-"""Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
 
 
 class AsyncMirror(Mapping[Any, R]):
@@ -44,10 +41,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._limit = wanted.timeout
         self._core = driver.session.channel(wanted.topic, wanted.channel)
         self._machine = Mirror(wanted.settings, wanted.shown, driver.random)
-        self._fetch = fetch
-        self._fetching = Fetching(fetch, self._machine.read)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: int | None = None
+        self._fetching = Fetching(driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
         self._waiting: set[asyncio.Future[None]] = set()
@@ -150,8 +144,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._driver.session.remove(self._topic, self._driver.now())
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
-        if self._tasks and (others := self._tasks - {asyncio.current_task()}):
-            await asyncio.wait(others, timeout=STUBBORN)
+        await self._fetching.ended()
 
     async def __aenter__(self) -> Self:
         try:
@@ -235,15 +228,9 @@ class AsyncMirror(Mapping[Any, R]):
             case Emit(event):
                 self._emit(event)
             case Fetch(generation):
-                self._asked = generation
-                task = self._driver.tasks.spawn(self._run(generation), f"fetch-{generation}")
-                if task is not None:
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                self._fetching.begin(generation)
             case Abandon():
-                self._asked = None
-                for task in self._tasks:
-                    task.cancel()
+                self._fetching.abandon()
             case Complain(error):
                 self._driver.reports.error(error, "handler")
 
@@ -271,36 +258,13 @@ class AsyncMirror(Mapping[Any, R]):
         except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
             self._driver.fail(bug)
 
-    async def _run(self, generation: int) -> None:
-        bound = asyncio.timeout(self._limit)
-        try:
-            async with bound:
-                rows = await self._fetching.rows()
-        except asyncio.CancelledError as error:
-            if self._driver.tasks.stopping or self._asked != generation:
-                raise
-            self._machine.failed(generation, self._raised(error), self._driver.now())
-        except RowError as error:
-            self._machine.failed(generation, error, self._driver.now())
-        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-            failure = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
-            self._machine.failed(generation, failure, self._driver.now())
+    def _answered(self, generation: int, answer: Rows | RealtimeError) -> None:
+        now = self._driver.now()
+        if isinstance(answer, RealtimeError):
+            self._machine.failed(generation, answer, now)
         else:
-            self._machine.fetched(generation, rows, self._driver.now())
+            self._machine.fetched(generation, answer, now)
         self._pump()
-
-    def _raised(self, error: BaseException) -> HandlerError:
-        text = f"the fetch {described(self._fetch)} raised {type(error).__name__}: {error}"
-        raised = HandlerError(text, topic=self._core.name, hint="It is tried again; the mirror is not live until then.")
-        raised.__cause__ = error
-        return raised
-
-    def _slow(self) -> OperationTimeout:
-        return OperationTimeout(
-            f"the fetch {described(self._fetch)} did not answer within {self._limit:g} s",
-            topic=self._core.name,
-            hint="It is tried again; give it more time with timeout=.",
-        )
 
     # --- inside: who waits
 

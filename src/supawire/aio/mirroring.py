@@ -14,7 +14,7 @@ from supawire._mirrored import Row, Shown
 from supawire._models import check_model
 from supawire._where import Where
 from supawire.core.frames import PREFIX
-from supawire.core.mirror import MirrorSettings
+from supawire.core.mirrorparts import MirrorSettings
 from supawire.core.tablecopy import KeyColumns
 from supawire.errors import InvalidArgumentError
 from supawire.options import (

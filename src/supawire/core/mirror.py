@@ -22,13 +22,14 @@ of the core, this opens nothing, waits for nothing and calls none of the user's 
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final
 
-from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, Shown
+from supawire._mirrored import MirrorState, Resynced, Rows, Shown
 from supawire.core.backoff import Uniform, delay
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
+from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorEffect, MirrorSettings, Take
 from supawire.core.states import MIRROR, MirrorOn
 from supawire.core.tablecopy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
 from supawire.errors import (
@@ -39,7 +40,6 @@ from supawire.errors import (
     RowError,
     SlowConsumerError,
 )
-from supawire.options import Backoff
 from supawire.selectors import ChangesSelector
 from supawire.types import Change, Gap, Instant, System
 
@@ -48,65 +48,6 @@ PAUSE: Final = 1.0
 
 LONGEST: Final = 10
 """How many times `settle` a server that is behind is waited for; its clock may differ from ours, so there is an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorSettings:
-    """What is mirrored, and how.
-
-    filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
-    plain JSON. settle: seconds. backoff: between fetches that fail. buffer: changes that are kept while one runs.
-    """
-
-    table: str
-    key: tuple[str, ...]
-    schema: str = "public"
-    filter: str | None = None
-    judged: frozenset[str] = frozenset()
-    select: tuple[str, ...] | None = None
-    narrow: bool = False
-    plain: bool = False
-    modelled: bool = False
-    settle: float = 1.0
-    backoff: Backoff = Backoff(initial=1.0)
-    buffer: int = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Fetch the rows; the answer comes back with this generation."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """The fetch of this generation is not wanted any more."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """The copy differs by this, and by nothing else since the last one."""
-
-    event: MirrorEvent[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Complain:
-    """An error that nobody waits for."""
-
-    error: RealtimeError
-
-
-MirrorEffect = Fetch | Abandon | Emit | Complain
-
-
-class Take(Protocol):
-    """Who takes the changes of a mirror's listeners."""
-
-    def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
 
 
 class Mirror:
