@@ -227,6 +227,17 @@ def test_pytest_finds_the_fixtures_by_itself():
     assert found == {"supawire": "supawire.testing.plugin"}
 
 
+@pytest.mark.slow  # two processes with every plugin that is installed
+def test_it_is_found_and_can_be_turned_off(pytester: pytest.Pytester):
+    """As pytest finds them, the fixtures are there beside any other plugin, and `-p no:supawire` leaves them out."""
+    pytester.makepyfile("def test_it(realtime_client): realtime_client.channel('room').subscribe()")
+    options = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:randomly")
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=1)
+    result = pytester.runpytest_subprocess(*options, "-p", "no:supawire")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'realtime_client' not found"])
+
+
 def test_fixtures_explain_themselves(run: Run):
     """`pytest --fixtures` shows each fixture for users with a line about it, and none that is ours alone."""
     lines = run("", *OURS, "--fixtures", process=False).outlines

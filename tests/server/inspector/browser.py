@@ -127,11 +127,12 @@ class Page:
 
 
 @asynccontextmanager
-async def chromium(program: str, folder: Path) -> AsyncGenerator[Page]:
+async def chromium(program: str, folder: Path, *flags: str) -> AsyncGenerator[Page]:
     """A page of a browser that ends with the block; `folder` is for its profile."""
     process = await asyncio.create_subprocess_exec(
         program,
         *FLAGS,
+        *flags,
         f"--user-data-dir={folder}",
         "about:blank",
         stdin=asyncio.subprocess.DEVNULL,

@@ -121,6 +121,40 @@ async def test_the_page_is_readable_for_everybody(program: str, tmp_path: Path):
                 assert await page.run(CONTRAST) == []
 
 
+ATTEMPTS = (
+    """(url) => new Promise((done) => {
+        const it = new WebSocket(`${url.replace("http", "ws")}/inspector/live`);
+        it.onopen = () => done("in");
+        it.onerror = () => done("out");
+    })""",
+    """(url) => new Promise((done) => {
+        const it = document.createElement("script");
+        it.onload = () => done("in");
+        it.onerror = () => done("out");
+        it.src = `${url}/inspector/draw.js`;
+        document.head.append(it);
+    })""",
+    """(url) => fetch(url).then(() => "in", () => "out")""",
+    """(url) => fetch(url, { mode: "no-cors" }).then(() => "in", () => "out")""",
+)
+
+
+async def test_a_hostile_page_learns_nothing(program: str, tmp_path: Path):
+    """In a browser, a page of another port gets neither files nor socket, and a name made to lead here is refused."""
+    rebind = "--host-resolver-rules=MAP attacker.test 127.0.0.1"
+    async with (
+        LocalServer(inspector=True) as server,
+        LocalServer() as other,
+        chromium(program, tmp_path, rebind) as page,
+    ):
+        await page.open(f"{other.url}/healthcheck")
+        assert await page.text("body") == "ok"
+        for attempt in ATTEMPTS:
+            assert await page.run(f"({attempt})('{server.url}')") == "out", attempt
+        await page.open(server.url.replace("127.0.0.1", "attacker.test"))
+        assert "open the inspector as http://127.0.0.1" in await page.text("body")
+
+
 CONTRAST = """
 (() => {
   const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
