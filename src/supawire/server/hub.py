@@ -236,7 +236,8 @@ class Hub:
             return
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
-        if channel is not None and self._desk.standing.add_to(channel, Inbound(data, binary)):
+        if channel is not None and channel.waiting is not None:
+            self._desk.standing.add_to(channel.waiting, peer, Inbound(data, binary))
             return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)

@@ -85,13 +85,10 @@ class Standing:
 
     # --- channels ---
 
-    def add_to(self, channel: Channel, frame: Inbound) -> bool:
-        """A frame of this channel came in; whether it has to wait."""
-        if channel.waiting is None:
-            return False
-        channel.waiting.append(frame)
-        self._count(channel.peer, frame)
-        return True
+    def add_to(self, waiting: deque[Inbound], peer: Peer, frame: Inbound) -> None:
+        """A frame of a channel that waits came in."""
+        waiting.append(frame)
+        self._count(peer, frame)
 
     def until_for(self, channel: Channel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
         """Begin something that says once what came of it, now or later; the channel's frames wait until then.
