@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire import MirrorState, Resynced, RowInserted, RowUpdated, col
+from supawire import ChannelState, MirrorState, Resynced, RowInserted, RowUpdated, col
 from supawire.errors import (
     ClosedError,
     InvalidArgumentError,
@@ -196,6 +196,20 @@ async def test_what_the_server_never_tells_raises(scene: Scene) -> None:
         async with scene.mirror(topic="other"):
             pass
     assert "realtime:other" not in scene.client._driver.session.channels
+
+
+@told()
+async def test_changes_that_will_never_come_raise(scene: Scene) -> None:
+    """What the server will never make live, such as a table outside of the publication, raises in `ready` (R18)."""
+    users = scene.mirror()
+    text = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given"
+    waiting = asyncio.create_task(users.ready())
+    await until(lambda: users._core.state is ChannelState.JOINED)
+    scene.server.send_system("mirror:public.users", "error", text, extension="postgres_changes")
+    for call in (waiting, users.ready()):
+        with pytest.raises(JoinError, match="Unable to subscribe"):
+            await call
+    assert isinstance(users.error, JoinError) and users.state is MirrorState.JOINING
 
 
 @told(limits=Limits(channels=1))

@@ -140,6 +140,26 @@ async def test_a_fetch_may_block_and_raise(door: Door, server: LocalServer):
         await users.close()
 
 
+async def test_a_slow_iterator_is_told_what_it_comes_to(door: Door, server: LocalServer):
+    """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
+    table: Rows = {}
+    async with door.client(server) as client, await mirror_of(client, table) as users:
+        events = await users.listen(buffer=3)
+        for number in range(40):
+            put(server, table, number % 7, v=number)
+        await until(lambda: users.inner.get(4) == {"id": 4, "v": 39})
+        held: dict[Any, Any] = {}
+        reasons: list[str] = []
+        while held != table:
+            event = await events.next()
+            if isinstance(event, Resynced):
+                held = event.rows
+                reasons.append(event.reason)
+            else:
+                held[event.key] = event.row
+        assert "merged" in reasons and events.dropped == 0
+
+
 async def test_mirrors_end_with_their_client(door: Door, server: LocalServer):
     """Closing either ends iterators and waits; the copy can still be read, and nothing else can be asked."""
     async with door.client(server) as client:

@@ -44,6 +44,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._fetching = Fetching(driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self._was = self._machine.state
         self._waiting: set[asyncio.Future[None]] = set()
         self._feeds: dict[Registration, Any] = {}
         self._source = _Events(driver, self._core)
@@ -118,8 +119,9 @@ class AsyncMirror(Mapping[Any, R]):
         bound = asyncio.timeout(limit)
         try:
             async with bound:
-                await self._driver.outcome(self._driver.session.join(self._topic, self._driver.now(), ready=True))
-                await self._until_live()
+                while not self.live:
+                    await self._driver.outcome(self._driver.session.join(self._topic, self._driver.now(), ready=True))
+                    await self._moving()
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -217,7 +219,8 @@ class AsyncMirror(Mapping[Any, R]):
                 self._perform(effects.popleft())
         finally:
             self._pumping = False
-        if self.live:
+        if self._was is not self.state:
+            self._was = self.state
             for waiter in self._waiting:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -282,7 +285,8 @@ class AsyncMirror(Mapping[Any, R]):
         rows = self._machine.rows
         return Resynced("merged", rewound(rows, events, self._machine.key.of), dict(rows), self._shown)
 
-    async def _until_live(self) -> None:
+    async def _moving(self) -> None:
+        """Wait until it stands elsewhere, if it is not live. Raises why that will not be."""
         if self.live:
             return
         waiter: asyncio.Future[None] = self._driver.loop.create_future()
