@@ -155,8 +155,8 @@ def test_what_is_no_url_is_refused_at_once(url: str):
     assert "secret" not in str(caught.value)
 
 
-def test_a_role_that_may_not_replicate_is_refused(database: str):
-    """The remedy is the statement to run."""
+def test_a_role_that_may_not_do_enough_is_refused(database: str):
+    """The remedy is the statement to run, one after the other, until the server runs."""
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute("create role \"half way\" login password 'x'")
         try:
@@ -168,7 +168,20 @@ def test_a_role_that_may_not_replicate_is_refused(database: str):
                 LocalServer(database=url).start()
             with pytest.raises(StateError, match="cannot be prepared"):
                 LocalServer(database=url, prepare=True).start()
+            admin.execute('grant anon, authenticated, service_role to "half way"')
+            with pytest.raises(
+                StateError, match=r"past its policies.*GRANT ALL ON realtime.messages TO .half way. and"
+            ):
+                LocalServer(database=url).start()
+            admin.execute('grant usage on schema realtime to "half way"')
+            admin.execute('grant all on realtime.messages to "half way"')
+            with pytest.raises(StateError, match='ALTER ROLE "half way" BYPASSRLS'):
+                LocalServer(database=url).start()
+            admin.execute('alter role "half way" bypassrls')
+            with LocalServer(database=url) as server:
+                assert server.sql("select current_user") == [("half way",)]
         finally:
+            admin.execute('drop owned by "half way"')
             admin.execute('drop role "half way"')
 
 

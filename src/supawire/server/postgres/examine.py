@@ -42,7 +42,11 @@ _STATE: Final = """
            (select array_agg(name order by name) from unnest(%s::text[]) name
             where not exists (select from pg_roles where rolname = name)),
            (select array_agg(rolname::text order by rolname) from pg_roles
-            where rolname = any(%s) and not pg_has_role(current_user, oid, 'member'))
+            where rolname = any(%s) and not pg_has_role(current_user, oid, 'member')),
+           (select row_security_active(c.oid) or not has_table_privilege(c.oid, 'insert')
+               or not has_schema_privilege(n.oid, 'usage')
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = 'realtime' and c.relname = 'messages')
 """
 
 
@@ -75,7 +79,7 @@ async def examine(database: Database) -> str:
         row = (await database.query(_STATE, [list(ROLES), list(ROLES)]))[0]
     except DatabaseError as error:
         raise _unreachable(error) from error
-    version, wal_level, replicates, user, messages, publication, missing, foreign = row
+    version, wal_level, replicates, user, messages, publication, missing, foreign, bound = row
     if version < OLDEST:
         raise StateError(f"the database is PostgreSQL {version // 10_000}", hint="15 is the oldest that is supported.")
     if wal_level != "logical":
@@ -99,6 +103,12 @@ async def examine(database: Database) -> str:
         raise StateError(
             f"the role {user} may not act as {', '.join(foreign)}, as row level security wants",
             hint=f"Run GRANT {', '.join(foreign)} TO {_quoted(user)} as a superuser.",
+        )
+    if bound:
+        raise StateError(
+            f"the role {user} may not write realtime.messages past its policies, so it cannot find out what they allow",
+            hint=f"Use the owner of that table, or run GRANT USAGE ON SCHEMA realtime TO {_quoted(user)}, GRANT ALL ON "
+            f"realtime.messages TO {_quoted(user)} and ALTER ROLE {_quoted(user)} BYPASSRLS as a superuser.",
         )
     return f"{version // 10_000}.{version % 10_000}"
 
