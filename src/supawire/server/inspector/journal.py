@@ -3,7 +3,6 @@
 A frame for many connections is one object in all its orders (`effects.Send`), and is one line here.
 """
 
-import re
 from collections import deque
 from itertools import islice
 from typing import Any, Final
@@ -13,7 +12,7 @@ from msgspec import Struct
 
 from supawire.core import binary
 from supawire.core.frames import ACCESS_TOKEN, BROADCAST, JOIN
-from supawire.server.recorder import REDACTED, redact
+from supawire.server.inspector.showing import WHOLE, shown
 from supawire.server.wire import DECODE_ERRORS, decode, encode
 from supawire.types import Instant
 
@@ -23,11 +22,6 @@ LOOK_BACK: Final = 4
 """Lines among which another copy of a frame is looked for: one of each wire version, and their neighbours."""
 NUMBERS: Final = 12
 """Connections that are named of one frame."""
-SHOWN: Final = 4_000
-"""Characters that are shown of a payload."""
-WHOLE: Final = 64_000
-"""Bytes up to which a payload is read; of a longer one only its beginning is shown, unless it holds a token."""
-TOKENS: Final = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|\bsb_(?:secret|publishable)_\w+")
 
 
 class FrameLine(Struct, frozen=True):
@@ -161,7 +155,7 @@ def _frame_line(line: _Frame) -> FrameLine:
     except DECODE_ERRORS:
         parts = _Parts(event="unreadable", payload=line.data, json=not line.binary)
     secret = parts.event in (JOIN, ACCESS_TOKEN)
-    payload, cut = _shown(parts.payload, json=parts.json, whole=secret)
+    payload, cut = shown(parts.payload, json=parts.json, whole=secret)
     user_event = parts.user_event or _user_event(parts)
     numbers = line.connections
     return FrameLine(
@@ -228,29 +222,10 @@ class _Inner(Struct):
 _inner: Final = msgspec.json.Decoder(_Inner)
 
 
-def _shown(payload: bytes, *, json: bool, whole: bool = False) -> tuple[str, bool]:
-    """A payload to look at, without tokens, and whether it was cut."""
-    if not json:
-        head = payload[:64]
-        return head.hex(" "), len(payload) > len(head)
-    if whole or len(payload) <= WHOLE:
-        payload = _redacted(payload)
-    head = payload[: 4 * SHOWN].decode(errors="replace")
-    text = TOKENS.sub(REDACTED, head)
-    return text[:SHOWN], len(text) > SHOWN or len(payload) > 4 * SHOWN
-
-
-def _redacted(payload: bytes) -> bytes:
-    try:
-        return encode(redact(decode(payload)))
-    except DECODE_ERRORS:  # no JSON: it is shown as it came
-        return payload
-
-
 def _change_line(line: _Change) -> ChangeLine:
     data: dict[str, Any] = decode(line.data)
     errors: list[str] | None = data.get("errors")
-    rows = {name: _shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}
+    rows = {name: shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}
     table = f"{data['schema']}.{data['table']}"
     return ChangeLine(
         line.at, data["type"], table, rows["record"], rows["old_record"], "; ".join(errors or ()), line.receivers

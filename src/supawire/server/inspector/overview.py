@@ -8,11 +8,15 @@ from msgspec import Struct
 from supawire.server.bindings import Binding
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
+from supawire.server.inspector.showing import shown
 from supawire.server.peers import Peer
 from supawire.server.rooms import Room
+from supawire.server.wire import encode
 
 MOST: Final = 200
 """Connections and channels that are shown; of more, the number is said."""
+BRIEF: Final = 300
+"""Characters shown of what somebody tracks."""
 PRESENT: Final = 50
 """Members shown of one channel."""
 
@@ -43,7 +47,8 @@ class Present(Struct, frozen=True):
     """A presence key with all of its payloads."""
 
     key: str
-    payloads: list[Any]
+    payloads: list[str]
+    """JSON texts."""
 
 
 class Topic(Struct, frozen=True):
@@ -112,8 +117,10 @@ def _topic(room: Room) -> Topic:
     return Topic(name, private, members, present, len(state))
 
 
-def _bare(meta: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
+def _bare(meta: dict[str, Any]) -> str:
+    payload = {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
+    text, cut = shown(encode(payload), most=BRIEF)
+    return text + "…" * cut
 
 
 def _faults(desk: Desk) -> Iterable[str]:

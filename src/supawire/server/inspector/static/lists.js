@@ -46,7 +46,7 @@ function topic(it) {
   const head = element("div", { className: "head" },
     element("strong", {}, it.topic), it.private ? chip("private", "private") : null, element("span", { className: "since", title: who }, count(it.members.length, "member", "members")));
   const present = it.present.map((key) => element("li", {},
-    element("b", {}, key.key), " ", element("span", { className: "mono" }, key.payloads.map((payload) => JSON.stringify(payload)).join(" "))));
+    element("b", {}, key.key), " ", element("span", { className: "mono" }, key.payloads.join(" "))));
   if (it.keys > it.present.length) present.push(element("li", {}, `and ${it.keys - it.present.length} more`));
   const presence = present.length ? element("ul", { ariaLabel: `Present in ${it.topic}` }, ...present) : null;
   return element("li", {}, head, presence);
