@@ -370,6 +370,9 @@ def test_a_client_that_sends_too_much_meanwhile_is_read_no_further(world: World)
     world.answer(BROADCAST)
     assert client.held == ["Hold", "Release"]
     assert len([frame for frame in client.got if isinstance(frame, bytes)]) == 3
+    client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
+    world.answer(BOTH)
+    assert client.held == ["Hold", "Release"]
 
 
 # --- tokens ---
