@@ -129,6 +129,20 @@ def test_columns_that_the_role_may_not_read_are_left_out(ear: Ear, sql: Sql):
     assert (data["record"], data["old_record"]) == ({"id": 1, "a": "y"}, {"id": 1, "a": "x"})
 
 
+def test_rights_that_come_and_go_count_for_the_next_change(ear: Ear, sql: Sql):
+    """Also when changes follow each other so closely that what is known of a table is not asked for again."""
+    publish(sql, "todos", "id int4 primary key, a text")
+    with ear.listen(of("todos")) as listener:
+        for n in range(0, 30, 3):
+            run(sql, f"insert into todos values ({n}, 'x')")
+            assert listener.change()["errors"] is None
+            run(sql, "revoke select on todos from authenticated", f"insert into todos values ({n + 1}, 'x')")
+            assert listener.change()["errors"] == ["Error 401: Unauthorized"]
+            run(sql, "grant select (id) on todos to authenticated", f"insert into todos values ({n + 2}, 'x')")
+            assert listener.change()["record"] == {"id": n + 2}
+            run(sql, "grant select on todos to authenticated")
+
+
 def test_a_large_value_that_was_left_alone_is_missing(ear: Ear, sql: Sql):
     """Under the default identity; a filter on it does not hold. With FULL it is filled from the old row."""
     publish(sql, "books", "id int4 primary key, body text, n int4", "alter table books alter body set storage external")

@@ -1,7 +1,6 @@
 """What the database says about types, tables and who may read which column.
 
-Types do not change once they are known. Everything about tables is asked for anew with each batch of changes, in one
-query, so that a new policy, grant or key counts for the next change.
+Types do not change once they are known. What holds of tables is asked for in one query (`facts.py` says how often).
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -37,6 +37,7 @@ TRIES: Final = 3
 MAX_BYTES: Final = 1_048_576
 """Of one change (protocol §8)."""
 
+_SLOT: Final = "select from pg_replication_slots where slot_name = %s"
 _PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
 
 
@@ -76,10 +77,25 @@ class Feed:
             tasks.create_task(self._watch())
 
     async def stop(self) -> None:
-        """End the stream; its slot goes with it."""
+        """End the stream; its slot goes with it, at the latest soon after."""
+        slot = await self._close()
+        if slot is None:
+            return
+        try:
+            for pause in PAUSES:
+                if not await self._database.query(_SLOT, [slot]):
+                    break
+                await asyncio.sleep(pause)
+        except DatabaseError as error:
+            logger.debug("whether the slot is gone could not be seen: %s", error)
+
+    async def _close(self) -> str | None:
+        """The name of the slot that goes with the stream, if there is one."""
         stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.close()
+        if stream is None:
+            return None
+        await stream.close()
+        return stream.slot
 
     # --- who listens ---
 
@@ -148,7 +164,7 @@ class Feed:
                 logger.exception("the local server failed on a change of a row")
             self._flowing(False)
             self._ground.do(lambda hub, now: hub.interrupted(now))
-            await self.stop()
+            await self._close()
             stream = await self._reopen()
 
     async def _reopen(self) -> Stream:
@@ -165,7 +181,7 @@ class Feed:
                 logger.info("no stream of changes yet: %s", error)
                 if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
                     self._ground.do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
-                await self.stop()
+                await self._close()
             else:
                 logger.info("changes of rows are told again")
                 self._ground.do(lambda hub, now: hub.troubled(None, now))

@@ -1,8 +1,8 @@
 """From committed changes to what each channel is told: the real server's algorithm, a batch at a time (protocol §11.4).
 
 For each change and role: is there a key and may the role read it, which listings' filters hold, which viewers see the
-row; then one text for each list of columns. The database is asked once for what holds of the tables, once for filters
-that only it can decide, and once for each viewer of tables with row level security.
+row; then one text for each list of columns. The database is asked what holds of the tables, unless that is known, once
+for filters that only it can decide, and once for each viewer of tables with row level security.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from supawire.server.postgres import filtering, rows, visibility
 from supawire.server.postgres.book import Book, Listing, Viewer
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
+from supawire.server.postgres.facts import KnownFacts
 from supawire.server.postgres.filtering import Doubt
 from supawire.server.postgres.pgoutput import UNCHANGED, Relation
 from supawire.server.postgres.replication import RowChange
@@ -47,6 +48,7 @@ class Matcher:
     def __init__(self, database: Database, catalog: Catalog, book: Book, limit: int | None) -> None:
         self._database = database
         self._catalog = catalog
+        self._facts = KnownFacts(catalog)
         self._book = book
         self._limit = limit
         self._writers: Final = Writers(catalog.types)
@@ -58,17 +60,15 @@ class Matcher:
         if not wanted:
             return []
         await self._know(wanted)
-        tables = {change.relation.oid for change in wanted}
-        roles = {listing.viewer.role for oid in tables for listing in self._book.of_table(oid)}
-        facts, snapshot = await self._catalog.facts(tables, roles)
+        relations = {change.relation.oid: change.relation for change in wanted}
+        roles = {listing.viewer.role for oid in relations for listing in self._book.of_table(oid)}
+        xids = {change.begin.xid for change in wanted}
+        facts = await self._facts.of(relations, roles, xids)
         cases = self._cases(wanted, facts)
         answers = await filtering.ask(self._database, _doubts(cases))
         keys = _keys(cases, answers)
-        seen: dict[Viewer, Seen] = {}
-        if keys:
-            await visibility.caught_up(self._database, snapshot, {change.begin.xid for change in wanted})
-            looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
-            seen = await visibility.seen(self._database, looks)
+        looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
+        seen = await visibility.seen(self._database, looks, xids)
         return _told(cases, answers, seen)
 
     async def _know(self, changes: Sequence[RowChange]) -> None:

@@ -61,29 +61,30 @@ Rows: TypeAlias = Sequence[tuple[int, Key]]
 """Rows to look at, numbered."""
 
 
-async def seen(database: Database, wanted: Mapping[Viewer, Rows]) -> dict[Viewer, Seen]:
-    """What each viewer sees of these rows."""
+async def seen(database: Database, wanted: Mapping[Viewer, Rows], xids: Collection[int]) -> dict[Viewer, Seen]:
+    """What each viewer sees of these rows, once everybody sees what these transactions did."""
     found: dict[Viewer, Seen] = {}
     viewers = list(wanted)
     for first in range(0, len(viewers), TOGETHER):
         some = viewers[first : first + TOGETHER]
         try:
-            looks = await _look(database, [(viewer, wanted[viewer]) for viewer in some])
+            looks = await _look_late(database, [(viewer, wanted[viewer]) for viewer in some], xids)
         except DatabaseError as error:
             if error.retryable:
                 raise
             for viewer in some:
-                found[viewer] = await _seen_apart(database, viewer, wanted[viewer])
+                found[viewer] = await _seen_apart(database, viewer, wanted[viewer], xids)
         else:
             found.update((viewer, Seen(visible, frozenset())) for viewer, visible in zip(some, looks, strict=True))
     return found
 
 
-async def _seen_apart(database: Database, viewer: Viewer, rows: Rows) -> Seen:
+async def _seen_apart(database: Database, viewer: Viewer, rows: Rows, xids: Collection[int]) -> Seen:
     """The same where a policy may raise.
 
     One that raises hides the row that it raises for; one that raises for row after row hides all of them.
     """
+    await caught_up(database, None, xids)
     visible: set[int] = set()
     failed: set[int] = set()
     waiting = [rows]
@@ -91,7 +92,7 @@ async def _seen_apart(database: Database, viewer: Viewer, rows: Rows) -> Seen:
     while waiting:
         part = waiting.pop()
         try:
-            visible.update(*await _look(database, [(viewer, part)]))
+            visible.update(*(await _look(database, [(viewer, part)]))[1])
         except DatabaseError as error:
             if error.retryable:
                 raise
@@ -103,16 +104,34 @@ async def _seen_apart(database: Database, viewer: Viewer, rows: Rows) -> Seen:
     return Seen(frozenset(visible), frozenset(failed))
 
 
-async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> list[frozenset[int]]:
-    """One look for each viewer, all of them in one message. Raises: DatabaseError when a policy does in any."""
+async def _look_late(
+    database: Database, looks: Sequence[tuple[Viewer, Rows]], xids: Collection[int]
+) -> list[frozenset[int]]:
+    """Look, and once more while the look came too early."""
+    tries = 0
+    while True:
+        snapshot, found = await _look(database, looks)
+        if all(map(snapshot.sees, xids)):
+            return found
+        await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+        tries += 1
+
+
+async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> tuple[Snapshot, list[frozenset[int]]]:
+    """One look for each viewer, all of them in one message. What the snapshot sees, all of them saw.
+
+    Raises: DatabaseError when a policy does in any.
+    """
     cursors: list[tuple[AsyncCursor[TupleRow], list[Rows]]] = []
     async with database.connection() as one:
         async with one.pipeline(), one.transaction(force_rollback=True):
+            taken = await one.execute(_SNAPSHOT)
             for viewer, rows in looks:
                 query, parameters, groups = _question(rows)
                 await one.execute(_BECOME, [viewer.role, viewer.claims])
                 cursors.append((await one.execute(query, parameters), groups))
-        return [
+        ((snapshot,),) = await taken.fetchall()
+        return Snapshot.parse(snapshot), [
             frozenset(groups[int(group)][int(place) - 1][0] for group, place in await cursor.fetchall())
             for cursor, groups in cursors
         ]
