@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import pwd
-import secrets
 import select
 import shutil
 import signal
@@ -114,7 +113,7 @@ class Keeper:
             shutil.rmtree(new, ignore_errors=True)
 
     def _init(self, where: Path) -> str:
-        password = secrets.token_urlsafe(32)
+        password = os.urandom(24).hex()  # `secrets` would bring 4 MB with it
         words = where / "words"
         words.write_text(password)
         command = [self._bin / "initdb", "-D", where / "data", f"--pwfile={words}", *self._wish["initdb"]]
