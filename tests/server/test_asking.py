@@ -335,6 +335,19 @@ def test_a_leave_and_a_join_wait_behind_a_right(world: World) -> None:
     assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply", "phx_reply", "phx_close"]
 
 
+def test_what_stands_behind_a_join_that_waited_comes_after_it(world: World) -> None:
+    """The join had to wait for the channel before it, and then for its own rights."""
+    client, other = joined(world), joined(world)
+    client.push(LAB, "broadcast", ping(1), join_ref="1")
+    client.join(config=PRIVATE)
+    for n in (2, 3):
+        client.push(LAB, "broadcast", ping(n), join_ref="3")
+    world.answer(BROADCAST)
+    world.answer(BOTH)
+    world.answer(BROADCAST)
+    assert [payload["payload"]["n"] for payload in other.events("broadcast")] == [1, 2, 3]
+
+
 def test_a_channel_that_ends_while_it_waits_sends_nothing(world: World) -> None:
     """Its token ran out meanwhile; what waited behind is answered as on any topic that is not joined."""
     client = joined(world)
