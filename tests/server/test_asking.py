@@ -127,6 +127,7 @@ def test_without_an_answer_a_join_is_refused_and_the_socket_goes_on(world: World
     assert client.events("phx_reply") == [denied(reason), OK]
     world.answer(BOTH)
     assert client.events("phx_reply") == [denied(reason), OK]
+    assert world.hub._desk.asking.late == 1
 
 
 def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> None:

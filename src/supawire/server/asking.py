@@ -38,9 +38,6 @@ class Asking:
         self._open: dict[int, _Open] = {}
         self._numbers = count(1)
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def know(self, kind: type[Question[T]], answer: Callable[[Any], T]) -> None:
         """Questions of this kind can be answered by this function, unless they go outside."""
         self._known[kind] = answer

@@ -9,8 +9,8 @@ from supawire.server.postgres.ground import Answers, Ground
 
 logger: Final = logging.getLogger("supawire.server")
 
-EVERY: Final = 3600.0
-"""Seconds; partitions are made two days ahead."""
+EVERY: Final = 60.0
+"""Seconds. Partitions are made two days ahead, but a machine may sleep longer, and this clock with it."""
 _OURS: Final = """
     select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
                    where n.nspname = 'realtime' and proname = 'keep_partitions'
