@@ -120,6 +120,34 @@ def test_the_table_of_types_holds(ear: Ear, sql: Sql):
 
 
 @pytest.mark.slow
+def test_a_type_with_a_cast_of_its_own_is_cast_by_it(ear: Ear, sql: Sql):
+    """As hstore is, which is written as an object: also in arrays, composites and domains, before and after."""
+    sql.execute(
+        cast(
+            "LiteralString",
+            """
+            create type mood as enum ('good', 'it''s %s');
+            create function mood_json(mood) returns json language sql as $$ select json_build_object('is', $1::text) $$;
+            create cast (mood as json) with function mood_json(mood);
+            create domain feeling as mood;
+            create type felt as (m mood);
+            create table days (id mood primary key, a mood[], f feeling, c felt, n mood);
+            alter table days replica identity full;
+            alter publication supabase_realtime add table days;
+            """,
+        )
+    )
+    with ear.listen(of("days"), of("days", filter="n=is.null")) as listener:
+        sql.execute("insert into days values ('good', '{good,\"it''s %%s\",NULL}', 'good', row('good'), null)", ())
+        insert = listener.change()
+        sql.execute("update days set n = 'good'")
+        update = listener.change()
+    good = {"is": "good"}
+    row = {"id": good, "a": [good, {"is": "it's %s"}, None], "f": good, "c": {"m": good}, "n": None}
+    assert (insert["record"], update["record"], update["old_record"]) == (row, {**row, "n": good}, row)
+
+
+@pytest.mark.slow
 def test_numbers_keep_their_digits(ear: Ear, sql: Sql):
     """The scale of a numeric and the last digits of an int8 stand in the frame as PostgreSQL wrote them."""
     sql.execute("create table digits (id int8 primary key, price numeric)")

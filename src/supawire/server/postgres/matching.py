@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from supawire.server.changes import Delivery
-from supawire.server.postgres import filtering, rows, visibility
+from supawire.server.postgres import casts, filtering, rows, visibility
 from supawire.server.postgres.book import Book, Listing, Viewer
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
@@ -64,6 +64,7 @@ class Matcher:
         roles = {listing.viewer.role for oid in relations for listing in self._book.of_table(oid)}
         xids = {change.begin.xid for change in wanted}
         facts = await self._facts.of(relations, roles, xids)
+        await casts.fill(self._database, self._catalog.types, self._writers, wanted)
         cases = self._cases(wanted, facts)
         answers = await filtering.ask(self._database, _doubts(cases))
         keys = _keys(cases, answers)

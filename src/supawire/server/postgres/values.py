@@ -29,8 +29,9 @@ NULL: Final = b"null"
 class Type:
     """A type of the catalogue. name: as in pg_type; sql: as SQL names it, quoted and qualified where needed.
 
-    kind: `b`ase, `c`omposite, `d`omain, `e`num, `p`seudo, `r`ange or `m`ultirange, as in pg_type. item: for an array
-    the oid of its items. base: for a domain the oid below it. fields: for a composite names and oids.
+    kind: `b`ase, `c`omposite, `d`omain, `e`num, `p`seudo, `r`ange or `m`ultirange, as in pg_type; `j` for one with a
+    cast to JSON of its own, such as hstore. item: for an array the oid of its items. base: for a domain the oid below
+    it. fields: for a composite names and oids.
     """
 
     oid: int
@@ -149,13 +150,25 @@ class Writers:
     def __init__(self, types: Mapping[int, Type]) -> None:
         self._types = types
         self._made: dict[int, Write] = {}
+        self.cast: Final[dict[tuple[int, bytes], bytes]] = {}
+        """JSON by type and text, for types that only PostgreSQL can cast (`asks`): to be filled in before writing."""
+
+    def asks(self, oid: int) -> bool:
+        """Whether only PostgreSQL knows the JSON of this type: somebody has made a cast for it, or for a part of it."""
+        whole = self._types[oid]
+        parts = [part for part in (whole.item, whole.base, *(kind for _, kind in whole.fields)) if part]
+        return whole.kind == "j" or any(map(self.asks, parts))
 
     def of_column(self, oid: int) -> Write:
         """For a column of this type. Raises: KeyError for a type that the catalogue lacks."""
         write = self._made.get(oid)
         if write is None:
-            write = self._made[oid] = self._of_column(self._types[oid])
+            write = self._looked_up(oid) if self.asks(oid) else self._of_column(self._types[oid])
+            self._made[oid] = write
         return write
+
+    def _looked_up(self, oid: int) -> Write:
+        return lambda text: self.cast[oid, text]
 
     def _of_column(self, type: Type) -> Write:
         if type.item:
