@@ -1,6 +1,11 @@
 """`LocalServer` with a database: an embedded one, or a given one."""
 
+import logging
+import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +19,7 @@ from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, S
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import SETTINGS, Cluster
 from supawire.server.postgres.examine import without_password
+from supawire.server.questions import Trouble
 from tests.postgres import databases
 
 pytestmark = pytest.mark.slow
@@ -82,6 +88,51 @@ def test_nothing_is_left_after_the_end_and_it_starts_again():
     assert threading.active_count() == threads
     with pytest.raises(StateError, match="not running"):
         server.sql("select 1")
+
+
+def test_a_database_of_its_own_that_ends_is_told():
+    """It was killed, and does not come back; stopping the server is clean all the same."""
+    said = threading.Event()
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and "has ended" in str(record.exc_info[1]):
+                said.set()
+
+    handler = Said()
+    logging.getLogger("supawire.server").addHandler(handler)
+    try:
+        with LocalServer(postgres=True) as server:
+            assert server._level is not None and server._level._cluster is not None
+            os.kill(server._level._cluster.pid, signal.SIGKILL)
+            assert said.wait(30)
+            assert server._do(lambda hub, now: hub._desk.asking.trouble) is Trouble.DOWN
+    finally:
+        logging.getLogger("supawire.server").removeHandler(handler)
+
+
+def test_an_interrupt_while_it_starts_leaves_nothing():
+    """Ctrl-C in `start` ends what had begun; the server can be started again."""
+    script = """
+import os, signal, threading, time
+from supawire.server import LocalServer
+server = LocalServer(postgres=True)
+
+def interrupt():
+    while server._level is None or server._level._cluster is None:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    server.start()
+except KeyboardInterrupt:
+    print(threading.active_count())
+with server:
+    print(server.sql("select 1"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.stdout, done.stderr) == ("1\n[(1,)]\n", "")
 
 
 async def test_it_works_under_async_with_too():

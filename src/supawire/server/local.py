@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from supawire.errors import InvalidArgumentError, StateError
@@ -77,6 +77,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
+        self._unwanted = False
 
     def __repr__(self) -> str:
         return f"LocalServer({self.url!r})" if self._app else "LocalServer(not running)"
@@ -92,6 +93,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         if self._thread is not None:
             raise StateError("this local server is running; stop() it first, or make another one")
         ready: Future[None] = Future()
+        self._loop, self._stop, self._unwanted = None, None, False
         self._thread = threading.Thread(target=self._run, args=(ready,), name="supawire-local-server", daemon=True)
         self._thread.start()
         try:
@@ -106,8 +108,10 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         thread = self._thread
         if thread is None:
             return
-        if self._loop is not None and self._stop is not None and thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        self._unwanted = True
+        if self._loop is not None and self._stop is not None:
+            with suppress(RuntimeError):  # the loop is closed: it could not start, or has failed
+                self._loop.call_soon_threadsafe(self._stop.set)
         thread.join()
         self._thread = None
         self._let_go()
@@ -145,7 +149,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
                 self._app = app
                 ready.set_result(None)
                 try:
-                    await self._stop.wait()
+                    if not self._unwanted:  # else it was said before there was a loop to say it to
+                        await self._stop.wait()
                 finally:
                     self._app = None
         except Exception as error:

@@ -148,6 +148,11 @@ class Cluster:
         """Start it again after `down`, on the same port."""
         self._order(b"u")
 
+    @property
+    def lives(self) -> bool:
+        """Whether its warden is there; it ends when PostgreSQL ends without being told to."""
+        return self._warden is not None and self._warden.poll() is None
+
     # --- what it is ---
 
     @property

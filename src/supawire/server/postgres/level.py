@@ -25,6 +25,8 @@ from supawire.types import Instant
 logger: Final = logging.getLogger("supawire.server")
 
 T = TypeVar("T")
+LOOK: Final = 1.0
+"""Seconds between two looks whether our cluster is there."""
 PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Policies, MessageTable, Feed)
 """What a level consists of, in the order in which they start."""
 
@@ -128,8 +130,9 @@ class Level:
         """Work for this server, which listens from now on."""
         self._app = app
         for part in self._parts:
-            task = self._spawn(part.run())
-            task.add_done_callback(self._ended)
+            self._spawn(part.run()).add_done_callback(self._ended)
+        if self._cluster is not None:
+            self._spawn(self._watch(self._cluster)).add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """Let go of the database, and end it where it is ours."""
@@ -162,6 +165,12 @@ class Level:
             logger.exception("the local server failed on a question to its database")
         if self._app is not None:
             self._app.answered(number, answer)
+
+    async def _watch(self, cluster: Cluster) -> None:
+        """Look whether our cluster is there; a given database may come back, this one does not."""
+        while cluster.lives:  # noqa: ASYNC110  it is another process
+            await asyncio.sleep(LOOK)
+        raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
 
     # --- tasks ---
 
