@@ -101,8 +101,9 @@ async def test_any_kind_of_function_fetches(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_plain_fetch_that_hangs_holds_one_thread() -> None:
+async def test_a_plain_fetch_that_hangs_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be stopped: the next attempt waits for it, and closing does not."""
+    monkeypatch.setattr("supawire.core.mirror.PAUSE", 0.0)
     server, gate, calls = VirtualServer(), threading.Event(), 0
 
     def fetch() -> list[Any]:
