@@ -20,6 +20,8 @@ from supawire.server.postgres.schema import prepare
 COPY: Final = SQL("create database {} template {} strategy file_copy")
 COPY_BEFORE_15: Final = SQL("create database {} template {}")
 
+CLOSE: Final = SQL("alter database {} allow_connections false")
+"""A server that still runs would come back at once."""
 END_STREAMS: Final = (
     "select pg_terminate_backend(active_pid, %s) from pg_replication_slots where active and database = %s"
 )
@@ -89,5 +91,6 @@ def _make(url: str, name: str, template: str) -> None:
 
 def _drop(url: str, name: str) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(CLOSE.format(Identifier(name)))
         admin.execute(END_STREAMS, [PATIENCE, name])
-        admin.execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+        admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
