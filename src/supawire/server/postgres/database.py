@@ -84,7 +84,8 @@ class Database:
     async def connection(self) -> AsyncGenerator[AsyncConnection[TupleRow]]:
         """A connection for as long as the block takes; psycopg's errors in it become DatabaseError.
 
-        After an error of the connection itself it is thrown away; so it is when a transaction is left open.
+        After an error of the connection itself it is thrown away; so it is when a transaction is left open, and when
+        the block was cancelled: answers that it did not wait for would be taken for those to the next question.
         """
         async with self._free:
             connection = await self._take()
@@ -92,6 +93,9 @@ class Database:
                 yield connection
             except psycopg.Error as error:
                 raise told(error) from error
+            except BaseException:
+                await connection.close()
+                raise
             finally:
                 await self._give_back(connection)
 
