@@ -145,6 +145,20 @@ async def test_a_cancelled_opening_leaves_nothing():
     assert ours() == set()
 
 
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_an_opening_may_be_cancelled_at_any_moment(turns: int):
+    """After however many turns of the loop it is cancelled, no task of the client is left (R2)."""
+    async with serving() as server:
+        opening = asyncio.ensure_future(connect_async(URL, KEY, transport=server.transport)._open())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        opened = (await asyncio.gather(opening, return_exceptions=True))[0]
+        if isinstance(opened, AsyncClient):
+            await opened.close()
+        assert ours() == set()
+
+
 async def test_close_is_idempotent_and_final():
     """After `close` every call raises ClosedError, closing again returns, and nothing of ours is left (R10, R11)."""
     async with connected() as (client, _):

@@ -220,8 +220,8 @@ class Driver:
 
     async def open(self) -> None:
         """Start, and wait for the first connection; what was started is gone when this raises."""
-        await self.tasks.start()
         try:
+            await self.tasks.start()
             await self.outcome(self.session.open(self.now()))
         except BaseException:
             self.abort(None)
