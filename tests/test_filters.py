@@ -14,6 +14,7 @@ from supawire import filters
 from supawire._rowtypes import TYPES
 from supawire.errors import InvalidArgumentError
 from supawire.filters import OPERATORS, Condition, FilterSyntaxError, check, in_list, matches, parse, problem
+from supawire.selectors import changes
 
 C = Condition
 
@@ -165,6 +166,16 @@ def test_callers_are_told_what_no_table_can_do(text: str, said: str):
     """check() refuses locally what the server would refuse for every table (R43)."""
     with pytest.raises(InvalidArgumentError, match=said):
         check(text)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"table": "\ud800"}, {"schema": "\ud800"}, {"select": ["\ud800"]}, {"filter": "a=eq.\ud800"}]
+)
+def test_what_cannot_be_written_is_refused_where_it_is_given(wrong: dict[str, Any]):
+    """Half of a surrogate pair in a name or filter is no join that fails later, but an error at once."""
+    with pytest.raises(InvalidArgumentError, match="UTF-8"):
+        arguments: dict[str, Any] = {"table": "t"} | wrong
+        changes(**arguments)
 
 
 def test_callers_may_ask_everything_else():

@@ -246,6 +246,7 @@ def test_the_limits_are_those_of_the_contract():
         ({"heartbeat": True}, "a number"),
         ({"heartbeat": float("nan")}, "a number"),
         ({"heartbeat": "25"}, "not '25'"),
+        ({"heartbeat": 10**400}, "a number"),
         ({"timeout": 0}, "above 0"),
         ({"timeout": None}, "a number"),
         ({"timeout": timedelta(seconds=3)}, "total_seconds()"),
@@ -265,6 +266,8 @@ def test_the_limits_are_those_of_the_contract():
         ({"headers": {"x": "a\r\nb: c"}}, "line break"),
         ({"headers": {"x\n": "a"}}, "line break"),
         ({"headers": {"x": 1}}, "must be a string, not int"),
+        ({"headers": {"x": "\ud800"}}, "UTF-8"),
+        ({"params": {"x": "\ud800"}}, "UTF-8"),
         ({"headers": {"Host": "h"}}, "host="),
         ({"headers": {"Sec-WebSocket-Key": "h"}}, "handshake"),
         ({"params": {"apikey": "h"}}, "the key argument"),
@@ -367,6 +370,7 @@ def test_wrong_limits_are_refused(name: str):
         ({"replication_ready": 0}, "replication_ready"),
         ({"presence_key": ""}, "must not be empty"),
         ({"presence_key": 5}, "must be a string"),
+        ({"presence_key": "\ud800"}, "UTF-8"),
         ({"replay_since": 1.0}, "private=True"),
         ({"replay_since": "now", "private": True}, "Unix seconds"),
         ({"replay_since": datetime(2026, 1, 1), "private": True}, "no time zone"),  # noqa: DTZ001
@@ -442,7 +446,7 @@ def test_a_timeout_is_seconds_none_or_left_out():
     assert options.check_timeout(DEFAULT, 10) == 10
     assert options.check_timeout(None, 10) is None
     assert options.check_timeout(2.5, 10) == 2.5
-    for wrong in (0, -1, True, "5", float("inf"), timedelta(seconds=1)):
+    for wrong in (0, -1, True, "5", float("inf"), 10**400, timedelta(seconds=1)):
         refused(lambda wrong=wrong: options.check_timeout(wrong, 10))
 
 

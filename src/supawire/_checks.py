@@ -111,7 +111,7 @@ def check_number(
         if bound is not None
     ]
     allowed = " ".join(filter(None, ["a number", " and ".join(bounds), unit]))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         hint = "take its total_seconds()" if hasattr(value, "total_seconds") else why
         raise refuse(name, value, allowed, why=hint)
     if (above is not None and value <= above) or (minimum is not None and value < minimum):
@@ -119,6 +119,13 @@ def check_number(
     if (below is not None and value >= below) or (maximum is not None and value > maximum):
         raise refuse(name, value, allowed, why=why, near=maximum if maximum is not None else _just_below(below))
     return value
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that is too large for a float
+        return False
 
 
 def _just_below(bound: float | None) -> float | None:
@@ -153,6 +160,13 @@ def check_callable(name: str, value: object) -> Callable[..., Any]:
     return value
 
 
+def check_kind(name: str, value: object, kind: type[T], allowed: str) -> T:
+    """`value`, when it is an object of this class."""
+    if not isinstance(value, kind):
+        raise refuse(name, value, allowed)
+    return value
+
+
 def check_text(name: str, value: object, *, secret: bool = False) -> str:
     """`value`, when it is a text that is not empty and has no control characters (they would end a header or a URL)."""
     if not isinstance(value, str):
@@ -162,7 +176,18 @@ def check_text(name: str, value: object, *, secret: bool = False) -> str:
         raise InvalidArgumentError(f"{name} must not be empty")
     if _CONTROL.search(value):
         raise InvalidArgumentError(f"{name} must have no line break or control character, and {shown} has; strip() it")
+    check_writable(name, value, shown)
     return value
+
+
+def check_writable(name: str, text: str, shown: str | None = None) -> int:
+    """The bytes of a text in UTF-8, as everything is sent. Half of a surrogate pair cannot be written."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{name}={shown or repr(text)} cannot be written as UTF-8: {error.reason}"
+        ) from None  # the cause would show the text
 
 
 def check_secret(name: str, value: object) -> Secret:
@@ -200,10 +225,7 @@ def check_pairs(name: str, value: object) -> dict[str, str]:
 
 
 def _fits(name: str, text: str, size: int) -> None:
-    try:
-        used = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{name}={text!r} cannot be written as UTF-8: {error.reason}") from error
+    used = check_writable(name, text)
     if used > size:
         raise InvalidArgumentError(
             f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: its length is one byte on the wire"

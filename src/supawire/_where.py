@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 from supawire import filters
+from supawire._checks import check_writable
 from supawire.errors import InvalidArgumentError
 from supawire.filters import Condition
 
@@ -88,6 +89,7 @@ def filter_text(filter: str | None, where: Where | None) -> str | None:
     if where is None:
         if not isinstance(filter, str):
             raise InvalidArgumentError(f"filter must be a text, not {filter!r}", hint="Conditions go into where=.")
+        check_writable("filter", filter)
         filters.check(filter)
         return filter
     if filter is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, overload
 
+from supawire._checks import check_writable
 from supawire._models import Model, check_model
 from supawire._where import Where, filter_text
 from supawire.errors import InvalidArgumentError
@@ -183,6 +184,7 @@ def changes(
     for name, value in (("table", table), ("schema", schema)):
         if not isinstance(value, str) or not value.strip():
             raise InvalidArgumentError(f"{name} must be a name or '*', not {value!r}")
+        check_writable(name, value)
     wanted = check_choice("event", event.upper() if isinstance(event, str) else event, _CHANGE_EVENTS)
     text = filter_text(filter, where)
     if (text is not None or select is not None) and ANY in (table, schema):
@@ -221,6 +223,8 @@ def _columns(select: Sequence[str] | None) -> tuple[str, ...] | None:
         raise InvalidArgumentError("select has no '*'", hint="Leave select out: that is every column.")
     if not columns or not all(isinstance(column, str) and column for column in columns):
         raise InvalidArgumentError(f"select must be a list of column names, such as ['id', 'name'], not {select!r}")
+    for column in columns:
+        check_writable("a column of select", column)
     return columns
 
 

@@ -331,6 +331,14 @@ async def test_asking_again_gives_the_same_channel(door: Door, server: LocalServ
         assert dict(client.channels) == {}
 
 
+@pytest.mark.parametrize("wrong", ["room", None, 5])
+async def test_only_a_channel_can_be_removed(door: Door, server: LocalServer, wrong: Any):
+    """A topic, or anything else, is refused with a word on what is wanted."""
+    async with door.client(server) as client:
+        with pytest.raises(InvalidArgumentError, match=r"a channel of client\.channel"):
+            await client.remove_channel(wrong)
+
+
 async def test_a_channel_is_a_context_manager(door: Door, server: LocalServer):
     """Entering joins, leaving leaves, and it works again (R20)."""
     async with door.client(server) as client:

@@ -32,6 +32,7 @@ from supawire.options import (
     Secret,
     Timeout,
     TokenProvider,
+    check_kind,
     check_secret,
     check_timeout,
     check_topic,
@@ -188,6 +189,7 @@ class AsyncClient:
     async def remove_channel(self, channel: AsyncChannel) -> None:
         """Leave a channel and end its object: later calls on it raise, and its topic can be had anew at once."""
         self._driver.check_loop()
+        check_kind("channel", channel, AsyncChannel, "a channel of client.channel(...)")
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
             topic = f"realtime:{channel.topic}"

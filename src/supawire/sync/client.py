@@ -24,6 +24,7 @@ from supawire.options import (
     Secret,
     Timeout,
     TokenProvider,
+    check_kind,
 )
 from supawire.sync.behind import ChannelBehind, ClientBehind
 from supawire.sync.channel import Channel
@@ -172,6 +173,7 @@ class Client:
 
     def remove_channel(self, channel: Channel) -> None:
         """Leave a channel and end its object: later calls on it raise, and its topic can be had anew at once."""
+        check_kind("channel", channel, Channel, "a channel of client.channel(...)")
         self._portal.call(self._remove, channel)
 
     async def _remove(self, channel: Channel) -> None:
