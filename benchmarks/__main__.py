@@ -1,6 +1,6 @@
-"""Measure what receiving costs, side by side: `python -m benchmarks`; README.md beside this says how.
+"""Measure side by side what things cost: `python -m benchmarks`; README.md beside this says how.
 
-The exit status is 1 when a ratio misses what is wanted of it by more than the margin.
+The exit status is 1 when a budget (`budgets.py`) is missed.
 """
 
 import argparse
@@ -9,54 +9,59 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.budgets import Run, judged
+from benchmarks.budgets import table as budget_table
+from benchmarks.fanout import fan_out
+from benchmarks.growth import grow
 from benchmarks.measure import Blaster, run
 from benchmarks.peers import ROOT, install_node, install_python, versions
-from benchmarks.report import KEPT, Run, complaints, markdown, save, table
-from benchmarks.scenarios import BARE, BLOCKING, NODE, PYTHON, SCENARIOS
+from benchmarks.report import KEPT, lines, load, markdown, save, table
+from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PLAIN, PYTHON, SCENARIOS, groups
 
-QUICK = ("broadcast", "binary", "change", "broadcast-both")
+FANOUT = "fan-out"
+GROWTH = "growth"
 
 
 def main() -> int:
     """Measure, print, write, judge."""
     options = arguments()
     clients = present(options.without)
-    names = options.only or (QUICK if options.quick else tuple(SCENARIOS))
-    messages, rounds = (20_000, 3) if options.quick else (options.messages, options.rounds)
-    result: Run = {
+    names = options.only or [*SCENARIOS, FANOUT, GROWTH]
+    result: Run = load() if options.only and options.write else {"scenarios": {}, "growth": {}}
+    result |= {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}",
         "versions": versions(clients),
         "on": time.strftime("%Y-%m-%d"),
-        "messages": messages,
-        "rounds": rounds,
-        "scenarios": {},
+        "rounds": options.rounds,
     }
+    print(*map(markdown, (table(result)[0], ["---"] * len(table(result)[0]))), sep="\n", flush=True)
     with Blaster() as blaster:
-        for name in names:
-            figures = run(blaster, name, SCENARIOS[name], clients, messages, rounds)
-            result["scenarios"][name] = {client: asdict(one) for client, one in figures.items()}
-            print_line(name, result)
+        for group in groups(names):
+            result["scenarios"] |= run(blaster, group, clients, options.messages, options.rounds)
+            print(*(markdown(line) for name in group for line in lines(result, name)), sep="\n", flush=True)
+    if FANOUT in names:
+        result["scenarios"] |= fan_out(options.rounds)
+    if GROWTH in names:
+        result["growth"] = grow()
     save(result, options.json)
     if options.write:
         save(result, KEPT)
-    missed = list(complaints(result, options.margin))
-    print(*missed, sep="\n", end="\n" if missed else "")
-    return bool(missed)
+    head, judgement = budget_table(result)
+    print("", *map(markdown, (head, ["---"] * len(head), *judgement)), sep="\n")
+    return not all(budget.met(value) for budget, value in judged(result))
 
 
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each client")
-    parser.add_argument("--messages", type=int, default=100_000, help="in each turn; a slow client gets fewer")
-    parser.add_argument("--without", nargs="*", default=[], choices=[PYTHON, NODE], help="leave these out")
-    parser.add_argument("--quick", action="store_true", help="a few short rounds, for CI")
-    parser.add_argument("--margin", type=float, default=1.0, help="how far a ratio may be off before this fails")
+    known = [*SCENARIOS, FANOUT, GROWTH]
+    parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each client")
+    parser.add_argument("--messages", type=int, default=20_480, help="in each turn; a slow client gets fewer")
+    parser.add_argument("--without", nargs="*", default=[], choices=[PLAIN, PYTHON, NODE], help="leave these out")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="where the figures go")
     parser.add_argument(
         "--write", action="store_true", help="keep the figures for the page; then python -m docs.tables"
@@ -66,23 +71,16 @@ def arguments() -> argparse.Namespace:
 
 def present(without: Sequence[str]) -> set[str]:
     """The clients to compare with; one that is not there is named and left out."""
-    clients = {BARE, BLOCKING}
-    for client, install in ((PYTHON, install_python), (NODE, install_node)):
-        if client in without:
+    clients = {OURS, BARE, BLOCKING}
+    for names, install in (((PYTHON, PLAIN), install_python), ((NODE,), install_node)):
+        wanted = set(names) - set(without)
+        if not wanted:
             continue
         if (why := install()) is None:
-            clients.add(client)
+            clients |= wanted
         else:
-            print(f"without {client}: {why}", file=sys.stderr)
+            print(f"without {', '.join(wanted)}: {why}", file=sys.stderr)
     return clients
-
-
-def print_line(name: str, result: Run) -> None:
-    """One scenario's line of the table, after the head."""
-    head, lines = table(result)
-    if len(lines) == 1:
-        print(markdown(head), markdown(["---"] * len(head)), sep="\n")
-    print(markdown(lines[-1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
 """The server of the benchmarks: `python -m benchmarks.blaster`.
 
-It answers joins and heartbeats, and on command pushes frames that were built beforehand as fast as the receiver takes
-them, so that the receiver's cost is all there is to see. It prints its port, then takes orders as lines of JSON on
-standard input: `{"topic": ..., "kind": ..., "count": ...}`.
+It answers joins, heartbeats and acks, and on command pushes frames that were built beforehand as fast as the receiver
+takes them, so that the receiver's cost is all there is to see. It prints its port, then takes orders as lines of JSON
+on standard input, see `Peer.blast`.
 """
 
 import asyncio
 import base64
 import hashlib
 import json
-import struct
 import sys
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.frames import BINDING_ID, BLOCK, V1, block, framed
+from benchmarks.answers import Answers
+from benchmarks.frames import BLOCK, V1, framed, plain
 
-_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_CHUNK: Final = 1 << 18
 
 
 class Peer:
@@ -26,26 +29,41 @@ class Peer:
         self._reader = reader
         self._writer = writer
         self._topics = topics
-        self._vsn = ""
-        self._blocks: dict[tuple[str, str], list[bytes]] = {}
+        self._answers = Answers("")
+        self._blocks: dict[tuple[str, str, int, int], list[bytes]] = {}
 
     async def serve(self) -> None:
         """Answer until the client goes."""
         try:
             await self._shake_hands()
-            while (text := await self._next_text()) is not None:
-                self._answer(json.loads(text))
+            unread = bytearray()
+            while chunk := await self._reader.read(_CHUNK):
+                unread += chunk
+                for kind, data in _unmasked(unread):
+                    if kind == 8:
+                        return
+                    self._answer(kind, data)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # it went
         finally:
             self._writer.close()
 
-    async def blast(self, topic: str, kind: str, count: int) -> None:
-        """Push frames; the socket's back-pressure is the only brake."""
-        key = topic, kind
+    async def blast(
+        self, topic: str, kind: str, count: int, channels: int = 1, bindings: int = 1, pace: float = 0
+    ) -> None:
+        """Push frames; the socket's back-pressure is the only brake.
+
+        channels: that the frames go to, by turns. bindings: that they are for. pace: seconds between two frames, for
+        one that comes when all is quiet.
+        """
+        key = topic, kind, channels, bindings
         if key not in self._blocks:
-            self._blocks[key] = block(kind, self._vsn, topic)
+            frames = plain(kind, self._answers.vsn, topic, channels=channels, bindings=bindings)
+            self._blocks[key] = [framed(frame, is_binary=kind == "binary") for frame in frames]
         frames = self._blocks[key]
+        if pace:
+            await self._one_by_one(frames, count, pace)
+            return
         whole = b"".join(frames)
         for _ in range(count // BLOCK):
             self._writer.write(whole)
@@ -53,9 +71,14 @@ class Peer:
         self._writer.write(b"".join(frames[: count % BLOCK]))
         await self._writer.drain()
 
+    async def _one_by_one(self, frames: list[bytes], count: int, pace: float) -> None:
+        for frame in islice(frames * (count // len(frames) + 1), count):
+            self._writer.write(frame)
+            await asyncio.sleep(pace)
+
     async def _shake_hands(self) -> None:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        self._vsn = parse_qs(urlsplit(head[0].split(" ")[1]).query).get("vsn", [V1])[0]
+        self._answers = Answers(parse_qs(urlsplit(head[0].split(" ")[1]).query).get("vsn", [V1])[0])
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
         accept = base64.b64encode(hashlib.sha1(fields["sec-websocket-key"].encode() + _MAGIC).digest())
         self._writer.write(
@@ -63,45 +86,31 @@ class Peer:
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
 
-    async def _next_text(self) -> bytes | None:
-        while True:
-            first, second = await self._reader.readexactly(2)
-            size = second & 127
-            if size == 126:
-                (size,) = struct.unpack("!H", await self._reader.readexactly(2))
-            elif size == 127:
-                (size,) = struct.unpack("!Q", await self._reader.readexactly(8))
-            mask = await self._reader.readexactly(4)
-            masked = await self._reader.readexactly(size)
-            match first & 15:
-                case 1:
-                    return bytes(byte ^ mask[place % 4] for place, byte in enumerate(masked))
-                case 8:
-                    return None
-                case _:
-                    continue
-
-    def _answer(self, frame: Any) -> None:
-        if self._vsn == V1:
-            frame = [frame.get(name) for name in ("join_ref", "ref", "topic", "event", "payload")]
-        join_ref, ref, topic, event, payload = frame
-        bindings: list[Any] = []
-        if event == "phx_join":
+    def _answer(self, kind: int, data: bytes) -> None:
+        if kind not in (1, 2):
+            return
+        for frame in (self._answers.to_text if kind == 1 else self._answers.to_binary)(data):
+            self._writer.write(framed(frame))
+        for topic in self._answers.topics - self._topics.keys():
             self._topics[topic] = self
-            wanted = payload.get("config", {}).get("postgres_changes") or []
-            bindings = [{"id": BINDING_ID + place, **binding} for place, binding in enumerate(wanted)]
-        response = {"status": "ok", "response": {"postgres_changes": bindings} if event == "phx_join" else {}}
-        self._send(join_ref, ref, topic, "phx_reply", response)
-        if bindings:
-            ready = {"status": "ok", "extension": "postgres_changes", "message": "Subscribed to PostgreSQL"}
-            self._send(join_ref, None, topic, "system", {**ready, "channel": topic.removeprefix("realtime:")})
 
-    def _send(self, join_ref: str | None, ref: str | None, topic: str, event: str, payload: Any) -> None:
-        if self._vsn == V1:
-            frame: Any = {"ref": ref, "topic": topic, "event": event, "payload": payload}
-        else:
-            frame = [join_ref, ref, topic, event, payload]
-        self._writer.write(framed(json.dumps(frame).encode(), is_binary=False))
+
+def _unmasked(unread: bytearray) -> Iterator[tuple[int, bytes]]:
+    """Take the whole frames that are there: their opcode and what is in them."""
+    start = 0
+    while len(unread) - start >= 6:
+        size, head = unread[start + 1] & 127, 2
+        if size >= 126:
+            head = 4 if size == 126 else 10
+            size = int.from_bytes(unread[start + 2 : start + head])
+        begin = start + head + 4
+        if len(unread) < begin + size:
+            break
+        mask = unread[begin - 4 : begin] * (size // 4 + 1)
+        masked = int.from_bytes(unread[begin : begin + size]) ^ int.from_bytes(mask[:size])
+        yield unread[start] & 15, masked.to_bytes(size)
+        start = begin + size
+    del unread[:start]
 
 
 async def commands() -> asyncio.StreamReader:

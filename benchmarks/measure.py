@@ -8,15 +8,15 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Final, Self
 
+from benchmarks.frames import BLOCK
 from benchmarks.peers import ROOT, command
-from benchmarks.scenarios import NODE, OURS, PYTHON, Scenario
+from benchmarks.scenarios import NODE, OURS, PYTHON, SCENARIOS, Scenario
 
 PATIENCE: Final = 60.0
 """Seconds that a process may take to answer."""
@@ -26,6 +26,12 @@ _WARM_UP: Final = {NODE: 6.0, PYTHON: 0.5}
 
 _SHARE: Final = {PYTHON: 0.1}
 """A slower client gets fewer messages."""
+
+_PACE: Final = 0.0003
+"""Seconds between two messages that shall wake up their receiver."""
+
+Figures = dict[str, list[float]]
+"""Of one client in one scenario: for each measure one figure a round. `cpu` and `wall` are microseconds a message."""
 
 
 class Child:
@@ -68,55 +74,81 @@ class Blaster(Child):
         super().__init__([sys.executable, "-m", "benchmarks.blaster"])
         self.url = f"http://127.0.0.1:{self.hear()}"
 
-    def blast(self, topic: str, kind: str, count: int) -> None:
-        """Push frames to the client that has joined the topic."""
-        self.tell(json.dumps({"topic": f"realtime:{topic}", "kind": kind, "count": count}))
+    def blast(self, topic: str, **order: Any) -> None:
+        """Push frames to the client that has joined the topic; see `blaster.Peer.blast`."""
+        self.tell(json.dumps({"topic": f"realtime:{topic}", **order}))
 
 
-@dataclass
-class Figures:
-    """Of one client in one scenario, per round: microseconds a message, of CPU and of the clock."""
+class Player:
+    """One client in one scenario."""
 
-    cpu: list[float] = field(default_factory=list[float])
-    wall: list[float] = field(default_factory=list[float])
+    def __init__(self, blaster: Blaster, stack: ExitStack, name: str, client: str) -> None:
+        self._blaster = blaster
+        self._stack = stack
+        self._name = name
+        self.client = client
+        self.scenario: Scenario = SCENARIOS[name]
+        self.topic = f"{name}-{client.replace(' ', '-')}"
+        self.figures: Figures = {}
+        self._child: Child | None = None if self.scenario.fresh else stack.enter_context(self._start())
 
-    def add(self, count: int, said: dict[str, Any]) -> None:
-        """One round more."""
-        self.cpu.append(round(said["cpu"] / count * 1e6, 4))
-        self.wall.append(round(said["wall"] / count * 1e6, 4))
+    def _start(self) -> Child:
+        task = json.dumps(asdict(self.scenario.task))
+        child = Child(command(self.client, self._blaster.url, self.topic, task))
+        assert (said := child.hear()) == "joined", said
+        return child
 
-    def forget(self) -> None:
-        """What came so far was to get warm."""
-        self.cpu.clear()
-        self.wall.clear()
+    def warm_up(self, messages: int) -> None:
+        """Do it before it counts."""
+        if not self.scenario.fresh:
+            self._turn(messages * _WARM_UP.get(self.client, 1))
+
+    def play(self, messages: int) -> None:
+        """One turn."""
+        for measure, value in self._turn(messages).items():
+            self.figures.setdefault(measure, []).append(round(value, 4))
+
+    def _turn(self, messages: float) -> dict[str, float]:
+        share = self.scenario.share.get(self.client, _SHARE.get(self.client, 1))
+        count = 1 if self.scenario.fresh else max(2, int(messages * share) & ~1)
+        with ExitStack() as turn:
+            child = self._child or turn.enter_context(self._start())
+            child.tell(str(count))
+            assert (said := child.hear()) == "ready", said
+            if self.scenario.task.does == "receive":
+                task = self.scenario.task
+                more = {"channels": task.channels, "bindings": task.bindings}
+                self._blaster.blast(self.topic, kind=task.kind, count=count, **more)
+            return {
+                measure: value / count * 1e6 if measure in ("cpu", "wall") else value
+                for measure, value in self._answer(child).items()
+            }
+
+    def _answer(self, child: Child) -> dict[str, float]:
+        while True:
+            said = json.loads(child.hear())
+            if "blast" not in said:
+                return said
+            self._blaster.blast(said["blast"], kind=self.scenario.task.kind, count=said["count"], pace=_PACE)
 
 
 def run(
-    blaster: Blaster, name: str, scenario: Scenario, clients: set[str], messages: int, rounds: int
-) -> dict[str, Figures]:
-    """Measure one scenario, with those of its clients that are there."""
-    taking_part = [OURS, *(client for client in scenario.clients if client in clients)]
-    figures = {client: Figures() for client in taking_part}
-    with ExitStack() as children:
-        turns: dict[str, Callable[[float], None]] = {}
-        for client in taking_part:
-            topic = f"{name}-{len(turns)}"
-            child = children.enter_context(Child(command(client, blaster.url, topic, name)))
-            assert child.hear() == "joined"
-            turns[client] = partial(_turn, blaster, child, topic, scenario.kind, figures[client])
-        for client, turn in turns.items():
-            turn(messages * _WARM_UP.get(client, 1))
-            figures[client].forget()
+    blaster: Blaster, names: list[str], clients: set[str], messages: int, rounds: int
+) -> dict[str, dict[str, Figures]]:
+    """Measure the scenarios of one group, with those of their clients that are there."""
+    messages = messages // BLOCK * BLOCK
+    with ExitStack() as stack:
+        players = [
+            Player(blaster, stack, name, client)
+            for name in names
+            for client in ((OURS,) if SCENARIOS[name].ours else ()) + SCENARIOS[name].clients
+            if client in clients
+        ]
+        for player in players:
+            player.warm_up(messages)
         for number in range(rounds):
-            first = number % len(taking_part)  # nobody always has his turn after the same neighbour's noise
-            for client in (*taking_part[first:], *taking_part[:first]):
-                turns[client](messages * _SHARE.get(client, 1))
-    return figures
-
-
-def _turn(blaster: Blaster, child: Child, topic: str, kind: str, figures: Figures, messages: float) -> None:
-    """Let one client receive so many messages."""
-    child.tell(str(int(messages)))
-    assert child.hear() == "ready"
-    blaster.blast(topic, kind, int(messages))
-    figures.add(int(messages), json.loads(child.hear()))
+            first = number % len(players)  # nobody always has his turn after the same neighbour's noise
+            for player in (*players[first:], *players[:first]):
+                if number < player.scenario.rounds:
+                    player.play(messages)
+    return {name: {one.client: one.figures for one in players if one.scenario is SCENARIOS[name]} for name in names}

@@ -3,13 +3,14 @@
 They are the places where the tests of `tests/interop` have them too.
 """
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PYTHON
+from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PLAIN, PYTHON
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _PYTHON_HOME: Final = ROOT / "build" / "interop-python"
@@ -38,17 +39,21 @@ def install_node() -> str | None:
     return None if _runs(steps) else "its packages cannot be installed"
 
 
-def command(client: str, url: str, topic: str, scenario: str) -> list[str]:
+def command(client: str, url: str, topic: str, task: str) -> list[str]:
     """The command line that starts a client."""
-    arguments = [url, topic, scenario]
-    match client:
-        case "realtime-py":
-            return [str(_PYTHON), "-m", "benchmarks.clients.official", *arguments]
-        case "realtime-js":
-            return ["node", "benchmarks/clients/official.mjs", *arguments, str(_NODE_HOME)]
-        case _:
-            module = {OURS: "ours", BLOCKING: "blocking", BARE: "bare"}[client]
-            return [sys.executable, "-m", f"benchmarks.clients.{module}", *arguments]
+    arguments = [url, topic, task]
+    does = json.loads(task)["does"]
+    if client == NODE:
+        return ["node", "--expose-gc", "benchmarks/clients/official.mjs", *arguments, str(_NODE_HOME)]
+    python = str(_PYTHON) if client in (PYTHON, PLAIN) else sys.executable
+    if does == "wake":
+        return [python, "-m", "benchmarks.clients.wake", "async" if client == OURS else "blocking", *arguments]
+    module = {OURS: "ours", BLOCKING: "blocking", BARE: "bare", PLAIN: "plain", PYTHON: "official"}[client]
+    if does in ("import", "start"):
+        return [python, "benchmarks/clients/start.py", module, *arguments]
+    if does in ("join", "memory"):
+        return [python, "-m", "benchmarks.clients.cold", module, *arguments]
+    return [python, "-m", f"benchmarks.clients.{module}", *arguments]
 
 
 def versions(clients: set[str]) -> dict[str, str]:

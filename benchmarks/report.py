@@ -1,20 +1,24 @@
-"""Figures of a run as ratios, as a table, and as a judgement."""
+"""Figures of a run as ratios and as a table."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.scenarios import BARE, BLOCKING, CLIENTS, OURS, PYTHON, SCENARIOS
+from benchmarks.budgets import Run
+from benchmarks.scenarios import BARE, CLIENTS, OURS, SCENARIOS
 
 KEPT: Final = Path(__file__).resolve().parent / "results.json"
 """The run that the page about performance shows."""
 
-COMPARED: Final = ((OURS, BARE), (PYTHON, OURS), (BLOCKING, OURS))
-
-Run = dict[str, Any]
-"""`machine`, `versions`, `rounds`, and under `scenarios` by name and client the lists `cpu` and `wall`."""
+_SAYS: Final = {
+    "cpu": "", "wall": ", by the clock", "p50": ", half of the round trips", "p99": ", 99 of 100",
+    "traced": ", counted by Python", "rss": ", of the process", "above": "",
+}  # fmt: skip
+_KIB: Final = ("traced", "rss")
+_ARRAY: Final = re.compile(r"\[[^\[\]{}]*\]")
 
 
 def load() -> Run:
@@ -23,20 +27,26 @@ def load() -> Run:
 
 
 def save(run: Run, path: Path) -> None:
-    """Write a run."""
+    """Write a run, each list of figures in a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-
-
-def ratios(figures: dict[str, Any], one: str, other: str) -> list[float]:
-    """CPU of one client over that of another, round by round."""
-    return [a / b for a, b in zip(figures[one]["cpu"], figures[other]["cpu"], strict=True)]
+    text = _ARRAY.sub(lambda found: " ".join(found[0].split()), json.dumps(run, indent=1))
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: a line a scenario, CPU microseconds a message of each client, and how they compare."""
-    head = ["scenario", *CLIENTS, *(f"{one} : {other}" for one, other in COMPARED)]
-    return head, [_line(name, figures) for name, figures in run["scenarios"].items()]
+    """Head and lines: a line a figure, what each client needs at its best, and how supawire compares."""
+    head = ["scenario", *CLIENTS, f"{OURS} : {BARE}"]
+    return head, [line for name in run["scenarios"] if name in SCENARIOS for line in lines(run, name)]
+
+
+def lines(run: Run, name: str) -> Iterator[list[str]]:
+    """The lines of one scenario."""
+    scenario, figures = SCENARIOS[name], run["scenarios"][name]
+    for measure in scenario.shows:
+        bare = run["scenarios"].get(scenario.against or name, {}).get(BARE, {}).get(measure)
+        ours = figures.get(OURS, {}).get(measure)
+        costs = [_shown(figures.get(client, {}).get(measure), measure) for client in CLIENTS]
+        yield [scenario.says + _SAYS[measure], *costs, _spread(ours, bare)]
 
 
 def markdown(cells: Sequence[str]) -> str:
@@ -44,27 +54,17 @@ def markdown(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _line(name: str, figures: dict[str, Any]) -> list[str]:
-    costs = [f"{median(figures[client]['cpu']):.2f}" if client in figures else "–" for client in CLIENTS]
-    compared = [
-        _spread(ratios(figures, one, other)) if one in figures and other in figures else "–" for one, other in COMPARED
-    ]
-    return [SCENARIOS[name].says, *costs, *compared]
+def _shown(turns: list[float] | None, measure: str) -> str:
+    if not turns:
+        return "–"
+    best = min(turns)
+    if measure in _KIB:
+        return f"{best:.1f} KiB"
+    return f"{best:.2f} µs" if best < 1000 else f"{best / 1000:.1f} ms"
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def complaints(run: Run, margin: float) -> Iterator[str]:
-    """Which ratios miss what is wanted of them by more than a margin, such as 1.5."""
-    for name, figures in run["scenarios"].items():
-        wanted = SCENARIOS[name]
-        for most, one, other in ((wanted.most, OURS, BARE), (wanted.door, BLOCKING, OURS)):
-            if most is not None and (times := median(ratios(figures, one, other))) > most * margin:
-                yield f"{name}: {one} needs {times:.2f} times as much as {other}, not at most {most * margin:.2f}"
-        if wanted.least is None or PYTHON not in figures:
-            continue
-        under = median(ratios(figures, PYTHON, OURS))
-        if under < wanted.least / margin:
-            yield f"{name}: realtime-py needs {under:.1f} times as much, not at least {wanted.least / margin:.1f}"
+def _spread(ours: list[float] | None, bare: list[float] | None) -> str:
+    if not ours or not bare:
+        return "–"
+    ratios: list[Any] = [one / other for one, other in zip(ours, bare, strict=True)]
+    return f"{min(ours) / min(bare):.2f} ({median(ratios):.2f})"

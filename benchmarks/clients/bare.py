@@ -1,19 +1,26 @@
-"""Our own libraries without our client: what receiving and decoding costs at the least.
+"""Our own libraries without our client: what receiving and decoding, or encoding and sending, costs at the least.
 
-`python -m benchmarks.clients.bare URL TOPIC SCENARIO`
+`python -m benchmarks.clients.bare URL TOPIC TASK`
 """
 
 import asyncio
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from benchmarks.clients.meter import Meter
+from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.frames import EVENT, message, table_of, topic_of
+from benchmarks.scenarios import Task
+
+Socket = aiohttp.ClientWebSocketResponse[bool]
 
 decode = msgspec.json.Decoder().decode
+encode = msgspec.json.Encoder().encode
 
 
 def decode_binary(data: bytes) -> tuple[str, str, Any]:
@@ -23,25 +30,52 @@ def decode_binary(data: bytes) -> tuple[str, str, Any]:
     return data[5:topic_end].decode(), data[topic_end:event_end].decode(), decode(data[event_end + data[3] :])
 
 
-async def main(url: str, topic: str, scenario: str) -> None:
-    """Join, then decode whatever comes."""
-    meter = Meter()
-    bindings = [{"event": "*", "schema": "public", "table": "todos"}] if scenario.startswith("change") else []
+def encode_binary(ref: int, topic: str, event: str, payload: Any) -> bytes:
+    """A user's broadcast on its way to the server."""
+    fields = [b"1", b"%d" % ref, topic.encode(), event.encode(), b""]
+    return b"".join((bytes((3, *map(len, fields), 1)), *fields, encode(payload)))
+
+
+async def main(url: str, topic: str, text: str) -> None:
+    """Join, then do what the task says."""
+    task, meter = Task(**json.loads(text)), Meter()
+    topic = f"realtime:{topic}"
+    async with connected(url) as socket, asyncio.TaskGroup() as tasks:
+        if task.does == "state":
+            await meter.obey(state_taker(socket, topic, task.members))
+            return
+        await join(socket, topic, task)
+        if task.does == "receive":
+            reader = tasks.create_task(read(socket, meter, decode_binary if task.kind == "binary" else decode))
+            await meter.obey()
+            reader.cancel()
+        else:
+            await meter.obey((sender if task.does == "send" else acked)(socket, topic))
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Socket]:
+    """An open socket."""
     url = f"{url.replace('http', 'ws')}/realtime/v1/websocket?apikey=key&vsn=2.0.0"
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(url, decode_text=False, compress=0, max_msg_size=16_000_000) as socket,
-        asyncio.TaskGroup() as tasks,
     ):
-        await socket.send_json(["1", "1", f"realtime:{topic}", "phx_join", {"config": {"postgres_changes": bindings}}])
-        for _ in range(2 if bindings else 1):
-            await socket.receive()
-        reader = tasks.create_task(read(socket, meter, decode_binary if scenario == "binary" else decode))
-        await meter.obey()
-        reader.cancel()
+        yield socket
 
 
-async def read(socket: aiohttp.ClientWebSocketResponse[bool], meter: Meter, decode: Callable[[bytes], object]) -> None:
+async def join(socket: Socket, topic: str, task: Task) -> None:
+    """Join, and wait for everything that comes before the data."""
+    bindings = [{"event": "*", "schema": "public", "table": table_of(number)} for number in range(task.bindings)]
+    presence = {"enabled": bool(task.members), "key": str(task.members or "")}
+    config = {"postgres_changes": bindings, "presence": presence, "broadcast": {"ack": task.does == "ack"}}
+    for number in range(task.channels):
+        await socket.send_str(encode(["1", "1", topic_of(topic, number), "phx_join", {"config": config}]).decode())
+    for _ in range(task.channels * (1 + bool(bindings) + bool(task.members))):
+        await socket.receive()
+
+
+async def read(socket: Socket, meter: Meter, decode: Callable[[bytes], object]) -> None:
     """The loop."""
     receive, text, binary = socket.receive, aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
     while True:
@@ -52,6 +86,45 @@ async def read(socket: aiohttp.ClientWebSocketResponse[bool], meter: Meter, deco
         meter.left -= 1
         if not meter.left:
             meter.stop()
+
+
+Act = Callable[[int], Awaitable[dict[str, float] | None]]
+
+
+def sender(socket: Socket, topic: str) -> Act:
+    """Broadcasts one after another."""
+    payloads = [message(number) for number in range(512)]
+
+    async def send(count: int) -> None:
+        for number in range(count):
+            await socket.send_bytes(encode_binary(number, topic, EVENT, payloads[number % 512]))
+
+    return send
+
+
+def acked(socket: Socket, topic: str) -> Act:
+    """The same, each after the ack of the one before."""
+    payload = message(1)
+
+    async def once() -> None:
+        await socket.send_bytes(encode_binary(1, topic, EVENT, payload))
+        decode((await socket.receive()).data)
+
+    return lambda count: round_trips(count, once)
+
+
+def state_taker(socket: Socket, topic: str, members: int) -> Act:
+    """Joins channels in which many are present, and decodes who they are."""
+    presence = {"enabled": True, "key": str(members)}
+    asked = encode(["1", "1", topic, "phx_join", {"config": {"presence": presence}}]).decode()
+
+    async def take(count: int) -> None:
+        for _ in range(count):
+            await socket.send_str(asked)
+            await socket.receive()
+            assert len(decode((await socket.receive()).data)[4]) == members
+
+    return take
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
-"""supawire's blocking door: `python -m benchmarks.clients.blocking URL TOPIC SCENARIO`."""
+"""supawire's blocking door: `python -m benchmarks.clients.blocking URL TOPIC TASK`."""
 
+import json
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.clients.meter import Meter, say
-from benchmarks.clients.ours import HANDLERS
-from benchmarks.frames import EVENT, TABLE
-from supawire import Selector, Stream, broadcast, changes, connect
+from benchmarks.clients.ours import selectors
+from benchmarks.clients.readers import READERS
+from benchmarks.scenarios import Task
+from supawire import Stream, connect
 
 
-def main(url: str, topic: str, scenario: str) -> None:
-    """Join with the listener of this scenario, then let it count."""
-    meter = Meter()
+def main(url: str, topic: str, text: str) -> None:
+    """Join with the listener of this task, then let it count."""
+    task, meter = Task(**json.loads(text)), Meter()
     with connect(url, "key") as client:
         channel = client.channel(topic)
-        selector: Selector[Any] = changes(TABLE) if scenario.startswith("change") else broadcast(EVENT)
-        if scenario.endswith("iterated"):
-            threading.Thread(target=iterate, args=(channel.listen(selector), meter)).start()
-        else:
-            channel.on(selector, HANDLERS[scenario](meter))
+        reader = READERS[task.reads](meter)
+        for selector in selectors(task):
+            if task.by == "iterator":
+                threading.Thread(target=iterate, args=(channel.listen(selector), reader)).start()
+            else:
+                channel.on(selector, reader)
         channel.subscribe()
         say("joined")
         for line in sys.stdin:
@@ -27,13 +31,10 @@ def main(url: str, topic: str, scenario: str) -> None:
             say("ready")
 
 
-def iterate(messages: Stream[Any], meter: Meter) -> None:
-    """`for` that reads what was sent."""
-    for message in messages:
-        _ = message.payload
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
+def iterate(events: Stream[Any], reader: Callable[[Any], None]) -> None:
+    """`for` that reads what the task says."""
+    for event in events:
+        reader(event)
 
 
 if __name__ == "__main__":

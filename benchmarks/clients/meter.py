@@ -1,18 +1,21 @@
 """The half of a measured client that every one of them shares: count, and say what the CPU did meanwhile.
 
-Lines of standard input are orders: the number of messages that come next. The answer is a line `ready`, and when they
-were all delivered a line of JSON with the seconds of CPU of the whole process and of the clock. Only the standard
-library is used here, since this runs in several environments.
+Lines of standard input are orders: the number of messages of the next turn. The answer is a line `ready`, and when they
+were all delivered, or sent, a line of JSON with the seconds of CPU of the whole process and of the clock, and perhaps
+more. Only the standard library is used here, since this runs in several environments.
 """
 
 import asyncio
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 
 class Meter:
-    """What is left to be delivered in this round: whoever delivers counts `left` down, and calls `stop` at zero."""
+    """What is left to be delivered in this turn: whoever delivers counts `left` down, and calls `stop` at zero."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -23,19 +26,38 @@ class Meter:
         self.left = count
         self._began = time.process_time(), time.perf_counter()
 
-    def stop(self) -> None:
+    def stop(self, **more: float) -> None:
         """The last one was delivered."""
         cpu, wall = time.process_time(), time.perf_counter()
-        say(json.dumps({"cpu": cpu - self._began[0], "wall": wall - self._began[1]}))
+        say(json.dumps({"cpu": cpu - self._began[0], "wall": wall - self._began[1], **more}))
 
-    async def obey(self) -> None:
-        """Take orders until standard input ends."""
+    async def obey(self, act: Callable[[int], Awaitable[dict[str, float] | None]] | None = None) -> None:
+        """Take orders until standard input ends: to count what is received, or to do something so many times."""
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         say("joined")
         while line := await lines.readline():
             self.start(int(line))
             say("ready")
+            if act is not None:
+                more = await act(int(line))
+                self.stop(**(more or {}))
+
+
+async def round_trips(count: int, once: Callable[[], Awaitable[Any]]) -> dict[str, float]:
+    """Do it so many times, one after another: the microseconds that half of them and 99 of 100 took at the most."""
+    took: list[float] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await once()
+        took.append(time.perf_counter() - began)
+    took.sort()
+    return {"p50": took[count // 2] * 1e6, "p99": took[count * 99 // 100] * 1e6}
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
 def say(line: str) -> None:

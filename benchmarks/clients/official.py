@@ -1,44 +1,126 @@
-"""The official Python client, in an environment of its own: `python -m benchmarks.clients.official URL TOPIC SCENARIO`.
+"""The official Python client, in an environment of its own: `python -m benchmarks.clients.official URL TOPIC TASK`.
 
 It speaks version 1.0.0 only, and knows no types of columns.
 """
 
 import asyncio
+import json
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from realtime import AsyncRealtimeClient  # pyright: ignore[reportMissingImports]
 
-from benchmarks.clients.meter import Meter
+from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.frames import EVENT, message, table_of, topic_of
 
 
-async def main(url: str, topic: str, scenario: str) -> None:
-    """Join with the listener of this scenario, then let it count."""
-    meter = Meter()
-    client: Any = AsyncRealtimeClient(f"{url.replace('http', 'ws')}/realtime/v1", token="key")
-    channel = client.channel(topic)
-
-    def message(event: dict[str, Any]) -> None:
-        _ = event["payload"]
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
-
-    def change(event: dict[str, Any]) -> None:
-        _ = event["data"]["record"]
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
-
-    if scenario.startswith("change"):
-        channel.on_postgres_changes("*", change, table="todos", schema="public")
+async def main(url: str, topic: str, text: str) -> None:
+    """Join, then do what the task says."""
+    task, meter = json.loads(text), Meter()
+    client = new_client(url)
+    if task["does"] == "receive":
+        await listen(client, topic, task, meter)
+        await meter.obey()
+    elif task["does"] == "state":
+        await meter.obey(state_taker(client, topic, task))
     else:
-        channel.on_broadcast("cursor", message)
+        channel = channel_of(client, topic, task)
+        await subscribed(channel)
+        await meter.obey((sender if task["does"] == "send" else acked)(channel))
+    await client.remove_all_channels()
+
+
+def new_client(url: str) -> Any:
+    """A client of this server."""
+    return AsyncRealtimeClient(f"{url.replace('http', 'ws')}/realtime/v1", token="key")
+
+
+def channel_of(client: Any, topic: str, task: dict[str, Any]) -> Any:
+    """The channel; its presence key tells the server of the benchmarks how many shall be there."""
+    presence = {"key": str(task["members"] or ""), "enabled": bool(task["members"])}
+    broadcast = {"ack": task["does"] == "ack", "self": False}
+    return client.channel(topic, {"config": {"broadcast": broadcast, "presence": presence, "private": False}})
+
+
+async def subscribed(channel: Any) -> None:
+    """Joined."""
     joined = asyncio.Event()
     await channel.subscribe(lambda state, error: joined.set())
     await joined.wait()
-    await meter.obey()
-    await client.remove_all_channels()
+
+
+async def listen(client: Any, topic: str, task: dict[str, Any], meter: Meter) -> None:
+    """Join with the listeners of this task."""
+
+    def count() -> None:
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    def take(event: dict[str, Any]) -> None:
+        _ = event["data"]["record"] if changes else event["payload"]
+        count()
+
+    def take_state() -> None:
+        there.set()
+        if task["reads"] == "state":
+            channels[0].presence_state()
+        count()
+
+    changes, there = task["kind"] == "change", asyncio.Event()
+    channels = [channel_of(client, topic_of(topic, number), task) for number in range(task["channels"])]
+    for channel in channels:
+        channel.on_broadcast(EVENT, take)
+        for binding in range(task["bindings"]):
+            channel.on_postgres_changes("*", take, table=table_of(binding), schema="public")
+        if task["members"]:
+            channel.on_presence_sync(take_state)
+        await subscribed(channel)
+    if task["members"]:
+        await there.wait()
+
+
+Act = Callable[[int], Awaitable[dict[str, float] | None]]
+
+
+def sender(channel: Any) -> Act:
+    """Broadcasts one after another."""
+    payloads = [message(number) for number in range(512)]
+
+    async def send(count: int) -> None:
+        for number in range(count):
+            await channel.send_broadcast(EVENT, payloads[number % 512])
+
+    return send
+
+
+def acked(channel: Any) -> Act:
+    """The same, each after the ack of the one before."""
+    body = {"type": "broadcast", "event": EVENT, "payload": message(1)}
+
+    async def once() -> None:
+        done = asyncio.Event()
+        push = await channel.push("broadcast", body)
+        push.receive("ok", lambda _: done.set())
+        await done.wait()
+
+    return lambda count: round_trips(count, once)
+
+
+def state_taker(client: Any, topic: str, task: dict[str, Any]) -> Act:
+    """Joins channels in which many are present."""
+
+    async def take(count: int) -> None:
+        for _ in range(count):
+            channel, there = channel_of(client, topic, task), asyncio.Event()
+            channel.on_presence_sync(there.set)
+            await subscribed(channel)
+            await there.wait()
+            assert len(channel.presence_state()) == task["members"]
+            await client.remove_channel(channel)
+
+    return take
 
 
 if __name__ == "__main__":

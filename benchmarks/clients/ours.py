@@ -1,114 +1,147 @@
-"""supawire's async door: `python -m benchmarks.clients.ours URL TOPIC SCENARIO`."""
+"""supawire's async door: `python -m benchmarks.clients.ours URL TOPIC TASK`."""
 
 import asyncio
+import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
-from benchmarks.clients.meter import Meter
-from benchmarks.frames import EVENT, TABLE
-from supawire import AsyncStream, Selector, broadcast, changes, connect_async
+from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.clients.readers import READERS, Todo
+from benchmarks.frames import EVENT, message, table_of, topic_of
+from benchmarks.scenarios import Task
+from supawire import (
+    AsyncChannel,
+    AsyncClient,
+    AsyncStream,
+    Limits,
+    PresenceSync,
+    Selector,
+    broadcast,
+    changes,
+    connect_async,
+    presence,
+)
 
 
-async def main(url: str, topic: str, scenario: str) -> None:
-    """Join with the listener of this scenario, then let it count."""
-    meter = Meter()
-    async with connect_async(url, "key") as client, asyncio.TaskGroup() as tasks:
-        channel = client.channel(topic)
-        selector: Selector[Any] = changes(TABLE) if scenario.startswith("change") else broadcast(EVENT)
-        if scenario in ITERATED:
-            reader = tasks.create_task(ITERATED[scenario](channel.listen(selector), meter))
+async def main(url: str, topic: str, text: str) -> None:
+    """Join, then do what the task says."""
+    task, meter = Task(**json.loads(text)), Meter()
+    async with connect_async(url, "key", limits=Limits.off()) as client, asyncio.TaskGroup() as tasks:
+        if task.does == "receive":
+            readers = [tasks.create_task(reader) for reader in await listen(client, topic, task, meter)]
+            await meter.obey()
+            for reader in readers:
+                reader.cancel()
         else:
-            reader = None
-            channel.on(selector, HANDLERS[scenario](meter))
-        await channel.subscribe()
-        await meter.obey()
-        if reader is not None:
-            reader.cancel()
+            await meter.obey(await ACTS[task.does](client, topic, task))
 
 
-async def iterate_payloads(messages: AsyncStream[Any], meter: Meter) -> None:
-    """`async for` that reads what was sent."""
-    async for message in messages:
-        _ = message.payload
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
+async def listen(client: AsyncClient, topic: str, task: Task, meter: Meter) -> list[Any]:
+    """Join with the listeners of this task; what has to run for them."""
+    channels = [channel_of(client, topic_of(topic, number), task) for number in range(task.channels)]
+    reader = READERS[task.reads](meter)
+    streams = [
+        each.listen(one) if task.by == "iterator" else on(each, one, reader, task)
+        for each in channels
+        for one in selectors(task)
+    ]
+    for each in channels:
+        await each.subscribe()
+    while len(channels[0].presence_state()) < task.members:  # noqa: ASYNC110  there is no event for those who were there
+        await asyncio.sleep(0.01)
+    return [iterate(stream, reader) for stream in streams if stream is not None]
 
 
-async def iterate_records(rows: AsyncStream[Any], meter: Meter) -> None:
-    """`async for` that reads the row."""
-    async for change in rows:
-        _ = change.record
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
+def channel_of(client: AsyncClient, topic: str, task: Task) -> AsyncChannel:
+    """The channel; its presence key tells the server of the benchmarks how many shall be there."""
+    return client.channel(topic, presence_key=str(task.members) if task.members else None, ack=task.does == "ack")
 
 
-def payload_read(meter: Meter) -> Callable[[Any], None]:
-    """A handler that reads what was sent."""
+def selectors(task: Task) -> list[Selector[Any]]:
+    """What is listened to."""
+    model = Todo if task.reads == "model" else None
+    match task.kind:
+        case "change":
+            return [changes(table_of(number), model=model) for number in range(task.bindings)]
+        case "diff":
+            return [presence()]
+        case _:
+            return [broadcast(EVENT)]
 
-    def take(message: Any) -> None:
-        _ = message.payload
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
+
+def on(channel: AsyncChannel, selector: Selector[Any], reader: Callable[[Any], None], task: Task) -> None:
+    """Register the handler."""
+
+    async def take(event: Any) -> None:
+        reader(event)
+
+    channel.on(selector, take if task.by == "async" else reader)
+
+
+async def iterate(events: AsyncStream[Any], reader: Callable[[Any], None]) -> None:
+    """`async for` that reads what the task says."""
+    async for event in events:
+        reader(event)
+
+
+Act = Callable[[int], Awaitable[dict[str, float] | None]]
+
+
+async def sender(client: AsyncClient, topic: str, task: Task) -> Act:
+    """Broadcasts one after another."""
+    channel = channel_of(client, topic, task)
+    await channel.subscribe()
+    payloads = [message(number) for number in range(512)]
+
+    async def send(count: int) -> None:
+        for number in range(count):
+            await channel.broadcast(EVENT, payloads[number % 512])
+
+    return send
+
+
+async def acked(client: AsyncClient, topic: str, task: Task) -> Act:
+    """The same, each after the ack of the one before."""
+    channel = channel_of(client, topic, task)
+    await channel.subscribe()
+    payload = message(1)
+    return lambda count: round_trips(count, lambda: channel.broadcast(EVENT, payload))
+
+
+async def state_taker(client: AsyncClient, topic: str, task: Task) -> Act:
+    """Joins channels in which many are present."""
+
+    async def take(count: int) -> None:
+        for _ in range(count):
+            channel, there = channel_of(client, topic, task), asyncio.Event()
+            channel.on(presence(), lambda event, there=there: there.set() if isinstance(event, PresenceSync) else None)
+            await channel.subscribe()
+            await there.wait()
+            assert len(channel.presence_state()) == task.members
+            await client.remove_channel(channel)
 
     return take
 
 
-def record_read(meter: Meter) -> Callable[[Any], None]:
-    """A handler that reads the row."""
-
-    def take(change: Any) -> None:
-        _ = change.record
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
-
-    return take
+ACTS = {"send": sender, "ack": acked, "state": state_taker}
 
 
-def columns_read(meter: Meter) -> Callable[[Any], None]:
-    """A handler that reads each of the eight columns."""
-
-    def take(change: Any) -> None:
-        row = change.record
-        _ = row["id"], row["title"], row["price"], row["at"], row["owner"], row["meta"], row["done"], row["tags"]
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
-
-    return take
+def listener(event: Any) -> None:
+    """Somebody has to listen."""
 
 
-def not_read(meter: Meter) -> Callable[[Any], None]:
-    """A handler that looks at nothing but what kind it is."""
+async def joined(url: str, topic: str, channels: int, stack: AsyncExitStack) -> AsyncClient:
+    """A client that has joined so many channels."""
+    client = await stack.enter_async_context(connect_async(url, "key", limits=Limits.off()))
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(channels):
+            channel = client.channel(topic_of(topic, number))
+            channel.on(broadcast(EVENT), listener)
+            tasks.create_task(channel.subscribe())
+    return client
 
-    def take(change: Any) -> None:
-        _ = change.type
-        meter.left -= 1
-        if not meter.left:
-            meter.stop()
-
-    return take
-
-
-HANDLERS: dict[str, Callable[[Meter], Callable[[Any], None]]] = {
-    "broadcast": payload_read,
-    "broadcast-both": payload_read,
-    "binary": payload_read,
-    "change": record_read,
-    "change-both": record_read,
-    "change-typed": columns_read,
-    "change-unread": not_read,
-}
-
-ITERATED: dict[str, Callable[[AsyncStream[Any], Meter], Coroutine[Any, Any, None]]] = {
-    "broadcast-iterated": iterate_payloads,
-    "broadcast-both-iterated": iterate_payloads,
-    "change-iterated": iterate_records,
-}
 
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""What user code looks at, in both doors: handlers that count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from benchmarks.clients.meter import Meter
+from supawire import PresenceSync
+
+
+@dataclass
+class Todo:
+    """The row that changes, as a class of the user."""
+
+    id: int
+    title: str
+    price: Decimal
+    at: datetime
+    owner: UUID
+    meta: dict[str, Any]
+    done: bool
+    tags: list[str]
+
+
+def payload_read(meter: Meter) -> Callable[[Any], None]:
+    """What was sent."""
+
+    def take(message: Any) -> None:
+        _ = message.payload
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+def record_read(meter: Meter) -> Callable[[Any], None]:
+    """The row."""
+
+    def take(change: Any) -> None:
+        _ = change.record
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+def columns_read(meter: Meter) -> Callable[[Any], None]:
+    """Each of the eight columns."""
+
+    def take(change: Any) -> None:
+        row = change.record
+        _ = row["id"], row["title"], row["price"], row["at"], row["owner"], row["meta"], row["done"], row["tags"]
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+def not_read(meter: Meter) -> Callable[[Any], None]:
+    """Nothing. Of presence the joins and leaves are counted."""
+
+    def take(event: Any) -> None:
+        if event.__class__ is PresenceSync:
+            return
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+def state_read(meter: Meter) -> Callable[[Any], None]:
+    """Who is here, after every diff; the newest is kept."""
+    newest: Any = None
+
+    def take(event: Any) -> None:
+        nonlocal newest
+        if event.__class__ is not PresenceSync:
+            return
+        newest = event.state
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+READERS: Final[dict[str, Callable[[Meter], Callable[[Any], None]]]] = {
+    "payload": payload_read,
+    "record": record_read,
+    "model": record_read,
+    "columns": columns_read,
+    "nothing": not_read,
+    "state": state_read,
+}

@@ -1,0 +1,45 @@
+"""What a program pays before its first message: `python benchmarks/clients/start.py CLIENT URL TOPIC TASK`.
+
+Run as a file, and with next to nothing imported here, so that what an import costs is the import's.
+"""
+
+import sys
+import time
+
+STATEMENTS = {
+    "ours": "import supawire",
+    "bare": "import aiohttp, msgspec",
+    "official": "import realtime",
+}
+
+
+def main(client: str, url: str, topic: str, task: str) -> None:
+    """Measure once: CPU and wall seconds of an import, or of everything up to the first joined channel."""
+    print("joined", flush=True)
+    sys.stdin.readline()
+    print("ready", flush=True)
+    began = time.process_time(), time.perf_counter()
+    exec(STATEMENTS[client], {})
+    if '"start"' in task:
+        connect(client, url, topic)
+    cpu, wall = time.process_time(), time.perf_counter()
+    print(f'{{"cpu": {cpu - began[0]}, "wall": {wall - began[1]}}}', flush=True)
+
+
+def connect(client: str, url: str, topic: str) -> None:
+    """Open a client, join one channel, close."""
+    sys.path.insert(0, "")
+    import asyncio
+    from contextlib import AsyncExitStack
+
+    from benchmarks.clients.cold import CLIENTS
+
+    async def once() -> None:
+        async with AsyncExitStack() as stack:
+            await CLIENTS[client]()(url, topic, 1, stack)
+
+    asyncio.run(once())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,83 @@
+"""One message per wake-up: a bare loop and supawire in one process, whose turns alternate in small slices.
+
+`python -m benchmarks.clients.wake async|blocking URL TOPIC TASK`. What a wake-up costs is the system's affair and
+differs from minute to minute by more than a client adds; so only the difference is said.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from benchmarks.clients.bare import connected, join, read
+from benchmarks.clients.bare import decode as decode_json
+from benchmarks.clients.meter import Meter, say
+from benchmarks.frames import EVENT
+from benchmarks.scenarios import Task
+from supawire import broadcast, connect, connect_async
+
+
+class Counter(Meter):
+    """Says in this process that all were delivered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self.done = asyncio.Event()
+
+    def stop(self, **more: float) -> None:
+        """The last one was delivered, on whatever thread."""
+        self._loop.call_soon_threadsafe(self.done.set)
+
+    async def cost(self, topic: str, count: int) -> float:
+        """Let the runner send so many to this topic: CPU seconds of one."""
+        self.done.clear()
+        self.left = count
+        began = time.process_time()
+        say(json.dumps({"blast": topic, "count": count}))
+        await self.done.wait()
+        return (time.process_time() - began) / count
+
+
+async def main(door: str, url: str, topic: str, text: str) -> None:
+    """Join twice, then obey."""
+    task = Task(**json.loads(text))
+    ours, bare = Counter(), Counter()
+
+    def take(message: Any) -> None:
+        _ = message.payload
+        ours.left -= 1
+        if not ours.left:
+            ours.stop()
+
+    async with AsyncExitStack() as stack:
+        if door == "async":
+            channel = (await stack.enter_async_context(connect_async(url, "key"))).channel(f"{topic}-ours")
+            channel.on(broadcast(EVENT), take)
+            await channel.subscribe()
+        else:
+            client = await asyncio.to_thread(stack.enter_context, connect(url, "key"))
+            blocking = client.channel(f"{topic}-ours")
+            blocking.on(broadcast(EVENT), take)
+            await asyncio.to_thread(blocking.subscribe)
+        socket = await stack.enter_async_context(connected(url))
+        await join(socket, f"realtime:{topic}-bare", task)
+        reader = asyncio.create_task(read(socket, bare, decode_json))
+        say("joined")
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            say("ready")
+            costs = [
+                (await bare.cost(f"{topic}-bare", SLICE), await ours.cost(f"{topic}-ours", SLICE))
+                for _ in range(max(1, int(line) // SLICE))
+            ]
+            above = sorted(one - other for other, one in costs)
+            say(json.dumps({"cpu": sum(one for _, one in costs), "wall": 0, "above": above[len(above) // 2] * 1e6}))
+        reader.cancel()
+
+
+SLICE = 100
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

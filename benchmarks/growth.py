@@ -1,0 +1,169 @@
+"""How cost grows with the number of things: curves, measured in memory, each flat or linear."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.clients.readers import state_read
+from benchmarks.frames import EVENT, compact, plain, table_of, topic_of
+from benchmarks.lanes import Count, Turn, fed, opened
+from supawire import broadcast, changes, presence
+
+SECONDS: Final = 1.5
+"""Of measuring, for each point."""
+
+TOPIC: Final = "realtime:lane"
+Made = AbstractAsyncContextManager[Turn]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """says: what there is more of. each: what a figure is the microseconds of. make: a turn with so many."""
+
+    says: str
+    each: str
+    points: tuple[int, ...]
+    make: Callable[[int], Made]
+
+
+def read(event: Any) -> None:
+    """A handler."""
+    _ = event.payload
+
+
+def read_row(event: Any) -> None:
+    """The same of changes."""
+    _ = event.record
+
+
+def reader() -> Callable[[Any], None]:
+    """Another handler that does the same."""
+
+    def take(event: Any) -> None:
+        _ = event.payload
+
+    return take
+
+
+@asynccontextmanager
+async def channels(count: int) -> AsyncGenerator[Turn]:
+    """Messages to many channels by turns."""
+    async with opened() as (client, _, memory):
+        for number in range(count):
+            channel = client.channel(topic_of("lane", number))
+            channel.on(broadcast(EVENT), read)
+            await channel.subscribe()
+        yield fed(memory, plain("broadcast", "2.0.0", TOPIC, channels=count))
+
+
+@asynccontextmanager
+async def bindings(count: int) -> AsyncGenerator[Turn]:
+    """Changes for many bindings by turns."""
+    async with opened() as (_, channel, memory):
+        for number in range(count):
+            channel.on(changes(table_of(number)), read_row)
+        await channel.subscribe()
+        yield fed(memory, plain("change", "2.0.0", TOPIC, bindings=count))
+
+
+@asynccontextmanager
+async def listeners(count: int) -> AsyncGenerator[Turn]:
+    """Messages that many handlers get: the seconds of one delivery."""
+    async with opened() as (_, channel, memory):
+        for _ in range(count):
+            channel.on(broadcast(EVENT), reader())
+        await channel.subscribe()
+        feed = fed(memory, plain("broadcast", "2.0.0", TOPIC))
+
+        async def turn() -> float:
+            return await feed() / count
+
+        yield turn
+
+
+@asynccontextmanager
+async def members(count: int) -> AsyncGenerator[Turn]:
+    """Diffs among many members, the state read after each."""
+    async with opened(presence_key=str(count)) as (_, channel, memory):
+        channel.on(presence(), state_read(Count()))
+        await channel.subscribe()
+        while len(channel.presence_state()) < count:  # noqa: ASYNC110  there is no event for those who were there
+            await asyncio.sleep(0.01)
+        yield fed(memory, plain("diff", "2.0.0", TOPIC))
+
+
+@asynccontextmanager
+async def size(count: int) -> AsyncGenerator[Turn]:
+    """Messages of so many bytes: the seconds of 200 of them."""
+    body = compact({"event": EVENT, "payload": {"text": "x" * (count - 100)}, "type": "broadcast"})
+    frame = f'[null,null,"{TOPIC}","broadcast",{body}]'.encode()
+    async with opened() as (_, channel, memory):
+        channel.on(broadcast(EVENT), read)
+        await channel.subscribe()
+        feed = fed(memory, [frame] * max(1, 200_000 // count))
+
+        async def turn() -> float:
+            return await feed() / (len(frame) / 200)
+
+        yield turn
+
+
+@asynccontextmanager
+async def backlog(count: int) -> AsyncGenerator[Turn]:
+    """An iterator that is so many messages behind catches up."""
+    async with opened() as (_, channel, memory):
+        stream = channel.listen(broadcast(EVENT), buffer=count)
+        await channel.subscribe()
+        frames = (plain("broadcast", "2.0.0", TOPIC) * (count // 512 + 1))[:count]
+
+        async def turn() -> float:
+            began = time.perf_counter()
+            memory.feed(frames)
+            async for number in numbered(stream):
+                if number == count:
+                    break
+            return (time.perf_counter() - began) / count
+
+        yield turn
+
+
+async def numbered(stream: Any) -> AsyncGenerator[int]:
+    """Read, and count."""
+    number = 0
+    async for event in stream:
+        read(event)
+        number += 1
+        yield number
+
+
+CURVES: Final = {
+    "channels": Curve("channels on one connection", "a message", (1, 10, 100, 1_000), channels),
+    "bindings": Curve("bindings of one channel", "a change", (1, 10, 100, 500), bindings),
+    "listeners": Curve("handlers of one event", "a delivery", (1, 10, 100, 1_000), listeners),
+    "members": Curve("members who are present", "a diff, state read", (10, 100, 1_000, 10_000), members),
+    "size": Curve("bytes of a message", "200 bytes", (200, 2_000, 20_000, 200_000, 3_000_000), size),
+    "backlog": Curve("messages behind which an iterator is", "a message", (10, 100, 1_000, 10_000, 100_000), backlog),
+}
+"""By name."""
+
+
+def grow() -> dict[str, list[list[float]]]:
+    """Every curve: pairs of how many there are, and microseconds."""
+    return {
+        name: [[count, round(asyncio.run(best(curve, count)) * 1e6, 3)] for count in curve.points]
+        for name, curve in CURVES.items()
+    }
+
+
+async def best(curve: Curve, count: int) -> float:
+    """The best of many turns."""
+    async with curve.make(count) as turn:
+        gc.collect()
+        until, least = time.monotonic() + SECONDS, float("inf")
+        while time.monotonic() < until:
+            least = min(least, await turn())
+        return least
