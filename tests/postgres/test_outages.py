@@ -1,11 +1,13 @@
 """Publications that change, and connections that are lost: channels are told, and hear on by themselves (§4.6)."""
 
 import logging
+from itertools import count
 from typing import Any
 
 import psycopg
 import pytest
 
+from supawire.errors import RealtimeError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
 
@@ -178,3 +180,43 @@ def test_a_database_that_restarts():
                 run(sql, "insert into todos values (1)")
                 assert listener.change()["record"] == {"id": 1}
                 assert newcomer.change()["record"] == {"id": 1}
+
+
+TAKE = (
+    "select pg_terminate_backend(active_pid, 10000), pg_create_physical_replication_slot('full_last') "
+    "from pg_replication_slots where database = current_database() and active"
+)
+
+
+def fits(sql: Sql, text: str) -> bool:
+    """Whether there was a slot left for this."""
+    try:
+        run(sql, text)
+    except psycopg.errors.ConfigurationLimitExceeded:
+        return False
+    return True
+
+
+def test_without_a_free_slot_the_server_says_so_and_goes_on_when_there_is_one(database: str, sql: Sql):
+    """At the start with PostgreSQL's words; later it tries again until there is one."""
+    drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'full%'"
+    publish(sql, "todos", "id int4 primary key")
+    numbers = count()
+    try:
+        while fits(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
+            pass
+        with pytest.raises(RealtimeError, match="all replication slots are in use"), LocalServer(database=database):
+            pass
+        run(sql, drop)
+        with LocalServer(database=database) as server, Ear(server).listen(of("todos")) as listener:
+            while fits(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
+                pass
+            while not fits(sql, TAKE):  # the server was faster, and has a slot once more
+                recovered(listener)
+            assert listener.system() == LOST
+            run(sql, drop)
+            assert listener.system() == ("ok", SUBSCRIBED)
+            run(sql, "insert into todos values (1)")
+            assert listener.change()["record"] == {"id": 1}
+    finally:
+        run(sql, drop)

@@ -89,21 +89,30 @@ class Matcher:
 
     def _cases(self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts]) -> list[_Case]:
         cases: list[_Case] = []
+        wanted: dict[tuple[int, str], list[tuple[str, list[Listing]]]] = {}
         for number, change in enumerate(changes):
-            by_role: dict[str, list[Listing]] = {}
-            for listing in self._book.of_table(change.relation.oid):
-                if listing.wants(change.type):
-                    by_role.setdefault(listing.viewer.role, []).append(listing)
+            what = change.relation.oid, change.type
+            by_role = wanted.get(what)
+            if by_role is None:
+                by_role = wanted[what] = self._by_role(*what)
             if not by_role:
                 continue
             row = Changed(change, self._layout(change.relation), self._limit)
-            for role in sorted(by_role):
+            for role, listings in by_role:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
                     error = rows.error_of(row, known)
-                    hits = [hit for one in by_role[role] if (hit := _hit(one, row, error)) is not None]
+                    hits = [hit for one in listings if (hit := _hit(one, row, error)) is not None]
                     cases.append(_Case(number, row, known, error, hits))
         return cases
+
+    def _by_role(self, oid: int, type: str) -> list[tuple[str, list[Listing]]]:
+        """Who wants changes of this type."""
+        found: dict[str, list[Listing]] = {}
+        for listing in self._book.of_table(oid):
+            if listing.wants(type):
+                found.setdefault(listing.viewer.role, []).append(listing)
+        return sorted(found.items())
 
 
 def _hit(listing: Listing, row: Changed, error: str | None) -> _Hit | None:

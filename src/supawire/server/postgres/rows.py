@@ -169,16 +169,18 @@ def _data(row: Changed, columns: bytes, stamp: bytes, errors: bytes, record: byt
 
 
 def _record(row: Changed, values: Values | None, view: View, only: Collection[str] | None = None) -> bytes:
+    if values is None:
+        return b"{}"
     shown = view.shown
     if row.too_large or only is not None:
         return _object(
             shown[name] + value
-            for name, value in (values or {}).items()
+            for name, value in values.items()
             if name in shown
             and (only is None or name in only)
             and (not row.too_large or (value != NULL and len(value) <= KEPT))
         )
-    return _object([shown[name] + value for name, value in (values or {}).items() if name in shown])
+    return _object([shown[name] + value for name, value in values.items() if name in shown])
 
 
 def _object(fields: Iterable[bytes]) -> bytes:

@@ -91,7 +91,9 @@ _ZONE: Final = re.compile(rb"[+-]\d\d(?::\d\d)*")
 
 
 def _stamp_with_zone(text: bytes) -> bytes:
-    """The same, and the zone with its minutes."""
+    """The same, and the zone with its minutes; the stream's is UTC."""
+    if text.endswith(b"+00") and text[:1].isdigit():
+        return b'"' + text.replace(b" ", b"T", 1) + b':00"'
     found = _ZONE.search(text, 11)
     if not text[:1].isdigit() or found is None:
         return string(text)
