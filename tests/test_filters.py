@@ -173,8 +173,8 @@ def test_callers_are_told_what_no_table_can_do(text: str, said: str):
 )
 def test_what_cannot_be_written_is_refused_where_it_is_given(wrong: dict[str, Any]):
     """Half of a surrogate pair in a name or filter is no join that fails later, but an error at once."""
+    arguments: dict[str, Any] = {"table": "t"} | wrong
     with pytest.raises(InvalidArgumentError, match="UTF-8"):
-        arguments: dict[str, Any] = {"table": "t"} | wrong
         changes(**arguments)
 
 
