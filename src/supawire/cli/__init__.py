@@ -18,6 +18,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    from supawire.cli.app import run
+    try:
+        from supawire.cli.app import run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were imported; later ones are told by `run`
+        return 130
