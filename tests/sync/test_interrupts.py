@@ -9,7 +9,6 @@ from tests.faults.misbehaver import Misbehaver, Wire
 from tests.sync.scripts import Program
 
 CALLS = {
-    "unsubscribe": ("phx_leave", "room.subscribe()", "room.unsubscribe(timeout=None)"),
     "queued": ("phx_join", "", "room.broadcast('a', 1, timeout=None).wait()"),
     "publish": ("", "", "client.publish('room', 'a', {}, timeout=None)"),
     "publish_many": ("", "", "client.publish_many([{'topic': 'b', 'event': 'c', 'payload': {}}], timeout=None)"),
@@ -67,6 +66,30 @@ def test_ctrl_c_ends_a_blocked_iterator(server: LocalServer, name: str):
         assert program.hear() == "blocked"
         program.interrupt()
         assert program.end() == (0, ["interrupted closed [] []"], "")
+
+
+def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalServer):
+    """An `unsubscribe` without a time limit is interrupted, though the server says nothing more (R20, R46)."""
+    source = """
+        client = supawire.connect(URL, KEY)
+        room = client.channel("room")
+        room.subscribe()
+        say("ready")
+        sys.stdin.readline()
+        announce("calls")
+        try:
+            room.unsubscribe(timeout=None)
+        except KeyboardInterrupt:
+            say("interrupted")
+        os._exit(0)
+    """
+    with Program(server, source) as program:
+        assert program.hear() == "ready"
+        server.pause()
+        program.go_on()
+        assert program.hear() == "blocked"
+        program.interrupt()
+        assert program.end() == (0, ["interrupted"], "")
 
 
 def test_ctrl_c_ends_connecting(server: LocalServer):
