@@ -14,10 +14,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier, Literal
 
 from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
 from supawire.server import LocalServer
-from supawire.server.postgres.cluster import SETTINGS, Cluster
+from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.examine import without_password
 from supawire.server.questions import Trouble
 from tests.postgres import databases
@@ -236,22 +237,23 @@ def test_a_role_that_may_not_do_enough_is_refused(database: str):
             admin.execute('drop role "half way"')
 
 
-def test_a_database_that_is_not_logical_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """The remedy is the statement to run, and that PostgreSQL must be restarted."""
-    monkeypatch.setitem(SETTINGS, "wal_level", "replica")
-    with (
-        Cluster() as cluster,
-        pytest.raises(StateError, match=r"wal_level = replica.*ALTER SYSTEM SET wal_level = logical, then restart"),
-    ):
-        LocalServer(database=cluster.url, prepare=True).start()
-
-
-@pytest.mark.parametrize("name", ["max_replication_slots", "max_wal_senders"])
-def test_a_database_without_room_for_us_names_the_setting(monkeypatch: pytest.MonkeyPatch, name: str):
-    """No slot or no sender is left."""
-    monkeypatch.setitem(SETTINGS, name, "0")
-    with Cluster() as cluster, pytest.raises(RealtimeError, match=name):
-        LocalServer(database=cluster.url, prepare=True).start()
+def test_settings_that_are_in_the_way_are_named():
+    """What must be `logical`, with the statement to run; and that no slot or no sender is left."""
+    remedy = r"wal_level = replica.*ALTER SYSTEM SET wal_level = logical, then restart"
+    settings = {
+        "wal_level": ("replica", remedy),
+        "max_replication_slots": ("0", "max_replication_slots"),
+        "max_wal_senders": ("0", "max_wal_senders"),
+    }
+    with Cluster() as cluster:
+        for name, (value, said) in settings.items():
+            with psycopg.connect(cluster.url, autocommit=True) as admin:
+                admin.execute("alter system reset all")
+                admin.execute(SQL("alter system set {} = {}").format(Identifier(name), Literal(value)))
+            cluster.down()
+            cluster.up()
+            with pytest.raises(RealtimeError, match=said):
+                LocalServer(database=cluster.url, prepare=True).start()
 
 
 def test_both_levels_at_once_are_a_mistake():
