@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final, LiteralString, cast
 from uuid import uuid4
 
-from psycopg import AsyncClientCursor
+from psycopg import AsyncClientCursor, Error
 from psycopg.pq import TransactionStatus
 
 from supawire.server.postgres.database import Database, DatabaseError
@@ -125,9 +125,10 @@ async def _try(database: Database, text: LiteralString, parameters: Sequence[Any
         cursor = AsyncClientCursor(connection)
         try:
             await cursor.execute("begin;" + text + "rollback", parameters)
-        finally:
-            if connection.info.transaction_status != TransactionStatus.IDLE and not connection.closed:
+        except Error:
+            if connection.info.transaction_status == TransactionStatus.INERROR:
                 await connection.rollback()
+            raise
         rows: list[tuple[Any, ...]] = []
         more: bool | None = True
         while more:
