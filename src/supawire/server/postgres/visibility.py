@@ -6,7 +6,8 @@ tell of a transaction a moment before other sessions see it, so the snapshot has
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, cast
 
 from psycopg import AsyncCursor, sql
 from psycopg.rows import TupleRow
@@ -57,6 +58,8 @@ async def caught_up(database: Database, snapshot: Snapshot | None, xids: Collect
         snapshot = Snapshot.parse(text)
 
 
+Table: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""A table's name, the columns of its key, and their types."""
 Rows: TypeAlias = Sequence[tuple[int, Key]]
 """Rows to look at, numbered."""
 
@@ -137,18 +140,28 @@ async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> tup
         ]
 
 
-def _question(rows: Rows) -> tuple[sql.Composed, list[Any], list[Rows]]:
+def _question(rows: Rows) -> tuple[LiteralString, list[Any], list[Rows]]:
     """The query for these rows, its parameters, and the rows by table, as its answer counts them."""
-    tables: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[tuple[int, Key]]] = {}
+    tables: dict[Table, list[tuple[int, Key]]] = {}
     for number, key in rows:
         tables.setdefault(key[:3], []).append((number, key))
     parameters: list[Any] = []
     for keys in tables.values():
         parameters += [list(texts) for texts in zip(*(key.values for _, key in keys), strict=True)]
-    return _numbered([_query(*table) for table in tables]), parameters, list(tables.values())
+    return _query(tuple(tables)), parameters, list(tables.values())
 
 
-def _query(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
+@lru_cache(maxsize=256)
+def _query(tables: tuple[Table, ...]) -> LiteralString:
+    """Composing it takes longer than running it."""
+    parts = [
+        sql.SQL("select {}::int, q.place::int from ({}) q").format(sql.Literal(number), _of_table(*table))
+        for number, table in enumerate(tables)
+    ]
+    return cast("LiteralString", sql.SQL(" union all ").join(parts).as_string())
+
+
+def _of_table(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
     names = [sql.Identifier(f"k{place}") for place in range(len(columns))]
     return sql.SQL(_SEEN).format(
         arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns)),
@@ -158,13 +171,4 @@ def _query(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> sql.
             sql.SQL("t.{} = v.{}::{}").format(identifier(column), name, quoted(kind))
             for column, name, kind in zip(columns, names, types, strict=True)
         ),
-    )
-
-
-def _numbered(queries: Sequence[sql.Composed]) -> sql.Composed:
-    return sql.SQL(" union all ").join(
-        [
-            sql.SQL("select {}::int, q.place::int from ({}) q").format(sql.Literal(number), query)
-            for number, query in enumerate(queries)
-        ]
     )
