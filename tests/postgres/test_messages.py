@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
@@ -234,6 +234,19 @@ async def test_a_locked_table_holds_up_its_own_changes_and_no_message(server: Lo
         await migration.commit()
         change = await client.until(lambda frame: frame.event == "postgres_changes")
         assert change.payload["data"]["record"] == {"id": 1}
+
+
+async def test_a_missing_publication_is_said_with_its_remedy(database: str, sql: Sql, caplog: pytest.LogCaptureFixture):
+    """The statement in the warning helps at once, without a new start; rows come under their partition's name then."""
+    sql.execute(ALL)
+    sql.execute("drop publication supabase_realtime_messages_publication")
+    with caplog.at_level(logging.WARNING, "supawire.server"):
+        async with LocalServer(database=database) as server, wire(server) as client:
+            remedy = caplog.records[0].getMessage().partition(": run ")[2]
+            await client.join()
+            sql.execute(cast("LiteralString", remedy))
+            while not numbers(await client.silent()):
+                send(sql, 1)
 
 
 # --- replication_ready ---

@@ -58,6 +58,8 @@ def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(wor
     assert [client.parts(frame).ref for frame in client.take()] == ["1", "2", None]
     world.answer(BROADCAST)
     assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
+    world.run(11)  # no deadline is left of what was answered
+    assert world.hub._desk.asking.late == 0
 
 
 def test_headers_of_the_socket_come_with_the_question(world: World) -> None:

@@ -17,6 +17,10 @@ logger: Final = logging.getLogger("supawire.server")
 
 PUBLICATION: Final = "supabase_realtime_messages_publication"
 """Of this table alone, since the project's own lists the tables that somebody chose."""
+UNPUBLISHED: Final = (
+    f"messages from the database are stored and not delivered, because the publication {PUBLICATION} is missing: run "
+    f"CREATE PUBLICATION {PUBLICATION} FOR TABLE realtime.messages WITH (publish = 'insert')"
+)
 SCHEMA: Final = "realtime"
 TABLE: Final = "messages"
 RECENT: Final = 1_000
@@ -25,6 +29,7 @@ YEAR_2000: Final = 946_684_800
 BOUNDS: Final = -(10**13), 10**14
 """Milliseconds that PostgreSQL has a time for."""
 
+_PUBLISHED: Final = "select from pg_publication where pubname = %s"
 _REPLAY: Final = """
     select id::text, event, payload::text, binary_payload, extract(epoch from inserted_at)::float8
     from realtime.messages
@@ -52,7 +57,9 @@ class MessageTable:
         return {Messages: self.replay}
 
     async def start(self) -> None:
-        """Nothing has to be ready."""
+        """Say so where nothing can be delivered; who reads the stream notices the publication once it is made."""
+        if not await self._ground.database.query(_PUBLISHED, [PUBLICATION]):
+            logger.warning("%s", UNPUBLISHED)
 
     async def run(self) -> None:
         """What commits is handed in by who reads the stream."""
