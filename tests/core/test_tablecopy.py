@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from supawire._mirrored import MirrorState, RowDeleted, RowInserted
+from supawire.core.listeners import Index
 from supawire.selectors import ChangesSelector
 
 from .mirrored import COLUMNS, Driven, change, row
@@ -127,6 +128,22 @@ def test_a_filter_asks_for_the_whole_table_too() -> None:
     ]
     narrow = Driven(filter="a=gte.5", narrow=True).mirror.listeners(unheard)
     assert [one.selectors for one in narrow] == [(asked[0],)]
+
+
+@pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
+def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -> None:
+    """The server lists the ids of a row's bindings in no useful order; that of the listeners counts (protocol §4.4)."""
+    driven, index = Driven(filter="a=gte.5", judged=frozenset({"a"})), Index()
+    for listener in driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside)):
+        index.add(listener)
+    index.joined(dict(zip(index.bindings, (5, 3), strict=True)))
+    driven.live()
+    fits, fits_not = change("INSERT", row(1, 7)), change("INSERT", row(2, 1))
+    for deliver in index.union(ids, "INSERT"):
+        deliver(fits)
+    for deliver in index.union((3,), "INSERT"):
+        deliver(fits_not)
+    assert driven.rows == [row(1, 7)]
 
 
 def test_a_filter_judged_without_its_column_fetches_anew() -> None:
