@@ -61,10 +61,15 @@ class Collector:
     burst: int = 256
     frames: list[tuple[bytes, bool]] = field(default_factory=list[tuple[bytes, bool]])
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: list[int] = field(default_factory=list[int])
+    """How many frames were there, each time that there were no more."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         self.frames.append((data, binary))
         self.arrived.set()
+
+    def drained(self) -> None:
+        self.batches.append(len(self.frames))
 
     async def has(self, count: int) -> list[tuple[bytes, bool]]:
         """Wait for so many frames."""

@@ -100,6 +100,16 @@ async def test_an_abort_ends_at_once(rig: Rig):
         await ended(it)
 
 
+async def test_a_sink_hears_when_there_are_no_more_frames(rig: Rig):
+    """`drained` is called before the connection waits, so that nothing of a batch is left over until the next one."""
+    async with line(rig) as it:
+        for number in range(1, 4):
+            await it.peer.send(b"[]")
+            await it.sink.has(number)
+            await asyncio.sleep(0)
+            assert it.sink.batches[-1] == number
+
+
 async def test_a_cancelled_run_leaves_no_socket(rig: Rig):
     """Cancelling `run` ends the connection: the peer sees its end."""
     async with line(rig) as it:

@@ -64,6 +64,8 @@ class _NoSink:
     def frame(self, data: bytes, binary: bool, /) -> None:
         raise AssertionError("nothing is read after an abort")
 
+    def drained(self) -> None: ...
+
 
 async def test_a_redirect_is_not_followed():
     """A redirect is a refusal, so that the key goes nowhere but where the user said."""

@@ -163,9 +163,12 @@ class Driver:
                 self._break(bug)
         self.pump()
 
-    def end_batch(self, began: Instant) -> None:
-        """The frames that were there are handled."""
-        self.pump()
+    def end_batch(self, began: Instant, *, ordered: bool) -> None:
+        """The frames that were there are handled. After data alone the core wants nothing, and is not asked."""
+        if ordered or self.session.effects or self.valve.closed:
+            self.pump()
+        else:
+            self.dispatch.wake()
         now = self.loop.time()
         if now - began.mono > SLOW and now - self._warned_at > _WARN_AGAIN:
             self._warned_at = now

@@ -1,7 +1,7 @@
 """The hot lane's last part: frames of one connection go to their listeners (architecture: Two walks).
 
 What is done per frame: one call of the core, and the listeners. Everything else is per batch: the clock is read when
-the first frame of a batch comes, and `end_batch` runs when the event loop has its turn, when no more frames wait.
+the first frame of a batch comes, and `end_batch` runs when no more frames wait, before the event loop has its turn.
 No task, future, timer or closure is made for a message.
 """
 
@@ -26,6 +26,8 @@ class Lane:
         self._receive = driver.session.receive
         self._effects = driver.session.effects
         self._now: Instant | None = None
+        self._ordered = False
+        """Whether the batch has frames that are no data: the core may want something, an effect or a deadline."""
         self.burst = BURST
         """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
 
@@ -40,6 +42,7 @@ class Lane:
             self._driver.fail(bug)
             return
         if delivery is None:
+            self._ordered = True
             return
         if self._effects:  # of earlier frames: they come first
             self._driver.pump()
@@ -52,13 +55,14 @@ class Lane:
 
     def _begin_batch(self) -> Instant:
         self._now = now = self._driver.now()
-        self._driver.loop.call_soon(self._end_batch)
         return now
 
-    def _end_batch(self) -> None:
+    def drained(self) -> None:
+        """No more frames for now: the batch is over."""
         began, self._now = self._now, None
-        assert began is not None
-        self._driver.end_batch(began)
+        ordered, self._ordered = self._ordered, False
+        if began is not None:
+            self._driver.end_batch(began, ordered=ordered)
 
 
 class TappedLane(Lane):

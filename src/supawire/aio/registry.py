@@ -5,6 +5,7 @@ may run in any thread and in the middle of anything, only asks the event loop to
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -71,6 +72,10 @@ class Registry:
         self._loop = loop
         self._measured = measured
         self._registrations: dict[Registration, None] = {}
+        self._bounded: dict[Registration, Kept] = {}
+        """Those whose events wait somewhere."""
+        self._handlers: Counter[tuple[str | None, int]] = Counter()
+        """How often each callable, by its id, listens on each topic."""
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
@@ -83,7 +88,10 @@ class Registry:
         else:
             self._session.listen(topic, registration.listener, now)
         self._registrations[registration] = None
-        self._measure()
+        self._handlers[topic, id(deliver)] += 1
+        if buffer is not None:
+            self._bounded[registration] = buffer
+            self._measure()
         return registration
 
     def remove(self, registration: Registration) -> None:
@@ -95,7 +103,6 @@ class Registry:
         else:
             self._session.unlisten(registration.topic, registration.listener)
         self._let_go(registration)
-        self._measure()
 
     def remove_all(self, topic: str) -> None:
         """The channel is removed: its handlers are called no more. Its iterators read what they have, then end."""
@@ -104,13 +111,18 @@ class Registry:
                 continue
             del self._registrations[registration]
             self._let_go(registration)
-        self._measure()
 
     def _let_go(self, registration: Registration) -> None:
+        key = registration.topic, id(registration.listener.deliver)
+        self._handlers[key] -= 1
+        if not self._handlers[key]:
+            del self._handlers[key]
         if registration.stop is not None:
             registration.stop()
         if registration.buffer is not None:
             registration.buffer.close()
+            del self._bounded[registration]
+            self._measure()
 
     def remove_soon(self, registration: Registration) -> None:
         """No longer; from any thread."""
@@ -125,7 +137,7 @@ class Registry:
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
-        return any(known.topic == topic and known.listener.deliver is deliver for known in self._registrations)
+        return (topic, id(deliver)) in self._handlers
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
@@ -138,8 +150,7 @@ class Registry:
     @property
     def dropped(self) -> int:
         """Events that had no room, of the listeners that are there."""
-        return sum(known.buffer.dropped for known in self._registrations if known.buffer is not None)
+        return sum(buffer.dropped for buffer in self._bounded.values())
 
     def _measure(self) -> None:
-        limits = (known.buffer.limit for known in self._registrations if known.buffer is not None)
-        self._measured(min(limits, default=None))
+        self._measured(min((buffer.limit for buffer in self._bounded.values()), default=None))

@@ -80,7 +80,7 @@ class Index:
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
         """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
         self._ids = ids
-        self._compile()
+        self._compile_changes()
 
     def covers(self) -> bool:
         """Whether the present join has every binding that is wanted."""
@@ -114,29 +114,42 @@ class Index:
         )
 
     def _compile(self) -> None:
-        wanted = [_unwrapped(each, listener) for listener in self._listeners for each in listener.selectors]
-        events = {s.event for s, _ in wanted if isinstance(s, BroadcastSelector)} - {ANY}
-        self.broadcasts = {event: _deliver(wanted, BroadcastSelector, _names(event)) for event in events}
-        self.any_broadcast = _deliver(wanted, BroadcastSelector, _names(ANY))
-        self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
-        self.bindings = tuple(dict.fromkeys(s for s, _ in wanted if isinstance(s, ChangesSelector)))
-        self._wanted_changes = [(s, deliver) for s, deliver in wanted if isinstance(s, ChangesSelector)]
-        self._unions.clear()
-        self.changes = self._compile_changes()
-        self.presence = _deliver(wanted, PresenceSelector)
-        self.system = _deliver(wanted, SystemSelector)
-        self.gaps = _deliver(wanted, GapsSelector)
-        self.status = _deliver(wanted, StatusSelector)
+        by_kind: dict[type[Selector[Any]], list[Any]] = {}
+        for listener in self._listeners:
+            for each in listener.selectors:
+                selector, deliver = _unwrapped(each, listener)
+                by_kind.setdefault(type(selector), []).append((selector, deliver))
 
-    def _compile_changes(self) -> dict[int, dict[str, Listeners]]:
+        def of(kind: type[Selector[Any]]) -> Listeners:
+            return _distinct(deliver for _, deliver in by_kind.get(kind, ()))
+
+        self._compile_broadcasts(by_kind.get(BroadcastSelector, []))
+        self._wanted_changes = by_kind.get(ChangesSelector, [])
+        self.bindings = tuple(dict.fromkeys(selector for selector, _ in self._wanted_changes))
+        self._compile_changes()
+        self.presence, self.system = of(PresenceSelector), of(SystemSelector)
+        self.gaps, self.status = of(GapsSelector), of(StatusSelector)
+
+    def _compile_broadcasts(self, wanted: list[tuple[BroadcastSelector[Any], Callable[[Any], None]]]) -> None:
+        def taking(*events: str) -> Listeners:
+            return _distinct(deliver for selector, deliver in wanted if selector.event in events)
+
+        self.broadcasts = {event: taking(event, ANY) for event in {selector.event for selector, _ in wanted} - {ANY}}
+        self.any_broadcast = taking(ANY)
+        self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
+
+    def _compile_changes(self) -> None:
         """By id and kind of change. The kind is checked too: servers before 2.74.0 send every kind (protocol §10)."""
+        self._unions.clear()
         index: dict[int, dict[str, list[Callable[[Any], None]]]] = {}
         for selector, deliver in self._wanted_changes:
             number = self._ids.get(selector)
             if number is not None:
                 for kind in _CHANGES if selector.event == ANY else (selector.event,):
                     index.setdefault(number, {}).setdefault(kind, []).append(deliver)
-        return {number: {kind: _distinct(found) for kind, found in kinds.items()} for number, kinds in index.items()}
+        self.changes = {
+            number: {kind: _distinct(found) for kind, found in kinds.items()} for number, kinds in index.items()
+        }
 
 
 _Wanted = tuple[Selector[Any], Callable[[Any], None]]
@@ -146,17 +159,6 @@ def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
     if isinstance(selector, ModelSelector):
         return selector.plain, Modelled(listener.deliver, selector.model)
     return selector, listener.deliver
-
-
-def _names(event: str) -> Callable[[Any], bool]:
-    return lambda selector: selector.event in (event, ANY)
-
-
-def _deliver(
-    wanted: Iterable[_Wanted], kind: type[Selector[Any]], takes: Callable[[Any], bool] = lambda _: True
-) -> Listeners:
-    """The distinct callables behind the selectors of a kind, in the order of registration."""
-    return _distinct(deliver for selector, deliver in wanted if isinstance(selector, kind) and takes(selector))
 
 
 def _distinct(listeners: Iterable[Callable[[Any], None]]) -> Listeners:

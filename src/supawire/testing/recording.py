@@ -259,6 +259,7 @@ class RecordingConnection:
     def _hand_over(self) -> None:
         while self._waiting and self._sink is not None and self._reads:
             self.pass_on(self._sink, self._waiting.popleft(), binary=False)
+            self._sink.drained()
 
     def pass_on(self, sink: Sink, data: bytes, *, binary: bool) -> None:
         """Keep a frame, and give it to the client."""
@@ -294,6 +295,10 @@ class _Tee:
     def frame(self, data: bytes, binary: bool, /) -> None:
         """One frame."""
         self._connection.pass_on(self._sink, data, binary=binary)
+
+    def drained(self) -> None:
+        """No more for now."""
+        self._sink.drained()
 
 
 class _Nowhere:

@@ -13,7 +13,7 @@ Closing is ours: aiohttp's own close waits ten seconds for some peers, and it ha
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sized
 from typing import Any, Final
 
 import aiohttp
@@ -36,6 +36,8 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
         self._transport: asyncio.Transport = writer.transport
         self.read: Callable[[], Awaitable[Any]] = getattr(reader, "read", self.receive)
         """The next message; a newer aiohttp without that queue is read in its own way."""
+        self.queued: Sized = getattr(reader, "_buffer", ())
+        """Messages that are there already; empty where that cannot be known."""
 
     def fileno(self) -> int:
         """The socket's number in this process; -1 when it is closed."""
@@ -152,10 +154,12 @@ class WebSocketConnection:
         return Closed(code, text, self.written)
 
     async def _read(self, sink: Sink) -> tuple[int | None, str]:
-        read, frame = self._socket.read, sink.frame
+        read, frame, queued = self._socket.read, sink.frame, self._socket.queued
         text, binary = WSMsgType.TEXT, WSMsgType.BINARY
         taken = 0
         while True:
+            if not queued:
+                sink.drained()
             try:
                 message = await read()
             except (EofStream, aiohttp.ClientError):
@@ -175,8 +179,10 @@ class WebSocketConnection:
             taken += 1
             if taken >= sink.burst:
                 taken = 0
+                sink.drained()
                 await asyncio.sleep(0)
             if self._resumed is not None:
+                sink.drained()
                 await self._resumed.wait()
 
     def _ended(self, message: Any) -> tuple[int | None, str]:

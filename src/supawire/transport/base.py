@@ -54,6 +54,10 @@ class Sink(Protocol):
         """Take one frame. It does not raise."""
         ...
 
+    def drained(self) -> None:
+        """No more frames are there for now, or `burst` have come. Called before the connection waits or yields."""
+        ...
+
 
 class Connection(Protocol):
     """An open socket."""

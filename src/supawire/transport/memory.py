@@ -143,6 +143,8 @@ class MemoryConnection:
         taken = 0
         try:
             while True:
+                if self._inbox.empty():
+                    sink.drained()
                 item = await self._inbox.get()
                 if isinstance(item, Closed):
                     break
@@ -150,8 +152,11 @@ class MemoryConnection:
                 taken += 1
                 if taken >= sink.burst:
                     taken = 0
+                    sink.drained()
                     await asyncio.sleep(0)
-                await self._reading.wait()
+                if not self._reading.is_set():
+                    sink.drained()
+                    await self._reading.wait()
         finally:
             self._end(Closed(None))
         return Closed(item.code, item.text, self.written)
