@@ -1,13 +1,16 @@
 """Filters hold exactly where they hold in PostgreSQL, whoever evaluates them (protocol §4.2, §4.3)."""
 
 import asyncio
+from decimal import Decimal
 from random import Random
 from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from supawire.filters import Condition
+from supawire.server import LocalServer
 from supawire.server.postgres import filtering
 from supawire.server.postgres.catalog import Catalog
 from supawire.server.postgres.database import Database
@@ -188,3 +191,39 @@ def test_with_only_the_key_known_a_delete_passes_no_other_filter(ear: Ear, sql: 
         run(sql, "insert into todos values (1, 1), (2, 1)", "delete from todos")
         payload = listener.wait("postgres_changes")
         assert (payload["data"]["old_record"], payload["ids"]) == ({"id": 2}, [listener.ids[1]])
+
+
+ODD = (
+    "timezone = 'America/New_York'",
+    "datestyle = 'SQL, DMY'",
+    "intervalstyle = 'iso_8601'",
+    "bytea_output = 'escape'",
+    "extra_float_digits = 0",
+)
+
+
+@pytest.mark.slow
+def test_the_settings_of_a_database_do_not_change_what_is_told(database: str, sql: Sql):
+    """Values come in the same form whatever its time zone and styles; moments without a zone are in its own."""
+    name = conninfo_to_dict(database)["dbname"]
+    for setting in ODD:
+        run(sql, f'alter database "{name}" set {setting}')
+    publish(sql, "odd", "at timestamptz primary key, d date, i interval, b bytea, f float8, s timestamp")
+    run(sql, "alter table odd enable row level security", "create policy p on odd using (true)")
+    with LocalServer(database=database) as server:
+        binding = of("odd", filter="at=gte.2024-01-02 03:00,d=lt.31/01/2024")
+        with Ear(server).listen(binding) as listener:
+            run(sql, "insert into odd values ('2024-01-02 07:59+00')")
+            run(
+                sql,
+                "insert into odd values ('2024-01-02 08:00+00', '2024-01-02', '1 day 02:03', '\\xde61', "
+                "0.1::float8 + 0.2, '2024-01-02 03:04')",
+            )
+            assert listener.change()["record"] == {
+                "at": "2024-01-02T08:00:00+00:00",
+                "d": "2024-01-02",
+                "i": "1 day 02:03:00",
+                "b": "de61",
+                "f": Decimal("0.30000000000000004"),
+                "s": "2024-01-02T03:04:00",
+            }

@@ -30,7 +30,8 @@ _CERTAIN: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
     "timestamp": (ORDERED, re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d{1,6})?)?", re.ASCII)),
     "timestamptz": (
         ORDERED,
-        re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d{1,6})?([+-]\d\d(:\d\d)?|Z)?)?", re.ASCII),
+        # without a zone it is in that of the database
+        re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?([+-]\d\d(:\d\d)?|Z)", re.ASCII),
     ),
     **dict.fromkeys(("text", "varchar"), (EQUAL | {"like"}, re.compile(".*", re.DOTALL))),
 }

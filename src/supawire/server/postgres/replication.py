@@ -16,7 +16,9 @@ from typing import Final, NamedTuple, Self
 import psycopg
 from msgspec import Struct
 from psycopg import AsyncConnection, pq, sql
+from psycopg.conninfo import conninfo_to_dict
 
+from supawire.server.postgres.database import CONNECTING, NAME
 from supawire.server.postgres.pgoutput import (
     Begin,
     Commit,
@@ -96,7 +98,15 @@ class Stream:
     @classmethod
     async def open(cls, conninfo: str, publications: Sequence[str]) -> Self:
         """Connect, make a slot and start streaming: what commits from now on will be read. Raises: psycopg.Error."""
-        connection = await AsyncConnection.connect(conninfo, replication="database", options=STYLE, autocommit=True)
+        given = conninfo_to_dict(conninfo).get("options")
+        connection = await AsyncConnection.connect(
+            conninfo,
+            autocommit=True,
+            replication="database",
+            options=f"{given} {STYLE}" if given else STYLE,
+            application_name=NAME,
+            connect_timeout=CONNECTING,
+        )
         stream = cls(connection, f"supawire_{secrets.token_hex(8)}")
         try:
             await stream._start(publications)
