@@ -252,7 +252,7 @@ def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.Monke
 
 
 def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """When one is made for another version; the one in use stays."""
+    """When one is made for another version; the one in use stays, and is named when it is damaged."""
     monkeypatch.setenv(places.CACHE, str(open_folder))
     user = places.stand_in()
     folder = places.cache_for(user)
@@ -265,6 +265,9 @@ def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkey
     with Cluster():
         (left,) = folder.iterdir()
     assert left.name.startswith(binaries.find().version)
+    (left / "data" / "global" / "pg_control").unlink()
+    with pytest.raises(StateError, match=f"copy of {left}.*remove it"):
+        Cluster().start()
 
 
 def test_the_postgresql_of_the_machine_will_do(monkeypatch: pytest.MonkeyPatch):
@@ -298,6 +301,14 @@ def test_what_goes_wrong_is_told_in_the_words_of_postgresql(open_folder: Path, m
     with pytest.raises(StateError, match='unrecognized configuration parameter "no_such_setting"'):
         Cluster().start()
     assert list(open_folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_a_folder_that_the_user_cannot_write_is_named(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as a TMPDIR of root's own; the hint says which variable it is."""
+    monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
+    with pytest.raises(StateError, match=f"Permission denied.*{open_folder}.*TMPDIR"):
+        Cluster().start()
 
 
 def test_a_port_that_is_taken_is_told():

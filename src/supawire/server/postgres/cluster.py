@@ -56,6 +56,12 @@ SETTINGS: Final = {
     "lc_messages": "C",
 }
 SINCE_18: Final = {"io_method": "sync"}
+HINTS: Final = {
+    "No space left": "Make room, or set TMPDIR to a folder elsewhere.",
+    "Permission denied": "Set TMPDIR to a folder that the user who runs PostgreSQL can write, such as /tmp.",
+    "is a copy of": "If that copy is damaged, remove it: the next start makes it anew.",
+}
+"""What helps, by words of the error; the first one counts."""
 INITDB: Final = (
     *(f"--username={ROLE}", "--auth=scram-sha-256", "--encoding=UTF8"),
     *("--no-sync", "--no-instructions", "--wal-segsize=4"),
@@ -282,6 +288,4 @@ def _watched() -> subprocess.Popen[bytes]:
 
 
 def _hint(state: dict[str, Any]) -> str | None:
-    if "No space left" in state["error"]:
-        return "Make room, or set TMPDIR to a folder elsewhere."
-    return None
+    return next((hint for words, hint in HINTS.items() if words in state["error"]), None)

@@ -79,6 +79,7 @@ class Keeper:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._sockets: Final = self.folder if len(os.fsencode(self.folder)) <= LONGEST_SOCKET else None
         self._process: subprocess.Popen[bytes] | None = None
+        self._template: Path | None = None
         self.port: int = int(wish["port"])
         self.password: str = ""
 
@@ -88,7 +89,7 @@ class Keeper:
         if cache is None:
             self.password = self._init(self.folder)
         else:
-            template = Path(cache) / self._wish["recipe"]
+            template = self._template = Path(cache) / self._wish["recipe"]
             if not template.is_dir():
                 self._make(template)
             os.utime(template)
@@ -133,7 +134,8 @@ class Keeper:
                 return
             if wanted or IN_USE not in self._log.read_text(errors="replace"):
                 break
-        raise Trouble(f"PostgreSQL did not start: {_last(self._log.read_text(errors='replace'))}")
+        made_from = f"\n(its data folder is a copy of {self._template})" if self._template else ""
+        raise Trouble(f"PostgreSQL did not start: {_last(self._log.read_text(errors='replace'))}{made_from}")
 
     def _launch(self) -> None:
         command = [self._bin / "postgres", "-D", self._data, "-p", str(self.port)]
@@ -308,7 +310,7 @@ def run() -> None:
     """Do what the first line wants; whatever goes wrong, the parent is told."""
     try:
         main(json.loads(_first_line()))
-    except Trouble as error:
+    except (Trouble, OSError) as error:
         say({"error": str(error)})
     except Exception:  # noqa: BLE001  whatever it is, the parent is the one to tell
         say({"error": traceback.format_exc()})
