@@ -1,10 +1,13 @@
 """Mirrors that many threads read while the table changes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
+
 from supawire import LocalServer, Mirror, Resynced, RowDeleted, Stream, connect
+from supawire.errors import HandlerError, InvalidArgumentError
 
 Rows = dict[int, dict[str, int]]
 
@@ -41,6 +44,26 @@ def follow(events: Stream[Any], held: Rows) -> None:
                 del held[event.key]
             case _:
                 held[event.key] = event.row
+
+
+def test_an_async_fetch_belongs_to_the_other_door(server: LocalServer) -> None:
+    """The I/O thread runs no code of the user: a coroutine function is refused, a coroutine fails the fetch."""
+
+    async def fetch() -> list[Any]:
+        return []
+
+    async def one_by_one() -> AsyncIterator[Any]:
+        yield {}
+
+    errors: list[Exception] = []
+    with connect(server.url, server.anon_key, on_error=errors.append) as client:
+        for wrong in (fetch, one_by_one):
+            with pytest.raises(InvalidArgumentError, match="plain function"):
+                client.mirror("users", key="id", fetch=wrong)
+        users = client.mirror("users", key="id", fetch=lambda: fetch())
+        while users.error is None:
+            threading.Event().wait(0.001)
+        assert isinstance(users.error, HandlerError) and isinstance(users.error.__cause__, InvalidArgumentError)
 
 
 def test_any_thread_may_read(server: LocalServer) -> None:

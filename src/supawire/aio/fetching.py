@@ -16,7 +16,7 @@ from supawire._mirrored import Rows, RowSource
 from supawire.aio.driver import Driver
 from supawire.aio.hooks import is_async
 from supawire.aio.reports import described
-from supawire.errors import HandlerError, OperationTimeout, RealtimeError, RowError
+from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
 STUBBORN: Final = 5.0
 """Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
@@ -39,7 +39,7 @@ class Fetching:
         answered: Callable[[int, Rows | RealtimeError], None],
     ) -> None:
         self._driver = driver
-        self._calls = Calls(fetch, read)
+        self._calls = Calls(fetch, read, blocking=driver.blocking)
         self._name = described(fetch)
         self._timeout = timeout
         self._topic = topic
@@ -97,11 +97,15 @@ class Fetching:
 
 
 class Calls:
-    """Calls of one `fetch`, one at a time. `read` makes of what it gives what is wanted of it."""
+    """Calls of one `fetch`, one at a time. `read` makes of what it gives what is wanted of it.
 
-    def __init__(self, fetch: RowSource, read: Callable[[Iterable[Any]], Rows]) -> None:
+    Args: blocking: for the blocking door, whose loop runs no code of the user.
+    """
+
+    def __init__(self, fetch: RowSource, read: Callable[[Iterable[Any]], Rows], *, blocking: bool) -> None:
         self._fetch = fetch
         self._read = read
+        self._blocking = blocking
         self._busy: asyncio.Future[tuple[Any, BaseException | None]] | None = None
 
     async def rows(self) -> Rows:
@@ -144,8 +148,21 @@ class Calls:
 
     def _gather(self, given: Any) -> Any:
         """The rows, but for those that only the loop can wait for."""
-        waits = inspect.isawaitable(given) or hasattr(given, "__aiter__")
-        return given if waits else _Read(self._read(cast("Iterable[Any]", given)))
+        if not (inspect.isawaitable(given) or hasattr(given, "__aiter__")):
+            return _Read(self._read(cast("Iterable[Any]", given)))
+        if self._blocking:
+            if inspect.iscoroutine(given):
+                given.close()
+            raise not_here()
+        return given
+
+
+def not_here() -> InvalidArgumentError:
+    """The error for an async fetch in the blocking door."""
+    return InvalidArgumentError(
+        "the blocking door has no event loop for an async fetch: give a plain function, which may block",
+        hint="It runs on a thread of its own, where asyncio.run() works; or use connect_async.",
+    )
 
 
 class _Read(NamedTuple):

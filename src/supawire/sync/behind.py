@@ -1,5 +1,6 @@
 """The async client, its channels and mirrors behind blocking ones: the same, but threads read their iterators."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -8,7 +9,9 @@ from supawire.aio.buffers import Key
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.client import AsyncClient
 from supawire.aio.crossing import crossing
+from supawire.aio.fetching import not_here
 from supawire.aio.handover import Handover, make_handover
+from supawire.aio.hooks import is_async
 from supawire.aio.mirror import AsyncMirror
 from supawire.aio.registry import Registration
 from supawire.aio.stream import Moves, Source
@@ -55,6 +58,8 @@ class ClientBehind(AsyncClient):
 
     def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "MirrorBehind":
         """`mirror` for one that threads read."""
+        if is_async(fetch) or inspect.isasyncgenfunction(fetch):
+            raise not_here()
         return MirrorBehind(*self._mirroring(table, fetch, **options))
 
 

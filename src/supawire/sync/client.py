@@ -235,8 +235,9 @@ class Client:
         Args:
             key: the column of the primary key, or its columns.
             fetch: gives the rows as they are now, as mappings from column to value: all columns, or those of `select`,
-                and the same rows as the filter. Plain (on a thread, it may block) or async, or a generator. It has to
-                read from the primary, with the rights of the client's token. What it raises goes to `on_error`.
+                and the same rows as the filter. A plain function or generator, on a thread of its own, where it may
+                block. It has to read from the primary, with the rights of the client's token. What it raises goes to
+                `on_error`.
             schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
                 PostgREST or supabase-py; left out, they are exact Python values, as database drivers give them.
             narrow: get only the changes that the filter fits. Less traffic, but nothing is told of rows that leave it
