@@ -6,6 +6,8 @@ from typing import Any, LiteralString, cast
 import psycopg
 import pytest
 
+from supawire.server import LocalServer, ServerLimits
+
 from .listening import Ear, Listener, of
 
 pytestmark = pytest.mark.slow
@@ -159,13 +161,19 @@ def test_a_large_value_that_was_left_alone_is_missing(ear: Ear, sql: Sql):
         assert [data["record"]["id"] for data in filtered.changes(2)] == [1, 2]
 
 
-def test_a_change_that_is_too_large_keeps_its_short_values(ear: Ear, sql: Sql):
-    """413: values of at most 64 bytes of JSON; a little smaller and everything is there."""
+def test_a_change_that_is_too_large_keeps_its_short_values(ear: Ear, sql: Sql, database: str):
+    """413: values of at most 64 bytes of JSON; a little smaller, or without the limit, and everything is there."""
     publish(sql, "large", "id int4 primary key, short text, long text, wide text, nothing text")
-    with ear.listen(of("large")) as listener:
+    limits = ServerLimits(change_bytes=1_048_576)
+    with (
+        LocalServer(database=database, limits=limits) as server,
+        Ear(server).listen(of("large")) as listener,
+        ear.listen(of("large")) as unlimited,
+    ):
         run(sql, f"insert into large values (1, '{'s' * 62}', '{'l' * 63}', repeat('w', 1048577))")
         run(sql, "insert into large values (2, 's', 'l', repeat('w', 1047000))")
         refused, whole = listener.changes(2)
+        assert len(unlimited.change()["record"]["wide"]) == 1_048_577
     assert refused["errors"] == ["Error 413: Payload Too Large"]
     assert refused["record"] == {"id": 1, "short": "s" * 62}
     assert len(refused["columns"]) == 5 and refused["commit_timestamp"] is not None

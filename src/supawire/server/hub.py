@@ -35,6 +35,7 @@ from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview
 from supawire.server.joining import Joined, Joining, JoinRefused, Outcome
+from supawire.server.limits import ServerLimits
 from supawire.server.peers import Inbound, Peer
 from supawire.server.questions import Answer, Trouble
 from supawire.server.readiness import Readiness
@@ -128,6 +129,11 @@ class Hub:
     def next_deadline(self) -> float | None:
         """The reading of the monotonic clock at which `tick` is wanted, or None."""
         return self._desk.schedule.next_at
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What it lets clients do, and how large a row may be that it tells of."""
+        return self._desk.limits
 
     # --- inputs of a database ---
 

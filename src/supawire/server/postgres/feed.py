@@ -34,8 +34,6 @@ PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Seconds before each attempt to have a stream again; the last one again and again."""
 TRIES: Final = 3
 """Attempts for a batch whose questions to the database meet lost connections."""
-MAX_BYTES: Final = 1_048_576
-"""Of one change (protocol §8)."""
 
 _SLOT: Final = "select from pg_replication_slots where slot_name = %s"
 _PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
@@ -50,7 +48,7 @@ class Feed:
         self._look = look
         self._book = Book()
         self._catalog = Catalog(self._database)
-        self._matcher = Matcher(self._database, self._catalog, self._book, MAX_BYTES)
+        self._matcher = Matcher(self._database, self._catalog, self._book)
         self._asked: dict[int, Subscription] = {}
         """What each channel in the book asked for."""
         self._listing = asyncio.Lock()
@@ -72,6 +70,7 @@ class Feed:
 
     async def run(self) -> None:
         """Follow the stream, through outages."""
+        self._matcher.limit = self._ground.do(lambda hub, now: hub.limits.change_bytes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._watch())

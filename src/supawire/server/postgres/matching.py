@@ -43,14 +43,15 @@ class _Case(NamedTuple):
 
 
 class Matcher:
-    """Knows who listens, and finds out what they are to hear. limit: bytes of a change that is not too large."""
+    """Knows who listens, and finds out what they are to hear."""
 
-    def __init__(self, database: Database, catalog: Catalog, book: Book, limit: int | None) -> None:
+    def __init__(self, database: Database, catalog: Catalog, book: Book) -> None:
         self._database = database
         self._catalog = catalog
         self._facts = KnownFacts(catalog)
         self._book = book
-        self._limit = limit
+        self.limit: int | None = None
+        """Bytes that a change may have; over that it is too large (protocol §8)."""
         self._writers: Final = Writers(catalog.types)
         self._layouts: dict[int, Layout] = {}
 
@@ -97,7 +98,7 @@ class Matcher:
                 by_role = wanted[what] = self._by_role(*what)
             if not by_role:
                 continue
-            row = Changed(change, self._layout(change.relation), self._limit)
+            row = Changed(change, self._layout(change.relation), self.limit)
             for role, listings in by_role:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
