@@ -5,7 +5,6 @@ from random import Random
 from typing import Any
 
 from supawire.core import binary
-from supawire.server.changes import make_change
 from supawire.server.desk import HubOptions
 from supawire.server.effects import (
     Accepted,
@@ -24,6 +23,7 @@ from supawire.server.effects import (
     Send,
     Unsubscribe,
 )
+from supawire.server.emitted import make_change
 from supawire.server.hub import Hub
 from supawire.server.questions import Answer, Question
 from supawire.server.tokens import sign
@@ -215,6 +215,7 @@ class World:
             self.reports.append(effect.text)
             return
         if isinstance(effect, Ask):
+            assert self.hub._desk.options.database, "a question to a database that is not there"
             self.asked[effect.number] = effect.question
             return
         if isinstance(effect, Unsubscribe):
