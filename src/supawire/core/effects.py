@@ -97,9 +97,8 @@ class ResumeReading:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand an event to its listeners."""
+class Deliver(Struct, frozen=True, gc=False):
+    """Hand an event to its listeners. Made for every presence event, so a struct."""
 
     listeners: Listeners
     event: Any

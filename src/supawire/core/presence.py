@@ -14,16 +14,15 @@ devices. The rules, each earned by a bug in some client:
 
 from collections import deque
 from collections.abc import Iterator
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from supawire.core.codec import DECODE_ERRORS, encode_json
+from supawire.core.snapshot import Metas, Snapshots
 from supawire.core.tolerant import items, members
 from supawire.types import (
-    EMPTY_STATE,
     Presence,
     PresenceEvent,
     PresenceJoin,
@@ -32,8 +31,6 @@ from supawire.types import (
     PresenceSync,
     PresenceUpdate,
 )
-
-Metas = tuple[Presence, ...]
 
 _HELD: Final = 1000
 """Diffs that wait for a state at most; the state that comes at last has the older ones in it."""
@@ -59,7 +56,7 @@ class Roster:
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._state: dict[str, Metas] = {}
-        self._snapshot: PresenceState | None = EMPTY_STATE
+        self._snapshots: Final = Snapshots()
         self._held: deque[tuple[Raw, Raw]] = deque(maxlen=_HELD)
         self._awaits_state = False
         self.malformed: int = 0
@@ -73,16 +70,14 @@ class Roster:
 
     def clear(self) -> None:
         """The channel was left: nobody is known to be here."""
-        self._state.clear()
+        self._state = {}
+        self._snapshots.forget()
         self._held.clear()
         self._awaits_state = False
-        self._snapshot = EMPTY_STATE
 
     def state(self) -> PresenceState:
-        """Everyone who is here: immutable, and the same object until something changes."""
-        if self._snapshot is None:
-            self._snapshot = MappingProxyType(dict(self._state))
-        return self._snapshot
+        """Everyone who is here, immutable."""
+        return self._snapshots.take(self._state)
 
     def replace(self, raw: Raw) -> list[PresenceEvent]:
         """Apply a `presence_state`, then the diffs that came before it."""
@@ -90,7 +85,7 @@ class Roster:
         if entries is None:
             return []
         before, self._state = self._state, {key: metas for key, metas in entries.items() if metas}
-        self._snapshot = None
+        self._snapshots.forget()
         events = [
             event
             for key in {**before, **self._state}
@@ -114,22 +109,32 @@ class Roster:
         if joined is None or left is None:
             return []
         events: list[PresenceEvent] = []
+        newest = self._snapshots.newest
         for key in {**joined, **left}:
             before = self._state.get(key, ())
             after = _changed(before, joined.get(key, ()), left.get(key, ()))
             if after == before:
                 continue
+            if newest is not None:
+                newest.keep(key, before)
             if after:
                 self._state[key] = after
             else:
                 del self._state[key]
             events += self._told(key, before, after)
-        if events:
-            self._snapshot = None
         return events
 
     def _told(self, key: str, before: Metas, after: Metas) -> list[PresenceEvent]:
-        """What to tell of one key. Several changes of one key in one frame are told one by one, joins last."""
+        """What to tell of one key. Several changes of one key in one frame are told one by one, joins last.
+
+        The first two lines say nothing new: they are who comes and who goes, nearly always, in a third of the time.
+        """
+        if not before or not after:
+            return (
+                [(PresenceLeave if before else PresenceJoin)(self._topic, key, after, before)]
+                if before != after
+                else []
+            )
         old, new = {meta.ref for meta in before}, {meta.ref for meta in after}
         came = [meta for meta in after if meta.ref not in old]
         gone = {meta.ref for meta in before if meta.ref not in new}
@@ -145,7 +150,9 @@ class Roster:
 
     def _read(self, raw: Raw) -> dict[str, Metas] | None:
         try:
-            return {key: tuple(_meta(key, meta) for meta in entry.metas) for key, entry in _entries.decode(raw).items()}
+            return {
+                key: tuple([_meta(key, meta) for meta in entry.metas]) for key, entry in _entries.decode(raw).items()
+            }
         except DECODE_ERRORS:
             return self._read_tolerantly(raw)
 
@@ -163,6 +170,8 @@ class Roster:
 
 
 def _changed(before: Metas, joined: Metas, left: Metas) -> Metas:
+    if not before and not left:
+        return joined
     known = {meta.ref for meta in before}
     gone = {meta.ref for meta in left}
     every = (*before, *(meta for meta in joined if meta.ref not in known))

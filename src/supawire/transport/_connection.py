@@ -177,13 +177,17 @@ class WebSocketConnection:
             elif kind is not WSMsgType.PONG:
                 return self._ended(message)
             taken += 1
-            if taken >= sink.burst:
+            if taken >= sink.burst or self._resumed is not None:
                 taken = 0
                 sink.drained()
-                await asyncio.sleep(0)
-            if self._resumed is not None:
-                sink.drained()
-                await self._resumed.wait()
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Give the event loop its turn, and wait until reading is wanted."""
+        if self._resumed is None:
+            await asyncio.sleep(0)
+        else:
+            await self._resumed.wait()
 
     def _ended(self, message: Any) -> tuple[int | None, str]:
         if message.type is WSMsgType.CLOSE:
