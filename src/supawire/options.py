@@ -30,6 +30,8 @@ from supawire._checks import (
     check_text,
     check_timeout,
     check_topic,
+    check_writable,
+    refuse,
 )
 from supawire._endpoint import Endpoint, check_host, check_params
 from supawire._payload import check_json
@@ -67,6 +69,8 @@ __all__ = [
     "check_text",
     "check_timeout",
     "check_topic",
+    "check_writable",
+    "refuse",
 ]
 
 Protocol = Literal["1.0.0", "2.0.0"]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from supawire.server.changes import Row, make_change
+from supawire.server.emitted import Row, make_change
 from supawire.server.hub import Hub
 from supawire.types import Instant
 

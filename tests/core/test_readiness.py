@@ -4,7 +4,7 @@ import pytest
 
 from supawire.errors import JoinError, OperationTimeout
 from supawire.selectors import changes, gaps, status, system
-from supawire.server.changes import make_change
+from supawire.server.emitted import make_change
 from supawire.testing.linked import World
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import ChannelState, Status

@@ -107,8 +107,14 @@ async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServ
 
 
 async def test_draining_a_closed_client_is_closing_it(door: Door, server: LocalServer):
-    """Twice is once, and after `close` there is nothing to finish."""
+    """Twice is once, after `close` there is nothing to finish, and what is called then is told that it is closed."""
     async with door.client(server) as client:
+        room = await client.channel("room")
         await client.drain()
         await client.drain()
         await client.close()
+        for call in (client.publish("room", "a", {}), client.publish_many([]), room.broadcast("a", 1)):
+            with pytest.raises(ClosedError):
+                await call
+        with pytest.raises(ClosedError):
+            await client.mirror("users", key="id", fetch=list)

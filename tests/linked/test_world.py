@@ -3,7 +3,7 @@
 from supawire.core.outbox import Message
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.changes import make_change
+from supawire.server.emitted import make_change
 from supawire.testing.linked import World
 from supawire.types import ChannelState, Insert, LinkState, PresenceSync, Sent
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket as socketlib
+import struct
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -228,16 +229,30 @@ async def test_a_client_that_leaves_is_gone_at_once() -> None:
             await other.close()
 
 
+UPGRADE = (
+    f"GET /socket/websocket?vsn=2.0.0&apikey={TOKEN} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+).encode()
+
+
+async def test_a_client_that_leaves_during_the_handshake_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """It asked, and was gone before the answer: nothing stays, and nothing is said."""
+    async with running() as net:
+        for _ in range(20):
+            with socketlib.create_connection(("127.0.0.1", net.app.port)) as gone:
+                gone.sendall(UPGRADE)
+                gone.setsockopt(socketlib.SOL_SOCKET, socketlib.SO_LINGER, struct.pack("ii", 1, 0))
+        ws = await net.joined()  # it comes after them
+        await ws.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for it is bounded; the others go on."""
     monkeypatch.setattr(socket, "MAX_UNSENT", 2_000_000)
     async with running() as net:
         reader, writer = await asyncio.open_connection("127.0.0.1", net.app.port, limit=1024)
-        request = (
-            f"GET /socket/websocket?vsn=2.0.0&apikey={TOKEN} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
-        )
-        writer.write(f"{request}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".encode())
-        writer.write(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        writer.write(UPGRADE)
         join = json.dumps(JOIN).encode()
         writer.write(bytes((0x81, 0x80 | 126)) + len(join).to_bytes(2, "big") + b"\0\0\0\0" + join)
         await reader.readuntil(b"\r\n\r\n")
@@ -309,7 +324,7 @@ async def test_rest_is_served_on_both_paths(base: str) -> None:
         body = {"messages": [{"topic": "lab", "event": "e1", "payload": {"a": 1}}]}
         async with net.http.post(f"{net.url}{base}/broadcast", json=body, headers=headers) as answer:
             assert (answer.status, await answer.read(), answer.headers["x-rate-limit"]) == (202, b"", "100")
-        async with net.http.post(f"{net.url}{base}/broadcast/lab/events/a%2Fb", json={}, headers=headers) as answer:
+        async with net.http.post(f"{net.url}{base}/broadcast/lab/events/a%2Fb%0A", json={}, headers=headers) as answer:
             assert answer.status == 202
         assert (await ws.receive_json())[4]["event"] == "e1"
         assert b"labb" not in await ws.receive_bytes()

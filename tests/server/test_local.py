@@ -2,11 +2,12 @@
 
 import asyncio
 import inspect
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -200,10 +201,114 @@ def test_a_server_that_does_not_run_says_so() -> None:
             call()
 
 
-def test_wrong_arguments_are_refused() -> None:
-    """An empty secret is a mistake."""
-    with pytest.raises(InvalidArgumentError):
-        LocalServer(secret="")
+def test_what_is_asked_in_its_last_moment_is_answered() -> None:
+    """Who calls while the server ends gets what it asked for, or a StateError, and never waits for ever."""
+    for _ in range(20):
+        server = LocalServer().start()
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask_until_it_ends, server) for _ in range(4)]
+            server.stop()
+            assert all(isinstance(one.result(), StateError) for one in asking)
+
+
+def ask_until_it_ends(server: LocalServer) -> StateError:
+    while True:
+        try:
+            server.emit("INSERT", "t", record={})
+        except StateError as error:
+            return error
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_fork_of_its_process_is_told() -> None:
+    """There its calls raise a StateError instead of waiting for ever, and stop() leaves the parent's server alone."""
+    script = """
+import os, sys
+from supawire.errors import StateError
+from supawire.server import LocalServer
+with LocalServer() as server:
+    child = os.fork()
+    if child == 0:
+        try:
+            server.emit("INSERT", "t", record={})
+        except StateError as error:
+            server.stop()
+            os._exit(7 if "fork" in str(error) else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    server.emit("INSERT", "t", record={})
+    sys.exit(code)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"secret": ""}, "must not be empty"),
+        ({"secret": 5}, "must be a string, not int"),
+        ({"port": "4000"}, "a whole number"),
+        ({"port": 70_000}, "the nearest allowed value is 65535"),
+        ({"strict": 1}, "the nearest allowed value is True"),
+        ({"postgres": "yes"}, "the nearest allowed value is True"),
+        ({"database": 5}, "must be a string, not int"),
+        ({"inspector": None}, "inspector must be True or False"),
+        ({"limits": 5}, "ServerLimits.self_hosted()"),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, Any], said: str) -> None:
+    """A server that cannot be says why when it is made."""
+    with pytest.raises(InvalidArgumentError) as refused:
+        LocalServer(**options)
+    assert said in str(refused.value)
+
+
+WRONG: dict[str, Callable[[LocalServer, Any], object]] = {
+    "a role": lambda server, wrong: server.token(wrong),
+    "an expiry": lambda server, wrong: server.token(expires_in=wrong),
+    "a claim": lambda server, wrong: server.token(sub=wrong),
+    "a policy": lambda server, wrong: server.policy(wrong),
+    "a type": lambda server, wrong: server.emit(wrong, "t", record={}),
+    "a table": lambda server, wrong: server.emit("INSERT", wrong, record={}),
+    "a schema": lambda server, wrong: server.emit("INSERT", "t", record={}, schema=wrong),
+    "a row": lambda server, wrong: server.emit("INSERT", "t", record=wrong),
+    "a column": lambda server, wrong: server.emit("INSERT", "t", record={wrong: 1}),
+    "columns": lambda server, wrong: server.emit("INSERT", "t", record={}, columns=wrong),
+    "a column's type": lambda server, wrong: server.emit("INSERT", "t", record={}, columns={"id": wrong}),
+    "errors": lambda server, wrong: server.emit("INSERT", "t", record={}, errors=wrong),
+    "a topic to send to": lambda server, wrong: server.send(wrong, "e", {}),
+    "an event to send": lambda server, wrong: server.send("t", wrong, {}),
+    "a payload to send": lambda server, wrong: server.send("t", "e", {"a": wrong}),
+    "a topic": lambda server, wrong: server.broadcast(wrong, "e", {}),
+    "an event": lambda server, wrong: server.broadcast("t", wrong, {}),
+    "a payload": lambda server, wrong: server.broadcast("t", "e", wrong),
+    "privacy": lambda server, wrong: server.broadcast("t", "e", {}, private=wrong),
+    "a code": lambda server, wrong: server.drop_connections(wrong),
+    "a connection": lambda server, wrong: server.pause(connection=wrong),
+    "times": lambda server, wrong: server.refuse_connections(wrong),
+    "seconds": lambda server, wrong: server.refuse_connections(seconds=wrong),
+    "a status": lambda server, wrong: server.refuse_connections(status=wrong),
+    "a lag": lambda server, wrong: server.lag(wrong),
+    "data": lambda server, wrong: server.send_raw(wrong),
+    "a delay": lambda server, wrong: server.delay_replies(wrong),
+    "a reply": lambda server, wrong: server.drop_reply(wrong),
+    "a reason": lambda server, wrong: server.reject_join("t", wrong),
+    "a topic to refuse": lambda server, wrong: server.reject_join(wrong, "r"),
+    "a topic to delay": lambda server, wrong: server.delay_join(wrong, 1),
+    "a delay of joins": lambda server, wrong: server.delay_join("t", wrong),
+    "a topic to close": lambda server, wrong: server.close_channel(wrong),
+    "staleness": lambda server, wrong: server.close_channel("t", stale=wrong),
+    "a topic to expire": lambda server, wrong: server.expire_tokens(wrong),
+    "words": lambda server, wrong: server.send_system("t", "ok", wrong),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_words_are_refused_by_whoever_hears_them(what: str, server: LocalServer) -> None:
+    """Each method takes no nonsense: InvalidArgumentError, and the server goes on as before."""
+    for wrong in (object(), float("nan")):
+        with pytest.raises(InvalidArgumentError):
+            WRONG[what](server, wrong)
+    server.emit("INSERT", "t", record={})
 
 
 FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {

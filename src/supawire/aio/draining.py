@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from supawire.errors import OperationTimeout, StateError
+from supawire.types import LinkState
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -17,8 +18,8 @@ SENDS: Final = frozenset({"broadcast", "track", "publish"})
 
 
 def check_taking(driver: "Driver") -> None:
-    """Before every call that begins something: refuse it while the client drains."""
-    if driver.draining:
+    """Before every call that begins something: refuse it while the client drains; when it is closed, that is said."""
+    if driver.draining and driver.session.state is not LinkState.CLOSED:
         raise StateError("the client is draining: it finishes what it has, and takes nothing new")
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from supawire.errors import InvalidArgumentError
-from supawire.server.changes import Change, Row, make_change
+from supawire.options import check_bool, check_event, check_json, check_topic
+from supawire.server.emitted import Change, Row, make_change
 from supawire.server.hub import Hub
 from supawire.types import Instant
 
@@ -84,13 +85,24 @@ class ActFace:
             raise InvalidArgumentError(
                 f"payload is an object or bytes, not {payload.__class__.__name__}: others are not stored"
             )
+        _check_message(topic, event, private)
+        if not isinstance(payload, bytes):
+            check_json(payload)
         body = payload if isinstance(payload, bytes) else dict(payload)
         return self._do(lambda hub, now: hub.send(topic, event, body, now, private=private))
 
     def broadcast(self, topic: str, event: str, payload: Any, private: bool = False) -> None:
         """Deliver a message that is not stored, as the HTTP interface does."""
+        _check_message(topic, event, private)
+        check_json(payload)
         self._do(lambda hub, now: hub.broadcast(topic, event, payload, now, private=private))
 
     def request_disconnect(self) -> None:
         """`Server requested disconnect` on every channel, then close code 1012 (protocol §3.6)."""
         self._do(lambda hub, now: hub.request_disconnect(now))
+
+
+def _check_message(topic: str, event: str, private: bool) -> None:
+    check_topic(topic)
+    check_event(event)
+    check_bool("private", private)

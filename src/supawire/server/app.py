@@ -107,7 +107,7 @@ class App:
         """Listen; `port` 0 takes a free one. Raises OSError when the port is taken."""
         self._loop = asyncio.get_running_loop()
         application = web.Application(client_max_size=MAX_BODY)
-        application.router.add_route("*", "/{path:.*}", self._answer)
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
         self._runner = web.AppRunner(
             application, access_log=None, shutdown_timeout=0.25, max_field_size=65_536, max_line_size=65_536
         )
@@ -294,7 +294,8 @@ class App:
         try:
             if not socket.ws.can_prepare(request).ok:
                 return web.Response(status=400, text="Not a WebSocket upgrade request")
-            await socket.open(request)
+            if not await socket.open(request):
+                return web.Response(status=400)  # nobody is there to get it
             await self._read(conn, socket)
         finally:
             self._sockets.pop(conn, None)

@@ -7,18 +7,17 @@ With a database, that one knows who is to be told what: it answers when bindings
 so again after an outage, and gives `deliver` the finished rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import POSTGRES_CHANGES
-from supawire.errors import InvalidArgumentError
 from supawire.filters import matches
-from supawire.rows import infer_columns, to_wire
-from supawire.server.bindings import ANY, TYPES, UNPUBLISHED, Binding, bind
+from supawire.rows import to_wire
+from supawire.server.bindings import ANY, UNPUBLISHED, Binding, bind
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
+from supawire.server.emitted import Change
 from supawire.server.joins import JoinConfig
 from supawire.server.limits import Meter
 from supawire.server.questions import Subscription, Trouble
@@ -28,13 +27,10 @@ SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
 RETRY: Final = 5.0
 """Seconds until a subscription that met trouble is tried again (protocol §3.6)."""
-KEY: Final = "id"
 NO_DATA: Final = ("Error 400", "Error 401")
 TOO_LARGE: Final = "Error 413: Payload Too Large"
 KEPT_VALUE: Final = 64
 """Bytes of JSON up to which a value stays in a row that is too large (protocol §4.4)."""
-
-Row: TypeAlias = Mapping[str, Any]
 
 
 class Delivery(NamedTuple):
@@ -44,66 +40,6 @@ class Delivery(NamedTuple):
     ids: tuple[int, ...]
     type: str
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One row change. Values are those of the user; `columns` in table order."""
-
-    type: str
-    schema: str
-    table: str
-    columns: tuple[tuple[str, str], ...]
-    record: Row | None = None
-    old_record: Row | None = None
-    errors: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> frozenset[str]:
-        """Names of the primary key's columns."""
-        return frozenset({KEY})
-
-
-def make_change(
-    type: str,
-    table: str,
-    *,
-    record: Row | None = None,
-    old_record: Row | None = None,
-    schema: str = "public",
-    columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
-    errors: str | Sequence[str] | None = None,
-) -> Change:
-    """A change from what a user says about it.
-
-    Args: type: INSERT, UPDATE or DELETE. record: the new row; INSERT and UPDATE need it. old_record: the old row;
-    DELETE needs it, an UPDATE without one has the key column `id` of the new row. columns: types by name, or a list
-    of `{"name", "type"}`; left out, they are taken from the Python values. errors: texts for the frame's `errors`;
-    400 and 401 leave the rows out, 413 leaves out long values, as the server does (protocol §4.4).
-    Raises: InvalidArgumentError.
-    """
-    kind = type.upper()
-    if kind not in TYPES:
-        raise InvalidArgumentError(f"type={type!r} is none of {', '.join(TYPES)}")
-    if kind == "DELETE":
-        if old_record is None or record is not None:
-            raise InvalidArgumentError("a DELETE has an old_record and no record: emit_delete(table, old_record={…})")
-    elif record is None:
-        raise InvalidArgumentError(f"an {kind} has a record: the new row, such as record={{'id': 1}}")
-    if kind == "INSERT" and old_record is not None:
-        raise InvalidArgumentError("an INSERT has no old_record")
-    if kind == "UPDATE" and old_record is None and record is not None:
-        old_record = {name: record[name] for name in record if name == KEY}
-    texts = (errors,) if isinstance(errors, str) else tuple(errors or ())
-    row = record if record is not None else old_record
-    return Change(kind, schema, table, _columns(columns, row or {}), record, old_record, texts)
-
-
-def _columns(given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row: Row) -> tuple[tuple[str, str], ...]:
-    if isinstance(given, Mapping):
-        return tuple(cast("Mapping[str, str]", given).items())
-    listed = infer_columns(row) if given is None else given
-    return tuple((column["name"], column["type"]) for column in listed)
 
 
 class Changes:

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.errors import InvalidArgumentError, StateError
+from supawire.options import check_bool, check_text
 
 if TYPE_CHECKING:
     from supawire.server.postgres.level import Level
@@ -35,6 +36,10 @@ class DatabaseFace:
     """A database of the server's, or the word that there is none."""
 
     def __init__(self, postgres: bool, database: str | None, *, prepare: bool) -> None:
+        check_bool("postgres", postgres)
+        check_bool("prepare", prepare)
+        if database is not None:
+            check_text("database", database, secret=True)
         if postgres and database is not None:
             raise InvalidArgumentError("postgres=True starts a database and database= names one; give one of them")
         if prepare and not postgres and database is None:
@@ -44,6 +49,9 @@ class DatabaseFace:
         self._has_database = postgres or database is not None
         self._level = self._make_level()
         self._session: Session | None = None
+
+    def _check_process(self) -> None:
+        raise NotImplementedError
 
     def _make_level(self) -> "Level | None":
         return make_level(self._database, prepare=self._prepare) if self._has_database else None
@@ -63,6 +71,7 @@ class DatabaseFace:
         """
         if self._level is None:
             raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
+        self._check_process()
         if not self._level.running:
             raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
         if self._session is None:

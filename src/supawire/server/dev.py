@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from supawire.errors import InvalidArgumentError
-from supawire.server.changes import Change, Changes, make_change
+from supawire.server.changes import Changes
 from supawire.server.desk import Desk
 from supawire.server.effects import RestAnswer, RestRequest
+from supawire.server.emitted import Change, make_change
 from supawire.server.handshake import JSON
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, encode

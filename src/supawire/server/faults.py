@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from supawire.core.frames import CLOSE
+from supawire.errors import InvalidArgumentError
+from supawire.options import check_bool, check_count, check_kind, check_number, check_text, check_writable
 from supawire.server.channel import Channel
 from supawire.server.desk import Desk
 from supawire.server.peers import Peer
@@ -30,6 +32,9 @@ GARBAGE: Final = (
     (b"\x01\x01", True),
 )
 """Frames that no client should stumble over."""
+SECONDS: Final = "seconds"
+UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
+"""Close codes that only say what was seen; none of them is ever sent."""
 
 
 class Faults:
@@ -47,10 +52,14 @@ class Faults:
             self._pause(peer)
 
     def _peers(self, connection: int | None) -> list[Peer]:
+        if connection is not None:
+            check_count("connection", connection)
         peers = list(self._desk.peers.values())
         return [peer for peer in peers if not peer.gone and connection in (None, peer.id)]
 
     def _channels(self, topic: str | None) -> Iterator[Channel]:
+        if topic is not None:
+            check_text("topic", topic)
         for peer in self._peers(None):
             for channel in list(peer.channels.values()):
                 if topic in (None, ALL) or channel.sub_topic == sub_topic(topic or ""):
@@ -60,12 +69,20 @@ class Faults:
 
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
         """Close sockets with this code; None cuts them, and clients see 1006."""
+        if code is not None:
+            check_count("code", code, minimum=1000, maximum=4999)
+            if code in UNSENT:
+                raise InvalidArgumentError(f"no close frame has the code {code}; leave it out, and clients see 1006")
         for peer in self._peers(connection):
             self._sockets.close(peer, code)
 
     def refuse_connections(self, *, times: int | None = None, seconds: float | None = None, status: int = 503) -> None:
         """Refuse the next `times` handshakes, or all for `seconds`, with this status; without both, for good."""
-        self._rules.refuse_status = status
+        if times is not None:
+            check_count("times", times)
+        if seconds is not None:
+            check_number("seconds", seconds, minimum=0, unit=SECONDS)
+        self._rules.refuse_status = check_count("status", status, minimum=300, maximum=599)
         self._rules.refusals = times or 0
         if times is None:
             self._rules.refuse_until = self._desk.now.mono + (float("inf") if seconds is None else seconds)
@@ -97,6 +114,7 @@ class Faults:
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
         """Everything sent arrives this much later, in order; 0 ends it."""
+        check_number("seconds", seconds, minimum=0, unit=SECONDS)
         if connection is None:
             self._rules.lag = seconds
         for peer in self._peers(connection):
@@ -109,7 +127,10 @@ class Faults:
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
         """Send any bytes as one frame; text unless `binary`."""
-        raw = data.encode() if isinstance(data, str) else data
+        if not isinstance(data, str | bytes):
+            raise InvalidArgumentError(f"data must be a text or bytes, not {type(data).__name__}")
+        check_bool("binary", binary)
+        raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         for peer in self._peers(connection):
             self._desk.outbox.send(peer, (raw, binary))
 
@@ -122,19 +143,20 @@ class Faults:
 
     def delay_replies(self, seconds: float) -> None:
         """Every reply comes this much later; a join's holds its socket meanwhile. 0 ends it."""
-        self._rules.reply_delay = seconds
+        self._rules.reply_delay = check_number("seconds", seconds, minimum=0, unit=SECONDS)
 
     def drop_reply(self, event: str, times: int | None = None) -> None:
         """Do what is asked but do not answer pushes of this event (`phx_join`, `broadcast`, `heartbeat`, …)."""
-        self._rules.dropped[event] = times
+        self._rules.dropped[check_text("event", event)] = None if times is None else check_count("times", times)
 
     def reject_join(self, topic: str, reason: str) -> None:
         """Refuse joins of a topic with this reason (protocol §9.2 lists the real ones)."""
-        self._rules.rejected[sub_topic(topic)] = reason
+        self._rules.rejected[sub_topic(check_text("topic", topic))] = _said("reason", reason)
 
     def delay_join(self, topic: str, seconds: float) -> None:
         """Joins of a topic hold their socket this long before they are answered (protocol §3.2)."""
-        self._rules.join_delays[sub_topic(topic)] = seconds
+        check_number("seconds", seconds, minimum=0, unit=SECONDS)
+        self._rules.join_delays[sub_topic(check_text("topic", topic))] = seconds
 
     def reset(self) -> None:
         """Behave again: every rule is gone, pauses and lags end. What was done stays done."""
@@ -149,6 +171,7 @@ class Faults:
 
     def close_channel(self, topic: str, *, stale: bool = False) -> None:
         """End a topic's channels with `phx_close`; with `stale`, only send one that names the join before."""
+        check_bool("stale", stale)
         for channel in self._channels(topic):
             if not stale:
                 self._desk.rooms.close(channel)
@@ -169,5 +192,12 @@ class Faults:
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame; the channels stay."""
+        for name, said in (("status", status), ("message", message), ("extension", extension)):
+            _said(name, said)
         for channel in self._channels(topic):
             self._desk.outbox.system(channel, extension, status, message)
+
+
+def _said(name: str, value: str) -> str:
+    check_writable(name, check_kind(name, value, str, "a text"))
+    return value

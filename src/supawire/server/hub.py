@@ -26,11 +26,12 @@ from supawire.core.frames import (
     SYSTEM,
 )
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.changes import Change, Changes, Delivery
+from supawire.server.changes import Changes, Delivery
 from supawire.server.channel import Channel
 from supawire.server.desk import Bits, Desk, HubOptions, Watcher
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
+from supawire.server.emitted import Change
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview

@@ -1,6 +1,7 @@
 """Two ways to run the server: `LocalServer`, with a thread of its own so that a test may block, and `serve`."""
 
 import asyncio
+import os
 import secrets
 import signal
 import threading
@@ -10,7 +11,16 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from supawire.errors import InvalidArgumentError, StateError
+from supawire.errors import StateError
+from supawire.options import (
+    check_bool,
+    check_callable,
+    check_count,
+    check_json,
+    check_kind,
+    check_number,
+    check_text,
+)
 from supawire.server.actface import ActFace
 from supawire.server.app import App
 from supawire.server.databaseface import DatabaseFace
@@ -60,15 +70,19 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         inspector: bool = False,
     ) -> None:
         super().__init__(postgres, database, prepare=prepare)
-        if secret is not None and not secret:
-            raise InvalidArgumentError("secret is empty; leave it out for a random one")
+        if secret is not None:
+            check_text("secret", secret, secret=True)
+        check_bool("strict", strict)
+        check_bool("inspector", inspector)
+        if limits is not None:
+            check_kind("limits", limits, ServerLimits, "a ServerLimits, as ServerLimits.self_hosted()")
         self.secret: Final = secret or secrets.token_urlsafe(48)
         """The HS256 secret that signs and checks tokens."""
         self.anon_key: Final = self.token("anon", YEARS)
         """A key with the role `anon`, good for years."""
         self.service_key: Final = self.token("service_role", YEARS)
         """A key with the role `service_role`, good for years."""
-        self._port = port
+        self._port = check_count("port", port, minimum=0, maximum=65535)
         self._strict = strict
         self._limits = limits
         self._inspector = inspector
@@ -78,6 +92,9 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
         self._unwanted = False
+        self._pid = os.getpid()
+        self._asked: set[Future[Any]] = set()
+        """What callers wait for."""
 
     def __repr__(self) -> str:
         return f"LocalServer({self.url!r})" if self._app else "LocalServer(not running)"
@@ -93,7 +110,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         if self._thread is not None:
             raise StateError("this local server is running; stop() it first, or make another one")
         ready: Future[None] = Future()
-        self._loop, self._stop, self._unwanted = None, None, False
+        self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="supawire-local-server", daemon=True)
         self._thread.start()
         try:
@@ -104,9 +121,12 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         return self
 
     def stop(self) -> None:
-        """Close every socket with 1012 and end the thread. Nothing happens when it is not running."""
+        """Close every socket with 1012 and end the thread.
+
+        Nothing happens when it is not running, or in a fork of the process.
+        """
         thread = self._thread
-        if thread is None:
+        if thread is None or os.getpid() != self._pid:
             return
         self._unwanted = True
         if self._loop is not None and self._stop is not None:
@@ -129,7 +149,11 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         await asyncio.to_thread(self.stop)
 
     def _run(self, ready: Future[None]) -> None:
-        asyncio.run(self._serve(ready))
+        try:
+            asyncio.run(self._serve(ready))
+        finally:
+            for asked in list(self._asked):  # in the last moment; nobody is there any more to do it
+                asked.set_exception(_not_running())
 
     async def _serve(self, ready: Future[None]) -> None:
         timings = Timings.strict() if self._strict else Timings()
@@ -160,9 +184,10 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         """Let the server's thread do this, and wait for it."""
+        self._check_process()
         loop, app = self._loop, self._app
         if loop is None or app is None:
-            raise StateError("the local server is not running; use it inside `with LocalServer() as server:`")
+            raise _not_running()
         if threading.current_thread() is self._thread:
             raise StateError(
                 "a policy runs on the server's thread and cannot call the server: it would wait for itself"
@@ -172,14 +197,28 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         def run() -> None:
             now = app.now()
             app.hub.at(now)
+            self._asked.discard(done)
             try:
                 done.set_result(act(app.hub, now))
             except Exception as error:  # noqa: BLE001  it is the caller's, on the other thread
                 done.set_exception(error)
             app.pump()
 
-        loop.call_soon_threadsafe(run)
+        self._asked.add(done)
+        try:
+            loop.call_soon_threadsafe(run)
+        except RuntimeError:  # it has just ended
+            self._asked.discard(done)
+            raise _not_running() from None
         return done.result()
+
+    def _check_process(self) -> None:
+        """Raises: StateError in a fork, where the server's thread is not, and its connections are the parent's."""
+        if self._thread is not None and os.getpid() != self._pid:
+            raise StateError(
+                "this local server was started before fork(), and runs in the parent process",
+                hint="Clients of the child can use its url; what the server is to do the parent has to say.",
+            )
 
     # --- what clients need ---
 
@@ -194,6 +233,9 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
 
     def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
         """A token with this role and these claims; negative `expires_in` seconds make one that has run out."""
+        check_text("role", role)
+        check_number("expires_in", expires_in, unit="seconds")
+        check_json(claims, "claims")
         return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, self.secret)
 
     def policy(self, function: Policy) -> Policy:
@@ -206,6 +248,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         Raises: StateError where there is a database, whose policies decide.
         """
         self._memory_only("policy")
+        check_callable("function", function)
         self._policy = function
         if self._app is not None:
             self._do(lambda hub, now: hub.set_policy(function))
@@ -215,6 +258,10 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     def frames(self) -> list[ReceivedFrame]:
         """What clients sent, oldest first, without tokens; the newest 10,000."""
         return self._do(lambda hub, now: hub.received.frames())
+
+
+def _not_running() -> StateError:
+    return StateError("the local server is not running; use it inside `with LocalServer() as server:`")
 
 
 @asynccontextmanager

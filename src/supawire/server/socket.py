@@ -49,9 +49,12 @@ class Socket:
         self._ended: Final = asyncio.Event()
         """Set when nothing more is read."""
 
-    async def open(self, request: web.Request) -> None:
-        """Answer the upgrade; what was added before goes out after it."""
-        await self.ws.prepare(request)
+    async def open(self, request: web.Request) -> bool:
+        """Answer the upgrade; what was added before goes out after it. False when the client has gone meanwhile."""
+        try:
+            await self.ws.prepare(request)
+        except ConnectionResetError:
+            return False
         transport = request.transport
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
@@ -59,6 +62,7 @@ class Socket:
             self.abort()
         else:
             self.flush()
+        return True
 
     def add(self, frame: bytes) -> bool:
         """Add a whole frame (`frame_of`); True when it is the first one since the last flush."""

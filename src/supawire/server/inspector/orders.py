@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from supawire.core.frames import MAX_NAME
 from supawire.errors import InvalidArgumentError
-from supawire.server.changes import make_change
+from supawire.server.emitted import make_change
 from supawire.server.hub import Hub
 from supawire.server.tokens import sign
 from supawire.server.wire import DECODE_ERRORS
