@@ -7,11 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from itertools import takewhile
+from socketserver import ThreadingTCPServer
 from urllib.request import Request, urlopen
 
 import pytest
@@ -202,6 +205,50 @@ async def test_a_script_waits_for_a_row():
             assert await ended(program) == (0, "{'id': 7}\n", "")
         async with running(server, "wait_for.py", "orders", "0.2") as program:
             assert await ended(program) == (1, "waiting\n", "no row in 0.2 s\n")
+
+
+@contextmanager
+def rest(rows: list[dict[str, object]]) -> Generator[str]:
+    """The URL of something that answers as PostgREST does."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/orders?select=*" and self.headers["apikey"]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(rows).encode())
+
+        def log_message(self, *_: object, **__: object) -> None:
+            """Nothing is logged."""
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
+    """live_table.py prints what it begins with, how rows change, and what it missed while it was cut off."""
+    rows: list[dict[str, object]] = [{"id": 1, "state": "open"}]
+    with rest(rows) as url:
+        monkeypatch.setenv("SUPAWIRE_REST", url)
+        async with LocalServer() as server, running(server, "live_table.py", "orders") as program:
+            assert await line_of(program) == "begin: 1 rows, 1 of them new, other or gone"
+            server.emit("INSERT", "orders", record={"id": 2, "state": "open"})
+            server.emit("UPDATE", "orders", record={"id": 2, "state": "paid"})
+            server.emit("DELETE", "orders", old_record={"id": 1})
+            assert [await line_of(program) for _ in range(3)] == [
+                "new {'id': 2, 'state': 'open'}",
+                "now {'state': 'paid'}",
+                "gone 1",
+            ]
+            rows[:] = [{"id": 2, "state": "paid"}, {"id": 3, "state": "open"}]
+            server.drop_connections()
+            assert await line_of(program) == "gap: connection_lost: 2 rows, 1 of them new, other or gone"
+            program.send_signal(signal.SIGINT)
+            assert (await ended(program))[0] == 130
 
 
 async def test_the_test_suite_of_the_small_app_passes():
