@@ -16,7 +16,7 @@ import pytest
 from supawire import LocalServer
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(240)]  # kernels and servers start slowly
 
 EXAMPLES = ROOT / "examples" / "frameworks"
 

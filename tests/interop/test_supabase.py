@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 from .official import PEERS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # the package takes its time to be imported
 
 STORY: list[dict[str, Any]] = [
     {"part": "a day", "users": ["alice/1", "alice/2", "bob/1", None], "left": 0},

@@ -105,6 +105,13 @@ def set_token(stage: Stage) -> str:
     return "set token"
 
 
+def sign_out(stage: Stage) -> str:
+    """The user signs out: from now on the key stands for nobody."""
+    stage.ada.newest = None
+    stage.ada.do(stage.ada.session.set_token, None)
+    return "sign out"
+
+
 def reconnect(stage: Stage) -> str:
     """The user wants a new connection."""
     stage.ada.do(stage.ada.session.reconnect)
@@ -296,6 +303,7 @@ ACTS: dict[Act, int] = {
     unlisten: 2,
     give_up: 1,
     set_token: 1,
+    sign_out: 1,
     reconnect: 1,
     server_broadcast: 7,
     server_store: 3,
