@@ -1,6 +1,7 @@
 """The orderly end, through both doors."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from supawire import (
     broadcast,
     presence,
 )
-from supawire.errors import ClosedError
+from supawire.errors import ClosedError, InvalidArgumentError
 from supawire.types import LinkState, Sent
 from tests.doors.door import Door, until
 
@@ -104,6 +105,15 @@ async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServ
         with pytest.raises(ClosedError):
             await last
         assert client.state is LinkState.CLOSED
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "5"])
+async def test_a_wrong_deadline_ends_nothing(door: Door, server: LocalServer, wrong: Any):
+    """It is refused at once, and the client goes on."""
+    async with door.client(server) as client:
+        with pytest.raises(InvalidArgumentError):
+            await client.drain(wrong)
+        assert await client.ping() > 0
 
 
 async def test_draining_a_closed_client_is_closing_it(door: Door, server: LocalServer):

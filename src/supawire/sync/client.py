@@ -25,6 +25,7 @@ from supawire.options import (
     Timeout,
     TokenProvider,
     check_kind,
+    check_timeout,
 )
 from supawire.sync.behind import ChannelBehind, ClientBehind
 from supawire.sync.channel import Channel
@@ -336,7 +337,8 @@ class Client:
         Raises: OperationTimeout: something was not finished in time. The client is closed all the same, and each send
             that was not finished has raised `ClosedError` for its own caller.
         """
-        self._portal.close(partial(self._async.drain, timeout))
+        limit = check_timeout(timeout, None)  # here, since whatever happens there ends the client
+        self._portal.close(partial(self._async.drain, limit))
 
     def close(self) -> None:
         """Leave all channels and close the connection, for good; twice is once.
