@@ -5,6 +5,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+
+from supawire.server import LocalServer
 
 from .listening import Ear, Listener, of
 from .test_changes import publish, run
@@ -148,3 +151,17 @@ def test_many_users_and_many_rows(ear: Ear, sql: Sql):
         run(sql, "insert into notes select n, 'u' || n % 10, false, n::text from generate_series(1, 3000) n")
         assert bodies(first, 300) == [str(n) for n in range(10, 3001, 10)]
         assert bodies(second, 300) == [str(n) for n in range(7, 3000, 10)]
+
+
+def test_a_server_whose_role_is_no_superuser(database: str, sql: Sql):
+    """It may replicate and act as the roles of tokens, and has no right to any table: that is enough."""
+    run(sql, "drop role if exists modest", "create role modest login replication bypassrls password 'modest'")
+    run(sql, "grant anon, authenticated, service_role to modest", "grant usage on schema realtime to modest")
+    run(sql, "grant select, insert on realtime.messages to modest")
+    url = make_conninfo(database, user="modest", password="modest")
+    try:
+        with LocalServer(database=url) as server, Ear(server).listen(of("notes"), sub="ada") as ada:
+            run(sql, "insert into notes values (1, 'ben', false, 'no'), (2, 'ada', false, 'yes')")
+            assert bodies(ada, 1) == ["yes"]
+    finally:
+        run(sql, "drop owned by modest", "drop role modest")
