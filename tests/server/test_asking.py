@@ -292,6 +292,10 @@ def test_trouble_while_a_right_is_asked_for_is_no_answer_to_keep(trouble: Troubl
     client.push(LAB, "broadcast", ping(2), join_ref="1")
     world.answer(BROADCAST)
     assert [payload["payload"]["n"] for payload in client.events("broadcast")] == [2]
+    client.take()
+    ref = client.track(LAB, {})
+    world.answer(trouble)
+    assert client.got == [["1", ref, LAB, "phx_reply", {"status": "error", "response": {}}]]
 
 
 def test_track_asks_for_its_own_right(world: World) -> None:
@@ -430,6 +434,30 @@ def test_rights_that_are_lost_or_unknown_end_the_channel(answer: Any, message: s
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     world.answer(answer)
     assert client.heard() == [("system", system(message)), ("phx_close", {})]
+
+
+@pytest.mark.parametrize("before", [BROADCAST, PRESENCE])
+def test_a_new_token_may_give_what_the_one_before_did_not(world: World, before: frozenset[Extension]) -> None:
+    """From then on the channel hears what it may read (§7.3)."""
+    client, other = joined(world, reads=before), joined(world)
+    client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
+    world.answer(BOTH)
+    other.push(LAB, "broadcast", ping(1), join_ref="1")
+    world.answer(BROADCAST)
+    other.track(LAB, {})
+    world.answer(PRESENCE)
+    assert [event for event, _ in client.heard()] == ["broadcast", "presence_diff"]
+
+
+def test_a_new_token_that_lasts_shorter_ends_the_channel_sooner(world: World) -> None:
+    """Its end is looked for, not that of the token before (§7.2)."""
+    client = joined(world)
+    client.push(LAB, "access_token", {"access_token": world.token(lasts=10)}, join_ref="1")
+    world.answer(BOTH)
+    world.run(9)
+    assert client.got == []
+    world.run(2)
+    assert client.heard() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
 
 
 # --- REST ---
