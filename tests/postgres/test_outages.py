@@ -77,6 +77,23 @@ def test_a_column_that_is_renamed_added_or_dropped(ear: Ear, sql: Sql):
         ]
 
 
+def test_a_table_that_changes_within_a_transaction(ear: Ear, sql: Sql):
+    """Each row has the columns that the table had when it was written, as far as there still are such."""
+    publish(sql, "todos", "id int4 primary key, a text")
+    with ear.listen(of("todos")) as listener:
+        run(
+            sql,
+            "begin; insert into todos values (1, 'x'); alter table todos add b bool[]; "
+            "insert into todos values (2, 'y', '{t}'); alter table todos drop a, add c macaddr; "
+            "insert into todos values (3, '{f}', '08:00:2b:01:02:03'); commit",
+        )
+        assert [data["record"] for data in listener.changes(3)] == [
+            {"id": 1},
+            {"id": 2, "b": [True]},
+            {"id": 3, "b": [False], "c": "08:00:2b:01:02:03"},
+        ]
+
+
 def test_the_publication_may_go_and_come(ear: Ear, sql: Sql):
     """Without one nothing can be had; with a new one a join works again."""
     publish(sql, "todos", "id int4 primary key")

@@ -74,12 +74,12 @@ class Matcher:
         return _told(cases, answers, seen)
 
     async def _know(self, changes: Sequence[RowChange]) -> None:
-        """Have a layout for each table as the stream announced it last."""
+        """Know the types of each table as the stream announced it, perhaps more than once."""
         new: dict[int, Relation] = {}
         for change in changes:
             layout = self._layouts.get(change.relation.oid)
             if layout is None or layout.relation is not change.relation:
-                new[change.relation.oid] = change.relation
+                new[id(change.relation)] = change.relation
         await self._catalog.learn(column.type for relation in new.values() for column in relation.columns)
 
     def _layout(self, relation: Relation) -> Layout:
