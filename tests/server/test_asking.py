@@ -460,6 +460,18 @@ def test_a_new_token_that_lasts_shorter_ends_the_channel_sooner(world: World) ->
     assert client.heard() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
 
 
+def test_a_token_that_outlives_one_look_is_looked_at_again() -> None:
+    """Every five minutes until it ends (§7.2)."""
+    world = World(timings=Timings(idle=10_000))
+    client = world.connect(token=world.token(lasts=700))
+    client.join()
+    client.take()
+    world.run(699)
+    assert client.got == []
+    world.run(2)
+    assert [event for event, _ in client.heard()] == ["system", "phx_close"]
+
+
 # --- REST ---
 
 
