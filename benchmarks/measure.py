@@ -5,6 +5,7 @@ what is kept of a scenario is, per client, one figure for each round.
 """
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -30,6 +31,12 @@ _SHARE: Final = {PYTHON: 0.1}
 _PACE: Final = 0.0003
 """Seconds between two messages that shall wake up their receiver."""
 
+_ENVIRONMENT: Final = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    "PYTHONPYCACHEPREFIX": str(ROOT / "build" / "pycache"),
+}
+"""What is imported is compiled already, as it is where it was installed."""
+
 Figures = dict[str, list[float]]
 """Of one client in one scenario: for each measure one figure a round. `cpu` and `wall` are microseconds a message."""
 
@@ -39,7 +46,7 @@ class Child:
 
     def __init__(self, line: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=_ENVIRONMENT
         )
 
     def tell(self, line: str) -> None:
@@ -100,8 +107,7 @@ class Player:
 
     def warm_up(self, messages: int) -> None:
         """Do it before it counts."""
-        if not self.scenario.fresh:
-            self._turn(messages * _WARM_UP.get(self.client, 1))
+        self._turn(messages * _WARM_UP.get(self.client, 1))
 
     def play(self, messages: int) -> None:
         """One turn."""

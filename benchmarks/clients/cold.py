@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ Joined = Callable[[str, str, int, AsyncExitStack], Awaitable[Any]]
 def ours() -> Joined:
     from benchmarks.clients.ours import joined
 
+    import_module("supawire.transport.websocket")  # else it is imported with the first connection
     return joined
 
 

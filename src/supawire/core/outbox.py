@@ -4,9 +4,6 @@ What is kept has a ticket and a deadline, so that nothing vanishes: it is sent o
 the reason why not (R31, R32).
 """
 
-from collections import deque
-from dataclasses import dataclass
-
 from msgspec import Struct
 
 from supawire.core import frames, rest
@@ -34,12 +31,6 @@ class Message(Struct, frozen=True, gc=False):
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    ticket: Ticket
-    message: Message
-
-
 class Outbox:
     """The broadcasts of one channel."""
 
@@ -47,7 +38,8 @@ class Outbox:
         self._context = context
         self._topic = topic
         self._name = topic.removeprefix(frames.PREFIX)
-        self._kept: deque[_Kept] = deque()
+        self._kept: dict[Ticket, Message] = {}
+        """In order."""
 
     def check(self, message: Message) -> None:
         """Refuse at once what the server would refuse later, or drop without a word (R36)."""
@@ -84,7 +76,7 @@ class Outbox:
                 hint="Send less while it is not joined, or raise queue_size.",
             )
         ticket = self._context.tickets.open("broadcast")
-        self._kept.append(_Kept(ticket, message))
+        self._kept[ticket] = message
         if message.timeout is not None:
             self._context.timers.set(("ticket", self._topic, ticket), now.mono + message.timeout)
         return ticket
@@ -103,25 +95,24 @@ class Outbox:
             if ready_at > now.mono:
                 self._context.timers.set(("flush", self._topic), ready_at)
                 return
-            kept = self._kept.popleft()
-            self._context.timers.cancel(("ticket", self._topic, kept.ticket))
-            self._send_kept(kept, join_ref, now)
+            ticket = next(iter(self._kept))
+            message = self._kept.pop(ticket)
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._send_kept(ticket, message, join_ref, now)
 
     def fail(self, error: RealtimeError) -> None:
         """The channel ended: nothing of this will be sent."""
-        kept, self._kept = self._kept, deque()
-        for item in kept:
-            self._context.timers.cancel(("ticket", self._topic, item.ticket))
-            self._context.tickets.settle(item.ticket, error)
+        kept, self._kept = self._kept, {}
+        for ticket in kept:
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.tickets.settle(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
         """The caller went away before it was sent: then it is not sent. False when it is none of ours."""
-        for item in self._kept:
-            if item.ticket == ticket:
-                self._kept.remove(item)
-                self._context.timers.cancel(("ticket", self._topic, ticket))
-                return True
-        return False
+        if self._kept.pop(ticket, None) is None:
+            return False
+        self._context.timers.cancel(("ticket", self._topic, ticket))
+        return True
 
     def expired(self, ticket: Ticket, *, joined: bool) -> bool:
         """A kept broadcast was not sent in time. False when it is none of ours."""
@@ -135,14 +126,14 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _send_kept(self, kept: _Kept, join_ref: str, now: Instant) -> None:
+    def _send_kept(self, ticket: Ticket, message: Message, join_ref: str, now: Instant) -> None:
         try:
-            self._transmit(kept.message, join_ref, now, kept.ticket if kept.message.ack else None)
+            self._transmit(message, join_ref, now, ticket if message.ack else None)
         except PayloadTooLargeError as error:
-            self._context.tickets.settle(kept.ticket, error)
+            self._context.tickets.settle(ticket, error)
             return
-        if not kept.message.ack:
-            self._context.tickets.settle(kept.ticket, Sent("socket"))
+        if not message.ack:
+            self._context.tickets.settle(ticket, Sent("socket"))
 
     def _transmit(self, message: Message, join_ref: str, now: Instant, ticket: Ticket | None) -> None:
         context = self._context

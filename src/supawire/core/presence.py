@@ -57,23 +57,21 @@ class Roster:
         self._topic = topic
         self._state: dict[str, Metas] = {}
         self._snapshots: Final = Snapshots()
-        self._held: deque[tuple[Raw, Raw]] = deque(maxlen=_HELD)
-        self._awaits_state = False
+        self._held: deque[tuple[Raw, Raw]] | None = None
+        """Diffs of this join that wait for its state; None when they do not wait. An empty deque takes 760 bytes."""
         self.malformed: int = 0
 
     def joined(self, *, enabled: bool) -> None:
         """A new join is accepted. The old state stays to be looked at until the new one is there, if one will come."""
         if not enabled:
             self.clear()
-        self._awaits_state = enabled
-        self._held.clear()
+        self._held = deque(maxlen=_HELD) if enabled else None
 
     def clear(self) -> None:
         """The channel was left: nobody is known to be here."""
         self._state = {}
         self._snapshots.forget()
-        self._held.clear()
-        self._awaits_state = False
+        self._held = None
 
     def state(self) -> PresenceState:
         """Everyone who is here, immutable."""
@@ -91,14 +89,14 @@ class Roster:
             for key in {**before, **self._state}
             for event in self._told(key, before.get(key, ()), self._state.get(key, ()))
         ]
-        self._awaits_state = False
-        while self._held:
-            events += self._apply(*self._held.popleft())
+        held, self._held = self._held, None
+        for joins, leaves in held or ():
+            events += self._apply(joins, leaves)
         return [*events, PresenceSync(self._topic, self.state)]
 
     def apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:
         """Apply a `presence_diff`, or hold it until this join's state is there."""
-        if self._awaits_state:
+        if self._held is not None:
             self._held.append((joins, leaves))
             return []
         events = self._apply(joins, leaves)

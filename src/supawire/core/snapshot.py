@@ -120,7 +120,7 @@ class Snapshots:
     """The snapshots of one roster."""
 
     def __init__(self) -> None:
-        self._held: deque[ref[Snapshot]] = deque()
+        self._held: list[ref[Snapshot]] = []
 
     def take(self, live: dict[str, Metas]) -> Snapshot:
         """The state as it is now: the same object until something changes, or nobody holds it."""
@@ -131,7 +131,7 @@ class Snapshots:
         if newest is not None:
             newest.follow(made)
         self._held.append(ref(made))
-        if len(self._held) > _LIVE and (oldest := self._held.popleft()()) is not None:
+        if len(self._held) > _LIVE and (oldest := self._held.pop(0)()) is not None:
             oldest.settle()
         return made
 
