@@ -78,13 +78,14 @@ class JoinQueue:
         """Whether the server may be busy with a join, so that nothing else comes."""
         return bool(self._asked or self._unheard)
 
-    def blind_since(self, now: Instant) -> float:
+    def blind_since(self, now: Instant) -> Instant:
         """Since when the server may have had something to say and could not: it answers joins one after another.
 
         What ended a channel behind an unanswered join is heard after its answer, and may be as old as the join.
         """
         began, ended = self._blind
-        return began if began is not None and now.mono - ended <= _BEHIND else now.mono
+        blind = now.mono - began if began is not None and now.mono - ended <= _BEHIND else 0.0
+        return Instant(now.mono - blind, now.wall - blind)
 
     def withdraw(self, channel: Joiner) -> None:
         """No longer; an unanswered join keeps its place until it is answered."""
@@ -99,8 +100,12 @@ class JoinQueue:
         self.is_open = True
         self.pump(now)
 
-    def lost(self, now: Instant) -> None:
-        """The socket is gone, and the joins on it; nobody is held up by them any more."""
+    def lost(self, heard_at: Instant, now: Instant) -> Instant:
+        """The socket is gone, and the joins on it; nobody is held up by them any more.
+
+        Since when something may be missing: the last that was heard, or earlier, when the server was busy with a join.
+        """
+        since = min(heard_at, self.blind_since(now))
         self.is_open = False
         for channel in {**self._waiting, **dict.fromkeys(asked.channel for asked in self._asked)}:
             channel.held(False, now)
@@ -109,6 +114,7 @@ class JoinQueue:
         self._blind = (None, 0.0)
         self._context.timers.cancel(("join",))
         self._context.timers.cancel(("joins",))
+        return since
 
     def pump(self, now: Instant) -> None:
         """Send what may be sent."""

@@ -155,7 +155,7 @@ class Membership:
         if self.state is ChannelState.JOINED:
             self.move(ChannelOn.CHANGED, now)
             self.parts.tracking.ended(None)
-            self.gaps.open(now, "rejoin", self.index.kinds())
+            self.gaps.open(self._rejoin.since(self._joins.blind_since(now)), "rejoin", self.index.kinds())
         else:
             self.move(ChannelOn.GO, now)
         token = self.token or self._context.tokens.current
@@ -251,7 +251,7 @@ class Membership:
             self._left(now)
         elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
             self.error = error
-            self._lose_join("connection_lost", error, heard_at)
+            self._lose_join("connection_lost", error, self._rejoin.since(heard_at))
             self._rejoin.ended(now)
             self.move(ChannelOn.LINK_LOST, now, error)
 
@@ -322,8 +322,7 @@ class Membership:
         self.error = error
         self._rejoin.ended(now)
         verdict = self._rejoin.judge(row, join.token if join else None, self.token)
-        blind = now.mono - self._joins.blind_since(now)
-        self._lose_join(reason, error, Instant(now.mono - blind, now.wall - blind))
+        self._lose_join(reason, error, self._joins.blind_since(now))
         if not verdict.again:
             self._give_up(error, now)
             return

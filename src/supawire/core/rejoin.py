@@ -46,6 +46,11 @@ class Rejoin:
             self._attempts = 0
         self._joined_at = None
 
+    def since(self, instant: Instant) -> Instant:
+        """This instant, but none before the join: of what was then, nothing is missing."""
+        late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
+        return Instant(instant.mono + late, instant.wall + late)
+
     def judge(self, row: Known, token: Secret | None, own: Secret | None) -> Verdict:
         """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
         if self.exhausted or row.action is Action.GIVE_UP:

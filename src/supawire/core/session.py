@@ -313,14 +313,14 @@ class Session:
         """The socket is gone: requests on it are settled, channels wait (R31)."""
         for pending in self._context.replies.clear():
             self._context.tickets.settle(pending.ticket, pending.lost(error, written))
-        self._joins.lost(now)
+        since = self._joins.lost(self._receiver.heard_at or now, now)
         for channel in list(self._channels.values()):
-            channel.membership.link_lost(error, self._receiver.heard_at or now, now)
+            channel.membership.link_lost(error, since, now)
 
     def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """The end."""
         unheard = not self._openers  # who opens the client gets it raised
-        self._joins.lost(now)
+        self._joins.lost(now, now)
         for channel in list(self._channels.values()):
             channel.close(error, now)
         self._settle_all(error or ClosedError("the client was closed"))

@@ -1,0 +1,46 @@
+"""Where a gap begins when the server was busy with a join: it says nothing else meanwhile (protocol §3.2)."""
+
+from collections.abc import Callable
+
+from supawire.selectors import broadcast, gaps
+from supawire.types import Gap
+
+from .conftest import Story
+
+
+def test_a_gap_begins_where_the_server_could_say_nothing(make_story: Callable[..., Story]) -> None:
+    """A connection that is lost behind an unanswered join: what was held back since that join is in the gap (R44)."""
+    story = make_story()
+    story.open()
+    told = story.collect(story.joined("room"), broadcast(), gaps())
+    story.run_alive(100)
+    asked_at = story.now.wall
+    story.do(story.session.join, story.channel("slow"))
+    story.run_for(3)
+    story.hear("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
+    story.run_for(3)
+    story.drop(1006)
+    story.come_back()
+    for join in story.sent("phx_join")[-2:]:
+        story.reply(join, {"postgres_changes": []})
+    gap = told[-1]
+    assert isinstance(gap, Gap) and gap.reason == "connection_lost"
+    assert abs(gap.started_at.timestamp() - asked_at) < 0.001
+
+
+def test_a_gap_does_not_begin_before_the_join_that_it_is_about(make_story: Callable[..., Story]) -> None:
+    """A channel that was joined while the server was busy with another one misses nothing of before (R44)."""
+    story = make_story()
+    story.open()
+    story.do(story.session.join, story.channel("slow"))
+    story.run_for(3)
+    told = story.collect(story.channel("room"), broadcast(), gaps())
+    story.do(story.session.join, "realtime:room")
+    story.answer_join()
+    joined_at = story.now.wall
+    story.run_for(3)
+    story.drop(1006)
+    story.come_back()
+    for join in story.sent("phx_join")[-2:]:
+        story.reply(join, {"postgres_changes": []})
+    assert abs(told[-1].started_at.timestamp() - joined_at) < 0.001
