@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-USERS_EXTRAS = ("server", "cli", "pytest", "postgres")
+USERS_EXTRAS = ("server", "cli", "pytest", "postgres", "socks")
 
 
 def extras() -> dict[str, list[Requirement]]:

@@ -24,7 +24,7 @@ CLIENT = {
     "headers": "More headers for the handshake and for HTTP requests.",
     "params": "More parameters for the query of the URL.",
     "ssl": "The TLS settings; certificates are verified unless you say otherwise here.",
-    "proxy": "URL of an HTTP proxy.",
+    "proxy": "URL of a proxy: `http://`, `https://`, or with the extra `supawire[socks]` `socks5://`, `socks5h://` (names are looked up there), `socks4://`, `socks4a://`.",
     "host": "Name for the Host header and for TLS, where it is not the URL's.",
     "on_error": "Gets every error that no call waits for: exceptions of handlers, failures in the background. Left out, they are "
     "logged.",

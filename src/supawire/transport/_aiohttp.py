@@ -13,6 +13,8 @@ from supawire.options import Secret
 
 _TELLING: Final = 16
 """Letters from which on a header of the user's may be a secret; shorter ones are names and versions."""
+_LOOKS_UP: Final = {"socks5h": "socks5", "socks4a": "socks4"}
+"""Schemes that say that the proxy is to look up names, and what aiohttp-socks calls them."""
 
 
 def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = ()) -> str:
@@ -34,7 +36,10 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
             "a SOCKS proxy needs the package aiohttp-socks", hint="pip install 'supawire[socks]'"
         )
     socks: Any = importlib.import_module("aiohttp_socks")
-    return socks.ProxyConnector.from_url(proxy.reveal(), force_close=force_close)
+    scheme, _, rest = proxy.reveal().partition("://")
+    plain = _LOOKS_UP.get(scheme)
+    more = {} if plain is None else {"rdns": True}
+    return socks.ProxyConnector.from_url(f"{plain or scheme}://{rest}", force_close=force_close, **more)
 
 
 def is_socks(proxy: Secret) -> bool:

@@ -1,0 +1,68 @@
+"""Through a SOCKS proxy, with the package that the extra `socks` brings."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+import pytest
+
+from supawire import LocalServer, broadcast, connect_async
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find_spec("aiohttp_socks") is None, reason="needs aiohttp-socks")]
+
+
+class Proxy:
+    """As much of SOCKS 5 as a client without a password needs; every name leads to 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _version, methods = await reader.readexactly(2)
+        await reader.readexactly(methods)
+        writer.write(b"\x05\x00")
+        _version, _connect, _reserved, kind = await reader.readexactly(4)
+        size = 4 if kind == 1 else (await reader.readexactly(1))[0]
+        raw = await reader.readexactly(size)
+        host = ".".join(map(str, raw)) if kind == 1 else raw.decode()
+        port = int.from_bytes(await reader.readexactly(2), "big")
+        self.asked.append((host, port))
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+    except ConnectionError:  # one side was cut: so is the other
+        pass
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"), [("socks5", "127.0.0.1"), ("socks5h", "localhost")], ids=["looked up here", "looked up there"]
+)
+async def test_all_traffic_goes_through_the_proxy(scheme: str, name: str):
+    """WebSocket and HTTP; with `socks5h` the proxy is given the name."""
+    proxy = Proxy()
+    async with LocalServer() as server, proxy.running() as at:
+        port = urlsplit(server.url).port
+        url = f"http://{name}:{port}"
+        async with connect_async(url, server.anon_key, proxy=f"{scheme}://{at}") as client:
+            room = client.channel("room", echo=True)
+            heard = room.listen(broadcast())
+            await room.subscribe()
+            await room.broadcast("by the socket", {})
+            assert (await anext(heard)).event == "by the socket"
+            assert (await client.publish("room", "by HTTP", {})).acked
+        assert proxy.asked == [(name, port)] * 2
