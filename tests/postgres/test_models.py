@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from supawire import Channel, RowError, Stream, Update, changes, connect
+from supawire.server import LocalServer, ServerLimits
 
 from .listening import Ear
 
@@ -147,17 +148,23 @@ def test_large_values_that_an_update_left_alone_are_not_made_up(channel: Channel
     assert update.old_record == {"id": 1, "title": "two", "body": "y" * 10000}
 
 
-def test_a_row_over_a_megabyte_is_not_half_an_object(channel: Channel, sql: Sql):
+def test_a_row_over_a_megabyte_is_not_half_an_object(database: str, sql: Sql):
     """R42: of a row that is too large the small values are sent, it is `truncated`, and no model is made of them."""
     execute(
         sql,
         "create table posts (id int primary key, title text, body text)",
         "alter publication supabase_realtime add table posts",
     )
-    posts = channel.listen(changes("posts", event="INSERT", model=Post))
-    channel.subscribe(wait="ready")
-    execute(sql, "insert into posts values (1, 'one', repeat('x', 1100000))")
-    insert = posts.get(timeout=30)
-    assert insert.truncated and insert.row == {"id": 1, "title": "one"}
-    with pytest.raises(RowError, match="did not send body"):
-        _ = insert.record
+    limits = ServerLimits.self_hosted()
+    with (
+        LocalServer(database=database, limits=limits) as server,
+        connect(server.url, server.anon_key, token=server.token()) as client,
+    ):
+        channel = client.channel("db")
+        posts = channel.listen(changes("posts", event="INSERT", model=Post))
+        channel.subscribe(wait="ready")
+        execute(sql, "insert into posts values (1, 'one', repeat('x', 1100000))")
+        insert = posts.get(timeout=30)
+        assert insert.truncated and insert.row == {"id": 1, "title": "one"}
+        with pytest.raises(RowError, match="did not send body"):
+            _ = insert.record
