@@ -82,7 +82,7 @@ async def test_an_opening_is_used_once():
         {"heartbeat": 90},
         {"offline": "later"},
         {"transport": object()},
-        {"proxy": "socks5://127.0.0.1:1"},
+        {"proxy": "ftp://127.0.0.1:1"},
         {"on_error": 5},
     ],
     ids=lambda options: next(iter(options)),
