@@ -376,6 +376,13 @@ async def test_a_dropped_connection_shows_its_code(server: LocalServer) -> None:
         assert ws.close_code == 4321
 
 
+@pytest.mark.parametrize("code", [1005, 1006])
+def test_codes_that_are_never_sent_are_refused(code: int, server: LocalServer) -> None:
+    """They only say what was seen: leaving the code out is how clients see 1006."""
+    with pytest.raises(InvalidArgumentError, match="leave it out"):
+        server.drop_connections(code)
+
+
 async def test_a_requested_disconnect_is_announced(server: LocalServer) -> None:
     """A system message, then 1012."""
     async with aiohttp.ClientSession() as http:

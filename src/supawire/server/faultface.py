@@ -1,12 +1,16 @@
 """The faults as methods of `LocalServer`: each is carried to the server's thread and done there."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from supawire.errors import InvalidArgumentError
 from supawire.server.hub import Hub
 from supawire.types import Instant
 
 T = TypeVar("T")
+
+UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
+"""Close codes that only say what was seen; none of them is ever sent."""
 
 
 class FaultFace:
@@ -17,6 +21,8 @@ class FaultFace:
 
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
         """Close sockets with this code; without one they are cut, and clients see 1006."""
+        if code in UNSENT:
+            raise InvalidArgumentError(f"no close frame has the code {code}; leave it out, and clients see 1006")
         self._do(lambda hub, now: hub.faults.drop_connections(code, connection=connection))
 
     def refuse_connections(self, times: int | None = None, *, seconds: float | None = None, status: int = 503) -> None:

@@ -33,8 +33,6 @@ GARBAGE: Final = (
 )
 """Frames that no client should stumble over."""
 SECONDS: Final = "seconds"
-UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
-"""Close codes that only say what was seen; none of them is ever sent."""
 
 
 class Faults:
@@ -71,8 +69,6 @@ class Faults:
         """Close sockets with this code; None cuts them, and clients see 1006."""
         if code is not None:
             check_count("code", code, minimum=1000, maximum=4999)
-            if code in UNSENT:
-                raise InvalidArgumentError(f"no close frame has the code {code}; leave it out, and clients see 1006")
         for peer in self._peers(connection):
             self._sockets.close(peer, code)
 
