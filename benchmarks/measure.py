@@ -46,22 +46,25 @@ class Child:
 
     def __init__(self, line: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=_ENVIRONMENT
+            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_ENVIRONMENT
         )
+        self._heard = b""
 
     def tell(self, line: str) -> None:
         """One line more on its standard input."""
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        self._process.stdin.write(line.encode() + b"\n")
 
     def hear(self) -> str:
         """Its next line. Raises `RuntimeError` when none comes."""
         output = self._process.stdout
         assert output is not None
-        if not select.select([output], [], [], PATIENCE)[0] or not (line := output.readline()):
-            raise RuntimeError(f"{self._process.args} does not answer")
-        return line.strip()
+        while b"\n" not in self._heard:
+            if not select.select([output], [], [], PATIENCE)[0] or not (more := output.read(65_536)):
+                raise RuntimeError(f"{self._process.args} does not answer")
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode().strip()
 
     def __enter__(self) -> Self:
         return self
