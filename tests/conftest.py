@@ -105,9 +105,9 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
     "conformance": _beside("shared/conformance/replay.py"),
     "frames": _beside("shared/frames"),
-    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/30-interop puts these three there
+    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/20-interop puts these three there
     "supabase-py": _installed("build/interop-python", "supabase"),
-    "frameworks": _installed("build/frameworks", "fastapi"),  # and 35-frameworks this one
+    "frameworks": _installed("build/frameworks", "fastapi"),  # and 20-frameworks this one
     "realtime-js": _inside("tests/interop/peers/node_modules/@supabase/realtime-js"),
 }
 

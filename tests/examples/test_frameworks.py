@@ -1,4 +1,4 @@
-"""The examples with FastAPI, Django and Jupyter, in an environment that has these (.ci/steps.d/35-frameworks)."""
+"""The examples with FastAPI, Django and Jupyter, in an environment that has these (.ci/steps.d/20-frameworks)."""
 
 import asyncio
 import json

@@ -78,7 +78,7 @@ def main() -> int:
     chosen = parser.parse_args()
     theirs = NEEDS["realtime-py"]()
     if not chosen.check and theirs is None:
-        print("not run: realtime-py is not on this machine; .ci/steps.d/30-interop installs it")
+        print("not run: realtime-py is not on this machine; .ci/steps.d/20-interop installs it")
         return 1
     sides = SIDES[:1] if chosen.check else SIDES
     interpreters = {"ours": sys.executable, "theirs": theirs or ""}

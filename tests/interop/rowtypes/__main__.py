@@ -1,4 +1,4 @@
-"""`python -m tests.interop.rowtypes` runs three clients and writes measured.json; 30-interop installs the others."""
+"""`python -m tests.interop.rowtypes` runs three clients and writes measured.json; 20-interop installs the others."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def main() -> int:
     """Measure and write. Its exit status says whether that was possible."""
     missing = [name for name in ("node", "realtime-js", "realtime-py") if NEEDS[name]() is None]
     if missing:
-        print(f"not run: {', '.join(missing)} not on this machine; .ci/steps.d/30-interop installs the clients")
+        print(f"not run: {', '.join(missing)} not on this machine; .ci/steps.d/20-interop installs the clients")
         return 1
     found = asyncio.run(measure(NEEDS["node"]() or "", NEEDS["realtime-py"]() or ""))
     MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
