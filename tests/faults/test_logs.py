@@ -212,6 +212,24 @@ async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, capl
     assert lines == expected
 
 
+async def test_the_log_tells_joined_from_ready(caplog: pytest.LogCaptureFixture):
+    """A channel that stays joined while changes do not flow is said to be not ready, and ready again (R18)."""
+    caplog.set_level(logging.DEBUG, "supawire")
+    async with LocalServer() as server, client_of(server, server.anon_key) as client:
+        room, moves = client.channel("room"), Heard()
+        room.on(changes("users"), lambda change: None)
+        room.on(status(), moves)
+        await room.subscribe(wait="ready")
+        server.send_system("room", "error", "no database", extension="postgres_changes")
+        await moves.until(lambda all_: any(not move.ready for move in all_[-1:]))
+        server.send_system("room", "ok", "Subscribed to PostgreSQL", extension="postgres_changes")
+        await moves.until(lambda all_: all(move.ready for move in all_[-1:]))
+    said = [record.getMessage() for record in caplog.records if record.name == "supawire.channel"]
+    assert "channel room is joined (was joining)" in said
+    assert any(text.startswith("channel room is joined, not ready (was joined): the server") for text in said)
+    assert said.count("channel room is joined, ready (was joined)") == 2
+
+
 async def test_each_concern_has_its_logger(caplog: pytest.LogCaptureFixture):
     """Loggers are named after concerns under `supawire`, or under the logger that was given (R48)."""
     caplog.set_level(logging.DEBUG)

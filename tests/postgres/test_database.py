@@ -2,9 +2,10 @@
 
 import asyncio
 
+import psycopg
 import pytest
 
-from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.database import Database, DatabaseError, told
 
 pytestmark = pytest.mark.anyio
 
@@ -39,3 +40,9 @@ async def test_a_question_that_is_refused_spoils_no_other(database: str):
             await ask_many(pool, "select 1 / 0")
         assert await pool.query("select %s::int", [number]) == [(number,)]
     await pool.close()
+
+
+def test_what_libpq_says_is_one_line_of_the_log():
+    """It breaks its own texts into lines, with tabs in front."""
+    lost = psycopg.OperationalError("server closed the connection\n\tThis probably means\n\tthe worst")
+    assert told(lost).text == "server closed the connection This probably means the worst"

@@ -96,7 +96,9 @@ class Reports:
             self._troubled.discard(topic)
             log.info("%s is %s again", who, state)
         else:
-            log.debug("%s is %s (was %s)%s", who, state, report.detail["previous"], f": {cause}" if cause else "")
+            previous, ready = report.detail["previous"], report.detail["ready"]
+            now = f"{state}, {'ready' if ready else 'not ready'}" if state is previous else state
+            log.debug("%s is %s (was %s)%s", who, now, previous, f": {cause}" if cause else "")
 
     def _unknown(self, report: Report) -> None:
         self.log("wire").debug("unknown event %r on %s", report.detail.get("event"), report.topic)

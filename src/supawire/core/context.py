@@ -124,15 +124,22 @@ class Context:
 
     # --- events and reports
 
-    def deliver(self, listeners: Listeners, event: Any) -> None:
-        """Hand an event to its listeners, if there are any."""
-        if listeners:
-            self.effects.append(Deliver(listeners, event))
+    def deliver(self, listeners: Listeners, *events: Any) -> None:
+        """Hand events to their listeners, if there are any of both."""
+        if listeners and events:
+            self.effects.append(Deliver(listeners, events))
 
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
         """Tell listeners, watchers and the log of a move."""
         self.deliver((*listeners, *self.watchers), status)
-        self.report("state", topic=status.topic, state=status.state, previous=status.previous, cause=status.cause)
+        self.report(
+            "state",
+            topic=status.topic,
+            state=status.state,
+            previous=status.previous,
+            cause=status.cause,
+            ready=status.ready,
+        )
 
     def report(self, what: str, *, topic: str | None = None, error: RealtimeError | None = None, **detail: Any) -> None:
         """Note something for the log; with `error`, for `on_error` too."""

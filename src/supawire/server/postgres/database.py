@@ -34,7 +34,7 @@ class DatabaseError(RealtimeError):
 
 def told(error: psycopg.Error) -> DatabaseError:
     """The same error, of our tree."""
-    text = error.diag.message_primary or str(error).strip()
+    text = error.diag.message_primary or one_line(error)
     return DatabaseError(
         f"the database refused: {text}" if error.sqlstate else f"the database cannot be reached: {text}",
         sqlstate=error.sqlstate,
@@ -42,6 +42,11 @@ def told(error: psycopg.Error) -> DatabaseError:
         retryable=is_lost(error),
         hint=error.diag.message_hint,
     )
+
+
+def one_line(error: Exception) -> str:
+    """What libpq says by itself is spread over lines."""
+    return " ".join(str(error).split())
 
 
 def is_lost(error: psycopg.Error) -> bool:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from psycopg import AsyncConnection, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from supawire.server.postgres.database import CONNECTING, NAME
+from supawire.server.postgres.database import CONNECTING, NAME, one_line
 from supawire.server.postgres.pgoutput import (
     Begin,
     Commit,
@@ -155,7 +155,7 @@ class Stream:
             size, data = self._pg.get_copy_data(1)
             ended = None if size >= 0 else self._pg.get_result()
         except psycopg.Error as error:
-            raise self._lost(str(error).strip()) from error
+            raise self._lost(one_line(error)) from error
         if size < 0:
             raise self._lost(_words(ended))
         return size, data
@@ -173,7 +173,7 @@ class Stream:
         try:
             self._pg.consume_input()
         except psycopg.Error as error:
-            raise self._lost(str(error).strip()) from error
+            raise self._lost(one_line(error)) from error
 
     def _take(self, data: bytes, rows: list[RowChange]) -> int:
         """One message of the stream; the position to confirm when it ends a transaction, else 0."""
