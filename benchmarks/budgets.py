@@ -25,7 +25,9 @@ class Figure:
     def of(self, run: Run) -> float | None:
         """Its best turn, None when it was not measured."""
         turns: list[float] | None = run["scenarios"].get(self.scenario, {}).get(self.client, {}).get(self.measure)
-        return min(turns) if turns else None
+        if not turns:
+            return None
+        return max(turns) if self.measure == "rate" else min(turns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.clients.meter import Meter, breath, round_trips
 from benchmarks.frames import EVENT, message, table_of, topic_of
 from benchmarks.scenarios import Task
 
@@ -98,6 +98,7 @@ def sender(socket: Socket, topic: str) -> Act:
     async def send(count: int) -> None:
         for number in range(count):
             await socket.send_bytes(encode_binary(number, topic, EVENT, payloads[number % 512]))
+            await breath(number)
 
     return send
 

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+BREATH = 32
+
 
 class Meter:
     """What is left to be delivered in this turn: whoever delivers counts `left` down, and calls `stop` at zero."""
@@ -53,6 +55,14 @@ async def round_trips(count: int, once: Callable[[], Awaitable[Any]]) -> dict[st
         took.append(time.perf_counter() - began)
     took.sort()
     return {"p50": took[count // 2] * 1e6, "p99": took[count * 99 // 100] * 1e6}
+
+
+async def breath(number: int) -> None:
+    """After some messages let the server read, or who is faster than it has less to do: they wait for it, and are
+    written together.
+    """
+    if number % BREATH == 0:
+        await asyncio.sleep(0.001)
 
 
 def resident() -> int:

@@ -68,6 +68,8 @@ async function takeState(client) {
   await client.removeChannel(channel);
 }
 
+const breath = (number) => (number % 32 === 0 ? new Promise((resolve) => setTimeout(resolve, 1)) : null);
+
 async function roundTrips(times, once) {
   const took = [];
   for (let number = 0; number < times; number++) {
@@ -135,7 +137,7 @@ for (let line = await lines.next(); !line.done; line = await lines.next()) {
   start();
   say("ready");
   switch (task.does) {
-    case "send": for (let number = 0; number < times; number++) await channel.send({ type: "broadcast", event: "cursor", payload: message(number % 512) }); stop(); break;
+    case "send": for (let number = 0; number < times; number++) { await channel.send({ type: "broadcast", event: "cursor", payload: message(number % 512) }); await breath(number); } stop(); break;
     case "ack": stop(await roundTrips(times, () => channel.send({ type: "broadcast", event: "cursor", payload: message(1) }))); break;
     case "state": for (let number = 0; number < times; number++) await takeState(client); stop(); break;
     case "join": await joinAll(newClient(), task.channels); stop(); break;

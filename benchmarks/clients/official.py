@@ -11,7 +11,7 @@ from typing import Any
 
 from realtime import AsyncRealtimeClient  # pyright: ignore[reportMissingImports]
 
-from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.clients.meter import Meter, breath, round_trips
 from benchmarks.frames import EVENT, message, table_of, topic_of
 
 
@@ -91,6 +91,7 @@ def sender(channel: Any) -> Act:
     async def send(count: int) -> None:
         for number in range(count):
             await channel.send_broadcast(EVENT, payloads[number % 512])
+            await breath(number)
 
     return send
 

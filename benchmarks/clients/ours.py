@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from benchmarks.clients.meter import Meter, round_trips
+from benchmarks.clients.meter import Meter, breath, round_trips
 from benchmarks.clients.readers import READERS, Todo
 from benchmarks.frames import EVENT, message, table_of, topic_of
 from benchmarks.scenarios import Task
@@ -98,6 +98,7 @@ async def sender(client: AsyncClient, topic: str, task: Task) -> Act:
     async def send(count: int) -> None:
         for number in range(count):
             await channel.broadcast(EVENT, payloads[number % 512])
+            await breath(number)
 
     return send
 

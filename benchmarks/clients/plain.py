@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
-from benchmarks.clients.meter import Meter
+from benchmarks.clients.meter import Meter, breath
 from benchmarks.frames import EVENT, compact, message, table_of
 
 
@@ -50,6 +50,7 @@ def sender(socket: Any, topic: str) -> Callable[[int], Awaitable[None]]:
         for number in range(count):
             body = {"type": "broadcast", "event": EVENT, "payload": payloads[number % 512]}
             await socket.send(compact(["1", str(number), topic, "broadcast", body]))
+            await breath(number)
 
     return send
 

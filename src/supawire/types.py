@@ -177,7 +177,7 @@ class Presence(Struct, frozen=True, gc=False, eq=False):
         return f"Presence(key={self.key!r}, ref={self.ref!r})"
 
 
-class PresenceJoin(Struct, frozen=True):
+class PresenceJoin(Struct, frozen=True, gc=False):
     """Somebody came, or came with one more device. `current` and `previous` are all of the key's entries."""
 
     topic: str
@@ -186,7 +186,7 @@ class PresenceJoin(Struct, frozen=True):
     previous: tuple[Presence, ...]
 
 
-class PresenceLeave(Struct, frozen=True):
+class PresenceLeave(Struct, frozen=True, gc=False):
     """Somebody left, or left with one of several devices."""
 
     topic: str
@@ -195,7 +195,7 @@ class PresenceLeave(Struct, frozen=True):
     previous: tuple[Presence, ...]
 
 
-class PresenceUpdate(Struct, frozen=True):
+class PresenceUpdate(Struct, frozen=True, gc=False):
     """Somebody tracked another payload."""
 
     topic: str
@@ -208,7 +208,7 @@ PresenceState = Mapping[str, tuple[Presence, ...]]
 """Everyone who is here, by presence key. Immutable."""
 
 
-class PresenceSync(Struct, frozen=True, eq=False):
+class PresenceSync(Struct, frozen=True, gc=False, eq=False):
     """The state is complete: after each `presence_state`, and after the other events of a diff."""
 
     topic: str

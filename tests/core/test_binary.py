@@ -85,3 +85,13 @@ def test_a_header_field_has_at_most_255_bytes(length: int) -> None:
     else:
         with pytest.raises(ValueError, match="event has 256 bytes"):
             binary.pack(binary.USER_PUSH, *fields, payload=b"")
+
+
+@pytest.mark.parametrize("json", [True, False])
+def test_the_short_way_to_a_broadcast_is_the_long_one(json: bool):
+    """`user_push` makes the bytes that `pack` makes, and refuses what it refuses."""
+    fields = b"1", b"22", b"realtime:room", b"typing"
+    packed = binary.pack(binary.USER_PUSH, *fields, b"", payload=b"{}", json=json)
+    assert binary.user_push(*fields, b"{}", json=json) == packed
+    with pytest.raises(ValueError, match="event has 256 bytes"):
+        binary.user_push(b"1", b"2", b"realtime:room", b"x" * 256, b"{}", json=json)

@@ -324,11 +324,12 @@ class Driver:
             waiting.set_result(outcome)
 
     def _deliver(self, effect: Deliver) -> None:
-        for listener in effect.listeners:
-            try:
-                listener(effect.event)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
-                self.handler_raised(listener, error, effect.event)
+        for event in effect.events:
+            for listener in effect.listeners:
+                try:
+                    listener(event)
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
+                    self.handler_raised(listener, error, event)
 
     def _ended(self, effect: Ended) -> None:
         """A channel or the client delivers nothing more; an error that nobody hears otherwise goes to `on_error`."""

@@ -188,13 +188,11 @@ class Channel:
 
     def presence_state(self, raw: Raw) -> None:
         """Everyone who is here."""
-        for event in self._parts.roster.replace(raw):
-            self._context.deliver(self._parts.index.presence, event)
+        self._context.deliver(self._parts.index.presence, *self._parts.roster.replace(raw))
 
     def presence_diff(self, joins: Raw, leaves: Raw) -> None:
         """Who came and went."""
-        for event in self._parts.roster.apply(joins, leaves):
-            self._context.deliver(self._parts.index.presence, event)
+        self._context.deliver(self._parts.index.presence, *self._parts.roster.apply(joins, leaves))
 
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The server answered a presence request, or did not in time."""

@@ -156,8 +156,9 @@ class ArrayCodec(Codec):
     def encode_broadcast(
         self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
     ) -> tuple[bytes, bool]:
-        fields = join_ref.encode(), ref.encode(), topic.encode(), event.encode(), b""
-        return binary.pack(binary.USER_PUSH, *fields, payload=payload, json=json), True
+        return binary.user_push(
+            join_ref.encode(), ref.encode(), topic.encode(), event.encode(), payload, json=json
+        ), True
 
 
 class ObjectCodec(Codec):

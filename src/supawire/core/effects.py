@@ -4,7 +4,7 @@ They are performed in order. They compare, print and replay; what may hold a tok
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,10 +98,10 @@ class ResumeReading:
 
 
 class Deliver(Struct, frozen=True, gc=False):
-    """Hand an event to its listeners. Made for every presence event, so a struct."""
+    """Hand events to their listeners, one after another. Made for every presence frame, so a struct."""
 
     listeners: Listeners
-    event: Any
+    events: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,9 @@ class Roster:
             return []
         before, self._state = self._state, {key: metas for key, metas in entries.items() if metas}
         self._snapshots.forget()
-        events = [
-            event
-            for key in {**before, **self._state}
-            for event in self._told(key, before.get(key, ()), self._state.get(key, ()))
-        ]
+        events: list[PresenceEvent] = []
+        for key in {**before, **self._state}:
+            events += self._told(key, before.get(key, ()), self._state.get(key, ()))
         held, self._held = self._held, None
         for joins, leaves in held or ():
             events += self._apply(joins, leaves)

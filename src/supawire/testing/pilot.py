@@ -159,9 +159,10 @@ class Pilot:
                 self.on_transmit(effect)
             case Disconnect():
                 self.on_disconnect(effect)
-            case Deliver(listeners, event):
-                for listener in listeners:
-                    listener(event)
+            case Deliver(listeners, events):
+                for event in events:
+                    for listener in listeners:
+                        listener(event)
             case Settle(ticket, outcome):
                 assert ticket not in self.outcomes, f"{ticket} is settled twice"
                 self.outcomes[ticket] = outcome
