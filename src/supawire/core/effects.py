@@ -1,11 +1,11 @@
 """What the core wants done: orders to the shell, as plain data.
 
 They are performed in order. They compare, print and replay; what may hold a token says so and does not print it.
+Structs, not dataclasses: made in a fifth of the time, and eleven dataclasses took 5 ms of every start.
 """
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
@@ -17,23 +17,20 @@ from supawire.options import Secret
 Listeners = tuple[Callable[[Any], None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True):
     """What we owe a caller: settled exactly once, with a value or a typed error (R31)."""
 
     number: int
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True):
     """Open a socket; what becomes of it comes back with this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnect:
+class Disconnect(Struct, frozen=True):
     """Close the socket of this generation: politely and bounded, or at once."""
 
     generation: int
@@ -42,7 +39,7 @@ class Disconnect:
 
 
 class Transmit(Struct, frozen=True, gc=False):
-    """Write one frame to the socket of this generation. Made for every frame, so a struct: a tenth of the cost."""
+    """Write one frame to the socket of this generation."""
 
     generation: int
     data: bytes
@@ -55,23 +52,20 @@ class Transmit(Struct, frozen=True, gc=False):
         return f"Transmit({self.generation}, {shown})"
 
 
-@dataclass(frozen=True, slots=True)
-class FetchToken:
+class FetchToken(Struct, frozen=True):
     """Ask the user's token provider; the answer comes back with this number."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class AskDelay:
+class AskDelay(Struct, frozen=True):
     """Ask the user's backoff callable; the answer comes back with this key."""
 
     key: tuple[Hashable, ...]
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Send a broadcast by HTTP (`offline="http"`) and settle the ticket with what became of it.
 
     token: the channel's own one; None: the newest of the client. timeout: seconds, all attempts together.
@@ -83,51 +77,46 @@ class Publish:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class PauseReading:
+class PauseReading(Struct, frozen=True):
     """Stop reading the socket of this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeReading:
+class ResumeReading(Struct, frozen=True):
     """Read the socket of this generation again."""
 
     generation: int
 
 
 class Deliver(Struct, frozen=True, gc=False):
-    """Hand events to their listeners, one after another. Made for every presence frame, so a struct."""
+    """Hand events to their listeners, one after another."""
 
     listeners: Listeners
     events: Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """A request is over: `outcome` is its value, or the error that the caller gets."""
 
     ticket: Ticket
     outcome: Any | RealtimeError
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """A channel (topic None: the client) will deliver nothing more for now: iterators end, or raise the error."""
 
     topic: str | None
     error: RealtimeError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """Something worth a log line or a call of `on_error`: `error` has no waiter who would get it."""
 
     what: str
     topic: str | None = None
     error: RealtimeError | None = None
-    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    detail: dict[str, Any] = {}
 
 
 Effect = (
