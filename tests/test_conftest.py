@@ -57,7 +57,7 @@ def test_a_test_that_reaches_outside_fails(tmp_path: Path):
 def test_a_missing_program_is_said_or_fails(tmp_path: Path):
     """A test whose program is missing says "not run" with the reason, and fails where SUPAWIRE_REQUIRE names it."""
     source = "import pytest\n@pytest.mark.needs('chromium')\ndef test_it(): pass\n"
-    silent = run_pytest(tmp_path, source, PATH=str(tmp_path))
+    silent = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="")
     assert "not run: chromium is not on this machine" in silent
     demanded = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="node,chromium")
     assert "SUPAWIRE_REQUIRE names it" in demanded

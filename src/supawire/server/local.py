@@ -112,8 +112,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         ready: Future[None] = Future()
         self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="supawire-local-server", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             ready.result()
         except BaseException:  # it did not start, or Ctrl-C came while it did
             self.stop()
@@ -132,7 +132,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         if self._loop is not None and self._stop is not None:
             with suppress(RuntimeError):  # the loop is closed: it could not start, or has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
-        thread.join()
+        if thread.ident is not None:  # else Ctrl-C came before it began
+            thread.join()
         self._thread = None
         self._let_go()
 
