@@ -42,6 +42,7 @@ def main() -> int:
         for group in groups(names):
             result["scenarios"] |= run(blaster, group, clients, options.messages, options.rounds)
             print(*(markdown(line) for name in group for line in lines(result, name)), sep="\n", flush=True)
+            save(result, options.json)
     if FANOUT in names:
         result["scenarios"] |= fan_out(options.rounds)
     if GROWTH in names:

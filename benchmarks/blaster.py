@@ -87,6 +87,8 @@ class Peer:
         )
 
     def _answer(self, kind: int, data: bytes) -> None:
+        if kind == 9:  # a ping: who gets no pong goes away after a while
+            self._writer.write(bytes((0x8A, len(data))) + data)
         if kind not in (1, 2):
             return
         for frame in (self._answers.to_text if kind == 1 else self._answers.to_binary)(data):
