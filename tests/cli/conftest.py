@@ -63,7 +63,11 @@ class Serving:
         )
         self._watchdog = threading.Timer(SERVES, self._process.kill)
         self._watchdog.start()
-        self.banner = "".join(iter(self._line, ""))
+        try:
+            self.banner = "".join(iter(self._line, ""))
+        except BaseException:  # the time of the test is over, or Ctrl-C; nobody else could end the process
+            self.end()
+            raise
 
     def _line(self) -> str:
         """The next line of the banner; nothing after its last one."""
