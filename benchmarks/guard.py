@@ -2,7 +2,7 @@
 
 What a message costs in memory, as so many times what a plain loop needs for the same frames, is compared with what is
 kept in `guard.json`. Each is the smallest of many short turns, interleaved, so a busy machine changes little. The exit
-status is 1 when something costs 15 % more than it did; everything is then measured once more, for longer.
+status is 1 when something costs 25 % more than it did; everything is then measured once more, for longer.
 `--write` keeps the figures, as after a change that is worth its price, or on another machine or Python.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.frames import plain
 from benchmarks.lanes import LANES, TOPIC, bare_turn
 
 KEPT: Final = Path(__file__).resolve().parent / "guard.json"
-ALLOWED: Final = 1.15
+ALLOWED: Final = 1.25
 """So many times the kept ratio is still taken for noise."""
 SECONDS: Final = 4.0
 LONGER: Final = 15.0
