@@ -31,7 +31,7 @@ async def test_what_is_being_sent_is_finished(door: Door, server: LocalServer):
         await until(lambda: len([frame for frame in server.frames if frame.event == "broadcast"]) == 5)
         await client.drain()
         assert client.state is LinkState.CLOSED
-        assert [send.result() for send in sends if send.done()] == [Sent("socket", acked=True)] * 5
+        assert await asyncio.gather(*sends) == [Sent("socket", acked=True)] * 5
 
 
 async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalServer):
