@@ -141,6 +141,19 @@ def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
     assert refs(roster.state()) == {"ada": ["A"]}
 
 
+def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> None:
+    """Diffs name no join: those up to the close of an older one are in the state that follows, or of who left (R45)."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    roster.apply(raw({"ghost": [meta("G")]}), raw(NOBODY))
+    roster.older_ended()
+    roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
+    roster.replace(raw({"ada": [meta("A")]}))
+    assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
+    roster.older_ended()
+    assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
+
+
 def test_a_join_without_presence_shows_no_ghosts() -> None:
     """No state will come for a join without presence: what the join before knew is not shown any more (R45)."""
     roster = settled({"ada": [meta("A")]})

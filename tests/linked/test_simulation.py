@@ -20,6 +20,7 @@ FOUND = (
     307083,  # a gap was called complete while the replayed messages waited behind another channel's join
     712189,  # a presence wish was left to a rejoin that was not needed any more
     20421,  # a token that came after close() armed a deadline
+    361842971,  # a presence diff of a join that was left came behind the answer to the next one: a ghost of ourselves
     559089178,  # the judge took a deaf socket, on which everything seemed ready, for a healed one
 )
 """Seeds that once broke an invariant, with what they found."""

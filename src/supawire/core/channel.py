@@ -194,6 +194,10 @@ class Channel:
         """Who came and went."""
         self._context.deliver(self._parts.index.presence, *self._parts.roster.apply(joins, leaves))
 
+    def older_join_ended(self) -> None:
+        """An older join than the living one is over on the server as well."""
+        self._parts.roster.older_ended()
+
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The server answered a presence request, or did not in time."""
         self._parts.tracking.answered(error, now)

@@ -7,6 +7,9 @@ devices. The rules, each earned by a bug in some client:
   joins and leaves, so that a reconnect does not look as if everybody had left (R45).
 * Diffs that come before the state of this join are held, then applied onto it. Without presence in the join no state
   will come, so they are applied at once.
+* Diffs name no join. What was told to an older one may come after the answer to the new one, up to the older one's
+  `phx_close`; the state is made after that, so such diffs are in it, or were for somebody who has left since: us, above
+  all, whose leave is told to nobody.
 * Joined metas are added unless their ref is known; then those are removed whose ref is listed as left. An update comes
   as joins(new) and leaves(old) of the same key: it is told as an update, since the new meta names the old ref.
 * Nothing is told of a key whose metas did not change, and a leave of somebody unknown ends nothing.
@@ -67,6 +70,11 @@ class Roster:
         if not enabled:
             self.clear()
         self._held = deque(maxlen=_HELD) if enabled else None
+
+    def older_ended(self) -> None:
+        """The server has closed an older join: what is held was told to that one, and the coming state is newer."""
+        if self._held is not None:
+            self._held.clear()
 
     def clear(self) -> None:
         """The channel was left: nobody is known to be here."""

@@ -216,6 +216,7 @@ class Receiver:
         """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
         if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
+            channel.older_join_ended()
             self._counts.stale += 1
 
     def _system(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
