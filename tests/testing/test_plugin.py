@@ -101,7 +101,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(text: str, *options: str, process: bool = True) -> pytest.RunResult:
         pytester.makepyfile(text)
-        words = ("-W", "error", "-p", "no:cacheprovider", *options)
+        known = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # an older pytest, in this process
+        words = ("-W", "error", "-W", known, "-p", "no:cacheprovider", *options)
         return pytester.runpytest_subprocess(*words) if process else pytester.runpytest_inprocess(*words)
 
     return run
