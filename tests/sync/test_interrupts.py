@@ -9,7 +9,7 @@ from tests.faults.misbehaver import Misbehaver, Wire
 from tests.sync.scripts import Program
 
 CALLS = {
-    "queued": ("phx_join", "", "room.broadcast('a', 1, timeout=None).wait()"),
+    "queued": ("phx_join", "sent = room.broadcast('a', 1, timeout=None)", "sent.wait()"),
     "publish": ("", "", "client.publish('room', 'a', {}, timeout=None)"),
     "publish_many": ("", "", "client.publish_many([{'topic': 'b', 'event': 'c', 'payload': {}}], timeout=None)"),
     "subscribe": ("phx_join", "", "room.subscribe(timeout=None)"),

@@ -35,7 +35,7 @@ from supawire.server.hub import Hub
 from supawire.server.inspector.shell import Inspector
 from supawire.server.questions import Answer, Question
 from supawire.server.rest import HTML, MAX_BODY
-from supawire.server.socket import CLOSING, Socket, frame_of
+from supawire.server.socket import Socket, frame_of
 from supawire.types import Instant
 
 logger: Final = logging.getLogger("supawire.server")
@@ -125,7 +125,7 @@ class App:
         self.hub.shutdown(self.now())
         self.pump()
         if self._closers:
-            await asyncio.wait(self._closers, timeout=CLOSING)
+            await asyncio.wait(self._closers)  # each has its bound
         if self._timer is not None:
             self._timer.cancel()
         runner, self._runner = self._runner, None

@@ -89,10 +89,12 @@ class Socket:
             return
         transport.write(_CLOSE + code.to_bytes(2, "big"))
         try:
-            async with asyncio.timeout(CLOSING):
-                await self._ended.wait()
+            await asyncio.wait_for(self._ended.wait(), CLOSING)
         except TimeoutError:
-            transport.abort()
+            pass  # it does not answer
+        finally:
+            if not self._ended.is_set():
+                transport.abort()
 
     async def end(self) -> None:
         """The peer closed, or answered our close, or is gone."""
