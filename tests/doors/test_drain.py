@@ -39,10 +39,11 @@ async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalSer
     async with door.client(server, offline="queue") as client:
         room = await client.channel("room")
         await room.subscribe()
-        server.refuse_connections(times=2)
+        server.refuse_connections()
         server.drop_connections()
         await until(lambda: client.state is not LinkState.OPEN)
         sent = [await room.broadcast("a", number) for number in range(3)]
+        server.accept_connections()
         await client.drain()
         assert [await one.wait() for one in sent] == [Sent("socket")] * 3
         assert client.state is LinkState.CLOSED
