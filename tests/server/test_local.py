@@ -393,6 +393,17 @@ async def test_a_requested_disconnect_is_announced(server: LocalServer) -> None:
         assert ws.close_code == 1012
 
 
+def test_whatever_keeps_it_from_starting_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what goes wrong before it listens; nobody waits for ever, and it can be started later."""
+    server = LocalServer()
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "_make_level", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            server.start()
+    with server:
+        assert server.url
+
+
 def test_strict_means_the_real_servers_limits_and_delays() -> None:
     """Unless other limits are given."""
     for strict, limits, channels, held in (

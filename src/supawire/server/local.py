@@ -157,20 +157,10 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
                 asked.set_exception(_not_running())
 
     async def _serve(self, ready: Future[None]) -> None:
-        timings = Timings.strict() if self._strict else Timings()
-        limits = self._limits or (ServerLimits.self_hosted() if self._strict else ServerLimits())
-        options = HubOptions(
-            secret=self.secret,
-            limits=limits,
-            timings=timings,
-            policy=self._policy,
-            database=self._has_database,
-            inspector=self._inspector,
-        )
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._level = self._make_level()
         try:
-            async with _running(options, "127.0.0.1", self._port, self._level) as app:
+            self._level = self._make_level()
+            async with _running(self._options(), "127.0.0.1", self._port, self._level) as app:
                 self._app = app
                 ready.set_result(None)
                 try:
@@ -182,6 +172,16 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
             if ready.done():
                 raise
             ready.set_exception(error)
+
+    def _options(self) -> HubOptions:
+        return HubOptions(
+            secret=self.secret,
+            limits=self._limits or (ServerLimits.self_hosted() if self._strict else ServerLimits()),
+            timings=Timings.strict() if self._strict else Timings(),
+            policy=self._policy,
+            database=self._has_database,
+            inspector=self._inspector,
+        )
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         """Let the server's thread do this, and wait for it."""
