@@ -80,6 +80,11 @@ async def test_a_member_is_let_in_and_may_do_everything(server: LocalServer):
         ]
 
 
+DROP_PARTITIONS: LiteralString = """do $$ declare part text; begin
+  for part in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
+  loop execute 'drop table ' || part; end loop; end $$"""
+
+
 @pytest.mark.parametrize(
     "claims", [{"rooms": []}, {"role": "anon"}, {"role": "stranger"}, {"role": 'a"; drop role anon'}]
 )
@@ -106,9 +111,7 @@ async def test_the_service_key_is_let_in(server: LocalServer):
             "QueryCanceled: Query was cancelled, please try again",
         ),
         (
-            """do $$ declare part text; begin
-              for part in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
-              loop execute 'drop table ' || part; end loop; end $$""",
+            DROP_PARTITIONS,
             "MissingPartition: Realtime was unable to find the expected messages partition",
         ),
     ],
@@ -279,9 +282,7 @@ async def test_a_post_needs_the_right_to_speak(server: LocalServer, sql: Sql):
         ("alter policy speak on realtime.messages with check (1 / 0 = 1)", "RLS policy error"),
         ("alter policy speak on realtime.messages with check (pg_sleep(30) is null)", "Query canceled"),
         (
-            """do $$ declare part text; begin
-              for part in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
-              loop execute 'drop table ' || part; end loop; end $$""",
+            DROP_PARTITIONS,
             "Missing messages partition",
         ),
     ],

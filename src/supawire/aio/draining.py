@@ -33,7 +33,8 @@ async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) 
             await _sends(driver)
             await _leave(driver, topics)
     except TimeoutError:
-        what = f"{len(driver.owed(SENDS))} sends were" if driver.owed(SENDS) else "the leave of a channel was"
+        owed = len(driver.owed(SENDS))
+        what = f"{owed} sends were" if owed else "the leave of a channel was"
         late = OperationTimeout(f"{what} not finished in time; the client is closed")
     except asyncio.CancelledError:
         driver.abort(None)
