@@ -4,11 +4,7 @@ import asyncio
 import errno
 import os
 import secrets
-import signal
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
@@ -126,48 +122,18 @@ def serve(
 
 
 async def _serve(wish: Wish, console: Console) -> None:
-    stop = asyncio.Event()
-
     def ready(app: App) -> None:
         values = wish.values(app.port)
         if wish.env_file is not None:
             wish.env_file.write(values)
         banner(console, wish, values)
 
-    with _stopping(stop):
-        try:
-            await serve_here(
-                wish.options(),
-                host=wish.host,
-                port=wish.port,
-                on_ready=ready,
-                stop=stop,
-                signals=False,
-                level=wish.level,
-            )
-        finally:
-            if wish.env_file is not None:
-                wish.env_file.remove()
-    console.print(STOPPED)
-
-
-@contextmanager
-def _stopping(stop: asyncio.Event) -> Generator[None]:
-    """Set `stop` on SIGINT and SIGTERM, by `signal` itself: event loops on Windows have no handlers for signals."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def told(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        loop.call_soon_threadsafe(stop.set)
-
-    for number in before:
-        signal.signal(number, told)
     try:
-        yield
+        await serve_here(wish.options(), host=wish.host, port=wish.port, on_ready=ready, level=wish.level)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if wish.env_file is not None:
+            wish.env_file.remove()
+    console.print(STOPPED)
 
 
 def _reason(error: OSError) -> str:

@@ -3,12 +3,11 @@
 import asyncio
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from supawire.errors import StateError
@@ -30,6 +29,7 @@ from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
 from supawire.server.recorder import ReceivedFrame
 from supawire.server.rights import Policy, default_policy
+from supawire.server.signals import stopping
 from supawire.server.tokens import sign
 from supawire.types import Instant
 
@@ -300,16 +300,8 @@ async def serve(
     Raises OSError when the port is taken, and what `LocalServer.start` raises about a database.
     """
     stop = stop or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    async with _running(options, host, port, level) as app:
-        if signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop.set)
-        try:
+    with stopping(stop) if signals else nullcontext():
+        async with _running(options, host, port, level) as app:
             if on_ready is not None:
                 on_ready(app)
             await stop.wait()
-        finally:
-            if signals:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.remove_signal_handler(number)
