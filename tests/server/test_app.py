@@ -10,7 +10,7 @@ import socket as socketlib
 import struct
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -374,6 +374,21 @@ async def test_serve_runs_until_it_is_told_to_stop() -> None:
         assert answer.status == 200
     stop.set()
     await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_comes_in_the_last_moment_is_closed_too(turns: int) -> None:
+    """A connection that is accepted while the server stops does not stay open, wherever it is on its way."""
+    app = App(HubOptions(secret=SECRET))
+    await app.start()
+    with socketlib.create_connection(("127.0.0.1", app.port)) as late:
+        late.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await app.stop()
+        ended = asyncio.get_running_loop().sock_recv(late, 1)
+        with suppress(ConnectionResetError):  # it was in the kernel's queue still
+            assert await asyncio.wait_for(ended, 5) == b""
 
 
 SCRIPT = """

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from random import SystemRandom
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -56,6 +56,8 @@ Came: TypeAlias = Receive
 Went: TypeAlias = Callable[[Send, Instant], None]
 TURN: Final = 64
 """Frames of one socket after which the others get a turn."""
+TURNS_TO_ACCEPT: Final = 3
+"""Turns of the event loop from a connection's coming to the one in which aiohttp knows it."""
 
 
 class Backend(Protocol):
@@ -84,6 +86,7 @@ class App:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
         self._perform: Final[dict[type[Effect], Callable[..., None]]] = {
             Send: self._send,
             Close: self._close,
@@ -112,14 +115,16 @@ class App:
             application, access_log=None, shutdown_timeout=0.25, max_field_size=65_536, max_line_size=65_536
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._listener = await self._loop.create_server(
+            cast("Callable[[], asyncio.Protocol]", self._runner.server), host, port
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close every socket with 1012, as a deploy does, and listen no more."""
+        """Listen no more, and close every socket with 1012, as a deploy does."""
         if self._runner is None:
             return
+        await self._stop_listening()
         if self._inspector is not None:
             await self._inspector.stop()
         self.hub.shutdown(self.now())
@@ -130,6 +135,20 @@ class App:
             self._timer.cancel()
         runner, self._runner = self._runner, None
         await runner.cleanup()
+
+    async def _stop_listening(self) -> None:
+        """A connection on its way from the kernel to aiohttp is let through first: nobody would ever close it."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        try:
+            for listening in listener.sockets:
+                self._loop.remove_reader(listening.fileno())
+        except NotImplementedError:  # the loop of Windows, where such a connection is closed with its task
+            pass
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
+        listener.close()
 
     def now(self) -> Instant:
         """Both clocks, read once."""
