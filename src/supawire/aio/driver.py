@@ -9,7 +9,6 @@ Whatever *we* raise ends the client, with that error in every waiter (R2).
 """
 
 import asyncio
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Set
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from supawire.aio.dispatch import Dispatch
 from supawire.aio.handover import COURTESY
-from supawire.aio.hooks import TokenSource, ask_delay
+from supawire.aio.hooks import LUCK, TokenSource, ask_delay
 from supawire.aio.lane import name_topic
 from supawire.aio.publishing import Publisher
 from supawire.aio.registry import Registry
@@ -63,10 +62,7 @@ class Driver:
         self.options = options
         self.blocking = blocking
         self.loop: Final = asyncio.get_running_loop()
-        self.random: Final = random.Random()
-        self.session: Final = Session(
-            options.session(), random=self.random, token=options.secret, strict=sys.flags.dev_mode
-        )
+        self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
         self.reports: Final = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
         self.tasks: Final = Tasks(self._release, self._failed)
@@ -343,7 +339,7 @@ class Driver:
             self.reports.error(effect.error, "channel")
 
     def _ask_delay(self, effect: AskDelay) -> None:
-        seconds, raised = ask_delay(effect, self.options, self.random)
+        seconds, raised = ask_delay(effect, self.options)
         if raised is not None:
             self.reports.raised("the backoff", effect.key[0], raised)
         self.session.delay_ready(effect.key, seconds, self.now())

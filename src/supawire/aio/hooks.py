@@ -7,10 +7,11 @@ ours that ends with its answer. The core has the deadline, and an answer that co
 import asyncio
 import inspect
 import math
+import random
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.reports import described
 from supawire.core.backoff import Uniform, delay
@@ -20,6 +21,9 @@ from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, chec
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
+
+LUCK: Final[Uniform] = random.SystemRandom()
+"""Draws the jitter of all clients; without a state, which forked processes would share, and then come back together."""
 
 
 def is_async(function: object) -> bool:
@@ -100,16 +104,16 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
     return answer
 
 
-def ask_delay(order: AskDelay, options: ClientOptions, random: Uniform) -> tuple[float, Exception | None]:
+def ask_delay(order: AskDelay, options: ClientOptions) -> tuple[float, Exception | None]:
     """Seconds that the user's function wants, or, with what it raised, those of the default."""
     chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
     default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
     if isinstance(chosen, Backoff):
-        return delay(chosen, order.attempt, random), None
+        return delay(chosen, order.attempt, LUCK), None
     try:
         seconds = check_number("the delay", chosen(order.attempt), minimum=0, unit="seconds")
     except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-        return delay(default, order.attempt, random), error
+        return delay(default, order.attempt, LUCK), error
     return (
         (seconds, None) if math.isfinite(seconds) else (default.maximum, InvalidArgumentError("the delay has no end"))
     )

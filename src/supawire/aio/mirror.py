@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, cast
 from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, RowSource, rewound
 from supawire.aio.driver import Driver
 from supawire.aio.fetching import Fetching
+from supawire.aio.hooks import LUCK
 from supawire.aio.mirrorfeed import Merging
 from supawire.aio.mirroring import Mirroring
 from supawire.aio.registry import Registration
@@ -40,7 +41,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._shown = wanted.shown
         self._limit = wanted.timeout
         self._core = driver.session.channel(wanted.topic, wanted.channel)
-        self._machine = Mirror(wanted.settings, wanted.shown, driver.random)
+        self._machine = Mirror(wanted.settings, wanted.shown, LUCK)
         self._fetching = Fetching(driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False

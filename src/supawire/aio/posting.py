@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
+from supawire.aio.hooks import LUCK
 from supawire.aio.reports import described
 from supawire.core import rest
 from supawire.core.backoff import delay
@@ -140,7 +141,7 @@ class Poster:
 
     async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
         """Wait before another attempt; raise the error when there is no time for one."""
-        seconds = max(delay(BACKOFF, attempt, self._driver.random), error.retry_after or 0.0)
+        seconds = max(delay(BACKOFF, attempt, LUCK), error.retry_after or 0.0)
         if deadline is not None and self._now() + seconds >= deadline:
             raise error
         await asyncio.sleep(seconds)

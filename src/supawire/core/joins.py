@@ -5,7 +5,6 @@ unanswered, socket time stands still. A deadline that passes without a single fr
 the socket is dead, not that the join is slow.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from math import inf
 from typing import Final, Protocol
@@ -57,9 +56,9 @@ class JoinQueue:
         self._context = context
         self._pace = pace(context.options.limits.joins_per_second)
         self._waiting: dict[Joiner, None] = {}
-        self._asked: deque[_Asked] = deque()
+        self._asked: list[_Asked] = []
         self.is_open: bool = False
-        self._unheard: set[str] = set()
+        self._unheard: dict[str, None] = {}
         """Joins that we gave up and that the server may still be busy with."""
         self._blind: tuple[float | None, float] = (None, 0.0)
         """The newest time in which a join was unanswered: from, to."""
@@ -142,8 +141,8 @@ class JoinQueue:
         """Take the join that this ref answers, None when it is no unanswered one of this socket."""
         asked = next((asked for asked in self._asked if asked.ref == ref), None)
         if asked is None:
-            if ref in self._unheard:
-                self._unheard.discard(ref)
+            if ref is not None and ref in self._unheard:
+                del self._unheard[ref]
                 self._see_again(now)
             return None
         self._remove(asked, now)
@@ -156,7 +155,7 @@ class JoinQueue:
         asked = self._asked[0]
         if heard_at < asked.sent_at:
             return False
-        self._unheard.add(asked.ref)
+        self._unheard[asked.ref] = None
         self._remove(asked, now)
         asked.channel.join_timed_out(asked.ref, now)
         return True

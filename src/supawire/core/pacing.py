@@ -6,14 +6,18 @@ from collections import deque
 class Pace:
     """At most `limit` calls in any `window` seconds; None is no limit."""
 
+    __slots__ = ("_calls", "_window", "limit")
+
     def __init__(self, limit: int | None, window: float = 1.0) -> None:
         self.limit = limit
         self._window = window
-        self._calls: deque[float] = deque()
+        self._calls: deque[float] | None = None
 
     def ready_at(self, mono: float, calls: int = 1) -> float:
         """When the next call, or `calls` at once (no more than the limit), may be made: `mono` itself when now."""
         if self.limit is None:
+            return mono
+        if self._calls is None:
             return mono
         while self._calls and self._calls[0] <= mono - self._window:
             self._calls.popleft()
@@ -22,8 +26,11 @@ class Pace:
 
     def spend(self, mono: float, calls: int = 1) -> None:
         """Calls are made."""
-        if self.limit is not None:
-            self._calls.extend([mono] * calls)
+        if self.limit is None:
+            return
+        if self._calls is None:
+            self._calls = deque()
+        self._calls.extend([mono] * calls)
 
 
 class Allowance:

@@ -19,7 +19,7 @@ from supawire.core import frames
 from supawire.core.backoff import Uniform
 from supawire.core.channel import Channel
 from supawire.core.context import Context, Key
-from supawire.core.deadlines import deadlines
+from supawire.core.deadlines import Deadlines
 from supawire.core.effects import Effect, Ended, Ticket
 from supawire.core.joins import JoinQueue
 from supawire.core.link import Cause, Link
@@ -56,8 +56,7 @@ class Session:
         self._drift: float | None = None
         self._openers: list[Ticket] = []
         self._closers: list[Ticket] = []
-        self._deadlines = deadlines(self._link, self._joins, self._refresh, self._channels)
-        self._deadlines |= {"join": lambda _, now: self._join_late(now), "ticket": self._ticket_late}
+        self._deadlines = Deadlines(self._link, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
         self.effects: Final = self._context.effects
@@ -297,7 +296,10 @@ class Session:
         for pending in self._context.replies.due(now.mono):
             self._receiver.unanswered(pending, now)
         for key in self._context.timers.due(now.mono):
-            self._deadlines[key[0]](key, now)
+            if key[0] == "ticket":
+                self._ticket_late(key, now)
+            else:
+                self._deadlines.passed(key, now)
 
     # --- what the link tells
 
@@ -332,11 +334,6 @@ class Session:
         self._settle_closers()
 
     # --- inside
-
-    def _join_late(self, now: Instant) -> None:
-        heard = self._receiver.heard_at
-        if not self._joins.timed_out(now, heard.mono if heard else 0.0):
-            self._link.lose(ConnectionLostError("nothing came since the join was sent"), now)
 
     def _ticket_late(self, key: Any, now: Instant) -> None:
         _, topic, ticket = key

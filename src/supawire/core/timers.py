@@ -12,17 +12,17 @@ class Timers(Generic[K]):
     """Deadlines by key. A replaced or cancelled entry stays in the heap until it comes up, and is then passed over."""
 
     def __init__(self) -> None:
-        self._deadlines: dict[K, tuple[float, int]] = {}
+        self._deadlines: dict[K, tuple[float, int, K]] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._numbers = count()
 
     def set(self, key: K, deadline: float) -> None:
         """Wake for this key at `deadline` (seconds, monotonic)."""
-        entry = (deadline, next(self._numbers))
+        entry = (deadline, next(self._numbers), key)
         self._deadlines[key] = entry
-        heapq.heappush(self._heap, (*entry, key))
+        heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 + 4 * len(self._deadlines):
-            self._heap = [(*entry, key) for key, entry in self._deadlines.items()]
+            self._heap = list(self._deadlines.values())
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
@@ -43,7 +43,7 @@ class Timers(Generic[K]):
     def next(self) -> float | None:
         """The earliest deadline."""
         heap = self._heap
-        while heap and self._deadlines.get(heap[0][2]) != heap[0][:2]:
+        while heap and self._deadlines.get(heap[0][2]) is not heap[0]:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
