@@ -148,16 +148,20 @@ def hearing(stage: Stage) -> None:
 
 
 def _was_owed(stage: Stage, hearer: Hearer, event: Happened) -> bool:
-    """Whether the listener was there, and the channel wanted and joined before, when it happened, and long enough."""
+    """Whether the listener was there when it happened, and long enough, and the channel had once been joined by then.
+
+    For changes it had been ready: a first join has none until the server says so, and nobody promised any.
+    """
     if hearer.since >= event.number:
         return False
     swallowed = any(event.at <= at <= event.at + _ON_ITS_WAY for at in stage.history.deaf)
     enough = event.at + (_NOTICED if event.hidden or swallowed else _ON_ITS_WAY)
     if hearer.until is not None and hearer.until <= enough:
         return False
+    promised = (stage.history.ready if event.kind == "changes" else stage.history.joined)[event.topic]
     for begin, end in stage.history.wishes[event.topic].intervals:
         if begin <= event.at and enough < end:
-            return any(begin <= at <= event.at for at in stage.history.joined[event.topic])
+            return any(begin < at <= event.at for at in promised)  # at `begin` itself it was the wish before this one
     return False
 
 

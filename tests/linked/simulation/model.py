@@ -102,7 +102,9 @@ class History:
     gaps: list[Gap] = field(default_factory=list[Gap])
     wishes: dict[str, Wish] = field(default_factory=lambda: {topic: Wish() for topic in TOPICS})
     joined: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
-    """When the client was first joined, in each interval of a wish."""
+    """When the client said that it is joined, by topic: from then on broadcasts are promised."""
+    ready: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
+    """When it said that it is ready besides, by topic: from then on changes are promised (protocol §3.7, R18)."""
     witnessed: dict[str, list[int]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
     """Numbers of the client's broadcasts that somebody with a good connection heard, by topic."""
     jumps: list[float] = field(default_factory=list[float])

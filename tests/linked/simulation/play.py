@@ -1,16 +1,23 @@
 """Playing schedules: one, or many over the cores."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from supawire.testing.linked import World
 
 from . import checks
 from .acts import ACTS
+from .asking import AskingWorld
 from .stage import Broken, Stage
 
 STEPS = 60
+
+PLAIN: Final = "plain"
+ASKING: Final = "asking"
+WORLDS: Final[Mapping[str, type[World]]] = {PLAIN: World, ASKING: AskingWorld}
+"""A server that knows every answer, and one that has to ask a database."""
 
 _CHOICES, _WEIGHTS = list(ACTS), list(ACTS.values())
 
@@ -23,17 +30,22 @@ class Failure:
     steps: int
     message: str
     trace: tuple[str, ...]
+    world: str = PLAIN
+
+    @property
+    def command(self) -> str:
+        """What plays it again and shrinks it."""
+        world = "" if self.world == PLAIN else f" --world {self.world}"
+        return f"python -m tests.linked.simulation{world} --seed {self.seed}"
 
     def __str__(self) -> str:
         lines = "\n".join(f"  {line}" for line in self.trace)
-        return f"seed {self.seed}, {self.steps} steps: {self.message}\n{lines}"
+        return f"{self.command}\nseed {self.seed}, {self.steps} steps: {self.message}\n{lines}"
 
 
-def play(
-    seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), make: type[World] = World
-) -> Failure | None:
+def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), world: str = PLAIN) -> Failure | None:
     """Play one schedule; None when everything holds. `skip`: steps that are left out, to find what is needed."""
-    stage = Stage(seed, make)
+    stage = Stage(seed, WORLDS[world])
     stage.acts = {act.__name__: act for act in ACTS}
     chooser = random.Random(seed * 7 + 3)
     trace = stage.history.trace
@@ -51,9 +63,9 @@ def play(
         checks.sends(stage)
         checks.hearing(stage)
     except Broken as broken:
-        return Failure(seed, steps, str(broken), tuple(trace))
+        return Failure(seed, steps, str(broken), tuple(trace), world)
     except Exception as error:  # noqa: BLE001  any exception out of the core is a finding, with its schedule
-        return Failure(seed, steps, f"{type(error).__name__}: {error}", tuple(trace))
+        return Failure(seed, steps, f"{type(error).__name__}: {error}", tuple(trace), world)
     return None
 
 
@@ -66,13 +78,13 @@ def shrink(failure: Failure) -> Failure:
     while size:
         for begin in range(0, STEPS, size):
             tried = skip | frozenset(range(begin, begin + size))
-            again = play(failure.seed, failure.steps, tried)
+            again = play(failure.seed, failure.steps, tried, failure.world)
             if again is not None and again.message[:2] == kind:
                 skip, best = tried, again
         size //= 2
     return best
 
 
-def play_many(seeds: Iterable[int]) -> list[Failure]:
+def play_many(seeds: Iterable[int], world: str = PLAIN) -> list[Failure]:
     """Play schedules one after another; those that failed."""
-    return [failure for seed in seeds if (failure := play(seed)) is not None]
+    return [failure for seed in seeds if (failure := play(seed, world=world)) is not None]

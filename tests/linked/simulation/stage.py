@@ -140,6 +140,8 @@ class Stage:
             self.history.gaps.append(event)
         elif isinstance(event, Status) and event.topic is not None and event.state is ChannelState.JOINED:
             self.history.joined[event.topic].append(self.now.mono)
+            if event.ready:
+                self.history.ready[event.topic].append(self.now.mono)
         if isinstance(event, Status) and event.cause is not None and "presence rate" in str(event.cause):
             self.rate_limited = True
 
