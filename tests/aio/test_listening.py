@@ -675,9 +675,9 @@ async def test_a_pause_ends_with_the_first_request():
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
         await room.subscribe()
         await overflown(server, room)
-        assert client._driver.valve.closed
+        assert client._driver.valve().closed
         await room.broadcast("e", {})
-        assert not client._driver.valve.closed
+        assert not client._driver.valve().closed
         await settled(50)
         seen = [(await anext(stream)).payload for _ in range(3)]
         assert seen == [0, 1, 2]
@@ -693,7 +693,7 @@ async def test_a_pause_ends_after_a_heartbeat_interval():
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
         await room.subscribe()
         await overflown(server, room)
-        await until(lambda: not client._driver.valve.closed)
+        await until(lambda: not client._driver.valve().closed)
         await settled(50)
         with pytest.raises(SlowConsumerError):
             await _all(stream)

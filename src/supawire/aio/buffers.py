@@ -198,7 +198,7 @@ def make_buffer(
     buffer: int,
     overflow: str,
     key: Key | None,
-    valve: Valve | ThreadValve,
+    valve: Callable[[], Valve | ThreadValve],
     slow: Callable[[SlowConsumerError], None] | None = None,
 ) -> Buffer:
     """The buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
@@ -216,6 +216,6 @@ def make_buffer(
         case "drop_newest":
             return DropNewest(limit)
         case "pause":
-            return Pause(limit, valve, slow)
+            return Pause(limit, valve(), slow)
         case _:
             return Buffer(limit, slow)

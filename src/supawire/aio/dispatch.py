@@ -29,13 +29,17 @@ class Dispatch:
     Args: blocking: it serves the blocking door, so that errors of handlers are told here, not on the event loop.
     """
 
+    __slots__ = (
+        "_awake", "_blocking", "_driver", "_ended", "_idle", "_look", "_loop", "_over", "_spared", "_spared_task",
+        "_tasks", "_thread", "_turns", "_wants_loop", "stopping",
+    )  # fmt: skip
+
     def __init__(self, driver: "Driver", *, blocking: bool = False) -> None:
         self._driver = driver
         self._blocking = blocking
-        self.turns: deque[Turn | _Tell] = deque()
-        """What there is to do; whoever adds one sees to it that `wake` is called when the batch is over."""
+        self._turns: deque[Turn | _Tell] | None = None
         self._idle = False
-        self._awake = threading.Condition()
+        self._awake: threading.Condition | None = None
         self._thread: threading.Thread | None = None
         self._ended: asyncio.Event | None = None
         self._over = False
@@ -43,12 +47,19 @@ class Dispatch:
         self._spared = False
         self._spared_task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._look = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._look: asyncio.Event | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.stopping: bool = False
         """The end has begun: no handler is called any more."""
 
     # --- on the event loop of the client
+
+    @property
+    def turns(self) -> "deque[Turn | _Tell]":
+        """What there is to do; whoever adds one sees to it that `wake` is called when the batch is over."""
+        if self._turns is None:
+            self._turns = deque()
+        return self._turns
 
     def want_loop(self) -> None:
         """An async handler will have turns."""
@@ -57,9 +68,9 @@ class Dispatch:
     def wake(self) -> None:
         """The batch is over: let the thread look."""
         if self._thread is None:
-            if self.turns:
+            if self._turns:
                 self._start()
-        elif self._idle and self.turns:
+        elif self._idle and self._turns:
             self._rouse()
 
     def tell(self, function: Callable[[Exception], None], error: Exception) -> bool:
@@ -67,7 +78,7 @@ class Dispatch:
         if threading.current_thread() is self._thread:
             function(error)
             return True
-        with self._awake:
+        with self._bell():
             if self._over:
                 return False
             self.turns.append(_Tell(function, error))
@@ -79,7 +90,8 @@ class Dispatch:
         self.stopping = True
         if self._thread is None:
             self._over = True
-        self._rouse()
+        else:
+            self._rouse()
 
     async def stop(self) -> None:
         """End the thread after the handler that is at work, and wait for it, but not for ever, nor for the caller."""
@@ -131,21 +143,29 @@ class Dispatch:
             work.close()
             return None
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
         return task
 
+    def _bell(self) -> threading.Condition:
+        """What the thread waits for; made on the event loop, where everything begins."""
+        if self._awake is None:
+            self._awake = threading.Condition()
+        return self._awake
+
     def _start(self) -> None:
+        self._bell()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="supawire-dispatch", daemon=True)
         self._thread.start()
 
     def _rouse(self) -> None:
-        with self._awake:
-            self._awake.notify()
-        loop = self._loop
-        if loop is not None:
-            _soon(loop, self._look.set)
+        bell = self._bell()
+        with bell:
+            bell.notify()
+        loop, look = self._loop, self._look
+        if loop is not None and look is not None:
+            _soon(loop, look.set)
 
     def _on_loop(self, function: Callable[[], None]) -> None:
         _soon(self._driver.loop, function)
@@ -157,7 +177,7 @@ class Dispatch:
                 runner.run(self._work_with_loop())
                 self._loop = None
             self._work_plainly()
-        with self._awake:
+        with self._bell():
             self._over = True
         self._work_plainly()  # what was told in the last moment
         assert self._ended is not None
@@ -165,7 +185,7 @@ class Dispatch:
 
     def _work_plainly(self) -> None:
         """Take turns until the end, or until an async handler wants a loop."""
-        turns = self.turns
+        turns, bell = self.turns, self._bell()
         while self.stopping or not self._wants_loop:
             try:
                 turn = turns.popleft()
@@ -173,19 +193,19 @@ class Dispatch:
                 if self.stopping:
                     return
                 self._idle = True
-                with self._awake:
+                with bell:
                     while not turns and not self.stopping:
-                        self._awake.wait()
+                        bell.wait()
                 self._idle = False
                 continue
             if not self.stopping or isinstance(turn, _Tell):
                 turn()
 
     async def _work_with_loop(self) -> None:
-        turns = self.turns
-        self._loop = asyncio.get_running_loop()
+        turns, look = self.turns, asyncio.Event()
+        self._look, self._loop = look, asyncio.get_running_loop()
         while not self.stopping:
-            self._look.clear()
+            look.clear()
             for _ in range(min(len(turns), _BURST)):
                 turn = turns.popleft()
                 if not self.stopping or isinstance(turn, _Tell):
@@ -194,13 +214,13 @@ class Dispatch:
             if turns:
                 await asyncio.sleep(0)
             elif not self.stopping:
-                await self._look.wait()
+                await look.wait()
             self._idle = False
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
         """Cancel the async handlers, but not one that waits for the end itself."""
-        for task in self._tasks:
+        for task in list(self._tasks):
             if task is not self._spared_task:
                 task.cancel()
         if self._tasks:

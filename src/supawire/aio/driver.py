@@ -12,7 +12,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping, Set
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from supawire.aio.dispatch import Dispatch
 from supawire.aio.handover import COURTESY
@@ -56,11 +56,14 @@ class Driver:
     """Drives one session on the running event loop.
 
     Args: blocking: for the blocking door, so handlers and `on_error` run on the dispatch thread, not here.
+
+    What few clients need, such as valves and HTTP, is made when it is first wanted.
     """
 
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
         self.options = options
         self.blocking = blocking
+        self._endpoint = endpoint
         self.loop: Final = asyncio.get_running_loop()
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
@@ -68,12 +71,10 @@ class Driver:
         self.tasks: Final = Tasks(self._release, self._failed)
         self.sockets: Final = Sockets(self, endpoint, options)
         self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
-        self.publisher: Final = Publisher(self, endpoint, options)
-        self.valve: Final = Valve(
-            options.heartbeat, lambda: self.session.awaits_reply, lambda reads: self.sockets.set_reading(reads, "valve")
-        )
-        self.courtesy: Final = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
-        self._tokens = TokenSource(self, options.token_provider)
+        self._publisher: Publisher | None = None
+        self._valve: Valve | None = None
+        self._courtesy: Valve | None = None
+        self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None
         self._pumping = False
@@ -85,20 +86,30 @@ class Driver:
         """Nothing new is taken (`draining.py`)."""
         self.detached = False
         """Everything has ended, the loop too: nothing waits any more, and any thread may ask."""
-        self._perform: Mapping[type[Any], Callable[[Any], None]] = {
-            Transmit: self.sockets.transmit,
-            Settle: self._settle,
-            Deliver: self._deliver,
-            Report: self.reports.take,
-            Connect: self.sockets.connect,
-            Disconnect: self.sockets.disconnect,
-            FetchToken: self._tokens.fetch,
-            AskDelay: self._ask_delay,
-            PauseReading: self.sockets.pause,
-            ResumeReading: self.sockets.resume,
-            Publish: self.publisher.perform,
-            Ended: self._ended,
-        }
+
+    @property
+    def publisher(self) -> Publisher:
+        """What goes by HTTP."""
+        if self._publisher is None:
+            self._publisher = Publisher(self, self._endpoint, self.options)
+        return self._publisher
+
+    def valve(self) -> Valve:
+        """For a buffer that stops the reading when it is full."""
+        if self._valve is None:
+            self._valve = Valve(
+                self.options.heartbeat,
+                lambda: self.session.awaits_reply,
+                lambda reads: self.sockets.set_reading(reads, "valve"),
+            )
+        return self._valve
+
+    @property
+    def courtesy(self) -> Valve:
+        """For a buffer that stops the reading for a moment, so that a thread can make room."""
+        if self._courtesy is None:
+            self._courtesy = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
+        return self._courtesy
 
     # --- the cycle
 
@@ -111,17 +122,17 @@ class Driver:
         if self._pumping:
             return
         self._pumping = True
-        next_effect, perform = self.session.next_effect, self._perform
+        next_effect = self.session.next_effect
         try:
             while (effect := next_effect()) is not None:
                 try:
-                    perform[type(effect)](effect)
+                    self._PERFORM[type(effect)](self, effect)
                 except Exception as bug:  # noqa: BLE001  of ours: the client ends with it, and goes on ending
                     self._break(bug)
         finally:
             self._pumping = False
-        if self.valve.closed:
-            self.valve.check()
+        if self._valve is not None and self._valve.closed:
+            self._valve.check()
         self.dispatch.wake()
         self._arm()
 
@@ -161,7 +172,7 @@ class Driver:
 
     def end_batch(self, began: Instant, *, ordered: bool) -> None:
         """The frames that were there are handled. After data alone the core wants nothing, and is not asked."""
-        if ordered or self.session.effects or self.valve.closed:
+        if ordered or self.session.effects or (self._valve is not None and self._valve.closed):
             self.pump()
         else:
             self.dispatch.wake()
@@ -201,7 +212,8 @@ class Driver:
         if waiting.done() and not waiting.cancelled():
             waiting.exception()  # it came in the same moment; asyncio shall not say that nobody looked at it
         self._waiting.pop(ticket, None)
-        self.publisher.cancel(ticket)
+        if self._publisher is not None:
+            self._publisher.cancel(ticket)
         self.session.cancel(ticket, self.now())
         self.pump()
 
@@ -260,9 +272,9 @@ class Driver:
     async def _release(self) -> None:
         """Let go of what is no task."""
         await self.dispatch.stop()
-        await self.publisher.poster.close()
-        self.valve.open()
-        self.courtesy.open()
+        if self._publisher is not None:
+            await self._publisher.poster.close()
+        self._let_read()
         self._disarm()
 
     def fail(self, bug: BaseException) -> None:
@@ -277,10 +289,15 @@ class Driver:
         else:
             self.fail(bug)
         self.dispatch.give_up()
-        self.publisher.poster.abort()
-        self.valve.open()
-        self.courtesy.open()
+        if self._publisher is not None:
+            self._publisher.poster.abort()
+        self._let_read()
         self._disarm()
+
+    def _let_read(self) -> None:
+        for valve in (self._valve, self._courtesy):
+            if valve is not None:
+                valve.open()
 
     def _break(self, bug: BaseException) -> None:
         error = ClosedError(f"the client ended because a part of it failed: {type(bug).__name__}: {bug}")
@@ -307,6 +324,11 @@ class Driver:
         self.pump()
 
     # --- effects
+
+    def _fetch_token(self, effect: FetchToken) -> None:
+        if self._tokens is None:
+            self._tokens = TokenSource(self, self.options.token_provider)
+        self._tokens.fetch(effect)
 
     def _settle(self, effect: Settle) -> None:
         waiting = self._waiting.pop(effect.ticket, None)
@@ -359,3 +381,18 @@ class Driver:
             hook(direction, redact(data, binary=binary, secret=secret), binary)
         except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
             self.reports.raised("on_frame", hook, error)
+
+    _PERFORM: ClassVar[Mapping[type[Any], Callable[[Any, Any], None]]] = {
+        Transmit: lambda driver, effect: driver.sockets.transmit(effect),
+        Settle: _settle,
+        Deliver: _deliver,
+        Report: lambda driver, effect: driver.reports.take(effect),
+        Connect: lambda driver, effect: driver.sockets.connect(effect),
+        Disconnect: lambda driver, effect: driver.sockets.disconnect(effect),
+        FetchToken: _fetch_token,
+        AskDelay: _ask_delay,
+        PauseReading: lambda driver, effect: driver.sockets.pause(effect),
+        ResumeReading: lambda driver, effect: driver.sockets.resume(effect),
+        Publish: lambda driver, effect: driver.publisher.perform(effect),
+        Ended: _ended,
+    }

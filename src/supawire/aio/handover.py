@@ -187,6 +187,6 @@ def make_handover(
 
     Raises: InvalidArgumentError.
     """
-    inner = make_buffer(buffer, overflow, key, ThreadValve(driver.valve, driver.loop), slow)
+    inner = make_buffer(buffer, overflow, key, lambda: ThreadValve(driver.valve(), driver.loop), slow)
     kind = LeanHandover if type(inner) in (Buffer, DropNewest) else Handover
     return kind(inner, ThreadValve(driver.courtesy, driver.loop))

@@ -27,9 +27,9 @@ class Opening(Generic[C]):
     """
 
     def __init__(self, start: Callable[[], Awaitable[C]], call: str = "connect_async") -> None:
-        self._start = start
+        self._start: Callable[[], Awaitable[C]] | None = start
+        """None when it was used: what it holds is of no use then."""
         self._call = call
-        self._used = False
         self._client: C | None = None
 
     def __await__(self) -> Generator[Any, Any, C]:
@@ -49,18 +49,18 @@ class Opening(Generic[C]):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._used = True
+            self._start = None
             raise StateError(
                 f"{self._call} needs the event loop of asyncio, and none is running here",
                 hint="Under trio use connect(), in a thread: trio.to_thread.run_sync(connect, url, key).",
             ) from None
-        if self._used:
+        start, self._start = self._start, None
+        if start is None:
             raise StateError("this client was opened already", hint=f"Call {self._call}() again for another one.")
-        self._used = True
-        return await self._start()
+        return await start()
 
     def __del__(self) -> None:
-        if not self._used:
+        if self._start is not None:
             warnings.warn(
                 f"{self._call}() was called and its result dropped: nothing was opened; await it, or use async with",
                 ResourceWarning,

@@ -5,7 +5,6 @@ may run in any thread and in the middle of anything, only asks the event loop to
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -39,6 +38,8 @@ class Kept(Protocol):
 class Registration:
     """One listener of a channel, or, with topic None, of the client."""
 
+    __slots__ = ("_registry", "buffer", "listener", "stop", "topic")
+
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
         deliver: Callable[[Any], None], buffer: Kept | None, stop: Callable[[], None] | None,
@@ -67,6 +68,8 @@ class Registration:
 class Registry:
     """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
 
+    __slots__ = ("_bounded", "_loop", "_measured", "_registrations", "_session")
+
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
         self._session = session
         self._loop = loop
@@ -74,8 +77,6 @@ class Registry:
         self._registrations: dict[Registration, None] = {}
         self._bounded: dict[Registration, Kept] = {}
         """Those whose events wait somewhere."""
-        self._handlers: Counter[tuple[str | None, int]] = Counter()
-        """How often each callable, by its id, listens on each topic."""
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
@@ -88,7 +89,6 @@ class Registry:
         else:
             self._session.listen(topic, registration.listener, now)
         self._registrations[registration] = None
-        self._handlers[topic, id(deliver)] += 1
         if buffer is not None:
             self._bounded[registration] = buffer
             self._measure()
@@ -113,10 +113,6 @@ class Registry:
             self._let_go(registration)
 
     def _let_go(self, registration: Registration) -> None:
-        key = registration.topic, id(registration.listener.deliver)
-        self._handlers[key] -= 1
-        if not self._handlers[key]:
-            del self._handlers[key]
         if registration.stop is not None:
             registration.stop()
         if registration.buffer is not None:
@@ -137,7 +133,8 @@ class Registry:
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
-        return (topic, id(deliver)) in self._handlers
+        channel = self._session.channels.get(topic)
+        return channel is not None and channel.hears(deliver)
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""

@@ -7,7 +7,7 @@ lost connection is one WARNING, and one INFO when it is back. No line holds a to
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from supawire.core.effects import Report
 from supawire.core.listeners import Modelled
@@ -27,6 +27,8 @@ class Reports:
     error where the hook shall run, or returns False when that is over; left out, it runs here.
     """
 
+    __slots__ = ("_logger", "_loggers", "_on_error", "_tell", "_troubled", "_warned")
+
     def __init__(
         self,
         on_error: Callable[[Exception], object] | None,
@@ -37,15 +39,8 @@ class Reports:
         self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
         self._loggers: dict[str, logging.Logger] = {}
-        self._troubled: set[str | None] = set()
-        self._warned: set[str] = set()
-        self._perform: Mapping[str, Callable[[Report], None]] = {
-            "state": self._state,
-            "unknown": self._unknown,
-            "garbage": self._garbage,
-            "gap": self._gap,
-            "clock": self._clock,
-        }
+        self._troubled: dict[str | None, None] = {}
+        self._warned: dict[str, None] = {}
 
     def log(self, concern: str) -> logging.Logger:
         """The logger of one concern."""
@@ -56,9 +51,9 @@ class Reports:
 
     def take(self, report: Report) -> None:
         """A report of the core."""
-        perform = self._perform.get(report.what)
-        if perform is not None:
-            perform(report)
+        log = self._LOGGED.get(report.what)
+        if log is not None:
+            log(self, report)
         elif report.error is not None:
             self.error(report.error, _CONCERNS.get(report.what, "channel"))
 
@@ -90,10 +85,10 @@ class Reports:
         log = self.log("link" if topic is None else "channel")
         who = "the connection" if topic is None else f"channel {topic}"
         if state in _TROUBLE and topic not in self._troubled:
-            self._troubled.add(topic)
+            self._troubled[topic] = None
             log.warning("%s is %s: %s", who, state, _short(cause))
         elif state in _GOOD and topic in self._troubled:
-            self._troubled.discard(topic)
+            del self._troubled[topic]
             log.info("%s is %s again", who, state)
         else:
             previous, ready = report.detail["previous"], report.detail["ready"]
@@ -120,11 +115,19 @@ class Reports:
     def _warn_once(self, concern: str, text: str, *values: object) -> None:
         """A warning the first time, for what may come a thousand times and needs the user once; then DEBUG (R48)."""
         level = logging.DEBUG if text in self._warned else logging.WARNING
-        self._warned.add(text)
+        self._warned[text] = None
         self.log(concern).log(level, text, *values)
 
     def _clock(self, report: Report) -> None:
         self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])
+
+    _LOGGED: ClassVar[Mapping[str, Callable[[Any, Report], None]]] = {
+        "state": _state,
+        "unknown": _unknown,
+        "garbage": _garbage,
+        "gap": _gap,
+        "clock": _clock,
+    }
 
 
 def described(name: object) -> str:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 class Sockets:
     """Performs what the core orders of sockets."""
 
+    __slots__ = (
+        "_burst", "_current", "_current_lane", "_driver", "_generation", "_lane", "_open", "_request", "_stops",
+        "_transport", "tapped",
+    )  # fmt: skip
+
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
         self._transport: Transport | None = options.transport
@@ -34,7 +39,7 @@ class Sockets:
         self._current: Connection | None = None
         self._current_lane: Lane | None = None
         self._burst = BURST
-        self._stops: set[str] = set()
+        self._stops: dict[str, None] = {}
         """Who does not want the socket to be read now."""
 
     # --- orders
@@ -80,7 +85,10 @@ class Sockets:
 
     def set_reading(self, reads: bool, who: str) -> None:
         """Stop or go on reading; it is read when nobody wants it stopped."""
-        (self._stops.discard if reads else self._stops.add)(who)
+        if reads:
+            self._stops.pop(who, None)
+        else:
+            self._stops[who] = None
         if self._current is not None:
             (self._current.pause_reading if self._stops else self._current.resume_reading)()
 
@@ -144,7 +152,7 @@ class Sockets:
         assert task is not None
         self._open[generation] = task, connection
         self._generation, self._current = generation, connection
-        self._stops.discard("session")  # of the socket before
+        self._stops.pop("session", None)  # of the socket before
         if self._stops:
             connection.pause_reading()
         self._driver.opened(generation)

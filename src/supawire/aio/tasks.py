@@ -17,6 +17,30 @@ _LOOK_AGAIN: Final = 0.1
 Failed = Callable[[BaseException | None], None]
 
 
+class Latch:
+    """What happens once, and may be waited for: an event that has no queue, of 760 bytes, before somebody waits."""
+
+    __slots__ = ("_event", "is_set")
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+        self.is_set = False
+
+    def set(self) -> None:
+        """It has happened."""
+        self.is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Until it has happened."""
+        if self.is_set:
+            return
+        if self._event is None:
+            self._event = asyncio.Event()
+        await self._event.wait()
+
+
 class Tasks:
     """The tasks of one client.
 
@@ -24,24 +48,25 @@ class Tasks:
     or of None when the root task was cancelled from outside; everything is gone then, and it must not wait.
     """
 
+    __slots__ = ("_failed", "_group", "_over", "_owned", "_quiet", "_release", "_root", "_spared", "_stop", "stopping")
+
     def __init__(self, release: Callable[[], Awaitable[None]], failed: Failed) -> None:
         self._release = release
         self._failed = failed
         self._group: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
         self._owned: set[asyncio.Task[Any]] = set()
-        self._spared: set[asyncio.Task[Any]] = set()
-        self._stop = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._over = asyncio.Event()
+        self._spared: list[asyncio.Task[Any]] = []
+        self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._quiet = Latch()
+        self._over = Latch()
         self.stopping: bool = False
         """Tasks are about to be cancelled, or were."""
 
     async def start(self) -> None:
         """Start the root task."""
-        ready = asyncio.Event()
-        self._root = asyncio.create_task(self._live(ready), name="supawire")
-        await ready.wait()
+        self._root = asyncio.create_task(self._live(), name="supawire")
+        await asyncio.sleep(0)  # it has begun when we go on
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
         """Own one more task; None when everything is ending, and the work is not begun."""
@@ -56,13 +81,14 @@ class Tasks:
     def stop(self) -> None:
         """End everything; `ended` waits for it."""
         self.stopping = True
-        self._stop.set()
+        if not self._stop.done():
+            self._stop.set_result(None)
 
     def spare(self) -> None:
         """The task that runs now is about to wait for the end: when it is one of ours, it is not cancelled."""
         task = asyncio.current_task()
         if task in self._owned:
-            self._spared.add(task)
+            self._spared.append(task)
 
     async def ended(self) -> None:
         """Wait until everything has ended but tasks that wait for this themselves, or cannot be ended."""
@@ -70,12 +96,11 @@ class Tasks:
         if not self._owned:
             await self._over.wait()
 
-    async def _live(self, ready: asyncio.Event) -> None:
+    async def _live(self) -> None:
         try:
             async with asyncio.TaskGroup() as self._group:
-                ready.set()
                 try:
-                    await self._stop.wait()
+                    await self._stop
                 finally:
                     self.stopping = True  # whatever ends us now, the tasks shall know that it is the end
                 await self._end_others()
@@ -87,7 +112,6 @@ class Tasks:
             self._failed(None)
             raise
         finally:
-            ready.set()
             self.stopping = True
             self._quiet.set()
             self._over.set()
@@ -96,7 +120,7 @@ class Tasks:
         """Cancel all but the spared ones, and wait; while we wait, a task may be spared, or turn out to be stubborn."""
         asked: set[asyncio.Task[Any]] = set()
         bound = asyncio.get_running_loop().time() + STUBBORN
-        while others := self._owned - self._spared:
+        while others := self._owned.difference(self._spared):
             for task in others - asked:
                 task.cancel()
             asked |= others

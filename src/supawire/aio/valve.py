@@ -15,6 +15,8 @@ class Valve:
     Args: patience: seconds that reading may stop. awaits_reply: whether a request waits. set_reading: stop or go on.
     """
 
+    __slots__ = ("_awaits_reply", "_holders", "_patience", "_set_reading", "_timer")
+
     def __init__(self, patience: float, awaits_reply: Callable[[], bool], set_reading: Callable[[bool], None]) -> None:
         self._patience = patience
         self._awaits_reply = awaits_reply

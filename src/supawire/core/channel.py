@@ -3,7 +3,8 @@
 The wishes are kept here and in the parts; whether and how they are fulfilled is `membership`'s.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -65,6 +66,10 @@ class Channel:
         return self._member.token is not None
 
     # --- what the user wants
+
+    def hears(self, deliver: Callable[[Any], None]) -> bool:
+        """Whether this very callable listens already."""
+        return self._parts.index.has(deliver)
 
     def listen(self, listener: Listener, now: Instant) -> None:
         """Add a listener; new changes, and the first for presence, need a new join (R17)."""

@@ -5,8 +5,9 @@ Wildcards are merged in when the index is built. A listener with several selecto
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from supawire._models import Model
 from supawire.core.effects import Listeners
@@ -27,8 +28,7 @@ _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
 _KEPT: Final = 256
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Listener:
+class Listener(Struct, frozen=True, eq=False):
     """One handler or iterator: what it wants and where its events go. Two listeners are never the same."""
 
     selectors: tuple[Selector[Any], ...]
@@ -76,6 +76,10 @@ class Index:
         """Unregister; twice is once."""
         self._listeners.pop(listener, None)
         self._compile()
+
+    def has(self, deliver: Callable[[Any], None]) -> bool:
+        """Whether this very callable is a listener's."""
+        return any(listener.deliver is deliver for listener in self._listeners)
 
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
         """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
