@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+from msgspec import Struct
 
 from supawire._checks import Secret, check_pairs, check_secret, check_text
 from supawire.errors import InvalidArgumentError
@@ -16,8 +17,7 @@ _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?"
 _DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where a server is reached.
 
     socket_url: the WebSocket URL with every query parameter but the key. rest_url: the base of the HTTP interface,

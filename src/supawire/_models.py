@@ -11,10 +11,11 @@ value; only fields that can say "not sent" may stay without.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, Final, cast, get_origin
 
 import msgspec
+from msgspec import Struct
 
 from supawire._rowtypes import read_interval
 from supawire.errors import InvalidArgumentError, RowError
@@ -30,8 +31,7 @@ _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _ALLOWED: Final = "a dataclass, a TypedDict, a msgspec.Struct or a pydantic model"
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True, eq=False):
     """One class, and how its objects are made. Two of the same class are equal.
 
     from_row: of a dict with Python values. from_json: of a JSON text. misfit: what such an error says, without the
@@ -39,15 +39,21 @@ class Model:
     """
 
     kind: type[Any]
-    from_row: Callable[[dict[str, Any]], Any] = field(compare=False, repr=False)
-    from_json: Callable[[bytes | msgspec.Raw], Any] = field(compare=False, repr=False)
-    misfit: Callable[[Exception], str] = field(compare=False, repr=False)
-    fields: tuple[tuple[str, ...], ...] = field(compare=False, repr=False)
+    from_row: Callable[[dict[str, Any]], Any]
+    from_json: Callable[[bytes | msgspec.Raw], Any]
+    misfit: Callable[[Exception], str]
+    fields: tuple[tuple[str, ...], ...]
 
     @property
     def name(self) -> str:
         """The name of the class."""
         return _named(self.kind)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self.kind == other.kind
+
+    def __hash__(self) -> int:
+        return hash(self.kind)
 
     def __repr__(self) -> str:
         return self.name

@@ -7,11 +7,12 @@ stays text in the row.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID
+
+from msgspec import Struct
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|NaN|[+-]?Infinity")
@@ -94,8 +95,7 @@ def _whole(pattern: re.Pattern[str], text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class RowType:
+class RowType(Struct, frozen=True):
     """One type. target: what msgspec makes of the JSON. read: from text. late: target is text, and read follows."""
 
     target: Any

@@ -4,8 +4,9 @@ The first row that matches wins, because one code can mean two things. Where no 
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from supawire._errortree import (
     AuthError,
@@ -31,8 +32,7 @@ class Action(enum.Enum):
     GIVE_UP = "give_up"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """One row: something the server says.
 
     code: the code before the first ": " of a join reason, the HTTP status, the extension of a system message or the

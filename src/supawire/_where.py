@@ -4,8 +4,9 @@ Beyond that Python can write what the server has no word for. It is refused wher
 do instead; to a checker these operators are not even there.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+
+from msgspec import Struct
 
 from supawire import filters
 from supawire._checks import check_writable
@@ -24,8 +25,7 @@ _METHODS: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """Conditions that must all be true for a row; `str()` is their text for the server.
 
     Joined by `&`; a single one is negated by `~`. Equal ones have the same text, so they can be keys and members of

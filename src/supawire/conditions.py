@@ -6,9 +6,10 @@ value, negated or not, and any number of these joined by AND, which is `_where`.
 """
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, cast
+
+from msgspec import Struct
 
 from supawire import filters
 from supawire._literals import Scalar, literal, text
@@ -19,8 +20,7 @@ from supawire.filters import MAX_ITEMS, Condition
 __all__ = ["FilterColumn", "Scalar", "Truth", "Where", "col"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FilterColumn:
+class FilterColumn(Struct, frozen=True, eq=False):
     """A column of a table, from `col`: compared with a value it is a condition, a `Where`.
 
     Null matches no comparison, list or pattern, negated or not, as in SQL: see `is_` and `is_distinct_from`.

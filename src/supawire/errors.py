@@ -16,10 +16,10 @@ what follows by itself, and what the user can do. Here the rows are looked up an
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from supawire._errortree import (
     AuthError,

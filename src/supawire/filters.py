@@ -10,11 +10,11 @@ refuses; `check` also refuses what the server would only refuse when subscribing
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec import Struct
 
 from supawire import _casts
 from supawire._rowtypes import read_array
@@ -57,8 +57,7 @@ class FilterSyntaxError(InvalidArgumentError):
         self.server_text = server_text
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """One condition; `str()` writes it. value: without quotes; for `in` what stands between the parentheses."""
 
     column: str

@@ -13,6 +13,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from msgspec import Struct
+
 from supawire._checks import (
     DEFAULT,
     Default,
@@ -217,8 +219,7 @@ def _unix_seconds(value: object) -> float:
     return seconds
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
+class SessionOptions(Struct, frozen=True):
     """The part of the settings that the pure core decides by; a delay of None is asked from the shell (`AskDelay`)."""
 
     protocol: Protocol = "2.0.0"

@@ -6,8 +6,9 @@ Only the caller's values are checked here, and at once; what the server makes of
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, overload
+
+from msgspec import Struct
 
 from supawire._checks import check_writable
 from supawire._models import Model, check_model
@@ -36,21 +37,17 @@ ChangeEvent = Literal["*", "INSERT", "UPDATE", "DELETE"]
 _CHANGE_EVENTS: Final = ("*", "INSERT", "UPDATE", "DELETE")
 
 
-class Selector(Generic[E_co]):
+class Selector(Struct, Generic[E_co], frozen=True):
     """What is wanted; the type parameter is what the handler or iterator receives."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class BroadcastSelector(Selector[E_co]):
+class BroadcastSelector(Selector[E_co], frozen=True):
     """Broadcasts of one event name, or of all with `*`."""
 
     event: str = ANY
 
 
-@dataclass(frozen=True, slots=True)
-class ChangesSelector(Selector[E_co]):
+class ChangesSelector(Selector[E_co], frozen=True):
     """Row changes: one binding of the join (protocol §4.2)."""
 
     schema: str = "public"
@@ -69,31 +66,26 @@ class ChangesSelector(Selector[E_co]):
         return binding
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSelector(Selector[E_co]):
+class ModelSelector(Selector[E_co], frozen=True):
     """What a plain selector wants, its payloads or rows as objects of a class."""
 
     plain: Selector[Any]
     model: Model
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceSelector(Selector[E_co]):
+class PresenceSelector(Selector[E_co], frozen=True):
     """Who comes, changes, goes, and is here."""
 
 
-@dataclass(frozen=True, slots=True)
-class SystemSelector(Selector[E_co]):
+class SystemSelector(Selector[E_co], frozen=True):
     """The server's own messages about this channel."""
 
 
-@dataclass(frozen=True, slots=True)
-class GapsSelector(Selector[E_co]):
+class GapsSelector(Selector[E_co], frozen=True):
     """Times in which events may be missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class StatusSelector(Selector[E_co]):
+class StatusSelector(Selector[E_co], frozen=True):
     """Moves of the channel from state to state."""
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Container, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import count
 from typing import Any, Final, cast
 from uuid import UUID
+
+from msgspec import Struct
 
 from supawire import filters
 from supawire._mirrored import Row, Shown
@@ -33,8 +34,7 @@ _FLAT: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decima
 """Types of values that nobody can change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mirroring:
+class Mirroring(Struct, frozen=True):
     """What a mirror is to be. timeout: seconds of one fetch, None for no limit."""
 
     topic: str

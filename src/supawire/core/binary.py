@@ -4,15 +4,15 @@ A frame is the kind, one length byte per header field, for kinds 3 and 4 one byt
 encoded, then the fields, then the payload. Each kind is one row of `Layout`; nothing else knows an offset.
 """
 
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from supawire.core.frames import MAX_NAME
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """How one kind of binary frame is laid out."""
 
     kind: int

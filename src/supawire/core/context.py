@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from supawire.core import frames
@@ -21,18 +20,20 @@ Key = tuple[Hashable, ...]
 """What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
 
 
-@dataclass(slots=True)
 class Counts:
     """Counters of a session, for `stats()`."""
 
-    connects: int = 0
-    reconnects: int = 0
-    joins: int = 0
-    frames_received: int = 0
-    frames_sent: int = 0
-    stale: int = 0
-    garbage: int = 0
-    unknown: int = 0
+    __slots__ = ("connects", "frames_received", "frames_sent", "garbage", "joins", "reconnects", "stale", "unknown")
+
+    def __init__(self) -> None:
+        self.connects = 0
+        self.reconnects = 0
+        self.joins = 0
+        self.frames_received = 0
+        self.frames_sent = 0
+        self.stale = 0
+        self.garbage = 0
+        self.unknown = 0
 
 
 class Context:

@@ -1,10 +1,9 @@
 """What a join asks for, and what its reply says (protocol §3.1, §3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from supawire.core.token import on_wire
 from supawire.core.tolerant import items, members, read
@@ -15,8 +14,7 @@ from supawire.selectors import ANY, ChangesSelector
 _DEFAULTS: Final[dict[str, Any]] = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True):
     """One join, as it was asked for. It is living from the server's ok until its end."""
 
     ref: str

@@ -5,8 +5,9 @@ dropped. The backoff starts anew only when a connection has proven itself, so th
 once is not hammered (R8).
 """
 
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from supawire.core import frames
 from supawire.core.context import Context
@@ -41,8 +42,7 @@ PROBE_TIMEOUT: Final = 5.0
 """Seconds that a heartbeat may take after the clock jumped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(Struct, frozen=True):
     """Why a connection ended or could not be opened, as the transport knows it.
 
     code: the close code, None when none came. status, body, retry_after: the HTTP answer to a refused upgrade.

@@ -22,8 +22,9 @@ of the core, this opens nothing, waits for nothing and calls none of the user's 
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from supawire._mirrored import MirrorState, Resynced, Rows, Shown
 from supawire.core.backoff import Uniform, delay

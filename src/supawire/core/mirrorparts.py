@@ -1,7 +1,8 @@
 """What a mirror is to be, and what it orders: frozen data."""
 
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from supawire._mirrored import MirrorEvent
 from supawire.errors import RealtimeError
@@ -9,8 +10,7 @@ from supawire.options import Backoff
 from supawire.types import Change
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorSettings:
+class MirrorSettings(Struct, frozen=True):
     """What is mirrored, and how.
 
     filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
@@ -31,29 +31,25 @@ class MirrorSettings:
     buffer: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(Struct, frozen=True):
     """Fetch the rows; the answer comes back with this generation."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(Struct, frozen=True):
     """The fetch of this generation is not wanted any more."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(Struct, frozen=True):
     """The copy differs by this, and by nothing else since the last one."""
 
     event: MirrorEvent[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Complain:
+class Complain(Struct, frozen=True):
     """An error that nobody waits for."""
 
     error: RealtimeError

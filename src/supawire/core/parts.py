@@ -1,6 +1,6 @@
 """What a topic consists of besides its joins: listeners, presence, gaps, sends, and who waits."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from supawire.core import frames
 from supawire.core.context import Context
@@ -15,8 +15,7 @@ from supawire.core.waiters import Waiters
 from supawire.options import ChannelOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """Each knows one subject; `membership` and `channel` bring them together."""
 
     index: Index

@@ -6,9 +6,10 @@ move one number; no deadline is ever rewritten.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
+
+from msgspec import Struct
 
 from supawire.core import frames
 from supawire.core.effects import Effects, Settle, Ticket
@@ -53,8 +54,7 @@ class Tickets:
         return len(self._open)
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(Struct):
     """A push whose reply is awaited."""
 
     event: str

@@ -9,12 +9,11 @@ not taken, or when each of its messages has an id, by which whoever gets it can 
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from supawire.errors import Action, InvalidArgumentError, PayloadTooLargeError, body_text, classify_http
 
@@ -27,8 +26,7 @@ _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True):
     """One broadcast for HTTP. `topic` is the sub-topic; `payload`: a JSON object as text, or raw bytes when not `json`.
 
     `overrides`: the object has a top-level `private`, which the single form would read as its option.
@@ -43,8 +41,7 @@ class Letter:
     overrides: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """What goes out: the path below the base URL, with its query, and the body."""
 
     path: str

@@ -7,9 +7,10 @@ UPDATE left alone, is taken from the row that is there; without one it cannot be
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
+
+from msgspec import Struct
 
 from supawire._mirrored import Row, RowDeleted, RowInserted, Rows, RowUpdated, Shown
 from supawire.errors import RowError
@@ -90,8 +91,7 @@ def _canonical(value: Any) -> Hashable:
     return cast("Hashable", value)
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """Reads changes of one table.
 
     judged: the columns of the filter. plain: rows as plain JSON, not as exact Python values.

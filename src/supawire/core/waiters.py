@@ -4,15 +4,14 @@ A timeout that was left out does not count the time behind pacing or behind othe
 (api §3): it stands still while the channel is *held*.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from supawire.core.context import Context, Key
 from supawire.core.effects import Ticket
 from supawire.errors import RealtimeError
 
 
-@dataclass(slots=True)
-class Waiter:
+class Waiter(Struct):
     """One caller. `left`: seconds that remain, None for no limit; `since`: when they began to run, None while held."""
 
     ticket: Ticket

@@ -8,8 +8,9 @@ outlives `run`, and when `run` has returned or was cancelled, the socket is gone
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from supawire.options import Endpoint, Secret
 
@@ -20,19 +21,20 @@ MAX_FRAME: Final = 16_000_000
 """Bytes of the longest frame that is taken; the server allows broadcasts of 3,000 KB, and rows may be larger (R36)."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
+class OpenRequest(Struct, frozen=True):
     """How to reach the server. `endpoint.reveal()` is the URL with the key in it: use it at once, never keep it."""
 
     endpoint: Endpoint
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    headers: Mapping[str, str] = {}
     ssl: "ssl.SSLContext | None" = None
     proxy: Secret | None = None
     max_frame: int = MAX_FRAME
 
+    def __repr__(self) -> str:
+        return f"OpenRequest({self.endpoint!r})"
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+
+class Closed(Struct, frozen=True):
     """How a connection ended.
 
     code: the close code, None when none came. text: what else is known. written: how many of our frames were handed to

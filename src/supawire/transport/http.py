@@ -5,8 +5,9 @@ decided by who asks. Write one of your own and pass it as `http=`; `supawire.tes
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from supawire.options import Secret
 
@@ -14,21 +15,23 @@ if TYPE_CHECKING:
     import ssl
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(Struct, frozen=True):
     """One request. `url` is percent-encoded and goes out as it is; `host`: Host and TLS name instead of the URL's.
 
     `secrets` are the headers that hold key and token; `reveal()` gives all headers: use them at once, never keep them.
     """
 
     url: str
-    body: bytes = field(default=b"", repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    secrets: Mapping[str, Secret] = field(default_factory=dict[str, Secret])
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+    secrets: Mapping[str, Secret] = {}
     method: str = "POST"
     ssl: "ssl.SSLContext | None" = None
     proxy: Secret | None = None
     host: str | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {self.url!r}, secrets={sorted(self.secrets)})"
 
     def reveal(self) -> dict[str, str]:
         """Every header, as it goes out."""
@@ -36,13 +39,12 @@ class HttpRequest:
         return shown | ({"Host": self.host} if self.host is not None else {})
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(Struct, frozen=True):
     """One answer. Names of headers are lower case. `body` may end early: only its beginning is looked at."""
 
     status: int
     body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = {}
 
 
 class HttpClient(Protocol):
