@@ -12,6 +12,9 @@ from .stage import Broken, Stage
 _ON_ITS_WAY = 2.5
 """Seconds that a frame may be on a slow wire."""
 
+_ROUNDING = 0.001
+"""Seconds by which two wall times of one instant may differ; who fetches when a gap is told misses nothing after it."""
+
 _NOTICED = 150.0
 """Seconds within which the client knows that a connection is deaf, or hears what waited behind slow joins."""
 
@@ -172,8 +175,8 @@ def _inside_a_gap(stage: Stage, hearer: Hearer, event: Happened) -> None:
         gap
         for gap in stage.history.gaps
         if gap.topic == event.topic
-        and gap.started_at.timestamp() <= event.wall + 2.5
-        and event.wall <= gap.ended_at.timestamp() + 2.5
+        and gap.started_at.timestamp() <= event.wall + _ON_ITS_WAY
+        and event.wall <= gap.ended_at.timestamp() + _ROUNDING
     ]
     require(
         any(event.kind in gap.lost for gap in gaps),
