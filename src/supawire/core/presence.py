@@ -91,11 +91,12 @@ class Roster:
         entries = self._read(raw)
         if entries is None:
             return []
-        before, self._state = self._state, {key: metas for key, metas in entries.items() if metas}
+        before, self._state = self._state, entries
         self._snapshots.forget()
         events: list[PresenceEvent] = []
-        for key in {**before, **self._state}:
-            events += self._told(key, before.get(key, ()), self._state.get(key, ()))
+        for key, metas in before.items():
+            events += self._told(key, metas, self._state.get(key, ()))
+        events += [PresenceJoin(self._topic, key, metas, ()) for key, metas in self._state.items() if key not in before]
         held, self._held = self._held, None
         for joins, leaves in held or ():
             events += self._apply(joins, leaves)
@@ -154,7 +155,7 @@ class Roster:
         return events
 
     def _read(self, raw: Raw) -> dict[str, Metas] | None:
-        """Everyone's metas. Two loops, since as comprehensions with a function they took half as much again."""
+        """The metas of who has any. Two loops, since as comprehensions with a function they took half as much again."""
         if raw == _NOBODY:  # one half of nearly every diff
             return {}
         found: dict[str, Metas] = {}
@@ -164,7 +165,8 @@ class Roster:
                 for meta in entry.metas:
                     refs = _refs.decode(meta)
                     metas.append(Presence(key, refs.phx_ref, refs.phx_ref_prev, meta))
-                found[key] = tuple(metas)
+                if metas:
+                    found[key] = tuple(metas)
         except DECODE_ERRORS:
             return self._read_tolerantly(raw)
         return found
@@ -179,7 +181,10 @@ class Roster:
         if entries is None:
             return {}
         keys = members(entries)
-        return None if keys is None else {key: tuple(_metas_of(key, entry)) for key, entry in keys.items()}
+        if keys is None:
+            return None
+        found = {key: tuple(_metas_of(key, entry)) for key, entry in keys.items()}
+        return {key: metas for key, metas in found.items() if metas}
 
 
 def _changed(before: Metas, joined: Metas, left: Metas) -> Metas:
