@@ -259,8 +259,6 @@ def test_the_allowance_is_the_servers_window() -> None:
     assert allowance.ready_at(132.0) == 132.0
     allowance.spend(132.0)
     assert allowance.ready_at(133.0) == 161.0
-    allowance.reset()
-    assert allowance.ready_at(133.0) == 133.0
 
 
 @pytest.mark.parametrize("how", ["leave", "remove", "cancel", "drop", "closed"])

@@ -46,7 +46,6 @@ class AsyncChannel:
         self._driver = driver
         self._core = driver.session.channel(topic, options)
         self._topic = topic
-        self._events = _Events(driver, self._core, self.subscribe)
 
     # --- what it is
 
@@ -214,7 +213,6 @@ class AsyncChannel:
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
         )
-        self._events.begun = True
         await self._driver.outcome(ticket)
 
     async def unsubscribe(self, timeout: Timeout = DEFAULT) -> None:
@@ -226,7 +224,6 @@ class AsyncChannel:
         """
         self._driver.check_loop()
         bound = check_timeout(timeout, self._driver.options.timeout)
-        self._events.begun = True
         if self._core.state is ChannelState.CLOSED:
             return
         ticket = self._driver.session.leave(self._topic, float("inf") if bound is None else bound, self._driver.now())
@@ -321,6 +318,10 @@ class AsyncChannel:
     ) -> None:
         await self.unsubscribe()
 
+    @property
+    def _events(self) -> "_Events":
+        return _Events(self._driver, self._core, self.subscribe)
+
     def _check(self) -> None:
         """Before every call: the right loop, and an object that is not ended; its topic may be a new one's by now."""
         self._driver.check_loop()
@@ -339,20 +340,20 @@ class AsyncChannel:
 
 
 class _Events:
-    """Where the iterators of a channel get their events from; a `Source`."""
+    """Where an iterator of a channel gets its events from; a `Source`."""
+
+    __slots__ = ("_begin", "_core", "_driver")
 
     def __init__(self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
         self._core = core
         self._begin = begin
-        self.begun = False
-        """Whether anybody ever subscribed or unsubscribed."""
 
     def may_come(self) -> bool | None:
         """Not before it is subscribed, and no more when it was left, has failed or is closed."""
         driver, core = self._driver, self._core
         driver.check_loop()
-        if not self.begun and core.state is ChannelState.IDLE:
+        if not core.begun and core.state is ChannelState.IDLE:
             return None
         if core.state is ChannelState.FAILED and core.error is not None:
             raise again(core.error)

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from msgspec import Raw
 
-from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Ticket
 from supawire.core.joins import JoinQueue
@@ -26,11 +25,15 @@ from supawire.types import ChannelState, Instant, PresenceState, System
 class Channel:
     """The client's side of one topic."""
 
+    __slots__ = ("_context", "_member", "_parts", "begun", "membership", "name", "options", "topic")
+
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
         self.topic = topic
-        self.name: str = topic.removeprefix(frames.PREFIX)
         self.options = options
         self.membership: Final = Membership(context, joins, topic, options)
+        self.name: Final = self.membership.name
+        self.begun: bool = False
+        """Whether the user ever wanted in or out."""
         self._member = self.membership
         self._context = context
         self._parts = self._member.parts
@@ -83,6 +86,7 @@ class Channel:
 
     def subscribe(self, waiter: Waiter, now: Instant) -> None:
         """Be joined, from now on; the waiter is told when."""
+        self.begun = True
         self._parts.waiters.add(waiter, now.mono)
         self._member.want(now)
         if self.state is ChannelState.JOINED:
@@ -92,6 +96,7 @@ class Channel:
 
     def unsubscribe(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
         """Be out; settled when the server has confirmed, or after the bound."""
+        self.begun = True
         self._member.leave(ticket, bound, now)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:

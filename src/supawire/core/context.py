@@ -39,6 +39,11 @@ class Counts:
 class Context:
     """Shared by link, channels and session; decides nothing."""
 
+    __slots__ = (
+        "_ref", "codec", "counts", "effects", "generation", "messages", "options", "random", "replies", "round_trip",
+        "sequence", "strict", "tickets", "timers", "tokens", "watchers",
+    )  # fmt: skip
+
     def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
         self.options = options
         self.random = random

@@ -23,16 +23,23 @@ SETTLED: Final = 1.0
 
 _REMEMBERED: Final = 1000
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 class Gaps:
     """The gaps of one channel, one at a time."""
+
+    __slots__ = (
+        "_asked", "_began", "_came", "_first", "_lost", "_name", "_options", "_replayed", "_replaying", "_seen",
+    )  # fmt: skip
 
     def __init__(self, name: str, options: ChannelOptions) -> None:
         self._name = name
         self._options = options
         self._began: tuple[Instant, str] | None = None
-        self._lost: frozenset[str] = frozenset()
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._lost = _NOTHING
+        self._seen: OrderedDict[str, None] | None = None
+        """The ids of stored messages; on most channels none comes."""
         self._asked: int | None = None
         self._replaying: int | None = None
         """How many messages the living join brings back at most."""
@@ -74,16 +81,18 @@ class Gaps:
 
     def forget(self) -> None:
         """The channel was left by the user: nothing is missing, and the next join is a first one."""
-        self._began, self._lost, self._first = None, frozenset(), True
+        self._began, self._lost, self._first = None, _NOTHING, True
 
     def takes(self, identity: str | None, *, replayed: bool) -> bool:
         """Whether this stored message is new to us; an id that was delivered before is not."""
         self._came += replayed
-        if identity is not None and identity in self._seen:
+        if identity is not None and self._seen is not None and identity in self._seen:
             return False
         self._replayed += replayed
         if identity is None:
             return True
+        if self._seen is None:
+            self._seen = OrderedDict()
         self._seen[identity] = None
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
@@ -104,7 +113,7 @@ class Gaps:
         if self._began is None:
             return None
         (began, reason), self._began = self._began, None
-        lost, self._lost = self._lost, frozenset()
+        lost, self._lost = self._lost, _NOTHING
         return Gap(self._name, began.at(), now.at(), reason, self._replayed, self._verdict(), lost)
 
     def _verdict(self) -> Verdict:

@@ -52,6 +52,8 @@ class _Asked:
 class JoinQueue:
     """Channels that want in, and joins that are unanswered."""
 
+    __slots__ = ("_asked", "_blind", "_context", "_pace", "_unheard", "_waiting", "is_open")
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self._pace = pace(context.options.limits.joins_per_second)

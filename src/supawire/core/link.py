@@ -70,6 +70,11 @@ class LinkOwner(Protocol):
 class Link:
     """State, attempts and heartbeat of the connection."""
 
+    __slots__ = (
+        "_answered", "_attempts", "_context", "_ever_open", "_owner", "_refreshed", "_retry_after", "_up", "error",
+        "state",
+    )  # fmt: skip
+
     def __init__(self, context: Context, owner: LinkOwner) -> None:
         self._context = context
         self._owner = owner

@@ -4,7 +4,7 @@ The lane makes one lookup a frame: event name, or binding id and kind of change,
 Wildcards are merged in when the index is built. A listener with several selectors appears once in any tuple.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -51,10 +51,15 @@ class Modelled:
 class Index:
     """The listeners of a channel."""
 
+    __slots__ = (
+        "_ids", "_listeners", "_unions", "_wanted_changes", "any_broadcast", "binary", "bindings", "broadcasts",
+        "changes", "gaps", "presence", "status", "system",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
         self._ids: dict[ChangesSelector[Any], int] = {}
-        self._wanted_changes: list[tuple[ChangesSelector[Any], Callable[[Any], None]]] = []
+        self._wanted_changes: Sequence[tuple[ChangesSelector[Any], Callable[[Any], None]]] = ()
         self._unions: dict[tuple[Any, ...], Listeners] = {}
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
@@ -128,7 +133,7 @@ class Index:
             return _distinct(deliver for _, deliver in by_kind.get(kind, ()))
 
         self._compile_broadcasts(by_kind.get(BroadcastSelector, []))
-        self._wanted_changes = by_kind.get(ChangesSelector, [])
+        self._wanted_changes = by_kind.get(ChangesSelector, ())
         self.bindings = tuple(dict.fromkeys(selector for selector, _ in self._wanted_changes))
         self._compile_changes()
         self.presence, self.system = of(PresenceSelector), of(SystemSelector)

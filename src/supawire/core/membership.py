@@ -34,7 +34,7 @@ from supawire.errors import (
 from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, Status
 
-_NO_REFS: Final[frozenset[str | None]] = frozenset()
+_NO_REFS: Final[tuple[str | None, ...]] = ()
 
 
 class Membership:
@@ -44,7 +44,7 @@ class Membership:
         self.topic = topic
         self.name: str = topic.removeprefix(frames.PREFIX)
         self.options = options
-        self.parts: Final = Parts.of(context, topic, options)
+        self.parts: Final = Parts.of(context, topic, self.name, options)
         self.index: Final = self.parts.index
         self.gaps: Final = self.parts.gaps
         self.state: ChannelState = ChannelState.IDLE
@@ -53,7 +53,7 @@ class Membership:
         self.wanted: bool = False
         self.token: Secret | None = options.secret
         """The channel's own token, instead of the client's."""
-        self.live: frozenset[str | None] = _NO_REFS
+        self.live: tuple[str | None, ...] = _NO_REFS
         """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
         self.living: Join | None = None
         self.told_token: Secret | None = None
@@ -66,7 +66,7 @@ class Membership:
         self._asked: Join | None = None
         self._leaving: tuple[str, str] | None = None
         """Refs of the join that is being left, and of the leave."""
-        self._leavers: list[Ticket] = []
+        self._leavers: tuple[Ticket, ...] = ()
         self.ending: Reading | None = None
         """Why the server is about to close the channel, when it has said so."""
 
@@ -89,7 +89,7 @@ class Membership:
         """Be out; settled when the server has confirmed, or after the bound."""
         self.wanted = False
         if ticket is not None:
-            self._leavers.append(ticket)
+            self._leavers += (ticket,)
         left = StateError("the channel was left", topic=self.name)
         self.parts.waiters.fail(left)
         self.parts.outbox.fail(left)
@@ -177,7 +177,7 @@ class Membership:
             return
         self.living, self._asked = join, None
         self.told_token = join.token
-        self.live = frozenset((None, ref))
+        self.live = None, ref
         self.error = self.ending = None
         self.ever_joined = True
         ids, errors = binding_ids(join.bindings, response, self.name)
@@ -379,7 +379,7 @@ class Membership:
         if not self.wanted and self.state is ChannelState.IDLE:
             self.error = None
             self._context.effects.append(Ended(self.topic))
-        leavers, self._leavers = self._leavers, []
+        leavers, self._leavers = self._leavers, ()
         for ticket in leavers:
             self._context.tickets.settle(ticket, None)
 

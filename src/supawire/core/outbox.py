@@ -34,10 +34,12 @@ class Message(Struct, frozen=True, gc=False):
 class Outbox:
     """The broadcasts of one channel."""
 
-    def __init__(self, context: Context, topic: str) -> None:
+    __slots__ = ("_context", "_kept", "_name", "_topic")
+
+    def __init__(self, context: Context, topic: str, name: str) -> None:
         self._context = context
         self._topic = topic
-        self._name = topic.removeprefix(frames.PREFIX)
+        self._name = name
         self._kept: dict[Ticket, Message] = {}
         """In order."""
 

@@ -34,15 +34,11 @@ class Pace:
 
 
 class Allowance:
-    """The server's presence limit: `limit` calls in a window that begins with the first of them; new with each join."""
+    """The server's presence limit for one join: `limit` calls in a window that begins with the first of them."""
 
     def __init__(self, limit: int | None, window: float = 30.0) -> None:
         self._limit = limit
         self._window = window
-        self.reset()
-
-    def reset(self) -> None:
-        """A new join: the server counts from nothing."""
         self._started_at: float | None = None
         self._spent = 0
 

@@ -2,7 +2,6 @@
 
 from msgspec import Struct
 
-from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.gaps import Gaps
 from supawire.core.join import Join
@@ -27,15 +26,14 @@ class Parts(Struct, frozen=True):
     readiness: Readiness
 
     @classmethod
-    def of(cls, context: Context, topic: str, options: ChannelOptions) -> "Parts":
+    def of(cls, context: Context, topic: str, name: str, options: ChannelOptions) -> "Parts":
         """The parts of a new channel."""
-        name = topic.removeprefix(frames.PREFIX)
         return cls(
             index=Index(),
             roster=Roster(name),
             gaps=Gaps(name, options),
-            tracking=Tracking(context, topic),
-            outbox=Outbox(context, topic),
+            tracking=Tracking(context, topic, name),
+            outbox=Outbox(context, topic, name),
             waiters=Waiters(context, topic),
             readiness=Readiness(),
         )

@@ -16,6 +16,8 @@ from supawire.types import Instant
 class Posts:
     """The part of one session that the HTTP side of its shell talks to."""
 
+    __slots__ = ("_check_open", "_context", "_refresh")
+
     def __init__(self, context: Context, refresh: Refresh, check_open: Callable[[], None]) -> None:
         self._context = context
         self._refresh = refresh

@@ -34,8 +34,10 @@ class Reading(NamedTuple):
 class Readiness:
     """What a join still waits for."""
 
+    __slots__ = ("_awaited", "changes_live", "hopeless")
+
     def __init__(self) -> None:
-        self._awaited: set[str] = set()
+        self._awaited: tuple[str, ...] = ()
         self.changes_live: bool = True
         """Whether nothing is known to be wrong with changes."""
         self.hopeless: RealtimeError | None = None
@@ -43,9 +45,7 @@ class Readiness:
 
     def joined(self, join: Join, options: ChannelOptions) -> None:
         """A new join: nothing was said yet."""
-        self._awaited = {SUBSCRIBED} if join.bindings else set()
-        if options.replication_ready:
-            self._awaited.add(REPLICATING)
+        self._awaited = (SUBSCRIBED,) * bool(join.bindings) + (REPLICATING,) * options.replication_ready
         self.changes_live = not join.bindings
         self.hopeless = None
 
@@ -64,7 +64,7 @@ class Readiness:
         error = system_error(message.extension, message.message, message.topic)
         if message.extension != frames.POSTGRES_CHANGES:
             return Reading(Said.ENDING, row, error)
-        self._awaited.add(SUBSCRIBED)
+        self._awaited = (SUBSCRIBED, *self._without(SUBSCRIBED))
         self.changes_live = False
         if row.action is Action.GIVE_UP:
             self.hopeless = error
@@ -73,7 +73,10 @@ class Readiness:
     def _ok(self, text: str) -> Reading:
         if text not in self._awaited:
             return Reading(Said.NOTHING)  # said again after a token refresh or a change of the publication
-        self._awaited.discard(text)
+        self._awaited = self._without(text)
         if text == SUBSCRIBED:
             self.changes_live, self.hopeless = True, None
         return Reading(Said.READY if self.is_ready else Said.NOTHING)
+
+    def _without(self, text: str) -> tuple[str, ...]:
+        return tuple(awaited for awaited in self._awaited if awaited != text)

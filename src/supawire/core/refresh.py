@@ -15,17 +15,19 @@ from supawire.types import Instant, LinkState
 class Refresh:
     """Brings the newest token to link, joins and channels of one session."""
 
+    __slots__ = ("_channels", "_context", "_joins", "_link", "_waiting")
+
     def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
         self._context = context
         self._link = link
         self._joins = joins
         self._channels = channels
-        self._waiting: list[Ticket] = []
+        self._waiting: tuple[Ticket, ...] = ()
 
     def wait(self, now: Instant) -> Ticket:
         """Ask the provider for somebody; settled with the token that is there then, or with why there is no newer."""
         ticket = self._context.tickets.open("token")
-        self._waiting.append(ticket)
+        self._waiting += (ticket,)
         self.ask(now)
         return ticket
 
@@ -89,4 +91,4 @@ class Refresh:
     def _settle(self, outcome: Secret | None | RealtimeError) -> None:
         for ticket in self._waiting:
             self._context.tickets.settle(ticket, outcome)
-        self._waiting.clear()
+        self._waiting = ()

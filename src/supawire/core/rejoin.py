@@ -24,6 +24,8 @@ class Verdict(NamedTuple):
 class Rejoin:
     """The attempts of one channel to be joined."""
 
+    __slots__ = ("_attempts", "_context", "_joined_at", "_refused", "_topic")
+
     def __init__(self, context: Context, topic: str) -> None:
         self._context = context
         self._topic = topic

@@ -6,7 +6,6 @@ move one number; no deadline is ever rewritten.
 """
 
 from collections.abc import Collection, Iterator
-from itertools import count
 from typing import Any
 
 from msgspec import Struct
@@ -20,14 +19,17 @@ from supawire.errors import ConnectionLostError, RealtimeError
 class Tickets:
     """Everything owed to callers. A ticket is settled once, because leaving this table is being settled."""
 
+    __slots__ = ("_effects", "_newest", "_open")
+
     def __init__(self, effects: Effects) -> None:
         self._effects = effects
         self._open: dict[Ticket, None] = {}
-        self._numbers = count(1)
+        self._newest = 0
 
     def open(self, what: str) -> Ticket:
         """Owe somebody an outcome."""
-        ticket = Ticket(next(self._numbers), what)
+        self._newest += 1
+        ticket = Ticket(self._newest, what)
         self._open[ticket] = None
         return ticket
 
@@ -84,6 +86,8 @@ class Pending(Struct):
 
 class Replies:
     """Pushes by ref, with deadlines in socket time."""
+
+    __slots__ = ("_frozen_at", "_pending", "_shift", "_timers", "late")
 
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}

@@ -54,8 +54,8 @@ class Session:
         self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
         self.posts: Final = Posts(self._context, self._refresh, self._check_open)
         self._drift: float | None = None
-        self._openers: list[Ticket] = []
-        self._closers: list[Ticket] = []
+        self._openers: tuple[Ticket, ...] = ()
+        self._closers: tuple[Ticket, ...] = ()
         self._deadlines = Deadlines(self._link, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
@@ -118,14 +118,14 @@ class Session:
             self._context.tickets.settle(ticket, None)
             return ticket
         self._check_open()
-        self._openers.append(ticket)
+        self._openers += (ticket,)
         self._link.want(now)
         return ticket
 
     def close(self, now: Instant) -> Ticket:
         """End for good: leave, close, and settle everything that is owed with `ClosedError`."""
         ticket = self._context.tickets.open("close")
-        self._closers.append(ticket)
+        self._closers += (ticket,)
         for channel in self._channels.values():
             channel.close(None, now)
         self._settle_all(ClosedError("the client was closed"))
@@ -307,7 +307,7 @@ class Session:
         """The socket is open: whoever waited for it, and the channels."""
         for ticket in self._openers:
             self._context.tickets.settle(ticket, None)
-        self._openers.clear()
+        self._openers = ()
         self._joins.opened(now)
         self._watch_idle(now)
 
@@ -389,9 +389,9 @@ class Session:
         closers = set(self._closers)
         self._context.replies.clear()
         self._context.tickets.settle_all(error, but=closers)
-        self._openers.clear()
+        self._openers = ()
 
     def _settle_closers(self) -> None:
         for ticket in self._closers:
             self._context.tickets.settle(ticket, None)
-        self._closers.clear()
+        self._closers = ()

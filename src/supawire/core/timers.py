@@ -2,7 +2,6 @@
 
 import heapq
 from collections.abc import Hashable, Iterator
-from itertools import count
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -11,14 +10,17 @@ K = TypeVar("K", bound=Hashable)
 class Timers(Generic[K]):
     """Deadlines by key. A replaced or cancelled entry stays in the heap until it comes up, and is then passed over."""
 
+    __slots__ = ("_deadlines", "_heap", "_newest")
+
     def __init__(self) -> None:
         self._deadlines: dict[K, tuple[float, int, K]] = {}
         self._heap: list[tuple[float, int, K]] = []
-        self._numbers = count()
+        self._newest = 0
 
     def set(self, key: K, deadline: float) -> None:
         """Wake for this key at `deadline` (seconds, monotonic)."""
-        entry = (deadline, next(self._numbers), key)
+        self._newest += 1
+        entry = (deadline, self._newest, key)
         self._deadlines[key] = entry
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 64 + 4 * len(self._deadlines):

@@ -43,6 +43,8 @@ def expiry(token: Secret) -> float | None:
 class Tokens:
     """The client's token. Whether to fetch is decided by the session; this knows what is newest."""
 
+    __slots__ = ("_asked", "_dead", "_failures", "_number", "_random", "current", "fetched", "has_provider")
+
     def __init__(self, token: Secret | None, *, has_provider: bool, random: Uniform) -> None:
         self.current = token
         self.has_provider = has_provider

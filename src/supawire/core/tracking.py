@@ -34,12 +34,24 @@ class _Unknown(Enum):
 class Tracking:
     """The presence wish of one channel."""
 
-    def __init__(self, context: Context, topic: str) -> None:
-        limits = context.options.limits
+    __slots__ = (
+        "_allowance",
+        "_confirmed",
+        "_context",
+        "_join_ref",
+        "_name",
+        "_on_its_way",
+        "_tickets",
+        "_topic",
+        "wish",
+    )
+
+    def __init__(self, context: Context, topic: str, name: str) -> None:
         self._context = context
         self._topic = topic
-        self._name = topic.removeprefix(frames.PREFIX)
-        self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
+        self._name = name
+        self._allowance: Allowance | None = None
+        """That of the present join, when it was used."""
         self._tickets: dict[Ticket, None] = {}
         self._join_ref: str | None = None
         self._confirmed: bytes | _Unknown | None = NOTHING
@@ -52,7 +64,7 @@ class Tracking:
         self._join_ref = join_ref
         self._confirmed = NOTHING
         self._on_its_way = None
-        self._allowance.reset()
+        self._allowance = None
 
     @property
     def busy(self) -> bool:
@@ -84,6 +96,9 @@ class Tracking:
         if self.wish == self._confirmed:
             self._settle(None)
             return
+        if self._allowance is None:
+            limits = self._context.options.limits
+            self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
         ready_at = self._allowance.ready_at(now.mono)
         if ready_at > now.mono:
             self._context.timers.set(("track", self._topic), ready_at)
