@@ -1,7 +1,7 @@
 """One message per wake-up: a bare loop and supawire in one process, whose turns alternate in small slices.
 
 `python -m benchmarks.clients.wake async|blocking URL TOPIC TASK`. What a wake-up costs is the system's affair and
-differs from minute to minute by more than a client adds; so only the difference is said.
+differs from minute to minute by more than a client adds; so compared is the difference only.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from contextlib import AsyncExitStack
+from statistics import median
 from typing import Any
 
 from benchmarks.clients.bare import connected, join, read
@@ -72,8 +73,9 @@ async def main(door: str, url: str, topic: str, text: str) -> None:
                 (await bare.cost(f"{topic}-bare", SLICE), await ours.cost(f"{topic}-ours", SLICE))
                 for _ in range(max(1, int(line) // SLICE))
             ]
-            above = sorted(one - other for other, one in costs)
-            say(json.dumps({"cpu": sum(one for _, one in costs), "wall": 0, "above": above[len(above) // 2] * 1e6}))
+            above, whole = median(one - other for other, one in costs), median(one for _, one in costs)
+            spent = SLICE * sum(one for _, one in costs)
+            say(json.dumps({"cpu": spent, "wall": 0, "above": above * 1e6, "whole": whole * 1e6}))
         reader.cancel()
 
 
