@@ -1,4 +1,4 @@
-"""Tables in pages that are printed by the code they describe.
+"""Tables in pages that are printed by the code they describe, and the lines that show plots.
 
 A page marks the place, and what stands between the marks is written by `python -m docs.tables`:
 

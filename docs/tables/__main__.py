@@ -1,5 +1,6 @@
-"""`python -m docs.tables` writes the tables of all pages again and says which pages changed."""
+"""`python -m docs.tables` writes the tables and plots of all pages again and says what changed."""
 
+from docs.plots.files import PLOTS, draw, file_of, is_fresh
 from docs.tables import ROOT, load, pages, rewritten
 
 load()
@@ -8,3 +9,7 @@ for page in pages():
     if text != page.read_text(encoding="utf-8"):
         page.write_text(text, encoding="utf-8")
         print(page.relative_to(ROOT).as_posix())
+for name in PLOTS:
+    if not is_fresh(name):
+        draw(name)
+        print(file_of(name).relative_to(ROOT).as_posix())

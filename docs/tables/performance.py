@@ -1,10 +1,13 @@
 """What things cost, from the run of the benchmarks that is kept in benchmarks/results.json."""
 
+from typing import Final
+
 from benchmarks import budgets
+from benchmarks.budgets import Figure
 from benchmarks.growth import CURVES
 from benchmarks.report import load
 from benchmarks.report import table as lines_of
-from benchmarks.scenarios import OURS, SERVER
+from benchmarks.scenarios import BLOCKING, NODE, OURS, PYTHON, SERVER
 from docs.tables import rows, table
 
 
@@ -52,30 +55,37 @@ def server() -> str:
     )
 
 
+_CORE: Final = (
+    # what, scenario, and that of the blocking door
+    ("broadcasts of 200 bytes received, payload read", "broadcast", "broadcast-blocking"),
+    ("the same, `async for`, or `for` in the blocking door", "broadcast-iterated", "broadcast-iterated"),
+    ("the same, one by one, so that each wakes up the process", "wake", "wake"),
+    ("the same in binary frames", "binary", ""),
+    ("changes of 600 bytes received, row read", "change", "change-blocking"),
+    ("the same as objects of a dataclass", "change-model", ""),
+    ("presence diffs among 10,000, the state read after each", "diff-read", ""),
+    ("broadcasts sent without an ack", "send", ""),
+    ("broadcasts sent and acked, one after another", "ack", ""),
+)
+
+
 @table("performance-core")
 def core() -> str:
     """How many of each one core takes."""
-    scenarios = load()["scenarios"]
-    says = {
-        "broadcast": "broadcasts of 200 bytes, payload read",
-        "broadcast-iterated": "the same, `async for`",
-        "change": "changes of 600 bytes, row read",
-        "diff-read": "presence diffs among 10,000, the state read after each",
-        "send": "broadcasts sent without an ack",
-    }
-    return rows(
-        ["what", "on one core, each second"],
-        [
-            [text, f"{rounded(1e6 / min(figures['cpu'])):,}"]
-            for name, text in says.items()
-            if (figures := scenarios.get(name, {}).get(OURS))
-        ],
-    )
+    run = load()
+    shown = (OURS, BLOCKING, PYTHON, NODE)
+    lines: list[list[str]] = []
+    for text, scenario, blocking in _CORE:
+        measure = "whole" if scenario == "wake" else "cpu"
+        costs = [Figure(blocking if client == BLOCKING else scenario, client, measure).of(run) for client in shown]
+        if any(costs):
+            lines.append([text, *(f"{rounded(1e6 / cost):,}" if cost else "–" for cost in costs)])
+    return rows(["on one core, each second", *shown], lines)
 
 
 def rounded(value: float) -> int:
-    """With one digit that is not zero."""
-    size = 10 ** (len(str(int(value))) - 1)
+    """Down, to two digits that are not zero."""
+    size = 10 ** max(0, len(str(int(value))) - 2)
     return int(value) // size * size
 
 
