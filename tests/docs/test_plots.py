@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.growth import CURVES
+from benchmarks.report import load
 from docs.plots import files
 from docs.plots.files import PLOTS, file_of
 
@@ -59,3 +61,10 @@ def test_a_plot_is_drawn_alike_each_time(name: str):
     one, other = (svg(PLOTS[name](), "") for _ in range(2))
     assert one == other
     assert not re.search(r"<dc:|20\d\d-\d\d|/home/|/tmp/|<image", one)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_no_cost_grows_faster_than_the_page_says(name: str):
+    """In the run that is kept, one among the most costs no more than a quarter above one at its cheapest."""
+    costs = [cost for _, cost in load()["growth"][name]]
+    assert costs[-1] <= 1.25 * min(costs)
