@@ -19,6 +19,7 @@ from supawire.testing.pilot import Pilot
 from supawire.types import ChannelState, LinkState
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
+TROUBLE = '{:error, "Too many database timeouts"}'
 
 
 class Pushed(NamedTuple):
@@ -101,8 +102,9 @@ class Story(Pilot):
         return self.do(self.session.broadcast, topic, Message("e", payload, ack=ack, timeout=timeout))
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:
-        """Let the server say something about the newest join."""
-        join_ref = self.sent("phx_join")[-1].ref if self.options.protocol == "2.0.0" else None
+        """Let the server say something about the topic's newest join."""
+        newest = [join for join in self.sent("phx_join") if join.topic == topic][-1]
+        join_ref = newest.ref if self.options.protocol == "2.0.0" else None
         said = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
         self.hear(topic, "system", said, join_ref=join_ref)
 

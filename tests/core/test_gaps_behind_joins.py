@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from supawire.selectors import broadcast, gaps
+from supawire.selectors import broadcast, changes, gaps
 from supawire.types import Gap
 
-from .conftest import Story
+from .conftest import SUBSCRIBED, TROUBLE, Story
 
 
 def test_a_gap_begins_where_the_server_could_say_nothing(make_story: Callable[..., Story]) -> None:
@@ -44,3 +44,22 @@ def test_a_gap_does_not_begin_before_the_join_that_it_is_about(make_story: Calla
     for join in story.sent("phx_join")[-2:]:
         story.reply(join, {"postgres_changes": []})
     assert abs(told[-1].started_at.timestamp() - joined_at) < 0.001
+
+
+def test_a_gap_of_changes_begins_where_the_server_could_not_say_so(make_story: Callable[..., Story]) -> None:
+    """Trouble with changes that is heard behind a slow join may be as old as that join; its gap is (R19, R44)."""
+    story = make_story()
+    story.open()
+    told = story.collect(story.channel("db"), changes("users"), gaps())
+    story.join("realtime:db")
+    story.system("realtime:db", SUBSCRIBED)
+    story.run_alive(100)
+    asked_at = story.now.wall
+    story.do(story.session.join, story.channel("slow"))
+    story.run_for(6)
+    story.answer_join()
+    story.system("realtime:db", TROUBLE, status="error")
+    story.run_for(5)
+    story.system("realtime:db", SUBSCRIBED)
+    assert [(gap.reason, gap.lost) for gap in told] == [("degraded", {"changes"})]
+    assert abs(told[0].started_at.timestamp() - asked_at) < 0.001

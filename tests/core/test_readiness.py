@@ -9,10 +9,9 @@ from supawire.testing.linked import World
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import ChannelState, Status
 
-from .conftest import SUBSCRIBED, Story
+from .conftest import SUBSCRIBED, TROUBLE, Story
 
 REPLICATING = "Replication connection established"
-TROUBLE = '{:error, "Too many database timeouts"}'
 NEVER = (
     "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given connect "
     "parameters: [event: *, schema: public, table: users, filters: [], select: []]"

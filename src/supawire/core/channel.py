@@ -25,7 +25,7 @@ from supawire.types import ChannelState, Instant, PresenceState, System
 class Channel:
     """The client's side of one topic."""
 
-    __slots__ = ("_context", "_member", "_parts", "begun", "membership", "name", "options", "topic")
+    __slots__ = ("_context", "_joins", "_member", "_parts", "begun", "membership", "name", "options", "topic")
 
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
         self.topic = topic
@@ -36,6 +36,7 @@ class Channel:
         """Whether the user ever wanted in or out."""
         self._member = self.membership
         self._context = context
+        self._joins = joins
         self._parts = self._member.parts
 
     @property
@@ -185,7 +186,8 @@ class Channel:
                 self._member.move(ChannelOn.RECOVERED, now, announce=True)
                 self._parts.waiters.joined(ready=joined)
             case Said.DEGRADED:
-                self._parts.gaps.open(now, "degraded", frozenset({"changes"}))
+                since = self._member.rejoin.since(self._joins.blind_since(now))  # it may have waited behind a join
+                self._parts.gaps.open(since, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._parts.waiters.unready(reading.error)

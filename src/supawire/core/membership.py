@@ -62,7 +62,7 @@ class Membership:
         """Whether the present wish was ever fulfilled."""
         self._context = context
         self._joins = joins
-        self._rejoin = Rejoin(context, topic)
+        self.rejoin: Final = Rejoin(context, topic)
         self._asked: Join | None = None
         self._leaving: tuple[str, str] | None = None
         """Refs of the join that is being left, and of the leave."""
@@ -80,7 +80,7 @@ class Membership:
     def want(self, now: Instant) -> None:
         """Be joined, from now on."""
         if not self.wanted or self.state is ChannelState.FAILED:
-            self._rejoin.reset()
+            self.rejoin.reset()
         if not self.wanted:
             self.wanted, self.ever_joined = True, False
         self.move(ChannelOn.SUBSCRIBE, now)
@@ -105,7 +105,7 @@ class Membership:
 
     def renew(self, now: Instant) -> None:
         """Try again with another token what failed with the old one."""
-        self._rejoin.reset()
+        self.rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
 
     def tell_token(self, now: Instant) -> None:
@@ -155,7 +155,7 @@ class Membership:
         if self.state is ChannelState.JOINED:
             self.move(ChannelOn.CHANGED, now)
             self.parts.tracking.ended(None)
-            self.gaps.open(self._rejoin.since(self._joins.blind_since(now)), "rejoin", self.index.kinds())
+            self.gaps.open(self.rejoin.since(self._joins.blind_since(now)), "rejoin", self.index.kinds())
         else:
             self.move(ChannelOn.GO, now)
         token = self.token or self._context.tokens.current
@@ -184,7 +184,7 @@ class Membership:
         self.index.joined(ids)
         self.parts.roster.joined(enabled=join.presence)
         self.parts.readiness.joined(join, self.options)
-        self._rejoin.joined(now)
+        self.rejoin.joined(now)
         self.gaps.joined()
         self.move(ChannelOn.OK, now)
         self.tell_token(now)
@@ -213,10 +213,10 @@ class Membership:
         self.error = error
         self._lose_join("join_timeout", error, now)
         self.move(ChannelOn.TIMEOUT, now, error)
-        if self._rejoin.exhausted:
+        if self.rejoin.exhausted:
             self._give_up(error, now)
         else:
-            self._rejoin.wait(now)
+            self.rejoin.wait(now)
 
     def closed(self, ref: str | None, *, crashed: bool, now: Instant) -> bool:
         """`phx_close` or `phx_error`; False when it is that of an older join."""
@@ -251,14 +251,14 @@ class Membership:
             self._left(now)
         elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
             self.error = error
-            self._lose_join("connection_lost", error, self._rejoin.since(heard_at))
-            self._rejoin.ended(now)
+            self._lose_join("connection_lost", error, self.rejoin.since(heard_at))
+            self.rejoin.ended(now)
             self.move(ChannelOn.LINK_LOST, now, error)
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """The user's backoff says how long."""
         if self.state is ChannelState.RETRYING:
-            self._rejoin.wait_for(seconds, now)
+            self.rejoin.wait_for(seconds, now)
 
     def events_flow(self, now: Instant) -> None:
         """Tell of the gap, if they do, when replayed messages have had their time."""
@@ -320,8 +320,8 @@ class Membership:
         """The join was refused, closed, or crashed: what follows is in the error table."""
         join = self._asked or self.living
         self.error = error
-        self._rejoin.ended(now)
-        verdict = self._rejoin.judge(row, join.token if join else None, self.token)
+        self.rejoin.ended(now)
+        verdict = self.rejoin.judge(row, join.token if join else None, self.token)
         self._lose_join(reason, error, self._joins.blind_since(now))
         if not verdict.again:
             self._give_up(error, now)
@@ -331,7 +331,7 @@ class Membership:
             stuck.__cause__ = error
             self._context.report("token", topic=self.name, error=stuck)
         self.move(ChannelOn.RETRY, now, error)
-        self._rejoin.wait(now, slow=verdict.slow)
+        self.rejoin.wait(now, slow=verdict.slow)
 
     def _give_up(self, error: RealtimeError, now: Instant) -> None:
         """Not joined, and not tried again by itself."""
