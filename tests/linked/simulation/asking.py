@@ -6,20 +6,32 @@ from typing import Any
 
 from supawire.server.desk import HubOptions
 from supawire.server.effects import Ask, Effect
-from supawire.server.questions import Answer, Messages, Permissions
+from supawire.server.questions import Answer, Messages, Permissions, Subscription, Trouble
 from supawire.testing.linked import World
 
 SLOWEST = 0.5
 """Seconds until an answer, at most."""
 
+TROUBLE = 0.0, 0.5
+"""How many of the subscriptions meet trouble, in one schedule and in another; the hub tries each again after 5 s."""
+
 
 class AskingWorld(World):
-    """A world whose hub has a database: what the policy and the store know is answered after a while, in any order."""
+    """A world whose hub has a database: what the policy and the store know is answered after a while, in any order.
+
+    Only bindings meet trouble, and only the client under test has any: the witness is left alone.
+    """
 
     def __init__(self, *, seed: int, hub: HubOptions) -> None:
         super().__init__(seed=seed, hub=replace(hub, database=True))
         self.asked = 0
         self._luck = random.Random(seed + 2)
+        self._fate = random.Random(seed + 9)
+        self._trouble = self._fate.choice(TROUBLE)
+
+    def healed(self) -> None:
+        """From now on the database is well."""
+        self._trouble = 0.0
 
     def outside(self, effect: Effect) -> None:
         """Answer questions."""
@@ -34,5 +46,7 @@ class AskingWorld(World):
             answer = self.hub._desk.rights._decide(question)
         elif isinstance(question, Messages):
             answer = self.hub._broadcasts._stored(question)
+        elif isinstance(question, Subscription) and self._fate.random() < self._trouble:
+            answer = Trouble.BUSY
         self.hub.answered(number, answer, self.clock.now)
         self.pump()

@@ -16,6 +16,7 @@ from supawire.testing.linked import LATENCY, SECRET, LinkedClient, World
 from supawire.testing.pilot import NOT_YET
 from supawire.types import ChannelState, Gap, Instant, Status
 
+from .asking import AskingWorld
 from .model import TOPICS, Act, History
 
 JOINS_PER_SECOND = 4
@@ -167,9 +168,11 @@ class Stage:
         self.world.act(self.world.hub.faults.reset)
 
     def heal(self) -> None:
-        """Server, network and provider are good again; a deaf socket stays deaf until the client notices."""
+        """Server, database, network and provider are good again; a deaf socket stays deaf until the client notices."""
         self.heal_server()
         self.world.refusing, self.world.unreachable = None, False
+        if isinstance(self.world, AskingWorld):
+            self.world.healed()
         self.ada.fails = 0
         self.world.run_for(5)
         if not self.ada.options.has_token_provider:
