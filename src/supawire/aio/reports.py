@@ -6,7 +6,7 @@ lost connection is one WARNING, and one INFO when it is back. No line holds a to
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Final, cast
 
 from supawire.core.effects import Report
@@ -27,7 +27,7 @@ class Reports:
     error where the hook shall run, or returns False when that is over; left out, it runs here.
     """
 
-    __slots__ = ("_logger", "_loggers", "_on_error", "_tell", "_troubled", "_warned")
+    __slots__ = ("_logger", "_on_error", "_tell", "_troubled", "_warned")
 
     def __init__(
         self,
@@ -38,16 +38,12 @@ class Reports:
         self._on_error = on_error
         self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
-        self._loggers: dict[str, logging.Logger] = {}
         self._troubled: dict[str | None, None] = {}
-        self._warned: dict[str, None] = {}
+        self._warned: tuple[str, ...] = ()
 
     def log(self, concern: str) -> logging.Logger:
         """The logger of one concern."""
-        log = self._loggers.get(concern)
-        if log is None:  # `getChild` takes a lock and 5 µs, and a join reports three times
-            log = self._loggers[concern] = self._logger.getChild(concern)
-        return log
+        return _child(self._logger, concern)
 
     def take(self, report: Report) -> None:
         """A report of the core."""
@@ -114,9 +110,10 @@ class Reports:
 
     def _warn_once(self, concern: str, text: str, *values: object) -> None:
         """A warning the first time, for what may come a thousand times and needs the user once; then DEBUG (R48)."""
-        level = logging.DEBUG if text in self._warned else logging.WARNING
-        self._warned[text] = None
-        self.log(concern).log(level, text, *values)
+        known = text in self._warned
+        if not known:
+            self._warned += (text,)
+        self.log(concern).log(logging.DEBUG if known else logging.WARNING, text, *values)
 
     def _clock(self, report: Report) -> None:
         self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])
@@ -128,6 +125,12 @@ class Reports:
         "gap": _gap,
         "clock": _clock,
     }
+
+
+@cache
+def _child(logger: logging.Logger, concern: str) -> logging.Logger:
+    """Kept, as `logging` keeps them: `getChild` takes a lock and 5 µs, and a join reports three times."""
+    return logger.getChild(concern)
 
 
 def described(name: object) -> str:

@@ -6,7 +6,7 @@ in one place. What an attempt that was given up still says has an old generation
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.lane import BURST, Lane, TappedLane
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
@@ -17,6 +17,8 @@ from supawire.transport.base import Closed, Connection, OpenRequest, Transport
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
+
+_GIVEN_UP: Final = Cause(text="the attempt was given up")
 
 
 class Sockets:
@@ -124,7 +126,7 @@ class Sockets:
     # --- the task
 
     async def _live(self, generation: int) -> None:
-        cause = Cause(text="the attempt was given up")
+        cause = _GIVEN_UP
         try:
             cause = await self._open_and_read(generation)
         except asyncio.CancelledError:

@@ -169,9 +169,12 @@ class Context:
         self.timers.set(key, now.mono + seconds)
 
 
+_UNPACED: Final = Pace(None)
+
+
 def pace(per_second: float | None) -> Pace:
     """A limit per second as whole calls in the window that makes the same average."""
     if per_second is None:
-        return Pace(None)
+        return _UNPACED
     calls = max(1, int(per_second))
     return Pace(calls, calls / per_second)
