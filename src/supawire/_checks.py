@@ -4,7 +4,6 @@ import enum
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 from supawire.errors import InvalidArgumentError
@@ -86,6 +85,8 @@ def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
     for choice in choices:
         if value == choice and type(value) is type(choice):
             return choice
+    from difflib import get_close_matches  # a start needs no near words
+
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
     raise InvalidArgumentError(
         f"{name}={value!r} is none of {', '.join(repr(choice) for choice in choices)}"

@@ -10,7 +10,6 @@ refuses; `check` also refuses what the server would only refuse when subscribing
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
 import msgspec
@@ -155,6 +154,8 @@ def _condition(text: str) -> Condition:
     if not dot:
         raise _refusal(f"{text!r} has no '.' after its operator, as in status=eq.open", op)
     if op not in OPERATORS:
+        from difflib import get_close_matches  # a start needs no near words
+
         near = get_close_matches(op, OPERATORS, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise _refusal(f"{op!r} is no operator; there are {', '.join(OPERATORS)}{meant}", op, value)

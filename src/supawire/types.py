@@ -245,8 +245,7 @@ class System(Struct, frozen=True):
 Verdict = Literal["complete", "truncated", "not_replayable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """A time in which events may be missing; refetch what matters to you.
 
     `verdict` speaks of stored messages: all were replayed, only the newest were, or they cannot be replayed.
@@ -262,8 +261,7 @@ class Gap:
     lost: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """A channel or the link (topic None) went from one state to another, or became ready, or lost it."""
 
     topic: str | None

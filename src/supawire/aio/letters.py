@@ -1,10 +1,10 @@
 """What users give to `publish` and `publish_many`, checked, and what they get back."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, NotRequired, TypedDict, cast
 from uuid import UUID
+
+from msgspec import Struct
 
 from supawire.core.rest import Letter, check_size, letter
 from supawire.errors import InvalidArgumentError, PayloadTooLargeError
@@ -26,8 +26,7 @@ _NEEDED: Final = ("topic", "event", "payload")
 _KEYS: Final = (*_NEEDED, "private", "id")
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """What `publish_many` did: each message was accepted by the server. That says nothing of anybody having got it.
 
     `sent`: how each went out, in the order given. `acked` is False for those in a batch: it is accepted as a whole,
@@ -74,6 +73,8 @@ def _read(message: object, limit: int | None) -> Letter:
     given = cast("Mapping[object, object]", message)
     for key in given:
         if key not in _KEYS:
+            from difflib import get_close_matches  # a start needs no near words
+
             near = get_close_matches(str(key), _KEYS, n=1)
             raise InvalidArgumentError(
                 f"{key!r} is none of {', '.join(_KEYS)}" + (f"; did you mean {near[0]!r}?" if near else "")
