@@ -21,10 +21,25 @@ Joined = Callable[[str, str, int, AsyncExitStack], Awaitable[Any]]
 """A client that has joined so many channels, until the stack ends."""
 
 
+def listener(event: Any) -> None:
+    """Somebody has to listen."""
+
+
 def ours() -> Joined:
-    from benchmarks.clients.ours import joined
+    from benchmarks.frames import EVENT, topic_of
+    from supawire import AsyncClient, Limits, broadcast, connect_async
 
     import_module("supawire.transport.websocket")  # else it is imported with the first connection
+
+    async def joined(url: str, topic: str, channels: int, stack: AsyncExitStack) -> AsyncClient:
+        client = await stack.enter_async_context(connect_async(url, "key", limits=Limits.off()))
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(channels):
+                channel = client.channel(topic_of(topic, number))
+                channel.on(broadcast(EVENT), listener)
+                tasks.create_task(channel.subscribe())
+        return client
+
     return joined
 
 

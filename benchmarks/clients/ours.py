@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 from benchmarks.clients.meter import Meter, breath, round_trips
@@ -127,21 +126,6 @@ async def state_taker(client: AsyncClient, topic: str, task: Task) -> Act:
 
 
 ACTS = {"send": sender, "ack": acked, "state": state_taker}
-
-
-def listener(event: Any) -> None:
-    """Somebody has to listen."""
-
-
-async def joined(url: str, topic: str, channels: int, stack: AsyncExitStack) -> AsyncClient:
-    """A client that has joined so many channels."""
-    client = await stack.enter_async_context(connect_async(url, "key", limits=Limits.off()))
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(channels):
-            channel = client.channel(topic_of(topic, number))
-            channel.on(broadcast(EVENT), listener)
-            tasks.create_task(channel.subscribe())
-    return client
 
 
 if __name__ == "__main__":
