@@ -138,11 +138,10 @@ class Registry:
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
-        iterators = [known for known in self._registrations if known.is_iterator and topic in (None, known.topic)]
-        for iterator in iterators:
-            if iterator.buffer is not None:
-                iterator.buffer.wake()
-        return len(iterators)
+        buffers = [kept for known, kept in self._bounded.items() if known.is_iterator and topic in (None, known.topic)]
+        for buffer in buffers:
+            buffer.wake()
+        return len(buffers)
 
     @property
     def dropped(self) -> int:
