@@ -1,8 +1,9 @@
 """One open WebSocket of aiohttp: a reader that is a loop, and a writer without a task.
 
 Reading: frames are taken from the queue that aiohttp's parser fills, which costs a fifth less than its `receive()`;
-pings and close frames are then ours to answer. Taking does not yield while frames are queued, so the loop gives the
-event loop its turn by itself, as often as the sink wants.
+pings and close frames are then ours to answer. The loop goes on in the moment in which something has come, not a turn
+of the event loop later (`_stepper`). Taking does not yield while frames are queued, so it gives the event loop its turn
+by itself, as often as the sink wants.
 
 Writing: aiohttp's `send_frame` is a coroutine that nearly always runs through at its first step, so one step is all
 that a frame costs. When the socket is full it stops at a future; then later frames queue up behind it, and the future's
@@ -19,6 +20,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import EofStream, WSMsgType
 
+from supawire.transport._stepper import Stepper
 from supawire.transport.base import Closed, Sink
 
 CLOSE_BOUND: Final = 4.0
@@ -26,6 +28,28 @@ CLOSE_BOUND: Final = 4.0
 
 _NO_STATUS: Final = 0
 """What aiohttp calls a close frame without a code."""
+
+
+class _Bringing(asyncio.Protocol):
+    """aiohttp's protocol of a connection, and who reads what it takes."""
+
+    __slots__ = ("_bring", "_lose", "_take", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, protocol: asyncio.Protocol, reading: Stepper[Any]) -> None:
+        self._bring: Final = reading.bring
+        self._take: Final = protocol.data_received
+        self._lose: Final = protocol.connection_lost
+        self.eof_received = protocol.eof_received
+        self.pause_writing = protocol.pause_writing
+        self.resume_writing = protocol.resume_writing
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._bring(self._take, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        self._bring(self._lose, exc)
 
 
 class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
@@ -38,6 +62,12 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
         """The next message; a newer aiohttp without that queue is read in its own way."""
         self.queued: Sized = getattr(reader, "_buffer", ())
         """Messages that are there already; empty where that cannot be known."""
+
+    def bring_to(self, reading: Stepper[Any]) -> None:
+        """Whatever comes from the network lets this go on."""
+        protocol = self._transport.get_protocol()
+        if isinstance(protocol, asyncio.Protocol):
+            self._transport.set_protocol(_Bringing(protocol, reading))
 
     def fileno(self) -> int:
         """The socket's number in this process; -1 when it is closed."""
@@ -143,8 +173,10 @@ class WebSocketConnection:
 
     async def run(self, sink: Sink, /) -> Closed:
         """Read until the end, and say what it was."""
+        reading = Stepper(self._read(sink))
+        self._socket.bring_to(reading)
         try:
-            code, text = await self._read(sink)
+            code, text = await reading.run()
         finally:
             self._shut, self._full = True, False
             self._over.set()
