@@ -4,11 +4,11 @@ from typing import Any, TypedDict
 
 import msgspec
 import pytest
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
-from supawire import Broadcast, Insert, RowError, Update
+from supawire import Insert, RowError, Update
 from supawire._models import check_model
-from supawire.types import ChangeData, with_model
+from supawire.types import ChangeData, LateBroadcast, with_model
 
 typed_dict: Any = TypedDict
 """To be called with fields that no type checker knows."""
@@ -33,9 +33,9 @@ def message_of(payload: str | bytes, model: type[Any]) -> Any:
     """A broadcast with this JSON, or these bytes, as a listener with the model gets it."""
     made = check_model(model)
     assert made is not None
-    is_binary = isinstance(payload, bytes)
     raw = payload if isinstance(payload, bytes) else Raw(payload.encode())
-    return with_model(Broadcast("room", "e", raw, "m1", True, is_binary), made)
+    late: Any = LateBroadcast
+    return late("room", "e", UNSET, "m1", True, b"", raw, made)
 
 
 def refusal(event: Any, attribute: str = "record") -> RowError:

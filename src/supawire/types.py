@@ -109,47 +109,61 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
 
     topic: str
     event: str
-    _raw: Raw | bytes
+    payload: P
     id: str | None = None
     replayed: bool = False
-    _binary: bool = False
-    _payload: Any = UNSET
-    """What it was made into; before that UNSET, or the model that it is to be made into."""
+    _frame: bytes = b""
+    """The frame in which it came: a model is made of its text."""
+
+    def __repr__(self) -> str:
+        kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))
+        return f"Broadcast(topic={self.topic!r}, event={self.event!r}{kept})"
+
+
+_kept_payload: Final[Any] = vars(Broadcast)["payload"]
+"""The slot, which the property of the class below hides."""
+
+
+def frame_of(event: Broadcast[Any]) -> bytes:
+    """The frame in which it came; empty when it came otherwise."""
+    return event._frame  # pyright: ignore[reportPrivateUsage]  of this module
+
+
+class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
+    """A broadcast whose payload is made when it is first read: an object of a class, or an error if it is no JSON."""
+
+    _raw: Raw | bytes = NULL
+    """What came: JSON text, or the bytes of a binary message."""
+    _model: Model | None = None
 
     @property
-    def payload(self) -> P:
-        """The message, and with `model=` such an object; made when first read, then kept.
+    def payload(self) -> P:  # pyright: ignore[reportIncompatibleVariableOverride]  to read it is all that users do
+        """The object, made when first read, then kept.
 
         Raises: RowError, with the message as it came: its text is not JSON after all, or does not fit the model.
         """
-        kept: Any = self._payload
+        kept: Any = _kept_payload.__get__(self)
         if kept is UNSET:
-            kept = bytes(self._raw) if self._binary else read_json(self._raw, "the payload")
-            force_setattr(self, "_payload", kept)
-        elif type(kept) is Model:
-            kept = self._make(kept)
-            force_setattr(self, "_payload", kept)
+            kept = self._make()
+            _kept_payload.__set__(self, kept)
         return kept
 
-    def _make(self, model: Model) -> Any:
+    def _make(self) -> Any:
+        model = self._model
         try:
-            if self._binary:
+            if model is None:
+                return read_json(self._raw, "the payload")
+            if isinstance(self._raw, bytes):
                 raise RowError(f"the payload is bytes, and a {model.name} is made of JSON")
             return model.read(self._raw)
         except RowError as error:
             error.raw, error.topic = bytes(self._raw), self.topic
             raise
 
-    def __repr__(self) -> str:
-        kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))
-        size = memoryview(self._raw).nbytes
-        return f"Broadcast(topic={self.topic!r}, event={self.event!r}, payload=<{size} bytes>{kept})"
 
-
-def with_model(event: Any, model: Model) -> Any:
-    """The same broadcast or change, for a listener that wants its payload or rows as objects of a class."""
-    kept = "_payload" if event.__class__ is Broadcast else "_record"
-    return replace(event, **{kept: model})
+def with_model(change: Change[Any], model: Model) -> Any:
+    """The same change, for a listener that wants its rows as objects of a class."""
+    return replace(change, _record=model)
 
 
 # --- presence -------------------------------------------------------------------------------------------------------
@@ -245,7 +259,8 @@ class System(Struct, frozen=True):
 Verdict = Literal["complete", "truncated", "not_replayable"]
 
 
-class Gap(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Gap:
     """A time in which events may be missing; refetch what matters to you.
 
     `verdict` speaks of stored messages: all were replayed, only the newest were, or they cannot be replayed.
@@ -261,7 +276,8 @@ class Gap(Struct, frozen=True):
     lost: frozenset[str] = frozenset()
 
 
-class Status(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Status:
     """A channel or the link (topic None) went from one state to another, or became ready, or lost it."""
 
     topic: str | None

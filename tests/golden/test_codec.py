@@ -112,12 +112,14 @@ def members(frame: Typed) -> dict[str, Any]:
     payload = frame.payload
     plain: dict[str, Any] = {
         name: json.loads(bytes(raw))
-        for name in ("payload", "response", "joins", "leaves")
+        for name in ("response", "joins", "leaves")
         if (raw := getattr(payload, name)) is not NULL
     }
     plain |= {
         name: text for name in ("event", "status", "extension", "message", "reason") if (text := getattr(payload, name))
     }
+    if payload.payload is not None:
+        plain["payload"] = payload.payload
     if payload.ids:
         plain["ids"] = list(payload.ids)
     if payload.meta is not None:
@@ -167,6 +169,8 @@ def test_every_frame_of_the_server_is_read(vsn: str, name: str):
         if event in ("presence_state", "phx_close") or not isinstance(payload, dict):
             continue  # read by others, or kept as one undecoded part
         expected = {member: value for member, value in payload.items() if member in OURS}
+        if expected.get("payload", ...) is None:
+            del expected["payload"]  # a payload that is null, and none at all, are None to users
         assert members(frame) == expected, record.name
 
 

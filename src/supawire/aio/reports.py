@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any, ClassVar, Final, cast
 
 from supawire.core.effects import Report
-from supawire.core.listeners import Modelled
+from supawire.core.modelled import Modelled
 from supawire.errors import HandlerError, RealtimeError
 from supawire.types import ChannelState, LinkState
 

@@ -1,7 +1,7 @@
 """The client's end of both wire versions (protocol §2).
 
-Decoding has two speeds. The typed one reads a frame of the expected shape in one pass and leaves every row and
-payload undecoded: this is the hot lane. What does not fit it is read again as plain JSON and pressed into the same
+Decoding has two speeds. The typed one reads a frame of the expected shape in one pass, with the payload of a broadcast
+and without rows: this is the hot lane. What does not fit it is read again as plain JSON and pressed into the same
 shape, field by field, so that the rest of the client knows one shape only (`tolerant`). What is no frame at all
 raises `RemoteProtocolError`.
 """
@@ -31,7 +31,7 @@ class Payload(Struct, gc=False):
     """Every member that any server event has, in one wide struct: one pass decodes whatever comes."""
 
     event: str | None = None
-    payload: Raw = NULL
+    payload: Any = None
     meta: Meta | None = None
     ids: tuple[int, ...] = ()
     data: ChangeData | None = None
@@ -74,6 +74,30 @@ class ObjectFrame(Struct, gc=False):
     join_ref: str | None = None
 
 
+class Unread(Struct, gc=False):
+    """A broadcast with its payload as it came."""
+
+    event: str | None = None
+    payload: Raw = NULL
+    meta: Meta | None = None
+
+
+class _UnreadArray(Struct, array_like=True, gc=False):
+    join_ref: str | None
+    ref: str | None
+    topic: str
+    event: str
+    payload: Unread
+
+
+class _UnreadObject(Struct, gc=False):
+    topic: str
+    event: str
+    payload: Unread
+    ref: str | None = None
+    join_ref: str | None = None
+
+
 class _RawArray(Struct, array_like=True, gc=False):
     join_ref: str | None
     ref: str | None
@@ -109,6 +133,8 @@ class Codec:
     """Typed decoding of a text frame; raises one of `DECODE_ERRORS` when the frame does not fit."""
     decode_raw: msgspec.json.Decoder[Any]
     """The same with the whole payload left as it came."""
+    decode_unread: msgspec.json.Decoder[Any]
+    """The same of a broadcast, with what the user sent left as it came."""
 
     def parts(self, value: Any) -> Frame | None:
         """The parts of a frame out of plain JSON, or None when it is no frame."""
@@ -142,6 +168,7 @@ class ArrayCodec(Codec):
     version = frames.V2
     decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ArrayFrame)
     decode_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_RawArray)
+    decode_unread: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_UnreadArray)
 
     def parts(self, value: Any) -> Frame | None:
         match value:
@@ -167,6 +194,7 @@ class ObjectCodec(Codec):
     version = frames.V1
     decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ObjectFrame)
     decode_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_RawObject)
+    decode_unread: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_UnreadObject)
 
     def parts(self, value: Any) -> Frame | None:
         match value:

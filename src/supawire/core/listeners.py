@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from supawire._models import Model
 from supawire.core.effects import Listeners
+from supawire.core.modelled import Modelled
 from supawire.selectors import (
     ANY,
     BroadcastSelector,
@@ -22,7 +22,6 @@ from supawire.selectors import (
     StatusSelector,
     SystemSelector,
 )
-from supawire.types import with_model
 
 _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
 _KEPT: Final = 256
@@ -33,19 +32,6 @@ class Listener(Struct, frozen=True, eq=False):
 
     selectors: tuple[Selector[Any], ...]
     deliver: Callable[[Any], None]
-
-
-class Modelled:
-    """Delivers to a listener that wants the rows or payloads of one selector as objects of a class."""
-
-    __slots__ = ("_model", "deliver")
-
-    def __init__(self, deliver: Callable[[Any], None], model: Model) -> None:
-        self.deliver: Final = deliver
-        self._model = model
-
-    def __call__(self, event: Any) -> None:
-        self.deliver(with_model(event, self._model))
 
 
 class Index:

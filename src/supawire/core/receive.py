@@ -8,11 +8,12 @@ Nothing here raises on what a server sends: garbage is counted, reported and sur
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from msgspec import Raw
+import msgspec
+from msgspec import UNSET, Raw
 
 from supawire.core import binary, frames
 from supawire.core.channel import Channel
-from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, decode_meta, encode_json
+from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, Unread, decode_meta, encode_json
 from supawire.core.context import Context
 from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
@@ -29,7 +30,7 @@ from supawire.errors import (
     push_error,
     reason_of,
 )
-from supawire.types import Broadcast, Instant, Sent, System, type_of_change
+from supawire.types import Broadcast, Instant, LateBroadcast, Sent, System, type_of_change
 
 Delivery = tuple[Listeners, Any]
 """Who gets an event, and the event."""
@@ -37,6 +38,8 @@ Delivery = tuple[Listeners, Any]
 _USER_BROADCAST: Final = binary.USER_BROADCAST.kind
 _HEADER: Final = binary.USER_BROADCAST.header
 
+_read: Final = msgspec.json.Decoder().decode
+_late: Final[type[LateBroadcast[Any]]] = LateBroadcast
 _broadcast: Final[type[Broadcast[Any]]] = Broadcast
 """The class itself: to call it as `Broadcast[Any]` costs 1.5 µs more, thrice what the whole of `receive` does else."""
 
@@ -85,10 +88,10 @@ class Receiver:
         try:
             frame: Typed = self._decode(data)
         except DECODE_ERRORS:
-            softened = self._tolerate(data)
-            if softened is None:
-                return None
-            frame = softened
+            try:
+                frame = soften(self._context.codec.plain(data))
+            except RemoteProtocolError as error:
+                return self._unread(data, error)
         member = self._members.get(frame.topic)
         if member is not None and frame.join_ref in member.live:
             if frame.event == BROADCAST:
@@ -97,8 +100,12 @@ class Receiver:
                 index = member.index
                 listeners = index.broadcasts.get(event, index.any_broadcast)
                 if payload.meta is not None:
-                    return self._stored(member, listeners, event, payload.meta, payload.payload, raw=False)
-                return (listeners, _broadcast(member.name, event, payload.payload)) if listeners else None
+                    return self._stored(member, listeners, event, payload.meta, payload.payload, data)
+                return (
+                    (listeners, _broadcast(member.name, event, payload.payload, None, False, data))
+                    if listeners
+                    else None
+                )
             if frame.event == POSTGRES_CHANGES:
                 return self._change(frame.payload, member)
         self._control(frame, data, now)
@@ -138,18 +145,48 @@ class Receiver:
         if entry is None:
             entry = data[topic_end:event_end].decode("utf-8", "replace"), member.index.any_broadcast
         event, listeners = entry
-        raw = not data[4]
-        if event_end == body:
-            return (listeners, _broadcast(member.name, event, data[body:], None, False, raw)) if listeners else None
-        return self._stored(member, listeners, event, decode_meta(data[event_end:body]), data[body:], raw=raw)
+        payload: Any = data[body:]
+        if data[4]:
+            try:
+                payload = _read(payload)
+            except DECODE_ERRORS:
+                meta = decode_meta(data[event_end:body]) if event_end < body else None
+                return self._unreadable(member, listeners, event, meta, Raw(payload), data)
+        if event_end < body:
+            return self._stored(member, listeners, event, decode_meta(data[event_end:body]), payload, data)
+        return (listeners, _broadcast(member.name, event, payload, None, False, data)) if listeners else None
 
     def _stored(
-        self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, *, raw: bool
+        self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
     ) -> Delivery | None:
         """A message that the server stored: one that was delivered before is not delivered again (R44)."""
         if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
             return None
-        return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, raw)
+        return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, data)
+
+    def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
+        """A frame that is no JSON. If only a broadcast's payload is none, who reads it is told so (R40)."""
+        try:
+            frame = self._context.codec.decode_unread.decode(data)
+        except DECODE_ERRORS:
+            self._garbage(error)
+            return None
+        member = self._members.get(frame.topic)
+        if member is None or frame.join_ref not in member.live or frame.event != BROADCAST:
+            self._garbage(error)
+            return None
+        payload: Unread = frame.payload
+        event = payload.event or ""
+        listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+        return self._unreadable(member, listeners, event, payload.meta, payload.payload, data)
+
+    def _unreadable(
+        self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
+    ) -> Delivery | None:
+        meta = meta or Meta()
+        if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
+            return None
+        return listeners, _late(member.name, event, UNSET, meta.id, meta.replayed, data, text)
 
     # --- everything else
 
@@ -244,13 +281,6 @@ class Receiver:
         channel.presence_diff(frame.payload.joins, frame.payload.leaves)
 
     # --- what does not fit
-
-    def _tolerate(self, data: bytes) -> Typed | None:
-        try:
-            return soften(self._context.codec.plain(data))
-        except RemoteProtocolError as error:
-            self._garbage(error)
-            return None
 
     def _other_binary(self, data: bytes) -> None:
         """Kinds 0 to 2 are plain Phoenix: known, and nothing sends them to us (protocol §2.3)."""

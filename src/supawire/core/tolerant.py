@@ -35,10 +35,10 @@ def items(value: object) -> list[Any]:
 def _payload(given: Any) -> Payload:
     value = members(given)
     if value is None:
-        return Payload(payload=_raw(given), response=_raw(given))
+        return Payload(payload=given, response=_raw(given))
     return Payload(
         event=_text(value.get("event")),
-        payload=_raw(value.get("payload")),
+        payload=value.get("payload"),
         meta=_meta(value.get("meta")),
         ids=_ids(value.get("ids")),
         data=_data(value.get("data")),
