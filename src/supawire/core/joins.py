@@ -5,11 +5,10 @@ unanswered, socket time stands still. A deadline that passes without a single fr
 the socket is dead, not that the join is slow.
 """
 
-from dataclasses import dataclass
 from math import inf
 from typing import Final, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from supawire.core.context import Context, pace
 from supawire.types import Instant
@@ -42,8 +41,7 @@ class Joiner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     channel: Joiner
     ref: str
     sent_at: float

@@ -116,7 +116,7 @@ class Index:
                 by_kind.setdefault(type(selector), []).append((selector, deliver))
 
         def of(kind: type[Selector[Any]]) -> Listeners:
-            return _distinct(deliver for _, deliver in by_kind.get(kind, ()))
+            return _distinct(deliver for _, deliver in by_kind[kind]) if kind in by_kind else ()
 
         self._compile_broadcasts(by_kind.get(BroadcastSelector, []))
         self._wanted_changes = by_kind.get(ChangesSelector, ())
