@@ -68,7 +68,7 @@ class Driver:
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
         self.reports: Final = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
-        self.tasks: Final = Tasks(self._release, self._failed)
+        self.tasks: Final = Tasks(self)
         self.sockets: Final = Sockets(self, endpoint, options)
         self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
         self._publisher: Publisher | None = None
@@ -269,7 +269,7 @@ class Driver:
                 hint="Open one client per event loop; from another thread use loop.call_soon_threadsafe().",
             )
 
-    async def _release(self) -> None:
+    async def tasks_ended(self) -> None:
         """Let go of what is no task."""
         await self.dispatch.stop()
         if self._publisher is not None:
@@ -282,7 +282,7 @@ class Driver:
         self._break(bug)
         self.pump()
 
-    def _failed(self, bug: BaseException | None) -> None:
+    def tasks_failed(self, bug: BaseException | None) -> None:
         """The root task was ended: by a bug of ours, or by a cancellation from outside."""
         if bug is None:
             self.abort(None)

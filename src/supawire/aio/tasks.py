@@ -6,15 +6,25 @@ but those that called `close()` (they cannot wait for themselves), then what els
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, cast
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol, cast
 
 STUBBORN: Final = 5.0
 """Seconds after which nobody waits any longer for a handler that does not let itself be cancelled."""
 
 _LOOK_AGAIN: Final = 0.1
 
-Failed = Callable[[BaseException | None], None]
+
+class Client(Protocol):
+    """Whose tasks they are."""
+
+    async def tasks_ended(self) -> None:
+        """Let go of what is no task."""
+        ...
+
+    def tasks_failed(self, bug: BaseException | None) -> None:
+        """A task raised this, or with None the root task was cancelled from outside; waiting is over, all is gone."""
+        ...
 
 
 class Latch:
@@ -42,17 +52,12 @@ class Latch:
 
 
 class Tasks:
-    """The tasks of one client.
+    """The tasks of one client."""
 
-    Args: release: lets go of what is no task, when the tasks have ended. failed: told of the error that a task raised,
-    or of None when the root task was cancelled from outside; everything is gone then, and it must not wait.
-    """
+    __slots__ = ("_client", "_group", "_over", "_owned", "_quiet", "_root", "_spared", "_stop", "stopping")
 
-    __slots__ = ("_failed", "_group", "_over", "_owned", "_quiet", "_release", "_root", "_spared", "_stop", "stopping")
-
-    def __init__(self, release: Callable[[], Awaitable[None]], failed: Failed) -> None:
-        self._release = release
-        self._failed = failed
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._group: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
         self._owned: set[asyncio.Task[Any]] = set()
@@ -104,12 +109,12 @@ class Tasks:
                 finally:
                     self.stopping = True  # whatever ends us now, the tasks shall know that it is the end
                 await self._end_others()
-                await self._release()
+                await self._client.tasks_ended()
                 self._quiet.set()
         except BaseExceptionGroup as failures:
-            self._failed(first_of(failures))
+            self._client.tasks_failed(first_of(failures))
         except BaseException:
-            self._failed(None)
+            self._client.tasks_failed(None)
             raise
         finally:
             self.stopping = True

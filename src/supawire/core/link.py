@@ -92,6 +92,11 @@ class Link:
         """Why nothing goes on, to raise once more; `closed`: in which words, when it was the user's wish."""
         return again(self.error or ClosedError(closed))
 
+    def check_open(self) -> None:
+        """Raise why nothing goes on, when that is so."""
+        if self.state in (LinkState.CLOSING, LinkState.CLOSED):
+            raise self.reason("the client was closed")
+
     # --- what the user wants
 
     def want(self, now: Instant) -> None:

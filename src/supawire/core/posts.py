@@ -3,11 +3,11 @@
 The requests themselves are the shell's. A post ends once, whoever is first: its answer, its caller, or `close()`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from supawire.core.context import Context
 from supawire.core.effects import Ticket
+from supawire.core.link import Link
 from supawire.core.refresh import Refresh
 from supawire.options import Secret
 from supawire.types import Instant
@@ -16,16 +16,16 @@ from supawire.types import Instant
 class Posts:
     """The part of one session that the HTTP side of its shell talks to."""
 
-    __slots__ = ("_check_open", "_context", "_refresh")
+    __slots__ = ("_context", "_link", "_refresh")
 
-    def __init__(self, context: Context, refresh: Refresh, check_open: Callable[[], None]) -> None:
+    def __init__(self, context: Context, link: Link, refresh: Refresh) -> None:
         self._context = context
+        self._link = link
         self._refresh = refresh
-        self._check_open = check_open
 
     def open(self) -> Ticket:
         """Something goes out by HTTP: its outcome is owed. Raises `ClosedError`."""
-        self._check_open()
+        self._link.check_open()
         return self._context.tickets.open("publish")
 
     def settle(self, ticket: Ticket, outcome: Any) -> None:
@@ -44,7 +44,7 @@ class Posts:
 
     def refresh(self, now: Instant) -> Ticket:
         """Ask for a newer token; settled with it, or with why there is none. Raises `ClosedError`."""
-        self._check_open()
+        self._link.check_open()
         return self._refresh.wait(now)
 
     @property

@@ -43,6 +43,11 @@ class Session:
     Args: random: draws the jitter. strict: raise `LocalProtocolError` on an impossible move instead of reporting it.
     """
 
+    __slots__ = (
+        "_channels", "_closers", "_context", "_deadlines", "_drift", "_joins", "_link", "_openers", "_receiver",
+        "_refresh", "effects", "posts", "receive",
+    )  # fmt: skip
+
     def __init__(
         self, options: SessionOptions, *, random: Uniform, token: Secret | None = None, strict: bool = False
     ) -> None:
@@ -52,7 +57,7 @@ class Session:
         self._channels: dict[str, Channel] = {}
         self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
         self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
-        self.posts: Final = Posts(self._context, self._refresh, self._check_open)
+        self.posts: Final = Posts(self._context, self._link, self._refresh)
         self._drift: float | None = None
         self._openers: tuple[Ticket, ...] = ()
         self._closers: tuple[Ticket, ...] = ()
@@ -117,7 +122,7 @@ class Session:
         if self.state is LinkState.OPEN:
             self._context.tickets.settle(ticket, None)
             return ticket
-        self._check_open()
+        self._link.check_open()
         self._openers += (ticket,)
         self._link.want(now)
         return ticket
@@ -141,7 +146,7 @@ class Session:
 
     def reconnect(self, now: Instant) -> None:
         """Connect now, not at the end of the backoff; an open connection is replaced."""
-        self._check_open()
+        self._link.check_open()
         self._link.reconnect(now)
 
     def ping(self, timeout: float | None, now: Instant) -> Ticket:
@@ -149,7 +154,7 @@ class Session:
 
         Raises: ConnectionLostError: there is no connection now.
         """
-        self._check_open()
+        self._link.check_open()
         if self.state is not LinkState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
         ticket = self._context.tickets.open("ping")
@@ -158,7 +163,7 @@ class Session:
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """The client's token from now on; with a provider, until it is asked the next time."""
-        self._check_open()
+        self._link.check_open()
         self._refresh.given(token, now)
 
     def watch(self, deliver: Callable[[Any], None]) -> None:
@@ -176,7 +181,7 @@ class Session:
 
         Raises: InvalidArgumentError: it exists with other options (R21).
         """
-        self._check_open()
+        self._link.check_open()
         channel = self._channels.get(topic)
         if channel is None:
             channel = Channel(self._context, self._joins, topic, options)
@@ -368,10 +373,6 @@ class Session:
                 topic=channel.name,
                 hint="unsubscribe() one, open another client, or set Limits(channels=…) to your project's limit.",
             )
-
-    def _check_open(self) -> None:
-        if self.state in (LinkState.CLOSING, LinkState.CLOSED):
-            raise self._link.reason("the client was closed")
 
     def _get(self, topic: str) -> Channel:
         channel = self._channels.get(topic)
