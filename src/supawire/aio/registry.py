@@ -45,10 +45,10 @@ class Registration:
         deliver: Callable[[Any], None], buffer: Kept | None, stop: Callable[[], None] | None,
     ) -> None:  # fmt: skip
         self._registry = registry
-        self.topic = topic
+        self.topic: Final = topic
         self.listener: Final = Listener(selectors, deliver)
-        self.buffer = buffer
-        self.stop = stop
+        self.buffer: Final = buffer
+        self.stop: Final = stop
         """Stops what feeds a handler; None for an iterator, which looks for itself."""
 
     @property

@@ -34,7 +34,7 @@ class Latch:
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
-        self.is_set = False
+        self.is_set: bool = False
 
     def set(self) -> None:
         """It has happened."""

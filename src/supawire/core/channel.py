@@ -28,8 +28,8 @@ class Channel:
     __slots__ = ("_context", "_joins", "_member", "_parts", "begun", "membership", "name", "options", "topic")
 
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
-        self.topic = topic
-        self.options = options
+        self.topic: Final = topic
+        self.options: Final = options
         self.membership: Final = Membership(context, joins, topic, options)
         self.name: Final = self.membership.name
         self.begun: bool = False

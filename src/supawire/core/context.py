@@ -26,14 +26,14 @@ class Counts:
     __slots__ = ("connects", "frames_received", "frames_sent", "garbage", "joins", "reconnects", "stale", "unknown")
 
     def __init__(self) -> None:
-        self.connects = 0
-        self.reconnects = 0
-        self.joins = 0
-        self.frames_received = 0
-        self.frames_sent = 0
-        self.stale = 0
-        self.garbage = 0
-        self.unknown = 0
+        self.connects: int = 0
+        self.reconnects: int = 0
+        self.joins: int = 0
+        self.frames_received: int = 0
+        self.frames_sent: int = 0
+        self.stale: int = 0
+        self.garbage: int = 0
+        self.unknown: int = 0
 
 
 class Context:
@@ -45,9 +45,9 @@ class Context:
     )  # fmt: skip
 
     def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
-        self.options = options
-        self.random = random
-        self.strict = strict
+        self.options: Final = options
+        self.random: Final = random
+        self.strict: Final = strict
         self.codec: Final = CODECS[options.protocol]
         self.effects: Effects = deque()
         self.timers: Timers[Key] = Timers()
@@ -58,7 +58,7 @@ class Context:
         self.messages: Final = pace(options.limits.messages_per_second)
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Who listens to the client itself: status of link and channels, and gaps."""
-        self.generation = 0
+        self.generation: int = 0
         self.sequence: int = 0
         """Frames handed to the socket of this generation."""
         self.round_trip: float | None = None

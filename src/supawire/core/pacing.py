@@ -1,6 +1,7 @@
 """Limits kept on our side, so that the server never has to enforce them (protocol §5.5, §8)."""
 
 from collections import deque
+from typing import Final
 
 
 class Pace:
@@ -9,7 +10,7 @@ class Pace:
     __slots__ = ("_calls", "_window", "limit")
 
     def __init__(self, limit: int | None, window: float = 1.0) -> None:
-        self.limit = limit
+        self.limit: Final = limit
         self._window = window
         self._calls: deque[float] | None = None
 

@@ -47,7 +47,7 @@ class Tokens:
 
     def __init__(self, token: Secret | None, *, has_provider: bool, random: Uniform) -> None:
         self.current = token
-        self.has_provider = has_provider
+        self.has_provider: Final = has_provider
         self.fetched: bool = False
         """Whether the provider has ever answered; before that there is no token to go on with."""
         self._random = random
