@@ -44,9 +44,9 @@ class Parts(Struct, frozen=True):
 
     def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
         """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
-        unmet = set[str]()
         if join is None:
             return frozenset()
+        unmet = set[str]()
         if not set(self.index.bindings) <= set(join.bindings):
             unmet.add("changes")
         if self.wants_presence(options) and not join.presence:
