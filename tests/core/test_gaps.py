@@ -325,7 +325,7 @@ def test_ids_are_remembered_within_a_bound() -> None:
     memory = Gaps("room", ChannelOptions(private=True))
     for number in range(5000):
         assert memory.takes(f"{number}", replayed=False)
-    assert len(memory._seen) == 1000
+    assert len(memory._seen or ()) == 1000
     assert not memory.takes("4999", replayed=True)
     assert not memory.takes("4100", replayed=True)
 
