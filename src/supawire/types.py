@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import force_setattr, replace
@@ -61,11 +61,17 @@ __all__ = [
 P = TypeVar("P")
 
 
-class Instant(NamedTuple):
+class Instant(Struct, frozen=True, gc=False):
     """One reading of both clocks, in seconds: deadlines are on `mono`, token expiry and gaps on `wall` (Unix time)."""
 
     mono: float
     wall: float
+
+    def __lt__(self, other: "Instant") -> bool:
+        return self.mono < other.mono
+
+    def __gt__(self, other: "Instant") -> bool:
+        return self.mono > other.mono
 
     def at(self) -> datetime:
         """The wall clock's reading in UTC."""

@@ -23,7 +23,7 @@ from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorEffe
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, again
 from supawire.options import DEFAULT, Timeout, check_count, check_timeout
 from supawire.selectors import gaps, status, system
-from supawire.types import ChannelState, Gap, Status, System
+from supawire.types import ChannelState, Gap, Instant, Status, System
 
 R = TypeVar("R")
 
@@ -257,7 +257,7 @@ class AsyncMirror(Mapping[Any, R]):
         now = self._driver.now()
         self._timer = None
         try:
-            self._machine.tick(now._replace(mono=max(now.mono, deadline)))
+            self._machine.tick(Instant(max(now.mono, deadline), now.wall))
             self._pump()
         except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
             self._driver.fail(bug)

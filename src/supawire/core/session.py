@@ -55,6 +55,8 @@ class Session:
         self._joins = JoinQueue(self._context)
         self._link = Link(self._context, self)
         self._channels: dict[str, Channel] = {}
+        self.channels: Final[Mapping[str, Channel]] = MappingProxyType(self._channels)
+        """The channels by full topic."""
         self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
         self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
         self.posts: Final = Posts(self._context, self._link, self._refresh)
@@ -94,11 +96,6 @@ class Session:
     def generation(self) -> int:
         """The present attempt's number."""
         return self._context.generation
-
-    @property
-    def channels(self) -> Mapping[str, Channel]:
-        """The channels by full topic."""
-        return MappingProxyType(self._channels)
 
     @property
     def sequence(self) -> int:
