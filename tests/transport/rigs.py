@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 from supawire.options import Endpoint
 from supawire.testing.recording import RecordingTransport
-from supawire.transport import Closed, Connection, OpenRequest, Transport, websocket
+from supawire.transport import Closed, Connection, OpenRequest, Transport, _session
 from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.memory import MemoryTransport
 from supawire.transport.websocket import WebSocketTransport
@@ -263,12 +263,12 @@ class _Receiving(AbortableWebSocket):
 
 @asynccontextmanager
 async def receiving_rig() -> AsyncGenerator[WebSocketRig, None]:
-    websocket.AbortableWebSocket = _Receiving
+    _session.AbortableWebSocket = _Receiving
     try:
         async with websocket_rig() as rig:
             yield rig
     finally:
-        websocket.AbortableWebSocket = AbortableWebSocket
+        _session.AbortableWebSocket = AbortableWebSocket
 
 
 RIGS = {

@@ -11,8 +11,9 @@ from aiohttp import WSMsgType, web
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
-from supawire.transport import OpenRequest, websocket
-from supawire.transport.websocket import WebSocketTransport, retry_after
+from supawire.transport import OpenRequest, _session
+from supawire.transport.headers import retry_after
+from supawire.transport.websocket import WebSocketTransport
 from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,29 @@ class _NoSink:
     def drained(self) -> None: ...
 
 
+async def test_sockets_of_one_loop_share_what_opens_them():
+    """Two transports open by one aiohttp session: it outlives one socket, ends with the last, and then comes anew."""
+    async with websocket_rig() as rig:
+        one, other = [await WebSocketTransport().open(rig.request()) for _ in range(2)]
+        first = await rig.accept()
+        peer = await rig.accept()
+        shared = one._session
+        assert isinstance(shared, _session.Session)
+        assert other._session is shared
+        await first.close(1000)
+        await one.run(_NoSink())
+        assert one.fileno() == -1
+        other.write(b"still here", False)
+        assert await peer.receive() == (b"still here", False)
+        other.abort()
+        await other.run(_NoSink())
+        assert shared.aiohttp.closed
+        third = await rig.transport.open(rig.request())
+        assert third._session is not shared
+        third.abort()
+        await third.run(_NoSink())
+
+
 async def test_a_redirect_is_not_followed():
     """A redirect is a refusal, so that the key goes nowhere but where the user said."""
     answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 5\r\n\r\nmoved"
@@ -77,7 +101,7 @@ async def test_a_redirect_is_not_followed():
 
 async def test_a_body_that_hangs_does_not_hold_the_refusal_up(monkeypatch: pytest.MonkeyPatch):
     """The status of a refusal is told although its body never ends."""
-    monkeypatch.setattr(websocket, "_BODY_TIME", 0.05)
+    monkeypatch.setattr(_session, "_BODY_TIME", 0.05)
     async with raw_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as url:
         error = await refusal(url)
     assert (error.status, error.body) == (503, "broken")

@@ -15,7 +15,7 @@ Closing is ours: aiohttp's own close waits ten seconds for some peers, and it ha
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sized
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 from aiohttp import EofStream, WSMsgType
@@ -33,23 +33,40 @@ _NO_STATUS: Final = 0
 class _Bringing(asyncio.Protocol):
     """aiohttp's protocol of a connection, and who reads what it takes."""
 
-    __slots__ = ("_bring", "_lose", "_take", "eof_received", "pause_writing", "resume_writing")
+    __slots__ = ("_bring", "_protocol", "_take")
 
     def __init__(self, protocol: asyncio.Protocol, reading: Stepper[Any]) -> None:
+        self._protocol = protocol
         self._bring: Final = reading.bring
         self._take: Final = protocol.data_received
-        self._lose: Final = protocol.connection_lost
-        self.eof_received = protocol.eof_received
-        self.pause_writing = protocol.pause_writing
-        self.resume_writing = protocol.resume_writing
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._bring(self._take, data)
 
+    def eof_received(self) -> bool | None:
+        """No more will come."""
+        return self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        """The socket takes nothing for now."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It takes again."""
+        self._protocol.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
-        self._bring(self._lose, exc)
+        self._bring(self._protocol.connection_lost, exc)
+
+
+class Closable(Protocol):
+    """What opened the socket."""
+
+    async def close(self) -> None:
+        """The socket has ended."""
+        ...
 
 
 class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
@@ -81,13 +98,18 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
 
 
 class WebSocketConnection:
-    """A `Connection` over one WebSocket; it owns the aiohttp session that the socket came from."""
+    """A `Connection` over one WebSocket; with it ends its part in the aiohttp session that opened it."""
 
-    def __init__(self, session: aiohttp.ClientSession, socket: AbortableWebSocket) -> None:
+    __slots__ = (
+        "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_queue", "_resumed", "_session", "_shut",
+        "_socket", "written",
+    )  # fmt: skip
+
+    def __init__(self, session: Closable, socket: AbortableWebSocket) -> None:
         self._session = session
         self._socket = socket
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[bytes, WSMsgType]] = deque()
+        self._queue: deque[tuple[bytes, WSMsgType]] | None = None
         self._given = 0
         self._full = False
         """The socket takes nothing for now: frames wait in the queue."""
@@ -95,7 +117,9 @@ class WebSocketConnection:
         """Nothing more is written: we said goodbye, or it failed."""
         self._flushers: list[tuple[int, asyncio.Future[bool]]] = []
         self._resumed: asyncio.Event | None = None
-        self._over = asyncio.Event()
+        self._over = False
+        self._gone: asyncio.Event | None = None
+        """For who waits until it is over."""
         self.written = 0
 
     # --- writing
@@ -109,7 +133,7 @@ class WebSocketConnection:
         """Wait until `count` frames are written; False when the connection ends before."""
         if self.written >= count:
             return True
-        if self._over.is_set() or (self._shut and not self._full):
+        if self._over or (self._shut and not self._full):
             return False
         flushed: asyncio.Future[bool] = self._loop.create_future()
         self._flushers.append((count, flushed))
@@ -117,6 +141,8 @@ class WebSocketConnection:
 
     def _send(self, data: bytes, kind: WSMsgType) -> None:
         if self._full:
+            if self._queue is None:
+                self._queue = deque()
             self._queue.append((data, kind))
         elif not self._shut:
             self._start(data, kind)
@@ -151,18 +177,18 @@ class WebSocketConnection:
         while self._queue and not self._full and not self._shut:
             self._start(*self._queue.popleft())
         if self._shut and not self._full:
-            self._queue.clear()
+            self._queue = None
         self._release()
 
     def _fail(self) -> None:
         self._shut = True
-        self._queue.clear()
+        self._queue = None
         self.abort()
         self._release()
 
     def _release(self) -> None:
         """Wake up who waited for frames that are written by now, or never will be."""
-        lost = self._over.is_set() or (self._shut and not self._full)
+        lost = self._over or (self._shut and not self._full)
         for count, flushed in list(self._flushers):
             if self.written >= count or lost:
                 self._flushers.remove((count, flushed))
@@ -179,8 +205,10 @@ class WebSocketConnection:
             code, text = await reading.run()
         finally:
             self._shut, self._full = True, False
-            self._over.set()
-            self._queue.clear()
+            self._over = True
+            self._queue = None
+            if self._gone is not None:
+                self._gone.set()
             self._release()
             await self._hang_up()
         return Closed(code, text, self.written)
@@ -250,11 +278,18 @@ class WebSocketConnection:
             async with asyncio.timeout(CLOSE_BOUND):
                 if await self.flush(self._given):
                     self._say_goodbye(code)
-                await self._over.wait()
+                await self._end()
         except TimeoutError:
             return  # the peer does not answer: then without its answer
         finally:
             self.abort()
+
+    async def _end(self) -> None:
+        if self._over:
+            return
+        if self._gone is None:
+            self._gone = asyncio.Event()
+        await self._gone.wait()
 
     def fileno(self) -> int:
         """The socket's number in this process, which a forked child inherits; -1 when it is closed."""
