@@ -45,7 +45,7 @@ class Session:
 
     __slots__ = (
         "_channels", "_closers", "_context", "_deadlines", "_drift", "_joins", "_link", "_openers", "_receiver",
-        "_refresh", "effects", "posts", "receive",
+        "_refresh", "channels", "effects", "posts", "receive",
     )  # fmt: skip
 
     def __init__(
