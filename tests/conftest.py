@@ -7,6 +7,7 @@ import ipaddress
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ settings.load_profile("supawire")
 def anyio_backend() -> str:
     """Async tests run under asyncio, the only loop this library knows."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def answered() -> Iterator[None]:
+    """The thread of a token provider ends a moment after its answer; the next test shall not find it."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "supawire-token":
+            thread.join(5)
 
 
 # --------------------------------------------------------------------------------------- nothing leaves this machine
