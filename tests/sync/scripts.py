@@ -33,8 +33,10 @@ def announce(module):
     """Say `blocked` when the main thread waits in the function `wait` of this module."""
     def watch():
         while True:
-            code = sys._current_frames()[MAIN].f_code
-            if code.co_name == "wait" and code.co_filename.endswith(f"{module}.py"):
+            frame = sys._current_frames()[MAIN]
+            code = frame.f_back.f_code if frame.f_back else None
+            blocked = frame.f_code.co_name == "pass_gate" and code.co_name == "wait"
+            if blocked and code.co_filename.endswith(f"{module}.py"):
                 return say("blocked")
             time.sleep(0.001)
     threading.Thread(target=watch, daemon=True).start()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, make_buffer
+from supawire.aio.gates import closed_gate, pass_gate
 from supawire.aio.valve import ThreadValve
 from supawire.errors import SlowConsumerError, StateError
 
@@ -101,8 +102,7 @@ class Handover:
 
         Raises: StateError: another thread waits already.
         """
-        gate = threading.Lock()
-        gate.acquire()
+        gate = closed_gate()
         with self._lock:
             if self._gate is not None:
                 raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
@@ -110,7 +110,7 @@ class Handover:
         try:
             if len(self._inner) or self.roused:  # it came between the last look and now
                 return True
-            return gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+            return pass_gate(gate, timeout)
         finally:
             with self._lock:
                 if self._gate is gate:

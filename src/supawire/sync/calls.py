@@ -1,17 +1,17 @@
 """One call on its way to the I/O thread, and the gate where its caller waits."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from supawire.aio.gates import closed_gate, pass_gate
 
 
 class Call:
     """Settled once: with a value, with an error, or by the end of the loop."""
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._gate = closed_gate()
         self._value: Any = None
         self._error: BaseException | None = None
         self._given_up = False
@@ -25,7 +25,7 @@ class Call:
 
     def wait(self) -> None:
         """Wait until it is settled; Ctrl-C ends that at once."""
-        self._gate.acquire()
+        pass_gate(self._gate)
 
     def give_up(self) -> bool:
         """The caller waits no longer; whether that is worth telling the loop."""
