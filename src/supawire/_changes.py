@@ -134,7 +134,36 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         return f"{type(self).__name__}({where}, at={self._data.commit_timestamp!r})"
 
 
-class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):
+class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
+    @property
+    def record(self) -> R:
+        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
+
+        In an Update a large value (over some 2 kB) that was left alone is missing, not None, unless the table has
+        REPLICA IDENTITY FULL (protocol §4.4). A model is made only when all that it has a field for was sent.
+
+        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
+        """
+        kept: Any = self._record
+        if kept is UNSET:
+            data = self._data
+            try:
+                kept = decode_row(data.columns, data.record)
+            except RowError as error:
+                error.topic = self.topic
+                raise
+            force_setattr(self, "_record", kept)
+            return kept
+        return self._make(kept) if type(kept) is Model else kept
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
+        is_record = self._row is UNSET and type(self._record) is not Model
+        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
+
+
+class Insert(_Written[R], frozen=True, gc=False, eq=False):
     """A row was inserted."""
 
     @property
@@ -142,51 +171,14 @@ class Insert(_Change, Generic[R], frozen=True, gc=False, eq=False):
         """The kind of change."""
         return "INSERT"
 
-    @property
-    def record(self) -> R:
-        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
 
-        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
-        """
-        kept = self._record
-        if kept is UNSET:
-            return self._keep("_record", self._data.record)
-        return self._make(kept) if type(kept) is Model else kept
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
-        is_record = self._row is UNSET and type(self._record) is not Model
-        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
-
-
-class Update(_Change, Generic[R], frozen=True, gc=False, eq=False):
+class Update(_Written[R], frozen=True, gc=False, eq=False):
     """A row was updated."""
 
     @property
     def type(self) -> Literal["UPDATE"]:
         """The kind of change."""
         return "UPDATE"
-
-    @property
-    def record(self) -> R:
-        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
-
-        A large value (over some 2 kB) that the update left alone is missing, not None, unless the table has REPLICA
-        IDENTITY FULL (protocol §4.4). A model is made only when all that it has a field for was sent.
-
-        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
-        """
-        kept = self._record
-        if kept is UNSET:
-            return self._keep("_record", self._data.record)
-        return self._make(kept) if type(kept) is Model else kept
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
-        is_record = self._row is UNSET and type(self._record) is not Model
-        return cast("dict[str, Any]", self.record) if is_record else self._read_row()
 
     @property
     def old_record(self) -> dict[str, Any]:

@@ -27,7 +27,6 @@ class AsyncQueuedSent(Sent):
 async def send(driver: Driver, topic: str, message: Message) -> Sent:
     """Send one broadcast, or do with it what `offline` says. Raises what became of it instead."""
     session = driver.session
-    joined = session.channels[topic].state is ChannelState.JOINED
     ticket = session.broadcast(topic, message, driver.now())
     if ticket is None:
         generation, sequence = session.generation, session.sequence
@@ -35,7 +34,7 @@ async def send(driver: Driver, topic: str, message: Message) -> Sent:
         if not driver.sockets.has_written(generation, sequence):
             await driver.written(generation, sequence, message.timeout)
         return SOCKET
-    if driver.options.offline == "queue" and not joined:
+    if driver.options.offline == "queue" and session.channels[topic].state is not ChannelState.JOINED:
         return _queue(driver, ticket)
     return await driver.outcome(ticket)
 

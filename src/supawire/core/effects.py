@@ -17,8 +17,8 @@ from supawire.options import Secret
 Listeners = tuple[Callable[[Any], None], ...]
 
 
-class Ticket(Struct, frozen=True):
-    """What we owe a caller: settled exactly once, with a value or a typed error (R31)."""
+class Ticket(Struct, frozen=True, eq=False):
+    """What we owe a caller: settled exactly once, with a value or a typed error (R31). Each is equal to itself only."""
 
     number: int
     what: str
