@@ -178,7 +178,7 @@ class Channel:
 
     def system(self, message: System, now: Instant) -> None:
         """Readiness, trouble with changes, or why the channel is about to be closed."""
-        self._context.deliver(self._parts.index.system, message)
+        self._context.deliver(self._parts.index.system, (message,))
         reading = self._parts.readiness.read(message)
         joined = self.state is ChannelState.JOINED  # else it speaks of the join that is being replaced
         match reading.said:
@@ -200,11 +200,11 @@ class Channel:
 
     def presence_state(self, raw: Raw) -> None:
         """Everyone who is here."""
-        self._context.deliver(self._parts.index.presence, *self._parts.roster.replace(raw))
+        self._context.deliver(self._parts.index.presence, self._parts.roster.replace(raw))
 
     def presence_diff(self, joins: Raw, leaves: Raw) -> None:
         """Who came and went."""
-        self._context.deliver(self._parts.index.presence, *self._parts.roster.apply(joins, leaves))
+        self._context.deliver(self._parts.index.presence, self._parts.roster.apply(joins, leaves))
 
     def older_join_ended(self) -> None:
         """An older join than the living one is over on the server as well."""

@@ -1,7 +1,7 @@
 """What the parts of a session share: the queue of effects, the deadlines, the tables of requests, the counters."""
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from supawire.core import frames
@@ -130,14 +130,14 @@ class Context:
 
     # --- events and reports
 
-    def deliver(self, listeners: Listeners, *events: Any) -> None:
+    def deliver(self, listeners: Listeners, events: Sequence[Any]) -> None:
         """Hand events to their listeners, if there are any of both."""
         if listeners and events:
             self.effects.append(Deliver(listeners, events))
 
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
         """Tell listeners, watchers and the log of a move."""
-        self.deliver((*listeners, *self.watchers), status)
+        self.deliver((*listeners, *self.watchers), (status,))
         self.report(
             "state",
             topic=status.topic,

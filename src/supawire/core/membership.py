@@ -303,7 +303,7 @@ class Membership:
             return
         if not self.index.gaps and not self._context.watchers:
             self._context.report("gap", topic=self.name, gap=gap)
-        self._context.deliver((*self.index.gaps, *self._context.watchers), gap)
+        self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
 
     @property
     def outdated(self) -> bool:
