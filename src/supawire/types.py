@@ -119,7 +119,7 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     id: str | None = None
     replayed: bool = False
     _frame: bytes = b""
-    """The frame in which it came: a model is made of its text."""
+    """The frame in which it came, if a model is to be made of its text."""
 
     def __repr__(self) -> str:
         kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))

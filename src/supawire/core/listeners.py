@@ -39,7 +39,7 @@ class Index:
 
     __slots__ = (
         "_ids", "_listeners", "_unions", "_wanted_changes", "any_broadcast", "binary", "bindings", "broadcasts",
-        "changes", "gaps", "presence", "status", "system",
+        "changes", "gaps", "models", "presence", "status", "system",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,6 +50,8 @@ class Index:
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
+        self.models: bool = False
+        """Whether somebody wants payloads as objects of a class, which are made of the frame."""
         self.changes: dict[int, dict[str, Listeners]] = {}
         self.presence: Listeners = ()
         self.system: Listeners = ()
@@ -131,6 +133,7 @@ class Index:
 
         self.broadcasts = {event: taking(event, ANY) for event in {selector.event for selector, _ in wanted} - {ANY}}
         self.any_broadcast = taking(ANY)
+        self.models = any(isinstance(deliver, Modelled) for _, deliver in wanted)
         self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
 
     def _compile_changes(self) -> None:

@@ -101,11 +101,10 @@ class Receiver:
                 listeners = index.broadcasts.get(event, index.any_broadcast)
                 if payload.meta is not None:
                     return self._stored(member, listeners, event, payload.meta, payload.payload, data)
-                return (
-                    (listeners, _broadcast(member.name, event, payload.payload, None, False, data))
-                    if listeners
-                    else None
-                )
+                if not listeners:
+                    return None
+                kept = data if index.models else b""
+                return listeners, _broadcast(member.name, event, payload.payload, None, False, kept)
             if frame.event == POSTGRES_CHANGES:
                 return self._change(frame.payload, member)
         self._control(frame, data, now)
@@ -154,7 +153,9 @@ class Receiver:
                 return self._unreadable(member, listeners, event, meta, Raw(payload), data)
         if event_end < body:
             return self._stored(member, listeners, event, decode_meta(data[event_end:body]), payload, data)
-        return (listeners, _broadcast(member.name, event, payload, None, False, data)) if listeners else None
+        if not listeners:
+            return None
+        return listeners, _broadcast(member.name, event, payload, None, False, data if member.index.models else b"")
 
     def _stored(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
@@ -162,7 +163,8 @@ class Receiver:
         """A message that the server stored: one that was delivered before is not delivered again (R44)."""
         if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
             return None
-        return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, data)
+        kept = data if member.index.models else b""
+        return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
     def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
         """A frame that is no JSON. If only a broadcast's payload is none, who reads it is told so (R40)."""
