@@ -20,6 +20,7 @@ from supawire.errors import (
     StateError,
 )
 from supawire.options import Backoff
+from supawire.types import LinkState
 from tests.aio.peer import Server, connected, settled, until
 
 pytestmark = pytest.mark.anyio
@@ -322,6 +323,25 @@ async def test_a_blocking_handler_on_the_thread_delays_nobody():
         await until(lambda: len(blocked) == 10)
         assert payloads(blocked) == list(range(10))
         assert threads == {"supawire-dispatch"}
+
+
+async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error(monkeypatch: pytest.MonkeyPatch):
+    """An event that comes in the last moment calls nobody, and is reported nowhere (R46)."""
+    errors: list[Exception] = []
+    heard: list[Any] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    async with connected(on_error=errors.append) as (client, server):
+        room = client.channel("room")
+        room.on(broadcast(), heard.append, thread=True)
+        await room.subscribe()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        server.broadcast("room", "e", 1)
+        await settled()
+        assert client.state is LinkState.OPEN
+    assert (heard, errors) == ([], [])
 
 
 async def test_a_handler_that_never_returns_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from supawire.aio.gates import is_of_the_end
+
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
@@ -157,7 +159,13 @@ class Dispatch:
         self._bell()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="supawire-dispatch", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            if not is_of_the_end(error):
+                raise
+            self.stopping = self._over = True  # nobody can be called any more
 
     def _rouse(self) -> None:
         bell = self._bell()

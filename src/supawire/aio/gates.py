@@ -1,4 +1,4 @@
-"""How a thread waits for the event loop."""
+"""How a thread waits for the event loop, and what it may not do any more when the interpreter ends."""
 
 import threading
 import time
@@ -27,3 +27,8 @@ def pass_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
         if time.monotonic() >= deadline:
             return False
     return True
+
+
+def is_of_the_end(error: Exception) -> bool:
+    """Whether it is only that no thread can be started any more, since the interpreter ends; then nobody is told."""
+    return isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from supawire.aio.gates import is_of_the_end
 from supawire.aio.lane import BURST, Lane, TappedLane
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
 from supawire.core.link import Cause
@@ -175,7 +176,7 @@ class Sockets:
         return self._transport
 
     def _broken(self, error: Exception) -> Cause:
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError) and not is_of_the_end(error):
             self._driver.reports.raised("the transport", self._transport, error)
         return Cause(text=f"{type(error).__name__}: {error}")
 
