@@ -15,7 +15,7 @@ import pytest
 from supawire.errors import HttpError, InvalidArgumentError
 from supawire.options import Secret
 from supawire.testing.http import FakeHttp
-from supawire.transport import HttpClient, HttpRequest, HttpResponse, pooled
+from supawire.transport import HttpClient, HttpRequest, HttpResponse, _aiohttp
 from supawire.transport.pooled import PooledHttp
 
 pytestmark = pytest.mark.anyio
@@ -259,7 +259,7 @@ def test_requests_show_no_secret():
 
 async def test_a_body_that_hangs_does_not_hold_the_answer_up(monkeypatch: pytest.MonkeyPatch):
     """The status is told although the body never ends."""
-    monkeypatch.setattr(pooled, "_BODY_TIME", 0.05)
+    monkeypatch.setattr(_aiohttp, "_BODY_TIME", 0.05)
     async with peer(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as it, client() as http:
         assert await http.request(ask(it.url)) == HttpResponse(503, b"broken", {"content-length": "50"})
 
@@ -275,7 +275,7 @@ async def test_a_long_body_is_cut():
     """No more than the beginning of a body is read, and a connection with a rest in it is not used again."""
     answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000)
     async with peer(answer, OK) as it, client() as http:
-        assert len((await http.request(ask(it.url))).body) == pooled.BODY
+        assert len((await http.request(ask(it.url))).body) == _aiohttp.BODY
         assert (await http.request(ask(it.url))).status == 202
         assert it.connections == 2
 

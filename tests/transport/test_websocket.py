@@ -11,7 +11,7 @@ from aiohttp import WSMsgType, web
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
-from supawire.transport import OpenRequest, _session
+from supawire.transport import OpenRequest, _aiohttp, _session
 from supawire.transport.headers import retry_after
 from supawire.transport.websocket import WebSocketTransport
 from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
@@ -101,7 +101,7 @@ async def test_a_redirect_is_not_followed():
 
 async def test_a_body_that_hangs_does_not_hold_the_refusal_up(monkeypatch: pytest.MonkeyPatch):
     """The status of a refusal is told although its body never ends."""
-    monkeypatch.setattr(_session, "_BODY_TIME", 0.05)
+    monkeypatch.setattr(_aiohttp, "_BODY_TIME", 0.05)
     async with raw_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as url:
         error = await refusal(url)
     assert (error.status, error.body) == (503, "broken")

@@ -1,5 +1,6 @@
 """What both uses of aiohttp, WebSocket and HTTP, need."""
 
+import asyncio
 import importlib.util
 from collections.abc import Iterable
 from typing import Any, Final
@@ -10,6 +11,12 @@ from yarl import URL
 
 from supawire.errors import InvalidArgumentError
 from supawire.options import Secret
+
+BODY: Final = 64_000
+"""Bytes of an answer's body that are read."""
+
+_BODY_TIME: Final = 2.0
+"""Seconds in which they must come; the status alone is enough to go on with."""
 
 _TELLING: Final = 16
 """Letters from which on a header of the user's may be a secret; shorter ones are names and versions."""
@@ -25,6 +32,18 @@ def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = (
         for shown in (value, value.rpartition(" ")[2], quote(value, safe="")):
             text = text.replace(shown, "***") if shown else text
     return text
+
+
+async def beginning(response: aiohttp.ClientResponse) -> bytes:
+    """The body as far as it is looked at. One that breaks off changes nothing: the status says what happened."""
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_TIME):
+            while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
+                body += part
+    except (TimeoutError, aiohttp.ClientError):
+        return body  # what came is kept
+    return body
 
 
 def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.BaseConnector:

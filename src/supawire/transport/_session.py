@@ -12,15 +12,9 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from supawire.options import Secret
-from supawire.transport._aiohttp import connector, is_socks
+from supawire.transport._aiohttp import beginning, connector, is_socks
 from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.headers import retry_after
-
-_BODY: Final = 64_000
-"""Bytes of a refusal's body that are read."""
-
-_BODY_TIME: Final = 2.0
-"""Seconds in which they must come; the status alone is enough to go on with."""
 
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -108,17 +102,6 @@ async def _ask(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -
         return response
     try:
         after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise Refused(response.status, after, await _body(response))
+        raise Refused(response.status, after, await beginning(response))
     finally:
         response.close()
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_TIME):
-            while len(body) < _BODY and (part := await response.content.read(_BODY - len(body))):
-                body += part
-    except (TimeoutError, aiohttp.ClientError):
-        pass  # a body that breaks off: what came is kept
-    return body

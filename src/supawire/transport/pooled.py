@@ -4,7 +4,6 @@ A connection that was idle for longer than aiohttp's 15 seconds is not used agai
 or more, so that a request hardly ever meets a connection that is just being closed and cannot say what became of it.
 """
 
-import asyncio
 import io
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -13,17 +12,11 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import HttpError
-from supawire.transport._aiohttp import connector, hide, http_proxy, tls_name
+from supawire.transport._aiohttp import beginning, connector, hide, http_proxy, tls_name
 from supawire.transport.http import HttpRequest, HttpResponse
-
-BODY: Final = 64_000
-"""Bytes of an answer's body that are read."""
 
 AT_ONCE: Final = 1_000_000
 """Bytes of a request's body that are written at once; of a longer one the loop gets its turn in between."""
-
-_BODY_TIME: Final = 2.0
-"""Seconds in which they must come; the status alone is enough to go on with."""
 
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -71,7 +64,7 @@ async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: S
         trace_request_ctx=progress,
     ) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        body = await _beginning(response)
+        body = await beginning(response)
         if response.status >= 400:  # it becomes the text of an error, and gateways like to repeat what they refuse
             body = _hide(body.decode("utf-8", "replace"), request).encode()
         return HttpResponse(response.status, body, headers)
@@ -79,18 +72,6 @@ async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: S
 
 def _hide(text: str, request: HttpRequest) -> str:
     return hide(text, (*request.secrets.values(), request.proxy), request.headers.values())
-
-
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """The body as far as it is looked at. One that breaks off changes nothing: the status says what happened."""
-    body = b""
-    try:
-        async with asyncio.timeout(_BODY_TIME):
-            while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
-                body += part
-    except (TimeoutError, aiohttp.ClientError):
-        return body  # what came is kept
-    return body
 
 
 def _session(request: HttpRequest) -> aiohttp.ClientSession:
