@@ -1,9 +1,7 @@
 """The async door over real sockets, against the local server."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +20,10 @@ from supawire import (
 from supawire.errors import ConnectError, JoinDeniedError
 from supawire.options import Backoff
 from tests.aio.peer import until
+from tests.held import Held
 
 pytestmark = pytest.mark.anyio
 
-DESCRIPTORS = Path("/proc/self/fd")
 QUICK = Backoff(initial=0.01, maximum=0.05)
 
 
@@ -187,19 +185,14 @@ async def test_open_and_close_leaves_no_socket(server: LocalServer):
         await client.close()
 
     await one(1)
-    before = _resources()
+    before = Held.now()
     for number in range(30):
         await one(number)
-    await until(lambda: _resources() <= before)
+    await until(lambda: not _tasks() and not Held.now().since(before))
 
 
-def _resources() -> tuple[int, ...]:
-    ours = [task for task in asyncio.all_tasks() if task.get_name().startswith("supawire")]
-    return (
-        len(ours),
-        threading.active_count(),
-        len(list(DESCRIPTORS.iterdir())) if DESCRIPTORS.exists() else 0,
-    )
+def _tasks() -> list[str]:
+    return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("supawire")]
 
 
 async def test_the_dropped_half_of_a_send_is_told(server: LocalServer):

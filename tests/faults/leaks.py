@@ -10,10 +10,9 @@ import logging
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,38 +21,37 @@ from supawire.errors import RealtimeError
 from supawire.server import LocalServer
 from tests.conftest import ROOT
 from tests.faults.steps import at_once
+from tests.held import Held
 
 WARM_UP: Final = 15
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the process holds."""
+class Load:
+    """What the process carries."""
 
     tasks: int
-    threads: int
-    descriptors: int
+    held: Held
     objects: int
     kib: int
 
     @classmethod
-    def now(cls) -> "Held":
+    def now(cls) -> "Load":
         """After collecting what nobody refers to."""
         for _ in range(3):
             gc.collect()
         objects = len(gc.get_objects())
         figures = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return cls(
-            tasks=len(asyncio.all_tasks()),
-            threads=threading.active_count(),
-            descriptors=len(list(Path("/proc/self/fd").iterdir())),
-            objects=objects,
-            kib=int(figures["VmRSS"].split()[0]),
-        )
+        return cls(len(asyncio.all_tasks()), Held.now(), objects, int(figures["VmRSS"].split()[0]))
 
-    def since(self, before: "Held") -> dict[str, int]:
-        """What is more than before."""
-        return {name: count - getattr(before, name) for name, count in asdict(self).items()}
+    def since(self, before: "Load") -> dict[str, int]:
+        """How much more it is than before."""
+        return {
+            "tasks": self.tasks - before.tasks,
+            "threads and files": len(self.held.since(before.held)),
+            "objects": self.objects - before.objects,
+            "kib": self.kib - before.kib,
+        }
 
 
 Opened = Callable[..., Any]
@@ -169,11 +167,11 @@ async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
 
         for _ in range(WARM_UP):
             await CYCLES[kind](opened)
-        before = Held.now()
+        before = Load.now()
         for _ in range(count):
             await CYCLES[kind](opened)
         await asyncio.sleep(0.05)  # the last sockets are gone from the selector
-        return Held.now().since(before)
+        return Load.now().since(before)
 
 
 @contextmanager

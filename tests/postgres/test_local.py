@@ -21,6 +21,7 @@ from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.examine import without_password
 from supawire.server.questions import Trouble
+from tests.held import Held, left_since
 from tests.postgres import databases
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,28 @@ def test_sql_may_come_from_any_thread(server: LocalServer):
         assert list(pool.map(lambda n: server.sql("select %s::int", n), range(100))) == [[(n,)] for n in range(100)]
 
 
+def test_threads_that_begin_together_share_one_connection(server: LocalServer):
+    """The first statements of all threads come at the same time; none opens a connection that nobody closes."""
+    with LocalServer(database=server.database_url, prepare=True) as fresh, ThreadPoolExecutor(8) as pool:
+        start = threading.Barrier(8)
+
+        def backend(_: int) -> Any:
+            start.wait()
+            return fresh.sql("select pg_backend_pid()")
+
+        assert len({str(rows) for rows in pool.map(backend, range(8))}) == 1
+
+
+def test_a_statement_behind_the_end_is_refused(server: LocalServer):
+    """Whoever waited for another thread's statement while the server stopped opens no new connection."""
+    with LocalServer(database=server.database_url, prepare=True) as ending:
+        ending.sql("select 1")
+        session = ending._session
+    assert session is not None
+    with pytest.raises(StateError, match="has stopped"):
+        session.run("select 1")
+
+
 def test_a_connection_that_was_killed_is_opened_again(server: LocalServer):
     """The statement that met the loss says so; the next one works."""
     with pytest.raises(psycopg.errors.AdminShutdown):
@@ -72,8 +95,8 @@ def test_what_belongs_to_the_memory_level_says_what_to_do_here(server: LocalServ
 
 
 def test_nothing_is_left_after_the_end_and_it_starts_again():
-    """No folder, no thread; a second start has an empty database."""
-    threads = threading.active_count()
+    """No folder, no thread, no open file; a second start has an empty database."""
+    before = Held.now()
     server = LocalServer(postgres=True)
     with pytest.raises(StateError, match="with LocalServer"):
         _ = server.database_url
@@ -86,7 +109,7 @@ def test_nothing_is_left_after_the_end_and_it_starts_again():
         assert not Path(folder).exists()
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(url)
-    assert threading.active_count() == threads
+    assert not left_since(before)
     with pytest.raises(StateError, match="not running"):
         server.sql("select 1")
 

@@ -7,6 +7,7 @@ from typing import Any, Final, LiteralString, cast
 import psycopg
 from psycopg.rows import TupleRow
 
+from supawire.errors import StateError
 from supawire.server.postgres.database import CONNECTING, NAME
 
 
@@ -17,10 +18,16 @@ class Session:
         self._url: Final = url
         self._turn: Final = threading.Lock()
         self._connection: psycopg.Connection[TupleRow] | None = None
+        self._closed = False
 
     def run(self, text: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of the last statement that has any; each is committed when this returns. Raises: psycopg.Error."""
+        """The rows of the last statement that has any; each is committed when this returns.
+
+        Raises: psycopg.Error; StateError once it is closed.
+        """
         with self._turn:
+            if self._closed:
+                raise StateError("the local server has stopped")
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = psycopg.connect(
@@ -37,8 +44,8 @@ class Session:
                 return rows
 
     def close(self) -> None:
-        """Close the connection; `run` would open another one."""
+        """Close the connection for good, once the statement that is running is done."""
         with self._turn:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
