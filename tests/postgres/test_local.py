@@ -69,8 +69,8 @@ def test_a_statement_behind_the_end_is_refused(server: LocalServer):
     """Whoever waited for another thread's statement while the server stopped opens no new connection."""
     with LocalServer(database=server.database_url, prepare=True) as ending:
         ending.sql("select 1")
-        session = ending._session
-    assert session is not None
+        assert ending._level is not None
+        session = ending._level.session
     with pytest.raises(StateError, match="has stopped"):
         session.run("select 1")
 

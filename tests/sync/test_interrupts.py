@@ -94,9 +94,16 @@ def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalSer
 
 
 def test_ctrl_c_ends_connecting(server: LocalServer):
-    """An opening that would be tried for ever is ended, and leaves no thread (R46)."""
+    """An opening that would be tried for ever is ended between two attempts, and leaves no thread (R46)."""
     server.refuse_connections(status=503)
     source = """
+        import logging
+
+        class Heard(logging.Handler):
+            def emit(self, record):
+                say("retrying" if "retrying" in record.getMessage() else record.getMessage())
+
+        logging.getLogger("supawire").addHandler(Heard())
         announce("calls")
         try:
             supawire.connect(URL, KEY, open_timeout=None, backoff=lambda attempt: 600.0)
@@ -104,7 +111,7 @@ def test_ctrl_c_ends_connecting(server: LocalServer):
             say(f"interrupted {ours()}")
     """
     with Program(server, source) as program:
-        assert program.hear() == "blocked"
+        assert {program.hear(), program.hear()} == {"blocked", "retrying"}
         program.interrupt()
         assert program.end() == (0, ["interrupted []"], "")
 

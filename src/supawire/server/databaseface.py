@@ -1,7 +1,6 @@
 """The PostgreSQL levels of the local server, as far as `LocalServer` shows them."""
 
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.errors import InvalidArgumentError, StateError
@@ -9,7 +8,6 @@ from supawire.options import check_bool, check_text
 
 if TYPE_CHECKING:
     from supawire.server.postgres.level import Level
-    from supawire.server.postgres.session import Session
 
 INSTEAD: Final = {
     "emit": "sql('insert into …') makes a real change.",
@@ -49,8 +47,6 @@ class DatabaseFace:
         self._prepare = prepare
         self._has_database = postgres or database is not None
         self._level = self._make_level()
-        self._session: Session | None = None
-        self._opening: Final = threading.Lock()
 
     def _check_process(self) -> None:
         raise NotImplementedError
@@ -74,25 +70,14 @@ class DatabaseFace:
         if self._level is None:
             raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
         self._check_process()
-        return self._session_of(self._level).run(text, parameters)
-
-    def _session_of(self, level: "Level") -> "Session":
-        """The one session of all threads; between `_let_go` and the next start there is none."""
-        with self._opening:
-            if not level.running:
-                raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
-            if self._session is None:
-                from supawire.server.postgres.session import Session
-
-                self._session = Session(level.own_url)
-            return self._session
+        if not self._level.running:
+            raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
+        return self._level.session.run(text, parameters)
 
     def _let_go(self) -> None:
         """Close the connection of `sql`, once the level runs no more."""
-        with self._opening:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        if self._level is not None:
+            self._level.session.close()
 
     def _memory_only(self, name: str) -> None:
         """Raises: StateError for what only the memory level does."""

@@ -19,6 +19,7 @@ from supawire.server.postgres.messages import MessageTable
 from supawire.server.postgres.partitions import Partitions
 from supawire.server.postgres.policies import Policies
 from supawire.server.postgres.schema import prepare
+from supawire.server.postgres.session import Session
 from supawire.server.questions import Answer, Question, Trouble
 from supawire.types import Instant
 
@@ -50,6 +51,8 @@ class Level:
         self._tasks: set[asyncio.Task[None]] = set()
         self._exits: Final = AsyncExitStack()
         self._stopping = False
+        self.session: Final = Session(lambda: self.own_url)
+        """For SQL of the server's owner, from any thread; whoever stops the level for good closes it."""
         self.version: str = ""
         """Of PostgreSQL, such as `18.6`, once it has started."""
 

@@ -1,7 +1,7 @@
 """SQL from any thread, a statement at a time: what `LocalServer.sql` runs on."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, LiteralString, cast
 
 import psycopg
@@ -12,10 +12,13 @@ from supawire.server.postgres.database import CONNECTING, NAME
 
 
 class Session:
-    """One connection, opened when it is first used, and again when it was lost."""
+    """One connection for all threads, opened when it is first used, and again when it was lost.
 
-    def __init__(self, url: str) -> None:
-        self._url: Final = url
+    Args: where: the URL of the database, once it runs.
+    """
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        self._where: Final = where
         self._turn: Final = threading.Lock()
         self._connection: psycopg.Connection[TupleRow] | None = None
         self._closed = False
@@ -31,7 +34,7 @@ class Session:
             connection = self._connection
             if connection is None or connection.closed:
                 connection = self._connection = psycopg.connect(
-                    self._url, autocommit=True, application_name=NAME, connect_timeout=CONNECTING
+                    self._where(), autocommit=True, application_name=NAME, connect_timeout=CONNECTING
                 )
             with connection.cursor() as cursor:
                 cursor.execute(cast("LiteralString", text), parameters or None)  # whoever writes tests writes SQL
