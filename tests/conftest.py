@@ -6,6 +6,7 @@ The order of tests is random (pytest-randomly), each test has a time limit (pyte
 import ipaddress
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("supawire", deadline=None, print_blob=True)
 settings.load_profile("supawire")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and all programs that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
