@@ -90,7 +90,8 @@ async def test_the_listener_tells_rows_alarms_and_gaps_and_ends_by_ctrl_c():
         server.broadcast("alarms", "alarm", {"floor": 3})
         await lines_until(program, {"ALARM {'floor': 3}"})
         server.drop_connections()
-        await lines_until(program, {"the connection is open", "fetch again: orders ['changes']"})
+        fetch = {"fetch again: orders ['changes']", "fetch again: alarms ['broadcast']"}
+        await lines_until(program, {"the connection is open", *fetch})
         program.send_signal(signal.SIGINT)
         status, out, err = await ended(program)
     assert (status, out.splitlines()[-1:]) == (0, ["stopped"])
