@@ -195,10 +195,7 @@ async def test_a_frame_that_is_too_long_closes_with_1009() -> None:
         await ws.send_str(" " * 5_000_000)
         await ws.send_json([None, "1", "phoenix", "heartbeat", {}])
         assert (await ws.receive_json())[1] == "1"
-        # only the head of the next frame: what follows it would meet a closed socket, and its reset overtake the close
-        transport = ws._writer.transport
-        assert transport is not None
-        transport.write(b"\x81\xff" + (5_000_001).to_bytes(8))
+        await ws.send_str(" " * 5_000_001)
         assert await closed(ws) == 1009
 
 
