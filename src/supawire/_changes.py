@@ -147,7 +147,7 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
         kept: Any = self._record
         if kept is UNSET:
             data = self._data
-            try:
+            try:  # as `_keep`, without the call, which costs 0.08 of 3.8 µs for each change
                 kept = decode_row(data.columns, data.record)
             except RowError as error:
                 error.topic = self.topic

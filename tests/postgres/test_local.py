@@ -23,6 +23,7 @@ from supawire.server.postgres.examine import without_password
 from supawire.server.questions import Trouble
 from tests.held import Held, left_since
 from tests.postgres import databases
+from tests.sync.test_threads import in_threads
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +56,9 @@ def test_sql_may_come_from_any_thread(server: LocalServer):
 
 def test_threads_that_begin_together_share_one_connection(server: LocalServer):
     """The first statements of all threads come at the same time; none opens a connection that nobody closes."""
-    with LocalServer(database=server.database_url, prepare=True) as fresh, ThreadPoolExecutor(8) as pool:
-        start = threading.Barrier(8)
-
-        def backend(_: int) -> Any:
-            start.wait()
-            return fresh.sql("select pg_backend_pid()")
-
-        assert len({str(rows) for rows in pool.map(backend, range(8))}) == 1
+    with LocalServer(database=server.database_url, prepare=True) as fresh:
+        backends = in_threads(lambda _: fresh.sql("select pg_backend_pid()"), 8)
+        assert len({str(rows) for rows in backends}) == 1
 
 
 def test_a_statement_behind_the_end_is_refused(server: LocalServer):

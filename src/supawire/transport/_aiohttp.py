@@ -12,6 +12,9 @@ from yarl import URL
 from supawire.errors import InvalidArgumentError
 from supawire.options import Secret
 
+NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+"""Time limits are the caller's; aiohttp has none."""
+
 BODY: Final = 64_000
 """Bytes of an answer's body that are read."""
 

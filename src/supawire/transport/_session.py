@@ -12,11 +12,9 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from supawire.options import Secret
-from supawire.transport._aiohttp import beginning, connector, is_socks
+from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, is_socks
 from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.headers import retry_after
-
-_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
 class Refused(Exception):
@@ -50,7 +48,7 @@ class Session:
             connector=_straight() if proxy is None else connector(proxy, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "supawire"},
-            timeout=_NO_LIMIT,
+            timeout=NO_LIMIT,
             middlewares=(_ask,),
             ws_response_class=cast("Any", AbortableWebSocket),
         )

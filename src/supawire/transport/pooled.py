@@ -12,13 +12,11 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import HttpError
-from supawire.transport._aiohttp import beginning, connector, hide, http_proxy, tls_name
+from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, hide, http_proxy, tls_name
 from supawire.transport.http import HttpRequest, HttpResponse
 
 AT_ONCE: Final = 1_000_000
 """Bytes of a request's body that are written at once; of a longer one the loop gets its turn in between."""
-
-_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
 class PooledHttp:
@@ -81,7 +79,7 @@ def _session(request: HttpRequest) -> aiohttp.ClientSession:
         connector=connector(request.proxy),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "supawire"},
-        timeout=_NO_LIMIT,
+        timeout=NO_LIMIT,
         trace_configs=[trace],
     )
 
