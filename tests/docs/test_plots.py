@@ -66,6 +66,6 @@ def test_a_plot_is_drawn_alike_each_time(name: str):
 
 @pytest.mark.parametrize("name", CURVES)
 def test_no_cost_grows_faster_than_the_page_says(name: str):
-    """In the run that is kept, one among the most costs up to a quarter more than at its cheapest, of a backlog half."""
+    """In the run that is kept, one among the most costs a quarter more than at its cheapest at most, a backlog half."""
     costs = [cost for _, cost in load()["growth"][name]]
     assert costs[-1] <= (1.5 if name == "backlog" else 1.25) * min(costs)
