@@ -252,6 +252,8 @@ def test_the_limits_are_those_of_the_contract():
         ({"timeout": timedelta(seconds=3)}, "total_seconds()"),
         ({"open_timeout": -1}, "open_timeout"),
         ({"idle_disconnect": 0}, "idle_disconnect"),
+        ({"max_retry_after": -1}, "max_retry_after"),
+        ({"max_retry_after": float("nan")}, "max_retry_after"),
         ({"protocol": "3.0.0"}, "did you mean '2.0.0'"),
         ({"protocol": 2}, "'2.0.0', '1.0.0'"),
         ({"offline": "que"}, "did you mean 'queue'?"),

@@ -21,6 +21,7 @@ CLIENT = {
     "queue_size": 'How many sends `offline="queue"` holds.',
     "limits": "What the client paces or refuses by itself, see below.",
     "idle_disconnect": "Close the socket after so many seconds without a wanted channel; the next `subscribe` opens it again.",
+    "max_retry_after": "The longest wait in seconds that the server may ask for with `Retry-After`; a longer one is cut to this.",
     "headers": "More headers for the handshake and for HTTP requests.",
     "params": "More parameters for the query of the URL.",
     "ssl": "The TLS settings; certificates are verified unless you say otherwise here.",

@@ -232,6 +232,7 @@ class SessionOptions(Struct, frozen=True):
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    max_retry_after: float = 300.0
     has_token_provider: bool = False
 
 
@@ -242,7 +243,8 @@ class ClientOptions:
     token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for one
     connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline: what a
     send does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket when no
-    channel is wanted for so long. host: Host and TLS name instead of the URL's. on_error: gets errors nobody waits for.
+    channel is wanted for so long. max_retry_after: the longest wait that the server may ask for (Retry-After). host:
+    Host and TLS name instead of the URL's. on_error: gets errors nobody waits for.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -256,6 +258,7 @@ class ClientOptions:
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    max_retry_after: float = 300.0
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     params: Mapping[str, str] | None = field(default=None, repr=False)
     ssl: ssl.SSLContext | None = None
@@ -274,6 +277,7 @@ class ClientOptions:
         check_choice("offline", self.offline, OFFLINE)
         check_number("heartbeat", self.heartbeat, above=0, below=60, unit="seconds", why=_SILENT)
         check_number("timeout", self.timeout, above=0, unit="seconds")
+        check_number("max_retry_after", self.max_retry_after, minimum=0, unit="seconds")
         for name in ("open_timeout", "idle_disconnect"):
             check_timeout(getattr(self, name), None, name)
         check_count("queue_size", self.queue_size)
@@ -335,5 +339,6 @@ class ClientOptions:
             queue_size=self.queue_size,
             limits=self.limits,
             idle_disconnect=self.idle_disconnect,
+            max_retry_after=self.max_retry_after,
             has_token_provider=self.token_provider is not None,
         )

@@ -96,6 +96,15 @@ async def test_retry_after_is_waited_for(client: AsyncClient, http: FakeHttp):
     assert 50 < now() - began < 61
 
 
+@told(max_retry_after=20.0)
+async def test_retry_after_is_cut_to_the_bound(client: AsyncClient, http: FakeHttp):
+    """A server that asks for 31 years is asked again after `max_retry_after`, also by a call without a time limit."""
+    http.answer(429, headers={"Retry-After": "999999999"})
+    began = now()
+    await client.publish("room", "typing", {}, timeout=None)
+    assert 20 <= now() - began < 20.1
+
+
 @told()
 async def test_a_wait_beyond_the_timeout_is_not_begun(client: AsyncClient, http: FakeHttp):
     """When the server wants a longer wait than the call has, the refusal raises at once, with that wait in it."""

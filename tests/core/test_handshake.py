@@ -15,6 +15,7 @@ from supawire.errors import (
     classify_join,
     classify_system,
 )
+from supawire.options import Backoff
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import LinkState
 
@@ -83,6 +84,32 @@ def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) ->
     story.drop(text="refused")
     story.run_for(30)
     assert story.session.state is not LinkState.RETRYING
+
+
+@pytest.mark.parametrize("asked", [999_999_999.0, float("inf"), 1e300])
+@pytest.mark.parametrize("backoff", [Backoff(), None])
+def test_a_retry_after_is_cut_to_the_bound(
+    make_story: Callable[..., Story], asked: float, backoff: Backoff | None
+) -> None:
+    """However long the server asks us to wait, the next attempt comes after `max_retry_after` (R30)."""
+    story = make_story(open_timeout=None, max_retry_after=120.0, backoff=backoff)
+    story.do(story.session.open)
+    story.drop(status=503, retry_after=asked)
+    if backoff is None:
+        story.do(story.session.delay_ready, ("connect",), 2.0)
+    story.run_for(119.9)
+    assert story.session.state is LinkState.RETRYING
+    story.run_for(0.2)
+    assert story.session.state is LinkState.CONNECTING
+
+
+@pytest.mark.parametrize("asked", [float("nan"), -1e9])
+def test_a_retry_after_that_is_no_wait_counts_as_none(story: Story, asked: float) -> None:
+    """A transport that gives no number, or one below zero, leaves the backoff as it is (R30)."""
+    story.do(story.session.open)
+    story.drop(status=503, retry_after=asked)
+    story.run_for(2.0)
+    assert story.session.state is LinkState.CONNECTING
 
 
 def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:

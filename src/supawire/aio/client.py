@@ -62,6 +62,7 @@ def connect_async(
     queue_size: int = 1000,
     limits: Limits = Limits(),
     idle_disconnect: float | None = None,
+    max_retry_after: float = 300.0,
     headers: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
     ssl: "tls.SSLContext | None" = None,
@@ -84,7 +85,7 @@ def connect_async(
         token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, headers, params, ssl, proxy, host: see `ClientOptions`; seconds everywhere.
+            idle_disconnect, max_retry_after, headers, params, ssl, proxy, host: see `ClientOptions`; in seconds.
         on_error: called on the event loop with every error that nobody waits for; left out, it is logged.
         transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick.
@@ -93,7 +94,8 @@ def connect_async(
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, headers, params, ssl, proxy, host, on_error, transport, http, logger, on_frame,
+        idle_disconnect, max_retry_after, headers, params, ssl, proxy, host, on_error, transport, http, logger,
+        on_frame,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_present(options)

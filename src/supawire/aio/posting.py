@@ -141,7 +141,8 @@ class Poster:
 
     async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
         """Wait before another attempt; raise the error when there is no time for one."""
-        seconds = max(delay(BACKOFF, attempt, LUCK), error.retry_after or 0.0)
+        asked = min(error.retry_after or 0.0, self._options.max_retry_after)
+        seconds = max(delay(BACKOFF, attempt, LUCK), asked)
         if deadline is not None and self._now() + seconds >= deadline:
             raise error
         await asyncio.sleep(seconds)

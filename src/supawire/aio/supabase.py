@@ -62,6 +62,7 @@ class Passed(TypedDict, total=False):
     queue_size: int
     limits: Limits
     idle_disconnect: float | None
+    max_retry_after: float
     headers: Mapping[str, str] | None
     params: Mapping[str, str] | None
     ssl: "tls.SSLContext | None"

@@ -288,7 +288,12 @@ class Link:
         elif action in (Action.REFRESH, Action.GIVE_UP):
             self._end(LinkOn.REFUSED, self.error, now)
         else:
-            self._retry(LinkOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=cause.retry_after or 0.0)
+            self._retry(LinkOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
+
+    def _asked_wait(self, cause: Cause) -> float:
+        """Return the seconds that the server asks us to wait, within the user's bound; a transport may say anything."""
+        asked = cause.retry_after or 0.0
+        return min(asked, self._context.options.max_retry_after) if asked > 0 else 0.0
 
     def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
         self._quiet()
