@@ -47,7 +47,7 @@ _FACTS: Final = """
       array(select a.attname::text from pg_constraint k
         join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any(k.conkey)
         where k.conrelid = c.oid and k.contype = 'p'),
-      columns.names, columns.types, columns.readable, pg_current_snapshot()::text
+      columns.names, columns.types, columns.readable
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     cross join pg_roles r
@@ -60,6 +60,16 @@ _FACTS: Final = """
     ) columns
     where c.oid = any(%s::oid[]) and r.rolname = any(%s)
 """
+
+_VERSIONS: Final = """
+    select pg_current_snapshot()::text, c.oid::int8, concat(c.xmin, c.ctid, (
+      select string_agg(concat(a.xmin, a.ctid), ',' order by a.attnum)
+      from pg_attribute a
+      where a.attrelid = c.oid and a.attnum > 0))
+    from (select) one
+    left join pg_class c on c.oid = any(%s::oid[])
+"""
+"""GRANT, REVOKE and ALTER TABLE write new versions of rows in these two tables of the system."""
 
 _PUBLISHED: Final = """
     select distinct c.oid::int8, p.schemaname::text, p.tablename::text
@@ -137,19 +147,21 @@ class Catalog:
         for oid in unknown:
             self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
 
-    async def facts(
-        self, oids: Collection[int], roles: Collection[str]
-    ) -> tuple[Mapping[tuple[int, str], Facts], Snapshot | None]:
-        """What holds now, by table and role, and what this query sees. A table or role that is gone has none."""
+    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], Snapshot]:
+        """Return a text for each table that changes with its columns and rights, and which transactions it includes."""
+        rows = await self._database.query(_VERSIONS, [list(oids)])
+        return {oid: version for _, oid, version in rows if oid is not None}, Snapshot.parse(rows[0][0])
+
+    async def facts(self, oids: Collection[int], roles: Collection[str]) -> Mapping[tuple[int, str], Facts]:
+        """What holds now, by table and role. A table or role that is gone has none."""
         found: dict[tuple[int, str], Facts] = {}
-        snapshot: str | None = None
-        for oid, role, sql, secured, key, names, types, readable, snapshot in await self._database.query(  # noqa: B007
+        for oid, role, sql, secured, key, names, types, readable in await self._database.query(
             _FACTS, [list(oids), list(roles)]
         ):
             columns = tuple(zip(names or (), types or (), strict=True))
             may = frozenset(name for name, yes in zip(names or (), readable or (), strict=True) if yes)
             found[oid, role] = Facts(sql, secured, frozenset(key), columns, may)
-        return found, None if snapshot is None else Snapshot.parse(snapshot)
+        return found
 
     async def published(self) -> tuple[Table, ...]:
         """The tables of the publication, none when there is no such publication."""

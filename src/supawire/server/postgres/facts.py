@@ -1,16 +1,17 @@
 """What holds of tables, kept for as long as it cannot have changed: keys, rights on columns, row level security.
 
-PostgreSQL announces a table in the stream again after anything about it has changed, also its rights, and before the
-next row of it. So what was found out for one announcement holds until the next one, provided that the query saw the
-transactions it was made for. Changes that are of no table, such as a role that joins another one, count a second later.
+Rights may change in the transaction that writes the row, before or after it, so each batch first asks PostgreSQL for
+the versions of its tables, in a snapshot that includes the batch. What was found out for one version holds until
+the next one. Changes that are of no table, such as a role that joins another one, count a second later.
 """
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from supawire.server.postgres.catalog import Catalog, Facts
-from supawire.server.postgres.pgoutput import Relation
+from supawire.server.postgres.visibility import PAUSES
 
 LASTING: Final = 1.0
 """Seconds."""
@@ -19,7 +20,7 @@ MOST: Final = 10_000
 
 
 class _Known(NamedTuple):
-    relation: Relation
+    version: str | None
     facts: Facts | None
     until: float
 
@@ -32,20 +33,35 @@ class KnownFacts:
         self._known: dict[tuple[int, str], _Known] = {}
 
     async def of(
-        self, relations: Mapping[int, Relation], roles: Collection[str], xids: Collection[int]
+        self, oids: Collection[int], roles: Collection[str], xids: Collection[int]
     ) -> Mapping[tuple[int, str], Facts]:
-        """What holds for these tables, as the stream announced them last, and roles; none for what is gone."""
+        """Return what holds for these tables and roles once everybody sees what these transactions did.
+
+        A table or role that is gone has no entry.
+        """
         now = time.monotonic()
-        pairs = [(oid, role) for oid in relations for role in roles]
-        known = [one for pair in pairs if (one := self._known.get(pair)) is not None]
-        if len(known) == len(pairs) and all(
-            one.relation is relations[one.relation.oid] and one.until > now for one in known
-        ):
-            return {pair: one.facts for pair, one in zip(pairs, known, strict=True) if one.facts is not None}
-        found, snapshot = await self._catalog.facts(relations, roles)
-        if snapshot is not None and all(map(snapshot.sees, xids)):
-            if len(self._known) > MOST:
-                self._known.clear()
-            for oid, role in pairs:
-                self._known[oid, role] = _Known(relations[oid], found.get((oid, role)), now + LASTING)
+        versions = await self._versions(oids, xids)
+        pairs = [(oid, role) for oid in oids for role in roles]
+        known = {
+            pair: one
+            for pair in pairs
+            if (one := self._known.get(pair)) is not None and one.version == versions.get(pair[0]) and one.until > now
+        }
+        if len(known) == len(pairs):
+            return {pair: one.facts for pair, one in known.items() if one.facts is not None}
+        found = await self._catalog.facts(oids, roles)
+        if len(self._known) > MOST:
+            self._known.clear()
+        for oid, role in pairs:
+            self._known[oid, role] = _Known(versions.get(oid), found.get((oid, role)), now + LASTING)
         return found
+
+    async def _versions(self, oids: Collection[int], xids: Collection[int]) -> Mapping[int, str]:
+        """Ask again until the snapshot includes these transactions."""
+        looks = 0
+        while True:
+            versions, snapshot = await self._catalog.versions(oids)
+            if all(map(snapshot.sees, xids)):
+                return versions
+            await asyncio.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
+            looks += 1

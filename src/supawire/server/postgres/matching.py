@@ -64,7 +64,7 @@ class Matcher:
         relations = {change.relation.oid: change.relation for change in wanted}
         roles = {listing.viewer.role for oid in relations for listing in self._book.of_table(oid)}
         xids = {change.begin.xid for change in wanted}
-        facts = await self._facts.of(relations, roles, xids)
+        facts = await self._facts.of(relations.keys(), roles, xids)
         await casts.fill(self._database, self._catalog.types, self._writers, wanted)
         cases = self._cases(wanted, facts)
         answers = await filtering.ask(self._database, _doubts(cases))
