@@ -15,12 +15,13 @@ from supawire.errors import (
     HandlerError,
     InvalidArgumentError,
     JoinDeniedError,
+    OperationTimeout,
     ReconnectExhaustedError,
     SlowConsumerError,
     StateError,
 )
 from supawire.options import Backoff
-from supawire.types import LinkState
+from supawire.types import ChannelState, LinkState
 from tests.aio.peer import Server, connected, settled, until
 
 pytestmark = pytest.mark.anyio
@@ -590,6 +591,35 @@ async def test_an_iterator_that_nobody_holds_is_unregistered():
         watching = client.listen()
         watching.close()
         assert client._driver.session._context.watchers == {}
+
+
+async def test_an_iterator_outlives_a_cancelled_first_join():
+    """A timeout around `anext` before the channel is joined ends neither the iterator nor the join."""
+    async with connected() as (client, server):
+        server.answers["phx_join"] = None
+        room = client.channel("room")
+        heard = room.listen(broadcast())
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(heard), 0.01)
+        join = await server.got("phx_join")
+        assert room.state is ChannelState.JOINING and server.events()["phx_join"] == 1
+        server.reply(join, response={"postgres_changes": []})
+        server.broadcast("room", "e", 1)
+        assert (await anext(heard)).payload == 1
+
+
+async def test_an_iterator_that_nobody_holds_withdraws_the_join_that_it_began():
+    """With the last reference to an iterator goes the wish for a channel that was never joined."""
+    async with connected() as (client, server):
+        server.answers["phx_join"] = None
+        room = client.channel("room")
+        heard = room.listen(broadcast())
+        with pytest.raises(OperationTimeout):
+            await heard.get(timeout=0.01)
+        del heard
+        gc.collect()
+        await until(lambda: room.state is ChannelState.IDLE)
 
 
 async def test_one_task_at_a_time():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from supawire.core.listeners import Listener
 from supawire.errors import JoinError, OperationTimeout
 from supawire.selectors import changes, gaps, status, system
 from supawire.server.emitted import make_change
@@ -234,3 +235,60 @@ def test_unknown_words_of_the_system_change_nothing(story: Story, extension: str
     assert [(one.extension, one.message) for one in said] == [(extension, "All is well"), (extension, "Hm")]
     assert story.state(db) is ChannelState.JOINED
     assert not story.at(db).ready
+
+
+# --- a listener that is added to a joined channel
+
+
+def late(each: Story) -> str:
+    """A channel that is joined and ready, and gets a listener that its join did not ask for; its topic."""
+    each.open()
+    db = each.channel("db")
+    each.join(db)
+    assert each.outcome(each.do(each.session.join, db, ready=True)) is None
+    each.collect(db, changes("users"))
+    return db
+
+
+def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: Story) -> None:
+    """Right after a late listener for changes, ready means the new join, not the present one (R17, R18)."""
+    db = late(each)
+    ready = each.do(each.session.join, db, ready=True)
+    joined = each.do(each.session.join, db)
+    assert (each.outcome(ready), each.outcome(joined)) == (NOT_YET, None)
+    each.run_for(0)
+    each.answer_join()
+    assert each.outcome(ready) is NOT_YET
+    each.system(db, SUBSCRIBED)
+    assert each.outcome(ready) is None
+
+
+def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None:
+    """When the late listener is gone before the new join, ready is what the present join is."""
+    each.open()
+    db = each.channel("db")
+    each.join(db)
+    listener = Listener((changes("users"),), lambda event: None)
+    each.do(each.session.listen, db, listener)
+    ready = each.do(each.session.join, db, ready=True)
+    assert each.outcome(ready) is NOT_YET
+    each.session.unlisten(db, listener)
+    each.run_for(0)
+    assert each.outcome(ready) is None
+    assert len(each.sent("phx_join")) == 1
+
+
+def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_next(each: Story) -> None:
+    """A late listener may make a hopeless channel ready: the next join is waited for, and its own answer counts."""
+    each.open()
+    db = each.channel("db")
+    each.collect(db, changes("users"))
+    each.join(db)
+    each.system(db, NEVER, status="error")
+    each.collect(db, changes("orders"))
+    ready = each.do(each.session.join, db, ready=True)
+    assert each.outcome(ready) is NOT_YET
+    each.run_for(0)
+    each.answer_join()
+    each.system(db, NEVER, status="error")
+    assert isinstance(error_of(each.outcome(ready)), JoinError)

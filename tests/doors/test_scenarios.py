@@ -176,14 +176,61 @@ async def test_waiting_for_an_event_has_a_time_limit(door: Door, server: LocalSe
         assert await heard.next() == END
 
 
-async def test_a_time_limit_counts_for_the_first_join_too(door: Door, server: LocalServer):
-    """`get(timeout=...)` on a channel that nobody joined gives up joining when the time is over."""
+async def test_an_iterator_outlives_a_time_limit_during_the_first_join(door: Door, server: LocalServer):
+    """`get(timeout=...)` before the channel is joined raises, and a later one goes on with the same join."""
+    server.drop_reply("phx_join", 1)
+    async with door.client(server, timeout=0.3) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast())
+        for limit in (0, 0.01, 0.05):
+            with pytest.raises(OperationTimeout, match="no event came in time"):
+                await heard.get(timeout=limit)
+        coming = asyncio.ensure_future(heard.get(timeout=30))
+        await until(lambda: room.state is ChannelState.JOINED)
+        server.broadcast("room", "a", 1)
+        assert (await coming).payload == 1
+
+
+async def test_an_iterator_outlives_its_own_time_limit_for_the_join(door: Door, server: LocalServer):
+    """A join that takes longer than `subscribe` would wait raises OperationTimeout once, and the iterator goes on."""
+    server.drop_reply("phx_join")
+    async with door.client(server, timeout=0.02) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast())
+        with pytest.raises(OperationTimeout, match="not joined in time"):
+            await heard.next()
+        server.reset_faults()
+        coming = asyncio.ensure_future(heard.next())
+        await until(lambda: room.state is ChannelState.JOINED)
+        server.broadcast("room", "a", 1)
+        assert (await coming).payload == 1
+
+
+async def test_an_iterator_outlives_a_subscribe_that_timed_out(door: Door, server: LocalServer):
+    """What `subscribe(timeout=...)` withdraws is asked for again by an iterator that is read."""
+    server.drop_reply("phx_join", 1)
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        heard = await room.listen(broadcast())
+        with pytest.raises(OperationTimeout):
+            await room.subscribe(timeout=0.05)
+        coming = asyncio.ensure_future(heard.next())
+        await until(lambda: room.state is ChannelState.JOINED)
+        server.broadcast("room", "a", 1)
+        assert (await coming).payload == 1
+
+
+async def test_closing_an_iterator_withdraws_the_join_that_it_began(door: Door, server: LocalServer):
+    """A channel that only a closed iterator wanted, and that was never joined, is left."""
     server.drop_reply("phx_join")
     async with door.client(server) as client:
         room = await client.channel("room")
+        heard = await room.listen(broadcast())
         with pytest.raises(OperationTimeout):
-            await (await room.listen(broadcast())).get(timeout=0.05)
-        await until(lambda: room.state is not ChannelState.JOINING)
+            await heard.get(timeout=0.05)
+        assert room.state is ChannelState.JOINING
+        await heard.close()
+        await until(lambda: room.state is ChannelState.IDLE)
 
 
 async def test_a_slow_consumer_is_told_and_goes_on(door: Door, server: LocalServer):
@@ -361,6 +408,18 @@ async def test_ready_is_more_than_joined(door: Door, server: LocalServer):
         assert (await table.next()).record == {"id": 1}
         with pytest.raises(StateError):
             await (await client.channel("other")).ready()
+
+
+@pytest.mark.parametrize("call", ["ready", "subscribe"])
+async def test_ready_counts_a_listener_that_came_late(door: Door, server: LocalServer, call: str):
+    """A row that is emitted right after `ready()` reaches a listener that was added to a joined channel."""
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        await room.subscribe()
+        heard = await room.listen(changes("users"))
+        await (room.ready() if call == "ready" else room.subscribe(wait="ready"))
+        server.emit("INSERT", "users", record={"id": 1})
+        assert (await heard.get(timeout=30)).record == {"id": 1}
 
 
 async def test_a_join_that_gets_no_answer_times_out(door: Door, server: LocalServer):

@@ -11,6 +11,7 @@ from supawire.aio.handlers import Subscription, subscribe
 from supawire.aio.sending import send
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import Channel
+from supawire.core.effects import Ticket
 from supawire.core.outbox import Message
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
 from supawire.options import (
@@ -342,18 +343,19 @@ class AsyncChannel:
 class _Events:
     """Where an iterator of a channel gets its events from; a `Source`."""
 
-    __slots__ = ("_begin", "_core", "_driver")
+    __slots__ = ("_begin", "_core", "_driver", "_wish")
 
     def __init__(self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
         self._core = core
         self._begin = begin
+        self._wish: Ticket | None = None
 
     def may_come(self) -> bool | None:
         """Not before it is subscribed, and no more when it was left, has failed or is closed."""
         driver, core = self._driver, self._core
         driver.check_loop()
-        if not core.begun and core.state is ChannelState.IDLE:
+        if not core.begun and not core.wanted and core.state is not ChannelState.CLOSED:
             return None
         if core.state is ChannelState.FAILED and core.error is not None:
             raise again(core.error)
@@ -362,5 +364,15 @@ class _Events:
         return core.wanted and core.state is not ChannelState.CLOSED
 
     async def begin(self) -> None:
-        """Join a channel that nobody has joined."""
+        """Join a channel that nobody has joined, and wait for it; the wish outlives this wait."""
+        driver = self._driver
+        check_taking(driver)
+        self._wish = driver.session.join(self._core.topic, driver.now())
         await self._begin()
+
+    def end(self) -> None:
+        """Withdraw the wish, when the channel was not joined yet and nobody else waits for it."""
+        wish, self._wish = self._wish, None
+        if wish is not None:
+            self._driver.session.cancel(wish, self._driver.now())
+            self._driver.pump()

@@ -334,3 +334,6 @@ class _Events:
 
     async def begin(self) -> None:
         """It has begun with the mirror."""
+
+    def end(self) -> None:
+        """The mirror goes on without its iterators."""

@@ -60,9 +60,9 @@ class Registration:
         """Receive nothing more; twice is once."""
         self._registry.remove(self)
 
-    def cancel_soon(self) -> None:
-        """The same from any thread, and from a finalizer."""
-        self._registry.remove_soon(self)
+    def cancel_soon(self, then: Callable[[], None]) -> None:
+        """The same from any thread, and from a finalizer; then call this on the event loop."""
+        self._registry.remove_soon(self, then)
 
 
 class Registry:
@@ -120,10 +120,11 @@ class Registry:
             del self._bounded[registration]
             self._measure()
 
-    def remove_soon(self, registration: Registration) -> None:
-        """No longer; from any thread."""
+    def remove_soon(self, registration: Registration, then: Callable[[], None]) -> None:
+        """Remove it and call `then`, on the event loop; from any thread."""
         try:
             self._loop.call_soon_threadsafe(self.remove, registration)
+            self._loop.call_soon_threadsafe(then)
         except RuntimeError:
             return  # the loop was closed, and everything with it
 

@@ -28,7 +28,11 @@ class Source(Protocol):
         ...
 
     async def begin(self) -> None:
-        """Begin."""
+        """Begin, and wait for it. It goes on when this wait is cancelled or times out, until `end`."""
+        ...
+
+    def end(self) -> None:
+        """Withdraw what `begin` asked for, if it has not been reached yet; called when the iterator ends."""
         ...
 
 
@@ -36,8 +40,9 @@ class AsyncStream(Generic[E_co]):
     """The events of some selectors, in order; `async for`, `anext()`, or a context manager that ends it.
 
     It is registered from the moment it is made, and survives reconnects and rejoins. It ends when the channel is left
-    or the client closed, and raises the cause when they ended for another reason. Iterating a channel that was never
-    subscribed subscribes it. When nothing refers to it any more it is unregistered. For one task at a time.
+    or the client closed, and raises the cause when they ended for another reason. Reading the iterator of a channel
+    that was never subscribed subscribes the channel; a timeout or a cancellation meanwhile ends neither that nor the
+    iterator. When nothing refers to it any more it is unregistered. For one task at a time.
     """
 
     def __init__(self, registration: Registration, buffer: Buffer, source: Source) -> None:
@@ -45,7 +50,7 @@ class AsyncStream(Generic[E_co]):
         self._buffer = buffer
         self._source = source
         self._closed = False
-        finalizer = weakref.finalize(self, registration.cancel_soon)
+        finalizer = weakref.finalize(self, registration.cancel_soon, source.end)
         finalizer.atexit = False
 
     @property
@@ -57,6 +62,7 @@ class AsyncStream(Generic[E_co]):
         """Receive nothing more; what is not read yet is dropped, and the iteration ends."""
         self._closed = True
         self._registration.cancel()
+        self._source.end()
         self._buffer.wake()
 
     def __aiter__(self) -> Self:
@@ -141,3 +147,6 @@ class Moves:
 
     async def begin(self) -> None:
         """It has begun with the client."""
+
+    def end(self) -> None:
+        """The client goes on without its iterators."""

@@ -33,7 +33,7 @@ class Channel:
         self.membership: Final = Membership(context, joins, topic, options)
         self.name: Final = self.membership.name
         self.begun: bool = False
-        """Whether the user ever wanted in or out."""
+        """Whether the user ever wanted in or out, not counting a wish that was withdrawn before the join."""
         self._member = self.membership
         self._context = context
         self._joins = joins
@@ -90,10 +90,7 @@ class Channel:
         self.begun = True
         self._parts.waiters.add(waiter, now.mono)
         self._member.want(now)
-        if self.state is ChannelState.JOINED:
-            self._parts.waiters.joined(ready=self.ready)
-            if self._parts.readiness.hopeless is not None:
-                self._parts.waiters.unready(self._parts.readiness.hopeless)
+        self._member.settle_waiters()
 
     def unsubscribe(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
         """Be out; settled when the server has confirmed, or after the bound."""
@@ -184,13 +181,13 @@ class Channel:
         match reading.said:
             case Said.READY:
                 self._member.move(ChannelOn.RECOVERED, now, announce=True)
-                self._parts.waiters.joined(ready=joined)
+                self._member.settle_waiters()
             case Said.DEGRADED:
                 since = self._member.rejoin.since(self._joins.blind_since(now))  # it may have waited behind a join
                 self._parts.gaps.open(since, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
-                    self._parts.waiters.unready(reading.error)
+                    self._member.settle_waiters()
                     self._context.report("changes", topic=self.name, error=reading.error)
             case Said.ENDING:
                 self._member.ending = reading
@@ -229,9 +226,10 @@ class Channel:
     # --- inside
 
     def _withdraw(self, now: Instant) -> None:
-        """Nobody waits any more for a join that never was: then nobody wants it."""
+        """Leave a channel that was never joined when its last waiter is gone, as if nobody had begun it."""
         if self.wanted and not self._member.ever_joined and not self._parts.waiters:
-            self.unsubscribe(None, self._context.options.timeout, now)
+            self._member.leave(None, self._context.options.timeout, now)
+            self.begun = False  # iterators that are read later begin it anew, they do not end
 
     def _check_broadcast(self, message: Message) -> None:
         if self.state is ChannelState.CLOSED:

@@ -72,8 +72,8 @@ class Membership:
 
     @property
     def ready(self) -> bool:
-        """Whether it is joined and everything that was asked for is live."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready
+        """Whether it is joined and everything that its listeners want is asked for and live."""
+        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.unmet
 
     # --- wishes
 
@@ -125,6 +125,7 @@ class Membership:
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
         if not self.outdated:
+            self.settle_waiters()
             self.events_flow(now)
         elif not self._joins.waits(self):
             if self.unmet:
@@ -190,12 +191,23 @@ class Membership:
         self.tell_token(now)
         for error in errors:
             self._context.report("binding", topic=self.name, error=error)
-        self.parts.waiters.joined(ready=self.ready)
+        self.settle_waiters()
         self.parts.tracking.joined(ref)
         if not self.outdated:  # else the join that follows at once sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         self.rejoin_if_needed(now)
+
+    def settle_waiters(self) -> None:
+        """Resolve the callers whose wish is fulfilled, or can never be, while joined.
+
+        Those who wait for "ready" wait for the next join too, when the present one lacks what a listener wants.
+        """
+        if self.state is not ChannelState.JOINED:
+            return
+        self.parts.waiters.joined(ready=self.ready)
+        if self.parts.readiness.hopeless is not None and not self.unmet:
+            self.parts.waiters.unready(self.parts.readiness.hopeless)
 
     def refused(self, ref: str, reason: str, now: Instant) -> None:
         """The server said no to the join with this ref."""
@@ -282,6 +294,7 @@ class Membership:
             self._joins.want(self, now)
         else:
             self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
+            self.settle_waiters()
             self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:

@@ -19,8 +19,9 @@ class Stream(Generic[E_co]):
     """The events of some selectors, in order; `for`, `next()`, `get(timeout=…)`, or a context manager that ends it.
 
     It is registered from the moment it is made, and survives reconnects and rejoins. It ends when the channel is left
-    or the client closed, and raises the cause when they ended for another reason. Iterating a channel that was never
-    subscribed subscribes it. When nothing refers to it any more it is unregistered. For one thread at a time.
+    or the client closed, and raises the cause when they ended for another reason. Reading the iterator of a channel
+    that was never subscribed subscribes the channel; a timeout or Ctrl-C meanwhile ends neither the join nor the
+    iterator. When nothing refers to it any more it is unregistered. For one thread at a time.
     """
 
     def __init__(self, portal: Portal, registration: Registration, buffer: Handover, source: Source) -> None:
@@ -29,7 +30,7 @@ class Stream(Generic[E_co]):
         self._buffer = buffer
         self._source = source
         self._closed = False
-        finalizer = weakref.finalize(self, registration.cancel_soon)
+        finalizer = weakref.finalize(self, registration.cancel_soon, source.end)
         finalizer.atexit = False
 
     @property
@@ -102,6 +103,7 @@ class Stream(Generic[E_co]):
     def _close(self) -> None:
         self._closed = True
         self._registration.cancel()
+        self._source.end()
         self._buffer.wake()
 
     def __enter__(self) -> Self:
