@@ -174,6 +174,34 @@ async def test_text_need_not_be_utf_8() -> None:
         assert (await ws.receive_json())[1] == "3"
 
 
+async def test_a_failure_on_the_clock_does_not_stop_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever raises when it is due is logged; what is due after it still happens, for every client."""
+
+    def fail() -> None:
+        raise TypeError("a failure for this test")
+
+    async with running() as net:
+        ws = await net.joined()
+        schedule, now = net.app.hub._desk.schedule, net.app.now().mono
+        schedule.at(now, fail)
+        net.fault("delay_replies", 0.01)
+        await ws.send_json([None, "7", "phoenix", "heartbeat", {}])
+        assert (await asyncio.wait_for(ws.receive_json(), 5))[1] == "7"
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [TypeError]
+
+
+async def test_an_effect_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A question to a database that is not there is logged, and the rest of what was ordered is performed."""
+    async with running(database=True) as net:
+        ws = await net.open()
+        private = {"config": {"private": True}}
+        await ws.send_json(["1", "1", LAB, "phx_join", private])
+        other = await net.open()
+        await other.send_json([None, "7", "phoenix", "heartbeat", {}])
+        assert (await asyncio.wait_for(other.receive_json(), 5))[1] == "7"
+    assert "the local server failed to perform Ask" in caplog.messages
+
+
 async def test_pings_are_answered_and_count_as_life() -> None:
     """The server itself never pings."""
     async with running() as net:

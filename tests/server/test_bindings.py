@@ -122,6 +122,17 @@ def test_values_are_shown_as_elixir_shows_them() -> None:
     assert inspect(value) == '%{"a" => "x\\"\\\\\\n\\#{y}", "b" => [1, 2.5, nil, true]}'
 
 
+def test_depth_does_not_matter_to_the_servers_words() -> None:
+    """A client may nest as deep as JSON is read, and deeper than Python recurses."""
+    deep: Any = []
+    for _ in range(20_000):
+        deep = [deep]
+    assert inspect(deep) == "[" * 20_001 + "]" * 20_001
+    assert bind({"schema": None, "x": {"y": [{}, {"z": []}]}}).error == (
+        NO_PARAMS + '%{"schema" => nil, "x" => %{"y" => [%{}, %{"z" => []}]}}'
+    )
+
+
 def test_short_filters_stay_on_one_line() -> None:
     """Only a list wider than 80 columns is broken."""
     assert inspect_filters([]) == "[]"

@@ -8,7 +8,7 @@ from supawire.server.desk import Timings
 from supawire.server.effects import Accepted, Refusal
 from supawire.server.limits import ServerLimits
 from supawire.server.peers import MAX_WAITING_IN, MAX_WAITING_OUT
-from tests.server.world import OK, World, denied, system
+from tests.server.world import OK, World, denied, system, unsigned
 
 LAB = "realtime:lab"
 UNMATCHED = denied("unmatched topic")
@@ -597,3 +597,27 @@ def test_clients_that_come_and_go_leave_nothing() -> None:
     desk = world.hub._desk
     assert not desk.peers and desk.rooms.get("lab", False) is None
     assert len(desk.schedule) < 300
+
+
+def test_no_token_in_a_join_stops_the_server() -> None:
+    """A header of odd types is refused as any other, and everybody else goes on."""
+    world = World(timings=Timings.strict())
+    odd, other = world.connect(), world.connect()
+    other.join("realtime:other")
+    odd.join(access_token=unsigned({"alg": []}))
+    odd.join("realtime:lab", access_token=unsigned({"alg": "HS256", "kid": {}}))
+    world.run(11)
+    assert [payload["status"] for payload in odd.events("phx_reply")] == ["error", "error"]
+    other.push("phoenix", "heartbeat", {})
+    assert other.events("phx_reply")[-1] == OK
+
+
+def test_a_binding_as_deep_as_json_is_read_is_refused_in_words() -> None:
+    """It names no table, so the system message repeats it."""
+    world = World()
+    client = world.connect()
+    deep: Any = []
+    for _ in range(800):
+        deep = [deep]
+    client.join(config={"postgres_changes": [{"event": "*", "deep": deep}]})
+    assert client.events("system")[-1]["message"].startswith("No subscription params provided.")

@@ -1,5 +1,7 @@
 """Deadlines of the hub."""
 
+import pytest
+
 from supawire.server.schedule import Schedule
 
 
@@ -59,3 +61,21 @@ def test_cancelled_deadlines_do_not_pile_up() -> None:
     assert len(schedule) < 200
     schedule.run(1e6)
     assert done == [1]
+
+
+def test_what_raises_does_not_take_the_rest_with_it() -> None:
+    """What is due and has not been done yet is done in the next run."""
+    done: list[int] = []
+    schedule = Schedule()
+
+    def fail() -> None:
+        raise ValueError
+
+    schedule.at(1.0, lambda: done.append(1))
+    schedule.at(2.0, fail)
+    schedule.at(3.0, lambda: done.append(3))
+    with pytest.raises(ValueError):
+        schedule.run(4.0)
+    assert (done, schedule.next_at) == ([1], 3.0)
+    schedule.run(4.0)
+    assert (done, schedule.next_at) == ([1, 3], None)

@@ -1,27 +1,21 @@
 """Tokens and the server's words about bad ones (protocol §1.3, §3.6, §7.1, §9.2)."""
 
 import base64
+import hmac
 import json
 from typing import Any
 
 import pytest
 
-from supawire.server.tokens import Claims, Refused, check, sign
+from supawire.server.tokens import MAX_TOKEN, Claims, Flaw, Refused, check, sign
 from supawire.types import Instant
-from tests.server.world import SECRET, START
+from tests.server.world import SECRET, START, unsigned
 
 NOW = Instant(5.0, START + 0.75)
 
 
 def token(secret: str = SECRET, **claims: Any) -> str:
     return sign({"role": "authenticated", "exp": int(START) + 60, **claims}, secret)
-
-
-def unsigned(header: dict[str, Any], signature: str = "") -> str:
-    def part(value: dict[str, Any]) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
-
-    return f"{part(header)}.{part({'role': 'service_role', 'exp': int(START) + 60})}.{signature}"
 
 
 def test_a_good_token_gives_its_claims() -> None:
@@ -96,6 +90,91 @@ def test_a_bad_token_is_refused_in_the_servers_words(
     refused = check(given, SECRET, NOW)
     assert isinstance(refused, Refused)
     assert (refused.status, refused.error, refused.reason, refused.message) == (status, error, reason, message)
+
+
+def signed(header: bytes, claims: bytes, secret: str = SECRET) -> str:
+    """A token whose parts may be anything, with a signature that is right."""
+
+    def part(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    text = f"{part(header)}.{part(claims)}"
+    return f"{text}.{part(hmac.digest(secret.encode(), text.encode(), 'sha256'))}"
+
+
+HS256 = b'{"alg":"HS256","typ":"JWT"}'
+GOOD = b'{"role":"anon","exp":4000000000}'
+CONNECTING = "Error connecting to Realtime"
+UNKNOWN = "Unknown Error on Channel"
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "error", "reason"),
+    [
+        (f'"{token()}"', 500, CONNECTING, UNKNOWN),
+        (token()[1:], 500, CONNECTING, "UnknownErrorOnChannel: Erlang error: {:invalid_byte, "),
+        (signed(b'{"alg":', GOOD), 500, CONNECTING, "UnknownErrorOnChannel: Erlang error: :unexpected_end"),
+        (signed(b"[]", GOOD), 500, CONNECTING, UNKNOWN),
+        (signed(HS256, b"[]"), 500, CONNECTING, UNKNOWN),
+        (signed(HS256, b"{x}"), 500, CONNECTING, "UnknownErrorOnChannel: Erlang error: {:invalid_byte, 120}"),
+        ("not.a.jwt", 401, NO_JWT, f"MalformedJWT: {NO_JWT}"),
+    ],
+)
+def test_a_malformed_token_is_refused_as_the_real_server_does(given: str, status: int, error: str, reason: str) -> None:
+    """The real server answers 500 to a quoted key and to a damaged header, and a join with an error of its parser."""
+    refused = check(given, SECRET, NOW)
+    assert isinstance(refused, Refused)
+    assert (refused.status, refused.error) == (status, error)
+    assert refused.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["alg", "kid", "typ", "b64", "crit"])
+@pytest.mark.parametrize("value", [None, [], {}, [[]], 5, 1e300, True, "", "x", "HS256", "RS256", "\0"])
+def test_no_header_makes_the_check_raise(name: str, value: Any) -> None:
+    """Every value of every header is either accepted or refused."""
+    header = json.dumps({"alg": "HS256", name: value}).encode()
+    assert isinstance(check(signed(header, GOOD), SECRET, NOW), Claims | Refused)
+
+
+@pytest.mark.parametrize("name", ["role", "exp", "iat", "sub", "aud", "nbf"])
+@pytest.mark.parametrize(
+    "value", ["null", "[]", "{}", "true", '""', '"\\u0000"', "1e308", "1e999", "-1", "9" * 400, "9" * 5000]
+)
+def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
+    """Every value of every claim is either accepted or refused, and what is accepted can be compared with a clock."""
+    claims = b'{"role":"anon","exp":4000000000,"%b":%b}' % (name.encode(), value.encode())
+    found = check(signed(HS256, claims), SECRET, NOW)
+    assert isinstance(found, Claims | Refused)
+    if isinstance(found, Claims):
+        assert found.expired(NOW) is None and float(found.exp) - NOW.wall > 0
+
+
+@pytest.mark.parametrize("exp", ["9" * 400, "1e300", "-" + "9" * 400])
+def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
+    """It cannot be compared with the clock, and a date that far away means nothing."""
+    claims = b'{"role":"anon","exp":%b}' % exp.encode()
+    assert check(signed(HS256, claims), SECRET, NOW) == Refused(Flaw.ODD)
+
+
+@pytest.mark.parametrize(
+    "role", ["none", "public", "current_user", "session_user", "current_role", "pg_monitor", "a\0"]
+)
+def test_a_reserved_role_is_refused(role: str) -> None:
+    """PostgreSQL takes `none` as giving up the role, so that the token would have the rights of the server itself."""
+    refused = check(token(role=role), SECRET, NOW)
+    assert isinstance(refused, Refused) and refused.flaw is Flaw.ROLE and refused.status == 401
+
+
+@pytest.mark.parametrize("piece", [".", "%41", " ", "a", "é"])
+def test_a_huge_token_is_not_looked_at(piece: str) -> None:
+    """A megabyte is refused by its length alone."""
+    assert check(piece * 1_000_000, SECRET, NOW) == Refused(Flaw.MALFORMED)
+    assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == Refused(Flaw.MALFORMED)
+
+
+def test_a_token_with_much_in_it_is_accepted() -> None:
+    """Claims of tens of kilobytes occur: providers put roles and groups into them."""
+    assert isinstance(check(token(groups=["a-group-of-users"] * 2000), SECRET, NOW), Claims)
 
 
 def test_an_unsigned_token_is_refused_whatever_it_says() -> None:

@@ -176,22 +176,35 @@ class App:
 
     def answered(self, number: int, answer: Answer) -> None:
         """The backend knows the answer to a question of the hub."""
-        self.hub.answered(number, answer, self.now())
+        self._safely(lambda: self.hub.answered(number, answer, self.now()), "on an answer of the database")
         self.pump()
 
     # --- effects ---
 
     def pump(self) -> None:
-        """Perform what the hub orders, then set the timer to its deadline. Not re-entered."""
+        """Perform what the hub orders, then set the timer to its deadline. Not re-entered.
+
+        An effect that fails is logged; those behind it are performed, and the timer is set in any case.
+        """
         if self._pumping:
             return
         self._pumping = True
         try:
             while (effect := self.hub.next_effect()) is not None:
-                self._perform[type(effect)](effect)
+                try:
+                    self._perform[type(effect)](effect)
+                except Exception:
+                    logger.exception("the local server failed to perform %s", type(effect).__name__)
         finally:
             self._pumping = False
-        self._arm(self.hub.next_deadline)
+            self._arm(self.hub.next_deadline)
+
+    def _safely(self, act: Callable[[], None], when: str) -> None:
+        """Log what an input makes the hub raise: one client must not stop the clock for all."""
+        try:
+            act()
+        except Exception:
+            logger.exception("the local server failed %s", when)
 
     def _arm(self, deadline: float | None) -> None:
         if self._timer is not None:
@@ -205,7 +218,8 @@ class App:
     def _tick(self, deadline: float) -> None:
         self._timer = None
         now = self.now()
-        self.hub.tick(Instant(max(now.mono, deadline), now.wall))
+        due = Instant(max(now.mono, deadline), now.wall)
+        self._safely(lambda: self.hub.tick(due), "on what was due")
         self.pump()
 
     def _send(self, effect: Send) -> None:

@@ -1,7 +1,7 @@
 """Values as Elixir prints them: the server's error texts quote what it was given (protocol §3.6)."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from supawire.server.wire import is_list, is_object
 
@@ -10,18 +10,49 @@ WIDTH: Final = 80
 
 
 def inspect(value: Any) -> str:
-    """A JSON value on one line, as `inspect/1` has it."""
+    """Return a JSON value on one line, as `inspect/1` has it. Works without recursion: clients choose the depth."""
+    parts: list[str] = []
+    todo: list[Any] = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _Mark):
+            parts.append(item.text)
+        elif is_object(item):
+            todo += reversed(_marked(item))
+        elif is_list(item):
+            todo += reversed([_Mark("["), *_separated([[each] for each in item]), _Mark("]")])
+        else:
+            parts.append(_scalar(item))
+    return "".join(parts)
+
+
+class _Mark(NamedTuple):
+    """Text between values."""
+
+    text: str
+
+
+def _marked(item: dict[str, Any]) -> list[Any]:
+    pairs: list[list[Any]] = [[_Mark(_quoted(key)), _Mark(" => "), item[key]] for key in sorted(item)]
+    return [_Mark("%{"), *_separated(pairs), _Mark("}")]
+
+
+def _separated(groups: list[list[Any]]) -> list[Any]:
+    """Return all groups in a row, with a comma before each but the first."""
+    found: list[Any] = []
+    for number, group in enumerate(groups):
+        if number:
+            found.append(_Mark(", "))
+        found += group
+    return found
+
+
+def _scalar(value: Any) -> str:
     if value is None:
         return "nil"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str):
-        return _quoted(value)
-    if is_object(value):
-        return "%{" + ", ".join(f"{_quoted(key)} => {inspect(value[key])}" for key in sorted(value)) + "}"
-    if is_list(value):
-        return "[" + ", ".join(map(inspect, value)) + "]"
-    return str(value)
+    return _quoted(value) if isinstance(value, str) else str(value)
 
 
 def _quoted(text: str) -> str:

@@ -1,5 +1,6 @@
 """Deadlines of the hub: one heap, no clock of its own."""
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -63,11 +64,19 @@ class Schedule:
         return self._heap[0].at if self._heap else None
 
     def run(self, mono: float) -> None:
-        """Do everything that is due; what is planned meanwhile waits for the next run, so this ends."""
-        due: list[Timer] = []
+        """Do everything that is due; what is planned meanwhile waits for the next run, so this ends.
+
+        When something raises, what has not been done yet stays planned.
+        """
+        due: deque[Timer] = deque()
         while self._heap and self._heap[0].at <= mono:
             due.append(heappop(self._heap))
-        for timer in due:
-            do, timer.do = timer.do, None
-            if do is not None:
-                do()
+        try:
+            while due:
+                timer = due.popleft()
+                do, timer.do = timer.do, None
+                if do is not None:
+                    do()
+        finally:
+            for timer in due:
+                heappush(self._heap, timer)

@@ -40,8 +40,10 @@ class Standing:
 
         def go() -> None:
             if not peer.gone:
-                then()
-                self.go_on(peer)
+                try:
+                    then()
+                finally:
+                    self.go_on(peer)
 
         self.hold(peer)
         self._schedule.at(self._outbox.now.mono + seconds, go)
@@ -55,9 +57,11 @@ class Standing:
             came = True
             if peer.gone:
                 return
-            then(result)
-            if held:
-                self.go_on(peer)
+            try:
+                then(result)
+            finally:
+                if held:
+                    self.go_on(peer)
 
         begin(done)
         if not came:
@@ -101,10 +105,12 @@ class Standing:
             nonlocal came
             came = True
             waiting, channel.waiting = channel.waiting, None
-            if channel.open:
-                then(result)
-            if waiting is not None and not channel.peer.gone:
-                self._drain(channel.peer, waiting)
+            try:
+                if channel.open:
+                    then(result)
+            finally:
+                if waiting is not None and not channel.peer.gone:
+                    self._drain(channel.peer, waiting)
 
         begin(done)
         if not came:

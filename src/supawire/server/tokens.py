@@ -1,9 +1,12 @@
 """Tokens of the local server: HS256 with one secret, checked as the real server checks them (protocol §1.3, §7.1).
 
-PyJWT verifies the signature, in constant time; `exp` is compared here, with the time the caller passes.
+The three parts are read and type-checked here, since a token is outside data and PyJWT raises what it does not document
+on some of it. PyJWT verifies the signature, in constant time; `exp` is compared with the time the caller passes.
 """
 
+import json
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,9 +16,18 @@ from urllib.parse import unquote
 import jwt
 from jwt.algorithms import requires_cryptography
 
+from supawire.server.elixir import inspect
+from supawire.server.wire import DECODE_ERRORS, decode, is_object
 from supawire.types import Instant
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+MAX_TOKEN: Final = 65_536
+"""Characters of a token that are looked at; the time that a check takes grows with them."""
+MAX_SECONDS: Final = 2.0**53
+"""Largest `exp` and `iat`, in both directions: up to here a float holds every whole number."""
+RESERVED: Final = frozenset({"none", "public", "current_role", "current_user", "session_user"})
+"""Names that PostgreSQL does not allow for roles; `none` would give up the role and keep the server's own rights."""
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]*")
 _BLANKS: Final = re.compile(r"\s")
 _UNCHECKED: Final[Any] = {
     "verify_exp": False,
@@ -66,14 +78,29 @@ class Flaw(Enum):
     )
     KEY_ID = (
         401,
-        'Failed to generate JWT signer for key ID (kid) "{kid}", check your JWT secret or JWKS configuration',
+        "Failed to generate JWT signer for key ID (kid) {kid}, check your JWT secret or JWKS configuration",
         (
-            'JwtSignerError: Failed to generate JWT signer for key ID (kid) "{kid}", '
+            "JwtSignerError: Failed to generate JWT signer for key ID (kid) {kid}, "
             "check your JWT secret or JWKS configuration"
         ),
-        'Failed to generate JWT signer for key ID (kid) "{kid}", check your JWT secret or JWKS configuration',
+        "Failed to generate JWT signer for key ID (kid) {kid}, check your JWT secret or JWKS configuration",
     )
     ODD = (500, "Error connecting to Realtime", "Unknown Error on Channel", "Unknown Error on Channel")
+    HEADER = (500, "Error connecting to Realtime", "Unknown Error on Channel", ":expected_header_map")
+    CLAIMS = (500, "Error connecting to Realtime", "Unknown Error on Channel", ":expected_claims_map")
+    NOT_JSON = (
+        500,
+        "Error connecting to Realtime",
+        "UnknownErrorOnChannel: Erlang error: {found}",
+        "UnknownErrorOnChannel: Erlang error: {found}",
+    )
+    ROLE = (
+        401,
+        "The token provided is not a valid JWT: PostgreSQL reserves the name of its role",
+        "MalformedJWT: The token provided is not a valid JWT: PostgreSQL reserves the name of its role",
+        "The token provided is not a valid JWT: PostgreSQL reserves the name of its role",
+    )
+    """Not the real server's: it would let the token act with the rights of its own role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +124,8 @@ class Refused:
     flaw: Flaw
     seconds: int = 0
     kid: str = ""
+    found: str = ""
+    """What the JSON parser of the real server says."""
 
     @property
     def status(self) -> int:
@@ -119,27 +148,71 @@ class Refused:
         return self._text(3)
 
     def _text(self, column: int) -> str:
-        return str(self.flaw.value[column]).format(seconds=self.seconds, kid=self.kid)
+        return str(self.flaw.value[column]).format(seconds=self.seconds, kid=self.kid, found=self.found)
 
 
 def check(token: str, secret: str, now: Instant) -> Claims | Refused:
-    """The claims of a token, or why it is refused."""
-    token = clean(token)
-    try:
-        header = jwt.get_unverified_header(token)
-    except jwt.InvalidTokenError:
+    """Return the claims of a token, or why it is refused. The order of the checks is the real server's."""
+    if len(token) > MAX_TOKEN:
         return Refused(Flaw.MALFORMED)
-    if header.get("alg") not in ALGORITHMS:
-        kid = header.get("kid")
-        asymmetric = header.get("alg") in requires_cryptography
-        return Refused(Flaw.KEY_ID, kid=str(kid)) if asymmetric and kid else Refused(Flaw.SIGNER)
+    token = clean(token)
+    parts = token.split(".")
+    if len(parts) != 3:
+        return Refused(Flaw.MALFORMED)
+    values = _part(parts[1], Flaw.MALFORMED, Flaw.CLAIMS)
+    header = _part(parts[0], Flaw.HEADER, Flaw.HEADER)
+    if isinstance(values, Refused):
+        return values
+    if isinstance(header, Refused):
+        return header
+    if (refused := _check_signature(token, parts[2], header, secret)) is not None:
+        return refused
+    return _check_claims(values, now)
+
+
+def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | Refused:
+    """Return the object that a part of a token encodes."""
+    if _SEGMENT.fullmatch(text) is None or len(text) % 4 == 1:
+        return Refused(not_base64)
+    raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     try:
-        values = _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
+        value = decode(raw)
+    except DECODE_ERRORS:
+        return Refused(Flaw.NOT_JSON, found=_complaint(raw))
+    return value if is_object(value) else Refused(not_object)
+
+
+def _complaint(raw: bytes) -> str:
+    """Return what the real server's JSON parser says: the byte that it cannot take, or that the text ends early."""
+    text = raw.decode("latin-1")
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        place = error.pos
+    except (RecursionError, ValueError):
+        place = 0
+    else:
+        place = next((at for at, byte in enumerate(raw) if byte > 127), len(raw))
+    if place >= len(raw) or text.startswith('"', place):  # a string that does not end is reported where it begins
+        return ":unexpected_end"
+    return f"{{:invalid_byte, {raw[place]}}}"
+
+
+def _check_signature(token: str, signature: str, header: dict[str, Any], secret: str) -> Refused | None:
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        asymmetric = isinstance(algorithm, str) and algorithm in requires_cryptography
+        named = asymmetric and isinstance(kid, str) and kid
+        return Refused(Flaw.KEY_ID, kid=inspect(kid)) if named else Refused(Flaw.SIGNER)
+    if _SEGMENT.fullmatch(signature) is None:
+        return Refused(Flaw.SIGNATURE)
+    try:
+        _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
     except jwt.InvalidSignatureError:
         return Refused(Flaw.SIGNATURE)
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):  # parts that only PyJWT minds
         return Refused(Flaw.MALFORMED)
-    return _check_claims(values, now)
+    return None
 
 
 def _check_claims(values: dict[str, Any], now: Instant) -> Claims | Refused:
@@ -150,11 +223,14 @@ def _check_claims(values: dict[str, Any], now: Instant) -> Claims | Refused:
         return Refused(Flaw.EXPIRED, seconds=seconds - exp) if isinstance(exp, int) else Refused(Flaw.ODD)
     if not isinstance(role, str) or not _is_number(exp):
         return Refused(Flaw.NO_CLAIMS)
+    if role in RESERVED or role.startswith("pg_") or "\0" in role:
+        return Refused(Flaw.ROLE)
     return Claims(values, role, exp)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a claim is a time that can be compared."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SECONDS
 
 
 def clean(token: str) -> str:
