@@ -1,6 +1,7 @@
 """Rows: what PostgreSQL's types become in Python, by what the server sends today and what older ones sent."""
 
 import contextlib
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supawire import rows
-from supawire._rowtypes import TYPES, read_array
+from supawire._rowtypes import TYPES, read_array, read_interval
 from supawire.errors import InvalidArgumentError, RowError
 from supawire.rows import Column, decode_columns, decode_row, infer_columns, to_wire
 
@@ -530,3 +531,18 @@ def test_the_kept_columns_do_not_keep_their_frame():
     before = sys.getrefcount(frame)
     decode_row(msgspec.json.decode(frame, type=Frame).columns, b'{"v": 1}')
     assert sys.getrefcount(frame) == before
+
+
+def test_long_texts_of_numbers_and_arrays_are_read_in_one_pass():
+    """Digits without an end were tried again from each of them; PostgreSQL's arrays have six dimensions at most."""
+    digits = "1" * 2_000_000
+    for kind, text in (("numeric", digits + "x"), ("float8", digits + "x"), ("_int4", "{" * 1_000_000)):
+        columns = json.dumps([{"name": "c", "type": kind}]).encode()
+        record = json.dumps({"c": text}).encode()
+        assert decode_row(columns, record) == {"c": text}
+    assert read_array("{" * 6 + "}" * 6)
+    with pytest.raises(ValueError, match="malformed"):
+        read_array("{" * 7 + "}" * 7)
+    for text in ("9" * 12 + " days", "9" * 12 + ":00:00"):
+        with pytest.raises(ValueError, match="no timedelta"):
+            read_interval(text)

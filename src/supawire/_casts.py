@@ -1,23 +1,22 @@
 """Values compared as PostgreSQL would compare them after casting both sides to the column's type (protocol §4.2).
 
 What differs from the database: text is ordered by code point and not by collation, enums by their names; dates and
-times are read in ISO form only; intervals, networks, money and ranges are equal as text; regular expressions are
-Python's, with PostgreSQL's classes and word borders translated; jsonb is equal or not, and not ordered.
+times are read in ISO form only; intervals, networks, money and ranges are equal as text; regular expressions have no
+back references and do not look ahead or behind (`_patterns`); jsonb is equal or not, and not ordered.
 """
 
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from supawire._patterns import compiled
 from supawire._rowtypes import read_array, read_bytes, read_decimal, read_float, read_int, read_time
 
 TEXT_TYPES: Final = frozenset({"text", "varchar", "bpchar", "char", "name"})
@@ -204,48 +203,4 @@ def pattern(op: str, kind: str, text: str) -> Callable[[str], bool]:
     """The test of a pattern operator. Raises: ValueError for a bad pattern, or a type that is no text."""
     if kind not in TEXT_TYPES and (kind in _READ or kind in _RANGES or kind == "jsonb"):
         raise ValueError(f"{kind} is no text")
-    text = text.rstrip() if kind == "bpchar" else text
-    flags = re.DOTALL | (re.IGNORECASE if op in {"ilike", "imatch"} else re.NOFLAG)
-    made = _compiled(_from_like(text) if op in {"like", "ilike"} else _from_posix(text), flags)
-    return lambda value: made.search(value) is not None
-
-
-@lru_cache(256)
-def _compiled(source: str, flags: re.RegexFlag) -> re.Pattern[str]:
-    try:
-        return re.compile(source, flags)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _from_like(text: str) -> str:
-    if re.fullmatch(r"(?:[^\\]|\\.)*\\", text, re.DOTALL):
-        raise ValueError("LIKE pattern must not end with escape character")
-    parts = [".*" if part == "%" else "." if part == "_" else re.escape(part[-1]) for part in _like_parts(text)]
-    return r"\A" + "".join(parts) + r"\Z"
-
-
-def _like_parts(text: str) -> list[str]:
-    return re.findall(r"\\.|.", text, re.DOTALL)
-
-
-_POSIX: Final = {
-    r"\y": r"\b",
-    r"\Y": r"\B",
-    r"\m": r"\b(?=\w)",
-    r"\M": r"\b(?<=\w)",
-    "[:alpha:]": "a-zA-Z",
-    "[:alnum:]": "a-zA-Z0-9",
-    "[:blank:]": r" \t",
-    "[:digit:]": r"\d",
-    "[:lower:]": "a-z",
-    "[:punct:]": r"!-/:-@\[-`{-~",
-    "[:space:]": r"\s",
-    "[:upper:]": "A-Z",
-    "[:word:]": r"\w",
-    "[:xdigit:]": "0-9A-Fa-f",
-}
-
-
-def _from_posix(text: str) -> str:
-    return re.sub(r"\[:\w+:\]|\\.", lambda found: _POSIX.get(found[0], found[0]), text, flags=re.DOTALL)
+    return compiled(op, text.rstrip() if kind == "bpchar" else text).search

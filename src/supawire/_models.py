@@ -21,7 +21,7 @@ from supawire._rowtypes import read_interval
 from supawire.errors import InvalidArgumentError, RowError
 
 _SHOWN: Final = 5
-_PATH: Final = re.compile(r"(.*) - at `\$\.?(.+)`", re.DOTALL)
+_PATH: Final = " - at `$"
 _SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 """Texts of msgspec that end with the value."""
 
@@ -187,9 +187,12 @@ def _may_lack(one: Any) -> bool:
 
 def _misfit(error: Exception) -> str:
     """Where and why, but not with which value: errors are logged."""
-    found = _PATH.fullmatch(str(error))
-    why = _SHOWING.sub(r"\1", found[1] if found else str(error))
-    return f"{found[2]}: {why}" if found else why
+    text = str(error)
+    before, _, path = text.rpartition(_PATH)
+    path = path.removesuffix("`").removeprefix(".")
+    found = bool(path) and text.endswith("`") and _PATH in text
+    why = _SHOWING.sub(r"\1", before if found else text)
+    return f"{path}: {why}" if found else why
 
 
 # --- pydantic

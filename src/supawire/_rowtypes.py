@@ -15,11 +15,11 @@ from uuid import UUID
 from msgspec import Struct
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|NaN|[+-]?Infinity")
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|NaN|[+-]?Infinity")
 
 
 _INTERVAL: Final = re.compile(
-    r"(?:([+-]?[0-9]+) days?)?(?:(?:(?<=[a-z]) |^)([+-]?)([0-9]+):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,6})?))?", re.ASCII
+    r"(?:([+-]?[0-9]++) days?)?(?:(?:(?<=[a-z]) |^)([+-]?)([0-9]++):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,6})?))?", re.ASCII
 )
 
 
@@ -78,10 +78,13 @@ def read_interval(text: str) -> timedelta:
         raise ValueError("an interval with years or months is no timedelta")
     days, sign, hours, minutes, seconds = found.groups()
     clock = timedelta(0)
-    if hours:
-        whole, _, fraction = seconds.partition(".")
-        clock = timedelta(0, int(whole), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
-    return timedelta(int(days or 0)) + (-clock if sign == "-" else clock)
+    try:
+        if hours:
+            whole, _, fraction = seconds.partition(".")
+            clock = timedelta(0, int(whole), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
+        return timedelta(int(days or 0)) + (-clock if sign == "-" else clock)
+    except OverflowError as error:
+        raise ValueError("an interval of this length is no timedelta") from error
 
 
 def read_text(text: str) -> str:
@@ -135,6 +138,8 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_MOST_DIMENSIONS: Final = 6
+"""Of an array in PostgreSQL; a deeper literal is none."""
 
 
 def read_array(text: str) -> list[Any]:
@@ -179,7 +184,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str | None]]:
 
 def _misplaced(mark: str, stack: list[list[Any]], wants_item: bool) -> bool:
     if mark == "{":
-        return not wants_item or (len(stack) == 1 and bool(stack[0]))
+        return not wants_item or (len(stack) == 1 and bool(stack[0])) or len(stack) > _MOST_DIMENSIONS
     if len(stack) == 1:
         return True
     if mark == "}":

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from supawire.filters import matches
 from supawire.server.bindings import bind
 from supawire.server.elixir import inspect, inspect_filters
 
@@ -139,3 +140,17 @@ def test_short_filters_stay_on_one_line() -> None:
     assert inspect_filters([("id", "eq", "1", False)]) == '[{"id", "eq", "1", false}]'
     many = inspect_filters([("id", "eq", "1", False)] * 4)
     assert many == "[\n" + ",\n".join(['  {"id", "eq", "1", false}'] * 4) + "\n]"
+
+
+def test_wildcards_in_names_do_not_freeze_the_server():
+    """Anybody who knows a key may ask for such a table."""
+    binding = bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%b"})
+    assert not binding.wants("INSERT", "public", "a" * 63)
+    assert bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%"}).wants("INSERT", "public", "a" * 63)
+
+
+def test_a_pattern_in_a_filter_does_not_freeze_the_server():
+    """Nor does a regular expression that takes a backtracking engine for ever."""
+    binding = bind({"schema": "public", "table": "t", "filter": "c=match.(a+)+$"})
+    assert binding.error is None
+    assert not matches(binding.conditions, {"c": "a" * 5000 + "!"})

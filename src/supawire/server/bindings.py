@@ -3,14 +3,13 @@
 The texts are the real server's (protocol §3.6), as far as they can be known without a database.
 """
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
+from supawire._like import like_without_escapes
 from supawire.filters import Condition, FilterSyntaxError, parse, problem
 from supawire.server.elixir import inspect, inspect_filters
 
@@ -133,10 +132,4 @@ def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:
 
 def _like(pattern: str, name: str) -> bool:
     """SQL LIKE without an escape: `_` and `%` are wildcards (protocol §4.2)."""
-    return pattern in (ANY, name) or _compiled(pattern).fullmatch(name) is not None
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    wild = {"_": ".", "%": ".*"}
-    return re.compile("".join(wild.get(letter) or re.escape(letter) for letter in pattern), re.DOTALL)
+    return pattern in (ANY, name) or like_without_escapes(pattern).search(name)

@@ -1,17 +1,15 @@
 """What clients sent, for tests to look at; tokens never come out of it."""
 
-import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
+from supawire._shown import HIDDEN, hide_tokens
 from supawire.core.frames import ACCESS_TOKEN, JOIN
 from supawire.server.wire import DECODE_ERRORS, decode, is_list, is_object, read
 
 KEPT: Final = 10_000
 KEPT_BYTES: Final = 32_000_000
-REDACTED: Final = "***"
-_TOKEN: Final = re.compile(r"[\w-]{8,}\.[\w-]{8,}\.[\w-]*|sb_\w+")
 _SECRET_KEYS: Final = frozenset({"access_token", "user_token", "apikey"})
 
 
@@ -81,7 +79,7 @@ def _value(payload: bytes) -> Any:
 
 
 def _garbage(data: bytes, binary: bool) -> str | bytes:
-    return data if binary else _TOKEN.sub(REDACTED, data.decode(errors="replace"))
+    return data if binary else hide_tokens(data.decode(errors="replace"), any_parts=True)
 
 
 def _ref(text: bytes) -> str | None:
@@ -96,7 +94,7 @@ def _user_event(payload: Any) -> str | None:
 def redact(value: Any) -> Any:
     """The value with tokens replaced, wherever they stand."""
     if is_object(value):
-        return {key: REDACTED if key in _SECRET_KEYS and item else redact(item) for key, item in value.items()}
+        return {key: HIDDEN if key in _SECRET_KEYS and item else redact(item) for key, item in value.items()}
     if is_list(value):
         return [redact(item) for item in value]
     return value

@@ -1,16 +1,15 @@
 """Payloads as somebody may see them: without tokens, and not longer than a page wants."""
 
-import re
 from typing import Final
 
-from supawire.server.recorder import REDACTED, redact
+from supawire._shown import hide_tokens
+from supawire.server.recorder import redact
 from supawire.server.wire import DECODE_ERRORS, decode, encode
 
 SHOWN: Final = 4_000
 """Characters that are shown of a payload, unless somebody wants less."""
 WHOLE: Final = 64_000
 """Bytes up to which a payload is read; of a longer one only its beginning is shown, unless it holds a token."""
-TOKENS: Final = re.compile(r"eyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|\bsb_(?:secret|publishable)_\w+")
 
 
 def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int = SHOWN) -> tuple[str, bool]:
@@ -21,7 +20,7 @@ def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int =
     if whole or len(payload) <= WHOLE:
         payload = _redacted(payload)
     head = payload[: 4 * most].decode(errors="replace")
-    text = TOKENS.sub(REDACTED, head)
+    text = hide_tokens(head)
     return text[:most], len(text) > most or len(payload) > 4 * most
 
 

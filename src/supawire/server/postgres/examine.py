@@ -118,7 +118,7 @@ def _unreachable(error: DatabaseError) -> RealtimeError:
         return error
     lines = [line.strip() for line in error.text.splitlines() if line.strip()]
     said = lines[-1] if lines else "it said nothing"
-    hint = next(known.hint for known in _REFUSALS if re.search(known.pattern, said))
+    hint = next(known.hint for known in _REFUSALS if re.search(known.pattern, said[:1000]))
     return ConnectError(f"the database cannot be reached: {said}", hint=hint)
 
 

@@ -1,0 +1,143 @@
+"""Patterns from outside meet text from outside, so none of them may take more than a pass or a bounded product."""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supawire._like import Like
+from supawire._patterns import Regex, compiled
+
+LONG = 200_000
+"""Letters of a text that an exponential or quadratic pattern would not get through in years, or hours."""
+
+
+def like_by_hand(pattern: str, text: str) -> bool:
+    """The meaning of LIKE, as one reads it."""
+    if not pattern:
+        return not text
+    if pattern[0] == "%":
+        return any(like_by_hand(pattern[1:], text[at:]) for at in range(len(text) + 1))
+    return bool(text) and pattern[0] in {"_", text[0]} and like_by_hand(pattern[1:], text[1:])
+
+
+@given(st.text("ab%_", max_size=8), st.text("abc", max_size=8))
+def test_like_means_what_it_says(pattern: str, text: str):
+    """Any pattern and text: the same as the definition."""
+    assert Like(pattern).search(text) is like_by_hand(pattern, text)
+
+
+def test_like_is_whole_and_knows_cases_and_escapes():
+    """The whole text counts; a backslash is an escape where that is wanted."""
+    assert Like(r"100\%").search("100%") and not Like(r"100\%").search("100x")
+    assert Like("a\\%", escapes=False).search("a\\b")
+    assert Like("É%", ignore_case=True).search("éa\nb") and not Like("É%").search("éa")
+    assert not Like("a").search("a\n")
+    with pytest.raises(ValueError, match="must not end with escape"):
+        Like("a\\")
+
+
+@pytest.mark.parametrize("pattern", ["%a" * 11 + "%b", "%a%" * 5000, "%" * LONG + "b", "_%" * 50 + "b"])
+def test_like_does_not_go_back(pattern: str):
+    """Many wildcards, and a last letter that is nowhere."""
+    assert not Like(pattern).search("a" * 4000)
+
+
+def test_what_like_would_take_too_long_for_is_refused():
+    """A long part with wildcards in a long text is not even begun."""
+    with pytest.raises(ValueError, match="too long"):
+        Like("%" + "a_" * 1000 + "b%").search("a" * LONG)
+
+
+SAME = st.recursive(
+    st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", "[a-b]", r"\d", "x", "^", "$", r"\w", ""]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda two: f"(?:{two[0]}|{two[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{0,2}", "{1,}"])).map(
+            lambda two: f"(?:{two[0]}){two[1]}"
+        ),
+    ),
+    max_leaves=8,
+)
+"""Patterns that Python reads as PostgreSQL does."""
+
+
+@given(SAME, st.text("abx1", max_size=8), st.booleans())
+def test_a_regular_expression_finds_what_python_finds(pattern: str, text: str, ignore_case: bool):
+    """Where the two languages agree, so do we."""
+    flags = re.DOTALL | (re.IGNORECASE if ignore_case else re.NOFLAG)
+    assert Regex(pattern, ignore_case=ignore_case).search(text) is (re.search(pattern, text, flags) is not None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found", "not_found"),
+    [
+        (r"\mab\M", "x ab.", "xab"),
+        (r"\yab\y", "ab", "abc"),
+        (r"a\Yb", "ab", "a b"),
+        ("[[:<:]]ab[[:>:]]", "an ab", "abs"),
+        ("[[:upper:]][[:digit:]]", "xA1", "a1"),
+        ("[]a]x", "]x", "bx"),
+        ("[^]a]x", "bx", "]x"),
+        (r"[\d-]+$", "1-2", "1-x"),
+        (r"\x41\u0042\t", "AB\t", "AB"),
+        ("***=a.b", "xa.by", "axb"),
+        ("(?i)AB", "xab", "xa"),
+        ("a{2,3}?b", "aab", "ab"),
+        ("a{,3}", "a{,3}", "aaa"),
+        ("$", "a\n", None),
+        ("a$", "ba", "a\n"),
+        ("|b", "", None),
+        (r"\\", "\\", "/"),
+        (r"\A\Z", "", "a"),
+    ],
+)
+def test_postgresql_has_words_of_its_own(pattern: str, found: str, not_found: str | None):
+    """What Python writes otherwise, or reads otherwise."""
+    assert Regex(pattern).search(found)
+    assert not_found is None or not Regex(pattern).search(not_found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(", "parentheses () not balanced"),
+        ("a)", "parentheses () not balanced"),
+        ("[a", "brackets [] not balanced"),
+        ("*a", "quantifier operand invalid"),
+        ("a**", "quantifier operand invalid"),
+        ("^*", "quantifier operand invalid"),
+        ("a{2,1}", "invalid repetition count(s)"),
+        ("a{999}", "invalid repetition count(s)"),
+        ("a{2", "braces {} not balanced"),
+        ("[b-a]", "invalid character range"),
+        (r"\q", "invalid escape \\ sequence"),
+        ("\\", "invalid escape \\ sequence"),
+        (r"\U00110000", "invalid escape \\ sequence"),
+        ("[[:nothing:]]", "invalid character class"),
+        (r"(a)\1", "not supported here"),
+        ("(?=a)", "not supported here"),
+        ("(" * 1000, "too complex"),
+        ("(((a{255}){255}){255}){255}", "too complex"),
+    ],
+)
+def test_a_bad_regular_expression_is_refused(pattern: str, said: str):
+    """In the words of PostgreSQL; what an automaton cannot do, in ours."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        compiled("match", pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*b", "(a*)*b", "a*a*a*a*a*b", "^(.*a){20}b"])
+def test_a_regular_expression_does_not_go_back(pattern: str):
+    """Patterns that take a backtracking engine years."""
+    assert not Regex(pattern).search("a" * LONG + "c")
+
+
+def test_what_an_automaton_would_take_too_long_for_is_refused():
+    """Its states are exponentially many: work is counted, and memory stays bounded."""
+    text = "".join(map("".join, itertools.product("ab", repeat=14)))
+    with pytest.raises(ValueError, match="too complex for this text"):
+        Regex("a(a|b){250}c").search(text)
