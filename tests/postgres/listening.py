@@ -35,6 +35,13 @@ class Listener:
         self.frames.setdefault(event, []).append(payload)
         return event, payload
 
+    def raw(self, event: str, timeout: float = PATIENCE) -> str:
+        """The next frame, which must be of this event, as it came: it may be nested deeper than Python reads."""
+        frame = self._socket.recv(timeout)
+        assert isinstance(frame, str)
+        assert event in frame[:200]
+        return frame
+
     def wait(self, event: str, fits: Callable[[Any], bool] = lambda _: True, timeout: float = PATIENCE) -> Any:
         """The payload of the next frame of this event that fits."""
         end = time.monotonic() + timeout

@@ -129,17 +129,6 @@ def test_a_replication_connection_that_is_killed_is_replaced(ear: Ear, sql: Sql,
     assert "terminating connection due to administrator command" in caplog.text
 
 
-def test_a_value_that_is_no_json_costs_no_other_change(ear: Ear, sql: Sql, caplog: pytest.LogCaptureFixture):
-    """Half of a surrogate pair passes PostgreSQL as `json` and can be sent to nobody: channels are told of a loss."""
-    publish(sql, "todos", "id int4 primary key, j json")
-    with ear.listen(of("todos")) as listener:
-        run(sql, """insert into todos values (1, '"\\ud800"')""")
-        recovered(listener)
-        run(sql, "insert into todos values (2, '1')")
-        assert listener.change()["record"] == {"id": 2, "j": 1}
-    assert "failed on a change of a row" in caplog.text
-
-
 def test_other_connections_that_are_killed_are_replaced_unnoticed(ear: Ear, sql: Sql):
     """Those that ask about rows: the batch is asked again."""
     publish(sql, "todos", "id int4 primary key", "alter table todos enable row level security")

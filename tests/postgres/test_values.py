@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire.server.postgres.values import Type, Writers, read_record
+from supawire.server.postgres import casts
+from supawire.server.postgres.database import Database
+from supawire.server.postgres.pgoutput import Begin, Column, Relation
+from supawire.server.postgres.replication import RowChange
+from supawire.server.postgres.values import JSON, Type, Writers, read_record
 
 from .listening import Ear, of
 
@@ -156,6 +160,81 @@ def test_numbers_keep_their_digits(ear: Ear, sql: Sql):
         sql.execute("insert into digits values (9007199254740993, 12.30)")
         record = listener.change()["record"]
     assert (record["id"], str(record["price"])) == (9007199254740993, "12.30")
+
+
+DEEP = "[" * 3000 + "]" * 3000
+BAD_JSON = {  # what the type json takes and jsonb does not, or only as something very long
+    "half of a surrogate pair": '"\\ud800"',
+    "a null character": '"\\u0000"',
+    "an exponent of nine digits": "1e999999999",
+    "an exponent of eighteen digits": "-1E+999999999999999999",
+    "a hundred million digits": "1e100000000",
+    "many long numbers": json.dumps(["1e131071"] * 2000).replace('"', ""),
+    "a small exponent of nine digits": "1e-999999999",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", BAD_JSON.values(), ids=BAD_JSON)
+def test_a_value_that_cannot_be_written_costs_no_other(ear: Ear, sql: Sql, text: str):
+    """An error belongs to one value of one row: the key, the columns beside it and the rows after it are told.
+
+    The real server's poll fails with such a value, and its changes are lost.
+    """
+    sql.execute("create table todos (id int4 primary key, j json, t text)")
+    sql.execute("alter publication supabase_realtime add table todos")
+    with ear.listen(of("todos")) as listener, ear.listen(of("todos", select=["t"])) as other:
+        values = "(1, %s, 'x'), (2, '{\"b\": 1e2}', 'y')"
+        sql.execute(cast("LiteralString", "insert into todos values " + values), [text])
+        sql.execute("update todos set t = 'z' where id = 1")
+        bad, good, update = listener.changes(3)
+        assert (bad["record"], good["record"]) == ({"id": 1, "t": "x"}, {"id": 2, "j": {"b": 100}, "t": "y"})
+        words = "Error 500: Internal Server Error, the value of column j cannot be written as JSON"
+        assert (bad["errors"], good["errors"], update["errors"]) == ([words], None, [words])
+        assert [data["errors"] for data in other.changes(3)] == [None] * 3
+    assert len(listener.frames["system"]) == 1
+
+
+@pytest.mark.slow
+def test_json_may_be_nested_as_deeply_as_postgresql_reads_it(ear: Ear, sql: Sql):
+    """Three thousand levels of `json` and `jsonb` stand in the frame as they are."""
+    sql.execute("create table todos (id int4 primary key, j json, b jsonb)")
+    sql.execute("alter publication supabase_realtime add table todos")
+    with ear.listen(of("todos")) as listener:
+        sql.execute("insert into todos values (1, %s, %s)", [DEEP, DEEP])
+        assert listener.raw("postgres_changes").count("[[[") >= 2 * 999
+        sql.execute("insert into todos values (2, '1', '2')")
+        assert listener.change()["record"] == {"id": 2, "j": 1, "b": 2}
+
+
+async def test_exponents_that_add_up_to_too_much_are_not_asked_about():
+    """Their digits are counted before PostgreSQL would write them, and strings do not count."""
+    types = {JSON: Type(JSON, "json", "json"), 23: Type(23, "int4", "int4")}
+    column = Column("j", JSON, -1, in_identity=False)
+    relation = Relation(1, "public", "todos", "d", (column,))
+    begin = Begin(1, 0, 5)
+    made = Writers(types)
+    for text in ("[" + "1e131071," * 200 + "1]", "1e131071 " * 200, '"' * 200_001 + "1e999999"):
+        row = RowChange(begin, "INSERT", relation, [text.encode()], None)
+        asked = FakeDatabase()
+        await casts.fill(cast("Database", asked), types, made, [row])
+        assert asked.values == [] or text.startswith('"')
+    row = RowChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
+    asked = FakeDatabase()
+    await casts.fill(cast("Database", asked), types, made, [row])
+    assert len(asked.values) == 1
+
+
+class FakeDatabase:
+    """Keeps what it is asked to cast."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    async def query(self, text: object, parameters: list[list[str]]) -> list[Any]:
+        del text
+        self.values += [value for some in parameters for value in some]
+        return []
 
 
 BUILTIN = {

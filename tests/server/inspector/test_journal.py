@@ -103,3 +103,12 @@ def test_a_change_counts_its_channels() -> None:
     one, two = book.take().changes
     assert (one.table, one.type, one.receivers, one.record) == ("public.users", "UPDATE", 3, '{"id":1}')
     assert (two.errors, two.receivers, two.old_record) == ("Error 401: Unauthorized", 0, "")
+
+
+def test_a_change_that_is_nested_too_deeply_is_one_line_too() -> None:
+    """What cannot be read is shown as it came, and costs no other line."""
+    deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 3000 + b"]" * 3000 + b"}"
+    book = Journal()
+    book.changed(deep, 1, NOW)
+    (line,) = book.take().changes
+    assert (line.type, line.receivers, line.record[:11]) == ("unreadable", 1, '{"schema":"')

@@ -223,7 +223,10 @@ _inner: Final = msgspec.json.Decoder(_Inner)
 
 
 def _change_line(line: _Change) -> ChangeLine:
-    data: dict[str, Any] = decode(line.data)
+    try:
+        data: dict[str, Any] = decode(line.data)
+    except DECODE_ERRORS:  # values may be nested deeper than this can read
+        return ChangeLine(line.at, "unreadable", "", shown(line.data)[0], "", "", line.receivers)
     errors: list[str] | None = data.get("errors")
     rows = {name: shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}
     table = f"{data['schema']}.{data['table']}"

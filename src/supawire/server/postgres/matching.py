@@ -5,7 +5,8 @@ row; then one text for each list of columns. The database is asked what holds of
 for filters that only it can decide, and once for each viewer of tables with row level security.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from supawire.server.changes import Delivery
@@ -23,6 +24,10 @@ from supawire.server.postgres.visibility import Key, Seen
 
 Select: TypeAlias = tuple[str, ...] | None
 NOTHING: Final = Seen(frozenset(), frozenset())
+MOST_WARNINGS: Final = 1_000
+"""Columns that are warned of."""
+
+logger: Final = logging.getLogger("supawire.server")
 
 
 class _Hit(NamedTuple):
@@ -54,6 +59,7 @@ class Matcher:
         """Bytes that a change may have; over that it is too large (protocol §8)."""
         self._writers: Final = Writers(catalog.types)
         self._layouts: dict[int, Layout] = {}
+        self._warned: set[tuple[int, str]] = set()
 
     async def deliveries(self, changes: Iterable[RowChange]) -> list[Delivery]:
         """What channels are told of these changes, in their order."""
@@ -99,6 +105,8 @@ class Matcher:
             if not by_role:
                 continue
             row = Changed(change, self._layout(change.relation), self.limit)
+            if row.failed:
+                self._warn(change.relation, row.failed)
             for role, listings in by_role:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
@@ -106,6 +114,18 @@ class Matcher:
                     hits = [hit for one in listings if (hit := _hit(one, row, error)) is not None]
                     cases.append(_Case(number, row, known, error, hits))
         return cases
+
+    def _warn(self, relation: Relation, columns: Collection[str]) -> None:
+        """Log each column that had a value without JSON once."""
+        for name in columns:
+            place = relation.oid, name
+            if place not in self._warned and len(self._warned) < MOST_WARNINGS:
+                self._warned.add(place)
+                logger.warning(
+                    "a value of column %s of table %s.%s cannot be written as JSON and is left out; on the real server "
+                    "all changes that are polled together with it are lost",
+                    *(name, relation.schema, relation.table),
+                )
 
     def _by_role(self, oid: int, type: str) -> list[tuple[str, list[Listing]]]:
         """Who wants changes of this type."""

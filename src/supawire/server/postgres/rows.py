@@ -1,6 +1,6 @@
 """Changed rows as the `data` of a frame (protocol §4.4): each value is written once, then a text for each view."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -18,6 +18,8 @@ KEPT: Final = 64
 NO_KEY: Final = "Error 400: Bad Request, no primary key"
 NO_RIGHT: Final = "Error 401: Unauthorized"
 TOO_LARGE: Final = "Error 413: Payload Too Large"
+UNWRITABLE: Final = "Error 500: Internal Server Error, the value of column {name} cannot be written as JSON"
+"""A text of ours: on the real server such a value makes the database fail the whole poll."""
 POLICY_FAILED: Final = "Error 500: Internal Server Error, RLS policy evaluation failed"
 """A policy that raises for one subscriber; the real server says so since a version after 2.129."""
 
@@ -46,13 +48,25 @@ class Layout(NamedTuple):
             tuple(column.name for column in columns if column.in_identity),
         )
 
-    def values(self, row: RawRow) -> Values:
-        """A row's values as JSON."""
-        return {
-            name: NULL if value is None else write(value)
-            for name, write, value in zip(self.names, self.writes, row, strict=True)
-            if value is not UNCHANGED
-        }
+    def values(self, row: RawRow, failed: set[str]) -> Values:
+        """Return a row's values as JSON; the names of those that cannot be written are added to `failed`."""
+        try:
+            return {
+                name: NULL if value is None else write(value)
+                for name, write, value in zip(self.names, self.writes, row, strict=True)
+                if value is not UNCHANGED
+            }
+        except Exception:  # noqa: BLE001  what goes wrong with one value must not cost the others
+            return dict(self._apart(row, failed))
+
+    def _apart(self, row: RawRow, failed: set[str]) -> Iterator[tuple[str, bytes]]:
+        """The same, a value at a time."""
+        for name, write, value in zip(self.names, self.writes, row, strict=False):
+            try:
+                if value is not UNCHANGED:
+                    yield name, NULL if value is None else write(value)
+            except Exception:  # noqa: BLE001
+                failed.add(name)
 
     def type_of(self, name: str) -> Type:
         """The type of a column."""
@@ -62,13 +76,16 @@ class Layout(NamedTuple):
 class Changed:
     """One change with its values. new and old: None where a key does not apply to this type of change."""
 
-    __slots__ = ("change", "layout", "new", "old", "record", "too_large")
+    __slots__ = ("change", "failed", "layout", "new", "old", "record", "too_large")
 
     def __init__(self, change: RowChange, layout: Layout, limit: int | None) -> None:
         self.change: Final = change
         self.layout: Final = layout
-        self.new: Final = None if change.new is None else layout.values(change.new)
-        self.old: Final = _old(change, layout, self.new)
+        failed: set[str] = set()
+        self.new: Final = None if change.new is None else layout.values(change.new, failed)
+        self.old: Final = _old(change, layout, self.new, failed)
+        self.failed: Final = failed
+        """Columns with a value that cannot be written as JSON; the others are as usual."""
         self.too_large: Final = limit is not None and _longer_than(limit, self)
         self.record: Final = _filled(change, self.new, self.old)
 
@@ -78,12 +95,12 @@ class Changed:
         return (self.old if self.new is None else self.new) or {}
 
 
-def _old(change: RowChange, layout: Layout, new: Values | None) -> Values | None:
+def _old(change: RowChange, layout: Layout, new: Values | None, failed: set[str]) -> Values | None:
     if change.type == "INSERT":
         return None
     if change.old is None:  # the key did not change, so that the stream does not repeat it
         return {name: new[name] for name in layout.identity if name in new} if new else {}
-    old = layout.values(change.old)
+    old = layout.values(change.old, failed)
     return old if change.whole else {name: old[name] for name in layout.identity if name in old}
 
 
@@ -147,7 +164,7 @@ def data(row: Changed, view: View) -> bytes:
         row,
         view.columns,
         _stamp(row.change.begin.commit_at),
-        _errors(TOO_LARGE) if row.too_large else NULL,
+        _errors(*_wrong(row, view)),
         _record(row, row.record, view),
         _record(row, row.old, view, only),
     )
@@ -193,8 +210,14 @@ def text(value: str) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _errors(error: str) -> bytes:
-    return msgspec.json.encode([error])
+def _wrong(row: Changed, view: View) -> list[str]:
+    """What is wrong with the row, as far as the view shows it."""
+    wrong = [UNWRITABLE.format(name=name) for name in sorted(row.failed) if name in view.shown]
+    return [TOO_LARGE, *wrong] if row.too_large else wrong
+
+
+def _errors(*errors: str) -> bytes:
+    return msgspec.json.encode(errors) if errors else NULL
 
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)

@@ -8,7 +8,6 @@ What looks odd is the real server's: `char(n)` and `bit(n)` are cut to their fir
 the type without its length; NaN and infinity are null, but strings within an array; bytea has no `\\x`, but for arrays.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -110,15 +109,6 @@ def _first(text: bytes) -> bytes:
     return string((text.decode()[:1] or " ").encode())
 
 
-def _jsonb(text: bytes) -> bytes:
-    """A `json` value as jsonb keeps it: the last one of equal keys, and plain numbers."""
-    return msgspec.json.encode(json.loads(text, parse_float=_digits, parse_int=_digits))
-
-
-def _digits(text: str) -> Any:
-    return msgspec.Raw(_number(text.encode()))
-
-
 _WRITE: Final[Mapping[str, Write]] = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), _as_is),
     "bool": _bool,
@@ -127,7 +117,6 @@ _WRITE: Final[Mapping[str, Write]] = {
     "float8": _number,
     "timestamp": _stamp,
     "timestamptz": _stamp_with_zone,
-    "json": _jsonb,
     "jsonb": _as_is,
 }
 """By name in pg_type; what is not here is a string of its text."""
@@ -156,10 +145,13 @@ class Writers:
         """JSON by type and text, for types that only PostgreSQL can cast (`asks`): to be filled in before writing."""
 
     def asks(self, oid: int) -> bool:
-        """Whether only PostgreSQL knows the JSON of this type: somebody has made a cast for it, or for a part of it."""
+        """Whether PostgreSQL makes the JSON of this type: `json`, one with a cast of its own, or with such a part.
+
+        PostgreSQL turns `json` into jsonb with its limits on digits, depth and characters, which the real server has.
+        """
         whole = self._types[oid]
         parts = [part for part in (whole.item, whole.base, *(kind for _, kind in whole.fields)) if part]
-        return whole.kind == "j" or any(map(self.asks, parts))
+        return asked(whole) or any(map(self.asks, parts))
 
     def of_column(self, oid: int) -> Write:
         """For a column of this type. Raises: KeyError for a type that the catalogue lacks."""
@@ -194,6 +186,12 @@ def is_builtin(type: Type) -> bool:
     return type.kind == "b" and type.oid < FIRST_OF_USERS
 
 
+def asked(type: Type) -> bool:
+    """Whether PostgreSQL is asked for the JSON of a value of just this type."""
+    return type.kind == "j" or type.oid == JSON
+
+
+JSON: Final = 114
 FIRST_OF_USERS: Final = 16_384
 """Oids from here on are given to what users create."""
 
