@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import loops
+
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("supawire", deadline=None, print_blob=True)
 settings.load_profile("supawire")
+
+loops.install()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and all programs that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Async tests run under asyncio, the only loop this library knows."""
+    """Async tests run under asyncio; which of its event loops that is, `tests/loops.py` says."""
     return "asyncio"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from supawire import AsyncClient, LinkState, broadcast, col, connect_async, gaps, presence, status
 from supawire.errors import RealtimeError
 from supawire.server import LocalServer
+from tests import loops
 from tests.conftest import ROOT
 from tests.faults.steps import at_once
 from tests.held import Held
@@ -208,6 +209,7 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
+    loops.install()
     if sys.argv[1:] == ["serve"]:
         serve()
     else:

@@ -169,8 +169,8 @@ class Wire:
 
     def reset(self) -> None:
         """End it with a TCP reset."""
-        raw: socket.socket = self._writer.get_extra_info("socket")
-        if raw.fileno() >= 0:
+        raw: socket.socket | None = self._writer.get_extra_info("socket")  # None when uvloop has closed it
+        if raw is not None and raw.fileno() >= 0:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 

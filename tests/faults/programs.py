@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from supawire import AsyncClient, broadcast, connect_async
+from tests import loops
 
 Program = Callable[[str, str], Coroutine[Any, Any, object]]
 
@@ -154,5 +155,6 @@ PROGRAMS: dict[str, Program] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
+    loops.install()
     name, url, key = sys.argv[1:]
     asyncio.run(PROGRAMS[name](url, key), debug=False)  # or it would tell how long the import of aiohttp took

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Set
 from typing import Any, ClassVar, Final
 
+from supawire.aio.clock import Clock
 from supawire.aio.dispatch import Dispatch
 from supawire.aio.handover import COURTESY
 from supawire.aio.hooks import LUCK, TokenSource, ask_delay
@@ -65,6 +66,7 @@ class Driver:
         self.blocking = blocking
         self._endpoint = endpoint
         self.loop: Final = asyncio.get_running_loop()
+        self.clock: Final = Clock(self.loop)
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
         self.reports: Final = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
@@ -79,6 +81,8 @@ class Driver:
         self._told: BaseException | None = None
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        """The deadline of the timer; the handle of some event loops does not have `when()`."""
         self._warned_at = -_WARN_AGAIN
         self.error: RealtimeError | None = None
         """Why the client ended, when not by `close()`."""
@@ -115,7 +119,7 @@ class Driver:
 
     def now(self) -> Instant:
         """Both clocks."""
-        return Instant(self.loop.time(), time.time())
+        return Instant(self.clock.time(), time.time())
 
     def pump(self) -> None:
         """Perform what the core has ordered, and arm the timer for what it wants next."""
@@ -151,9 +155,10 @@ class Driver:
         deadline = self.session.next_deadline
         if self.session.state is LinkState.CLOSED:
             self._disarm()
-        elif deadline is not None and (self._timer is None or deadline < self._timer.when()):
+        elif deadline is not None and (self._timer is None or deadline < self._timer_at):
             self._disarm()
-            self._timer = self.loop.call_at(deadline, self._tick)
+            self._timer_at = deadline
+            self._timer = self.clock.call_at(deadline, self._tick)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -176,7 +181,7 @@ class Driver:
             self.pump()
         else:
             self.dispatch.wake()
-        now = self.loop.time()
+        now = self.clock.time()
         if now - began.mono > SLOW and now - self._warned_at > _WARN_AGAIN:
             self._warned_at = now
             self.reports.log("handler").warning(

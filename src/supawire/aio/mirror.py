@@ -251,7 +251,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._timer = None
         deadline = self._machine.next_deadline
         if deadline is not None:
-            self._timer = self._driver.loop.call_at(deadline, self._tick, deadline)
+            self._timer = self._driver.clock.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
         now = self._driver.now()

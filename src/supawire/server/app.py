@@ -88,6 +88,8 @@ class App:
         self._built = b""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        """The deadline of the timer; the handle of some event loops does not have `when()`."""
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._perform: Final[dict[type[Effect], Callable[..., None]]] = {
@@ -208,11 +210,12 @@ class App:
 
     def _arm(self, deadline: float | None) -> None:
         if self._timer is not None:
-            if self._timer.when() == deadline:
+            if self._timer_at == deadline:
                 return
             self._timer.cancel()
             self._timer = None
         if deadline is not None and self._runner is not None:  # a database may answer when we have stopped
+            self._timer_at = deadline
             self._timer = self._loop.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:

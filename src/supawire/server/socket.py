@@ -55,9 +55,7 @@ class Socket:
             await self.ws.prepare(request)
         except ConnectionResetError:
             return False
-        transport = request.transport
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        self._transport = request.transport  # of any class: event loops other than asyncio's have their own
         if self._closing:
             self.abort()
         else:

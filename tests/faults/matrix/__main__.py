@@ -45,7 +45,7 @@ async def judge(one: Case, side: str, interpreter: str) -> dict[str, Any]:
 def _environment(side: str) -> dict[str, str]:
     """Ours is found as the tests find it; theirs has an environment of its own."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | ({"PYTHONPATH": str(ROOT / "src")} if side == "ours" else {})
+    return kept | ({"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"} if side == "ours" else {})
 
 
 async def _listen(process: Process, stage: Stage) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from supawire import AsyncClient, Sent, broadcast, connect_async
 from supawire.errors import RealtimeError
+from tests import loops
 
 KEY: Final = "key"
 
@@ -199,4 +200,5 @@ PROGRAMS: Final[dict[str, Callable[..., Coroutine[Any, Any, None]]]] = {
 }
 
 if __name__ == "__main__":
+    loops.install()
     asyncio.run(PROGRAMS[sys.argv[1]](sys.argv[2], **json.loads(sys.argv[3])))
