@@ -115,6 +115,23 @@ def test_a_new_token_brings_new_claims(ear: Ear, sql: Sql):
         assert bodies(listener, 1) == ["new"]
 
 
+def test_a_row_that_is_judged_while_the_token_changes_is_judged_by_the_new_one(ear: Ear, sql: Sql):
+    """After `Subscribed to PostgreSQL` no row comes that only the earlier claims may see, and none is lost."""
+    run(sql, "drop policy own on notes")
+    slowly = "pg_sleep(0.5)::text is not null"
+    run(sql, f"create policy slow on notes for select to authenticated using (owner = {OWN} and {slowly})")
+    run(sql, f"create policy none on notes for select to authenticated using ({slowly} and false)")
+    with ear.listen(of("notes"), sub="ada") as listener:
+        run(sql, "insert into notes values (1, 'ada', false, 'old'), (2, 'ben', false, 'new')")
+        while not sql.execute("select from pg_stat_activity where wait_event = 'PgSleep'").fetchall():
+            pass  # the rows are not looked at yet
+        listener.push("access_token", {"access_token": ear.server.token(sub="ben")})
+        assert listener.system() == ("ok", "Subscribed to PostgreSQL")
+        assert bodies(listener, 1) == ["new"]
+        run(sql, "insert into notes values (3, 'ben', false, 'last')")
+        assert bodies(listener, 1) == ["last"]
+
+
 def test_the_key_may_have_several_columns_of_any_type(ear: Ear, sql: Sql):
     """Rows are found by the whole key."""
     kinds = "at timestamptz, name text, n numeric, u uuid, b bytea, e char(3)"

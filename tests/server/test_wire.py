@@ -49,6 +49,18 @@ def test_what_cannot_be_read_is_nothing(data: bytes, v2: bool) -> None:
     assert wire.read(v2, data, False) is None
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1E+999", "[1e309]", '{"a":{"b":1.5e1000}}'])
+@pytest.mark.parametrize("v2", [True, False])
+def test_a_number_that_is_too_large_drops_the_frame(number: str, v2: bool) -> None:
+    """The real server's parser has no such float (protocol §13); text that looks like one is text."""
+    array, text = b'["1","2","realtime:lab","broadcast",%b]', b'"of 1e400"'
+    frame = b'{"topic":"realtime:lab","event":"broadcast","ref":"2","payload":%b}' if not v2 else array
+    assert wire.read(v2, frame % number.encode(), False) is None
+    assert wire.read(v2, frame % b"1e300", False) is not None
+    push = wire.read(v2, frame % text, False)
+    assert push is not None and push.payload == text
+
+
 def test_each_version_reads_only_its_own_shape() -> None:
     """An object on a 2.0.0 socket and an array on a 1.0.0 socket are dropped."""
     assert wire.read(True, OBJECT, False) is None

@@ -4,6 +4,7 @@ A frame for many sockets is a `Shared`: it is encoded at most once for each vers
 version comes along. Refs and topics are kept as the JSON text to be echoed, since clients may use any JSON value.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias, TypeGuard
 
@@ -68,6 +69,9 @@ class _Array(Struct, array_like=True, gc=False):
     payload: Raw
 
 
+_HUGE: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+"""Where a number may be too large for a float. Most payloads have no such place, and are not decoded here."""
+
 _object: Final = msgspec.json.Decoder(_Object)
 _array: Final = msgspec.json.Decoder(_Array)
 
@@ -80,6 +84,8 @@ def read(v2: bool, data: bytes, is_binary: bool) -> Push | None:
         if not data.isascii():
             data.decode()  # what stays raw is not checked otherwise
         frame = (_array if v2 else _object).decode(data)
+        if _HUGE.search(data):
+            decode(data)  # a frame with a number such as 1e400 is dropped (protocol §13)
     except DECODE_ERRORS:
         return None
     return Push(encode(frame.join_ref), encode(frame.ref), frame.topic, frame.event, bytes(frame.payload))
@@ -131,12 +137,16 @@ def shared_text(topic: bytes, event: str, payload: bytes) -> Shared:
 
 
 def shared_user(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes = b"") -> Shared:
-    """A user's broadcast: kind 4 for version 2.0.0; for 1.0.0 text, or nothing when it is raw (protocol §2.4)."""
+    """A user's broadcast: kind 4 for version 2.0.0; for 1.0.0 text, or nothing when it is raw (protocol §2.4).
+
+    Version 1.0.0 puts the payload into a larger JSON text, so bytes that only claim to be JSON are not sent there: they
+    could close the object and add an event or topic of their own.
+    """
 
     def make(v2: bool) -> Encoded | None:
         if v2:
             return user_frame(topic, event, payload, json=json, metadata=metadata)
-        if not json:
+        if not json or not is_json(payload):
             return None
         body = user_payload(event, payload, metadata)
         return text(False, encode(topic), frames.BROADCAST, body)
@@ -152,8 +162,17 @@ def user_frame(topic: str, event: bytes, payload: bytes, *, json: bool, metadata
         return None
 
 
+def is_json(text: bytes) -> bool:
+    """Return whether this is one JSON value, and nothing more."""
+    try:
+        decode(text)
+    except DECODE_ERRORS:
+        return False
+    return True
+
+
 def user_payload(event: bytes, payload: bytes, metadata: bytes = b"") -> bytes:
-    """The payload of a broadcast in text form; `payload` goes in as it is, JSON or not."""
+    """The payload of a broadcast in text form; `payload` goes in as it is and must be JSON."""
     meta = b'"meta":%b,' % metadata if metadata else b""
     return b'{"event":%b,%b"payload":%b,"type":"broadcast"}' % (encode(event.decode()), meta, payload)
 

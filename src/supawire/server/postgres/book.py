@@ -38,6 +38,9 @@ class Book:
     def __init__(self) -> None:
         self._tables: dict[int, list[Listing]] = {}
         self._channels: dict[int, frozenset[int]] = {}
+        self._viewers: dict[int, Viewer] = {}
+        self.replaced: Final[set[int]] = set()
+        """Channels that were entered with other claims than before, since this was cleared."""
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -51,15 +54,20 @@ class Book:
 
     def enter(self, channel: int, listings: Iterable[tuple[int, Listing]]) -> None:
         """Write down a channel's listings, each with its table, in place of its earlier ones."""
+        former = self._viewers.get(channel)
         self.strike(channel)
         tables: set[int] = set()
         for oid, listing in listings:
             tables.add(oid)
             self._tables.setdefault(oid, []).append(listing)
+            self._viewers[channel] = listing.viewer
+            if former is not None and listing.viewer != former:
+                self.replaced.add(channel)
         self._channels[channel] = frozenset(tables)
 
     def strike(self, channel: int) -> None:
         """Forget a channel."""
+        self._viewers.pop(channel, None)
         for oid in self._channels.pop(channel, ()):
             left = [listing for listing in self._tables[oid] if listing.channel != channel]
             if left:

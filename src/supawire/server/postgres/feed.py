@@ -213,15 +213,29 @@ class Feed:
     async def _tell(self, changes: Sequence[RowChange]) -> None:
         if self._new_tables(changes):
             await self._look_again()
+        self._book.replaced.clear()
         deliveries = await self._deliveries(changes)
+        if self._book.replaced:
+            deliveries = await self._judge_again(changes, deliveries)
         if deliveries:
             self._ground.do(lambda hub, now: hub.changed(deliveries, now))
 
-    async def _deliveries(self, changes: Sequence[RowChange]) -> list[Delivery]:
+    async def _judge_again(self, changes: Sequence[RowChange], found: list[Delivery]) -> list[Delivery]:
+        """Return the deliveries with those of channels anew whose token was replaced while the rows were judged.
+
+        Such a channel has been sent `Subscribed to PostgreSQL` by now, so only its new claims count. The lock keeps
+        tokens from being replaced once more meanwhile.
+        """
+        async with self._listing:
+            again = frozenset(self._book.replaced)
+            kept = [delivery for delivery in found if delivery.channel not in again]
+            return kept + await self._deliveries(changes, again)
+
+    async def _deliveries(self, changes: Sequence[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
         tries = 1
         while True:
             try:
-                return await self._matcher.deliveries(changes)
+                return await self._matcher.deliveries(changes, only)
             except DatabaseError as error:
                 if not error.retryable or tries == TRIES:
                     raise

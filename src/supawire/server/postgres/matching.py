@@ -61,7 +61,7 @@ class Matcher:
         self._layouts: dict[int, Layout] = {}
         self._warned: set[tuple[int, str]] = set()
 
-    async def deliveries(self, changes: Iterable[RowChange]) -> list[Delivery]:
+    async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
         """What channels are told of these changes, in their order."""
         wanted = [change for change in changes if self._book.of_table(change.relation.oid)]
         if not wanted:
@@ -72,7 +72,7 @@ class Matcher:
         xids = {change.begin.xid for change in wanted}
         facts = await self._facts.of(relations.keys(), roles, xids)
         await casts.fill(self._database, self._catalog.types, self._writers, wanted)
-        cases = self._cases(wanted, facts)
+        cases = self._cases(wanted, facts, only)
         answers = await filtering.ask(self._database, _doubts(cases))
         keys = _keys(cases, answers)
         looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
@@ -94,14 +94,16 @@ class Matcher:
             layout = self._layouts[relation.oid] = Layout.of(relation, self._catalog.types, self._writers)
         return layout
 
-    def _cases(self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts]) -> list[_Case]:
+    def _cases(
+        self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts], only: frozenset[int] | None
+    ) -> list[_Case]:
         cases: list[_Case] = []
         wanted: dict[tuple[int, str], list[tuple[str, list[Listing]]]] = {}
         for number, change in enumerate(changes):
             what = change.relation.oid, change.type
             by_role = wanted.get(what)
             if by_role is None:
-                by_role = wanted[what] = self._by_role(*what)
+                by_role = wanted[what] = self._by_role(*what, only)
             if not by_role:
                 continue
             row = Changed(change, self._layout(change.relation), self.limit)
@@ -127,11 +129,11 @@ class Matcher:
                     *(name, relation.schema, relation.table),
                 )
 
-    def _by_role(self, oid: int, type: str) -> list[tuple[str, list[Listing]]]:
-        """Who wants changes of this type."""
+    def _by_role(self, oid: int, type: str, only: frozenset[int] | None) -> list[tuple[str, list[Listing]]]:
+        """Return who wants changes of this type, by role; of these channels only, where some are given."""
         found: dict[str, list[Listing]] = {}
         for listing in self._book.of_table(oid):
-            if listing.wants(type):
+            if listing.wants(type) and (only is None or listing.channel in only):
                 found.setdefault(listing.viewer.role, []).append(listing)
         return sorted(found.items())
 
