@@ -546,3 +546,16 @@ def test_long_texts_of_numbers_and_arrays_are_read_in_one_pass():
     for text in ("9" * 12 + " days", "9" * 12 + ":00:00"):
         with pytest.raises(ValueError, match="no timedelta"):
             read_interval(text)
+
+
+@pytest.mark.parametrize("kind", ["numeric", "int4", "float8", "json", "jsonb", "_numeric", "unknown", "_unknown"])
+@pytest.mark.parametrize(
+    "number", ["1e9999999999999999999", "[1e9999999999999999999]", '{"a":[-1e9999999999999999999]}']
+)
+def test_a_number_without_bound_is_a_row_error(kind: str, number: str):
+    """No other exception comes out, whatever the column is; as a text such a number stays text."""
+    columns = json.dumps([{"name": "n", "type": kind}]).encode()
+    with pytest.raises(RowError, match="too large"):
+        decode_row(columns, f'{{"n":{number}}}'.encode())
+    assert decode_row(columns, b'{"n":"{1e9999999999999999999}"}')
+    assert decode_row(b'[{"name":"n","type":"numeric"}]', b'{"n":"1e9999999999999999999"}')["n"].startswith("1e")

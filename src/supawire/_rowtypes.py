@@ -29,8 +29,12 @@ def read_int(text: str) -> int:
 
 
 def read_decimal(text: str) -> Decimal:
-    """A numeric with its scale; NaN and Infinity are Decimals too."""
-    return Decimal(_whole(_NUMBER, text))
+    """A numeric with its scale; NaN and Infinity are Decimals too. Raises: ValueError also for an endless exponent."""
+    number = _whole(_NUMBER, text)
+    try:
+        return Decimal(number)
+    except ArithmeticError as error:
+        raise ValueError("a number of this size is no Decimal") from error
 
 
 def read_float(text: str) -> float:

@@ -36,7 +36,7 @@ from supawire.errors import RowError
 
 __all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire", "unsent_columns"]
 
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, ArithmeticError)
 _KEPT: Final = 256
 _NOTHING: Final[Set[str]] = frozenset()
 _LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
@@ -220,7 +220,8 @@ def _column_by_column(plan: _Plan, record: bytes) -> dict[str, Any]:
         raw = _fields.decode(record) or {}
         return {name: _value(plan.types.get(name, ""), bytes(text)) for name, text in raw.items()}
     except _UNREADABLE as error:
-        raise RowError(f"the row cannot be read: {error}", raw=record) from error
+        why = "a number of it is too large" if isinstance(error, ArithmeticError) else error
+        raise RowError(f"the row cannot be read: {why}", raw=record) from error
 
 
 def _value(kind: str, text: bytes) -> Any:
@@ -249,7 +250,11 @@ def _array(item: str, text: bytes) -> Any:
 def _plain(text: bytes, decoder: msgspec.json.Decoder[Any] = _any) -> Any:
     try:
         return decoder.decode(text)
-    except (msgspec.DecodeError, ValueError):  # perhaps a number that no float, or no int that Python reads, can hold
+    except (
+        msgspec.DecodeError,
+        ValueError,
+        ArithmeticError,
+    ):  # perhaps a number that no float, or no int that Python reads, can hold
         return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
 
 

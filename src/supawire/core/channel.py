@@ -195,6 +195,12 @@ class Channel:
                 pass
         self._member.events_flow(now)
 
+    def missed_change(self, now: Instant) -> None:
+        """A frame that may have been a change of this channel could not be read: a gap, if changes are listened to."""
+        if self._member.live and self._parts.index.bindings:
+            self._parts.gaps.open(now, "unreadable", frozenset({"changes"}))
+            self._member.events_flow(now)
+
     def presence_state(self, raw: Raw) -> None:
         """Everyone who is here."""
         self._context.deliver(self._parts.index.presence, self._parts.roster.replace(raw))

@@ -170,6 +170,8 @@ class Mirror:
         if op is None:
             return
         if isinstance(op, Unclear):
+            if op.error is not None and self._doubt is None:  # one is enough until the next fetch
+                self.effects.append(Complain(op.error))
             self.doubt(f"row: {op.why}")
             return
         self._follow(op)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from supawire.core import binary, frames
+from supawire.core import binary, deep, frames
 from supawire.core.channel import Channel
 from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, Unread, decode_meta, encode_json
 from supawire.core.context import Context
@@ -115,10 +115,11 @@ class Receiver:
     def _change(self, payload: Payload, member: Membership) -> Delivery | None:
         data = payload.data
         event = type_of_change.get(data.type) if data is not None else None
-        if data is None or event is None:
-            self._counts.unknown += 1
-            return None
         ids = payload.ids
+        if data is None or event is None or not ids:
+            self._counts.unknown += 1
+            self._missed_change(member.topic)
+            return None
         if len(ids) == 1:
             by_kind = member.index.changes.get(ids[0])
             listeners = by_kind.get(data.type, ()) if by_kind is not None else ()
@@ -167,20 +168,70 @@ class Receiver:
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
     def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
-        """A frame that is no JSON. If only a broadcast's payload is none, who reads it is told so (R40)."""
+        """A frame that is no JSON that we can read. If only one value is not, who wants it is told so (R40)."""
         try:
-            frame = self._context.codec.decode_unread.decode(data)
+            return self._unread_broadcast(data, data, [])
         except DECODE_ERRORS:
-            self._garbage(error)
-            return None
+            pass
+        for level, take in (
+            (deep.PAYLOAD, self._unread_broadcast),
+            (deep.ROW, self._deep_change),
+            (deep.META, self._deep_presence),
+        ):
+            text, values = deep.cut(data, level)
+            if values:
+                try:
+                    return take(data, text, values)
+                except DECODE_ERRORS:
+                    pass
+        self._garbage(error)
+        for topic in tuple(self._channels):
+            self._missed_change(topic)
+        return None
+
+    def _missed_change(self, topic: str) -> None:
+        """What could not be read may have been a change: then whoever copies a table fetches it."""
+        channel = self._channels.get(topic)
+        if channel is not None and self.heard_at is not None:
+            channel.missed_change(self.heard_at)
+
+    def _unread_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
+        """A broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
+        frame = self._context.codec.decode_unread.decode(text)
+        if frame.event != BROADCAST:
+            raise msgspec.DecodeError("no broadcast")
         member = self._members.get(frame.topic)
-        if member is None or frame.join_ref not in member.live or frame.event != BROADCAST:
-            self._garbage(error)
+        if member is None or frame.join_ref not in member.live:
+            self._garbage(RemoteProtocolError("a broadcast that cannot be read is of no joined channel"))
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
         listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
-        return self._unreadable(member, listeners, event, payload.meta, payload.payload, data)
+        sent = deep.restored(payload.payload, values)
+        return self._unreadable(member, listeners, event, payload.meta, sent, data)
+
+    def _deep_change(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
+        """A change with a row that is too deep: reading the row raises, and everything else of it is there."""
+        frame: Typed = self._decode(text)
+        change = frame.payload.data
+        if frame.event != POSTGRES_CHANGES or change is None:
+            raise msgspec.DecodeError("no change")
+        member = self._members.get(frame.topic)
+        if member is None or frame.join_ref not in member.live:
+            self._counts.stale += 1
+            return None
+        change.record = deep.restored(change.record, values)
+        change.old_record = deep.restored(change.old_record, values)
+        return self._change(frame.payload, member)
+
+    def _deep_presence(self, data: bytes, text: bytes, values: list[bytes]) -> None:
+        """Presence of which one value is too deep: it is a number then, so that others are seen to come and go."""
+        frame: Typed = self._decode(text)
+        if frame.event not in (frames.PRESENCE_STATE, frames.PRESENCE_DIFF):
+            raise msgspec.DecodeError("no presence")
+        self._garbage(RemoteProtocolError("a value in presence is nested too deep"))
+        assert self.heard_at is not None
+        self._control(frame, text, self.heard_at)
 
     def _unreadable(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes

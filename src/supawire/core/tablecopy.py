@@ -44,9 +44,10 @@ class Drop(NamedTuple):
 
 
 class Unclear(NamedTuple):
-    """Something changed, and what it is now has to be fetched."""
+    """Something changed, and what it is now has to be fetched. error: the change could not be read."""
 
     why: str
+    error: RowError | None = None
 
 
 Op = Put | Drop | Unclear
@@ -110,7 +111,7 @@ class Reader(Struct, frozen=True):
         try:
             return self._delete(change) if isinstance(change, Delete) else self._put(change, inside=inside)
         except RowError as error:
-            return Unclear(error.message)
+            return Unclear(error.message, error)
 
     def _delete(self, change: Delete[dict[str, Any]]) -> Op:
         """The key is all that counts, also when a large row came without its other values."""
@@ -162,7 +163,7 @@ class TableCopy:
             self.rows.pop(left, None)
             return None if old is None else RowDeleted(old, self._shown)
         row = _whole(op, old)
-        if isinstance(row, Unclear) or (row == old and left == taken):
+        if isinstance(row, Unclear) or (_same(row, old) and left == taken):
             return row if isinstance(row, Unclear) else None
         self._put(op, row)
         return RowInserted(row, self._shown) if old is None else RowUpdated(row, old, self._shown)
@@ -195,6 +196,13 @@ def _whole(op: Put, known: Row | None) -> Row | Unclear:
     return {column.name: (op.row if column.name in op.row else known)[column.name] for column in op.columns}
 
 
+def _same(row: Row, other: Row | None) -> bool:
+    try:
+        return row == other
+    except ArithmeticError:  # a Decimal that signals, which an odd server may send as text
+        return False
+
+
 def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | None) -> Rows:
     """What a fetch gave, by key. Raises: RowError."""
     rows: Rows = {}
@@ -210,7 +218,7 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
         if found is None:
             missing = [name for name in key.names if row.get(name) is None]
             raise RowError(f"fetch gave a row without {', '.join(missing)}", hint="key= names columns of every row.")
-        if rows.get(found, row) != row:
+        if not _same(rows.get(found, row), row):
             raise RowError(
                 f"fetch gave two different rows with the key {found!r}",
                 hint="key= must name the primary key, and pages must be cut along it, not by offset.",

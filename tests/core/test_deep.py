@@ -1,0 +1,137 @@
+"""What nests deeper than Python reads is missing alone; a frame that nobody can read is a gap where changes count."""
+
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from supawire._mirrored import MirrorState
+from supawire.core import deep
+from supawire.core.mirror import PAUSE
+from supawire.errors import RowError
+from supawire.selectors import broadcast, changes, gaps, presence
+from supawire.types import Gap
+from tests.core.conftest import SUBSCRIBED, Story
+from tests.core.mirrored import Driven, change, row
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def listening(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
+    """A joined room, and what is heard there."""
+    room = story.channel()
+    heard = story.collect(room, *selectors)
+    story.join(room)
+    if story.sent("phx_join")[-1].payload["config"]["postgres_changes"]:
+        story.system(room, SUBSCRIBED)
+    heard.clear()
+    return room, heard
+
+
+def framed(story: Story, room: str, event: str, payload: str) -> bytes:
+    """A frame in the story's version, with a payload that is text."""
+    if story.options.protocol == "2.0.0":
+        return f'[null,null,"{room}","{event}",{payload}]'.encode()
+    return f'{{"topic":"{room}","event":"{event}","payload":{payload},"ref":null}}'.encode()
+
+
+def inserted(record: str, data: str = '"type":"INSERT","schema":"public","table":"users"') -> str:
+    columns = '[{"name":"id","type":"int8"},{"name":"doc","type":"jsonb"}]'
+    return f'{{"data":{{{data},"columns":{columns},"record":{record},"errors":null}},"ids":[100]}}'
+
+
+def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> None:
+    """The change is told; only reading its row raises, with the row as it came."""
+    each.open()
+    room, heard = listening(each, changes("users"), gaps())
+    record = f'{{"id":1,"doc":{DEEP}}}'
+    each.hear_raw(framed(each, room, "postgres_changes", inserted(record)))
+    (event,) = heard
+    assert (event.type, event.table) == ("INSERT", "users")
+    with pytest.raises(RowError) as caught:
+        _ = event.record
+    assert caught.value.raw == record.encode()
+    assert each.session.stats().garbage_frames == 0
+
+
+def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story) -> None:
+    """As any other payload that cannot be read (R40)."""
+    each.open()
+    room, heard = listening(each, broadcast())
+    each.hear_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
+    with pytest.raises(RowError) as caught:
+        _ = heard[0].payload
+    assert caught.value.raw == DEEP.encode()
+
+
+def test_a_deep_value_of_one_participant_hides_nobody(each: Story) -> None:
+    """Anybody may track such a thing, and would else stop the presence of all."""
+    each.open()
+    room, heard = listening(each, presence())
+    metas = f'{{"a":{{"metas":[{{"phx_ref":"1","x":{DEEP}}}]}},"b":{{"metas":[{{"phx_ref":"2"}}]}}}}'
+    each.hear_raw(framed(each, room, "presence_state", metas))
+    assert set(heard[-1].state) == {"a", "b"}
+    assert each.session.stats().garbage_frames == 1
+
+
+UNREADABLE = {
+    "no JSON": "{",
+    "endless": DEEP,
+    "no data": '{"ids":[100]}',
+    "no binding": '{"ids":[],"data":{"type":"INSERT"}}',
+    "an unknown kind": inserted("{}", '"type":"SOMETHING"'),
+    "bad UTF-8": inserted("{}", '"type":"INSERT\udcff"'),
+}
+
+
+@pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> None:
+    """The gap is told at once, since the next change comes again."""
+    each.open()
+    room, heard = listening(each, changes("users"), gaps())
+    text = framed(each, room, "postgres_changes", "PAYLOAD")
+    each.hear_raw(text.replace(b"PAYLOAD", payload.encode("utf-8", "surrogateescape")))
+    (gap,) = heard
+    assert isinstance(gap, Gap)
+    assert (gap.reason, gap.lost, gap.verdict) == ("unreadable", {"changes"}, "not_replayable")
+    assert gap.started_at == gap.ended_at
+
+
+def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
+    """What cannot be read may have been anything; only changes must not be missed."""
+    each.open()
+    _, heard = listening(each, broadcast(), gaps())
+    each.hear_raw(b"{")
+    assert heard == []
+
+
+def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
+    """One error until the next fetch, for however many rows."""
+    mirror = Driven()
+    mirror.live(row(1))
+    for _ in range(3):
+        mirror.hear(change("INSERT", {"id": Raw(b"1e9999999999999999999")}))
+    assert [type(error) for error in mirror.errors] == [RowError]
+    assert mirror.state is not MirrorState.LIVE
+    mirror.run(PAUSE)
+    assert len(mirror.fetches) == 2
+
+
+def test_cutting_takes_one_pass_whatever_comes():
+    """Unclosed quotes and brackets, each of which a careless pattern would try to close again from the next."""
+    for text in (b'"' + b'\\"' * 500_000, b"[" * 500_000, b"]" * 500_000, b'{"a":"' * 200_000):
+        cut, values = deep.cut(text, deep.ROW)
+        assert cut == text and values == []
+
+
+def test_what_was_cut_out_is_put_back():
+    """Strings are passed over, numbers of the sender's stay what they are."""
+    one, two = (opening + b"[" * 200 + b"]" * 200 + closing for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")))
+    text = b'[["[[[[",[' + one + b"," + two + b',[]],"\\""]]'
+    cut, values = deep.cut(text, 3)
+    assert (cut, values) == (b'[["[[[[",-1,"\\""]]', [b"[" + one + b"," + two + b",[]]"])
+    assert deep.cut(text, 4) == (b'[["[[[[",[-1,-2,[]],"\\""]]', [one, two])
+    for raw in (b"-1", b"-2"):
+        assert bytes(deep.restored(Raw(raw), [one, two])) in (one, two)
+    for raw in (b"-3", b"-0", b"1", b"{}", b"-" + b"9" * 9999):
+        assert bytes(deep.restored(Raw(raw), [one])) == raw
