@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import force_setattr
 
+from supawire._brief import Unreadable, brief_event, content_hash
 from supawire._models import Model
 from supawire.errors import RowError
 from supawire.rows import Column, decode_columns, decode_row, unsent_columns
@@ -129,9 +130,54 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         force_setattr(self, name, value)
         return value
 
+    def _sent(self, raw: Raw) -> Any:
+        """A row as the server sent it, for printing and comparing; nothing is kept, and no model is made."""
+        try:
+            return decode_row(self._data.columns, raw)
+        except RowError:
+            return Unreadable(bytes(raw))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same change was sent; what `model=` makes of its row is not compared."""
+        if type(self) is not type(other) or not isinstance(other, _Change):
+            return NotImplemented
+        mine, theirs = self._data, other._data
+        if self.topic != other.topic:
+            return False
+        if mine == theirs:
+            return True
+        plain = ("schema", "table", "type", "commit_timestamp")
+        return (
+            all(getattr(mine, name) == getattr(theirs, name) for name in plain)
+            and self._sent(mine.record) == other._sent(theirs.record)
+            and self._sent(mine.old_record) == other._sent(theirs.old_record)
+            and self.columns == other.columns
+            and _loose(mine.errors) == _loose(theirs.errors)
+        )
+
+    def __hash__(self) -> int:
+        data = self._data
+        rows = content_hash(self._sent(data.record)), content_hash(self._sent(data.old_record))
+        return hash((self.topic, data.schema, data.table, data.type, data.commit_timestamp, *rows))
+
     def __repr__(self) -> str:
-        where = f"topic={self.topic!r}, schema={self.schema!r}, table={self.table!r}"
-        return f"{type(self).__name__}({where}, at={self._data.commit_timestamp!r})"
+        data = self._data
+        fields: dict[str, Any] = {"topic": self.topic, "schema": data.schema, "table": data.table}
+        for name, raw in (("record", data.record), ("old_record", data.old_record)):
+            if hasattr(type(self), name):
+                fields[name] = self._sent(raw)
+        errors = _loose(data.errors)
+        if errors:
+            fields["errors"] = errors
+        return brief_event(type(self).__name__, **fields, commit_timestamp=data.commit_timestamp)
+
+
+def _loose(raw: Raw) -> Any:
+    """A small part of a change as JSON, or as bytes where it is not JSON."""
+    try:
+        return read_json(raw, "errors")
+    except RowError:
+        return bytes(raw)
 
 
 class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):

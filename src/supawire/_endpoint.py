@@ -56,6 +56,11 @@ class Endpoint(Struct, frozen=True):
             key=check_secret("key", key),
         )
 
+    @property
+    def address(self) -> str:
+        """Host and port, for people to read."""
+        return urlsplit(self.socket_url).netloc
+
     def reveal(self) -> str:
         """The WebSocket URL with the key in it; to be used at once and never kept or shown."""
         return f"{self.socket_url}&apikey={quote(self.key.reveal(), safe='')}"

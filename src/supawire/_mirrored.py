@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 from msgspec import UNSET, Struct
 from msgspec.structs import force_setattr
 
+from supawire._brief import brief_event, content_hash
+
 R = TypeVar("R")
 
 Row: TypeAlias = dict[str, Any]
@@ -55,8 +57,18 @@ class RowInserted(Struct, Generic[R], frozen=True, eq=False):
         """The row. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._row))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowInserted):
+            return NotImplemented
+        theirs = cast("RowInserted[Any]", other)
+        return self._row == theirs._row and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowInserted, content_hash(self._row)))
+
     def __repr__(self) -> str:
-        return f"RowInserted(key={self.key!r})"
+        return brief_event("RowInserted", key=self.key, row=self._row)
 
 
 class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
@@ -86,8 +98,18 @@ class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
         """The row before. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._old))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowUpdated):
+            return NotImplemented
+        theirs = cast("RowUpdated[Any]", other)
+        return (self._row, self._old) == (theirs._row, theirs._old) and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowUpdated, content_hash(self._row), content_hash(self._old)))
+
     def __repr__(self) -> str:
-        return f"RowUpdated(key={self.key!r})"
+        return brief_event("RowUpdated", key=self.key, row=self._row, old=self._old)
 
 
 class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
@@ -106,8 +128,18 @@ class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
         """The row that it was. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._old))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowDeleted):
+            return NotImplemented
+        theirs = cast("RowDeleted[Any]", other)
+        return self._old == theirs._old and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowDeleted, content_hash(self._old)))
+
     def __repr__(self) -> str:
-        return f"RowDeleted(key={self.key!r})"
+        return brief_event("RowDeleted", key=self.key, old=self._old)
 
 
 class Resynced(Struct, Generic[R], frozen=True, eq=False):
@@ -135,8 +167,18 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
             force_setattr(self, "_changes", tuple(_differences(self._before, self._after, self._shown)))
         return cast("tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]", self._changes)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, Resynced):
+            return NotImplemented
+        theirs = cast("Resynced[Any]", other)
+        return (self.reason, self._before, self._after) == (theirs.reason, theirs._before, theirs._after)
+
+    def __hash__(self) -> int:
+        return hash((Resynced, self.reason, len(self._before), len(self._after)))
+
     def __repr__(self) -> str:
-        return f"Resynced(reason={self.reason!r}, <{len(self._after)} rows>)"
+        return brief_event("Resynced", reason=self.reason, rows=self._after)
 
 
 RowChange = RowInserted[R] | RowUpdated[R] | RowDeleted[R]

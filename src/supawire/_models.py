@@ -58,6 +58,9 @@ class Model(Struct, frozen=True, eq=False):
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return check_model, (self.kind,)
+
     def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
         """The object of a row. `unsent`: the columns that the server lists and did not send. Raises: RowError."""
         lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 from msgspec import Struct
 
+from supawire._brief import brief
 from supawire._checks import check_writable
 from supawire._models import Model, check_model
 from supawire._where import Where, filter_text
@@ -46,6 +47,9 @@ class BroadcastSelector(Selector[E_co], frozen=True):
 
     event: str = ANY
 
+    def __repr__(self) -> str:
+        return f"broadcast({brief(self.event)})"
+
 
 class ChangesSelector(Selector[E_co], frozen=True):
     """Row changes: one binding of the join (protocol §4.2)."""
@@ -55,6 +59,12 @@ class ChangesSelector(Selector[E_co], frozen=True):
     event: str = ANY
     filter: str | None = None
     select: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        options = {"schema": (self.schema, "public"), "event": (self.event, ANY)}
+        options |= {"filter": (self.filter, None), "select": (self.select, None)}
+        told = [f"{name}={brief(value)}" for name, (value, default) in options.items() if value != default]
+        return f"changes({', '.join([brief(self.table), *told])})"
 
     def binding(self) -> dict[str, Any]:
         """The element of `postgres_changes` in the join. What is not wanted is left out, since null is refused."""
@@ -72,21 +82,37 @@ class ModelSelector(Selector[E_co], frozen=True):
     plain: Selector[Any]
     model: Model
 
+    def __repr__(self) -> str:
+        plain = repr(self.plain)[:-1]
+        return f"{plain}{'' if plain.endswith('(') else ', '}model={self.model.name})"
+
 
 class PresenceSelector(Selector[E_co], frozen=True):
     """Who comes, changes, goes, and is here."""
+
+    def __repr__(self) -> str:
+        return "presence()"
 
 
 class SystemSelector(Selector[E_co], frozen=True):
     """The server's own messages about this channel."""
 
+    def __repr__(self) -> str:
+        return "system()"
+
 
 class GapsSelector(Selector[E_co], frozen=True):
     """Times in which events may be missing."""
 
+    def __repr__(self) -> str:
+        return "gaps()"
+
 
 class StatusSelector(Selector[E_co], frozen=True):
     """Moves of the channel from state to state."""
+
+    def __repr__(self) -> str:
+        return "status()"
 
 
 @overload

@@ -5,16 +5,16 @@ expensive (`payload`, `record`) is decoded when it is first read, then kept. Ser
 Changes of rows stand in `_changes`.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
-from msgspec import UNSET, Raw, Struct, UnsetType
-from msgspec.structs import force_setattr, replace
+from msgspec import UNSET, Raw, Struct
+from msgspec.structs import replace
 
+from supawire._brief import Unreadable, brief_event, brief_fields, content_hash
 from supawire._changes import (
     NULL,
     Change,
@@ -26,6 +26,16 @@ from supawire._changes import (
     type_of_change,
 )
 from supawire._models import Model
+from supawire._presence import (
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceState,
+    PresenceSync,
+    PresenceUpdate,
+    sync_of,
+)
 from supawire.errors import RealtimeError, RowError
 
 __all__ = [
@@ -54,6 +64,7 @@ __all__ = [
     "System",
     "Update",
     "Verdict",
+    "sync_of",
     "type_of_change",
     "with_model",
 ]
@@ -121,9 +132,29 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     _frame: bytes = b""
     """The frame in which it came, if a model is to be made of its text."""
 
+    def _sent(self) -> Any:
+        """The payload as it was sent, for printing and comparing."""
+        return self.payload
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same message was sent; what `model=` makes of its payload is not compared."""
+        if not isinstance(other, Broadcast):
+            return NotImplemented
+        theirs = cast("Broadcast[Any]", other)
+        return (self.topic, self.event, self.id, self.replayed) == (
+            theirs.topic, theirs.event, theirs.id, theirs.replayed
+        ) and bool(self._sent() == theirs._sent())  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.topic, self.event, self.id, self.replayed, content_hash(self._sent())))
+
     def __repr__(self) -> str:
-        kept = "".join((f", id={self.id!r}" if self.id else "", ", replayed=True" if self.replayed else ""))
-        return f"Broadcast(topic={self.topic!r}, event={self.event!r}{kept})"
+        fields: dict[str, Any] = {"topic": self.topic, "event": self.event, "payload": self._sent()}
+        if self.id:
+            fields["id"] = self.id
+        if self.replayed:
+            fields["replayed"] = True
+        return brief_event("Broadcast", **fields)
 
 
 _kept_payload: Final[Any] = vars(Broadcast)["payload"]
@@ -154,6 +185,15 @@ class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
             _kept_payload.__set__(self, kept)
         return kept
 
+    def _sent(self) -> Any:
+        raw = self._raw
+        if isinstance(raw, bytes):
+            return raw
+        try:
+            return read_json(raw, "the payload")
+        except RowError:
+            return Unreadable(bytes(raw))
+
     def _make(self) -> Any:
         model = self._model
         try:
@@ -172,84 +212,6 @@ def with_model(change: Change[Any], model: Model) -> Any:
     return replace(change, _record=model)
 
 
-# --- presence -------------------------------------------------------------------------------------------------------
-
-
-class Presence(Struct, frozen=True, gc=False, eq=False):
-    """One participant's tracked payload. One key may hold several: tabs or devices of the same person."""
-
-    key: str
-    ref: str
-    previous_ref: str | None
-    _raw: Raw
-    _payload: Any = UNSET
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """What was tracked, without the server's `phx_*` members."""
-        if self._payload is UNSET:
-            tracked = read_json(self._raw, "the presence payload")
-            own = {name: value for name, value in tracked.items() if not name.startswith("phx_")}
-            force_setattr(self, "_payload", own)
-        return cast("dict[str, Any]", self._payload)
-
-    def __repr__(self) -> str:
-        return f"Presence(key={self.key!r}, ref={self.ref!r})"
-
-
-class PresenceJoin(Struct, frozen=True, gc=False):
-    """Somebody came, or came with one more device. `current` and `previous` are all of the key's entries."""
-
-    topic: str
-    key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
-
-
-class PresenceLeave(Struct, frozen=True, gc=False):
-    """Somebody left, or left with one of several devices."""
-
-    topic: str
-    key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
-
-
-class PresenceUpdate(Struct, frozen=True, gc=False):
-    """Somebody tracked another payload."""
-
-    topic: str
-    key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
-
-
-PresenceState = Mapping[str, tuple[Presence, ...]]
-"""Everyone who is here, by presence key. Immutable."""
-
-
-class PresenceSync(Struct, frozen=True, gc=False, eq=False):
-    """The state is complete: after each `presence_state`, and after the other events of a diff."""
-
-    topic: str
-    _take: Callable[[], PresenceState]
-    _state: PresenceState | UnsetType = UNSET
-
-    @property
-    def state(self) -> PresenceState:
-        """Everyone who is here, taken when first read."""
-        if self._state is UNSET:
-            force_setattr(self, "_state", self._take())
-        return cast("PresenceState", self._state)
-
-    def __repr__(self) -> str:
-        return f"PresenceSync(topic={self.topic!r})"
-
-
-PresenceEvent = PresenceJoin | PresenceLeave | PresenceUpdate | PresenceSync
-"""What `presence()` listeners receive."""
-
-
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +222,8 @@ class System(Struct, frozen=True):
     extension: str
     status: str
     message: str
+
+    __repr__ = brief_fields
 
 
 Verdict = Literal["complete", "truncated", "not_replayable"]
@@ -291,6 +255,21 @@ class Status:
     previous: LinkState | ChannelState
     cause: RealtimeError | None = None
     ready: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        """Causes are the same when they are of one class and say the same."""
+        if not isinstance(other, Status):
+            return NotImplemented
+        return (self.topic, self.state, self.previous, self.ready) == (
+            other.topic, other.state, other.previous, other.ready
+        ) and _told(self.cause) == _told(other.cause)  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.topic, self.state, self.previous, self.ready))
+
+
+def _told(error: RealtimeError | None) -> tuple[type[RealtimeError], str] | None:
+    return None if error is None else (type(error), str(error))
 
 
 Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete[Any] | PresenceEvent | System | Gap | Status

@@ -503,9 +503,31 @@ async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
         await until(lambda: client.state is LinkState.OPEN and room.state is ChannelState.JOINED)
         stats = await client.stats()
         assert (stats.connects, stats.joins) == (2, 2)
-        assert repr(client.inner).endswith("Client open, 1 channels>")
+        host = server.url.removeprefix("http://")
+        assert repr(client.inner).endswith(f"Client of {host} open, 1 channels>") and server.anon_key not in repr(
+            client
+        )
         assert repr(room.inner).endswith("Channel 'room' joined>")
         assert (room.topic, room.error, room.options.echo) == ("room", None, False)
+
+
+async def test_what_listens_says_to_what(door: Door, server: LocalServer):
+    """Iterators and subscriptions print their selectors, their channel and how many events wait."""
+
+    def added(change: Any) -> None: ...
+
+    async with door.client(server) as client:
+        room = await client.channel("room")
+        stream = await room.listen(broadcast("typing"), changes("users", event="INSERT"))
+        wanted = "broadcast('typing'), changes('users', event='INSERT') on 'room'"
+        assert repr(stream.inner).endswith(f"Stream of {wanted}, 0 waiting>")
+        await stream.close()
+        assert repr(stream.inner).endswith(f"Stream of {wanted}, closed>")
+        made = await room.on(changes("users"), added)
+        assert repr(made.inner).startswith("<Subscription of test_what_listens")
+        assert repr(made.inner).endswith("added to changes('users') on 'room'>")
+        every = await client.listen()
+        assert "Stream of status() and gaps() of the client, 0 waiting" in repr(every.inner)
 
 
 CALLS: dict[str, Any] = {

@@ -147,7 +147,7 @@ class AsyncClient:
         return dataclasses.replace(self._driver.session.stats(), overflowed=self._driver.registry.dropped)
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self.state}, {len(self._channels)} channels>"
+        return f"<AsyncClient of {self._driver.endpoint.address} {self.state}, {len(self._channels)} channels>"
 
     # --- channels
 

@@ -64,7 +64,7 @@ class Driver:
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
         self.options = options
         self.blocking = blocking
-        self._endpoint = endpoint
+        self.endpoint: Final = endpoint
         self.loop: Final = asyncio.get_running_loop()
         self.clock: Final = Clock(self.loop)
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
@@ -95,7 +95,7 @@ class Driver:
     def publisher(self) -> Publisher:
         """What goes by HTTP."""
         if self._publisher is None:
-            self._publisher = Publisher(self, self._endpoint, self.options)
+            self._publisher = Publisher(self, self.endpoint, self.options)
         return self._publisher
 
     def valve(self) -> Valve:

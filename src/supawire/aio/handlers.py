@@ -24,8 +24,12 @@ _GENERATES: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 class Subscription:
     """A handler that is registered. It stays until `cancel`, through rejoins and `unsubscribe`."""
 
-    def __init__(self, registration: Registration) -> None:
+    def __init__(self, registration: Registration, handler: object) -> None:
         self._registration = registration
+        self._handler = described(handler)
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {self._handler} to {self._registration.wanted}>"
 
     def cancel(self) -> None:
         """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
@@ -59,13 +63,14 @@ def subscribe(
             driver.dispatch.want_loop()
         on_thread = (LoopFeed if waits else ThreadFeed)(driver.dispatch, checked, handed)
         put = crossing((selector,), on_thread.put, driver.loop)
-        return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel))
+        return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel), checked)
     kept = make_buffer(buffer, overflow, None, driver.valve, slow)
     if waits:
         feed = TaskFeed(driver, checked, kept)
-        return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel))
+        return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel), checked)
     deliver = partial(checked) if registry.hears(topic, checked) else checked  # twice is twice
-    return Subscription(registry.add(topic, (selector,), deliver, None, now))  # it runs inline, and nothing waits
+    inline = registry.add(topic, (selector,), deliver, None, now)  # nothing waits
+    return Subscription(inline, checked)
 
 
 def _is_plain(handler: object) -> bool:

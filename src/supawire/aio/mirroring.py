@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 from copy import deepcopy
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any, Final, cast
 from uuid import UUID
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from supawire import filters
 from supawire._mirrored import Row, Shown
-from supawire._models import check_model
+from supawire._models import Model, check_model
 from supawire._where import Where
 from supawire.core.frames import PREFIX
 from supawire.core.mirrorparts import MirrorSettings
@@ -69,7 +70,7 @@ def read_mirroring(
     if ANY in (table, schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
     check_callable("fetch", fetch)
-    columns = _key(key)
+    columns = check_key(key)
     made = check_model(model)
     text = wanted.filter if wanted.filter and wanted.filter.strip() else None
     if check_bool("narrow", narrow) and text is None:
@@ -97,12 +98,13 @@ def read_mirroring(
             backoff=backoff,
             buffer=check_count("buffer", buffer),
         ),
-        Shown(columns_of.shown, _copied if made is None else lambda row: made.make(_copied(row), frozenset())),
+        show_rows(columns_of, made),
         check_timeout(timeout, None),
     )
 
 
-def _key(key: object) -> tuple[str, ...]:
+def check_key(key: object) -> tuple[str, ...]:
+    """The columns of a mirror's key. Raises: InvalidArgumentError."""
     columns = (
         (key,) if isinstance(key, str) else tuple(cast("Sequence[object]", key)) if isinstance(key, Sequence) else ()
     )
@@ -119,6 +121,15 @@ def _free(topic: str, taken: Container[str]) -> str:
     """The topic, or with a number behind it the first that nobody uses."""
     tried = (topic if number == 1 else f"{topic}:{number}" for number in count(1))
     return check_topic(next(name for name in tried if name not in taken))
+
+
+def show_rows(columns: KeyColumns, model: Model | None) -> Shown:
+    """How users see rows with this key, as dicts or as objects of the model."""
+    return Shown(columns.shown, _copied if model is None else partial(_made, model))
+
+
+def _made(model: Model, row: Row) -> Any:
+    return model.make(_copied(row), frozenset())
 
 
 def _copied(row: Row) -> Row:

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from supawire._brief import joined
+from supawire.core.frames import PREFIX
 from supawire.core.listeners import Listener
 from supawire.core.session import Session
 from supawire.selectors import Selector
@@ -55,6 +57,13 @@ class Registration:
     def is_iterator(self) -> bool:
         """Whether it is an iterator, not a handler."""
         return self.buffer is not None and self.stop is None
+
+    @property
+    def wanted(self) -> str:
+        """What it receives and where, for people to read."""
+        if self.topic is None:
+            return "status() and gaps() of the client"
+        return f"{joined(self.listener.selectors)} on {self.topic.removeprefix(PREFIX)!r}"
 
     def cancel(self) -> None:
         """Receive nothing more; twice is once."""

@@ -53,6 +53,10 @@ class AsyncStream(Generic[E_co]):
         finalizer = weakref.finalize(self, registration.cancel_soon, source.end)
         finalizer.atexit = False
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._buffer)} waiting"
+        return f"<AsyncStream of {self._registration.wanted}, {state}>"
+
     @property
     def dropped(self) -> int:
         """How many events had no room, or gave way to a newer one."""

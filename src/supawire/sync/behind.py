@@ -48,6 +48,11 @@ class ClientBehind(AsyncClient):
 
     _kind = ChannelBehind
 
+    @property
+    def address(self) -> str:
+        """Host and port of the server, for people to read."""
+        return self._driver.endpoint.address
+
     def listen_on_thread(self, buffer: int, overflow: str, key: Key | None) -> Listening:
         """`listen` for an iterator that a thread reads."""
         driver = self._driver

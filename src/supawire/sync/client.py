@@ -129,7 +129,7 @@ class Client:
         return self._portal.run(self._async.stats)
 
     def __repr__(self) -> str:
-        return f"<Client {self.state}, {len(self._channels)} channels>"
+        return f"<Client of {self._async.address} {self.state}, {len(self._channels)} channels>"
 
     # --- channels
 

@@ -15,6 +15,9 @@ class ThreadSubscription(Subscription):
         self._portal = portal
         self._made = made
 
+    def __repr__(self) -> str:
+        return repr(self._made)
+
     def cancel(self) -> None:
         """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
         self._portal.run(self._made.cancel)

@@ -1,4 +1,6 @@
-"""What tests of your own may use: a server without a network, time that jumps, an HTTP client without a network.
+"""What tests of your own may use: events, a server without a network, time that jumps, HTTP without a network.
+
+`insert`, `update`, `delete`, `broadcast`, `presence` and the other functions make events as a client receives them.
 
 `VirtualServer` and `VirtualTimeLoop` make hours pass at once; `RecordingTransport` keeps every frame, alone or around
 another transport; `FakeHttp` answers as it is told; `VirtualClock`, `World` and `LinkedClient` are for who drives the
@@ -10,6 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from supawire.testing.clock import VirtualClock
+    from supawire.testing.events import (
+        broadcast,
+        delete,
+        insert,
+        presence,
+        presence_join,
+        presence_leave,
+        presence_sync,
+        presence_update,
+        resynced,
+        row_deleted,
+        row_inserted,
+        row_updated,
+        update,
+    )
     from supawire.testing.http import FakeHttp
     from supawire.testing.linked import LinkedClient, World
     from supawire.testing.loop import VirtualTimeLoop
@@ -26,6 +43,19 @@ __all__ = [
     "VirtualServer",
     "VirtualTimeLoop",
     "World",
+    "broadcast",
+    "delete",
+    "insert",
+    "presence",
+    "presence_join",
+    "presence_leave",
+    "presence_sync",
+    "presence_update",
+    "resynced",
+    "row_deleted",
+    "row_inserted",
+    "row_updated",
+    "update",
 ]
 
 _HOMES: Final = {
@@ -37,8 +67,20 @@ _HOMES: Final = {
     "VirtualServer": "virtual",
     "VirtualTimeLoop": "loop",
     "World": "linked",
+    "broadcast": "events",
+    "delete": "events",
+    "insert": "events",
+    "presence": "events",
+    "presence_join": "events",
+    "presence_leave": "events",
+    "presence_sync": "events",
+    "presence_update": "events",
+    "resynced": "events",
+    "row_deleted": "events",
+    "row_inserted": "events",
+    "row_updated": "events",
+    "update": "events",
 }
-
 
 if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for a public one
 
@@ -47,4 +89,9 @@ if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name 
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{home}"), name)
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

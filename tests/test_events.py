@@ -1,0 +1,277 @@
+"""Events print what they hold, compare by it, and can be pickled, copied and built by hand."""
+
+import copy
+import pickle
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from supawire import (
+    Broadcast,
+    ChannelState,
+    Gap,
+    InvalidArgumentError,
+    JoinError,
+    RowError,
+    Status,
+    System,
+    broadcast,
+    changes,
+    gaps,
+    presence,
+    status,
+    system,
+    testing,
+)
+from supawire._changes import ChangeData, Insert
+from supawire._models import check_model
+from supawire.types import LateBroadcast, Presence
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl"
+
+
+@dataclass
+class User:
+    id: int
+    name: str = ""
+
+
+ROW = {"id": 7, "name": "alice"}
+ALICE = testing.presence("alice", {"at": 1}, ref="a")
+PHONE = testing.presence("alice", {"at": 2}, ref="b", previous_ref="a")
+
+MAKERS: dict[str, Any] = {
+    "insert": lambda: testing.insert("users", ROW, commit_timestamp=NOW),
+    "insert with a model": lambda: testing.insert("users", ROW, model=User),
+    "update": lambda: testing.update("users", ROW, {"id": 7}),
+    "delete": lambda: testing.delete("users", {"id": 7}, errors=["Error 401: Unauthorized"]),
+    "broadcast": lambda: testing.broadcast("typing", {"user": "alice"}, id="1", replayed=True),
+    "broadcast with a model": lambda: testing.broadcast("typing", {"id": 1}, model=User),
+    "bytes": lambda: testing.broadcast("typing", b"\x00\x01"),
+    "presence": lambda: testing.presence("alice", {"at": 1}, ref="a"),
+    "join": lambda: testing.presence_join(ALICE, PHONE, previous=[ALICE]),
+    "leave": lambda: testing.presence_leave(ALICE),
+    "update of presence": lambda: testing.presence_update(PHONE, ALICE),
+    "sync": lambda: testing.presence_sync(ALICE, PHONE, testing.presence("bob", ref="c")),
+    "system": lambda: System("room", "postgres_changes", "ok", "Subscribed to PostgreSQL"),
+    "gap": lambda: Gap("room", NOW, NOW, "connection_lost", 3, "complete", frozenset({"changes"})),
+    "status": lambda: Status("room", ChannelState.FAILED, ChannelState.JOINING, JoinError("refused", hint="ask")),
+    "row inserted": lambda: testing.row_inserted(ROW, key="id", model=User),
+    "row updated": lambda: testing.row_updated(ROW, {"id": 7, "name": "a"}, key=("id",)),
+    "row deleted": lambda: testing.row_deleted(ROW, key="id"),
+    "resynced": lambda: testing.resynced([ROW], key="id", model=User),
+}
+EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+@EVERY
+def test_equal_events_are_equal(make: Any):
+    """Two events that hold the same are equal and have the same hash, as everywhere in Python."""
+    assert make() == make() and hash(make()) == hash(make())
+    assert make() != object() and make() != None  # noqa: E711
+
+
+def test_other_events_are_others():
+    """Events of other kinds or with other contents differ."""
+    made = [make() for make in MAKERS.values()]
+    assert all((one == other) is (one is other) for one in made for other in made)
+
+
+@EVERY
+@pytest.mark.parametrize("read", [False, True], ids=["as it came", "read"])
+@pytest.mark.parametrize(
+    "copied",
+    [lambda event: pickle.loads(pickle.dumps(event)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deep"],
+)
+def test_a_copy_is_equal(make: Any, read: bool, copied: Any):
+    """What pickle, copy and deepcopy give is equal and reads the same, whatever was read before."""
+    event = make()
+    if read:
+        for name in ("record", "old_record", "payload", "state", "rows", "row"):
+            getattr(event, name, None)
+    other = copied(event)
+    assert other == event == make() and type(other) is type(event) and repr(other) == repr(event)
+    for name in ("record", "old_record", "payload", "state", "row", "rows", "changes"):
+        assert getattr(other, name, None) == getattr(event, name, None)
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        ("insert", "Insert(topic='test', schema='public', table='users', record={'id': 7, 'name': 'alice'}, "),
+        ("insert", ", commit_timestamp='2026-01-02T03:04:05+00:00')"),
+        ("insert with a model", "record={'id': 7, 'name': 'alice'}"),
+        ("update", "record={'id': 7, 'name': 'alice'}, old_record={'id': 7}"),
+        ("delete", "Delete(topic='test', schema='public', table='users', old_record={'id': 7}, errors=['Error 401: "),
+        ("broadcast", "Broadcast(topic='test', event='typing', payload={'user': 'alice'}, id='1', replayed=True)"),
+        ("broadcast with a model", "payload={'id': 1}"),
+        ("bytes", r"payload=b'\x00\x01'"),
+        ("presence", "Presence(key='alice', payload={'at': 1}, ref='a')"),
+        ("join", "current=(Presence(key='alice', payload={'at': 1}, ref='a'), "),
+        ("sync", "state={'alice': (Presence("),
+        ("row updated", "RowUpdated(key=7, row={'id': 7, 'name': 'alice'}, old={'id': 7, 'name': 'a'})"),
+        ("resynced", "Resynced(reason='first', rows={7: {'id': 7, 'name': 'alice'}})"),
+    ],
+)  # fmt: skip
+def test_print_shows_what_is_in_it(made: str, shown: str):
+    """`print(event)` shows the payload or row, not only where it came from."""
+    assert shown in str(MAKERS[made]())
+
+
+WIDE = {f"c{number}": "x" * 50 for number in range(5000)}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        testing.insert("t", {"a": "x" * 100_000}),
+        testing.insert("t", WIDE),
+        testing.update("t", WIDE, WIDE),
+        testing.insert("t", {"n": Decimal("1" * 5000)}),
+        testing.broadcast("e", list(range(100_000))),
+        testing.broadcast("e", "y" * 100_000),
+        testing.broadcast("e", b"z" * 100_000),
+        Broadcast("r", "e", 10**5000),
+        Broadcast("r", "e", msgspec.json.decode("[" * 500 + "]" * 500)),
+        testing.presence("k" * 5000, WIDE),
+        testing.presence_join(*[testing.presence("k", {"n": 1}) for _ in range(5000)]),
+        testing.presence_sync(*[testing.presence(str(n), {"n": 1}) for n in range(5000)]),
+        testing.resynced([{"id": n} for n in range(5000)], key="id"),
+        System("room", "system", "error", "e" * 100_000),
+    ],
+)
+def test_what_is_printed_is_short(event: Any):
+    """However large an event is, its text has a bound."""
+    assert len(repr(event)) < 3000
+
+
+class Sore:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+def test_an_object_that_cannot_be_printed_does_not_stop_a_print():
+    """A `__repr__` of the user's that raises is named."""
+    assert "<Sore whose repr raised ValueError>" in repr(Broadcast("room", "e", [Sore()]))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        testing.broadcast("e", {"access_token": "hush"}),
+        testing.broadcast("e", {"deep": [{"Refresh-Token": "hush"}]}),
+        testing.broadcast("e", {"note": f"hush? {JWT}"[6:]}),
+        testing.insert("users", {"id": 1, "encrypted_password": "hush", "api_key": "hush"}),
+        testing.insert("users", {"id": 1, "v": "sb_secret_hush"}),
+        testing.presence("a", {"token": {"inner": "hush"}}),
+        testing.row_inserted({"id": 1, "password": "hush"}, key="id"),
+        System("room", "system", "error", f"token {JWT}"),
+    ],
+)
+def test_what_looks_like_a_secret_is_not_printed(event: Any):
+    """Tokens, secret keys and values under names such as password are replaced."""
+    assert "hush" not in repr(event) and JWT[:20] not in repr(event) and "***" in repr(event)
+
+
+def test_data_that_cannot_be_read_prints_compares_and_copies():
+    """Only reading such data raises."""
+    broken = ChangeData("public", "users", "INSERT", None, Raw(b"["), Raw(b"{"), Raw(b"null"), Raw(b"?"))
+    change = Insert[Any]("room", broken)
+    assert repr(change).startswith("Insert(topic='room', schema='public', table='users', record=<1 bytes that cannot")
+    assert change == pickle.loads(pickle.dumps(change)) and hash(change) == hash(copy.deepcopy(change))
+    with pytest.raises(RowError):
+        print(change.record)
+    message = LateBroadcast[Any]("room", "e", msgspec.UNSET, None, False, b"", Raw(b"{x"), None)
+    assert "payload=<2 bytes that cannot be read>" in repr(message) and message == copy.copy(message)
+    torn = Presence("key", "ref", None, Raw(b"{"))
+    assert "payload=<1 bytes" in repr(torn) and torn == copy.copy(torn)
+
+
+def test_printing_makes_no_model():
+    """Printing and comparing run no code of the user's classes."""
+    made: list[int] = []
+
+    @dataclass
+    class Counted:
+        id: int
+
+        def __post_init__(self) -> None:
+            made.append(self.id)
+
+    change = testing.insert("t", {"id": 1}, model=Counted)
+    message = testing.broadcast("e", {"id": 2}, model=Counted)
+    print(change, message, change == copy.copy(change), hash(message))
+    assert made == []
+    assert (change.record.id, message.payload.id, made) == (1, 2, [1, 2])
+
+
+def test_what_is_built_is_what_would_be_received():
+    """Rows go through the form of the wire and are read back as exact Python values."""
+    row = {
+        "id": 1,
+        "at": NOW,
+        "price": Decimal("1.50"),
+        "tags": ["a"],
+        "key": UUID(int=3),
+        "doc": {"a": [1]},
+        "n": None,
+    }
+    change = testing.insert("orders", row, topic="db", commit_timestamp=NOW)
+    assert change.record == row and change.commit_timestamp == NOW and change.topic == "db"
+    assert [column.type for column in change.columns][:3] == ["int8", "timestamptz", "numeric"]
+    typed = testing.update("orders", {"id": 1}, {"id": 2}, columns={"id": "int4", "note": "text"})
+    assert (typed.columns[1].name, typed.old_record, typed.type) == ("note", {"id": 2}, "UPDATE")
+    assert testing.delete("orders", {"id": 2}, errors=["Error 413: Payload Too Large"]).truncated
+    assert testing.insert("users", ROW, model=User).record == User(7, "alice")
+    assert testing.broadcast("e", {"id": 7}, model=User).payload == User(7)
+    assert testing.presence_sync(ALICE, PHONE).state == {"alice": (ALICE, PHONE)}
+    assert testing.row_inserted(ROW, key="id", model=User).row == User(7, "alice")
+    (change,) = testing.resynced([ROW], [], key=["id"]).changes
+    assert change == testing.row_inserted(ROW, key="id")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: testing.insert("t", cast("Any", [1])), "record must be a mapping"),
+        (lambda: testing.insert("t", {"a": object()}), "no column type"),
+        (lambda: testing.broadcast("e", {1, object()}), "cannot be written as JSON"),
+        (lambda: testing.presence_join(), "0 keys"),
+        (lambda: testing.presence_join(ALICE, testing.presence("bob")), "2 keys"),
+        (lambda: testing.row_deleted({"a": 1}, key="id"), "a row lacks id"),
+        (lambda: testing.row_deleted({"a": 1}, key=[]), "key must be"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(call: Any, says: str):
+    """The error names the argument."""
+    with pytest.raises(InvalidArgumentError, match=says):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("selector", "shown"),
+    [
+        (broadcast("typing"), "broadcast('typing')"),
+        (broadcast("typing", model=User), "broadcast('typing', model=User)"),
+        (changes("users"), "changes('users')"),
+        (changes("users", schema="app", event="INSERT", filter="id=eq.1", select=["id"], model=User),
+         "changes('users', schema='app', event='INSERT', filter='id=eq.1', select=('id',), model=User)"),
+        (presence(), "presence()"), (system(), "system()"), (gaps(), "gaps()"), (status(), "status()"),
+    ],
+)  # fmt: skip
+def test_a_selector_prints_as_it_is_written(selector: object, shown: str):
+    """The text of a selector is the call that makes it."""
+    assert repr(selector) == shown
+
+
+def test_a_model_is_pickled_as_its_class():
+    """So events with `model=` can be pickled."""
+    assert pickle.loads(pickle.dumps(check_model(User))) == check_model(User)
