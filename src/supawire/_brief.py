@@ -3,12 +3,13 @@
 Also what equality and hashes of events need: a hash of a JSON value that equal values share.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, Final, cast
 
 from msgspec import Struct
+
+from supawire._shown import HIDDEN, hide_tokens
 
 _ROOM: Final = 600
 """Characters of one value, about what a terminal shows in eight lines."""
@@ -17,9 +18,6 @@ _TEXT: Final = 120
 _DEPTH: Final = 6
 _INT_BITS: Final = 512
 _HASHED: Final = 50
-
-_SECRET: Final = re.compile(r"eyJ[\w.-]{8,}|sb_secret_[\w-]+|sbp_[\w-]+")
-"""JWTs, secret keys and access tokens of Supabase."""
 
 _SECRET_NAMES: Final = frozenset(
     {
@@ -59,7 +57,7 @@ class _Writer:
             self.add(", " if shown else "")
             if isinstance(values, Mapping):
                 self.add(f"{_scalar(item)}: ")
-                self.value("***" if _is_secret(item) else values[item], depth - 1)
+                self.value(HIDDEN if _is_secret(item) else values[item], depth - 1)
             else:
                 self.value(item, depth - 1)
             shown += 1
@@ -100,7 +98,7 @@ class Unreadable(Struct, frozen=True):
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
-        text = repr(_SECRET.sub("***", value[: 2 * _TEXT])[:_TEXT])
+        text = repr(hide_tokens(value[: 2 * _TEXT])[:_TEXT])
         return text if len(value) <= _TEXT else f"{text[:-1]}…{text[-1]}"
     if isinstance(value, bytes):
         return repr(value) if len(value) <= _TEXT else f"<{len(value)} bytes: {value[:_TEXT]!r}…>"
@@ -110,7 +108,7 @@ def _scalar(value: Any) -> str:
         text = repr(value)
     except Exception as error:  # noqa: BLE001  an object of the user's class; to print an event never fails
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    text = _SECRET.sub("***", text[: 2 * _ROOM])
+    text = hide_tokens(text[: 2 * _ROOM])
     return text if len(text) <= _ROOM else f"{text[:_ROOM]}…"
 
 
