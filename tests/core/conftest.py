@@ -38,6 +38,7 @@ class Story(Pilot):
     def __init__(self, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, **settings)
         self._read: dict[bytes, Frame] = {}
+        self._beaten = 0
 
     def sent(self, event: str | None = None) -> list[Frame]:
         """The text frames sent so far, all or those of one event; each is decoded once."""
@@ -97,9 +98,18 @@ class Story(Pilot):
         """Let the server say no to the newest join."""
         self.reply(self.sent("phx_join")[-1], {"reason": reason}, status="error")
 
-    def broadcast(self, topic: str, payload: bytes = b"{}", *, ack: bool = False, timeout: float | None = 10.0) -> Any:
+    def broadcast(
+        self,
+        topic: str,
+        payload: bytes = b"{}",
+        *,
+        ack: bool = False,
+        timeout: float | None = 10.0,
+        patient: bool = True,
+    ) -> Any:
         """Send a broadcast of the event "e"; its ticket, None when nothing more will come."""
-        return self.do(self.session.broadcast, topic, Message("e", payload, ack=ack, timeout=timeout))
+        message = Message("e", payload, ack=ack, timeout=timeout, patient=patient)
+        return self.do(self.session.broadcast, topic, message)
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:
         """Let the server say something about the topic's newest join."""
@@ -138,15 +148,20 @@ class Story(Pilot):
         self.do(self.session.token_ready, number, Secret(token) if isinstance(token, str) else token)
 
     def run_alive(self, seconds: float) -> None:
-        """Let time pass while the server answers heartbeats."""
+        """Let time pass while the server answers heartbeats, those that were sent with a join before it too."""
         end = self.now.mono + seconds
+        self._answer_beats()
         while (deadline := self.session.next_deadline) is not None and deadline <= end:
-            before = len(self.sent("heartbeat"))
             self.clock.advance_to(deadline)
             self.do(self.session.tick)
-            for beat in self.sent("heartbeat")[before:]:
-                self.reply(beat)
+            self._answer_beats()
         self.clock.advance_to(end)
+
+    def _answer_beats(self) -> None:
+        beats = self.sent("heartbeat")
+        for beat in beats[self._beaten :]:
+            self.reply(beat)
+        self._beaten = len(beats)
 
     # --- looking
 

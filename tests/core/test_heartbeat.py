@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from supawire.errors import ConnectionLostError, OperationTimeout
+from supawire.options import Limits
 from supawire.testing.pilot import error_of
 from supawire.types import LinkState
 
@@ -88,9 +89,9 @@ def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
 
 
 def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) -> None:
-    """Joins block the server's socket: a heartbeat's deadline stands still until the join is answered (R4)."""
+    """Joins block the server's socket: a heartbeat behind one has its time when the join is answered (R4)."""
     story.open()
-    story.run_for(24)
+    story.run_for(14)
     one, two = story.channel("one"), story.channel("two")
     story.do(story.session.join, one)
     story.do(story.session.join, two)
@@ -98,13 +99,75 @@ def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) ->
     assert len(story.sent("heartbeat")) == 1
     first, second = story.sent("phx_join")
     story.reply(first, {"reason": "Unauthorized: no"}, status="error")
-    story.run_for(17)
-    assert story.session.state is LinkState.OPEN, "36 s after the join, 35 after the beat"
+    story.run_for(19)
+    assert story.session.state is LinkState.OPEN, "38 s after the join, 27 after the beat"
     story.reply(second, {"postgres_changes": []})
     story.run_for(9.9)
     assert story.session.state is LinkState.OPEN, "its ten seconds run now"
     story.run_for(0.2)
     assert story.session.state is LinkState.RETRYING
+
+
+def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> None:
+    """Its answer does not wait for the join's, so a socket that was silent for long is noticed in time (R4)."""
+    story.open()
+    story.run_for(24.9)
+    story.do(story.session.join, story.channel())
+    assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
+    story.run_for(9.9)
+    assert story.session.state is LinkState.OPEN
+    story.run_for(0.2)
+    assert story.session.state is LinkState.RETRYING
+
+
+def test_a_heartbeat_that_is_not_due_soon_waits_for_its_time(story: Story) -> None:
+    """Joins cost no more heartbeats than they need: one was sent a moment ago, the next comes at its interval (R3)."""
+    story.open()
+    story.run_alive(26)
+    story.do(story.session.join, story.channel())
+    assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
+
+
+def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(story: Story) -> None:
+    """A ping whose time is over together with that of a heartbeat is settled once, with whichever comes first (R4)."""
+    story.open()
+    story.run_for(25)
+    pings = [story.do(story.session.ping, 10.0) for _ in range(3)]
+    story.run_for(10)
+    assert story.session.state is LinkState.RETRYING
+    assert all(isinstance(error_of(story.outcome(ping)), ConnectionLostError | OperationTimeout) for ping in pings)
+
+
+@pytest.mark.parametrize("number", [10, 100])
+@pytest.mark.parametrize("said", [None, 0.0, 0.05, 7.0, 19.99])
+def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
+    make_story: Callable[..., Story], number: int, said: float | None
+) -> None:
+    """A join is answered, perhaps something more is said, then there is silence: 35 s later the socket is over (R4)."""
+    story = make_story(limits=Limits(joins_per_second=None))
+    story.open()
+    rooms = [story.channel(f"room-{place}") for place in range(number)]
+    for room in rooms:
+        story.do(story.session.join, room)
+    story.drop(1006)
+    story.come_back()
+    story.reply(story.sent("phx_join")[number], {"postgres_changes": []})
+    if said is not None:
+        story.run_for(said)
+        story.hear(rooms[0], "broadcast", {"event": "e", "payload": {}})
+    story.run_for(35.01)
+    assert story.session.state is not LinkState.OPEN
+
+
+@pytest.mark.parametrize("silent", [0.0, 5.0, 14.0, 15.0, 20.0, 24.99])
+def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, silent: float) -> None:
+    """A join that is sent into a socket that has been dead for a while moves the 35 s by nothing (R4)."""
+    story.open()
+    story.run_alive(25)
+    story.run_for(silent)
+    story.do(story.session.join, story.channel())
+    story.run_for(35.01 - silent)
+    assert story.session.state is not LinkState.OPEN
 
 
 def test_a_ping_gives_the_round_trip(story: Story) -> None:

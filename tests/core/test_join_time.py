@@ -1,5 +1,7 @@
 """How long a join may take, and what stands still meanwhile (R22)."""
 
+from collections.abc import Callable
+
 import pytest
 
 from supawire.errors import OperationTimeout
@@ -111,6 +113,47 @@ def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
     assert story.outcome(acked) is NOT_YET
     story.run_for(0.2)
     assert isinstance(error_of(story.outcome(acked)), OperationTimeout)
+
+
+def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> None:
+    """A caller who names a time for an ack or a ping gets the outcome in that time, whatever holds the socket (R22)."""
+    story.open()
+    room = story.joined(ack=True)
+    before = story.broadcast(room, ack=True, timeout=2.0, patient=False)
+    story.run_for(1)
+    story.do(story.session.join, story.channel("slow"))
+    behind = story.broadcast(room, ack=True, timeout=0.5, patient=False)
+    ping, patient = story.do(story.session.ping, 0.5), story.do(story.session.ping, 0.5, patient=True)
+    story.run_for(0.49)
+    assert {story.outcome(ticket) for ticket in (before, behind, ping, patient)} == {NOT_YET}
+    story.run_for(0.02)
+    assert all(isinstance(error_of(story.outcome(ticket)), OperationTimeout) for ticket in (behind, ping))
+    assert story.outcome(before) is NOT_YET
+    story.run_for(0.5)
+    assert isinstance(error_of(story.outcome(before)), OperationTimeout)
+    story.run_for(10)
+    assert story.outcome(patient) is NOT_YET
+    story.answer_join()
+    story.run_for(0.6)
+    assert isinstance(error_of(story.outcome(patient)), OperationTimeout)
+
+
+@pytest.mark.parametrize(("patient", "seconds"), [(False, 10.0), (True, 19.0)])
+def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
+    make_story: Callable[..., Story], patient: bool, seconds: float
+) -> None:
+    """A broadcast that was kept for nine seconds has one left for its ack, when the caller named ten (R32)."""
+    story = make_story(offline="wait")
+    story.open()
+    room = story.channel(ack=True)
+    story.do(story.session.join, room)
+    kept = story.broadcast(room, ack=True, timeout=10.0, patient=patient)
+    story.run_for(9)
+    story.answer_join()
+    story.run_for(seconds - 9 - 0.01)
+    assert story.outcome(kept) is NOT_YET
+    story.run_for(0.02)
+    assert isinstance(error_of(story.outcome(kept)), OperationTimeout)
 
 
 def test_refused_joins_of_ten_cost_no_reconnect() -> None:

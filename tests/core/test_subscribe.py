@@ -191,9 +191,9 @@ def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_st
     for _ in range(3):
         story.refuse_join("RealtimeRestarting: wait")  # of the room: one second passes until it is tried again
         story.do(story.session.join, slow)
-        story.run_for(1.01)
+        story.run_alive(1.01)
         assert story.sent("phx_join")[-1].topic == room, "behind the slow one"
-        story.run_for(10)
+        story.run_alive(10)
         story.reply(story.sent("phx_join")[-2], {"reason": "Unauthorized: no"}, status="error")
     assert story.outcome(waiting) is NOT_YET
     story.run_for(1.9)

@@ -240,8 +240,8 @@ class AsyncChannel:
 
         Args:
             event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not in 1.0.0).
-            ack: left out, what the channel was made with. timeout: seconds for pacing and the ack; left out, the
-                client's; None: no limit.
+            ack: left out, what the channel was made with. timeout: seconds for pacing and the ack together; left
+                out, the client's for each, not counting time behind unanswered joins; None: no limit.
         Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing held it too
             long. ConnectionLostError: `maybe_sent` says whether it may have arrived. PushError: refused.
             OperationTimeout.
@@ -257,6 +257,7 @@ class AsyncChannel:
             json,
             self._core.options.ack if ack is None else check_bool("ack", ack),
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
+            patient=timeout is DEFAULT,
         )
         return await send(driver, self._topic, message)
 

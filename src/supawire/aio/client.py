@@ -346,13 +346,14 @@ class AsyncClient:
     async def ping(self, *, timeout: Timeout = DEFAULT) -> float:
         """Seconds of one round trip to the server.
 
-        Args: timeout: seconds; left out, the client's; None: no limit.
+        Args: timeout: seconds; left out, the client's, not counting time behind unanswered joins; None: no limit.
         Raises: ConnectionLostError: there is no connection, or it was lost. OperationTimeout. ClosedError.
         Wire: protocol §3.4.
         """
         self._driver.check_loop()
         limit = check_timeout(timeout, self._driver.options.timeout)
-        return await self._driver.outcome(self._driver.session.ping(limit, self._driver.now()))
+        ticket = self._driver.session.ping(limit, self._driver.now(), patient=timeout is DEFAULT)
+        return await self._driver.outcome(ticket)
 
     def reconnect(self) -> None:
         """Connect now instead of at the end of the backoff; an open connection is replaced."""

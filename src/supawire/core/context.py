@@ -110,18 +110,32 @@ class Context:
         join_ref: str | None = None,
         ticket: Ticket | None = None,
         timeout: float | None = None,
+        firm: bool = False,
     ) -> str:
         """Send a request and await its reply; the ref it went out with."""
         ref = self.next_ref()
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
-        self.expect(ref, event, topic, ticket, timeout, now)
+        self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
         return ref
 
     def expect(
-        self, ref: str, event: str, topic: str, ticket: Ticket | None, timeout: float | None, now: Instant
+        self,
+        ref: str,
+        event: str,
+        topic: str,
+        ticket: Ticket | None,
+        timeout: float | None,
+        now: Instant,
+        *,
+        firm: bool = False,
     ) -> None:
-        """Await the reply to the frame that was transmitted last."""
-        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono), timeout)
+        """Await the reply to the frame that was transmitted last. `firm`: also time behind unanswered joins counts."""
+        self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, firm), timeout)
+
+    def beat(self, now: Instant) -> None:
+        """Send a heartbeat, and set the deadline of the next."""
+        self.timers.set(("beat",), now.mono + self.options.heartbeat)
+        self.push(frames.HEARTBEAT, {}, now, timeout=self.options.timeout)
 
     def fetch_token(self, now: Instant) -> None:
         """Ask the provider; when it is late, the session goes on with what it has."""

@@ -35,7 +35,7 @@ class Deadlines:
         """The join that leads the row is not answered; or the socket is dead, when nothing was heard since."""
         heard = self.receiver.heard_at
         if not self.joins.timed_out(now, heard.mono if heard else 0.0):
-            self.link.lose(ConnectionLostError("nothing came since the join was sent"), now)
+            self.link.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
 
 
 _Due = Callable[[Deadlines, Any, Instant], None]

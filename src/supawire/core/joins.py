@@ -1,8 +1,8 @@
 """The joins of one socket: paced on our side, answered one after another on the server's (protocol §3.2).
 
 A join's deadline starts when the one before it is answered, since a refused one holds the socket for 5 s. While any is
-unanswered, socket time stands still. A deadline that passes without a single frame since that join was sent means that
-the socket is dead, not that the join is slow.
+unanswered, socket time stands still. A deadline that passes without a single frame since it started means that the
+socket is dead, not that the join is slow; so does a silence that is as long as a heartbeat and its answer may take.
 """
 
 from math import inf
@@ -44,19 +44,20 @@ class Joiner(Protocol):
 class _Asked(Struct, frozen=True):
     channel: Joiner
     ref: str
-    sent_at: float
 
 
 class JoinQueue:
     """Channels that want in, and joins that are unanswered."""
 
-    __slots__ = ("_asked", "_blind", "_context", "_pace", "_unheard", "_waiting", "is_open")
+    __slots__ = ("_asked", "_blind", "_context", "_late_at", "_led_at", "_pace", "_unheard", "_waiting", "is_open")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._pace = pace(context.options.limits.joins_per_second)
         self._waiting: dict[Joiner, None] = {}
         self._asked: list[_Asked] = []
+        self._led_at = self._late_at = 0.0
+        """When the first of the unanswered joins became the first, and when its time is over."""
         self.is_open: bool = False
         self._unheard: dict[str, None] = {}
         """Joins that we gave up and that the server may still be busy with."""
@@ -128,10 +129,12 @@ class JoinQueue:
             del self._waiting[channel]
             self._pace.spend(now.mono)
             self._context.counts.joins += 1
+            if not self._asked:
+                self._beat_before(now)
             self._context.replies.freeze(now.mono)
             if not self._asked and not self._unheard:
                 self._blind = (now.mono, inf)
-            self._asked.append(_Asked(channel, channel.go(now), now.mono))
+            self._asked.append(_Asked(channel, channel.go(now)))
             if len(self._asked) == 1:
                 self._lead(now)
             else:
@@ -149,14 +152,21 @@ class JoinQueue:
         return asked.channel
 
     def timed_out(self, now: Instant, heard_at: float) -> bool:
-        """The first join's time is over; False when nothing at all came since it was sent: the socket is dead."""
+        """Give up the first join when its time is over; False when nothing came since it leads: the socket is dead."""
         if not self._asked:
             return True
-        asked = self._asked[0]
-        if heard_at < asked.sent_at:
+        if heard_at <= self._led_at:
             return False
+        if now.mono < self._late_at:  # it was only looked whether the silence goes on
+            self._context.timers.set(("join",), self._late_at)
+            return True
+        asked = self._asked[0]
         self._unheard[asked.ref] = None
         self._remove(asked, now)
+        if self._asked:
+            options = self._context.options
+            silent = max(now.mono, heard_at + options.heartbeat + options.timeout)
+            self._context.timers.set(("join",), min(self._late_at, silent))
         asked.channel.join_timed_out(asked.ref, now)
         return True
 
@@ -176,6 +186,15 @@ class JoinQueue:
         elif led:
             self._lead(now)
 
+    def _beat_before(self, now: Instant) -> None:
+        """Send a heartbeat that is due soon before the join: behind it, its answer would have to wait for the join's.
+
+        So a socket that has been dead for most of a heartbeat's interval is noticed no later because of a join.
+        """
+        due = self._context.timers.deadline(("beat",))
+        if due is not None and due - now.mono < self._context.options.timeout:
+            self._context.beat(now)
+
     def _see_again(self, now: Instant) -> None:
         """The server has nothing more to answer first, as far as we know."""
         if not self._asked and not self._unheard:
@@ -184,4 +203,5 @@ class JoinQueue:
     def _lead(self, now: Instant) -> None:
         """The first in the row: its deadline starts."""
         self._asked[0].channel.held(False, now)
-        self._context.timers.set(("join",), now.mono + 2 * self._context.options.timeout)
+        self._led_at, self._late_at = now.mono, now.mono + 2 * self._context.options.timeout
+        self._context.timers.set(("join",), self._late_at)

@@ -236,8 +236,7 @@ class Link:
 
     def beat(self, now: Instant) -> None:
         """Send a heartbeat, and come back for the next."""
-        self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
-        self._context.push(frames.HEARTBEAT, {}, now, timeout=self._context.options.timeout)
+        self._context.beat(now)
 
     def look(self, now: Instant) -> None:
         """Come back soon: each deadline that passes is also a look at the clocks (R6)."""

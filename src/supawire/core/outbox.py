@@ -22,13 +22,18 @@ from supawire.types import Instant, Sent
 
 
 class Message(Struct, frozen=True, gc=False):
-    """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`."""
+    """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`.
+
+    timeout: seconds until it is sent and, with ack, answered. patient: the timeout holds for each of the two, and for
+    the answer without the time behind unanswered joins.
+    """
 
     event: str
     payload: bytes
     json: bool = True
     ack: bool = False
     timeout: float | None = None
+    patient: bool = False
 
 
 class Outbox:
@@ -59,11 +64,11 @@ class Outbox:
             self.flush(join_ref, now)
             return ticket
         if not message.ack:
-            self._transmit(message, join_ref, now, None)
+            self._transmit(message, join_ref, now, None, None)
             return None
         ticket = self._context.tickets.open("broadcast")
         try:
-            self._transmit(message, join_ref, now, ticket)
+            self._transmit(message, join_ref, now, ticket, message.timeout)
         except PayloadTooLargeError:
             self._context.tickets.drop(ticket)
             raise
@@ -99,8 +104,10 @@ class Outbox:
                 return
             ticket = next(iter(self._kept))
             message = self._kept.pop(ticket)
+            until = self._context.timers.deadline(("ticket", self._topic, ticket))
             self._context.timers.cancel(("ticket", self._topic, ticket))
-            self._send_kept(ticket, message, join_ref, now)
+            left = message.timeout if until is None or message.patient else max(0.0, until - now.mono)
+            self._send_kept(ticket, message, join_ref, now, left)
 
     def fail(self, error: RealtimeError) -> None:
         """The channel ended: nothing of this will be sent."""
@@ -128,16 +135,18 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _send_kept(self, ticket: Ticket, message: Message, join_ref: str, now: Instant) -> None:
+    def _send_kept(self, ticket: Ticket, message: Message, join_ref: str, now: Instant, timeout: float | None) -> None:
         try:
-            self._transmit(message, join_ref, now, ticket if message.ack else None)
+            self._transmit(message, join_ref, now, ticket if message.ack else None, timeout)
         except PayloadTooLargeError as error:
             self._context.tickets.settle(ticket, error)
             return
         if not message.ack:
             self._context.tickets.settle(ticket, Sent("socket"))
 
-    def _transmit(self, message: Message, join_ref: str, now: Instant, ticket: Ticket | None) -> None:
+    def _transmit(
+        self, message: Message, join_ref: str, now: Instant, ticket: Ticket | None, timeout: float | None
+    ) -> None:
         context = self._context
         ref = context.next_ref()
         data, binary = context.codec.encode_broadcast(
@@ -146,4 +155,4 @@ class Outbox:
         context.transmit(data, binary=binary)
         context.messages.spend(now.mono)
         if ticket is not None:
-            context.expect(ref, frames.BROADCAST, self._topic, ticket, message.timeout, now)
+            context.expect(ref, frames.BROADCAST, self._topic, ticket, timeout, now, firm=not message.patient)

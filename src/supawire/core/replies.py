@@ -2,7 +2,9 @@
 
 One socket answers joins one after another, and a refused one holds it for seconds (protocol §3.2). So the deadlines of
 pushes run on *socket time*: the monotonic clock less the time in which a join stood unanswered. Freezing and thawing
-move one number; no deadline is ever rewritten.
+move one number; no deadline is ever rewritten. Two kinds of deadlines run on the monotonic clock itself (`firm`): those
+that a caller has set explicitly, and those of heartbeats that were sent while no join was unanswered, because the
+server's socket answers a heartbeat before it takes the join that follows.
 """
 
 from collections.abc import Collection, Iterator
@@ -65,6 +67,8 @@ class Pending(Struct):
     sequence: int
     """Its place among the frames of this socket, to know whether it was written when the socket was lost."""
     sent_at: float
+    firm: bool = False
+    """Whether its deadline does not stop while a join is unanswered."""
 
     @property
     def name(self) -> str | None:
@@ -85,21 +89,28 @@ class Pending(Struct):
 
 
 class Replies:
-    """Pushes by ref, with deadlines in socket time."""
+    """Pushes by ref, with deadlines in socket time and firm ones."""
 
-    __slots__ = ("_frozen_at", "_pending", "_shift", "_timers", "late")
+    __slots__ = ("_firm", "_frozen_at", "_pending", "_shift", "_timers", "late")
 
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}
         self._timers: Timers[str] = Timers()
+        self._firm: Timers[str] = Timers()
         self._shift = 0.0
         self._frozen_at: float | None = None
         self.late: int = 0
 
     def expect(self, ref: str, pending: Pending, timeout: float | None) -> None:
-        """Await the reply to `ref` for `timeout` seconds of socket time, None for as long as the socket lives."""
+        """Await the reply to `ref` for `timeout` seconds, None for as long as the socket lives."""
         self._pending[ref] = pending
-        if timeout is not None:
+        if pending.event == frames.HEARTBEAT and self._frozen_at is None:
+            pending.firm = True
+        if timeout is None:
+            return
+        if pending.firm:
+            self._firm.set(ref, pending.sent_at + timeout)
+        else:
             self._timers.set(ref, self._socket_time(pending.sent_at) + timeout)
 
     def take(self, ref: str | None) -> Pending | None:
@@ -108,20 +119,21 @@ class Replies:
         if pending is None:
             self.late += 1
         elif ref is not None:
-            self._timers.cancel(ref)
+            self._cancel(ref, pending)
         return pending
 
     def forget(self, topic: str) -> Iterator[Pending]:
         """Take all pushes of a channel whose join has ended: nobody will answer them."""
         for ref in [ref for ref, pending in self._pending.items() if pending.topic == topic]:
-            self._timers.cancel(ref)
-            yield self._pending.pop(ref)
+            pending = self._pending.pop(ref)
+            self._cancel(ref, pending)
+            yield pending
 
     def clear(self) -> list[Pending]:
         """Take all: the socket is gone."""
         lost = list(self._pending.values())
         self._pending.clear()
-        self._timers = Timers()
+        self._timers, self._firm = Timers(), Timers()
         self._frozen_at = None
         return lost
 
@@ -142,15 +154,25 @@ class Replies:
         Compared as `next` says it, on the monotonic clock: the other way round, rounding could leave a deadline that
         has come for the shell and never comes here.
         """
-        while (deadline := self.next) is not None and deadline <= mono:
+        while (deadline := self._firm.next) is not None and deadline <= mono:  # `clear` may come between two of them
+            yield self._pending.pop(self._firm.pop())
+        while (deadline := self._next_running) is not None and deadline <= mono:
             yield self._pending.pop(self._timers.pop())
 
     @property
     def next(self) -> float | None:
-        """The earliest deadline on the monotonic clock; None also while socket time stands still."""
+        """The earliest deadline on the monotonic clock; in socket time there is none while that stands still."""
+        firm, running = self._firm.next, self._next_running
+        return running if firm is None else firm if running is None else min(firm, running)
+
+    @property
+    def _next_running(self) -> float | None:
         if self._frozen_at is not None or (deadline := self._timers.next) is None:
             return None
         return deadline + self._shift
+
+    def _cancel(self, ref: str, pending: Pending) -> None:
+        (self._firm if pending.firm else self._timers).cancel(ref)
 
     def _socket_time(self, mono: float) -> float:
         return (self._frozen_at if self._frozen_at is not None else mono) - self._shift

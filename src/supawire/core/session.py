@@ -146,8 +146,10 @@ class Session:
         self._link.check_open()
         self._link.reconnect(now)
 
-    def ping(self, timeout: float | None, now: Instant) -> Ticket:
+    def ping(self, timeout: float | None, now: Instant, *, patient: bool = False) -> Ticket:
         """Send a heartbeat; settled with its round trip in seconds.
+
+        `patient`: time behind unanswered joins is not counted.
 
         Raises: ConnectionLostError: there is no connection now.
         """
@@ -155,7 +157,7 @@ class Session:
         if self.state is not LinkState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
         ticket = self._context.tickets.open("ping")
-        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout)
+        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not patient)
         return ticket
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
