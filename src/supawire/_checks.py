@@ -161,6 +161,26 @@ def check_callable(name: str, value: object) -> Callable[..., Any]:
     return value
 
 
+def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[..., Any]:
+    """`value`, when it can be called with this number of positional arguments; some functions written in C do not say.
+
+    Args: allowed: what it should be, for the text of the error.
+    """
+    import inspect
+
+    function = check_callable(name, value)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return function
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        shown = getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise InvalidArgumentError(f"{name} must be {allowed}, and {shown}{signature} cannot be called so") from error
+    return function
+
+
 def check_kind(name: str, value: object, kind: type[T], allowed: str) -> T:
     """`value`, when it is an object of this class."""
     if not isinstance(value, kind):

@@ -29,6 +29,7 @@ from supawire._checks import (
     check_kind,
     check_number,
     check_secret,
+    check_takes,
     check_text,
     check_timeout,
     check_topic,
@@ -271,7 +272,9 @@ class ClientOptions:
     on_frame: Callable[..., object] | None = None
 
     def __post_init__(self) -> None:
-        if self.token is not None and not callable(self.token):
+        if callable(self.token):
+            check_takes("token", self.token, 0, "a string, or a function without arguments that returns one")
+        elif self.token is not None:
             object.__setattr__(self, "token", check_secret("token", self.token))
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("offline", self.offline, OFFLINE)

@@ -16,7 +16,7 @@ from supawire.selectors import gaps
 from .conftest import Story
 
 EXPIRED = "InvalidJWTToken: Token has expired 12 seconds ago"
-BROKEN = AuthError("the provider is out of order")
+BROKEN = AuthError("the provider is out of order", retryable=True)
 
 
 def jwt(story: Story, lives: float, **claims: Any) -> str:

@@ -8,6 +8,7 @@ from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.draining import check_taking
 from supawire.aio.driver import Driver
 from supawire.aio.handlers import Subscription, subscribe
+from supawire.aio.registry import is_of_changes
 from supawire.aio.sending import send
 from supawire.aio.stream import AsyncStream
 from supawire.core.channel import Channel
@@ -175,7 +176,7 @@ class AsyncChannel:
         registry = self._driver.registry
         registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
         self._driver.pump()
-        return AsyncStream(registration, kept, self._events)
+        return AsyncStream(registration, kept, self._events(selectors))
 
     # --- joining and leaving
 
@@ -320,9 +321,8 @@ class AsyncChannel:
     ) -> None:
         await self.unsubscribe()
 
-    @property
-    def _events(self) -> "_Events":
-        return _Events(self._driver, self._core, self.subscribe)
+    def _events(self, selectors: tuple[Selector[Any], ...]) -> "_Events":
+        return _Events(self._driver, self._core, self.subscribe, selectors)
 
     def _check(self) -> None:
         """Before every call: the right loop, and an object that is not ended; its topic may be a new one's by now."""
@@ -344,12 +344,17 @@ class AsyncChannel:
 class _Events:
     """Where an iterator of a channel gets its events from; a `Source`."""
 
-    __slots__ = ("_begin", "_core", "_driver", "_wish")
+    __slots__ = ("_begin", "_core", "_driver", "_raised", "_selectors", "_wish")
 
-    def __init__(self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]], selectors: tuple[Selector[Any], ...]
+    ) -> None:
         self._driver = driver
         self._core = core
         self._begin = begin
+        self._selectors = selectors
+        self._raised: RealtimeError | None = None
+        """Why changes will not come, when that was raised already."""
         self._wish: Ticket | None = None
 
     def may_come(self) -> bool | None:
@@ -362,7 +367,16 @@ class _Events:
             raise again(core.error)
         if core.state is ChannelState.CLOSED and driver.error is not None:
             raise again(driver.error)
+        if (hopeless := core.hopeless) is not None:
+            self._refuse(hopeless)
         return core.wanted and core.state is not ChannelState.CLOSED
+
+    def _refuse(self, error: RealtimeError) -> None:
+        """Raise why no changes will come: once to an iterator that waits for other events too, else each time."""
+        wanted = [is_of_changes(selector) for selector in self._selectors]
+        if all(wanted) or (any(wanted) and error is not self._raised):
+            self._raised = error
+            raise again(error)
 
     async def begin(self) -> None:
         """Join a channel that nobody has joined, and wait for it; the wish outlives this wait."""

@@ -41,6 +41,7 @@ from supawire.core.effects import (
     Ticket,
     Transmit,
 )
+from supawire.core.frames import PREFIX
 from supawire.core.link import Cause
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
@@ -69,7 +70,8 @@ class Driver:
         self.clock: Final = Clock(self.loop)
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
-        self.reports: Final = Reports(options.on_error, options.logger, self.dispatch.tell if blocking else None)
+        told = self.dispatch.tell if blocking else None
+        self.reports: Final = Reports(options.on_error, options.logger, told, self.loop.time)
         self.tasks: Final = Tasks(self)
         self.sockets: Final = Sockets(self, endpoint, options)
         self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
@@ -79,6 +81,9 @@ class Driver:
         self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None
+        """The error that a caller got last."""
+        self._reported: RealtimeError | None = None
+        """The error that was logged last, or went to `on_error`."""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -361,9 +366,18 @@ class Driver:
             self.error = effect.error
             self.tasks.stop()
             return
-        unheard = effect.error is not None and not heard and effect.error is not self._told
+        unheard = not heard and effect.error not in (self._told, self._reported)
         if effect.error is not None and unheard and self.session.state is not LinkState.CLOSED:
             self.reports.error(effect.error, "channel")
+
+    def _report(self, effect: Report) -> None:
+        """Log a report, or call `on_error`, unless a caller or an iterator raises its error."""
+        error = effect.error
+        heard = effect.what == "changes" and self.registry.refused(f"{PREFIX}{effect.topic}")
+        if heard or (error is not None and error is self._told):
+            return
+        self._reported = error
+        self.reports.take(effect)
 
     def _ask_delay(self, effect: AskDelay) -> None:
         seconds, raised = ask_delay(effect, self.options)
@@ -391,7 +405,7 @@ class Driver:
         Transmit: lambda driver, effect: driver.sockets.transmit(effect),
         Settle: _settle,
         Deliver: _deliver,
-        Report: lambda driver, effect: driver.reports.take(effect),
+        Report: _report,
         Connect: lambda driver, effect: driver.sockets.connect(effect),
         Disconnect: lambda driver, effect: driver.sockets.disconnect(effect),
         FetchToken: _fetch_token,

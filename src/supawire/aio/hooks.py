@@ -26,6 +26,10 @@ LUCK: Final[Uniform] = random.SystemRandom()
 """Draws the jitter of all clients; without a state, which forked processes would share, and then come back together."""
 
 
+class _NoToken(Exception):
+    """The provider returned something else than a token; the cause says what."""
+
+
 def is_async(function: object) -> bool:
     """Whether calling this gives a coroutine: also behind partials, bound methods and `__call__`."""
     while isinstance(function, partial):
@@ -59,13 +63,17 @@ class TokenSource:
             if self._driver.tasks.stopping or number != self._number:
                 raise
             answer = _raised(provider, error)
+        except _NoToken as error:
+            text = f"the token provider {described(provider)} must return a string or None: {error.__cause__}"
+            answer = AuthError(text, hint="Return the access token itself, as in session.access_token.")
         except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
             answer = _raised(provider, error)
         self._driver.token_ready(number, answer)
 
 
 def _raised(provider: TokenProvider, error: BaseException) -> AuthError:
-    answer = AuthError(f"the token provider {described(provider)} raised {type(error).__name__}", retryable=True)
+    text = f"the token provider {described(provider)} raised {type(error).__name__}"
+    answer = AuthError(text, retryable=True, hint="It is asked again by itself; its own traceback says what to mend.")
     answer.__cause__ = error
     return answer
 
@@ -74,7 +82,10 @@ async def _call(provider: TokenProvider) -> Secret | None:
     token: Any = await cast("Awaitable[Any]", provider()) if is_async(provider) else await _in_thread(provider)
     if inspect.isawaitable(token):
         token = await token
-    return None if token is None else check_secret("the provider's token", token)
+    try:
+        return None if token is None else check_secret("the token", token)
+    except InvalidArgumentError as error:
+        raise _NoToken from error
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from supawire._brief import joined
 from supawire.core.frames import PREFIX
 from supawire.core.listeners import Listener
 from supawire.core.session import Session
-from supawire.selectors import Selector
+from supawire.selectors import ChangesSelector, ModelSelector, Selector
 from supawire.types import Instant
 
 Measured = Callable[[int | None], None]
@@ -65,6 +65,11 @@ class Registration:
             return "status() and gaps() of the client"
         return f"{joined(self.listener.selectors)} on {self.topic.removeprefix(PREFIX)!r}"
 
+    @property
+    def depends_on_changes(self) -> bool:
+        """Whether changes are among its events; a listener without selectors is that of a mirror."""
+        return not self.listener.selectors or any(is_of_changes(each) for each in self.listener.selectors)
+
     def cancel(self) -> None:
         """Receive nothing more; twice is once."""
         self._registry.remove(self)
@@ -72,6 +77,11 @@ class Registration:
     def cancel_soon(self, then: Callable[[], None]) -> None:
         """The same from any thread, and from a finalizer; then call this on the event loop."""
         self._registry.remove_soon(self, then)
+
+
+def is_of_changes(selector: Selector[Any]) -> bool:
+    """Whether this selector is of changes, with a model or without."""
+    return isinstance(selector.plain if isinstance(selector, ModelSelector) else selector, ChangesSelector)
 
 
 class Registry:
@@ -152,6 +162,13 @@ class Registry:
         for buffer in buffers:
             buffer.wake()
         return len(buffers)
+
+    def refused(self, topic: str) -> int:
+        """Wake the iterators of this topic that wait for changes, which will never come; return their number."""
+        known = [one for one in self._bounded if one.topic == topic and one.is_iterator and one.depends_on_changes]
+        for registration in known:
+            self._bounded[registration].wake()
+        return len(known)
 
     @property
     def dropped(self) -> int:

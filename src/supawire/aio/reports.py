@@ -5,7 +5,9 @@ lost connection is one WARNING, and one INFO when it is back. No line holds a to
 """
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, Final, cast
 
@@ -20,26 +22,39 @@ _CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
 """Which logger an error belongs to that nobody waits for; the others are the channel's."""
 
 
+_AGAIN: Final = 60.0
+"""Seconds after which an error that goes on is logged again, with its number."""
+
+_MILESTONES: Final = frozenset(10**power for power in range(1, 10))
+
+_KINDS: Final = 256
+"""The most kinds of errors whose repetitions are counted."""
+
+
 class Reports:
     """The one place from which this client logs and calls `on_error`.
 
     Args: on_error: the user's hook, None to log. logger: the parent of our loggers. tell: calls a function with an
-    error where the hook shall run, or returns False when that is over; left out, it runs here.
+    error where the hook shall run, or returns False when that is over; left out, it runs here. clock: seconds.
     """
 
-    __slots__ = ("_logger", "_on_error", "_tell", "_troubled", "_warned")
+    __slots__ = ("_clock_now", "_logged", "_logger", "_on_error", "_tell", "_troubled", "_warned")
 
     def __init__(
         self,
         on_error: Callable[[Exception], object] | None,
         logger: logging.Logger | None,
         tell: Callable[[Callable[[Exception], None], Exception], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_error = on_error
         self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
         self._troubled: dict[str | None, None] = {}
         self._warned: tuple[str, ...] = ()
+        self._clock_now = clock
+        self._logged: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+        """How often errors of each kind came, and when the last one was logged."""
 
     def log(self, concern: str) -> logging.Logger:
         """The logger of one concern."""
@@ -53,14 +68,34 @@ class Reports:
         elif report.error is not None:
             self.error(report.error, _CONCERNS.get(report.what, "channel"))
 
-    def error(self, error: Exception, concern: str) -> None:
-        """An error that nobody waits for: to the user's hook, else to the log. A hook that raises ends nothing (R1)."""
+    def error(self, error: Exception, concern: str, kind: Hashable = None) -> None:
+        """Call the user's hook with an error that nobody waits for, or log it. A hook that raises ends nothing (R1).
+
+        Args: kind: what the errors have in common that are logged once in full, then counted; left out, class and text.
+        """
         if self._on_error is None:
-            self.log(concern).error("%s", error, exc_info=error)
+            self._log_error(error, concern, kind)
         elif self._tell is None:
             self._hook(error)
         elif not self._tell(self._hook, error):
-            self.log(concern).error("%s", error, exc_info=error)
+            self._log_error(error, concern, kind)
+
+    def _log_error(self, error: Exception, concern: str, kind: Hashable) -> None:
+        """Log the first error of a kind with its traceback, and of later ones a line when their number says much."""
+        key = (concern, type(error), str(error) if kind is None else kind)
+        count, logged_at = self._logged.pop(key, (0, 0.0))
+        count, now = count + 1, self._clock_now()
+        log = self.log(concern)
+        if count == 1:
+            log.error("%s", error, exc_info=error)
+        elif now - logged_at >= _AGAIN or count in _MILESTONES:
+            log.error("%s (%d times so far; the first one was logged with its traceback)", error, count)
+        else:
+            log.debug("%s (%d times so far)", error, count)
+            now = logged_at
+        self._logged[key] = count, now
+        if len(self._logged) > _KINDS:
+            self._logged.popitem(last=False)
 
     def _hook(self, error: Exception) -> None:
         assert self._on_error is not None
@@ -74,7 +109,7 @@ class Reports:
         text = f"{what} {described(name)} raised {type(error).__name__}: {error}"
         wrapped = HandlerError(text, topic=topic, hint="Other events and handlers go on.")
         wrapped.__cause__ = error
-        self.error(wrapped, "handler")
+        self.error(wrapped, "handler", (what, described(name), type(error)))
 
     def _state(self, report: Report) -> None:
         topic, state, cause = report.topic, report.detail["state"], report.detail["cause"]

@@ -60,6 +60,13 @@ class Channel:
         return self._member.ready
 
     @property
+    def hopeless(self) -> RealtimeError | None:
+        """Why the changes that are wanted will never come, while the channel is joined; None while they may come."""
+        if self.state is not ChannelState.JOINED or self._member.unmet:
+            return None
+        return self._parts.readiness.hopeless
+
+    @property
     def queued(self) -> int:
         """How many broadcasts are kept."""
         return len(self._parts.outbox)
@@ -117,6 +124,11 @@ class Channel:
             self._member.renew(now)
         else:
             self._member.tell_token(now)
+
+    def token_missing(self, error: RealtimeError, now: Instant) -> None:
+        """Note why there is no token to join with; an error that will not pass ends the wait at once."""
+        if self.state is ChannelState.WAITING:
+            self._member.blocked(error, now)
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Take a presence wish: settled at once when not joined, else when the server has it (R45)."""
@@ -249,4 +261,8 @@ class Channel:
         self._parts.outbox.check(message)
 
     def _because(self) -> str:
-        return f": {self.error.message}" if self.error else ""
+        if self.error is not None:
+            return f": {self.error.message}"
+        tokens = self._context.tokens
+        unanswered = self.state is ChannelState.WAITING and tokens.fetching and not tokens.fetched
+        return ": the token provider has not answered yet" if unanswered else ""

@@ -214,6 +214,13 @@ class Membership:
         if self._asked is not None and self._asked.ref == ref:
             self._fail(classify_join(reason), join_error(reason, self.name), "join_refused", now)
 
+    def blocked(self, error: RealtimeError, now: Instant) -> None:
+        """The token provider failed before it ever gave a token: keep waiting with this reason, or give up with it."""
+        if error.retryable:
+            self.error = error
+        else:
+            self._give_up(error, now)
+
     def join_timed_out(self, ref: str, now: Instant) -> None:
         """The join with this ref was not answered: leave it, so that the server holds no join that we forgot (R13)."""
         if self._asked is None or self._asked.ref != ref:
@@ -314,7 +321,8 @@ class Membership:
     def _tell_gap(self, now: Instant) -> None:
         if (gap := self.gaps.close(now)) is None:
             return
-        if not self.index.gaps and not self._context.watchers:
+        reported = self.parts.readiness.hopeless is not None  # as an error, which says more
+        if not self.index.gaps and not self._context.watchers and not reported:
             self._context.report("gap", topic=self.name, gap=gap)
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
 

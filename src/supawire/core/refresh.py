@@ -80,6 +80,9 @@ class Refresh:
         """Keep the token that we have, say so, ask again later."""
         self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
         self._context.report("token", error=error)
+        if not self._context.tokens.fetched:
+            for channel in list(self._channels.values()):
+                channel.token_missing(error, now)
         self._settle(error)
         self._settled(now)
 

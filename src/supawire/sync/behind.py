@@ -40,7 +40,7 @@ class ChannelBehind(AsyncChannel):
         put = crossing(selectors, kept.put, driver.loop)
         registration = driver.registry.add(self._topic, selectors, put, kept, driver.now())
         driver.pump()
-        return Listening(registration, kept, self._events)
+        return Listening(registration, kept, self._events(selectors))
 
 
 class ClientBehind(AsyncClient):
