@@ -360,7 +360,7 @@ async def test_rest_is_served_on_both_paths(base: str) -> None:
         async with net.http.get(f"{net.url}{base}/ping") as answer:
             assert await answer.json() == {"message": "Success"}
             assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        async with net.http.options(f"{net.url}{base}/broadcast") as answer:
+        async with net.http.options(f"{net.url}/realtime/v1/api/broadcast") as answer:
             assert answer.status == 204 and "authorization" in answer.headers["Access-Control-Allow-Headers"]
 
 

@@ -34,14 +34,12 @@ def test_a_batch_is_delivered_in_order() -> None:
 
 
 def test_an_id_becomes_meta() -> None:
-    """Only when one is sent; it must be a UUID."""
+    """Only when one is sent."""
     world = World()
     client = listener(world)
     name = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
     world.rest(BATCH, {"messages": [{**MESSAGE, "id": name}]})
     assert client.events("broadcast")[0]["meta"] == {"id": name}
-    answer = world.rest(BATCH, {"messages": [{**MESSAGE, "id": "7"}]})
-    assert decode(answer.body) == {"errors": {"messages": [{"id": ["is invalid"]}]}}
 
 
 def test_topics_are_sub_topics() -> None:
@@ -169,7 +167,7 @@ def test_a_body_over_eight_megabytes_is_413() -> None:
         ({"authorization": None}, 401),
         ({"authorization": "Bearer garbage"}, 401),
         ({"authorization": "Bearer"}, 500),
-        ({"authorization": "Basic x"}, 500),
+        ({"authorization": "Basic x"}, 401),
         ({"authorization": None, "x-api-key": World().token()}, 401),
         ({"authorization": None, "apikey": World().token()}, 202),
         ({"authorization": f"Bearer {World().token(lasts=-1)}"}, 401),

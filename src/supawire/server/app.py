@@ -296,7 +296,7 @@ class App:
         return await self._rest(request)
 
     async def _rest(self, request: web.Request) -> web.StreamResponse:
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # a gateway answers it
             return web.Response(status=204, headers=PREFLIGHT)
         try:
             body = await request.read()

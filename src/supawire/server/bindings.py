@@ -122,8 +122,10 @@ def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:
     given = element.get("select")
     if given is None:
         return None
-    if not isinstance(given, list):
+    if isinstance(given, str):
         raise BindingError(SELECT_SYNTAX)
+    if not isinstance(given, list):
+        return None
     names = tuple(name for name in cast("list[object]", given) if isinstance(name, str))
     if names and ANY in (schema, table):
         raise BindingError(SELECT_WILDCARD)

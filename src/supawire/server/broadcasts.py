@@ -67,6 +67,7 @@ class Broadcasts:
         room = self._rooms.of(channel)
         skip = None if channel.config.self_send else channel
         if push.kind is None and not push.payload.startswith(b"{") and _any_v2(room, skip):
+            self._rooms.publish(room, _for_v1(channel, push), skip)
             self._rooms.crash(channel)  # the fast path of version 2.0.0 knows objects only (protocol §2.2)
             return
         self._rooms.publish(room, _shared(channel, push), skip)
@@ -169,6 +170,11 @@ def _shared(channel: Channel, push: Push) -> Shared:
     if push.kind == 0:
         return shared_raw(channel.topic, BROADCAST, push.payload)
     return shared_user(channel.topic, push.user_event, push.payload, json=push.json)
+
+
+def _for_v1(channel: Channel, push: Push) -> Shared:
+    """Return a text frame that only version 1.0.0 gets."""
+    return Shared(lambda v2: None if v2 else text(False, channel.wire_topic, BROADCAST, push.payload))
 
 
 def _live(message: Stored) -> Shared:

@@ -55,13 +55,15 @@ class Timings:
     """Before an answer of the database is given up."""
     replication: float = 60.0
     """For which a channel that asked for it waits for database broadcasts to flow (protocol §3.6)."""
+    recovery: float = 0.0
+    """After an outage of the database, while joins are still refused (protocol §13)."""
     sweep: float | None = None
     """Between two sweeps of sockets whose last channel is gone (protocol §8)."""
 
     @classmethod
     def strict(cls) -> "Timings":
         """The real server's."""
-        return cls(handshake_error=2.0, join_error=5.0, resubscribe=1.0, sweep=600.0)
+        return cls(handshake_error=2.0, join_error=5.0, resubscribe=1.0, recovery=60.0, sweep=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from supawire.server.desk import Desk
 from supawire.server.effects import RestAnswer, RestRequest
 from supawire.server.emitted import Change, make_change
 from supawire.server.handshake import JSON
+from supawire.server.rest import token_of
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, encode
 
@@ -73,8 +74,7 @@ class Dev:
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
         if not is_here(request.host):
             return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
-        token = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("apikey", "")
-        claims = check(token, self._desk.options.secret, self._desk.now)
+        claims = check(token_of(request) or "", self._desk.options.secret, self._desk.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         if claims.role != ROLE:

@@ -35,7 +35,7 @@ from supawire.server.emitted import Change
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview
-from supawire.server.joining import Joined, Joining, JoinRefused, Outcome
+from supawire.server.joining import Joined, JoinIgnored, Joining, JoinRefused, Outcome
 from supawire.server.limits import ServerLimits
 from supawire.server.peers import Inbound, Peer
 from supawire.server.questions import Answer, Trouble
@@ -45,6 +45,7 @@ from supawire.server.renewal import Renewal
 from supawire.server.rest import Rest
 from supawire.server.rights import Policy
 from supawire.server.rules import sub_topic
+from supawire.server.schedule import Timer
 from supawire.server.sockets import Sockets
 from supawire.server.stored import Stored
 from supawire.server.tracking import Tracking
@@ -71,6 +72,8 @@ class Hub:
         self._sockets = Sockets(desk, self._take)
         self._rest = Rest(desk, self._broadcasts)
         self._dev = Dev(desk, self._changes)
+        self._recovery: Timer | None = None
+        """When joins are no longer refused after an outage of the database."""
         self.received: Final = Recorder()
         """What clients sent."""
         self.faults: Final = Faults(desk, self._sockets)
@@ -169,9 +172,25 @@ class Hub:
         self._readiness.flows(yes)
 
     def troubled(self, trouble: Trouble | None, now: Instant) -> None:
-        """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1)."""
+        """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1).
+
+        After an outage the real server refuses joins for a while longer; how long, the timings say.
+        """
         self.at(now)
-        self._desk.asking.trouble = trouble
+        asking, recovery = self._desk.asking, self._desk.timings.recovery
+        if self._recovery is not None:
+            if trouble is None:
+                return
+            self._recovery.cancel()
+            self._recovery = None
+        if trouble is None and asking.trouble is not None and recovery:
+            self._recovery = self._desk.schedule.at(now.mono + recovery, self._recovered)
+            trouble = Trouble.BUSY
+        asking.trouble = trouble
+
+    def _recovered(self) -> None:
+        self._recovery = None
+        self._desk.asking.trouble = None
 
     # --- for those who look on ---
 
@@ -298,6 +317,8 @@ class Hub:
             self._joining.welcome(outcome, push)
             if outcome.channel.open:
                 self._renewal.watch(outcome.channel)
+        elif isinstance(outcome, JoinIgnored):
+            pass
         elif outcome.at_once or not self._desk.timings.join_error:
             self._refuse(peer, push, outcome)
         else:

@@ -47,7 +47,12 @@ class Joined:
     missed: Missed
 
 
-Outcome: TypeAlias = Joined | JoinRefused
+@dataclass(frozen=True, slots=True)
+class JoinIgnored:
+    """A join that gets no answer, and there is no channel."""
+
+
+Outcome: TypeAlias = Joined | JoinRefused | JoinIgnored
 
 
 class Joining:
@@ -95,6 +100,8 @@ class Joining:
         claims = check(token, self._desk.options.secret, self._outbox.now)
         if isinstance(claims, Refused):
             then(JoinRefused(claims.reason))
+        elif config.unanswered:
+            then(JoinIgnored())
         elif (trouble := self._desk.asking.trouble) is not None:
             then(JoinRefused(trouble.reason))
         else:

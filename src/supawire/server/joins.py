@@ -34,6 +34,8 @@ class JoinConfig:
     token: str | None = None
     problem: str | None = None
     """Why the join fails although the token is good."""
+    unanswered: bool = False
+    """Whether the real server never answers it (protocol §13)."""
 
     def __repr__(self) -> str:
         return f"JoinConfig(private={self.private}, changes={len(self.changes)})"  # the token stays out
@@ -48,6 +50,8 @@ def parse_join(topic: str, payload: Json) -> JoinConfig:
     if config is not None and not is_object(config):
         return JoinConfig(token=token, problem=NO_SUCH_CLAUSE)
     config = _object(config)
+    if not isinstance(config.get("broadcast"), dict | None):
+        return JoinConfig(token=token, unanswered=True)
     broadcast, presence = _object(config.get("broadcast")), _object(config.get("presence"))
     private = _flag(config.get("private"))
     replay, problem = _replay(broadcast, private=private)

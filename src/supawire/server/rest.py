@@ -10,7 +10,6 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
-from uuid import UUID
 
 from supawire.core.frames import PREFIX
 from supawire.server.broadcasts import Broadcasts, server_message
@@ -93,7 +92,7 @@ class Rest:
 
         for topic in post.topics:
             question = Permissions(post.who, topic, "write", ("broadcast",))
-            self._desk.asking.ask(question, partial(heard, topic))
+            self._desk.rights.ask(question, partial(heard, topic))
         if not post.topics:
             done(allowed)
 
@@ -128,10 +127,9 @@ class Rest:
         if self._requests.tripped(mono):
             return _message(429, "Too many requests")
         self._requests.count(mono)
-        authorization = request.headers.get("authorization")
-        if authorization is not None and not authorization.startswith("Bearer "):
+        token = token_of(request)
+        if token is None:
             return RestAnswer(500, b"Internal Server Error", HTML)
-        token = (authorization or "").removeprefix("Bearer ") or request.headers.get("apikey", "")
         claims = check(token, self._desk.options.secret, self._desk.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
@@ -146,6 +144,7 @@ class Rest:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
         if not is_list(messages) or not all(map(is_object, messages)):
             return _json(422, {"errors": {"messages": INVALID}})
+        messages = [_cast(message) for message in messages]
         errors = [self._errors(message) for message in messages]
         if any(errors):
             return _json(422, {"errors": {"messages": errors}})
@@ -168,14 +167,13 @@ class Rest:
         errors: Errors = {}
         for name, kind in (("topic", str), ("event", str), ("payload", dict)):
             value = message.get(name)
-            if value is None or value == "":
+            if value is None:
                 errors[name] = BLANK
             elif not isinstance(value, kind):
                 errors[name] = INVALID
-        if not isinstance(message.get("private", False), bool | None):
-            errors["private"] = INVALID
-        if not _is_uuid(message.get("id")):
-            errors["id"] = INVALID
+        for name, kind in (("private", bool), ("id", str)):
+            if not isinstance(message.get(name), kind | None):
+                errors[name] = INVALID
         if "payload" not in errors and self._broadcasts.exceeds(encode(message["payload"])):
             errors["payload"] = TOO_LARGE
         return errors
@@ -249,13 +247,27 @@ def _parse(request: RestRequest) -> Any:
     return value if is_object(value) else {"_json": value}
 
 
-def _is_uuid(value: object) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, str):
-        return False
-    try:
-        UUID(value)
-    except ValueError:
-        return False
-    return True
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _cast(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message of a batch as the real server casts it: blank text is null, and a boolean may be a word."""
+    found = {name: None if isinstance(value, str) and not value.strip() else value for name, value in message.items()}
+    private = found.get("private")
+    if isinstance(private, str):
+        found["private"] = _BOOLEANS.get(private, private)
+    return found
+
+
+def token_of(request: RestRequest) -> str | None:
+    """Return the token of a request; None for an `Authorization` that is not two words, on which the server fails.
+
+    The scheme may be in any case; with another one than Bearer the `apikey` header counts.
+    """
+    words = request.headers.get("authorization", "").split(" ")
+    if words != [""]:
+        if len(words) != 2:
+            return None
+        if words[0].lower() == "bearer":
+            return words[1]
+    return request.headers.get("apikey", "")

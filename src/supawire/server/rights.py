@@ -81,7 +81,14 @@ class Rights:
             then(EVERYTHING)
             return
         extensions: tuple[Extension, ...] = ("broadcast", "presence") if presence else ("broadcast",)
-        self._asking.ask(Permissions(who, topic, "read", extensions), heard)
+        self.ask(Permissions(who, topic, "read", extensions), heard)
+
+    def ask(self, question: Permissions, then: Callable[[frozenset[Extension] | Trouble], None]) -> None:
+        """Find out what is allowed. Claims with a `sub` that is not a string fail, as the real server's query does."""
+        if isinstance(question.who.claims.values.get("sub", ""), str):
+            self._asking.ask(question, then)
+        else:
+            then(Trouble.UNKNOWN)
 
     def hear_presence(self, channel: Channel, then: Callable[[], None]) -> None:
         """Find out whether a channel may read presence after all; its frames wait meanwhile."""
@@ -91,7 +98,7 @@ class Rights:
             then()
 
         question = Permissions(channel.who, channel.sub_topic, "read", ("presence",))
-        self._standing.until_for(channel, lambda done: self._asking.ask(question, done), heard)
+        self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
 
     def may_write(self, channel: Channel, extension: Extension) -> bool | None:
         """Whether a channel may send or track; None when that is not known yet."""
@@ -111,7 +118,7 @@ class Rights:
             then(known)
             return
         question = Permissions(channel.who, channel.sub_topic, "write", (extension,))
-        self._standing.until_for(channel, lambda done: self._asking.ask(question, done), heard)
+        self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
 
 
 def _reads(answer: frozenset[Extension] | Trouble) -> Reads:

@@ -36,7 +36,9 @@ class Replay:
 
 def parse_replay(value: dict[str, Any]) -> Replay | None:
     """The `replay` of a join; None when it is not valid (protocol §3.1, §6.3)."""
-    since, limit = value.get("since"), value.get("limit", MAX_REPLAY)
+    since, limit = value.get("since"), value.get("limit")
+    if limit is None:
+        limit = MAX_REPLAY
     if type(since) is not int or type(limit) is not int:
         return None
     return Replay(since, min(max(limit, 1), MAX_REPLAY))

@@ -29,7 +29,7 @@ class Tracking:
     def push(self, channel: Channel, push: Push, value: Any) -> None:
         """A client tracks or untracks. Every push is answered, except one that trips a limit."""
         if not is_object(value):
-            self._answer(channel, push, DENIED)
+            self._answer(channel, push, OK)
             return
         event = value.get("event")
         if not isinstance(event, str):
@@ -43,6 +43,9 @@ class Tracking:
 
     def _track(self, channel: Channel, push: Push, payload: Any) -> None:
         if not self._allowed(channel):
+            return
+        if payload is None and channel.id not in self._rooms.of(channel).roster:
+            self._answer(channel, push, OK)  # the same as what is tracked, which is nothing (protocol §13)
             return
         if not is_object(payload):
             self._answer(channel, push, NOT_A_MAP)
