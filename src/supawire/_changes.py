@@ -252,6 +252,12 @@ class Delete(_Change, Generic[R], frozen=True, gc=False, eq=False):
         return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
 
 
+def row_size(change: Insert[Any] | Update[Any] | Delete[Any]) -> int:
+    """Bytes of the rows as they came."""
+    data = change._data  # pyright: ignore[reportPrivateUsage]  of this module
+    return len(data.record) + len(data.old_record)
+
+
 type_of_change: Final[dict[str, type[Insert[Any] | Update[Any] | Delete[Any]]]] = {
     "INSERT": Insert,
     "UPDATE": Update,

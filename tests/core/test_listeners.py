@@ -248,6 +248,8 @@ def test_endless_combinations_of_ids_do_not_fill_the_memory() -> None:
     for number in range(2, 2000):
         assert index.union([1, number], "INSERT") == (print,)
     assert len(index._unions) <= 256
+    assert index.union(range(1_000_000), "INSERT") == (print,)
+    assert max(len(ids) for _, ids in index._unions) == 1, "only ids that we have are worth a memory"
     index.remove(next(iter(index._listeners)))
     assert index.union([1, 2], "INSERT") == ()
 

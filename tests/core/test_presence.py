@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from supawire.core.codec import encode_json
-from supawire.core.presence import Roster
+from supawire.core.presence import MOST_KEYS, MOST_METAS, Roster
 from supawire.selectors import presence
 from supawire.types import (
     Presence,
@@ -383,3 +383,37 @@ def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
     each.hear(two, "presence_state", {"bob": {"metas": [meta("B")]}})
     assert set(each.session.presence_state(one)) == {"ada"}
     assert set(each.session.presence_state(two)) == {"bob"}
+
+
+def test_presence_of_too_many_is_bounded_and_counted() -> None:
+    """One key with half a million devices, and more participants than anybody shows."""
+    metas = [meta(str(number)) for number in range(MOST_METAS + 5)]
+    roster = settled({"a": metas})
+    assert (len(roster.state()["a"]), roster.malformed) == (MOST_METAS, 1)
+    assert not roster.apply(raw({"a": [meta("more")]}), raw({}))
+    assert (len(roster.state()["a"]), roster.malformed) == (MOST_METAS, 2)
+    left = roster.apply(raw({}), raw({"a": [meta("0")]}))
+    assert len(told(left)) == 1 and len(roster.state()["a"]) == MOST_METAS - 1
+    roster = settled({str(number): [meta("1")] for number in range(MOST_KEYS)})
+    assert not roster.apply(raw({"one more": [meta("1")]}), raw({}))
+    assert (len(roster.state()), roster.malformed) == (MOST_KEYS, 1)
+
+
+def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
+    """The oldest are in the state that will come."""
+    roster = Roster("room")
+    roster.joined(enabled=True)
+    for number in range(10):
+        roster.apply(raw({str(number): [meta("1", text="x" * 10_000_000)]}), raw({}))
+    events = roster.replace(raw({}))
+    assert [event.key for event in events if isinstance(event, PresenceJoin)] == ["7", "8", "9"]
+
+
+def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
+    """It is not swallowed: the log has it."""
+    story.open()
+    room = story.channel()
+    story.collect(room, presence())
+    story.join(room)
+    story.hear(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
+    assert len(story.reports("garbage")) == 1

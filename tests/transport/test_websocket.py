@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
 from supawire.transport import OpenRequest, _aiohttp, _session
+from supawire.transport._connection import WebSocketConnection
 from supawire.transport.headers import retry_after
 from supawire.transport.websocket import WebSocketTransport
 from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
@@ -159,6 +160,25 @@ async def test_pings_are_answered_and_hidden():
         assert (message.type, bytes(message.data)) == (WSMsgType.PONG, b"there?")
         await peer.send(b"[]")
         assert await it.sink.has(1) == [(b"[]", False)]
+
+
+async def test_of_pongs_that_wait_the_newest_is_kept():
+    """A peer that pings and never reads does not fill our memory (RFC 6455 §5.5.3 wants the newest answered)."""
+    async with websocket_rig() as rig, line(rig) as it:
+        peer, connection = it.peer, it.connection
+        assert isinstance(peer, WebSocketPeer) and isinstance(connection, WebSocketConnection)
+        peer.socket._autoping = False
+        sent = 0
+        while not connection._full:
+            connection.write(bytes(1_000_000), True)
+            sent += 1
+        for number in range(500):
+            await peer.socket.ping(b"%d" % number)
+        await peer.send(b"[]")
+        await it.sink.has(1)
+        assert not connection._queue
+        messages = [await peer.socket.receive() for _ in range(sent + 1)]
+        assert [bytes(one.data) for one in messages if one.type is WSMsgType.PONG] == [b"499"]
 
 
 async def test_a_frame_of_eight_megabytes_is_taken():

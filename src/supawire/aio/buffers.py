@@ -7,11 +7,16 @@ one method, `overflow`, and each policy is a class that has its own.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
+from supawire._changes import row_size
 from supawire.aio.valve import ThreadValve, Valve
 from supawire.errors import InvalidArgumentError, SlowConsumerError, StateError
 from supawire.options import check_callable, check_choice, check_count
+from supawire.types import Broadcast, Change, Delete, Insert, LateBroadcast, Update, text_size
+
+MOST_BYTES: Final = 128_000_000
+"""Bytes of large events that may wait for one consumer, besides the bound on their number."""
 
 Overflow = Literal["error", "drop_oldest", "drop_newest", "latest", "pause"]
 OVERFLOW: Final[tuple[Overflow, ...]] = ("error", "drop_oldest", "drop_newest", "latest", "pause")
@@ -24,6 +29,8 @@ class Buffer:
     Filled on the event loop. An iterator is told by `error`, in its place among the events, so that nothing is taken
     until it has read that. For a handler there is `slow`, called at once, and what finds room is taken.
     """
+
+    most_bytes: int = MOST_BYTES
 
     def __init__(self, limit: int, slow: Callable[[SlowConsumerError], None] | None = None) -> None:
         self.limit = limit
@@ -49,15 +56,39 @@ class Buffer:
 
     def overflow(self, event: Any) -> None:
         """There is no room for this event."""
+        self._refuse(event, f"more than {self.limit} events")
+
+    def _refuse(self, event: Any, what: str) -> None:
         self.dropped += 1
         if self.error is None:
             self.error = SlowConsumerError(
-                f"more than {self.limit} events waited for a slow consumer",
+                f"{what} waited for a slow consumer",
                 topic=getattr(event, "topic", None),
                 hint="Do less per event, raise buffer=, or choose another overflow=.",
             )
             if self._slow is not None:
                 self._slow(self.error)
+
+    def weigh(self) -> None:
+        """Drop what has too many bytes together, as the policy says; one event may have any number."""
+        waiting = self._waiting()
+        total = sum(map(weight, waiting))
+        for _ in waiting[1:]:
+            if total <= self.most_bytes:
+                return
+            total -= self._shed()
+
+    def _waiting(self) -> list[Any]:
+        return list(self.events)
+
+    def _shed(self) -> int:
+        """Drop one event for its bytes, and give their number."""
+        try:
+            event = self.events.pop()
+        except IndexError:  # its consumer is on another thread, and was quicker
+            return 0
+        self._refuse(event, f"events of more than {self.most_bytes} bytes")
+        return weight(event)
 
     def squeeze(self, event: Any) -> None:
         """Take an event for which there is no room; for a moment in which the consumer is about to make some."""
@@ -110,6 +141,10 @@ class DropOldest(Buffer):
         self.events.popleft()
         self.events.append(event)
 
+    def _shed(self) -> int:
+        self.drop()
+        return weight(self.events.popleft())
+
 
 class DropNewest(Buffer):
     """Keeps the oldest events."""
@@ -117,6 +152,14 @@ class DropNewest(Buffer):
     def overflow(self, event: Any) -> None:
         """Drop this one."""
         self.drop()
+
+    def _shed(self) -> int:
+        try:
+            event = self.events.pop()
+        except IndexError:
+            return 0
+        self.drop()
+        return weight(event)
 
 
 class Latest(Buffer):
@@ -144,6 +187,13 @@ class Latest(Buffer):
         if not self._by_key:
             raise IndexError("no event")
         return self._by_key.pop(next(iter(self._by_key)))
+
+    def _waiting(self) -> list[Any]:
+        return list(self._by_key.values())
+
+    def _shed(self) -> int:
+        self.drop()
+        return weight(self._by_key.pop(next(iter(self._by_key))))
 
     def close(self) -> None:
         """The consumer is gone."""
@@ -177,6 +227,13 @@ class Pause(Buffer):
         else:
             super().overflow(event)
 
+    def _shed(self) -> int:
+        """Stop reading, and drop nothing as long as that may be."""
+        if self.error is None and self._valve.hold(self):
+            self._holds = True
+            return 0
+        return super()._shed()
+
     def take(self) -> Any:
         """The oldest event; reading goes on when half of the room is free."""
         event = super().take()
@@ -192,6 +249,16 @@ class Pause(Buffer):
     def _release(self) -> None:
         self._holds = False
         self._valve.release(self)
+
+
+def weight(event: Any) -> int:
+    """Bytes of the frame that an event keeps; 0 for one whose values were made already, as a large one's are not."""
+    if isinstance(event, LateBroadcast):
+        return text_size(cast("LateBroadcast[Any]", event))
+    if isinstance(event, Insert | Update | Delete):
+        return row_size(cast("Change[Any]", event))
+    payload = cast("Broadcast[Any]", event).payload if isinstance(event, Broadcast) else None
+    return len(payload) if isinstance(payload, bytes) else 0
 
 
 def make_buffer(

@@ -64,6 +64,13 @@ class Handover:
             self.roused = True
             self._open_gate()
 
+    def weigh(self) -> None:
+        """See `Buffer.weigh`."""
+        with self._lock:
+            self._inner.weigh()
+            if self._gate is not None:
+                self._open_gate()
+
     def close(self) -> None:
         """The consumer is gone."""
         with self._lock:

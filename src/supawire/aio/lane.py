@@ -8,6 +8,7 @@ No task, future, timer or closure is made for a message.
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from supawire.core.receive import HEAVY, Delivery
 from supawire.types import Instant
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ BURST: Final = 256
 """The most frames that are taken before the event loop gets its turn."""
 
 
+WEIGHED: Final = 16_000_000
+"""Bytes of heavy frames after which the buffers are weighed."""
+
+
 class Lane:
     """Takes the frames of one generation; a `Sink` of the transport."""
 
@@ -24,6 +29,9 @@ class Lane:
         self._driver = driver
         self._generation = generation
         self._receive = driver.session.receive
+        self._receive_heavy = driver.session.receive_heavy
+        self._heavy = 0
+        """Bytes of heavy frames since buffers were weighed."""
         self._effects = driver.session.effects
         self._now: Instant | None = None
         self._ordered = False
@@ -37,7 +45,10 @@ class Lane:
         if now is None:
             now = self._begin_batch()
         try:
-            delivery = self._receive(self._generation, data, binary, now)
+            if len(data) > HEAVY:
+                delivery = self._take_heavy(data, binary, now)
+            else:
+                delivery = self._receive(self._generation, data, binary, now)
         except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
             self._driver.fail(bug)
             return
@@ -52,6 +63,14 @@ class Lane:
                 listener(event)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
                 self._driver.handler_raised(listener, error, event)
+
+    def _take_heavy(self, data: bytes, binary: bool, now: Instant) -> Delivery | None:
+        """Take a heavy frame; now and then buffers are weighed, which costs nothing beside what was read since."""
+        self._heavy += len(data)
+        if self._heavy > WEIGHED:
+            self._heavy = 0
+            self._driver.registry.weigh()
+        return self._receive_heavy(self._generation, data, binary, now)
 
     def _begin_batch(self) -> Instant:
         self._now = now = self._driver.now()

@@ -32,6 +32,10 @@ class Kept(Protocol):
         """Let a consumer that waits look again."""
         ...
 
+    def weigh(self) -> None:
+        """See to it that what waits has not too many bytes."""
+        ...
+
     def close(self) -> None:
         """The consumer is gone."""
         ...
@@ -169,6 +173,11 @@ class Registry:
         for registration in known:
             self._bounded[registration].wake()
         return len(known)
+
+    def weigh(self) -> None:
+        """Large frames have come: see to it that no buffer has too many bytes."""
+        for buffer in self._bounded.values():
+            buffer.weigh()
 
     @property
     def dropped(self) -> int:

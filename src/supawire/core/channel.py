@@ -14,12 +14,13 @@ from supawire.core.joins import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import Membership
 from supawire.core.outbox import Message
+from supawire.core.presence import Roster
 from supawire.core.readiness import Said
 from supawire.core.states import ChannelOn
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
 from supawire.options import ChannelOptions, Secret
-from supawire.types import ChannelState, Instant, PresenceState, System
+from supawire.types import ChannelState, Instant, PresenceEvent, PresenceState, System
 
 
 class Channel:
@@ -215,11 +216,18 @@ class Channel:
 
     def presence_state(self, raw: Raw) -> None:
         """Everyone who is here."""
-        self._context.deliver(self._parts.index.presence, self._parts.roster.replace(raw))
+        self._tell_presence(lambda roster: roster.replace(raw))
 
     def presence_diff(self, joins: Raw, leaves: Raw) -> None:
         """Who came and went."""
-        self._context.deliver(self._parts.index.presence, self._parts.roster.apply(joins, leaves))
+        self._tell_presence(lambda roster: roster.apply(joins, leaves))
+
+    def _tell_presence(self, change: Callable[[Roster], list[PresenceEvent]]) -> None:
+        roster = self._parts.roster
+        malformed = roster.malformed
+        self._context.deliver(self._parts.index.presence, change(roster))
+        if roster.malformed != malformed:
+            self._context.report("garbage", topic=self.name, detail_of="presence that is malformed, or of too many")
 
     def older_join_ended(self) -> None:
         """An older join than the living one is over on the server as well."""

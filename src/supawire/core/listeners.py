@@ -38,15 +38,16 @@ class Index:
     """The listeners of a channel."""
 
     __slots__ = (
-        "_ids", "_listeners", "_unions", "_wanted_changes", "any_broadcast", "binary", "bindings", "broadcasts",
-        "changes", "gaps", "models", "presence", "status", "system",
+        "_ids", "_known", "_listeners", "_unions", "_wanted_changes", "any_broadcast", "binary", "bindings",
+        "broadcasts", "changes", "gaps", "models", "presence", "status", "system",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._listeners: dict[Listener, None] = {}
         self._ids: dict[ChangesSelector[Any], int] = {}
+        self._known: frozenset[int] = frozenset()
         self._wanted_changes: Sequence[tuple[ChangesSelector[Any], Callable[[Any], None]]] = ()
-        self._unions: dict[tuple[Any, ...], Listeners] = {}
+        self._unions: dict[tuple[str, frozenset[int]], Listeners] = {}
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
@@ -76,7 +77,7 @@ class Index:
 
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
         """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
-        self._ids = ids
+        self._ids, self._known = ids, frozenset(ids.values())
         self._compile_changes()
 
     def covers(self) -> bool:
@@ -94,11 +95,14 @@ class Index:
 
     def union(self, ids: Iterable[int], kind: str) -> Listeners:
         """Who wants a row that matches several bindings: each listener once, by the first of its selectors (R41)."""
-        key = (kind, *ids)
+        wanted = self._known.intersection(ids)  # the server says which ids, and could say any, and any number
+        if not wanted:
+            return ()
+        key = (kind, wanted)
         found = self._unions.get(key)
         if found is None:
-            found = self._find(frozenset(key[1:]), kind)
-            if len(self._unions) >= _KEPT:  # the server says which ids, and could say any
+            found = self._find(wanted, kind)
+            if len(self._unions) >= _KEPT:
                 self._unions.clear()
             self._unions[key] = found
         return found

@@ -17,6 +17,7 @@ devices. The rules, each earned by a bug in some client:
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,13 @@ from supawire.types import (
     PresenceUpdate,
 )
 
+MOST_METAS: Final = 10_000
+"""Metas that are kept of one key, the oldest ones; a key is one participant, and has one for each of its devices."""
+
+MOST_KEYS: Final = 250_000
+"""Participants that are kept of one channel."""
+
+_HELD_BYTES: Final = 32_000_000
 _HELD: Final = 1000
 """Diffs that wait for a state at most; the state that comes at last has the older ones in it."""
 
@@ -91,6 +99,9 @@ class Roster:
         entries = self._read(raw)
         if entries is None:
             return []
+        if len(entries) > MOST_KEYS or any(len(metas) > MOST_METAS for metas in entries.values()):
+            self.malformed += 1
+            entries = {key: entries[key][:MOST_METAS] for key in islice(entries, MOST_KEYS)}
         before, self._state = self._state, entries
         self._snapshots.forget()
         events: list[PresenceEvent] = []
@@ -107,6 +118,8 @@ class Roster:
         """Apply a `presence_diff`, or hold it until this join's state is there."""
         if self._held is not None:
             self._held.append((joins, leaves))
+            while sum(len(one) + len(other) for one, other in self._held) > _HELD_BYTES:
+                self._held.popleft()
             return []
         events = self._apply(joins, leaves)
         if events:
@@ -122,6 +135,9 @@ class Roster:
         for key in joined | left if joined and left else joined or left:
             before = self._state.get(key, ())
             after = _changed(before, joined.get(key, ()), left.get(key, ()))
+            if len(after) > MOST_METAS or (not before and len(self._state) >= MOST_KEYS):
+                self.malformed += 1
+                after = after[:MOST_METAS] if before or len(self._state) < MOST_KEYS else before
             if after == before:
                 continue
             if newest is not None:

@@ -45,7 +45,7 @@ class Session:
 
     __slots__ = (
         "_channels", "_closers", "_context", "_deadlines", "_drift", "_joins", "_link", "_openers", "_receiver",
-        "_refresh", "channels", "effects", "posts", "receive",
+        "_refresh", "channels", "effects", "posts", "receive", "receive_heavy",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,8 @@ class Session:
         self._deadlines = Deadlines(self._link, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
+        self.receive_heavy: Final = self._receiver.receive_heavy
+        """The same for frames of more than `HEAVY` bytes."""
         self.effects: Final = self._context.effects
         """What `next_effect` takes from; to look whether there is anything."""
 

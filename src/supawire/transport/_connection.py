@@ -101,7 +101,7 @@ class WebSocketConnection:
     """A `Connection` over one WebSocket; with it ends its part in the aiohttp session that opened it."""
 
     __slots__ = (
-        "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_queue", "_resumed", "_session", "_shut",
+        "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed", "_session", "_shut",
         "_socket", "written",
     )  # fmt: skip
 
@@ -110,6 +110,8 @@ class WebSocketConnection:
         self._socket = socket
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[bytes, WSMsgType]] | None = None
+        self._pong: bytes | None = None
+        """The answer to the newest ping, when it waits."""
         self._given = 0
         self._full = False
         """The socket takes nothing for now: frames wait in the queue."""
@@ -147,6 +149,13 @@ class WebSocketConnection:
         elif not self._shut:
             self._start(data, kind)
 
+    def _answer_ping(self, data: bytes) -> None:
+        """Send a pong; of those that cannot be sent yet the newest is enough (RFC 6455 §5.5.3)."""
+        if self._full:
+            self._pong = data
+        elif not self._shut:
+            self._start(data, WSMsgType.PONG)
+
     def _start(self, data: bytes, kind: WSMsgType) -> None:
         self._step(self._socket.send_frame(data, kind), counts=kind in (WSMsgType.TEXT, WSMsgType.BINARY))
 
@@ -174,6 +183,9 @@ class WebSocketConnection:
         """The socket takes frames again: end the sender that waited, then send what has queued up."""
         self._full = False
         self._step(sending, counts=False)
+        if self._pong is not None and not self._full and not self._shut:
+            pong, self._pong = self._pong, None
+            self._start(pong, WSMsgType.PONG)
         while self._queue and not self._full and not self._shut:
             self._start(*self._queue.popleft())
         if self._shut and not self._full:
@@ -233,7 +245,7 @@ class WebSocketConnection:
             elif kind is binary:
                 frame(message.data, True)
             elif kind is WSMsgType.PING:
-                self._send(message.data, WSMsgType.PONG)
+                self._answer_ping(message.data)
             elif kind is not WSMsgType.PONG:
                 return self._ended(message)
             taken += 1

@@ -1,0 +1,113 @@
+"""Buffers are bounded in bytes as well as in events."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec import UNSET, Raw
+
+from supawire._changes import ChangeData
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, Pause, weight
+from supawire.aio.handover import Handover, LeanHandover
+from supawire.aio.lane import WEIGHED, Lane
+from supawire.aio.valve import ThreadValve, Valve
+from supawire.errors import SlowConsumerError
+from supawire.types import Broadcast, Insert, LateBroadcast
+
+pytestmark = pytest.mark.anyio
+
+
+def large(number: int) -> Any:
+    return LateBroadcast("room", str(number), UNSET, None, False, b"", b"x" * 1000)
+
+
+def valve(*, may: bool = True) -> Valve:
+    return Valve(30, lambda: not may, lambda reads: None)
+
+
+MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
+    "error": (lambda: Buffer(100), ["0", "1", "2"]),
+    "drop_newest": (lambda: DropNewest(100), ["0", "1", "2"]),
+    "drop_oldest": (lambda: DropOldest(100), ["7", "8", "9"]),
+    "latest": (lambda: Latest(100, lambda event: event.event), ["7", "8", "9"]),
+    "pause that may not": (lambda: Pause(100, valve(may=False)), ["0", "1", "2"]),
+    "pause": (lambda: Pause(100, valve()), [str(number) for number in range(10)]),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_events_with_too_many_bytes_go_as_the_policy_says(name: str):
+    """As many stay as fit; what was dropped is counted, and told where the policy tells."""
+    make, kept = MADE[name]
+    buffer = make()
+    buffer.most_bytes = 3000
+    for number in range(10):
+        buffer.put(large(number))
+    buffer.weigh()
+    assert [buffer.take().event for _ in range(len(buffer))] == kept
+    assert buffer.dropped == 10 - len(kept)
+    told = buffer.error
+    assert (told is not None) is (name in {"error", "pause that may not"})
+    if told is not None:
+        assert "events of more than 3000 bytes waited" in told.message
+
+
+async def test_one_event_may_have_any_number_of_bytes():
+    """Else it could never be had."""
+    buffer = Buffer(100)
+    buffer.most_bytes = 10
+    buffer.put(large(0))
+    buffer.weigh()
+    assert len(buffer) == 1 and buffer.dropped == 0
+
+
+@pytest.mark.parametrize("kind", [Handover, LeanHandover])
+async def test_so_are_buffers_for_threads(kind: type[Handover]):
+    """The consumer is woken up, since an error waits for it."""
+    inner = Buffer(100)
+    inner.most_bytes = 3000
+    kept = kind(inner, ThreadValve(valve(), asyncio.get_running_loop()))
+    for number in range(10):
+        kept.put(large(number))
+    kept.weigh()
+    assert len(kept) == 3 and kept.dropped == 7
+    assert [kept.take().event for _ in range(3)] == ["0", "1", "2"]
+    assert isinstance(kept.trouble(), SlowConsumerError)
+
+
+async def test_what_an_event_weighs():
+    """The bytes that it keeps of its frame."""
+    row = Insert[Any]("room", ChangeData("public", "t", "INSERT", record=Raw(b"12345"), old_record=Raw(b"1")))
+    events = (large(0), row, Broadcast("room", "e", b"123"), Broadcast("room", "e", [1]))
+    assert [weight(event) for event in events] == [1000, 6, 3, 0]
+
+
+async def test_the_lane_weighs_now_and_then():
+    """Once for so many bytes of large frames; small ones cost nothing."""
+
+    class Driven:
+        weighed = 0
+
+        def __init__(self) -> None:
+            self.session = self.registry = self
+            self.effects: list[Any] = []
+
+        def now(self) -> Any:
+            return object()
+
+        def receive(self, *frame: Any) -> None:
+            return None
+
+        receive_heavy = receive
+
+        def weigh(self) -> None:
+            self.weighed += 1
+
+    driven: Any = Driven()
+    lane = Lane(driven, 1)
+    for _ in range(10):
+        lane.frame(bytes(WEIGHED // 4), True)
+    for _ in range(1000):
+        lane.frame(bytes(16_000), True)
+    assert driven.weighed == 2
