@@ -2,11 +2,15 @@
 
 The server is one process, the crowd another: a hundred sockets that throw away what comes, and one that sends. The
 crowd sends as much as it likes, but never more than `WINDOW` messages ahead of the slowest receiver; or one message
-after another, each when everyone has the one before, so that nothing can be joined into one write.
+after another, each when everyone has the one before, so that nothing can be joined into one write. In a second crowd
+each socket is read by a process of its own, so that receivers compete for the machine as clients would.
 """
 
 import asyncio
 import json
+import mmap
+import os
+import socket
 import sys
 import time
 from typing import Any, Final
@@ -20,25 +24,33 @@ RECEIVERS: Final = 100
 MESSAGES: Final = 1_000
 WINDOW: Final = 128
 BURST: Final = 32
-TURNS: Final = ((MESSAGES, WINDOW), (MESSAGES // 10, 1))
+TURNS: Final = {"fan-out": (MESSAGES, WINDOW), "fan-out-single": (MESSAGES // 10, 1)}
+SEPARATE: Final = {"fan-out-separate": (MESSAGES, WINDOW)}
+POLL_INTERVAL: Final = 0.0005
 TOPIC: Final = "realtime:room"
 
 
 def fan_out(rounds: int) -> dict[str, dict[str, Figures]]:
     """CPU microseconds of the server for one delivery, and deliveries a second: under load, and one by one."""
-    figures: dict[str, Figures] = {"fan-out": {"cpu": [], "rate": []}, "fan-out-single": {"cpu": [], "rate": []}}
+    figures: dict[str, Figures] = {name: {"cpu": [], "rate": []} for name in (*TURNS, *SEPARATE)}
+    for who, turns in (("crowd", TURNS), ("separate", SEPARATE)):
+        _measure(who, turns, rounds, figures)
+    return {name: {SERVER: kept} for name, kept in figures.items()}
+
+
+def _measure(who: str, turns: dict[str, tuple[int, int]], rounds: int, figures: dict[str, Figures]) -> None:
+    """Measure with one kind of crowd."""
     with Child([sys.executable, "-m", "benchmarks.fanout", "server"]) as server:
         url, key = server.hear().split()
-        with Child([sys.executable, "-m", "benchmarks.fanout", "crowd", url, key]) as crowd:
+        with Child([sys.executable, "-m", "benchmarks.fanout", who, url, key]) as crowd:
             for number in range(rounds + 1):
-                for kept, (messages, window) in zip(figures.values(), TURNS, strict=True):
-                    before = _cpu(server)
+                for name, (messages, window) in turns.items():
+                    kept, before = figures[name], _cpu(server)
                     crowd.tell(f"{messages} {window}")
                     wall = float(crowd.hear())
                     if number:  # the first turn is to get warm
                         kept["cpu"].append(round((_cpu(server) - before) / messages / RECEIVERS * 1e6, 4))
                         kept["rate"].append(round(messages * RECEIVERS / wall))
-    return {name: {SERVER: kept} for name, kept in figures.items()}
 
 
 def _cpu(server: Child) -> float:
@@ -127,20 +139,69 @@ class Crowd:
         where = self._where
         loop = asyncio.get_running_loop()
         _, ear = await loop.create_connection(lambda: Ear(self._heard), str(where.hostname), where.port or 80)
-        ear.transport.write(
-            f"GET /realtime/v1/websocket?apikey={self._key}&vsn=2.0.0 HTTP/1.1\r\nHost: {where.netloc}\r\n"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
-        )
+        ear.transport.write(upgrade(where.netloc, self._key))
         await ear.more_than(0)
         upgraded = ear.bytes
-        ear.transport.write(framed(["1", "1", TOPIC, "phx_join", {"config": {}}]))
+        ear.transport.write(JOIN)
         await ear.more_than(upgraded)
         return ear
 
     def _send(self, count: int) -> None:
-        body = {"type": "broadcast", "event": EVENT, "payload": message(1)}
-        self._ears[-1].transport.write(framed(["1", "2", TOPIC, "broadcast", body]) * count)
+        self._ears[-1].transport.write(BROADCAST * count)
+
+
+class SeparateCrowd:
+    """The same number of sockets, each read by a process of its own that counts bytes in shared memory."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._where = urlsplit(url)
+        self._key = key
+        self._counts = memoryview(mmap.mmap(-1, 8 * RECEIVERS)).cast("Q")
+        self._sender = self._join()
+        self._readers = [self._fork(number) for number in range(RECEIVERS)]
+        self._send(1)
+        self._size = 0
+        while not all(self._counts):
+            time.sleep(POLL_INTERVAL)
+        time.sleep(0.2)  # the rest of it
+        self._size = self._counts[0]
+
+    def shout(self, count: int, window: int) -> float:
+        """Send so many messages, so many ahead of the slowest receiver, until everyone has them: return the seconds."""
+        began, sent, start = time.perf_counter(), 0, list(self._counts)
+        while sent < count:
+            burst = min(BURST, window, count - sent)
+            self._send(burst)
+            sent += burst
+            self._until(start, sent - window)
+        self._until(start, sent)
+        return time.perf_counter() - began
+
+    def _until(self, start: list[int], messages: int) -> None:
+        while any(now < then + messages * self._size for now, then in zip(self._counts, start, strict=True)):
+            time.sleep(POLL_INTERVAL)
+
+    def _join(self) -> socket.socket:
+        connection = socket.create_connection((str(self._where.hostname), self._where.port or 80))
+        connection.sendall(upgrade(self._where.netloc, self._key))
+        connection.recv(65_536)
+        connection.sendall(JOIN)
+        connection.recv(65_536)
+        return connection
+
+    def _fork(self, number: int) -> int:
+        connection = self._join()
+        if child := os.fork():
+            connection.close()
+            return child
+        try:
+            while more := len(connection.recv(1 << 18)):
+                self._counts[number] += more
+        finally:
+            os._exit(0)
+
+    def _send(self, count: int) -> None:
+        self._sender.sendall(BROADCAST * count)
 
 
 def framed(frame: Any) -> bytes:
@@ -149,6 +210,19 @@ def framed(frame: Any) -> bytes:
     assert 126 <= len(data) < 1 << 16 or len(data) < 126
     size = bytes((0x80 | len(data),)) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
     return b"\x81" + size + bytes(4) + data
+
+
+JOIN: Final = framed(["1", "1", TOPIC, "phx_join", {"config": {}}])
+BROADCAST: Final = framed(["1", "2", TOPIC, "broadcast", {"type": "broadcast", "event": EVENT, "payload": message(1)}])
+
+
+def upgrade(host: str, key: str) -> bytes:
+    """A WebSocket handshake."""
+    return (
+        f"GET /realtime/v1/websocket?apikey={key}&vsn=2.0.0 HTTP/1.1\r\nHost: {host}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).encode()
 
 
 async def crowd(url: str, key: str) -> None:
@@ -162,5 +236,9 @@ async def crowd(url: str, key: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "server":
         serve()
+    elif sys.argv[1] == "separate":
+        separate = SeparateCrowd(*sys.argv[2:])
+        for line in sys.stdin:
+            print(separate.shout(*map(int, line.split())), flush=True)
     else:
         asyncio.run(crowd(*sys.argv[2:]))

@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.clients.readers import state_read
-from benchmarks.frames import EVENT, compact, plain, table_of, topic_of
+from benchmarks.clients.readers import everyone_read, state_read
+from benchmarks.frames import BLOCK, EVENT, compact, plain, table_of, topic_of
+from benchmarks.inmemory import Memory
 from benchmarks.lanes import Count, Turn, fed, opened
 from supawire import broadcast, changes, presence
 
@@ -86,14 +87,33 @@ async def listeners(count: int) -> AsyncGenerator[Turn]:
 
 
 @asynccontextmanager
-async def members(count: int) -> AsyncGenerator[Turn]:
-    """Diffs among many members, the state read after each."""
+async def present(count: int, take: Callable[[Any], None]) -> AsyncGenerator[Memory]:
+    """A room with many members, and a handler for its presence."""
     async with opened(presence_key=str(count)) as (_, channel, memory):
-        channel.on(presence(), state_read(Count()))
+        channel.on(presence(), take)
         await channel.subscribe()
         while len(channel.presence_state()) < count:  # noqa: ASYNC110  there is no event for those who were there
             await asyncio.sleep(0.01)
+        yield memory
+
+
+@asynccontextmanager
+async def members(count: int) -> AsyncGenerator[Turn]:
+    """Diffs among many members, after each of which their number and one of them is read."""
+    async with present(count, state_read(Count())) as memory:
         yield fed(memory, plain("diff", "2.0.0", TOPIC))
+
+
+@asynccontextmanager
+async def everyone(count: int) -> AsyncGenerator[Turn]:
+    """Diffs among many members, after each of which all of them are read: the seconds of one member."""
+    async with present(count, everyone_read(Count())) as memory:
+        feed = fed(memory, plain("diff", "2.0.0", TOPIC)[: max(2, min(BLOCK, 20_000 // count))])
+
+        async def turn() -> float:
+            return await feed() / count
+
+        yield turn
 
 
 @asynccontextmanager
@@ -151,7 +171,10 @@ CURVES: Final = {
     "channels": Curve("channels on one connection", "a message", (1, 10, 100, 1_000), channels),
     "bindings": Curve("bindings of one channel", "a change", (1, 10, 100, 500), bindings),
     "listeners": Curve("handlers of one event", "a delivery", (1, 10, 100, 1_000), listeners),
-    "members": Curve("members who are present", "a diff, state read", (10, 100, 1_000, 10_000), members),
+    "members": Curve(
+        "members who are present", "a diff, their number and one of them read", (10, 100, 1_000, 10_000), members
+    ),
+    "everyone": Curve("members, all read after each diff", "a member", (10, 100, 1_000, 10_000), everyone),
     "size": Curve("bytes of a message", "200 bytes", (200, 2_000, 20_000, 200_000, 3_000_000), size),
     "backlog": Curve("messages behind which an iterator is", "a message", (10, 100, 1_000, 10_000, 100_000), backlog),
 }

@@ -119,11 +119,15 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "diff-100": Scenario("the same among 100", replace(_PRESENCE, members=100), (), "presence", "diff"),
     "diff-read": Scenario(
-        "the same among 10,000, the state read after every diff",
+        "the same among 10,000, their number and one of them read after every diff",
         replace(_PRESENCE, reads="state"), (PYTHON, NODE), "presence", "diff", share=_STATES,
     ),
     "diff-read-100": Scenario(
         "the same among 100", replace(_PRESENCE, reads="state", members=100), (), "presence", "diff"
+    ),
+    "diff-everyone": Scenario(
+        "the same among 1,000, all of them read after every diff",
+        replace(_PRESENCE, reads="everyone", members=1_000), (), "presence", "diff", share={OURS: 0.05},
     ),
     "state": Scenario(
         "the presence state of 10,000 members, applied",

@@ -50,7 +50,7 @@ async function listen(client) {
       for (let binding = 0; binding < task.bindings; binding++)
         channel.on("postgres_changes", { event: "*", schema: "public", table: tableOf(binding) }, (change) => { seen = change.new; count(); });
     } else if (task.kind === "diff") {
-      channel.on("presence", { event: "sync" }, () => { synced(); if (task.reads === "state") seen = channel.presenceState(); count(); });
+      channel.on("presence", { event: "sync" }, () => { synced(); if (task.reads === "state") { seen = channel.presenceState(); if (Object.keys(seen).length <= seen["user-1"].length) throw new Error("somebody is missing"); } count(); });
     } else {
       channel.on("broadcast", { event: "cursor" }, (message) => { seen = message.payload; count(); });
     }
@@ -69,6 +69,23 @@ async function takeState(client) {
 }
 
 const breath = (number) => (number % 32 === 0 ? new Promise((resolve) => setTimeout(resolve, 1)) : null);
+
+let pause;
+
+async function send(times) {
+  if (pause === undefined) { // measured before the first message, since pauses would do work that messages leave behind
+    for (let number = 0; number < 100; number++) await breath(0);
+    const before = cpu();
+    for (let number = 0; number < 400; number++) await breath(0);
+    pause = (cpu() - before) / 400;
+  }
+  const began = cpu();
+  for (let number = 0; number < times; number++) {
+    await channel.send({ type: "broadcast", event: "cursor", payload: message(number % 512) });
+    await breath(number);
+  }
+  stop({ cpu: cpu() - began - pause * Math.ceil(times / 32) });
+}
 
 async function roundTrips(times, once) {
   const took = [];
@@ -137,7 +154,7 @@ for (let line = await lines.next(); !line.done; line = await lines.next()) {
   start();
   say("ready");
   switch (task.does) {
-    case "send": for (let number = 0; number < times; number++) { await channel.send({ type: "broadcast", event: "cursor", payload: message(number % 512) }); await breath(number); } stop(); break;
+    case "send": await send(times); break;
     case "ack": stop(await roundTrips(times, () => channel.send({ type: "broadcast", event: "cursor", payload: message(1) }))); break;
     case "state": for (let number = 0; number < times; number++) await takeState(client); stop(); break;
     case "join": await joinAll(newClient(), task.channels); stop(); break;

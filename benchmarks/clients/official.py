@@ -11,7 +11,7 @@ from typing import Any
 
 from realtime import AsyncRealtimeClient  # pyright: ignore[reportMissingImports]
 
-from benchmarks.clients.meter import Meter, breath, round_trips
+from benchmarks.clients.meter import Meter, above_pauses, breath, round_trips
 from benchmarks.frames import EVENT, message, table_of, topic_of
 
 
@@ -65,7 +65,8 @@ async def listen(client: Any, topic: str, task: dict[str, Any], meter: Meter) ->
     def take_state() -> None:
         there.set()
         if task["reads"] == "state":
-            channels[0].presence_state()
+            state = channels[0].presence_state()
+            assert len(state) > len(state["user-1"])
         count()
 
     changes, there = task["kind"] == "change", asyncio.Event()
@@ -93,7 +94,7 @@ def sender(channel: Any) -> Act:
             await channel.send_broadcast(EVENT, payloads[number % 512])
             await breath(number)
 
-    return send
+    return lambda count: above_pauses(count, send)
 
 
 def acked(channel: Any) -> Act:

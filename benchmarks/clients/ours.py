@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.clients.meter import Meter, breath, round_trips
+from benchmarks.clients.meter import Meter, above_pauses, breath, round_trips
 from benchmarks.clients.readers import READERS, Todo
 from benchmarks.frames import EVENT, message, table_of, topic_of
 from benchmarks.scenarios import Task
@@ -99,7 +99,7 @@ async def sender(client: AsyncClient, topic: str, task: Task) -> Act:
             await channel.broadcast(EVENT, payloads[number % 512])
             await breath(number)
 
-    return send
+    return lambda count: above_pauses(count, send)
 
 
 async def acked(client: AsyncClient, topic: str, task: Task) -> Act:

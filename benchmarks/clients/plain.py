@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
-from benchmarks.clients.meter import Meter, breath
+from benchmarks.clients.meter import Meter, above_pauses, breath
 from benchmarks.frames import EVENT, compact, message, table_of
 
 
@@ -42,7 +42,7 @@ async def read(socket: Any, meter: Meter) -> None:
             meter.stop()
 
 
-def sender(socket: Any, topic: str) -> Callable[[int], Awaitable[None]]:
+def sender(socket: Any, topic: str) -> Callable[[int], Awaitable[dict[str, float]]]:
     """Broadcasts one after another."""
     payloads = [message(number) for number in range(512)]
 
@@ -52,7 +52,7 @@ def sender(socket: Any, topic: str) -> Callable[[int], Awaitable[None]]:
             await socket.send(compact(["1", str(number), topic, "broadcast", body]))
             await breath(number)
 
-    return send
+    return lambda count: above_pauses(count, send)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def not_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def state_read(meter: Meter) -> Callable[[Any], None]:
-    """Who is here, after every diff; the newest is kept."""
+    """Read how many are here and what one of them tracks, after every diff; the newest state is kept."""
     newest: Any = None
 
     def take(event: Any) -> None:
@@ -84,6 +84,25 @@ def state_read(meter: Meter) -> Callable[[Any], None]:
         if event.__class__ is not PresenceSync:
             return
         newest = event.state
+        assert len(newest) > len(newest["user-1"])
+        meter.left -= 1
+        if not meter.left:
+            meter.stop()
+
+    return take
+
+
+def everyone_read(meter: Meter) -> Callable[[Any], None]:
+    """Read everybody who is here, after every diff, as one does who draws a list of them; the newest state is kept."""
+    newest: Any = None
+
+    def take(event: Any) -> None:
+        nonlocal newest
+        if event.__class__ is not PresenceSync:
+            return
+        newest = event.state
+        for metas in newest.values():
+            _ = metas[0]
         meter.left -= 1
         if not meter.left:
             meter.stop()
@@ -98,4 +117,5 @@ READERS: Final[dict[str, Callable[[Meter], Callable[[Any], None]]]] = {
     "columns": columns_read,
     "nothing": not_read,
     "state": state_read,
+    "everyone": everyone_read,
 }

@@ -44,7 +44,11 @@ def growth() -> str:
 def server() -> str:
     """A line each for a loaded server and one that has nothing to join into one write."""
     scenarios = load()["scenarios"]
-    says = {"fan-out": "under load", "fan-out-single": "one message after another"}
+    says = {
+        "fan-out": "in bursts, one process with all sockets",
+        "fan-out-separate": "in bursts, a process for each socket",
+        "fan-out-single": "one message after another, one process with all sockets",
+    }
     return rows(
         ["a message to 100 receivers", "CPU of a delivery", "deliveries a second"],
         [
@@ -63,7 +67,7 @@ _CORE: Final = (
     ("the same in binary frames", "binary", ""),
     ("changes of 600 bytes received, row read", "change", "change-blocking"),
     ("the same as objects of a dataclass", "change-model", ""),
-    ("presence diffs among 10,000, the state read after each", "diff-read", ""),
+    ("presence diffs among 10,000, their number and one of them read after each", "diff-read", ""),
     ("broadcasts sent without an ack", "send", ""),
     ("broadcasts sent and acked, one after another", "ack", ""),
 )

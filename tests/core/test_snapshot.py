@@ -1,7 +1,8 @@
 """Snapshots of presence: what was true at one moment stays so, whatever happens to the state since."""
 
-import gc
 import threading
+import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -21,22 +22,21 @@ def metas(key: str, number: int) -> Metas:
 class Model:
     """A state that changes as the roster changes it, and what each snapshot has to show."""
 
-    def __init__(self) -> None:
-        self.live: dict[str, Metas] = {}
+    def __init__(self, members: int = 0) -> None:
+        self.live: dict[str, Metas] = {f"user-{number}": metas("user", number) for number in range(members)}
         self.snapshots = Snapshots()
         self.held: list[tuple[Snapshot, dict[str, Metas]]] = []
 
     def change(self, key: str, after: Metas) -> None:
-        newest = self.snapshots.newest
-        if newest is not None:
-            newest.keep(key, self.live.get(key, ()))
+        self.snapshots.change(key, after)
         if after:
             self.live[key] = after
         else:
             self.live.pop(key, None)
 
-    def take(self) -> None:
+    def take(self) -> Snapshot:
         self.held.append((self.snapshots.take(self.live), dict(self.live)))
+        return self.held[-1][0]
 
     def replace(self, number: int) -> None:
         self.live = {key: metas(key, number) for key in KEYS[:2]}
@@ -44,10 +44,13 @@ class Model:
 
     def check(self) -> None:
         for snapshot, true in self.held:
-            assert dict(snapshot) == true
             assert len(snapshot) == len(true)
             assert {key: snapshot.get(key) for key in KEYS} == {key: true.get(key) for key in KEYS}
             assert [key in snapshot for key in KEYS] == [key in true for key in KEYS]
+            assert dict(snapshot) == dict(snapshot.items()) == true
+            assert set(snapshot) == snapshot.keys() == true.keys()
+            assert {one.ref for (one,) in snapshot.values()} == {one.ref for (one,) in true.values()}
+            assert sorted(repr(snapshot)) == sorted(repr(true))
 
 
 STEPS = st.one_of(
@@ -91,25 +94,55 @@ def test_the_same_object_until_something_changes():
         _ = model.snapshots.take(model.live)["a"]
 
 
-def snapshots() -> list[object]:
-    """Those that are alive; of other tests too, whose garbage is not collected yet."""
-    return [thing for thing in gc.get_objects() if type(thing) is Snapshot]
+MANY = 20_000
 
 
-def test_an_old_snapshot_keeps_no_others_alive():
-    """A program that holds on to one old state does not thereby keep all that came after it."""
-    others = snapshots()
-    model = Model()
-    model.change("a", metas("a", 0))
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes that it held at one time, in blocks that are not freed before the next is made."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_len_and_a_lookup_after_each_diff_copy_nothing():
+    """A state that is read after every diff, by its length and one key, is copied for a few of these only."""
+    model = Model(MANY)
+    whole = allocated(model.live.copy)
     model.take()
-    for number in range(1, 100):
-        model.change("a", metas("a", number))
-        model.snapshots.take(model.live)
-    gc.collect()
-    known = set(map(id, others))
-    assert len([one for one in snapshots() if id(one) not in known]) <= 10
-    assert model.snapshots.take(model.live)["a"][0].ref == "99"
-    model.check()
+    copies = 0
+    for number in range(100):
+        model.change(f"guest-{number}", metas("guest", number))
+
+        def read(number: int = number) -> None:
+            snapshot = model.snapshots.take(model.live)
+            assert (len(snapshot), snapshot[f"guest-{number}"][0].ref) == (MANY + number + 1, str(number))
+
+        copies += allocated(read) > whole / 10
+    assert copies <= 2
+
+
+def test_a_whole_read_is_kept():
+    """What the first iteration of a snapshot has merged serves all that come after it."""
+    model = Model(MANY)
+    whole = allocated(model.live.copy)
+    model.take()
+    model.change("a", metas("a", 1))
+    snapshot = model.take()
+    assert len(list(snapshot)) == MANY + 1
+    reads = (snapshot.keys, snapshot.values, snapshot.items, lambda: len(snapshot), lambda: next(iter(snapshot)))
+    assert [allocated(read) > whole / 10 for read in reads] == [False] * len(reads)
+
+
+def test_changes_of_a_state_that_nobody_reads_are_not_kept():
+    """After one read, what changes is recorded up to a bound only."""
+    model = Model(100)
+    model.take()
+    for number in range(1_000):
+        model.change(f"b{number}", metas("b", number))
+    assert not model.snapshots._changes
 
 
 def test_a_snapshot_may_be_read_while_the_state_changes():
@@ -127,7 +160,7 @@ def test_a_snapshot_may_be_read_while_the_state_changes():
         while not done.is_set():
             snapshot, true = model.held[0]
             seen.update(snapshot[key][0].ref for key in everyone)
-            assert len(snapshot) == len(true)
+            assert len(list(snapshot)) == len(snapshot) == len(true)
             turns += 1
 
     model.take()

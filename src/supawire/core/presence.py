@@ -131,7 +131,6 @@ class Roster:
         if joined is None or left is None:
             return []
         events: list[PresenceEvent] = []
-        newest = self._snapshots.newest
         for key in joined | left if joined and left else joined or left:
             before = self._state.get(key, ())
             after = _changed(before, joined.get(key, ()), left.get(key, ()))
@@ -140,8 +139,7 @@ class Roster:
                 after = after[:MOST_METAS] if before or len(self._state) < MOST_KEYS else before
             if after == before:
                 continue
-            if newest is not None:
-                newest.keep(key, before)
+            self._snapshots.change(key, after)
             if not after:
                 del self._state[key]
                 events.append(PresenceLeave(self._topic, key, (), before))
