@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -29,7 +30,7 @@ from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
 from tests.conftest import ROOT
 
 SECRET = "a-secret-for-development-that-is-long-enough"
-KEY_LIKE = re.compile(r"eyJ\w+\.")
+KEY_LIKE = re.compile(r"eyJ\w+\.|sb_[a-z]+_\w")
 
 Start = Callable[..., Serving]
 
@@ -79,6 +80,12 @@ def test_shown_keys_open_doors(serving: Start):
     assert server.exported("SUPAWIRE_URL") == server.url
     with open_socket(server.url, server.exported("SUPAWIRE_KEY")):
         pass
+    for name, kind in (("SUPAWIRE_PUBLISHABLE_KEY", "sb_publishable_"), ("SUPAWIRE_SECRET_KEY", "sb_secret_")):
+        assert server.exported(name).startswith(kind)
+        query = {"apikey": server.exported(name), "vsn": "2.0.0"}
+        address = server.url.replace("http", "ws") + "/realtime/v1/websocket?" + urlencode(query)
+        with connect(address):
+            pass
     change = b'{"type":"INSERT","table":"users","record":{"id":1}}'
     assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_SERVICE_KEY"), change) == 202
     assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_KEY"), change) == 403

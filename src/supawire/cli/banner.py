@@ -8,7 +8,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from supawire.cli import samples
-from supawire.cli.envfile import KEY, SERVICE_KEY, URL, lines
+from supawire.cli.envfile import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, lines
 from supawire.cli.wish import Wish
 
 
@@ -74,6 +74,8 @@ def _about_keys(wish: Wish) -> Iterator[str]:
         yield "Keys  below, to paste into a shell"
     else:
         yield "Keys  not shown: --show-keys prints them, --env-file FILE saves them"
+    yield f"      JWTs: {KEY}, {SERVICE_KEY}"
+    yield f"      sb_ keys: {PUBLISHABLE_KEY}, {SECRET_KEY}"
     if not wish.fixed:
         yield "      they end with this server; a fixed SUPAWIRE_SECRET keeps them valid"
 

@@ -12,6 +12,8 @@ FIRST_LINE: Final = "# written by `supawire serve`; removed when it stops"
 URL: Final = "SUPAWIRE_URL"
 KEY: Final = "SUPAWIRE_KEY"
 SERVICE_KEY: Final = "SUPAWIRE_SERVICE_KEY"
+PUBLISHABLE_KEY: Final = "SUPAWIRE_PUBLISHABLE_KEY"
+SECRET_KEY: Final = "SUPAWIRE_SECRET_KEY"  # noqa: S105  a name
 DATABASE_URL: Final = "SUPAWIRE_DATABASE_URL"
 
 

@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from supawire.cli.envfile import DATABASE_URL, KEY, SERVICE_KEY, URL, EnvFile
+from supawire.cli.envfile import DATABASE_URL, KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, EnvFile
 from supawire.server.desk import TENANTS, HubOptions, Timings
 from supawire.server.handshake import tenant
 from supawire.server.limits import ServerLimits
@@ -59,7 +59,13 @@ class Wish:
     def values(self, port: int) -> dict[str, str]:
         """What a client needs, by the names of environment variables."""
         keys = LocalServer(secret=self.secret)
-        values = {URL: url_of(self.host, port), KEY: keys.anon_key, SERVICE_KEY: keys.service_key}
+        values = {
+            URL: url_of(self.host, port),
+            KEY: keys.anon_key,
+            SERVICE_KEY: keys.service_key,
+            PUBLISHABLE_KEY: keys.publishable_key,
+            SECRET_KEY: keys.secret_key,
+        }
         return values if self.level is None else values | {DATABASE_URL: self.level.url}
 
 

@@ -31,6 +31,7 @@ from supawire.server.effects import (
     Send,
     Unsubscribe,
 )
+from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
 from supawire.server.inspector.shell import Inspector
 from supawire.server.questions import Answer, Question
@@ -40,7 +41,6 @@ from supawire.types import Instant
 
 logger: Final = logging.getLogger("supawire.server")
 
-GATEWAY: Final = "/realtime/v1"
 SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
 CORS: Final = {"Access-Control-Allow-Origin": "*"}
 PREFLIGHT: Final = {
@@ -80,6 +80,7 @@ class App:
 
     def __init__(self, options: HubOptions, random: Bits | None = None) -> None:
         self.hub: Final = Hub(options, random or SystemRandom())
+        self._gateway: Final = Gateway(options.secret)
         self._sockets: dict[int, Socket] = {}
         self._numbers = 0
         self._closers: set[asyncio.Task[None]] = set()
@@ -304,6 +305,8 @@ class App:
             return _response(RestAnswer(413, b"Request Entity Too Large", HTML))
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
         asked = RestRequest(request.method, path, request.host, dict(request.query), _headers(request), body)
+        if path != request.rel_url.raw_path:
+            asked = self._gateway.rest(asked, self.now())
         answer = self.hub.rest(asked, self.now())
         if isinstance(answer, Later):
             waiting = self._waiting[answer.number] = self._loop.create_future()
@@ -319,6 +322,8 @@ class App:
         self._numbers += 1
         conn = self._numbers
         asked = Request(request.host, dict(request.query), _headers(request))
+        if request.path.startswith(GATEWAY):
+            asked = self._gateway.socket(asked, self.now())
         answer = self.hub.connect(conn, asked, self.now())
         self.pump()
         if isinstance(answer, Refusal):

@@ -25,6 +25,7 @@ from supawire.server.app import App
 from supawire.server.databaseface import DatabaseFace
 from supawire.server.desk import HubOptions, Timings
 from supawire.server.faultface import FaultFace
+from supawire.server.gateway import publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
 from supawire.server.recorder import ReceivedFrame
@@ -82,6 +83,10 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         """A key with the role `anon`, good for years."""
         self.service_key: Final = self.token("service_role", YEARS)
         """A key with the role `service_role`, good for years."""
+        self.publishable_key: Final = publishable_key(self.secret)
+        """A key of the newer kind, `sb_publishable_…`, for the role `anon`. It is not a JWT."""
+        self.secret_key: Final = secret_key(self.secret)
+        """A key of the newer kind, `sb_secret_…`, for the role `service_role`. It is not a JWT."""
         self._port = check_count("port", port, minimum=0, maximum=65535)
         self._strict = strict
         self._limits = limits

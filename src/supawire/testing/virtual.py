@@ -29,6 +29,7 @@ from supawire.server.actface import ActFace
 from supawire.server.desk import HubOptions, Timings
 from supawire.server.effects import Close, Refusal, Report, Request, Send
 from supawire.server.faultface import FaultFace
+from supawire.server.gateway import GATEWAY, Gateway, publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
 from supawire.server.recorder import ReceivedFrame
@@ -42,7 +43,6 @@ from supawire.types import Instant
 
 T = TypeVar("T")
 SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
-GATEWAY: Final = "/realtime/v1"
 YEARS: Final = 10 * 365 * 24 * 3600.0
 logger: Final = logging.getLogger("supawire.server")
 
@@ -66,6 +66,11 @@ class VirtualServer(ActFace, FaultFace):
         """A key with the role `anon`."""
         self.service_key: Final = self.token("service_role", YEARS)
         """A key with the role `service_role`."""
+        self.publishable_key: Final = publishable_key(SECRET)
+        """A key of the newer kind, `sb_publishable_…`, for the role `anon`."""
+        self.secret_key: Final = secret_key(SECRET)
+        """A key of the newer kind, `sb_secret_…`, for the role `service_role`."""
+        self._gateway: Final = Gateway(SECRET)
         self.transport: Final = HubTransport(self)
         """Leads clients to this server: `connect_async(..., transport=server.transport)`."""
         self.http: Final = HubHttp(self)
@@ -121,6 +126,8 @@ class VirtualServer(ActFace, FaultFace):
         number = next(self._numbers)
         headers = {name.lower(): value for name, value in request.headers.items()}
         asked = Request(parts.netloc, dict(parse_qsl(parts.query)), headers)
+        if parts.path.startswith(GATEWAY):
+            asked = self._gateway.socket(asked, self._now())
         answer = self._do(lambda hub, now: hub.connect(number, asked, now))
         if isinstance(answer, Refusal):
             await asyncio.sleep(answer.held)
@@ -137,6 +144,8 @@ class VirtualServer(ActFace, FaultFace):
         headers = {name.lower(): value for name, value in request.reveal().items()}
         path = parts.path.removeprefix(GATEWAY)
         asked = RestRequest(request.method, path, parts.netloc, dict(parse_qsl(parts.query)), headers, request.body)
+        if path != parts.path:
+            asked = self._gateway.rest(asked, self._now())
         answer = self._do(lambda hub, now: hub.rest(asked, now))
         assert isinstance(answer, RestAnswer)  # without a database nothing has to be asked first
         return HttpResponse(answer.status, answer.body, dict(answer.headers))

@@ -1,0 +1,66 @@
+"""What a gateway in front of Realtime does with API keys that are not JWTs (protocol §7.5).
+
+`sb_publishable_…` and `sb_secret_…` keys open a project only through its gateway, under `/realtime/v1`: it puts a JWT
+of the role `anon` or `service_role` in their place. On the server's own paths, and as a token of a channel, they are
+not accepted, as on the real server.
+"""
+
+import hmac
+from base64 import urlsafe_b64encode
+from dataclasses import replace
+from typing import Final
+
+from supawire.server.effects import Request, RestRequest
+from supawire.server.tokens import sign
+from supawire.types import Instant
+
+GATEWAY: Final = "/realtime/v1"
+PUBLISHABLE_PREFIX: Final = "sb_publishable_"
+SECRET_PREFIX: Final = "sb_secret_"  # noqa: S105  the beginning of a key
+LASTS: Final = 10 * 365 * 24 * 3600
+"""Seconds for which a translated key is good: as long as the other keys of the local server."""
+
+
+def publishable_key(secret: str) -> str:
+    """Return the key that stands for the role `anon`; the same secret always gives the same key."""
+    return PUBLISHABLE_PREFIX + _drawn(secret, PUBLISHABLE_PREFIX)
+
+
+def secret_key(secret: str) -> str:
+    """Return the key that stands for the role `service_role`."""
+    return SECRET_PREFIX + _drawn(secret, SECRET_PREFIX)
+
+
+def _drawn(secret: str, kind: str) -> str:
+    text = urlsafe_b64encode(hmac.digest(secret.encode(), kind.encode(), "sha256")).decode()
+    return f"{text[:22]}_{text[22:30]}"
+
+
+class Gateway:
+    """Translates the keys of requests that come by the gateway's paths."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret: Final = secret
+        self._roles: Final = {publishable_key(secret): "anon", secret_key(secret): "service_role"}
+
+    def socket(self, request: Request, now: Instant) -> Request:
+        """Return an upgrade request with a JWT in place of the key in its query."""
+        token = self._translated(request.query.get("apikey", ""), now)
+        if token is None:
+            return request
+        query, headers = {**request.query, "apikey": token}, {**request.headers, "x-api-key": token}
+        return replace(request, query=query, headers=headers)
+
+    def rest(self, request: RestRequest, now: Instant) -> RestRequest:
+        """Return an HTTP request with a JWT in `Authorization`, unless a user's token is there already."""
+        key, given = request.headers.get("apikey", ""), request.headers.get("authorization", "")
+        token = self._translated(key, now)
+        if token is None or given not in ("", f"Bearer {key}"):
+            return request
+        return replace(request, headers={**request.headers, "authorization": f"Bearer {token}"})
+
+    def _translated(self, key: str, now: Instant) -> str | None:
+        for known, role in self._roles.items():
+            if hmac.compare_digest(key.encode(errors="replace"), known.encode()):
+                return sign({"role": role, "exp": int(now.wall) + LASTS}, self._secret)
+        return None
