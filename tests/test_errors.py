@@ -28,6 +28,8 @@ JOIN = {
     "PrivateOnly: This project only allows private channels": G,
     "TenantNotFound: Tenant with the given ID does not exist": G,
     "RealtimeDisabledForTenant: Realtime disabled for this tenant": G,
+    "RealtimeDisabledForConfiguration: The configuration will not provide any Postgres Changes": G,
+    "PostgresChangesSubscribeTimeout: Timed out subscribing to Postgres Changes": R,
     "ChannelRateLimitReached: Too many channels": G,
     "ConnectionRateLimitReached: Too many connected users": S,
     "ClientJoinRateLimitReached: Too many joins per second": S,
@@ -254,6 +256,7 @@ def test_every_http_answer_has_its_action(status: int, text: str, action: Action
     [
         ("payload_size_exceeded", errors.PayloadTooLargeError, None),
         ({"reason": "payload_size_exceeded"}, errors.PayloadTooLargeError, None),
+        ({"error": "payload_size_exceeded"}, errors.PayloadTooLargeError, None),
         ({"reason": "Presence track payload must be a map"}, errors.PushError, None),
         ({"reason": "unmatched topic"}, errors.PushError, None),
         ({"reason": "NewCode: text"}, errors.PushError, "NewCode"),

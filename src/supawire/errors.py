@@ -187,11 +187,11 @@ def classify_http(status: int, message: str) -> Known:
 
 
 def reason_of(response: object) -> str:
-    """The reason in the response of an error reply: a bare string, `{"reason": …}`, or else what came, as JSON text."""
+    """The reason in the response of an error reply: a bare string, `reason` or `error` in it, or all of it as JSON."""
     reason = response
     if isinstance(response, dict):
         given = cast("dict[str, object]", response)
-        reason = given.get("reason", given)
+        reason = given.get("reason", given.get("error", given))
     if isinstance(reason, str):
         return reason
     return "" if reason in (None, {}) else msgspec.json.encode(reason).decode()[:_SHOWN_BODY]

@@ -298,11 +298,14 @@ async def test_a_failing_transport_is_said_and_tried_again():
     """A transport that raises something odd is reported and survived; the client still connects (R2)."""
     errors: list[Exception] = []
 
+    class OddError(Exception):
+        pass
+
     class Odd(MemoryTransport):
         async def open(self, request: Any, /) -> Any:
             if not self.requests:
                 self.requests.append(request)
-                raise ZeroDivisionError("odd")
+                raise OddError("odd")
             return await super().open(request)
 
     async with serving() as server:
@@ -311,7 +314,55 @@ async def test_a_failing_transport_is_said_and_tried_again():
         options: dict[str, Any] = {"backoff": lambda attempt: 0, "on_error": errors.append}
         async with connect_async(URL, KEY, transport=odd, **options) as client:
             assert client.state is LinkState.OPEN
-    assert [type(error.__cause__) for error in errors] == [ZeroDivisionError]
+    assert [type(error.__cause__) for error in errors] == [OddError]
+
+
+@pytest.mark.parametrize("bug", [TypeError, AttributeError, AssertionError, KeyError, ImportError, ValueError])
+@pytest.mark.parametrize("when", ["opening", "reading"])
+async def test_a_bug_on_opening_ends_the_client_with_its_cause(bug: type[Exception], when: str):
+    """An error that only a wrong program raises is not tried again: it is the cause that waiters get at once (R2)."""
+
+    class Wrong(MemoryTransport):
+        async def open(self, request: Any, /) -> Any:
+            self.requests.append(request)
+            if when == "opening":
+                raise bug("wrong")
+            connection: Any = await super().open(request)
+
+            async def run(_: object) -> None:
+                await asyncio.sleep(0)
+                raise bug("wrong")
+
+            connection.run = run
+            return connection
+
+    async with serving() as server:
+        wrong = Wrong()
+        wrong._peers = server.transport._peers
+
+        async def used() -> None:
+            client = await connect_async(URL, KEY, transport=wrong, open_timeout=None, backoff=lambda _: 3600)
+            await client.wait_closed()
+
+        with pytest.raises(ClosedError, match=bug.__name__) as caught:
+            await used()
+        assert isinstance(caught.value.__cause__, bug)
+    assert len(wrong.requests) == (1 if when == "opening" else 2)
+    assert ours() == set()
+
+
+async def test_a_request_that_cannot_be_served_is_refused_at_once():
+    """A transport that says that an argument is wrong ends the opening with that error, and is not asked again."""
+
+    class Refusing(MemoryTransport):
+        async def open(self, request: Any, /) -> Any:
+            self.requests.append(request)
+            raise InvalidArgumentError("this machine does not have it")
+
+    refusing = Refusing()
+    with pytest.raises(InvalidArgumentError, match="does not have it"):
+        await connect_async(URL, KEY, transport=refusing, backoff=lambda _: 3600)
+    assert len(refusing.requests) == 1
 
 
 async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,8 @@ REASONS: dict[str, Class] = {  # protocol §9.2
     "PrivateOnly: This project only allows private channels": "give up",
     "TenantNotFound: Tenant with the given ID does not exist": "give up",
     "RealtimeDisabledForTenant: Realtime disabled for this tenant": "give up",
+    "RealtimeDisabledForConfiguration: The configuration will not provide any Postgres Changes": "give up",
+    "PostgresChangesSubscribeTimeout: Timed out subscribing to Postgres Changes": "retry",
     "ChannelRateLimitReached: Too many channels": "give up",
     "ConnectionRateLimitReached: Too many connected users": "slow",
     "ClientJoinRateLimitReached: Too many joins per second": "slow",

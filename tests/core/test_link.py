@@ -165,6 +165,21 @@ def test_the_first_opening_ends_after_its_time(story: Story) -> None:
     assert "refused by the network" in str(error)
 
 
+@pytest.mark.parametrize("limit", ["attempts", "time"])
+def test_the_end_of_all_attempts_carries_the_last_answer(make_story: Callable[..., Story], limit: str) -> None:
+    """Status, body, `retry_after` and hint of the last refusal are those of the error that ends the opening (R3)."""
+    story = make_story(backoff=Backoff(max_attempts=1) if limit == "attempts" else Backoff())
+    opened = story.do(story.session.open)
+    while story.session.state is not LinkState.CLOSED:
+        if story.session.state is LinkState.CONNECTING:
+            story.drop(status=503, body=b"busy", retry_after=1.5)
+        story.run_for(0.1)
+    error = error_of(story.outcome(opened))
+    assert type(error) is (ReconnectExhaustedError if limit == "attempts" else ConnectError)
+    assert (error.status, error.body, error.retry_after) == (503, "busy", 1.5)
+    assert isinstance(error.__cause__, ConnectError) and error.hint == error.__cause__.hint
+
+
 def test_open_timeout_counts_only_until_the_first_connection(story: Story) -> None:
     """A client that was open once is not ended by open_timeout."""
     story.open()

@@ -133,6 +133,7 @@ FATES = {
     "ok with a string": Fate(reply("fine", "ok"), Sent("socket", acked=True)),
     "error object": Fate(reply({"reason": "no"}, "error"), PushError),
     "error object of size": Fate(reply({"reason": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
+    "error object with a size": Fate(reply({"error": "payload_size_exceeded"}, "error"), PayloadTooLargeError),
     "bare string error": Fate(reply("payload_size_exceeded", "error"), PayloadTooLargeError),
     "unknown string error": Fate(reply("nope", "error"), PushError),
     "empty error": Fate(reply({}, "error"), PushError),

@@ -1,5 +1,7 @@
 """What becomes of a client when its process ends without closing it."""
 
+import sys
+
 import pytest
 
 from supawire import LocalServer
@@ -100,3 +102,28 @@ def test_a_reader_that_is_no_daemon_keeps_the_program_alive(server: LocalServer)
         server.broadcast("room", "a", 1)
         server.broadcast("room", "a", 2)
         assert program.end() == (0, ["1", "2"], "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of Unix")
+@pytest.mark.parametrize("free", [0, 1, 2, 3, 4])
+def test_no_free_descriptors_are_a_connect_error(server: LocalServer, free: int):
+    """Where this process may open nothing more, `connect` raises ConnectError, and nothing is left (R30)."""
+    source = f"""
+import os, resource, aiohttp
+supawire.connect(URL, KEY).close()  # what is imported late is there
+names = {{"supawire-io", "supawire-dispatch"}}
+limit = os.dup(0) + {free}
+os.close(limit - {free})
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+try:
+    supawire.connect(URL, KEY, open_timeout=0.2, backoff=lambda attempt: 0.05).close()
+    say("open")
+except supawire.ConnectError as error:
+    say("refused")
+say(len([thread for thread in threading.enumerate() if thread.name in names]))
+"""
+    with Program(server, source) as program:
+        code, said, complaint = program.end()
+    assert (code, said[-1]) == (0, "0")
+    assert "Traceback" not in complaint and "never retrieved" not in complaint
+    assert said[0] == "refused" if free < 4 else said[0] in ("refused", "open")

@@ -9,6 +9,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from supawire import LocalServer, broadcast, connect_async
+from supawire.errors import ConnectError, HttpError
+from supawire.options import Secret
+from supawire.transport.http import HttpRequest
+from supawire.transport.pooled import PooledHttp
+from tests.faults.steps import at_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find_spec("aiohttp_socks") is None, reason="needs aiohttp-socks")]
 
@@ -66,3 +71,28 @@ async def test_all_traffic_goes_through_the_proxy(scheme: str, name: str):
             assert (await anext(heard)).event == "by the socket"
             assert (await client.publish("room", "by HTTP", {})).acked
         assert proxy.asked == [(name, port)] * 2
+
+
+@pytest.mark.parametrize("answer", [b"\x05\xff", b"", b"\x04\x04", b"\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"])
+async def test_a_proxy_that_refuses_is_a_failure_of_the_network(answer: bytes, caplog: pytest.LogCaptureFixture):
+    """Whatever a SOCKS proxy answers, opening and publishing raise their own errors; `on_error` is not called."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(3)
+        writer.write(answer)
+        writer.close()
+
+    errors: list[Exception] = []
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        at = f"socks5://ada:hidden@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ConnectError, match="no connection within") as caught:
+            await connect_async(
+                "http://127.0.0.1:9", "key", proxy=at, open_timeout=0.2, backoff=at_once, on_error=errors.append
+            )
+        http = PooledHttp()
+        asked = HttpRequest("http://127.0.0.1:9/x", b"{}", proxy=Secret(at))
+        with pytest.raises(HttpError, match="no answer to the HTTP request") as failed:
+            await http.request(asked)
+        await http.close()
+    assert errors == []
+    assert "hidden" not in caplog.text + str(caught.value) + str(failed.value)

@@ -12,12 +12,18 @@ from supawire.aio.gates import is_of_the_end
 from supawire.aio.lane import BURST, Lane, TappedLane
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
 from supawire.core.link import Cause
-from supawire.errors import ConnectError, ConnectionLostError
+from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError
 from supawire.options import ClientOptions, Endpoint, Secret
 from supawire.transport.base import Closed, Connection, OpenRequest, Transport
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
+
+_BUGS: Final = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, NameError,
+    NotImplementedError, RecursionError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+"""Exceptions of Python that say that a program is wrong, here or in a dependency; some of them are an `OSError` too."""
 
 _GIVEN_UP: Final = Cause(text="the attempt was given up")
 
@@ -149,7 +155,7 @@ class Sockets:
         except ConnectError as error:
             body = (error.body or "").encode()
             return Cause(status=error.status, body=body, retry_after=error.retry_after, text=error.message)
-        except Exception as error:  # noqa: BLE001  a transport of the user's, or a bug in ours: said, and tried again (R2)
+        except Exception as error:  # noqa: BLE001  see `_broken`
             return self._broken(error)
         task = asyncio.current_task()
         assert task is not None
@@ -163,7 +169,7 @@ class Sockets:
         lane.burst = self._burst
         try:
             end = await connection.run(lane)
-        except Exception as error:  # noqa: BLE001  the same
+        except Exception as error:  # noqa: BLE001  see `_broken`
             connection.abort()
             return self._broken(error)
         return _cause(end)
@@ -176,7 +182,16 @@ class Sockets:
         return self._transport
 
     def _broken(self, error: Exception) -> Cause:
-        if not isinstance(error, OSError) and not is_of_the_end(error):
+        """What a transport raised that is not a `ConnectError`.
+
+        A bug does not go away by trying again: it ends the client with itself as the cause, and so does a request that
+        this machine cannot serve. What a transport of the user's raises besides is reported and tried again (R2).
+        """
+        if isinstance(error, InvalidArgumentError):
+            self._driver.abort(error)
+        elif isinstance(error, _BUGS) and not isinstance(error, OSError):
+            self._driver.fail(error)
+        elif not isinstance(error, OSError | EOFError) and not is_of_the_end(error):
             self._driver.reports.raised("the transport", self._transport, error)
         return Cause(text=f"{type(error).__name__}: {error}")
 

@@ -218,9 +218,8 @@ class Link:
         if self.state in (LinkState.CONNECTING, LinkState.RETRYING):
             self._abort()
             last = f": {self.error.message}" if self.error else ""
-            error = ConnectError(f"no connection within {self._context.options.open_timeout:g} s{last}")
-            error.__cause__ = self.error
-            self._end(LinkOn.EXHAUSTED, error, now)
+            text = f"no connection within {self._context.options.open_timeout:g} s{last}"
+            self._end(LinkOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
 
     def closing_late(self, now: Instant) -> None:
         """The peer does not answer our close."""
@@ -304,9 +303,8 @@ class Link:
         self._move(on, self.error)
         backoff = self._context.options.backoff
         if backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts:
-            error = ReconnectExhaustedError(f"gave up after {self._attempts} attempts: {self.error}")
-            error.__cause__ = self.error
-            self._end(LinkOn.EXHAUSTED, error, now)
+            text = f"gave up after {self._attempts} attempts: {self.error}"
+            self._end(LinkOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
         self._context.wait(("connect",), backoff, self._attempts, now, slow=slow)
@@ -343,3 +341,13 @@ class Link:
         previous, self.state = self.state, move.next  # the only assignment of a link's state
         if self.state is not previous:
             self._context.announce(Status(None, self.state, previous, cause))
+
+
+def _given_up(kind: type[ConnectError], text: str, last: RealtimeError | None) -> ConnectError:
+    """The error after the last attempt, with the HTTP answer of that attempt, when there was one."""
+    if isinstance(last, ConnectError):
+        error = kind(text, status=last.status, body=last.body, retry_after=last.retry_after, hint=last.hint)
+    else:
+        error = kind(text)
+    error.__cause__ = last
+    return error

@@ -15,6 +15,7 @@ happens. The rules of threads, each a promise here or the text of an error:
 import asyncio
 import os
 import selectors
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -23,7 +24,7 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from supawire.aio.driver import Driver
-from supawire.errors import ClosedError, RealtimeError, StateError
+from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
 from supawire.sync import exits
 from supawire.sync.calls import Call
 
@@ -232,7 +233,9 @@ class Portal:
             self._driver.fail(crash)
             self._driver.detached = True
         else:
-            error = ClosedError(f"the I/O thread ended: {type(crash).__name__}: {crash}")
+            text = f"the I/O thread ended: {type(crash).__name__}: {crash}"
+            out_of_means = isinstance(crash, OSError)  # such as no free descriptors for an event loop
+            error = ConnectError(text) if out_of_means else ClosedError(text)
             error.__cause__ = crash
             self._opening.end(error)
         self._over = True
@@ -243,6 +246,12 @@ class Portal:
             loop = asyncio.new_event_loop()
         else:
             self._selector = selectors.DefaultSelector()
+            try:
+                for end in socket.socketpair():  # what the event loop opens; when it fails, a half-made loop would warn
+                    end.close()
+            except OSError:
+                self._selector.close()
+                raise
             loop = asyncio.SelectorEventLoop(self._selector)
         loop.set_default_executor(_Lookups())
         return loop

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import sys
 from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote
@@ -62,6 +63,12 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
     plain = _LOOKS_UP.get(scheme)
     more = {} if plain is None else {"rdns": True}
     return socks.ProxyConnector.from_url(f"{plain or scheme}://{rest}", force_close=force_close, **more)
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that say that the network, the peer or a proxy failed; everything else is a bug."""
+    proxies: Any = sys.modules.get("aiohttp_socks")  # a SOCKS error cannot come before the package is loaded
+    return (aiohttp.ClientError, OSError, EOFError, *(() if proxies is None else (proxies.ProxyError,)))
 
 
 def is_socks(proxy: Secret) -> bool:

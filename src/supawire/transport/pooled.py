@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import HttpError
-from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, hide, http_proxy, tls_name
+from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, hide, http_proxy, network_errors, tls_name
 from supawire.transport.http import HttpRequest, HttpResponse
 
 AT_ONCE: Final = 1_000_000
@@ -31,7 +31,7 @@ class PooledHttp:
         progress = SimpleNamespace(began=False)
         try:
             return await _ask(session, request, progress)
-        except (aiohttp.ClientError, OSError) as error:
+        except network_errors() as error:
             failure = _failed(error, request, maybe_sent=progress.began)
         raise failure  # outside of the handler: aiohttp's exception holds the headers, and they the key
 

@@ -7,7 +7,7 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import ConnectError
-from supawire.transport._aiohttp import hide, http_proxy, tls_name
+from supawire.transport._aiohttp import hide, http_proxy, network_errors, tls_name
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
 from supawire.transport._session import Dropped, Refused, session
 from supawire.transport.base import OpenRequest
@@ -27,7 +27,7 @@ class WebSocketTransport:
             socket = await _connect(opener.aiohttp, request)
         except Refused as refused:
             failure = _refusal(refused, request)
-        except (aiohttp.ClientError, OSError, Dropped) as error:
+        except (*network_errors(), Dropped) as error:
             failure = _failed(error, request)
         except BaseException:
             await opener.close()
