@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "supawire"
-LONGEST = 400  # lines; a file above 250 has a reason, above this it is split
 
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counter", "uuid1", "uuid4", "urandom"}
 
@@ -43,12 +42,6 @@ def test_the_core_is_told_the_time():
     assert [
         f"{name}:{line} {call}()" for name, path in core for line, call in called_names(path) if call in CLOCKS
     ] == []
-
-
-def test_files_stay_short():
-    """No source file has more than 400 lines."""
-    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in files(SOURCE)}
-    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
 
 
 def promises_in(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

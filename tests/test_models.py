@@ -269,7 +269,7 @@ def test_what_is_no_row_is_never_a_model():
     model = check_model(Box[int])
     assert model is not None
     data = ChangeData("public", "t", "DELETE", columns=update._data.columns, old_record=Raw(b'{"id":1}'))
-    delete = with_model(Delete[Any]("room", data), model)
+    delete = with_model(Delete("room", data), model)
     assert delete.old_record == {"id": 1}
     assert not hasattr(delete, "record") and not hasattr(delete, "row")
 

@@ -72,13 +72,15 @@ if TYPE_CHECKING:
     from supawire.aio.sending import AsyncQueuedSent
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
-    from supawire.server.local import LocalServer
+    from supawire.server.local import LocalServer as LocalServer  # not in __all__: it needs an extra
     from supawire.sync.channel import Channel
     from supawire.sync.client import Client, connect
     from supawire.sync.mirror import Mirror
     from supawire.sync.results import QueuedSent
     from supawire.sync.stream import Stream
     from supawire.sync.supabase import from_supabase
+
+    __version__: str
 
 __all__ = [
     "AsyncChannel",
@@ -111,7 +113,6 @@ __all__ = [
     "Limits",
     "LinkState",
     "LocalProtocolError",
-    "LocalServer",
     "Message",
     "Mirror",
     "MirrorEvent",
@@ -190,6 +191,10 @@ if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name 
 
     def __getattr__(name: str) -> Any:
         """Names that need asyncio or an extra are found when they are first used."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("supawire")
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -198,4 +203,4 @@ if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name 
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *_HOMES, "__version__"})

@@ -6,14 +6,19 @@ nobody can change the copy by changing what he got from it.
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from msgspec import UNSET, Struct
 from msgspec.structs import force_setattr
 
 from supawire._brief import brief_event, content_hash
 
-R = TypeVar("R")
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    R = typing_extensions.TypeVar("R", default=dict[str, Any])
+else:
+    R = TypeVar("R")
 
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = dict[Hashable, Row]

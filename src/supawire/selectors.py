@@ -6,7 +6,7 @@ Only the caller's values are checked here, and at once; what the server makes of
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
 from msgspec import Struct
 
@@ -28,7 +28,12 @@ from supawire.types import (
     Update,
 )
 
-E_co = TypeVar("E_co", covariant=True)
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    E_co = typing_extensions.TypeVar("E_co", covariant=True, default=Any)
+else:
+    E_co = TypeVar("E_co", covariant=True)
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -146,7 +151,7 @@ def changes(
 def changes(
     table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
-) -> Selector[Delete[dict[str, Any]]]: ...  # fmt: skip
+) -> Selector[Delete]: ...  # fmt: skip
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
@@ -166,7 +171,7 @@ def changes(
 def changes(
     table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
-) -> Selector[Delete[R]]: ...  # fmt: skip
+) -> Selector[Delete]: ...  # fmt: skip
 @overload
 def changes(
     table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,

@@ -29,7 +29,7 @@ def block(banner: str, title: str) -> str:
 
 
 def test_what_the_banner_gives_works_when_it_is_pasted(serving: Start, tmp_path: Path):
-    """psql makes the table and a row, and the client in Python prints it; at the end nothing is left."""
+    """psql makes the table, and the client in Python prints what is inserted, updated and deleted; nothing is left."""
     path = tmp_path / "dev.env"
     server = serving("--postgres", "--env-file", str(path))
     psql = block(server.banner, "The database:")
@@ -48,8 +48,16 @@ def test_what_the_banner_gives_works_when_it_is_pasted(serving: Start, tmp_path:
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline().startswith("joined")
-        say(insert)
-        assert client.stdout.readline() == "INSERT {'id': 1, 'body': 'hello'}\n"
+        for sql, shown in (
+            (insert, "record={'id': 1, 'body': 'hello'}"),
+            ("update todos set body = 'bye';", "record={'id': 1, 'body': 'bye'}, old_record={'id': 1}"),
+            ("delete from todos;", "old_record={'id': 1}"),
+            (insert, "record={'id': 2, 'body': 'hello'}"),
+        ):
+            say(sql)
+            kind = sql.split()[0].capitalize()
+            line = client.stdout.readline()
+            assert line.startswith(f"{kind}(topic='todos', schema='public', table='todos', {shown}, commit_timestamp=")
         client.kill()
     assert server.stop().code == 0
     assert not folder.exists()

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, RowSource, rewound
 from supawire.aio.driver import Driver
@@ -25,7 +25,12 @@ from supawire.options import DEFAULT, Timeout, check_count, check_timeout
 from supawire.selectors import gaps, status, system
 from supawire.types import ChannelState, Gap, Instant, Status, System
 
-R = TypeVar("R")
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    R = typing_extensions.TypeVar("R", default=dict[str, Any])
+else:
+    R = TypeVar("R")
 
 
 class AsyncMirror(Mapping[Any, R]):

@@ -4,7 +4,7 @@ import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from supawire.errors import StateError
 
@@ -17,7 +17,12 @@ class Closable(Protocol):
         ...
 
 
-C = TypeVar("C", bound=Closable)
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    C = typing_extensions.TypeVar("C", bound=Closable, default=Any)
+else:
+    C = TypeVar("C", bound=Closable)
 
 
 class Opening(Generic[C]):

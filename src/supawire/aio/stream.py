@@ -14,7 +14,12 @@ from supawire.types import LinkState
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
-E_co = TypeVar("E_co", covariant=True)
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    E_co = typing_extensions.TypeVar("E_co", covariant=True, default=Any)
+else:
+    E_co = TypeVar("E_co", covariant=True)
 
 
 class Source(Protocol):

@@ -29,7 +29,7 @@ async def main():
         rows = room.listen(supawire.changes("todos"))
         async with room:
             async for change in rows:
-                print(change.type, change.record or change.old_record)
+                print(change)
 
 asyncio.run(main())"""
 

@@ -113,7 +113,7 @@ class Reader(Struct, frozen=True):
         except RowError as error:
             return Unclear(error.message, error)
 
-    def _delete(self, change: Delete[dict[str, Any]]) -> Op:
+    def _delete(self, change: Delete) -> Op:
         """The key is all that counts, also when a large row came without its other values."""
         key = self.key.of(self._old_row(change))
         return Unclear(_without_key(change)) if key is None else Drop(key, key)
@@ -138,7 +138,7 @@ class Reader(Struct, frozen=True):
             return Unclear(f"the filter was judged without {', '.join(sorted(self.judged & unsent))}")
         return Drop(old_key, key)
 
-    def _old_row(self, change: Update[Any] | Delete[Any]) -> Row:
+    def _old_row(self, change: Update[Any] | Delete) -> Row:
         return change.raw.get("old_record", {}) if self.plain else change.old_record
 
 

@@ -40,3 +40,7 @@ def __getattr__(name: str) -> Any:
         if error.name != "jwt":
             raise
         raise ImportError(f"{name} needs the extra `server`: pip install 'supawire[server]'", name="jwt") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

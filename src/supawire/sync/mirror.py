@@ -6,7 +6,7 @@ dict; all rows together are taken on the I/O thread, where nothing changes meanw
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from supawire._mirrored import MirrorEvent, MirrorState
 from supawire.errors import RealtimeError
@@ -15,7 +15,12 @@ from supawire.sync.behind import MirrorBehind
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 
-R = TypeVar("R")
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    R = typing_extensions.TypeVar("R", default=dict[str, Any])
+else:
+    R = TypeVar("R")
 
 
 class Mirror(Mapping[Any, R]):

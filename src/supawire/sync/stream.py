@@ -4,7 +4,7 @@ import asyncio
 import time
 import weakref
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from supawire.aio.handover import Handover
 from supawire.aio.registry import Registration
@@ -12,7 +12,12 @@ from supawire.aio.stream import Source, ended, late
 from supawire.options import check_number
 from supawire.sync.portal import Portal
 
-E_co = TypeVar("E_co", covariant=True)
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    E_co = typing_extensions.TypeVar("E_co", covariant=True, default=Any)
+else:
+    E_co = TypeVar("E_co", covariant=True)
 
 
 class Stream(Generic[E_co]):

@@ -123,7 +123,7 @@ def delete(
     columns: Columns | None = None,
     commit_timestamp: datetime | None = None,
     errors: Sequence[str] = (),
-) -> Delete[Any]:
+) -> Delete:
     """Make the event of a deleted row.
 
     Args: old_record: what the server sends of the old row, which is the key alone without REPLICA IDENTITY FULL. The

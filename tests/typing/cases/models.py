@@ -64,12 +64,12 @@ def every_kind_of_class() -> None:
 def every_kind_of_change() -> None:
     assert_type(changes("users", event="INSERT", model=User), Selector[Insert[User]])
     assert_type(changes("users", event="UPDATE", model=User), Selector[Update[User]])
-    assert_type(changes("users", event="DELETE", model=User), Selector[Delete[User]])
+    assert_type(changes("users", event="DELETE", model=User), Selector[Delete])
     assert_type(changes("users", event="*", model=User), Selector[Change[User]])
     assert_type(changes("users", select=["id"], filter="id=gt.1", model=User), Selector[Change[User]])
 
 
-def what_is_in_it(insert: Insert[User], update: Update[User], delete: Delete[User], message: Broadcast[Note]) -> None:
+def what_is_in_it(insert: Insert[User], update: Update[User], delete: Delete, message: Broadcast[Note]) -> None:
     assert_type(insert.record, User)
     assert_type(insert.row, dict[str, Any])
     assert_type(update.record.name, str)

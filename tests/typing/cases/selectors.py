@@ -18,7 +18,7 @@ def changes_by_event() -> None:
     assert_type(changes("users"), Selector[Change[dict[str, Any]]])
     assert_type(changes("users", event="INSERT"), Selector[Insert[dict[str, Any]]])
     assert_type(changes("users", event="UPDATE"), Selector[Update[dict[str, Any]]])
-    assert_type(changes("users", event="DELETE"), Selector[Delete[dict[str, Any]]])
+    assert_type(changes("users", event="DELETE"), Selector[Delete])
     changes("users", evnt="INSERT")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     changes("users", event="insert")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 

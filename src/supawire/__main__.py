@@ -1,0 +1,7 @@
+"""`python -m supawire`: the command line, for a shell whose PATH lacks the script `supawire`."""
+
+import sys
+
+from supawire.cli import main
+
+sys.exit(main())

@@ -1,0 +1,77 @@
+"""Generic types without their parameter pass strict checkers, and have the parameter that they have without model=."""
+
+from typing import Any, assert_type
+
+from supawire import (
+    AsyncChannel,
+    AsyncMirror,
+    AsyncStream,
+    Broadcast,
+    Change,
+    Client,
+    Delete,
+    Insert,
+    Mirror,
+    MirrorEvent,
+    Opening,
+    Resynced,
+    RowDeleted,
+    RowInserted,
+    RowUpdated,
+    Selector,
+    Stream,
+    Update,
+    broadcast,
+    changes,
+)
+
+
+def typing(message: Broadcast) -> None:
+    assert_type(message.payload, Any)
+
+
+def added(change: Insert) -> None:
+    assert_type(change.record, dict[str, Any])
+
+
+def changed(change: Update) -> None:
+    assert_type(change.record, dict[str, Any])
+    assert_type(change.old_record, dict[str, Any])
+
+
+def gone(change: Delete) -> None:
+    assert_type(change.old_record, dict[str, Any])
+
+
+def anything(change: Change) -> None:
+    match change:
+        case Insert() | Update():
+            assert_type(change.record, dict[str, Any])
+        case Delete():
+            gone(change)
+
+
+def of_a_mirror(event: MirrorEvent, mirror: Mirror, live: AsyncMirror) -> None:
+    match event:
+        case RowInserted() | RowUpdated():
+            assert_type(event.row, dict[str, Any])
+        case RowDeleted():
+            assert_type(event.old, dict[str, Any])
+        case Resynced():
+            assert_type(event.rows, dict[Any, dict[str, Any]])
+    assert_type(mirror[1], dict[str, Any])
+    assert_type(live[1], dict[str, Any])
+
+
+def pick(selector: Selector, stream: Stream, events: AsyncStream, opening: Opening) -> Selector:
+    print(stream, events, opening)
+    return selector
+
+
+def register(channel: AsyncChannel, client: Client) -> None:
+    channel.on(broadcast("typing"), typing)
+    channel.on(changes("users", event="INSERT"), added)
+    channel.on(changes("users"), anything)
+    channel.on(changes("users", event="DELETE"), gone)
+    for change in client.channel("db").listen(changes("users")):
+        anything(change)
