@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from msgspec import Struct
@@ -60,6 +60,20 @@ class Endpoint(Struct, frozen=True):
     def address(self) -> str:
         """Host and port, for people to read."""
         return urlsplit(self.socket_url).netloc
+
+    def __repr__(self) -> str:
+        """Show the address without the query, whose parameters a gateway may take for a secret."""
+        return f"Endpoint({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        socket_url, _, query = self.socket_url.partition("?")
+        shown = f"{socket_url}?…" if query else socket_url
+        return [("socket_url", shown), ("rest_url", self.rest_url), ("host", self.host)]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters of the query, but for the key."""
+        return dict(parse_qsl(urlsplit(self.socket_url).query, keep_blank_values=True))
 
     def reveal(self) -> str:
         """The WebSocket URL with the key in it; to be used at once and never kept or shown."""

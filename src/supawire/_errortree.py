@@ -3,9 +3,13 @@
 from copy import copy
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
+from supawire._shown import hide_tokens, printable
+
 if TYPE_CHECKING:
     from supawire.types import Sent
 
+_LONGEST: Final = 2000
+"""Characters of a message."""
 
 E = TypeVar("E", bound=BaseException)
 
@@ -33,7 +37,8 @@ class RealtimeError(Exception):
     Attributes: message: what happened. code: the server's own code, where it gave one. topic: the channel's sub-topic.
     retryable: whether the same call may succeed later without a change. hint: what you can do. docs: where the page of
     errors says more.
-    `str()` shows message and hint. No token or key is ever part of an error.
+    `str()` shows message and hint. No token or key is ever part of an error, and no control character: a server, or
+    who speaks in its place, may say anything. A long message is cut.
     """
 
     default_retryable: bool = False
@@ -48,8 +53,8 @@ class RealtimeError(Exception):
         hint: str | None = None,
         docs: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message: str = message
+        self.message: str = printable(message, _LONGEST)
+        super().__init__(self.message)
         self.code: str | None = code
         self.topic: str | None = topic
         self.retryable: bool = self.default_retryable if retryable is None else retryable
@@ -95,7 +100,7 @@ class ConnectError(RealtimeError, ConnectionError):
     ) -> None:
         super().__init__(message, **details)
         self.status: int | None = status
-        self.body: str | None = body
+        self.body: str | None = None if body is None else hide_tokens(body)
         self.retry_after: float | None = retry_after
 
 
@@ -171,7 +176,7 @@ class HttpError(RealtimeError):
     ) -> None:
         super().__init__(message, **details)
         self.status: int | None = status
-        self.body: str | None = body
+        self.body: str | None = None if body is None else hide_tokens(body)
         self.maybe_sent: bool = maybe_sent
         self.retry_after: float | None = retry_after
         self.outcomes = outcomes

@@ -131,7 +131,7 @@ def _first(rows: Iterable[Known], code: str | int | None, text: str) -> Known | 
 
 def _split(reason: str) -> tuple[str | None, str]:
     code, colon, text = reason.partition(": ")
-    return (code, text) if colon and re.fullmatch(r"[A-Za-z]+", code) else (None, reason)
+    return (code, text) if colon and re.fullmatch(r"[A-Za-z]{1,64}", code) else (None, reason)
 
 
 def classify_join(reason: str) -> Known:

@@ -10,12 +10,16 @@ import pytest
 
 from supawire import LocalServer, broadcast, connect_async
 from supawire.errors import ConnectError, HttpError
-from supawire.options import Secret
+from supawire.options import Endpoint, Secret
+from supawire.transport import OpenRequest
 from supawire.transport.http import HttpRequest
 from supawire.transport.pooled import PooledHttp
+from supawire.transport.websocket import WebSocketTransport
 from tests.faults.steps import at_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find_spec("aiohttp_socks") is None, reason="needs aiohttp-socks")]
+
+SECRET = "a-key-that-nobody-else-has"
 
 
 class Proxy:
@@ -96,3 +100,36 @@ async def test_a_proxy_that_refuses_is_a_failure_of_the_network(answer: bytes, c
         await http.close()
     assert errors == []
     assert "hidden" not in caplog.text + str(caught.value) + str(failed.value)
+
+
+async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(3)
+    writer.write(b"\x05\x00")
+    await reader.readexactly(4)
+    writer.write(b"\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00")
+    writer.close()
+
+
+@pytest.mark.parametrize("dead", [True, False], ids=["dead", "refuses"])
+async def test_a_proxy_that_does_not_work_is_an_error_of_the_connection(dead: bool):
+    """For WebSocket and HTTP; no frame of its traceback knows the key, which tools that show local variables would."""
+    server = await asyncio.start_server(refusing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if dead:
+        server.close()
+        await server.wait_closed()
+    proxy = Secret(f"socks5://127.0.0.1:{port}")
+    with pytest.raises(ConnectError) as opening:
+        await WebSocketTransport().open(OpenRequest(Endpoint.of("http://127.0.0.1:9", SECRET), proxy=proxy))
+    http = PooledHttp()
+    with pytest.raises(HttpError) as asking:
+        await http.request(HttpRequest("http://127.0.0.1:9/x", secrets={"apikey": Secret(SECRET)}, proxy=proxy))
+    await http.close()
+    server.close()
+    for caught in (opening, asking):
+        assert SECRET not in str(caught.value) and caught.value.__context__ is None
+        frame = caught.value.__traceback__
+        while frame is not None:
+            if "/transport/" in frame.tb_frame.f_code.co_filename.replace("tests/transport", ""):
+                assert SECRET not in repr(frame.tb_frame.f_locals)
+            frame = frame.tb_next

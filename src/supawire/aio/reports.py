@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, Final, cast
 
+from supawire._shown import printable
 from supawire.core.effects import Report
 from supawire.core.modelled import Modelled
 from supawire.errors import HandlerError, RealtimeError
@@ -127,7 +128,8 @@ class Reports:
             log.debug("%s is %s (was %s)%s", who, now, previous, f": {cause}" if cause else "")
 
     def _unknown(self, report: Report) -> None:
-        self.log("wire").debug("unknown event %r on %s", report.detail.get("event"), report.topic)
+        event, topic = str(report.detail.get("event")), str(report.topic)
+        self.log("wire").debug("unknown event %s on %s", printable(event), printable(topic))
 
     def _garbage(self, report: Report) -> None:
         why = report.detail.get("detail_of")

@@ -22,6 +22,9 @@ BODY: Final = 64_000
 _BODY_TIME: Final = 2.0
 """Seconds in which they must come; the status alone is enough to go on with."""
 
+_KEY: Final = 8
+"""Letters from which on a key or a proxy's address is replaced; a shorter one is no secret, and part of many words."""
+
 _TELLING: Final = 16
 """Letters from which on a header of the user's may be a secret; shorter ones are names and versions."""
 _LOOKS_UP: Final = {"socks5h": "socks5", "socks4a": "socks4"}
@@ -34,7 +37,7 @@ def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = (
     values += [value for value in headers if len(value) >= _TELLING]
     for value in values:
         for shown in (value, value.rpartition(" ")[2], quote(value, safe="")):
-            text = text.replace(shown, "***") if shown else text
+            text = text.replace(shown, "***") if len(shown) >= _KEY else text
     return text
 
 
@@ -68,7 +71,9 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
 def network_errors() -> tuple[type[Exception], ...]:
     """The exceptions that say that the network, the peer or a proxy failed; everything else is a bug."""
     proxies: Any = sys.modules.get("aiohttp_socks")  # a SOCKS error cannot come before the package is loaded
-    return (aiohttp.ClientError, OSError, EOFError, *(() if proxies is None else (proxies.ProxyError,)))
+    names = ("ProxyError", "ProxyConnectionError", "ProxyTimeoutError")  # none of them is a subclass of another
+    of_proxies = [getattr(proxies, name) for name in names if hasattr(proxies, name)]
+    return (aiohttp.ClientError, OSError, EOFError, *of_proxies)
 
 
 def is_socks(proxy: Secret) -> bool:

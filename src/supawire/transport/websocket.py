@@ -79,4 +79,5 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
 
 
 def _hide(text: str, request: OpenRequest) -> str:
-    return hide(text, (request.endpoint.key, request.proxy), request.headers.values())
+    told = (*request.headers.values(), *request.endpoint.params.values())
+    return hide(text, (request.endpoint.key, request.proxy), told)
