@@ -10,6 +10,8 @@ from typing import Any, Final
 from websockets.sync.client import ClientConnection, connect
 
 from supawire.server import LocalServer
+from supawire.server.postgres.ground import Behaviour
+from supawire.server.postgres.level import Level
 
 PATIENCE: Final = 30.0
 """Seconds for anything to happen on a machine that is busy."""
@@ -60,9 +62,24 @@ class Listener:
         """The `data` of the next change."""
         return self.wait("postgres_changes")["data"]
 
+    def change_in(self, timeout: float) -> dict[str, Any]:
+        """The same within this time. Raises: TimeoutError."""
+        return self.wait("postgres_changes", timeout=timeout)["data"]
+
     def changes(self, count: int) -> list[dict[str, Any]]:
         """So many of them."""
         return [self.change() for _ in range(count)]
+
+
+class BriefServer(LocalServer):
+    """A server on this database that loses changes for other durations than the real one."""
+
+    def __init__(self, database: str, behaviour: Behaviour, *, prepare: bool = False) -> None:
+        self._behaviour = behaviour
+        super().__init__(database=database, prepare=prepare)
+
+    def _make_level(self) -> Level:
+        return Level(self._database, prepare=self._prepare, behaviour=self._behaviour)
 
 
 class Ear:

@@ -50,6 +50,23 @@ def serve(
             help="Make what the server wants in --database: roles, the schema realtime, publications.",
         ),
     ] = False,
+    announce_outages: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="Inform channels when the connection to the database is lost; the real server does not.",
+        ),
+    ] = False,
+    isolate_policy_errors: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="When a row policy raises, only its own subscriber gets an error; on the real server nobody gets any "
+            "change meanwhile.",
+        ),
+    ] = False,
     host: Annotated[
         str, Parameter(help="Address to listen on. Others than 127.0.0.1 let other machines in.")
     ] = "127.0.0.1",
@@ -109,7 +126,13 @@ def serve(
         env_file=EnvFile(env_file) if env_file else None,
         allow_host=allow_host,
         inspector=inspector,
-        level=_level(postgres, database, prepare=prepare),
+        level=_level(
+            postgres,
+            database,
+            prepare=prepare,
+            announce_outages=announce_outages,
+            isolate_policy_errors=isolate_policy_errors,
+        ),
     )
     try:
         asyncio.run(_serve(wish, console_of()))
@@ -143,15 +166,28 @@ def _reason(error: OSError) -> str:
     return os.strerror(number) if number > 0 else error.strerror or str(error)
 
 
-def _level(postgres: bool, database: str | None, *, prepare: bool) -> "Level | None":
+def _level(
+    postgres: bool, database: str | None, *, prepare: bool, announce_outages: bool, isolate_policy_errors: bool
+) -> "Level | None":
     if postgres and database is not None:
         raise InvalidArgumentError("--postgres starts a database and --database names one; give one of them")
     if prepare and database is None:
         raise InvalidArgumentError("--prepare prepares a database; name it with --database")
     if not postgres and database is None:
+        for name, given in (
+            ("--announce-outages", announce_outages),
+            ("--isolate-policy-errors", isolate_policy_errors),
+        ):
+            if given:
+                raise InvalidArgumentError(f"{name} is for a database; give --postgres or --database as well")
         return None
     try:
-        return make_level(database, prepare=prepare)
+        return make_level(
+            database,
+            prepare=prepare,
+            announce_outages=announce_outages,
+            isolate_policy_errors=isolate_policy_errors,
+        )
     except ImportError as error:
         raise InvalidArgumentError(str(error)) from error
 

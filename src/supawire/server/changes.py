@@ -109,6 +109,11 @@ class Changes:
                 self._deliver(channel, delivery.type, delivery.ids, delivery.data)
                 self._meter.count(mono)
 
+    def lost(self, changes: Iterable[tuple[str, str, str]], why: str) -> None:
+        """Show changes that nobody gets to those who look on."""
+        for schema, table, kind in changes if self._desk.watchers else ():
+            self._show(encode({"schema": schema, "table": table, "type": kind, "errors": [why]}), 0)
+
     def emit(self, change: Change) -> None:
         """Send a change to every channel with a matching binding; over the rate it is dropped (protocol §4.6)."""
         self._schemas.add(change.schema)

@@ -16,11 +16,14 @@ INSTEAD: Final = {
 }
 
 
-def make_level(database: str | None, *, prepare: bool) -> "Level":
+def make_level(
+    database: str | None, *, prepare: bool, announce_outages: bool = False, isolate_policy_errors: bool = False
+) -> "Level":
     """The level for this database, or with an embedded one. Raises: ImportError that names the extra; StateError."""
     if sys.platform == "win32":
         raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
     try:
+        from supawire.server.postgres.ground import Behaviour
         from supawire.server.postgres.level import Level
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
@@ -28,23 +31,45 @@ def make_level(database: str | None, *, prepare: bool) -> "Level":
         raise ImportError(
             "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
         ) from error
-    return Level(database, prepare=prepare)
+    behaviour = Behaviour(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
+    return Level(database, prepare=prepare, behaviour=behaviour)
 
 
 class DatabaseFace:
     """A database of the server's, or the word that there is none."""
 
-    def __init__(self, postgres: bool, database: str | None, *, prepare: bool) -> None:
+    def __init__(
+        self,
+        postgres: bool,
+        database: str | None,
+        *,
+        prepare: bool,
+        announce_outages: bool,
+        isolate_policy_errors: bool,
+    ) -> None:
         check_bool("postgres", postgres)
         check_bool("prepare", prepare)
+        check_bool("announce_outages", announce_outages)
+        check_bool("isolate_policy_errors", isolate_policy_errors)
         if database is not None:
             check_text("database", database, secret=True)
         if postgres and database is not None:
             raise InvalidArgumentError("postgres=True starts a database and database= names one; give one of them")
         if prepare and not postgres and database is None:
             raise InvalidArgumentError("prepare=True prepares a database; name it with database=")
+        if not postgres and database is None:
+            for name, given in (
+                ("announce_outages", announce_outages),
+                ("isolate_policy_errors", isolate_policy_errors),
+            ):
+                if given:
+                    raise InvalidArgumentError(
+                        f"{name}=True is for a database; give postgres=True or database= as well"
+                    )
         self._database = database
         self._prepare = prepare
+        self._announce_outages = announce_outages
+        self._isolate_policy_errors = isolate_policy_errors
         self._has_database = postgres or database is not None
         self._level = self._make_level()
 
@@ -52,7 +77,14 @@ class DatabaseFace:
         raise NotImplementedError
 
     def _make_level(self) -> "Level | None":
-        return make_level(self._database, prepare=self._prepare) if self._has_database else None
+        if not self._has_database:
+            return None
+        return make_level(
+            self._database,
+            prepare=self._prepare,
+            announce_outages=self._announce_outages,
+            isolate_policy_errors=self._isolate_policy_errors,
+        )
 
     @property
     def database_url(self) -> str:

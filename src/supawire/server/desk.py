@@ -100,6 +100,8 @@ class Desk:
         self.peers: Final[dict[int, Peer]] = {}
         self.watchers: Final[list[Watcher]] = []
         """Who sees every change."""
+        self.problem: str | None = None
+        """Why changes of rows are lost, while they are."""
         self._random = random
         self._numbers = count(1)
 

@@ -161,6 +161,16 @@ class Hub:
         self.at(now)
         self._changes.interrupted()
 
+    def losing(self, problem: str | None, now: Instant) -> None:
+        """Changes of rows are lost without a word to clients, and why; None: no longer. The inspector shows it."""
+        self.at(now)
+        self._desk.problem = problem
+
+    def lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
+        """Show changes that nobody gets to those who look on, by schema, table and type."""
+        self.at(now)
+        self._changes.lost(changes, self._desk.problem or "lost")
+
     def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
         """The database has asked itself the channel's `Subscription` once more; the answer (protocol §4.6)."""
         self.at(now)

@@ -55,6 +55,9 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     port: 0 takes a free one. secret: signs and checks tokens (HS256), random when left out. strict: hold errors back
     as the real server does (2 s and 5 s) and apply the limits of a self-hosted one. limits: other limits.
     inspector: show at `url`, in a browser on this machine, what goes on.
+    announce_outages: inform channels when the connection to the database is lost and there again; the real server
+    does not. isolate_policy_errors: when a row policy raises, only its own subscriber gets an error; on the real server
+    nobody gets any change meanwhile.
     Raises: InvalidArgumentError; ImportError when the extra is not there.
     """
 
@@ -69,8 +72,16 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         *,
         prepare: bool = False,
         inspector: bool = False,
+        announce_outages: bool = False,
+        isolate_policy_errors: bool = False,
     ) -> None:
-        super().__init__(postgres, database, prepare=prepare)
+        super().__init__(
+            postgres,
+            database,
+            prepare=prepare,
+            announce_outages=announce_outages,
+            isolate_policy_errors=isolate_policy_errors,
+        )
         if secret is not None:
             check_text("secret", secret, secret=True)
         check_bool("strict", strict)

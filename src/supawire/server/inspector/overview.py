@@ -124,8 +124,10 @@ def _bare(meta: dict[str, Any]) -> str:
 
 
 def _faults(desk: Desk) -> Iterable[str]:
-    """Faults that are in force."""
+    """Faults that are in force, and what is wrong with the database."""
     rules = desk.rules
+    if desk.problem is not None:
+        yield desk.problem
     if rules.paused:
         yield "paused"
     if rules.refusals or rules.refuse_until > desk.now.mono:

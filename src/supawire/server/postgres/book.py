@@ -75,6 +75,10 @@ class Book:
             else:
                 del self._tables[oid]
 
+    def viewers(self) -> set[Viewer]:
+        """Return everybody on whose behalf something is in it."""
+        return set(self._viewers.values())
+
     def channels(self) -> Iterator[int]:
         """Those that are in it."""
         return iter(tuple(self._channels))

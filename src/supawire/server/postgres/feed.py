@@ -2,7 +2,8 @@
 
 One task reads the stream, another deals with a batch at a time, so that the order of commits is the order of frames.
 What comes in meanwhile makes the next batch larger, and waits at the database when it is much. A third looks whether
-the publication has changed. When the stream is lost, channels are told so, and again once a new one flows.
+the publication has changed. When the stream is lost, so are some seconds of changes, and clients are not informed, as
+with the real server; with `announce_outages` they are, and again once a new one flows.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from supawire.server.postgres.database import DatabaseError, told
 from supawire.server.postgres.ground import Answers, Ground
 from supawire.server.postgres.matching import Matcher
 from supawire.server.postgres.pgoutput import Relation, StreamError
+from supawire.server.postgres.polls import Polls
+from supawire.server.postgres.publication import WatchedPublication
 from supawire.server.postgres.replication import RowChange, Stream, StreamLost
 from supawire.server.postgres.subscribing import listings_of
 from supawire.server.questions import Subscription, Trouble
@@ -35,6 +38,13 @@ PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 TRIES: Final = 3
 """Attempts for a batch whose questions to the database meet lost connections."""
 
+MOST_LEFT: Final = 10_000
+"""Tables that are remembered after they left the publication."""
+LOST: Final = "changes of rows are not sent for now, which channels are told: %s"
+LOST_SILENTLY: Final = (
+    "changes of rows are lost, and clients are not informed, as with the real server: %s "
+    "(announce_outages=True or --announce-outages informs them)"
+)
 _SLOT: Final = "select from pg_replication_slots where slot_name = %s"
 _PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
 
@@ -45,10 +55,20 @@ class Feed:
     def __init__(self, ground: Ground, look: float = LOOK) -> None:
         self._ground = ground
         self._database = ground.database
+        self._behaviour = ground.behaviour
         self._look = look
         self._book = Book()
         self._catalog = Catalog(self._database)
-        self._matcher = Matcher(self._database, self._catalog, self._book)
+        isolate = self._behaviour.isolate_policy_errors
+        self._matcher = Matcher(self._database, self._catalog, self._book, isolate=isolate)
+        self._polls = Polls(
+            matcher=self._matcher,
+            book=self._book,
+            database=self._database,
+            do=ground.do,
+            pause=self._behaviour.pause,
+        )
+        self._publication = WatchedPublication(self._database)
         self._asked: dict[int, Subscription] = {}
         """What each channel in the book asked for."""
         self._listing = asyncio.Lock()
@@ -58,6 +78,13 @@ class Feed:
         self._tables: tuple[Table, ...] = ()
         self._foreign: dict[int, Relation] = {}
         """Tables, as the stream announced them, that were none of the publication's when we looked."""
+        self._left: set[int] = set()
+        """Tables that were in the publication, and are not."""
+        self._switching = False
+        """Whether the stream ends because other publications are wanted."""
+        self._lost_until = 0.0
+        self._lost = 0
+        """Changes that were lost since the stream was."""
 
     @property
     def answers(self) -> Answers:
@@ -102,6 +129,7 @@ class Feed:
         """A channel has ended."""
         self._asked.pop(channel, None)
         self._book.strike(channel)
+        self._polls.left()
 
     async def _subscribe(self, asked: Subscription) -> str | Trouble | None:
         """Make bindings live. They are, once there is a stream and they are in the book."""
@@ -115,7 +143,10 @@ class Feed:
             return Trouble.DOWN
         self._asked[asked.channel] = asked
         async with self._listing:
-            return await self._list(asked)
+            answer = await self._list(asked)
+        if answer is not None and self._asked.get(asked.channel) is asked:
+            self.unsubscribe(asked.channel)
+        return answer
 
     async def _list(self, asked: Subscription) -> str | None:
         """Write a channel into the book, unless it ended or asked for something else meanwhile."""
@@ -124,22 +155,29 @@ class Feed:
         if self._asked.get(channel) is not asked:
             return None
         if isinstance(found, str):
-            self.unsubscribe(channel)
-            return found
-        self._book.enter(channel, found)
-        return None
+            self._book.strike(channel)
+        else:
+            self._book.enter(channel, found)
+        self._polls.left()
+        return found if isinstance(found, str) else None
 
-    async def _relist(self) -> None:
-        """Look up every channel's bindings once more, and tell it (protocol §4.6)."""
+    async def _relist(self, *, announce: bool) -> None:
+        """Look up every channel's bindings once more (protocol §4.6).
+
+        announce: send the outcome to each channel that has bindings or had them before.
+        """
         for channel, asked in list(self._asked.items()):
             if self._asked.get(channel) is asked:
+                was_listed = channel in self._book
                 answer = await self._list(asked)
-                self._ground.do(lambda hub, now, n=channel, a=answer: hub.relisted(n, a, now))
+                if announce and (answer is None or was_listed):
+                    self._ground.do(lambda hub, now, n=channel, a=answer: hub.relisted(n, a, now))
 
     # --- the stream ---
 
     async def _open(self) -> Stream:
         self._names = await self._publications()
+        await self._publication.tidy(self._names)
         self._tables = await self._catalog.published()
         self._foreign.clear()
         try:
@@ -149,24 +187,33 @@ class Feed:
         return self._stream
 
     async def _follow(self) -> NoReturn:
-        stream = self._stream or await self._reopen()
+        stream = self._stream or await self._reopen(announce=True)
         while True:
             self._flowing(True)
+            announce = self._behaviour.announce_outages
             try:
                 async with asyncio.TaskGroup() as tasks:
                     backlog = Backlog()
                     tasks.create_task(self._read(stream, backlog))
                     tasks.create_task(self._work(stream, backlog))
             except* (StreamLost, StreamError, DatabaseError) as errors:
-                logger.warning("changes of rows are not told for now: %s", errors.exceptions[0])
-            except* Exception:  # a row that we cannot deal with: it is lost, which channels are told, and no other
+                if self._switching:
+                    logger.info("another stream of changes is needed: %s", errors.exceptions[0])
+                else:
+                    logger.warning(LOST if announce else LOST_SILENTLY, errors.exceptions[0])
+            except* Exception:  # a bug of ours, which the real server does not have: clients are informed
                 logger.exception("the local server failed on a change of a row")
+                announce = True
             self._flowing(False)
-            self._ground.do(lambda hub, now: hub.interrupted(now))
+            if announce:
+                self._ground.do(lambda hub, now: hub.interrupted(now))
+            elif not self._switching:
+                self._lost_until = asyncio.get_running_loop().time() + self._behaviour.outage
             await self._close()
-            stream = await self._reopen()
+            stream = await self._reopen(announce=announce or self._switching)
+            self._switching = False
 
-    async def _reopen(self) -> Stream:
+    async def _reopen(self, *, announce: bool) -> Stream:
         """A new stream, however long it takes, with everybody in the book who was."""
         tries = 0
         while True:
@@ -175,14 +222,14 @@ class Feed:
             try:
                 stream = await self._open()
                 async with self._listing:
-                    await self._relist()
+                    await self._relist(announce=announce)
             except (StreamLost, DatabaseError) as error:
                 logger.info("no stream of changes yet: %s", error)
                 if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
                     self._ground.do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
                 await self._close()
             else:
-                logger.info("changes of rows are told again")
+                logger.info("there is a stream of changes again")
                 self._ground.do(lambda hub, now: hub.troubled(None, now))
                 return stream
 
@@ -213,6 +260,12 @@ class Feed:
     async def _tell(self, changes: Sequence[RowChange]) -> None:
         if self._new_tables(changes):
             await self._look_again()
+        if asyncio.get_running_loop().time() < self._lost_until:
+            self._lost += len(changes)
+            return
+        if self._lost_until:
+            logger.warning("changes of rows are sent again; %d were lost since the stream was", self._lost)
+            self._lost_until, self._lost = 0.0, 0
         self._book.replaced.clear()
         deliveries = await self._deliveries(changes)
         if self._book.replaced:
@@ -235,7 +288,7 @@ class Feed:
         tries = 1
         while True:
             try:
-                return await self._matcher.deliveries(changes, only)
+                return await self._polls.deliveries(changes, only)
             except DatabaseError as error:
                 if not error.retryable or tries == TRIES:
                     raise
@@ -266,16 +319,27 @@ class Feed:
     async def _publications(self) -> tuple[str, ...]:
         """Those that there are, of the ones that are wanted: a stream that names another one breaks."""
         wanted = [PUBLICATION, *self._ground.followers]
-        return tuple(name for (name,) in await self._database.query(_PUBLICATIONS, [wanted]))
+        found = [name for (name,) in await self._database.query(_PUBLICATIONS, [wanted])]
+        if PUBLICATION in found:
+            found[found.index(PUBLICATION)] = await self._publication.to_stream()
+        return tuple(found)
 
     async def _look_again(self) -> None:
-        """Notice tables that came or went; for other publications another stream is needed."""
+        """Notice tables that came or went; for other publications another stream is needed.
+
+        A table that leaves, and one that comes back, are followed without a word to clients, as by the real server.
+        """
         async with self._listing:
             if await self._publications() != self._names and self._stream is not None:
                 self._flows.clear()
+                self._switching = True
                 self._stream.abandon("its publications are others now")
                 return
             tables = await self._catalog.published()
-            if tables != self._tables:
-                self._tables = tables
-                await self._relist()
+            if tables == self._tables:
+                return
+            before, now = ({table.oid for table in some} for some in (self._tables, tables))
+            new = now - before - self._left
+            self._left = (self._left | before) - now if len(self._left) < MOST_LEFT else set()
+            self._tables = tables
+            await self._relist(announce=bool(new))

@@ -5,6 +5,7 @@ the hub (`questions.py`), and has a task that runs as long as the level does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from supawire.server.hub import Hub
@@ -47,12 +48,29 @@ class Part(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What clients learn of an outage. The defaults are the real server's, which says nothing (protocol §13)."""
+
+    announce_outages: bool = False
+    """Channels with changes get an error when the database is lost, and are confirmed again."""
+    isolate_policy_errors: bool = False
+    """A row policy that raises hides rows from its subscriber alone, who gets an error instead of the row."""
+    outage: float = 10.0
+    """Seconds of changes that are lost at least when the database was lost, unless it is announced."""
+    pause: float = 5.0
+    """Seconds that changes are lost at most after a policy no longer raises."""
+
+
 class Ground:
     """What parts stand on."""
 
-    def __init__(self, url: str, do: Callable[[Callable[[Hub, Instant], Any]], Any]) -> None:
+    def __init__(
+        self, url: str, do: Callable[[Callable[[Hub, Instant], Any]], Any], behaviour: Behaviour | None = None
+    ) -> None:
         self.url: Final = url
         """For a connection of one's own."""
+        self.behaviour: Final = behaviour or Behaviour()
         self.database: Final = Database(url)
         self.followers: Final[dict[str, Take]] = {}
         """Who is handed the rows that commit, by the publication they want; each skips what is not theirs."""

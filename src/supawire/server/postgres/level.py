@@ -14,7 +14,7 @@ from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.examine import check_url, examine, without_password
 from supawire.server.postgres.feed import Feed
-from supawire.server.postgres.ground import Ground, Part
+from supawire.server.postgres.ground import Behaviour, Ground, Part
 from supawire.server.postgres.messages import MessageTable
 from supawire.server.postgres.partitions import Partitions
 from supawire.server.postgres.policies import Policies
@@ -36,12 +36,14 @@ class Level:
     """The PostgreSQL level of one server: the backend of its `App`.
 
     Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
+    behaviour: what clients learn of an outage.
     """
 
-    def __init__(self, url: str | None = None, *, prepare: bool = False) -> None:
+    def __init__(self, url: str | None = None, *, prepare: bool = False, behaviour: Behaviour | None = None) -> None:
         if url is not None:
             check_url(url)
         self._given: Final = url
+        self._behaviour: Final = behaviour or Behaviour()
         self._prepare: Final = prepare or url is None
         self._cluster: Cluster | None = None
         self._ground: Ground | None = None
@@ -111,7 +113,7 @@ class Level:
             starting = asyncio.get_running_loop().run_in_executor(None, cluster.start)
             self._exits.push_async_callback(self._end, cluster, starting)
             await asyncio.shield(starting)
-        self._ground = ground = Ground(self.own_url, self._do)
+        self._ground = ground = Ground(self.own_url, self._do, self._behaviour)
         self._exits.push_async_callback(ground.database.close)
         if self._prepare:
             await prepare(ground.database, ours=self._cluster is not None)

@@ -50,8 +50,9 @@ class _Case(NamedTuple):
 class Matcher:
     """Knows who listens, and finds out what they are to hear."""
 
-    def __init__(self, database: Database, catalog: Catalog, book: Book) -> None:
+    def __init__(self, database: Database, catalog: Catalog, book: Book, *, isolate: bool = False) -> None:
         self._database = database
+        self._isolate = isolate
         self._catalog = catalog
         self._facts = KnownFacts(catalog)
         self._book = book
@@ -62,7 +63,7 @@ class Matcher:
         self._warned: set[tuple[int, str]] = set()
 
     async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
-        """What channels are told of these changes, in their order."""
+        """What channels are told of these changes, in their order. Raises: PolicyFailed, DatabaseError."""
         wanted = [change for change in changes if self._book.of_table(change.relation.oid)]
         if not wanted:
             return []
@@ -76,7 +77,7 @@ class Matcher:
         answers = await filtering.ask(self._database, _doubts(cases))
         keys = _keys(cases, answers)
         looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
-        seen = await visibility.seen(self._database, looks, xids)
+        seen = await visibility.seen(self._database, looks, xids, isolate=self._isolate)
         return _told(cases, answers, seen)
 
     async def _know(self, changes: Sequence[RowChange]) -> None:

@@ -21,7 +21,7 @@ TOO_LARGE: Final = "Error 413: Payload Too Large"
 UNWRITABLE: Final = "Error 500: Internal Server Error, the value of column {name} cannot be written as JSON"
 """A text of ours: on the real server such a value makes the database fail the whole poll."""
 POLICY_FAILED: Final = "Error 500: Internal Server Error, RLS policy evaluation failed"
-"""A policy that raises for one subscriber; the real server says so since a version after 2.129."""
+"""A text of ours, with `isolate_policy_errors`: on the real server all changes are lost (`polls.py`)."""
 
 Values = dict[str, bytes]
 """JSON by column; a column whose value is not known is not there."""

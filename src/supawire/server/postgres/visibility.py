@@ -64,9 +64,30 @@ Rows: TypeAlias = Sequence[tuple[int, Key]]
 """Rows to look at, numbered."""
 
 
-async def seen(database: Database, wanted: Mapping[Viewer, Rows], xids: Collection[int]) -> dict[Viewer, Seen]:
-    """What each viewer sees of these rows, once everybody sees what these transactions did."""
+class Failure(NamedTuple):
+    """Rows among which a policy raised for one viewer, and the words of PostgreSQL."""
+
+    rows: Rows
+    error: str
+
+
+class PolicyFailed(Exception):
+    """A policy raised; for whom."""
+
+    def __init__(self, viewers: Mapping[Viewer, Failure]) -> None:
+        super().__init__(f"a row policy raised for {len(viewers)} viewers")
+        self.viewers: Final = viewers
+
+
+async def seen(
+    database: Database, wanted: Mapping[Viewer, Rows], xids: Collection[int], *, isolate: bool = False
+) -> dict[Viewer, Seen]:
+    """Return what each viewer sees of these rows, once everybody sees what these transactions did.
+
+    isolate: a policy that raises hides rows from its viewer alone. Raises: PolicyFailed otherwise; DatabaseError.
+    """
     found: dict[Viewer, Seen] = {}
+    failing: dict[Viewer, Failure] = {}
     viewers = list(wanted)
     for first in range(0, len(viewers), TOGETHER):
         some = viewers[first : first + TOGETHER]
@@ -75,11 +96,30 @@ async def seen(database: Database, wanted: Mapping[Viewer, Rows], xids: Collecti
         except DatabaseError as error:
             if error.retryable:
                 raise
-            for viewer in some:
-                found[viewer] = await _seen_apart(database, viewer, wanted[viewer], xids)
+            if isolate:
+                for viewer in some:
+                    found[viewer] = await _seen_apart(database, viewer, wanted[viewer], xids)
+            else:
+                suspects = {viewer: Failure(wanted[viewer], error.text) for viewer in some}
+                failing.update(await still_failing(database, suspects) or suspects)
         else:
             found.update((viewer, Seen(visible, frozenset())) for viewer, visible in zip(some, looks, strict=True))
+    if failing:
+        raise PolicyFailed(failing)
     return found
+
+
+async def still_failing(database: Database, suspects: Mapping[Viewer, Failure]) -> dict[Viewer, Failure]:
+    """Return those for whom a policy raises now. Raises: DatabaseError when the database cannot be reached."""
+    failing: dict[Viewer, Failure] = {}
+    for viewer, failure in suspects.items():
+        try:
+            await _look(database, [(viewer, failure.rows)])
+        except DatabaseError as error:
+            if error.retryable:
+                raise
+            failing[viewer] = Failure(failure.rows, error.text)
+    return failing
 
 
 async def _seen_apart(database: Database, viewer: Viewer, rows: Rows, xids: Collection[int]) -> Seen:

@@ -1,0 +1,105 @@
+"""The publication whose tables are watched, without its row filters and column lists (protocol §13).
+
+The real server reads the log with wal2json, which ignores both: whoever hides rows that way shows them in production.
+The decoder used here applies them, so the stream then follows a second publication of the same whole tables. It is made
+in databases that this library prepared, for as long as it is needed; elsewhere there is a warning.
+"""
+
+import logging
+from typing import Any, Final
+
+from psycopg import sql
+
+from supawire.server.postgres.catalog import PUBLICATION
+from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.quoting import quoted
+from supawire.server.postgres.schema import OURS
+
+logger: Final = logging.getLogger("supawire.server")
+
+WHOLE: Final = "supawire_whole_tables"
+"""The second publication."""
+IGNORED: Final = (
+    "the publication %s has a row filter or a column list for %s; the real server ignores both and sends every row "
+    "and column, and so does this server. Use row level security and column privileges to hide data."
+)
+APPLIED: Final = (
+    "the publication %s has a row filter or a column list for %s, which applies here only: the real server ignores "
+    "both and sends every row and column. Use row level security and column privileges to hide data."
+)
+
+_NARROWED: Final = """
+    select c.oid::regclass::text
+    from pg_publication_rel r
+    join pg_publication p on p.oid = r.prpubid
+    join pg_class c on c.oid = r.prrelid
+    where p.pubname = %s and (r.prqual is not null or r.prattrs is not null)
+    order by 1
+"""
+_MAY_WIDEN: Final = "select from pg_namespace where nspname = 'realtime' and obj_description(oid, 'pg_namespace') = %s"
+_STATE: Final = """
+    select p.pubinsert, p.pubupdate, p.pubdelete, p.pubviaroot,
+      array(select format('%%I.%%I', t.schemaname, t.tablename)
+        from pg_publication_tables t where t.pubname = p.pubname order by 1)
+    from pg_publication p
+    where p.pubname = %s
+"""
+
+
+class WatchedPublication:
+    """Knows what the stream has to follow, and warns of what the real server ignores."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+        self._warned: tuple[str, ...] = ()
+
+    async def to_stream(self) -> str:
+        """Return the name of the publication to stream; its tables are up to date. Raises: DatabaseError."""
+        narrowed = tuple(name for (name,) in await self._database.query(_NARROWED, [PUBLICATION]))
+        name = await self._widened() if narrowed else PUBLICATION
+        if narrowed and narrowed != self._warned:
+            logger.warning(APPLIED if name == PUBLICATION else IGNORED, PUBLICATION, ", ".join(narrowed))
+        self._warned = narrowed
+        return name
+
+    async def tidy(self, names: tuple[str, ...]) -> None:
+        """Remove the second publication when none of these names is its."""
+        if WHOLE in names or not await self._database.query(_STATE, [WHOLE]):
+            return
+        try:
+            await self._database.query(sql.SQL("drop publication if exists {}").format(sql.Identifier(WHOLE)))
+        except DatabaseError as error:
+            if error.retryable:
+                raise
+            logger.info("the publication %s could not be removed: %s", WHOLE, error.text)
+
+    async def _widened(self) -> str:
+        """Return the second publication, made or brought up to date; the first one where that cannot be."""
+        if not await self._database.query(_MAY_WIDEN, [OURS]):
+            return PUBLICATION
+        wanted = await self._database.query(_STATE, [PUBLICATION])
+        there = await self._database.query(_STATE, [WHOLE])
+        if wanted and wanted != there:
+            try:
+                await self._make(*wanted[0])
+            except DatabaseError as error:
+                if error.retryable:
+                    raise
+                logger.info("the publication %s cannot be made: %s", WHOLE, error.text)
+                return PUBLICATION
+        return WHOLE
+
+    async def _make(self, inserts: Any, updates: Any, deletes: Any, via_root: Any, tables: list[str]) -> None:
+        kinds = [kind for kind, yes in (("insert", inserts), ("update", updates), ("delete", deletes)) if yes]
+        async with self._database.transaction() as connection:
+            await connection.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(WHOLE)))
+            await connection.execute(
+                sql.SQL(
+                    "create publication {} for table {} with (publish = {}, publish_via_partition_root = {})"
+                ).format(
+                    sql.Identifier(WHOLE),
+                    sql.SQL(", ").join([quoted(table) for table in tables]),
+                    sql.Literal(", ".join(kinds)),
+                    sql.Literal(bool(via_root)),
+                )
+            )
