@@ -113,3 +113,23 @@ def test_what_the_server_cannot_express_is_refused_with_a_hint(write: Callable[[
         assert caught.value.hint is not None
         with pytest.raises(InvalidArgumentError, match=hint):
             raise caught.value
+
+
+@pytest.mark.parametrize("written", ['a=match."("', "a=match.(", " a=not.match.( ", "a=in.(", "a=not.in.x"])
+def test_a_refused_filter_is_quoted_as_it_was_written(written: str):
+    """Not as it would be written anew, with other quotes."""
+    with pytest.raises(InvalidArgumentError) as caught:
+        changes("t", filter=f"b=eq.1,{written}")
+    assert written.strip() in caught.value.message
+
+
+def test_a_refused_pattern_is_quoted_as_python():
+    """The user wrote no filter text."""
+    with pytest.raises(InvalidArgumentError, match=r"col\('a'\)\.match\('\('\): invalid regular expression"):
+        col("a").match("(")
+
+
+def test_a_pattern_that_only_postgresql_can_judge_is_sent():
+    """What the local server cannot do, a real one may."""
+    pattern = "(" + "a" * 100 + "){255}"
+    assert str(col("a").match(pattern)) and changes("t", filter=f'a=match."{pattern}"').filter

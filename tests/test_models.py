@@ -10,6 +10,7 @@ from ipaddress import IPv4Interface
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+import attrs
 import msgspec
 import pydantic.dataclasses
 import pytest
@@ -74,6 +75,7 @@ RECORD = (
 
 KINDS: dict[str, type[Any]] = {
     "dataclass": make_dataclass("Row", (FIELDS | {"meta": Meta}).items()),
+    "attrs": attrs.make_class("Row", {name: attrs.field(type=of) for name, of in (FIELDS | {"meta": Meta}).items()}),
     "struct": msgspec.defstruct("Row", (FIELDS | {"meta": Meta}).items()),
     "TypedDict": typed_dict("Row", FIELDS | {"meta": Meta}),
     "pydantic": create("Row", **{name: (kind, ...) for name, kind in (FIELDS | {"meta": MetaModel}).items()}),

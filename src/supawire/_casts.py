@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from supawire._patterns import compiled
+from supawire._posix import BeyondUs
 from supawire._rowtypes import read_array, read_bytes, read_decimal, read_float, read_int, read_time
 
 TEXT_TYPES: Final = frozenset({"text", "varchar", "bpchar", "char", "name"})
@@ -204,3 +205,14 @@ def pattern(op: str, kind: str, text: str) -> Callable[[str], bool]:
     if kind not in TEXT_TYPES and (kind in _READ or kind in _RANGES or kind == "jsonb"):
         raise ValueError(f"{kind} is no text")
     return compiled(op, text.rstrip() if kind == "bpchar" else text).search
+
+
+def is_beyond_us(op: str, text: str) -> bool:
+    """Whether a pattern is one that only PostgreSQL can judge."""
+    try:
+        compiled(op, text)
+    except BeyondUs:
+        return True
+    except ValueError:
+        return False
+    return False

@@ -28,7 +28,7 @@ _SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 """What msgspec and pydantic raise for a value that does not fit; what else the user's own code raises stays that."""
 
-_ALLOWED: Final = "a dataclass, a TypedDict, a msgspec.Struct or a pydantic model"
+_ALLOWED: Final = "a dataclass, an attrs class, a TypedDict, a msgspec.Struct or a pydantic model"
 
 
 class Model(Struct, frozen=True, eq=False):
@@ -111,7 +111,8 @@ def _maker(kind: type[Any]) -> Callable[[type[Any]], Model] | None:
         return _of_pydantic
     is_struct = issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
     is_typed_dict = dict in kind.__mro__ and hasattr(kind, "__total__")
-    return _of_msgspec if is_struct or is_typed_dict or is_dataclass(kind) else None
+    is_attrs = hasattr(kind, "__attrs_attrs__")
+    return _of_msgspec if is_struct or is_typed_dict or is_attrs or is_dataclass(kind) else None
 
 
 def _refuse(model: object, near: str) -> InvalidArgumentError:

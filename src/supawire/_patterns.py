@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from supawire._like import Like
-from supawire._posix import NoneOf, Reader, Takes, Tree, is_word, none_of
+from supawire._posix import BeyondUs, NoneOf, Reader, Takes, Tree, is_word, none_of
 
 _WORK: Final = 1_000_000
 """Nodes that are visited for one text at most; text whose letters repeat needs next to none."""
@@ -97,7 +97,7 @@ class Regex:
 
     def _node(self, kind: str, what: Any, *then: int) -> int:
         if len(self._nodes) >= _NODES:
-            raise ValueError("regular expression is too complex")
+            raise BeyondUs("regular expression is too complex")
         self._nodes.append((kind, what, then))
         return len(self._nodes) - 1
 

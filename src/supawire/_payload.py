@@ -1,8 +1,8 @@
 """Payloads as JSON, and where in a payload it is that cannot be."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -12,8 +12,10 @@ from supawire.errors import InvalidArgumentError
 def check_json(payload: object, name: str = "payload") -> bytes:
     """`payload` as JSON.
 
-    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, structs, datetimes, UUIDs; a
-    Decimal and nested bytes become strings, the bytes in base64. So are subclasses of texts, numbers and mappings.
+    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, attrs classes, structs, sets,
+    datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. So are pydantic's models, numpy's
+    numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings. The page on broadcasts
+    has the table.
     NaN and Infinity, keys that are no text or number, and other objects raise `InvalidArgumentError` with their path.
     """
     try:
@@ -27,6 +29,16 @@ def check_json(payload: object, name: str = "payload") -> bytes:
     return encoded
 
 
+def _of_numpy(value: Any) -> object:
+    if value.dtype.kind not in "biufUS":  # of others, such as times in nanoseconds, Python has no like
+        raise TypeError(f"numpy's {value.dtype} has no JSON value")
+    return value.tolist()
+
+
+_FOREIGN: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "ipaddress": str}
+"""By the package of a class."""
+
+
 def _plain(value: object) -> object:
     """What an object of a class of its own is in JSON."""
     for kind in (str, int, float):
@@ -34,6 +46,11 @@ def _plain(value: object) -> object:
             return kind(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
+    foreign = _FOREIGN.get(type(value).__module__.partition(".")[0])
+    if foreign is not None:
+        return foreign(value)
+    if hasattr(type(value), "__pydantic_serializer__"):
+        return cast("Any", value).model_dump(by_alias=True)
     raise TypeError(f"an object of type {type(value).__name__} is no JSON value")
 
 

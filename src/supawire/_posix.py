@@ -41,6 +41,10 @@ _HEX: Final = {"u": 4, "U": 8}
 _PLACES: Final = frozenset("AmMyYZ")
 
 
+class BeyondUs(ValueError):
+    """A regular expression that PostgreSQL may take, and we do not."""
+
+
 class Reader:
     """Reads one pattern. Raises: ValueError with PostgreSQL's words."""
 
@@ -88,7 +92,7 @@ class Reader:
     def _branches(self) -> Tree:
         self._depth += 1
         if self._depth > _DEPTH:
-            raise ValueError("regular expression is too complex")
+            raise BeyondUs("regular expression is too complex")
         branches = [self._branch()]
         while self._takes("|"):
             branches.append(self._branch())
@@ -160,7 +164,7 @@ class Reader:
 
     def _group(self) -> Tree:
         if self._takes("?") and not self._takes(":"):
-            raise ValueError("looking ahead or behind and options inside a pattern are not supported here")
+            raise BeyondUs("looking ahead or behind and options inside a pattern are not supported here")
         tree = self._branches()
         if not self._takes(")"):
             raise ValueError("parentheses () not balanced")
@@ -187,7 +191,7 @@ class Reader:
         if letter == "0":
             return "\0"
         if letter.isascii() and letter.isdecimal():
-            raise ValueError("back references are not supported here")
+            raise BeyondUs("back references are not supported here")
         if letter.isascii() and letter.isalpha():
             raise ValueError("invalid escape \\ sequence")
         return letter

@@ -144,7 +144,7 @@ class FilterColumn(Struct, frozen=True, eq=False):
         if not isinstance(pattern, str):
             raise InvalidArgumentError(f"{self.name}: {op} takes a pattern as a str, not {type(pattern).__name__}")
         condition = Condition(self.name, op, text(self.name, pattern))
-        filters.check_condition(condition)
+        filters.check_condition(condition, f"{self!r}.{op}({pattern!r})")
         return Where((condition,))
 
     if not TYPE_CHECKING:  # to a checker they are not there; at run time a hint says more than a TypeError

@@ -109,9 +109,12 @@ def _item(item: str) -> str:
 
 def parse(text: str) -> tuple[Condition, ...]:
     """The conditions of a filter, none for a blank one. Raises: FilterSyntaxError."""
-    if not text.strip(_BLANKS):
-        return ()
-    return tuple(_condition(part.strip(_BLANKS)) for part in _split(text.strip(_BLANKS)))
+    return tuple(map(_condition, _parts(text)))
+
+
+def _parts(text: str) -> list[str]:
+    text = text.strip(_BLANKS)
+    return [part.strip(_BLANKS) for part in _split(text)] if text else []
 
 
 def _split(text: str) -> Iterator[str]:
@@ -162,7 +165,9 @@ def _condition(text: str) -> Condition:
     if op != "in":
         return Condition(column, op, _unquoted(value), negated)
     if len(value) < 2 or not (value.startswith("(") and value.endswith(")")):
-        raise _refusal(f"the list of {column}=in.{value} must stand in parentheses: {column}=in.(a,b)", reason=_NO_LIST)
+        raise _refusal(
+            f"the list of {text} must stand in parentheses: {column}={'not.' * negated}in.(a,b)", reason=_NO_LIST
+        )
     return Condition(column, op, value[1:-1], negated)
 
 
@@ -187,9 +192,10 @@ def _unquoted(value: str) -> str:
 
 def check(text: str) -> tuple[Condition, ...]:
     """The conditions of a caller's filter. Raises: InvalidArgumentError also for what no table can satisfy."""
-    conditions = parse(text)
-    for condition in conditions:
-        check_condition(condition)
+    parts = _parts(text)
+    conditions = tuple(map(_condition, parts))
+    for condition, part in zip(conditions, parts, strict=True):
+        check_condition(condition, part)
     return conditions
 
 
@@ -197,20 +203,25 @@ _OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|\
 """What regular expressions of PostgreSQL may have and those of Python read differently."""
 
 
-def check_condition(condition: Condition) -> None:
-    """Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every one.
+def check_condition(condition: Condition, written: str | None = None) -> None:
+    """Judge a condition; `written`: how its user wrote it, which errors quote.
+
+    Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every one.
 
     A regular expression is judged only where PostgreSQL's and Python's are written alike.
     """
     if not condition.column:
-        raise InvalidArgumentError(f"the condition {str(condition)!r} names no column")
+        raise InvalidArgumentError(f"the condition {written or str(condition)!r} names no column")
+    written = written or str(condition)
     if condition.op == "in" and not condition.items:
-        raise InvalidArgumentError(f"{condition}: an empty list never matches")
-    if condition.op in {"match", "imatch"} and _OF_POSTGRES.search(condition.value):
+        raise InvalidArgumentError(f"{written}: an empty list never matches")
+    if condition.op in {"match", "imatch"} and (
+        _OF_POSTGRES.search(condition.value) or _casts.is_beyond_us(condition.op, condition.value)
+    ):
         return
     found = problem(condition)
     if found:
-        raise InvalidArgumentError(f"{condition}: {found.partition(') ')[2]}")
+        raise InvalidArgumentError(f"{written}: {found.partition(') ')[2]}")
 
 
 def problem(condition: Condition, kind: str | None = None) -> str | None:

@@ -1,0 +1,98 @@
+"""What becomes of values in a payload: the table of the page on broadcasts, line by line."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from importlib.util import find_spec
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID
+
+import attrs
+import msgspec
+import pytest
+
+from supawire.errors import InvalidArgumentError
+from supawire.options import check_json
+from tests.conftest import ROOT
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+@attrs.define
+class Attrs:
+    x: int
+    y: int
+
+
+class Struct(msgspec.Struct):
+    x: int
+    y: int
+
+
+class Color(Enum):
+    RED = "red"
+
+
+TABLE = (ROOT / "docs" / "broadcast.md").read_text(encoding="utf-8").split("<!-- table: payloads -->")[1]
+ROWS: list[tuple[str, str]] = re.findall(r"^\|[^|]*\| `([^|]*)` \| `([^|]*)` \|$", TABLE.split("<!--")[0], re.MULTILINE)
+NAMES: dict[str, Any] = {
+    "Point": Point, "Color": Color, "datetime": datetime, "UTC": UTC, "timedelta": timedelta, "UUID": UUID,
+    "Decimal": Decimal, "ip_address": ip_address,
+}  # fmt: skip
+
+
+def named(expression: str) -> Any:
+    """The value of an expression of the table."""
+    names = dict(NAMES)
+    for package in ("numpy", "pydantic"):
+        if package in expression or (package == "pydantic" and "Model" in expression):
+            names[package] = pytest.importorskip(package)
+    if "pydantic" in names:
+        field = names["pydantic"].Field(alias="the size")
+        config = names["pydantic"].ConfigDict(populate_by_name=True)
+        body = {"__annotations__": {"size": int}, "size": field, "model_config": config, "__module__": __name__}
+        names["Model"] = type("Model", (names["pydantic"].BaseModel,), body)
+    return eval(expression, names)
+
+
+@pytest.mark.parametrize(("expression", "sent"), ROWS)
+def test_the_table_says_what_is_sent(expression: str, sent: str):
+    """Also deep inside, and as members of an object."""
+    value = named(expression)
+    assert check_json(value).decode() == sent
+    assert check_json({"a": [value]}).decode() == f'{{"a":[{sent}]}}'
+
+
+def test_the_table_is_complete():
+    """Every kind that the documentation of `check_json` names has a line."""
+    assert len(ROWS) == 12
+
+
+def test_the_kinds_that_share_a_line_are_alike():
+    """attrs classes and structs as dataclasses; dates and times as datetimes."""
+    assert {check_json(kind(1, 2)) for kind in (Point, Attrs, Struct)} == {b'{"x":1,"y":2}'}
+    assert check_json([date(2026, 1, 2), time(3, 4)]) == b'["2026-01-02","03:04:00"]'
+
+
+@pytest.mark.skipif(find_spec("numpy") is None, reason="not run: numpy is not installed")
+def test_numbers_of_numpy_have_a_json_value_or_are_refused():
+    """Scalars of every kind; what Python has no like of says so, with its place."""
+    import numpy as np
+
+    values = [np.bool_(True), np.uint8(1), np.float32(0.5), np.float64(1.5), np.str_("a")]
+    assert check_json([*values, None]) == b'[true,1,0.5,1.5,"a",null]'
+    for value, said in (
+        (np.float32("nan"), r"payload\[0\] cannot be written as JSON: nan"),
+        (np.array([1.0, float("inf")]), r"payload\[0\]\[1\] cannot be written as JSON: inf"),
+        (np.datetime64("2026-01-01", "ns"), r"payload\[0\] .*datetime64.* has no JSON value"),
+        (np.complex64(1), r"payload\[0\] .*complex64 has no JSON value"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=said):
+            check_json([value])
