@@ -158,6 +158,24 @@ async def backlog(count: int) -> AsyncGenerator[Turn]:
         yield turn
 
 
+@asynccontextmanager
+async def iterators(count: int) -> AsyncGenerator[Turn]:
+    """To make another iterator on a channel that has so many, and to close it."""
+    async with opened() as (_, channel, _memory):
+        others = [channel.listen(broadcast(EVENT)) for _ in range(count)]
+        await channel.subscribe()
+        times = 100
+
+        async def turn() -> float:
+            began = time.perf_counter()
+            for _ in range(times):
+                channel.listen(broadcast(EVENT)).close()
+            return (time.perf_counter() - began) / times
+
+        yield turn
+        assert len(others) == count
+
+
 async def numbered(stream: Any) -> AsyncGenerator[int]:
     """Read, and count."""
     number = 0
@@ -177,6 +195,7 @@ CURVES: Final = {
     "everyone": Curve("members, all read after each diff", "a member", (10, 100, 1_000, 10_000), everyone),
     "size": Curve("bytes of a message", "200 bytes", (200, 2_000, 20_000, 200_000, 3_000_000), size),
     "backlog": Curve("messages behind which an iterator is", "a message", (10, 100, 1_000, 10_000, 100_000), backlog),
+    "iterators": Curve("iterators on one channel", "`listen` and `close`", (1, 10, 100, 1_000, 10_000), iterators),
 }
 """By name."""
 

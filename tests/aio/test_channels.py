@@ -252,7 +252,7 @@ async def test_a_removed_channel_calls_no_handler_and_holds_none():
         await settled()
         assert [event.payload async for event in stream] == [1]
         assert len(heard) == 3
-        assert client._driver.registry._registrations == {}
+        assert client._driver.registry._by_topic == {}
         assert len(asyncio.all_tasks()) == tasks - 1
 
 
@@ -291,7 +291,7 @@ async def test_a_thousand_cycles_leave_nothing_behind():
             subscription.cancel()
             await client.remove_channel(room)
         assert len(asyncio.all_tasks()) == before
-        assert client._driver.registry._registrations == {}
+        assert client._driver.registry._by_topic == {}
         stats = client.stats()
         assert (stats.joins, stats.pending) == (300, 0)
 

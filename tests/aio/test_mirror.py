@@ -172,7 +172,7 @@ async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> Non
         assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
         assert dict(scene.client.channels) == {}
     await asyncio.sleep(0.1)
-    assert not scene.client._driver.session.channels and not scene.client._driver.registry._registrations
+    assert not scene.client._driver.session.channels and not scene.client._driver.registry._by_topic
     async with scene.mirror() as again:
         assert again._core.name == "mirror:public.users"
 

@@ -276,7 +276,7 @@ def test_the_compiled_index_finds_whom_a_search_finds(
         index.remove(listeners[number])
     live = [listener for number, listener in enumerate(listeners) if number not in gone]
     for event in ("a", "b", "other"):
-        found = index.broadcasts.get(event, index.any_broadcast)
+        found = index.broadcasts.get(event, index.any_broadcast) or index.fresh(event)
         assert list(found) == [listener.deliver for listener in live if _hears(listener, event)]
     for kind in KINDS:
         for binding, number in ids.items():
@@ -291,6 +291,40 @@ def test_the_compiled_index_finds_whom_a_search_finds(
             for one in live
             if any(isinstance(s, ChangesSelector) and s.event in ("*", kind) for s in one.selectors)
         }
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 5), st.lists(st.sampled_from(SELECTORS), min_size=1, max_size=3))))
+def test_the_index_stays_right_while_listeners_come_and_go(steps: list[tuple[int, list[Selector[Any]]]]) -> None:
+    """After each of any listeners that come and go, lookups give whom a search gives, in the order of their coming."""
+    index = Index()
+    ids = {selector: place // 2 for place, selector in enumerate(SELECTORS) if isinstance(selector, ChangesSelector)}
+    index.joined(ids)
+    asked = tuple(ids)[:4]
+    live: list[Listener] = []
+    for which, selectors in steps:
+        if which < len(live):
+            index.remove(live.pop(which))
+        else:
+            live.append(Listener(tuple(selectors), [].append))
+            index.add(live[-1])
+        for event in ("a", "b", "other", "*"):
+            expected = [listener.deliver for listener in live if _hears(listener, event)]
+            name, binary = index.binary.get(event.encode(), (event, index.any_broadcast))
+            assert list(index.broadcasts.get(event, index.any_broadcast) or index.fresh(event)) == expected
+            assert list(binary) in ([], expected) and name == event
+        for kind in KINDS:
+            for number in set(ids.values()):
+                wanted = {selector for selector in ids if ids[selector] == number and selector.event in ("*", kind)}
+                hearing = [listener.deliver for listener in live if wanted & set(listener.selectors)]
+                by_kind = index.changes.get(number)
+                found = (index.fresh_changes(number) if by_kind is None else by_kind)[kind]
+                assert list(found) == list(index.union([number, 99], kind)) == hearing
+        wanted_now = {each for listener in live for each in listener.selectors if isinstance(each, ChangesSelector)}
+        assert set(index.bindings) == wanted_now
+        assert index.lacks(asked) == (not wanted_now <= set(asked))
+    for listener in live:
+        index.remove(listener)
+    assert not (index.stale or index.broadcasts or index.binary or index.any_broadcast or index.kinds())
 
 
 def _hears(listener: Listener, event: str) -> bool:

@@ -144,10 +144,10 @@ def test_an_iterator_that_nobody_has_is_forgotten(server: LocalServer):
         room = client.channel("room")
         stream: Any = room.listen(broadcast())
         registry: Any = client._async._driver.registry
-        assert len(registry._registrations) == 1
+        assert len(registry._by_topic) == 1
         del stream
         gc.collect()
-        while registry._registrations:
+        while registry._by_topic:
             client.stats()
 
 

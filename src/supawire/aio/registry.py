@@ -5,7 +5,8 @@ may run in any thread and in the middle of anything, only asks the event loop to
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
 from typing import Any, Final, Protocol
 
 from supawire._brief import joined
@@ -91,15 +92,17 @@ def is_of_changes(selector: Selector[Any]) -> bool:
 class Registry:
     """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
 
-    __slots__ = ("_bounded", "_loop", "_measured", "_registrations", "_session")
+    __slots__ = ("_by_topic", "_limits", "_loop", "_measured", "_session", "_smallest")
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
         self._session = session
         self._loop = loop
         self._measured = measured
-        self._registrations: dict[Registration, None] = {}
-        self._bounded: dict[Registration, Kept] = {}
-        """Those whose events wait somewhere."""
+        self._by_topic: dict[str | None, dict[Registration, None]] = {}
+        self._limits: dict[int, int] = {}
+        """How many buffers have each limit; a limit that is gone stays, with 0, as long as it is in `_smallest`."""
+        self._smallest: list[int] = []
+        """The limits, as a heap."""
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
@@ -111,15 +114,14 @@ class Registry:
             self._session.watch(deliver)
         else:
             self._session.listen(topic, registration.listener, now)
-        self._registrations[registration] = None
+        self._by_topic.setdefault(topic, {})[registration] = None
         if buffer is not None:
-            self._bounded[registration] = buffer
-            self._measure()
+            self._take_limit(buffer.limit)
         return registration
 
     def remove(self, registration: Registration) -> None:
         """No longer."""
-        if self._registrations.pop(registration, registration) is registration:
+        if not self.holds(registration):
             return
         if registration.topic is None:
             self._session.unwatch(registration.listener.deliver)
@@ -129,19 +131,20 @@ class Registry:
 
     def remove_all(self, topic: str) -> None:
         """The channel is removed: its handlers are called no more. Its iterators read what they have, then end."""
-        for registration in [known for known in self._registrations if known.topic == topic]:
-            if registration.is_iterator:
-                continue
-            del self._registrations[registration]
-            self._let_go(registration)
+        for registration in list(self._by_topic.get(topic, ())):
+            if not registration.is_iterator:
+                self._let_go(registration)
 
     def _let_go(self, registration: Registration) -> None:
+        known = self._by_topic[registration.topic]
+        del known[registration]
+        if not known:
+            del self._by_topic[registration.topic]
         if registration.stop is not None:
             registration.stop()
         if registration.buffer is not None:
             registration.buffer.close()
-            del self._bounded[registration]
-            self._measure()
+            self._drop_limit(registration.buffer.limit)
 
     def remove_soon(self, registration: Registration, then: Callable[[], None]) -> None:
         """Remove it and call `then`, on the event loop; from any thread."""
@@ -153,7 +156,7 @@ class Registry:
 
     def holds(self, registration: Registration) -> bool:
         """Whether it was not removed."""
-        return registration in self._registrations
+        return registration in self._by_topic.get(registration.topic, ())
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
@@ -162,17 +165,12 @@ class Registry:
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
-        buffers = [kept for known, kept in self._bounded.items() if known.is_iterator and topic in (None, known.topic)]
-        for buffer in buffers:
-            buffer.wake()
-        return len(buffers)
+        topics = list(self._by_topic) if topic is None else [topic]
+        return sum(_woken(self._by_topic.get(each, ())) for each in topics)
 
     def refused(self, topic: str) -> int:
         """Wake the iterators of this topic that wait for changes, which will never come; return their number."""
-        known = [one for one in self._bounded if one.topic == topic and one.is_iterator and one.depends_on_changes]
-        for registration in known:
-            self._bounded[registration].wake()
-        return len(known)
+        return _woken(one for one in self._by_topic.get(topic, ()) if one.depends_on_changes)
 
     def weigh(self) -> None:
         """Large frames have come: see to it that no buffer has too many bytes."""
@@ -182,7 +180,25 @@ class Registry:
     @property
     def dropped(self) -> int:
         """Events that had no room, of the listeners that are there."""
-        return sum(buffer.dropped for buffer in self._bounded.values())
+        every = (one.buffer for known in self._by_topic.values() for one in known)
+        return sum(buffer.dropped for buffer in every if buffer is not None)
 
-    def _measure(self) -> None:
-        self._measured(min((buffer.limit for buffer in self._bounded.values()), default=None))
+    def _take_limit(self, limit: int) -> None:
+        if limit not in self._limits:
+            heappush(self._smallest, limit)
+        self._limits[limit] = self._limits.get(limit, 0) + 1
+        self._measured(self._smallest[0])
+
+    def _drop_limit(self, limit: int) -> None:
+        self._limits[limit] -= 1
+        while self._smallest and not self._limits[self._smallest[0]]:
+            del self._limits[heappop(self._smallest)]
+        self._measured(self._smallest[0] if self._smallest else None)
+
+
+def _woken(registrations: Iterable[Registration]) -> int:
+    """Let the iterators among these look again; their number."""
+    buffers = [one.buffer for one in registrations if one.buffer is not None and one.is_iterator]
+    for buffer in buffers:
+        buffer.wake()
+    return len(buffers)

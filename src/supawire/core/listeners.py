@@ -1,10 +1,14 @@
 """Who wants what on one channel, compiled into lookups (architecture: hot lane).
 
 The lane makes one lookup a frame: event name, or binding id and kind of change, to a tuple of plain callables.
-Wildcards are merged in when the index is built. A listener with several selectors appears once in any tuple.
+Wildcards are merged into these tuples. A listener with several selectors appears once in any tuple.
+
+Adding or removing a listener touches only what its own selectors name, and drops the tuples that it is part of. Each is
+made anew by the first frame that needs it, so that thousands of iterators can come and go on one channel. The dropped
+tuple of a broadcast is empty: the lane looks into `stale` only for a message that nobody seems to want.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -26,6 +30,11 @@ from supawire.selectors import (
 _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
 _KEPT: Final = 256
 
+_Place = tuple[int, int]
+"""The number of a listener, and that of one of its selectors: listeners are called in this order."""
+_Bucket = dict[_Place, Callable[[Any], None]]
+"""Those who want the same, by their places."""
+
 
 class Listener(Struct, frozen=True, eq=False):
     """One handler or iterator: what it wants and where its events go. Two listeners are never the same."""
@@ -38,64 +47,167 @@ class Index:
     """The listeners of a channel."""
 
     __slots__ = (
-        "_ids", "_known", "_listeners", "_unions", "_wanted_changes", "any_broadcast", "binary", "bindings",
-        "broadcasts", "changes", "gaps", "models", "presence", "status", "system",
+        "_any", "_asked", "_bindings", "_compiled", "_covered", "_delivers", "_events", "_fresh", "_ids", "_kinds",
+        "_known", "_listeners", "_missing", "_models", "_number", "_unions", "_wanted", "any_broadcast", "binary",
+        "broadcasts", "changes", "stale",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._listeners: dict[Listener, None] = {}
+        self._number = 0
+        self._listeners: dict[Listener, int] = {}
+        self._delivers: dict[int, int] = {}
+        """How many listeners have the callable with this `id`."""
+        self._events: dict[str, _Bucket] = {}
+        self._any: _Bucket = {}
+        self._kinds: dict[type[Selector[Any]], _Bucket] = {}
+        self._compiled: dict[type[Selector[Any]], Listeners] = {}
+        self._wanted: dict[ChangesSelector[Any], _Bucket] = {}
+        self._bindings: tuple[ChangesSelector[Any], ...] | None = None
         self._ids: dict[ChangesSelector[Any], int] = {}
-        self._known: frozenset[int] = frozenset()
-        self._wanted_changes: Sequence[tuple[ChangesSelector[Any], Callable[[Any], None]]] = ()
+        self._known: dict[int, list[ChangesSelector[Any]]] = {}
         self._unions: dict[tuple[str, frozenset[int]], Listeners] = {}
+        self._asked: tuple[ChangesSelector[Any], ...] = ()
+        self._covered: frozenset[ChangesSelector[Any]] = frozenset()
+        self._missing: dict[ChangesSelector[Any], None] = {}
+        """The wanted bindings that are not among `_asked`."""
+        self._fresh: dict[str, None] = {}
+        """The events whose tuples are made."""
+        self._models = 0
+        self.stale: dict[str, None] = {}
+        """The events whose tuples are to be made by `fresh`; `ANY` stands for all that nobody names."""
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
-        self.models: bool = False
-        """Whether somebody wants payloads as objects of a class, which are made of the frame."""
         self.changes: dict[int, dict[str, Listeners]] = {}
-        self.presence: Listeners = ()
-        self.system: Listeners = ()
-        self.gaps: Listeners = ()
-        self.status: Listeners = ()
-        self.bindings: tuple[ChangesSelector[Any], ...] = ()
-        """The distinct bindings that the live listeners want, in the order in which they were first wanted."""
+        """By binding id and kind of change; an id that is not there is asked of `fresh_changes`."""
+
+    # --- listeners come and go
 
     def add(self, listener: Listener) -> None:
         """Register; live at once for everything but changes that the present join does not have."""
-        self._listeners[listener] = None
-        self._compile()
+        if listener in self._listeners:
+            return
+        self._number += 1
+        self._listeners[listener] = self._number
+        self._delivers[id(listener.deliver)] = self._delivers.get(id(listener.deliver), 0) + 1
+        for place, each in enumerate(listener.selectors):
+            selector, deliver = _unwrapped(each, listener)
+            self._bucket(selector)[self._number, place] = deliver
+            self._models += isinstance(selector, BroadcastSelector) and isinstance(deliver, Modelled)
+            self._spoil(selector)
 
     def remove(self, listener: Listener) -> None:
         """Unregister; twice is once."""
-        self._listeners.pop(listener, None)
-        self._compile()
+        number = self._listeners.pop(listener, None)
+        if number is None:
+            return
+        self._delivers[id(listener.deliver)] -= 1
+        if not self._delivers[id(listener.deliver)]:
+            del self._delivers[id(listener.deliver)]
+        for place, each in enumerate(listener.selectors):
+            selector, _ = _unwrapped(each, listener)
+            bucket = self._bucket(selector)
+            deliver = bucket.pop((number, place))
+            self._models -= isinstance(selector, BroadcastSelector) and isinstance(deliver, Modelled)
+            self._spoil(selector)
+            if not bucket:
+                self._forget(selector)
 
     def has(self, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable is a listener's."""
-        return any(listener.deliver is deliver for listener in self._listeners)
+        return id(deliver) in self._delivers
+
+    # --- the join
 
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
         """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
-        self._ids, self._known = ids, frozenset(ids.values())
-        self._compile_changes()
+        self._ids, self._known = ids, {}
+        for binding, number in ids.items():
+            self._known.setdefault(number, []).append(binding)
+        self._unions.clear()
+        self.changes.clear()
 
-    def covers(self) -> bool:
-        """Whether the present join has every binding that is wanted."""
-        return all(binding in self._ids for binding in self.bindings)
+    @property
+    def bindings(self) -> tuple[ChangesSelector[Any], ...]:
+        """The distinct bindings that the live listeners want, in the order in which they were first wanted."""
+        if self._bindings is None:
+            self._bindings = tuple(self._wanted)
+        return self._bindings
+
+    def lacks(self, asked: tuple[ChangesSelector[Any], ...]) -> bool:
+        """Whether a binding is wanted that a join with these did not ask for."""
+        if asked is not self._asked:
+            self._asked, self._covered = asked, frozenset(asked)
+            self._missing = dict.fromkeys(binding for binding in self._wanted if binding not in self._covered)
+        return bool(self._missing)
+
+    # --- who wants what
+
+    @property
+    def wants_presence(self) -> bool:
+        """Whether somebody listens to presence."""
+        return PresenceSelector in self._kinds
+
+    @property
+    def models(self) -> bool:
+        """Whether somebody wants payloads as objects of a class, which are made of the frame."""
+        return self._models > 0
+
+    @property
+    def presence(self) -> Listeners:
+        """Who listens to presence."""
+        return self._of(PresenceSelector)
+
+    @property
+    def system(self) -> Listeners:
+        """Who listens to the server's own messages."""
+        return self._of(SystemSelector)
+
+    @property
+    def gaps(self) -> Listeners:
+        """Who listens to gaps."""
+        return self._of(GapsSelector)
+
+    @property
+    def status(self) -> Listeners:
+        """Who listens to moves of the channel."""
+        return self._of(StatusSelector)
 
     def kinds(self) -> frozenset[str]:
         """The kinds of events that somebody listens to and that a gap may swallow."""
         wanted = {
-            "changes": self.bindings,
-            "broadcast": self.any_broadcast or self.broadcasts,
-            "presence": self.presence,
+            "changes": self._wanted,
+            "broadcast": self._any or self._events,
+            "presence": self.wants_presence,
         }
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
+    def fresh(self, event: str) -> Listeners:
+        """Make the tuple of an event that is stale, and return who wants a broadcast of it."""
+        exact = self._events.get(event)
+        if exact is None:
+            self.stale.pop(ANY, None)
+            self.any_broadcast = _merged(self._any)
+            return self.any_broadcast
+        listeners = self.broadcasts[event] = _merged(exact, self._any)
+        self.binary[event.encode()] = event, listeners
+        self.stale.pop(event, None)
+        self._fresh[event] = None
+        return listeners
+
+    def fresh_changes(self, number: int) -> dict[str, Listeners]:
+        """Make the tuples of a binding id, and return who wants which kind of change; nobody of an unknown id.
+
+        The kind is checked here too: servers before 2.74.0 send every kind (protocol §10).
+        """
+        if number not in self._known:  # the server says which ids, and could say any
+            return {}
+        found = self.changes[number] = {kind: self._find((number,), kind) for kind in _CHANGES}
+        return found
+
     def union(self, ids: Iterable[int], kind: str) -> Listeners:
         """Who wants a row that matches several bindings: each listener once, by the first of its selectors (R41)."""
-        wanted = self._known.intersection(ids)  # the server says which ids, and could say any, and any number
+        wanted = frozenset(self._known.keys() & ids)  # the server says which ids, and could say any, and any number
         if not wanted:
             return ()
         key = (kind, wanted)
@@ -107,51 +219,69 @@ class Index:
             self._unions[key] = found
         return found
 
-    def _find(self, ids: frozenset[Any], kind: str) -> Listeners:
-        return _distinct(
-            deliver
-            for selector, deliver in self._wanted_changes
-            if self._ids.get(selector) in ids and selector.event in (ANY, kind)
-        )
+    # --- inside
 
-    def _compile(self) -> None:
-        by_kind: dict[type[Selector[Any]], list[Any]] = {}
-        for listener in self._listeners:
-            for each in listener.selectors:
-                selector, deliver = _unwrapped(each, listener)
-                by_kind.setdefault(type(selector), []).append((selector, deliver))
+    def _find(self, ids: Iterable[int], kind: str) -> Listeners:
+        selectors = (selector for number in ids for selector in self._known[number] if selector.event in (ANY, kind))
+        return _merged(*(self._wanted[selector] for selector in selectors if selector in self._wanted))
 
-        def of(kind: type[Selector[Any]]) -> Listeners:
-            return _distinct(deliver for _, deliver in by_kind[kind]) if kind in by_kind else ()
+    def _of(self, kind: type[Selector[Any]]) -> Listeners:
+        found = self._compiled.get(kind)
+        if found is None:
+            if kind not in self._kinds:
+                return ()
+            found = self._compiled[kind] = _merged(self._kinds[kind])
+        return found
 
-        self._compile_broadcasts(by_kind.get(BroadcastSelector, []))
-        self._wanted_changes = by_kind.get(ChangesSelector, ())
-        self.bindings = tuple(dict.fromkeys(selector for selector, _ in self._wanted_changes))
-        self._compile_changes()
-        self.presence, self.system = of(PresenceSelector), of(SystemSelector)
-        self.gaps, self.status = of(GapsSelector), of(StatusSelector)
+    def _bucket(self, selector: Selector[Any]) -> _Bucket:
+        """Those who want what this selector does, made when it is the first."""
+        if isinstance(selector, BroadcastSelector):
+            return self._any if selector.event == ANY else self._events.setdefault(selector.event, {})
+        if isinstance(selector, ChangesSelector):
+            if selector not in self._wanted:
+                self._wanted[selector] = {}
+                self._bindings = None
+                if selector not in self._covered:
+                    self._missing[selector] = None
+            return self._wanted[selector]
+        return self._kinds.setdefault(type(selector), {})
 
-    def _compile_broadcasts(self, wanted: list[tuple[BroadcastSelector[Any], Callable[[Any], None]]]) -> None:
-        def taking(*events: str) -> Listeners:
-            return _distinct(deliver for selector, deliver in wanted if selector.event in events)
+    def _spoil(self, selector: Selector[Any]) -> None:
+        """Drop the tuples that this selector has a part in."""
+        if isinstance(selector, BroadcastSelector):
+            if selector.event != ANY:
+                self._spoil_event(selector.event)
+                return
+            self.any_broadcast = ()
+            self.stale[ANY] = None
+            for event in list(self._fresh):
+                self._spoil_event(event)
+        elif isinstance(selector, ChangesSelector):
+            self._unions.clear()
+            if (number := self._ids.get(selector)) is not None:
+                self.changes.pop(number, None)
+        else:
+            self._compiled.pop(type(selector), None)
 
-        self.broadcasts = {event: taking(event, ANY) for event in {selector.event for selector, _ in wanted} - {ANY}}
-        self.any_broadcast = taking(ANY)
-        self.models = any(isinstance(deliver, Modelled) for _, deliver in wanted)
-        self.binary = {event.encode(): (event, listeners) for event, listeners in self.broadcasts.items()}
+    def _spoil_event(self, event: str) -> None:
+        self.broadcasts[event] = ()
+        self.binary[event.encode()] = event, ()
+        self.stale[event] = None
+        self._fresh.pop(event, None)
 
-    def _compile_changes(self) -> None:
-        """By id and kind of change. The kind is checked too: servers before 2.74.0 send every kind (protocol §10)."""
-        self._unions.clear()
-        index: dict[int, dict[str, list[Callable[[Any], None]]]] = {}
-        for selector, deliver in self._wanted_changes:
-            number = self._ids.get(selector)
-            if number is not None:
-                for kind in _CHANGES if selector.event == ANY else (selector.event,):
-                    index.setdefault(number, {}).setdefault(kind, []).append(deliver)
-        self.changes = {
-            number: {kind: _distinct(found) for kind, found in kinds.items()} for number, kinds in index.items()
-        }
+    def _forget(self, selector: Selector[Any]) -> None:
+        """Nobody wants what this selector does any more."""
+        if isinstance(selector, BroadcastSelector):
+            event = selector.event
+            self.stale.pop(event, None)
+            if event != ANY:
+                del self._events[event], self.broadcasts[event], self.binary[event.encode()]
+        elif isinstance(selector, ChangesSelector):
+            del self._wanted[selector]
+            self._missing.pop(selector, None)
+            self._bindings = None
+        else:
+            del self._kinds[type(selector)]
 
 
 _Wanted = tuple[Selector[Any], Callable[[Any], None]]
@@ -163,8 +293,16 @@ def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
     return selector, listener.deliver
 
 
-def _distinct(listeners: Iterable[Callable[[Any], None]]) -> Listeners:
-    """Each object once, the first: two of the user's may be equal and not the same, or have no hash at all."""
+def _merged(*buckets: _Bucket) -> Listeners:
+    """Those of all buckets, in order of their places; each object once, the first.
+
+    Two of the user's may be equal and not the same, or have no hash at all.
+    """
+    if len(buckets) == 1:
+        listeners: Iterable[Callable[[Any], None]] = buckets[0].values()
+    else:
+        merged = {place: listener for bucket in buckets for place, listener in bucket.items()}
+        listeners = [merged[place] for place in sorted(merged)]
     found: dict[int, Callable[[Any], None]] = {}
     for listener in listeners:
         found.setdefault(id(listener.deliver if isinstance(listener, Modelled) else listener), listener)

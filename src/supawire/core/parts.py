@@ -40,14 +40,14 @@ class Parts(Struct, frozen=True):
 
     def wants_presence(self, options: ChannelOptions) -> bool:
         """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
-        return bool(self.index.presence) or options.presence_key is not None or self.tracking.wish is not None
+        return self.index.wants_presence or options.presence_key is not None or self.tracking.wish is not None
 
     def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
         """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
         if join is None:
             return frozenset()
         unmet = set[str]()
-        if not set(self.index.bindings) <= set(join.bindings):
+        if self.index.lacks(join.bindings):
             unmet.add("changes")
         if self.wants_presence(options) and not join.presence:
             unmet.add("presence")

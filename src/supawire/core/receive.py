@@ -104,7 +104,9 @@ class Receiver:
                 payload = frame.payload
                 event = payload.event or ""
                 index = member.index
-                listeners = index.broadcasts.get(event, index.any_broadcast)
+                listeners = index.broadcasts.get(event, index.any_broadcast) or (
+                    index.fresh(event) if index.stale else ()
+                )
                 if payload.meta is not None:
                     return self._stored(member, listeners, event, payload.meta, payload.payload, data)
                 if not listeners:
@@ -164,7 +166,9 @@ class Receiver:
             return None
         if len(ids) == 1:
             by_kind = member.index.changes.get(ids[0])
-            listeners = by_kind.get(data.type, ()) if by_kind is not None else ()
+            if by_kind is None:
+                by_kind = member.index.fresh_changes(ids[0])
+            listeners = by_kind.get(data.type, ())
         else:
             listeners = member.index.union(ids, data.type)
         return (listeners, event(member.name, data)) if listeners else None
@@ -187,6 +191,8 @@ class Receiver:
         if entry is None:
             entry = data[topic_end:event_end].decode("utf-8", "replace"), member.index.any_broadcast
         event, listeners = entry
+        if not listeners and member.index.stale:
+            listeners = member.index.fresh(event)
         payload: Any = data[body:]
         if data[4]:
             try:
@@ -248,7 +254,7 @@ class Receiver:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
-        listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+        listeners = member.index.broadcasts.get(event, member.index.any_broadcast) or member.index.fresh(event)
         sent = deep.restored(payload.payload, values)
         return self._unreadable(member, listeners, event, payload.meta, sent, data)
 
