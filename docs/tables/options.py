@@ -41,7 +41,7 @@ CHANNEL = {
     "ack": "Each broadcast waits for the server's confirmation.",
     "presence_key": "This client's name in presence; left out, the server makes one up.",
     "replay_since": "Get stored messages since then: Unix seconds or an aware `datetime`. Private channels only.",
-    "replay_limit": "How many of them, 1 to 25: the newest.",
+    "replay_limit": "How many of them, 1 to 25: the newest. After a gap it is always 25.",
     "replay_gaps": "After a rejoin of a private channel, get what the server stored meanwhile; see `Gap`.",
     "replication_ready": "Ask the server to say when broadcasts from the database are live; `ready()` waits for it.",
     "token": "A token for this channel alone.",

@@ -243,7 +243,7 @@ Verdict = Literal["complete", "truncated", "not_replayable"]
 class Gap:
     """A time in which events may be missing; refetch what matters to you.
 
-    `verdict` speaks of stored messages: all were replayed, only the newest were, or they cannot be replayed.
+    `verdict` speaks of stored messages: all were replayed, perhaps only the newest were, or they cannot be replayed.
     `lost` names the kinds of events that may be missing: "changes", "broadcast", "presence".
     """
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from supawire.core.gaps import Gaps
+from supawire.core.gaps import Gaps, ServerClock
 from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
 from supawire.server.desk import HubOptions
 from supawire.testing.linked import SECRET, LinkedClient, World
+from supawire.testing.pilot import NOT_YET
 from supawire.types import Gap, Instant, LinkState
 
 from .conftest import SUBSCRIBED, Story
@@ -213,10 +214,156 @@ def test_more_than_the_server_replays_is_said() -> None:
     assert [(gap.replayed, gap.verdict) for gap in told] == [(25, "truncated")]
 
 
-def linked_private(protocol: Protocol) -> tuple[World, LinkedClient, list[Any], list[Any]]:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("skew", [4.0, 6.0, 3600.0, -6.0, -3600.0])
+def test_a_clock_that_is_wrong_loses_no_stored_message(protocol: Protocol, skew: float) -> None:
+    """However far this machine's clock is from the server's, all that was stored in the gap comes again (R44)."""
+    world, ada, heard, told = linked_private(protocol, skew)
+    world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
+    world.run_for(30)
+    cut_off(world, ada)
+    for number in range(1, 11):
+        world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
+    world.run_for(5)
+    assert [message.payload["n"] for message in heard] == list(range(11))
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(10, "complete")]
+
+
+@pytest.mark.parametrize("correction", [3600.0, -3600.0])
+@pytest.mark.parametrize("when", ["joined", "away"])
+def test_a_clock_that_is_set_loses_no_stored_message(when: str, correction: float) -> None:
+    """Setting the clock right while joined or during the outage moves no replay, and no gap ends before it began."""
+    world, ada, heard, told = linked_private("2.0.0", -correction)
+    if when == "joined":
+        ada.skew = 0.0
+        world.run_for(30)
+    cut_off(world, ada)
+    world.act(world.hub.send, "lobby", "e", {"n": 1}, world.clock.now)
+    ada.skew = 0.0
+    world.run_for(5)
+    assert [message.payload["n"] for message in heard] == [1]
+    assert [gap.verdict for gap in told] == ["complete"]
+    assert all(gap.started_at <= gap.ended_at for gap in told)
+
+
+@pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
+def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, offset: float | None) -> None:
+    """A server that does not say its time, or no time that a clock has: what is missing cannot be known (R44)."""
+    each.do(each.session.open)
+    each.accept(clock_offset=offset)
+    room = each.channel(private=True)
+    told = each.collect(room, gaps())
+    each.join(room)
+    each.drop(1006)
+    each.run_to_attempt()
+    each.accept(clock_offset=0.0)  # what it says now may be another time: this clock may have been set meanwhile
+    each.answer_join()
+    each.run_alive(1.1)
+    assert [gap.verdict for gap in told] == ["truncated"]
+
+
+def test_the_time_of_the_server_is_counted_with_care() -> None:
+    """Our monotonic clock may be a little too fast, so after a day the server's time may be some seconds less (R44)."""
+    clock = ServerClock()
+    clock.learn(5.0, Instant(100.0, 1000.0))
+    assert clock.earliest(Instant(100.0, 1000.0)) == 1005.0
+    after_a_day = clock.earliest(Instant(86500.0, 0.0))
+    assert after_a_day is not None
+    assert 1005.0 + 86400 - 10 < after_a_day < 1005.0 + 86400 - 5
+    assert clock.earliest(Instant(99.0, 999.0)) is None, "the machine may have slept before the connection was there"
+
+
+def test_a_slow_replay_is_counted_to_its_end(each: Story) -> None:
+    """A gap is told when what was in line has come, though it takes longer than a moment: the server says so (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    told = each.collect(room, gaps())
+    each.join(room)
+    again(each)
+    for number in range(25 - 1):
+        each.run_for(1)
+        stored(each, room, f"{number}", replayed=True)
+    assert told == []
+    each.reply(each.sent("heartbeat")[0])
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(24, "complete")]
+    each.run_alive(60)
+    assert len(told) == 1
+
+
+def test_the_heartbeat_behind_a_replay_ends_no_connection(story: Story) -> None:
+    """Its answer waits behind the replayed messages, perhaps for minutes; the next heartbeat's serves as well (R44)."""
+    story.open()
+    room = story.channel(private=True)
+    told = story.collect(room, gaps())
+    story.join(room)
+    again(story)
+    story.run_for(25.5)
+    assert len(story.sent("heartbeat")) == 2
+    assert story.session.state is LinkState.OPEN
+    assert told == []
+    story.reply(story.sent("heartbeat")[1])
+    assert [gap.verdict for gap in told] == ["complete"]
+    story.reply(story.sent("heartbeat")[0])
+    assert len(told) == 1
+
+
+def test_a_heartbeat_from_before_says_nothing_of_a_replay(story: Story) -> None:
+    """Only the answer to a heartbeat that was sent after the messages were in line comes after them (R44)."""
+    story.open()
+    room = story.channel(private=True)
+    told = story.collect(room, gaps())
+    story.join(room)
+    again(story)
+    ping = story.do(story.session.ping, None)
+    story.run_for(1.1)
+    before, behind = story.sent("heartbeat")
+    story.reply(before)
+    assert story.outcome(ping) is not NOT_YET
+    assert told == []
+    story.reply(behind)
+    assert len(told) == 1
+
+
+def test_what_several_joins_brought_back_is_counted_together(each: Story) -> None:
+    """A gap that needs two joins counts the new messages of both (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    told = each.collect(room, gaps())
+    each.join(room)
+    again(each)
+    for identity in ("a", "b", "c"):
+        stored(each, room, identity, replayed=True)
+    again(each)
+    for identity in ("b", "c", "d"):
+        stored(each, room, identity, replayed=True)
+    each.run_alive(1.1)
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(4, "complete")]
+    again(each)
+    each.run_alive(1.1)
+    assert told[1].replayed == 0
+
+
+@pytest.mark.parametrize("end", ["leave", "replaced"])
+def test_a_join_that_is_over_brings_nothing_more(each: Story, end: str) -> None:
+    """What a join was to bring back says nothing of a gap after it: that one has no replay yet (R44)."""
+    each.open()
+    room = each.channel(private=True, replay_gaps=False, replay_since=1.0)
+    told = each.collect(room, gaps())
+    each.join(room)
+    if end == "leave":
+        each.do(each.session.leave, room, 10.0)
+        each.reply(each.sent("phx_leave")[-1])
+        each.join(room, {"postgres_changes": []})
+    again(each)
+    each.run_alive(1.1)
+    assert [(gap.replayed, gap.verdict) for gap in told] == [(0, "not_replayable")]
+
+
+def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, LinkedClient, list[Any], list[Any]]:
     """A client on a private channel of the local server; what it hears and is told."""
     world = World(hub=HubOptions(secret=SECRET))
     ada = world.client(SessionOptions(protocol=protocol), token=world.token())
+    ada.skew = skew
     room = ada.channel("lobby", private=True)
     heard, told = ada.collect(room, broadcast()), ada.collect(room, gaps())
     ada.start(ada.session.join, room)
@@ -263,7 +410,7 @@ def test_the_first_join_replays_what_was_asked_for(each: Story) -> None:
     assert [(message.id, message.replayed) for message in heard] == [("a", True)]
     since_gap = int((each.now.wall - 5) * 1000)
     again(each)
-    assert replays(each)[1] == {"since": since_gap, "limit": 7}
+    assert replays(each)[1] == {"since": since_gap, "limit": 25}, "replay_limit is for the first join"
     each.do(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
     each.join(room)
@@ -291,7 +438,7 @@ def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: st
     again(each)
     for number in range(count):
         stored(each, room, f"{number}", replayed=True)
-    each.run_for(1.1)
+    each.run_alive(1.1)
     assert len(heard) == count
     assert [(gap.replayed, gap.verdict) for gap in told] == [(count, verdict)]
 
@@ -322,7 +469,7 @@ def test_messages_without_an_id_are_never_taken_for_copies(each: Story) -> None:
 
 def test_ids_are_remembered_within_a_bound() -> None:
     """A thousand ids are enough to know a copy by, and no more are kept (R44)."""
-    memory = Gaps("room", ChannelOptions(private=True))
+    memory = Gaps("room", ChannelOptions(private=True), ServerClock())
     for number in range(5000):
         assert memory.takes(f"{number}", replayed=False)
     assert len(memory._seen or ()) == 1000
@@ -332,7 +479,7 @@ def test_ids_are_remembered_within_a_bound() -> None:
 
 def test_a_gap_keeps_its_earliest_beginning() -> None:
     """Of several beginnings the earliest counts, whatever the order in which they are told (R44)."""
-    memory = Gaps("room", ChannelOptions())
+    memory = Gaps("room", ChannelOptions(), ServerClock())
     for mono in (20.0, 10.0, 30.0):
         memory.open(Instant(mono, mono), f"at {mono:g}", frozenset({f"{mono:g}"}))
     memory.joined()

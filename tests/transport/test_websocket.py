@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -235,6 +236,43 @@ async def test_a_proxy_is_asked():
     await runner.cleanup()
     assert caught.value.status == 502
     assert asked[0].startswith("ws://far.invalid/realtime/v1/websocket") or "far.invalid" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        ("Tue, 24 Nov 2026 12:00:30 GMT", datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", datetime(2001, 1, 1, tzinfo=UTC)),
+        ("soon", None),
+        ("", None),
+    ],
+)
+async def test_the_date_of_the_answer_is_the_clock_of_the_server(date: str, ahead: datetime | None):
+    """A connection knows how far the server's clock is ahead of ours, None without a date that can be read (R44)."""
+
+    async def accept(request: web.BaseRequest) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        socket.headers["Date"] = date
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    runner = web.ServerRunner(web.Server(accept))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    before = time.time()
+    request = OpenRequest(Endpoint.of(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY))
+    connection = await WebSocketTransport().open(request)
+    after = time.time()
+    if ahead is None:
+        assert connection.clock_offset is None
+    else:
+        assert connection.clock_offset is not None
+        assert ahead.timestamp() - after <= connection.clock_offset <= ahead.timestamp() - before
+    connection.abort()
+    await connection.run(_NoSink())
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize(

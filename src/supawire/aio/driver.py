@@ -318,9 +318,9 @@ class Driver:
 
     # --- inputs
 
-    def opened(self, generation: int) -> None:
-        """The socket of this generation is open."""
-        self.session.transport_opened(generation, self.now())
+    def opened(self, generation: int, clock_offset: float | None) -> None:
+        """The socket of this generation is open; the server's clock is so many seconds ahead of ours."""
+        self.session.transport_opened(generation, self.now(), clock_offset=clock_offset)
         self.pump()
 
     def closed(self, generation: int, cause: Cause) -> None:

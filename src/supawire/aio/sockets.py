@@ -164,7 +164,7 @@ class Sockets:
         self._stops.pop("session", None)  # of the socket before
         if self._stops:
             connection.pause_reading()
-        self._driver.opened(generation)
+        self._driver.opened(generation, getattr(connection, "clock_offset", None))
         lane = self._current_lane = self._lane(self._driver, generation)
         lane.burst = self._burst
         try:

@@ -8,6 +8,7 @@ from supawire.core import frames
 from supawire.core.backoff import Uniform, delay, slow_delay
 from supawire.core.codec import CODECS
 from supawire.core.effects import AskDelay, Deliver, Effects, FetchToken, Listeners, Report, Ticket, Transmit
+from supawire.core.gaps import ServerClock
 from supawire.core.pacing import Pace
 from supawire.core.replies import Pending, Replies, Tickets
 from supawire.core.timers import Timers
@@ -41,7 +42,7 @@ class Context:
 
     __slots__ = (
         "_ref", "codec", "counts", "effects", "generation", "messages", "options", "random", "replies", "round_trip",
-        "sequence", "strict", "tickets", "timers", "tokens", "watchers",
+        "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
 
     def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
@@ -56,6 +57,7 @@ class Context:
         self.tokens: Final = Tokens(token, has_provider=options.has_token_provider, random=random)
         self.counts: Final = Counts()
         self.messages: Final = pace(options.limits.messages_per_second)
+        self.server_clock: Final = ServerClock()
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Who listens to the client itself: status of link and channels, and gaps."""
         self.generation: int = 0

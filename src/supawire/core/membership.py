@@ -67,6 +67,8 @@ class Membership:
         self._leaving: tuple[str, str] | None = None
         """Refs of the join that is being left, and of the leave."""
         self._leavers: tuple[Ticket, ...] = ()
+        self._marked_at: float | None = None
+        """When the heartbeat was sent whose answer comes after all replayed messages."""
         self.ending: Reading | None = None
         """Why the server is about to close the channel, when it has said so."""
 
@@ -159,6 +161,7 @@ class Membership:
             self.gaps.open(self.rejoin.since(self._joins.blind_since(now)), "rejoin", self.index.kinds())
         else:
             self.move(ChannelOn.GO, now)
+        self._marked_at = None
         token = self.token or self._context.tokens.current
         join = Join(self._context.next_ref(), self.index.bindings, self.parts.wants_presence(self.options), token)
         self._asked = join
@@ -285,7 +288,7 @@ class Membership:
             return
         if not self.gaps.replay_pending:
             self._tell_gap(now)
-        elif self._context.timers.deadline(("gap", self.topic)) is None:
+        elif self._marked_at is None and self._context.timers.deadline(("gap", self.topic)) is None:
             self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
 
     def retry_due(self, now: Instant) -> None:
@@ -305,11 +308,22 @@ class Membership:
             self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:
-        """Time enough for replayed messages to have come, unless a join stands before them on the socket."""
-        if self.gaps.replay_pending and self._joins.blind:
-            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+        """Send a heartbeat behind the replayed messages, which are in line by now: its answer says that they have come.
+
+        It has no deadline: it waits behind the messages, and behind joins. The regular ones notice a dead connection.
+        """
+        if self.gaps.replay_pending:
+            self._marked_at = now.mono
+            self._context.push(frames.HEARTBEAT, {}, now)
         elif self._flows:
             self._tell_gap(now)
+
+    def beat_answered(self, sent_at: float, now: Instant) -> None:
+        """Take the answer to a heartbeat that was sent then: what the server had put in line before it has come."""
+        if self._marked_at is not None and sent_at >= self._marked_at:
+            self._marked_at = None
+            self.gaps.replay_ended()
+            self.events_flow(now)
 
     # --- inside
 
@@ -368,7 +382,7 @@ class Membership:
 
     def _end_join(self, error: RealtimeError) -> None:
         """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
-        self._asked = self.living = self.ending = None
+        self._asked = self.living = self.ending = self._marked_at = None
         self.live = _NO_REFS
         self.gaps.ended()
         self._joins.withdraw(self)

@@ -31,7 +31,7 @@ class Parts(Struct, frozen=True):
         return cls(
             index=Index(),
             roster=Roster(name),
-            gaps=Gaps(name, options),
+            gaps=Gaps(name, options, context.server_clock),
             tracking=Tracking(context, topic, name),
             outbox=Outbox(context, topic, name),
             waiters=Waiters(context, topic),

@@ -328,6 +328,8 @@ class Receiver:
         match pending.event:
             case frames.HEARTBEAT:
                 self._context.round_trip = now.mono - pending.sent_at
+                for each in list(self._channels.values()):
+                    each.membership.beat_answered(pending.sent_at, now)
                 tickets.settle(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
                 tickets.settle(pending.ticket, error or Sent("socket", acked=True))

@@ -271,10 +271,14 @@ class Session:
 
     # --- inputs
 
-    def transport_opened(self, generation: int, now: Instant) -> None:
-        """The socket of this generation is open."""
+    def transport_opened(self, generation: int, now: Instant, *, clock_offset: float | None = None) -> None:
+        """The socket of this generation is open.
+
+        `clock_offset`: by how many seconds the server's clock is ahead of ours, or a little less; None: not known.
+        """
         if self._is_current(generation):
             self._watch_clock(now)
+            self._context.server_clock.learn(clock_offset, now)
             self._link.opened(now)
 
     def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:

@@ -30,6 +30,7 @@ from supawire.server.hub import Hub
 from supawire.server.tokens import sign
 from supawire.testing.clock import VirtualClock
 from supawire.testing.pilot import Pilot
+from supawire.types import Instant
 
 SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
 LATENCY = 0.001
@@ -225,14 +226,26 @@ class LinkedClient(Pilot):
         world.clients.append(self)
         self.key: str = world.token("anon", 10 * 365 * 86400)
         self.wire: Wire | None = None
+        self.skew = 0.0
+        """Seconds by which this client's wall clock is ahead of the server's."""
         self.provide: Callable[[], str | None | RealtimeError] | None = None
         """Answers the session's questions for a token; what it returns is given at once."""
         self.keep_history = True
         """Whether performed effects are kept in `effects`; long runs turn it off."""
 
+    @property
+    def now(self) -> Instant:
+        """The virtual time by this client's clocks."""
+        now = super().now
+        return Instant(now.mono, now.wall + self.skew) if self.skew else now
+
     def request(self) -> Request:
         """The upgrade request."""
         return Request("127.0.0.1", {"apikey": self.key, "vsn": self.codec.version})
+
+    def clock_offset(self) -> float | None:
+        """Return by how many seconds the server's clock is ahead of this client's, as its answer in whole ones says."""
+        return int(self.world.clock.now.wall) - self.now.wall
 
     def start(self, command: Callable[..., Ticket], *args: Any, **kwargs: Any) -> Ticket:
         """Begin something that is answered later."""
@@ -254,7 +267,7 @@ class LinkedClient(Pilot):
             self.world.hang_up(wire)
             return
         self.wire = wire
-        self.do(self.session.transport_opened, wire.generation)
+        self.do(self.session.transport_opened, wire.generation, clock_offset=self.clock_offset())
 
     def fail(self, generation: int, cause: Cause) -> None:
         """The socket could not be opened."""

@@ -82,9 +82,9 @@ class Pilot:
         self.session.channel(full, ChannelOptions(**options))
         return full
 
-    def accept(self) -> None:
-        """Let the newest connection attempt succeed."""
-        self.do(self.session.transport_opened, self._generation)
+    def accept(self, *, clock_offset: float | None = 0.0) -> None:
+        """Let the newest connection attempt succeed; the server's clock is so many seconds ahead of ours."""
+        self.do(self.session.transport_opened, self._generation, clock_offset=clock_offset)
 
     def drop(self, code: int | None = None, **cause: Any) -> None:
         """End the newest connection or attempt."""

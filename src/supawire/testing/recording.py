@@ -181,6 +181,11 @@ class RecordingConnection:
         return inner.fileno
 
     @property
+    def clock_offset(self) -> float | None:
+        """That of the connection inside, where it has one."""
+        return getattr(self._inner, "clock_offset", None)
+
+    @property
     def written(self) -> int:
         """How many frames were handed on, those that were answered here included."""
         return self._counted(self._inner.written)
@@ -307,6 +312,7 @@ class _Nowhere:
     def __init__(self) -> None:
         self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
         self.written = 0
+        self.clock_offset = 0.0
 
     def write(self, data: bytes, binary: bool, /) -> None:
         self.written += not self._over.done()

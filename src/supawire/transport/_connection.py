@@ -102,10 +102,10 @@ class WebSocketConnection:
 
     __slots__ = (
         "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed", "_session", "_shut",
-        "_socket", "written",
+        "_socket", "clock_offset", "written",
     )  # fmt: skip
 
-    def __init__(self, session: Closable, socket: AbortableWebSocket) -> None:
+    def __init__(self, session: Closable, socket: AbortableWebSocket, clock_offset: float | None = None) -> None:
         self._session = session
         self._socket = socket
         self._loop = asyncio.get_running_loop()
@@ -123,6 +123,8 @@ class WebSocketConnection:
         self._gone: asyncio.Event | None = None
         """For who waits until it is over."""
         self.written = 0
+        self.clock_offset = clock_offset
+        """By how many seconds the server's clock is ahead of this machine's; None: it did not say."""
 
     # --- writing
 

@@ -5,6 +5,8 @@ socket and closed with the last one. A SOCKS proxy stands in the connector, so s
 """
 
 import asyncio
+import time
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
@@ -14,7 +16,21 @@ import aiohttp
 from supawire.options import Secret
 from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, is_socks
 from supawire.transport._connection import AbortableWebSocket
-from supawire.transport.headers import retry_after
+from supawire.transport.headers import date, retry_after
+
+
+class Answer:
+    """What the answer to an upgrade says besides yes; aiohttp shows its headers to a middleware only."""
+
+    __slots__ = ("clock_offset",)
+
+    def __init__(self) -> None:
+        self.clock_offset: float | None = None
+        """By how many seconds the server's clock is ahead of ours, rounded down as its Date is; None: not known."""
+
+
+answer: Final[ContextVar[Answer]] = ContextVar("supawire-answer")
+"""Where the task that opens a socket looks for it."""
 
 
 class Refused(Exception):
@@ -97,6 +113,8 @@ async def _ask(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise Dropped(str(error) or type(error).__name__) from error
     if response.status == 101:
+        if (at := date(response.headers.get("Date"))) is not None and (opening := answer.get(None)) is not None:
+            opening.clock_offset = at - time.time()
         return response
     try:
         after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))

@@ -62,7 +62,12 @@ class Sink(Protocol):
 
 
 class Connection(Protocol):
-    """An open socket."""
+    """An open socket.
+
+    It may have an attribute `clock_offset`: by how many seconds the server's clock is ahead of this machine's, or a
+    little less, as the Date header of its answer says; None when that is not known. Without it no `Gap` says that all
+    stored messages were replayed.
+    """
 
     @property
     def written(self) -> int:

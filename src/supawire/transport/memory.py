@@ -120,6 +120,8 @@ class MemoryConnection:
         self._shut = False
         self._given = 0
         self.written: int = 0
+        self.clock_offset: float | None = 0.0
+        """Both ends are in this process."""
         self.peer: MemoryPeer = MemoryPeer(self)
 
     # --- the client's side

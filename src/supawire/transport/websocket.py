@@ -9,7 +9,7 @@ from yarl import URL
 from supawire.errors import ConnectError
 from supawire.transport._aiohttp import hide, http_proxy, network_errors, tls_name
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
-from supawire.transport._session import Dropped, Refused, session
+from supawire.transport._session import Answer, Dropped, Refused, answer, session
 from supawire.transport.base import OpenRequest
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)
@@ -23,6 +23,8 @@ class WebSocketTransport:
         """Open a socket; see `Transport.open`."""
         opener = session(request.proxy)
         failure: ConnectError | None = None
+        said = Answer()
+        token = answer.set(said)
         try:
             socket = await _connect(opener.aiohttp, request)
         except Refused as refused:
@@ -33,7 +35,9 @@ class WebSocketTransport:
             await opener.close()
             raise
         else:
-            return WebSocketConnection(opener, socket)
+            return WebSocketConnection(opener, socket, said.clock_offset)
+        finally:
+            answer.reset(token)
         await opener.close()
         raise failure  # outside of the handler: aiohttp's exception holds the URL, and the URL the key
 

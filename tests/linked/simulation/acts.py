@@ -260,11 +260,15 @@ def reachable(stage: Stage) -> str:
 
 
 def sleep(stage: Stage) -> str:
-    """The machine sleeps, or its clock is set: the wall clock jumps."""
+    """The machine sleeps, or its clock is set: the wall clock jumps, everybody's or that of the client alone."""
     seconds = stage.rng.choice((60.0, 3600.0, -30.0))
-    stage.world.clock.sleep(seconds)
+    alone = stage.rng.random() < 0.5
+    if alone:
+        stage.ada.skew += seconds
+    else:
+        stage.world.clock.sleep(seconds)
     stage.history.jumps.append(stage.now.mono)
-    return f"clock jumps {seconds}"
+    return f"{'own clock' if alone else 'time'} jumps {seconds}"
 
 
 def provider_fails(stage: Stage) -> str:
@@ -282,7 +286,7 @@ def wait(stage: Stage) -> str:
 
 def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, stored: bool = False) -> None:
     now, hidden = stage.now, stage.hides_events
-    stage.history.events.append(Happened(number, topic, kind, name, now.mono, now.wall, stored, hidden))
+    stage.history.events.append(Happened(number, topic, kind, name, now.mono, stage.ada.now.wall, stored, hidden))
 
 
 def _on_ada(stage: Stage, act: Callable[[Channel], object]) -> None:

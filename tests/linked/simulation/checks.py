@@ -138,6 +138,10 @@ def _not_sent(error: RealtimeError, *, acked: bool) -> bool:
 
 def hearing(stage: Stage) -> None:
     """3 and 6: nothing is heard twice or unasked, and what was missed is inside a gap that names its kind."""
+    for gap in stage.history.gaps:
+        require(gap.started_at <= gap.ended_at, f"6: a gap ends before it begins: {gap}")
+        known = gap.verdict != "complete" or not stage.ada.hides_time
+        require(known, f"6: complete, and nobody knows the server's time: {gap}")
     by_number = {event.number: event for event in stage.history.events}
     for hearer in stage.history.hearers:
         require(len(hearer.heard) == len(set(hearer.heard)), f"3: {hearer.topic} heard twice: {hearer.heard}")

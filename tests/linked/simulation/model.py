@@ -16,7 +16,7 @@ TABLES = ("users", "orders")
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """One event on the server: what, where, when (monotonic and wall), and its number."""
+    """One event on the server: what, where, when (monotonic, and by the client's clock), and its number."""
 
     number: int
     topic: str

@@ -35,6 +35,8 @@ class Client(LinkedClient):
         self.settled: dict[Any, Any] = self.outcomes
         self.newest: Secret | None = None
         self.joins: list[float] = []
+        self.hides_time = False
+        """Whether the server's answers do not say its time."""
         self.fails: int = 0
         """How many of the next questions for a token are answered with an error."""
 
@@ -43,6 +45,10 @@ class Client(LinkedClient):
         if effect.secret and b'"phx_join"' in effect.data:
             self._check_join(effect.data)
         super().on_transmit(effect)
+
+    def clock_offset(self) -> float | None:
+        """Return the offset of the clocks, where the server says its time."""
+        return None if self.hides_time else super().clock_offset()
 
     def on_fetch_token(self, number: int) -> None:
         """Answer at once, a little later, or with an error."""
@@ -109,6 +115,9 @@ class Stage:
         patient = SessionOptions(heartbeat=50, timeout=10_000)  # no fault of the server makes the witness reconnect
         self.bob = Witness(self.world, patient, token=self.world.token(expires_in=10**6))
         self.bob.keep_history = False
+        clocks = random.Random(seed + 4)
+        self.ada.skew = clocks.choice((0.0, 0.0, 4.0, 90.0, -90.0, 3600.0))
+        self.ada.hides_time = clocks.random() < 0.2
         self.joins: list[tuple[str, Ticket]] = []
         self.cancelled: set[Ticket] = set()
         self.rate_limited = False
