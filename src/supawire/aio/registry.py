@@ -174,14 +174,17 @@ class Registry:
 
     def weigh(self) -> None:
         """Large frames have come: see to it that no buffer has too many bytes."""
-        for buffer in self._bounded.values():
+        for buffer in self._buffers():
             buffer.weigh()
 
     @property
     def dropped(self) -> int:
         """Events that had no room, of the listeners that are there."""
-        every = (one.buffer for known in self._by_topic.values() for one in known)
-        return sum(buffer.dropped for buffer in every if buffer is not None)
+        return sum(buffer.dropped for buffer in self._buffers())
+
+    def _buffers(self) -> list[Kept]:
+        """What events of all listeners wait in."""
+        return [one.buffer for known in self._by_topic.values() for one in known if one.buffer is not None]
 
     def _take_limit(self, limit: int) -> None:
         if limit not in self._limits:
