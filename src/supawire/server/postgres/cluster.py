@@ -62,6 +62,10 @@ HINTS: Final = {
     "is a copy of": "If that copy is damaged, remove it: the next start makes it anew.",
 }
 """What helps, by words of the error; the first one counts."""
+KEPT_VARIABLES: Final = frozenset(
+    {"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"}
+)
+"""What PostgreSQL inherits: its SQL can read the environment, where passwords of other programs may be."""
 INITDB: Final = (
     *(f"--username={ROLE}", "--auth=scram-sha-256", "--encoding=UTF8"),
     *("--no-sync", "--no-instructions", "--wal-segsize=4"),
@@ -283,6 +287,7 @@ def _watched() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
+        env={name: value for name, value in os.environ.items() if name in KEPT_VARIABLES},
         start_new_session=True,  # Ctrl-C is ours; it hears of our end by its pipe
     )
 

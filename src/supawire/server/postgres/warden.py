@@ -19,6 +19,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,8 @@ FRESH: Final = 60.0
 LONGEST_SOCKET: Final = 90
 """Bytes of the folder of a Unix socket; the path of the socket itself may have about 100."""
 PREFIX: Final = "supawire-postgres-"
+NOT_A_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+"""In a folder that anybody may write, a name may be a link to a file of somebody else."""
 LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -75,7 +78,7 @@ class Keeper:
         self.folder: Final = Path(tempfile.mkdtemp(prefix=PREFIX, dir=wish["folder"]))
         self._data: Final = self.folder / "data"
         self._log: Final = self.folder / "log"
-        self._lock: Final = (self.folder / "lock").open("w")
+        self._lock: Final = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | NOT_A_LINK, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._sockets: Final = self.folder if len(os.fsencode(self.folder)) <= LONGEST_SOCKET else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -225,13 +228,20 @@ def sweep(folder: Path) -> None:
     """Remove what a warden left that was killed itself: its lock went with it."""
     for left in folder.glob(f"{PREFIX}*"):
         try:
-            if time.time() - left.stat().st_mtime < FRESH:
+            state = left.lstat()
+            ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
+            if not ours or time.time() - state.st_mtime < FRESH:
                 continue
-            with (left / "lock").open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # it is in use, or not ours
+            lock = os.open(left / "lock", os.O_RDWR | os.O_NONBLOCK | NOT_A_LINK)
+        except OSError:
             continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # it is in use
+            continue
+        finally:
+            os.close(lock)
 
 
 def say(state: dict[str, Any]) -> None:
