@@ -98,7 +98,56 @@ def test_the_query_of_a_url_is_kept():
     assert query == {"log_level": ["info"], "a": ["2"], "b": ["x y&z"], "vsn": ["1.0.0"], "apikey": [KEY]}
 
 
-@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
+def jwt(header: str = "eyJhbGciOiJIUzI1NiJ9", claims: str = "eyJyb2xlIjoiYW5vbiJ9") -> str:
+    return f"{header}.{claims}.c2lnbmF0dXJl-_"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (f'"{jwt()}"', "begins or ends with a quotation mark"),
+        (f"'{jwt()}", "begins or ends with a quotation mark"),
+        ("'sb_publishable_abc'", "begins or ends with a quotation mark"),
+        (f"Bearer {jwt()}", "without the word Bearer"),
+        (f"bearer {jwt()}", "without the word Bearer"),
+        (jwt()[1:], "its header must be a JSON object"),
+        (jwt(header=""), "its header must be a JSON object"),
+        (jwt(header="W10"), "its header must be a JSON object"),
+        (jwt(claims="eyJyb2xlIjoi"), "its payload must be a JSON object"),
+        (jwt(header="é"), "printable ASCII"),
+        (jwt().rpartition(".")[0], "2 parts instead of three"),
+        (f"{jwt()}.{jwt()}", "6 parts instead of three"),
+        ("eyJhbGciOiJIUzI1NiJ9", "1 parts instead of three"),
+        (jwt(claims="W1tb" * 100_000), "its payload must be a JSON object"),
+    ],
+    ids=lambda value: value[:20],
+)
+@pytest.mark.parametrize("name", ["key", "token", "token of a channel", "Secret"])
+def test_what_cannot_be_a_jwt_is_refused_before_it_is_sent(name: str, given: str, said: str):
+    """The server would fail with an error that says nothing; here it is said what is wrong and what to do."""
+    calls: dict[str, Callable[[], object]] = {
+        "key": lambda: Endpoint.of("https://h", given),
+        "token": lambda: ClientOptions(token=given),
+        "token of a channel": lambda: ChannelOptions(token=given),
+        "Secret": lambda: ClientOptions(token=Secret(given)),
+    }
+    if name == "Secret" and not said.startswith(("begins", "its", "1", "2", "6")):
+        return  # made from text that was checked
+    with pytest.raises(InvalidArgumentError) as caught:
+        calls[name]()
+    assert said in str(caught.value) and given[-12:] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [jwt(), "sb_publishable_abc_def", "sb_secret_abc", "any-key-of-a-gateway", "a.b", "e.y.J.x"]
+)
+def test_jwts_and_keys_of_other_forms_pass(text: str):
+    """Only what was meant to be a JWT is looked into; a gateway may have keys of its own."""
+    assert Endpoint.of("https://h", text).key == Secret(text)
+    assert ClientOptions(token=text).secret == Secret(text)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=".\"'`"), min_size=1))
 def test_any_key_is_escaped(key: str):
     """The key reaches the server as it is, whatever characters it has, and is nowhere but in reveal()."""
     endpoint = Endpoint.of("https://h", key)

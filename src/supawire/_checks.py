@@ -3,8 +3,11 @@
 import enum
 import math
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn, TypeVar, cast
+
+import msgspec
 
 from supawire.errors import InvalidArgumentError
 
@@ -14,6 +17,7 @@ PREFIX: Final = "realtime:"
 NAME_BYTES: Final = 255
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_QUOTES: Final = "\"'`"
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -219,6 +223,44 @@ def check_secret(name: str, value: object) -> Secret:
     if not text.isascii() or " " in text:
         raise InvalidArgumentError(f"{name} must be printable ASCII without blanks, as JWTs and keys are; strip() it")
     return Secret(text)
+
+
+def check_token(name: str, value: object) -> Secret:
+    """Return a token or key as a `Secret`, unless it was meant to be a JWT and cannot be one.
+
+    The real server fails on a damaged JWT with an error that says nothing and seems to pass. Text of another form, such
+    as an `sb_` key, is the server's or a gateway's to judge.
+    """
+    if isinstance(value, str) and value[:7].lower() == "bearer ":
+        raise InvalidArgumentError(f"{name} must be the token alone, without the word Bearer in front")
+    secret = check_secret(name, value)
+    if (flaw := _flaw(secret.reveal())) is not None:
+        raise InvalidArgumentError(
+            f"{name} cannot be a JWT: {flaw}",
+            hint="Copy the whole of it, without quotation marks; a key may also be one that begins with sb_.",
+        )
+    return secret
+
+
+def _flaw(text: str) -> str | None:
+    """Return what keeps a text that looks like a JWT from being one."""
+    if text[0] in _QUOTES or text[-1] in _QUOTES:
+        return "it begins or ends with a quotation mark"
+    parts = text.split(".")
+    if len(parts) != 3:
+        return f"it has {len(parts)} parts instead of three" if text.startswith("eyJ") else None
+    for part, what in zip(parts, ("header", "payload"), strict=False):
+        if not _is_object(part):
+            return f"its {what} must be a JSON object in base64"
+    return None
+
+
+def _is_object(part: str) -> bool:
+    try:
+        raw = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        return isinstance(msgspec.json.decode(raw), dict)
+    except (ValueError, msgspec.MsgspecError, RecursionError):  # binascii.Error is a ValueError
+        return False
 
 
 def check_headers(name: str, value: object) -> dict[str, str]:

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from msgspec import Struct
 
-from supawire._checks import Secret, check_pairs, check_secret, check_text
+from supawire._checks import Secret, check_pairs, check_text, check_token
 from supawire.errors import InvalidArgumentError
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
@@ -53,7 +53,7 @@ class Endpoint(Struct, frozen=True):
             socket_url=f"{'wss' if secure else 'ws'}://{parts.netloc}{socket_base}/websocket?{urlencode(query)}",
             rest_url=f"{'https' if secure else 'http'}://{parts.netloc}{rest_base}/api",
             host=None if host is None else check_host(host),
-            key=check_secret("key", key),
+            key=check_token("key", key),
         )
 
     @property

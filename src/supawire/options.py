@@ -32,6 +32,7 @@ from supawire._checks import (
     check_takes,
     check_text,
     check_timeout,
+    check_token,
     check_topic,
     check_writable,
     refuse,
@@ -71,6 +72,7 @@ __all__ = [
     "check_secret",
     "check_text",
     "check_timeout",
+    "check_token",
     "check_topic",
     "check_writable",
     "refuse",
@@ -196,7 +198,7 @@ class ChannelOptions:
                 "token= of a channel is a string; pass the callable to connect(), for all channels"
             )
         if self.token is not None:
-            object.__setattr__(self, "token", check_secret("token", self.token))
+            object.__setattr__(self, "token", check_token("token", self.token))
 
     @property
     def replay_since_ms(self) -> int | None:
@@ -206,7 +208,7 @@ class ChannelOptions:
     @property
     def secret(self) -> Secret | None:
         """The channel's own token."""
-        return None if self.token is None else check_secret("token", self.token)
+        return None if self.token is None else check_token("token", self.token)
 
 
 def _unix_seconds(value: object) -> float:
@@ -275,7 +277,7 @@ class ClientOptions:
         if callable(self.token):
             check_takes("token", self.token, 0, "a string, or a function without arguments that returns one")
         elif self.token is not None:
-            object.__setattr__(self, "token", check_secret("token", self.token))
+            object.__setattr__(self, "token", check_token("token", self.token))
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("offline", self.offline, OFFLINE)
         check_number("heartbeat", self.heartbeat, above=0, below=60, unit="seconds", why=_SILENT)

@@ -45,15 +45,15 @@ async def test_options_of_the_client_are_honoured(client: AsyncClient, http: Fak
     assert shown["Authorization"] == f"Bearer {KEY}"
 
 
-@told(token="first.user.token")
+@told(token="first-user-token")
 async def test_the_newest_token_says_who_sends(client: AsyncClient, http: FakeHttp):
     """The user's newest token is the Authorization, the key where there is none; a foreign `sb_` key never is."""
-    for token in ("newer.user.token", "sb_secret_other", None):
+    for token in ("newer-user-token", "sb_secret_other", None):
         await client.publish("room", "typing", {})
         await client.set_auth(token)
     await client.publish("room", "typing", {})
     assert [request.reveal()["Authorization"].removeprefix("Bearer ") for request in http.requests] == [
-        "first.user.token", "newer.user.token", KEY, KEY
+        "first-user-token", "newer-user-token", KEY, KEY
     ]  # fmt: skip
     assert {request.reveal()["apikey"] for request in http.requests} == {KEY}
 
@@ -224,7 +224,7 @@ class Provider:
         self.asked += 1
         if self.raises and self.asked > 1:
             raise RuntimeError("the sign-in is down")
-        return f"token.number.{1 if self.stuck else self.asked}"
+        return f"token-number-{1 if self.stuck else self.asked}"
 
 
 def test_many_refused_at_once_ask_for_one_token():
@@ -236,7 +236,7 @@ def test_many_refused_at_once_ask_for_one_token():
         await asyncio.gather(*(client.publish("room", "typing", {"n": n}) for n in range(3)))
         assert provider.asked == 2
         shown = [request.reveal()["Authorization"] for request in http.requests]
-        assert shown == ["Bearer token.number.1"] * 3 + ["Bearer token.number.2"] * 3
+        assert shown == ["Bearer token-number-1"] * 3 + ["Bearer token-number-2"] * 3
 
     tell(story, token=provider, on_error=[].append)
 
@@ -262,11 +262,11 @@ def test_a_token_that_came_meanwhile_is_used():
         gate = http.hold(401)
         publishing = asyncio.create_task(client.publish("room", "typing", {}))
         await asyncio.sleep(1)
-        await client.set_auth("set.by.hand")
+        await client.set_auth("set-by-hand")
         gate.set()
         assert await publishing == BY_ITSELF
         assert provider.asked == 1
-        assert http.requests[1].reveal()["Authorization"] == "Bearer set.by.hand"
+        assert http.requests[1].reveal()["Authorization"] == "Bearer set-by-hand"
 
     tell(story, token=provider, on_error=[].append)
 

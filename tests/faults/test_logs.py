@@ -19,7 +19,7 @@ from tests.faults.steps import Heard, client_of, lives_on, room_of
 pytestmark = pytest.mark.anyio
 
 KEY = "a+key/with=odd%characters"
-TOKEN = "header-of-it.payload-of-it.signature-of-it"
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJlLW9mLWl0"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 

@@ -24,8 +24,8 @@ from supawire.options import (
     check_choice,
     check_event,
     check_json,
-    check_secret,
     check_timeout,
+    check_token,
 )
 from supawire.selectors import Selector
 from supawire.types import ChannelState, PresenceState, Sent
@@ -306,7 +306,7 @@ class AsyncChannel:
         Wire: protocol §3.5.
         """
         self._check()
-        secret = None if token is None else check_secret("token", token)
+        secret = None if token is None else check_token("token", token)
         self._driver.session.set_channel_token(self._topic, secret, self._driver.now())
         self._driver.pump()
 

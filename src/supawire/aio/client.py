@@ -33,8 +33,8 @@ from supawire.options import (
     Timeout,
     TokenProvider,
     check_kind,
-    check_secret,
     check_timeout,
+    check_token,
     check_topic,
 )
 from supawire.transport.base import Transport
@@ -340,7 +340,7 @@ class AsyncClient:
         Wire: protocol §3.5.
         """
         self._driver.check_loop()
-        self._driver.session.set_token(None if token is None else check_secret("token", token), self._driver.now())
+        self._driver.session.set_token(None if token is None else check_token("token", token), self._driver.now())
         self._driver.pump()
 
     async def ping(self, *, timeout: Timeout = DEFAULT) -> float:

@@ -17,7 +17,7 @@ from supawire.aio.reports import described
 from supawire.core.backoff import Uniform, delay
 from supawire.core.effects import AskDelay, FetchToken
 from supawire.errors import AuthError, InvalidArgumentError, RealtimeError
-from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, check_number, check_secret
+from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, check_number, check_token
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -83,7 +83,7 @@ async def _call(provider: TokenProvider) -> Secret | None:
     if inspect.isawaitable(token):
         token = await token
     try:
-        return None if token is None else check_secret("the token", token)
+        return None if token is None else check_token("the token", token)
     except InvalidArgumentError as error:
         raise _NoToken from error
 

@@ -20,7 +20,7 @@ from supawire.aio.driver import Driver
 from supawire.aio.hooks import is_async
 from supawire.aio.opening import Opening
 from supawire.errors import InvalidArgumentError
-from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_secret
+from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_token
 from supawire.options import Protocol as Version
 from supawire.types import LinkState
 
@@ -189,7 +189,7 @@ async def _last() -> None:
 
 
 def _token_of(session: Any) -> Secret | None:
-    return None if session is None else check_secret("the token of the supabase session", session.access_token)
+    return None if session is None else check_token("the token of the supabase session", session.access_token)
 
 
 def _wrong(client: object, call: str) -> InvalidArgumentError:
