@@ -1,6 +1,7 @@
 """What is committed belongs to any machine: no paths of one, no addresses of package indexes."""
 
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_nothing_names_a_machine_or_an_index(tracked: list[Path]):
         if word in text_of(path)
     ]
     assert found == []
+
+
+def test_the_source_distribution_has_what_the_repository_has(tracked: list[Path]):
+    """Its tests can only be collected and pass there with every folder that they use."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    names = {path.relative_to(ROOT).parts[0] for path in tracked}
+    assert names - {name.removeprefix("/") for name in included} <= {".gitignore", "pyproject.toml"}
 
 
 def test_no_lock_file_holds_addresses(tracked: list[Path]):

@@ -19,8 +19,6 @@ INSTALLED: Final = (
     ("/usr/lib/postgresql", "[0-9]*/bin"),  # Debian
     ("/usr", "pgsql-[0-9]*/bin"),  # the RPMs of PostgreSQL
     ("/usr/libexec", "postgresql[0-9]*"),  # Alpine
-    ("/opt/homebrew/opt", "postgresql@[0-9]*/bin"),
-    ("/usr/local/opt", "postgresql@[0-9]*/bin"),
 )
 """Where packages put the programs, newest version first in each."""
 HINT: Final = (
