@@ -276,7 +276,7 @@ def test_the_compiled_index_finds_whom_a_search_finds(
         index.remove(listeners[number])
     live = [listener for number, listener in enumerate(listeners) if number not in gone]
     for event in ("a", "b", "other"):
-        found = index.broadcasts.get(event, index.any_broadcast) or index.fresh(event)
+        found = index.hearing(event)
         assert list(found) == [listener.deliver for listener in live if _hears(listener, event)]
     for kind in KINDS:
         for binding, number in ids.items():
@@ -310,7 +310,7 @@ def test_the_index_stays_right_while_listeners_come_and_go(steps: list[tuple[int
         for event in ("a", "b", "other", "*"):
             expected = [listener.deliver for listener in live if _hears(listener, event)]
             name, binary = index.binary.get(event.encode(), (event, index.any_broadcast))
-            assert list(index.broadcasts.get(event, index.any_broadcast) or index.fresh(event)) == expected
+            assert list(index.hearing(event)) == expected
             assert list(binary) in ([], expected) and name == event
         for kind in KINDS:
             for number in set(ids.values()):
@@ -342,3 +342,30 @@ def test_the_kinds_that_a_gap_may_swallow_are_those_that_somebody_hears(kind: st
     assert index.kinds() == {kind}
     index.remove(listener)
     assert index.kinds() == frozenset()
+
+
+@pytest.mark.parametrize("payload", [b'{"n": 1}', b"[" * 5000 + b"]" * 5000], ids=["plain", "deep"])
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("is_binary", [False, True])
+def test_a_first_message_reaches_a_listener_whichever_way_it_is_read(
+    story: Story, payload: bytes, heavy: bool, is_binary: bool
+) -> None:
+    """The first message after a listener came reaches it, plain or too deep, by text or binary, light or heavy."""
+    story.open()
+    room = story.joined()
+    take = story.session.receive_heavy if heavy else story.session.receive
+    for selector in (broadcast("e"), broadcast()):
+        heard = story.collect(room, selector)
+        if is_binary:
+            topic = room.encode()
+            data = bytes((4, len(topic), 1, 0, 1)) + topic + b"e" + payload
+        else:
+            data = b'[null,null,"%s","broadcast",{"type":"broadcast","event":"e","payload":%s}]' % (
+                room.encode(),
+                payload,
+            )
+        delivery = take(story.session.generation, data, is_binary, story.now)
+        assert delivery is not None
+        for listener in delivery[0]:
+            listener(delivery[1])
+        assert len(heard) == 1

@@ -182,6 +182,10 @@ class Index:
         }
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
+    def hearing(self, event: str) -> Listeners:
+        """Return who wants a broadcast of this event; the lane does the same in its own lines, to save the call."""
+        return self.broadcasts.get(event, self.any_broadcast) or (self.fresh(event) if self.stale else ())
+
     def fresh(self, event: str) -> Listeners:
         """Make the tuple of an event that is stale, and return who wants a broadcast of it."""
         exact = self._events.get(event)

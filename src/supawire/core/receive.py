@@ -137,7 +137,7 @@ class Receiver:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
-        listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+        listeners = member.index.hearing(event)
         return member, listeners, event, payload.meta, payload.payload
 
     def _read_late(self, data: bytes) -> _Late | None:
@@ -150,7 +150,7 @@ class Receiver:
         if member is None or not member.live:
             return None
         event = data[topic_end:event_end].decode("utf-8", "replace")
-        listeners = member.index.broadcasts.get(event, member.index.any_broadcast)
+        listeners = member.index.hearing(event)
         meta = decode_meta(data[event_end:body]) if event_end < body else None
         return member, listeners, event, meta, Raw(data[body:])
 
@@ -254,7 +254,7 @@ class Receiver:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
-        listeners = member.index.broadcasts.get(event, member.index.any_broadcast) or member.index.fresh(event)
+        listeners = member.index.hearing(event)
         sent = deep.restored(payload.payload, values)
         return self._unreadable(member, listeners, event, payload.meta, sent, data)
 
