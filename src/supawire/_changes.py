@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from supawire._brief import Unreadable, brief_event, content_hash
+from supawire._misuse import NoAttributeError
 from supawire._models import Model
 from supawire.errors import RowError
 from supawire.rows import Column, decode_columns, decode_row, unsent_columns
@@ -255,6 +256,17 @@ class Delete(_Change, frozen=True, gc=False, eq=False):
         """
         kept = self._old_record
         return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("record", "row"):
+                raise NoAttributeError(
+                    f"a Delete has no {name}: the row is gone",
+                    topic=self.topic,
+                    hint="`old_record` has its key, and with REPLICA IDENTITY FULL all of it; `type` says which it is.",
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
 
 def row_size(change: Insert[Any] | Update[Any] | Delete) -> int:

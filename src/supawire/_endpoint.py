@@ -14,6 +14,10 @@ _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # what may follow the base in a URL that somebody copied
 _OURS: Final = {"apikey": "the key argument", "vsn": "protocol="}
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
+_KEY_LIKE: Final = re.compile(r"eyJ[\w-]+\.|sb_(?:publishable|secret)_")
+_IN_DATABASE_URL: Final = re.compile(r"@db\.([a-z0-9]{1,40})\.supabase\.co|//[a-z_]{1,40}\.([a-z0-9]{1,40}):")
+_SHORT: Final = 300
+_SITES: Final = frozenset({"supabase.co", "www.supabase.co", "supabase.com", "www.supabase.com", "app.supabase.com"})
 _DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
 
 
@@ -44,6 +48,7 @@ class Endpoint(Struct, frozen=True):
         Parameters in its query are kept, those of `params` win over them; `apikey` and `vsn` come from the arguments.
         Raises: InvalidArgumentError.
         """
+        _not_swapped(url, key)
         parts = _split(url)
         secure = _SCHEMES[parts.scheme]
         socket_base, rest_base = _bases(re.sub(r"/+", "/", parts.path).rstrip("/"))
@@ -97,8 +102,14 @@ def check_host(host: object) -> str:
     return text
 
 
+def _not_swapped(url: object, key: object) -> None:
+    if isinstance(url, str) and isinstance(key, str) and (_KEY_LIKE.match(url) or "://" in key[:12]):
+        raise InvalidArgumentError("url and key are in each other's place", hint="Write connect(url, key).")
+
+
 def _split(url: object) -> SplitResult:
     text = check_text("url", url, secret=True)  # its query may hold a key
+    _not_a_database(text)
     if any(character in text for character in ' \\<>"'):
         raise InvalidArgumentError("the URL holds a blank or another character that no URL has; strip() it")
     try:
@@ -122,7 +133,28 @@ def _split(url: object) -> SplitResult:
     return parts._replace(netloc=netloc, path=quote(parts.path, safe="/%:@!$&'()*+,;=~"))
 
 
+def _not_a_database(url: str) -> None:
+    if not url.startswith(("postgres://", "postgresql://")):
+        return
+    found = _IN_DATABASE_URL.search(url[:_SHORT])
+    name = next(filter(None, found.groups()), "") if found else "<project>"
+    raise InvalidArgumentError(
+        f"that is the URL of the database; the project's URL is https://{name}.supabase.co",
+        hint="The dashboard shows it under Settings, API.",
+    )
+
+
 def _not_another_service(parts: SplitResult) -> None:
+    host = parts.hostname or ""
+    if host in _SITES and not _DASHBOARD.match(parts.path):
+        raise InvalidArgumentError(
+            f"{host} is Supabase itself, not a project; the project's URL is https://<project>.supabase.co",
+            hint="The dashboard shows it under Settings, API.",
+        )
+    if host.endswith(".supabase.com") and host.count(".") == 2 and host not in _SITES:
+        raise InvalidArgumentError(
+            f"no project is at {host}; the project's URL is https://{host.partition('.')[0]}.supabase.co"
+        )
     project = _DASHBOARD.match(parts.path) if parts.hostname in {"supabase.com", "app.supabase.com"} else None
     if project:
         raise InvalidArgumentError(f"that is the dashboard; the project's URL is https://{project[1]}.supabase.co")

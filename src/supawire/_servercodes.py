@@ -57,6 +57,10 @@ class Known(Struct, frozen=True):
         return f"errors.md#{self.slug}"
 
 
+def _opens(slug: str) -> str:
+    return _OPENS + KEY_HINTS[slug]
+
+
 R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
 
 _WAIT = "Nothing to do: it is tried again by itself."
@@ -67,6 +71,19 @@ _CLAIMS = "Sign the token with both a role and an exp claim."
 _NO_JWT = "Pass the access token of a signed-in user, or leave token= out to use the key."
 _SIGNATURE = "The token was signed with another secret: check that URL, key and token are of the same project."
 _SIGNER = "The project does not know the token's key id or algorithm; after a key rotation fetch a new token."
+_SAME = "check that URL and key are of the same project, and that the key is whole."
+KEY_HINTS: Final = {
+    "token-expired": "it has run out; copy the project's key anew.",
+    "token-claims": "it has no role or no exp claim; copy the project's key anew.",
+    "token-malformed": _SAME,
+    "token-signature": _SAME,
+    "token-signer": f"{_SAME} After a rotation of the project's keys copy the new one.",
+}
+"""Ends of hints by slug, where the key and not a token was refused."""
+
+KEY_JUDGED: Final = "No token was given, so the server judges the key: "
+_OPENS: Final = "The key opens the connection, whatever token= is: "
+
 _DENIED = "Add a policy on realtime.messages that lets this role SELECT this topic, or sign in before joining."
 _PROJECT = "Check the project's URL; a direct connection takes the project from the first label of the host name."
 _DATABASE = "It is tried again by itself; if it lasts, check that the project is not paused and its database is up."
@@ -126,15 +143,23 @@ EXPIRED_JOIN: Final = Known(None, "", JoinError, T, _EXPIRED, "token-expired")
 UNKNOWN_JOIN: Final = Known(None, "", JoinError, R, _WAIT, "unknown")
 
 HANDSHAKE: Final = (  # protocol §1.3; a gateway may answer with other texts, old servers with 403 and no body
-    Known(401, "Token has expired", ConnectError, T, _EXPIRED, "token-expired", once=True),
+    Known(401, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
     Known(401, "API key is missing", ConnectError, G, "Pass the project's key to connect().", "key-missing"),
-    Known(401, "Fields `role` and `exp`", ConnectError, G, _CLAIMS, "token-claims"),
-    Known(401, "The token provided is not a valid JWT", ConnectError, G, _NO_JWT, "token-malformed"),
-    Known(401, "Failed to generate JWT signer for key ID", ConnectError, T, _SIGNER, "token-signer", once=True),
-    Known(401, "Failed to generate JWT signer", ConnectError, G, _SIGNER, "token-signer"),
-    Known(401, "", ConnectError, T, _SIGNATURE, "token-signature", once=True),
+    Known(401, "Fields `role` and `exp`", ConnectError, G, _opens("token-claims"), "token-claims"),
+    Known(401, "The token provided is not a valid JWT", ConnectError, G, _opens("token-malformed"), "token-malformed"),
+    Known(
+        401,
+        "Failed to generate JWT signer for key ID",
+        ConnectError,
+        T,
+        _opens("token-signer"),
+        "token-signer",
+        once=True,
+    ),
+    Known(401, "Failed to generate JWT signer", ConnectError, G, _opens("token-signer"), "token-signer"),
+    Known(401, "", ConnectError, T, _opens("token-signature"), "token-signature", once=True),
     Known(403, "Realtime was disabled", ConnectError, G, _DISABLED, "disabled"),
-    Known(403, "Token has expired", ConnectError, T, _EXPIRED, "token-expired", once=True),
+    Known(403, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
     Known(403, "", ConnectError, G, "Check URL, key and what the gateway in front allows.", "forbidden"),
     Known(404, "", ConnectError, G, _PROJECT, "tenant-not-found"),
     Known(414, "", ConnectError, G, "The URL is too long: fewer params= or a shorter key.", "request-too-long"),

@@ -59,6 +59,8 @@ from supawire._servercodes import (
     HTTP_BROKEN,
     HTTP_REFUSED,
     JOIN_REASONS,
+    KEY_HINTS,
+    KEY_JUDGED,
     NOT_REALTIME,
     OLD_REFUSAL,
     PUSH_REPLIES,
@@ -219,9 +221,15 @@ def _said(row: Known, topic: str | None = None, code: str | None = None) -> Deta
     return {"retryable": row.retryable, "hint": row.hint, "docs": row.docs, "topic": topic, "code": code}
 
 
-def join_error(reason: str, topic: str | None = None) -> RealtimeError:
-    """The exception for a refused join."""
-    row = classify_join(reason)
+def _judged(row: Known, *, keyed: bool) -> Known:
+    """The row with a hint about the key, where there was no token and the key was refused in its place."""
+    about_key = KEY_HINTS.get(row.slug) if keyed else None
+    return row if about_key is None else replace(row, hint=KEY_JUDGED + about_key)
+
+
+def join_error(reason: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
+    """The exception for a refused join. Args: keyed: it carried the key, as no token was given."""
+    row = _judged(classify_join(reason), keyed=keyed)
     code, _ = _split(reason)
     return row.error(f"the server refused the join: {reason or 'no reason given'}", **_said(row, topic, code))
 
@@ -234,9 +242,9 @@ def connect_error(status: int, body: bytes | str = b"", retry_after: float | Non
     return ConnectError(message, status=status, body=_shown(body), retry_after=retry_after, **_said(row))
 
 
-def system_error(extension: str, message: str, topic: str | None = None) -> RealtimeError:
-    """The exception for a `system` message with status error."""
-    row = classify_system(extension, "error", message) or CHANNEL_ENDED
+def system_error(extension: str, message: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
+    """The exception for a `system` message with status error. Args: keyed: see `join_error`."""
+    row = _judged(classify_system(extension, "error", message) or CHANNEL_ENDED, keyed=keyed)
     return row.error(f"the server says: {message}", **_said(row, topic))
 
 

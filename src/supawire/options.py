@@ -288,9 +288,10 @@ class ClientOptions:
         check_count("queue_size", self.queue_size)
         self._check_delays()
         self._check_connection()
-        for name in ("on_error", "on_frame"):
-            if getattr(self, name) is not None:
-                check_callable(name, getattr(self, name))
+        if self.on_error is not None:
+            check_takes("on_error", self.on_error, 1, "a function of one error")
+        if self.on_frame is not None:
+            check_takes("on_frame", self.on_frame, 3, "a function of (direction, data, binary)")
 
     def _check_delays(self) -> None:
         for name in ("backoff", "rejoin_backoff"):
@@ -299,6 +300,8 @@ class ClientOptions:
                 raise InvalidArgumentError(
                     f"{name} must be a Backoff or a function of the attempt's number, not {value!r}"
                 )
+            if not isinstance(value, Backoff):
+                check_takes(name, value, 1, "a Backoff or a function of the attempt's number")
         if not isinstance(self.limits, Limits):
             raise InvalidArgumentError(f"limits must be a Limits, as Limits.free(), not {self.limits!r}")
 

@@ -6,7 +6,7 @@ Only the caller's values are checked here, and at once; what the server makes of
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from msgspec import Struct
 
@@ -139,48 +139,48 @@ def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[B
 
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["INSERT"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["INSERT"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Insert[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["UPDATE"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["UPDATE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Update[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["DELETE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Delete]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
+    table: str = ANY, *, schema: str | None = None, event: ChangeEvent = ANY,
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: None = None,
 ) -> Selector[Change[dict[str, Any]]]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["INSERT"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["INSERT"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
 ) -> Selector[Insert[R]]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["UPDATE"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["UPDATE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
 ) -> Selector[Update[R]]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: Literal["DELETE"],
+    table: str = ANY, *, schema: str | None = None, event: Literal["DELETE"],
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
 ) -> Selector[Delete]: ...  # fmt: skip
 @overload
 def changes(
-    table: str = ANY, *, schema: str = "public", event: ChangeEvent = ANY,
+    table: str = ANY, *, schema: str | None = None, event: ChangeEvent = ANY,
     filter: str | None = None, where: Where | None = None, select: Sequence[str] | None = None, model: type[R],
 ) -> Selector[Change[R]]: ...  # fmt: skip
 def changes(
     table: str = ANY,
     *,
-    schema: str = "public",
+    schema: str | None = None,
     event: ChangeEvent = ANY,
     filter: str | None = None,
     where: Where | None = None,
@@ -190,7 +190,7 @@ def changes(
     """Inserts, updates and deletes of the rows of a table (`*`: of all tables of the schema).
 
     Args:
-        event: "INSERT", "UPDATE", "DELETE" or "*".
+        schema: left out, "public". event: "INSERT", "UPDATE", "DELETE" or "*".
         where: which rows, such as `col("total") >= 100`. They are judged as they are after the change; on a DELETE
             only the key columns are there, unless the table has REPLICA IDENTITY FULL.
         filter: the same as a ready text in the grammar of protocol §4.2, such as "status=eq.open"; all must match.
@@ -204,6 +204,7 @@ def changes(
     Raises: InvalidArgumentError: an unknown event, a filter that the server would refuse for every table, both filter
     and where, a name that is no string.
     """
+    schema = _schema_of(table, schema)
     for name, value in (("table", table), ("schema", schema)):
         if not isinstance(value, str) or not value.strip():
             raise InvalidArgumentError(f"{name} must be a name or '*', not {value!r}")
@@ -236,6 +237,33 @@ def gaps() -> Selector[Gap]:
 def status() -> Selector[Status]:
     """Moves of the channel: joined, ready, retrying with the cause."""
     return StatusSelector()
+
+
+def _schema_of(table: object, schema: str | None) -> str:
+    if schema is not None:
+        return schema
+    if isinstance(table, str) and "." in table:
+        first, _, last = table.partition(".")
+        raise InvalidArgumentError(
+            f"table={table!r} names a schema too",
+            hint=f"Write changes({last!r}, schema={first!r}). With schema= a dot belongs to the table's own name.",
+        )
+    return "public"
+
+
+def check_selector(value: object) -> Selector[Any]:
+    """`value`, when it is a selector. Raises: InvalidArgumentError, which says how to write one."""
+    if isinstance(value, Selector):
+        return cast("Selector[Any]", value)
+    if isinstance(value, str):
+        near = f"write broadcast({value!r}) for messages, or changes({value!r}) for the rows of a table"
+    elif value in (broadcast, changes, presence, system, gaps, status):
+        near = f"call it: {getattr(value, '__name__', '')}()"
+    elif callable(value):
+        near = "the selector comes first: @channel.on(broadcast('typing')), or channel.on(broadcast('typing'), handler)"
+    else:
+        near = "broadcast(), changes(), presence() and others make one"
+    raise InvalidArgumentError(f"{brief(value)} is not a selector: {near}")
 
 
 def _columns(select: Sequence[str] | None) -> tuple[str, ...] | None:

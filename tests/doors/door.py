@@ -28,6 +28,7 @@ from supawire import (
     connect_async,
 )
 
+ASYNC: Final = (AsyncClient, AsyncChannel, AsyncStream, AsyncMirror)
 END: Final = "the iteration is over"
 WRAPPED: Final = (
     AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror,
@@ -68,14 +69,14 @@ class Through:
         return [await self.next() for _ in range(count)]
 
     async def __aenter__(self) -> "Through":
-        if hasattr(self.inner, "__aenter__"):
+        if isinstance(self.inner, ASYNC):
             await self.inner.__aenter__()
         else:
             await asyncio.to_thread(self.inner.__enter__)
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        if hasattr(self.inner, "__aexit__"):
+        if isinstance(self.inner, ASYNC):
             await self.inner.__aexit__(*error)
         else:
             await asyncio.to_thread(self.inner.__exit__, *error)

@@ -22,6 +22,7 @@ from supawire import (
     connect,
     connect_async,
 )
+from supawire._misuse import misused
 
 TWINS = [
     (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),
@@ -55,6 +56,7 @@ def signature(function: Callable[..., Any]) -> str:
 def members(kind: type) -> dict[str, Any]:
     names = {name for name in vars(kind) if not name.startswith("_")} | (set(IN_BLOCKING) & set(vars(kind)))
     names |= set(IN_BLOCKING.values()) & set(vars(kind))
+    names = {name for name in names if getattr(vars(kind)[name], "__module__", "") != misused.__module__}
     return {IN_BLOCKING.get(name, name): vars(kind)[name] for name in names}
 
 

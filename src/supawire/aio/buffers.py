@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, cast
 from supawire._changes import row_size
 from supawire.aio.valve import ThreadValve, Valve
 from supawire.errors import InvalidArgumentError, SlowConsumerError, StateError
-from supawire.options import check_callable, check_choice, check_count
+from supawire.options import check_choice, check_count, check_takes
 from supawire.types import Broadcast, Change, Delete, Insert, LateBroadcast, Update, text_size
 
 MOST_BYTES: Final = 128_000_000
@@ -274,7 +274,7 @@ def make_buffer(
     if policy == "latest":
         if key is None:
             raise InvalidArgumentError("overflow='latest' keeps the newest event per key(event); give key=")
-        return Latest(limit, check_callable("key", key))
+        return Latest(limit, check_takes("key", key, 1, "a function of one event"))
     if key is not None:
         raise InvalidArgumentError(f"key= belongs to overflow='latest', not to {policy!r}")
     match policy:

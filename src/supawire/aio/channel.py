@@ -2,8 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
+from supawire._misuse import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.draining import check_taking
 from supawire.aio.driver import Driver
@@ -18,6 +19,7 @@ from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, St
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
+    Default,
     Secret,
     Timeout,
     check_bool,
@@ -27,7 +29,7 @@ from supawire.options import (
     check_timeout,
     check_token,
 )
-from supawire.selectors import Selector
+from supawire.selectors import Selector, check_selector
 from supawire.types import ChannelState, PresenceState, Sent
 
 E = TypeVar("E")
@@ -83,13 +85,13 @@ class AsyncChannel:
     ) -> Subscription: ...  # fmt: skip
     @overload
     def on(
-        self, selector: Selector[E], handler: None = None, *,
+        self, selector: Selector[E], *,
         thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
     ) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...  # fmt: skip
     def on(
         self,
         selector: Selector[Any],
-        handler: Callable[[Any], Any] | None = None,
+        handler: Callable[[Any], Any] | Default = DEFAULT,
         *,
         thread: bool = False,
         buffer: int = 1000,
@@ -118,7 +120,7 @@ class AsyncChannel:
             self._driver.pump()
             return made
 
-        if handler is not None:
+        if handler is not DEFAULT:
             return register(handler)
 
         def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -312,6 +314,9 @@ class AsyncChannel:
 
     # --- as a context manager
 
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = misused("this channel is for async code", "Write `async with`, or use connect().")
+
     async def __aenter__(self) -> Self:
         await self.subscribe()
         return self
@@ -335,10 +340,7 @@ class AsyncChannel:
         if not selectors:
             raise InvalidArgumentError("listen() needs a selector, such as broadcast('typing') or changes('users')")
         for selector in selectors:
-            if not isinstance(selector, Selector):
-                raise InvalidArgumentError(
-                    f"{selector!r} is no selector; broadcast(), changes(), presence() and others make one"
-                )
+            check_selector(selector)
 
 
 class _Events:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from supawire._mirrored import RowSource
+from supawire._misuse import misused, not_built
 from supawire._where import Where
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
@@ -126,8 +127,8 @@ class AsyncClient:
 
     _kind = AsyncChannel
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, *_: object, **__: object) -> None:
+        self._driver = not_built("AsyncClient", driver, Driver, "`async with connect_async(url, key) as client:`")
         self._channels: dict[str, AsyncChannel] = {}
 
     # --- what it is
@@ -167,7 +168,7 @@ class AsyncClient:
     ) -> AsyncChannel:
         """The channel of a topic (`realtime:` in front is optional); asked again, the same object.
 
-        Args: see `ChannelOptions`.
+        Args: see `ChannelOptions`; left out for a channel that exists, they stay as they are.
         Raises: InvalidArgumentError: also for other options than the first time. ClosedError.
         """
         self._driver.check_loop()
@@ -215,15 +216,15 @@ class AsyncClient:
 
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
-        where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
+        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
     ) -> AsyncMirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
-        where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
+        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
     ) -> AsyncMirror[M]: ...  # fmt: skip
@@ -233,7 +234,7 @@ class AsyncClient:
         *,
         key: str | Sequence[str],
         fetch: RowSource,
-        schema: str = "public",
+        schema: str | None = None,
         filter: str | None = None,
         where: Where | None = None,
         select: Sequence[str] | None = None,
@@ -392,6 +393,9 @@ class AsyncClient:
         await self._driver.tasks.ended()
         if self._driver.error is not None:
             raise again(self._driver.error)
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = misused("this client is for async code", "Write `async with`, or use connect().")
 
     async def __aenter__(self) -> Self:
         self._driver.check_loop()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from supawire._mirrored import MirrorEvent, MirrorState, Resynced, Rows, RowSource, rewound
+from supawire._misuse import misused
 from supawire.aio.driver import Driver
 from supawire.aio.fetching import Fetching
 from supawire.aio.hooks import LUCK
@@ -153,6 +154,9 @@ class AsyncMirror(Mapping[Any, R]):
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
         await self._fetching.ended()
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = misused("this mirror is for async code", "Write `async with`, or use connect().")
 
     async def __aenter__(self) -> Self:
         try:

@@ -23,9 +23,9 @@ from supawire.options import (
     Backoff,
     ChannelOptions,
     check_bool,
-    check_callable,
     check_count,
     check_number,
+    check_takes,
     check_timeout,
     check_topic,
 )
@@ -51,7 +51,7 @@ def read_mirroring(
     *,
     key: str | Sequence[str],
     fetch: object,
-    schema: str,
+    schema: str | None,
     filter: str | None,
     where: Where | None,
     select: Sequence[str] | None,
@@ -67,9 +67,9 @@ def read_mirroring(
 ) -> Mirroring:
     """Check everything. `taken`: the topics that are in use. Raises: InvalidArgumentError."""
     wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
-    if ANY in (table, schema):
+    if ANY in (table, wanted.schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
-    check_callable("fetch", fetch)
+    check_takes("fetch", fetch, 0, "a function without arguments that gives the rows")
     columns = check_key(key)
     made = check_model(model)
     text = wanted.filter if wanted.filter and wanted.filter.strip() else None
@@ -82,12 +82,12 @@ def read_mirroring(
         )
     columns_of = KeyColumns(columns)
     return Mirroring(
-        check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{schema}.{table}", taken),
+        check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{wanted.schema}.{table}", taken),
         ChannelOptions(private=private, replay_gaps=False),  # or a gap would wait for messages that nobody wants
         MirrorSettings(
             table,
             columns,
-            schema=schema,
+            schema=wanted.schema,
             filter=text,
             judged=frozenset(condition.column for condition in filters.parse(text or "")),
             select=None if wanted.select is None else tuple(dict.fromkeys((*wanted.select, *columns))),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from supawire._misuse import NoAttributeError, NotSupportedError
 from supawire.errors import StateError
 
 
@@ -25,6 +26,11 @@ else:
     C = TypeVar("C", bound=Closable)
 
 
+def _hint(call: str) -> str:
+    sync = call.removesuffix("_async")
+    return f"Write `async with {call}(…) as client:`, or `client = await {call}(…)`; code that blocks calls {sync}()."
+
+
 class Opening(Generic[C]):
     """A client that is not open yet; nothing is started before it is awaited or entered, and that once.
 
@@ -36,6 +42,7 @@ class Opening(Generic[C]):
         """None when it was used: what it holds is of no use then."""
         self._call = call
         self._client: C | None = None
+        self._misused = False
 
     def __await__(self) -> Generator[Any, Any, C]:
         return self._open().__await__()
@@ -49,6 +56,21 @@ class Opening(Generic[C]):
     ) -> None:
         if self._client is not None:
             await self._client.close()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            self._misused = True
+            message = f"{self._call}() gives a client that is not open yet, and it has no attribute {name!r}"
+            raise NoAttributeError(message, hint=_hint(self._call))
+
+        def __enter__(self) -> Any:
+            self._misused = True
+            raise NotSupportedError(f"{self._call}() opens a client in async code", hint=_hint(self._call))
+
+        def __exit__(self, *_: object) -> None: ...
 
     async def _open(self) -> C:
         try:
@@ -65,7 +87,7 @@ class Opening(Generic[C]):
         return await start()
 
     def __del__(self) -> None:
-        if self._start is not None:
+        if self._start is not None and not self._misused:
             warnings.warn(
                 f"{self._call}() was called and its result dropped: nothing was opened; await it, or use async with",
                 ResourceWarning,

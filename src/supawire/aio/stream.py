@@ -5,6 +5,7 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
+from supawire._misuse import misused
 from supawire.aio.buffers import Buffer
 from supawire.aio.registry import Registration
 from supawire.errors import ClosedError, OperationTimeout, again
@@ -73,6 +74,10 @@ class AsyncStream(Generic[E_co]):
         self._registration.cancel()
         self._source.end()
         self._buffer.wake()
+
+    if not TYPE_CHECKING:
+        __iter__ = misused("an AsyncStream is iterated in async code", "Write `async for event in stream:`.")
+        __enter__ = __exit__ = misused("an AsyncStream is used in async code", "Write `async with stream:`.")
 
     def __aiter__(self) -> Self:
         return self

@@ -189,7 +189,7 @@ class Channel:
     def system(self, message: System, now: Instant) -> None:
         """Readiness, trouble with changes, or why the channel is about to be closed."""
         self._context.deliver(self._parts.index.system, (message,))
-        reading = self._parts.readiness.read(message)
+        reading = self._parts.readiness.read(message, keyed=self._member.keyed)
         joined = self.state is ChannelState.JOINED  # else it speaks of the join that is being replaced
         match reading.said:
             case Said.READY:

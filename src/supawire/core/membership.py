@@ -212,10 +212,15 @@ class Membership:
         if self.parts.readiness.hopeless is not None and not self.unmet:
             self.parts.waiters.unready(self.parts.readiness.hopeless)
 
+    @property
+    def keyed(self) -> bool:
+        """Whether joins carry the project's key, as there is no token."""
+        return self.token is None and self._context.tokens.current is None
+
     def refused(self, ref: str, reason: str, now: Instant) -> None:
         """The server said no to the join with this ref."""
         if self._asked is not None and self._asked.ref == ref:
-            self._fail(classify_join(reason), join_error(reason, self.name), "join_refused", now)
+            self._fail(classify_join(reason), join_error(reason, self.name, keyed=self.keyed), "join_refused", now)
 
     def blocked(self, error: RealtimeError, now: Instant) -> None:
         """The token provider failed before it ever gave a token: keep waiting with this reason, or give up with it."""

@@ -54,14 +54,14 @@ class Readiness:
         """Whether everything that was asked for is live."""
         return not self._awaited
 
-    def read(self, message: System) -> Reading:
-        """Take a `system` message in."""
+    def read(self, message: System, *, keyed: bool = False) -> Reading:
+        """Take a `system` message in. Args: keyed: the channel has no token, so it joined with the key."""
         if message.status == "ok":
             return self._ok(message.message)
         row = classify_system(message.extension, message.status, message.message)
         if row is None:
             return Reading(Said.NOTHING)
-        error = system_error(message.extension, message.message, message.topic)
+        error = system_error(message.extension, message.message, message.topic, keyed=keyed)
         if message.extension != frames.POSTGRES_CHANGES:
             return Reading(Said.ENDING, row, error)
         self._awaited = (SUBSCRIBED, *self._without(SUBSCRIBED))

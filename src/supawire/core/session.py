@@ -33,6 +33,8 @@ from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentErr
 from supawire.options import ChannelOptions, Secret, SessionOptions
 from supawire.types import ChannelState, Instant, LinkState, PresenceState, Stats
 
+_NO_OPTIONS: Final = ChannelOptions()
+
 JUMP: Final = 10.0
 """Seconds by which the wall clock may move against the monotonic one before it counts as a sleep or a new setting."""
 
@@ -188,7 +190,7 @@ class Session:
             channel = Channel(self._context, self._joins, topic, options)
             self._channels[topic] = channel
             self._receiver.register(channel)
-        elif channel.options != options:
+        elif options not in (channel.options, _NO_OPTIONS):
             raise InvalidArgumentError(
                 f"channel {channel.name!r} exists with other options",
                 topic=channel.name,

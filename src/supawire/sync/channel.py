@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from supawire._misuse import misused
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.channel import Wait
 from supawire.aio.handlers import Subscription
 from supawire.aio.sending import AsyncQueuedSent
 from supawire.errors import RealtimeError
-from supawire.options import DEFAULT, ChannelOptions, Secret, Timeout
+from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
 from supawire.sync.behind import ChannelBehind
 from supawire.sync.portal import Portal
@@ -67,13 +68,13 @@ class Channel:
     ) -> Subscription: ...  # fmt: skip
     @overload
     def on(
-        self, selector: Selector[E], handler: None = None, *,
+        self, selector: Selector[E], *,
         thread: bool = False, buffer: int = 1000, overflow: Overflow = "error",
     ) -> Callable[[Callable[[E], T]], Callable[[E], T]]: ...  # fmt: skip
     def on(
         self,
         selector: Selector[Any],
-        handler: Callable[[Any], Any] | None = None,
+        handler: Callable[[Any], Any] | Default = DEFAULT,
         *,
         thread: bool = False,
         buffer: int = 1000,
@@ -93,7 +94,7 @@ class Channel:
 
         Raises: InvalidArgumentError: not callable with one event, or no selector.
         """
-        if handler is not None:
+        if handler is not DEFAULT:
             made = self._portal.run(self._async.on, selector, handler, thread=thread, buffer=buffer, overflow=overflow)
             return ThreadSubscription(self._portal, made)
         register = self._portal.run(self._async.on, selector, thread=thread, buffer=buffer, overflow=overflow)
@@ -240,6 +241,11 @@ class Channel:
         self._portal.call(self._async.set_auth, token)
 
     # --- as a context manager
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = misused(
+            "this channel is for code that blocks", "Write `with`, or use connect_async()."
+        )
 
     def __enter__(self) -> Self:
         self.subscribe()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirrored import RowSource
+from supawire._misuse import misused, not_built
 from supawire._where import Where
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.client import HttpClient, Transport, check_present
@@ -107,8 +108,8 @@ def connect(
 class Client:
     """An open client; made by `connect`. Any thread may call it; a forked child may not."""
 
-    def __init__(self, portal: Portal, driver: Driver) -> None:
-        self._portal = portal
+    def __init__(self, portal: Portal, driver: Driver, *_: object, **__: object) -> None:
+        self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
         self._async = ClientBehind(driver)
         self._channels: dict[str, Channel] = {}
 
@@ -149,7 +150,7 @@ class Client:
     ) -> Channel:
         """The channel of a topic (`realtime:` in front is optional); asked again, the same object.
 
-        Args: see `ChannelOptions`.
+        Args: see `ChannelOptions`; left out for a channel that exists, they stay as they are.
         Raises: InvalidArgumentError: also for other options than the first time. ClosedError.
         """
         return self._portal.run(
@@ -197,15 +198,15 @@ class Client:
 
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
-        where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
+        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
     ) -> Mirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str = ..., filter: str | None = ...,
-        where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
+        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
     ) -> Mirror[M]: ...  # fmt: skip
@@ -215,7 +216,7 @@ class Client:
         *,
         key: str | Sequence[str],
         fetch: RowSource,
-        schema: str = "public",
+        schema: str | None = None,
         filter: str | None = None,
         where: Where | None = None,
         select: Sequence[str] | None = None,
@@ -355,6 +356,9 @@ class Client:
         """Wait until the client has ended. Raises what ended it, when that was not `close()` (R2)."""
         self._portal.spare()
         self._portal.call(self._async.wait_closed)
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = misused("this client is for code that blocks", "Write `with`, or use connect_async().")
 
     def __enter__(self) -> Self:
         self._portal.check()

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from supawire._mirrored import MirrorEvent, MirrorState
+from supawire._misuse import misused
 from supawire.errors import RealtimeError
 from supawire.options import DEFAULT, Timeout
 from supawire.sync.behind import MirrorBehind
@@ -109,6 +110,9 @@ class Mirror(Mapping[Any, R]):
         Returns when nothing of the mirror is left, but for a plain `fetch` that is still at work on its thread.
         """
         self._portal.call(self._async.close)
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = misused("this mirror is for code that blocks", "Write `with`, or use connect_async().")
 
     def __enter__(self) -> Self:
         self._portal.call(self._async.__aenter__)

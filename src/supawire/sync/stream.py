@@ -6,6 +6,7 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from supawire._misuse import misused
 from supawire.aio.handover import Handover
 from supawire.aio.registry import Registration
 from supawire.aio.stream import Source, ended, late
@@ -63,6 +64,9 @@ class Stream(Generic[E_co]):
     def close(self) -> None:
         """Receive nothing more; what is not read yet is dropped, and the iteration ends."""
         self._portal.run(self._close)
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = misused("a Stream is used in code that blocks", "Write `with stream:`.")
 
     def __iter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import os
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -14,6 +15,10 @@ from supawire.transport.base import OpenRequest
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)
 """A server that wants us elsewhere."""
+
+
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
+"""Reasons of `ssl.SSLError` when the answer to the first message of TLS is plain HTTP."""
 
 
 class WebSocketTransport:
@@ -79,6 +84,9 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
         number = error.os_error.errno or 0
         reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
         text = f"{error.host}:{error.port} cannot be reached: {reason}"
+    elif getattr(getattr(error, "os_error", None), "reason", None) in _NO_TLS:
+        parts = urlsplit(request.endpoint.rest_url)
+        text = f"{parts.netloc} answers without TLS: write http:// instead of https:// in the URL"
     return ConnectError(_hide(text, request))
 
 
