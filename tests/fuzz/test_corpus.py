@@ -1,0 +1,60 @@
+"""The corpus of each fuzzer, and a few fresh inputs: what was found once is not found again."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from tests.fuzz.engine import Finding, Target, TooMuchWork, bounded, corpus, fuzz, run_once, shrunk
+from tests.fuzz.targets import TARGETS
+
+
+def shown(finding: Finding | None) -> str:
+    return "" if finding is None else f"{finding.text}\n{finding.data!r}"
+
+
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
+def test_nothing_of_the_corpus_is_found_again(make: Callable[[], Target]):
+    """Each input raises what is documented or nothing, within its bound of work; so do the first of a seed."""
+    target, left = make(), iter(range(40))
+    assert corpus(target), "it has a corpus"
+    count, finding = fuzz(target, Random(1), until=lambda: next(left, None) is None)
+    assert shown(finding) == ""
+    assert count == len(corpus(target)) + 40
+
+
+class Picky:
+    """Hates one byte."""
+
+    name = "codec"
+    words: tuple[bytes, ...] = (b"x",)
+
+    def run(self, data: bytes) -> None:
+        if b"!" in data:
+            raise KeyError(data)
+
+    def make(self, random: Random) -> bytes:
+        return random.randbytes(200)
+
+
+def test_the_same_seed_finds_the_same_and_it_is_made_small():
+    """A finding can be had again, by its seed and by its input."""
+    findings = [fuzz(Picky(), Random(5), until=lambda: False) for _ in range(2)]
+    assert findings[0] == findings[1]
+    finding = findings[0][1]
+    assert finding is not None and finding.kind == "KeyError run"
+    assert shrunk(Picky(), finding, seconds=5).data == b"!"
+    assert run_once(Picky(), b"!") is not None and run_once(Picky(), b"?") is None
+
+
+def test_what_works_for_too_long_is_stopped():
+    """Also where exceptions are caught."""
+    with pytest.raises(TooMuchWork), bounded(0.05):
+        never_end()
+
+
+def never_end() -> None:
+    while True:
+        with suppress(Exception):
+            sum(range(1000))
