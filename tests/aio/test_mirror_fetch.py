@@ -1,6 +1,7 @@
 """What a mirror makes of its fetch: kinds of functions, failures, and those that hang."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -31,6 +32,29 @@ async def test_a_fetch_that_raises_is_tried_again(scene: Scene) -> None:
     assert isinstance(users.error.__cause__, ConnectionError)
     await users.ready(None)
     assert len(scene.errors) == 3 and users.error is None and users.live
+
+
+def test_a_fetch_that_fails_for_long_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One record with the traceback, however its text differs, then a line now and then that counts (R48)."""
+    calls = 0
+
+    async def fetch() -> list[Any]:
+        nonlocal calls
+        calls += 1
+        if calls <= 50:
+            raise ConnectionError(f"attempt {calls} from port {40_000 + calls}")
+        return [{"id": 1}]
+
+    @told(on_error=None)
+    async def story(scene: Scene) -> None:
+        async with scene.mirror(fetch=fetch, backoff=Backoff(initial=1, maximum=1, jitter=0)) as users:
+            assert list(users) == [1]
+
+    with caplog.at_level(logging.INFO, "supawire"):
+        story()
+    records = [record for record in caplog.records if "the fetch" in record.getMessage()]
+    assert [record.exc_info is not None for record in records] == [True, False]
+    assert "(10 times so far" in records[1].getMessage()
 
 
 @told()

@@ -190,3 +190,16 @@ def test_a_server_whose_role_is_no_superuser(database: str, sql: Sql):
             assert bodies(ada, 1) == ["yes"]
     finally:
         run(sql, "drop owned by modest", "drop role modest")
+
+
+def test_a_large_key_that_an_update_left_alone_finds_its_row(ear: Ear, sql: Sql):
+    """PostgreSQL does not repeat such a value in the new row, so that the whole old row has to tell it."""
+    publish(sql, "large", "id text primary key, owner text, n int4")
+    run(sql, "alter table large alter id set storage external", "alter table large replica identity full")
+    run(sql, "alter table large enable row level security")
+    run(sql, f"create policy own on large for select to authenticated using (owner = {OWN})")
+    long = "(select string_agg(md5(n::text), '') from generate_series(1, 80) n)"
+    with ear.listen(of("large", "UPDATE"), sub="ada") as ada:
+        run(sql, f"insert into large values ({long}, 'ada', 1)", "update large set n = 2")
+        update = ada.change()
+    assert (update["record"]["n"], len(update["record"]["id"])) == (2, 80 * 32)

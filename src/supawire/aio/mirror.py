@@ -245,7 +245,8 @@ class AsyncMirror(Mapping[Any, R]):
             case Abandon():
                 self._fetching.abandon()
             case Complain(error):
-                self._driver.reports.error(error, "handler")
+                # texts of a fetch may differ each time; its failures are of one kind all the same
+                self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
 
     def _emit(self, event: MirrorEvent[Any]) -> None:
         for registration, buffer in list(self._feeds.items()):

@@ -144,9 +144,9 @@ class View:
 
 def error_of(row: Changed, facts: Facts) -> str | None:
     """Why the role gets no data of this change (protocol §4.4)."""
-    if row.new is None:
+    if row.record is None:
         return None
-    key = facts.key.intersection(row.new)
+    key = facts.key.intersection(row.record)
     if not key:
         return NO_KEY
     return None if key <= facts.readable else NO_RIGHT
