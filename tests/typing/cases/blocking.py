@@ -41,8 +41,8 @@ def main() -> None:
         assert_type(room.listen(broadcast()).get(timeout=1), Broadcast[Any])
         assert_type(room.on(changes("users", event="INSERT"), added), Subscription)
         assert_type(room.on(changes("users", event="INSERT"), added_later), Subscription)
-        room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
         @room.on(broadcast("typing"))
         def typing(message: Broadcast[Any]) -> int:

@@ -49,8 +49,8 @@ async def main() -> None:
         async for event in room.listen(changes("users", event="INSERT")):
             assert_type(event, Insert[dict[str, Any]])
         assert_type(room.on(changes("users", event="INSERT"), added), Subscription)
-        room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        room.on(changes("users", event="DELETE"), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        room.on(broadcast(), deaf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
         @room.on(broadcast("typing"))
         async def typing(message: Broadcast[Any]) -> int:

@@ -109,10 +109,10 @@ def handlers(room: Channel, later: AsyncChannel) -> None:
     assert_type(later.on(inserts, added), Subscription)
     assert_type(later.on(inserts, added_later), Subscription)
     assert_type(later.on(broadcast("a", model=Note), noted), Subscription)
-    room.on(inserts, plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    room.on(broadcast("a", model=User), noted)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    later.on(changes("users", model=User), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    later.on(changes("jobs", event="INSERT", model=Job), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    room.on(inserts, plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    room.on(broadcast("a", model=User), noted)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    later.on(changes("users", model=User), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    later.on(changes("jobs", event="INSERT", model=Job), added)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def decorators(room: Channel, later: AsyncChannel, insert: Insert[User], message: Broadcast[Note]) -> None:
