@@ -4,6 +4,7 @@ import inspect
 
 from docs.tables import rows, table
 from supawire.server.faultface import FaultFace
+from supawire.server.postgres.project import LACKING
 
 
 @table("faults")
@@ -15,6 +16,12 @@ def faults() -> str:
     return rows(
         ["fault", "what happens"], [[f"`{name}({_arguments(it)})`", inspect.getdoc(it) or ""] for name, it in methods]
     )
+
+
+@table("lacking-extensions")
+def lacking_extensions() -> str:
+    """Extensions of a project that are left out, and what is missing then."""
+    return rows(["extension", "what is missing"], [[f"`{name}`", what] for name, what in LACKING.items()])
 
 
 def _arguments(function: object) -> str:

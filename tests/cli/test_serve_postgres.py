@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 
 from supawire.cli import envfile
@@ -107,6 +108,26 @@ def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, clust
     assert serving("--database", cluster).stop().code == 0
 
 
+def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Its migrations have run, its secret signs; what fails is one line with file and line."""
+    migrations = tmp_path / "supabase" / "migrations"
+    migrations.mkdir(parents=True)
+    (migrations / "1_first.sql").write_text("create table todos (id int primary key);\n")
+    (tmp_path / "supabase" / "config.toml").write_text(f'[auth]\njwt_secret = "{"s" * 40}"\n')
+    server = serving("--project", str(tmp_path), "--show-keys")
+    assert "1 migration and 0 seeds" in server.banner
+    with psycopg.connect(server.exported("SUPAWIRE_DATABASE_URL")) as connection:
+        assert connection.execute("select count(*) from todos").fetchone() == (0,)
+    assert jwt.decode(server.exported("SUPAWIRE_KEY"), "s" * 40, algorithms=["HS256"])["role"] == "anon"
+    assert server.stop().code == 0
+    (migrations / "2_second.sql").write_text("\n\ndrop table nothing;\n")
+    assert run(["serve", "--port", "0", "--project", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert 'supabase/migrations/2_second.sql, line 3: table "nothing" does not exist' in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -114,8 +135,10 @@ def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, clust
         (["--database", "postgresql://u:hidden@127.0.0.1:1/d"], 1, "Is it running"),
         (["--postgres", "--database", "postgresql:///d"], 2, "give one of them"),
         (["--prepare"], 2, "--database"),
+        (["--project", "src", "--database", "postgresql:///d"], 2, "give one of them"),
+        (["--project", "src"], 1, "no folder supabase"),
     ],
-    ids=["no URL", "nobody there", "both", "nothing"],
+    ids=["no URL", "nobody there", "both", "nothing", "project and database", "no project"],
 )
 def test_trouble_is_one_line_and_an_exit_code(
     words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]

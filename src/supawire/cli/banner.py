@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.syntax import Syntax
@@ -10,6 +11,9 @@ from rich.text import Text
 from supawire.cli import samples
 from supawire.cli.envfile import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, lines
 from supawire.cli.wish import Wish
+
+if TYPE_CHECKING:
+    from supawire.server.postgres.project import Project
 
 
 def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
@@ -49,6 +53,8 @@ def _memory(console: Console, wish: Wish, url: str) -> None:
 
 def _database(console: Console, wish: Wish, url: str) -> None:
     assert wish.level is not None
+    if wish.level.project is not None:
+        console.print(f"  SQL   {_ran(wish.level.project)}", soft_wrap=True)
     console.print("\nThe database:\n")
     code(console, samples.PSQL.format(psql=wish.level.psql, database=wish.level.shown_url), "bash")
     console.print("\nA table that clients are told about, and a row, for psql:\n")
@@ -78,6 +84,13 @@ def _about_keys(wish: Wish) -> Iterator[str]:
     yield f"      sb_ keys: {PUBLISHABLE_KEY}, {SECRET_KEY}"
     if not wish.fixed:
         yield "      they end with this server; a fixed SUPAWIRE_SECRET keeps them valid"
+
+
+def _ran(project: "Project") -> str:
+    """Return what of a project has run."""
+    counts = ((len(project.migrations), "migration"), (len(project.seeds), "seed"))
+    files = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
+    return f"{files} of {project.root.name} have run"
 
 
 def _tour(wish: Wish, url: str) -> str:

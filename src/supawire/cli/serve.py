@@ -16,11 +16,12 @@ from supawire.cli.envfile import EnvFile
 from supawire.cli.wish import Wish
 from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
-from supawire.server.databaseface import make_level
+from supawire.server.databaseface import make_level, project_in
 from supawire.server.local import serve as serve_here
 
 if TYPE_CHECKING:
     from supawire.server.postgres.level import Level
+    from supawire.server.postgres.project import Project
 
 SHORTEST_SECRET: Final = 32
 STOPPED: Final = "Stopped. Clients were told to come back (close code 1012)."
@@ -67,6 +68,13 @@ def serve(
             "change meanwhile.",
         ),
     ] = False,
+    project: Annotated[
+        Path | None,
+        Parameter(
+            help="The folder of a Supabase project, such as .: a PostgreSQL of the server's own, in which its "
+            "migrations and its seed have run, with the settings of its config.toml."
+        ),
+    ] = None,
     host: Annotated[
         str, Parameter(help="Address to listen on. Others than 127.0.0.1 let other machines in.")
     ] = "127.0.0.1",
@@ -116,6 +124,8 @@ def serve(
 
     Ctrl-C or SIGTERM stops it, and clients are told to come back.
     """
+    found = _project(project, database)
+    secret = secret or (found.jwt_secret if found else None)
     wish = Wish(
         host=host,
         port=_port(port),
@@ -132,6 +142,7 @@ def serve(
             prepare=prepare,
             announce_outages=announce_outages,
             isolate_policy_errors=isolate_policy_errors,
+            project=found,
         ),
     )
     try:
@@ -166,14 +177,28 @@ def _reason(error: OSError) -> str:
     return os.strerror(number) if number > 0 else error.strerror or str(error)
 
 
+def _project(project: Path | None, database: str | None) -> "Project | None":
+    if project is None:
+        return None
+    if database is not None:
+        raise InvalidArgumentError("--project starts a database and --database names one; give one of them")
+    return project_in(project)
+
+
 def _level(
-    postgres: bool, database: str | None, *, prepare: bool, announce_outages: bool, isolate_policy_errors: bool
+    postgres: bool,
+    database: str | None,
+    *,
+    prepare: bool,
+    announce_outages: bool,
+    isolate_policy_errors: bool,
+    project: "Project | None",
 ) -> "Level | None":
     if postgres and database is not None:
         raise InvalidArgumentError("--postgres starts a database and --database names one; give one of them")
     if prepare and database is None:
         raise InvalidArgumentError("--prepare prepares a database; name it with --database")
-    if not postgres and database is None:
+    if not postgres and database is None and project is None:
         for name, given in (
             ("--announce-outages", announce_outages),
             ("--isolate-policy-errors", isolate_policy_errors),
@@ -187,6 +212,7 @@ def _level(
             prepare=prepare,
             announce_outages=announce_outages,
             isolate_policy_errors=isolate_policy_errors,
+            project=project,
         )
     except ImportError as error:
         raise InvalidArgumentError(str(error)) from error

@@ -1,5 +1,6 @@
 """The PostgreSQL levels of the local server, as far as `LocalServer` shows them."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -8,6 +9,7 @@ from supawire.options import check_bool, check_text
 
 if TYPE_CHECKING:
     from supawire.server.postgres.level import Level
+    from supawire.server.postgres.project import Project
 
 INSTEAD: Final = {
     "emit": "sql('insert into …') makes a real change.",
@@ -17,7 +19,12 @@ INSTEAD: Final = {
 
 
 def make_level(
-    database: str | None, *, prepare: bool, announce_outages: bool = False, isolate_policy_errors: bool = False
+    database: str | None,
+    *,
+    prepare: bool,
+    announce_outages: bool = False,
+    isolate_policy_errors: bool = False,
+    project: "Project | None" = None,
 ) -> "Level":
     """The level for this database, or with an embedded one. Raises: ImportError that names the extra; StateError."""
     if sys.platform == "win32":
@@ -32,7 +39,16 @@ def make_level(
             "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
         ) from error
     behaviour = Behaviour(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
-    return Level(database, prepare=prepare, behaviour=behaviour)
+    return Level(database, prepare=prepare, behaviour=behaviour, project=project)
+
+
+def project_in(path: str | os.PathLike[str]) -> "Project":
+    """Read the Supabase project in a folder. Raises: StateError that names the file; InvalidArgumentError."""
+    from supawire.server.postgres.project import read_project
+
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgumentError(f"project must be the path of a folder, not {type(path).__name__}")
+    return read_project(path)
 
 
 class DatabaseFace:
@@ -46,6 +62,7 @@ class DatabaseFace:
         prepare: bool,
         announce_outages: bool,
         isolate_policy_errors: bool,
+        project: str | os.PathLike[str] | None,
     ) -> None:
         check_bool("postgres", postgres)
         check_bool("prepare", prepare)
@@ -53,8 +70,16 @@ class DatabaseFace:
         check_bool("isolate_policy_errors", isolate_policy_errors)
         if database is not None:
             check_text("database", database, secret=True)
+        if project is not None and database is not None:
+            raise InvalidArgumentError(
+                "project= runs migrations in a PostgreSQL of the server's own, and database= names another; "
+                "give one of them"
+            )
+        self._project_path: Final = project
+        self._project: Final = None if project is None else project_in(project)
         if postgres and database is not None:
             raise InvalidArgumentError("postgres=True starts a database and database= names one; give one of them")
+        postgres = postgres or project is not None
         if prepare and not postgres and database is None:
             raise InvalidArgumentError("prepare=True prepares a database; name it with database=")
         if not postgres and database is None:
@@ -84,6 +109,7 @@ class DatabaseFace:
             prepare=self._prepare,
             announce_outages=self._announce_outages,
             isolate_policy_errors=self._isolate_policy_errors,
+            project=None if self._project_path is None else project_in(self._project_path),  # as it is at this start
         )
 
     @property

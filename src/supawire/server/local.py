@@ -58,7 +58,9 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     announce_outages: inform channels when the connection to the database is lost and there again; the real server
     does not. isolate_policy_errors: when a row policy raises, only its own subscriber gets an error; on the real server
     nobody gets any change meanwhile.
-    Raises: InvalidArgumentError; ImportError when the extra is not there.
+    project: the folder of a Supabase project: a PostgreSQL of the server's own with its migrations and seed;
+    `auth.jwt_secret` and `auth.jwt_expiry` of its `config.toml` hold where `secret` and `expires_in` are left out.
+    Raises: InvalidArgumentError; ImportError when the extra is not there; StateError about what is wrong in `project`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         inspector: bool = False,
         announce_outages: bool = False,
         isolate_policy_errors: bool = False,
+        project: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             postgres,
@@ -81,6 +84,7 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
             prepare=prepare,
             announce_outages=announce_outages,
             isolate_policy_errors=isolate_policy_errors,
+            project=project,
         )
         if secret is not None:
             check_text("secret", secret, secret=True)
@@ -88,7 +92,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         check_bool("inspector", inspector)
         if limits is not None:
             check_kind("limits", limits, ServerLimits, "a ServerLimits, as ServerLimits.self_hosted()")
-        self.secret: Final = secret or secrets.token_urlsafe(48)
+        project_secret = None if self._project is None else self._project.jwt_secret
+        self.secret: Final = secret or project_secret or secrets.token_urlsafe(48)
         """The HS256 secret that signs and checks tokens."""
         self.anon_key: Final = self.token("anon", YEARS)
         """A key with the role `anon`, good for years."""
@@ -248,9 +253,14 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
             )
         return f"http://127.0.0.1:{self._app.port}"
 
-    def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
-        """A token with this role and these claims; negative `expires_in` seconds make one that has run out."""
+    def token(self, role: str = "authenticated", expires_in: float | None = None, **claims: Any) -> str:
+        """A token with this role and these claims; negative `expires_in` seconds make one that has run out.
+
+        Left out it is an hour, or what `config.toml` of the project says.
+        """
         check_text("role", role)
+        if expires_in is None:
+            expires_in = (self._project and self._project.jwt_expiry) or 3600
         check_number("expires_in", expires_in, unit="seconds")
         check_json(claims, "claims")
         return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, self.secret)

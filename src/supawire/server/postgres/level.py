@@ -11,13 +11,15 @@ from supawire.errors import StateError
 from supawire.server.app import App
 from supawire.server.hub import Hub
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.database import DatabaseError
+from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.examine import check_url, examine, without_password
 from supawire.server.postgres.feed import Feed
 from supawire.server.postgres.ground import Behaviour, Ground, Part
 from supawire.server.postgres.messages import MessageTable
+from supawire.server.postgres.migrating import migrate
 from supawire.server.postgres.partitions import Partitions
 from supawire.server.postgres.policies import Policies
+from supawire.server.postgres.project import Project
 from supawire.server.postgres.schema import prepare
 from supawire.server.postgres.session import Session
 from supawire.server.questions import Answer, Question, Trouble
@@ -36,15 +38,23 @@ class Level:
     """The PostgreSQL level of one server: the backend of its `App`.
 
     Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
-    behaviour: what clients learn of an outage.
+    behaviour: what clients learn of an outage. project: whose migrations and seeds run on an embedded one.
     """
 
-    def __init__(self, url: str | None = None, *, prepare: bool = False, behaviour: Behaviour | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        prepare: bool = False,
+        behaviour: Behaviour | None = None,
+        project: Project | None = None,
+    ) -> None:
         if url is not None:
             check_url(url)
         self._given: Final = url
         self._behaviour: Final = behaviour or Behaviour()
         self._prepare: Final = prepare or url is None
+        self.project: Final = project
         self._cluster: Cluster | None = None
         self._ground: Ground | None = None
         self._app: App | None = None
@@ -116,7 +126,7 @@ class Level:
         self._ground = ground = Ground(self.own_url, self._do, self._behaviour)
         self._exits.push_async_callback(ground.database.close)
         if self._prepare:
-            await prepare(ground.database, ours=self._cluster is not None)
+            await self._make_ready()
         self.version = await examine(ground.database)
         for make in PARTS:
             part = make(ground)
@@ -124,6 +134,16 @@ class Level:
             self._answers.update(part.answers)
             self._exits.push_async_callback(part.stop)
             await part.start()
+
+    async def _make_ready(self) -> None:
+        """Prepare the database by a connection of its own, as some settings hold from the next connection on."""
+        database = Database(self.own_url, 1)
+        try:
+            await prepare(database, ours=self._cluster is not None)
+        finally:
+            await database.close()
+        if self.project is not None:
+            await migrate(self.own_url, self.project)
 
     async def _end(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
         """Stop our cluster, also when we were cancelled while it started."""

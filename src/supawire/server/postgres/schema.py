@@ -22,7 +22,8 @@ _WHOSE: Final = """
 async def prepare(database: Database, *, ours: bool = False) -> None:
     """Make what is missing; may be done again at any time.
 
-    `ours`: the database is in a cluster of ours, so tables in `public` are opened as in a project of Supabase.
+    `ours`: the database is in a cluster of ours, so tables in `public` are opened as in a project of Supabase, and what
+    migrations of a project refer to is made.
     Raises: StateError when there is a schema `realtime` of somebody else, or the role may not do it.
     """
     whose = await database.query(_WHOSE)
@@ -37,6 +38,7 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
             await connection.execute(text("schema.sql"))
             if ours:
                 await connection.execute(text("open.sql"))
+                await connection.execute(text("supabase.sql"))
     except DatabaseError as error:
         if error.sqlstate != LACKING:
             raise
