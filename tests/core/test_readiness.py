@@ -4,11 +4,12 @@ import pytest
 
 from supawire.core.listeners import Listener
 from supawire.errors import JoinError, OperationTimeout
+from supawire.options import Secret
 from supawire.selectors import changes, gaps, status, system
 from supawire.server.emitted import make_change
 from supawire.testing.linked import World
 from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, Status
+from supawire.types import ChannelState, Gap, Status
 
 from .conftest import SUBSCRIBED, TROUBLE, Story
 
@@ -150,6 +151,7 @@ def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, SUBSCRIBED)
+    story.do(story.session.set_token, Secret("token"))
     before = len(moves)
     story.system(db, SUBSCRIBED)
     assert len(moves) == before
@@ -292,3 +294,59 @@ def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_nex
     each.answer_join()
     each.system(db, NEVER, status="error")
     assert isinstance(error_of(each.outcome(ready)), JoinError)
+
+
+def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
+    """ "Subscribed" for the second time, and no token was pushed: the server's worker was replaced, rows may miss."""
+    each.open()
+    db = each.channel("db")
+    told = each.collect(db, changes("users"), gaps())
+    each.join(db)
+    each.system(db, SUBSCRIBED)
+    joined_at = each.now.at()
+    each.run_alive(40)
+    each.system(db, SUBSCRIBED)
+    lost = frozenset({"changes"})
+    assert told == [Gap("db", joined_at, each.now.at(), "resubscribed", 0, "not_replayable", lost)]
+    each.run_alive(600)
+    each.system(db, SUBSCRIBED)
+    assert len(told) == 2
+    assert (told[1].ended_at - told[1].started_at).total_seconds() == pytest.approx(60)
+    assert each.at(db).ready
+
+
+@pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])
+def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: int, gaps_told: int) -> None:
+    """Each token that is pushed makes the server subscribe again and say so; what it says besides is a gap (R25)."""
+    story.open()
+    db = story.channel("db")
+    told = story.collect(db, changes("users"), gaps())
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    for number in range(pushes):
+        story.do(story.session.set_token, Secret(f"token-{number}"))
+    for _ in range(pushes + gaps_told):
+        story.run_alive(2)
+        story.system(db, SUBSCRIBED)
+    assert len(told) == gaps_told
+
+
+def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(story: Story) -> None:
+    """A token that was pushed long ago is not what the server speaks of now (R25)."""
+    story.open()
+    db = story.channel("db")
+    told = story.collect(db, changes("users"), gaps())
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    story.do(story.session.set_token, Secret("token"))
+    story.run_alive(70)
+    story.system(db, SUBSCRIBED)
+    assert [gap.reason for gap in told] == ["resubscribed"]
+
+
+def test_a_channel_without_changes_takes_no_subscription_for_a_gap(story: Story) -> None:
+    """What a server says of changes that nobody asked for is nobody's loss (R44)."""
+    story.open()
+    told = story.collect(story.joined(), gaps())
+    story.system("realtime:room", SUBSCRIBED)
+    assert told == []

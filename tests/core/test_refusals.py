@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from supawire.errors import AuthError, JoinDeniedError, JoinError, RealtimeError
-from supawire.options import Secret, SessionOptions
+from supawire.options import Limits, Secret, SessionOptions
 from supawire.selectors import changes
 from supawire.testing.pilot import NOT_YET, error_of
 from supawire.types import ChannelState
@@ -15,8 +15,8 @@ from .server_words import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Clas
 
 
 def with_provider(name: str = "room") -> tuple[Story, str]:
-    """A client with a token provider and a channel whose join is out."""
-    story = Story(SessionOptions(has_token_provider=True))
+    """A client with a token provider and a channel whose join is out; it does not count channels itself."""
+    story = Story(SessionOptions(has_token_provider=True, limits=Limits(channels=None)))
     story.do(story.session.open)
     story.give_token("first")
     story.accept()
@@ -159,3 +159,50 @@ def test_an_expired_token_is_an_auth_error(story: Story) -> None:
     story.end_channel(room, "Token has expired 1 seconds ago")
     assert isinstance(story.at(room).error, AuthError)
     assert isinstance(story.at(room).error, PermissionError)
+
+
+TOO_MANY = "ChannelRateLimitReached: Too many channels"
+
+
+def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: Callable[..., Story]) -> None:
+    """The server counts late what was just left; said twice it is final, and a new wish has a new try (R29)."""
+    story = make_story(limits=Limits(channels=2))
+    story.open()
+    left, room = story.joined("left"), story.channel()
+    story.joined("stays")
+    story.do(story.session.leave, left, 10.0)
+    for _ in range(2):
+        joining = story.do(story.session.join, room)
+        story.refuse_join(TOO_MANY)
+        assert story.state(room) is ChannelState.RETRYING
+        story.run_for(1.1)
+        story.refuse_join(TOO_MANY)
+        assert story.state(room) is ChannelState.FAILED
+        assert error_of(story.outcome(joining)).code == "ChannelRateLimitReached"
+    assert len([frame for frame in story.sent("phx_join") if frame.topic == room]) == 4
+
+
+def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story]) -> None:
+    """The second try finds the place that the first did not, and a later refusal has one more try again (R29)."""
+    story = make_story(limits=Limits(channels=1))
+    story.open()
+    room = story.channel()
+    for _ in range(2):
+        joining = story.do(story.session.join, room)
+        story.refuse_join(TOO_MANY)
+        story.run_alive(2.1)
+        story.answer_join()
+        assert story.outcome(joining) is None
+        story.run_alive(6)
+        story.close_channel(room, story.sent("phx_join")[-1].ref)
+        story.run_alive(1.1)
+
+
+def test_too_many_channels_is_final_where_nobody_counts(make_story: Callable[..., Story]) -> None:
+    """Without a limit on our side we cannot know better than the server (R29)."""
+    story = make_story(limits=Limits.off())
+    story.open()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.refuse_join(TOO_MANY)
+    assert story.state(room) is ChannelState.FAILED

@@ -22,6 +22,9 @@ from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateE
 from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, PresenceEvent, PresenceState, System
 
+_REPLACED: Final = 60.0
+"""Seconds for which the server may have told no changes before it says that it has subscribed anew; 37 were seen."""
+
 
 class Channel:
     """The client's side of one topic."""
@@ -189,7 +192,7 @@ class Channel:
     def system(self, message: System, now: Instant) -> None:
         """Readiness, trouble with changes, or why the channel is about to be closed."""
         self._context.deliver(self._parts.index.system, (message,))
-        reading = self._parts.readiness.read(message, keyed=self._member.keyed)
+        reading = self._parts.readiness.read(message, now, keyed=self._member.keyed)
         joined = self.state is ChannelState.JOINED  # else it speaks of the join that is being replaced
         match reading.said:
             case Said.READY:
@@ -202,6 +205,9 @@ class Channel:
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._member.settle_waiters()
                     self._context.report("changes", topic=self.name, error=reading.error)
+            case Said.ANEW:
+                earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
+                self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
             case Said.ENDING:
                 self._member.ending = reading
             case Said.NOTHING:

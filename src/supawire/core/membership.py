@@ -16,7 +16,7 @@ from supawire.core.join import Join, binding_ids, join_payload
 from supawire.core.joins import JoinQueue
 from supawire.core.parts import Parts
 from supawire.core.readiness import Reading
-from supawire.core.rejoin import Rejoin
+from supawire.core.rejoin import CHANNEL_LIMIT, Rejoin, Verdict
 from supawire.core.states import CHANNEL, ChannelOn
 from supawire.core.token import on_wire, same, taken_back
 from supawire.errors import (
@@ -119,6 +119,7 @@ class Membership:
             self.rejoin_if_needed(now)
             return
         self.told_token = token
+        self.parts.readiness.prompted(now)
         if (shown := on_wire(token)) is not None:
             refs = self.living.ref, self._context.next_ref()
             data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
@@ -362,6 +363,8 @@ class Membership:
         self.error = error
         self.rejoin.ended(now)
         verdict = self.rejoin.judge(row, join.token if join else None, self.token)
+        if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount():
+            verdict = Verdict(again=True)
         self._lose_join(reason, error, self._joins.blind_since(now))
         if not verdict.again:
             self._give_up(error, now)

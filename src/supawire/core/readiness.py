@@ -5,13 +5,16 @@ Any other `system` error announces that the channel is about to be closed, and w
 """
 
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from supawire.core import frames
 from supawire.core.join import Join
 from supawire.errors import REPLICATING, SUBSCRIBED, Action, Known, RealtimeError, classify_system, system_error
 from supawire.options import ChannelOptions
-from supawire.types import System
+from supawire.types import Instant, System
+
+_PROMPTED: Final = 60.0
+"""Seconds after a token push within which "Subscribed to PostgreSQL" may be its answer; it comes after one to three."""
 
 
 class Said(Enum):
@@ -20,6 +23,8 @@ class Said(Enum):
     NOTHING = auto()
     READY = auto()
     DEGRADED = auto()
+    ANEW = auto()
+    """The server has subscribed to changes anew by itself: its worker was replaced."""
     ENDING = auto()
 
 
@@ -34,10 +39,14 @@ class Reading(NamedTuple):
 class Readiness:
     """What a join still waits for."""
 
-    __slots__ = ("_awaited", "changes_live", "hopeless")
+    __slots__ = ("_awaited", "_prompts", "_subscribes", "changes_live", "hopeless")
 
     def __init__(self) -> None:
         self._awaited: tuple[str, ...] = ()
+        self._subscribes = False
+        """Whether the join has changes, so that the server says when it has subscribed to them."""
+        self._prompts: tuple[float, ...] = ()
+        """When tokens were pushed after which the server has not said yet that it has subscribed again."""
         self.changes_live: bool = True
         """Whether nothing is known to be wrong with changes."""
         self.hopeless: RealtimeError | None = None
@@ -47,17 +56,24 @@ class Readiness:
         """A new join: nothing was said yet."""
         self._awaited = (SUBSCRIBED,) * bool(join.bindings) + (REPLICATING,) * options.replication_ready
         self.changes_live = not join.bindings
+        self._subscribes = bool(join.bindings)
+        self._prompts = ()
         self.hopeless = None
+
+    def prompted(self, now: Instant) -> None:
+        """Note that a token was pushed: the server subscribes to changes again with it, and says so."""
+        if self._subscribes:
+            self._prompts = (*self._open_prompts(now), now.mono)
 
     @property
     def is_ready(self) -> bool:
         """Whether everything that was asked for is live."""
         return not self._awaited
 
-    def read(self, message: System, *, keyed: bool = False) -> Reading:
+    def read(self, message: System, now: Instant, *, keyed: bool = False) -> Reading:
         """Take a `system` message in. Args: keyed: the channel has no token, so it joined with the key."""
         if message.status == "ok":
-            return self._ok(message.message)
+            return self._ok(message.message, now)
         row = classify_system(message.extension, message.status, message.message)
         if row is None:
             return Reading(Said.NOTHING)
@@ -70,13 +86,20 @@ class Readiness:
             self.hopeless = error
         return Reading(Said.DEGRADED, row, error)
 
-    def _ok(self, text: str) -> Reading:
+    def _ok(self, text: str, now: Instant) -> Reading:
         if text not in self._awaited:
-            return Reading(Said.NOTHING)  # said again after a token refresh or a change of the publication
+            if text != SUBSCRIBED or not self._subscribes:
+                return Reading(Said.NOTHING)
+            prompts = self._open_prompts(now)
+            self._prompts = prompts[1:]
+            return Reading(Said.NOTHING if prompts else Said.ANEW)
         self._awaited = self._without(text)
         if text == SUBSCRIBED:
             self.changes_live, self.hopeless = True, None
         return Reading(Said.READY if self.is_ready else Said.NOTHING)
+
+    def _open_prompts(self, now: Instant) -> tuple[float, ...]:
+        return tuple(at for at in self._prompts if now.mono - at <= _PROMPTED)
 
     def _without(self, text: str) -> tuple[str, ...]:
         return tuple(awaited for awaited in self._awaited if awaited != text)

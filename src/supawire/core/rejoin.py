@@ -8,6 +8,9 @@ from supawire.errors import Action, Known
 from supawire.options import Secret
 from supawire.types import Instant
 
+CHANNEL_LIMIT: Final = "ChannelRateLimitReached"
+"""The code of a join that is refused because the connection has too many channels."""
+
 _STEADY: Final = 5.0
 """Seconds joined after which the backoff starts anew."""
 
@@ -24,7 +27,7 @@ class Verdict(NamedTuple):
 class Rejoin:
     """The attempts of one channel to be joined."""
 
-    __slots__ = ("_attempts", "_context", "_joined_at", "_refused", "_topic")
+    __slots__ = ("_attempts", "_context", "_joined_at", "_recounted", "_refused", "_topic")
 
     def __init__(self, context: Context, topic: str) -> None:
         self._context = context
@@ -32,15 +35,16 @@ class Rejoin:
         self._attempts = 0
         self._joined_at: float | None = None
         self._refused: tuple[Secret | None] | None = None
+        self._recounted = False
 
     def reset(self) -> None:
         """The user wants in anew."""
-        self._attempts, self._joined_at, self._refused = 0, None, None
+        self._attempts, self._joined_at, self._refused, self._recounted = 0, None, None, False
 
     def joined(self, now: Instant) -> None:
         """The server said ok."""
         self._joined_at = now.mono
-        self._refused = None
+        self._refused, self._recounted = None, False
 
     def ended(self, now: Instant) -> None:
         """The join is over; one that lasted makes the next attempt a first one."""
@@ -66,6 +70,15 @@ class Rejoin:
             return Verdict(again=False)
         stuck = before is not None and same(before[0], token)
         return Verdict(again=True, slow=stuck, stuck=stuck)
+
+    def may_recount(self) -> bool:
+        """Return whether to try once more after "too many channels", once for each wish to join.
+
+        The server's count is late: a channel that was left a moment ago may still be in it. We count exactly, and ask
+        for no more channels than `limits.channels`; so where that is set, the server's word is final the second time.
+        """
+        first, self._recounted = not self._recounted, True
+        return first and not self.exhausted and self._context.options.limits.channels is not None
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
         """Come back with ("rejoin", topic) after the backoff."""

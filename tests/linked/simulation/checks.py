@@ -141,6 +141,8 @@ def hearing(stage: Stage) -> None:
     for gap in stage.history.gaps:
         require(gap.started_at <= gap.ended_at, f"6: a gap ends before it begins: {gap}")
         known = gap.verdict != "complete" or not stage.ada.hides_time
+        anew = gap.reason != "resubscribed"
+        require(anew, f"6: the server did not subscribe anew by itself, only for a token: {gap}")
         require(known, f"6: complete, and nobody knows the server's time: {gap}")
     by_number = {event.number: event for event in stage.history.events}
     for hearer in stage.history.hearers:
