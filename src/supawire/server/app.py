@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from aiohttp import WSMessage, WSMsgType, web
 
 from supawire.core.frames import MAX_FRAME
+from supawire.server.connections import Connections
 from supawire.server.desk import Bits, HubOptions
 from supawire.server.effects import (
     Ask,
@@ -35,6 +36,7 @@ from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
 from supawire.server.inspector.shell import Inspector
 from supawire.server.questions import Answer, Question
+from supawire.server.requests import PREFLIGHT, headers_of, refused_as_too_long, response_of
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.socket import Socket, frame_of
 from supawire.types import Instant
@@ -42,21 +44,14 @@ from supawire.types import Instant
 logger: Final = logging.getLogger("supawire.server")
 
 SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
-CORS: Final = {"Access-Control-Allow-Origin": "*"}
-PREFLIGHT: Final = {
-    **CORS,
-    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-    "Access-Control-Allow-Headers": "authorization, apikey, content-type, x-client-info",
-}
 LONGEST: Final = 2 * MAX_FRAME
 """Bytes of a frame that are read at all. What the hub may not take is read first, and then the hub closes with 1009: a
 socket that is closed before is reset by the bytes that still come, and the reset may overtake the code."""
-MAX_HEADER: Final = 4_400
-"""Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
-MAX_LINE: Final = 8_150
 Receive: TypeAlias = Callable[[int, bytes, bool, Instant], None]
 Came: TypeAlias = Receive
 Went: TypeAlias = Callable[[Send, Instant], None]
+KEPT: Final = 75.0
+"""Seconds for which a connection is kept open after an answer, also when a part of another request has come."""
 TURN: Final = 64
 """Frames of one socket after which the others get a turn."""
 TURNS_TO_ACCEPT: Final = 3
@@ -81,6 +76,7 @@ class App:
     def __init__(self, options: HubOptions, random: Bits | None = None) -> None:
         self.hub: Final = Hub(options, random or SystemRandom())
         self._gateway: Final = Gateway(options.secret)
+        self._connections: Final = Connections(options.timings.request)
         self._sockets: dict[int, Socket] = {}
         self._numbers = 0
         self._closers: set[asyncio.Task[None]] = set()
@@ -118,12 +114,17 @@ class App:
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
         self._runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=0.25, max_field_size=65_536, max_line_size=65_536
+            application,
+            access_log=None,
+            shutdown_timeout=0.25,
+            max_field_size=65_536,
+            max_line_size=65_536,
+            keepalive_timeout=KEPT,
+            lingering_time=self._connections.patience,
         )
         await self._runner.setup()
-        self._listener = await self._loop.create_server(
-            cast("Callable[[], asyncio.Protocol]", self._runner.server), host, port
-        )
+        guarded = self._connections.guarded(cast("Callable[[], Any]", self._runner.server))
+        self._listener = await self._loop.create_server(guarded, host, port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -288,7 +289,8 @@ class App:
     # --- requests ---
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if (refused := _too_long(request)) is not None:
+        self.arrived(request)
+        if (refused := refused_as_too_long(request)) is not None:
             return refused
         if self._inspector is not None and (shown := await self._inspector.answer(request)) is not None:
             return shown
@@ -300,11 +302,15 @@ class App:
         if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # a gateway answers it
             return web.Response(status=204, headers=PREFLIGHT)
         try:
-            body = await request.read()
+            async with asyncio.timeout(self._connections.patience):
+                body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            return _response(RestAnswer(413, b"Request Entity Too Large", HTML))
+            return response_of(RestAnswer(413, b"Request Entity Too Large", HTML))
+        except TimeoutError:
+            return response_of(RestAnswer(408, b"Request Timeout", HTML))
+        self.arrived(request)
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
-        asked = RestRequest(request.method, path, request.host, dict(request.query), _headers(request), body)
+        asked = RestRequest(request.method, path, request.host, dict(request.query), headers_of(request), body)
         if path != request.rel_url.raw_path:
             asked = self._gateway.rest(asked, self.now())
         answer = self.hub.rest(asked, self.now())
@@ -314,21 +320,21 @@ class App:
             answer = await waiting
         else:
             self.pump()
-        return _response(answer)
+        return response_of(answer)
 
     async def _open(self, request: web.Request) -> web.StreamResponse:
         if request.method != "GET":
             return web.Response(status=400, text="Bad Request")
         self._numbers += 1
         conn = self._numbers
-        asked = Request(request.host, dict(request.query), _headers(request))
+        asked = Request(request.host, dict(request.query), headers_of(request))
         if request.path.startswith(GATEWAY):
             asked = self._gateway.socket(asked, self.now())
         answer = self.hub.connect(conn, asked, self.now())
         self.pump()
         if isinstance(answer, Refusal):
             await asyncio.sleep(answer.held)
-            return _response(RestAnswer(answer.status, answer.body, answer.content_type))
+            return response_of(RestAnswer(answer.status, answer.body, answer.content_type))
         socket = Socket(
             web.WebSocketResponse(
                 compress=False, max_msg_size=LONGEST, autoping=False, autoclose=False, decode_text=False
@@ -340,7 +346,7 @@ class App:
                 return web.Response(status=400, text="Not a WebSocket upgrade request")
             if not await socket.open(request):
                 return web.Response(status=400)  # nobody is there to get it
-            await self._read(conn, socket)
+            await self._read(conn, socket, request)
         finally:
             self._sockets.pop(conn, None)
             self.hub.disconnected(conn, self.now())
@@ -348,11 +354,18 @@ class App:
         await socket.end()
         return socket.ws
 
-    async def _read(self, conn: int, socket: Socket) -> None:
+    def arrived(self, request: web.Request) -> None:
+        """Note that a whole request, or a whole message on its socket, has arrived."""
+        if (connection := self._connections.open.get(request.protocol)) is not None:
+            connection.arrived()
+
+    async def _read(self, conn: int, socket: Socket, request: web.Request) -> None:
         """Hand in frames until the socket ends."""
-        frames = 0
+        frames, connection = 0, self._connections.open.get(request.protocol)
         while True:
             message = await socket.ws.receive()
+            if connection is not None and connection.unfinished:
+                connection.arrived()
             try:
                 if not await self._hand_in(conn, socket, message):
                     return
@@ -378,22 +391,3 @@ class App:
             self.hub.heard(conn, self.now())
             return True
         return False
-
-
-def _headers(request: web.Request) -> dict[str, str]:
-    return {name.lower(): value for name, value in request.headers.items()}
-
-
-def _too_long(request: web.Request) -> web.Response | None:
-    if len(request.raw_path) + len(request.method) > MAX_LINE:
-        return web.Response(status=414)
-    if any(len(value) > MAX_HEADER for value in request.headers.values()):
-        return web.Response(status=431)
-    return None
-
-
-def _response(answer: RestAnswer) -> web.Response:
-    headers = {**CORS, **dict(answer.headers)}
-    if answer.content_type is not None:
-        headers["Content-Type"] = answer.content_type
-    return web.Response(status=answer.status, body=answer.body or None, headers=headers)

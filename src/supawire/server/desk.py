@@ -49,6 +49,8 @@ class Timings:
     """Between a new token and the next `Subscribed to PostgreSQL` (protocol §7.3)."""
     recheck: float = 300.0
     """Between two looks at a channel's token, unless it ends sooner (protocol §7.2)."""
+    request: float = 10.0
+    """For the first request of a connection to arrive, and for the body of each; then the connection is closed."""
     idle: float = 60.0
     """Without a byte of the client, before its socket is closed with 1000 (protocol §3.4)."""
     answer: float = 10.0

@@ -83,6 +83,7 @@ class Inspector:
         telling.add_done_callback(_told)
         try:
             async for message in viewer.ws:
+                self._app.arrived(request)
                 if message.type is WSMsgType.TEXT:
                     self._take(viewer, message.data)
         finally:

@@ -1,0 +1,95 @@
+"""TCP connections of the local server: how long a first request may take, and how many bytes may be unfinished in all.
+
+`aiohttp` bounds what one request or message may hold, and neither the time until the first request has arrived nor the
+sum over all connections. So each connection's protocol stands behind a `Connection`, which counts what came since the
+last whole request or message.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+logger: Final = logging.getLogger("supawire.server")
+
+MAX_UNFINISHED: Final = 128_000_000
+"""Bytes of unfinished requests and messages of all connections together; over that the largest one is cut."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, in front of the protocol that reads it."""
+
+    __slots__ = ("_all", "_inner", "_timer", "_transport", "unfinished")
+
+    def __init__(self, everything: "Connections", inner: Any) -> None:
+        self._all: Final = everything
+        self._inner: Final = inner
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self.unfinished: int = 0
+        """Bytes that came since the last whole request or message."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not its subclasses
+        self._timer = asyncio.get_running_loop().call_later(self._all.patience, self.cut)
+        self._all.open[self._inner] = self
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.unfinished += len(data)
+        self._all.count(len(data))
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.arrived()
+        self._all.open.pop(self._inner, None)
+        self._inner.connection_lost(exc)
+
+    def arrived(self) -> None:
+        """Note that a request or message has arrived whole."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._all.count(-self.unfinished)
+        self.unfinished = 0
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self.arrived()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Connections:
+    """All connections. patience: seconds for the first request. limit: bytes that may be unfinished in all."""
+
+    def __init__(self, patience: float, limit: int = MAX_UNFINISHED) -> None:
+        self.patience: Final = patience
+        self.open: Final[dict[Any, Connection]] = {}
+        """By the protocol that reads them."""
+        self._limit: Final = limit
+        self._unfinished = 0
+
+    def guarded(self, make: Callable[[], Any]) -> Callable[[], Connection]:
+        """Return a factory of protocols that puts a `Connection` in front of each."""
+        return lambda: Connection(self, make())
+
+    def count(self, size: int) -> None:
+        """Add to the unfinished bytes; over the limit, cut the connection that has most of them."""
+        self._unfinished += size
+        if size > 0 and self._unfinished > self._limit:
+            largest = max(self.open.values(), key=lambda connection: connection.unfinished)
+            logger.warning(
+                "connections hold %d bytes of unfinished messages; the one with %d of them is cut",
+                *(self._unfinished, largest.unfinished),
+            )
+            largest.cut()
