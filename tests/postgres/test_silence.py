@@ -220,6 +220,21 @@ def test_a_table_that_is_dropped_and_made_anew(ear: Ear, sql: Sql):
         assert narrow.change()["record"] == {"id": 2}
 
 
+# --- rows
+
+
+def test_the_keys_of_a_row_come_in_the_order_of_jsonb(ear: Ear, sql: Sql):
+    """By their length in bytes, then by their bytes; `columns` keeps the order of the table."""
+    publish(sql, "todos", 'title text, id int4 primary key, "ä" int4, n int4, at int4, b int4')
+    run(sql, "alter table todos replica identity full")
+    with ear.listen(of("todos")) as listener:
+        run(sql, "insert into todos values ('x', 1, 2, 3, 4, 5)", "update todos set n = 6")
+        insert, update = listener.changes(2)
+    order = ["b", "n", "at", "id", "ä", "title"]
+    assert [list(insert["record"]), list(update["record"]), list(update["old_record"])] == [order] * 3
+    assert [column["name"] for column in insert["columns"]] == ["title", "id", "ä", "n", "at", "b"]
+
+
 # --- tokens
 
 

@@ -135,8 +135,9 @@ class View:
     def __init__(self, facts: Facts, select: tuple[str, ...] | None) -> None:
         wanted = facts.readable if select is None else facts.readable.intersection((*select, *facts.key))
         self.facts: Final = facts
-        self.shown: Final = {name: text(name) + b":" for name, _ in facts.columns if name in wanted}
-        """How each column that is shown begins."""
+        names = sorted((name for name, _ in facts.columns if name in wanted), key=jsonb_order)
+        self.shown: Final = {name: text(name) + b":" for name in names}
+        """How each column that is shown begins, in the order of keys in jsonb."""
         self.columns: Final = msgspec.json.encode(
             [{"name": name, "type": kind} for name, kind in facts.columns if name in wanted]
         )
@@ -191,13 +192,19 @@ def _record(row: Changed, values: Values | None, view: View, only: Collection[st
     shown = view.shown
     if row.too_large or only is not None:
         return _object(
-            shown[name] + value
-            for name, value in values.items()
-            if name in shown
+            head + values[name]
+            for name, head in shown.items()
+            if name in values
             and (only is None or name in only)
-            and (not row.too_large or (value != NULL and len(value) <= KEPT))
+            and (not row.too_large or (values[name] != NULL and len(values[name]) <= KEPT))
         )
-    return _object([shown[name] + value for name, value in values.items() if name in shown])
+    return _object([head + values[name] for name, head in shown.items() if name in values])
+
+
+def jsonb_order(name: str) -> tuple[int, bytes]:
+    """Return the place of a key in jsonb: shorter ones come first, then by their bytes."""
+    encoded = name.encode()
+    return len(encoded), encoded
 
 
 def _object(fields: Iterable[bytes]) -> bytes:
