@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire._like import Like
+from supawire import _like, _patterns
+from supawire._like import Like, like_without_escapes
 from supawire._patterns import Regex, compiled
 
 LONG = 200_000
@@ -141,3 +142,17 @@ def test_what_an_automaton_would_take_too_long_for_is_refused():
     text = "".join(map("".join, itertools.product("ab", repeat=14)))
     with pytest.raises(ValueError, match="too complex for this text"):
         Regex("a(a|b){250}c").search(text)
+
+
+def test_long_patterns_from_outside_are_not_kept():
+    """Anybody may ask with many of them; what is kept is bounded in bytes, too."""
+    before = _like._without_escapes.cache_info().currsize, _patterns._kept.cache_info().currsize
+    for number in range(3):
+        assert not like_without_escapes(f"{number}" + "x" * 100_000, "users")
+        assert not compiled("like", f"{number}" + "x" * 100_000).search("users")
+        with pytest.raises(ValueError, match="too complex"):
+            compiled("match", f"{number}" + "x" * 100_000)
+    assert (_like._without_escapes.cache_info().currsize, _patterns._kept.cache_info().currsize) == before
+    assert like_without_escapes("%" * 100_000 + "s", "users")
+    assert _like._without_escapes("%s").search("users")
+    assert _like._without_escapes.cache_info().currsize <= before[0] + 1

@@ -563,3 +563,12 @@ def test_a_number_without_bound_is_a_row_error(kind: str, number: str):
         decode_row(columns, f'{{"n":{number}}}'.encode())
     assert decode_row(columns, b'{"n":"{1e9999999999999999999}"}')
     assert decode_row(b'[{"name":"n","type":"numeric"}]', b'{"n":"1e9999999999999999999"}')["n"].startswith("1e")
+
+
+def test_endless_columns_are_read_without_a_struct_and_not_kept():
+    """A table has at most 1,600 columns; a server that lists more of them fills no memory with what is never used."""
+    before = rows._plan.cache_info().currsize
+    listed = json.dumps([{"name": f"c{number}", "type": "int8"} for number in range(20_000)]).encode()
+    assert decode_row(listed, b'{"c1":1,"c19999":"2"}') == {"c1": 1, "c19999": 2}
+    assert len(decode_columns(listed)) == 20_000
+    assert rows._plan.cache_info().currsize == before

@@ -56,7 +56,19 @@ class Like:
         return at <= end
 
 
+def like_without_escapes(pattern: str, text: str) -> bool:
+    """Whether the text is like the pattern, where nothing is an escape.
+
+    Most patterns are seen often and are kept; of one from outside nothing is kept that is longer than twice the text.
+    """
+    if len(pattern) - pattern.count("%") > len(text):
+        return False
+    return _without_escapes(_MANY.sub("%", pattern)).search(text)
+
+
+_MANY: Final = re.compile("%{2,}+")
+
+
 @lru_cache(1024)
-def like_without_escapes(text: str) -> Like:
-    """The pattern of a LIKE that knows no escape."""
-    return Like(text, escapes=False)
+def _without_escapes(pattern: str) -> Like:
+    return Like(pattern, escapes=False)

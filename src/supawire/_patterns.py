@@ -167,8 +167,17 @@ def _in_any_case(takes: Takes) -> Takes:
     return lambda letter: takes(letter) or takes(letter.lower()) or takes(letter.upper())
 
 
-@lru_cache(64)
 def compiled(op: str, text: str) -> Like | Regex:
-    """The pattern of one of the operators like, ilike, match and imatch. Raises: ValueError."""
+    """The pattern of one of the operators like, ilike, match and imatch; long ones are not kept. Raises: ValueError."""
+    return (_kept if len(text) <= _LONGEST_KEPT else _made)(op, text)
+
+
+_LONGEST_KEPT: Final = 4096
+
+
+def _made(op: str, text: str) -> Like | Regex:
     make = Like if op in {"like", "ilike"} else Regex
     return make(text, ignore_case=op.startswith("i"))
+
+
+_kept: Final = lru_cache(64)(_made)

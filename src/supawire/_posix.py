@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+_LONGEST: Final = 20_000
 _DEPTH: Final = 50
 _MOST_REPEATS: Final = 255
 
@@ -49,6 +50,8 @@ class Reader:
     """Reads one pattern. Raises: ValueError with PostgreSQL's words."""
 
     def __init__(self, text: str) -> None:
+        if len(text) > _LONGEST:
+            raise BeyondUs("regular expression is too complex")
         self._text = text
         self._at = 0
         self._depth = 0

@@ -38,6 +38,10 @@ __all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire",
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, ArithmeticError)
 _KEPT: Final = 256
+_LONGEST_KEPT: Final = 64_000
+"""Bytes of a list of columns whose plan is kept for later."""
+_MOST_COLUMNS: Final = 1600
+"""Of a table in PostgreSQL."""
 _NOTHING: Final[Set[str]] = frozenset()
 _LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
 _AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
@@ -66,7 +70,7 @@ _scalars: Final = {name: msgspec.json.Decoder(kind.target) for name, kind in TYP
 
 def decode_columns(columns: bytes | msgspec.Raw) -> tuple[Column, ...]:
     """The columns of a change; none for null and for what is no list of columns."""
-    return _plan(bytes(columns)).columns
+    return _plan_of(bytes(columns)).columns
 
 
 def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dict[str, Any]:
@@ -114,6 +118,10 @@ class _Plan(msgspec.Struct, frozen=True, eq=False):
     build: Callable[[Any], dict[str, Any]]
 
 
+def _plan_of(columns: bytes) -> _Plan:
+    return (_plan if len(columns) <= _LONGEST_KEPT else _plan.__wrapped__)(columns)
+
+
 @lru_cache(_KEPT)
 def _plan(columns: bytes) -> _Plan:
     try:
@@ -122,7 +130,8 @@ def _plan(columns: bytes) -> _Plan:
         listed = ()
     types = {column.name: column.type for column in listed}
     late = tuple(_late_columns(types))
-    if not listed or len(types) < len(listed) or any(_ODD_NAME.search(name) for name in types):
+    odd = not listed or len(types) < len(listed) or len(listed) > _MOST_COLUMNS
+    if odd or any(_ODD_NAME.search(name) for name in types):
         return _Plan(listed, types, late, None, 0, dict)
     fields = [f"f{number}" for number in range(len(listed))]
     row = msgspec.defstruct(
@@ -144,7 +153,7 @@ _newest: tuple[msgspec.Raw, _Plan] = msgspec.Raw(b""), _Plan((), {}, (), None, 0
 def _plan_anew(columns: bytes | msgspec.Raw) -> _Plan:
     global _newest  # noqa: PLW0603  one name for both, so that no thread sees half of it
     copied = bytes(columns)  # what came is a view, and would keep its whole frame alive
-    plan = _plan(copied)
+    plan = _plan_of(copied)
     _newest = msgspec.Raw(copied), plan
     return plan
 

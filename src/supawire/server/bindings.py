@@ -134,4 +134,4 @@ def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:
 
 def _like(pattern: str, name: str) -> bool:
     """SQL LIKE without an escape: `_` and `%` are wildcards (protocol §4.2)."""
-    return pattern in (ANY, name) or like_without_escapes(pattern).search(name)
+    return pattern in (ANY, name) or like_without_escapes(pattern, name)

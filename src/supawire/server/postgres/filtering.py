@@ -87,7 +87,11 @@ def _kind(type: Type) -> str:
 
 def _certain(condition: Condition, kind: str, value: str) -> bool:
     rule = _CERTAIN.get(kind)
-    return rule is not None and _readable(condition, kind) and rule[1].fullmatch(value) is not None
+    readable = _readable if len(condition.value) <= _LONGEST_KEPT else _readable.__wrapped__
+    return rule is not None and readable(condition, kind) and rule[1].fullmatch(value) is not None
+
+
+_LONGEST_KEPT: Final = 4096
 
 
 @lru_cache(maxsize=4096)
