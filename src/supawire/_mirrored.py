@@ -151,7 +151,7 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
     """The copy was made anew: `rows` is all of it, `changes` what differs from what this iterator had told before.
 
     `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins, and
-    "merged" stands for more changes than had room behind a slow one.
+    "merged" stands for more changes than had room behind a slow one. "compared": `refresh_every` found a difference.
     """
 
     reason: str
@@ -193,6 +193,25 @@ MirrorEvent = RowInserted[R] | RowUpdated[R] | RowDeleted[R] | Resynced[R]
 """What an iterator over a mirror gives."""
 
 
+def same_row(row: Row, other: Row) -> bool:
+    """Whether two rows are equal; unlike for `==`, a NaN is equal to a NaN, also inside of lists."""
+    try:
+        if row == other:
+            return True
+    except ArithmeticError:  # a Decimal that signals, which an odd server may send as text
+        pass
+    return row.keys() == other.keys() and all(_same_value(value, other[name]) for name, value in row.items())
+
+
+def _same_value(value: Any, other: Any) -> bool:
+    try:
+        if value == other:
+            return True
+    except ArithmeticError:
+        pass
+    return type(value) is type(other) and repr(value) == repr(other)
+
+
 def _differences(before: Rows, after: Rows, shown: Shown) -> Iterator[RowChange[Any]]:
     for key, old in before.items():
         if key not in after:
@@ -201,7 +220,7 @@ def _differences(before: Rows, after: Rows, shown: Shown) -> Iterator[RowChange[
         old = before.get(key)
         if old is None:
             yield RowInserted(row, shown)
-        elif row != old:
+        elif not same_row(row, old):
             yield RowUpdated(row, old, shown)
 
 

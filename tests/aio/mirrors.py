@@ -24,21 +24,27 @@ class Table:
         """How many of the next queries raise."""
         self.least = 0
         """What its condition asks of `v`."""
+        self.lost = False
+        """Whether the server has lost its database in silence: what is committed is not emitted."""
         self.early = self.late = 0.0
         """Seconds before and after the moment in which a query sees the table."""
 
     def put(self, key: int, **values: Any) -> None:
         kind = "UPDATE" if key in self.rows else "INSERT"
         self.rows[key] = {**self.rows.get(key, {}), "id": key, **values}
-        self.server.emit(kind, self.name, record=self.rows[key])
+        self._emit(kind, self.name, record=self.rows[key])
 
     def move(self, key: int, to: int) -> None:
         self.rows[to] = {**self.rows.pop(key), "id": to}
-        self.server.emit("UPDATE", self.name, record=self.rows[to], old_record={"id": key})
+        self._emit("UPDATE", self.name, record=self.rows[to], old_record={"id": key})
 
     def delete(self, key: int) -> None:
         del self.rows[key]
-        self.server.emit("DELETE", self.name, old_record={"id": key})
+        self._emit("DELETE", self.name, old_record={"id": key})
+
+    def _emit(self, *change: Any, **rows: Any) -> None:
+        if not self.lost:
+            self.server.emit(*change, **rows)
 
     async def fetch(self) -> list[dict[str, Any]]:
         self.queries += 1

@@ -1,5 +1,6 @@
 """Changes, and a mirror that is driven by hand, for the tests of mirrors."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class Driven:
         self.mirror = Mirror(
             MirrorSettings(**settings),
             Shown(key.shown, dict),
-            None,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # nothing is drawn
+            random.Random(1),
         )
         self.now = 1000.0
         self.fetches: list[int] = []

@@ -329,3 +329,116 @@ def test_an_impossible_move_is_said() -> None:
     """A move that the table does not have raises."""
     with pytest.raises(LocalProtocolError, match="JOINING; DUE is no move"):
         Driven().mirror._move(MirrorOn.DUE)
+
+
+# --- comparisons
+
+
+def comparing(**settings: object) -> Driven:
+    """A live mirror of one row that is compared every 100 s, give or take 10."""
+    driven = Driven(refresh_every=100.0, **settings)
+    driven.live(row(1))
+    driven.events.clear()
+    return driven
+
+
+def test_without_refresh_every_a_live_mirror_fetches_nothing() -> None:
+    """A live copy is left alone by default."""
+    driven = Driven()
+    driven.live(row(1))
+    before = len(driven.fetches)
+    driven.run(10_000)
+    assert len(driven.fetches) == before and driven.mirror.next_deadline is None
+
+
+def test_a_comparison_applies_and_tells_what_was_lost() -> None:
+    """What the server lost is found, told as one event with what differs; the mirror is live all the time."""
+    driven = comparing()
+    driven.run(111)
+    assert driven.fetches[-1] == 2 and driven.state is MirrorState.LIVE
+    driven.answer(row(1, v=5), row(2))
+    driven.run(2)
+    assert driven.rows == [row(1, v=5), row(2)] and driven.state is MirrorState.LIVE
+    [event] = driven.events
+    assert isinstance(event, Resynced) and event.reason == "compared"
+    assert [type(change) for change in event.changes] == [RowUpdated, RowInserted]
+
+
+def test_a_comparison_that_finds_nothing_is_no_event() -> None:
+    """Equal rows are not told, NaN is equal to NaN, and the next comparison comes after the same time."""
+    driven = Driven(refresh_every=100.0)
+    driven.live({"id": 1, "v": float("nan"), "w": [float("nan")], "x": Decimal("NaN")})
+    driven.events.clear()
+    for number in (2, 3):
+        driven.run(111)
+        assert driven.fetches[-1] == number
+        driven.answer({"id": 1, "v": float("nan"), "w": [float("nan")], "x": Decimal("NaN")})
+        driven.run(2)
+        assert driven.events == [] and driven.state is MirrorState.LIVE
+        driven.run(80)
+        assert driven.fetches[-1] == number, "it is paced"
+
+
+def test_changes_during_a_comparison_are_in_both_copies() -> None:
+    """What comes while rows are fetched and settle is told once, and a comparison does not take it back."""
+    driven = comparing()
+    driven.run(111)
+    driven.hear(change("UPDATE", row(1, v=1)))
+    driven.answer(row(1, v=0), row(2))
+    driven.hear(change("UPDATE", row(1, v=2)))
+    assert driven.rows == [row(1, v=2)]
+    driven.run(2)
+    assert driven.rows == [row(1, v=2), row(2)]
+    assert [type(event) for event in driven.events] == [RowUpdated, RowUpdated, Resynced]
+    assert [type(each) for each in driven.events[-1].changes] == [RowInserted]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_doubt_ends_a_comparison(answered: bool) -> None:
+    """A doubt during a comparison is a fetch of its own, and what the comparison gives counts no more."""
+    driven = comparing()
+    driven.run(111)
+    if answered:
+        driven.answer(row(1, v=7))
+    driven.mirror.doubt("refresh")
+    driven.run()
+    driven.run(1)
+    assert driven.fetches[-1] == 3 and driven.state is MirrorState.FETCHING
+    driven.answer(row(1, v=8))
+    driven.run(1)
+    assert driven.rows == [row(1, v=8)] and driven.state is MirrorState.LIVE
+    assert [event.reason for event in driven.events] == ["refresh"]
+
+
+def test_a_comparison_that_fails_leaves_the_copy_live() -> None:
+    """A fetch that raises during a comparison is told, and the next one comes later."""
+    driven = comparing()
+    driven.run(111)
+    error = HandlerError("the database is away")
+    driven.mirror.failed(2, error, at(driven.now))
+    driven.pump()
+    assert driven.errors == [error] and driven.state is MirrorState.LIVE and driven.mirror.error is None
+    driven.run(111)
+    assert driven.fetches[-1] == 3
+
+
+def test_a_lost_connection_ends_a_comparison() -> None:
+    """When changes stop during a comparison, it is given up, and everything is fetched when they flow again."""
+    driven = comparing()
+    driven.run(111)
+    driven.mirror.changes_lost(None)
+    driven.run()
+    assert driven.state is MirrorState.JOINING
+    driven.mirror.fetched(2, {1: row(1, v=7)}, at(driven.now))
+    driven.run(300)
+    assert driven.rows == [row(1)]
+
+
+def test_a_comparison_with_too_many_changes_is_given_up() -> None:
+    """More changes than `buffer` during a comparison end it, and the mirror stays live."""
+    driven = comparing(buffer=2)
+    driven.run(111)
+    driven.hear(*(change("UPDATE", row(1, v=number)) for number in range(5)))
+    assert driven.state is MirrorState.LIVE and isinstance(driven.errors[0], SlowConsumerError)
+    driven.run(111)
+    assert driven.fetches[-1] == 3

@@ -14,12 +14,12 @@ from tests.aio.mirrors import Scene, told
 class Life:
     """A table and everything that happens to it and to its mirror, as the dice say."""
 
-    def __init__(self, scene: Scene, seed: int) -> None:
+    def __init__(self, scene: Scene, seed: int, **options: Any) -> None:
         self.rng = random.Random(seed)
         self.server = scene.server
         self.table = scene.table
         self.table.least = 3 if seed % 2 else 0
-        self.mirror: AsyncMirror[Any] = scene.mirror(where=col("v") >= 3 if seed % 2 else None)
+        self.mirror: AsyncMirror[Any] = scene.mirror(where=col("v") >= 3 if seed % 2 else None, **options)
         self.events = self.mirror.listen(buffer=3)
         self.held: dict[Any, Any] = {}
 
@@ -28,6 +28,9 @@ class Life:
 
     def crash(self) -> None:
         self.server.crash_channel("*")
+
+    def lose(self) -> None:
+        self.table.lost = not self.table.lost
 
     def fail(self) -> None:
         self.table.failing = self.rng.randrange(3)
@@ -75,6 +78,34 @@ ACTS: dict[Callable[[Life], None], int] = {
     Life.cut: 1, Life.crash: 1, Life.fail: 1, Life.slow_down: 1, Life.lag: 1,
 }  # fmt: skip
 """What may happen, and how often."""
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_mirror_that_compares_outlives_silent_losses(seed: int) -> None:
+    """Whatever happens, and whatever the server loses without a message, a comparison makes the mirror right again."""
+
+    @told()
+    async def story(scene: Scene) -> None:
+        life = Life(scene, seed, refresh_every=5.0)
+        following = asyncio.create_task(life.follow())
+        acts, weights = [*ACTS, Life.lose], [*ACTS.values(), 4]
+        for _ in range(60):
+            life.rng.choices(acts, weights)[0](life)
+            await asyncio.sleep(life.rng.choice((0, 0.05, 0.3, 1.5)))
+        life.server.lag(0)
+        life.table.early = life.table.late = life.table.failing = 0
+        await asyncio.sleep(20)
+        await life.mirror.ready(None)
+        assert life.mirror.live and life.mirror.snapshot() == life.table.seen() == life.held
+        life.table.lost = True
+        life.put()
+        life.put()
+        await asyncio.sleep(20)
+        assert life.mirror.live and life.mirror.snapshot() == life.table.seen() == life.held
+        await life.mirror.close()
+        await following
+
+    story()
 
 
 @pytest.mark.parametrize("seed", range(30))

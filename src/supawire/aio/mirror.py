@@ -50,6 +50,8 @@ class AsyncMirror(Mapping[Any, R]):
         self._machine = Mirror(wanted.settings, wanted.shown, LUCK)
         self._fetching = Fetching(driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered)
         self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None
+        """When the timer is due."""
         self._pumping = False
         self._was = self._machine.state
         self._waiting: set[asyncio.Future[None]] = set()
@@ -256,16 +258,19 @@ class AsyncMirror(Mapping[Any, R]):
                 del self._feeds[registration]
 
     def _arm(self) -> None:
+        deadline = self._machine.next_deadline
+        if deadline == self._due:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self._machine.next_deadline
+        self._due = deadline
         if deadline is not None:
             self._timer = self._driver.clock.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
         now = self._driver.now()
-        self._timer = None
+        self._timer = self._due = None
         try:
             self._machine.tick(Instant(max(now.mono, deadline), now.wall))
             self._pump()

@@ -64,6 +64,7 @@ def read_mirroring(
     timeout: float | None,
     backoff: Backoff,
     buffer: int,
+    refresh_every: float | None,
 ) -> Mirroring:
     """Check everything. `taken`: the topics that are in use. Raises: InvalidArgumentError."""
     wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
@@ -97,6 +98,9 @@ def read_mirroring(
             settle=check_number("settle", settle, minimum=0, unit="seconds"),
             backoff=backoff,
             buffer=check_count("buffer", buffer),
+            refresh_every=None
+            if refresh_every is None
+            else check_number("refresh_every", refresh_every, above=0, unit="seconds, or None"),
         ),
         show_rows(columns_of, made),
         check_timeout(timeout, None),

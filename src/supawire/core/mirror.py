@@ -15,6 +15,9 @@ The rule of order, and why the copy is right at the end:
   that somebody looks at goes back.
 * A change that does not say all, such as a row over a megabyte, is a doubt that only a fetch begun after it ends. One
   that comes during a fetch does not stop it: where there are many, each fetch is shown, and none of them is live.
+* The server may lose changes and say nothing, as it does when its database was restarted. With `refresh_every` a live
+  copy is compared now and then: rows are fetched and settle aside as ever, but the mirror stays live, and only what
+  differs is applied and told. A doubt ends a comparison, since it needs a fetch of its own.
 
 The shell says what happens, with the time, performs effects in order, and calls `tick` at the deadline; like the rest
 of the core, this opens nothing, waits for nothing and calls none of the user's code.
@@ -26,7 +29,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from supawire._mirrored import MirrorState, Resynced, Rows, Shown
+from supawire._mirrored import MirrorState, Resynced, Rows, Shown, same_row
 from supawire.core.backoff import Uniform, delay
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
@@ -49,6 +52,10 @@ PAUSE: Final = 1.0
 
 LONGEST: Final = 10
 """How many times `settle` a server that is behind is waited for; its clock may differ from ours, so there is an end."""
+
+
+_JITTER: Final = (0.9, 1.1)
+"""Parts of `refresh_every` between two comparisons."""
 
 
 class Mirror:
@@ -78,6 +85,9 @@ class Mirror:
         self._not_before = 0.0
         self._answered_at = Instant(0.0, 0.0)
         self._settled_at = 0.0
+        self._compare_at = 0.0
+        self._comparing = False
+        """A comparison is under way, while the mirror is live; its rows settle when `_next` is there."""
         self._torn = False
         """The copy lacks what was missed: what a change leaves out cannot be taken from it."""
         self._doubt: str | None = None
@@ -104,6 +114,10 @@ class Mirror:
                 return self._not_before
             case MirrorState.SETTLING:
                 return self._settled_at
+            case MirrorState.LIVE if self._comparing:
+                return None if self._next is None else self._settled_at
+            case MirrorState.LIVE if self.settings.refresh_every is not None:
+                return self._compare_at
             case _:
                 return None
 
@@ -160,6 +174,8 @@ class Mirror:
         if self.state is MirrorState.CLOSED:
             return
         self._doubt = self._doubt or why
+        if self._comparing:
+            self._abandon()
         self._move(MirrorOn.DOUBT)
 
     def take(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
@@ -178,7 +194,7 @@ class Mirror:
         if self._next is not None:
             self._settle(self._next, op)
             self._await_older(change, now)
-        elif self.state is MirrorState.FETCHING:
+        elif self.state is MirrorState.FETCHING or self._comparing:
             self._kept.append(op)
             if len(self._kept) > self.settings.buffer:
                 self._overflow(now)
@@ -198,11 +214,12 @@ class Mirror:
         self._attempt = 0
         self._answered_at = now
         self._settled_at = now.mono + self.settings.settle
-        self._move(MirrorOn.FETCHED)
-        self._next = TableCopy(rows, self._shown)
-        for op in self._kept:
-            self._settle(self._next, op)
-        self._kept = []
+        if not self._comparing:
+            self._move(MirrorOn.FETCHED)
+        kept, self._kept = self._kept, []
+        self._next = copy = TableCopy(rows, self._shown)
+        for op in kept:
+            self._settle(copy, op)
 
     def failed(self, generation: int, error: RealtimeError, now: Instant) -> None:
         """The fetch raised, or took too long."""
@@ -211,8 +228,12 @@ class Mirror:
         self._kept = []
         self._not_before = now.mono + delay(self.settings.backoff, self._attempt, self._random)
         self._attempt += 1
-        self.error = error
         self.effects.append(Complain(error))
+        if self._comparing:  # the copy is as right as it was
+            self._comparing = False
+            self._compare_later(now)
+            return
+        self.error = error
         self._move(MirrorOn.FAILED)
 
     def tick(self, now: Instant) -> None:
@@ -222,12 +243,18 @@ class Mirror:
             return
         if self.state is MirrorState.SETTLING:
             self._adopt(now)
+            return
+        if self._comparing:
+            self._take_over(now)
+            return
+        self._generation += 1
+        self._kept = []
+        if self.state is MirrorState.LIVE:
+            self._comparing = True
         else:
-            self._generation += 1
-            self._kept = []
             self._reason, self._doubt = self._doubt or self._reason, None
             self._move(MirrorOn.DUE)
-            self.effects.append(Fetch(self._generation))
+        self.effects.append(Fetch(self._generation))
 
     def close(self, error: RealtimeError | None = None) -> None:
         """For good; the copy stays as it is."""
@@ -278,7 +305,24 @@ class Mirror:
             self._move(MirrorOn.SETTLED)
         else:
             self._move(MirrorOn.UNSETTLED)
+        self._compare_later(now)
         self.effects.append(Emit(Resynced(reason, before, dict(self._copy.rows), self._shown)))
+
+    def _take_over(self, now: Instant) -> None:
+        """Apply and tell what differs between the copy and the rows that were fetched to compare it with."""
+        assert self._next is not None
+        before, after = self.rows, self._next
+        self._next, self._comparing = None, False
+        self._compare_later(now)
+        if before.keys() != after.rows.keys() or not all(same_row(row, after.rows[key]) for key, row in before.items()):
+            self._copy = after
+            self.effects.append(Emit(Resynced("compared", before, dict(after.rows), self._shown)))
+
+    def _compare_later(self, now: Instant) -> None:
+        """Compare after `refresh_every`, counted from the end of the last fetch, and not with all other clients."""
+        every = self.settings.refresh_every
+        if every is not None:
+            self._compare_at = max(now.mono + every * self._random.uniform(*_JITTER), self._not_before)
 
     def _compare(self, op: Put, copy: TableCopy) -> InvalidArgumentError | None:
         """Once: rows of both sources must be of one make, or values would change their type with the first change."""
@@ -304,12 +348,13 @@ class Mirror:
 
     def _abandon(self) -> None:
         """Whatever a fetch has given, or will give, counts no more."""
-        if self.state is MirrorState.FETCHING:
+        if self.state is MirrorState.FETCHING or (self._comparing and self._next is None):
             self.effects.append(Abandon(self._generation))
-        self._kept, self._next = [], None
+        self._kept, self._next, self._comparing = [], None, False
 
     def _is_current(self, generation: int) -> bool:
-        return self.state is MirrorState.FETCHING and generation == self._generation
+        fetches = self.state is MirrorState.FETCHING or (self._comparing and self._next is None)
+        return fetches and generation == self._generation
 
     def _move(self, on: MirrorOn) -> None:
         move = MIRROR.get((self.state, on))

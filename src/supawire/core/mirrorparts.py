@@ -15,6 +15,7 @@ class MirrorSettings(Struct, frozen=True):
 
     filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
     plain JSON. settle: seconds. backoff: between fetches that fail. buffer: changes that are kept while one runs.
+    refresh_every: seconds between comparisons of a live copy with the table, None for none.
     """
 
     table: str
@@ -29,6 +30,7 @@ class MirrorSettings(Struct, frozen=True):
     settle: float = 1.0
     backoff: Backoff = Backoff(initial=1.0)
     buffer: int = 10_000
+    refresh_every: float | None = None
 
 
 class Fetch(Struct, frozen=True):

@@ -202,6 +202,7 @@ class Client:
         filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+        refresh_every: float | None = ...,
     ) -> Mirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
@@ -209,6 +210,7 @@ class Client:
         filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
         plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
         timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
+        refresh_every: float | None = ...,
     ) -> Mirror[M]: ...  # fmt: skip
     def mirror(
         self,
@@ -229,6 +231,7 @@ class Client:
         timeout: float | None = 60.0,
         backoff: Backoff = Backoff(initial=1.0),
         buffer: int = 10_000,
+        refresh_every: float | None = None,
     ) -> Mirror[Any]:
         """A live copy of a table, or of the rows that a filter fits: changes are listened for, then rows are fetched.
 
@@ -250,6 +253,8 @@ class Client:
             settle: seconds in which changes may still come that the fetch has seen; the server needs up to half a one.
             timeout: seconds for one fetch; None: no limit. backoff: between fetches that fail. buffer: changes that
                 are kept during a fetch; more of them fail it with `SlowConsumerError`.
+            refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
+                lost without a message; only what differs is applied, as one `Resynced`. None: never.
 
         Raises: InvalidArgumentError. RateLimitedError: too many channels are wanted. ClosedError.
         Wire: protocol §4.
@@ -257,7 +262,7 @@ class Client:
         made = self._portal.run(
             self._async.mirror_behind, table, fetch, key=key, schema=schema, filter=filter, where=where, select=select,
             model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout,
-            backoff=backoff, buffer=buffer,
+            backoff=backoff, buffer=buffer, refresh_every=refresh_every,
         )  # fmt: skip
         return Mirror(self._portal, made)
 
