@@ -282,3 +282,16 @@ def test_a_legacy_join_gets_the_data_itself(ear: Ear, sql: Sql):
         assert listener.system() == ("ok", "Subscribed to PostgreSQL")
         run(sql, "insert into todos values (1), (2)")
         assert listener.wait("INSERT")["record"] == {"id": 2}
+
+
+def test_the_keys_of_a_row_are_in_the_order_of_jsonb(ear: Ear, sql: Sql):
+    """By length, then by bytes; `columns` is in the table's order."""
+    publish(sql, "ordered", 'title text, id int4 primary key, "é" int4, b int4, "B" int4')
+    run(sql, "alter table ordered replica identity full")
+    with ear.listen(of("ordered")) as listener:
+        run(sql, "insert into ordered values ('x', 1, 2, 3, 4)", "update ordered set b = 5")
+        inserted, updated = listener.changes(2)
+        for data in (inserted, updated):
+            assert list(data["record"]) == ["B", "b", "id", "é", "title"]
+            assert [column["name"] for column in data["columns"]] == ["title", "id", "é", "b", "B"]
+        assert list(updated["old_record"]) == ["B", "b", "id", "é", "title"]

@@ -150,6 +150,30 @@ def test_each_accepted_token_is_followed_by_another_subscribed() -> None:
     assert len(client.events("postgres_changes")) == 3
 
 
+# --- changes ---
+
+
+def test_the_keys_of_a_row_are_in_the_order_of_jsonb() -> None:
+    """Real: by length, then by bytes, while `columns` is in the table's order."""
+    world = World()
+    client = joined(world, postgres_changes=[{"event": "*", "schema": "public", "table": "todos"}])
+    row = {"title": "x", "id": 1, "é": 2, "b": 3, "B": 4, "done": False}
+    world.emit("UPDATE", "todos", record=row, old_record=row)
+    data = client.events("postgres_changes")[0]["data"]
+    assert list(data["record"]) == list(data["old_record"]) == ["B", "b", "id", "é", "done", "title"]
+    assert [column["name"] for column in data["columns"]] == list(row)
+
+
+@pytest.mark.parametrize(("pattern", "sent"), [("abc", False), ("abc%", True), ("abc__", True)])
+def test_like_on_char_compares_the_padded_value(pattern: str, sent: bool) -> None:
+    """Real: the blanks at the end of a `char(5)` count, although they do not where it is compared with `eq`."""
+    world = World()
+    binding = {"event": "*", "schema": "public", "table": "codes", "filter": f"code=like.{pattern}"}
+    client = joined(world, postgres_changes=[binding])
+    world.emit("INSERT", "codes", record={"id": 1, "code": "abc  "}, columns={"id": "int4", "code": "bpchar"})
+    assert bool(client.events("postgres_changes")) is sent
+
+
 # --- after the join ---
 
 

@@ -157,7 +157,8 @@ class Changes:
         }
         for name, row in (("record", change.record), ("old_record", change.old_record)):
             if row is not None:
-                data[name] = {} if hidden else {key: to_wire(value) for key, value in row.items() if key in shown}
+                keys = () if hidden else sorted(shown.intersection(row), key=jsonb_order)
+                data[name] = {key: to_wire(row[key]) for key in keys}
         return data if hidden else self._fit(data)
 
     def _fit(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +183,12 @@ def _matching(channel: Channel, change: Change) -> dict[tuple[str, ...] | None, 
             if wanted and matches(binding.conditions, row or {}, dict(change.columns)):
                 found.setdefault(binding.select, []).append(binding.id)
     return found
+
+
+def jsonb_order(key: str) -> tuple[int, bytes]:
+    """Return the place of a key in a row: shorter ones first, then by bytes, as jsonb has them (protocol §13)."""
+    raw = key.encode()
+    return len(raw), raw
 
 
 def _stamp(wall: float) -> str:

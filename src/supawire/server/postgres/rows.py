@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from supawire.server.changes import jsonb_order
 from supawire.server.postgres.catalog import Facts
 from supawire.server.postgres.pgoutput import UNCHANGED, Relation
 from supawire.server.postgres.pgoutput import Row as RawRow
@@ -199,12 +200,6 @@ def _record(row: Changed, values: Values | None, view: View, only: Collection[st
             and (not row.too_large or (values[name] != NULL and len(values[name]) <= KEPT))
         )
     return _object([head + values[name] for name, head in shown.items() if name in values])
-
-
-def jsonb_order(name: str) -> tuple[int, bytes]:
-    """Return the place of a key in jsonb: shorter ones come first, then by their bytes."""
-    encoded = name.encode()
-    return len(encoded), encoded
 
 
 def _object(fields: Iterable[bytes]) -> bytes:
