@@ -282,6 +282,8 @@ def test_the_limits_are_those_of_the_contract():
     )
     assert [plan.messages_per_second for plan in (Limits.free(), Limits.pro(), Limits.team())] == [100, 500, 2500]
     assert Limits.free().payload_bytes == 256_000
+    assert [plan.presence_per_second for plan in (Limits.free(), Limits.pro(), Limits.team())] == [20, 50, 1000]
+    assert {plan.presence_keys for plan in (Limits.free(), Limits.pro(), Limits.team())} == {10}
     off = Limits.off()
     assert {getattr(off, field.name) for field in fields(off) if field.name != "presence_window"} == {None}
 

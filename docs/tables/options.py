@@ -53,6 +53,8 @@ LIMITS = {
     "messages_per_second": "messages sent",
     "presence_calls": "`track` and `untrack` on one channel within `presence_window`",
     "presence_window": "seconds",
+    "presence_per_second": "`track` and `untrack` on all channels of the client; the project counts everybody's",
+    "presence_keys": "keys of one tracked payload",
     "payload_bytes": "size of a broadcast's payload",
     "frame_bytes": "size of a frame",
 }

@@ -116,7 +116,8 @@ class Limits:
     """What the client paces or refuses by itself; None: no limit.
 
     channels: wanted channels per connection. joins_per_second, messages_per_second: averages, with bursts of a second.
-    presence_calls: track and untrack per channel in `presence_window` seconds. payload_bytes, frame_bytes: sizes.
+    presence_calls: track and untrack per channel in `presence_window` seconds;
+    presence_per_second: of all channels, an average; presence_keys: in one payload. payload_bytes, frame_bytes: sizes.
     """
 
     channels: int | None = 100
@@ -124,31 +125,39 @@ class Limits:
     messages_per_second: float | None = None
     presence_calls: int | None = 5
     presence_window: float = 30.0
+    presence_per_second: float | None = None
+    presence_keys: int | None = None
     payload_bytes: int | None = 3_000_000
     frame_bytes: int | None = 5_000_000
 
     def __post_init__(self) -> None:
-        for name in ("channels", "presence_calls", "payload_bytes", "frame_bytes"):
+        for name in ("channels", "presence_calls", "presence_keys", "payload_bytes", "frame_bytes"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), why="None means no limit")
-        for name in ("joins_per_second", "messages_per_second", "presence_window"):
+        for name in ("joins_per_second", "messages_per_second", "presence_per_second", "presence_window"):
             if getattr(self, name) is not None or name == "presence_window":
                 check_number(name, getattr(self, name), above=0)
 
     @classmethod
     def free(cls) -> Limits:
         """The numbers of the hosted free plan (protocol §8)."""
-        return cls(joins_per_second=100, messages_per_second=100, payload_bytes=256_000)
+        return cls(
+            joins_per_second=100,
+            messages_per_second=100,
+            presence_per_second=20,
+            presence_keys=10,
+            payload_bytes=256_000,
+        )
 
     @classmethod
     def pro(cls) -> Limits:
         """The numbers of the hosted pro plan (protocol §8)."""
-        return cls(joins_per_second=500, messages_per_second=500)
+        return cls(joins_per_second=500, messages_per_second=500, presence_per_second=50, presence_keys=10)
 
     @classmethod
     def team(cls) -> Limits:
         """The numbers of the hosted team and higher plans (protocol §8)."""
-        return cls(joins_per_second=2500, messages_per_second=2500)
+        return cls(joins_per_second=2500, messages_per_second=2500, presence_per_second=1000, presence_keys=10)
 
     @classmethod
     def off(cls) -> Limits:

@@ -285,3 +285,18 @@ def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
     ]
     assert {move.topic for move in moves} == {None}
     assert [move.cause and move.cause.close_code for move in moves] == [None, None, 1012, None, None, None, None]
+
+
+def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_story: Callable[..., Story]) -> None:
+    """Only an answer on the socket itself makes the backoff start anew: silent ones after a good one use it up (R8)."""
+    story = make_story(backoff=Backoff(jitter=0, max_attempts=2))
+    story.open()
+    story.joined()
+    story.run_alive(6)
+    for _ in range(2):
+        story.drop(1006)
+        story.come_back()
+        story.run_for(6)
+    story.drop(1006)
+    assert story.session.state is LinkState.CLOSED
+    assert isinstance(story.session.error, ReconnectExhaustedError)

@@ -11,7 +11,8 @@ from supawire.core.effects import Publish, Transmit
 from supawire.core.token import expiry, on_wire
 from supawire.errors import AuthError, RealtimeError
 from supawire.options import Secret, SessionOptions
-from supawire.selectors import gaps
+from supawire.selectors import broadcast, gaps
+from supawire.types import ChannelState
 
 from .conftest import Story
 
@@ -314,7 +315,7 @@ def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable
     """With no token to push instead, a joined channel joins again without one, once, and says so as a gap (R27)."""
     story = make_story(token="v1")
     story.open()
-    told = story.collect(story.joined("a"), gaps())
+    told = story.collect(story.joined("a"), gaps(), broadcast())
     story.joined("mine", token="own")
     story.do(story.session.set_token, None if key is None else Secret(key))
     story.do(story.session.set_token, None)
@@ -399,3 +400,17 @@ def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story])
 
 def _errors(story: Story) -> list[RealtimeError]:
     return [outcome for outcome in story.outcomes.values() if isinstance(outcome, RealtimeError)] + story.errors
+
+
+def test_a_token_of_the_client_wakes_no_channel_that_has_its_own(make_story: Callable[..., Story]) -> None:
+    """A channel whose own token was refused would be refused again: a newer token of the client is not its (R25)."""
+    story = make_story()
+    story.open()
+    own, other = story.channel("own", token="mine"), story.channel("other")
+    for room in (own, other):
+        story.do(story.session.join, room)
+        story.refuse_join("Unauthorized: no")
+    story.do(story.session.set_token, Secret("newer"))
+    assert story.state(own) is ChannelState.FAILED
+    assert story.state(other) is ChannelState.JOINING
+    assert len(story.sent("phx_join")) == 3

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from supawire.core.codec import encode_json
 from supawire.core.pacing import Allowance
-from supawire.errors import OperationTimeout, PushError, RateLimitedError
+from supawire.errors import InvalidArgumentError, OperationTimeout, PayloadTooLargeError, PushError, RateLimitedError
 from supawire.options import Limits
-from supawire.selectors import changes, presence
+from supawire.selectors import broadcast, changes, gaps, presence
 from supawire.server.desk import HubOptions
 from supawire.server.limits import ServerLimits
 from supawire.testing.linked import SECRET, World
 from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState
+from supawire.types import ChannelState, Gap
 
 from .conftest import Story
 
@@ -302,3 +303,107 @@ def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
     assert push.join_ref == story.sent("phx_join")[-1].ref
     answer(story)
     assert story.outcome(tracked) is None
+
+
+# --- a first wish after the join
+
+
+def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
+    """track() after subscribe() joins again for presence; without any listener there is no gap to tell (R17, R44)."""
+    each.open()
+    room = each.joined()
+    watched = each.watch()
+    each.do(each.session.track, room, b"{}", 10.0)
+    each.run_alive(0.1)
+    each.answer_join()
+    assert len(each.sent("phx_join")) == 2
+    assert [event for event in watched if isinstance(event, Gap)] == []
+    assert each.reports("gap") == []
+
+
+def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
+    """The second join may lose broadcasts; presence, to which nobody listens, is not in its gap (R17, R44)."""
+    each.open()
+    room = each.channel()
+    told = each.collect(room, gaps())
+    each.collect(room, broadcast())
+    each.join(room)
+    each.do(each.session.track, room, b"{}", 10.0)
+    each.run_alive(0.1)
+    each.answer_join()
+    assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
+
+
+def test_a_listener_that_comes_while_a_first_wish_joins_again_is_told(each: Story) -> None:
+    """It may have missed what was said since it was added (R44)."""
+    each.open()
+    room = each.joined()
+    told = each.collect(room, gaps())
+    each.do(each.session.track, room, b"{}", 10.0)
+    each.run_alive(0.1)
+    each.collect(room, broadcast())
+    each.answer_join()
+    assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
+
+
+# --- limits of the project
+
+
+def test_presence_calls_of_all_channels_keep_the_rate_of_the_project(make_story: Callable[..., Story]) -> None:
+    """With 2 a second, six channels that track at once take three seconds, and all are tracked (R35)."""
+    story = make_story(limits=Limits(presence_per_second=2))
+    story.open()
+    rooms = [story.joined(f"room-{number}", presence_key="me") for number in range(6)]
+    for room in rooms:
+        story.do(story.session.track, room, b"{}", 10.0)
+    counts = list[int]()
+    for _ in range(3):
+        counts.append(len(story.sent("presence")))
+        story.run_alive(1.0)
+    assert counts == [2, 4, 6]
+
+
+@pytest.mark.parametrize(("limits", "keys"), [(Limits.free(), 10), (Limits.pro(), 10), (Limits.team(), 10)])
+def test_a_payload_with_too_many_keys_is_refused_at_once(
+    make_story: Callable[..., Story], limits: Limits, keys: int
+) -> None:
+    """The hosted plans take ten keys in a payload: one more raises before anything is sent or wished (R36)."""
+    story = make_story(limits=limits)
+    story.open()
+    room = story.joined(presence_key="me")
+    story.do(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys)), 1)), 10.0)
+    with pytest.raises(InvalidArgumentError, match=r"11 keys.*at most 10"):
+        story.do(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys + 1)), 1)), 10.0)
+    assert len(story.sent("presence")) == 1
+    assert story.session.stats().pending == 1
+
+
+def test_a_payload_that_is_too_large_is_refused_at_once(make_story: Callable[..., Story]) -> None:
+    """The server closes the channel for a tracked payload over the project's size; the call raises instead (R36)."""
+    story = make_story(limits=Limits(payload_bytes=100))
+    story.open()
+    room = story.joined(presence_key="me")
+    with pytest.raises(PayloadTooLargeError):
+        story.do(story.session.track, room, b'{"x":"%s"}' % (b"x" * 100), 10.0)
+    assert story.sent("presence") == []
+
+
+@pytest.mark.parametrize("late", [0.05, 0.2, 0.4])
+def test_a_first_push_that_was_slow_makes_the_sixth_wait_longer(late: float) -> None:
+    """The server's window begins when the first push reaches it: the sixth comes after its end all the same (R35)."""
+    world = World(hub=HubOptions(secret=SECRET))
+    ada = world.client()
+    room = ada.channel("room", presence_key="ada")
+    ada.start(ada.session.join, room)
+    world.run_for(1)
+    assert ada.wire is not None
+    ada.wire.latency = late
+    for number in range(6):
+        ada.do(ada.session.track, room, b'{"n":%d}' % number, 60.0)
+        world.run_for(1)
+        ada.wire.latency = 0.001
+    world.run_for(60)
+    assert ada.session.channels[room].state is ChannelState.JOINED
+    assert ada.session.stats().joins == 1
+    (present,) = ada.session.presence_state(room)["ada"]
+    assert present.payload == {"n": 5}

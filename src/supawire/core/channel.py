@@ -6,8 +6,10 @@ The wishes are kept here and in the parts; whether and how they are fulfilled is
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
+from supawire.core import rest
 from supawire.core.context import Context
 from supawire.core.effects import Ticket
 from supawire.core.joins import JoinQueue
@@ -18,9 +20,11 @@ from supawire.core.presence import Roster
 from supawire.core.readiness import Said
 from supawire.core.states import ChannelOn
 from supawire.core.waiters import Waiter
-from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError
+from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, StateError
 from supawire.options import ChannelOptions, Secret
 from supawire.types import ChannelState, Instant, PresenceEvent, PresenceState, System
+
+_keys: Final = msgspec.json.Decoder(dict[str, Raw])
 
 _REPLACED: Final = 60.0
 """Seconds for which the server may have told no changes before it says that it has subscribed anew; 37 were seen."""
@@ -182,6 +186,19 @@ class Channel:
         self._parts.tracking.dropped(ticket)
         if self._parts.waiters.take(ticket) is not None:
             self._withdraw(now)
+
+    def check_presence(self, wish: bytes | None) -> None:
+        """Refuse at once a payload that the server would refuse, or close the channel for."""
+        if wish is None:
+            return
+        limits = self._context.options.limits
+        rest.check_size(wish, limits.payload_bytes, self.name)
+        if limits.presence_keys is not None and (keys := len(_keys.decode(wish))) > limits.presence_keys:
+            raise InvalidArgumentError(
+                f"the presence payload has {keys} keys, the project takes at most {limits.presence_keys}",
+                topic=self.name,
+                hint="Put the rest below one key, or set Limits(presence_keys=…) to your project's limit.",
+            )
 
     def presence(self) -> PresenceState:
         """Everyone who is here, as an immutable snapshot."""

@@ -41,8 +41,8 @@ class Context:
     """Shared by link, channels and session; decides nothing."""
 
     __slots__ = (
-        "_ref", "codec", "counts", "effects", "generation", "messages", "options", "random", "replies", "round_trip",
-        "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
+        "_ref", "codec", "counts", "effects", "generation", "messages", "options", "presence", "random", "replies",
+        "round_trip", "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
 
     def __init__(self, options: SessionOptions, token: Secret | None, random: Uniform, *, strict: bool) -> None:
@@ -57,6 +57,7 @@ class Context:
         self.tokens: Final = Tokens(token, has_provider=options.has_token_provider, random=random)
         self.counts: Final = Counts()
         self.messages: Final = pace(options.limits.messages_per_second)
+        self.presence: Final = pace(options.limits.presence_per_second)
         self.server_clock: Final = ServerClock()
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Who listens to the client itself: status of link and channels, and gaps."""

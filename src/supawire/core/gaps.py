@@ -31,6 +31,9 @@ SETTLED: Final = 1.0
 """Seconds after the join in which the server has put all replayed messages in line; it does not say when. What it
 answers after that comes behind them, however slow the connection is."""
 
+REJOIN: Final = "rejoin"
+"""The reason of a gap that the client makes itself, by a join for something that the living one did not ask for."""
+
 _REMEMBERED: Final = 1000
 
 _NOTHING: Final[frozenset[str]] = frozenset()
@@ -164,6 +167,8 @@ class Gaps:
             return None
         (began, reason), self._began = self._began, None
         lost, self._lost = self._lost, _NOTHING
+        if reason == REJOIN and not lost:
+            return None  # the client joined again for itself, and nobody listens to anything that could be missing
         ended = max(began.at(), now.at())  # the clock may have been set back meanwhile
         return Gap(self._name, began.at(), ended, reason, self._replayed, self._verdict(), lost)
 

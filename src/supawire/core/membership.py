@@ -11,7 +11,7 @@ from msgspec import Raw
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Ended, Ticket
-from supawire.core.gaps import SETTLED
+from supawire.core.gaps import REJOIN, SETTLED
 from supawire.core.join import Join, binding_ids, join_payload
 from supawire.core.joins import JoinQueue
 from supawire.core.parts import Parts
@@ -131,8 +131,8 @@ class Membership:
             self.settle_waiters()
             self.events_flow(now)
         elif not self._joins.waits(self):
-            if self.unmet:
-                self.gaps.open(now, "rejoin", self.unmet)
+            if lost := self.unmet & self.index.kinds():  # our own `track` needs presence too, and loses nothing
+                self.gaps.open(now, REJOIN, lost)
             self._context.timers.set(("again", self.topic), now.mono)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
@@ -159,7 +159,7 @@ class Membership:
         if self.state is ChannelState.JOINED:
             self.move(ChannelOn.CHANGED, now)
             self.parts.tracking.ended(None)
-            self.gaps.open(self.rejoin.since(self._joins.blind_since(now)), "rejoin", self.index.kinds())
+            self.gaps.open(self.rejoin.since(self._joins.blind_since(now)), REJOIN, self.index.kinds())
         else:
             self.move(ChannelOn.GO, now)
         self._marked_at = None

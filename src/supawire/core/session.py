@@ -249,8 +249,12 @@ class Session:
         return self._get(topic).broadcast(message, now)
 
     def track(self, topic: str, wish: bytes | None, timeout: float | None, now: Instant) -> Ticket:
-        """Be present with this payload (JSON), None: not be present."""
+        """Be present with this payload (JSON), None: not be present.
+
+        Raises: InvalidArgumentError, PayloadTooLargeError: more keys or bytes than the limits allow.
+        """
         channel = self._get(topic)
+        channel.check_presence(wish)
         ticket = self._context.tickets.open("track")
         channel.track(wish, ticket, timeout, now)
         return ticket

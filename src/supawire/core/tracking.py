@@ -99,11 +99,12 @@ class Tracking:
         if self._allowance is None:
             limits = self._context.options.limits
             self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
-        ready_at = self._allowance.ready_at(now.mono)
+        ready_at = max(self._allowance.ready_at(now.mono), self._context.presence.ready_at(now.mono))
         if ready_at > now.mono:
             self._context.timers.set(("track", self._topic), ready_at)
             return
         self._allowance.spend(now.mono)
+        self._context.presence.spend(now.mono)
         self._on_its_way = (self.wish,)
         tracked = (
             {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
