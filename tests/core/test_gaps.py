@@ -14,7 +14,7 @@ from supawire.testing.linked import SECRET, LinkedClient, World
 from supawire.testing.pilot import NOT_YET
 from supawire.types import Gap, Instant, LinkState
 
-from .conftest import SUBSCRIBED, Story
+from .conftest import SUBSCRIBED, TROUBLE, Story
 
 
 def stored(story: Story, topic: str, identity: str, *, replayed: bool = False, event: str = "e") -> None:
@@ -357,6 +357,37 @@ def test_a_join_that_is_over_brings_nothing_more(each: Story, end: str) -> None:
     again(each)
     each.run_alive(1.1)
     assert [(gap.replayed, gap.verdict) for gap in told] == [(0, "not_replayable")]
+
+
+def test_a_gap_after_a_replay_is_not_made_good_by_it(each: Story) -> None:
+    """What a join has brought back says nothing of what is missed later while it lives (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    told = each.collect(room, changes("users"), gaps())
+    each.join(room)
+    each.system(room, SUBSCRIBED)
+    again(each)
+    each.system(room, SUBSCRIBED)
+    each.run_alive(1.1)
+    each.system(room, TROUBLE, status="error")
+    each.run_alive(5)
+    each.system(room, SUBSCRIBED)
+    assert [(gap.reason, gap.verdict) for gap in told] == [
+        ("connection_lost", "complete"),
+        ("degraded", "not_replayable"),
+    ]
+
+
+def test_a_replay_that_is_left_before_it_came_is_not_called_complete(each: Story) -> None:
+    """Leaving ends the gap and the replay: whatever had come by then, nobody knows whether it was all (R44)."""
+    each.open()
+    room = each.channel(private=True)
+    told = each.collect(room, gaps())
+    each.join(room)
+    again(each)
+    each.do(each.session.leave, room, 10.0)
+    each.reply(each.sent("phx_leave")[-1])
+    assert [gap.verdict for gap in told] == ["not_replayable"]
 
 
 def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, LinkedClient, list[Any], list[Any]]:

@@ -391,7 +391,7 @@ def test_a_payload_that_is_too_large_is_refused_at_once(make_story: Callable[...
 @pytest.mark.parametrize("late", [0.05, 0.2, 0.4])
 def test_a_first_push_that_was_slow_makes_the_sixth_wait_longer(late: float) -> None:
     """The server's window begins when the first push reaches it: the sixth comes after its end all the same (R35)."""
-    world = World(hub=HubOptions(secret=SECRET))
+    world = World(hub=HubOptions(secret=SECRET, limits=ServerLimits(presence_calls=5)))
     ada = world.client()
     room = ada.channel("room", presence_key="ada")
     ada.start(ada.session.join, room)
