@@ -619,12 +619,16 @@ def test_a_binding_as_deep_as_json_is_read_is_refused_in_words() -> None:
         b'{"a":1} ,"b":2',
         b"{} {}",
         b"{",
-        b"",
-        b"NaN",
+        b'"',
+        b"1,2",
+        b"\\",
+        b"caf\xc3\xa9",
+        b"\xff",
+        b"a\0",
         b'{"a":"\xff"}',
     ],
 )
-def test_bytes_that_only_claim_to_be_json_do_not_reach_version_one(payload: bytes) -> None:
+def test_bytes_that_could_end_a_json_text_do_not_reach_version_one(payload: bytes) -> None:
     """There they would be a part of a larger text, and could add a topic, an event or a close of their own."""
     world = World()
     sender, old, new = world.connect(), world.connect(vsn="1.0.0"), world.connect()
@@ -636,3 +640,16 @@ def test_bytes_that_only_claim_to_be_json_do_not_reach_version_one(payload: byte
     assert [frame[-len(payload) :] if payload else b"" for frame in new.got] == [payload]  # relayed byte for byte
     sender.user_push(LAB, "e", b' {"n": [1.5e300]} ', json=True)
     assert old.events("broadcast") == [{"event": "e", "payload": {"n": [1.5e300]}, "type": "broadcast"}]
+
+
+@pytest.mark.parametrize("payload", ["not json", "NaN", ""])
+def test_plain_text_that_claims_to_be_json_is_relayed(payload: str) -> None:
+    """As on the real server; the frame is not JSON then, and clients drop it."""
+    world = World()
+    sender, old = world.connect(), world.connect(vsn="1.0.0")
+    sender.join()
+    old.join()
+    old.take()
+    sender.user_push(LAB, "e", payload.encode(), json=True)
+    (text,) = old.got
+    assert f'"payload":{payload},"type":"broadcast"' in text or text["payload"]["payload"] != text["payload"]["payload"]

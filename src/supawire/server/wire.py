@@ -139,14 +139,14 @@ def shared_text(topic: bytes, event: str, payload: bytes) -> Shared:
 def shared_user(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes = b"") -> Shared:
     """A user's broadcast: kind 4 for version 2.0.0; for 1.0.0 text, or nothing when it is raw (protocol §2.4).
 
-    Version 1.0.0 puts the payload into a larger JSON text, so bytes that only claim to be JSON are not sent there: they
-    could close the object and add an event or topic of their own.
+    Version 1.0.0 puts the payload into a larger JSON text. Bytes that only claim to be JSON go there, as they do on the
+    real server, when they hold nothing that could close the object and add an event or topic of their own.
     """
 
     def make(v2: bool) -> Encoded | None:
         if v2:
             return user_frame(topic, event, payload, json=json, metadata=metadata)
-        if not json or not is_json(payload):
+        if not json or not (is_json(payload) or _PLAIN.fullmatch(payload)):
             return None
         body = user_payload(event, payload, metadata)
         return text(False, encode(topic), frames.BROADCAST, body)
@@ -160,6 +160,10 @@ def user_frame(topic: str, event: bytes, payload: bytes, *, json: bool, metadata
         return binary.pack(binary.USER_BROADCAST, topic.encode(), event, metadata, payload=payload, json=json), True
     except ValueError:
         return None
+
+
+_PLAIN: Final = re.compile(rb"[^\x00-\x1f\x7f-\xff\"{}\[\],:\\]*")
+"""ASCII without a character that means something between the parts of a JSON text."""
 
 
 def is_json(text: bytes) -> bool:
