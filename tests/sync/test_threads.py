@@ -250,3 +250,48 @@ def test_no_token_and_no_key_is_shown(server: LocalServer, caplog: pytest.LogCap
             client.channel("other", token=token).broadcast("a", 1)
     shown = caplog.text + repr((client, room, client.__dict__, room.__dict__, caught.value)) + str(caught.getrepr())
     assert token not in shown and server.anon_key not in shown
+
+
+def test_another_process_is_known_by_its_number(server: LocalServer):
+    """A call in a process that is not the client's raises, also when no hook saw the fork."""
+    with connect(server.url, server.anon_key) as client:
+        portal = client._portal
+        ours, portal._pid = portal._pid, -1
+        try:
+            with pytest.raises(StateError, match="opened before fork"):
+                client.channel("room")
+            assert portal.inherited
+        finally:
+            portal._pid, portal.inherited = ours, False
+
+
+def test_an_async_handler_that_closes_the_client_runs_to_its_end(server: LocalServer):
+    """The handler that calls `close` is not cancelled by it, while another one is."""
+    done: list[str] = []
+    both = threading.Event()
+    client = connect(server.url, server.anon_key)
+    room = client.channel("room", echo=True)
+
+    async def closes(event: Any) -> None:
+        client.close()
+        await asyncio.sleep(0.02)  # the thread ends its other tasks meanwhile
+        done.append("closed")
+        both.set()
+
+    async def waits(event: Any) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            done.append("cancelled")
+            raise
+
+    room.on(broadcast("other"), waits)
+    room.on(broadcast("a"), closes)
+    room.subscribe()
+    room.broadcast("other", 1)
+    room.broadcast("a", 1)
+    wait_for(both)
+    assert sorted(done) == ["cancelled", "closed"]
+    for thread in threading.enumerate():
+        if thread.name == "supawire-dispatch":
+            thread.join()  # the handler ran on it
