@@ -279,7 +279,7 @@ async def test_close_ends_every_stage_of_an_attempt():
 async def test_retry_after_is_honoured():
     """With Retry-After the next attempt waits as long as the server says, unless the user wants it now (R30)."""
     later = refused(503, b"", "Retry-After: 3600")
-    async with Misbehaver(behave, later, behave) as server, client_of(server) as client:
+    async with Misbehaver(behave, later, behave) as server, client_of(server, max_retry_after=7200) as client:
         server.wire.reset()
         await server.connected(2)
         await comes_to(client, LinkState.RETRYING)
