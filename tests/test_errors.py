@@ -374,3 +374,14 @@ def test_any_body_is_an_error(status: int, body: bytes):
     """No status and body of an HTTP answer makes building its error fail (R30)."""
     assert errors.connect_error(status, body).status == status
     assert errors.http_error(status, body).status == status
+
+
+def test_hints_about_addresses_name_the_path_of_a_bare_server():
+    """A server without a gateway answers 404 to an address without a path, and the hint says what is missing."""
+    for error in (errors.connect_error(404), errors.connect_error(200, b"<html>"), errors.http_error(418)):
+        assert error.hint is not None and "/socket" in error.hint
+
+
+def test_a_refused_publish_names_both_reasons():
+    """A 401 of the HTTP interface may mean a token that has run out as well as one of another project."""
+    assert "has run out" in str(errors.http_error(401)) and "another secret" in str(errors.http_error(401))

@@ -228,6 +228,7 @@ def test_nan_of_older_servers_is_nan():
     """Text NaN is the float and the Decimal of that name."""
     assert math.isnan(decoded("float8", '"NaN"'))
     assert decoded("numeric", '"NaN"').is_nan()
+    assert str(decoded("_float8", '"{1.5,NaN,Infinity}"')) == "[1.5, nan, inf]", "an array is one text, today too"
 
 
 def test_hex_is_read_once():

@@ -11,7 +11,7 @@ from supawire._rowtypes import TYPES
 _LATE = {"bytea": bytes, "timetz": time}
 _ABOUT: dict[Any, str] = {
     int: "exact, whatever its size",
-    float: "NaN and Infinity arrive as `None`: the server has no other word for them",
+    float: "NaN and Infinity arrive as `None`: the server has no other word for them; inside of an array they are floats",
     datetime: "with microseconds; aware for `timestamptz`, naive for `timestamp`",
     str: "",
     Decimal: "with its scale; NaN and Infinity arrive as `None`",

@@ -70,6 +70,10 @@ _EXPIRED = "Pass token= a callable, and a fresh token is fetched before each joi
 _CLAIMS = "Sign the token with both a role and an exp claim."
 _NO_JWT = "Pass the access token of a signed-in user, or leave token= out to use the key."
 _SIGNATURE = "The token was signed with another secret: check that URL, key and token are of the same project."
+_NOT_TAKEN = (
+    "The token or key has run out, or was signed with another secret: pass token= a callable that gives a fresh one, "
+    "and check that URL, key and token are of the same project."
+)
 _SIGNER = "The project does not know the token's key id or algorithm; after a key rotation fetch a new token."
 _SAME = "check that URL and key are of the same project, and that the key is whole."
 KEY_HINTS: Final = {
@@ -85,7 +89,10 @@ KEY_JUDGED: Final = "No token was given, so the server judges the key: "
 _OPENS: Final = "The key opens the connection, whatever token= is: "
 
 _DENIED = "Add a policy on realtime.messages that lets this role SELECT this topic, or sign in before joining."
-_PROJECT = "Check the project's URL; a direct connection takes the project from the first label of the host name."
+_PROJECT = (
+    "Check the project's URL; a Realtime server without a gateway needs /socket at the end of its address, and takes "
+    "the project from the first label of the host name."
+)
 _DATABASE = "It is tried again by itself; if it lasts, check that the project is not paused and its database is up."
 _BUSY = "It is tried again by itself; if it lasts, raise the database's connection limits."
 _BINDING = "Correct the arguments of changes(); the server does not try this again by itself."
@@ -93,7 +100,10 @@ _LEAVE = "Leave a channel first, or use a second client."
 _REPLAY = "Replay needs private=True, a valid replay_since and a replay_limit from 1 to 25."
 _TABLE = "Add the table to the publication supabase_realtime, and check schema and table."
 _NO_REASON = "This server gives no reason: check key, token and protocol=."
-_ADDRESS = "The address does not answer as Realtime does: check the URL, and proxies and gateways on the way."
+_ADDRESS = (
+    "The address does not answer as Realtime does: check the URL, and proxies and gateways on the way; a Realtime "
+    "server without a gateway needs /socket at the end of its address."
+)
 _INSERT = "Add a policy on realtime.messages that lets this role INSERT for this topic."
 _DISABLED = "Switch Realtime on in the project's settings."
 _AGAIN = "Send it again a little later."
@@ -236,7 +246,7 @@ CLOSED: Final = Known(None, "", ConnectionLostError, R, _BACK, "closed")
 HTTP_ANSWERS: Final = (  # protocol §6.7
     Known(400, "", HttpError, G, "The body is not JSON.", "http-body"),
     Known(401, "Tenant not found", HttpError, G, _PROJECT, "tenant-not-found"),
-    Known(401, "", HttpError, T, _SIGNATURE, "http-unauthorized", once=True),
+    Known(401, "", HttpError, T, _NOT_TAKEN, "http-unauthorized", once=True),
     Known(403, "Tenant is suspended", HttpError, G, _DISABLED, "disabled"),
     Known(403, "", HttpError, G, _INSERT, "unauthorized"),
     Known(404, "", HttpError, G, "The server is older than this route, or the URL is not the project's.", "http-route"),

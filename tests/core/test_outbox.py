@@ -342,3 +342,18 @@ def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callabl
     assert len(story.session._context.timers) == before + 5
     story.do(story.session.leave, room, 1.0)
     assert len(story.session._context.timers) == before
+
+
+def test_a_hint_says_who_joins_a_channel_that_is_not_joined(story: Story) -> None:
+    """Only when nobody subscribed the hint says to do it; else the client joins by itself."""
+    story.open()
+    room = story.channel()
+    with pytest.raises(StateError) as idle:
+        story.broadcast(room)
+    assert idle.value.hint is not None and idle.value.hint.startswith("subscribe() first")
+    story.do(story.session.join, room)
+    story.refuse_join("UnknownErrorOnChannel: x")
+    assert story.state(room) is ChannelState.RETRYING
+    with pytest.raises(StateError, match="retrying") as retrying:
+        story.broadcast(room)
+    assert retrying.value.hint is not None and retrying.value.hint.startswith("It is joined by itself")

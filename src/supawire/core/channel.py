@@ -163,7 +163,11 @@ class Channel:
         raise StateError(
             f"the channel is {self.state}, not joined" + self._because(),
             topic=self.name,
-            hint="subscribe() first, or choose offline='wait', 'queue' or 'http'.",
+            hint=(
+                "It is joined by itself, and subscribe() waits for that; or choose offline='wait', 'queue' or 'http'."
+                if self.wanted and self.state is not ChannelState.FAILED
+                else "subscribe() first, or choose offline='wait', 'queue' or 'http'."
+            ),
         )
 
     def expired(self, ticket: Ticket, now: Instant) -> None:
