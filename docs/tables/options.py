@@ -21,6 +21,8 @@ CLIENT = {
     "queue_size": 'How many sends `offline="queue"` holds.',
     "limits": "What the client paces or refuses by itself, see below.",
     "idle_disconnect": "Close the socket after so many seconds without a wanted channel; the next `subscribe` opens it again.",
+    "token_on_heartbeat": "Ask the callable of `token` at each heartbeat too, for tokens that may be withdrawn or replaced before "
+    "they run out; a changed one is told to the server at once.",
     "max_retry_after": "The longest wait in seconds that the server may ask for with `Retry-After`; a longer one is cut to this.",
     "headers": "More headers for the handshake and for HTTP requests.",
     "params": "More parameters for the query of the URL.",

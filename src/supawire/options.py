@@ -93,7 +93,8 @@ class Backoff:
     """How long to wait before another attempt, in seconds.
 
     Attempt n = 0, 1, 2 … has the step min(maximum, initial * factor**n). Attempt 0 waits between 0 and its step, later
-    ones between step * (1 - jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end.
+    ones between step * (1 - jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end;
+    max_elapsed: seconds since the first failure, after which no attempt is made any more; None for no end.
     """
 
     initial: float = 1.5
@@ -101,6 +102,7 @@ class Backoff:
     factor: float = 2.0
     jitter: float = 1.0
     max_attempts: int | None = None
+    max_elapsed: float | None = None
 
     def __post_init__(self) -> None:
         check_number("initial", self.initial, minimum=0, unit="seconds")
@@ -109,6 +111,14 @@ class Backoff:
         check_number("jitter", self.jitter, minimum=0, maximum=1)
         if self.max_attempts is not None:
             check_count("max_attempts", self.max_attempts, why="None means no end")
+        if self.max_elapsed is not None:
+            check_number("max_elapsed", self.max_elapsed, above=0, unit="seconds", why="None means no end")
+
+    def ends(self, attempts: int, elapsed: float) -> bool:
+        """Whether after so many attempts and seconds no other one is made."""
+        return (self.max_attempts is not None and attempts >= self.max_attempts) or (
+            self.max_elapsed is not None and elapsed >= self.max_elapsed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +254,7 @@ class SessionOptions(Struct, frozen=True):
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
     has_token_provider: bool = False
 
@@ -252,11 +263,12 @@ class SessionOptions(Struct, frozen=True):
 class ClientOptions:
     """Every option of `connect`; times in seconds.
 
-    token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for one
-    connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline: what a
-    send does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket when no
-    channel is wanted for so long. max_retry_after: the longest wait that the server may ask for (Retry-After). host:
-    Host and TLS name instead of the URL's. on_error: gets errors nobody waits for.
+    token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for
+    one connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline:
+    what a send does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket
+    when no channel is wanted for so long. token_on_heartbeat: ask the callable of token= at each heartbeat too.
+    max_retry_after: the longest wait that the server may ask for (Retry-After). host: Host and TLS name instead of
+    the URL's. on_error: gets errors nobody waits for.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -270,6 +282,7 @@ class ClientOptions:
     queue_size: int = 1000
     limits: Limits = Limits()
     idle_disconnect: float | None = None
+    token_on_heartbeat: bool = False
     max_retry_after: float = 300.0
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     params: Mapping[str, str] | None = field(default=None, repr=False)
@@ -295,6 +308,7 @@ class ClientOptions:
         for name in ("open_timeout", "idle_disconnect"):
             check_timeout(getattr(self, name), None, name)
         check_count("queue_size", self.queue_size)
+        check_bool("token_on_heartbeat", self.token_on_heartbeat)
         self._check_delays()
         self._check_connection()
         if self.on_error is not None:
@@ -356,6 +370,7 @@ class ClientOptions:
             queue_size=self.queue_size,
             limits=self.limits,
             idle_disconnect=self.idle_disconnect,
+            token_on_heartbeat=self.token_on_heartbeat,
             max_retry_after=self.max_retry_after,
             has_token_provider=self.token_provider is not None,
         )

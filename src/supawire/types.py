@@ -48,6 +48,7 @@ __all__ = [
     "Delete",
     "Event",
     "Gap",
+    "Heartbeat",
     "Insert",
     "Instant",
     "LinkState",
@@ -282,16 +283,31 @@ def _told(error: RealtimeError | None) -> tuple[type[RealtimeError], str] | None
     return None if error is None else (type(error), str(error))
 
 
+class Heartbeat(Struct, frozen=True):
+    """What became of a heartbeat, the client's own or a `ping()`.
+
+    `latency`: seconds of the round trip, with "ok" and "error". "timeout": no answer came in time. "disconnected": the
+    connection ended, and no heartbeat is sent until another one is open.
+    """
+
+    status: Literal["sent", "ok", "error", "timeout", "disconnected"]
+    latency: float | None = None
+
+
 Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent | System | Gap | Status
 """Anything that a handler or iterator can receive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a broadcast went out. `acked`: the server confirmed it; by HTTP, that it was allowed and is on its way."""
+    """How a broadcast went out. `acked`: the server confirmed it; by HTTP, that it was allowed and is on its way.
+
+    `id`: that of the stored message, where the server stores it and says so, or the one given to `publish`.
+    """
 
     via: Literal["socket", "http", "queue"]
     acked: bool = False
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

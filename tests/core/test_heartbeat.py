@@ -1,15 +1,90 @@
 """Heartbeats: on time, answered or the socket is given up; and a machine that slept (R4-R6)."""
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from supawire.errors import ConnectionLostError, OperationTimeout
 from supawire.options import Limits
 from supawire.testing.pilot import error_of
-from supawire.types import LinkState
+from supawire.types import Heartbeat, LinkState
 
 from .conftest import Story
+
+# --- what is told of them
+
+
+def beats_of(story: Story) -> list[Heartbeat]:
+    """Watch heartbeats; those that are told."""
+    heard: list[object] = []
+    story.session.watch(heard.append, heartbeats=True)
+    return cast("list[Heartbeat]", heard)
+
+
+def told(heard: list[Heartbeat]) -> list[tuple[str, float | None]]:
+    return [(beat.status, beat.latency) for beat in heard if isinstance(beat, Heartbeat)]
+
+
+def test_each_heartbeat_is_told_when_it_is_sent_and_answered(story: Story) -> None:
+    """Who asks for heartbeats gets "sent", then "ok" with the seconds of the round trip; others get none."""
+    heard, plain = beats_of(story), story.watch()
+    story.open()
+    story.run_for(25)
+    assert told(heard) == [("sent", None)]
+    story.run_for(0.5)
+    story.reply(story.sent("heartbeat")[-1])
+    assert told(heard) == [("sent", None), ("ok", 0.5)]
+    assert not any(isinstance(event, Heartbeat) for event in plain)
+
+
+def test_a_refused_heartbeat_is_told(story: Story) -> None:
+    """An error reply is told as such: the connection lives."""
+    heard = beats_of(story)
+    story.open()
+    story.run_for(25)
+    story.reply(story.sent("heartbeat")[-1], {"reason": "no"}, status="error")
+    assert told(heard)[-1] == ("error", 0.0)
+
+
+def test_a_heartbeat_without_answer_is_told_and_the_end_of_the_connection_too(story: Story) -> None:
+    """Then comes "timeout", and as the socket is given up, "disconnected"; after a reconnect it goes on."""
+    heard = beats_of(story)
+    story.open()
+    story.run_for(35)
+    assert [status for status, _ in told(heard)] == ["sent", "timeout", "disconnected"]
+    story.come_back()
+    story.run_for(25)
+    assert told(heard)[-1] == ("sent", None)
+
+
+def test_a_ping_is_told_too(story: Story) -> None:
+    """`ping()` is a heartbeat, and its answer is told as of any."""
+    heard = beats_of(story)
+    story.open()
+    story.do(story.session.ping, 5.0)
+    story.reply(story.sent("heartbeat")[-1])
+    assert told(heard) == [("sent", None), ("ok", 0.0)]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_provider_is_asked_at_each_heartbeat_when_wanted(make_story: Callable[..., Story], wanted: bool) -> None:
+    """With token_on_heartbeat=True a token that was replaced reaches the server before the old one runs out (R26)."""
+    story = make_story(has_token_provider=True, token_on_heartbeat=wanted)
+    story.do(story.session.open)
+    story.give_token("first")
+    story.accept()
+    room = story.channel()
+    story.do(story.session.join, room)
+    story.give_token("first")
+    story.answer_join()
+    asked = story.fetches
+    story.run_alive(25)
+    assert story.fetches == asked + wanted
+    if wanted:
+        story.give_token("second")
+        assert story.sent("access_token")[-1].topic == room
+
 
 # --- heartbeats
 

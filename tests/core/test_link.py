@@ -300,3 +300,24 @@ def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_sto
     story.drop(1006)
     assert story.session.state is LinkState.CLOSED
     assert isinstance(story.session.error, ReconnectExhaustedError)
+
+
+def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> None:
+    """With max_elapsed attempts go on for so many seconds since the first failure, however many they are (R3)."""
+    story = make_story(backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=20), open_timeout=None)
+    story.open()
+    story.drop(text="gone")
+    for _ in range(15):
+        story.run_to_attempt()
+        story.drop(text="nobody listens")
+    assert story.session.state is LinkState.RETRYING
+    story.come_back()
+    story.run_alive(30)  # proven: it starts anew
+    story.drop(text="gone")
+    for attempt in range(30):
+        story.run_to_attempt()
+        if story.session.state is LinkState.CLOSED:
+            break
+        story.drop(text=f"nobody listens {attempt}")
+    error = story.session.error
+    assert isinstance(error, ReconnectExhaustedError) and "in 20 s" in str(error)

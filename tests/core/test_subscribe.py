@@ -200,3 +200,19 @@ def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_st
     assert story.outcome(waiting) is NOT_YET
     story.run_for(0.2)
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
+
+
+def test_rejoins_end_after_max_elapsed(make_story: Callable[..., Story]) -> None:
+    """With max_elapsed a channel ends FAILED so many seconds after the first refusal (R3)."""
+    story = make_story(rejoin_backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=10))
+    story.open()
+    room = story.channel()
+    joining = story.do(story.session.join, room)
+    refusals = 0
+    while story.state(room) is not ChannelState.FAILED:
+        story.refuse_join("RealtimeRestarting: wait")
+        refusals += 1
+        story.run_alive(1)
+        assert refusals < 20
+    assert 10 <= refusals <= 12
+    assert story.outcome(joining) is not NOT_YET

@@ -12,6 +12,7 @@ from supawire import (
     ChannelState,
     Gap,
     HandlerError,
+    Heartbeat,
     Insert,
     LinkState,
     LocalServer,
@@ -528,6 +529,25 @@ async def test_what_listens_says_to_what(door: Door, server: LocalServer):
         assert repr(made.inner).endswith("added to changes('users') on 'room'>")
         every = await client.listen()
         assert "Stream of status() and gaps() of the client, 0 waiting" in repr(every.inner)
+
+
+async def test_heartbeats_can_be_watched(door: Door, server: LocalServer):
+    """`listen(heartbeats=True)` gives what became of each; without it only moves and gaps come."""
+    async with door.client(server, heartbeat=0.05) as client:
+        beats, plain = await client.listen(heartbeats=True), await client.listen()
+        sent, answered = [event for event in await beats.take(2) if isinstance(event, Heartbeat)]
+        assert (sent.status, sent.latency, answered.status) == ("sent", None, "ok")
+        assert answered.latency is not None and answered.latency >= 0
+        await plain.close()
+        assert await plain.next() == END
+
+
+async def test_a_published_message_tells_its_id(door: Door, server: LocalServer):
+    """`Sent.id` is the id that was given; None without one."""
+    async with door.client(server) as client:
+        number = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
+        assert (await client.publish("room", "e", {}, id=number)).id == number
+        assert (await client.publish("room", "e", {})).id is None
 
 
 CALLS: dict[str, Any] = {

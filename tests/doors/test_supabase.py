@@ -134,6 +134,24 @@ async def test_the_session_is_asked_before_each_connection(
         account.auth.listeners[0] = print  # what close() takes away
 
 
+async def test_a_lost_session_ends_the_client_when_wanted(door: Door, server: LocalServer, account: Supabase):
+    """With close_on_sign_out=True a sign-out ends the client with AuthError; without it goes on with the key."""
+    account.auth.become("SIGNED_IN", server.token(sub="alice"))
+    async with following(door, account) as client:
+        account.auth.become("SIGNED_OUT", None)
+        assert await client.ping() > 0
+    account.auth.become("SIGNED_IN", server.token(sub="alice"))
+    client = await opened(door, account, close_on_sign_out=True)
+    account.auth.become("TOKEN_REFRESHED", server.token(sub="alice"))
+    assert await client.ping() > 0
+    account.auth.become("SIGNED_OUT", None)
+    with pytest.raises(AuthError, match="close_on_sign_out"):
+        await client.wait_closed()
+    assert client.state is LinkState.CLOSED
+    await until(lambda: not account.auth.listeners)
+    await client.close()
+
+
 async def test_the_end_lets_go_of_the_session(door: Door, server: LocalServer, account: Supabase):
     """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
     async with following(door, account):

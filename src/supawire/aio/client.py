@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from supawire._mirrored import RowSource
@@ -33,6 +33,7 @@ from supawire.options import (
     Secret,
     Timeout,
     TokenProvider,
+    check_bool,
     check_kind,
     check_timeout,
     check_token,
@@ -40,7 +41,7 @@ from supawire.options import (
 )
 from supawire.transport.base import Transport
 from supawire.transport.http import HttpClient
-from supawire.types import Gap, LinkState, Sent, Stats, Status
+from supawire.types import Gap, Heartbeat, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -63,6 +64,7 @@ def connect_async(
     queue_size: int = 1000,
     limits: Limits = Limits(),
     idle_disconnect: float | None = None,
+    token_on_heartbeat: bool = False,
     max_retry_after: float = 300.0,
     headers: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
@@ -86,7 +88,8 @@ def connect_async(
         token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, max_retry_after, headers, params, ssl, proxy, host: see `ClientOptions`; in seconds.
+            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
+            `ClientOptions`; in seconds.
         on_error: called on the event loop with every error that nobody waits for; left out, it is logged.
         transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick.
@@ -95,8 +98,8 @@ def connect_async(
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, max_retry_after, headers, params, ssl, proxy, host, on_error, transport, http, logger,
-        on_frame,
+        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
+        http, logger, on_frame,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_present(options)
@@ -205,13 +208,25 @@ class AsyncClient:
         for channel in list(self._channels.values()):
             await self.remove_channel(channel)
 
+    @overload
     def listen(
-        self, *, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
-    ) -> AsyncStream[Status | Gap]:
-        """An iterator over moves of the connection and of all channels, and gaps; see `AsyncChannel.listen`."""
+        self, *, heartbeats: Literal[False] = ..., buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
+    ) -> AsyncStream[Status | Gap]: ...
+    @overload
+    def listen(
+        self, *, heartbeats: Literal[True], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
+    ) -> AsyncStream[Status | Gap | Heartbeat]: ...
+    def listen(
+        self, *, heartbeats: bool = False, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
+    ) -> AsyncStream[Any]:
+        """An iterator over moves of the connection and of all channels, and gaps; see `AsyncChannel.listen`.
+
+        Args: heartbeats: give a `Heartbeat` too for each one that is sent, answered or not answered.
+        """
+        check_bool("heartbeats", heartbeats)
         self._driver.check_loop()
         kept = make_buffer(buffer, overflow, key, self._driver.valve)
-        registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now())
+        registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now(), None, heartbeats)
         return AsyncStream(registration, kept, Moves(self._driver))
 
     @overload

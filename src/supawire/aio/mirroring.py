@@ -76,9 +76,9 @@ def read_mirroring(
     text = wanted.filter if wanted.filter and wanted.filter.strip() else None
     if check_bool("narrow", narrow) and text is None:
         raise InvalidArgumentError("narrow=True asks for what filter= or where= fits, and neither is given")
-    if not isinstance(backoff, Backoff) or backoff.max_attempts is not None:
+    if not isinstance(backoff, Backoff) or (backoff.max_attempts, backoff.max_elapsed) != (None, None):
         raise InvalidArgumentError(
-            f"backoff must be a Backoff without max_attempts, not {backoff!r}: a mirror tries as long as it is open",
+            f"backoff must be a Backoff without an end, not {backoff!r}: a mirror tries as long as it is open",
             hint="ready(timeout=…) says how long you wait.",
         )
     columns_of = KeyColumns(columns)

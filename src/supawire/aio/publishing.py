@@ -107,7 +107,7 @@ class Publisher:
         error = await self.poster.post(letters, rest.batch(letters), token, deadline)
         if error is not None:
             raise error
-        return Sent("http")
+        return Sent("http", id=letters[0].id if len(letters) == 1 else None)
 
     async def _many(self, letters: Sequence[Letter], deadline: float | None) -> Published:
         sent: list[Sent] = []

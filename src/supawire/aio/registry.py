@@ -106,12 +106,12 @@ class Registry:
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
-        buffer: Kept | None, now: Instant, stop: Callable[[], None] | None = None,
+        buffer: Kept | None, now: Instant, stop: Callable[[], None] | None = None, heartbeats: bool = False,
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
         if topic is None:
-            self._session.watch(deliver)
+            self._session.watch(deliver, heartbeats=heartbeats)
         else:
             self._session.listen(topic, registration.listener, now)
         self._by_topic.setdefault(topic, {})[registration] = None

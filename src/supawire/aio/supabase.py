@@ -19,8 +19,8 @@ from supawire.aio.client import AsyncClient, HttpClient, Transport, check_presen
 from supawire.aio.driver import Driver
 from supawire.aio.hooks import is_async
 from supawire.aio.opening import Opening
-from supawire.errors import InvalidArgumentError
-from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_token
+from supawire.errors import AuthError, InvalidArgumentError
+from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
 from supawire.options import Protocol as Version
 from supawire.types import LinkState
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import ssl as tls
 
 _BEARER = "Bearer "
+_SIGNED_OUT = "SIGNED_OUT"
 
 
 class Supabase(Protocol):
@@ -62,6 +63,7 @@ class Passed(TypedDict, total=False):
     queue_size: int
     limits: Limits
     idle_disconnect: float | None
+    token_on_heartbeat: bool
     max_retry_after: float
     headers: Mapping[str, str] | None
     params: Mapping[str, str] | None
@@ -75,7 +77,9 @@ class Passed(TypedDict, total=False):
     on_frame: Callable[..., object] | None
 
 
-def from_supabase_async(client: Supabase, **options: Unpack[Passed]) -> Opening[AsyncClient]:
+def from_supabase_async(
+    client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]
+) -> Opening[AsyncClient]:
     """A client of Realtime in this event loop, for a client of the package `supabase`, sync or async.
 
     URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
@@ -83,11 +87,12 @@ def from_supabase_async(client: Supabase, **options: Unpack[Passed]) -> Opening[
     with an `Authorization` header sends that one until somebody signs in. Closing this client lets go of the other one,
     and does not close it. Everything else as with `connect_async`.
 
-    Args: client: what `create_client` or `acreate_client` of `supabase` gives. options: those of `connect_async`, but
-        `token`.
+    Args: client: what `create_client` or `acreate_client` of `supabase` gives. close_on_sign_out: end this client with
+        `AuthError` when the session is lost, by a sign-out or because it cannot be refreshed; left out, it goes on with
+        the key. options: those of `connect_async`, but `token`.
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
     """
-    account = Account(client, "from_supabase_async")
+    account = Account(client, "from_supabase_async", close_on_sign_out)
     chosen, endpoint = account.read(options)
 
     async def start() -> AsyncClient:
@@ -101,8 +106,9 @@ def from_supabase_async(client: Supabase, **options: Unpack[Passed]) -> Opening[
 class Account:
     """Who is signed in at a client of `supabase`. Args: call: the name of ours that was called, for errors."""
 
-    def __init__(self, client: Supabase, call: str) -> None:
+    def __init__(self, client: Supabase, call: str, close_on_sign_out: bool) -> None:
         self._call = call
+        self._ends = check_bool("close_on_sign_out", close_on_sign_out)
         self._client = client
         auth = getattr(client, "auth", None)
         parts = (getattr(auth, "get_session", None), getattr(auth, "on_auth_state_change", None))
@@ -167,12 +173,16 @@ class Account:
     def _changed(self, driver: Driver, event: str, session: Any) -> None:
         self._told = True
         try:
-            driver.loop.call_soon_threadsafe(self._take, driver, session)
+            driver.loop.call_soon_threadsafe(self._take, driver, event, session)
         except RuntimeError:
             return  # that loop has ended, and the client with it
 
-    def _take(self, driver: Driver, session: Any) -> None:
+    def _take(self, driver: Driver, event: str, session: Any) -> None:
         if driver.session.state in (LinkState.CLOSING, LinkState.CLOSED):
+            return
+        if self._ends and session is None and event == _SIGNED_OUT:
+            text = "the session of the supabase client ended, and close_on_sign_out=True ends this client with it"
+            driver.abort(AuthError(text, hint="After the next sign-in call it again."))
             return
         try:
             token = _token_of(session)

@@ -15,7 +15,7 @@ from supawire.core.timers import Timers
 from supawire.core.token import Tokens
 from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
 from supawire.options import Backoff, Secret, SessionOptions
-from supawire.types import ChannelState, Instant, LinkState, Stats, Status
+from supawire.types import ChannelState, Heartbeat, Instant, LinkState, Stats, Status
 
 Key = tuple[Hashable, ...]
 """What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
@@ -24,7 +24,9 @@ Key = tuple[Hashable, ...]
 class Counts:
     """Counters of a session, for `stats()`."""
 
-    __slots__ = ("connects", "frames_received", "frames_sent", "garbage", "joins", "reconnects", "stale", "unknown")
+    __slots__ = (
+        "connects", "frames_received", "frames_sent", "garbage", "joins", "reconnects", "stale", "unknown",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.connects: int = 0
@@ -41,7 +43,8 @@ class Context:
     """Shared by link, channels and session; decides nothing."""
 
     __slots__ = (
-        "_ref", "codec", "counts", "effects", "generation", "messages", "options", "presence", "random", "replies",
+        "_ref", "beat_watchers", "codec", "counts", "effects", "generation", "messages", "options", "presence",
+        "random", "replies",
         "round_trip", "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
 
@@ -61,6 +64,8 @@ class Context:
         self.server_clock: Final = ServerClock()
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Who listens to the client itself: status of link and channels, and gaps."""
+        self.beat_watchers: dict[Callable[[Any], None], None] = {}
+        """Who of them wants heartbeats too."""
         self.generation: int = 0
         self.sequence: int = 0
         """Frames handed to the socket of this generation."""
@@ -119,6 +124,8 @@ class Context:
         ref = self.next_ref()
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
         self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
+        if event == frames.HEARTBEAT:
+            self.beaten(Heartbeat("sent"))
         return ref
 
     def expect(
@@ -151,6 +158,10 @@ class Context:
         """Hand events to their listeners, if there are any of both."""
         if listeners and events:
             self.effects.append(Deliver(listeners, events))
+
+    def beaten(self, heartbeat: Heartbeat) -> None:
+        """Tell who watches heartbeats."""
+        self.deliver(tuple(self.beat_watchers), (heartbeat,))
 
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
         """Tell listeners, watchers and the log of a move."""

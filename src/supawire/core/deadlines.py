@@ -31,6 +31,11 @@ class Deadlines:
         """The deadline with this key has passed."""
         _MEANINGS[key[0]](self, key, now)
 
+    def beat(self, now: Instant) -> None:
+        """Send a heartbeat; with `token_on_heartbeat` ask the provider too."""
+        self.link.beat(now)
+        self.refresh.beat(now)
+
     def join_late(self, now: Instant) -> None:
         """The join that leads the row is not answered; or the socket is dead, when nothing was heard since."""
         heard = self.receiver.heard_at
@@ -61,7 +66,7 @@ _MEANINGS: Final[Mapping[Hashable, _Due]] = {
     "opening": lambda of, _, now: of.link.opening_late(now),
     "closing": lambda of, _, now: of.link.closing_late(now),
     "connect": lambda of, _, now: of.link.due(now),
-    "beat": lambda of, _, now: of.link.beat(now),
+    "beat": lambda of, _, now: of.beat(now),
     "proven": lambda of, _, __: of.link.up(),
     "clock": lambda of, _, now: of.link.look(now),
     "idle": lambda of, _, now: of.link.idle(now),

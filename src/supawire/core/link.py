@@ -71,7 +71,16 @@ class Link:
     """State, attempts and heartbeat of the connection."""
 
     __slots__ = (
-        "_answered", "_attempts", "_context", "_ever_open", "_owner", "_refreshed", "_retry_after", "_up", "error",
+        "_answered",
+        "_attempts",
+        "_context",
+        "_ever_open",
+        "_failing_since",
+        "_owner",
+        "_refreshed",
+        "_retry_after",
+        "_up",
+        "error",
         "state",
     )  # fmt: skip
 
@@ -82,6 +91,7 @@ class Link:
         self.error: RealtimeError | None = None
         """Why it is not open."""
         self._attempts = 0
+        self._failing_since: float | None = None
         self._retry_after = 0.0
         self._refreshed = False
         self._answered = False
@@ -302,8 +312,11 @@ class Link:
     def _retry(self, on: LinkOn, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
         self._move(on, self.error)
         backoff = self._context.options.backoff
-        if backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts:
-            text = f"gave up after {self._attempts} attempts: {self.error}"
+        if self._failing_since is None:
+            self._failing_since = now.mono
+        elapsed = now.mono - self._failing_since
+        if backoff is not None and backoff.ends(self._attempts, elapsed):
+            text = f"gave up after {self._attempts} attempts in {elapsed:.0f} s: {self.error}"
             self._end(LinkOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
@@ -316,7 +329,7 @@ class Link:
     def _prove(self) -> None:
         if self.state is LinkState.OPEN and self._attempts:
             self._move(LinkOn.PROVEN)
-            self._attempts = 0
+            self._attempts, self._failing_since = 0, None
 
     def _end(self, on: LinkOn, error: RealtimeError | None, now: Instant) -> None:
         self._quiet()

@@ -241,7 +241,7 @@ class Membership:
         self.error = error
         self._lose_join("join_timeout", error, now)
         self.move(ChannelOn.TIMEOUT, now, error)
-        if self.rejoin.exhausted:
+        if self.rejoin.exhausted(now):
             self._give_up(error, now)
         else:
             self.rejoin.wait(now)
@@ -362,7 +362,7 @@ class Membership:
         join = self._asked or self.living
         self.error = error
         self.rejoin.ended(now)
-        verdict = self.rejoin.judge(row, join.token if join else None, self.token)
+        verdict = self.rejoin.judge(row, join.token if join else None, self.token, now)
         if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount():
             verdict = Verdict(again=True)
         self._lose_join(reason, error, self._joins.blind_since(now))

@@ -21,7 +21,7 @@ from supawire.core.joins import JoinQueue
 from supawire.core.link import Link
 from supawire.core.membership import Membership
 from supawire.core.replies import Pending
-from supawire.core.tolerant import read, soften
+from supawire.core.tolerant import members, read, soften
 from supawire.errors import (
     ConnectionLostError,
     OperationTimeout,
@@ -30,7 +30,7 @@ from supawire.errors import (
     push_error,
     reason_of,
 )
-from supawire.types import Broadcast, Instant, LateBroadcast, Sent, System, type_of_change
+from supawire.types import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, System, type_of_change
 
 Delivery = tuple[Listeners, Any]
 """Who gets an event, and the event."""
@@ -320,9 +320,11 @@ class Receiver:
         pending = self._context.replies.take(ref)
         if pending is not None:
             error = None if status == "ok" else push_error(read(response), pending.name)
-            self._answered(pending, ref, error, now)
+            self._answered(pending, ref, error, response, now)
 
-    def _answered(self, pending: Pending, ref: str | None, error: RealtimeError | None, now: Instant) -> None:
+    def _answered(
+        self, pending: Pending, ref: str | None, error: RealtimeError | None, response: Raw, now: Instant
+    ) -> None:
         channel = self._channels.get(pending.topic)
         tickets = self._context.tickets
         match pending.event:
@@ -330,9 +332,10 @@ class Receiver:
                 self._context.round_trip = now.mono - pending.sent_at
                 for each in list(self._channels.values()):
                     each.membership.beat_answered(pending.sent_at, now)
+                self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.settle(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
-                tickets.settle(pending.ticket, error or Sent("socket", acked=True))
+                tickets.settle(pending.ticket, error or Sent("socket", acked=True, id=_stored_id(response)))
             case frames.PRESENCE if channel is not None:
                 channel.track_answered(error, now)
             case frames.LEAVE if channel is not None:
@@ -345,6 +348,8 @@ class Receiver:
         late = OperationTimeout(f"the server did not answer the {pending.event} in time")
         late.topic = pending.name
         channel = self._channels.get(pending.topic)
+        if pending.event == frames.HEARTBEAT:
+            self._context.beaten(Heartbeat("timeout"))
         if pending.event == frames.PRESENCE and channel is not None:
             channel.track_answered(late, now)
         elif pending.event == frames.HEARTBEAT and pending.ticket is None:
@@ -398,3 +403,11 @@ class Receiver:
     def _garbage(self, error: RemoteProtocolError) -> None:
         self._counts.garbage += 1
         self._context.report("garbage", detail_of=error.message)
+
+
+def _stored_id(response: Raw) -> str | None:
+    """The id in the answer to a broadcast that the server has stored."""
+    if len(response) <= len(b"{}"):  # nearly every answer
+        return None
+    found = (members(read(response)) or {}).get("id")
+    return found if isinstance(found, str) else None

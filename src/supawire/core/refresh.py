@@ -38,6 +38,11 @@ class Refresh:
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
 
+    def beat(self, now: Instant) -> None:
+        """Ask at a heartbeat, when the user wants it."""
+        if self._context.options.token_on_heartbeat:
+            self.ask(now)
+
     def answered(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """The provider answered, or raised. An answer to an older question is dropped."""
         if not self._context.tokens.answers(number):

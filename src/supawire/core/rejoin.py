@@ -27,19 +27,23 @@ class Verdict(NamedTuple):
 class Rejoin:
     """The attempts of one channel to be joined."""
 
-    __slots__ = ("_attempts", "_context", "_joined_at", "_recounted", "_refused", "_topic")
+    __slots__ = (
+        "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_topic",
+    )  # fmt: skip
 
     def __init__(self, context: Context, topic: str) -> None:
         self._context = context
         self._topic = topic
         self._attempts = 0
+        self._failing_since: float | None = None
         self._joined_at: float | None = None
         self._refused: tuple[Secret | None] | None = None
         self._recounted = False
 
     def reset(self) -> None:
         """The user wants in anew."""
-        self._attempts, self._joined_at, self._refused, self._recounted = 0, None, None, False
+        self._attempts, self._failing_since, self._joined_at, self._refused = 0, None, None, None
+        self._recounted = False
 
     def joined(self, now: Instant) -> None:
         """The server said ok."""
@@ -49,7 +53,7 @@ class Rejoin:
     def ended(self, now: Instant) -> None:
         """The join is over; one that lasted makes the next attempt a first one."""
         if self._joined_at is not None and now.mono - self._joined_at >= _STEADY:
-            self._attempts = 0
+            self._attempts, self._failing_since = 0, None
         self._joined_at = None
 
     def since(self, instant: Instant) -> Instant:
@@ -57,9 +61,9 @@ class Rejoin:
         late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
         return Instant(instant.mono + late, instant.wall + late)
 
-    def judge(self, row: Known, token: Secret | None, own: Secret | None) -> Verdict:
+    def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> Verdict:
         """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
-        if self.exhausted or row.action is Action.GIVE_UP:
+        if self.exhausted(now) or row.action is Action.GIVE_UP:
             return Verdict(again=False)
         if row.action is not Action.REFRESH:
             return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
@@ -90,8 +94,9 @@ class Rejoin:
         """The same after as long as the user's backoff says."""
         self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether as many attempts were made as the user allows."""
+    def exhausted(self, now: Instant) -> bool:
+        """Whether as many attempts were made, or for as long, as the user allows."""
+        if self._failing_since is None:
+            self._failing_since = now.mono
         backoff = self._context.options.rejoin_backoff
-        return backoff is not None and backoff.max_attempts is not None and self._attempts >= backoff.max_attempts
+        return backoff is not None and backoff.ends(self._attempts, now.mono - self._failing_since)

@@ -31,7 +31,7 @@ from supawire.core.refresh import Refresh
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
 from supawire.options import ChannelOptions, Secret, SessionOptions
-from supawire.types import ChannelState, Instant, LinkState, PresenceState, Stats
+from supawire.types import ChannelState, Heartbeat, Instant, LinkState, PresenceState, Stats
 
 _NO_OPTIONS: Final = ChannelOptions()
 
@@ -169,13 +169,16 @@ class Session:
         self._link.check_open()
         self._refresh.given(token, now)
 
-    def watch(self, deliver: Callable[[Any], None]) -> None:
-        """Tell of every move of link and channels, and of gaps."""
+    def watch(self, deliver: Callable[[Any], None], *, heartbeats: bool = False) -> None:
+        """Tell of every move of link and channels, of gaps, and if wanted of heartbeats."""
         self._context.watchers[deliver] = None
+        if heartbeats:
+            self._context.beat_watchers[deliver] = None
 
     def unwatch(self, deliver: Callable[[Any], None]) -> None:
         """No longer."""
         self._context.watchers.pop(deliver, None)
+        self._context.beat_watchers.pop(deliver, None)
 
     # --- commands: channels
 
@@ -329,6 +332,7 @@ class Session:
 
     def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
         """The socket is gone: requests on it are settled, channels wait (R31)."""
+        self._context.beaten(Heartbeat("disconnected"))
         for pending in self._context.replies.clear():
             self._context.tickets.settle(pending.ticket, pending.lost(error, written))
         since = self._joins.lost(self._receiver.heard_at or now, now)

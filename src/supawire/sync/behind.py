@@ -16,6 +16,7 @@ from supawire.aio.mirror import AsyncMirror
 from supawire.aio.registry import Registration
 from supawire.aio.stream import Moves, Source
 from supawire.aio.valve import ThreadValve
+from supawire.options import check_bool
 from supawire.selectors import Selector
 
 
@@ -53,13 +54,14 @@ class ClientBehind(AsyncClient):
         """Host and port of the server, for people to read."""
         return self._driver.endpoint.address
 
-    def listen_on_thread(self, buffer: int, overflow: str, key: Key | None) -> Listening:
+    def listen_on_thread(self, buffer: int, overflow: str, key: Key | None, heartbeats: bool = False) -> Listening:
         """`listen` for an iterator that a thread reads."""
         driver = self._driver
         driver.check_loop()
+        check_bool("heartbeats", heartbeats)
         kept = make_handover(driver, buffer, overflow, key)
         put = cast("Callable[[Any], None]", kept.put)  # what it returns is not looked at
-        return Listening(driver.registry.add(None, (), put, kept, driver.now()), kept, Moves(driver))
+        return Listening(driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, Moves(driver))
 
     def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "MirrorBehind":
         """`mirror` for one that threads read."""

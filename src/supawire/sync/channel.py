@@ -204,7 +204,7 @@ class Channel:
         Wire: protocol §6.1, §6.2.
         """
         sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, timeout=timeout)
-        return QueuedSent(sent.via, sent.acked, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
+        return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
 
     # --- presence
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirrored import RowSource
@@ -33,7 +33,7 @@ from supawire.sync.channel import Channel
 from supawire.sync.mirror import Mirror
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
-from supawire.types import Gap, LinkState, Sent, Stats, Status
+from supawire.types import Gap, Heartbeat, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -56,6 +56,7 @@ def connect(
     queue_size: int = 1000,
     limits: Limits = Limits(),
     idle_disconnect: float | None = None,
+    token_on_heartbeat: bool = False,
     max_retry_after: float = 300.0,
     headers: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
@@ -80,7 +81,8 @@ def connect(
         token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, max_retry_after, headers, params, ssl, proxy, host: see `ClientOptions`; in seconds.
+            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
+            `ClientOptions`; in seconds.
         on_error: called on the dispatch thread with every error that nobody waits for; left out, it is logged.
         transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
         on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick, and may not
@@ -90,8 +92,8 @@ def connect(
     """
     options = ClientOptions(
         token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, max_retry_after, headers, params, ssl, proxy, host, on_error, transport, http, logger,
-        on_frame,
+        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
+        http, logger, on_frame,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
     check_present(options)
@@ -190,11 +192,22 @@ class Client:
         for channel in list(self._channels.values()):
             self.remove_channel(channel)
 
+    @overload
     def listen(
-        self, *, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
-    ) -> Stream[Status | Gap]:
-        """An iterator over moves of the connection and of all channels, and gaps; see `Channel.listen`."""
-        return Stream(self._portal, *self._portal.run(self._async.listen_on_thread, buffer, overflow, key))
+        self, *, heartbeats: Literal[False] = ..., buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
+    ) -> Stream[Status | Gap]: ...
+    @overload
+    def listen(
+        self, *, heartbeats: Literal[True], buffer: int = ..., overflow: Overflow = ..., key: Key | None = ...
+    ) -> Stream[Status | Gap | Heartbeat]: ...
+    def listen(
+        self, *, heartbeats: bool = False, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
+    ) -> Stream[Any]:
+        """An iterator over moves of the connection and of all channels, and gaps; see `Channel.listen`.
+
+        Args: heartbeats: give a `Heartbeat` too for each one that is sent, answered or not answered.
+        """
+        return Stream(self._portal, *self._portal.run(self._async.listen_on_thread, buffer, overflow, key, heartbeats))
 
     @overload
     def mirror(
