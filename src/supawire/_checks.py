@@ -5,6 +5,7 @@ import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import msgspec
@@ -163,6 +164,22 @@ def check_callable(name: str, value: object) -> Callable[..., Any]:
     if not callable(value):
         raise refuse(name, value, "callable")
     return value
+
+
+def check_plain(name: str, value: object) -> Callable[..., Any]:
+    """`value`, when it can be called and is not async: nobody would await what it returns."""
+    import inspect
+
+    function = check_callable(name, value)
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = cast("partial[Any]", inner).func
+    if any(inspect.iscoroutinefunction(each) for each in (inner, getattr(inner, "__call__", None))):  # noqa: B004
+        raise InvalidArgumentError(
+            f"{name} must be a plain function, and an async one was given, which nobody would await",
+            hint="In it, start a task, as with asyncio.create_task(), or put what it gets into a queue.",
+        )
+    return function
 
 
 def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[..., Any]:

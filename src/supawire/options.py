@@ -28,6 +28,7 @@ from supawire._checks import (
     check_headers,
     check_kind,
     check_number,
+    check_plain,
     check_secret,
     check_takes,
     check_text,
@@ -312,9 +313,10 @@ class ClientOptions:
         self._check_delays()
         self._check_connection()
         if self.on_error is not None:
-            check_takes("on_error", self.on_error, 1, "a function of one error")
+            check_takes("on_error", check_plain("on_error", self.on_error), 1, "a function of one error")
         if self.on_frame is not None:
-            check_takes("on_frame", self.on_frame, 3, "a function of (direction, data, binary)")
+            hook = check_plain("on_frame", self.on_frame)
+            check_takes("on_frame", hook, 3, "a function of (direction, data, binary)")
 
     def _check_delays(self) -> None:
         for name in ("backoff", "rejoin_backoff"):

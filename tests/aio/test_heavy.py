@@ -92,6 +92,7 @@ async def test_the_lane_weighs_now_and_then():
         def __init__(self) -> None:
             self.session = self.registry = self
             self.effects: list[Any] = []
+            self.gone: dict[int, Any] = {}
 
         def now(self) -> Any:
             return object()

@@ -20,6 +20,9 @@ from supawire import (
     presence,
 )
 from supawire.errors import ClosedError, InvalidArgumentError, SlowConsumerError, StateError
+from supawire.transport._connection import WebSocketConnection
+from supawire.transport.base import OpenRequest
+from supawire.transport.websocket import WebSocketTransport
 from tests.sync.conftest import ours
 
 LONG = 20.0
@@ -456,26 +459,37 @@ def test_hooks_on_the_io_thread_may_not_block(server: LocalServer):
 
 
 def test_what_ends_the_io_thread_ends_the_client_with_that_cause(server: LocalServer, caplog: pytest.LogCaptureFixture):
-    """A SystemExit out of a hook on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
+    """A SystemExit out of a transport on the I/O thread is the cause that iterators and `wait_closed` raise (R2)."""
 
-    def on_frame(direction: str, data: bytes, binary: bool) -> None:
-        if b"exit" in data and direction == "in":
-            raise SystemExit("out of a hook")
+    class Exiting(WebSocketConnection):
+        __slots__ = ()
+
+        def write(self, data: bytes, binary: bool, /) -> None:
+            if b"exit" in data:
+                raise SystemExit("out of a transport")
+            super().write(data, binary)
+
+    class ExitingTransport(WebSocketTransport):
+        async def open(self, request: OpenRequest, /) -> WebSocketConnection:
+            connection = await super().open(request)
+            connection.__class__ = Exiting
+            return connection
 
     errors = Notes()
-    with connect(server.url, server.anon_key, on_frame=on_frame, on_error=errors) as client:
+    with connect(server.url, server.anon_key, transport=ExitingTransport(), on_error=errors) as client:
         room = client.channel("room", echo=True)
         stream = room.listen(broadcast())
         room.subscribe()
-        room.broadcast("exit", 1)
+        with pytest.raises(ClosedError):
+            room.broadcast("exit", 1)
         with pytest.raises(ClosedError) as caught:
             next(stream)
         assert isinstance(caught.value.__cause__, SystemExit)
-        with pytest.raises(ClosedError, match="out of a hook"):
+        with pytest.raises(ClosedError, match="out of a transport"):
             client.wait_closed()
-        with pytest.raises(ClosedError, match="out of a hook"):
+        with pytest.raises(ClosedError, match="out of a transport"):
             client.ping()
-        assert "out of a hook" in str(errors.wait(1)[0])
+        assert "out of a transport" in str(errors.wait(1)[0])
     _gone()
     del client, room, stream, caught
     gc.collect()

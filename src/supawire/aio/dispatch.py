@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.aio.gates import is_of_the_end
+from supawire.aio.usercode import Call
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -116,11 +117,12 @@ class Dispatch:
         return threading.current_thread() is self._thread
 
     def spare(self) -> None:
-        """The caller is about to wait for the end: when it is a handler, the end does not wait for it."""
-        if not self.is_here:
-            return
+        """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
+        call = Call.of(self)
+        if call is None or (call.task is None and self._idle and not self.is_here):
+            return  # an idle thread is in no call; a task that an earlier one has started may say so
         self._spared = True
-        self._spared_task = asyncio.current_task() if self._loop is not None else None
+        self._spared_task = call.task
         if self._ended is not None:
             self._on_loop(self._ended.set)
 
@@ -179,6 +181,10 @@ class Dispatch:
         _soon(self._driver.loop, function)
 
     def _work(self) -> None:
+        with Call(self, None):  # one for all plain handlers, which is cheaper than one for each event
+            self._work_all()
+
+    def _work_all(self) -> None:
         self._work_plainly()
         if self._wants_loop and not self.stopping:
             with asyncio.Runner() as runner:

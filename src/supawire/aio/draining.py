@@ -25,7 +25,7 @@ def check_taking(driver: "Driver") -> None:
 
 async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) -> None:
     """Finish sends, leave the channels, close; see `AsyncClient.drain`."""
-    driver.tasks.spare()
+    driver.spare()
     driver.draining = True
     late: OperationTimeout | None = None
     try:

@@ -24,6 +24,7 @@ from supawire.aio.registry import Registry
 from supawire.aio.reports import Reports
 from supawire.aio.sockets import Sockets
 from supawire.aio.tasks import Tasks
+from supawire.aio.usercode import Exits, is_unawaited
 from supawire.aio.valve import Valve
 from supawire.aio.wiretap import Direction, redact
 from supawire.core.effects import (
@@ -71,7 +72,8 @@ class Driver:
         self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
         self.dispatch: Final = Dispatch(self, blocking=blocking)
         told = self.dispatch.tell if blocking else None
-        self.reports: Final = Reports(options.on_error, options.logger, told, self.loop.time)
+        self.exits: Final = Exits(lambda: not (blocking or self.tasks.ending))
+        self.reports: Final = Reports(options.on_error, options.logger, told, self.loop.time, self.exits)
         self.tasks: Final = Tasks(self)
         self.sockets: Final = Sockets(self, endpoint, options)
         self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
@@ -229,6 +231,8 @@ class Driver:
 
     async def written(self, generation: int, sequence: int, timeout: float | None) -> None:
         """Wait until a frame is handed to the network. Raises `ConnectionLostError`, `OperationTimeout`."""
+        if self._pumping:  # by an eager task: the frame is not even given to the socket
+            await asyncio.sleep(0)
         if self.sockets.has_written(generation, sequence):
             return
         try:
@@ -251,13 +255,18 @@ class Driver:
 
     async def close(self) -> None:
         """End, politely and within a bound, and wait until everything is gone; cancelled, it is gone at once."""
-        self.tasks.spare()
+        self.spare()
         try:
             await self.outcome(self.session.close(self.now()))
             await self.tasks.ended()
         except asyncio.CancelledError:
             self.abort(None)
             raise
+
+    def spare(self) -> None:
+        """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
+        self.tasks.spare()
+        self.dispatch.spare()
 
     def abort(self, error: RealtimeError | None) -> None:
         """End at once; waits for nothing."""
@@ -354,10 +363,14 @@ class Driver:
     def _deliver(self, effect: Deliver) -> None:
         for event in effect.events:
             for listener in effect.listeners:
+                if self.registry.gone and self.registry.is_gone(listener):
+                    continue
                 try:
-                    listener(event)
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
-                    self.handler_raised(listener, error, event)
+                    given = listener(event)
+                except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+                    self.inline_raised(listener, error, event)
+                else:
+                    self.inline_returned(listener, given, event)
 
     def _ended(self, effect: Ended) -> None:
         """A channel or the client delivers nothing more; an error that nobody hears otherwise goes to `on_error`."""
@@ -380,7 +393,7 @@ class Driver:
         self.reports.take(effect)
 
     def _ask_delay(self, effect: AskDelay) -> None:
-        seconds, raised = ask_delay(effect, self.options)
+        seconds, raised = ask_delay(effect, self.options, self.exits)
         if raised is not None:
             self.reports.raised("the backoff", effect.key[0], raised)
         self.session.delay_ready(effect.key, seconds, self.now())
@@ -391,6 +404,16 @@ class Driver:
         """A handler raised: to `on_error`, and on with the next."""
         self.reports.raised("the handler", handler, error, name_topic(event))
 
+    def inline_raised(self, handler: object, error: BaseException, event: Any) -> None:
+        """The same for one that was called on the event loop."""
+        if not self.exits.take(error):
+            self.handler_raised(handler, error, event)
+
+    def inline_returned(self, handler: Callable[[Any], object], given: object, event: Any) -> None:
+        """Run what a plain handler returned when it has to be awaited."""
+        if is_unawaited(given):
+            self.registry.run(handler, given, event)
+
     def tap(self, direction: Direction, data: bytes, binary: bool, *, secret: bool = False) -> None:
         """Show a frame to the user's `on_frame`, without tokens."""
         hook = self.options.on_frame
@@ -398,8 +421,9 @@ class Driver:
             return
         try:
             hook(direction, redact(data, binary=binary, secret=secret), binary)
-        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-            self.reports.raised("on_frame", hook, error)
+        except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+            if not self.exits.take(error):
+                self.reports.raised("on_frame", hook, error)
 
     _PERFORM: ClassVar[Mapping[type[Any], Callable[[Any, Any], None]]] = {
         Transmit: lambda driver, effect: driver.sockets.transmit(effect),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from supawire.aio.buffers import Buffer
 from supawire.aio.dispatch import Dispatch
 from supawire.aio.handover import Handover
+from supawire.aio.usercode import Call, dispose, is_closed_from_outside, is_unawaited
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -19,11 +20,15 @@ Handler = Callable[[Any], Any]
 
 
 class TaskFeed:
-    """Feeds an async handler from its buffer, on the event loop of the client."""
+    """Feeds an async handler from its buffer, on the event loop of the client.
 
-    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
+    Args: blamed: what errors name; left out, the handler.
+    """
+
+    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer, blamed: Handler | None = None) -> None:
         self._driver = driver
         self._handler = handler
+        self._blamed = blamed or handler
         self._buffer = buffer
         self._cancelled = False
         self._running = False
@@ -41,7 +46,7 @@ class TaskFeed:
         self._buffer.wake()
 
     async def _run(self) -> None:
-        buffer, tasks = self._buffer, self._driver.tasks
+        buffer, tasks, own = self._buffer, self._driver.tasks, asyncio.current_task()
         while not (self._cancelled or tasks.stopping):
             if not len(buffer):
                 buffer.error = None  # whatever was dropped, the consumer has caught up
@@ -49,11 +54,14 @@ class TaskFeed:
                 continue
             event = buffer.take()
             try:
-                await self._handler(event)
+                with Call(tasks, own):
+                    await self._handler(event)
             except asyncio.CancelledError as error:
                 self._survive(error, event)
-            except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-                self._driver.handler_raised(self._handler, error, event)
+            except BaseException as error:
+                if is_closed_from_outside(error, own):
+                    raise
+                self._driver.inline_raised(self._blamed, error, event)
 
     async def _wait(self) -> None:
         try:
@@ -63,22 +71,34 @@ class TaskFeed:
 
     def _survive(self, error: asyncio.CancelledError, event: Any) -> None:
         """Only the client ends this task: a cancellation that came out of the handler is an error of the handler."""
-        if self._driver.tasks.stopping:
+        if self._driver.tasks.ending:
             raise error
         uncancel()
-        self._driver.handler_raised(self._handler, error, event)
+        self._driver.handler_raised(self._blamed, error, event)
 
 
 class ThreadFeed:
-    """Feeds a plain handler on the dispatch thread, in the order in which events came to all handlers there."""
+    """Feeds a handler on the dispatch thread: a plain one in the order in which events came to all handlers there.
 
-    def __init__(self, dispatch: Dispatch, handler: Handler, buffer: Handover) -> None:
+    An async one runs on the event loop of that thread, in a task that takes what is there and ends. A plain one that
+    returns an awaitable counts as async from then on.
+
+    Args: waits: it is async.
+    """
+
+    def __init__(self, dispatch: Dispatch, handler: Handler, buffer: Handover, *, waits: bool) -> None:
         self._dispatch = dispatch
         self._handler = handler
         self._buffer = buffer
         self._cancelled = False
+        self._waits = waits
+        self._running = False
+        self._begun: _Begun | None = None
+        """What a plain handler returned first, until it is awaited."""
         self._turns = dispatch.turns
         self._one = self.run_one
+        if waits:
+            dispatch.want_loop()
 
     def put(self, event: Any) -> None:
         """Take an event, on the event loop."""
@@ -90,50 +110,96 @@ class ThreadFeed:
         self._cancelled = True
 
     def run_one(self) -> None:
-        """Call the handler with the oldest event, on the thread."""
+        """Call the handler with the oldest event, or let the task do it, on the thread."""
         if self._cancelled:
+            return
+        if self._waits:
+            self._spawn()
             return
         try:
             event = self._buffer.take()
         except IndexError:  # its event was dropped, or the handler cancelled meanwhile
             return
         try:
-            self._handler(event)
+            given = self._handler(event)
         except BaseException as error:  # noqa: BLE001  user code ends nothing, and this thread is ours (R1)
             self._dispatch.raised(self._handler, error, event)
+            return
+        if given is not None and is_unawaited(given):
+            self._waits = True
+            self._begun = _Begun(given, event)
+            self._dispatch.want_loop()
+            self._turns.append(self._one)
 
-
-class LoopFeed(ThreadFeed):
-    """Feeds an async handler on the event loop of the dispatch thread: a task takes what is there, and ends."""
-
-    _task: "asyncio.Task[None] | None" = None
-
-    def run_one(self) -> None:
-        """Let the task run, on the thread; it takes as many events as there are."""
-        if self._task is None and not self._cancelled:
-            self._task = self._dispatch.spawn(self._run())
+    def _spawn(self) -> None:
+        if not self._running:
+            self._running = True
+            self._dispatch.spawn(self._run())
 
     async def _run(self) -> None:
         try:
+            begun, self._begun = self._begun, None
+            if begun is not None:
+                await self._await(begun.given, begun.event)
             while not (self._cancelled or self._dispatch.stopping):
                 try:
                     event = self._buffer.take()
                 except IndexError:
                     return
-                await self._call(event)
+                await self._await(None, event)
         finally:
-            self._task = None
+            self._running = False
 
-    async def _call(self, event: Any) -> None:
+    async def _await(self, given: Any, event: Any) -> None:
+        own = asyncio.current_task()
         try:
-            await self._handler(event)
+            with Call(self._dispatch, own):
+                if given is None:
+                    given = self._handler(event)
+                if is_unawaited(given):
+                    await given
         except asyncio.CancelledError as error:
             if self._dispatch.stopping:
                 raise
             uncancel()
             self._dispatch.raised(self._handler, error, event)
-        except BaseException as error:  # noqa: BLE001  user code ends nothing, and this thread is ours (R1)
-            self._dispatch.raised(self._handler, error, event)
+        except BaseException as error:
+            if is_closed_from_outside(error, own):
+                raise
+            self._dispatch.raised(self._handler, error, event)  # this thread is ours (R1)
+
+
+class InlineFeed:
+    """Runs what a plain handler returns when that is an awaitable: one after another, as an async handler is run.
+
+    Args: buffer: awaitables that have not begun, with their events.
+    """
+
+    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
+        self._handler = handler
+        self._feed = TaskFeed(driver, self._finish, buffer, handler)
+        self.cancel = self._feed.cancel
+
+    def put(self, given: Any, event: Any) -> None:
+        """Take what the handler returned for an event."""
+        self._feed.put(_Begun(given, event))
+
+    async def _finish(self, begun: "_Begun") -> None:
+        await begun.given
+
+
+class _Begun:
+    """An awaitable that the user's handler returned, and its event; dropped, it is closed."""
+
+    __slots__ = ("event", "given", "topic")
+
+    def __init__(self, given: Any, event: Any) -> None:
+        self.given = given
+        self.event = event
+        self.topic = getattr(event, "topic", None)
+
+    def __del__(self) -> None:
+        dispose(self.given)
 
 
 def uncancel() -> None:

@@ -16,6 +16,7 @@ from supawire._mirrored import Rows, RowSource
 from supawire.aio.driver import Driver
 from supawire.aio.hooks import is_async
 from supawire.aio.reports import described
+from supawire.aio.usercode import Call, is_closed_from_outside
 from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
 STUBBORN: Final = 5.0
@@ -69,16 +70,22 @@ class Fetching:
     async def _run(self, generation: int) -> None:
         bound = asyncio.timeout(self._timeout)
         answer: Rows | RealtimeError
+        own = asyncio.current_task()
         try:
-            async with bound:
-                answer = await self._calls.rows()
+            with Call(self._driver.tasks, own):
+                async with bound:
+                    answer = await self._calls.rows()
         except RowError as error:
             answer = error
         except asyncio.CancelledError as error:
-            if self._driver.tasks.stopping or self._asked != generation:
+            if self._driver.tasks.ending or self._asked != generation:
                 raise
             answer = self._raised(error)
-        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+        except BaseException as error:
+            if is_closed_from_outside(error, own):
+                raise
+            if self._driver.exits.take(error):
+                return
             answer = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
         self._answered(generation, answer)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from supawire.aio.buffers import make_buffer
 from supawire.aio.crossing import crossing
 from supawire.aio.driver import Driver
-from supawire.aio.feeds import LoopFeed, TaskFeed, ThreadFeed
+from supawire.aio.feeds import InlineFeed, TaskFeed, ThreadFeed
 from supawire.aio.handover import make_handover
 from supawire.aio.hooks import is_async
 from supawire.aio.registry import Registration
@@ -59,9 +59,7 @@ def subscribe(
     registry, now = driver.registry, driver.now()
     if thread or driver.blocking:
         handed = make_handover(driver, buffer, overflow, None, slow)
-        if waits:
-            driver.dispatch.want_loop()
-        on_thread = (LoopFeed if waits else ThreadFeed)(driver.dispatch, checked, handed)
+        on_thread = ThreadFeed(driver.dispatch, checked, handed, waits=waits)
         put = crossing((selector,), on_thread.put, driver.loop)
         return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel), checked)
     kept = make_buffer(buffer, overflow, None, driver.valve, slow)
@@ -69,7 +67,8 @@ def subscribe(
         feed = TaskFeed(driver, checked, kept)
         return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel), checked)
     deliver = partial(checked) if registry.hears(topic, checked) else checked  # twice is twice
-    inline = registry.add(topic, (selector,), deliver, None, now)  # nothing waits
+    inline = registry.add(topic, (selector,), deliver, None, now)  # nothing waits, but what it may return
+    inline.late = lambda: (InlineFeed(driver, checked, kept), kept)
     return Subscription(inline, checked)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.reports import described
+from supawire.aio.usercode import Call, Exits, is_closed_from_outside
 from supawire.core.backoff import Uniform, delay
 from supawire.core.effects import AskDelay, FetchToken
 from supawire.errors import AuthError, InvalidArgumentError, RealtimeError
@@ -57,16 +58,21 @@ class TokenSource:
         provider = self._provider
         assert provider is not None
         answer: Secret | None | RealtimeError
+        own = asyncio.current_task()
         try:
-            answer = await _call(provider)
+            with Call(self._driver.tasks, own):
+                answer = await _call(provider)
         except asyncio.CancelledError as error:
-            if self._driver.tasks.stopping or number != self._number:
+            if self._driver.tasks.ending or number != self._number:
                 raise
             answer = _raised(provider, error)
         except _NoToken as error:
             text = f"the token provider {described(provider)} must return a string or None: {error.__cause__}"
             answer = AuthError(text, hint="Return the access token itself, as in session.access_token.")
-        except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
+        except BaseException as error:
+            if is_closed_from_outside(error, own):
+                raise
+            self._driver.exits.take(error)
             answer = _raised(provider, error)
         self._driver.token_ready(number, answer)
 
@@ -115,7 +121,7 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
     return answer
 
 
-def ask_delay(order: AskDelay, options: ClientOptions) -> tuple[float, Exception | None]:
+def ask_delay(order: AskDelay, options: ClientOptions, exits: Exits) -> tuple[float, BaseException | None]:
     """Seconds that the user's function wants, or, with what it raised, those of the default."""
     chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
     default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
@@ -123,8 +129,8 @@ def ask_delay(order: AskDelay, options: ClientOptions) -> tuple[float, Exception
         return delay(chosen, order.attempt, LUCK), None
     try:
         seconds = check_number("the delay", chosen(order.attempt), minimum=0, unit="seconds")
-    except Exception as error:  # noqa: BLE001  user code ends nothing (R1)
-        return delay(default, order.attempt, LUCK), error
+    except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+        return delay(default, order.attempt, LUCK), None if exits.take(error) else error
     return (
         (seconds, None) if math.isfinite(seconds) else (default.maximum, InvalidArgumentError("the delay has no end"))
     )

@@ -5,7 +5,6 @@ the first frame of a batch comes, and `end_batch` runs when no more frames wait,
 No task, future, timer or closure is made for a message.
 """
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.core.receive import HEAVY, Delivery
@@ -33,13 +32,14 @@ class Lane:
         self._heavy = 0
         """Bytes of heavy frames since buffers were weighed."""
         self._effects = driver.session.effects
+        self._gone = driver.registry.gone
         self._now: Instant | None = None
         self._ordered = False
         """Whether the batch has frames that are no data: the core may want something, an effect or a deadline."""
         self.burst = BURST
         """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
 
-    def frame(self, data: bytes, binary: bool, /) -> None:
+    def frame(self, data: bytes, binary: bool, /) -> None:  # noqa: C901  one walk, with as few calls as can be
         """Take one frame."""
         now = self._now
         if now is None:
@@ -58,11 +58,17 @@ class Lane:
         if self._effects:  # of earlier frames: they come first
             self._driver.pump()
         listeners, event = delivery
+        gone = self._gone
         for listener in listeners:
+            if gone and self._driver.registry.is_gone(listener):
+                continue
             try:
-                listener(event)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  user code ends nothing (R1)
-                self._driver.handler_raised(listener, error, event)
+                given = listener(event)
+            except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+                self._driver.inline_raised(listener, error, event)
+            else:
+                if given is not None and given is not True:  # buffers say True
+                    self._driver.inline_returned(listener, given, event)
 
     def _take_heavy(self, data: bytes, binary: bool, now: Instant) -> Delivery | None:
         """Take a heavy frame; now and then buffers are weighed, which costs nothing beside what was read since."""

@@ -10,8 +10,10 @@ from heapq import heappop, heappush
 from typing import Any, Final, Protocol
 
 from supawire._brief import joined
+from supawire.aio.usercode import dispose
 from supawire.core.frames import PREFIX
 from supawire.core.listeners import Listener
+from supawire.core.modelled import Modelled
 from supawire.core.session import Session
 from supawire.selectors import ChangesSelector, ModelSelector, Selector
 from supawire.types import Instant
@@ -42,10 +44,22 @@ class Kept(Protocol):
         ...
 
 
+class Late(Protocol):
+    """What runs awaitables that a plain handler returns."""
+
+    def put(self, given: Any, event: Any) -> None:
+        """Take what the handler returned for an event."""
+        ...
+
+    def cancel(self) -> None:
+        """Begin none any more."""
+        ...
+
+
 class Registration:
     """One listener of a channel, or, with topic None, of the client."""
 
-    __slots__ = ("_registry", "buffer", "listener", "stop", "topic")
+    __slots__ = ("_registry", "buffer", "late", "listener", "stop", "topic")
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
@@ -54,8 +68,10 @@ class Registration:
         self._registry = registry
         self.topic: Final = topic
         self.listener: Final = Listener(selectors, deliver)
-        self.buffer: Final = buffer
-        self.stop: Final = stop
+        self.buffer: Kept | None = buffer
+        self.late: Callable[[], tuple[Late, Kept]] | None = None
+        """Makes what runs awaitables that a plain handler returns, and what they wait in."""
+        self.stop: Callable[[], None] | None = stop
         """Stops what feeds a handler; None for an iterator, which looks for itself."""
 
     @property
@@ -89,10 +105,14 @@ def is_of_changes(selector: Selector[Any]) -> bool:
     return isinstance(selector.plain if isinstance(selector, ModelSelector) else selector, ChangesSelector)
 
 
+def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
+    return listener.deliver if isinstance(listener, Modelled) else listener
+
+
 class Registry:
     """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
 
-    __slots__ = ("_by_topic", "_limits", "_loop", "_measured", "_session", "_smallest")
+    __slots__ = ("_by_topic", "_late", "_limits", "_loop", "_measured", "_session", "_smallest", "gone")
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
         self._session = session
@@ -103,6 +123,10 @@ class Registry:
         """How many buffers have each limit; a limit that is gone stays, with 0, as long as it is in `_smallest`."""
         self._smallest: list[int] = []
         """The limits, as a heap."""
+        self._late: dict[int, Late] = {}
+        """What runs awaitables that plain handlers returned, by the identity of the handler."""
+        self.gone: Final[dict[int, Callable[[Any], None]]] = {}
+        """Plain handlers that were removed in this turn of the event loop: an event on its way to them is dropped."""
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
@@ -110,6 +134,7 @@ class Registry:
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
+        self.gone.pop(id(deliver), None)
         if topic is None:
             self._session.watch(deliver, heartbeats=heartbeats)
         else:
@@ -145,6 +170,31 @@ class Registry:
         if registration.buffer is not None:
             registration.buffer.close()
             self._drop_limit(registration.buffer.limit)
+        if registration.late is not None:
+            deliver = registration.listener.deliver
+            self._late.pop(id(deliver), None)
+            if not self.gone:
+                self._loop.call_soon(self.gone.clear)
+            self.gone[id(deliver)] = deliver
+
+    def is_gone(self, listener: Callable[[Any], object]) -> bool:
+        """Whether this plain handler was removed in this turn of the event loop."""
+        return id(_handler_of(listener)) in self.gone
+
+    def run(self, listener: Callable[[Any], object], given: Any, event: Any) -> None:
+        """Run what a plain handler returned for an event, after what it returned before."""
+        handler = _handler_of(listener)
+        late = self._late.get(id(handler))
+        if late is None:
+            registrations = (one for known in self._by_topic.values() for one in known)
+            known = next((one for one in registrations if one.listener.deliver is handler), None)
+            if known is None or known.late is None:  # it was cancelled by its own call
+                dispose(given)
+                return
+            late, buffer = known.late()
+            self._late[id(handler)], known.stop, known.buffer = late, late.cancel, buffer
+            self._take_limit(buffer.limit)
+        late.put(given, event)
 
     def remove_soon(self, registration: Registration, then: Callable[[], None]) -> None:
         """Remove it and call `then`, on the event loop; from any thread."""

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import Any, ClassVar, Final, cast
 
 from supawire._shown import printable
+from supawire.aio.usercode import Exits, dispose, is_unawaited
 from supawire.core.effects import Report
 from supawire.core.modelled import Modelled
 from supawire.errors import HandlerError, RealtimeError
@@ -37,9 +38,10 @@ class Reports:
 
     Args: on_error: the user's hook, None to log. logger: the parent of our loggers. tell: calls a function with an
     error where the hook shall run, or returns False when that is over; left out, it runs here. clock: seconds.
+    exits: lets errors of the hook leave that end the program.
     """
 
-    __slots__ = ("_clock_now", "_logged", "_logger", "_on_error", "_tell", "_troubled", "_warned")
+    __slots__ = ("_clock_now", "_exits", "_logged", "_logger", "_on_error", "_tell", "_troubled", "_warned")
 
     def __init__(
         self,
@@ -47,7 +49,9 @@ class Reports:
         logger: logging.Logger | None,
         tell: Callable[[Callable[[Exception], None], Exception], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        exits: Exits | None = None,
     ) -> None:
+        self._exits = exits
         self._on_error = on_error
         self._tell = tell
         self._logger = logger or logging.getLogger("supawire")
@@ -101,9 +105,17 @@ class Reports:
     def _hook(self, error: Exception) -> None:
         assert self._on_error is not None
         try:
-            self._on_error(error)
-        except Exception as raised:  # noqa: BLE001  it is the user's code
+            given = self._on_error(error)
+        except BaseException as raised:  # noqa: BLE001  it is the user's code
             self.log("handler").error("on_error raised for %r", error, exc_info=raised)
+            if self._exits is not None:
+                self._exits.take(raised)
+            return
+        if is_unawaited(given):
+            dispose(given)
+            self.log("handler").error(
+                "on_error returned an awaitable, which nobody awaits, for %r", error, exc_info=error
+            )
 
     def raised(self, what: str, name: object, error: BaseException, topic: str | None = None) -> None:
         """The user's code raised where nobody catches it."""

@@ -57,8 +57,8 @@ class Sockets:
         """Open a socket."""
         generation = order.generation
         task = self._driver.tasks.spawn(self._live(generation), f"socket-{generation}")
-        if task is not None:
-            self._open[generation] = task, None
+        if task is not None and not task.done():
+            self._open.setdefault(generation, (task, None))  # an eager task may have opened it already
 
     def disconnect(self, order: Disconnect) -> None:
         """Close the socket of this generation, or throw it away."""

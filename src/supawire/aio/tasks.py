@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol, cast
 
+from supawire.aio.usercode import Call
+
 STUBBORN: Final = 5.0
 """Seconds after which nobody waits any longer for a handler that does not let itself be cancelled."""
 
@@ -68,6 +70,12 @@ class Tasks:
         self.stopping: bool = False
         """Tasks are about to be cancelled, or were."""
 
+    @property
+    def ending(self) -> bool:
+        """Whether a cancellation is the end of the client or of its event loop, which cancels tasks in any order."""
+        root = self._root
+        return self.stopping or (root is not None and (root.done() or root.cancelling() > 0))
+
     async def start(self) -> None:
         """Start the root task."""
         self._root = asyncio.create_task(self._live(), name="supawire")
@@ -90,10 +98,11 @@ class Tasks:
             self._stop.set_result(None)
 
     def spare(self) -> None:
-        """The task that runs now is about to wait for the end: when it is one of ours, it is not cancelled."""
-        task = asyncio.current_task()
-        if task in self._owned:
-            self._spared.append(task)
+        """The caller is about to wait for the end: a task of ours in which it runs, or whose call it is, goes on."""
+        call = Call.of(self)
+        for task in (asyncio.current_task(), call.task if call is not None else None):
+            if task is not None and (task in self._owned or call is not None):
+                self._spared.append(task)
 
     async def ended(self) -> None:
         """Wait until everything has ended but tasks that wait for this themselves, or cannot be ended."""

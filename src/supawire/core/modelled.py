@@ -23,12 +23,12 @@ class Modelled:
 
     __slots__ = ("_model", "deliver")
 
-    def __init__(self, deliver: Callable[[Any], None], model: Model) -> None:
+    def __init__(self, deliver: Callable[[Any], Any], model: Model) -> None:
         self.deliver: Final = deliver
         self._model = model
 
-    def __call__(self, event: Any) -> None:
-        self.deliver(_with_model(event, self._model))
+    def __call__(self, event: Any) -> Any:
+        return self.deliver(_with_model(event, self._model))
 
 
 def _with_model(event: Broadcast[Any] | Change[Any], model: Model) -> Broadcast[Any] | Change[Any]:
