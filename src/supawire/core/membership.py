@@ -363,7 +363,7 @@ class Membership:
         self.error = error
         self.rejoin.ended(now)
         verdict = self.rejoin.judge(row, join.token if join else None, self.token, now)
-        if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount():
+        if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount(now):
             verdict = Verdict(again=True)
         self._lose_join(reason, error, self._joins.blind_since(now))
         if not verdict.again:

@@ -75,14 +75,14 @@ class Rejoin:
         stuck = before is not None and same(before[0], token)
         return Verdict(again=True, slow=stuck, stuck=stuck)
 
-    def may_recount(self) -> bool:
+    def may_recount(self, now: Instant) -> bool:
         """Return whether to try once more after "too many channels", once for each wish to join.
 
         The server's count is late: a channel that was left a moment ago may still be in it. We count exactly, and ask
         for no more channels than `limits.channels`; so where that is set, the server's word is final the second time.
         """
         first, self._recounted = not self._recounted, True
-        return first and not self.exhausted and self._context.options.limits.channels is not None
+        return first and not self.exhausted(now) and self._context.options.limits.channels is not None
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
         """Come back with ("rejoin", topic) after the backoff."""
