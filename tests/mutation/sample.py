@@ -1,0 +1,37 @@
+"""Choose mutants of a session of cosmic-ray at random, and report: `sample.py choose FILE COUNT SEED`, `report FILE`.
+
+Runs in the environment of cosmic-ray, see noxfile.py.
+"""
+
+import random
+import sys
+from typing import Any
+
+from cosmic_ray.work_db import WorkDB, use_db  # pyright: ignore[reportMissingImports]
+from cosmic_ray.work_item import WorkerOutcome, WorkResult  # pyright: ignore[reportMissingImports]
+
+
+def choose(database: Any, count: int, seed: int) -> None:
+    """Mark all mutants but some as skipped."""
+    pending = sorted(database.pending_work_items, key=lambda item: item.job_id and str(item.mutations))
+    random.Random(seed).shuffle(pending)
+    print(f"{min(count, len(pending))} of {len(pending)} mutants are tried")
+    for item in pending[count:]:
+        database.set_result(item.job_id, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
+
+
+def report(database: Any) -> None:
+    """Print how many were noticed, and each one that was not as a difference."""
+    tried = [(item, result) for item, result in database.completed_work_items if result.test_outcome is not None]
+    survived = [(item, result) for item, result in tried if not result.is_killed]
+    print(f"{len(tried)} tried, {len(tried) - len(survived)} noticed, {len(survived)} survived")
+    for _, result in survived:
+        print(result.diff or "", "", sep="\n")
+
+
+if __name__ == "__main__":
+    with use_db(sys.argv[2], WorkDB.Mode.open) as opened:
+        if sys.argv[1] == "choose":
+            choose(opened, int(sys.argv[3]), int(sys.argv[4]))
+        else:
+            report(opened)
