@@ -11,10 +11,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from supawire.filters import Condition
 from supawire.server import LocalServer
-from supawire.server.postgres import filtering
+from supawire.server.postgres import casts, filtering
 from supawire.server.postgres.catalog import Catalog
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import Doubt, decide
+from supawire.server.postgres.pgoutput import Begin, Column, Relation, Row
+from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.values import Type, Writers
 
 from .listening import Ear, of
@@ -107,13 +109,21 @@ async def ours(url: str, cases: list[Case]) -> list[bool]:
         await database.close()
 
 
-async def catalogue(url: str) -> dict[int, Type]:
+async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
+    """The types of `VALUES`, and what writes these values: for json with the JSON that PostgreSQL makes."""
     database = Database(url)
     try:
         catalog = Catalog(database)
-        names = "select oid::int8 from pg_type where typname = any(%s) and oid < 16384"
-        await catalog.learn(oid for (oid,) in await database.query(names, [list(VALUES)]))
-        return catalog.types
+        names = "select oid::int8, typname::text from pg_type where typname = any(%s) and oid < 16384"
+        found = await database.query(names, [list(VALUES)])
+        await catalog.learn(oid for oid, _ in found)
+        columns = [(Column(name, oid, -1, in_identity=False), text) for oid, name in found for text in VALUES[name]]
+        relation = Relation(1, "public", "todos", "d", tuple(column for column, _ in columns))
+        row: Row = [None if text is None else text.encode() for _, text in columns]
+        writers = Writers(catalog.types)
+        change = RowChange(Begin(1, 0, 5), "INSERT", relation, row, None)
+        await casts.fill(database, catalog.types, writers, [change])
+        return catalog.types, writers
     finally:
         await database.close()
 
@@ -132,8 +142,8 @@ def drawn(random: Random) -> tuple[Condition, str, str | None]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_filters_hold_where_they_hold_in_postgresql(database: str, sql: Sql, seed: int):
     """Each operator on each type, negated or not, with values of the wire and operands of every kind."""
-    types = asyncio.run(catalogue(database))
-    named, writers, random = {one.name: one for one in types.values()}, Writers(types), Random(seed)
+    types, writers = asyncio.run(catalogue(database))
+    named, random = {one.name: one for one in types.values()}, Random(seed)
     cases: list[Case] = []
     for condition, name, text in (drawn(random) for _ in range(1500)):
         written = b"null" if text is None else writers.of_column(named[name].oid)(text.encode())

@@ -152,6 +152,31 @@ def test_a_type_with_a_cast_of_its_own_is_cast_by_it(ear: Ear, sql: Sql):
 
 
 @pytest.mark.slow
+def test_a_type_that_loses_its_cast_is_written_as_before(ear: Ear, sql: Sql):
+    """Also when it is then met as the items of an array: a type does not change once it is known."""
+    sql.execute(
+        """
+        create type mood as enum ('sad');
+        create function mood_json(mood) returns json language sql immutable as
+          $$ select json_build_object('mood', $1::text) $$;
+        create cast (mood as json) with function mood_json(mood);
+        create table one (id int4 primary key, m mood);
+        create table many (id int4 primary key, m mood[]);
+        alter publication supabase_realtime add table one, many;
+        """
+    )
+    with ear.listen(of("one"), of("many")) as listener:
+        sql.execute("insert into one values (1, 'sad')")
+        assert listener.change()["record"] == {"id": 1, "m": {"mood": "sad"}}
+        sql.execute("drop cast (mood as json)")
+        sql.execute("insert into many values (2, '{sad}')")
+        assert listener.change()["record"] == {"id": 2, "m": ["sad"]}
+        sql.execute("insert into one values (3, 'sad')")
+        change = listener.change()
+        assert (change["record"], change["errors"]) == ({"id": 3, "m": "sad"}, None)
+
+
+@pytest.mark.slow
 def test_numbers_keep_their_digits(ear: Ear, sql: Sql):
     """The scale of a numeric and the last digits of an int8 stand in the frame as PostgreSQL wrote them."""
     sql.execute("create table digits (id int8 primary key, price numeric)")

@@ -135,7 +135,7 @@ class Catalog:
         self.types: Final[dict[int, Type]] = {}
 
     async def learn(self, oids: Iterable[int]) -> None:
-        """Know these types, and those that they are made of."""
+        """Know these types, and those that they are made of; what is known already stays, as its writer is made."""
         unknown = [oid for oid in set(oids) if oid not in self.types]
         if not unknown:
             return
@@ -143,7 +143,7 @@ class Catalog:
             _TYPES, [unknown]
         ):
             pairs = tuple(zip(fields, kinds, strict=True))
-            self.types[oid] = Type(oid, name, sql, "j" if cast else kind, item, delimiter, base, pairs)
+            self.types.setdefault(oid, Type(oid, name, sql, "j" if cast else kind, item, delimiter, base, pairs))
         for oid in unknown:
             self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
 
