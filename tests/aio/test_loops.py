@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from supawire import broadcast, changes, connect_async
+from supawire import ChannelState, broadcast, changes, connect_async, status
 from supawire.server.app import App
 from supawire.server.desk import HubOptions
 from supawire.server.tokens import sign
+from tests.aio.peer import until
 from tests.loops import LOOPS, VARIABLE, chosen
 
 SECRET = "s" * 40
@@ -93,3 +94,45 @@ def test_the_chosen_loop_is_the_one_that_runs():
         loop = runner.get_loop()
         assert type(loop).__module__.partition(".")[0] == ("uvloop" if chosen() == "uvloop" else "asyncio")
         assert (loop.get_task_factory() is not None) == (chosen() == "eager")
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_send_that_a_status_handler_starts_returns(name: str):
+    """A task that begins at once, inside of what the client performs, sends and hears that it was sent."""
+
+    async def program() -> None:
+        async with both_ends() as (client, _):
+            room = client.channel("room")
+            sent: list[asyncio.Task[Any]] = []
+
+            def joined(event: Any) -> None:
+                if event.state is ChannelState.JOINED:
+                    sent.append(asyncio.get_running_loop().create_task(room.broadcast("x", {}, timeout=2)))
+
+            room.on(status(), joined)
+            await room.subscribe()
+            assert (await sent[0]).via == "socket"
+
+    run(name, program)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_an_async_handler_may_close_its_client(name: str):
+    """A handler whose task begins at once is not cancelled by its own `close()`."""
+
+    async def program() -> None:
+        async with both_ends() as (client, _):
+            room = client.channel("room", echo=True)
+            after: list[object] = []
+
+            async def handler(_: object) -> None:
+                await client.close()
+                after.append(client.state)
+
+            room.on(broadcast(), handler)
+            await room.subscribe()
+            await room.broadcast("x", {})
+            await client.wait_closed()
+            await until(lambda: bool(after))
+
+    run(name, program)

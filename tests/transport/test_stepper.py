@@ -100,7 +100,7 @@ async def test_it_may_give_others_their_turn() -> None:
         order.append("second")
 
     stepper = Stepper(polite())
-    task = asyncio.ensure_future(stepper.run())
+    task = asyncio.Task(stepper.run())  # not an eager one, which would be ahead of the other
     asyncio.get_running_loop().call_soon(order.append, "other")
     await asyncio.sleep(0)
     stepper.bring(order.append, "brought")

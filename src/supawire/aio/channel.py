@@ -48,6 +48,7 @@ class AsyncChannel:
 
     def __init__(self, driver: Driver, topic: str, options: ChannelOptions) -> None:
         self._driver = driver
+        self._keeps = driver.registry.client()
         self._core = driver.session.channel(topic, options)
         self._topic = topic
 

@@ -3,12 +3,14 @@
 import dataclasses
 import importlib.util
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
+from supawire._forgotten import Site, call_site, warn_of
 from supawire._mirrored import RowSource
 from supawire._misuse import misused, not_built
 from supawire._where import Where
@@ -125,6 +127,17 @@ def check_present(options: ClientOptions) -> None:
         raise InvalidArgumentError("a SOCKS proxy needs aiohttp-socks", hint="pip install 'supawire[socks]'")
 
 
+def _forgotten(driver: Driver, site: Site) -> None:
+    """The client was collected, on any thread."""
+    if driver.session.state is LinkState.CLOSED:
+        return
+    try:
+        driver.loop.call_soon_threadsafe(driver.abort, None)
+    except RuntimeError:
+        return  # the loop has ended, and everything with it
+    warn_of("a client", site, "use async with, or await its close()")
+
+
 class AsyncClient:
     """An open client; made by `connect_async`, and bound to the event loop in which it was opened."""
 
@@ -133,6 +146,12 @@ class AsyncClient:
     def __init__(self, driver: Driver, *_: object, **__: object) -> None:
         self._driver = not_built("AsyncClient", driver, Driver, "`async with connect_async(url, key) as client:`")
         self._channels: dict[str, AsyncChannel] = {}
+        self._watch_end()
+
+    def _watch_end(self) -> None:
+        """Warn, and end it, when it is collected although nobody closed it."""
+        self._driver.registry.client = weakref.ref(self)
+        weakref.finalize(self, _forgotten, self._driver, call_site()).atexit = False
 
     # --- what it is
 

@@ -43,6 +43,7 @@ class AsyncMirror(Mapping[Any, R]):
 
     def __init__(self, driver: Driver, wanted: Mirroring, fetch: RowSource) -> None:
         self._driver = driver
+        self._keeps = driver.registry.client()
         self._topic = wanted.topic
         self._shown = wanted.shown
         self._limit = wanted.timeout
@@ -335,6 +336,7 @@ class _Events:
 
     def __init__(self, driver: Driver, core: Channel) -> None:
         self._driver = driver
+        self._keeps = driver.registry.client()
         self._core = core
 
     def may_come(self) -> bool:

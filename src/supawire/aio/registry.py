@@ -59,7 +59,7 @@ class Late(Protocol):
 class Registration:
     """One listener of a channel, or, with topic None, of the client."""
 
-    __slots__ = ("_registry", "buffer", "late", "listener", "stop", "topic")
+    __slots__ = ("_registry", "buffer", "keeps", "late", "listener", "stop", "topic")
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
@@ -69,6 +69,8 @@ class Registration:
         self.topic: Final = topic
         self.listener: Final = Listener(selectors, deliver)
         self.buffer: Kept | None = buffer
+        self.keeps: object = None
+        """The client, which a handler keeps from being collected: it still does something for its user."""
         self.late: Callable[[], tuple[Late, Kept]] | None = None
         """Makes what runs awaitables that a plain handler returns, and what they wait in."""
         self.stop: Callable[[], None] | None = stop
@@ -105,6 +107,9 @@ def is_of_changes(selector: Selector[Any]) -> bool:
     return isinstance(selector.plain if isinstance(selector, ModelSelector) else selector, ChangesSelector)
 
 
+def _nobody() -> None: ...
+
+
 def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
     return listener.deliver if isinstance(listener, Modelled) else listener
 
@@ -112,7 +117,7 @@ def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
 class Registry:
     """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
 
-    __slots__ = ("_by_topic", "_late", "_limits", "_loop", "_measured", "_session", "_smallest", "gone")
+    __slots__ = ("_by_topic", "_late", "_limits", "_loop", "_measured", "_session", "_smallest", "client", "gone")
 
     def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
         self._session = session
@@ -123,6 +128,8 @@ class Registry:
         """How many buffers have each limit; a limit that is gone stays, with 0, as long as it is in `_smallest`."""
         self._smallest: list[int] = []
         """The limits, as a heap."""
+        self.client: Callable[[], object] = _nobody
+        """Gives the client as its user sees it, None when it was collected."""
         self._late: dict[int, Late] = {}
         """What runs awaitables that plain handlers returned, by the identity of the handler."""
         self.gone: Final[dict[int, Callable[[Any], None]]] = {}
@@ -134,6 +141,8 @@ class Registry:
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
+        if not registration.is_iterator:
+            registration.keeps = self.client()
         self.gone.pop(id(deliver), None)
         if topic is None:
             self._session.watch(deliver, heartbeats=heartbeats)

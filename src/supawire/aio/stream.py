@@ -151,6 +151,7 @@ class Moves:
 
     def __init__(self, driver: "Driver") -> None:
         self._driver = driver
+        self._keeps = driver.registry.client()
 
     def may_come(self) -> bool | None:
         """Until the client has ended."""

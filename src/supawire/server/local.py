@@ -5,11 +5,13 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from supawire._forgotten import Site, call_site, warn_of
 from supawire.errors import StateError
 from supawire.options import (
     check_bool,
@@ -116,6 +118,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         self._pid = os.getpid()
         self._asked: set[Future[Any]] = set()
         """What callers wait for."""
+        self._site = call_site()
+        self._finalizer: weakref.finalize[..., Any] | None = None
 
     def __repr__(self) -> str:
         return f"LocalServer({self.url!r})" if self._app else "LocalServer(not running)"
@@ -132,13 +136,17 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
             raise StateError("this local server is running; stop() it first, or make another one")
         ready: Future[None] = Future()
         self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="supawire-local-server", daemon=True)
+        seen = weakref.ref(self)  # the thread does not keep a server that nobody stops
+        arguments = (seen, self._asked, ready)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="supawire-local-server", daemon=True)
         try:
             self._thread.start()
             ready.result()
         except BaseException:  # it did not start, or Ctrl-C came while it did
             self.stop()
             raise
+        self._finalizer = weakref.finalize(self, _forgotten, self._loop, self._stop, self._pid, self._site)
+        self._finalizer.atexit = False
         return self
 
     def stop(self) -> None:
@@ -150,6 +158,8 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         if thread is None or os.getpid() != self._pid:
             return
         self._unwanted = True
+        if self._finalizer is not None:
+            self._finalizer.detach()
         if self._loop is not None and self._stop is not None:
             with suppress(RuntimeError):  # the loop is closed: it could not start, or has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
@@ -170,29 +180,43 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     async def __aexit__(self, *exc: object) -> None:
         await asyncio.to_thread(self.stop)
 
-    def _run(self, ready: Future[None]) -> None:
+    @staticmethod
+    def _run(seen: "weakref.ref[LocalServer]", asked: "set[Future[Any]]", ready: Future[None]) -> None:
+        """Be the thread of a server."""
         try:
-            asyncio.run(self._serve(ready))
+            asyncio.run(LocalServer._serve(seen, ready))
         finally:
-            for asked in list(self._asked):  # in the last moment; nobody is there any more to do it
-                asked.set_exception(_not_running())
+            for one in list(asked):  # in the last moment; nobody is there any more to do it
+                one.set_exception(_not_running())
 
-    async def _serve(self, ready: Future[None]) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+    @staticmethod
+    async def _serve(seen: "weakref.ref[LocalServer]", ready: Future[None]) -> None:
+        server = seen()
+        assert server is not None  # start() waits
+        stop = asyncio.Event()
         try:
-            self._level = self._make_level()
-            async with _running(self._options(), "127.0.0.1", self._port, self._level) as app:
-                self._app = app
+            async with server._prepared(stop) as app:
+                wanted = not server._unwanted  # else it was said before there was a loop to say it to
+                server._app = app
+                del server
                 ready.set_result(None)
                 try:
-                    if not self._unwanted:  # else it was said before there was a loop to say it to
-                        await self._stop.wait()
+                    if wanted:
+                        await stop.wait()
                 finally:
-                    self._app = None
+                    if (server := seen()) is not None:
+                        server._app = None
+                        del server
         except Exception as error:
             if ready.done():
                 raise
             ready.set_exception(error)
+
+    def _prepared(self, stop: asyncio.Event) -> "AbstractAsyncContextManager[App]":
+        """The server that runs inside of a block, on the event loop of its thread."""
+        self._loop, self._stop = asyncio.get_running_loop(), stop
+        self._level = self._make_level()
+        return _running(self._options(), "127.0.0.1", self._port, self._level)
 
     def _options(self) -> HubOptions:
         return HubOptions(
@@ -285,6 +309,15 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
     def frames(self) -> list[ReceivedFrame]:
         """What clients sent, oldest first, without tokens; the newest 10,000."""
         return self._do(lambda hub, now: hub.received.frames())
+
+
+def _forgotten(loop: asyncio.AbstractEventLoop | None, stop: asyncio.Event | None, pid: int, site: Site) -> None:
+    """The server was collected, on any thread, and nobody has stopped it."""
+    if loop is None or stop is None or os.getpid() != pid:
+        return
+    with suppress(RuntimeError):  # the loop has failed
+        loop.call_soon_threadsafe(stop.set)
+    warn_of("a local server", site, "use a with block, or its stop()")
 
 
 def _not_running() -> StateError:

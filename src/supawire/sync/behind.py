@@ -49,6 +49,9 @@ class ClientBehind(AsyncClient):
 
     _kind = ChannelBehind
 
+    def _watch_end(self) -> None:
+        """The client in front of it does that."""
+
     @property
     def address(self) -> str:
         """Host and port of the server, for people to read."""

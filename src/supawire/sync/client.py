@@ -1,6 +1,7 @@
 """The blocking client: what `connect` gives."""
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -8,6 +9,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from uuid import UUID
 
+from supawire._forgotten import call_site
 from supawire._mirrored import RowSource
 from supawire._misuse import misused, not_built
 from supawire._where import Where
@@ -113,6 +115,8 @@ class Client:
     def __init__(self, portal: Portal, driver: Driver, *_: object, **__: object) -> None:
         self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
         self._async = ClientBehind(driver)
+        driver.registry.client = weakref.ref(self)
+        weakref.finalize(self, portal.forgotten, call_site()).atexit = False
         self._channels: dict[str, Channel] = {}
 
     # --- what it is

@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from supawire._forgotten import Site, warn_of
 from supawire.aio.driver import Driver
 from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
 from supawire.sync import exits
@@ -94,6 +95,13 @@ class Portal:
     def end_soon(self) -> None:
         """Close the client, and do not wait: the interpreter exits."""
         self._soon(self._end)
+
+    def forgotten(self, site: Site) -> None:
+        """The client was collected, on any thread: when nobody closed it, end it, and warn."""
+        if self._over or self._goodbye is not None or self.inherited or os.getpid() != self._pid:
+            return
+        self.end_soon()
+        warn_of("a client", site, "use a with block, or its close()")
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of the thread."""

@@ -1,0 +1,131 @@
+"""Clients and servers that nobody closes."""
+
+import asyncio
+import gc
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supawire import LocalServer, broadcast, connect, connect_async, presence
+from tests.held import Held
+
+HERE = __file__
+
+
+def collected(make: Callable[[], Any]) -> list[str]:
+    """What is warned of while something is made, forgotten and collected; each warning names a line of this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make()
+        gc.collect()
+    found = [one for one in caught if one.category is ResourceWarning and "never closed" in str(one.message)]
+    assert all(one.filename == HERE and f"{HERE}:{one.lineno} " in str(one.message) for one in found)
+    return [str(one.message) for one in found]
+
+
+def lines_of(function: Callable[..., Any]) -> range:
+    code = function.__code__
+    return range(code.co_firstlineno, code.co_firstlineno + 20)
+
+
+def threads(prefix: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+def test_a_blocking_client_that_is_collected_ends_and_warns():
+    """Its thread and socket end, its presence is gone, and a ResourceWarning names the line that opened it."""
+
+    def forget(server: LocalServer) -> None:
+        room = connect(server.url, server.anon_key).channel("room")
+        room.subscribe()
+        room.track({"here": True})
+
+    with LocalServer() as server, connect(server.url, server.anon_key) as watcher:
+        seen = watcher.channel("room").listen(presence())
+        watcher.channel("room").subscribe()
+        before = set(threads("supawire-io"))
+        said = collected(lambda: [forget(server) for _ in range(3)])
+        assert len(said) == 3 and all("a client that was opened at" in text for text in said)
+        for thread in set(threads("supawire-io")) - before:
+            thread.join(10)
+            assert not thread.is_alive()
+        left = 0
+        while left < 3:
+            left += type(seen.get(timeout=10)).__name__ == "PresenceLeave"
+
+
+def test_what_is_in_use_keeps_its_blocking_client():
+    """A channel, an iterator or a handler keeps the client open from which it came; a closed one warns of nothing."""
+    with LocalServer() as server:
+        heard = threading.Event()
+        kept: list[Any] = []
+
+        def use() -> None:
+            kept.append(connect(server.url, server.anon_key).channel("room", echo=True))
+            kept[0].subscribe()
+            kept.append(connect(server.url, server.anon_key).listen())
+            handling = connect(server.url, server.anon_key).channel("room")
+            handling.on(broadcast(), lambda _: heard.set())
+            handling.subscribe()
+            with connect(server.url, server.anon_key):
+                pass
+
+        assert collected(use) == []
+        kept[0].broadcast("x", {})
+        assert heard.wait(10)
+        assert len(threads("supawire-io")) == 3
+        server.stop()
+        ended = threads("supawire-io")
+        for thread in ended:
+            portal_of(thread)
+            thread.join(10)
+
+
+def portal_of(thread: threading.Thread) -> None:
+    """End a client of which only its thread is left."""
+    from supawire.sync import exits
+
+    for portal in list(exits._alive):
+        if portal._thread is thread:
+            portal.end_soon()
+
+
+@pytest.mark.anyio
+async def test_an_async_client_that_is_collected_ends_and_warns():
+    """It leaves no task and no socket, and a ResourceWarning names the line that opened it."""
+    async with LocalServer() as server:
+        before = Held.now()
+        tasks = asyncio.all_tasks()
+
+        async def forget() -> None:
+            client = await connect_async(server.url, server.anon_key)
+            await client.channel("room").subscribe()
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            await asyncio.create_task(forget())
+            gc.collect()
+        said = [one for one in caught if "never closed" in str(one.message)]
+        assert [(one.category, one.filename) for one in said] == [(ResourceWarning, HERE)]
+        assert said[0].lineno in lines_of(forget)
+        for _ in range(500):
+            if asyncio.all_tasks() == tasks and not Held.now().since(before):
+                break
+            await asyncio.sleep(0.01)
+        assert asyncio.all_tasks() == tasks
+
+
+def test_a_local_server_that_is_collected_ends_and_warns():
+    """Its thread ends, and a ResourceWarning names the line that made it."""
+
+    def forget() -> None:
+        LocalServer().start()
+
+    said = collected(forget)
+    assert len(said) == 1 and "a local server that was opened at" in said[0]
+    for thread in threads("supawire-local-server"):
+        thread.join(10)
+        assert not thread.is_alive()
