@@ -195,6 +195,19 @@ def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> No
     assert story.session.state is LinkState.RETRYING
 
 
+def test_one_heartbeat_before_a_join_finds_a_half_open_socket_out(make_story: Callable[..., Story]) -> None:
+    """The join is answered, the heartbeat before it is not: its time ends the socket, not that of the next (R4)."""
+    story = make_story(heartbeat=8.0, timeout=10.0)
+    story.open()
+    story.do(story.session.join, story.channel())
+    assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
+    story.reply(story.sent("phx_join")[0], {"postgres_changes": []})
+    story.run_for(9.9)
+    assert story.session.state is LinkState.OPEN
+    story.run_for(0.2)
+    assert story.session.state is LinkState.RETRYING
+
+
 def test_a_heartbeat_that_is_not_due_soon_waits_for_its_time(story: Story) -> None:
     """Joins cost no more heartbeats than they need: one was sent a moment ago, the next comes at its interval (R3)."""
     story.open()

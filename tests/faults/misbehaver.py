@@ -137,6 +137,12 @@ class Wire:
         asked = frame.payload["config"]["postgres_changes"]
         self.reply(frame, response={"postgres_changes": [{"id": number, **one} for number, one in enumerate(asked)]})
 
+    async def accept_join(self) -> None:
+        """Read up to the first join and say ok to it; a heartbeat that is sent before the join is answered too."""
+        while (frame := await self.receive()).event == "heartbeat":
+            self.reply(frame)
+        self.accept(frame)
+
     def deny(self, frame: Frame, reason: str) -> None:
         """Say no to a join."""
         self.reply(frame, "error", {"reason": reason})

@@ -87,7 +87,7 @@ async def test_nothing_is_remembered_of_a_server_that_closes_at_once():
     async def joins_then_closes(wire: Wire) -> None:
         """An ok join alone proves nothing yet: it also takes some seconds up."""
         await wire.upgrade()
-        wire.accept(await wire.receive())
+        await wire.accept_join()
         wire.close(1011)
 
     scripts: list[Script] = [behave, closes, closes, closes, joins_then_closes, joins_then_closes, closes, behave]
@@ -131,7 +131,7 @@ async def test_a_half_open_connection_is_found_out():
 
     async def dies(wire: Wire) -> None:
         await wire.upgrade()
-        wire.accept(await wire.receive())  # and then nothing, without an end
+        await wire.accept_join()  # and then nothing, without an end
 
     async with Misbehaver(dies, behave) as server, client_of(server, heartbeat=0.1, timeout=0.3) as client:
         room, heard = await room_of(client, ack=True)
@@ -148,7 +148,7 @@ async def test_close_does_not_wait_for_a_peer_that_is_gone(monkeypatch: pytest.M
 
     async def dies(wire: Wire) -> None:
         await wire.upgrade()
-        wire.accept(await wire.receive())
+        await wire.accept_join()
 
     async with Misbehaver(dies) as server, client_of(server, timeout=0.2) as client:
         await room_of(client)
@@ -161,12 +161,10 @@ async def test_a_heartbeat_of_the_old_connection_does_not_count_on_the_new_one()
 
     async def breaks_in_the_middle(wire: Wire) -> None:
         await wire.upgrade()
-        while True:
-            frame = await wire.receive()
-            if frame.event == "heartbeat":
-                wire.reset()
-                return
-            wire.accept(frame)
+        await wire.accept_join()
+        while (await wire.receive()).event != "heartbeat":
+            pass
+        wire.reset()
 
     scripts: list[Script] = [breaks_in_the_middle, behave]
     async with Misbehaver(*scripts) as server, client_of(server, heartbeat=0.1, timeout=0.3) as client:
@@ -215,7 +213,7 @@ async def test_a_stalled_connection_is_left_while_sends_fill_it_up():
 
     async def reads_nothing(wire: Wire) -> None:
         await wire.upgrade()
-        wire.accept(await wire.receive())
+        await wire.accept_join()
         wire.stop_reading()
 
     async with Misbehaver(reads_nothing, behave) as server, client_of(server, heartbeat=0.2, timeout=0.4) as client:

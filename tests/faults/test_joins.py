@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from supawire import ChannelState, Limits, LinkState, status
+from supawire._servercodes import KEY_HINTS, KEY_JUDGED
 from supawire.core.frames import Frame
 from supawire.errors import JOIN_REASONS, Action, JoinDeniedError, JoinError, Known, OperationTimeout, RealtimeError
 from supawire.server import LocalServer
@@ -51,11 +52,16 @@ async def test_ten_refused_joins_of_a_hundred_cost_no_connection(refusal: str):
             await asyncio.wait(joins)
 
 
+@pytest.mark.parametrize("token", [None, "a-token"], ids=["key", "token"])
 @pytest.mark.parametrize("row", JOIN_REASONS, ids=named)
-async def test_every_known_refusal_is_treated_as_its_row_says(row: Known):
-    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows (R29)."""
+async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token: str | None):
+    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows (R29).
+
+    Without a token the server judges the key in its place, and the hint says what is wrong with the key.
+    """
+    hint = KEY_JUDGED + KEY_HINTS[row.slug] if token is None and row.slug in KEY_HINTS else row.hint
     limits = Limits(channels=None)  # a client that counts channels itself tries once more after "too many"
-    async with Misbehaver() as server, client_of(server, limits=limits) as client:
+    async with Misbehaver() as server, client_of(server, limits=limits, token=token) as client:
         server.answers["phx_join"] = lambda wire, frame: wire.deny(frame, reason_of(row))
         room = client.channel("room")
         joining = asyncio.create_task(room.subscribe())
@@ -69,7 +75,7 @@ async def test_every_known_refusal_is_treated_as_its_row_says(row: Known):
             with pytest.raises(row.error) as caught:
                 await joining
             assert isinstance(caught.value, RealtimeError) and reason_of(row) in caught.value.message
-            assert caught.value.topic == "room" and caught.value.hint == row.hint
+            assert caught.value.topic == "room" and caught.value.hint == hint
             assert room.state is ChannelState.FAILED
             await client.ping()
             assert len(server.of("phx_join")) == 1
