@@ -151,7 +151,8 @@ class AsyncClient:
     def _watch_end(self) -> None:
         """Warn, and end it, when it is collected although nobody closed it."""
         self._driver.registry.client = weakref.ref(self)
-        weakref.finalize(self, _forgotten, self._driver, call_site()).atexit = False
+        self._driver.finalizer = weakref.finalize(self, _forgotten, self._driver, call_site())
+        self._driver.finalizer.atexit = False
 
     # --- what it is
 

@@ -11,6 +11,7 @@ Whatever *we* raise ends the client, with that error in every waiter (R2).
 import asyncio
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Set
 from typing import Any, ClassVar, Final
 
@@ -95,6 +96,8 @@ class Driver:
         """Why the client ended, when not by `close()`."""
         self.draining = False
         """Nothing new is taken (`draining.py`)."""
+        self.finalizer: weakref.finalize[..., Any] | None = None
+        """Ends the client when its user's object is collected although nobody closed it."""
         self.detached = False
         """Everything has ended, the loop too: nothing waits any more, and any thread may ask."""
 
@@ -293,8 +296,7 @@ class Driver:
         await self.dispatch.stop()
         if self._publisher is not None:
             await self._publisher.poster.close()
-        self._let_read()
-        self._disarm()
+        self._release()
 
     def fail(self, bug: BaseException) -> None:
         """A part of the client failed: end, and everyone who waits gets the cause (R2)."""
@@ -310,13 +312,16 @@ class Driver:
         self.dispatch.give_up()
         if self._publisher is not None:
             self._publisher.poster.abort()
-        self._let_read()
-        self._disarm()
+        self._release()
 
-    def _let_read(self) -> None:
+    def _release(self) -> None:
+        """Stop the timer and the warning of a client that nobody closed: it keeps what it would end alive."""
         for valve in (self._valve, self._courtesy):
             if valve is not None:
                 valve.open()
+        self._disarm()
+        if self.finalizer is not None:
+            self.finalizer.detach()
 
     def _break(self, bug: BaseException) -> None:
         error = ClosedError(f"the client ended because a part of it failed: {type(bug).__name__}: {bug}")

@@ -116,7 +116,8 @@ class Client:
         self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
         self._async = ClientBehind(driver)
         driver.registry.client = weakref.ref(self)
-        weakref.finalize(self, portal.forgotten, call_site()).atexit = False
+        driver.finalizer = weakref.finalize(self, portal.forgotten, call_site())
+        driver.finalizer.atexit = False
         self._channels: dict[str, Channel] = {}
 
     # --- what it is
