@@ -79,7 +79,7 @@ def test_user_code_at_exit_may_still_use_the_client(server: LocalServer):
         atexit.register(lambda: say(room.broadcast("bye", {})))
     """
     with Program(server, source) as program:
-        assert program.end() == (0, ["Sent(via='socket', acked=False)"], "")
+        assert program.end() == (0, ["Sent(via='socket', acked=False, id=None)"], "")
 
 
 def test_a_reader_that_is_no_daemon_keeps_the_program_alive(server: LocalServer):
