@@ -3,6 +3,7 @@
 Others' things may end while a test looks: Trio, for one, lets go of an idle thread after ten seconds.
 """
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ def _open_files() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for entry in OPEN_FILES.iterdir() if OPEN_FILES.is_dir() else ():
         try:
-            found.append((entry.name, str(entry.readlink())))
+            target = str(entry.readlink())
         except FileNotFoundError:  # the listing itself, and what closed meanwhile
             continue
+        if target != os.devnull:  # uvloop puts it in the place of a socket that it is about to close
+            found.append((entry.name, target))
     return found
