@@ -1,5 +1,7 @@
 """Joined, and ready: what the server says about changes and database broadcasts after the join."""
 
+from collections.abc import Callable
+
 import pytest
 
 from supawire.core.listeners import Listener
@@ -313,6 +315,25 @@ def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
     assert len(told) == 2
     assert (told[1].ended_at - told[1].started_at).total_seconds() == pytest.approx(60)
     assert each.at(db).ready
+
+
+def test_a_subscription_before_a_rejoin_is_answered_is_of_the_join_before(make_story: Callable[..., Story]) -> None:
+    """Nothing of a join comes before its answer, so a frame that names no join speaks of the older one: a gap (R12)."""
+    story = make_story(protocol="1.0.0")
+    story.open()
+    db = story.channel("db")
+    told = story.collect(db, changes("users"), gaps())
+    story.join(db)
+    story.system(db, SUBSCRIBED)
+    joined_at = story.now.at()
+    story.run_alive(40)
+    story.collect(db, changes("orders"))
+    story.run_for(0)
+    story.system(db, SUBSCRIBED)
+    story.answer_join()
+    story.system(db, SUBSCRIBED)
+    lost = frozenset({"changes"})
+    assert told == [Gap("db", joined_at, story.now.at(), "resubscribed", 0, "not_replayable", lost)]
 
 
 @pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])

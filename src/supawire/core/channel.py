@@ -226,7 +226,7 @@ class Channel:
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._member.settle_waiters()
                     self._context.report("changes", topic=self.name, error=reading.error)
-            case Said.ANEW:
+            case Said.ANEW:  # also before a rejoin is answered: nothing of the new join comes before its answer
                 earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
                 self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
             case Said.ENDING:
