@@ -22,6 +22,7 @@ FOUND = (
     361842971,  # a presence diff of a join that was left came behind the answer to the next one: a ghost of ourselves
     559089178,  # the judge took a deaf socket, on which everything seemed ready, for a healed one
     135052169,  # the judge wanted 1.0.0 to say of which join "Subscribed" is, where the answer to the newer was dropped
+    135052503,  # the same where the older was left unanswered, and the server took both at once
 )
 """Seeds that once broke an invariant, with what they found."""
 

@@ -111,8 +111,6 @@ class History:
     """When the wall clock jumped."""
     deaf: list[float] = field(default_factory=list[float])
     """When the connection went deaf without a word."""
-    unanswered: bool = False
-    """Whether the answer to a join was ever dropped, while the server took the join."""
     trace: list[str] = field(default_factory=list[str])
     numbers: int = 0
 
