@@ -7,8 +7,8 @@ import pytest
 from msgspec import UNSET, Raw
 
 from supawire import Insert, RowError, Update
-from supawire._models import check_model
-from supawire.types import ChangeData, LateBroadcast, with_model
+from supawire._values.models import check_model
+from supawire.events import ChangeData, LateBroadcast, with_model
 
 typed_dict: Any = TypedDict
 """To be called with fields that no type checker knows."""

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from supawire import changes, conditions
-from supawire.conditions import FilterColumn, Where, col
+from supawire import changes, filters
+from supawire._values.filter_syntax import OPERATORS, Condition, check, matches, parse
 from supawire.errors import InvalidArgumentError
-from supawire.filters import OPERATORS, Condition, check, matches, parse
+from supawire.filters import FilterColumn, Where, col
 from supawire.selectors import ChangesSelector
 
 a, b = col("a"), col("b")
@@ -334,4 +334,4 @@ def test_where_is_the_filter_of_the_selector():
 
 def test_every_name_is_exported():
     """Each name of __all__ exists."""
-    assert [name for name in conditions.__all__ if not hasattr(conditions, name)] == []
+    assert [name for name in filters.__all__ if not hasattr(filters, name)] == []

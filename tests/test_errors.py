@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire import _errortree as tree
-from supawire import errors
-from supawire.errors import Action
+from supawire import _server_errors
+from supawire import errors as tree
+from supawire._server_errors import Action
 
 R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
 
@@ -88,41 +88,41 @@ HANDSHAKE: list[tuple[int, str | None, Action]] = [
     (200, None, R),
 ]
 
-SYSTEM: list[tuple[str, str, type[errors.RealtimeError], Action]] = [
-    ("postgres_changes", 'Error parsing `filter` params: ["foo", "x"]', errors.JoinError, G),
-    ("postgres_changes", "Error parsing `select` params: expected a list", errors.JoinError, G),
-    ("postgres_changes", "Column selection is not supported for wildcard subscriptions.", errors.JoinError, G),
-    ("postgres_changes", "No subscription params provided. Please provide", errors.JoinError, G),
+SYSTEM: list[tuple[str, str, type[_server_errors.RealtimeError], Action]] = [
+    ("postgres_changes", 'Error parsing `filter` params: ["foo", "x"]', _server_errors.JoinError, G),
+    ("postgres_changes", "Error parsing `select` params: expected a list", _server_errors.JoinError, G),
+    ("postgres_changes", "Column selection is not supported for wildcard subscriptions.", _server_errors.JoinError, G),
+    ("postgres_changes", "No subscription params provided. Please provide", _server_errors.JoinError, G),
     (
         "postgres_changes",
         "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given",
-        errors.JoinError,
+        _server_errors.JoinError,
         G,
     ),
     (
         "postgres_changes",
         "Unable to subscribe to changes with given parameters. An exception happened so please check",
-        errors.JoinError,
+        _server_errors.JoinError,
         G,
     ),
-    ("postgres_changes", '{:error, "Too many database timeouts"}', errors.JoinError, R),
-    ("system", "Replication connection was not established in time", errors.ServerError, R),
-    ("system", "Token has expired 4 seconds ago", errors.AuthError, T),
-    ("system", "Fields `role` and `exp` are required in JWT", errors.AuthError, G),
-    ("system", "The token provided is not a valid JWT", errors.AuthError, G),
-    ("system", ":signature_error", errors.AuthError, T),
-    ("system", ":error_generating_signer", errors.AuthError, T),
-    ("system", "Failed to generate JWT signer for key ID (kid) K", errors.AuthError, T),
-    ("system", "You do not have permissions to read from this Channel topic: lab", errors.JoinDeniedError, G),
-    ("system", "You no longer have permission to read from this Channel topic: lab", errors.JoinDeniedError, G),
-    ("system", "Realtime was unable to connect to the project database", errors.ServerError, R),
-    ("system", "Query was cancelled, please try again", errors.ServerError, R),
-    ("system", ":increase_connection_pool", errors.ServerError, R),
-    ("system", "Too many messages per second", errors.RateLimitedError, S),
-    ("system", "Too many presence messages per second", errors.RateLimitedError, S),
-    ("system", "Client presence rate limit exceeded", errors.RateLimitedError, S),
-    ("system", "Track message size exceeded", errors.PayloadTooLargeError, G),
-    ("realtime", "the jwt is expired", errors.AuthError, T),
+    ("postgres_changes", '{:error, "Too many database timeouts"}', _server_errors.JoinError, R),
+    ("system", "Replication connection was not established in time", _server_errors.ServerError, R),
+    ("system", "Token has expired 4 seconds ago", _server_errors.AuthError, T),
+    ("system", "Fields `role` and `exp` are required in JWT", _server_errors.AuthError, G),
+    ("system", "The token provided is not a valid JWT", _server_errors.AuthError, G),
+    ("system", ":signature_error", _server_errors.AuthError, T),
+    ("system", ":error_generating_signer", _server_errors.AuthError, T),
+    ("system", "Failed to generate JWT signer for key ID (kid) K", _server_errors.AuthError, T),
+    ("system", "You do not have permissions to read from this Channel topic: lab", _server_errors.JoinDeniedError, G),
+    ("system", "You no longer have permission to read from this Channel topic: lab", _server_errors.JoinDeniedError, G),
+    ("system", "Realtime was unable to connect to the project database", _server_errors.ServerError, R),
+    ("system", "Query was cancelled, please try again", _server_errors.ServerError, R),
+    ("system", ":increase_connection_pool", _server_errors.ServerError, R),
+    ("system", "Too many messages per second", _server_errors.RateLimitedError, S),
+    ("system", "Too many presence messages per second", _server_errors.RateLimitedError, S),
+    ("system", "Client presence rate limit exceeded", _server_errors.RateLimitedError, S),
+    ("system", "Track message size exceeded", _server_errors.PayloadTooLargeError, G),
+    ("realtime", "the jwt is expired", _server_errors.AuthError, T),
 ]
 
 HTTP: list[tuple[int, str, Action]] = [
@@ -156,11 +156,11 @@ HTTP: list[tuple[int, str, Action]] = [
 @pytest.mark.parametrize(("reason", "action"), JOIN.items(), ids=str)
 def test_every_join_reason_has_its_action(reason: str, action: Action):
     """A join's error reason is followed by what protocol §9.2 asks for, unknown ones by a retry (R29)."""
-    row = errors.classify_join(reason)
+    row = _server_errors.classify_join(reason)
     assert row.action is action
-    error = errors.join_error(reason, "lab")
-    assert isinstance(error, errors.JoinError)
-    assert isinstance(error, errors.JoinDeniedError) is (action is G)
+    error = _server_errors.join_error(reason, "lab")
+    assert isinstance(error, _server_errors.JoinError)
+    assert isinstance(error, _server_errors.JoinDeniedError) is (action is G)
     assert error.topic == "lab"
     assert error.retryable is (action is not G)
     assert error.hint
@@ -169,30 +169,30 @@ def test_every_join_reason_has_its_action(reason: str, action: Action):
 
 def test_a_code_can_mean_two_things():
     """InvalidJWTToken is refreshed when the token ran out, and final when its claims are missing (R29)."""
-    assert errors.join_error("InvalidJWTToken: Token has expired 1 seconds ago").code == "InvalidJWTToken"
-    assert errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").action is T
-    assert errors.classify_join("InvalidJWTToken: Fields `role` and `exp` are required in JWT").action is G
+    assert _server_errors.join_error("InvalidJWTToken: Token has expired 1 seconds ago").code == "InvalidJWTToken"
+    assert _server_errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").action is T
+    assert _server_errors.classify_join("InvalidJWTToken: Fields `role` and `exp` are required in JWT").action is G
 
 
 @pytest.mark.parametrize("code", ["JwtSignatureError", "JwtSignerError"])
 def test_a_wrong_signature_is_refreshed_once(code: str):
     """A token that the server cannot verify is fetched anew once, and then it is final; one that ran out is not."""
-    assert errors.classify_join(f"{code}: text").once
-    assert not errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").once
+    assert _server_errors.classify_join(f"{code}: text").once
+    assert not _server_errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").once
 
 
 def test_only_words_before_the_colon_are_a_code():
     """An inspected term with a colon in it gives no code."""
-    assert errors.join_error("%{a: 1}").code is None
-    assert errors.join_error("Realtime: x").code == "Realtime"
+    assert _server_errors.join_error("%{a: 1}").code is None
+    assert _server_errors.join_error("Realtime: x").code == "Realtime"
 
 
 @pytest.mark.parametrize(("status", "text", "action"), HANDSHAKE)
 def test_every_refused_handshake_has_its_action(status: int, text: str | None, action: Action):
     """401 is refreshed unless its text forbids, 403 and 404 are final, 429 and 5xx are retried (R30)."""
-    assert errors.classify_handshake(status, text).action is action
+    assert _server_errors.classify_handshake(status, text).action is action
     body = json.dumps({"error": text}) if text is not None else ""
-    error = errors.connect_error(status, body.encode(), retry_after=3.0)
+    error = _server_errors.connect_error(status, body.encode(), retry_after=3.0)
     assert (error.status, error.body, error.retry_after) == (status, body, 3.0)
     assert error.retryable is (action is not G)
     assert text is None or text in str(error)
@@ -200,92 +200,105 @@ def test_every_refused_handshake_has_its_action(status: int, text: str | None, a
 
 def test_old_and_new_refusals_are_alike():
     """A 403 without a body is what servers before 2.116 say to any bad token, so it is treated as a 401 (R30)."""
-    assert errors.classify_handshake(403, None).action is errors.classify_handshake(401, None).action is T
-    assert errors.classify_handshake(403, "").once
+    assert (
+        _server_errors.classify_handshake(403, None).action is _server_errors.classify_handshake(401, None).action is T
+    )
+    assert _server_errors.classify_handshake(403, "").once
 
 
 def test_handshake_bodies_of_gateways_are_read():
     """The text of a refusal is found in the shapes that gateways use, and is shown as it is when it is no JSON."""
-    assert errors.body_text(b'{"message":"No API key found in request"}') == "No API key found in request"
-    assert errors.body_text(b'{"msg":"x"}') == "x"
-    assert errors.body_text(b'{"errors":{"messages":["can\'t be blank"]}}') == '{"messages":["can\'t be blank"]}'
-    assert errors.body_text(b"<html>") is None
-    assert errors.body_text(b"\xff\xfe") is None
-    assert errors.body_text(b"[" * 100_000) is None
-    assert errors.connect_error(502, b"<html>" + b"x" * 10_000).body == "<html>" + "x" * 1994
+    assert _server_errors.body_text(b'{"message":"No API key found in request"}') == "No API key found in request"
+    assert _server_errors.body_text(b'{"msg":"x"}') == "x"
+    assert (
+        _server_errors.body_text(b'{"errors":{"messages":["can\'t be blank"]}}') == '{"messages":["can\'t be blank"]}'
+    )
+    assert _server_errors.body_text(b"<html>") is None
+    assert _server_errors.body_text(b"\xff\xfe") is None
+    assert _server_errors.body_text(b"[" * 100_000) is None
+    assert _server_errors.connect_error(502, b"<html>" + b"x" * 10_000).body == "<html>" + "x" * 1994
 
 
 @pytest.mark.parametrize(("extension", "message", "kind", "action"), SYSTEM)
 def test_every_system_error_has_its_class(
-    extension: str, message: str, kind: type[errors.RealtimeError], action: Action
+    extension: str, message: str, kind: type[_server_errors.RealtimeError], action: Action
 ):
     """A system error maps to class and action; GIVE_UP for postgres_changes: the server never retries it (R19)."""
-    row = errors.classify_system(extension, "error", message)
+    row = _server_errors.classify_system(extension, "error", message)
     assert row is not None
     assert (row.error, row.action) == (kind, action)
-    error = errors.system_error(extension, message, "lab")
+    error = _server_errors.system_error(extension, message, "lab")
     assert type(error) is kind
     assert message in str(error)
 
 
-@pytest.mark.parametrize("message", [errors.SUBSCRIBED, errors.REPLICATING, errors.DISCONNECTING])
+@pytest.mark.parametrize(
+    "message", [_server_errors.SUBSCRIBED, _server_errors.REPLICATING, _server_errors.DISCONNECTING]
+)
 def test_good_news_is_no_error(message: str):
     """A system message with status ok has no row."""
-    assert errors.classify_system("postgres_changes", "ok", message) is None
+    assert _server_errors.classify_system("postgres_changes", "ok", message) is None
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1002, 1006, 1007, 1009, 1011, 1012, 1013, 4000])
 def test_no_close_is_final(code: int | None):
     """Every close that we did not ask for is followed by a reconnect, slowly after a join flood (R7)."""
-    assert errors.classify_close(code).action is (S if code == 1001 else R)
-    error = errors.lost_error(code, maybe_sent=False)
+    assert _server_errors.classify_close(code).action is (S if code == 1001 else R)
+    error = _server_errors.lost_error(code, maybe_sent=False)
     assert (error.close_code, error.maybe_sent, error.retryable) == (code, False, True)
 
 
 @pytest.mark.parametrize(("status", "text", "action"), HTTP)
 def test_every_http_answer_has_its_action(status: int, text: str, action: Action):
     """An HTTP refusal is an HttpError with status and body, and says whether sending again can help (R34)."""
-    assert errors.classify_http(status, text).action is action
-    error = errors.http_error(status, json.dumps({"message": text}))
-    assert (type(error), error.status) == (errors.HttpError, status)
+    assert _server_errors.classify_http(status, text).action is action
+    error = _server_errors.http_error(status, json.dumps({"message": text}))
+    assert (type(error), error.status) == (_server_errors.HttpError, status)
     assert error.retryable is (action is not G)
 
 
 @pytest.mark.parametrize(
     ("response", "kind", "code"),
     [
-        ("payload_size_exceeded", errors.PayloadTooLargeError, None),
-        ({"reason": "payload_size_exceeded"}, errors.PayloadTooLargeError, None),
-        ({"error": "payload_size_exceeded"}, errors.PayloadTooLargeError, None),
-        ({"reason": "Presence track payload must be a map"}, errors.PushError, None),
-        ({"reason": "unmatched topic"}, errors.PushError, None),
-        ({"reason": "NewCode: text"}, errors.PushError, "NewCode"),
-        ({}, errors.PushError, None),
-        (None, errors.PushError, None),
-        ([1, 2], errors.PushError, None),
-        ({"reason": {"a": 1}}, errors.PushError, None),
+        ("payload_size_exceeded", _server_errors.PayloadTooLargeError, None),
+        ({"reason": "payload_size_exceeded"}, _server_errors.PayloadTooLargeError, None),
+        ({"error": "payload_size_exceeded"}, _server_errors.PayloadTooLargeError, None),
+        ({"reason": "Presence track payload must be a map"}, _server_errors.PushError, None),
+        ({"reason": "unmatched topic"}, _server_errors.PushError, None),
+        ({"reason": "NewCode: text"}, _server_errors.PushError, "NewCode"),
+        ({}, _server_errors.PushError, None),
+        (None, _server_errors.PushError, None),
+        ([1, 2], _server_errors.PushError, None),
+        ({"reason": {"a": 1}}, _server_errors.PushError, None),
     ],
 )
-def test_error_replies_of_any_shape_are_errors(response: object, kind: type[errors.RealtimeError], code: str | None):
+def test_error_replies_of_any_shape_are_errors(
+    response: object, kind: type[_server_errors.RealtimeError], code: str | None
+):
     """A reply's response may be an object, a bare string or anything else; it becomes a typed error (R40)."""
-    error = errors.push_error(response, "lab")
+    error = _server_errors.push_error(response, "lab")
     assert (type(error), error.code, error.topic) == (kind, code, "lab")
     assert error.hint
 
 
 ROWS = [
-    *errors.JOIN_REASONS,
-    *errors.HANDSHAKE,
-    *errors.SYSTEM_MESSAGES,
-    *errors.PUSH_REPLIES,
-    *errors.CLOSE_CODES,
-    *errors.HTTP_ANSWERS,
+    *_server_errors.JOIN_REASONS,
+    *_server_errors.HANDSHAKE,
+    *_server_errors.SYSTEM_MESSAGES,
+    *_server_errors.PUSH_REPLIES,
+    *_server_errors.CLOSE_CODES,
+    *_server_errors.HTTP_ANSWERS,
 ]
 
 
 def test_every_row_can_be_reached():
     """No row stands behind one that matches all it would match."""
-    for table in (errors.JOIN_REASONS, errors.HANDSHAKE, errors.SYSTEM_MESSAGES, errors.HTTP_ANSWERS):
+    for table in (
+        _server_errors.JOIN_REASONS,
+        _server_errors.HANDSHAKE,
+        _server_errors.SYSTEM_MESSAGES,
+        _server_errors.HTTP_ANSWERS,
+    ):
         for at, row in enumerate(table):
             assert not [
                 other for other in table[:at] if other.code == row.code and row.starts.startswith(other.starts)
@@ -299,29 +312,29 @@ def test_every_row_teaches():
         assert row.docs == f"errors.md#{row.slug}"
 
 
-BUILTINS: dict[type[errors.RealtimeError], type[Exception]] = {
-    errors.InvalidArgumentError: ValueError,
-    errors.StateError: RuntimeError,
-    errors.AuthError: PermissionError,
-    errors.ConnectError: ConnectionError,
-    errors.ReconnectExhaustedError: errors.ConnectError,
-    errors.ConnectionLostError: ConnectionError,
-    errors.OperationTimeout: TimeoutError,
-    errors.RowError: ValueError,
-    errors.LocalProtocolError: errors.ProtocolError,
-    errors.RemoteProtocolError: errors.ProtocolError,
-    errors.JoinDeniedError: errors.JoinError,
-    errors.JoinError: errors.ServerError,
-    errors.PushError: errors.ServerError,
+BUILTINS: dict[type[_server_errors.RealtimeError], type[Exception]] = {
+    _server_errors.InvalidArgumentError: ValueError,
+    _server_errors.StateError: RuntimeError,
+    _server_errors.AuthError: PermissionError,
+    _server_errors.ConnectError: ConnectionError,
+    _server_errors.ReconnectExhaustedError: _server_errors.ConnectError,
+    _server_errors.ConnectionLostError: ConnectionError,
+    _server_errors.OperationTimeout: TimeoutError,
+    _server_errors.RowError: ValueError,
+    _server_errors.LocalProtocolError: _server_errors.ProtocolError,
+    _server_errors.RemoteProtocolError: _server_errors.ProtocolError,
+    _server_errors.JoinDeniedError: _server_errors.JoinError,
+    _server_errors.JoinError: _server_errors.ServerError,
+    _server_errors.PushError: _server_errors.ServerError,
 }
 
 
 @pytest.mark.parametrize("kind", tree.TREE, ids=lambda kind: kind.__name__)
-def test_each_error_is_one_of_ours_and_survives_copying(kind: type[errors.RealtimeError]):
+def test_each_error_is_one_of_ours_and_survives_copying(kind: type[_server_errors.RealtimeError]):
     """Each class derives from RealtimeError and its builtin, and keeps its attributes through copy and pickle."""
-    assert getattr(errors, kind.__name__) is kind
+    assert getattr(_server_errors, kind.__name__) is kind
     assert kind.__module__ == "supawire.errors"
-    assert issubclass(kind, BUILTINS.get(kind, errors.RealtimeError))
+    assert issubclass(kind, BUILTINS.get(kind, _server_errors.RealtimeError))
     error = kind("it broke", code="Code", topic="lab", retryable=True, hint="Mend it.", docs="errors.md#x")
     for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
         assert type(twin) is kind
@@ -331,11 +344,11 @@ def test_each_error_is_one_of_ours_and_survives_copying(kind: type[errors.Realti
 
 def test_attributes_of_single_classes_survive_copying():
     """The attributes that only some errors have are kept, too."""
-    made: list[errors.RealtimeError] = [
-        errors.ConnectError("x", status=401, body="b", retry_after=2.0),
-        errors.ConnectionLostError("x", maybe_sent=False, close_code=1001),
-        errors.HttpError("x", status=422, body="b"),
-        errors.RowError("x", raw=b"{}"),
+    made: list[_server_errors.RealtimeError] = [
+        _server_errors.ConnectError("x", status=401, body="b", retry_after=2.0),
+        _server_errors.ConnectionLostError("x", maybe_sent=False, close_code=1001),
+        _server_errors.HttpError("x", status=422, body="b"),
+        _server_errors.RowError("x", raw=b"{}"),
     ]
     for error in made:
         assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
@@ -343,16 +356,16 @@ def test_attributes_of_single_classes_survive_copying():
 
 def test_a_message_without_a_hint_is_shown_alone():
     """str() is the message, and an error without one is empty text."""
-    assert str(errors.ClosedError("closed")) == "closed"
-    assert str(errors.RealtimeError()) == ""
+    assert str(_server_errors.ClosedError("closed")) == "closed"
+    assert str(_server_errors.RealtimeError()) == ""
 
 
 def test_errors_say_what_can_be_tried_again():
     """Without a word of the server, lost connections, timeouts and limits may be tried again, wrong arguments not."""
-    assert errors.ConnectionLostError().retryable
-    assert errors.OperationTimeout().retryable
-    assert not errors.InvalidArgumentError().retryable
-    assert not errors.ReconnectExhaustedError().retryable
+    assert _server_errors.ConnectionLostError().retryable
+    assert _server_errors.OperationTimeout().retryable
+    assert not _server_errors.InvalidArgumentError().retryable
+    assert not _server_errors.ReconnectExhaustedError().retryable
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -365,23 +378,29 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 @given(json_values)
 def test_any_reply_is_an_error(response: Any):
     """No response of an error reply, whatever JSON it is, makes building its error fail (R40)."""
-    assert isinstance(errors.push_error(response), errors.RealtimeError)
-    assert isinstance(errors.join_error(errors.reason_of(response)), errors.JoinError)
+    assert isinstance(_server_errors.push_error(response), _server_errors.RealtimeError)
+    assert isinstance(_server_errors.join_error(_server_errors.reason_of(response)), _server_errors.JoinError)
 
 
 @given(st.integers(100, 599), st.binary())
 def test_any_body_is_an_error(status: int, body: bytes):
     """No status and body of an HTTP answer makes building its error fail (R30)."""
-    assert errors.connect_error(status, body).status == status
-    assert errors.http_error(status, body).status == status
+    assert _server_errors.connect_error(status, body).status == status
+    assert _server_errors.http_error(status, body).status == status
 
 
 def test_hints_about_addresses_name_the_path_of_a_bare_server():
     """A server without a gateway answers 404 to an address without a path, and the hint says what is missing."""
-    for error in (errors.connect_error(404), errors.connect_error(200, b"<html>"), errors.http_error(418)):
+    for error in (
+        _server_errors.connect_error(404),
+        _server_errors.connect_error(200, b"<html>"),
+        _server_errors.http_error(418),
+    ):
         assert error.hint is not None and "/socket" in error.hint
 
 
 def test_a_refused_publish_names_both_reasons():
     """A 401 of the HTTP interface may mean a token that has run out as well as one of another project."""
-    assert "has run out" in str(errors.http_error(401)) and "another secret" in str(errors.http_error(401))
+    assert "has run out" in str(_server_errors.http_error(401)) and "another secret" in str(
+        _server_errors.http_error(401)
+    )

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from supawire import errors
-from supawire._errortree import TREE
-from supawire.aio.reports import Reports
+from supawire import _server_errors
+from supawire.aio.reporting import Reports
 from supawire.core.effects import Report
+from supawire.errors import TREE
 from supawire.options import Endpoint, Secret
 from supawire.transport._aiohttp import hide
 
@@ -17,15 +17,15 @@ ODD = f"no\n\x1b[31mERROR root: all is lost\x9b{JWT} " + "x" * 1_000_000
 """A token, a line and a colour that somebody else shall see, and a text without end."""
 
 MADE = {
-    "join": lambda: errors.join_error(ODD, "room"),
-    "connect": lambda: errors.connect_error(500, ODD),
-    "connect, JSON": lambda: errors.connect_error(500, b'{"error":"a\\nb \\u001b %s"}' % JWT.encode()),
-    "system": lambda: errors.system_error("system", ODD),
-    "push": lambda: errors.push_error({"reason": ODD}),
-    "push, odd": lambda: errors.push_error({"what": [ODD]}),
-    "http": lambda: errors.http_error(400, ODD),
-    "http, JSON": lambda: errors.http_error(400, b'{"message":"a\\nb \\u001b %s"}' % JWT.encode()),
-    "lost": lambda: errors.lost_error(1006, maybe_sent=True),
+    "join": lambda: _server_errors.join_error(ODD, "room"),
+    "connect": lambda: _server_errors.connect_error(500, ODD),
+    "connect, JSON": lambda: _server_errors.connect_error(500, b'{"error":"a\\nb \\u001b %s"}' % JWT.encode()),
+    "system": lambda: _server_errors.system_error("system", ODD),
+    "push": lambda: _server_errors.push_error({"reason": ODD}),
+    "push, odd": lambda: _server_errors.push_error({"what": [ODD]}),
+    "http": lambda: _server_errors.http_error(400, ODD),
+    "http, JSON": lambda: _server_errors.http_error(400, b'{"message":"a\\nb \\u001b %s"}' % JWT.encode()),
+    "lost": lambda: _server_errors.lost_error(1006, maybe_sent=True),
     **{kind.__name__: (lambda kind=kind: kind(ODD)) for kind in TREE},
 }
 

@@ -29,9 +29,8 @@ from supawire import (
     system,
     testing,
 )
-from supawire._changes import ChangeData, Insert
-from supawire._models import check_model
-from supawire.types import LateBroadcast, Presence
+from supawire._values.models import check_model
+from supawire.events import ChangeData, Insert, LateBroadcast, Presence
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl"

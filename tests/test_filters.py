@@ -10,10 +10,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from supawire import filters
-from supawire._rowtypes import TYPES
+from supawire._values import filter_syntax
+from supawire._values.filter_syntax import (
+    OPERATORS,
+    Condition,
+    FilterSyntaxError,
+    check,
+    in_list,
+    matches,
+    parse,
+    problem,
+)
+from supawire._values.rows import TYPES
 from supawire.errors import InvalidArgumentError
-from supawire.filters import OPERATORS, Condition, FilterSyntaxError, check, in_list, matches, parse, problem
 from supawire.selectors import changes
 
 C = Condition
@@ -388,4 +397,4 @@ def test_any_value_is_answered(value: Any, kind: str, condition: Condition):
 
 def test_every_name_is_exported():
     """Each name of __all__ exists."""
-    assert [name for name in filters.__all__ if not hasattr(filters, name)] == []
+    assert [name for name in filter_syntax.__all__ if not hasattr(filter_syntax, name)] == []

@@ -21,7 +21,7 @@ from supawire import (
     connect,
     connect_async,
 )
-from supawire.errors import join_error, system_error
+from supawire._server_errors import join_error, system_error
 
 lib: Any = supawire
 """The package without its types, which refuse most of these mistakes."""

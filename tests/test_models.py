@@ -18,9 +18,9 @@ from msgspec import Raw
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, create_model
 
 from supawire import Delete, InvalidArgumentError, Update, broadcast, changes
-from supawire._models import check_model
+from supawire._values.models import check_model
+from supawire.events import ChangeData, with_model
 from supawire.selectors import ModelSelector
-from supawire.types import ChangeData, with_model
 from tests.modelled import change_of, message_of, refusal, typed_dict
 
 T = TypeVar("T")

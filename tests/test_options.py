@@ -20,16 +20,7 @@ from hypothesis import strategies as st
 
 from supawire import options
 from supawire.errors import InvalidArgumentError
-from supawire.options import (
-    DEFAULT,
-    Backoff,
-    ChannelOptions,
-    ClientOptions,
-    Endpoint,
-    Limits,
-    Secret,
-    SessionOptions,
-)
+from supawire.options import DEFAULT, Backoff, ChannelOptions, ClientOptions, Endpoint, Limits, Secret, SessionOptions
 
 KEY = "anon-key"
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire import _like, _patterns
-from supawire._like import Like, like_without_escapes
-from supawire._patterns import Regex, compiled
+from supawire._values import patterns
+from supawire._values.patterns import Like, Regex, compiled, like_without_escapes
 
 LONG = 200_000
 """Letters of a text that an exponential or quadratic pattern would not get through in years, or hours."""
@@ -146,13 +145,13 @@ def test_what_an_automaton_would_take_too_long_for_is_refused():
 
 def test_long_patterns_from_outside_are_not_kept():
     """Anybody may ask with many of them; what is kept is bounded in bytes, too."""
-    before = _like._without_escapes.cache_info().currsize, _patterns._kept.cache_info().currsize
+    before = patterns._without_escapes.cache_info().currsize, patterns._kept.cache_info().currsize
     for number in range(3):
         assert not like_without_escapes(f"{number}" + "x" * 100_000, "users")
         assert not compiled("like", f"{number}" + "x" * 100_000).search("users")
         with pytest.raises(ValueError, match="too complex"):
             compiled("match", f"{number}" + "x" * 100_000)
-    assert (_like._without_escapes.cache_info().currsize, _patterns._kept.cache_info().currsize) == before
+    assert (patterns._without_escapes.cache_info().currsize, patterns._kept.cache_info().currsize) == before
     assert like_without_escapes("%" * 100_000 + "s", "users")
-    assert _like._without_escapes("%s").search("users")
-    assert _like._without_escapes.cache_info().currsize <= before[0] + 1
+    assert patterns._without_escapes("%s").search("users")
+    assert patterns._without_escapes.cache_info().currsize <= before[0] + 1

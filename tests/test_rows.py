@@ -15,10 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire import rows
-from supawire._rowtypes import TYPES, read_array, read_interval
+from supawire._values import rows
+from supawire._values.rows import (
+    TYPES,
+    Column,
+    decode_columns,
+    decode_row,
+    infer_columns,
+    read_array,
+    read_interval,
+    to_wire,
+)
 from supawire.errors import InvalidArgumentError, RowError
-from supawire.rows import Column, decode_columns, decode_row, infer_columns, to_wire
 
 
 def columns(**types: str) -> bytes:

@@ -1,6 +1,6 @@
 """What a server, a proxy or a client says is shown without tokens, on one line, and not without end."""
 
-from supawire._shown import MOST, hide_tokens, printable
+from supawire._display import MOST, hide_tokens, printable
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl-_"
 

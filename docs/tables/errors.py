@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Iterator
 
 from docs.tables import rows, table
-from supawire import _servercodes as codes
-from supawire._errortree import TREE, RealtimeError
-from supawire.errors import Action, Known
+from supawire import _server_errors as codes
+from supawire._server_errors import Action, Known
+from supawire.errors import TREE, RealtimeError
 
 _FOLLOWS = {
     Action.RETRY: "tried again by itself",

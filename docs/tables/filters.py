@@ -8,7 +8,7 @@ from uuid import UUID
 
 from docs.tables import rows, table
 from supawire import InvalidArgumentError, changes, col
-from supawire.filters import matches
+from supawire._values.filter_syntax import matches
 from supawire.selectors import ChangesSelector
 
 NAMES: Final[dict[str, Any]] = {

@@ -1,10 +1,10 @@
-"""What follows an answer by HTTP, from `supawire.core.rest` and the table of what the server says."""
+"""What follows an answer by HTTP, from `supawire.core.http_broadcast` and the table of what the server says."""
 
 import json
 
 from docs.tables import rows, table
-from supawire.core.rest import Verdict, judge
-from supawire.errors import HTTP_ANSWERS
+from supawire._server_errors import HTTP_ANSWERS
+from supawire.core.http_broadcast import Verdict, judge
 
 OTHERS = [("202", 202), ("200 or another success", 200), ("a redirect", 302), ("503", 503), ("500, 502, 504", 502)]
 MIDWAY = b"upstream connect error or disconnect/reset before headers"

@@ -11,9 +11,9 @@ import msgspec
 from pydantic import create_model
 
 from docs.tables import rows, table
-from supawire._models import check_model
+from supawire._values.models import check_model
+from supawire._values.rows import decode_row
 from supawire.errors import RowError
-from supawire.rows import decode_row
 
 
 class Mood(Enum):

@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from docs.tables import rows, table
-from supawire._payload import check_json
+from supawire._validation import check_json
 
 
 @dataclass

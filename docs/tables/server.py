@@ -3,7 +3,7 @@
 import inspect
 
 from docs.tables import rows, table
-from supawire.server.faultface import FaultFace
+from supawire.server.local_api import FaultFace
 from supawire.server.postgres.project import LACKING
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from docs.tables import rows, table
-from supawire._mirrored import MirrorState
+from supawire._mirror_events import MirrorState
 from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn, Move
-from supawire.types import ChannelState, LinkState
+from supawire.events import ChannelState, LinkState
 
 S = TypeVar("S", LinkState, ChannelState, MirrorState)
 E = TypeVar("E", LinkOn, ChannelOn, MirrorOn)

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from docs.tables import rows, table
-from supawire.types import Stats
+from supawire.events import Stats
 
 MEANINGS = {
     "state": "where the connection stands: a `LinkState`",

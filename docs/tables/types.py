@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from docs.tables import rows, table
-from supawire._rowtypes import TYPES
+from supawire._values.rows import TYPES
 
 _LATE = {"bytea": bytes, "timetz": time}
 _ABOUT: dict[Any, str] = {

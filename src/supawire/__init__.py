@@ -10,9 +10,7 @@ Every public name is imported from here. The client itself is loaded when it is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from supawire._mirrored import MirrorEvent, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
-from supawire._where import Where
-from supawire.conditions import FilterColumn, col
+from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -37,9 +35,7 @@ from supawire.errors import (
     SlowConsumerError,
     StateError,
 )
-from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
-from supawire.selectors import Selector, broadcast, changes, gaps, presence, status, system
-from supawire.types import (
+from supawire.events import (
     Broadcast,
     Change,
     ChannelState,
@@ -62,24 +58,24 @@ from supawire.types import (
     System,
     Update,
 )
+from supawire.filters import FilterColumn, Where, col
+from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
+from supawire.selectors import Selector, broadcast, changes, gaps, presence, status, system
 
 if TYPE_CHECKING:
-    from supawire.aio.channel import AsyncChannel
+    from supawire.aio.channel import AsyncChannel, AsyncQueuedSent
     from supawire.aio.client import AsyncClient, connect_async
+    from supawire.aio.connect import Opening
     from supawire.aio.handlers import Subscription
-    from supawire.aio.letters import Message, Published
+    from supawire.aio.http_publish import Message, Published
     from supawire.aio.mirror import AsyncMirror
-    from supawire.aio.opening import Opening
-    from supawire.aio.sending import AsyncQueuedSent
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
     from supawire.server.local import LocalServer as LocalServer  # not in __all__: it needs an extra
-    from supawire.sync.channel import Channel
-    from supawire.sync.client import Client, connect
+    from supawire.sync.channel import Channel, QueuedSent
+    from supawire.sync.client import Client, connect, from_supabase
     from supawire.sync.mirror import Mirror
-    from supawire.sync.results import QueuedSent
     from supawire.sync.stream import Stream
-    from supawire.sync.supabase import from_supabase
 
     __version__: str
 

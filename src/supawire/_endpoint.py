@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from msgspec import Struct
 
-from supawire._checks import Secret, check_pairs, check_text, check_token
+from supawire._validation import Secret, check_pairs, check_text, check_token
 from supawire.errors import InvalidArgumentError
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}

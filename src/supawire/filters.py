@@ -1,316 +1,416 @@
-"""The text of `changes(filter=…)`: read, written, checked and, for the local server, evaluated (protocol §4.2, §4.3).
+"""Python values as texts that PostgreSQL casts to the type of a column, for the values of filters (protocol §4.2).
 
-    filter    := condition ("," condition)*                 all must match
-    condition := column "=" ["not."] op "." value
-    value     := text, or a quoted text; for in: "(" item ("," item)* ")"
+The server casts both sides of a comparison: the text that stands in the filter, and the JSON text of the row's value.
+So every text here is one that PostgreSQL reads as exactly this value, and not only the local server.
 
-In a quoted text, quotes and backslashes have a backslash in front. `parse` reads as the server does and refuses what it
-refuses; `check` also refuses what the server would only refuse when subscribing, whatever the table.
+What stands in `changes(where=…)`: conditions joined by AND, as `conditions.col` makes them.
+
+Beyond that Python can write what the server has no word for. It is refused where it is written, with a word on what to
+do instead; to a checker these operators are not even there.
+
+Filters written as Python expressions: `changes("orders", where=(col("total") >= 100) & col("note").is_(None))`.
+
+An expression is the conditions that the server can be asked for and nothing else (protocol §4.2): a column against a
+value, negated or not, and any number of these joined by AND, which is `_where`. `_literals` writes the values, and
+`filters` the conditions.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Set
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, cast, get_args
+from uuid import UUID
 
-import msgspec
 from msgspec import Struct
 
-from supawire import _casts
-from supawire._rowtypes import read_array
-from supawire._towire import inferred_type, to_wire
+from supawire._validation import check_writable
+from supawire._values import filter_syntax
+from supawire._values.encode import to_wire
+from supawire._values.filter_syntax import MAX_ITEMS, Condition
 from supawire.errors import InvalidArgumentError
 
-__all__ = [
-    "MAX_ITEMS",
-    "OPERATORS",
-    "Condition",
-    "FilterSyntaxError",
-    "check",
-    "check_condition",
-    "in_list",
-    "matches",
-    "parse",
-    "problem",
-]
+Network: TypeAlias = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface | IPv4Network | IPv6Network
+Scalar: TypeAlias = (
+    str | int | float | Decimal | bool | datetime | date | time | timedelta | UUID | Network | bytes | bytearray
+)
+"""What a column can be compared with."""
 
-OPERATORS: Final = (
-    "eq", "neq", "lt", "lte", "gt", "gte", "in", "like", "ilike", "is", "match", "imatch", "isdistinct",
-)  # fmt: skip
-MAX_ITEMS: Final = 100
-_IS_VALUES: Final = ("null", "true", "false", "unknown")
-_BLANKS: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_REFUSED: Final = "ERROR P0001 (raise_exception) "
+_MOST_DIGITS: Final = 131_072
+_MOST_DECIMALS: Final = 16_383
 
 
-class FilterSyntaxError(InvalidArgumentError):
-    """A filter that cannot be read.
+def literal(column: str, value: object) -> str:
+    """The text of a value. Raises: InvalidArgumentError, which names the column."""
+    write = next((write for kind, write in _WRITE if isinstance(value, kind)), None)
+    if write is None:
+        raise _unfit(column, value)
+    try:
+        return write(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"{column}: {type(value).__name__} has no text for the server: {error}") from error
 
-    `parts`: the pieces that the server's text lists, or none; `server_text`: that text, word for word (protocol §3.6).
+
+def text(column: str, value: str) -> str:
+    """A text that can be sent and stored. Raises: InvalidArgumentError."""
+    if "\0" in value:
+        raise InvalidArgumentError(f"{column}: {value!r} has a NUL character, which PostgreSQL cannot store")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{column}: {value!r} cannot be written as UTF-8: {error.reason}") from error
+    return str.__str__(value)  # of a text that is a member of an enum too, whose own str() may be its name
+
+
+def _unfit(column: str, value: object) -> InvalidArgumentError:
+    kind = type(value).__name__
+    if isinstance(value, Enum):
+        return InvalidArgumentError(f"{column}: {value!r} is no value for the server", hint="Give its .value.")
+    if isinstance(value, list | tuple | set | frozenset):
+        return InvalidArgumentError(
+            f"{column}: the server compares no arrays, and this is a {kind}",
+            hint="For one of several values, col(…).in_([…]); for a jsonb column, its text: json.dumps(value).",
+        )
+    if isinstance(value, dict):
+        return InvalidArgumentError(
+            f"{column}: a dict has no text of its own", hint="For a jsonb column give its text: json.dumps(value)."
+        )
+    return InvalidArgumentError(
+        f"{column}: a {kind} is no value that the server compares",
+        hint="Give a str, int, float, Decimal, bool, datetime, date, time, timedelta, UUID, bytes or an IP address.",
+    )
+
+
+def _decimal(value: Decimal) -> str:
+    if value.is_nan():
+        return "NaN"
+    if value.is_infinite():
+        return "Infinity" if value > 0 else "-Infinity"
+    exponent = value.as_tuple().exponent
+    if value.adjusted() >= _MOST_DIGITS or (isinstance(exponent, int) and exponent < -_MOST_DECIMALS):
+        raise ValueError(f"a numeric has at most {_MOST_DIGITS} digits before the point and {_MOST_DECIMALS} after it")
+    return format(value, "f")
+
+
+def _int(value: int) -> str:
+    return _decimal(Decimal(value))  # Python writes no int of more than 4300 digits
+
+
+def _float(value: float) -> str:
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))  # a float has no scale, and 10 is read for every type of number, 10.0 not for integers
+    return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(written := float.__repr__(value), written)
+
+
+def _moment(value: datetime) -> str:
+    return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+
+
+def _clock(value: time) -> str:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise ValueError(f"{value.tzinfo} has no offset without a date; give the time one, or none at all")
+    return value.isoformat()
+
+
+_WRITE: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...]] = (
+    (bool, lambda value: "true" if value else "false"),  # the first that fits: a bool is an int, a datetime is a date
+    (int, _int),
+    (float, _float),
+    (Decimal, _decimal),
+    (datetime, _moment),
+    (date, date.isoformat),
+    (time, _clock),
+    (timedelta, to_wire),
+    ((UUID, *get_args(Network)), str),
+    ((bytes, bytearray), lambda value: value.hex()),  # as rows have it; the cast takes both for text, which is alike
+)
+
+
+Truth: TypeAlias = bool | Literal["unknown"] | None
+"""What `is_` asks for."""
+
+TRUTHS: Final[dict[str, Truth]] = {"null": None, "true": True, "false": False, "unknown": "unknown"}
+JOIN: Final = "Put each comparison in parentheses and join them with &: (col('a') >= 1) & (col('b') == 2)."
+_SIGNS: Final = {"eq": "==", "neq": "!=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_METHODS: Final = {
+    "in": "in_", "is": "is_", "isdistinct": "is_distinct_from",
+    "like": "like", "ilike": "ilike", "match": "match", "imatch": "imatch",
+}  # fmt: skip
+
+
+class Where(Struct, frozen=True):
+    """Conditions that must all be true for a row; `str()` is their text for the server.
+
+    Joined by `&`; a single one is negated by `~`. Equal ones have the same text, so they can be keys and members of
+    sets.
     """
 
-    def __init__(
-        self, message: str = "", *, parts: tuple[str, ...] = (), server_text: str = "", **details: Any
-    ) -> None:
-        super().__init__(message, **details)
-        self.parts = parts
-        self.server_text = server_text
+    conditions: tuple[Condition, ...]
 
+    def __and__(self, other: "Where") -> "Where":
+        """Both."""
+        if not isinstance(other, Where):
+            raise _no_condition(other)
+        return Where(self.conditions + other.conditions)
 
-class Condition(Struct, frozen=True):
-    """One condition; `str()` writes it. value: without quotes; for `in` what stands between the parentheses."""
+    def __invert__(self) -> "Where":
+        """Not this one; null stays no match, except under `is_` and `is_distinct_from`.
 
-    column: str
-    op: str
-    value: str
-    negated: bool = False
-
-    @property
-    def wire_value(self) -> str:
-        """The value as the server keeps it: for `in` an array literal."""
-        return "{" + self.value + "}" if self.op == "in" else self.value
-
-    @property
-    def items(self) -> tuple[str | None, ...]:
-        """The items of an `in`, None for NULL. Raises: InvalidArgumentError when the list cannot be read."""
-        try:
-            return tuple(cast("list[str | None]", read_array(self.wire_value)))
-        except ValueError as error:
-            raise InvalidArgumentError(f"{self.column}: ({self.value}) is no list: {error}") from error
+        Raises: InvalidArgumentError: they are several; not all of them would be an OR.
+        """
+        if len(self.conditions) != 1:
+            raise InvalidArgumentError(
+                f"~({self}) is an OR of the negated conditions, and the server has no OR",
+                hint="Negate a condition alone, ~a & b; for either of several, one listener with several selectors.",
+            )
+        only = self.conditions[0]
+        return Where((Condition(only.column, only.op, only.value, not only.negated),))
 
     def __str__(self) -> str:
-        value = f"({self.value})" if self.op == "in" else _written(self.value)
-        return f"{self.column}={'not.' if self.negated else ''}{self.op}.{value}"
+        return ",".join(map(str, self.conditions))
+
+    def __repr__(self) -> str:
+        return " & ".join(map(_shown, self.conditions))
+
+    if not TYPE_CHECKING:  # to a checker they are not there; at run time a hint says more than a TypeError
+
+        def __rand__(self, other: object) -> NoReturn:
+            raise _no_condition(other)
+
+        def __or__(self, other: object) -> NoReturn:
+            raise InvalidArgumentError(
+                "the server joins conditions by AND and has no OR",
+                hint=(
+                    "Listen to both, listen(changes(…, where=a), changes(…, where=b)): a row that fits both comes once."
+                    " For one of several values, col(…).in_([…])."
+                ),
+            )
+
+        __ror__ = __xor__ = __rxor__ = __or__
+
+        def __bool__(self) -> NoReturn:
+            raise InvalidArgumentError(
+                f"whether {self!r} is true only the server knows, row by row",
+                hint=f"and, or, not and chains such as 1 <= col('a') < 9 cannot be used. {JOIN} Negate with ~.",
+            )
 
 
-def _written(value: str) -> str:
-    if value == value.strip(_BLANKS) and not any(mark in value for mark in ',()"\\'):
-        return value
-    return _quoted(value)
-
-
-def _quoted(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-_PLAIN_ITEM: Final = re.compile(r"(?!null\Z)[\w.:+@/-]+", re.IGNORECASE)
-
-
-def in_list(items: Iterable[str | None]) -> str:
-    """Texts as the value of an `in` condition, quoted where the list would else be read differently."""
-    return ",".join("NULL" if item is None else _item(item) for item in items)
-
-
-def _item(item: str) -> str:
-    return item if _PLAIN_ITEM.fullmatch(item) else _quoted(item)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def parse(text: str) -> tuple[Condition, ...]:
-    """The conditions of a filter, none for a blank one. Raises: FilterSyntaxError."""
-    return tuple(map(_condition, _parts(text)))
-
-
-def _parts(text: str) -> list[str]:
-    text = text.strip(_BLANKS)
-    return [part.strip(_BLANKS) for part in _split(text)] if text else []
-
-
-def _split(text: str) -> Iterator[str]:
-    """Cut at commas outside of parentheses and quotes; a quote opens only directly after `.`, `(` or an inner comma."""
-    start = depth = at = 0
-    before = ""
-    while at < len(text):
-        mark = text[at]
-        if mark == '"' and before in {".", "(", ","}:
-            at = _end_of_quote(text, at + 1)
-        elif mark == "(":
-            depth += 1
-        elif mark == ")":
-            depth = max(0, depth - 1)
-        elif mark == "," and not depth:
-            yield text[start:at]
-            start, mark = at + 1, ""
-        before = mark
-        at += 1
-    yield text[start:]
-
-
-def _end_of_quote(text: str, at: int) -> int:
-    while at < len(text) and text[at] != '"':
-        at += 2 if text[at] == "\\" and at + 1 < len(text) else 1
-    return at
-
-
-_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
-
-
-def _condition(text: str) -> Condition:
-    if not text:
-        raise _refusal("the filter has an empty condition; take the extra comma out", reason=_EMPTY)
-    column, equals, rest = text.partition("=")
-    if not equals:
-        raise _refusal(f"{text!r} has no '='; a condition is column=op.value, as in status=eq.open", text)
-    negated = rest.startswith("not.")
-    op, dot, value = rest.removeprefix("not.").partition(".")
-    if not dot:
-        raise _refusal(f"{text!r} has no '.' after its operator, as in status=eq.open", op)
-    if op not in OPERATORS:
-        from difflib import get_close_matches  # a start needs no near words
-
-        near = get_close_matches(op, OPERATORS, n=1, cutoff=0.5)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise _refusal(f"{op!r} is no operator; there are {', '.join(OPERATORS)}{meant}", op, value)
-    if op != "in":
-        return Condition(column, op, _unquoted(value), negated)
-    if len(value) < 2 or not (value.startswith("(") and value.endswith(")")):
-        raise _refusal(
-            f"the list of {text} must stand in parentheses: {column}={'not.' * negated}in.(a,b)", reason=_NO_LIST
+def filter_text(filter: str | None, where: Where | None) -> str | None:
+    """The filter of a selector, from either of its two forms; checked. Raises: InvalidArgumentError."""
+    if where is None and filter is None:
+        return None
+    if where is None:
+        if not isinstance(filter, str):
+            raise InvalidArgumentError(f"filter must be a text, not {filter!r}", hint="Conditions go into where=.")
+        check_writable("filter", filter)
+        filter_syntax.check(filter)
+        return filter
+    if filter is not None:
+        raise InvalidArgumentError(
+            "filter= and where= both say which rows are wanted; give one of them",
+            hint="str(where) is text for filter=.",
         )
-    return Condition(column, op, value[1:-1], negated)
+    if not isinstance(where, Where):
+        raise _no_condition(where)
+    return str(where)
 
 
-_EMPTY: Final = "filter must not contain empty segments (check for extra commas)"
-_NO_LIST: Final = "`in` filter value must be wrapped by parentheses"
+def _no_condition(given: object) -> InvalidArgumentError:
+    hint = "A text goes into filter=; where= takes col('status') == 'open'." if isinstance(given, str) else JOIN
+    return InvalidArgumentError(f"{given!r} is no condition made with col()", hint=hint)
 
 
-def _refusal(message: str, *parts: str, reason: str | None = None) -> FilterSyntaxError:
-    shown = reason or "[" + ", ".join(msgspec.json.encode(part).decode() for part in parts) + "]"
-    return FilterSyntaxError(message, parts=parts, server_text=f"Error parsing `filter` params: {shown}")
-
-
-def _unquoted(value: str) -> str:
-    """The text between quotes that enclose the whole value; any other value as it is."""
-    if not value.startswith('"') or len(value) < 2 or _end_of_quote(value, 1) != len(value) - 1:
-        return value
-    return _ESCAPED.sub(r"\1", value[1:-1])
-
-
-# --- checking -------------------------------------------------------------------------------------------------------
-
-
-def check(text: str) -> tuple[Condition, ...]:
-    """The conditions of a caller's filter. Raises: InvalidArgumentError also for what no table can satisfy."""
-    parts = _parts(text)
-    conditions = tuple(map(_condition, parts))
-    for condition, part in zip(conditions, parts, strict=True):
-        check_condition(condition, part)
-    return conditions
-
-
-_OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|\{,|--|&&|~~|\|\|")
-"""What regular expressions of PostgreSQL may have and those of Python read differently."""
-
-
-def check_condition(condition: Condition, written: str | None = None) -> None:
-    """Judge a condition; `written`: how its user wrote it, which errors quote.
-
-    Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every one.
-
-    A regular expression is judged only where PostgreSQL's and Python's are written alike.
-    """
-    if not condition.column:
-        raise InvalidArgumentError(f"the condition {written or str(condition)!r} names no column")
-    written = written or str(condition)
-    if condition.op == "in" and not condition.items:
-        raise InvalidArgumentError(f"{written}: an empty list never matches")
-    if condition.op in {"match", "imatch"} and (
-        _OF_POSTGRES.search(condition.value) or _casts.is_beyond_us(condition.op, condition.value)
-    ):
-        return
-    found = problem(condition)
-    if found:
-        raise InvalidArgumentError(f"{written}: {found.partition(') ')[2]}")
-
-
-def problem(condition: Condition, kind: str | None = None) -> str | None:
-    """What PostgreSQL says when such a condition is subscribed to, as the server's message quotes it; None if nothing.
-
-    kind: the type of the column in the catalogue's words, None when it is not known.
-    """
-    op, value = condition.op, condition.value
-    if op == "is":
-        return _problem_of_is(value, kind)
-    if op == "in":
-        return _problem_of_list(condition, kind)
-    sql_name = _casts.SQL_NAMES.get(kind or "", kind)
-    if op in {"like", "ilike", "match", "imatch"}:
-        try:
-            _casts.pattern(op, "text", value)
-        except ValueError as error:
-            if op in {"match", "imatch"}:
-                return f"{_REFUSED}invalid regular expression for {op} filter: invalid regular expression: {error}"
-        if kind is not None and kind not in _casts.TEXT_TYPES:
-            return f"{_REFUSED}operator {op} requires a text-compatible column type, got {sql_name}"
-        return None
-    return None if kind is None or op == "isdistinct" else _problem_of_value(value, kind)
-
-
-def _problem_of_is(value: str, kind: str | None) -> str | None:
-    if value not in _IS_VALUES:
-        return f"{_REFUSED}invalid value for is filter: must be null, true, false, or unknown"
-    if value != "null" and kind not in {None, "bool"}:
-        sql_name = _casts.SQL_NAMES.get(kind or "", kind)
-        return f"{_REFUSED}is {value} filter requires a boolean column, got {sql_name}"
-    return None
-
-
-def _problem_of_list(condition: Condition, kind: str | None) -> str | None:
-    try:
-        items = condition.items
-    except InvalidArgumentError:
-        return f'ERROR 22P02 (invalid_text_representation) malformed array literal: "{condition.wire_value}"'
-    if len(items) > MAX_ITEMS:
-        return f"{_REFUSED}too many values for `in` filter. Maximum {MAX_ITEMS}"
-    if kind is None:
-        return None
-    return next((found for item in items if item is not None and (found := _problem_of_value(item, kind))), None)
-
-
-def _problem_of_value(value: str, kind: str) -> str | None:
-    name = _casts.SQL_NAMES.get(kind, kind)
-    try:
-        _casts.to_comparable(kind, value)
-    except OverflowError:
-        return f'ERROR 22003 (numeric_value_out_of_range) value "{value}" is out of range for type {name}'
-    except (ValueError, RecursionError):
-        about_time = kind.startswith(("time", "date"))
-        code = "22007 (invalid_datetime_format)" if about_time else "22P02 (invalid_text_representation)"
-        return f'ERROR {code} invalid input syntax for type {name}: "{value}"'
-    return None
-
-
-# --- evaluating -----------------------------------------------------------------------------------------------------
-
-
-def matches(conditions: Iterable[Condition], row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> bool:
-    """Whether every condition is true for the row: wire values or Python values by column.
-
-    columns: the types by name; those left out are taken from the value. A column that the row lacks makes a condition
-    false, and so does NULL, except under `is` and `isdistinct`; so does a value that is none of the column's type.
-    """
-    return all(_matches(condition, row, columns or {}) for condition in conditions)
-
-
-def _matches(condition: Condition, row: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
-    if condition.column not in row:
-        return False
-    given = row[condition.column]
-    kind = columns.get(condition.column) or inferred_type(given)
-    value = to_wire(given)
-    if value is None:
-        return _matches_null(condition)
-    try:
-        found = _casts.compare(condition.op, kind, value, condition.wire_value)
-    except (ValueError, TypeError, ArithmeticError, RecursionError):
-        return False
-    return found is not None and found is not condition.negated
-
-
-def _matches_null(condition: Condition) -> bool:
-    if condition.op == "is" and condition.value in _IS_VALUES:
-        return (condition.value in {"null", "unknown"}) is not condition.negated
+def _shown(condition: Condition) -> str:
+    """The condition in Python, with its value as the text that is sent."""
+    value: object = condition.value
     if condition.op == "in":
-        return condition.negated and not condition.value.strip(_BLANKS)  # null is in no empty list, for certain
-    return condition.op == "isdistinct" and not condition.negated
+        value = list(condition.items)
+    elif condition.op == "is":
+        value = TRUTHS[condition.value]
+    column, sign = f"col({condition.column!r})", _SIGNS.get(condition.op)
+    shown = f"({column} {sign} {value!r})" if sign else f"{column}.{_METHODS[condition.op]}({value!r})"
+    return f"~{shown}" if condition.negated else shown
+
+
+__all__ = ["FilterColumn", "Scalar", "Truth", "Where", "col"]
+
+
+class FilterColumn(Struct, frozen=True, eq=False):
+    """A column of a table, from `col`: compared with a value it is a condition, a `Where`.
+
+    Null matches no comparison, list or pattern, negated or not, as in SQL: see `is_` and `is_distinct_from`.
+    """
+
+    name: str
+
+    def __eq__(self, value: Scalar) -> Where:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._compare("eq", value)
+
+    def __ne__(self, value: Scalar) -> Where:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._compare("neq", value)
+
+    def __lt__(self, value: Scalar) -> Where:
+        return self._compare("lt", value)
+
+    def __le__(self, value: Scalar) -> Where:
+        return self._compare("lte", value)
+
+    def __gt__(self, value: Scalar) -> Where:
+        return self._compare("gt", value)
+
+    def __ge__(self, value: Scalar) -> Where:
+        return self._compare("gte", value)
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)  # two of one name are not equal: comparing them is a mistake that raises
+
+    def in_(self, values: Iterable[Scalar]) -> Where:
+        """One of these values, at most 100.
+
+        Raises: InvalidArgumentError: no value, too many, null, or one that the server does not compare.
+        """
+        return Where((Condition(self.name, "in", filter_syntax.in_list(self._items(values))),))
+
+    def is_(self, value: Truth) -> Where:
+        """Null (None), or for a boolean column True, False or "unknown", which is null; `~` for is not."""
+        named = [name for name, truth in TRUTHS.items() if truth is value or (truth == value == "unknown")]
+        if not named:
+            null = str(value).lower() in {"null", "none"}
+            raise InvalidArgumentError(
+                f"{self.name}: is_ takes None, True, False or 'unknown', not {value!r}",
+                hint="None is null."
+                if null
+                else "For other values compare with ==, or is_distinct_from where null counts as a value.",
+            )
+        return Where((Condition(self.name, "is", named[0]),))
+
+    def is_distinct_from(self, value: Scalar) -> Where:
+        """Unlike this value, where null is one more value: `!=` that matches null too; with `~` it is `==`."""
+        return self._compare("isdistinct", value)
+
+    def like(self, pattern: str) -> Where:
+        r"""Text that matches: `%` stands for any text, `_` for one character, `\` before them for themselves."""
+        return self._like("like", pattern)
+
+    def ilike(self, pattern: str) -> Where:
+        """`like`, where upper and lower case are the same."""
+        return self._like("ilike", pattern)
+
+    def match(self, pattern: str) -> Where:
+        """Text in which this POSIX regular expression is found, PostgreSQL's `~`."""
+        return self._pattern("match", pattern)
+
+    def imatch(self, pattern: str) -> Where:
+        """`match`, where upper and lower case are the same, PostgreSQL's `~*`."""
+        return self._pattern("imatch", pattern)
+
+    def __repr__(self) -> str:
+        return f"col({self.name!r})"
+
+    def _compare(self, op: str, value: object) -> Where:
+        if value is None:
+            negated = "~" if op in {"neq", "isdistinct"} else ""
+            raise InvalidArgumentError(
+                f"{self.name}: a comparison with null is never true", hint=f"Ask {negated}{self!r}.is_(None)."
+            )
+        return Where((Condition(self.name, op, self._value(value)),))
+
+    def _value(self, value: object) -> str:
+        if isinstance(value, FilterColumn):
+            raise InvalidArgumentError(
+                f"{self.name}: the server compares a column with a value, not with another column ({value!r})",
+                hint="Compare them in the handler, or in a generated column of the table.",
+            )
+        if isinstance(value, Where):
+            raise InvalidArgumentError(f"{self.name}: {value!r} is a condition, not a value", hint=JOIN)
+        return text(self.name, value) if isinstance(value, str) else literal(self.name, value)
+
+    def _items(self, values: Iterable[Scalar]) -> list[str]:
+        if isinstance(values, str | bytes | bytearray) or not isinstance(values, Iterable):
+            raise InvalidArgumentError(
+                f"{self.name}: in_ takes a list of values, not {values!r}", hint=f"Write {self!r}.in_([…])."
+            )
+        given = list(islice(values, MAX_ITEMS + 1))
+        if not given:
+            raise InvalidArgumentError(
+                f"{self.name}: an empty list never matches", hint="Without a value to wait for, add no listener."
+            )
+        if len(given) > MAX_ITEMS:
+            raise InvalidArgumentError(
+                f"{self.name}: in_ takes at most {MAX_ITEMS} values",
+                hint="Share them out over several selectors of one listener, or ask for a range.",
+            )
+        if any(value is None for value in cast("list[Scalar | None]", given)):
+            raise InvalidArgumentError(
+                f"{self.name}: null is found in no list", hint=f"Add a selector with {self!r}.is_(None)."
+            )
+        items = [self._value(value) for value in given]
+        return sorted(items) if isinstance(values, Set) else items  # equal sets are equal filters
+
+    def _like(self, op: str, pattern: str) -> Where:
+        where = self._pattern(op, pattern)
+        if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+            raise InvalidArgumentError(
+                f"{self.name}: {op} pattern {pattern!r} ends with an escape", hint="Write two for one backslash."
+            )
+        return where
+
+    def _pattern(self, op: str, pattern: str) -> Where:
+        if not isinstance(pattern, str):
+            raise InvalidArgumentError(f"{self.name}: {op} takes a pattern as a str, not {type(pattern).__name__}")
+        condition = Condition(self.name, op, text(self.name, pattern))
+        filter_syntax.check_condition(condition, f"{self!r}.{op}({pattern!r})")
+        return Where((condition,))
+
+    if not TYPE_CHECKING:  # to a checker they are not there; at run time a hint says more than a TypeError
+
+        def __bool__(self) -> NoReturn:
+            raise InvalidArgumentError(
+                f"{self!r} is a column, not a condition", hint=f"Compare it, as in {self!r} == 1 or {self!r}.is_(True)."
+            )
+
+        def __contains__(self, value: object) -> NoReturn:
+            raise InvalidArgumentError(
+                f"{value!r} in {self!r} cannot be asked", hint=f"For one of several values, {self!r}.in_([…])."
+            )
+
+        def __invert__(self) -> NoReturn:
+            raise InvalidArgumentError(
+                f"~{self!r}: a column is no condition", hint=f"Compare it first, as in ~{self!r}.is_(True)."
+            )
+
+        def __and__(self, other: object) -> NoReturn:
+            raise InvalidArgumentError(f"{self!r} is a column, not a condition: & binds before a comparison", hint=JOIN)
+
+        __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __and__
+
+
+def col(name: str) -> FilterColumn:
+    """The column of that name, to be compared in `changes(where=…)`.
+
+    Comparisons give a `Where`: `==`, `!=`, `<`, `<=`, `>`, `>=` with a Python value, `in_`, `is_`,
+    `is_distinct_from`, `like`, `ilike`, `match`, `imatch`.
+    Raises: InvalidArgumentError: a name that no filter can have.
+    Wire: protocol §4.2.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"a column's name is a str, not {type(name).__name__}")
+    if not name:
+        raise InvalidArgumentError("the column has no name")
+    known = Condition(text("a column's name", name), "eq", "1")
+    if '"' in name or not _survives(known):
+        raise InvalidArgumentError(
+            f"a column called {name!r} cannot be named in a filter, whose grammar has no quotes for names",
+            hint="Filter such rows in the handler, or by a generated column with a plain name.",
+        )
+    return FilterColumn(known.column)
+
+
+def _survives(condition: Condition) -> bool:
+    """Whether the condition is read back, first and after another one."""
+    try:
+        return filter_syntax.parse(f"{condition},{condition}") == (condition, condition)
+    except filter_syntax.FilterSyntaxError:
+        return False

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
-from supawire._checks import (
+from supawire._endpoint import Endpoint, check_host, check_params
+from supawire._validation import (
     DEFAULT,
     Default,
     Secret,
@@ -26,6 +27,7 @@ from supawire._checks import (
     check_count,
     check_event,
     check_headers,
+    check_json,
     check_kind,
     check_number,
     check_plain,
@@ -38,8 +40,6 @@ from supawire._checks import (
     check_writable,
     refuse,
 )
-from supawire._endpoint import Endpoint, check_host, check_params
-from supawire._payload import check_json
 from supawire.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

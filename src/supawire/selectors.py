@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, o
 
 from msgspec import Struct
 
-from supawire._brief import brief
-from supawire._checks import check_writable
-from supawire._models import Model, check_model
-from supawire._where import Where, filter_text
+from supawire._display import brief
+from supawire._validation import check_writable
+from supawire._values.models import Model, check_model
 from supawire.errors import InvalidArgumentError
+from supawire.events import Broadcast, Change, Delete, Gap, Insert, PresenceEvent, Status, System, Update
+from supawire.filters import Where, filter_text
 from supawire.options import check_choice, check_event
-from supawire.types import (
-    Broadcast,
-    Change,
-    Delete,
-    Gap,
-    Insert,
-    PresenceEvent,
-    Status,
-    System,
-    Update,
-)
 
 if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
     import typing_extensions

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from supawire.aio.buffers import Pause
-from supawire.aio.valve import Valve
+from supawire.aio.buffers import Pause, Valve
 
 pytestmark = pytest.mark.anyio
 

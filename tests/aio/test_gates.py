@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire.aio.gates import SLICE, closed_gate, pass_gate
+from supawire.aio.thread_buffer import SLICE, closed_gate, pass_gate
 
 
 class Slow:

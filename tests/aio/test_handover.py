@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest
-from supawire.aio.handover import Handover, LeanHandover
-from supawire.aio.valve import ThreadValve, Valve
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, ThreadValve, Valve
+from supawire.aio.thread_buffer import Handover, LeanHandover
 from tests.aio.peer import until
 
 pytestmark = pytest.mark.anyio

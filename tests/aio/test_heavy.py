@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 from msgspec import UNSET, Raw
 
-from supawire._changes import ChangeData
-from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, Pause, weight
-from supawire.aio.handover import Handover, LeanHandover
-from supawire.aio.lane import WEIGHED, Lane
-from supawire.aio.valve import ThreadValve, Valve
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, Pause, ThreadValve, Valve, weight
+from supawire.aio.connections import WEIGHED, Lane
+from supawire.aio.thread_buffer import Handover, LeanHandover
 from supawire.errors import SlowConsumerError
-from supawire.types import Broadcast, Insert, LateBroadcast
+from supawire.events import Broadcast, ChangeData, Insert, LateBroadcast
 
 pytestmark = pytest.mark.anyio
 

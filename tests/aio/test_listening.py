@@ -21,8 +21,8 @@ from supawire.errors import (
     SlowConsumerError,
     StateError,
 )
+from supawire.events import ChannelState, LinkState
 from supawire.options import Backoff
-from supawire.types import ChannelState, LinkState
 from tests.aio.peer import Server, connected, settled, until
 
 pytestmark = pytest.mark.anyio
@@ -348,7 +348,7 @@ async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error
 
 async def test_a_handler_that_never_returns_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):
     """`close` waits for a blocked threaded handler for a bounded time, then leaves it alone (R10)."""
-    monkeypatch.setattr("supawire.aio.dispatch.STUBBORN", 0.05)
+    monkeypatch.setattr("supawire.aio.handler_thread.STUBBORN", 0.05)
     gate = threading.Event()
     async with connected() as (client, server):
         room = client.channel("room")

@@ -6,13 +6,7 @@ from typing import Any
 import pytest
 
 from supawire import ChannelState, MirrorState, Resynced, RowInserted, RowUpdated, col
-from supawire.errors import (
-    ClosedError,
-    InvalidArgumentError,
-    JoinError,
-    RateLimitedError,
-    StateError,
-)
+from supawire.errors import ClosedError, InvalidArgumentError, JoinError, RateLimitedError, StateError
 from supawire.options import Backoff, Limits
 from tests.aio.mirrors import Scene, now, told
 from tests.aio.peer import until

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from supawire.errors import (
-    HandlerError,
-    OperationTimeout,
-)
+from supawire.errors import HandlerError, OperationTimeout
 from supawire.options import Backoff
 from supawire.testing import VirtualServer
 from tests.aio.mirrors import QUICK, Scene, told

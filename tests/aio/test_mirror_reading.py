@@ -6,11 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from supawire import MirrorState, Resynced, RowInserted, changes, col
-from supawire.errors import (
-    ClosedError,
-    OperationTimeout,
-    RowError,
-)
+from supawire.errors import ClosedError, OperationTimeout, RowError
 from tests.aio.mirrors import Scene, told
 
 # --- reading

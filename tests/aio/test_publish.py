@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from supawire import AsyncClient, AsyncStream, Broadcast, Limits, LocalServer, Published, broadcast, connect_async
-from supawire.aio import posting
+from supawire.aio import http_publish
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -169,7 +169,7 @@ async def test_a_body_over_the_servers_limit_is_413(server: LocalServer):
 @pytest.mark.anyio
 async def test_a_limit_of_the_server_is_429(monkeypatch: pytest.MonkeyPatch):
     """Too many messages are refused with 429 and the server's words, when the timeout allows no other attempt."""
-    monkeypatch.setattr(posting, "BACKOFF", Backoff(initial=60, maximum=60, jitter=0))
+    monkeypatch.setattr(http_publish, "BACKOFF", Backoff(initial=60, maximum=60, jitter=0))
     with LocalServer(limits=ServerLimits(messages=1)) as slow:
         async with connect_async(slow.url, slow.anon_key) as client:
             with pytest.raises(HttpError) as caught:

@@ -7,7 +7,7 @@ import pytest
 
 from supawire import broadcast
 from supawire.errors import JoinError
-from supawire.types import ChannelState
+from supawire.events import ChannelState
 from tests.aio.peer import Server, connected, until
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supawire import broadcast
-from supawire.aio.reports import Reports
+from supawire.aio.reporting import Reports
 from tests.aio.peer import connected, settled
 
 pytestmark = pytest.mark.anyio

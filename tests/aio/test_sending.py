@@ -19,8 +19,8 @@ from supawire.errors import (
     RateLimitedError,
     StateError,
 )
+from supawire.events import Sent
 from supawire.options import Limits
-from supawire.types import Sent
 from tests.aio.peer import connected, settled
 
 pytestmark = pytest.mark.anyio

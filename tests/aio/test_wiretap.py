@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from supawire.aio.wiretap import redact
+from supawire.aio.reporting import redact
 
 
 @pytest.mark.parametrize("secret", [False, True])

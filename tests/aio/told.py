@@ -10,7 +10,7 @@ import pytest
 from supawire import AsyncClient, Sent
 from supawire.errors import HttpError
 from supawire.testing.http import FakeHttp
-from supawire.testing.loop import VirtualTimeLoop
+from supawire.testing.virtual import VirtualTimeLoop
 from tests.aio.peer import connected
 
 ID = uuid.UUID("6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11")

@@ -16,10 +16,9 @@ import pytest
 
 import supawire as supawire_package
 from supawire.cli.app import run
-from supawire.cli.demo.ledger import Ledger, Told
-from supawire.cli.demo.script import CHANGES, STEPS
-from supawire.cli.demo.stage import OwnStage
-from supawire.cli.demo.tour import row_told
+from supawire.cli.demo.backend import OwnStage
+from supawire.cli.demo.checks import Ledger, Told
+from supawire.cli.demo.tour import CHANGES, STEPS, row_told
 from supawire.selectors import broadcast, changes, presence
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving, supawire

@@ -20,11 +20,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from supawire.cli import envfile
+from supawire.cli import settings
 from supawire.cli.app import run
-from supawire.cli.banner import banner
-from supawire.cli.console import console_of
-from supawire.cli.wish import Wish, url_of
+from supawire.cli.banner import banner, console_of
+from supawire.cli.settings import Wish, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
 from tests.conftest import ROOT
@@ -106,7 +105,7 @@ def test_the_env_file_is_for_its_owner_and_goes_with_the_server(serving: Start, 
     path = tmp_path / "dev.env"
     server = serving("--env-file", str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    values = envfile.read(path)
+    values = settings.read(path)
     assert values["SUPAWIRE_URL"] == server.url
     with open_socket(server.url, values["SUPAWIRE_KEY"]):
         pass
@@ -118,7 +117,7 @@ def test_the_env_file_is_for_its_owner_and_goes_with_the_server(serving: Start, 
 def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
     """The command that the banner gives sets the three variables."""
     path = tmp_path / "dev.env"
-    envfile.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
+    settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
     command = f'set -a; . {path}; set +a; env | grep "^SUPAWIRE_" | sort'
     done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "SUPAWIRE_KEY=a.b-c_d\nSUPAWIRE_URL=http://127.0.0.1:4000\n"
@@ -128,7 +127,7 @@ def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
 def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
     """A file, link or folder that supawire did not write stays as it is, and that is exit code 2."""
     path, other = tmp_path / ".env", tmp_path / "other"
-    other.write_text(envfile.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
+    other.write_text(settings.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
     if kind == "file":
         path.write_text("PRECIOUS=1\n", encoding="utf-8")
     elif kind == "link":
@@ -144,10 +143,10 @@ def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pyte
 def test_a_file_left_behind_is_taken_over(tmp_path: Path):
     """The file of a server that was killed is written anew; one that somebody changed meanwhile is not removed."""
     path = tmp_path / "dev.env"
-    envfile.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
-    second = envfile.EnvFile(path)
+    settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
+    second = settings.EnvFile(path)
     second.write({"SUPAWIRE_URL": "http://127.0.0.1:2", "SUPAWIRE_KEY": "new"})
-    assert envfile.read(path)["SUPAWIRE_KEY"] == "new"
+    assert settings.read(path)["SUPAWIRE_KEY"] == "new"
     path.write_text("mine now", encoding="utf-8")
     second.remove()
     assert path.read_text(encoding="utf-8") == "mine now"
@@ -188,7 +187,7 @@ def test_the_client_of_the_banner_works(serving: Start, tmp_path: Path):
     assert block
     script = textwrap.dedent(block[0])
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | envfile.read(path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | settings.read(path), stdout=subprocess.PIPE, text=True
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "typing {'user': 'alice'}\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from supawire.cli import envfile
+from supawire.cli import settings
 from supawire.cli.app import run
 from tests.cli.conftest import ENVIRONMENT, Serving
 
@@ -45,7 +45,7 @@ def test_what_the_banner_gives_works_when_it_is_pasted(serving: Start, tmp_path:
     script = block(server.banner, "A client in Python, which prints what changes:")
     script = script.replace("async with room:", "async with room:\n            print('joined', await room.ready())")
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | envfile.read(path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | settings.read(path), stdout=subprocess.PIPE, text=True
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline().startswith("joined")
@@ -81,8 +81,8 @@ def test_values_with_quotes_survive_the_file(tmp_path: Path):
         "SUPAWIRE_DATABASE_URL": "postgresql:///d?a=1&b='",
     }
     path = tmp_path / "dev.env"
-    envfile.EnvFile(path).write(values)
-    assert envfile.read(path) == values
+    settings.EnvFile(path).write(values)
+    assert settings.read(path) == values
     told = subprocess.run(
         ["sh", "-c", f'. {path}; printf %s "$SUPAWIRE_DATABASE_URL"'], capture_output=True, check=True
     )

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from supawire.server.emitted import Row, make_change
+from supawire.events import Instant
+from supawire.server.bindings import Row, make_change
 from supawire.server.hub import Hub
-from supawire.types import Instant
 
 TODOS: Final = {
     "id": "int4",

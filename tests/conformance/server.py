@@ -51,7 +51,7 @@ async def memory() -> None:
 
 async def postgres() -> None:
     """The judge runs its own SQL, tables and policies first."""
-    from supawire.server.postgres.level import Level
+    from supawire.server.postgres.backend import Level
 
     level = Level()
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from supawire.events import Instant
 from supawire.server import Hub, HubOptions
-from supawire.types import Instant
 
 from .database import Database, policy
 from .verdicts import IDENTICAL, LEVELS, Known, Verdict, changed, known, load, unexplained, unneeded

@@ -13,10 +13,10 @@ from supawire.core.frames import Frame
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
 from supawire.errors import RealtimeError
+from supawire.events import ChannelState, LinkState
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
-from supawire.testing.pilot import Pilot
-from supawire.types import ChannelState, LinkState
+from supawire.testing.harness import Pilot
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
 TROUBLE = '{:error, "Too many database timeouts"}'

@@ -6,14 +6,12 @@ from typing import Any
 
 from msgspec import Raw, json
 
-from supawire._changes import NULL, ChangeData, type_of_change
-from supawire._mirrored import MirrorState, Row, Shown
-from supawire.core.mirror import PAUSE, Mirror
-from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorSettings
-from supawire.core.tablecopy import KeyColumns
+from supawire._mirror_events import MirrorState, Row, Shown
+from supawire.core.mirror import PAUSE, Abandon, Complain, Emit, Fetch, Mirror, MirrorSettings
+from supawire.core.table_copy import KeyColumns
 from supawire.errors import RowError
+from supawire.events import NULL, ChangeData, Gap, Instant, type_of_change
 from supawire.options import Backoff
-from supawire.types import Gap, Instant
 
 COLUMNS = {"id": "int8", "a": "int4", "big": "text", "v": "int8"}
 PLAIN = Shown(lambda row: row["id"], dict)

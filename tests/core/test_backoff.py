@@ -2,7 +2,7 @@
 
 import random
 
-from supawire.core.backoff import delay
+from supawire.core.pacing import delay
 from supawire.options import Backoff
 
 

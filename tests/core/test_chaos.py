@@ -14,10 +14,10 @@ from supawire.core.effects import AskDelay, FetchToken, Publish, Ticket
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
 from supawire.errors import AuthError, LocalProtocolError, RealtimeError
+from supawire.events import ChannelState, LinkState, Sent
 from supawire.options import OFFLINE, PROTOCOLS, Backoff, ChannelOptions, Limits, Secret, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState, LinkState, Sent
+from supawire.testing.harness import NOT_YET
 
 from .conftest import SUBSCRIBED, Story
 from .server_words import CHANGES, HANDSHAKES, REASONS, SYSTEMS

@@ -8,10 +8,10 @@ import pytest
 from supawire.core.effects import Disconnect, Ended, Settle
 from supawire.core.listeners import Listener
 from supawire.errors import ClosedError, RemoteProtocolError
+from supawire.events import ChannelState, LinkState
 from supawire.options import Backoff, Secret
 from supawire.selectors import broadcast
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, LinkState
+from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story, raised
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from supawire._mirrored import MirrorState
-from supawire.core import deep
+from supawire._mirror_events import MirrorState
+from supawire.core import codec
 from supawire.core.mirror import PAUSE
 from supawire.errors import RowError
+from supawire.events import Gap
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.types import Gap
 from tests.core.conftest import SUBSCRIBED, Story
 from tests.core.mirrored import Driven, change, row
 
@@ -120,7 +120,7 @@ def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
 def test_cutting_takes_one_pass_whatever_comes():
     """Unclosed quotes and brackets, each of which a careless pattern would try to close again from the next."""
     for text in (b'"' + b'\\"' * 500_000, b"[" * 500_000, b"]" * 500_000, b'{"a":"' * 200_000):
-        cut, values = deep.cut(text, deep.ROW)
+        cut, values = codec.cut(text, codec.ROW)
         assert cut == text and values == []
 
 
@@ -128,10 +128,10 @@ def test_what_was_cut_out_is_put_back():
     """Strings are passed over, numbers of the sender's stay what they are."""
     one, two = (opening + b"[" * 200 + b"]" * 200 + closing for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")))
     text = b'[["[[[[",[' + one + b"," + two + b',[]],"\\""]]'
-    cut, values = deep.cut(text, 3)
+    cut, values = codec.cut(text, 3)
     assert (cut, values) == (b'[["[[[[",-1,"\\""]]', [b"[" + one + b"," + two + b",[]]"])
-    assert deep.cut(text, 4) == (b'[["[[[[",[-1,-2,[]],"\\""]]', [one, two])
+    assert codec.cut(text, 4) == (b'[["[[[[",[-1,-2,[]],"\\""]]', [one, two])
     for raw in (b"-1", b"-2"):
-        assert bytes(deep.restored(Raw(raw), [one, two])) in (one, two)
+        assert bytes(codec.restored(Raw(raw), [one, two])) in (one, two)
     for raw in (b"-3", b"-0", b"1", b"{}", b"-" + b"9" * 9999):
-        assert bytes(deep.restored(Raw(raw), [one])) == raw
+        assert bytes(codec.restored(Raw(raw), [one])) == raw

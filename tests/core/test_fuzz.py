@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from supawire.core import binary
 from supawire.core.codec import CODECS
 from supawire.errors import RemoteProtocolError
+from supawire.events import Broadcast
 from supawire.options import PROTOCOLS, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
-from supawire.types import Broadcast
 
 from .conftest import Story
 

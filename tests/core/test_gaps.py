@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from supawire.core.gaps import Gaps, ServerClock
+from supawire.events import Gap, Instant, LinkState
 from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.desk import HubOptions
+from supawire.server.context import HubOptions
+from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import SECRET, LinkedClient, World
-from supawire.testing.pilot import NOT_YET
-from supawire.types import Gap, Instant, LinkState
 
 from .conftest import SUBSCRIBED, TROUBLE, Story
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from supawire.events import Gap
 from supawire.selectors import broadcast, changes, gaps
-from supawire.types import Gap
 
 from .conftest import SUBSCRIBED, TROUBLE, Story
 

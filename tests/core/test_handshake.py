@@ -5,19 +5,19 @@ from collections.abc import Callable
 
 import pytest
 
-from supawire.errors import (
+from supawire._server_errors import (
     HANDSHAKE,
     JOIN_REASONS,
     SYSTEM_MESSAGES,
-    ConnectError,
     body_text,
     classify_handshake,
     classify_join,
     classify_system,
 )
+from supawire.errors import ConnectError
+from supawire.events import LinkState
 from supawire.options import Backoff
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import LinkState
+from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story
 from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS, Class

@@ -6,9 +6,9 @@ from typing import cast
 import pytest
 
 from supawire.errors import ConnectionLostError, OperationTimeout
+from supawire.events import Heartbeat, LinkState
 from supawire.options import Limits
-from supawire.testing.pilot import error_of
-from supawire.types import Heartbeat, LinkState
+from supawire.testing.harness import error_of
 
 from .conftest import Story
 

@@ -7,8 +7,8 @@ import pytest
 
 from supawire.core import binary
 from supawire.core.receive import HEAVY
+from supawire.events import LateBroadcast
 from supawire.selectors import broadcast, changes
-from supawire.types import LateBroadcast
 from tests.core.conftest import Story
 
 TEXT = json.dumps([[]] * HEAVY).encode()

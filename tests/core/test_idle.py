@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supawire.types import LinkState
+from supawire.events import LinkState
 
 from .conftest import Story
 

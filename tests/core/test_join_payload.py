@@ -3,8 +3,8 @@
 import pytest
 
 from supawire.errors import JoinError
+from supawire.events import ChannelState
 from supawire.selectors import broadcast, changes, presence, status, system
-from supawire.types import ChannelState
 
 from .conftest import Story
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from supawire.errors import OperationTimeout
+from supawire.events import ChannelState, LinkState
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast
-from supawire.server.desk import HubOptions, Timings
+from supawire.server.context import HubOptions, Timings
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, LinkState
 
 from .conftest import Story
 

@@ -3,10 +3,10 @@
 import pytest
 
 from supawire.core import binary
+from supawire.events import ChannelState
 from supawire.options import Secret
 from supawire.selectors import broadcast, changes, presence, status, system
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState
+from supawire.testing.harness import NOT_YET
 
 from .conftest import Story
 

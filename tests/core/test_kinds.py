@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from docs.tables.kinds import KINDS
-from supawire.options import PROTOCOLS, SessionOptions
-from supawire.selectors import broadcast, changes, presence, status, system
-from supawire.types import (
+from supawire.events import (
     Broadcast,
     ChannelState,
     Insert,
@@ -19,6 +17,8 @@ from supawire.types import (
     Sent,
     System,
 )
+from supawire.options import PROTOCOLS, SessionOptions
+from supawire.selectors import broadcast, changes, presence, status, system
 
 from .conftest import Story
 

@@ -6,11 +6,11 @@ import pytest
 
 from supawire.core.effects import Ended, Transmit
 from supawire.errors import InvalidArgumentError, OperationTimeout, StateError
+from supawire.events import ChannelState
 from supawire.options import Backoff, ChannelOptions, Limits
 from supawire.selectors import broadcast, changes, status
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState
 
 from .conftest import Story, raised
 

@@ -6,10 +6,10 @@ import pytest
 
 from supawire.core.effects import AskDelay
 from supawire.errors import ConnectError, ReconnectExhaustedError
+from supawire.events import ChannelState, LinkState
 from supawire.options import Backoff
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, LinkState
 
 from .conftest import Story
 

@@ -4,12 +4,12 @@ from decimal import Decimal
 
 import pytest
 
-from supawire._mirrored import MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
+from supawire._mirror_events import MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
 from supawire.core.mirror import PAUSE
 from supawire.core.states import MirrorOn
 from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolError, RowError, SlowConsumerError
+from supawire.events import System
 from supawire.options import Backoff
-from supawire.types import System
 
 from .mirrored import Driven, at, change, gap, row
 

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supawire._mirrored import MirrorState, Resynced, Row, RowDeleted, RowInserted, RowUpdated
-from supawire.core.mirror import Mirror
-from supawire.core.mirrorparts import Abandon, Emit, Fetch, MirrorSettings
+from supawire._mirror_events import MirrorState, Resynced, Row, RowDeleted, RowInserted, RowUpdated
+from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings
 from supawire.errors import HandlerError
 from supawire.options import Backoff
 

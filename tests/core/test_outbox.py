@@ -16,11 +16,11 @@ from supawire.errors import (
     RateLimitedError,
     StateError,
 )
+from supawire.events import ChannelState, Sent
 from supawire.options import PROTOCOLS, Limits, Protocol, SessionOptions
 from supawire.selectors import broadcast
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, Sent
 
 from .conftest import Story, raised
 

@@ -15,10 +15,10 @@ from supawire.errors import (
     RealtimeError,
     StateError,
 )
+from supawire.events import ChannelState, LinkState, Sent
 from supawire.options import Offline, SessionOptions
 from supawire.selectors import changes
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState, LinkState, Sent
+from supawire.testing.harness import NOT_YET
 
 from .conftest import Pushed, Story
 

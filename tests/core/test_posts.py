@@ -7,9 +7,9 @@ import pytest
 from supawire.core.effects import Publish
 from supawire.core.outbox import Message
 from supawire.errors import AuthError, ClosedError, InvalidArgumentError, PayloadTooLargeError
+from supawire.events import Sent
 from supawire.options import Limits, Secret, SessionOptions
-from supawire.testing.pilot import NOT_YET, Pilot
-from supawire.types import Sent
+from supawire.testing.harness import NOT_YET, Pilot
 
 MESSAGE = Message("typing", b'{"n":1}', timeout=7.0)
 

@@ -10,8 +10,7 @@ from msgspec import Raw
 
 from supawire.core.codec import encode_json
 from supawire.core.presence import MOST_KEYS, MOST_METAS, Roster
-from supawire.selectors import presence
-from supawire.types import (
+from supawire.events import (
     Presence,
     PresenceEvent,
     PresenceJoin,
@@ -20,6 +19,7 @@ from supawire.types import (
     PresenceSync,
     PresenceUpdate,
 )
+from supawire.selectors import presence
 
 from .conftest import Story
 

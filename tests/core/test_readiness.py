@@ -6,12 +6,12 @@ import pytest
 
 from supawire.core.listeners import Listener
 from supawire.errors import JoinError, OperationTimeout
+from supawire.events import ChannelState, Gap, Status
 from supawire.options import Secret
 from supawire.selectors import changes, gaps, status, system
-from supawire.server.emitted import make_change
+from supawire.server.bindings import make_change
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, Gap, Status
 
 from .conftest import SUBSCRIBED, TROUBLE, Story
 

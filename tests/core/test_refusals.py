@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from supawire.errors import AuthError, JoinDeniedError, JoinError, RealtimeError
+from supawire.events import ChannelState
 from supawire.options import Limits, Secret, SessionOptions
 from supawire.selectors import changes
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState
+from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story
 from .server_words import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Class

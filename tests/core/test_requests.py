@@ -8,8 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from supawire.core.effects import Effects, Settle, Ticket
 from supawire.core.pacing import Pace
-from supawire.core.replies import Pending, Replies, Tickets
-from supawire.core.timers import Timers
+from supawire.core.requests import Pending, Replies, Tickets, Timers
 from supawire.errors import ClosedError
 
 # --- tickets

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire.core import rest
+from supawire.core import http_broadcast
+from supawire.core.http_broadcast import Letter, Verdict, judge, letter, may_repeat, runs, single
 from supawire.core.pacing import Pace
-from supawire.core.rest import Letter, Verdict, judge, letter, may_repeat, runs, single
 from supawire.errors import InvalidArgumentError, PayloadTooLargeError
 
 ID = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
@@ -71,16 +71,16 @@ def test_bytes_have_no_id():
 
 def test_a_size_over_the_limit_is_refused():
     """A payload over the limit raises, one at the limit passes."""
-    rest.check_size(bytes(10), 10, "room")
-    rest.check_size(bytes(10), None, "room")
+    http_broadcast.check_size(bytes(10), 10, "room")
+    http_broadcast.check_size(bytes(10), None, "room")
     with pytest.raises(PayloadTooLargeError) as caught:
-        rest.check_size(bytes(11), 10, "room")
+        http_broadcast.check_size(bytes(11), 10, "room")
     assert caught.value.topic == "room"
 
 
 def test_a_batch_has_each_message():
     """The batch form has topic, event, payload, privacy and id of each message."""
-    form = rest.batch([made({"n": 1}, private=True, id=ID), made({"n": 2})])
+    form = http_broadcast.batch([made({"n": 1}, private=True, id=ID), made({"n": 2})])
     assert (form.path, form.content_type) == ("/broadcast", "application/json")
     assert json.loads(form.body) == {
         "messages": [
@@ -100,7 +100,7 @@ def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], mo
     assert [one for run in cut for one in run] == letters
     for run in cut:
         assert len(run) == 1 or all(one.json for one in run)
-        assert len(run) == 1 or sum(len(one.payload) for one in run) <= rest.BATCH_BYTES
+        assert len(run) == 1 or sum(len(one.payload) for one in run) <= http_broadcast.BATCH_BYTES
         assert len(run) <= (most or 12)
 
 

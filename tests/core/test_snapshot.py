@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from supawire.core.snapshot import Metas, Snapshot, Snapshots
-from supawire.types import Presence
+from supawire.core.presence import Metas, Snapshot, Snapshots
+from supawire.events import Presence
 
 KEYS = ("a", "b", "c", "d")
 

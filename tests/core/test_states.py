@@ -2,9 +2,9 @@
 
 import pytest
 
-from supawire._mirrored import MirrorState
+from supawire._mirror_events import MirrorState
 from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn
-from supawire.types import ChannelState, LinkState
+from supawire.events import ChannelState, LinkState
 
 IMPOSSIBLE_LINK = {
     LinkState.IDLE: "OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",

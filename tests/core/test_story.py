@@ -5,9 +5,9 @@ from typing import Any
 from supawire.core.effects import Disconnect, Transmit
 from supawire.core.outbox import Message
 from supawire.errors import ClosedError, RealtimeError, StateError
+from supawire.events import ChannelState, Insert, LinkState, PresenceJoin, PresenceSync, Sent
 from supawire.selectors import broadcast, changes, presence, status, system
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, Insert, LinkState, PresenceJoin, PresenceSync, Sent
+from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story
 

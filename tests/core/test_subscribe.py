@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from supawire.errors import ConnectionLostError, JoinDeniedError, OperationTimeout
+from supawire.events import ChannelState, LinkState
 from supawire.options import Backoff, Limits
 from supawire.selectors import broadcast, status
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, LinkState
+from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from supawire._mirrored import MirrorState, RowDeleted, RowInserted
+from supawire._mirror_events import MirrorState, RowDeleted, RowInserted
 from supawire.core.listeners import Index
 from supawire.selectors import ChangesSelector
 

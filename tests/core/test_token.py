@@ -10,9 +10,9 @@ import pytest
 from supawire.core.effects import Publish, Transmit
 from supawire.core.token import expiry, on_wire
 from supawire.errors import AuthError, RealtimeError
+from supawire.events import ChannelState
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import broadcast, gaps
-from supawire.types import ChannelState
 
 from .conftest import Story
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from supawire.errors import AuthError, JoinError
+from supawire.events import ChannelState
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import broadcast
-from supawire.server.desk import HubOptions
+from supawire.server.context import HubOptions
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState
 
 from .conftest import Story
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from supawire.core import binary
+from supawire.events import Broadcast, Delete, Insert, System, Update
 from supawire.options import PROTOCOLS, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
 from supawire.server.faults import GARBAGE
-from supawire.types import Broadcast, Delete, Insert, System, Update
 
 from .conftest import Story
 

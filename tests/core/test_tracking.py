@@ -8,13 +8,13 @@ import pytest
 from supawire.core.codec import encode_json
 from supawire.core.pacing import Allowance
 from supawire.errors import InvalidArgumentError, OperationTimeout, PayloadTooLargeError, PushError, RateLimitedError
+from supawire.events import ChannelState, Gap
 from supawire.options import Limits
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.desk import HubOptions
+from supawire.server.context import HubOptions
 from supawire.server.limits import ServerLimits
+from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
-from supawire.testing.pilot import NOT_YET, error_of
-from supawire.types import ChannelState, Gap
 
 from .conftest import Story
 

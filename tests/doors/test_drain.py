@@ -17,7 +17,7 @@ from supawire import (
     presence,
 )
 from supawire.errors import ClosedError, InvalidArgumentError
-from supawire.types import LinkState, Sent
+from supawire.events import LinkState, Sent
 from tests.doors.door import Door, until
 
 

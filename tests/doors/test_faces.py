@@ -22,7 +22,7 @@ from supawire import (
     connect,
     connect_async,
 )
-from supawire._misuse import misused
+from supawire._validation import misused
 
 TWINS = [
     (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),

@@ -86,11 +86,11 @@ def test_what_is_in_use_keeps_its_blocking_client():
 
 def portal_of(thread: threading.Thread) -> None:
     """End a client of which only its thread is left."""
-    from supawire.sync import exits
+    from supawire.sync import portal
 
-    for portal in list(exits._alive):
-        if portal._thread is thread:
-            portal.end_soon()
+    for one in list(portal._alive):
+        if one._thread is thread:
+            one.end_soon()
 
 
 @pytest.mark.anyio

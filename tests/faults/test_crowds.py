@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from supawire import AsyncClient, Backoff, Limits, LinkState, broadcast, connect_async
-from supawire.aio.sending import AsyncQueuedSent
+from supawire.aio.channel import AsyncQueuedSent
 from supawire.errors import ConnectionLostError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver

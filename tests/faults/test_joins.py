@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from supawire import ChannelState, Limits, LinkState, status
-from supawire._servercodes import KEY_HINTS, KEY_JUDGED
+from supawire._server_errors import JOIN_REASONS, KEY_HINTS, KEY_JUDGED, Action, Known
 from supawire.core.frames import Frame
-from supawire.errors import JOIN_REASONS, Action, JoinDeniedError, JoinError, Known, OperationTimeout, RealtimeError
+from supawire.errors import JoinDeniedError, JoinError, OperationTimeout, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire
 from tests.faults.steps import Heard, Steps, at_once, client_of, lives_on, room_of

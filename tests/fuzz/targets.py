@@ -5,18 +5,17 @@ from contextlib import suppress
 from random import Random
 from typing import Any, Final
 
-from supawire._rowtypes import TYPES, read_array, read_interval
+from supawire._values.filter_syntax import OPERATORS, check, matches, parse, problem
+from supawire._values.rows import TYPES, decode_columns, decode_row, read_array, read_interval, unsent_columns
 from supawire.core import binary
 from supawire.core.codec import CODECS
 from supawire.core.receive import HEAVY
 from supawire.errors import InvalidArgumentError, RemoteProtocolError, RowError
-from supawire.filters import OPERATORS, check, matches, parse, problem
+from supawire.events import Broadcast, ChannelState, PresenceSync
 from supawire.options import PROTOCOLS
-from supawire.rows import decode_columns, decode_row, unsent_columns
 from supawire.server.bindings import bind
 from supawire.server.postgres.pgoutput import StreamError, decode
 from supawire.server.postgres.values import read_record
-from supawire.types import Broadcast, ChannelState, PresenceSync
 from tests.core.test_fuzz import Live, busy, still_hears
 from tests.fuzz.engine import TEXTS, Target, any_json, dumped
 from tests.server.world import World

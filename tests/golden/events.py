@@ -3,7 +3,7 @@
 from typing import Any
 
 from supawire.errors import RowError
-from supawire.types import (
+from supawire.events import (
     Broadcast,
     Presence,
     PresenceJoin,

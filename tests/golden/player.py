@@ -11,10 +11,10 @@ from supawire.core.effects import Disconnect, Ticket, Transmit
 from supawire.core.listeners import Listener
 from supawire.core.outbox import Message
 from supawire.errors import RealtimeError
+from supawire.events import ChannelState, LinkState
 from supawire.options import Limits, SessionOptions
 from supawire.selectors import Selector, broadcast, presence, system
-from supawire.testing.pilot import Pilot
-from supawire.types import ChannelState, LinkState
+from supawire.testing.harness import Pilot
 
 from .events import plain
 from .recordings import Record

@@ -12,10 +12,9 @@ from typing import Any, Final
 import pytest
 
 from supawire.core import binary
-from supawire.core.codec import CODECS, DECODE_ERRORS, Typed
-from supawire.core.tolerant import soften
+from supawire.core.codec import CODECS, DECODE_ERRORS, Typed, soften
 from supawire.errors import RemoteProtocolError
-from supawire.types import NULL
+from supawire.events import NULL
 
 from .recordings import VERSIONS, Record, every, file_of, scenarios
 

@@ -22,8 +22,8 @@ from supawire.errors import (
     PayloadTooLargeError,
     PushError,
 )
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, LinkState, Sent
+from supawire.testing.harness import NOT_YET
 
 from .events import state_of
 from .ledger import Ledger, Topic

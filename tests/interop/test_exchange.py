@@ -18,7 +18,7 @@ from supawire import (
     status,
 )
 from supawire.aio.stream import AsyncStream
-from supawire.types import Sent
+from supawire.events import Sent
 
 from .conftest import Pair
 from .official import PATIENCE

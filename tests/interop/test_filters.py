@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from supawire import Where, col
-from supawire.filters import OPERATORS, check, parse
+from supawire._values.filter_syntax import OPERATORS, check, parse
 
 from .official import Process
 

@@ -1,11 +1,11 @@
 """A session and the hub, linked in memory."""
 
 from supawire.core.outbox import Message
+from supawire.events import ChannelState, Insert, LinkState, PresenceSync, Sent
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.emitted import make_change
+from supawire.server.bindings import make_change
 from supawire.testing.linked import World
-from supawire.types import ChannelState, Insert, LinkState, PresenceSync, Sent
 
 
 def test_two_clients_talk_through_the_hub() -> None:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from websockets.sync.client import ClientConnection, connect
 
 from supawire.server import LocalServer
-from supawire.server.postgres.ground import Behaviour
-from supawire.server.postgres.level import Level
+from supawire.server.postgres.backend import Level
+from supawire.server.postgres.component import Behaviour
 
 PATIENCE: Final = 30.0
 """Seconds for anything to happen on a machine that is busy."""

@@ -3,8 +3,7 @@
 import asyncio
 from typing import Any
 
-from supawire.server.postgres.backlog import LIMIT, Backlog
-from supawire.server.postgres.replication import BATCH, Batch
+from supawire.server.postgres.replication import BATCH, LIMIT, Backlog, Batch
 
 
 def batch(first: int, count: int, end_lsn: int = 0) -> Batch:

@@ -20,7 +20,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from supawire.errors import StateError
-from supawire.server.postgres import binaries, places, warden
+from supawire.server.postgres import binaries, supervisor
 from supawire.server.postgres.cluster import SETTINGS, Cluster
 
 pytestmark = pytest.mark.slow
@@ -63,8 +63,8 @@ def _holder() -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[int]
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None
-        pid, folder, warden = json.loads(process.stdout.readline())
-        return process, [pid, warden], Path(folder)
+        pid, folder, supervisor = json.loads(process.stdout.readline())
+        return process, [pid, supervisor], Path(folder)
 
     yield start
     for process in started:
@@ -234,9 +234,9 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     """Such as those of an environment in root's home; the copy runs, and is made once."""
     found = hidden_installation(open_folder / "hidden")
     hidden, programs = open_folder / "hidden", found.bin
-    monkeypatch.setenv(places.CACHE, str(open_folder / "cache"))
-    user = places.stand_in()
-    copied = places.reachable(found, user)
+    monkeypatch.setenv(binaries.CACHE, str(open_folder / "cache"))
+    user = binaries.stand_in()
+    copied = binaries.reachable(found, user)
     made_at = copied.bin.stat().st_ctime_ns
     with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
@@ -244,7 +244,7 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     assert copied.bin.stat().st_ctime_ns == made_at
     clusters, copy = sorted(path.name for path in (open_folder / "cache").iterdir())
     assert (clusters, copy.rpartition("-")[0]) == (f"clusters-{user}", f"postgresql-{found.version}")
-    monkeypatch.setenv(places.CACHE, str(hidden / "cache"))
+    monkeypatch.setenv(binaries.CACHE, str(hidden / "cache"))
     with pytest.raises(StateError, match="can reach neither"):
         Cluster(programs).start()
 
@@ -255,24 +255,24 @@ def test_no_program_is_taken_from_a_folder_that_others_can_write(
 ):
     """Neither from the temporary directory when no cache is wanted, nor from a cache that another user owns."""
     found = hidden_installation(open_folder / "hidden")
-    user = places.stand_in()
+    user = binaries.stand_in()
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
-    monkeypatch.setenv(places.CACHE, "")
-    with pytest.raises(StateError, match=f"cannot reach.*{places.CACHE}"):
-        places.reachable(found, user)
+    monkeypatch.setenv(binaries.CACHE, "")
+    with pytest.raises(StateError, match=f"cannot reach.*{binaries.CACHE}"):
+        binaries.reachable(found, user)
     assert [path.name for path in open_folder.iterdir()] == ["hidden"]
     for name, mode, owner in (("theirs", 0o755, 65_534), ("shared", 0o777, 0), ("grouped", 0o775, 0)):
         cache = open_folder / name
         cache.mkdir()
         cache.chmod(mode)
         os.chown(cache, owner, 0)
-        monkeypatch.setenv(places.CACHE, str(cache))
+        monkeypatch.setenv(binaries.CACHE, str(cache))
         with pytest.raises(StateError, match="cannot reach"):
-            places.reachable(found, user)
-        assert places.cache_for(user) is None
+            binaries.reachable(found, user)
+        assert binaries.cache_for(user) is None
         assert list(cache.iterdir()) == []
-        monkeypatch.setenv(places.CACHE, str(cache / "below"))
-        assert places.cache_for(user) is None
+        monkeypatch.setenv(binaries.CACHE, str(cache / "below"))
+        assert binaries.cache_for(user) is None
     assert "belongs to another user" in caplog.text
     assert "others may write" in caplog.text
 
@@ -283,26 +283,26 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(open_folder: Path, monk
     target, cache = open_folder / "target", open_folder / "cache"
     target.mkdir()
     cache.mkdir()
-    user = places.stand_in()
+    user = binaries.stand_in()
     (cache / f"clusters-{user}").symlink_to(target)
-    monkeypatch.setenv(places.CACHE, str(cache))
-    assert places.cache_for(user) is None
+    monkeypatch.setenv(binaries.CACHE, str(cache))
+    assert binaries.cache_for(user) is None
     assert target.stat().st_uid == 0
 
 
 def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path):
     """The folder of clusters is one that everybody may write; what is not ours there is not opened."""
-    linked, piped, left = (tmp_path / f"{warden.PREFIX}{name}" for name in ("linked", "piped", "left"))
+    linked, piped, left = (tmp_path / f"{supervisor.PREFIX}{name}" for name in ("linked", "piped", "left"))
     for folder in (linked, piped, left):
         folder.mkdir()
     (tmp_path / "precious").write_text("kept")
     (linked / "lock").symlink_to(tmp_path / "precious")
     os.mkfifo(piped / "lock")
     (left / "lock").touch()
-    (tmp_path / f"{warden.PREFIX}link").symlink_to(tmp_path)
+    (tmp_path / f"{supervisor.PREFIX}link").symlink_to(tmp_path)
     for folder in (linked, piped, left):
         os.utime(folder, (0, 0))
-    warden.sweep(tmp_path)
+    supervisor.sweep(tmp_path)
     assert linked.exists()
     assert not left.exists()
     assert (tmp_path / "precious").read_text() == "kept"
@@ -321,18 +321,18 @@ def test_postgresql_does_not_see_the_environment_of_who_starts_it(monkeypatch: p
 
 def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.MonkeyPatch):
     """Where the place cannot be written, or none is wanted, each start makes its data folder anew."""
-    monkeypatch.setenv(places.CACHE, "")
-    assert places.cache_for(places.stand_in()) is None
-    monkeypatch.setenv(places.CACHE, "/proc/supawire")
+    monkeypatch.setenv(binaries.CACHE, "")
+    assert binaries.cache_for(binaries.stand_in()) is None
+    monkeypatch.setenv(binaries.CACHE, "/proc/supawire")
     with Cluster() as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
 
 
 def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """When one is made for another version; the one in use stays, and is named when it is damaged."""
-    monkeypatch.setenv(places.CACHE, str(open_folder))
-    user = places.stand_in()
-    folder = places.cache_for(user)
+    monkeypatch.setenv(binaries.CACHE, str(open_folder))
+    user = binaries.stand_in()
+    folder = binaries.cache_for(user)
     assert folder is not None
     old = folder / "17.1-old"
     old.mkdir()

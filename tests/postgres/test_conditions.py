@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from psycopg.sql import SQL, Composed
 
 from supawire import Where, changes, col, connect_async
-from supawire._casts import text_of
+from supawire._values.compare import text_of
+from supawire._values.filter_syntax import Condition, check_condition, matches, parse
+from supawire._values.rows import to_wire
 from supawire.errors import InvalidArgumentError
-from supawire.filters import Condition, check_condition, matches, parse
-from supawire.rows import to_wire
 from supawire.server.postgres.cluster import Cluster
 from tests.doors.test_filters import ROWS, WANTED
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from supawire.server.postgres.catalog import Catalog, Facts, Snapshot
-from supawire.server.postgres.facts import KnownFacts
+from supawire.server.postgres.visibility import KnownFacts
 
 from .listening import Ear, of
 from .test_changes import publish, run

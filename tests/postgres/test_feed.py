@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from supawire.server.bindings import bind
-from supawire.server.postgres.feed import Feed
-from supawire.server.postgres.ground import Behaviour, Ground
-from supawire.server.questions import Subscription
+from supawire.server.postgres.change_feed import Feed
+from supawire.server.postgres.component import Behaviour, Ground
+from supawire.server.queries import Subscription
 
 
 class SlowDatabase:

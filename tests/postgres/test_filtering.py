@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from supawire.filters import Condition
+from supawire._values.filter_syntax import Condition
 from supawire.server import LocalServer
-from supawire.server.postgres import casts, filtering
+from supawire.server.postgres import filtering, rows
 from supawire.server.postgres.catalog import Catalog
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import Doubt, decide
@@ -122,7 +122,7 @@ async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
         row: Row = [None if text is None else text.encode() for _, text in columns]
         writers = Writers(catalog.types)
         change = RowChange(Begin(1, 0, 5), "INSERT", relation, row, None)
-        await casts.fill(database, catalog.types, writers, [change])
+        await rows.fill(database, catalog.types, writers, [change])
         return catalog.types, writers
     finally:
         await database.close()

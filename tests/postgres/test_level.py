@@ -11,13 +11,13 @@ import pytest
 from supawire.errors import StateError
 from supawire.server import HubOptions
 from supawire.server.app import App
-from supawire.server.postgres import level as levels
+from supawire.server.message_store import Replay
+from supawire.server.postgres import backend as levels
+from supawire.server.postgres.backend import Level, trouble_of
+from supawire.server.postgres.component import Answers, Ground
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.ground import Answers, Ground
-from supawire.server.postgres.level import Level, trouble_of
-from supawire.server.postgres.partitions import Partitions
-from supawire.server.questions import Messages, Question, Trouble
-from supawire.server.stored import Replay
+from supawire.server.postgres.messages import Partitions
+from supawire.server.queries import Messages, Question, Trouble
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from psycopg.sql import SQL, Identifier, Literal
 from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.examine import without_password
-from supawire.server.questions import Trouble
+from supawire.server.postgres.preflight import without_password
+from supawire.server.queries import Trouble
 from tests.held import Held, left_since
 from tests.postgres import databases
 from tests.sync.test_threads import in_threads

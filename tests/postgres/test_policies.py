@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from supawire.server.postgres.component import Ground
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.ground import Ground
 from supawire.server.postgres.policies import Policies
-from supawire.server.questions import Action, Extension, Permissions, Trouble, Who
+from supawire.server.queries import Action, Extension, Permissions, Trouble, Who
 from supawire.server.tokens import Claims
 
 pytestmark = pytest.mark.slow

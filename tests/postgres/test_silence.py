@@ -13,7 +13,7 @@ import pytest
 from supawire.errors import InvalidArgumentError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.ground import Behaviour
+from supawire.server.postgres.component import Behaviour
 from supawire.server.postgres.publication import WHOLE
 
 from .listening import PATIENCE, SUBSCRIBED, BriefServer, Ear, Listener, of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supawire.server.postgres.statements import Statement, split
+from supawire.server.postgres.project import Statement, split
 
 
 @pytest.mark.parametrize(

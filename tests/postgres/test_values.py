@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supawire.server.postgres import casts
+from supawire.server.postgres import rows
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.pgoutput import Begin, Column, Relation
 from supawire.server.postgres.replication import RowChange
@@ -242,11 +242,11 @@ async def test_exponents_that_add_up_to_too_much_are_not_asked_about():
     for text in ("[" + "1e131071," * 200 + "1]", "1e131071 " * 200, '"' * 200_001 + "1e999999"):
         row = RowChange(begin, "INSERT", relation, [text.encode()], None)
         asked = FakeDatabase()
-        await casts.fill(cast("Database", asked), types, made, [row])
+        await rows.fill(cast("Database", asked), types, made, [row])
         assert asked.values == [] or text.startswith('"')
     row = RowChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
     asked = FakeDatabase()
-    await casts.fill(cast("Database", asked), types, made, [row])
+    await rows.fill(cast("Database", asked), types, made, [row])
     assert len(asked.values) == 1
 
 

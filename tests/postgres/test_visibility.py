@@ -5,8 +5,8 @@ import asyncio
 import psycopg
 import pytest
 
-from supawire.server.postgres.book import Viewer
 from supawire.server.postgres.database import Database
+from supawire.server.postgres.subscriptions import Viewer
 from supawire.server.postgres.visibility import Key, caught_up, seen
 
 from .test_changes import Sql, run

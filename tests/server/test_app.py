@@ -16,12 +16,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supawire.server import HubOptions, ServerLimits, serve, socket
+from supawire.events import Instant
+from supawire.server import HubOptions, ServerLimits, serve, websocket
 from supawire.server.app import App
-from supawire.server.desk import Timings
-from supawire.server.socket import frame_of
+from supawire.server.context import Timings
 from supawire.server.tokens import sign
-from supawire.types import Instant
+from supawire.server.websocket import frame_of
 from tests.server.world import OK, SECRET
 
 TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, SECRET)
@@ -278,7 +278,7 @@ async def test_a_client_that_leaves_during_the_handshake_is_no_error(caplog: pyt
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for it is bounded; the others go on."""
-    monkeypatch.setattr(socket, "MAX_UNSENT", 2_000_000)
+    monkeypatch.setattr(websocket, "MAX_UNSENT", 2_000_000)
     async with running() as net:
         reader, writer = await asyncio.open_connection("127.0.0.1", net.app.port, limit=1024)
         writer.write(UPGRADE)
@@ -297,7 +297,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
 
 async def test_a_socket_that_stands_still_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a held join reading stops over a bound; all of it is worked off later."""
-    monkeypatch.setattr("supawire.server.standing.MAX_WAITING_IN", 1000)
+    monkeypatch.setattr("supawire.server.mailboxes.MAX_WAITING_IN", 1000)
     async with running() as net:
         ws = await net.open()
         net.fault("delay_join", "lab", 0.2)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from supawire.server.desk import Timings
+from supawire.server.context import Timings
 from supawire.server.effects import RestAnswer
 from supawire.server.limits import ServerLimits
-from supawire.server.questions import Extension, Messages, Permissions, Subscription, Trouble
-from supawire.server.stored import Replay, Stored
+from supawire.server.message_store import Replay, Stored
+from supawire.server.queries import Extension, Messages, Permissions, Subscription, Trouble
 from tests.server.world import OK, PENDING, Client, World, denied, system
 
 LAB = "realtime:lab"

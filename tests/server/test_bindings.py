@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from supawire.filters import matches
+from supawire._values.filter_syntax import matches
 from supawire.server.bindings import bind
-from supawire.server.elixir import inspect, inspect_filters
+from supawire.server.elixir_inspect import inspect, inspect_filters
 
 TODOS = {"event": "*", "schema": "public", "table": "todos"}
 

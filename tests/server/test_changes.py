@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from supawire.errors import InvalidArgumentError
-from supawire.server.emitted import make_change
+from supawire.server.bindings import make_change
 from supawire.server.limits import ServerLimits
 from tests.server.world import Client, World, system
 

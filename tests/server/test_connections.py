@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from supawire.server.connections import Connections
-from supawire.server.desk import Timings
+from supawire.server.context import Timings
 from tests.server.test_app import LAB, TOKEN, running
 
 SHORT = Timings(request=0.05)

@@ -6,7 +6,7 @@ import pytest
 
 from supawire.server.changes import Delivery
 from supawire.server.limits import ServerLimits
-from supawire.server.questions import Subscription
+from supawire.server.queries import Subscription
 from tests.server.world import Client, World, system
 
 TODOS = {"event": "*", "schema": "public", "table": "todos"}

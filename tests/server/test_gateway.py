@@ -7,12 +7,12 @@ import pytest
 
 from supawire import connect_async
 from supawire.errors import ConnectError, HttpError, JoinDeniedError
+from supawire.events import Instant
 from supawire.server import LocalServer
 from supawire.server.effects import Request, RestRequest
 from supawire.server.gateway import Gateway, publishable_key, secret_key
 from supawire.server.tokens import Claims, check
 from supawire.testing import VirtualServer
-from supawire.types import Instant
 from tests.server.test_app import TOKEN, running
 from tests.server.world import SECRET, START, World
 

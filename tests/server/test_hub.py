@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from supawire.server.desk import Timings
+from supawire.server.connection import MAX_WAITING_IN, MAX_WAITING_OUT
+from supawire.server.context import Timings
 from supawire.server.effects import Accepted, Refusal
 from supawire.server.limits import ServerLimits
-from supawire.server.peers import MAX_WAITING_IN, MAX_WAITING_OUT
 from tests.server.world import OK, World, denied, system, unsigned
 
 LAB = "realtime:lab"

@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 
 from supawire.errors import InvalidArgumentError, StateError
+from supawire.events import Instant
 from supawire.server import LocalServer, ServerLimits
-from supawire.server.faultface import FaultFace
 from supawire.server.faults import Faults
+from supawire.server.local_api import FaultFace
 from supawire.server.tokens import Claims, check
-from supawire.types import Instant
 
 LAB = "realtime:lab"
 

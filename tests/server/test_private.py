@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from supawire.server.desk import Timings
+from supawire.server.authorization import default_policy
+from supawire.server.context import Timings
 from supawire.server.limits import ServerLimits
-from supawire.server.rights import default_policy
-from supawire.server.stored import Replay, Store, Stored
+from supawire.server.message_store import Replay, Store, Stored
 from tests.server.world import OK, Client, World, denied, system
 
 LAB = "realtime:lab"

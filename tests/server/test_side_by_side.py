@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supawire.server.desk import HubOptions, Timings
+from supawire.server.context import HubOptions, Timings
 from supawire.server.effects import Accepted, Refusal
-from supawire.server.questions import Trouble
+from supawire.server.queries import Trouble
 from supawire.server.wire import decode
 from tests.server.test_app import TOKEN, running
 from tests.server.world import OK, SECRET, Client, World, denied, system

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from supawire.server.signals import NUMBERS, stopping
+from supawire.server.local import NUMBERS, stopping
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not run: any signal wakes an event loop on Windows")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from supawire.events import Instant
 from supawire.server.tokens import MAX_TOKEN, Claims, Flaw, Refused, check, sign
-from supawire.types import Instant
 from tests.server.world import SECRET, START, unsigned
 
 NOW = Instant(5.0, START + 0.75)

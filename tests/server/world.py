@@ -6,7 +6,9 @@ from random import Random
 from typing import Any
 
 from supawire.core import binary
-from supawire.server.desk import HubOptions
+from supawire.events import Instant
+from supawire.server.bindings import make_change
+from supawire.server.context import HubOptions
 from supawire.server.effects import (
     Accepted,
     Ask,
@@ -24,11 +26,9 @@ from supawire.server.effects import (
     Send,
     Unsubscribe,
 )
-from supawire.server.emitted import make_change
 from supawire.server.hub import Hub
-from supawire.server.questions import Answer, Question
+from supawire.server.queries import Answer, Question
 from supawire.server.tokens import sign
-from supawire.types import Instant
 
 SECRET = "a-secret-that-is-long-enough-for-hs256-signing"
 START = 1_800_000_000.0

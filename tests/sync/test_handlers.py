@@ -9,16 +9,7 @@ from typing import Any
 
 import pytest
 
-from supawire import (
-    Client,
-    HandlerError,
-    LinkState,
-    LocalServer,
-    PresenceSync,
-    broadcast,
-    connect,
-    presence,
-)
+from supawire import Client, HandlerError, LinkState, LocalServer, PresenceSync, broadcast, connect, presence
 from supawire.errors import ClosedError, InvalidArgumentError, SlowConsumerError, StateError
 from supawire.transport._connection import WebSocketConnection
 from supawire.transport.base import OpenRequest
@@ -341,7 +332,7 @@ def test_a_handler_that_does_not_return_is_left_alone(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """`close` waits a bounded time for a handler that blocks, says so in the log, and returns (R10)."""
-    monkeypatch.setattr("supawire.aio.dispatch.STUBBORN", 0.05)
+    monkeypatch.setattr("supawire.aio.handler_thread.STUBBORN", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
     def handler(event: Any) -> None:

@@ -18,8 +18,7 @@ from supawire import (
     connect_async,
     presence,
 )
-from supawire.testing.recorded import read
-from supawire.testing.recording import RecordingTransport
+from supawire.testing.recording import RecordingTransport, read
 from supawire.transport.websocket import WebSocketTransport
 from tests.doors.door import until
 

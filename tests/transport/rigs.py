@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 
 from supawire.options import Endpoint
 from supawire.testing.recording import RecordingTransport
-from supawire.transport import Closed, Connection, OpenRequest, Transport, _session
+from supawire.transport import Closed, Connection, OpenRequest, Transport, _aiohttp
 from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.memory import MemoryTransport
 from supawire.transport.websocket import WebSocketTransport
@@ -263,12 +263,12 @@ class _Receiving(AbortableWebSocket):
 
 @asynccontextmanager
 async def receiving_rig() -> AsyncGenerator[WebSocketRig, None]:
-    _session.AbortableWebSocket = _Receiving
+    _aiohttp.AbortableWebSocket = _Receiving
     try:
         async with websocket_rig() as rig:
             yield rig
     finally:
-        _session.AbortableWebSocket = AbortableWebSocket
+        _aiohttp.AbortableWebSocket = AbortableWebSocket
 
 
 RIGS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supawire.transport._stepper import Stepper
+from supawire.transport._connection import Stepper
 
 pytestmark = pytest.mark.anyio
 

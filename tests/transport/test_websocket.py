@@ -12,9 +12,9 @@ from aiohttp import WSMsgType, web
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
-from supawire.transport import OpenRequest, _aiohttp, _session
+from supawire.transport import OpenRequest, _aiohttp
 from supawire.transport._connection import WebSocketConnection
-from supawire.transport.headers import retry_after
+from supawire.transport.http import retry_after
 from supawire.transport.websocket import WebSocketTransport
 from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
 
@@ -77,7 +77,7 @@ async def test_sockets_of_one_loop_share_what_opens_them():
         first = await rig.accept()
         peer = await rig.accept()
         shared = one._session
-        assert isinstance(shared, _session.Session)
+        assert isinstance(shared, _aiohttp.Session)
         assert other._session is shared
         await first.close(1000)
         await one.run(_NoSink())

@@ -1,21 +1,25 @@
-"""A channel as the async door shows it: arguments are checked here, then the core is told and its ticket awaited."""
+"""How a broadcast goes out: handed to the socket, confirmed, or kept (R31, R32).
 
+A channel as the async door shows it: arguments are checked here, then the core is told and its ticket awaited.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, overload
 
-from supawire._misuse import misused
+from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
-from supawire.aio.draining import check_taking
-from supawire.aio.driver import Driver
+from supawire.aio.driver import Driver, check_taking
 from supawire.aio.handlers import Subscription, subscribe
-from supawire.aio.registry import is_of_changes
-from supawire.aio.sending import send
 from supawire.aio.stream import AsyncStream
+from supawire.aio.subscriptions import is_of_changes
 from supawire.core.channel import Channel
 from supawire.core.effects import Ticket
 from supawire.core.outbox import Message
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
+from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import (
     DEFAULT,
     ChannelOptions,
@@ -30,7 +34,48 @@ from supawire.options import (
     check_token,
 )
 from supawire.selectors import Selector, check_selector
-from supawire.types import ChannelState, PresenceState, Sent
+
+SOCKET: Final = Sent("socket")
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncQueuedSent(Sent):
+    """A broadcast that waits for the channel to be joined (`offline="queue"`); its failure also reaches `on_error`."""
+
+    _outcome: "asyncio.Future[Sent] | None" = field(default=None, repr=False, compare=False)
+
+    async def wait(self) -> Sent:
+        """Wait until it is sent (with ack: confirmed), and say how. Raises why it was not."""
+        assert self._outcome is not None
+        return await asyncio.shield(self._outcome)
+
+
+async def send(driver: Driver, topic: str, message: Message) -> Sent:
+    """Send one broadcast, or do with it what `offline` says. Raises what became of it instead."""
+    session = driver.session
+    ticket = session.broadcast(topic, message, driver.now())
+    if ticket is None:
+        generation, sequence = session.generation, session.sequence
+        driver.hand_over()
+        if not driver.sockets.has_written(generation, sequence):
+            await driver.written(generation, sequence, message.timeout)
+        return SOCKET
+    if driver.options.offline == "queue" and session.channels[topic].state is not ChannelState.JOINED:
+        return _queue(driver, ticket)
+    return await driver.outcome(ticket)
+
+
+def _queue(driver: Driver, ticket: Ticket) -> AsyncQueuedSent:
+    outcome = driver.promise(ticket)
+
+    def failed(done: "asyncio.Future[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, Exception):
+            driver.reports.error(error, "channel")
+
+    outcome.add_done_callback(failed)
+    return AsyncQueuedSent("queue", _outcome=outcome)
+
 
 E = TypeVar("E")
 E1 = TypeVar("E1")

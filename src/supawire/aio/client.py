@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
 from supawire._forgotten import Site, call_site, warn_of
-from supawire._mirrored import RowSource
-from supawire._misuse import misused, not_built
-from supawire._where import Where
+from supawire._mirror_events import RowSource
+from supawire._validation import misused, not_built
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
-from supawire.aio.draining import check_taking, drain
-from supawire.aio.driver import Driver
-from supawire.aio.letters import Message, Published, read_letter, read_letters
-from supawire.aio.mirror import AsyncMirror
-from supawire.aio.mirroring import Mirroring, read_mirroring
-from supawire.aio.opening import Opening
+from supawire.aio.connect import Opening
+from supawire.aio.driver import Driver, check_taking, drain
+from supawire.aio.http_publish import Message, Published, read_letter, read_letters
+from supawire.aio.mirror import AsyncMirror, Mirroring, read_mirroring
 from supawire.aio.stream import AsyncStream, Moves
 from supawire.errors import InvalidArgumentError, again
+from supawire.events import Gap, Heartbeat, LinkState, Sent, Stats, Status
+from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
     Backoff,
@@ -43,7 +42,6 @@ from supawire.options import (
 )
 from supawire.transport.base import Transport
 from supawire.transport.http import HttpClient
-from supawire.types import Gap, Heartbeat, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls

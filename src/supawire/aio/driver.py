@@ -1,4 +1,13 @@
-"""The async shell around the core: one cycle, on one event loop.
+"""The clock and the timers of one event loop, as the core reads them: seconds that move on within a batch.
+
+uvloop reads its clock once per iteration and in whole milliseconds, so a round trip would take 0.0 s and a slow handler
+could not be noticed. For an event loop that is not built on asyncio's own the system's clock is read instead.
+
+The orderly end: take nothing new, let what is under way finish, leave, close; within a deadline.
+
+Only the door takes nothing new. The core goes on as ever, so a lost connection comes back and queued sends go out.
+
+The async shell around the core: one cycle, on one event loop.
 
 Something happens: a frame, a deadline, a call of the user. The core is told, with the time; what it orders is performed
 in order (`pump`), and the one timer is armed for its next deadline. The pump is not entered twice: a handler that calls
@@ -9,25 +18,24 @@ Whatever *we* raise ends the client, with that error in every waiter (R2).
 """
 
 import asyncio
+import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, ClassVar, Final
 
-from supawire.aio.clock import Clock
-from supawire.aio.dispatch import Dispatch
-from supawire.aio.handover import COURTESY
-from supawire.aio.hooks import LUCK, TokenSource, ask_delay
-from supawire.aio.lane import name_topic
-from supawire.aio.publishing import Publisher
-from supawire.aio.registry import Registry
-from supawire.aio.reports import Reports
-from supawire.aio.sockets import Sockets
+from supawire.aio.buffers import Valve
+from supawire.aio.callbacks import LUCK, TokenSource, ask_delay
+from supawire.aio.connections import Sockets, name_topic
+from supawire.aio.handler_thread import Dispatch
+from supawire.aio.http_publish import Publisher
+from supawire.aio.reporting import Direction, Reports, redact
+from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import Tasks
+from supawire.aio.thread_buffer import COURTESY
 from supawire.aio.usercode import Exits, is_unawaited
-from supawire.aio.valve import Valve
-from supawire.aio.wiretap import Direction, redact
+from supawire.core.connection import Cause
 from supawire.core.effects import (
     AskDelay,
     Connect,
@@ -44,11 +52,74 @@ from supawire.core.effects import (
     Transmit,
 )
 from supawire.core.frames import PREFIX
-from supawire.core.link import Cause
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
+from supawire.events import Instant, LinkState
 from supawire.options import ClientOptions, Endpoint, Secret
-from supawire.types import Instant, LinkState
+
+
+class Clock:
+    """The clock of an event loop; `time` returns its seconds."""
+
+    __slots__ = ("_exact", "_loop", "time")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._exact: Final = isinstance(loop, asyncio.BaseEventLoop)  # also one of virtual time
+        self.time: Final[Callable[[], float]] = loop.time if self._exact else time.monotonic
+
+    def call_at(self, when: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call a function at an instant of this clock, not earlier."""
+        if self._exact:
+            return self._loop.call_at(when, function, *args)
+        delay = max(0.0, when - time.monotonic())
+        return self._loop.call_later(math.ceil(delay * 1000) / 1000, function, *args)
+
+
+SENDS: Final = frozenset({"broadcast", "track", "publish"})
+"""What callers are owed for sending; subscriptions that are still wanted end with the leave."""
+
+
+def check_taking(driver: "Driver") -> None:
+    """Before every call that begins something: refuse it while the client drains; when it is closed, that is said."""
+    if driver.draining and driver.session.state is not LinkState.CLOSED:
+        raise StateError("the client is draining: it finishes what it has, and takes nothing new")
+
+
+async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) -> None:
+    """Finish sends, leave the channels, close; see `AsyncClient.drain`."""
+    driver.spare()
+    driver.draining = True
+    late: OperationTimeout | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            await _sends(driver)
+            await _leave(driver, topics)
+    except TimeoutError:
+        owed = len(driver.owed(SENDS))
+        what = f"{owed} sends were" if owed else "the leave of a channel was"
+        late = OperationTimeout(f"{what} not finished in time; the client is closed")
+    except asyncio.CancelledError:
+        driver.abort(None)
+        raise
+    await driver.close()
+    if late is not None:
+        raise late
+
+
+async def _sends(driver: "Driver") -> None:
+    """Each has its own caller, who hears how it ended."""
+    while owed := driver.owed(SENDS):
+        await asyncio.wait(owed)
+
+
+async def _leave(driver: "Driver", topics: Iterable[str]) -> None:
+    """A leave is answered after all that was sent before, and takes our presence along (protocol §3.3, §5)."""
+    session = driver.session
+    wanted = [topic for topic in topics if session.channels[topic].wanted]
+    leaves = [driver.promise(session.leave(topic, float("inf"), driver.now())) for topic in wanted]
+    await asyncio.gather(*leaves, return_exceptions=True)  # what is lost with the connection has left as well
+
 
 SLOW: Final = 0.2
 """Seconds in which a batch of frames should be handled; longer ones are warned about."""

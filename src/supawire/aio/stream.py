@@ -5,12 +5,12 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
-from supawire._misuse import misused
+from supawire._validation import misused
 from supawire.aio.buffers import Buffer
-from supawire.aio.registry import Registration
+from supawire.aio.subscriptions import Registration
 from supawire.errors import ClosedError, OperationTimeout, again
+from supawire.events import LinkState
 from supawire.options import check_number
-from supawire.types import LinkState
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 
+from supawire.aio.callbacks import is_async
 from supawire.aio.client import AsyncClient, HttpClient, Transport, check_present
+from supawire.aio.connect import Opening
 from supawire.aio.driver import Driver
-from supawire.aio.hooks import is_async
-from supawire.aio.opening import Opening
 from supawire.errors import AuthError, InvalidArgumentError
+from supawire.events import LinkState
 from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
 from supawire.options import Protocol as Version
-from supawire.types import LinkState
 
 if TYPE_CHECKING:
     import ssl as tls

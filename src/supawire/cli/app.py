@@ -6,7 +6,7 @@ from typing import Final
 
 from cyclopts import App, CycloptsError
 
-from supawire.cli.console import complain, console_of, tolerate_narrow_encodings
+from supawire.cli.banner import complain, console_of, tolerate_narrow_encodings
 from supawire.cli.demo import demo
 from supawire.cli.serve import serve
 from supawire.errors import InvalidArgumentError, RealtimeError

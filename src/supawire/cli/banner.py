@@ -1,19 +1,101 @@
-"""What `supawire serve` says when it listens."""
+"""Where the commands print, and how much they may decorate.
 
+What `supawire serve` gives to paste: clients, and what makes something happen.
+
+What `supawire serve` says when it listens.
+"""
+
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from supawire.cli import samples
-from supawire.cli.envfile import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, lines
-from supawire.cli.wish import Wish
+from supawire.cli.settings import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, Wish, lines
 
 if TYPE_CHECKING:
     from supawire.server.postgres.project import Project
+
+
+def console_of(*, plain: bool = False) -> Console:
+    """Stdout. Without styles when `plain` or NO_COLOR is set, and where there is no terminal."""
+    bare = plain or bool(os.environ.get("NO_COLOR"))
+    return Console(highlight=False, emoji=False, markup=False, color_system=None if bare else "auto")
+
+
+def complain(text: str) -> None:
+    """One message to stderr, under the name of the program."""
+    print(f"supawire: {text}", file=sys.stderr)
+
+
+def tolerate_narrow_encodings() -> None:
+    """Print `?` for a character that the output cannot hold, instead of failing in the middle of a line."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+TALK: Final = """\
+import asyncio, os, supawire
+
+URL, KEY = "{url}", os.environ["{key}"]
+
+async def main():
+    async with supawire.connect_async(URL, KEY) as client:
+        room = client.channel("room:lobby", echo=True)
+        typing = room.listen(supawire.broadcast("typing"))
+        async with room:
+            await room.broadcast("typing", {{"user": "alice"}})
+            async for message in typing:
+                print(message.event, message.payload)
+
+asyncio.run(main())"""
+
+WATCH: Final = """\
+import asyncio, os, supawire
+
+URL, KEY = "{url}", os.environ["{key}"]
+
+async def main():
+    async with supawire.connect_async(URL, KEY) as client:
+        room = client.channel("todos")
+        rows = room.listen(supawire.changes("todos"))
+        async with room:
+            async for change in rows:
+                print(change)
+
+asyncio.run(main())"""
+
+WATCH_IN_JAVASCRIPT: Final = """\
+import {{ createClient }} from "@supabase/supabase-js"
+
+const supabase = createClient("{url}", process.env.{key})
+const todos = {{ event: "*", schema: "public", table: "todos" }}
+
+supabase
+  .channel("todos")
+  .on("postgres_changes", todos, (change) => console.log(change))
+  .subscribe((status) => console.log(status))"""
+
+EMIT: Final = """\
+curl -X POST {url}/dev/emit \\
+  -H "Authorization: Bearer ${key}" \\
+  -d '{{"type": "INSERT", "table": "users", "record": {{"id": 1}}}}'"""
+
+PSQL: Final = '{psql} "{database}"'
+
+TABLE: Final = """\
+create table todos (id bigint generated always as identity primary key, body text);
+alter publication supabase_realtime add table todos;
+{grant}insert into todos (body) values ('hello');"""
+
+GRANT: Final = "grant select on todos to anon, authenticated;\n"
+"""What a given database wants; an embedded one lets the roles of clients read every table."""
 
 
 def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
@@ -42,10 +124,10 @@ def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
 
 def _memory(console: Console, wish: Wish, url: str) -> None:
     console.print("\nA client in Python:\n")
-    code(console, samples.TALK.format(url=url, key=KEY), "python")
+    code(console, TALK.format(url=url, key=KEY), "python")
     if wish.local:
         console.print('\nA row changes (for everyone who listens with changes("users")):\n')
-        code(console, samples.EMIT.format(url=url, key=SERVICE_KEY), "bash")
+        code(console, EMIT.format(url=url, key=SERVICE_KEY), "bash")
     _let_in(console, wish)
     console.print(f"\nThe tour against this server, in another shell{'' if wish.env_file else ' that has the keys'}:\n")
     code(console, _tour(wish, url), "bash")
@@ -56,13 +138,13 @@ def _database(console: Console, wish: Wish, url: str) -> None:
     if wish.level.project is not None:
         console.print(f"  SQL   {_ran(wish.level.project)}", soft_wrap=True)
     console.print("\nThe database:\n")
-    code(console, samples.PSQL.format(psql=wish.level.psql, database=wish.level.shown_url), "bash")
+    code(console, PSQL.format(psql=wish.level.psql, database=wish.level.shown_url), "bash")
     console.print("\nA table that clients are told about, and a row, for psql:\n")
-    code(console, samples.TABLE.format(grant="" if wish.level.embedded else samples.GRANT), "sql")
+    code(console, TABLE.format(grant="" if wish.level.embedded else GRANT), "sql")
     console.print("\nA client in Python, which prints what changes:\n")
-    code(console, samples.WATCH.format(url=url, key=KEY), "python")
+    code(console, WATCH.format(url=url, key=KEY), "python")
     console.print("\nThe same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:\n")
-    code(console, samples.WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
+    code(console, WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
     _let_in(console, wish)
     if wish.level.embedded:
         console.print("\nThe database goes with the server.")

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from rich.console import Console
 
-from supawire.cli.banner import banner
-from supawire.cli.console import complain, console_of
-from supawire.cli.envfile import EnvFile
-from supawire.cli.wish import Wish
+from supawire.cli.banner import banner, complain, console_of
+from supawire.cli.settings import EnvFile, Wish
 from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
-from supawire.server.databaseface import make_level, project_in
 from supawire.server.local import serve as serve_here
+from supawire.server.local_api import make_level, project_in
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.level import Level
+    from supawire.server.postgres.backend import Level
     from supawire.server.postgres.project import Project
 
 SHORTEST_SECRET: Final = 32

@@ -9,20 +9,19 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from supawire.core import rest
+from supawire.core import http_broadcast
 from supawire.core.context import Context
 from supawire.core.effects import Ticket
-from supawire.core.joins import JoinQueue
+from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import Membership
 from supawire.core.outbox import Message
 from supawire.core.presence import Roster
-from supawire.core.readiness import Said
 from supawire.core.states import ChannelOn
-from supawire.core.waiters import Waiter
+from supawire.core.waiters import Said, Waiter
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, StateError
+from supawire.events import ChannelState, Instant, PresenceEvent, PresenceState, System
 from supawire.options import ChannelOptions, Secret
-from supawire.types import ChannelState, Instant, PresenceEvent, PresenceState, System
 
 _keys: Final = msgspec.json.Decoder(dict[str, Raw])
 
@@ -196,7 +195,7 @@ class Channel:
         if wish is None:
             return
         limits = self._context.options.limits
-        rest.check_size(wish, limits.payload_bytes, self.name)
+        http_broadcast.check_size(wish, limits.payload_bytes, self.name)
         if limits.presence_keys is not None and (keys := len(_keys.decode(wish))) > limits.presence_keys:
             raise InvalidArgumentError(
                 f"the presence payload has {keys} keys, the project takes at most {limits.presence_keys}",

@@ -4,9 +4,20 @@ Decoding has two speeds. The typed one reads a frame of the expected shape in on
 and without rows: this is the hot lane. What does not fit it is read again as plain JSON and pressed into the same
 shape, field by field, so that the rest of the client knows one shape only (`tolerant`). What is no frame at all
 raises `RemoteProtocolError`.
+
+Frames that do not fit the expected shape, pressed into it (R40).
+
+A server may be older, newer, or odd: a ref that is a number, a `message` that is an object, a broadcast without an
+event. Each member is taken when it fits and turned into the nearest thing when it does not, so that nothing raises
+and nothing vanishes.
+
+Frames that nest deeper than JSON decoders of Python go, which PostgreSQL and the server do not mind.
+
+Only the value that is so deep cannot be read, so it is cut out, and the rest of the frame is read without it.
 """
 
-from typing import Any, Final, Protocol
+import re
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -14,7 +25,7 @@ from msgspec import Raw, Struct
 from supawire.core import binary, frames
 from supawire.core.frames import Frame
 from supawire.errors import RemoteProtocolError
-from supawire.types import NULL, ChangeData
+from supawire.events import NULL, ChangeData
 
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding of arbitrary bytes can raise."""
@@ -231,3 +242,125 @@ def decode_meta(metadata: bytes) -> Meta:
 def _ref(value: Any) -> str | None:
     """A ref as we compare it. Servers echo what we sent, which is a string; some proxies make numbers of it."""
     return value if value is None or isinstance(value, str) else str(value)
+
+
+_RAW_OF_DATA: Final = ("columns", "record", "old_record", "errors")
+
+
+def soften(frame: Frame) -> Typed:
+    """The typed form of a plain frame."""
+    return ArrayFrame(frame.join_ref, frame.ref, frame.topic, frame.event, _payload(frame.payload))
+
+
+def members(value: object) -> dict[str, Any] | None:
+    """The members of a JSON object, None for any other JSON value."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def items(value: object) -> list[Any]:
+    """The items of a JSON array, none for any other JSON value."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _payload(given: Any) -> Payload:
+    value = members(given)
+    if value is None:
+        return Payload(payload=given, response=_raw(given))
+    return Payload(
+        event=_text(value.get("event")),
+        payload=value.get("payload"),
+        meta=_lenient_meta(value.get("meta")),
+        ids=_ids(value.get("ids")),
+        data=_data(value.get("data")),
+        joins=_raw(value.get("joins")),
+        leaves=_raw(value.get("leaves")),
+        status=_text(value.get("status")),
+        response=_raw(value.get("response")),
+        reason=None if value.get("reason") is None else _text(value["reason"]),
+        extension=_text(value.get("extension")),
+        message=_text(value.get("message")),
+    )
+
+
+def _data(given: Any) -> ChangeData | None:
+    value = members(given)
+    if value is None:
+        return None
+    stamp = value.get("commit_timestamp")
+    return ChangeData(
+        schema=_text(value.get("schema")),
+        table=_text(value.get("table")),
+        type=_text(value.get("type")).upper(),
+        commit_timestamp=stamp if isinstance(stamp, str) else None,
+        **{name: _raw(value[name]) for name in _RAW_OF_DATA if name in value},
+    )
+
+
+def _lenient_meta(given: Any) -> Meta | None:
+    value = members(given)
+    if value is None:
+        return None
+    identity = value.get("id")
+    return Meta(id=None if identity is None else _text(identity), replayed=value.get("replayed") is True)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    return tuple(item for item in items(value) if isinstance(item, int))
+
+
+def _text(value: Any) -> str:
+    """A string as it is; anything else as its JSON text, which is what a person would want to read."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else encode_json(value).decode()
+
+
+def _raw(value: Any) -> Raw:
+    return NULL if value is None else Raw(encode_json(value))
+
+
+def read(raw: Raw, default: Any = None) -> Any:
+    """Plain JSON of an undecoded part, or `default` when it cannot be read."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return default
+
+
+_DEEP: Final = 100
+"""Levels of a value that is cut out: far fewer than any decoder reads, and more than others have."""
+
+_MARK: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+PAYLOAD, ROW, META = 3, 4, 6
+"""The level of a broadcast's payload, of a change's row, and of what is in a presence's meta; of both versions."""
+
+
+def cut(data: bytes, level: int) -> tuple[bytes, list[bytes]]:
+    """The frame with each deep value on that level replaced by a number, -1 and so on, and these values in order."""
+    pieces: list[bytes] = []
+    values: list[bytes] = []
+    depth = start = deepest = kept = 0
+    for mark in _MARK.finditer(data):
+        sign = mark[0]
+        if sign in b"[{":
+            depth += 1
+            if depth == level:
+                start, deepest = mark.start(), depth
+            deepest = max(deepest, depth)
+        elif sign in b"]}":
+            if depth == level and deepest - level >= _DEEP:
+                values.append(data[start : mark.end()])
+                pieces += [data[kept:start], b"-%d" % len(values)]
+                kept = mark.end()
+            depth -= 1
+    return b"".join([*pieces, data[kept:]]), values
+
+
+def restored(part: Raw, values: list[bytes]) -> Raw:
+    """A part of the frame, and for a number that stands for a value that value."""
+    text = bytes(part)
+    if not text.startswith(b"-") or not text[1:].isdigit():
+        return part
+    number = int(text[1:6])
+    return Raw(values[number - 1]) if 0 < number <= len(values) else part

@@ -5,17 +5,15 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from supawire.core import frames
-from supawire.core.backoff import Uniform, delay, slow_delay
 from supawire.core.codec import CODECS
 from supawire.core.effects import AskDelay, Deliver, Effects, FetchToken, Listeners, Report, Ticket, Transmit
 from supawire.core.gaps import ServerClock
-from supawire.core.pacing import Pace
-from supawire.core.replies import Pending, Replies, Tickets
-from supawire.core.timers import Timers
+from supawire.core.pacing import Pace, Uniform, delay, slow_delay
+from supawire.core.requests import Pending, Replies, Tickets, Timers
 from supawire.core.token import Tokens
 from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
+from supawire.events import ChannelState, Heartbeat, Instant, LinkState, Stats, Status
 from supawire.options import Backoff, Secret, SessionOptions
-from supawire.types import ChannelState, Heartbeat, Instant, LinkState, Stats, Status
 
 Key = tuple[Hashable, ...]
 """What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from supawire.core.rest import Letter
+from supawire.core.http_broadcast import Letter
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 

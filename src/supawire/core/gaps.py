@@ -11,8 +11,8 @@ from collections import OrderedDict
 from math import isfinite
 from typing import Final
 
+from supawire.events import Gap, Instant, Verdict
 from supawire.options import ChannelOptions
-from supawire.types import Gap, Instant, Verdict
 
 SKEW: Final = 5.0
 """Seconds by which a replay begins before the gap: the database's clock, which stamps the messages, may be behind that

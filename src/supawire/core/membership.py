@@ -1,38 +1,177 @@
-"""The life of a channel's joins: asked for, living, left, lost (architecture: Channel).
+"""What a topic consists of besides its joins: listeners, presence, gaps, sends, and who waits.
+
+What follows when a join is refused or ends: try again, slower, with a fresh token, or give up (R26, R29).
+
+The life of a channel's joins: asked for, living, left, lost (architecture: Channel).
 
 Everything that the server gave belongs to one join and is replaced by the next: binding ids, presence state, readiness.
 A frame of an older join is dropped by its join_ref (R12). What the user wants of the topic is `channel`'s.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
+from supawire._server_errors import Action, Known, classify_join, join_error
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Ended, Ticket
-from supawire.core.gaps import REJOIN, SETTLED
-from supawire.core.join import Join, binding_ids, join_payload
-from supawire.core.joins import JoinQueue
-from supawire.core.parts import Parts
-from supawire.core.readiness import Reading
-from supawire.core.rejoin import CHANNEL_LIMIT, Rejoin, Verdict
+from supawire.core.gaps import REJOIN, SETTLED, Gaps
+from supawire.core.join_payload import Join, binding_ids, join_payload
+from supawire.core.join_queue import JoinQueue
+from supawire.core.listeners import Index
+from supawire.core.outbox import Outbox
+from supawire.core.presence import Roster
+from supawire.core.presence_tracking import Tracking
 from supawire.core.states import CHANNEL, ChannelOn
 from supawire.core.token import on_wire, same, taken_back
+from supawire.core.waiters import Readiness, Reading, Waiters
 from supawire.errors import (
     AuthError,
     ClosedError,
     ConnectionLostError,
-    Known,
     OperationTimeout,
     RealtimeError,
     ServerError,
     StateError,
-    classify_join,
-    join_error,
 )
+from supawire.events import ChannelState, Instant, Status
 from supawire.options import ChannelOptions, Secret
-from supawire.types import ChannelState, Instant, Status
+
+
+class Parts(Struct, frozen=True):
+    """Each knows one subject; `membership` and `channel` bring them together."""
+
+    index: Index
+    roster: Roster
+    gaps: Gaps
+    tracking: Tracking
+    outbox: Outbox
+    waiters: Waiters
+    readiness: Readiness
+
+    @classmethod
+    def of(cls, context: Context, topic: str, name: str, options: ChannelOptions) -> "Parts":
+        """The parts of a new channel."""
+        return cls(
+            index=Index(),
+            roster=Roster(name),
+            gaps=Gaps(name, options, context.server_clock),
+            tracking=Tracking(context, topic, name),
+            outbox=Outbox(context, topic, name),
+            waiters=Waiters(context, topic),
+            readiness=Readiness(),
+        )
+
+    def wants_presence(self, options: ChannelOptions) -> bool:
+        """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
+        return self.index.wants_presence or options.presence_key is not None or self.tracking.wish is not None
+
+    def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
+        """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
+        if join is None:
+            return frozenset()
+        unmet = set[str]()
+        if self.index.lacks(join.bindings):
+            unmet.add("changes")
+        if self.wants_presence(options) and not join.presence:
+            unmet.add("presence")
+        return frozenset(unmet)
+
+
+CHANNEL_LIMIT: Final = "ChannelRateLimitReached"
+"""The code of a join that is refused because the connection has too many channels."""
+
+_STEADY: Final = 5.0
+"""Seconds joined after which the backoff starts anew."""
+
+
+class Verdict(NamedTuple):
+    """Whether to try again, and how."""
+
+    again: bool
+    slow: bool = False
+    stuck: bool = False
+    """The provider gave the same token again that was refused before."""
+
+
+class Rejoin:
+    """The attempts of one channel to be joined."""
+
+    __slots__ = (
+        "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_topic",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, topic: str) -> None:
+        self._context = context
+        self._topic = topic
+        self._attempts = 0
+        self._failing_since: float | None = None
+        self._joined_at: float | None = None
+        self._refused: tuple[Secret | None] | None = None
+        self._recounted = False
+
+    def reset(self) -> None:
+        """The user wants in anew."""
+        self._attempts, self._failing_since, self._joined_at, self._refused = 0, None, None, None
+        self._recounted = False
+
+    def joined(self, now: Instant) -> None:
+        """The server said ok."""
+        self._joined_at = now.mono
+        self._refused, self._recounted = None, False
+
+    def ended(self, now: Instant) -> None:
+        """The join is over; one that lasted makes the next attempt a first one."""
+        if self._joined_at is not None and now.mono - self._joined_at >= _STEADY:
+            self._attempts, self._failing_since = 0, None
+        self._joined_at = None
+
+    def since(self, instant: Instant) -> Instant:
+        """This instant, but none before the join: of what was then, nothing is missing."""
+        late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
+        return Instant(instant.mono + late, instant.wall + late)
+
+    def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> Verdict:
+        """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
+        if self.exhausted(now) or row.action is Action.GIVE_UP:
+            return Verdict(again=False)
+        if row.action is not Action.REFRESH:
+            return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
+        before, self._refused = self._refused, (token,)
+        if not same(token, own or self._context.tokens.current):
+            return Verdict(again=True)  # the user has given a newer one meanwhile
+        if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
+            return Verdict(again=False)
+        stuck = before is not None and same(before[0], token)
+        return Verdict(again=True, slow=stuck, stuck=stuck)
+
+    def may_recount(self, now: Instant) -> bool:
+        """Return whether to try once more after "too many channels", once for each wish to join.
+
+        The server's count is late: a channel that was left a moment ago may still be in it. We count exactly, and ask
+        for no more channels than `limits.channels`; so where that is set, the server's word is final the second time.
+        """
+        first, self._recounted = not self._recounted, True
+        return first and not self.exhausted(now) and self._context.options.limits.channels is not None
+
+    def wait(self, now: Instant, *, slow: bool = False) -> None:
+        """Come back with ("rejoin", topic) after the backoff."""
+        backoff = self._context.options.rejoin_backoff
+        self._context.wait(("rejoin", self._topic), backoff, self._attempts, now, slow=slow)
+        self._attempts += 1
+
+    def wait_for(self, seconds: float, now: Instant) -> None:
+        """The same after as long as the user's backoff says."""
+        self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
+
+    def exhausted(self, now: Instant) -> bool:
+        """Whether as many attempts were made, or for as long, as the user allows."""
+        if self._failing_since is None:
+            self._failing_since = now.mono
+        backoff = self._context.options.rejoin_backoff
+        return backoff is not None and backoff.ends(self._attempts, now.mono - self._failing_since)
+
 
 _NO_REFS: Final[tuple[str | None, ...]] = ()
 

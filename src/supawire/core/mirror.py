@@ -1,4 +1,6 @@
-"""A live copy of a table: subscribe, wait until changes are live, fetch, and apply over it what changed.
+"""What a mirror is to be, and what it orders: frozen data.
+
+A live copy of a table: subscribe, wait until changes are live, fetch, and apply over it what changed.
 
 The rule of order, and why the copy is right at the end:
 
@@ -25,27 +27,79 @@ of the core, this opens nothing, waits for nothing and calls none of the user's 
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from supawire._mirrored import MirrorState, Resynced, Rows, Shown, same_row
-from supawire.core.backoff import Uniform, delay
+from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Rows, Shown, same_row
+from supawire._server_errors import SUBSCRIBED
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
-from supawire.core.mirrorparts import Abandon, Complain, Emit, Fetch, MirrorEffect, MirrorSettings, Take
+from supawire.core.pacing import Uniform, delay
 from supawire.core.states import MIRROR, MirrorOn
-from supawire.core.tablecopy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
-from supawire.errors import (
-    SUBSCRIBED,
-    InvalidArgumentError,
-    LocalProtocolError,
-    RealtimeError,
-    RowError,
-    SlowConsumerError,
-)
+from supawire.core.table_copy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
+from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
+from supawire.events import Change, Gap, Instant, System
+from supawire.options import Backoff
 from supawire.selectors import ChangesSelector
-from supawire.types import Change, Gap, Instant, System
+
+
+class MirrorSettings(Struct, frozen=True):
+    """What is mirrored, and how.
+
+    filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
+    plain JSON. settle: seconds. backoff: between fetches that fail. buffer: changes that are kept while one runs.
+    refresh_every: seconds between comparisons of a live copy with the table, None for none.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    schema: str = "public"
+    filter: str | None = None
+    judged: frozenset[str] = frozenset()
+    select: tuple[str, ...] | None = None
+    narrow: bool = False
+    plain: bool = False
+    modelled: bool = False
+    settle: float = 1.0
+    backoff: Backoff = Backoff(initial=1.0)
+    buffer: int = 10_000
+    refresh_every: float | None = None
+
+
+class Fetch(Struct, frozen=True):
+    """Fetch the rows; the answer comes back with this generation."""
+
+    generation: int
+
+
+class Abandon(Struct, frozen=True):
+    """The fetch of this generation is not wanted any more."""
+
+    generation: int
+
+
+class Emit(Struct, frozen=True):
+    """The copy differs by this, and by nothing else since the last one."""
+
+    event: MirrorEvent[Any]
+
+
+class Complain(Struct, frozen=True):
+    """An error that nobody waits for."""
+
+    error: RealtimeError
+
+
+MirrorEffect = Fetch | Abandon | Emit | Complain
+
+
+class Take(Protocol):
+    """Who takes the changes of a mirror's listeners."""
+
+    def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
+
 
 PAUSE: Final = 1.0
 """Seconds from one answer to the next fetch, so that rows in doubt, one after another, are fetched together."""

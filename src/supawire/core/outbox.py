@@ -6,7 +6,7 @@ the reason why not (R31, R32).
 
 from msgspec import Struct
 
-from supawire.core import frames, rest
+from supawire.core import frames, http_broadcast
 from supawire.core.context import Context
 from supawire.core.effects import Publish, Ticket
 from supawire.errors import (
@@ -17,8 +17,8 @@ from supawire.errors import (
     RealtimeError,
     StateError,
 )
+from supawire.events import Instant, Sent
 from supawire.options import Secret
-from supawire.types import Instant, Sent
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -50,7 +50,7 @@ class Outbox:
 
     def check(self, message: Message) -> None:
         """Refuse at once what the server would refuse later, or drop without a word (R36)."""
-        rest.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
+        http_broadcast.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 
@@ -90,7 +90,9 @@ class Outbox:
 
     def publish(self, message: Message, *, private: bool, token: Secret | None) -> Ticket:
         """Send by HTTP instead, as `offline="http"` says. Raises `InvalidArgumentError` for what HTTP cannot carry."""
-        letter = rest.letter(self._name, message.event, message.payload, json=message.json, private=private, id=None)
+        letter = http_broadcast.letter(
+            self._name, message.event, message.payload, json=message.json, private=private, id=None
+        )
         ticket = self._context.tickets.open("broadcast")
         self._context.effects.append(Publish(ticket, letter, token, message.timeout))
         return ticket

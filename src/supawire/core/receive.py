@@ -11,26 +11,30 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from supawire.core import binary, deep, frames
+from supawire._server_errors import push_error, reason_of
+from supawire.core import binary, codec, frames
 from supawire.core.channel import Channel
-from supawire.core.codec import DECODE_ERRORS, Meta, Payload, Typed, Unread, decode_meta, encode_json
+from supawire.core.codec import (
+    DECODE_ERRORS,
+    Meta,
+    Payload,
+    Typed,
+    Unread,
+    decode_meta,
+    encode_json,
+    members,
+    read,
+    soften,
+)
+from supawire.core.connection import Link
 from supawire.core.context import Context
 from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
-from supawire.core.joins import JoinQueue
-from supawire.core.link import Link
+from supawire.core.join_queue import JoinQueue
 from supawire.core.membership import Membership
-from supawire.core.replies import Pending
-from supawire.core.tolerant import members, read, soften
-from supawire.errors import (
-    ConnectionLostError,
-    OperationTimeout,
-    RealtimeError,
-    RemoteProtocolError,
-    push_error,
-    reason_of,
-)
-from supawire.types import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, System, type_of_change
+from supawire.core.requests import Pending
+from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError, RemoteProtocolError
+from supawire.events import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, System, type_of_change
 
 Delivery = tuple[Listeners, Any]
 """Who gets an event, and the event."""
@@ -222,11 +226,11 @@ class Receiver:
         except DECODE_ERRORS:
             pass
         for level, take in (
-            (deep.PAYLOAD, self._unread_broadcast),
-            (deep.ROW, self._deep_change),
-            (deep.META, self._deep_presence),
+            (codec.PAYLOAD, self._unread_broadcast),
+            (codec.ROW, self._deep_change),
+            (codec.META, self._deep_presence),
         ):
-            text, values = deep.cut(data, level)
+            text, values = codec.cut(data, level)
             if values:
                 try:
                     return take(data, text, values)
@@ -255,7 +259,7 @@ class Receiver:
         payload: Unread = frame.payload
         event = payload.event or ""
         listeners = member.index.hearing(event)
-        sent = deep.restored(payload.payload, values)
+        sent = codec.restored(payload.payload, values)
         return self._unreadable(member, listeners, event, payload.meta, sent, data)
 
     def _deep_change(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
@@ -268,8 +272,8 @@ class Receiver:
         if member is None or frame.join_ref not in member.live:
             self._counts.stale += 1
             return None
-        change.record = deep.restored(change.record, values)
-        change.old_record = deep.restored(change.old_record, values)
+        change.record = codec.restored(change.record, values)
+        change.old_record = codec.restored(change.old_record, values)
         return self._change(frame.payload, member)
 
     def _deep_presence(self, data: bytes, text: bytes, values: list[bytes]) -> None:

@@ -1,4 +1,10 @@
-"""The client's core: one link, its channels, and everything that is owed to callers.
+"""What each deadline means: the first part of its key, and who acts on it.
+
+Broadcasts by HTTP, as the session sees them: what is owed, with which token they go, and when the limit lets them.
+
+The requests themselves are the shell's. A post ends once, whoever is first: its answer, its caller, or `close()`.
+
+The client's core: one link, its channels, and everything that is owed to callers.
 
 A pure state machine. Commands say what the user wants and inputs what the world did, each with the instant; effects
 come out in order, and one deadline says when `tick` is wanted. It opens nothing, waits for nothing, reads no clock and
@@ -11,27 +17,145 @@ logs nothing, so that the same inputs always give the same effects.
 This file composes; it decides only which part an input belongs to.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from supawire.core import frames
-from supawire.core.backoff import Uniform
 from supawire.core.channel import Channel
+from supawire.core.connection import Cause, Link
 from supawire.core.context import Context, Key
-from supawire.core.deadlines import Deadlines
 from supawire.core.effects import Effect, Ended, Ticket
-from supawire.core.joins import JoinQueue
-from supawire.core.link import Cause, Link
+from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
+from supawire.core.membership import Membership
 from supawire.core.outbox import Message
-from supawire.core.posts import Posts
+from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
-from supawire.core.refresh import Refresh
+from supawire.core.token_refresh import Refresh
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
+from supawire.events import ChannelState, Heartbeat, Instant, LinkState, PresenceState, Stats
 from supawire.options import ChannelOptions, Secret, SessionOptions
-from supawire.types import ChannelState, Heartbeat, Instant, LinkState, PresenceState, Stats
+
+
+class Deadlines:
+    """The parts of one session that act on deadlines; only on a caller's ("ticket") it acts itself."""
+
+    __slots__ = ("channels", "joins", "link", "receiver", "refresh")
+
+    def __init__(
+        self, link: Link, joins: JoinQueue, refresh: Refresh, receiver: Receiver, channels: Mapping[str, Channel]
+    ) -> None:
+        self.link: Final = link
+        self.joins: Final = joins
+        self.refresh: Final = refresh
+        self.receiver: Final = receiver
+        self.channels: Final = channels
+
+    def passed(self, key: Any, now: Instant) -> None:
+        """The deadline with this key has passed."""
+        _MEANINGS[key[0]](self, key, now)
+
+    def beat(self, now: Instant) -> None:
+        """Send a heartbeat; with `token_on_heartbeat` ask the provider too."""
+        self.link.beat(now)
+        self.refresh.beat(now)
+
+    def join_late(self, now: Instant) -> None:
+        """The join that leads the row is not answered; or the socket is dead, when nothing was heard since."""
+        heard = self.receiver.heard_at
+        if not self.joins.timed_out(now, heard.mono if heard else 0.0):
+            self.link.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
+
+
+_Due = Callable[[Deadlines, Any, Instant], None]
+
+
+def _of_channel(call: Callable[[Channel, Instant], None]) -> _Due:
+    """A channel's deadline has its topic as the second part."""
+
+    def due(of: Deadlines, key: Any, now: Instant) -> None:
+        channel = of.channels.get(key[1])
+        if channel is not None:
+            call(channel, now)
+
+    return due
+
+
+def _of_member(call: Callable[[Membership, Instant], None]) -> _Due:
+    return _of_channel(lambda channel, now: call(channel.membership, now))
+
+
+_MEANINGS: Final[Mapping[Hashable, _Due]] = {
+    "attempt": lambda of, _, now: of.link.attempt_late(now),
+    "opening": lambda of, _, now: of.link.opening_late(now),
+    "closing": lambda of, _, now: of.link.closing_late(now),
+    "connect": lambda of, _, now: of.link.due(now),
+    "beat": lambda of, _, now: of.beat(now),
+    "proven": lambda of, _, __: of.link.up(),
+    "clock": lambda of, _, now: of.link.look(now),
+    "idle": lambda of, _, now: of.link.idle(now),
+    "join": lambda of, _, now: of.join_late(now),
+    "joins": lambda of, _, now: of.joins.pump(now),
+    "token": lambda of, _, now: of.refresh.late(now),
+    "refresh": lambda of, _, now: of.refresh.ask(now),
+    "rejoin": _of_member(Membership.retry_due),
+    "again": _of_member(Membership.again_due),
+    "leave": _of_member(Membership.leave_late),
+    "gap": _of_member(Membership.gap_due),
+    "track": _of_channel(Channel.track_due),
+    "flush": _of_channel(Channel.flush_due),
+}
+
+
+class Posts:
+    """The part of one session that the HTTP side of its shell talks to."""
+
+    __slots__ = ("_context", "_link", "_refresh")
+
+    def __init__(self, context: Context, link: Link, refresh: Refresh) -> None:
+        self._context = context
+        self._link = link
+        self._refresh = refresh
+
+    def open(self) -> Ticket:
+        """Something goes out by HTTP: its outcome is owed. Raises `ClosedError`."""
+        self._link.check_open()
+        return self._context.tickets.open("publish")
+
+    def settle(self, ticket: Ticket, outcome: Any) -> None:
+        """It is over: a value, or the error that the caller gets. One that was settled before stays as it was."""
+        self._context.tickets.settle(ticket, outcome)
+
+    @property
+    def token(self) -> Secret | None:
+        """The newest token of the client."""
+        return self._context.tokens.current
+
+    @property
+    def refreshable(self) -> bool:
+        """Whether somebody can be asked for a newer one."""
+        return self._context.tokens.has_provider
+
+    def refresh(self, now: Instant) -> Ticket:
+        """Ask for a newer token; settled with it, or with why there is none. Raises `ClosedError`."""
+        self._link.check_open()
+        return self._refresh.wait(now)
+
+    @property
+    def most(self) -> int | None:
+        """How many messages the limit ever allows at once."""
+        return self._context.messages.limit
+
+    def ready_at(self, mono: float, messages: int) -> float:
+        """When the limit allows so many messages: `mono` itself when now."""
+        return self._context.messages.ready_at(mono, messages)
+
+    def spend(self, mono: float, messages: int) -> None:
+        """They go out."""
+        self._context.messages.spend(mono, messages)
+
 
 _NO_OPTIONS: Final = ChannelOptions()
 

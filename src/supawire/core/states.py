@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from supawire._mirrored import MirrorState
-from supawire.types import ChannelState, LinkState
+from supawire._mirror_events import MirrorState
+from supawire.events import ChannelState, LinkState
 
 S = TypeVar("S", LinkState, ChannelState, MirrorState)
 

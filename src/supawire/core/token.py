@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from supawire.core.backoff import Uniform, delay
+from supawire.core.pacing import Uniform, delay
+from supawire.events import Instant
 from supawire.options import Backoff, Secret
-from supawire.types import Instant
 
 REFRESH_AT: Final = (0.75, 0.85)
 """Part of the remaining lifetime after which a token is fetched anew; jittered, so that clients do not ask together."""

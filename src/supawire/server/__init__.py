@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from supawire.server.desk import HubOptions, Timings
+    from supawire.server.authorization import Policy
+    from supawire.server.context import HubOptions, Timings
     from supawire.server.hub import Hub
     from supawire.server.limits import ServerLimits
     from supawire.server.local import LocalServer, serve
     from supawire.server.recorder import ReceivedFrame
-    from supawire.server.rights import Policy
 
 __all__ = ["Hub", "HubOptions", "LocalServer", "Policy", "ReceivedFrame", "ServerLimits", "Timings", "serve"]
 

@@ -1,4 +1,6 @@
-"""The hub on the network: WebSockets and REST on one port, by `aiohttp.web` (protocol §1, §6).
+"""HTTP requests and answers, between `aiohttp` and the hub.
+
+The hub on the network: WebSockets and REST on one port, by `aiohttp.web` (protocol §1, §6).
 
 The shell decides nothing. It hands requests and frames with the time to the hub, performs the hub's effects in order,
 and calls `tick` at the hub's deadline. Frames of one socket leave through one `Socket`, joined per loop turn.
@@ -14,8 +16,9 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from aiohttp import WSMessage, WSMsgType, web
 
 from supawire.core.frames import MAX_FRAME
+from supawire.events import Instant
 from supawire.server.connections import Connections
-from supawire.server.desk import Bits, HubOptions
+from supawire.server.context import Bits, HubOptions
 from supawire.server.effects import (
     Ask,
     Close,
@@ -34,12 +37,43 @@ from supawire.server.effects import (
 )
 from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
-from supawire.server.inspector.shell import Inspector
-from supawire.server.questions import Answer, Question
-from supawire.server.requests import PREFLIGHT, headers_of, refused_as_too_long, response_of
+from supawire.server.inspector.web import Inspector
+from supawire.server.queries import Answer, Question
 from supawire.server.rest import HTML, MAX_BODY
-from supawire.server.socket import Socket, frame_of
-from supawire.types import Instant
+from supawire.server.websocket import Socket, frame_of
+
+CORS: Final = {"Access-Control-Allow-Origin": "*"}
+PREFLIGHT: Final = {
+    **CORS,
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Headers": "authorization, apikey, content-type, x-client-info",
+}
+MAX_HEADER: Final = 4_400
+"""Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
+MAX_LINE: Final = 8_150
+
+
+def headers_of(request: web.Request) -> dict[str, str]:
+    """Return the headers by their names in lower case."""
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def refused_as_too_long(request: web.Request) -> web.Response | None:
+    """Return the answer to a request whose line or header is too long; None for any other."""
+    if len(request.raw_path) + len(request.method) > MAX_LINE:
+        return web.Response(status=414)
+    if any(len(value) > MAX_HEADER for value in request.headers.values()):
+        return web.Response(status=431)
+    return None
+
+
+def response_of(answer: RestAnswer) -> web.Response:
+    """Return an answer of the hub, open to pages of other origins."""
+    headers = {**CORS, **dict(answer.headers)}
+    if answer.content_type is not None:
+        headers["Content-Type"] = answer.content_type
+    return web.Response(status=answer.status, body=answer.body or None, headers=headers)
+
 
 logger: Final = logging.getLogger("supawire.server")
 

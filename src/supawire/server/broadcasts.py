@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
-from supawire.server.channel import Channel
-from supawire.server.desk import Desk
+from supawire.server.connection import Channel
+from supawire.server.context import Desk
 from supawire.server.limits import WORST_RATIO, term_size
-from supawire.server.questions import Messages, Trouble
+from supawire.server.message_store import Replay, Store, Stored
+from supawire.server.queries import Messages, Trouble
 from supawire.server.rooms import Room
-from supawire.server.stored import Replay, Store, Stored
 from supawire.server.wire import (
     DECODE_ERRORS,
     Push,

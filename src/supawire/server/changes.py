@@ -1,4 +1,6 @@
-"""Row changes for whoever asked for them: matching, frames, subscriptions (protocol §4).
+"""`replication_ready`: who asked to be told when messages from the database flow (protocol §3.6, §6.4).
+
+Row changes for whoever asked for them: matching, frames, subscriptions (protocol §4).
 
 At the memory level a change is what `emit` says it is. There is no catalogue, so any binding with valid parameters is
 live at once, the primary key is the column `id`, and a filter on a column that the change does not have is false.
@@ -11,17 +13,53 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from supawire._values.filter_syntax import matches
+from supawire._values.rows import to_wire
 from supawire.core.frames import POSTGRES_CHANGES
-from supawire.filters import matches
-from supawire.rows import to_wire
-from supawire.server.bindings import ANY, UNPUBLISHED, Binding, bind
-from supawire.server.channel import Channel
-from supawire.server.desk import Desk
-from supawire.server.emitted import Change
-from supawire.server.joins import JoinConfig
+from supawire.server.bindings import ANY, UNPUBLISHED, Binding, Change, bind
+from supawire.server.connection import Channel
+from supawire.server.context import Desk
+from supawire.server.join_config import JoinConfig
 from supawire.server.limits import Meter
-from supawire.server.questions import Subscription, Trouble
+from supawire.server.queries import Subscription, Trouble
 from supawire.server.wire import encode, text
+
+READY: Final = "Replication connection established"
+NOT_IN_TIME: Final = "Replication connection was not established in time"
+
+
+class Readiness:
+    """Whether they flow, and the channels that wait for it. Without a database they always do."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._flowing = not desk.options.database
+        self._waiting: dict[int, Channel] = {}
+
+    def welcome(self, channel: Channel) -> None:
+        """A channel has joined; one that asked is told now, or when they flow, or is closed after a minute."""
+        if not channel.config.replication_ready:
+            return
+        if self._flowing:
+            self._desk.outbox.system(channel, "system", "ok", READY)
+            return
+        self._waiting[channel.id] = channel
+        at = self._desk.now.mono + self._desk.timings.replication
+        self._desk.schedule.at(at, lambda: self._give_up(channel))
+
+    def flows(self, yes: bool) -> None:
+        """Messages from the database flow from now on, or no more."""
+        self._flowing = yes
+        waiting = list(self._waiting.values()) if yes else []
+        for channel in waiting:
+            del self._waiting[channel.id]
+            if channel.open:
+                self._desk.outbox.system(channel, "system", "ok", READY)
+
+    def _give_up(self, channel: Channel) -> None:
+        if self._waiting.pop(channel.id, None) is not None and channel.open:
+            self._desk.rooms.shut(channel, NOT_IN_TIME)
+
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'

@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from supawire.errors import InvalidArgumentError
+from supawire.server.bindings import Change, make_change
 from supawire.server.changes import Changes
-from supawire.server.desk import Desk
+from supawire.server.context import Desk
 from supawire.server.effects import RestAnswer, RestRequest
-from supawire.server.emitted import Change, make_change
 from supawire.server.handshake import JSON
 from supawire.server.rest import token_of
 from supawire.server.tokens import Claims, check

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from supawire.server.questions import Question
+from supawire.server.queries import Question
 
 
 class Send(Struct, frozen=True, gc=False):

@@ -10,11 +10,10 @@ from typing import Final
 from supawire.core.frames import CLOSE
 from supawire.errors import InvalidArgumentError
 from supawire.options import check_bool, check_count, check_kind, check_number, check_text, check_writable
-from supawire.server.channel import Channel
-from supawire.server.desk import Desk
-from supawire.server.peers import Peer
-from supawire.server.rules import ALL, sub_topic
-from supawire.server.sockets import Sockets
+from supawire.server.connection import Channel, Peer
+from supawire.server.context import Desk
+from supawire.server.fault_rules import ALL, sub_topic
+from supawire.server.websocket import Sockets
 from supawire.server.wire import text
 
 GARBAGE: Final = (

@@ -10,9 +10,9 @@ from base64 import urlsafe_b64encode
 from dataclasses import replace
 from typing import Final
 
+from supawire.events import Instant
 from supawire.server.effects import Request, RestRequest
 from supawire.server.tokens import sign
-from supawire.types import Instant
 
 GATEWAY: Final = "/realtime/v1"
 PUBLISHABLE_PREFIX: Final = "sb_publishable_"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from supawire.server.desk import Desk
+from supawire.server.context import Desk
 from supawire.server.effects import Accepted, Refusal, Request
-from supawire.server.joining import Joining
+from supawire.server.join import Joining
 from supawire.server.tokens import Refused, check
 from supawire.server.wire import encode
 

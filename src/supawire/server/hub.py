@@ -25,32 +25,30 @@ from supawire.core.frames import (
     PRESENCE,
     SYSTEM,
 )
+from supawire.events import Instant
+from supawire.server.authorization import Policy
+from supawire.server.bindings import Change
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.changes import Changes, Delivery
-from supawire.server.channel import Channel
-from supawire.server.desk import Bits, Desk, HubOptions, Watcher
+from supawire.server.changes import Changes, Delivery, Readiness
+from supawire.server.connection import Channel, Inbound, Peer
+from supawire.server.context import Bits, Desk, HubOptions, Watcher
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
-from supawire.server.emitted import Change
+from supawire.server.fault_rules import sub_topic
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview
-from supawire.server.joining import Joined, JoinIgnored, Joining, JoinRefused, Outcome
+from supawire.server.join import Joined, JoinIgnored, Joining, JoinRefused, Outcome
 from supawire.server.limits import ServerLimits
-from supawire.server.peers import Inbound, Peer
-from supawire.server.questions import Answer, Trouble
-from supawire.server.readiness import Readiness
+from supawire.server.message_store import Stored
+from supawire.server.presence_push import Tracking
+from supawire.server.queries import Answer, Trouble
 from supawire.server.recorder import Recorder
-from supawire.server.renewal import Renewal
 from supawire.server.rest import Rest
-from supawire.server.rights import Policy
-from supawire.server.rules import sub_topic
 from supawire.server.schedule import Timer
-from supawire.server.sockets import Sockets
-from supawire.server.stored import Stored
-from supawire.server.tracking import Tracking
+from supawire.server.token_refresh import Renewal
+from supawire.server.websocket import Sockets
 from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, text
-from supawire.types import Instant
 
 UNMATCHED: Final = b'{"status":"error","response":{"reason":"unmatched topic"}}'
 DISCONNECT: Final = b'{"message":"Server requested disconnect","status":"ok","extension":"system"}'

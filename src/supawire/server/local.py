@@ -1,43 +1,73 @@
-"""Two ways to run the server: `LocalServer`, with a thread of its own so that a test may block, and `serve`."""
+"""The signals that tell a server to stop.
+
+Two ways to run the server: `LocalServer`, with a thread of its own so that a test may block, and `serve`.
+"""
 
 import asyncio
 import os
 import secrets
+import signal
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from supawire._forgotten import Site, call_site, warn_of
 from supawire.errors import StateError
-from supawire.options import (
-    check_bool,
-    check_callable,
-    check_count,
-    check_json,
-    check_kind,
-    check_number,
-    check_text,
-)
-from supawire.server.actface import ActFace
+from supawire.events import Instant
+from supawire.options import check_bool, check_callable, check_count, check_json, check_kind, check_number, check_text
 from supawire.server.app import App
-from supawire.server.databaseface import DatabaseFace
-from supawire.server.desk import HubOptions, Timings
-from supawire.server.faultface import FaultFace
+from supawire.server.authorization import Policy, default_policy
+from supawire.server.context import HubOptions, Timings
 from supawire.server.gateway import publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
+from supawire.server.local_api import ActFace, DatabaseFace, FaultFace
 from supawire.server.recorder import ReceivedFrame
-from supawire.server.rights import Policy, default_policy
-from supawire.server.signals import stopping
 from supawire.server.tokens import sign
-from supawire.types import Instant
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.level import Level
+    from supawire.server.postgres.backend import Level
+
+
+NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stopping(stop: asyncio.Event) -> Generator[None]:
+    """Set `stop` on SIGINT and SIGTERM, in the main thread, instead of what they did before.
+
+    The loop's own handlers are used where it has them, since they wake it. A plain handler runs between two bytecodes:
+    a signal that comes just before the loop sleeps would be heard when something else wakes it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def told(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        loop.call_soon_threadsafe(stop.set)
+
+    with ExitStack() as undo:
+        for number in NUMBERS:
+            undo.callback(signal.signal, number, signal.getsignal(number))
+            try:
+                loop.add_signal_handler(number, stop.set)
+            except NotImplementedError:  # on Windows, where any signal wakes the loop
+                signal.signal(number, told)
+            else:
+                undo.callback(loop.remove_signal_handler, number)
+        yield
+
 
 T = TypeVar("T")
 YEARS: Final = 10 * 365 * 24 * 3600.0

@@ -3,13 +3,12 @@
 from collections import deque
 
 from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
-from supawire.server.channel import Channel
+from supawire.events import Instant
+from supawire.server.connection import MAX_WAITING_OUT, Channel, Peer
 from supawire.server.effects import Close, Effect, Report, Send
-from supawire.server.peers import MAX_WAITING_OUT, Peer
-from supawire.server.rules import Rules
+from supawire.server.fault_rules import Rules
 from supawire.server.schedule import Schedule
 from supawire.server.wire import NULL, Encoded, encode, text
-from supawire.types import Instant
 
 OK = b'{"status":"ok","response":{}}'
 

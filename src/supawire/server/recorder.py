@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from supawire._shown import HIDDEN, hide_tokens
+from supawire._display import HIDDEN, hide_tokens
 from supawire.core.frames import ACCESS_TOKEN, JOIN
 from supawire.server.wire import DECODE_ERRORS, decode, is_list, is_object, read
 

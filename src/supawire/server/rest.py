@@ -13,11 +13,11 @@ from urllib.parse import unquote
 
 from supawire.core.frames import PREFIX
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.desk import Desk
+from supawire.server.context import Desk
 from supawire.server.effects import Later, Respond, RestAnswer, RestRequest
 from supawire.server.handshake import JSON, tenant, x_headers
 from supawire.server.limits import Meter
-from supawire.server.questions import Extension, Permissions, Trouble, Who
+from supawire.server.queries import Extension, Permissions, Trouble, Who
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 

@@ -6,7 +6,7 @@ A private and a public channel of one sub-topic are in different rooms.
 from typing import Final
 
 from supawire.core.frames import CLOSE, ERROR, PRESENCE_DIFF
-from supawire.server.channel import Channel
+from supawire.server.connection import Channel
 from supawire.server.effects import Send, Unsubscribe
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox

@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import jwt
 from jwt.algorithms import requires_cryptography
 
-from supawire.server.elixir import inspect
+from supawire.events import Instant
+from supawire.server.elixir_inspect import inspect
 from supawire.server.wire import DECODE_ERRORS, decode, is_object
-from supawire.types import Instant
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 MAX_TOKEN: Final = 65_536

@@ -1,22 +1,59 @@
-"""A channel as the blocking door shows it: each call is the async channel's, made on the I/O thread."""
+"""What calls of the blocking door give back when it is more than a value.
+
+A channel as the blocking door shows it: each call is the async channel's, made on the I/O thread.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from supawire._misuse import misused
+from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow
-from supawire.aio.channel import Wait
+from supawire.aio.channel import AsyncQueuedSent, Wait
 from supawire.aio.handlers import Subscription
-from supawire.aio.sending import AsyncQueuedSent
 from supawire.errors import RealtimeError
+from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
-from supawire.sync.behind import ChannelBehind
+from supawire.sync._async import ChannelBehind
 from supawire.sync.portal import Portal
-from supawire.sync.results import QueuedSent, ThreadSubscription
 from supawire.sync.stream import Stream
-from supawire.types import ChannelState, PresenceState, Sent
+
+
+class ThreadSubscription(Subscription):
+    """A `Subscription` of the blocking door."""
+
+    def __init__(self, portal: Portal, made: Subscription) -> None:
+        self._portal = portal
+        self._made = made
+
+    def __repr__(self) -> str:
+        return repr(self._made)
+
+    def cancel(self) -> None:
+        """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
+        self._portal.run(self._made.cancel)
+
+    @property
+    def dropped(self) -> int:
+        """How many events had no room behind the handler."""
+        return self._made.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedSent(Sent):
+    """A broadcast that waits for the channel to be joined (`offline="queue"`); its failure also reaches `on_error`."""
+
+    _portal: Portal | None = field(default=None, repr=False, compare=False)
+    _sent: AsyncQueuedSent | None = field(default=None, repr=False, compare=False)
+
+    def wait(self) -> Sent:
+        """Wait until it is sent (with ack: confirmed), and say how. Raises why it was not."""
+        assert self._portal is not None
+        assert self._sent is not None
+        return self._portal.call(self._sent.wait)
+
 
 E = TypeVar("E")
 E1 = TypeVar("E1")

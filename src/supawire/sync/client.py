@@ -1,4 +1,7 @@
-"""The blocking client: what `connect` gives."""
+"""The blocking client: what `connect` gives.
+
+The blocking door beside a client of the package `supabase`.
+"""
 
 import logging
 import weakref
@@ -6,17 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from supawire._forgotten import call_site
-from supawire._mirrored import RowSource
-from supawire._misuse import misused, not_built
-from supawire._where import Where
+from supawire._mirror_events import RowSource
+from supawire._validation import misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.client import HttpClient, Transport, check_present
 from supawire.aio.driver import Driver
-from supawire.aio.letters import Message, Published
+from supawire.aio.http_publish import Message, Published
+from supawire.aio.supabase import Account, Passed, Supabase
+from supawire.errors import InvalidArgumentError
+from supawire.events import Gap, Heartbeat, LinkState, Sent, Stats, Status
+from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
     Backoff,
@@ -30,15 +36,15 @@ from supawire.options import (
     check_kind,
     check_timeout,
 )
-from supawire.sync.behind import ChannelBehind, ClientBehind
+from supawire.sync._async import ChannelBehind, ClientBehind
 from supawire.sync.channel import Channel
 from supawire.sync.mirror import Mirror
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
-from supawire.types import Gap, Heartbeat, LinkState, Sent, Stats, Status
 
 if TYPE_CHECKING:
     import ssl as tls
+
 
 M = TypeVar("M")
 
@@ -392,3 +398,34 @@ class Client:
     ) -> None:
         if not self._portal.inherited:
             self.close()
+
+
+def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]) -> Client:
+    """A client of Realtime for code that blocks, for a sync client of the package `supabase`.
+
+    URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
+    after somebody else has signed in, and when nobody is signed in any more; then it is the key. A client that was made
+    with an `Authorization` header sends that one until somebody signs in. Closing this client lets go of the other one,
+    and does not close it. Everything else as with `connect`.
+
+    Args: client: what `create_client` of `supabase` gives. close_on_sign_out: end this client with `AuthError` when the
+        session is lost, by a sign-out or because it cannot be refreshed; left out, it goes on with the key. options:
+        those of `connect`, but `token`.
+    Raises: InvalidArgumentError: also for an async client, whose session can only be asked in its own event loop.
+        ConnectError, AuthError.
+    """
+    account = Account(client, "from_supabase", close_on_sign_out)
+    if account.waits:
+        raise InvalidArgumentError(
+            "from_supabase wants a sync client of the package supabase, and this one is async",
+            hint="In its event loop: async with from_supabase_async(client) as realtime. Or create_client(url, key).",
+        )
+    chosen, endpoint = account.read(options)
+
+    async def start() -> Driver:
+        driver = Driver(endpoint, chosen, blocking=True)
+        await account.open(driver)
+        return driver
+
+    portal = Portal()
+    return Client(portal, portal.open(start))

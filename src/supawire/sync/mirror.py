@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from supawire._mirrored import MirrorEvent, MirrorState
-from supawire._misuse import misused
+from supawire._mirror_events import MirrorEvent, MirrorState
+from supawire._validation import misused
 from supawire.errors import RealtimeError
 from supawire.options import DEFAULT, Timeout
-from supawire.sync.behind import MirrorBehind
+from supawire.sync._async import MirrorBehind
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 

@@ -1,4 +1,14 @@
-"""The bridge between threads: one I/O thread per client, on which its event loop runs.
+"""One call on its way to the I/O thread, and the gate where its caller waits.
+
+What becomes of open clients when the process forks, or ends.
+
+A child of `fork()` has the memory of its parent, but none of its threads, and its sockets. Right after the fork the
+child puts nothing over those (`dup2` of the null device): no word goes on the wire, the parent's event loop is not
+touched, and whoever closes them later closes nothing of anybody else's.
+
+At the exit of the interpreter clients that nobody closed say goodbye, all together within a bound.
+
+The bridge between threads: one I/O thread per client, on which its event loop runs.
 
 A call is posted to the loop, and its caller waits at a gate that is opened once, with a value or an error, whatever
 happens. The rules of threads, each a promise here or the text of an error:
@@ -13,11 +23,13 @@ happens. The rules of threads, each a promise here or the text of an error:
 """
 
 import asyncio
+import atexit
 import os
 import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -25,9 +37,138 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from supawire._forgotten import Site, warn_of
 from supawire.aio.driver import Driver
+from supawire.aio.thread_buffer import closed_gate, pass_gate
 from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
-from supawire.sync import exits
-from supawire.sync.calls import Call
+
+
+class Call:
+    """Settled once: with a value, with an error, or by the end of the loop."""
+
+    def __init__(self) -> None:
+        self._gate = closed_gate()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._given_up = False
+        self._begun = False
+        self._settled = False
+        self.task: asyncio.Task[Any] | None = None
+        self.broken: bool = False
+        """The loop ended before this did."""
+
+    # --- on the caller's thread
+
+    def wait(self) -> None:
+        """Wait until it is settled; Ctrl-C ends that at once."""
+        pass_gate(self._gate)
+
+    def give_up(self) -> bool:
+        """The caller waits no longer; whether that is worth telling the loop."""
+        self._given_up = True
+        return not self._settled
+
+    @property
+    def late(self) -> bool:
+        """The loop ended before this began."""
+        return self.broken and not self._begun
+
+    def outcome(self) -> Any:
+        """The value, or the error raised."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._value
+        try:
+            raise error
+        finally:
+            del error  # or it would hold the traceback that holds this frame that holds it
+
+    # --- on the loop
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Run a plain function."""
+        if self._given_up:
+            return
+        self._begun = True
+        try:
+            self._settle(function())
+        except Exception as error:  # noqa: BLE001  it is raised where the caller waits
+            self._settle(None, error)
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Start a coroutine."""
+        if self._given_up:
+            return
+        self._begun = True
+        self.task = asyncio.get_running_loop().create_task(self._finish(function), name="supawire-call")
+
+    def cancel(self) -> None:
+        """The caller waits no longer."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def end(self, refusal: BaseException) -> None:
+        """The loop has ended: whatever was begun was broken off."""
+        if not self._settled:
+            self.broken = True
+            self._settle(None, refusal)
+
+    async def _finish(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Settled in here, not when the task is done: that is a turn of the loop later."""
+        try:
+            self._settle(await function())
+        except asyncio.CancelledError as error:
+            if self.task is None or self.task.cancelling():
+                raise  # nobody waits, or the loop is about to end and says why
+            self._settle(None, error)
+        except Exception as error:  # noqa: BLE001  it is raised where the caller waits
+            self._settle(None, error)
+
+    def _settle(self, value: Any, error: BaseException | None = None) -> None:
+        if not self._settled:
+            self._settled = True
+            self._value, self._error = value, error
+            self._gate.release()
+
+
+BOUND: Final = 2.0
+"""Seconds that the exit of the interpreter waits for clients that nobody closed."""
+
+_alive: "dict[Portal, None]" = {}
+
+
+def watch(portal: "Portal") -> None:
+    """This one has a thread."""
+    _alive[portal] = None
+
+
+def forget(portal: "Portal") -> None:
+    """This one has none any more."""
+    _alive.pop(portal, None)
+
+
+def _forked() -> None:
+    portals = list(_alive)
+    _alive.clear()
+    descriptors = {number for portal in portals for number in portal.inherit() if number >= 0}
+    if descriptors:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in descriptors:
+            os.dup2(nothing, number, inheritable=False)
+        os.close(nothing)
+
+
+def _exiting() -> None:
+    deadline = time.monotonic() + BOUND
+    portals = list(_alive)
+    for portal in portals:
+        portal.end_soon()
+    for portal in portals:
+        portal.join(max(0.0, deadline - time.monotonic()))
+
+
+atexit.register(_exiting)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +206,7 @@ class Portal:
         opening = self._opening
         self._calls.add(opening)
         self._thread = threading.Thread(target=self._run, args=(start,), name="supawire-io", daemon=True)
-        exits.watch(self)
+        watch(self)
         self._thread.start()
         try:
             opening.wait()
@@ -206,7 +347,7 @@ class Portal:
             self._over = True
             for call in list(self._calls):
                 call.end(self._refusal())
-            exits.forget(self)
+            forget(self)
             self._ended.set()
 
     async def _live(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:

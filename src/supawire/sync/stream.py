@@ -6,10 +6,10 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
-from supawire._misuse import misused
-from supawire.aio.handover import Handover
-from supawire.aio.registry import Registration
+from supawire._validation import misused
 from supawire.aio.stream import Source, ended, late
+from supawire.aio.subscriptions import Registration
+from supawire.aio.thread_buffer import Handover
 from supawire.options import check_number
 from supawire.sync.portal import Portal
 

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from supawire.testing.clock import VirtualClock
     from supawire.testing.events import (
         broadcast,
         delete,
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
     )
     from supawire.testing.http import FakeHttp
     from supawire.testing.linked import LinkedClient, World
-    from supawire.testing.loop import VirtualTimeLoop
-    from supawire.testing.recorded import RecordedFrame
-    from supawire.testing.recording import RecordingTransport
-    from supawire.testing.virtual import VirtualServer
+    from supawire.testing.recording import RecordedFrame, RecordingTransport
+    from supawire.testing.virtual import VirtualClock, VirtualServer, VirtualTimeLoop
 
 __all__ = [
     "FakeHttp",

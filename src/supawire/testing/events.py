@@ -17,17 +17,16 @@ from typing import Any, TypeVar, overload
 import msgspec
 from msgspec import UNSET, Raw
 
-from supawire._changes import ChangeData
-from supawire._mirrored import Resynced, Row, RowDeleted, RowInserted, RowUpdated
-from supawire._models import check_model
-from supawire._payload import check_json
-from supawire.aio.mirroring import check_key, show_rows
-from supawire.core.tablecopy import KeyColumns
+from supawire._mirror_events import Resynced, Row, RowDeleted, RowInserted, RowUpdated
+from supawire._validation import check_json
+from supawire._values.models import check_model
+from supawire._values.rows import Column, infer_columns, to_wire
+from supawire.aio.mirror import check_key, show_rows
+from supawire.core.table_copy import KeyColumns
 from supawire.errors import InvalidArgumentError
-from supawire.options import check_event
-from supawire.rows import Column, infer_columns, to_wire
-from supawire.types import (
+from supawire.events import (
     Broadcast,
+    ChangeData,
     Delete,
     Insert,
     LateBroadcast,
@@ -39,6 +38,7 @@ from supawire.types import (
     Update,
     sync_of,
 )
+from supawire.options import check_event
 
 M = TypeVar("M")
 

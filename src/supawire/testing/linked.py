@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
+from supawire.core.connection import Cause
 from supawire.core.effects import Disconnect, Ticket, Transmit
-from supawire.core.link import Cause
 from supawire.core.listeners import Listener
 from supawire.errors import AuthError, RealtimeError
+from supawire.events import Instant
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
-from supawire.server.desk import HubOptions
+from supawire.server.context import HubOptions
 from supawire.server.effects import Accepted, Close, Effect, Request, Send
 from supawire.server.hub import Hub
 from supawire.server.tokens import sign
-from supawire.testing.clock import VirtualClock
-from supawire.testing.pilot import Pilot
-from supawire.types import Instant
+from supawire.testing.harness import Pilot
+from supawire.testing.virtual import VirtualClock
 
 SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
 LATENCY = 0.001

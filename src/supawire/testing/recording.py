@@ -1,4 +1,12 @@
-"""A transport that keeps every frame, and answers as a test says.
+"""One frame as a test looks at it: decoded, whichever version and direction, without tokens.
+
+What is answered to the frames of a client: as a test says, else yes.
+
+Joins, leaves, tracks, heartbeats and broadcasts that want a confirmation get "ok", a join of row changes also the word
+that they are live. Nothing else is said, and nobody else is there: for that there are servers (`VirtualServer`,
+`LocalServer`).
+
+A transport that keeps every frame, and answers as a test says.
 
     wire = RecordingTransport()                     # alone: no network and no server, everything is answered "ok"
     wire = RecordingTransport(WebSocketTransport()) # around another one, whose server answers
@@ -11,18 +19,185 @@ With the blocking door the client is on a thread of its own; every call here may
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeGuard, cast
 
+import msgspec
 from msgspec import Raw
 
-from supawire.core import frames
+from supawire.aio.reporting import redact
+from supawire.core import binary, frames
 from supawire.core.codec import CODECS, encode_json
-from supawire.errors import ConnectError, StateError
-from supawire.options import check_choice, check_event, check_json, check_topic
-from supawire.testing.answers import STATUSES, Answers, Said
-from supawire.testing.recorded import RecordedFrame, read
+from supawire.core.frames import Frame
+from supawire.errors import ConnectError, RemoteProtocolError, StateError
+from supawire.options import check_choice, check_count, check_event, check_json, check_topic
 from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
+
+Direction = Literal["in", "out"]
+
+_LAYOUTS: Final = {"out": binary.UP, "in": binary.DOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFrame:
+    """A frame that the client wrote (`direction` "out") or got ("in").
+
+    connection: 1 for the first socket, 2 for the next. topic, event: the wire's. payload: decoded JSON, or bytes; of a
+    broadcast what its sender gave, and `user_event` its event. data: the frame itself. Tokens are hidden in all of it.
+    A frame that cannot be read has no topic and no event, and its bytes as payload.
+    """
+
+    direction: Direction
+    connection: int
+    topic: str | None
+    event: str | None
+    payload: Any
+    ref: str | None = None
+    join_ref: str | None = None
+    user_event: str | None = None
+    binary: bool = False
+    data: bytes = field(default=b"", repr=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a join asks for."""
+        config = self.payload.get("config") if is_object(self.payload) else None
+        return config if is_object(config) else {}
+
+
+def read(direction: Direction, connection: int, data: bytes, is_binary: bool) -> RecordedFrame:
+    """The frame that these bytes are."""
+    shown = redact(data, binary=is_binary, secret=False)
+    try:
+        frame, user_event = _read_binary(direction, data) if is_binary else _read_text(shown)
+    except (RemoteProtocolError, ValueError):
+        return RecordedFrame(direction, connection, None, None, shown, binary=is_binary, data=shown)
+    return RecordedFrame(
+        direction, connection, frame.topic, frame.event, frame.payload, frame.ref, frame.join_ref, user_event,
+        is_binary, shown,
+    )  # fmt: skip
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is a JSON object."""
+    return isinstance(value, dict)
+
+
+def _read_text(data: bytes) -> tuple[Frame, str | None]:
+    codec = CODECS[frames.V2 if data.lstrip()[:1] == b"[" else frames.V1]
+    frame = codec.plain(data)
+    if frame.event == frames.BROADCAST and is_object(frame.payload) and "event" in frame.payload:
+        return frame._replace(payload=frame.payload.get("payload")), str(frame.payload["event"])
+    return frame, None
+
+
+def _read_binary(direction: str, data: bytes) -> tuple[Frame, str | None]:
+    found = binary.unpack(_LAYOUTS[direction], data)
+    parts = dict(zip(found.layout.fields, (part.decode() for part in found.fields), strict=True))
+    payload: Any = found.payload
+    if found.json or found.layout in (binary.PUSH_UP, binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
+        payload = _json(found.payload)
+    event, user_event = parts.get("event", frames.REPLY), None
+    if found.layout in (binary.USER_PUSH, binary.USER_BROADCAST):
+        event, user_event = frames.BROADCAST, event
+    if found.layout is binary.REPLY:
+        payload = {"status": parts["status"], "response": payload}
+    return Frame(parts.get("join_ref"), parts.get("ref"), parts["topic"], event, payload), user_event
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return data  # what phoenix pushes may be raw too
+
+
+ANSWERED: Final = (frames.JOIN, frames.LEAVE, frames.HEARTBEAT, frames.BROADCAST, frames.PRESENCE)
+"""The events that are answered."""
+
+STATUSES: Final = ("ok", "error")
+
+Said = tuple[str, str, Any, str | None, str | None]
+"""Topic, event, payload, ref and join_ref of what the client is to get."""
+
+
+@dataclass
+class Rule:
+    """What the next frames of an event are answered."""
+
+    event: str
+    topic: str | None
+    reply: dict[str, Any] | None
+    left: int | None
+
+    def fits(self, frame: RecordedFrame) -> bool:
+        """Whether this frame is one of them."""
+        return frame.event == self.event and self.topic in (None, frame.topic)
+
+
+class Answers:
+    """The rules of a test, newest last; and what is said when none fits."""
+
+    def __init__(self) -> None:
+        self._rules: list[Rule] = []
+        self._confirmed: set[str] = set()
+        """The topics whose joins asked for confirmations of broadcasts."""
+
+    def add(self, event: str, topic: str | None, reply: dict[str, Any] | None, times: int | None) -> None:
+        """Answer the next frames so, `times` of them or for ever; a reply of None: not at all."""
+        check_choice("event", event, ANSWERED)
+        full = topic if topic in (None, frames.PHOENIX) else check_topic(topic)
+        self._rules.append(Rule(event, full, reply, None if times is None else check_count("times", times)))
+
+    def clear(self) -> None:
+        """Forget the rules."""
+        self._rules.clear()
+
+    def find(self, frame: RecordedFrame) -> Rule | None:
+        """The rule for this frame, which is used up by it."""
+        rule = next((rule for rule in self._rules if rule.fits(frame)), None)
+        if rule is not None and rule.left is not None:
+            rule.left -= 1
+            if not rule.left:
+                self._rules.remove(rule)
+        return rule
+
+    def ruled(self, rule: Rule, frame: RecordedFrame) -> Iterator[Said]:
+        """What a rule says."""
+        if rule.reply is not None:
+            yield str(frame.topic), frames.REPLY, rule.reply, frame.ref, frame.join_ref
+
+    def usual(self, frame: RecordedFrame) -> Iterator[Said]:
+        """What is said when no rule fits, and nobody else answers."""
+        if frame.event not in ANSWERED or frame.topic is None:
+            return
+        if frame.event == frames.BROADCAST and frame.topic not in self._confirmed:
+            return
+        response: dict[str, Any] = {}
+        if frame.event == frames.JOIN:
+            bindings = frame.config.get("postgres_changes", [])
+            response = {"postgres_changes": [{**one, "id": number} for number, one in enumerate(bindings, 1)]}
+            self._note(frame)
+        yield frame.topic, frames.REPLY, {"status": "ok", "response": response}, frame.ref, frame.join_ref
+        if frame.event == frames.JOIN:
+            yield from _after_join(frame)
+        if frame.event == frames.LEAVE:
+            yield frame.topic, frames.CLOSE, {}, frame.join_ref, frame.join_ref
+
+    def _note(self, frame: RecordedFrame) -> None:
+        confirmed = frame.config.get("broadcast", {}).get("ack") is True
+        (self._confirmed.add if confirmed else self._confirmed.discard)(str(frame.topic))
+
+
+def _after_join(frame: RecordedFrame) -> Iterator[Said]:
+    topic, config = str(frame.topic), frame.config
+    if config.get("presence", {}).get("enabled"):
+        yield topic, frames.PRESENCE_STATE, {}, None, frame.join_ref
+    if config.get("postgres_changes"):
+        live = {"extension": "postgres_changes", "status": "ok", "message": "Subscribed to PostgreSQL"}
+        yield topic, frames.SYSTEM, {**live, "channel": topic.removeprefix(frames.PREFIX)}, None, frame.join_ref
+
 
 KEPT: Final = 10_000
 """The newest frames are kept, so many of them."""

@@ -1,4 +1,8 @@
-"""The local server inside the event loop of a test: no port, no thread, and the time of that loop.
+"""Time that moves only when it is told to.
+
+An event loop in which waiting takes no time.
+
+The local server inside the event loop of a test: no port, no thread, and the time of that loop.
 
     async def test():
         server = VirtualServer()
@@ -16,6 +20,7 @@ In a `VirtualTimeLoop` that hour is over at once, and all that would have happen
 import asyncio
 import logging
 import random
+import selectors
 import time
 from collections.abc import Callable
 from itertools import count
@@ -23,23 +28,78 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from supawire.aio.client import AsyncClient, connect_async
-from supawire.aio.opening import Opening
+from supawire.aio.connect import Opening
 from supawire.errors import ConnectError, StateError
-from supawire.server.actface import ActFace
-from supawire.server.desk import HubOptions, Timings
+from supawire.events import Instant
+from supawire.server.authorization import Policy
+from supawire.server.context import HubOptions, Timings
 from supawire.server.effects import Close, Refusal, Report, Request, Send
-from supawire.server.faultface import FaultFace
 from supawire.server.gateway import GATEWAY, Gateway, publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
+from supawire.server.local_api import ActFace, FaultFace
 from supawire.server.recorder import ReceivedFrame
 from supawire.server.rest import RestAnswer, RestRequest
-from supawire.server.rights import Policy
 from supawire.server.tokens import sign
 from supawire.transport.base import Closed, OpenRequest
 from supawire.transport.http import HttpRequest, HttpResponse
 from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
-from supawire.types import Instant
+
+
+class VirtualClock:
+    """Both clocks in seconds. `sleep` moves the wall clock alone, as a suspended machine does."""
+
+    def __init__(self, mono: float = 1000.0, wall: float = 1_764_000_000.0) -> None:
+        self.now: Instant = Instant(mono, wall)
+
+    def advance(self, seconds: float) -> Instant:
+        """Both clocks go on."""
+        self.now = Instant(self.now.mono + seconds, self.now.wall + seconds)
+        return self.now
+
+    def advance_to(self, mono: float) -> Instant:
+        """Both clocks go on to this monotonic time; never back."""
+        return self.advance(max(0.0, mono - self.now.mono))
+
+    def sleep(self, seconds: float) -> Instant:
+        """The machine was suspended, or its clock was set: only the wall clock moved."""
+        self.now = Instant(self.now.mono, self.now.wall + seconds)
+        return self.now
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Waits for nothing: when nothing is ready, its clock is where the wait would have ended."""
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """What is ready. Without a timer that could come, it waits as any other."""
+        if timeout is None:
+            return super().select(None)
+        ready = super().select(0)
+        if not ready:
+            self.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer whenever nothing is ready: an hour's wait is over at once.
+
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(test())
+
+    For what lives in this loop alone, as with `MemoryTransport` and `FakeHttp`: it does not wait for a network or for
+    threads. Only the monotonic clock jumps, `time.time()` goes on as it does.
+    """
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._jumping.now
+
 
 T = TypeVar("T")
 SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  signs what no server accepts

@@ -8,9 +8,18 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import ConnectError
-from supawire.transport._aiohttp import hide, http_proxy, network_errors, tls_name
+from supawire.transport._aiohttp import (
+    Answer,
+    Dropped,
+    Refused,
+    answer,
+    hide,
+    http_proxy,
+    network_errors,
+    session,
+    tls_name,
+)
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
-from supawire.transport._session import Answer, Dropped, Refused, answer, session
 from supawire.transport.base import OpenRequest
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)

@@ -7,9 +7,9 @@ from typing import Any, Final, TypedDict, cast
 import msgspec
 
 from supawire import Insert, LocalServer, changes
+from supawire._values.rows import to_wire
 from supawire.aio.client import AsyncClient
 from supawire.aio.stream import AsyncStream
-from supawire.rows import to_wire
 from tests.interop.official import Process
 from tests.interop.rowtypes.cases import CASES
 

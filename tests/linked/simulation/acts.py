@@ -7,9 +7,9 @@ from supawire.core.outbox import Message
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 from supawire.selectors import BroadcastSelector, ChangesSelector, Selector
-from supawire.server.channel import Channel
-from supawire.server.emitted import make_change
-from supawire.testing.pilot import NOT_YET
+from supawire.server.bindings import make_change
+from supawire.server.connection import Channel
+from supawire.testing.harness import NOT_YET
 
 from .model import EVENTS, TABLES, TOPICS, Act, Happened, Hearer, Sending
 from .stage import Stage

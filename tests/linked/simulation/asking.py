@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from supawire.server.desk import HubOptions
+from supawire.server.context import HubOptions
 from supawire.server.effects import Ask, Effect
-from supawire.server.questions import Answer, Messages, Permissions, Subscription, Trouble
+from supawire.server.queries import Answer, Messages, Permissions, Subscription, Trouble
 from supawire.testing.linked import World
 
 SLOWEST = 0.5

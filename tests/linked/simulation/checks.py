@@ -3,8 +3,8 @@
 from typing import Any
 
 from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError, StateError
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, LinkState, Sent
+from supawire.testing.harness import NOT_YET
 
 from .model import TOPICS, Happened, Hearer
 from .stage import Broken, Stage

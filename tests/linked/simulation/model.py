@@ -6,8 +6,8 @@ from typing import Any
 
 from supawire.core.effects import Ticket
 from supawire.core.listeners import Listener
+from supawire.events import Broadcast, Gap
 from supawire.selectors import ANY, BroadcastSelector, ChangesSelector, Selector
-from supawire.types import Broadcast, Gap
 
 TOPICS = ("public", "private", "rows")
 EVENTS = ("a", "b")

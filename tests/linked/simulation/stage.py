@@ -8,13 +8,13 @@ from typing import Any
 from supawire.core.effects import Ticket, Transmit
 from supawire.core.listeners import Listener
 from supawire.errors import AuthError, RealtimeError
+from supawire.events import ChannelState, Gap, Instant, Status
 from supawire.options import Backoff, Limits, Secret, SessionOptions
 from supawire.selectors import broadcast, presence
-from supawire.server.desk import HubOptions, Timings
+from supawire.server.context import HubOptions, Timings
 from supawire.server.limits import ServerLimits
+from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import LATENCY, SECRET, LinkedClient, World
-from supawire.testing.pilot import NOT_YET
-from supawire.types import ChannelState, Gap, Instant, Status
 
 from .asking import AskingWorld
 from .model import TOPICS, Act, History

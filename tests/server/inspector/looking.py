@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from supawire.server.inspector import page
+from supawire.server.inspector import web
 
 
 class Eye:
@@ -45,7 +45,7 @@ class Eye:
 
 @asynccontextmanager
 async def looking(url: str) -> AsyncGenerator[Eye]:
-    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{page.LIVE}", headers={"Origin": url}) as ws:
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{web.LIVE}", headers={"Origin": url}) as ws:
         eye = Eye(ws)
         await eye.until(lambda: eye.overview)
         yield eye

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supawire.server.inspector.gate import refusal
+from supawire.server.inspector.web import refusal
 
 PAGE = {"host": "127.0.0.1:4000"}
 SOCKET = PAGE | {"origin": "http://127.0.0.1:4000"}

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from supawire.core import binary
-from supawire.server.inspector import journal, showing
+from supawire.events import Instant
+from supawire.server.inspector import journal
 from supawire.server.inspector.journal import FrameLine, Journal
 from supawire.server.tokens import sign
-from supawire.types import Instant
 
 NOW = Instant(1.0, 1_764_000_000.5)
 TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, "a secret that is long enough to sign with it")
@@ -87,7 +87,7 @@ def test_what_nobody_fetches_is_bounded() -> None:
 def test_a_long_payload_is_cut() -> None:
     """Of a payload of megabytes a few thousand characters are shown, and it is said."""
     line = one(json.dumps(["1", "1", "t", "e", "é" * 1_000_000]).encode())
-    assert line.cut and len(line.payload) == showing.SHOWN
+    assert line.cut and len(line.payload) == journal.SHOWN
     assert not one(b'["1","1","t","e",{}]').cut
 
 

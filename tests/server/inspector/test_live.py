@@ -13,7 +13,7 @@ from supawire import broadcast, changes, connect_async, presence
 from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
 from supawire.server.effects import Send
-from supawire.server.inspector import page, shell
+from supawire.server.inspector import web
 from tests.server.inspector.looking import looking
 from tests.server.world import SECRET
 
@@ -31,7 +31,7 @@ async def running(**options: Any) -> AsyncGenerator[tuple[App, str]]:
 async def test_it_is_there_only_when_wanted() -> None:
     """Without the option the paths of the inspector are as unknown as on the real server."""
     async with running() as (_, url), aiohttp.ClientSession() as http:
-        for path in (*page.FILES, page.LIVE):
+        for path in (*web.FILES, web.LIVE):
             async with http.get(url + path) as answer:
                 assert answer.status == 404
 
@@ -39,9 +39,9 @@ async def test_it_is_there_only_when_wanted() -> None:
 async def test_every_file_is_served_and_named() -> None:
     """Each file of the page is in the package and has a path, and no browser lets anything foreign into it."""
     static = {item.name for item in files("supawire.server.inspector").joinpath("static").iterdir()}
-    assert static == {name for name, _ in page.FILES.values()}
+    assert static == {name for name, _ in web.FILES.values()}
     async with running(inspector=True) as (_, url), aiohttp.ClientSession() as http:
-        for path, (_, content_type) in page.FILES.items():
+        for path, (_, content_type) in web.FILES.items():
             async with http.get(url + path) as answer:
                 assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
                 assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -55,15 +55,15 @@ async def test_other_sites_get_nothing() -> None:
     async with running(inspector=True) as (app, url), aiohttp.ClientSession() as http:
         rebound = {"Host": f"attacker.example:{app.port}", "Origin": f"http://attacker.example:{app.port}"}
         for headers in ({"Origin": "http://attacker.example"}, rebound, {"Sec-Fetch-Site": "cross-site"}):
-            for path in (*page.FILES, page.LIVE):
+            for path in (*web.FILES, web.LIVE):
                 async with http.get(url + path, headers=headers) as answer:
                     assert answer.status == 403
             with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-                await http.ws_connect(url + page.LIVE, headers=headers)
+                await http.ws_connect(url + web.LIVE, headers=headers)
             assert caught.value.status == 403
-        async with http.options(url + page.LIVE, headers={"Origin": "http://attacker.example"}) as answer:
+        async with http.options(url + web.LIVE, headers={"Origin": "http://attacker.example"}) as answer:
             assert "Access-Control-Allow-Credentials" not in answer.headers
-        async with http.get(url + page.LIVE, headers={"Origin": url}) as answer:
+        async with http.get(url + web.LIVE, headers={"Origin": url}) as answer:
             assert answer.status == 400  # no upgrade
 
 
@@ -188,11 +188,11 @@ async def test_nobody_looking_costs_nothing() -> None:
 
 async def test_pages_are_limited_and_closed_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """One page too many is told so, and the end of the server closes the pages at once."""
-    monkeypatch.setattr(shell, "MOST", 1)
+    monkeypatch.setattr(web, "MOST", 1)
     async with aiohttp.ClientSession() as http:
         async with running(inspector=True) as (_, url):
-            ws = await http.ws_connect(url + page.LIVE, headers={"Origin": url})
-            async with http.get(url + page.LIVE, headers={"Origin": url}) as answer:
+            ws = await http.ws_connect(url + web.LIVE, headers={"Origin": url})
+            async with http.get(url + web.LIVE, headers={"Origin": url}) as answer:
                 assert answer.status == 503
             reading = asyncio.create_task(_read(ws))
         await reading

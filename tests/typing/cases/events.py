@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, assert_never, assert_type
 
-from supawire.types import Broadcast, Change, Delete, Gap, Insert, Update
+from supawire.events import Broadcast, Change, Delete, Gap, Insert, Update
 
 Row = dict[str, Any]
 

@@ -2,8 +2,8 @@
 
 from typing import Any, assert_type
 
+from supawire.events import Broadcast, Change, Delete, Gap, Insert, PresenceEvent, Status, System, Update
 from supawire.selectors import Selector, broadcast, changes, gaps, presence, status, system
-from supawire.types import Broadcast, Change, Delete, Gap, Insert, PresenceEvent, Status, System, Update
 
 
 def by_kind() -> None:

@@ -9,11 +9,11 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from supawire.cli import envfile
-from supawire.cli.console import complain, console_of
-from supawire.cli.demo.ledger import Ledger
+from supawire.cli import settings
+from supawire.cli.banner import complain, console_of
+from supawire.cli.demo.backend import OtherStage, OwnStage, Stage
+from supawire.cli.demo.checks import Ledger
 from supawire.cli.demo.screen import Screen
-from supawire.cli.demo.stage import OtherStage, OwnStage, Stage
 from supawire.errors import InvalidArgumentError, RealtimeError
 
 PATIENCE: Final = 5.0
@@ -28,7 +28,7 @@ def demo(
     key: Annotated[
         str | None,
         Parameter(
-            env_var=(envfile.SERVICE_KEY, envfile.KEY),
+            env_var=(settings.SERVICE_KEY, settings.KEY),
             help="Key for --url. With the service key of supawire serve the tour includes changes of rows; with an "
             "anon key it leaves them out.",
         ),
@@ -64,14 +64,14 @@ def _stage(url: str | None, key: str | None, env_file: Path | None) -> Stage:
     if env_file is not None:
         if url is not None:
             raise InvalidArgumentError("--env-file says the URL already; leave out --url")
-        values = envfile.read(env_file)
-        return OtherStage(values[envfile.URL], values.get(envfile.SERVICE_KEY) or values[envfile.KEY])
+        values = settings.read(env_file)
+        return OtherStage(values[settings.URL], values.get(settings.SERVICE_KEY) or values[settings.KEY])
     if url is None:
         return OwnStage()
-    key = key or os.environ.get(envfile.KEY)
+    key = key or os.environ.get(settings.KEY)
     if not key:
         raise InvalidArgumentError(
-            f"--url needs a key: --key, {envfile.SERVICE_KEY} or {envfile.KEY} in the environment, or --env-file"
+            f"--url needs a key: --key, {settings.SERVICE_KEY} or {settings.KEY} in the environment, or --env-file"
         )
     return OtherStage(url, key)
 

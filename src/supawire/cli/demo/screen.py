@@ -13,7 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from supawire.cli.demo.ledger import Kind, Ledger
+from supawire.cli.demo.checks import Kind, Ledger
 
 COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
 KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")

@@ -1,4 +1,6 @@
-"""Frames and changes that were seen since somebody last asked, bounded; what they say is read only then.
+"""Payloads as somebody may see them: without tokens, and not longer than a page wants.
+
+Frames and changes that were seen since somebody last asked, bounded; what they say is read only then.
 
 A frame for many connections is one object in all its orders (`effects.Send`), and is one line here.
 """
@@ -10,11 +12,37 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from supawire._display import hide_tokens
 from supawire.core import binary
 from supawire.core.frames import ACCESS_TOKEN, BROADCAST, JOIN
-from supawire.server.inspector.showing import WHOLE, shown
+from supawire.events import Instant
+from supawire.server.recorder import redact
 from supawire.server.wire import DECODE_ERRORS, decode, encode
-from supawire.types import Instant
+
+SHOWN: Final = 4_000
+"""Characters that are shown of a payload, unless somebody wants less."""
+WHOLE: Final = 64_000
+"""Bytes up to which a payload is read; of a longer one only its beginning is shown, unless it holds a token."""
+
+
+def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int = SHOWN) -> tuple[str, bool]:
+    """A payload to look at, and whether it was cut. `whole`: it is read to its end, however long it is."""
+    if not json:
+        head = payload[:64]
+        return head.hex(" "), len(payload) > len(head)
+    if whole or len(payload) <= WHOLE:
+        payload = _redacted(payload)
+    head = payload[: 4 * most].decode(errors="replace")
+    text = hide_tokens(head)
+    return text[:most], len(text) > most or len(payload) > 4 * most
+
+
+def _redacted(payload: bytes) -> bytes:
+    try:
+        return encode(redact(decode(payload)))
+    except DECODE_ERRORS:  # no JSON: it is shown as it came
+        return payload
+
 
 PENDING: Final = 500
 """Lines that may wait to be shown; older ones are left out, and counted."""

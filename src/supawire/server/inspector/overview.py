@@ -6,10 +6,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from supawire.server.bindings import Binding
-from supawire.server.channel import Channel
-from supawire.server.desk import Desk
-from supawire.server.inspector.showing import shown
-from supawire.server.peers import Peer
+from supawire.server.connection import Channel, Peer
+from supawire.server.context import Desk
+from supawire.server.inspector.journal import shown
 from supawire.server.rooms import Room
 from supawire.server.wire import encode
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from supawire.errors import StateError
-from supawire.server.postgres import places
+from supawire.server.postgres import binaries
 from supawire.server.postgres.binaries import Installation, find
 
 ROLE: Final = "postgres"
@@ -114,8 +114,8 @@ class Cluster:
         """Start it. Returns when it takes connections."""
         if self._warden is not None:
             raise StateError("this cluster runs already; stop() it first, or make another one")
-        user = places.stand_in()
-        found = places.reachable(find(self._bin), user)
+        user = binaries.stand_in()
+        found = binaries.reachable(find(self._bin), user)
         self._programs = found.bin
         self._pid = os.getpid()
         self._warden = _watched()
@@ -261,7 +261,7 @@ def _wish(found: Installation, user: str | None, port: int) -> dict[str, Any]:
     """What the warden is asked for."""
     initdb = [*INITDB, *(BUILTIN if found.major >= 17 else (f"--locale={_libc_locale()}",))]
     recipe = hashlib.sha256("\n".join([str(found.bin), *initdb]).encode()).hexdigest()[:12]
-    cache = places.cache_for(user)
+    cache = binaries.cache_for(user)
     return {
         "bin": str(found.bin),
         "cache": None if cache is None else str(cache),

@@ -1,4 +1,7 @@
-"""Connections to the database, a few of them, shared by everything in the server that asks it something."""
+"""Names in SQL text that also has parameters: there a percent sign has to be doubled, also within a name.
+
+Connections to the database, a few of them, shared by everything in the server that asks it something.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,6 +13,17 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 
 from supawire.errors import RealtimeError, StateError
+
+
+def quoted(name: str) -> sql.SQL:
+    """A name that PostgreSQL has quoted where needed, such as what `format_type` gives."""
+    return sql.SQL(cast("LiteralString", name.replace("%", "%%")))
+
+
+def identifier(name: str) -> sql.SQL:
+    """A name as it is in the catalogue."""
+    return quoted(sql.Identifier(name).as_string())
+
 
 Text: TypeAlias = LiteralString | sql.SQL | sql.Composed
 Row: TypeAlias = tuple[Any, ...]

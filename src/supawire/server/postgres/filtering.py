@@ -14,9 +14,8 @@ from typing import Any, Final, LiteralString, TypeAlias
 import msgspec
 from psycopg import sql
 
-from supawire.filters import Condition, matches
-from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.quoting import quoted
+from supawire._values.filter_syntax import Condition, matches
+from supawire.server.postgres.database import Database, DatabaseError, quoted
 from supawire.server.postgres.values import NULL, Type, is_builtin
 
 ORDERED: Final = frozenset({"eq", "neq", "lt", "lte", "gt", "gte", "in", "isdistinct"})

@@ -10,17 +10,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from supawire.server.changes import Delivery
-from supawire.server.postgres import casts, filtering, rows, visibility
-from supawire.server.postgres.book import Book, Listing, Viewer
+from supawire.server.postgres import filtering, rows, visibility
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.facts import KnownFacts
 from supawire.server.postgres.filtering import Doubt
 from supawire.server.postgres.pgoutput import UNCHANGED, Relation
 from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.rows import Changed, Layout, View
+from supawire.server.postgres.subscriptions import Book, Listing, Viewer
 from supawire.server.postgres.values import Writers
-from supawire.server.postgres.visibility import Key, Seen
+from supawire.server.postgres.visibility import Key, KnownFacts, Seen
 
 Select: TypeAlias = tuple[str, ...] | None
 NOTHING: Final = Seen(frozenset(), frozenset())
@@ -72,7 +71,7 @@ class Matcher:
         roles = {listing.viewer.role for oid in relations for listing in self._book.of_table(oid)}
         xids = {change.begin.xid for change in wanted}
         facts = await self._facts.of(relations.keys(), roles, xids)
-        await casts.fill(self._database, self._catalog.types, self._writers, wanted)
+        await rows.fill(self._database, self._catalog.types, self._writers, wanted)
         cases = self._cases(wanted, facts, only)
         answers = await filtering.ask(self._database, _doubts(cases))
         keys = _keys(cases, answers)

@@ -14,9 +14,9 @@ from uuid import uuid4
 from psycopg import AsyncClientCursor, Error
 from psycopg.pq import TransactionStatus
 
+from supawire.server.postgres.component import Answers, Ground
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.ground import Answers, Ground
-from supawire.server.questions import Extension, Permissions, Trouble
+from supawire.server.queries import Extension, Permissions, Trouble
 
 PATIENCE: Final = "9500ms"
 """After which a policy that comes to no end is cancelled: just before the hub gives up."""

@@ -12,14 +12,14 @@ from typing import Final
 
 from msgspec.json import decode
 
+from supawire.events import Instant
 from supawire.server.changes import Delivery
 from supawire.server.hub import Hub
-from supawire.server.postgres.book import Book, Viewer
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.matching import Matcher
 from supawire.server.postgres.replication import RowChange
+from supawire.server.postgres.subscriptions import Book, Viewer
 from supawire.server.postgres.visibility import Failure, PolicyFailed, still_failing
-from supawire.types import Instant
 
 logger: Final = logging.getLogger("supawire.server")
 

@@ -11,8 +11,7 @@ from typing import Any, Final
 from psycopg import sql
 
 from supawire.server.postgres.catalog import PUBLICATION
-from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.postgres.quoting import quoted
+from supawire.server.postgres.database import Database, DatabaseError, quoted
 from supawire.server.postgres.schema import OURS
 
 logger: Final = logging.getLogger("supawire.server")

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from supawire._rowtypes import read_array
+from supawire._values.rows import read_array
 
 Write: TypeAlias = Callable[[bytes], bytes]
 """PostgreSQL's text as JSON."""

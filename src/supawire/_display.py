@@ -1,0 +1,188 @@
+"""Text from outside as a log or an error may show it: without tokens, on one line, and not endless.
+
+Events as one short line, for `print` and debuggers: every text has a bound, and what looks like a secret is hidden.
+
+Also what equality and hashes of events need: a hash of a JSON value that equal values share.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Final, cast
+
+from msgspec import Struct
+
+HIDDEN: Final = "***"
+MOST: Final = 500
+"""Characters of a text from outside that are shown."""
+
+_RUN: Final = re.compile(r"[\w.-]{8,}+", re.ASCII)
+_KEYS: Final = ("sb_secret_", "sb_publishable_")
+_PART: Final = 8
+"""Letters that the first two parts of a token have at least, whatever they begin with."""
+_CUT: Final = 16
+"""Letters after which the beginning of a token counts as one, though its other parts are cut off."""
+
+
+def hide_tokens(text: str, *, any_parts: bool = False) -> str:
+    """The text without what looks like a JWT or a key of Supabase, wherever they stand.
+
+    any_parts: also without three parts with dots between that do not begin as a JWT does.
+    """
+    return _RUN.sub(lambda run: _without_tokens(run[0], any_parts=any_parts), text)
+
+
+def _without_tokens(run: str, *, any_parts: bool) -> str:
+    starts = [at for at in map(run.find, _KEYS) if at >= 0]
+    at = run.find("eyJ")
+    if at >= 0 and ("." in run[at:] or len(run) - at >= _CUT):
+        starts.append(at)
+    if any_parts:
+        parts = run.split(".", 2)
+        if len(parts) == 3 and min(len(parts[0]), len(parts[1])) >= _PART:
+            starts.append(0)
+    return run[: min(starts)] + HIDDEN if starts else run
+
+
+def printable(text: str, most: int = MOST) -> str:
+    """The text on one line, its control characters escaped; of a longer one the beginning, and how long it is."""
+    head = hide_tokens(text[: most + _CUT])[:most]
+    line = head if head.isprintable() else "".join(map(_escaped, head))
+    return line if len(text) <= most else f"{line}… ({len(text)} characters)"
+
+
+def _escaped(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+
+
+_ROOM: Final = 600
+"""Characters of one value, about what a terminal shows in eight lines."""
+
+_TEXT: Final = 120
+_DEPTH: Final = 6
+_INT_BITS: Final = 512
+_HASHED: Final = 50
+
+_SECRET_NAMES: Final = frozenset(
+    {
+        "accesstoken", "apikey", "authorization", "clientsecret", "encryptedpassword", "jwt", "passwd", "password",
+        "privatekey", "refreshtoken", "secret", "secretkey", "servicerolekey", "token",
+    }
+)  # fmt: skip
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.room = _ROOM
+
+    def add(self, text: str) -> None:
+        self.parts.append(text)
+        self.room -= len(text)
+
+    def value(self, value: Any, depth: int) -> None:
+        if isinstance(value, Mapping) and depth:
+            self._items(cast("Mapping[Any, Any]", value), depth, "{", "}")
+        elif isinstance(value, list) and depth:
+            self._items(cast("list[Any]", value), depth, "[", "]")
+        elif isinstance(value, tuple) and depth and not hasattr(cast("object", value), "_fields"):
+            self._items(cast("tuple[Any, ...]", value), depth, "(", ")")
+        elif isinstance(value, Mapping | list | tuple):
+            self.add("…")
+        else:
+            self.add(_scalar(value))
+
+    def _items(self, values: Mapping[Any, Any] | list[Any] | tuple[Any, ...], depth: int, begin: str, end: str) -> None:
+        self.add(begin)
+        shown = 0
+        for item in values:
+            if self.room <= 0:
+                break
+            self.add(", " if shown else "")
+            if isinstance(values, Mapping):
+                self.add(f"{_scalar(item)}: ")
+                self.value(HIDDEN if _is_secret(item) else values[item], depth - 1)
+            else:
+                self.value(item, depth - 1)
+            shown += 1
+        left = len(values) - shown
+        if left:
+            self.add(f"{', ' if shown else ''}… {left} more")
+        elif shown == 1 and isinstance(values, tuple):
+            self.add(",")
+        self.add(end)
+
+
+def brief(value: Any) -> str:
+    """`repr` of a value, cut to some hundred characters; secrets are replaced by `***`."""
+    writer = _Writer()
+    writer.value(value, _DEPTH)
+    return "".join(writer.parts)
+
+
+def brief_event(name: str, **fields: Any) -> str:
+    """`Name(field=value, …)` with each value shortened."""
+    return f"{name}({', '.join(f'{field}={brief(value)}' for field, value in fields.items())})"
+
+
+def brief_fields(self: Any) -> str:
+    """`__repr__` of a struct: `Name(field=value, …)` with each value shortened."""
+    fields = {name: getattr(self, name) for name in self.__struct_fields__}
+    return brief_event(type(self).__name__, **fields)
+
+
+class Unreadable(Struct, frozen=True):
+    """Stands in a printed or compared event for data that cannot be decoded."""
+
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"<{len(self.data)} bytes that cannot be read>"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        text = repr(hide_tokens(value[: 2 * _TEXT])[:_TEXT])
+        return text if len(value) <= _TEXT else f"{text[:-1]}…{text[-1]}"
+    if isinstance(value, bytes):
+        return repr(value) if len(value) <= _TEXT else f"<{len(value)} bytes: {value[:_TEXT]!r}…>"
+    if isinstance(value, int) and value.bit_length() > _INT_BITS:  # Python refuses to print very long ones
+        return f"<int of {value.bit_length()} bits>"
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  an object of the user's class; to print an event never fails
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    text = hide_tokens(text[: 2 * _ROOM])
+    return text if len(text) <= _ROOM else f"{text[:_ROOM]}…"
+
+
+def _is_secret(name: object) -> bool:
+    return (
+        isinstance(name, str) and len(name) < _TEXT and name.replace("_", "").replace("-", "").lower() in _SECRET_NAMES
+    )
+
+
+def content_hash(value: Any) -> int:
+    """A hash that equal JSON values share; it looks at the first level of a value and at a bounded part of it."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value)
+        if len(items) > _HASHED:
+            return hash((dict, len(items)))
+        return hash(frozenset((key, _flat_hash(item)) for key, item in items.items()))
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return hash((list, len(items), *map(_flat_hash, islice(items, _HASHED))))
+    return _flat_hash(value)
+
+
+def _flat_hash(value: Any) -> int:
+    try:
+        return hash(value)
+    except TypeError:
+        return 0
+
+
+def joined(names: Iterable[object]) -> str:
+    """Some names, at most five of them."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:5]) + (f" and {len(every) - 5} more" if len(every) > 5 else "")

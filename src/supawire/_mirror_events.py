@@ -1,0 +1,243 @@
+"""What the copy of a table says of itself: where it stands, and how its rows change.
+
+Rows are kept as plain dicts and given out as copies, or as objects of the user's class, made when they are looked at:
+nobody can change the copy by changing what he got from it.
+"""
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+
+from msgspec import UNSET, Struct
+from msgspec.structs import force_setattr
+
+from supawire._display import brief_event, content_hash
+
+if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+    import typing_extensions
+
+    R = typing_extensions.TypeVar("R", default=dict[str, Any])
+else:
+    R = TypeVar("R")
+
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = dict[Hashable, Row]
+"""Rows by their keys in canonical form."""
+
+RowSource: TypeAlias = Callable[[], Iterable[Any] | AsyncIterable[Any] | Awaitable[Iterable[Any] | AsyncIterable[Any]]]
+"""What `fetch=` takes: plain or async, a generator too; it gives mappings from column to value."""
+
+
+class MirrorState(StrEnum):
+    """Where a mirror stands."""
+
+    JOINING = "joining"
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    SETTLING = "settling"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+class Shown(Struct, frozen=True):
+    """How users see a row: `key` of its columns, `row` as a copy or an object of their class."""
+
+    key: Callable[[Row], Any]
+    row: Callable[[Row], Any]
+
+
+class RowInserted(Struct, Generic[R], frozen=True, eq=False):
+    """A row came into the copy."""
+
+    _row: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """Its key: the value, or with several columns the tuple of their values."""
+        return self._shown.key(self._row)
+
+    @property
+    def row(self) -> R:
+        """The row. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._row))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowInserted):
+            return NotImplemented
+        theirs = cast("RowInserted[Any]", other)
+        return self._row == theirs._row and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowInserted, content_hash(self._row)))
+
+    def __repr__(self) -> str:
+        return brief_event("RowInserted", key=self.key, row=self._row)
+
+
+class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
+    """A row of the copy has other values, perhaps another key."""
+
+    _row: Row
+    _old: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """Its key now."""
+        return self._shown.key(self._row)
+
+    @property
+    def old_key(self) -> Any:
+        """Its key before; nearly always the same."""
+        return self._shown.key(self._old)
+
+    @property
+    def row(self) -> R:
+        """The row now. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._row))
+
+    @property
+    def old(self) -> R:
+        """The row before. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._old))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowUpdated):
+            return NotImplemented
+        theirs = cast("RowUpdated[Any]", other)
+        return (self._row, self._old) == (theirs._row, theirs._old) and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowUpdated, content_hash(self._row), content_hash(self._old)))
+
+    def __repr__(self) -> str:
+        return brief_event("RowUpdated", key=self.key, row=self._row, old=self._old)
+
+
+class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
+    """A row left the copy: it was deleted, or does not match the filter any more."""
+
+    _old: Row
+    _shown: Shown
+
+    @property
+    def key(self) -> Any:
+        """The key that it had."""
+        return self._shown.key(self._old)
+
+    @property
+    def old(self) -> R:
+        """The row that it was. Raises `RowError` when it does not fit the model."""
+        return cast("R", self._shown.row(self._old))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, RowDeleted):
+            return NotImplemented
+        theirs = cast("RowDeleted[Any]", other)
+        return self._old == theirs._old and bool(self.key == theirs.key)
+
+    def __hash__(self) -> int:
+        return hash((RowDeleted, content_hash(self._old)))
+
+    def __repr__(self) -> str:
+        return brief_event("RowDeleted", key=self.key, old=self._old)
+
+
+class Resynced(Struct, Generic[R], frozen=True, eq=False):
+    """The copy was made anew: `rows` is all of it, `changes` what differs from what this iterator had told before.
+
+    `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins, and
+    "merged" stands for more changes than had room behind a slow one. "compared": `refresh_every` found a difference.
+    """
+
+    reason: str
+    _before: Rows
+    _after: Rows
+    _shown: Shown
+    _changes: Any = UNSET
+
+    @property
+    def rows(self) -> dict[Any, R]:
+        """All rows by key. Raises `RowError` when one does not fit the model."""
+        return {self._shown.key(row): cast("R", self._shown.row(row)) for row in self._after.values()}
+
+    @property
+    def changes(self) -> "tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]":
+        """The same as changes of single rows: found when first read, then kept. Another key is another row here."""
+        if self._changes is UNSET:
+            force_setattr(self, "_changes", tuple(_differences(self._before, self._after, self._shown)))
+        return cast("tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]", self._changes)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        if not isinstance(other, Resynced):
+            return NotImplemented
+        theirs = cast("Resynced[Any]", other)
+        return (self.reason, self._before, self._after) == (theirs.reason, theirs._before, theirs._after)
+
+    def __hash__(self) -> int:
+        return hash((Resynced, self.reason, len(self._before), len(self._after)))
+
+    def __repr__(self) -> str:
+        return brief_event("Resynced", reason=self.reason, rows=self._after)
+
+
+RowChange = RowInserted[R] | RowUpdated[R] | RowDeleted[R]
+"""How one row of the copy changes."""
+
+MirrorEvent = RowInserted[R] | RowUpdated[R] | RowDeleted[R] | Resynced[R]
+"""What an iterator over a mirror gives."""
+
+
+def same_row(row: Row, other: Row) -> bool:
+    """Whether two rows are equal; unlike for `==`, a NaN is equal to a NaN, also inside of lists."""
+    try:
+        if row == other:
+            return True
+    except ArithmeticError:  # a Decimal that signals, which an odd server may send as text
+        pass
+    return row.keys() == other.keys() and all(_same_value(value, other[name]) for name, value in row.items())
+
+
+def _same_value(value: Any, other: Any) -> bool:
+    try:
+        if value == other:
+            return True
+    except ArithmeticError:
+        pass
+    return type(value) is type(other) and repr(value) == repr(other)
+
+
+def _differences(before: Rows, after: Rows, shown: Shown) -> Iterator[RowChange[Any]]:
+    for key, old in before.items():
+        if key not in after:
+            yield RowDeleted(old, shown)
+    for key, row in after.items():
+        old = before.get(key)
+        if old is None:
+            yield RowInserted(row, shown)
+        elif not same_row(row, old):
+            yield RowUpdated(row, old, shown)
+
+
+def rewound(
+    rows: Mapping[Hashable, Row], events: list[MirrorEvent[Any]], key_of: Callable[[Row], Hashable | None]
+) -> Rows:
+    """The rows as they were before these events."""
+    past: Rows = dict(rows)
+    for event in reversed(events):
+        match event:
+            case RowInserted(row):
+                del past[key_of(row)]
+            case RowUpdated(row, old):
+                del past[key_of(row)]
+                past[key_of(old)] = old
+            case RowDeleted(old):
+                past[key_of(old)] = old
+            case Resynced(_, before):
+                past = dict(before)
+    return past

@@ -1,0 +1,469 @@
+"""What Python itself would answer to a common mistake with a text that does not help: here it says what to write.
+
+The methods made here are hidden from type checkers, which refuse such code by themselves.
+
+Arguments are checked where they come in; a refusal says what was given, what is allowed, why, what is nearest.
+
+Payloads as JSON, and where in a payload it is that cannot be.
+"""
+
+import enum
+import math
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import msgspec
+
+from supawire.errors import InvalidArgumentError, StateError
+
+T = TypeVar("T")
+
+
+class NoAttributeError(StateError, AttributeError):
+    """A `StateError` for an attribute that is not there, so that `hasattr` and `getattr` work as always."""
+
+
+class NotSupportedError(StateError, TypeError):
+    """A `StateError` for a protocol that an object does not have; web frameworks try out what a stream is by the
+    `TypeError` that `iter()` raises."""
+
+
+def misused(message: str, hint: str) -> Callable[..., Any]:
+    """A method that raises `NotSupportedError`."""
+
+    def method(self: object, *_: object) -> Any:
+        raise NotSupportedError(message, hint=hint)
+
+    return method
+
+
+def not_built(kind: str, value: object, wanted: type[T], call: str) -> T:
+    """Return what a client is made of inside the library. Raises: InvalidArgumentError: users write `call`."""
+    if not isinstance(value, wanted):
+        raise InvalidArgumentError(f"{kind} is not made by calling the class", hint=f"Write {call}.")
+    return value
+
+
+PREFIX: Final = "realtime:"
+NAME_BYTES: Final = 255
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_QUOTES: Final = "\"'`"
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Default(enum.Enum):
+    """The type of an argument that was left out, where None means something else."""
+
+    DEFAULT = "default"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+Timeout = float | None | Default
+
+
+class Secret:
+    """A token or key: never shown, logged or pickled; `reveal()` is called where the URL or frame is built."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled or copied into text; pass the object itself")
+
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Secret":
+        return self
+
+
+def refuse(name: str, value: object, allowed: str, *, why: str = "", near: object = None) -> InvalidArgumentError:
+    """The error for a value that is not allowed."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "…"
+    text = f"{name} must be {allowed}, not {shown}" + (f": {why}" if why else "")
+    return InvalidArgumentError(text + (f"; the nearest allowed value is {near!r}" if near is not None else ""))
+
+
+def check_bool(name: str, value: object) -> bool:
+    """`value`, when it is True or False itself: a mistyped flag would join the wrong room."""
+    if isinstance(value, bool):
+        return value
+    near = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
+    raise refuse(name, value, "True or False", near=near)
+
+
+def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
+    """`value`, when it is one of `allowed`."""
+    choices = tuple(allowed)
+    for choice in choices:
+        if value == choice and type(value) is type(choice):
+            return choice
+    from difflib import get_close_matches  # a start needs no near words
+
+    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
+    raise InvalidArgumentError(
+        f"{name}={value!r} is none of {', '.join(repr(choice) for choice in choices)}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    why: str = "",
+) -> float:
+    """`value` as it is, when it is a finite number (no bool) inside the bounds."""
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("at least", minimum), ("below", below), ("at most", maximum))
+        if bound is not None
+    ]
+    allowed = " ".join(filter(None, ["a number", " and ".join(bounds), unit]))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+        hint = "take its total_seconds()" if hasattr(value, "total_seconds") else why
+        raise refuse(name, value, allowed, why=hint)
+    if (above is not None and value <= above) or (minimum is not None and value < minimum):
+        raise refuse(name, value, allowed, why=why, near=minimum)
+    if (below is not None and value >= below) or (maximum is not None and value > maximum):
+        raise refuse(name, value, allowed, why=why, near=maximum if maximum is not None else _just_below(below))
+    return value
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that is too large for a float
+        return False
+
+
+def _just_below(bound: float | None) -> float | None:
+    return None if bound is None else bound - 1
+
+
+def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None, why: str = "") -> int:
+    """`value`, when it is an int (no bool) inside the bounds."""
+    allowed = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refuse(name, value, allowed, why=why)
+    if value < minimum:
+        raise refuse(name, value, allowed, why=why, near=minimum)
+    if maximum is not None and value > maximum:
+        raise refuse(name, value, allowed, why=why, near=maximum)
+    return value
+
+
+def check_timeout(value: object, default: float | None, name: str = "timeout") -> float | None:
+    """Seconds to wait: `default` when left out, None for no limit, else a number above 0."""
+    if value is DEFAULT:
+        return default
+    if value is None:
+        return None
+    return check_number(name, value, above=0, unit="seconds, or None for no limit")
+
+
+def check_callable(name: str, value: object) -> Callable[..., Any]:
+    """`value`, when it can be called."""
+    if not callable(value):
+        raise refuse(name, value, "callable")
+    return value
+
+
+def check_plain(name: str, value: object) -> Callable[..., Any]:
+    """`value`, when it can be called and is not async: nobody would await what it returns."""
+    import inspect
+
+    function = check_callable(name, value)
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = cast("partial[Any]", inner).func
+    if any(inspect.iscoroutinefunction(each) for each in (inner, getattr(inner, "__call__", None))):  # noqa: B004
+        raise InvalidArgumentError(
+            f"{name} must be a plain function, and an async one was given, which nobody would await",
+            hint="In it, start a task, as with asyncio.create_task(), or put what it gets into a queue.",
+        )
+    return function
+
+
+def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[..., Any]:
+    """`value`, when it can be called with this number of positional arguments; some functions written in C do not say.
+
+    Args: allowed: what it should be, for the text of the error.
+    """
+    import inspect
+
+    function = check_callable(name, value)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return function
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        shown = getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise InvalidArgumentError(f"{name} must be {allowed}, and {shown}{signature} cannot be called so") from error
+    return function
+
+
+def check_kind(name: str, value: object, kind: type[T], allowed: str) -> T:
+    """`value`, when it is an object of this class."""
+    if not isinstance(value, kind):
+        raise refuse(name, value, allowed)
+    return value
+
+
+def check_text(name: str, value: object, *, secret: bool = False) -> str:
+    """`value`, when it is a text that is not empty and has no control characters (they would end a header or a URL)."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a string, not {type(value).__name__}")
+    shown = f"the given text of {len(value)} characters" if secret else repr(value)
+    if not value:
+        raise InvalidArgumentError(f"{name} must not be empty")
+    if _CONTROL.search(value):
+        raise InvalidArgumentError(f"{name} must have no line break or control character, and {shown} has; strip() it")
+    check_writable(name, value, shown)
+    return value
+
+
+def check_writable(name: str, text: str, shown: str | None = None) -> int:
+    """The bytes of a text in UTF-8, as everything is sent. Half of a surrogate pair cannot be written."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{name}={shown or repr(text)} cannot be written as UTF-8: {error.reason}"
+        ) from None  # the cause would show the text
+
+
+def check_secret(name: str, value: object) -> Secret:
+    """A token or key as a `Secret`; the error does not show it."""
+    if isinstance(value, Secret):
+        return value
+    text = check_text(name, value, secret=True)
+    if not text.isascii() or " " in text:
+        raise InvalidArgumentError(f"{name} must be printable ASCII without blanks, as JWTs and keys are; strip() it")
+    return Secret(text)
+
+
+def check_token(name: str, value: object) -> Secret:
+    """Return a token or key as a `Secret`, unless it was meant to be a JWT and cannot be one.
+
+    The real server fails on a damaged JWT with an error that says nothing and seems to pass. Text of another form, such
+    as an `sb_` key, is the server's or a gateway's to judge.
+    """
+    if isinstance(value, str) and value[:7].lower() == "bearer ":
+        raise InvalidArgumentError(f"{name} must be the token alone, without the word Bearer in front")
+    secret = check_secret(name, value)
+    if (flaw := _flaw(secret.reveal())) is not None:
+        raise InvalidArgumentError(
+            f"{name} cannot be a JWT: {flaw}",
+            hint="Copy the whole of it, without quotation marks; a key may also be one that begins with sb_.",
+        )
+    return secret
+
+
+def _flaw(text: str) -> str | None:
+    """Return what keeps a text that looks like a JWT from being one."""
+    if text[0] in _QUOTES or text[-1] in _QUOTES:
+        return "it begins or ends with a quotation mark"
+    parts = text.split(".")
+    if len(parts) != 3:
+        return f"it has {len(parts)} parts instead of three" if text.startswith("eyJ") else None
+    for part, what in zip(parts, ("header", "payload"), strict=False):
+        if not _is_object(part):
+            return f"its {what} must be a JSON object in base64"
+    return None
+
+
+def _is_object(part: str) -> bool:
+    try:
+        raw = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        return isinstance(msgspec.json.decode(raw), dict)
+    except (ValueError, msgspec.MsgspecError, RecursionError):  # binascii.Error is a ValueError
+        return False
+
+
+def check_headers(name: str, value: object) -> dict[str, str]:
+    """A copy of a mapping of HTTP header names to values."""
+    pairs = check_pairs(name, value)
+    for header in pairs:
+        if not _HEADER_NAME.fullmatch(header):
+            raise InvalidArgumentError(f"{name}: {header!r} is no name of an HTTP header")
+        if header.lower() == "host":
+            raise InvalidArgumentError(f"{name}: pass host= instead of a Host header, so that TLS uses the same name")
+        if header.lower() in {"connection", "upgrade"} or header.lower().startswith("sec-websocket-"):
+            raise InvalidArgumentError(f"{name}: {header} belongs to the WebSocket handshake, which sets it itself")
+    return pairs
+
+
+def check_pairs(name: str, value: object) -> dict[str, str]:
+    """A copy of a mapping of strings to strings without control characters."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be a mapping of strings to strings, not {type(value).__name__}")
+    pairs: dict[str, str] = {}
+    for key, text in cast("Mapping[object, object]", value).items():
+        checked = check_text(f"a key of {name}", key)
+        pairs[checked] = "" if text == "" else check_text(f"{name}[{checked!r}]", text, secret=True)
+    return pairs
+
+
+def _fits(name: str, text: str, size: int) -> None:
+    used = check_writable(name, text)
+    if used > size:
+        raise InvalidArgumentError(
+            f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: its length is one byte on the wire"
+        )
+
+
+def check_topic(topic: object) -> str:
+    """The full topic, `realtime:` in front exactly once, of a topic in either form; at most 255 bytes."""
+    if not isinstance(topic, str):
+        raise InvalidArgumentError(f"a topic is a string, not {type(topic).__name__}")
+    full = topic if topic.startswith(PREFIX) else PREFIX + topic
+    if full == PREFIX:
+        raise InvalidArgumentError(f"topic={topic!r} has no name: the server refuses it (TopicNameRequired)")
+    if "\0" in full:
+        raise InvalidArgumentError(f"topic={topic!r} holds a NUL character, which the server's database cannot store")
+    _fits("topic with its realtime:", full, NAME_BYTES)
+    return full
+
+
+def check_event(event: object) -> str:
+    """The name of a broadcast's event: not empty, at most 255 bytes of UTF-8."""
+    if not isinstance(event, str):
+        raise InvalidArgumentError(f"an event is a string, not {type(event).__name__}")
+    if not event:
+        raise InvalidArgumentError("the event has no name")
+    _fits("event", event, NAME_BYTES)
+    return event
+
+
+def check_json(payload: object, name: str = "payload") -> bytes:
+    """`payload` as JSON.
+
+    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, attrs classes, structs, sets,
+    datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. So are pydantic's models, numpy's
+    numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings. The page on broadcasts
+    has the table.
+    NaN and Infinity, keys that are no text or number, and other objects raise `InvalidArgumentError` with their path.
+    """
+    try:
+        encoded = _json.encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        where = _bad_place(payload, name) if not isinstance(error, RecursionError) else name
+        raise InvalidArgumentError(f"{where} cannot be written as JSON: {error}") from error
+    if b"null" in encoded and _has_nan(payload):  # it was written as null
+        path, value = _where_nan(payload, name)
+        raise InvalidArgumentError(f"{path} cannot be written as JSON: {value} is no JSON number; None is null")
+    return encoded
+
+
+def _of_numpy(value: Any) -> object:
+    if value.dtype.kind not in "biufUS":  # of others, such as times in nanoseconds, Python has no like
+        raise TypeError(f"numpy's {value.dtype} has no JSON value")
+    return value.tolist()
+
+
+_FOREIGN: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "ipaddress": str}
+"""By the package of a class."""
+
+
+def _plain(value: object) -> object:
+    """What an object of a class of its own is in JSON."""
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    foreign = _FOREIGN.get(type(value).__module__.partition(".")[0])
+    if foreign is not None:
+        return foreign(value)
+    if hasattr(type(value), "__pydantic_serializer__"):
+        return cast("Any", value).model_dump(by_alias=True)
+    raise TypeError(f"an object of type {type(value).__name__} is no JSON value")
+
+
+_json: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:
+    if isinstance(value, Mapping):
+        return [(part, f"{path}[{key!r}]") for key, part in cast("Mapping[object, object]", value).items()]
+    if isinstance(value, list | tuple):
+        return [(part, f"{path}[{index}]") for index, part in enumerate(cast("Sequence[object]", value))]
+    return ()
+
+
+def _bad_place(value: object, path: str) -> str:
+    """The path to the innermost value that cannot be encoded."""
+    while True:
+        for part, place in _parts(value, path):
+            try:
+                _json.encode(part)
+            except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+                value, path = part, place
+                break
+        else:
+            return path
+
+
+def _has_nan(payload: object) -> bool:
+    left = [payload]
+    while left:
+        value = left.pop()
+        kind = type(value)
+        if kind is float:
+            if not math.isfinite(cast("float", value)):
+                return True
+        elif kind is dict:
+            left.extend(cast("dict[object, object]", value).values())
+        elif kind is list or kind is tuple:
+            left.extend(cast("list[object]", value))
+        elif kind not in _PLAIN:
+            left.append(msgspec.to_builtins(value, enc_hook=_plain))
+    return False
+
+
+_PLAIN: Final = frozenset({str, int, bool, type(None), msgspec.Raw})
+
+
+def _where_nan(payload: object, name: str) -> tuple[str, float]:
+    left = [(payload, name)]
+    while left:
+        value, path = left.pop()
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return path, value
+        elif type(value) not in _PLAIN:
+            left.extend(reversed(list(_parts(msgspec.to_builtins(value, enc_hook=_plain), path))))
+    return name, math.nan

@@ -1,0 +1,248 @@
+"""`model=`: rows and payloads as objects of the user's own classes (R42).
+
+A class is looked at once, when its selector is made; what msgspec or pydantic can never make is refused there.
+Dataclasses, TypedDicts and structs are converted by msgspec in its strict mode, pydantic's classes by pydantic, which
+is not imported for anybody else: who has such a class has imported it.
+
+An object is made of what the server sent and of nothing else. A column that it lists and did not send (a large value
+that the update left alone, a row over a megabyte) must not turn into the default of a field, which would look like the
+value; only fields that can say "not sent" may stay without.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import is_dataclass
+from typing import Any, Final, cast, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from supawire._values.rows import read_interval
+from supawire.errors import InvalidArgumentError, RowError
+
+_SHOWN: Final = 5
+_PATH: Final = " - at `$"
+_SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+"""Texts of msgspec that end with the value."""
+
+_MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What msgspec and pydantic raise for a value that does not fit; what else the user's own code raises stays that."""
+
+_ALLOWED: Final = "a dataclass, an attrs class, a TypedDict, a msgspec.Struct or a pydantic model"
+
+
+class Model(Struct, frozen=True, eq=False):
+    """One class, and how its objects are made. Two of the same class are equal.
+
+    from_row: of a dict with Python values. from_json: of a JSON text. misfit: what such an error says, without the
+    values. fields: for each field that must be sent, the names under which it may be.
+    """
+
+    kind: type[Any]
+    from_row: Callable[[dict[str, Any]], Any]
+    from_json: Callable[[bytes | msgspec.Raw], Any]
+    misfit: Callable[[Exception], str]
+    fields: tuple[tuple[str, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return _named(self.kind)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self.kind == other.kind
+
+    def __hash__(self) -> int:
+        return hash(self.kind)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return check_model, (self.kind,)
+
+    def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
+        """The object of a row. `unsent`: the columns that the server lists and did not send. Raises: RowError."""
+        lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()
+        if lacking:
+            raise RowError(
+                f"the server did not send {', '.join(lacking)}, so the row is no {self.name}",
+                hint="`row` has what was sent. Large values are left out where an UPDATE left them, and in huge rows.",
+            )
+        try:
+            return self.from_row(row)
+        except _MISFITS as error:
+            misfit = self.misfit(error)
+        raise RowError(f"the row is no {self.name}: {misfit}", hint="`row` has it as a dict.")
+
+    def read(self, text: bytes | msgspec.Raw) -> Any:
+        """The object of a JSON text. Raises: RowError."""
+        try:
+            return self.from_json(text)
+        except _MISFITS as error:
+            misfit = self.misfit(error)
+        raise RowError(f"the payload is no {self.name}: {misfit}", hint="`raw` of this error has it as it was sent.")
+
+    def _lacks(self, column: str, row: Mapping[str, Any]) -> bool:
+        return any(column in names and not any(name in row for name in names) for names in self.fields)
+
+
+def check_model(model: type[Any] | None) -> Model | None:
+    """How objects of this class are made; None for None.
+
+    Raises: InvalidArgumentError: no class of the four kinds, or one that cannot be made from JSON values.
+    """
+    if model is None:
+        return None
+    origin = get_origin(model) or model  # of Box[int] Box
+    if not isinstance(origin, type):
+        raise _refuse(model, f"give the class itself, {type(model).__name__}" if _maker(type(model)) else "")
+    make = _maker(origin)
+    if make is None:
+        raise _refuse(model, "leave it out for dicts" if issubclass(origin, Mapping) else "")
+    try:
+        return make(model)
+    except TypeError as error:
+        raise InvalidArgumentError(f"model={_named(model)} cannot be made of a row or payload: {error}") from error
+
+
+def _maker(kind: type[Any]) -> Callable[[type[Any]], Model] | None:
+    if hasattr(kind, "__pydantic_validator__"):
+        return _of_pydantic
+    is_struct = issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
+    is_typed_dict = dict in kind.__mro__ and hasattr(kind, "__total__")
+    is_attrs = hasattr(kind, "__attrs_attrs__")
+    return _of_msgspec if is_struct or is_typed_dict or is_attrs or is_dataclass(kind) else None
+
+
+def _refuse(model: object, near: str) -> InvalidArgumentError:
+    shown = _named(model) if isinstance(model, type) else repr(model)[:80]
+    return InvalidArgumentError(f"model must be {_ALLOWED}, not {shown}" + (f"; {near}" if near else ""))
+
+
+def _named(model: object) -> str:
+    return getattr(model, "__qualname__", None) or str(model)
+
+
+# --- msgspec
+
+
+def _of_msgspec(model: type[Any]) -> Model:
+    from msgspec import inspect
+
+    try:
+        decode = msgspec.json.Decoder(model, dec_hook=_other).decode
+        kind = cast("inspect.StructType", inspect.type_info(model))
+    except (NameError, AttributeError) as error:  # an annotation that is a text, and names what cannot be found
+        raise TypeError(f"an annotation cannot be resolved: {error}") from error
+    if getattr(kind, "array_like", False):
+        raise TypeError("it is array_like, and rows are JSON objects")
+    spans = tuple(one.encode_name for one in kind.fields if _holds(one.type, inspect.TimeDeltaType))
+
+    def from_row(row: dict[str, Any]) -> Any:
+        if spans:
+            row = row | {name: _spans(row[name]) for name in spans if name in row}
+        return msgspec.convert(row, model, dec_hook=_other)
+
+    return Model(
+        kind=model,
+        from_row=from_row,
+        from_json=decode,
+        misfit=_misfit,
+        fields=tuple((one.encode_name,) for one in kind.fields if not _may_lack(one)),
+    )
+
+
+def _other(kind: Any, value: Any) -> Any:
+    """A class that msgspec does not know: networks are read, and what is an object of it already is taken.
+
+    Raises: TypeError, which msgspec makes a misfit of; without the value, which the errors of `ipaddress` show.
+    """
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    if kind.__module__ == "ipaddress" and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            raise TypeError(f"Invalid {_named(kind)}") from None
+    raise TypeError(f"Expected `{_named(kind)}`, got `{type(value).__name__}`")
+
+
+def _holds(wanted: Any, kind: type[Any]) -> bool:
+    """Whether a field is of this kind, or None, or a list of these."""
+    parts = getattr(wanted, "types", None) or (getattr(wanted, "item_type", None),)
+    return isinstance(wanted, kind) or any(part is not None and _holds(part, kind) for part in parts)
+
+
+def _spans(value: Any) -> Any:
+    """PostgreSQL's text of an interval as what msgspec takes for a timedelta, where it is one."""
+    if isinstance(value, list):
+        return [_spans(item) for item in cast("list[Any]", value)]
+    try:
+        return read_interval(value) if isinstance(value, str) else value
+    except (ValueError, OverflowError):
+        return value
+
+
+def _may_lack(one: Any) -> bool:
+    """Whether its absence can be seen: a key that is NotRequired, or a field that is UNSET then."""
+    return not one.required and one.default is one.default_factory is msgspec.NODEFAULT
+
+
+def _misfit(error: Exception) -> str:
+    """Where and why, but not with which value: errors are logged."""
+    text = str(error)
+    before, _, path = text.rpartition(_PATH)
+    path = path.removesuffix("`").removeprefix(".")
+    found = bool(path) and text.endswith("`") and _PATH in text
+    why = _SHOWING.sub(r"\1", before if found else text)
+    return f"{path}: {why}" if found else why
+
+
+# --- pydantic
+
+
+def _of_pydantic(model: type[Any]) -> Model:
+    import pydantic
+
+    try:
+        if issubclass(model, pydantic.BaseModel):
+            model.model_rebuild()
+            fields, config = model.model_fields, model.model_config
+            from_row, from_json = model.model_validate, model.model_validate_json
+        else:  # pydantic's dataclasses
+            adapter = pydantic.TypeAdapter[Any](model)
+            fields, config = model.__pydantic_fields__, getattr(model, "__pydantic_config__", {})
+            from_row, from_json = adapter.validate_python, adapter.validate_json
+    except (pydantic.PydanticUserError, pydantic.PydanticUndefinedAnnotation) as error:
+        raise TypeError(error.message) from error
+    by_name = bool(config.get("populate_by_name") or config.get("validate_by_name"))
+    return Model(
+        kind=model,
+        from_row=from_row,
+        from_json=lambda text: from_json(bytes(text)),
+        misfit=_misfit_of_pydantic,
+        fields=tuple(tuple(_names_of(name, one, by_name=by_name)) for name, one in fields.items()),
+    )
+
+
+def _names_of(name: str, one: Any, *, by_name: bool) -> Iterable[str]:
+    alias = one.validation_alias if one.validation_alias is not None else one.alias
+    for choice in getattr(alias, "choices", (alias,)):
+        if choice is not None:
+            yield choice if isinstance(choice, str) else str(choice.path[0])
+    if alias is None or by_name:
+        yield name
+
+
+def _misfit_of_pydantic(error: Exception) -> str:
+    """The same of pydantic, for each place; one of its texts shows a value, the tag that is none."""
+    import pydantic
+
+    if not isinstance(error, pydantic.ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    whys = ["no known tag" if line["type"] == "union_tag_invalid" else line["msg"] for line in found]
+    places = [".".join(map(str, line["loc"])) or "all of it" for line in found]
+    lines = [f"{place}: {why}" for place, why in zip(places, whys, strict=True)]
+    return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")

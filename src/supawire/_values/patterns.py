@@ -1,0 +1,534 @@
+"""Regular expressions as PostgreSQL writes them ("advanced" ones), read into a tree.
+
+LIKE as PostgreSQL reads it, in time that is bounded: nothing that was found is given up again.
+
+Patterns as PostgreSQL finds them, in time that is linear in the text.
+
+Python's `re` goes back and tries again, which takes exponential time for some patterns; here pattern and text may both
+come from outside. A regular expression becomes an automaton whose states are made when the text first needs them, and
+only whether it is found is asked, so one pass over the text is enough. What such an automaton cannot do (back
+references, looking ahead or behind) is refused.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+_LONGEST: Final = 20_000
+_DEPTH: Final = 50
+_MOST_REPEATS: Final = 255
+
+Takes: TypeAlias = Callable[[str], bool]
+Tree: TypeAlias = tuple[Any, ...]
+"""`("one", takes)`, `("at", where)`, `("all", trees)`, `("any", trees)` or `("times", tree, least, most)`."""
+
+
+def is_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
+
+
+def _ascii(letters: str) -> Takes:
+    return frozenset(letters).__contains__
+
+
+_LOWER: Final = "abcdefghijklmnopqrstuvwxyz"
+_CLASSES: Final[dict[str, Takes]] = {
+    "alpha": _ascii(_LOWER + _LOWER.upper()),
+    "alnum": _ascii(_LOWER + _LOWER.upper() + "0123456789"),
+    "blank": _ascii(" \t"),
+    "cntrl": lambda letter: letter < " " or letter == "\x7f",
+    "digit": str.isdecimal,
+    "graph": lambda letter: letter.isprintable() and not letter.isspace(),
+    "lower": _ascii(_LOWER),
+    "print": str.isprintable,
+    "punct": _ascii("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
+    "space": str.isspace,
+    "upper": _ascii(_LOWER.upper()),
+    "word": is_word,
+    "xdigit": _ascii("0123456789abcdefABCDEF"),
+}
+_SHORT: Final = {"d": "digit", "s": "space", "w": "word"}
+_LETTERS: Final = {"a": "\a", "b": "\b", "B": "\\", "e": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_HEX: Final = {"u": 4, "U": 8}
+_PLACES: Final = frozenset("AmMyYZ")
+
+
+class BeyondUs(ValueError):
+    """A regular expression that PostgreSQL may take, and we do not."""
+
+
+class Reader:
+    """Reads one pattern. Raises: ValueError with PostgreSQL's words."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > _LONGEST:
+            raise BeyondUs("regular expression is too complex")
+        self._text = text
+        self._at = 0
+        self._depth = 0
+        self.ignore_case = False
+
+    def read(self) -> Tree:
+        if self._takes("***="):
+            rest = self._text[self._at :]
+            return ("all", [("one", letter.__eq__) for letter in rest])
+        if not self._takes("***:") and self._text.startswith("***"):
+            raise ValueError("quantifier operand invalid")
+        self._options()
+        tree = self._branches()
+        if self._at < len(self._text):
+            raise ValueError("parentheses () not balanced")
+        return tree
+
+    def _options(self) -> None:
+        if not self._text.startswith("(?", self._at) or self._text[self._at + 2 : self._at + 3] not in {"i", "c", "s"}:
+            return
+        end = self._text.find(")", self._at)
+        letters = self._text[self._at + 2 : end]
+        if end < 0 or not set(letters) <= {"i", "c", "s", "t"}:
+            raise ValueError("invalid embedded option")
+        for letter in letters:
+            self.ignore_case = {"i": True, "c": False}.get(letter, self.ignore_case)
+        self._at = end + 1
+
+    def _takes(self, mark: str) -> bool:
+        if not self._text.startswith(mark, self._at):
+            return False
+        self._at += len(mark)
+        return True
+
+    def _next(self, lacking: str) -> str:
+        if self._at >= len(self._text):
+            raise ValueError(lacking)
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def _branches(self) -> Tree:
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise BeyondUs("regular expression is too complex")
+        branches = [self._branch()]
+        while self._takes("|"):
+            branches.append(self._branch())
+        self._depth -= 1
+        return branches[0] if len(branches) == 1 else ("any", branches)
+
+    def _branch(self) -> Tree:
+        found: list[Tree] = []
+        while self._at < len(self._text) and self._text[self._at] not in "|)":
+            atom = self._atom()
+            repeated = self._repeats()
+            if repeated is not None:
+                if atom[0] == "at":
+                    raise ValueError("quantifier operand invalid")
+                atom = ("times", atom, *repeated)
+                if self._repeats() is not None:
+                    raise ValueError("quantifier operand invalid")
+            found.append(atom)
+        return ("all", found)
+
+    def _repeats(self) -> tuple[int, int | None] | None:
+        bounds: tuple[int, int | None] | None = None
+        for mark, least, most in (("*", 0, None), ("+", 1, None), ("?", 0, 1)):
+            if bounds is None and self._takes(mark):
+                bounds = (least, most)
+        if bounds is None and self._text[self._at : self._at + 1] == "{" and self._digit(self._at + 1):
+            bounds = self._bounds()
+        if bounds is not None:
+            self._takes("?")  # the shortest or the longest: found is found
+        return bounds
+
+    def _digit(self, at: int) -> bool:
+        return self._text[at : at + 1] in set("0123456789")
+
+    def _bounds(self) -> tuple[int, int | None]:
+        end = self._text.find("}", self._at)
+        if end < 0:
+            raise ValueError("braces {} not balanced")
+        least, comma, most = self._text[self._at + 1 : end].partition(",")
+        self._at = end + 1
+        numbers = (least, most) if most else (least,)
+        if not all(len(number) <= 3 and number.isascii() and number.isdecimal() for number in numbers):
+            raise ValueError("invalid repetition count(s)")
+        low = int(least)
+        high = int(most) if most else None if comma else low
+        if low > _MOST_REPEATS or (high is not None and (high > _MOST_REPEATS or high < low)):
+            raise ValueError("invalid repetition count(s)")
+        return low, high
+
+    def _atom(self) -> Tree:
+        letter = self._next("")
+        match letter:
+            case "(":
+                return self._group()
+            case "[":
+                return self._bracket()
+            case ".":
+                return ("one", none_of([]))
+            case "^" | "$":
+                return ("at", {"^": "A", "$": "Z"}[letter])
+            case "\\":
+                return self._escape()
+            case "*" | "+" | "?":
+                raise ValueError("quantifier operand invalid")
+            case "{" if self._digit(self._at):
+                raise ValueError("quantifier operand invalid")
+            case _:
+                return ("one", letter.__eq__)
+
+    def _group(self) -> Tree:
+        if self._takes("?") and not self._takes(":"):
+            raise BeyondUs("looking ahead or behind and options inside a pattern are not supported here")
+        tree = self._branches()
+        if not self._takes(")"):
+            raise ValueError("parentheses () not balanced")
+        return tree
+
+    def _escape(self) -> Tree:
+        letter = self._next("invalid escape \\ sequence")
+        if letter in _PLACES:
+            return ("at", letter)
+        if letter.lower() in _SHORT:
+            known = _CLASSES[_SHORT[letter.lower()]]
+            return ("one", known if letter.islower() else none_of([known]))
+        return ("one", self._escaped(letter).__eq__)
+
+    def _escaped(self, letter: str) -> str:
+        if letter in _LETTERS:
+            return _LETTERS[letter]
+        if letter in _HEX:
+            return self._coded(_HEX[letter], _HEX[letter])
+        if letter == "x":
+            return self._coded(1, 8)
+        if letter == "c":
+            return chr(ord(self._next("invalid escape \\ sequence")) & 0x1F)
+        if letter == "0":
+            return "\0"
+        if letter.isascii() and letter.isdecimal():
+            raise BeyondUs("back references are not supported here")
+        if letter.isascii() and letter.isalpha():
+            raise ValueError("invalid escape \\ sequence")
+        return letter
+
+    def _coded(self, least: int, most: int) -> str:
+        start = self._at
+        while self._at < len(self._text) and self._at < start + most and _CLASSES["xdigit"](self._text[self._at]):
+            self._at += 1
+        digits = self._text[start : self._at]
+        if len(digits) < least or int(digits, 16) > 0x10FFFF:
+            raise ValueError("invalid escape \\ sequence")
+        return chr(int(digits, 16))
+
+    def _bracket(self) -> Tree:
+        for mark, place in (("[:<:]]", "m"), ("[:>:]]", "M")):
+            if self._takes(mark):
+                return ("at", place)
+        negated = self._takes("^")
+        first = True
+        classes: list[Takes] = []
+        letters: set[str] = set()
+        while first or not self._takes("]"):
+            first = False
+            one = self._item()
+            if not isinstance(one, str):
+                classes.append(one)
+            elif self._text.startswith("-", self._at) and not self._text.startswith("-]", self._at):
+                self._at += 1
+                last = self._item()
+                if not isinstance(last, str) or last < one:
+                    raise ValueError("invalid character range")
+                classes.append(_between(one, last))
+            else:
+                letters.add(one)
+        classes.append(frozenset(letters).__contains__)
+        return ("one", none_of(classes) if negated else _one_of(classes))
+
+    def _item(self) -> str | Takes:
+        letter = self._next("brackets [] not balanced")
+        if letter == "[" and self._text[self._at : self._at + 1] in {":", ".", "="}:
+            return self._named(self._next(""))
+        if letter != "\\":
+            return letter
+        letter = self._next("brackets [] not balanced")
+        if letter in _SHORT:
+            return _CLASSES[_SHORT[letter]]
+        if letter in _PLACES or letter.lower() in _SHORT:
+            raise ValueError("invalid escape \\ sequence")
+        return self._escaped(letter)
+
+    def _named(self, mark: str) -> str | Takes:
+        end = self._text.find(mark + "]", self._at)
+        if end < 0:
+            raise ValueError("brackets [] not balanced")
+        name = self._text[self._at : end]
+        self._at = end + 2
+        if mark == ":":
+            if name not in _CLASSES:
+                raise ValueError("invalid character class")
+            return _CLASSES[name]
+        if len(name) != 1:
+            raise ValueError("invalid collating element")
+        return name
+
+
+def _between(first: str, last: str) -> Takes:
+    return lambda letter: first <= letter <= last
+
+
+def _one_of(classes: list[Takes]) -> Takes:
+    return lambda letter: any(takes(letter) for takes in classes)
+
+
+class NoneOf:
+    """Every letter but those; a class, so that the other case of a letter is looked at before it is turned round."""
+
+    def __init__(self, classes: list[Takes]) -> None:
+        self.takes = _one_of(classes)
+
+    def __call__(self, letter: str) -> bool:
+        return not self.takes(letter)
+
+
+def none_of(classes: list[Takes]) -> Takes:
+    return NoneOf(classes)
+
+
+_LIKE_WORK: Final = 100_000_000
+"""Comparisons of one letter that a LIKE may need at most."""
+
+
+class Like:
+    """A LIKE pattern: `%` is any text, `_` any letter. escapes: a backslash takes its meaning from the next letter.
+
+    Raises: ValueError: the pattern ends with an escape.
+    """
+
+    def __init__(self, text: str, *, escapes: bool = True, ignore_case: bool = False) -> None:
+        self._flags = re.DOTALL | (re.IGNORECASE if ignore_case else re.NOFLAG)
+        self._parts: list[list[str]] = [[]]
+        letters = iter(text)
+        for letter in letters:
+            if letter == "%":
+                self._parts += [[]] if self._parts[-1] or len(self._parts) == 1 else []
+            elif letter == "\\" and escapes:
+                following = next(letters, None)
+                if following is None:
+                    raise ValueError("LIKE pattern must not end with escape character")
+                self._parts[-1].append(re.escape(following))
+            else:
+                self._parts[-1].append("." if letter == "_" else re.escape(letter))
+        self._width = sum(map(len, self._parts))
+        """Letters that a text has at least."""
+        self._longest = max(map(len, self._parts))
+        self._compiled: list[re.Pattern[str]] | None = None
+
+    def search(self, text: str) -> bool:
+        """Whether the whole text is like the pattern. Raises: ValueError: it would take too long to find out."""
+        size = len(text)
+        if self._width > size or (len(self._parts) == 1 and self._width != size):
+            return False
+        if self._longest * size > _LIKE_WORK:
+            raise ValueError("pattern and text are too long")
+        if self._compiled is None:
+            self._compiled = [re.compile("".join(part), self._flags) for part in self._parts]
+        first, *middle = self._compiled
+        last = middle.pop() if middle else first
+        end = size - len(self._parts[-1])
+        if first.match(text) is None or last.match(text, end) is None:
+            return False
+        at = len(self._parts[0]) if len(self._parts) > 1 else end
+        for part in middle:
+            found = part.search(text, at, end)
+            if found is None:
+                return False
+            at = found.end()
+        return at <= end
+
+
+def like_without_escapes(pattern: str, text: str) -> bool:
+    """Whether the text is like the pattern, where nothing is an escape.
+
+    Most patterns are seen often and are kept; of one from outside nothing is kept that is longer than twice the text.
+    """
+    if len(pattern) - pattern.count("%") > len(text):
+        return False
+    return _without_escapes(_MANY.sub("%", pattern)).search(text)
+
+
+_MANY: Final = re.compile("%{2,}+")
+
+
+@lru_cache(1024)
+def _without_escapes(pattern: str) -> Like:
+    return Like(pattern, escapes=False)
+
+
+_WORK: Final = 1_000_000
+"""Nodes that are visited for one text at most; text whose letters repeat needs next to none."""
+
+_NODES: Final = 2000
+_KEPT: Final = 20_000
+"""Entries of the states that one automaton keeps, before it begins anew."""
+
+_FOUND: Final = 0
+_START, _WORD, _OTHER = range(3)
+"""What stands before a letter."""
+
+
+class _State:
+    """Where the automaton may be before a letter. moves: by letter what follows, None when the pattern is found."""
+
+    __slots__ = ("before", "moves", "nodes")
+
+    def __init__(self, nodes: frozenset[int], before: int) -> None:
+        self.nodes = nodes
+        self.before = before
+        self.moves: dict[str, _State | None] = {}
+
+
+class Regex:
+    """A regular expression of PostgreSQL ("advanced"). Raises: ValueError with PostgreSQL's words, or ours."""
+
+    def __init__(self, text: str, *, ignore_case: bool = False) -> None:
+        reader = Reader(text)
+        tree = reader.read()
+        self._any_case = ignore_case or reader.ignore_case
+        self._nodes: list[tuple[str, Any, tuple[int, ...]]] = [("found", None, ())]
+        self._first = self._add(tree, _FOUND)
+        self._forget()
+
+    def search(self, text: str) -> bool:
+        """Whether the pattern is found in the text. Raises: ValueError: it would take too long to find out."""
+        work = _WORK
+        state = self._begin
+        for letter in text:
+            try:
+                following = state.moves[letter]
+            except KeyError:
+                following, cost = self._move(state, letter)
+                work -= cost
+                if work < 0:
+                    raise ValueError("regular expression is too complex for this text") from None
+            if following is None:
+                return True
+            state = following
+        return _FOUND in self._reached(state, None)
+
+    # --- making it
+
+    def _add(self, tree: Tree, then: int) -> int:
+        match tree:
+            case ("one", takes):
+                return self._node("one", _in_any_case(takes) if self._any_case else takes, then)
+            case ("at", where):
+                return self._node("at", where, then)
+            case ("all", trees):
+                for one in reversed(trees):
+                    then = self._add(one, then)
+                return then
+            case ("any", trees):
+                return self._node("or", None, *(self._add(one, then) for one in trees))
+            case _:
+                _, one, least, most = tree
+                return self._add_times(one, least, most, then)
+
+    def _add_times(self, tree: Tree, least: int, most: int | None, then: int) -> int:
+        if most is None:
+            loop = self._node("or", None)
+            self._nodes[loop] = ("or", None, (self._add(tree, loop), then))
+            then = loop
+        else:
+            end = then
+            for _ in range(most - least):
+                then = self._node("or", None, self._add(tree, then), end)
+        for _ in range(least):
+            then = self._add(tree, then)
+        return then
+
+    def _node(self, kind: str, what: Any, *then: int) -> int:
+        if len(self._nodes) >= _NODES:
+            raise BeyondUs("regular expression is too complex")
+        self._nodes.append((kind, what, then))
+        return len(self._nodes) - 1
+
+    # --- running it
+
+    def _forget(self) -> None:
+        self._begin = _State(frozenset([self._first]), _START)
+        self._states = {(self._begin.nodes, _START): self._begin}
+        self._room = _KEPT
+
+    def _move(self, state: _State, letter: str) -> tuple[_State | None, int]:
+        reached = self._reached(state, letter)
+        following: _State | None = None
+        if _FOUND not in reached:
+            nodes = self._taking(reached, letter)
+            before = _WORD if is_word(letter) else _OTHER
+            following = self._states.get((nodes, before))
+            if following is None:
+                following = self._states[nodes, before] = _State(nodes, before)
+                self._room -= len(nodes)
+        state.moves[letter] = following
+        self._room -= 1
+        if self._room < 0:
+            self._forget()
+        return following, len(reached)
+
+    def _taking(self, reached: Iterable[int], letter: str) -> frozenset[int]:
+        nodes = {self._first}
+        for number in reached:
+            kind, what, then = self._nodes[number]
+            if kind == "one" and what(letter):
+                nodes.update(then)
+        return frozenset(nodes)
+
+    def _reached(self, state: _State, letter: str | None) -> set[int]:
+        """The nodes that are reached without a letter; `letter`: the one that comes next, None at the end."""
+        reached: set[int] = set()
+        waiting = list(state.nodes)
+        while waiting:
+            number = waiting.pop()
+            if number not in reached:
+                reached.add(number)
+                kind, what, then = self._nodes[number]
+                if kind == "or" or (kind == "at" and _stands(what, state.before, letter)):
+                    waiting += then
+        return reached
+
+
+def _stands(where: str, before: int, letter: str | None) -> bool:
+    after = letter is not None and is_word(letter)
+    match where:
+        case "A":
+            return before == _START
+        case "Z":
+            return letter is None
+        case "m":
+            return before != _WORD and after
+        case "M":
+            return before == _WORD and not after
+        case _:
+            return ((before == _WORD) != after) is (where == "y")
+
+
+def _in_any_case(takes: Takes) -> Takes:
+    if isinstance(takes, NoneOf):
+        return none_of([_in_any_case(takes.takes)])
+    return lambda letter: takes(letter) or takes(letter.lower()) or takes(letter.upper())
+
+
+def compiled(op: str, text: str) -> Like | Regex:
+    """The pattern of one of the operators like, ilike, match and imatch; long ones are not kept. Raises: ValueError."""
+    return (_kept if len(text) <= _LONGEST_KEPT else _made)(op, text)
+
+
+_LONGEST_KEPT: Final = 4096
+
+
+def _made(op: str, text: str) -> Like | Regex:
+    make = Like if op in {"like", "ilike"} else Regex
+    return make(text, ignore_case=op.startswith("i"))
+
+
+_kept: Final = lru_cache(64)(_made)

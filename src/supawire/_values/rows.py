@@ -1,0 +1,465 @@
+"""PostgreSQL's types: what each becomes in Python, and how its text forms are read (protocol §4.4).
+
+Today's server sends JSON values; servers before it sent every value as PostgreSQL's own text, arrays as `{1,2}`.
+Text that Python has no value for (infinite dates, years before 1 or after 9999, 24:00:00) raises ValueError here, and
+stays text in the row.
+
+Rows as Python values, by the column types that the server sends with them (protocol §4.4).
+
+One decoder is made per list of columns and kept. It decodes a row in one typed pass; what does not fit that pass (a
+missing column, an infinite date, a server that sends everything as text) is decoded again, column by column, and what
+still does not fit stays as it was sent. The way back, for the local server, is `_towire`.
+
+| PostgreSQL | Python |
+| --- | --- |
+| int2, int4, int8, oid | `int`, exact |
+| numeric | `Decimal`, with its scale |
+| float4, float8 | `float`; the server sends NaN and Infinity as null |
+| bool | `bool` |
+| text, varchar, char, name | `str` |
+| timestamptz, timestamp | `datetime`, aware and naive, with microseconds |
+| date, time, timetz | `date`, `time` |
+| uuid | `UUID` |
+| bytea | `bytes` |
+| arrays | lists of these |
+| json, jsonb | as they are: integers exact, other numbers `float`; `Decimal` beyond the range of these |
+| everything else: enums, ranges, interval, inet, money, … | as sent, nearly always text |
+| numbers in it: domains and composites | exact: `int`, and `Decimal` for what is not whole |
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache, partial
+from typing import Any, Final, NoReturn, cast
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from supawire._values.encode import infer_columns, to_wire
+from supawire.errors import RowError
+
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?|NaN|[+-]?Infinity")
+
+
+_INTERVAL: Final = re.compile(
+    r"(?:([+-]?[0-9]++) days?)?(?:(?:(?<=[a-z]) |^)([+-]?)([0-9]++):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,6})?))?", re.ASCII
+)
+
+
+def read_int(text: str) -> int:
+    """An integer; no blanks or underscores."""
+    return int(_whole(_INTEGER, text))
+
+
+def read_decimal(text: str) -> Decimal:
+    """A numeric with its scale; NaN and Infinity are Decimals too. Raises: ValueError also for an endless exponent."""
+    number = _whole(_NUMBER, text)
+    try:
+        return Decimal(number)
+    except ArithmeticError as error:
+        raise ValueError("a number of this size is no Decimal") from error
+
+
+def read_float(text: str) -> float:
+    """A float; NaN and Infinity are floats too."""
+    return float(_whole(_NUMBER, text))
+
+
+def read_bool(text: str) -> bool:
+    """A boolean as PostgreSQL (`t`), JSON or SQL write it."""
+    if text in {"t", "true"}:
+        return True
+    if text in {"f", "false"}:
+        return False
+    raise ValueError(f"{text!r} is no boolean")
+
+
+def read_bytes(text: str) -> bytes:
+    r"""A bytea: plain hex as today's server sends it, or with `\x` in front.
+
+    Hex is read once. Some older servers sent the hex of `\x…`; that is the same text as the hex of such bytes, so it is
+    left to the caller, who knows: `bytes.fromhex(value[2:].decode())`.
+    """
+    digits = text.removeprefix("\\x")
+    if " " in digits or not digits.isascii():
+        raise ValueError("blanks are no hex")
+    return bytes.fromhex(digits)
+
+
+def read_time(text: str) -> time:
+    """A time, with its offset where it has one."""
+    if text.startswith("24"):  # newer Pythons read it as 00:00
+        raise ValueError("24:00 is no time in Python")
+    return time.fromisoformat(text)
+
+
+def read_datetime(text: str) -> datetime:
+    """A timestamp in JSON's form (`T`) or PostgreSQL's (blank)."""
+    return datetime.fromisoformat(text)
+
+
+def read_interval(text: str) -> timedelta:
+    """An interval of days and less; a day has 24 hours. Not part of a row: years and months have no length."""
+    found = _INTERVAL.fullmatch(text)
+    if not found or not text:
+        raise ValueError("an interval with years or months is no timedelta")
+    days, sign, hours, minutes, seconds = found.groups()
+    clock = timedelta(0)
+    try:
+        if hours:
+            whole, _, fraction = seconds.partition(".")
+            clock = timedelta(0, int(whole), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
+        return timedelta(int(days or 0)) + (-clock if sign == "-" else clock)
+    except OverflowError as error:
+        raise ValueError("an interval of this length is no timedelta") from error
+
+
+def read_text(text: str) -> str:
+    """Text as it is."""
+    return text
+
+
+def _whole(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number")
+    return text
+
+
+class RowType(Struct, frozen=True):
+    """One type. target: what msgspec makes of the JSON. read: from text. late: target is text, and read follows."""
+
+    target: Any
+    read: Callable[[str], Any]
+    late: bool = False
+
+
+_INT: Final = RowType(int, read_int)
+_FLOAT: Final = RowType(float, read_float)
+_TEXT: Final = RowType(str, read_text)
+_STAMP: Final = RowType(datetime, read_datetime)
+
+TYPES: Final[dict[str, RowType]] = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), _INT),
+    **dict.fromkeys(("float4", "float8"), _FLOAT),
+    **dict.fromkeys(("timestamp", "timestamptz"), _STAMP),
+    **dict.fromkeys(("text", "varchar", "bpchar", "char", "name"), _TEXT),
+    "numeric": RowType(Decimal, read_decimal),
+    "bool": RowType(bool, read_bool),
+    "date": RowType(date, date.fromisoformat),
+    "time": RowType(time, read_time),
+    "timetz": RowType(str, read_time, late=True),
+    "uuid": RowType(UUID, UUID),
+    "bytea": RowType(str, read_bytes, late=True),
+}
+"""The types with a Python value; every other one stays as it was sent."""
+
+
+_TOKEN: Final = re.compile(
+    r"""
+    \s* (?:
+        ([{},])                                                     # a mark
+      | "( (?: [^"\\] | \\. )* )"                                  # a quoted item
+      | ( (?: [^{},"\\\s] | \\. )+ (?: \s+ (?: [^{},"\\\s] | \\. )+ )* )  # words
+    ) \s*
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_MOST_DIMENSIONS: Final = 6
+"""Of an array in PostgreSQL; a deeper literal is none."""
+
+
+def read_array(text: str) -> list[Any]:
+    """The items of an array literal, `{1,NULL,"a b",{…}}`: strings, None for an unquoted NULL, lists for inner braces.
+
+    Raises: ValueError.
+    """
+    outer: list[Any] = []
+    stack = [outer]
+    wants_item = True
+    for mark, item in _tokens(text.partition("=")[2] if text.startswith("[") else text):  # [0:1]={1,2} has bounds
+        if _misplaced(mark, stack, wants_item):
+            raise ValueError("malformed array literal")
+        if mark == "{":
+            stack[-1].append(inner := list[Any]())
+            stack.append(inner)
+        elif mark == "}":
+            stack.pop()
+        elif mark != ",":
+            stack[-1].append(item)
+        wants_item = mark in {"{", ","}
+    if len(stack) != 1 or not outer:
+        raise ValueError("malformed array literal")
+    return cast("list[Any]", outer[0])
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str | None]]:
+    at = 0
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        if not found:
+            raise ValueError("malformed array literal")
+        at = found.end()
+        mark, quoted, plain = found.groups()
+        if mark:
+            yield mark, None
+        elif quoted is not None:
+            yield "item", _ESCAPE.sub(r"\1", quoted)
+        else:
+            yield "item", None if plain.upper() == "NULL" else _ESCAPE.sub(r"\1", plain)
+
+
+def _misplaced(mark: str, stack: list[list[Any]], wants_item: bool) -> bool:
+    if mark == "{":
+        return not wants_item or (len(stack) == 1 and bool(stack[0])) or len(stack) > _MOST_DIMENSIONS
+    if len(stack) == 1:
+        return True
+    if mark == "}":
+        return wants_item and bool(stack[-1])
+    return wants_item if mark == "," else not wants_item
+
+
+__all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire", "unsent_columns"]
+
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, ArithmeticError)
+_KEPT: Final = 256
+_LONGEST_KEPT: Final = 64_000
+"""Bytes of a list of columns whose plan is kept for later."""
+_MOST_COLUMNS: Final = 1600
+"""Of a table in PostgreSQL."""
+_NOTHING: Final[Set[str]] = frozenset()
+_LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
+_AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
+"""Types whose numbers are those of JSON; "": no type was sent. Any other that we do not know may hold a numeric."""
+
+_ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
+
+_any: Final = msgspec.json.Decoder()
+_exact: Final = msgspec.json.Decoder(float_hook=Decimal)
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_fields: Final[msgspec.json.Decoder[dict[str, msgspec.Raw] | None]] = msgspec.json.Decoder(
+    dict[str, msgspec.Raw] | None
+)
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of a row: its name, and its type as PostgreSQL's catalogue names it (`int4`, `_text`)."""
+
+    name: str
+    type: str = ""
+
+
+_columns: Final = msgspec.json.Decoder(list[Column])
+_scalars: Final = {name: msgspec.json.Decoder(kind.target) for name, kind in TYPES.items()}
+
+
+def decode_columns(columns: bytes | msgspec.Raw) -> tuple[Column, ...]:
+    """The columns of a change; none for null and for what is no list of columns."""
+    return _plan_of(bytes(columns)).columns
+
+
+def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dict[str, Any]:
+    """The row as a dict, its values by the types of `columns`.
+
+    A column that was not sent is missing, a key that is no column stays as sent, null gives an empty dict.
+    Raises: RowError, with `.raw`, for what is no JSON object.
+    """
+    known, plan = _newest
+    if columns != known:
+        plan = _plan_anew(columns)
+    decode = plan.whole
+    if decode is not None and len(record) >= plan.shortest:
+        try:
+            row = plan.build(decode(record))
+            for name, convert in plan.late:
+                row[name] = convert(row[name])
+        except _UNREADABLE:
+            return _column_by_column(plan, bytes(record))
+        return row
+    return _column_by_column(plan, bytes(record))
+
+
+def unsent_columns(columns: bytes | msgspec.Raw, row: Mapping[str, Any]) -> Set[str]:
+    """The columns that the server lists and did not send: large values that an update left alone, or of a large row."""
+    known, plan = _newest
+    if columns != known:
+        plan = _plan_anew(columns)
+    listed = plan.types.keys()
+    return _NOTHING if listed == row.keys() else listed - row.keys()
+
+
+class _Plan(msgspec.Struct, frozen=True, eq=False):
+    """What is known about one list of columns.
+
+    whole: decodes a row that has them all, None when that is not possible; shortest: no such row has fewer bytes.
+    late: what is to be done to columns after it. build: from its struct to a dict.
+    """
+
+    columns: tuple[Column, ...]
+    types: dict[str, str]
+    late: tuple[tuple[str, Callable[[Any], Any]], ...]
+    whole: Callable[[bytes | msgspec.Raw], Any] | None
+    shortest: int
+    build: Callable[[Any], dict[str, Any]]
+
+
+def _plan_of(columns: bytes) -> _Plan:
+    return (_plan if len(columns) <= _LONGEST_KEPT else _plan.__wrapped__)(columns)
+
+
+@lru_cache(_KEPT)
+def _plan(columns: bytes) -> _Plan:
+    try:
+        listed = tuple(_columns.decode(columns))
+    except _UNREADABLE:
+        listed = ()
+    types = {column.name: column.type for column in listed}
+    late = tuple(_late_columns(types))
+    odd = not listed or len(types) < len(listed) or len(listed) > _MOST_COLUMNS
+    if odd or any(_ODD_NAME.search(name) for name in types):
+        return _Plan(listed, types, late, None, 0, dict)
+    fields = [f"f{number}" for number in range(len(listed))]
+    row = msgspec.defstruct(
+        "Row",
+        [(field, _target(column.type)) for field, column in zip(fields, listed, strict=True)],
+        rename=dict(zip(fields, types, strict=True)),
+        forbid_unknown_fields=True,  # so that a key that is no column is not lost
+        gc=False,
+    )
+    shortest = sum(len(name) + len('"":0,') for name in types)
+    return _Plan(listed, types, late, msgspec.json.Decoder(row).decode, shortest, _builder(len(listed))(*types))
+
+
+_newest: tuple[msgspec.Raw, _Plan] = msgspec.Raw(b""), _Plan((), {}, (), None, 0, dict)
+"""The columns that came last, and their plan: nearly always those that come next. Found by a comparison, which costs
+0.02 µs against 0.29 for their bytes, a hash and the cache."""
+
+
+def _plan_anew(columns: bytes | msgspec.Raw) -> _Plan:
+    global _newest  # noqa: PLW0603  one name for both, so that no thread sees half of it
+    copied = bytes(columns)  # what came is a view, and would keep its whole frame alive
+    plan = _plan_of(copied)
+    _newest = msgspec.Raw(copied), plan
+    return plan
+
+
+def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    for name, kind in types.items():
+        known = TYPES.get(_item(kind))
+        if known is None and _item(kind) not in _AS_JSON:
+            yield name, _without_float
+        elif known is not None and known.late:
+            yield name, partial(_read_array if kind.startswith("_") else _read, known)
+
+
+@lru_cache(_KEPT)
+def _builder(size: int) -> Callable[..., Callable[[Any], dict[str, Any]]]:
+    """A function from names to a function from struct to dict; names reach the generated code as values only."""
+    names = ", ".join(f"k{number}" for number in range(size))
+    items = ", ".join(f"k{number}: row.f{number}" for number in range(size))
+    made: Callable[..., Callable[[Any], dict[str, Any]]] = eval(f"lambda {names}: lambda row: {{{items}}}")  # noqa: S307
+    return made
+
+
+def _item(kind: str) -> str:
+    return kind.removeprefix("_")
+
+
+def _target(kind: str) -> Any:
+    known = TYPES.get(_item(kind))
+    if known is None or (known.late and kind.startswith("_")):
+        return Any
+    return list[known.target | None] | None if kind.startswith("_") else known.target | None
+
+
+class _Inexact(ValueError):
+    """A float, where the server may have sent a numeric with more digits."""
+
+
+def _without_float(value: Any) -> Any:
+    """The value of a type that we do not know. Raises: _Inexact."""
+    kept: Any = value
+    if isinstance(value, float):
+        raise _Inexact
+    if isinstance(value, dict):
+        value = list(cast("dict[str, Any]", value).values())
+    if isinstance(value, list):
+        for part in cast("list[Any]", value):
+            _without_float(part)
+    return kept
+
+
+def _read(known: RowType, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(known, item) for item in cast("list[Any]", value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return known.read(value)
+    except ValueError:
+        return value
+
+
+def _read_array(known: RowType, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = read_array(value)
+        except ValueError:
+            return value
+    return _read(known, value)
+
+
+def _column_by_column(plan: _Plan, record: bytes) -> dict[str, Any]:
+    try:
+        raw = _fields.decode(record) or {}
+        return {name: _value(plan.types.get(name, ""), bytes(text)) for name, text in raw.items()}
+    except _UNREADABLE as error:
+        why = "a number of it is too large" if isinstance(error, ArithmeticError) else error
+        raise RowError(f"the row cannot be read: {why}", raw=record) from error
+
+
+def _value(kind: str, text: bytes) -> Any:
+    if text == b"null":
+        return None
+    if kind.startswith("_") and _item(kind) in TYPES:
+        return _array(_item(kind), text)
+    known = TYPES.get(kind)
+    if known is None:
+        return _plain(text, _any if _item(kind) in _AS_JSON else _exact)
+    if not known.late:
+        try:
+            return _scalars[kind].decode(text)
+        except _UNREADABLE:
+            pass  # from here on: not today's form of this type
+    return _read(known, _plain(text))
+
+
+def _array(item: str, text: bytes) -> Any:
+    if not text.startswith(b"["):
+        return _read_array(TYPES[item], _plain(text))
+    parts = [bytes(part) for part in _items.decode(text)]
+    return [_array(item, part) if part.startswith(b"[") else _value(item, part) for part in parts]
+
+
+def _plain(text: bytes, decoder: msgspec.json.Decoder[Any] = _any) -> Any:
+    try:
+        return decoder.decode(text)
+    except (
+        msgspec.DecodeError,
+        ValueError,
+        ArithmeticError,
+    ):  # perhaps a number that no float, or no int that Python reads, can hold
+        return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < _LONGEST_INT else Decimal(digits)
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,430 @@
+"""What users give to `publish` and `publish_many`, checked, and what they get back.
+
+One HTTP request of a broadcast, until what became of it is certain (protocol §6.7).
+
+At most once: an answer that leaves open whether the message was taken is an error that says so. What was certainly not
+taken is tried again, within the call's timeout; what has an id also when it is not certain.
+
+Broadcasts by HTTP: `publish`, `publish_many`, and what `offline="http"` sends (protocol §6.5 to §6.7).
+
+What goes out in which form, and what an answer means, is `core.rest`'s; a request and its repetitions are `posting`'s.
+
+Each call is a task of the client's own and a ticket of its session. So it ends with the client, its caller hears of it,
+and a caller who goes away takes it along.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict, cast
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from msgspec import Struct
+
+from supawire._server_errors import http_error
+from supawire.aio.callbacks import LUCK
+from supawire.aio.reporting import described
+from supawire.core import http_broadcast
+from supawire.core.effects import Publish, Ticket
+from supawire.core.http_broadcast import Form, Letter, Verdict, check_size, letter
+from supawire.core.pacing import delay
+from supawire.core.token import same
+from supawire.errors import (
+    ClosedError,
+    HttpError,
+    InvalidArgumentError,
+    OperationTimeout,
+    PayloadTooLargeError,
+    RateLimitedError,
+    RealtimeError,
+)
+from supawire.events import Sent
+from supawire.options import Backoff, ClientOptions, Endpoint, Secret, check_bool, check_event, check_json, check_topic
+from supawire.transport.http import HttpClient, HttpRequest, retry_after
+
+if TYPE_CHECKING:
+    from supawire.aio.driver import Driver
+    from supawire.transport.pooled import PooledHttp
+
+
+class Message(TypedDict):
+    """One message for `publish_many`: a dict with these keys."""
+
+    topic: str
+    event: str
+    payload: Any
+    private: NotRequired[bool]
+    id: NotRequired[str | UUID | None]
+
+
+_NEEDED: Final = ("topic", "event", "payload")
+_KEYS: Final = (*_NEEDED, "private", "id")
+
+
+class Published(Struct, frozen=True):
+    """What `publish_many` did: each message was accepted by the server. That says nothing of anybody having got it.
+
+    `sent`: how each went out, in the order given. `acked` is False for those in a batch: it is accepted as a whole,
+    also with private messages that the token may not send, and those are dropped.
+    """
+
+    sent: tuple[Sent, ...]
+
+    @property
+    def accepted(self) -> int:
+        """How many messages the server took."""
+        return len(self.sent)
+
+
+def read_letter(
+    topic: object, event: object, payload: object, private: object, id: object, limit: int | None
+) -> Letter:
+    """One message as it was given. Raises `InvalidArgumentError`, `PayloadTooLargeError`."""
+    name = check_topic(topic).removeprefix("realtime:")
+    json = not isinstance(payload, bytes | bytearray | memoryview)
+    body = check_json(payload) if json else bytes(cast("bytes", payload))
+    check_size(body, limit, name)
+    return letter(name, check_event(event), body, json=json, private=check_bool("private", private), id=_uuid(id))
+
+
+def read_letters(messages: Iterable[object], limit: int | None) -> list[Letter]:
+    """Many messages; an error says which one it means."""
+    if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
+        raise InvalidArgumentError(f"messages must be an iterable of dicts, not {cast('object', messages)!r:.80}")
+    letters: list[Letter] = []
+    for index, message in enumerate(messages):
+        try:
+            letters.append(_read(message, limit))
+        except (InvalidArgumentError, PayloadTooLargeError) as error:
+            error.message = f"messages[{index}]: {error.message}"
+            raise
+    return letters
+
+
+def _read(message: object, limit: int | None) -> Letter:
+    if not isinstance(message, Mapping):
+        kind = type(message).__name__
+        raise InvalidArgumentError(f"a message is a dict with the keys {', '.join(_NEEDED)}, not {kind}")
+    given = cast("Mapping[object, object]", message)
+    for key in given:
+        if key not in _KEYS:
+            from difflib import get_close_matches  # a start needs no near words
+
+            near = get_close_matches(str(key), _KEYS, n=1)
+            raise InvalidArgumentError(
+                f"{key!r} is none of {', '.join(_KEYS)}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    if missing := [key for key in _NEEDED if key not in given]:
+        raise InvalidArgumentError(f"{' and '.join(missing)} is missing")
+    return read_letter(
+        given["topic"], given["event"], given["payload"], given.get("private", False), given.get("id"), limit
+    )
+
+
+def _uuid(id: object) -> str | None:
+    if id is None or isinstance(id, UUID):
+        return None if id is None else str(id)
+    try:
+        return str(UUID(cast("str", id)))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidArgumentError(f"id must be a UUID, as uuid.uuid4() makes them, not {id!r}") from error
+
+
+BACKOFF: Final = Backoff(initial=0.5, maximum=8)
+"""Between attempts of one call; a longer Retry-After counts instead."""
+
+_OURS: Final = frozenset({"authorization", "apikey", "content-type", "content-length", "host"})
+"""Headers that are set here, whatever the client's `headers` say."""
+
+
+class Poster:
+    """Sends the requests of one client."""
+
+    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
+        self._driver = driver
+        self._posts = driver.session.posts
+        self._endpoint = endpoint
+        self._options = options
+        headers = options.headers or {}
+        self._headers = {name: value for name, value in headers.items() if name.lower() not in _OURS}
+        self._http: HttpClient | None = options.http
+        self._pooled: PooledHttp | None = None
+
+    async def post(
+        self, letters: Sequence[Letter], form: Form, token: Secret | None, deadline: float | None
+    ) -> HttpError | None:
+        """Send until it is taken, or cannot be: None when it was, the error when the server has no such route.
+
+        Raises every other error.
+        """
+        attempt, refreshed = 0, False
+        topic = letters[0].topic if len(letters) == 1 else None
+        while True:
+            await self._pace(len(letters), deadline, topic)
+            used = token or self._posts.token
+            verdict, error = await self._ask(form, used, deadline, topic)
+            if error is None or verdict is Verdict.NO_ROUTE:
+                return error
+            if verdict is Verdict.REFRESH and token is None and not refreshed:
+                refreshed = True
+                await self._refresh(used, error, deadline)
+            elif error.retryable and http_broadcast.may_repeat(verdict, letters):
+                await self._wait(error, attempt, deadline)
+                attempt += 1
+            else:
+                raise error
+
+    async def _ask(
+        self, form: Form, token: Secret | None, deadline: float | None, topic: str | None
+    ) -> tuple[Verdict, HttpError | None]:
+        """Send once."""
+        bound = asyncio.timeout_at(deadline)
+        try:
+            async with bound:
+                response = await self._client().request(self._request(form, token))
+        except InvalidArgumentError:
+            raise
+        except HttpError as error:
+            error.topic = topic
+            return (Verdict.UNSURE if error.maybe_sent else Verdict.LATER), error
+        except Exception as error:
+            if bound.expired():
+                text = "no answer to the HTTP request in time; it may still have arrived"
+                raise OperationTimeout(text, topic=topic) from None
+            raise self._broken(error, topic) from error
+        verdict = http_broadcast.judge(response.status, response.body)
+        if verdict is Verdict.ACCEPTED:
+            return verdict, None
+        return verdict, http_error(
+            response.status,
+            response.body,
+            topic,
+            maybe_sent=verdict in (Verdict.UNSURE, Verdict.STRANGE),
+            retry_after=retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
+        )
+
+    def _broken(self, error: Exception, topic: str | None) -> HttpError:
+        """A client of the user's raised what it should not: nobody knows how far it was."""
+        text = f"the HTTP client {described(type(self._http))} raised {type(error).__name__}"
+        return HttpError(text, topic=topic, maybe_sent=True, hint="It should raise HttpError.")
+
+    def _request(self, form: Form, token: Secret | None) -> HttpRequest:
+        key = self._endpoint.key
+        shown = key if token is None or _is_only_a_key(token) else token
+        return HttpRequest(
+            self._endpoint.rest_url + form.path,
+            form.body,
+            {**self._headers, "Content-Type": form.content_type},
+            {"apikey": key, "Authorization": Secret(f"Bearer {shown.reveal()}")},
+            ssl=self._options.ssl,
+            proxy=cast("Secret | None", self._options.proxy),
+            host=self._endpoint.host,
+        )
+
+    def _client(self) -> HttpClient:
+        if self._http is None:
+            from supawire.transport.pooled import PooledHttp
+
+            self._http = self._pooled = PooledHttp()
+        return self._http
+
+    # --- waiting
+
+    async def _pace(self, messages: int, deadline: float | None, topic: str | None) -> None:
+        """Wait for the limit on messages, which the socket counts too."""
+        while (ready_at := self._posts.ready_at(now := self._now(), messages)) > now:
+            if deadline is not None and ready_at >= deadline:
+                raise RateLimitedError("the limit on messages per second holds it beyond its timeout", topic=topic)
+            await asyncio.sleep(ready_at - now)
+        self._posts.spend(now, messages)
+
+    async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
+        """Wait before another attempt; raise the error when there is no time for one."""
+        asked = min(error.retry_after or 0.0, self._options.max_retry_after)
+        seconds = max(delay(BACKOFF, attempt, LUCK), asked)
+        if deadline is not None and self._now() + seconds >= deadline:
+            raise error
+        await asyncio.sleep(seconds)
+
+    async def _refresh(self, used: Secret | None, error: HttpError, deadline: float | None) -> None:
+        """Get a newer token than the one that was refused; raise the error when there is none."""
+        if not same(used, self._posts.token):
+            return  # it came meanwhile
+        if not self._posts.refreshable:
+            raise error
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._driver.outcome(self._posts.refresh(self._driver.now()))
+        except (RealtimeError, TimeoutError) as reason:
+            raise error from reason
+        if same(used, self._posts.token):
+            raise error
+
+    def _now(self) -> float:
+        return self._driver.loop.time()
+
+    # --- the end
+
+    async def close(self) -> None:
+        """Close the connections of our own client."""
+        if self._pooled is not None:
+            await self._pooled.close()
+
+    def abort(self) -> None:
+        """The same, without waiting."""
+        if self._pooled is not None:
+            self._pooled.abort()
+
+
+def _is_only_a_key(token: Secret) -> bool:
+    """Whether it says who calls, not who the user is: in Authorization only our own key may (protocol §7.5)."""
+    return token.reveal().startswith("sb_")
+
+
+Work = Callable[[], Coroutine[Any, Any, Any]]
+
+
+class Publisher:
+    """The HTTP side of one client."""
+
+    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
+        self._driver = driver
+        self._posts = driver.session.posts
+        self.poster: Final = Poster(driver, endpoint, options)
+        self._running: dict[Ticket, asyncio.Task[None]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._old: int | None = None
+        """The generation in which the server turned out to have no single form; with the next one it may be another."""
+
+    # --- calls
+
+    async def publish(self, letter: Letter, timeout: float | None) -> Sent:
+        """Send one message; see `AsyncClient.publish`."""
+        deadline = self._deadline(timeout)
+        return cast("Sent", await self._outcome(lambda: self._one(letter, None, deadline)))
+
+    async def publish_many(self, letters: Sequence[Letter], timeout: float | None) -> Published:
+        """Send many; see `AsyncClient.publish_many`."""
+        deadline = self._deadline(timeout)
+        return cast("Published", await self._outcome(lambda: self._many(letters, deadline)))
+
+    def perform(self, order: Publish) -> None:
+        """Send what a channel could not, after what it gave before."""
+        deadline = self._deadline(order.timeout)
+        self._start(order.ticket, lambda: self._in_turn(order, deadline))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Its caller went away."""
+        task = self._running.pop(ticket, None)
+        if task is not None:
+            task.cancel()
+
+    # --- tasks and tickets
+
+    async def _outcome(self, work: Work) -> Any:
+        ticket = self._posts.open()
+        self._start(ticket, work)
+        return await self._driver.outcome(ticket)
+
+    def _start(self, ticket: Ticket, work: Work) -> None:
+        task = self._driver.tasks.spawn(self._settle(ticket, work), f"publish-{ticket.number}")
+        if task is None:
+            self._posts.settle(ticket, ClosedError("the client was closed"))
+        else:
+            self._running[ticket] = task
+
+    async def _settle(self, ticket: Ticket, work: Work) -> None:
+        await asyncio.sleep(0)  # a loop with eager tasks would be here before anybody waits
+        outcome: Any = HttpError("the HTTP request was given up; it may have arrived", maybe_sent=True)
+        try:
+            outcome = await work()
+        except RealtimeError as error:
+            outcome = error
+        finally:
+            self._running.pop(ticket, None)
+            self._posts.settle(ticket, outcome)
+            self._driver.pump()
+
+    # --- one message, many, and those of a channel
+
+    async def _one(self, letter: Letter, token: Secret | None, deadline: float | None) -> Sent:
+        form = http_broadcast.single(letter)
+        if form is None or (letter.json and self._is_old()):
+            return await self._batch([letter], token, deadline)
+        error = _too_old(404) if self._is_old() else await self.poster.post([letter], form, token, deadline)
+        if error is None:
+            return Sent("http", acked=True)
+        if not letter.json:
+            raise error if error.status is None else _too_old(error.status, error.body)
+        sent = await self._batch([letter], token, deadline)
+        if http_broadcast.says_old(letter):
+            self._old = self._driver.session.generation
+        return sent
+
+    async def _batch(self, letters: Sequence[Letter], token: Secret | None, deadline: float | None) -> Sent:
+        error = await self.poster.post(letters, http_broadcast.batch(letters), token, deadline)
+        if error is not None:
+            raise error
+        return Sent("http", id=letters[0].id if len(letters) == 1 else None)
+
+    async def _many(self, letters: Sequence[Letter], deadline: float | None) -> Published:
+        sent: list[Sent] = []
+        for run in http_broadcast.runs(letters, self._posts.most):
+            try:
+                if run[0].json:
+                    sent += [await self._batch(run, None, deadline)] * len(run)
+                else:
+                    sent.append(await self._one(run[0], None, deadline))
+            except (HttpError, OperationTimeout, RateLimitedError) as error:
+                raise _partly(len(letters), sent, len(run), error) from error
+        return Published(tuple(sent))
+
+    async def _in_turn(self, order: Publish, deadline: float | None) -> Sent:
+        """One broadcast of a channel after another, so that their order is kept."""
+        topic = order.letter.topic
+        turn = self._turns.setdefault(topic, asyncio.Lock())
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn.acquire()
+        except TimeoutError:
+            text = "earlier broadcasts of the channel held it beyond its timeout; it was not sent"
+            raise OperationTimeout(text, topic=topic) from None
+        try:
+            return await self._one(order.letter, order.token, deadline)
+        finally:
+            turn.release()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self._driver.loop.time() + timeout
+
+    def _is_old(self) -> bool:
+        return self._old == self._driver.session.generation
+
+
+def _too_old(status: int, body: str | None = None) -> HttpError:
+    return HttpError(
+        "this server takes no bytes by HTTP: it has no route for a single message",
+        status=status,
+        body=body,
+        hint="It is older than Realtime 2.97, or the URL is not the project's. Send JSON, or bytes on a channel.",
+        docs="errors.md#http-route",
+    )
+
+
+def _partly(messages: int, sent: Sequence[Sent], tried: int, error: RealtimeError) -> HttpError:
+    """The error for `publish_many`, with what became of each message."""
+    rest_of_them = messages - len(sent) - tried
+    skipped = HttpError("not sent, because an earlier message of the call failed", retryable=True)
+    answer = error if isinstance(error, HttpError) else None
+    return HttpError(
+        f"{messages - len(sent)} of {messages} messages were not accepted: {error.message}",
+        status=answer.status if answer else None,
+        body=answer.body if answer else None,
+        maybe_sent=answer.maybe_sent if answer else isinstance(error, OperationTimeout),
+        retry_after=answer.retry_after if answer else None,
+        outcomes=(*sent, *[error] * tried, *[skipped] * rest_of_them),
+        retryable=error.retryable,
+        hint=error.hint,
+        docs=error.docs,
+    )

@@ -1,0 +1,222 @@
+"""What `on_frame` sees: frames as they are on the wire, without tokens (R48).
+
+What the client says about itself: log lines, and errors that nobody waits for (R48).
+
+One logger per concern under `supawire`: link, channel, token, wire, handler. In normal operation everything is DEBUG; a
+lost connection is one WARNING, and one INFO when it is back. No line holds a token, a key or a payload.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache, partial
+from typing import Any, ClassVar, Final, Literal, cast
+
+import msgspec
+
+from supawire._display import printable
+from supawire.aio.usercode import Exits, dispose, is_unawaited
+from supawire.core.effects import Report
+from supawire.core.listeners import Modelled
+from supawire.errors import HandlerError, RealtimeError
+from supawire.events import ChannelState, LinkState
+
+Direction = Literal["in", "out"]
+
+_TOKEN: Final = b'"access_token"'
+_HIDDEN: Final = "***"
+
+
+def redact(data: bytes, *, binary: bool, secret: bool) -> bytes:
+    """The frame with every `access_token` member hidden; one that holds a token and cannot be read is hidden whole."""
+    if binary or not (secret or _TOKEN in data):
+        return data
+    try:
+        return msgspec.json.encode(_hide(msgspec.json.decode(data)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _HIDDEN.encode()
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {name: _HIDDEN if name == "access_token" else _hide(part) for name, part in members.items()}
+    if isinstance(value, list):
+        return [_hide(part) for part in cast("list[Any]", value)]
+    return value
+
+
+_TROUBLE: Final = (LinkState.RETRYING, ChannelState.RETRYING)  # a failure for good is raised, or goes to on_error
+_GOOD: Final = (LinkState.OPEN, ChannelState.JOINED)
+_CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
+"""Which logger an error belongs to that nobody waits for; the others are the channel's."""
+
+
+_AGAIN: Final = 60.0
+"""Seconds after which an error that goes on is logged again, with its number."""
+
+_MILESTONES: Final = frozenset(10**power for power in range(1, 10))
+
+_KINDS: Final = 256
+"""The most kinds of errors whose repetitions are counted."""
+
+
+class Reports:
+    """The one place from which this client logs and calls `on_error`.
+
+    Args: on_error: the user's hook, None to log. logger: the parent of our loggers. tell: calls a function with an
+    error where the hook shall run, or returns False when that is over; left out, it runs here. clock: seconds.
+    exits: lets errors of the hook leave that end the program.
+    """
+
+    __slots__ = ("_clock_now", "_exits", "_logged", "_logger", "_on_error", "_tell", "_troubled", "_warned")
+
+    def __init__(
+        self,
+        on_error: Callable[[Exception], object] | None,
+        logger: logging.Logger | None,
+        tell: Callable[[Callable[[Exception], None], Exception], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        exits: Exits | None = None,
+    ) -> None:
+        self._exits = exits
+        self._on_error = on_error
+        self._tell = tell
+        self._logger = logger or logging.getLogger("supawire")
+        self._troubled: dict[str | None, None] = {}
+        self._warned: tuple[str, ...] = ()
+        self._clock_now = clock
+        self._logged: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+        """How often errors of each kind came, and when the last one was logged."""
+
+    def log(self, concern: str) -> logging.Logger:
+        """The logger of one concern."""
+        return _child(self._logger, concern)
+
+    def take(self, report: Report) -> None:
+        """A report of the core."""
+        log = self._LOGGED.get(report.what)
+        if log is not None:
+            log(self, report)
+        elif report.error is not None:
+            self.error(report.error, _CONCERNS.get(report.what, "channel"))
+
+    def error(self, error: Exception, concern: str, kind: Hashable = None) -> None:
+        """Call the user's hook with an error that nobody waits for, or log it. A hook that raises ends nothing (R1).
+
+        Args: kind: what the errors have in common that are logged once in full, then counted; left out, class and text.
+        """
+        if self._on_error is None:
+            self._log_error(error, concern, kind)
+        elif self._tell is None:
+            self._hook(error)
+        elif not self._tell(self._hook, error):
+            self._log_error(error, concern, kind)
+
+    def _log_error(self, error: Exception, concern: str, kind: Hashable) -> None:
+        """Log the first error of a kind with its traceback, and of later ones a line when their number says much."""
+        key = (concern, type(error), str(error) if kind is None else kind)
+        count, logged_at = self._logged.pop(key, (0, 0.0))
+        count, now = count + 1, self._clock_now()
+        log = self.log(concern)
+        if count == 1:
+            log.error("%s", error, exc_info=error)
+        elif now - logged_at >= _AGAIN or count in _MILESTONES:
+            log.error("%s (%d times so far; the first one was logged with its traceback)", error, count)
+        else:
+            log.debug("%s (%d times so far)", error, count)
+            now = logged_at
+        self._logged[key] = count, now
+        if len(self._logged) > _KINDS:
+            self._logged.popitem(last=False)
+
+    def _hook(self, error: Exception) -> None:
+        assert self._on_error is not None
+        try:
+            given = self._on_error(error)
+        except BaseException as raised:  # noqa: BLE001  it is the user's code
+            self.log("handler").error("on_error raised for %r", error, exc_info=raised)
+            if self._exits is not None:
+                self._exits.take(raised)
+            return
+        if is_unawaited(given):
+            dispose(given)
+            self.log("handler").error(
+                "on_error returned an awaitable, which nobody awaits, for %r", error, exc_info=error
+            )
+
+    def raised(self, what: str, name: object, error: BaseException, topic: str | None = None) -> None:
+        """The user's code raised where nobody catches it."""
+        text = f"{what} {described(name)} raised {type(error).__name__}: {error}"
+        wrapped = HandlerError(text, topic=topic, hint="Other events and handlers go on.")
+        wrapped.__cause__ = error
+        self.error(wrapped, "handler", (what, described(name), type(error)))
+
+    def _state(self, report: Report) -> None:
+        topic, state, cause = report.topic, report.detail["state"], report.detail["cause"]
+        log = self.log("link" if topic is None else "channel")
+        who = "the connection" if topic is None else f"channel {topic}"
+        if state in _TROUBLE and topic not in self._troubled:
+            self._troubled[topic] = None
+            log.warning("%s is %s: %s", who, state, _short(cause))
+        elif state in _GOOD and topic in self._troubled:
+            del self._troubled[topic]
+            log.info("%s is %s again", who, state)
+        else:
+            previous, ready = report.detail["previous"], report.detail["ready"]
+            now = f"{state}, {'ready' if ready else 'not ready'}" if state is previous else state
+            log.debug("%s is %s (was %s)%s", who, now, previous, f": {cause}" if cause else "")
+
+    def _unknown(self, report: Report) -> None:
+        event, topic = str(report.detail.get("event")), str(report.topic)
+        self.log("wire").debug("unknown event %s on %s", printable(event), printable(topic))
+
+    def _garbage(self, report: Report) -> None:
+        why = report.detail.get("detail_of")
+        self._warn_once("wire", "a frame that cannot be read was dropped: %s (stats() counts them)", why)
+
+    def _gap(self, report: Report) -> None:
+        gap: Any = report.detail["gap"]
+        lost = ", ".join(sorted(gap.lost))
+        if lost:  # else nobody listens to what may be missing
+            self._warn_once(
+                "channel",
+                "channel %s: events may be missing between %s and %s (%s; perhaps lost: %s); listen to gaps()",
+                report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
+            )  # fmt: skip
+
+    def _warn_once(self, concern: str, text: str, *values: object) -> None:
+        """A warning the first time, for what may come a thousand times and needs the user once; then DEBUG (R48)."""
+        known = text in self._warned
+        if not known:
+            self._warned += (text,)
+        self.log(concern).log(logging.DEBUG if known else logging.WARNING, text, *values)
+
+    def _clock(self, report: Report) -> None:
+        self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])
+
+    _LOGGED: ClassVar[Mapping[str, Callable[[Any, Report], None]]] = {
+        "state": _state,
+        "unknown": _unknown,
+        "garbage": _garbage,
+        "gap": _gap,
+        "clock": _clock,
+    }
+
+
+@cache
+def _child(logger: logging.Logger, concern: str) -> logging.Logger:
+    """Kept, as `logging` keeps them: `getChild` takes a lock and 5 µs, and a join reports three times."""
+    return logger.getChild(concern)
+
+
+def described(name: object) -> str:
+    """How a callable is called in a text; never its arguments or bound values."""
+    while isinstance(name, partial | Modelled):
+        name = name.deliver if isinstance(name, Modelled) else cast("partial[Any]", name).func
+    return str(getattr(name, "__qualname__", None) or type(name).__qualname__)
+
+
+def _short(cause: RealtimeError | None) -> str:
+    return cause.message if cause is not None else "no reason known"

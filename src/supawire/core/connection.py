@@ -1,0 +1,361 @@
+"""The one connection of a client, through all its attempts (architecture: Link).
+
+The link wants to be open until the user closes it. Every attempt has a generation; what an older one still says is
+dropped. The backoff starts anew only when a connection has proven itself, so that a server that accepts and closes at
+once is not hammered (R8).
+"""
+
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from supawire._server_errors import Action, body_text, classify_close, classify_handshake, connect_error, lost_error
+from supawire.core import frames
+from supawire.core.context import Context
+from supawire.core.effects import Connect, Disconnect
+from supawire.core.states import LINK, LinkOn
+from supawire.errors import (
+    ClosedError,
+    ConnectError,
+    ConnectionLostError,
+    RealtimeError,
+    ReconnectExhaustedError,
+    again,
+)
+from supawire.events import Instant, LinkState, Status
+
+PROVEN_AFTER: Final = 5.0
+"""Seconds up, besides an ok reply, after which a connection counts as good."""
+
+CLOSE_BOUND: Final = 5.0
+"""Seconds that a polite close may take."""
+
+CLOCK_LOOKS: Final = 5.0
+"""Seconds between two looks at the clocks: timers stand still while a machine sleeps, so the next one may be far."""
+
+PROBE_TIMEOUT: Final = 5.0
+"""Seconds that a heartbeat may take after the clock jumped."""
+
+
+class Cause(Struct, frozen=True):
+    """Why a connection ended or could not be opened, as the transport knows it.
+
+    code: the close code, None when none came. status, body, retry_after: the HTTP answer to a refused upgrade.
+    written: how many of this generation's frames were handed to the network, None when the transport cannot tell.
+    """
+
+    code: int | None = None
+    status: int | None = None
+    body: bytes = b""
+    retry_after: float | None = None
+    text: str = ""
+    written: int | None = None
+
+
+class LinkOwner(Protocol):
+    """Who is told what becomes of the link."""
+
+    def link_opened(self, now: Instant) -> None: ...
+
+    def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None: ...
+
+    def link_closed(self, error: RealtimeError | None, now: Instant) -> None: ...
+
+
+class Link:
+    """State, attempts and heartbeat of the connection."""
+
+    __slots__ = (
+        "_answered",
+        "_attempts",
+        "_context",
+        "_ever_open",
+        "_failing_since",
+        "_owner",
+        "_refreshed",
+        "_retry_after",
+        "_up",
+        "error",
+        "state",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, owner: LinkOwner) -> None:
+        self._context = context
+        self._owner = owner
+        self.state: LinkState = LinkState.IDLE
+        self.error: RealtimeError | None = None
+        """Why it is not open."""
+        self._attempts = 0
+        self._failing_since: float | None = None
+        self._retry_after = 0.0
+        self._refreshed = False
+        self._answered = False
+        self._up = False
+        self._ever_open = False
+
+    def reason(self, closed: str) -> RealtimeError:
+        """Why nothing goes on, to raise once more; `closed`: in which words, when it was the user's wish."""
+        return again(self.error or ClosedError(closed))
+
+    def check_open(self) -> None:
+        """Raise why nothing goes on, when that is so."""
+        if self.state in (LinkState.CLOSING, LinkState.CLOSED):
+            raise self.reason("the client was closed")
+
+    # --- what the user wants
+
+    def want(self, now: Instant) -> None:
+        """Be open, from now on."""
+        was = self.state
+        self._move(LinkOn.WANTED)
+        if was is not LinkState.IDLE:
+            return
+        limit = self._context.options.open_timeout
+        if not self._ever_open and limit is not None:
+            self._context.timers.set(("opening",), now.mono + limit)
+        self._connect(now)
+
+    def reconnect(self, now: Instant) -> None:
+        """Now, not at the end of the backoff; an open connection is replaced."""
+        if self.state is LinkState.OPEN:
+            error = ConnectionLostError("reconnect() was called")
+            self._abort()
+            self._quiet()
+            self.error = error
+            self._move(LinkOn.LOST, error)  # not by `_retry`: the user's wish uses no attempt up
+            self._owner.link_lost(error, None, now)
+        if self.state is LinkState.RETRYING:
+            self.due(now)
+
+    def close(self, now: Instant) -> None:
+        """For good."""
+        was = self.state
+        self._move(LinkOn.CLOSE)
+        if was in (LinkState.CLOSING, LinkState.CLOSED):
+            return
+        self._quiet()
+        if was is LinkState.OPEN:
+            self._context.effects.append(Disconnect(self._context.generation))
+            self._context.timers.set(("closing",), now.mono + CLOSE_BOUND)
+            return
+        if was is LinkState.CONNECTING:
+            self._abort()
+        self._end(LinkOn.ENDED, None, now)
+
+    def abort(self, error: RealtimeError | None, now: Instant) -> None:
+        """For good and at once; with the error that made it necessary, if any."""
+        if self.state is LinkState.CLOSED:
+            return
+        if self.state in (LinkState.CONNECTING, LinkState.OPEN, LinkState.CLOSING):
+            self._abort()
+        self._move(LinkOn.CLOSE)
+        self._end(LinkOn.ENDED, error, now)
+
+    # --- what the world did
+
+    def opened(self, now: Instant) -> None:
+        """The socket of this generation is open."""
+        if self.state is not LinkState.CONNECTING:
+            return
+        self._quiet()
+        self._move(LinkOn.OPENED)
+        self.error = None
+        self._refreshed = self._answered = self._up = False
+        self._context.counts.connects += 1
+        self._context.counts.reconnects += self._ever_open
+        self._ever_open = True
+        self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
+        self._context.timers.set(("proven",), now.mono + PROVEN_AFTER)
+        self.look(now)
+        self._owner.link_opened(now)
+
+    def closed(self, cause: Cause, now: Instant) -> None:
+        """The socket of this generation ended, or never was."""
+        match self.state:
+            case LinkState.CONNECTING:
+                self._failed(cause, now)
+            case LinkState.OPEN:
+                error = lost_error(cause.code, maybe_sent=True)
+                self._lost(error, cause.written, now, slow=classify_close(cause.code).action is Action.SLOW_RETRY)
+            case LinkState.CLOSING:
+                self._end(LinkOn.LOST, None, now)
+            case _:
+                self._context.counts.stale += 1
+
+    def lose(self, error: ConnectionLostError, now: Instant) -> None:
+        """Give this socket up ourselves: it is open, but dead. One that is being closed has its own bound."""
+        if self.state is LinkState.OPEN:
+            self._abort()
+            self._lost(error, None, now)
+
+    def token_ready(self, now: Instant) -> None:
+        """The token for this attempt is there, or will not come in time."""
+        if self.state is LinkState.CONNECTING and self._context.timers.deadline(("attempt",)) is None:
+            self._open_socket(now)
+
+    def answered_ok(self) -> None:
+        """The server said ok to something: with a few seconds up, the connection has proven itself."""
+        self._answered = True
+        if self._up:
+            self._prove()
+
+    def delay_ready(self, seconds: float, now: Instant) -> None:
+        """The user's backoff says how long."""
+        if self.state is LinkState.RETRYING:
+            self._context.timers.set(("connect",), now.mono + max(seconds, self._retry_after))
+
+    # --- deadlines
+
+    def due(self, now: Instant) -> None:
+        """The backoff is over."""
+        self._context.timers.cancel(("connect",))
+        self._move(LinkOn.DUE)
+        self._connect(now)
+
+    def attempt_late(self, now: Instant) -> None:
+        """This attempt took too long."""
+        if self.state is LinkState.CONNECTING:
+            self._abort()
+            self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s"), now)
+
+    def opening_late(self, now: Instant) -> None:
+        """The first opening took too long, all attempts together."""
+        if self.state in (LinkState.CONNECTING, LinkState.RETRYING):
+            self._abort()
+            last = f": {self.error.message}" if self.error else ""
+            text = f"no connection within {self._context.options.open_timeout:g} s{last}"
+            self._end(LinkOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
+
+    def closing_late(self, now: Instant) -> None:
+        """The peer does not answer our close."""
+        if self.state is LinkState.CLOSING:
+            self._abort()
+            self._end(LinkOn.ENDED, None, now)
+
+    def up(self) -> None:
+        """Some seconds up."""
+        self._up = True
+        if self._answered:
+            self._prove()
+
+    def beat(self, now: Instant) -> None:
+        """Send a heartbeat, and come back for the next."""
+        self._context.beat(now)
+
+    def look(self, now: Instant) -> None:
+        """Come back soon: each deadline that passes is also a look at the clocks (R6)."""
+        self._context.timers.set(("clock",), now.mono + CLOCK_LOOKS)
+
+    def probe(self, now: Instant) -> None:
+        """The machine slept, or its clock was set: ask at once whether anybody is still there (R6)."""
+        if self.state is LinkState.OPEN:
+            timeout = min(PROBE_TIMEOUT, self._context.options.timeout)
+            self._context.push(frames.HEARTBEAT, {}, now, timeout=timeout)
+
+    def idle(self, now: Instant) -> None:
+        """Nobody needs the socket for now."""
+        if self.state is LinkState.OPEN:
+            self._quiet()
+            self._context.effects.append(Disconnect(self._context.generation))
+            self._context.generation += 1
+            self._move(LinkOn.IDLED)
+            self._owner.link_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
+
+    # --- moves
+
+    def _connect(self, now: Instant) -> None:
+        self._context.generation += 1
+        self._context.sequence = 0
+        if self._context.tokens.has_provider:
+            self._context.fetch_token(now)
+        else:
+            self._open_socket(now)
+
+    def _open_socket(self, now: Instant) -> None:
+        self._context.timers.set(("attempt",), now.mono + self._context.options.timeout)
+        self._context.effects.append(Connect(self._context.generation))
+
+    def _failed(self, cause: Cause, now: Instant) -> None:
+        self._context.timers.cancel(("attempt",))
+        if cause.status is None:
+            self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
+            self._retry(LinkOn.FAILED, now)
+            return
+        self.error = connect_error(cause.status, cause.body, cause.retry_after)
+        said = body_text(cause.body) or cause.body.decode("utf-8", "replace").strip() or None
+        action = classify_handshake(cause.status, said).action
+        if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:
+            self._refreshed = True
+            self._move(LinkOn.FAILED, self.error)
+            self.due(now)
+        elif action in (Action.REFRESH, Action.GIVE_UP):
+            self._end(LinkOn.REFUSED, self.error, now)
+        else:
+            self._retry(LinkOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
+
+    def _asked_wait(self, cause: Cause) -> float:
+        """Return the seconds that the server asks us to wait, within the user's bound; a transport may say anything."""
+        asked = cause.retry_after or 0.0
+        return min(asked, self._context.options.max_retry_after) if asked > 0 else 0.0
+
+    def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
+        self._quiet()
+        self.error = error
+        self._retry(LinkOn.LOST, now, slow=slow)
+        self._owner.link_lost(error, written, now)
+
+    def _retry(self, on: LinkOn, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
+        self._move(on, self.error)
+        backoff = self._context.options.backoff
+        if self._failing_since is None:
+            self._failing_since = now.mono
+        elapsed = now.mono - self._failing_since
+        if backoff is not None and backoff.ends(self._attempts, elapsed):
+            text = f"gave up after {self._attempts} attempts in {elapsed:.0f} s: {self.error}"
+            self._end(LinkOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
+            return
+        self._retry_after = after
+        self._context.wait(("connect",), backoff, self._attempts, now, slow=slow)
+        self._attempts += 1
+        at = self._context.timers.deadline(("connect",))
+        if at is not None and at < now.mono + after:
+            self._context.timers.set(("connect",), now.mono + after)
+
+    def _prove(self) -> None:
+        if self.state is LinkState.OPEN and self._attempts:
+            self._move(LinkOn.PROVEN)
+            self._attempts, self._failing_since = 0, None
+
+    def _end(self, on: LinkOn, error: RealtimeError | None, now: Instant) -> None:
+        self._quiet()
+        self.error = error
+        self._move(on, error)
+        self._owner.link_closed(error, now)
+
+    def _abort(self) -> None:
+        """Throw the socket of this generation away; what it still says is stale from here on."""
+        self._context.effects.append(Disconnect(self._context.generation, abort=True))
+        self._context.generation += 1
+
+    def _quiet(self) -> None:
+        for key in ("attempt", "beat", "proven", "connect", "opening", "closing", "idle", "clock"):
+            self._context.timers.cancel((key,))
+
+    def _move(self, on: LinkOn, cause: RealtimeError | None = None) -> None:
+        move = LINK.get((self.state, on))
+        if move is None:
+            self._context.impossible("the link", self.state, on)
+            return
+        previous, self.state = self.state, move.next  # the only assignment of a link's state
+        if self.state is not previous:
+            self._context.announce(Status(None, self.state, previous, cause))
+
+
+def _given_up(kind: type[ConnectError], text: str, last: RealtimeError | None) -> ConnectError:
+    """The error after the last attempt, with the HTTP answer of that attempt, when there was one."""
+    if isinstance(last, ConnectError):
+        error = kind(text, status=last.status, body=last.body, retry_after=last.retry_after, hint=last.hint)
+    else:
+        error = kind(text)
+    error.__cause__ = last
+    return error

@@ -1,0 +1,158 @@
+"""Our own presence on one channel: a wish, and what the server has confirmed of it (protocol §5).
+
+The wish outlives joins: it is sent again after each (R45). Pushes are merged: one is on its way at a time, and the
+newest wish follows it. The server closes a channel at the sixth push in 30 s, so the sixth waits here (R35).
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from msgspec import Raw
+
+from supawire.core import frames
+from supawire.core.context import Context
+from supawire.core.effects import Ticket
+from supawire.core.pacing import Allowance
+from supawire.errors import OperationTimeout, RateLimitedError, RealtimeError
+from supawire.events import Instant
+
+NOTHING: Final = None
+"""The wish not to be here."""
+
+_MARGIN: Final = 0.5
+"""Seconds: the server's window begins when the first push reaches it, which is later than when we sent it."""
+
+_UNTRACK: Final = {"type": "presence", "event": "untrack"}
+
+
+class _Unknown(Enum):
+    """What the server holds after a request that it never answered."""
+
+    UNKNOWN = auto()
+
+
+class Tracking:
+    """The presence wish of one channel."""
+
+    __slots__ = (
+        "_allowance",
+        "_confirmed",
+        "_context",
+        "_join_ref",
+        "_name",
+        "_on_its_way",
+        "_tickets",
+        "_topic",
+        "wish",
+    )
+
+    def __init__(self, context: Context, topic: str, name: str) -> None:
+        self._context = context
+        self._topic = topic
+        self._name = name
+        self._allowance: Allowance | None = None
+        """That of the present join, when it was used."""
+        self._tickets: dict[Ticket, None] = {}
+        self._join_ref: str | None = None
+        self._confirmed: bytes | _Unknown | None = NOTHING
+        self._on_its_way: tuple[bytes | None] | None = None
+        self.wish: bytes | None = NOTHING
+        """The payload as JSON."""
+
+    def joined(self, join_ref: str) -> None:
+        """A new join: the server knows nothing of us, and counts anew."""
+        self._join_ref = join_ref
+        self._confirmed = NOTHING
+        self._on_its_way = None
+        self._allowance = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is on its way."""
+        return self._on_its_way is not None
+
+    def ended(self, error: RealtimeError | None) -> None:
+        """The join is over; the wish stays. Without an error callers wait on, for the join that follows."""
+        self._join_ref = None
+        self._on_its_way = None
+        self._context.timers.cancel(("track", self._topic))
+        if error is not None:
+            self._settle(error)
+
+    def want(self, wish: bytes | None) -> None:
+        """Take a newer wish; it is sent by `advance`, or after the next join."""
+        self.wish = wish
+
+    def owe(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
+        """Settle the ticket when this wish or a newer one is confirmed, at most `timeout` seconds from now."""
+        self._tickets[ticket] = None
+        if timeout is not None:
+            self._context.timers.set(("ticket", self._topic, ticket), now.mono + timeout)
+
+    def advance(self, now: Instant) -> None:
+        """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
+        if self._join_ref is None or self._on_its_way is not None:
+            return
+        if self.wish == self._confirmed:
+            self._settle(None)
+            return
+        if self._allowance is None:
+            limits = self._context.options.limits
+            self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
+        ready_at = max(self._allowance.ready_at(now.mono), self._context.presence.ready_at(now.mono))
+        if ready_at > now.mono:
+            self._context.timers.set(("track", self._topic), ready_at)
+            return
+        self._allowance.spend(now.mono)
+        self._context.presence.spend(now.mono)
+        self._on_its_way = (self.wish,)
+        tracked = (
+            {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
+        )
+        timeout = self._context.options.timeout
+        self._context.push(frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout)
+
+    def answered(self, error: RealtimeError | None, now: Instant) -> None:
+        """The push on its way is answered, or its time is over."""
+        sent, self._on_its_way = self._on_its_way, None
+        if sent is None:
+            return
+        if error is None:
+            (self._confirmed,) = sent
+        elif isinstance(error, OperationTimeout):
+            self._confirmed = _Unknown.UNKNOWN  # so that the newer wish is sent, whatever it is
+        if error is not None and self.wish == sent[0]:
+            if not self._tickets:  # it was sent after a rejoin: nobody waits who would hear of it
+                self._context.report("track", topic=self._name, error=error)
+            self._settle(error)
+            return
+        self.advance(now)
+
+    def expired(self, ticket: Ticket) -> bool:
+        """A caller's time is over: say what held it. False when it is none of ours."""
+        if ticket not in self._tickets:
+            return False
+        del self._tickets[ticket]
+        self._context.tickets.settle(ticket, self._late())
+        return True
+
+    def dropped(self, ticket: Ticket) -> None:
+        """A caller went away; the wish stays."""
+        if self._tickets.pop(ticket, ticket) is None:
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+
+    def _late(self) -> RealtimeError:
+        if self._context.timers.deadline(("track", self._topic)) is None:
+            return OperationTimeout("the server has not answered the presence request in time", topic=self._name)
+        limits = self._context.options.limits
+        return RateLimitedError(
+            f"the server takes {limits.presence_calls} presence calls in {limits.presence_window:g} s and channel",
+            topic=self._name,
+            hint="The newest track or untrack is sent as soon as the limit allows.",
+        )
+
+    def _settle(self, outcome: RealtimeError | None) -> None:
+        for ticket in list(self._tickets):
+            del self._tickets[ticket]
+            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.tickets.settle(ticket, outcome)

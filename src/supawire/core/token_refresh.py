@@ -1,0 +1,102 @@
+"""Fetching the user's token: before connects and joins, before it runs out, again after a failure (R25-R27)."""
+
+from collections.abc import Mapping
+
+from supawire.core.channel import Channel
+from supawire.core.connection import Link
+from supawire.core.context import Context
+from supawire.core.effects import Ticket
+from supawire.core.join_queue import JoinQueue
+from supawire.errors import AuthError, RealtimeError
+from supawire.events import Instant, LinkState
+from supawire.options import Secret
+
+
+class Refresh:
+    """Brings the newest token to link, joins and channels of one session."""
+
+    __slots__ = ("_channels", "_context", "_joins", "_link", "_waiting")
+
+    def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
+        self._context = context
+        self._link = link
+        self._joins = joins
+        self._channels = channels
+        self._waiting: tuple[Ticket, ...] = ()
+
+    def wait(self, now: Instant) -> Ticket:
+        """Ask the provider for somebody; settled with the token that is there then, or with why there is no newer."""
+        ticket = self._context.tickets.open("token")
+        self._waiting += (ticket,)
+        self.ask(now)
+        return ticket
+
+    def ask(self, now: Instant) -> None:
+        """Ask the provider, unless a question is open, or nobody needs a token any more."""
+        if self._link.state in (LinkState.CLOSING, LinkState.CLOSED):
+            return
+        if self._context.tokens.has_provider and not self._context.tokens.fetching:
+            self._context.fetch_token(now)
+
+    def beat(self, now: Instant) -> None:
+        """Ask at a heartbeat, when the user wants it."""
+        if self._context.options.token_on_heartbeat:
+            self.ask(now)
+
+    def answered(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
+        """The provider answered, or raised. An answer to an older question is dropped."""
+        if not self._context.tokens.answers(number):
+            self._context.counts.stale += 1
+            return
+        self._context.timers.cancel(("token",))
+        if isinstance(token, RealtimeError):
+            self._failed(token, now)
+        else:
+            self.take(token, now)
+            for channel in list(self._channels.values()):
+                channel.yield_token(now)
+            self._settled(now)
+
+    def late(self, now: Instant) -> None:
+        """The provider did not answer in time."""
+        self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
+
+    def given(self, token: Secret | None, now: Instant) -> None:
+        """The user gives one: a question that is open has lost its claim, and nobody waits for its answer (R27)."""
+        self._context.timers.cancel(("token",))
+        self.take(token, now)
+        self._settled(now)
+
+    def take(self, token: Secret | None, now: Instant) -> None:
+        """This is the token from now on; each joined channel without one of its own is told, once, if it changed."""
+        changed = self._context.tokens.put(token)
+        seconds = self._context.tokens.refresh_in(now)
+        if seconds is None:
+            self._context.timers.cancel(("refresh",))
+        else:
+            self._context.timers.set(("refresh",), now.mono + seconds)
+        if changed:
+            for channel in list(self._channels.values()):
+                if not channel.own_token:
+                    channel.token_changed(now)
+        self._settle(token)
+
+    def _failed(self, error: RealtimeError, now: Instant) -> None:
+        """Keep the token that we have, say so, ask again later."""
+        self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
+        self._context.report("token", error=error)
+        if not self._context.tokens.fetched:
+            for channel in list(self._channels.values()):
+                channel.token_missing(error, now)
+        self._settle(error)
+        self._settled(now)
+
+    def _settled(self, now: Instant) -> None:
+        """Whoever waited for the token goes on."""
+        self._link.token_ready(now)
+        self._joins.pump(now)
+
+    def _settle(self, outcome: Secret | None | RealtimeError) -> None:
+        for ticket in self._waiting:
+            self._context.tickets.settle(ticket, outcome)
+        self._waiting = ()

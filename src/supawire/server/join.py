@@ -1,0 +1,168 @@
+"""`phx_join`: the checks in the server's order, and what a new channel is told (protocol §3.1, §3.2, §3.7)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from supawire.core.frames import JOIN, PREFIX
+from supawire.server.authorization import Reads
+from supawire.server.broadcasts import Broadcasts, Missed
+from supawire.server.changes import Changes, Readiness
+from supawire.server.connection import Channel, Peer
+from supawire.server.context import Desk
+from supawire.server.join_config import JoinConfig, parse_join
+from supawire.server.limits import Meter
+from supawire.server.presence_push import Tracking
+from supawire.server.queries import Trouble, Who
+from supawire.server.tokens import Claims, Refused, check
+from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
+
+NO_TOPIC: Final = "TopicNameRequired: You must provide a topic name"
+TOO_MANY_USERS: Final = "ConnectionRateLimitReached: Too many connected users"
+TOO_MANY_JOINS: Final = "ClientJoinRateLimitReached: Too many joins per second"
+TOO_MANY_CHANNELS: Final = "ChannelRateLimitReached: Too many channels"
+UNAUTHORIZED: Final = "Unauthorized: You do not have permissions to read from this Channel topic: "
+NO_REPLAY: Final = "UnableToReplayMessages: Realtime was unable to replay messages"
+CRASHED: Final = "join crashed"
+NOTHING: Final = Missed()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRefused:
+    """Why there is no channel; the answer is held back for a while (protocol §3.2)."""
+
+    reason: str
+    close: int | None = None
+    """A code to close the socket with, after the answer."""
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A channel that may be welcomed, and the messages to replay to it."""
+
+    channel: Channel
+    missed: Missed
+
+
+@dataclass(frozen=True, slots=True)
+class JoinIgnored:
+    """A join that gets no answer, and there is no channel."""
+
+
+Outcome: TypeAlias = Joined | JoinRefused | JoinIgnored
+
+
+class Joining:
+    """How a join becomes a channel, or a reason."""
+
+    def __init__(
+        self, desk: Desk, broadcasts: Broadcasts, tracking: Tracking, changes: Changes, readiness: Readiness
+    ) -> None:
+        self._desk = desk
+        self._outbox = desk.outbox
+        self._broadcasts = broadcasts
+        self._tracking = tracking
+        self._changes = changes
+        self._readiness = readiness
+        self.meter: Final = Meter(desk.limits.joins)
+
+    def join(self, peer: Peer, push: Push, then: Callable[[Outcome], None]) -> None:
+        """Check a join; `then` gets a channel and what it missed, or a reason. Nothing is sent yet."""
+        try:
+            payload = push.value()
+        except DECODE_ERRORS:
+            payload = None
+        if push.kind is not None or not is_object(payload):
+            then(JoinRefused(CRASHED, at_once=True))
+        elif push.topic == PREFIX:
+            then(JoinRefused(NO_TOPIC))
+        elif (limited := self._limited(peer)) is not None:
+            then(limited)
+        else:
+            self._admit(peer, push, parse_join(push.topic, payload), then)
+
+    def _limited(self, peer: Peer) -> JoinRefused | None:
+        mono = self._outbox.now.mono
+        if not peer.channels and self._desk.crowded:
+            return JoinRefused(TOO_MANY_USERS)
+        self.meter.count(mono)
+        if self.meter.tripped(mono):
+            return JoinRefused(TOO_MANY_JOINS, close=1001)
+        if self._desk.limits.channels is not None and len(peer.channels) >= self._desk.limits.channels:
+            return JoinRefused(TOO_MANY_CHANNELS)
+        return None
+
+    def _admit(self, peer: Peer, push: Push, config: JoinConfig, then: Callable[[Outcome], None]) -> None:
+        token = config.token if config.token is not None else peer.token
+        claims = check(token, self._desk.options.secret, self._outbox.now)
+        if isinstance(claims, Refused):
+            then(JoinRefused(claims.reason))
+        elif config.unanswered:
+            then(JoinIgnored())
+        elif (trouble := self._desk.asking.trouble) is not None:
+            then(JoinRefused(trouble.reason))
+        else:
+            one = _Applicant(peer, push, config, token, claims, then)
+            self._desk.rights.read(
+                Who(claims, peer.headers),
+                one.sub_topic,
+                private=config.private,
+                presence=config.presence,
+                then=lambda reads: self._let_in(one, reads),
+            )
+
+    def _let_in(self, one: "_Applicant", reads: Reads | Trouble) -> None:
+        """It is known what may be read; what was missed may have to be looked up."""
+        if isinstance(reads, Trouble):
+            one.then(JoinRefused(reads.reason))
+        elif not any(reads):
+            one.then(JoinRefused(UNAUTHORIZED + one.sub_topic))
+        elif one.config.problem is not None:
+            one.then(JoinRefused(one.config.problem))
+        elif (reason := self._desk.rules.rejection(one.sub_topic)) is not None:
+            one.then(JoinRefused(reason))
+        elif one.config.replay is None or not reads.broadcast:
+            self._make(one, reads, NOTHING)
+        else:
+            self._broadcasts.find(one.sub_topic, one.config.replay, lambda missed: self._make(one, reads, missed))
+
+    def _make(self, one: "_Applicant", reads: Reads, missed: Missed | Trouble) -> None:
+        if isinstance(missed, Trouble):
+            one.then(JoinRefused(NO_REPLAY))
+            return
+        push, config = one.push, one.config
+        channel = Channel(self._desk.new_id(), one.peer, push.topic, push.join_ref, config, one.token, one.claims)
+        channel.presence_key = config.presence_key or self._desk.new_key()
+        channel.bindings = self._changes.bind(config)
+        channel.reads_broadcast, channel.reads_presence = reads
+        channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
+        one.then(Joined(channel, missed))
+
+    def welcome(self, joined: Joined, push: Push) -> None:
+        """The ok reply, then everything that follows it, in the order of protocol §3.7."""
+        channel = joined.channel
+        echo = [binding.echo for binding in channel.bindings]
+        payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
+        self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
+        self._desk.rooms.enter(channel)
+        self._broadcasts.replay(channel, joined.missed)
+        self._changes.subscribe(channel)
+        self._readiness.welcome(channel)
+        self._tracking.send_state(channel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """A join whose token is good, on its way through the other checks."""
+
+    peer: Peer
+    push: Push
+    config: JoinConfig
+    token: str = field(repr=False)
+    claims: Claims = field(repr=False)
+    then: Callable[[Outcome], None]
+
+    @property
+    def sub_topic(self) -> str:
+        return self.push.topic.removeprefix(PREFIX)

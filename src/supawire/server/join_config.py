@@ -1,0 +1,121 @@
+"""What a client asks for in `phx_join`, read as tolerantly as the server reads it (protocol §3.1).
+
+A value of the wrong type is not refused: the default is taken, so a mistyped `private` joins the public channel.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supawire.core.frames import PREFIX
+from supawire.server.message_store import Replay, parse_replay
+from supawire.server.wire import is_list, is_object
+
+NO_SUCH_CLAUSE: Final = "UnknownErrorOnChannel: no function clause matching in Access.get/3"
+REPLAY_PUBLIC: Final = "UnableToReplayMessages: Replay is not allowed for public channels"
+REPLAY_PARAMS: Final = "UnableToReplayMessages: Replay params are not valid"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """The wishes of one join."""
+
+    private: bool = False
+    self_send: bool = False
+    ack: bool = False
+    presence: bool = False
+    presence_key: str = ""
+    replication_ready: bool = False
+    replay: Replay | None = None
+    changes: tuple[Json, ...] = ()
+    """The elements of `postgres_changes`, as sent."""
+    legacy: bool = False
+    token: str | None = None
+    problem: str | None = None
+    """Why the join fails although the token is good."""
+    unanswered: bool = False
+    """Whether the real server never answers it (protocol §13)."""
+
+    def __repr__(self) -> str:
+        return f"JoinConfig(private={self.private}, changes={len(self.changes)})"  # the token stays out
+
+
+def parse_join(topic: str, payload: Json) -> JoinConfig:
+    """The wishes of a join payload; what cannot be read counts as not given."""
+    token = _token(payload)
+    if "config" not in payload:
+        return JoinConfig(legacy=True, changes=(_legacy_binding(topic),), token=token)
+    config = payload["config"]
+    if config is not None and not is_object(config):
+        return JoinConfig(token=token, problem=NO_SUCH_CLAUSE)
+    config = _object(config)
+    if not isinstance(config.get("broadcast"), dict | None):
+        return JoinConfig(token=token, unanswered=True)
+    broadcast, presence = _object(config.get("broadcast")), _object(config.get("presence"))
+    private = _flag(config.get("private"))
+    replay, problem = _replay(broadcast, private=private)
+    return JoinConfig(
+        private=private,
+        self_send=_flag(broadcast.get("self")),
+        ack=_flag(broadcast.get("ack")),
+        presence=_flag(presence.get("enabled")),
+        presence_key=_key(presence.get("key")),
+        replication_ready=broadcast.get("replication_ready") not in (None, False),
+        replay=replay,
+        changes=_changes(config.get("postgres_changes")),
+        token=token,
+        problem=problem,
+    )
+
+
+def _object(value: object) -> Json:
+    return value if is_object(value) else {}
+
+
+def _flag(value: object) -> bool:
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
+def _key(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value)
+
+
+def _changes(value: object) -> tuple[Json, ...]:
+    items = [item for item in value if item is not None] if is_list(value) else []
+    return tuple(items) if all(map(is_object, items)) else ()
+
+
+def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | None]:
+    if "replay" not in broadcast:
+        return None, None
+    if not private:
+        return None, REPLAY_PUBLIC
+    wanted = broadcast["replay"]
+    if wanted is None:
+        return None, None
+    replay = parse_replay(wanted) if is_object(wanted) else None
+    return replay, None if replay else REPLAY_PARAMS
+
+
+def _token(payload: Json) -> str | None:
+    """The channel's own token; `user_token` is an old name that wins (protocol §3.1)."""
+    newer, older = payload.get("access_token"), payload.get("user_token")
+    token = older if isinstance(newer, str) and isinstance(older, str) else newer
+    if token is None:
+        token = older
+    return usable(token)
+
+
+def usable(token: object) -> str | None:
+    """A token as the server takes it: new-style keys and anything that is no text are ignored (protocol §7.3)."""
+    return token if isinstance(token, str) and not token.startswith("sb_") else None
+
+
+def _legacy_binding(topic: str) -> Json:
+    """`schema[:table[:filter]]` as a binding (protocol §3.8)."""
+    names = ("schema", "table", "filter")
+    parts = topic.removeprefix(PREFIX).split(":", 2)
+    return dict(zip(names, parts, strict=False))

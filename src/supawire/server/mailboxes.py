@@ -1,0 +1,142 @@
+"""Where things wait: a socket that stands still while it joins, a channel that waits for the right to go on.
+
+One process of the real server serves a socket and waits for the channel that joins, so whatever comes in or is to go
+out meanwhile waits in the socket's mailbox, in order (protocol §3.2). A channel is a process of its own: while it asks
+for a right, its own frames wait, and the rest of the socket goes on.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeAlias, TypeVar
+
+from supawire.server.connection import MAX_WAITING_IN, Channel, Inbound, Peer
+from supawire.server.effects import Hold, Release
+from supawire.server.outbox import Outbox
+from supawire.server.schedule import Schedule
+
+T = TypeVar("T")
+Then: TypeAlias = Callable[[T], None]
+Take: TypeAlias = Callable[[Peer, bytes, bool], None]
+
+
+class Standing:
+    """Everything that waits, and its order. `take` handles a frame whose turn it is."""
+
+    def __init__(self, schedule: Schedule, outbox: Outbox, take: Take) -> None:
+        self._schedule: Final = schedule
+        self._outbox: Final = outbox
+        self._take: Final = take
+
+    # --- sockets ---
+
+    def add(self, peer: Peer, frame: Inbound) -> None:
+        """A frame came in on a socket that stands still."""
+        peer.mailbox.append(frame)
+        self._count(peer, frame)
+
+    def stand(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
+        """Let nothing in or out of a socket for a while, then do this and go on where it stopped."""
+
+        def go() -> None:
+            if not peer.gone:
+                try:
+                    then()
+                finally:
+                    self.go_on(peer)
+
+        self.hold(peer)
+        self._schedule.at(self._outbox.now.mono + seconds, go)
+
+    def until(self, peer: Peer, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
+        """Begin something that says once what came of it, now or later; the socket stands still until then."""
+        came = held = False
+
+        def done(result: T) -> None:
+            nonlocal came
+            came = True
+            if peer.gone:
+                return
+            try:
+                then(result)
+            finally:
+                if held:
+                    self.go_on(peer)
+
+        begin(done)
+        if not came:
+            held = True
+            self.hold(peer)
+
+    def hold(self, peer: Peer) -> None:
+        """Stand still until `go_on` is called as often as `hold`."""
+        peer.holds += 1
+        peer.still = True
+
+    def go_on(self, peer: Peer) -> None:
+        """One reason to stand still is gone; with the last one, what waits takes its turn."""
+        peer.holds -= 1
+        while peer.mailbox and not peer.holds and not peer.gone:
+            item = peer.mailbox.popleft()
+            if isinstance(item, Inbound):
+                peer.waiting_in -= len(item.data)
+                self._take(peer, item.data, item.binary)
+            else:
+                peer.waiting_out -= len(item.data)
+                self._outbox.direct(peer, (item.data, item.binary))
+        peer.still = bool(peer.holds or peer.mailbox)
+        self._read_again(peer)
+
+    # --- channels ---
+
+    def add_to(self, waiting: deque[Inbound], peer: Peer, frame: Inbound) -> None:
+        """A frame of a channel that waits came in."""
+        waiting.append(frame)
+        self._count(peer, frame)
+
+    def until_for(self, channel: Channel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
+        """Begin something that says once what came of it, now or later; the channel's frames wait until then.
+
+        `then` is not called for a channel that has ended meanwhile.
+        """
+        came = False
+
+        def done(result: T) -> None:
+            nonlocal came
+            came = True
+            waiting, channel.waiting = channel.waiting, None
+            try:
+                if channel.open:
+                    then(result)
+            finally:
+                if waiting is not None and not channel.peer.gone:
+                    self._drain(channel.peer, waiting)
+
+        begin(done)
+        if not came:
+            channel.waiting = deque()
+
+    def _drain(self, peer: Peer, waiting: deque[Inbound]) -> None:
+        """Frames take their turn; where the socket stands still by now, they come before what waits there."""
+        if peer.still:
+            peer.mailbox.extendleft(reversed(waiting))
+            return
+        for frame in waiting:
+            peer.waiting_in -= len(frame.data)
+            if peer.still:
+                self.add(peer, frame)
+            elif not peer.gone:
+                self._take(peer, frame.data, frame.binary)
+        self._read_again(peer)
+
+    # --- how much ---
+
+    def _count(self, peer: Peer, frame: Inbound) -> None:
+        peer.waiting_in += len(frame.data)
+        if peer.waiting_in > MAX_WAITING_IN and not peer.unread:
+            peer.unread = True
+            self._outbox.effects.append(Hold(peer.id))
+
+    def _read_again(self, peer: Peer) -> None:
+        if peer.unread and peer.waiting_in <= MAX_WAITING_IN // 2:
+            peer.unread = False
+            self._outbox.effects.append(Release(peer.id))

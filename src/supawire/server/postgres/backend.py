@@ -1,0 +1,226 @@
+"""A database under the hub: its connections, its parts and their tasks, from `start` to `stop`."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
+
+from supawire.errors import StateError
+from supawire.events import Instant
+from supawire.server.app import App
+from supawire.server.hub import Hub
+from supawire.server.postgres.change_feed import Feed
+from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.component import Behaviour, Ground, Part
+from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.messages import MessageTable, Partitions
+from supawire.server.postgres.policies import Policies
+from supawire.server.postgres.preflight import check_url, examine, without_password
+from supawire.server.postgres.project import Project, migrate
+from supawire.server.postgres.schema import Session, prepare
+from supawire.server.queries import Answer, Question, Trouble
+
+logger: Final = logging.getLogger("supawire.server")
+
+T = TypeVar("T")
+LOOK: Final = 1.0
+"""Seconds between two looks whether our cluster is there."""
+PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Policies, MessageTable, Feed)
+"""What a level consists of, in the order in which they start."""
+
+
+class Level:
+    """The PostgreSQL level of one server: the backend of its `App`.
+
+    Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
+    behaviour: what clients learn of an outage. project: whose migrations and seeds run on an embedded one.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        prepare: bool = False,
+        behaviour: Behaviour | None = None,
+        project: Project | None = None,
+    ) -> None:
+        if url is not None:
+            check_url(url)
+        self._given: Final = url
+        self._behaviour: Final = behaviour or Behaviour()
+        self._prepare: Final = prepare or url is None
+        self.project: Final = project
+        self._cluster: Cluster | None = None
+        self._ground: Ground | None = None
+        self._app: App | None = None
+        self._parts: list[Part] = []
+        self._answers: dict[type[Question[Any]], Callable[[Any], Awaitable[Answer]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._exits: Final = AsyncExitStack()
+        self._stopping = False
+        self.session: Final = Session(lambda: self.own_url)
+        """For SQL of the server's owner, from any thread; whoever stops the level for good closes it."""
+        self.version: str = ""
+        """Of PostgreSQL, such as `18.6`, once it has started."""
+
+    @property
+    def url(self) -> str:
+        """The database, for people and their programs. Raises: StateError when it is not there."""
+        if self._given is not None:
+            return self._given
+        if self._cluster is None:
+            raise StateError(
+                "the database does not run yet; use it inside `with LocalServer(postgres=True) as server:`"
+            )
+        return self._cluster.url
+
+    @property
+    def shown_url(self) -> str:
+        """The same without a password; that of an embedded one is for programs of the same user."""
+        return without_password(self.url) if self._cluster is None else self._cluster.shown_url
+
+    @property
+    def psql(self) -> str:
+        """What to type for psql: its name where the shell finds one, else where that of the embedded one is."""
+        if self._cluster is None or shutil.which("psql") is not None:
+            return "psql"
+        beside = self._cluster.programs / "psql"
+        return str(beside) if beside.exists() else "psql"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is one of our own."""
+        return self._given is None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has started, and not stopped."""
+        return self._ground is not None
+
+    @property
+    def own_url(self) -> str:
+        """The same for ourselves: by a socket where there is one."""
+        return self.url if self._cluster is None else self._cluster.socket_url()
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Have a database that is fit, and everything that listens to it. Raises: RealtimeError."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        if self._given is None:
+            self._cluster = cluster = Cluster()
+            starting = asyncio.get_running_loop().run_in_executor(None, cluster.start)
+            self._exits.push_async_callback(self._end, cluster, starting)
+            await asyncio.shield(starting)
+        self._ground = ground = Ground(self.own_url, self._do, self._behaviour)
+        self._exits.push_async_callback(ground.database.close)
+        if self._prepare:
+            await self._make_ready()
+        self.version = await examine(ground.database)
+        for make in PARTS:
+            part = make(ground)
+            self._parts.append(part)
+            self._answers.update(part.answers)
+            self._exits.push_async_callback(part.stop)
+            await part.start()
+
+    async def _make_ready(self) -> None:
+        """Prepare the database by a connection of its own, as some settings hold from the next connection on."""
+        database = Database(self.own_url, 1)
+        try:
+            await prepare(database, ours=self._cluster is not None)
+        finally:
+            await database.close()
+        if self.project is not None:
+            await migrate(self.own_url, self.project)
+
+    async def _end(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
+        """Stop our cluster, also when we were cancelled while it started."""
+        await asyncio.wait([starting])
+        self._cluster = None
+        await asyncio.to_thread(cluster.stop)
+
+    def run(self, app: App) -> None:
+        """Work for this server, which listens from now on."""
+        self._app = app
+        for part in self._parts:
+            self._spawn(part.run()).add_done_callback(self._ended)
+        if self._cluster is not None:
+            self._spawn(self._watch(self._cluster)).add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Let go of the database, and end it where it is ours."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._ground = None
+        await self._exits.aclose()  # all of it, whatever fails in between
+
+    # --- backend of the app ---
+
+    def ask(self, number: int, question: Question[Any]) -> None:
+        """Find out; returns at once."""
+        self._spawn(self._answer(number, question))
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel with bindings has ended; returns at once."""
+        for part in self._parts:
+            part.unsubscribe(channel)
+
+    async def _answer(self, number: int, question: Question[Any]) -> None:
+        answer: Answer = Trouble.UNKNOWN
+        try:
+            answer = await self._answers[type(question)](question)
+        except DatabaseError as error:
+            answer = trouble_of(error)
+        except Exception:
+            logger.exception("the local server failed on a question to its database")
+        if self._app is not None:
+            self._app.answered(number, answer)
+
+    async def _watch(self, cluster: Cluster) -> None:
+        """Look whether our cluster is there; a given database may come back, this one does not."""
+        while cluster.lives:  # noqa: ASYNC110  it is another process
+            await asyncio.sleep(LOOK)
+        raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
+
+    # --- tasks ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that is to run for ever has ended: its bug is told, and nobody joins from now on."""
+        if self._stopping or task.cancelled():
+            return
+        logger.error("a task of the local server has ended", exc_info=task.exception())
+        self._do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
+
+    def _do(self, act: Callable[[Hub, Instant], T]) -> T:
+        app = self._app
+        if app is None:
+            raise StateError("the server does not run yet")
+        try:
+            return act(app.hub, app.now())
+        finally:
+            app.pump()
+
+
+def trouble_of(error: DatabaseError) -> Trouble:
+    """What clients are told of it (protocol §3.6, §9.2)."""
+    if error.sqlstate == "57014":
+        return Trouble.CANCELED
+    return Trouble.DOWN if error.retryable else Trouble.UNKNOWN

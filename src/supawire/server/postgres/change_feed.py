@@ -1,0 +1,343 @@
+"""Changes of rows, from the stream to the hub: a part of the level (protocol §4, §11).
+
+One task reads the stream, another deals with a batch at a time, so that the order of commits is the order of frames.
+What comes in meanwhile makes the next batch larger, and waits at the database when it is much. A third looks whether
+the publication has changed. When the stream is lost, so are some seconds of changes, and clients are not informed, as
+with the real server; with `announce_outages` they are, and again once a new one flows.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import psycopg
+
+from supawire.server.changes import Delivery
+from supawire.server.postgres.catalog import PUBLICATION, Catalog, Table
+from supawire.server.postgres.component import Answers, Ground
+from supawire.server.postgres.database import DatabaseError, told
+from supawire.server.postgres.matching import Matcher
+from supawire.server.postgres.pgoutput import Relation, StreamError
+from supawire.server.postgres.polls import Polls
+from supawire.server.postgres.publication import WatchedPublication
+from supawire.server.postgres.replication import Backlog, RowChange, Stream, StreamLost
+from supawire.server.postgres.subscriptions import Book, listings_of
+from supawire.server.queries import Subscription, Trouble
+
+logger: Final = logging.getLogger("supawire.server")
+
+LOOK: Final = 1.0
+"""Seconds between two looks at the publication."""
+PATIENCE: Final = 8.0
+"""Seconds that a subscription waits for a stream that is lost; the hub waits for two more."""
+PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to have a stream again; the last one again and again."""
+TRIES: Final = 3
+"""Attempts for a batch whose questions to the database meet lost connections."""
+
+MOST_LEFT: Final = 10_000
+"""Tables that are remembered after they left the publication."""
+LOST: Final = "changes of rows are not sent for now, which channels are told: %s"
+LOST_SILENTLY: Final = (
+    "changes of rows are lost, and clients are not informed, as with the real server: %s "
+    "(announce_outages=True or --announce-outages informs them)"
+)
+_SLOT: Final = "select from pg_replication_slots where slot_name = %s"
+_PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
+
+
+class Feed:
+    """Follows the stream, and knows the bindings of every channel."""
+
+    def __init__(self, ground: Ground, look: float = LOOK) -> None:
+        self._ground = ground
+        self._database = ground.database
+        self._behaviour = ground.behaviour
+        self._look = look
+        self._book = Book()
+        self._catalog = Catalog(self._database)
+        isolate = self._behaviour.isolate_policy_errors
+        self._matcher = Matcher(self._database, self._catalog, self._book, isolate=isolate)
+        self._polls = Polls(
+            matcher=self._matcher,
+            book=self._book,
+            database=self._database,
+            do=ground.do,
+            pause=self._behaviour.pause,
+        )
+        self._publication = WatchedPublication(self._database)
+        self._asked: dict[int, Subscription] = {}
+        """What each channel in the book asked for."""
+        self._listing = asyncio.Lock()
+        self._stream: Stream | None = None
+        self._flows = asyncio.Event()
+        self._names: tuple[str, ...] = ()
+        self._tables: tuple[Table, ...] = ()
+        self._foreign: dict[int, Relation] = {}
+        """Tables, as the stream announced them, that were none of the publication's when we looked."""
+        self._left: set[int] = set()
+        """Tables that were in the publication, and are not."""
+        self._switching = False
+        """Whether the stream ends because other publications are wanted."""
+        self._lost_until = 0.0
+        self._lost = 0
+        """Changes that were lost since the stream was."""
+
+    @property
+    def answers(self) -> Answers:
+        """Subscriptions."""
+        return {Subscription: self._subscribe}
+
+    async def start(self) -> None:
+        """Have a stream: what commits from now on is told to whoever asks for it before."""
+        await self._open()
+
+    async def run(self) -> None:
+        """Follow the stream, through outages."""
+        self._matcher.limit = self._ground.do(lambda hub, now: hub.limits.change_bytes)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the stream; its slot goes with it, at the latest soon after."""
+        slot = await self._close()
+        if slot is None:
+            return
+        try:
+            for pause in PAUSES:
+                if not await self._database.query(_SLOT, [slot]):
+                    break
+                await asyncio.sleep(pause)
+        except DatabaseError as error:
+            logger.debug("whether the slot is gone could not be seen: %s", error)
+
+    async def _close(self) -> str | None:
+        """The name of the slot that goes with the stream, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return None
+        await stream.close()
+        return stream.slot
+
+    # --- who listens ---
+
+    def unsubscribe(self, channel: int) -> None:
+        """A channel has ended."""
+        self._asked.pop(channel, None)
+        self._book.strike(channel)
+        self._polls.left()
+
+    async def _subscribe(self, asked: Subscription) -> str | Trouble | None:
+        """Make bindings live. They are, once there is a stream and they are in the book."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._look_again()
+                while not self._flows.is_set():
+                    await self._flows.wait()
+                    await self._look_again()
+        except TimeoutError:
+            return Trouble.DOWN
+        self._asked[asked.channel] = asked
+        async with self._listing:
+            answer = await self._list(asked)
+        if answer is not None and self._asked.get(asked.channel) is asked:
+            self.unsubscribe(asked.channel)
+        return answer
+
+    async def _list(self, asked: Subscription) -> str | None:
+        """Write a channel into the book, unless it ended or asked for something else meanwhile."""
+        channel = asked.channel
+        found = await listings_of(self._database, asked)
+        if self._asked.get(channel) is not asked:
+            return None
+        if isinstance(found, str):
+            self._book.strike(channel)
+        else:
+            self._book.enter(channel, found)
+        self._polls.left()
+        return found if isinstance(found, str) else None
+
+    async def _relist(self, *, announce: bool) -> None:
+        """Look up every channel's bindings once more (protocol §4.6).
+
+        announce: send the outcome to each channel that has bindings or had them before.
+        """
+        for channel, asked in list(self._asked.items()):
+            if self._asked.get(channel) is asked:
+                was_listed = channel in self._book
+                answer = await self._list(asked)
+                if announce and (answer is None or was_listed):
+                    self._ground.do(lambda hub, now, n=channel, a=answer: hub.relisted(n, a, now))
+
+    # --- the stream ---
+
+    async def _open(self) -> Stream:
+        self._names = await self._publications()
+        await self._publication.tidy(self._names)
+        self._tables = await self._catalog.published()
+        self._foreign.clear()
+        try:
+            self._stream = await Stream.open(self._ground.url, self._names)
+        except psycopg.Error as error:
+            raise told(error) from error
+        return self._stream
+
+    async def _follow(self) -> NoReturn:
+        stream = self._stream or await self._reopen(announce=True)
+        while True:
+            self._flowing(True)
+            announce = self._behaviour.announce_outages
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    backlog = Backlog()
+                    tasks.create_task(self._read(stream, backlog))
+                    tasks.create_task(self._work(stream, backlog))
+            except* (StreamLost, StreamError, DatabaseError) as errors:
+                if self._switching:
+                    logger.info("another stream of changes is needed: %s", errors.exceptions[0])
+                else:
+                    logger.warning(LOST if announce else LOST_SILENTLY, errors.exceptions[0])
+            except* Exception:  # a bug of ours, which the real server does not have: clients are informed
+                logger.exception("the local server failed on a change of a row")
+                announce = True
+            self._flowing(False)
+            if announce:
+                self._ground.do(lambda hub, now: hub.interrupted(now))
+            elif not self._switching:
+                self._lost_until = asyncio.get_running_loop().time() + self._behaviour.outage
+            await self._close()
+            stream = await self._reopen(announce=announce or self._switching)
+            self._switching = False
+
+    async def _reopen(self, *, announce: bool) -> Stream:
+        """A new stream, however long it takes, with everybody in the book who was."""
+        tries = 0
+        while True:
+            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+            try:
+                stream = await self._open()
+                async with self._listing:
+                    await self._relist(announce=announce)
+            except (StreamLost, DatabaseError) as error:
+                logger.info("no stream of changes yet: %s", error)
+                if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
+                    self._ground.do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
+                await self._close()
+            else:
+                logger.info("there is a stream of changes again")
+                self._ground.do(lambda hub, now: hub.troubled(None, now))
+                return stream
+
+    def _flowing(self, yes: bool) -> None:
+        if yes:
+            self._flows.set()
+        else:
+            self._flows.clear()
+        self._ground.do(lambda hub, now: hub.flows(yes, now))
+
+    async def _read(self, stream: Stream, backlog: Backlog) -> NoReturn:
+        """Hand what comes to followers at once; what channels may have asked for waits for its turn."""
+        while True:
+            await backlog.room()
+            batch = await stream.read()
+            for take in self._ground.followers.values():
+                take(batch.rows)
+            backlog.add(batch if self._asked else batch._replace(rows=[]))
+
+    async def _work(self, stream: Stream, backlog: Backlog) -> NoReturn:
+        while True:
+            batch = await backlog.next()
+            if batch.rows and self._asked:
+                await self._tell(batch.rows)
+            if batch.end_lsn:
+                stream.confirm(batch.end_lsn)
+
+    async def _tell(self, changes: Sequence[RowChange]) -> None:
+        if self._new_tables(changes):
+            await self._look_again()
+        if asyncio.get_running_loop().time() < self._lost_until:
+            self._lost += len(changes)
+            return
+        if self._lost_until:
+            logger.warning("changes of rows are sent again; %d were lost since the stream was", self._lost)
+            self._lost_until, self._lost = 0.0, 0
+        self._book.replaced.clear()
+        deliveries = await self._deliveries(changes)
+        if self._book.replaced:
+            deliveries = await self._judge_again(changes, deliveries)
+        if deliveries:
+            self._ground.do(lambda hub, now: hub.changed(deliveries, now))
+
+    async def _judge_again(self, changes: Sequence[RowChange], found: list[Delivery]) -> list[Delivery]:
+        """Return the deliveries with those of channels anew whose token was replaced while the rows were judged.
+
+        Such a channel has been sent `Subscribed to PostgreSQL` by now, so only its new claims count. The lock keeps
+        tokens from being replaced once more meanwhile.
+        """
+        async with self._listing:
+            again = frozenset(self._book.replaced)
+            kept = [delivery for delivery in found if delivery.channel not in again]
+            return kept + await self._deliveries(changes, again)
+
+    async def _deliveries(self, changes: Sequence[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
+        tries = 1
+        while True:
+            try:
+                return await self._polls.deliveries(changes, only)
+            except DatabaseError as error:
+                if not error.retryable or tries == TRIES:
+                    raise
+                tries += 1
+
+    # --- the publication ---
+
+    def _new_tables(self, changes: Sequence[RowChange]) -> bool:
+        """Whether a change is of a table that was not in the publication when we looked last."""
+        known = {table.oid for table in self._tables}
+        strange = False
+        for relation in (change.relation for change in changes):
+            if relation.oid not in known and self._foreign.get(relation.oid) is not relation:
+                self._foreign[relation.oid] = relation
+                strange = True
+        return strange
+
+    async def _watch(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(self._look)
+            if not self._flows.is_set():
+                continue
+            try:
+                await self._look_again()
+            except DatabaseError as error:  # the stream will find out, or the next look
+                logger.info("the publication could not be looked at: %s", error)
+
+    async def _publications(self) -> tuple[str, ...]:
+        """Those that there are, of the ones that are wanted: a stream that names another one breaks."""
+        wanted = [PUBLICATION, *self._ground.followers]
+        found = [name for (name,) in await self._database.query(_PUBLICATIONS, [wanted])]
+        if PUBLICATION in found:
+            found[found.index(PUBLICATION)] = await self._publication.to_stream()
+        return tuple(found)
+
+    async def _look_again(self) -> None:
+        """Notice tables that came or went; for other publications another stream is needed.
+
+        A table that leaves, and one that comes back, are followed without a word to clients, as by the real server.
+        """
+        async with self._listing:
+            if await self._publications() != self._names and self._stream is not None:
+                self._flows.clear()
+                self._switching = True
+                self._stream.abandon("its publications are others now")
+                return
+            tables = await self._catalog.published()
+            if tables == self._tables:
+                return
+            before, now = ({table.oid for table in some} for some in (self._tables, tables))
+            new = now - before - self._left
+            self._left = (self._left | before) - now if len(self._left) < MOST_LEFT else set()
+            self._tables = tables
+            await self._relist(announce=bool(new))

@@ -1,0 +1,244 @@
+"""Who wants which changes: the rows of the real server's `realtime.subscription` (protocol §11.1).
+
+Bindings of a channel become listings, or the database says why not (protocol §4.2, §11.2).
+
+The checks are those of the real server's trigger on its table of subscriptions, in its order and with its words; values
+and patterns are tried by PostgreSQL itself. All bindings of a channel go together: a bad one spoils all.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, LiteralString, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection, errors, sql
+
+from supawire._values.filter_syntax import MAX_ITEMS, Condition
+from supawire.server.bindings import ANY, EXCEPTION, UNPUBLISHED, Binding
+from supawire.server.postgres.catalog import PUBLICATION
+from supawire.server.postgres.database import Database, is_lost, quoted
+from supawire.server.queries import Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """On whose behalf rows are looked at. claims: those of the token, as JSON."""
+
+    role: str
+    claims: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One binding of one channel on one table. id: what clients know the binding by. select: sorted, None for all."""
+
+    channel: int
+    id: int
+    event: str
+    conditions: tuple[Condition, ...]
+    select: tuple[str, ...] | None
+    viewer: Viewer
+
+    def wants(self, type: str) -> bool:
+        """Whether changes of this type are asked for."""
+        return self.event in (ANY, type)
+
+
+class Book:
+    """Listings by table, and by channel."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, list[Listing]] = {}
+        self._channels: dict[int, frozenset[int]] = {}
+        self._viewers: dict[int, Viewer] = {}
+        self.replaced: Final[set[int]] = set()
+        """Channels that were entered with other claims than before, since this was cleared."""
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels
+
+    def of_table(self, oid: int) -> list[Listing]:
+        """Who wants something of this table."""
+        return self._tables.get(oid, _NOBODY)
+
+    def enter(self, channel: int, listings: Iterable[tuple[int, Listing]]) -> None:
+        """Write down a channel's listings, each with its table, in place of its earlier ones."""
+        former = self._viewers.get(channel)
+        self.strike(channel)
+        tables: set[int] = set()
+        for oid, listing in listings:
+            tables.add(oid)
+            self._tables.setdefault(oid, []).append(listing)
+            self._viewers[channel] = listing.viewer
+            if former is not None and listing.viewer != former:
+                self.replaced.add(channel)
+        self._channels[channel] = frozenset(tables)
+
+    def strike(self, channel: int) -> None:
+        """Forget a channel."""
+        self._viewers.pop(channel, None)
+        for oid in self._channels.pop(channel, ()):
+            left = [listing for listing in self._tables[oid] if listing.channel != channel]
+            if left:
+                self._tables[oid] = left
+            else:
+                del self._tables[oid]
+
+    def viewers(self) -> set[Viewer]:
+        """Return everybody on whose behalf something is in it."""
+        return set(self._viewers.values())
+
+    def channels(self) -> Iterator[int]:
+        """Those that are in it."""
+        return iter(tuple(self._channels))
+
+
+_NOBODY: Final[list[Listing]] = []
+
+
+RAISED: Final = "P0001"
+"""What `raise` in the trigger gives."""
+
+_TABLES: Final = """
+    select distinct c.oid::int8
+    from pg_publication_tables p
+    join pg_namespace n on n.nspname = p.schemaname
+    join pg_class c on c.relname = p.tablename and c.relnamespace = n.oid
+    where p.pubname = %s and (%s = '*' or p.schemaname like %s) and (%s = '*' or p.tablename like %s)
+    order by 1
+"""
+
+_COLUMNS: Final = """
+    select a.attname::text, format_type(a.atttypid, null), a.atttypid::regtype::text, a.atttypid = 'bool'::regtype,
+      exists (select from pg_operator o where o.oprname = '~~' and o.oprleft = a.atttypid),
+      exists (select from pg_operator o
+        where o.oprname = '~' and o.oprleft = a.atttypid and o.oprright = a.atttypid)
+    from pg_attribute a
+    where a.attrelid = %s::oid and a.attnum > 0 and not a.attisdropped
+      and has_column_privilege(%s::name, a.attrelid, a.attnum, 'SELECT')
+"""
+
+
+class _Column(NamedTuple):
+    """What the checks want to know of a column. sql: its type, quoted; shown: the same in error texts."""
+
+    sql: str
+    shown: str
+    is_bool: bool
+    has_like: bool
+    has_regex: bool
+
+
+class _Refused(Exception):
+    """A text of the trigger."""
+
+
+async def listings_of(database: Database, asked: Subscription) -> list[tuple[int, Listing]] | str:
+    """The listings, each with its table, or the words of the `system` frame. Raises: DatabaseError when it is lost."""
+    claims = asked.who.claims.values
+    viewer = Viewer(str(claims.get("role")), json.dumps(claims))
+    found: list[tuple[int, Listing]] = []
+    async with database.transaction(rollback=True) as connection:
+        for binding in asked.bindings:
+            try:
+                tables = await _tables(connection, binding, viewer)
+            except psycopg.Error as error:
+                if is_lost(error):
+                    raise
+                return EXCEPTION.format(given=binding.described, error=_words(error))
+            except _Refused as refused:
+                return EXCEPTION.format(given=binding.described, error=f"ERROR {RAISED} ({_name(RAISED)}) {refused}")
+            if not tables:
+                return UNPUBLISHED.format(given=binding.described)
+            select = None if binding.select is None else tuple(sorted(set(binding.select)))
+            listing = Listing(asked.channel, binding.id, binding.event, binding.conditions, select, viewer)
+            found += [(table, listing) for table in tables]
+    return found
+
+
+async def _tables(connection: AsyncConnection, binding: Binding, viewer: Viewer) -> list[int]:
+    """The published tables that the binding names, all of which it fits."""
+    named = binding.schema, binding.schema, binding.table, binding.table
+    cursor = await connection.execute(_TABLES, [PUBLICATION, *named])
+    tables = [oid for (oid,) in await cursor.fetchall()]
+    for table in tables:
+        cursor = await connection.execute(_COLUMNS, [table, viewer.role])
+        columns = {name: _Column(*rest) for name, *rest in await cursor.fetchall()}
+        for condition in binding.conditions:
+            await _check(connection, condition, columns)
+        for name in binding.select or ():
+            if name not in columns:
+                raise _Refused(f"invalid column for select {name}")
+    return tables
+
+
+async def _check(connection: AsyncConnection, condition: Condition, columns: Mapping[str, _Column]) -> None:
+    column = columns.get(condition.column)
+    if column is None:
+        raise _Refused(f"invalid column for filter {condition.column}")
+    if condition.op == "is":
+        _check_is(condition, column)
+    elif condition.op in ("like", "ilike"):
+        if not column.has_like:
+            raise _Refused(_no_text(condition, column))
+    elif condition.op in ("match", "imatch"):
+        if not column.has_regex:
+            raise _Refused(_no_text(condition, column))
+        await _check_regex(connection, condition)
+    elif condition.op == "in":
+        await _check_list(connection, condition, column)
+    else:
+        await _cast(connection, condition.value, column.sql)
+
+
+def _no_text(condition: Condition, column: _Column) -> str:
+    return f"operator {condition.op} requires a text-compatible column type, got {column.shown}"
+
+
+def _check_is(condition: Condition, column: _Column) -> None:
+    if condition.value not in ("null", "true", "false", "unknown"):
+        raise _Refused("invalid value for is filter: must be null, true, false, or unknown")
+    if condition.value != "null" and not column.is_bool:
+        raise _Refused(f"is {condition.value} filter requires a boolean column, got {column.shown}")
+
+
+async def _check_regex(connection: AsyncConnection, condition: Condition) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute("select '' ~ %s", [condition.value])
+    except errors.InvalidRegularExpression as error:
+        why = error.diag.message_primary
+        raise _Refused(f"invalid regular expression for {condition.op} filter: {why}") from error
+
+
+async def _check_list(connection: AsyncConnection, condition: Condition, column: _Column) -> None:
+    rows = await _cast(connection, condition.wire_value, column.sql + "[]", "coalesce(array_length({}, 1), 0)")
+    if rows[0][0] > MAX_ITEMS:
+        raise _Refused(f"too many values for `in` filter. Maximum {MAX_ITEMS}")
+
+
+async def _cast(
+    connection: AsyncConnection, value: str, type: str, shape: LiteralString = "({}) is null"
+) -> Sequence[tuple[Any, ...]]:
+    """Let PostgreSQL read the value as one of the type."""
+    read = sql.SQL("%s::text::{}").format(quoted(type))
+    cursor = await connection.execute(sql.SQL("select ") + sql.SQL(shape).format(read), [value])
+    return await cursor.fetchall()
+
+
+def _words(error: psycopg.Error) -> str:
+    """PostgreSQL's error as the real server prints it."""
+    return f"ERROR {error.sqlstate} ({_name(error.sqlstate or '')}) {error.diag.message_primary}"
+
+
+def _name(state: str) -> str:
+    """The name of an SQLSTATE as PostgreSQL's manual has it, such as `undefined_object`."""
+    try:
+        name = errors.lookup(state).__name__
+    except KeyError:
+        return "unknown"
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")

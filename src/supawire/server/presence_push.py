@@ -1,0 +1,103 @@
+"""`presence` pushes: track and untrack, their answers and limits (protocol §5.1, §5.3, §5.5)."""
+
+from typing import Any, Final
+
+from supawire.core.frames import PRESENCE, PRESENCE_STATE
+from supawire.server.connection import Channel
+from supawire.server.context import Desk
+from supawire.server.limits import term_size
+from supawire.server.outbox import OK
+from supawire.server.wire import Push, encode, is_object
+
+DENIED: Final = b'{"status":"error","response":{}}'
+NOT_A_MAP: Final = b'{"status":"error","response":{"reason":"Presence track payload must be a map"}}'
+TOO_MANY_CALLS: Final = "Client presence rate limit exceeded"
+TOO_MANY: Final = "Too many presence messages per second"
+TOO_BIG: Final = "Track message size exceeded"
+
+
+class Tracking:
+    """Who is where, as the clients say."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._outbox = desk.outbox
+        self._rooms = desk.rooms
+        self._rights = desk.rights
+        self._limits = desk.limits
+        self._new_ref = desk.new_ref
+
+    def push(self, channel: Channel, push: Push, value: Any) -> None:
+        """A client tracks or untracks. Every push is answered, except one that trips a limit."""
+        if not is_object(value):
+            self._answer(channel, push, OK)
+            return
+        event = value.get("event")
+        if not isinstance(event, str):
+            self._answer(channel, push, OK if event is None else DENIED)
+        elif event.lower() == "track":
+            self._track(channel, push, value.get("payload", {}))
+        elif event.lower() == "untrack":
+            self._untrack(channel, push)
+        else:
+            self._answer(channel, push, DENIED)
+
+    def _track(self, channel: Channel, push: Push, payload: Any) -> None:
+        if not self._allowed(channel):
+            return
+        if payload is None and channel.id not in self._rooms.of(channel).roster:
+            self._answer(channel, push, OK)  # the same as what is tracked, which is nothing (protocol §13)
+            return
+        if not is_object(payload):
+            self._answer(channel, push, NOT_A_MAP)
+            return
+        limit = self._limits.payload_bytes
+        if limit is not None and term_size(payload) > limit:
+            self._rooms.shut(channel, TOO_BIG)
+            return
+        self._rights.write(channel, "presence", lambda may: self._enter(channel, push, payload, may=may))
+
+    def _enter(self, channel: Channel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
+        """A private channel without `enabled` hears diffs from its first own track on (protocol §5.4)."""
+        if not may:
+            self._answer(channel, push, DENIED)
+        elif channel.hears_presence or not channel.private or channel.config.presence:
+            self._put(channel, push, payload)
+        else:
+            self._rights.hear_presence(channel, lambda: self._put(channel, push, payload))
+
+    def _put(self, channel: Channel, push: Push, payload: dict[str, Any]) -> None:
+        room = self._rooms.of(channel)
+        diff = room.roster.track(channel.id, channel.presence_key, payload, self._new_ref())
+        self._answer(channel, push, OK)
+        self._rooms.tell_presence(room, diff)
+
+    def _untrack(self, channel: Channel, push: Push) -> None:
+        if not self._allowed(channel):
+            return
+        room = self._rooms.of(channel)
+        self._answer(channel, push, OK)
+        self._rooms.tell_presence(room, room.roster.untrack(channel.id))
+
+    def _allowed(self, channel: Channel) -> bool:
+        """Count a call; the one too many closes the channel without a reply (protocol §5.5)."""
+        mono = self._outbox.now.mono
+        self._rooms.presence.count(mono)
+        if not channel.calls.allows(mono, self._limits):
+            self._rooms.shut(channel, TOO_MANY_CALLS)
+        elif self._rooms.presence.tripped(mono):
+            self._rooms.shut(channel, TOO_MANY)
+        return channel.open
+
+    def _answer(self, channel: Channel, push: Push, payload: bytes) -> None:
+        self._outbox.reply(channel.peer, channel.wire_topic, PRESENCE, push.ref, channel.join_ref, payload)
+
+    def send_state(self, channel: Channel) -> None:
+        """The whole state, once after a join with presence enabled and readable."""
+        if not (channel.config.presence and channel.reads_presence):
+            return
+        mono = self._outbox.now.mono
+        self._rooms.presence.count(mono)
+        if self._rooms.presence.tripped(mono):
+            self._rooms.shut(channel, TOO_MANY)
+            return
+        self._outbox.push(channel, PRESENCE_STATE, encode(self._rooms.of(channel).roster.state()))

@@ -1,0 +1,195 @@
+"""A session driven by hand, under virtual time: what it sends is collected, what it hears is given.
+
+    pilot = Pilot()
+    joined = pilot.do(pilot.session.open)
+    pilot.accept()
+    ...
+    assert pilot.outcome(joined) is None
+
+Nothing here knows what a server would answer; `linked` joins a session to the local server's hub.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from supawire.core.codec import CODECS
+from supawire.core.connection import Cause
+from supawire.core.effects import (
+    AskDelay,
+    Connect,
+    Deliver,
+    Disconnect,
+    Effect,
+    Ended,
+    FetchToken,
+    Publish,
+    Report,
+    Settle,
+    Ticket,
+    Transmit,
+)
+from supawire.core.frames import Frame
+from supawire.core.session import Session
+from supawire.errors import RealtimeError
+from supawire.events import Instant
+from supawire.options import ChannelOptions, Secret, SessionOptions
+from supawire.testing.virtual import VirtualClock
+
+R = TypeVar("R")
+
+NOT_YET: Any = object()
+"""The outcome of a ticket that is not settled."""
+
+
+class Pilot:
+    """Performs a session's effects by writing them down. Override the `on_…` methods to connect it to something."""
+
+    def __init__(
+        self,
+        options: SessionOptions | None = None,
+        *,
+        seed: int = 0,
+        token: str | None = None,
+        clock: VirtualClock | None = None,
+    ) -> None:
+        self.options: SessionOptions = options or SessionOptions()
+        self.clock: VirtualClock = clock or VirtualClock()
+        secret = Secret(token) if token is not None else None
+        self.session: Final = Session(self.options, random=random.Random(seed), token=secret, strict=True)
+        self.codec: Final = CODECS[self.options.protocol]
+        self.effects: list[Effect] = []
+        self.outcomes: dict[Ticket, Any] = {}
+        self._generation = 0
+        self._answered = 0
+
+    @property
+    def now(self) -> Instant:
+        """The virtual time."""
+        return self.clock.now
+
+    # --- acting
+
+    def do(self, command: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Call a command or input of the session with the present time, and perform what comes of it."""
+        result = command(*args, now=self.now, **kwargs)
+        self.pump()
+        return result
+
+    def channel(self, topic: str = "room", **options: Any) -> str:
+        """Make a channel; its full topic."""
+        full = f"realtime:{topic}"
+        self.session.channel(full, ChannelOptions(**options))
+        return full
+
+    def accept(self, *, clock_offset: float | None = 0.0) -> None:
+        """Let the newest connection attempt succeed; the server's clock is so many seconds ahead of ours."""
+        self.do(self.session.transport_opened, self._generation, clock_offset=clock_offset)
+
+    def drop(self, code: int | None = None, **cause: Any) -> None:
+        """End the newest connection or attempt."""
+        self.do(self.session.transport_closed, self._generation, Cause(code=code, **cause))
+
+    def hear(
+        self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None
+    ) -> None:
+        """Give the session a text frame."""
+        self.hear_raw(self.codec.encode(join_ref, ref, topic, event, payload))
+
+    def hear_raw(self, data: bytes, *, binary: bool = False) -> None:
+        """Give the session any frame."""
+        delivery = self.session.receive(self._generation, data, binary, self.now)
+        if delivery is not None:
+            listeners, event = delivery
+            for listener in listeners:
+                listener(event)
+        self.pump()
+
+    def reply(self, frame: Frame, response: Any = None, *, status: str = "ok") -> None:
+        """Answer a push of the session."""
+        body: dict[str, Any] = {"status": status, "response": {} if response is None else response}
+        self.hear(frame.topic, "phx_reply", body, ref=frame.ref, join_ref=frame.join_ref)
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass, deadline by deadline."""
+        end = self.now.mono + seconds
+        while (deadline := self.session.next_deadline) is not None and deadline <= end:
+            self.clock.advance_to(deadline)
+            self.do(self.session.tick)
+        self.clock.advance_to(end)
+
+    # --- looking
+
+    def outcome(self, ticket: Ticket | None) -> Any:
+        """What a ticket was settled with; `NOT_YET` before."""
+        assert ticket is not None, "nothing is owed"
+        return self.outcomes.get(ticket, NOT_YET)
+
+    def sent(self, event: str | None = None) -> list[Frame]:
+        """The text frames sent so far, all or those of one event."""
+        data = [effect.data for effect in self.effects if isinstance(effect, Transmit) and not effect.binary]
+        every = [self.codec.plain(one) for one in data]
+        return [frame for frame in every if event in (None, frame.event)]
+
+    def news(self, event: str | None = None) -> list[Frame]:
+        """The text frames sent since the last call of this."""
+        frames = self.sent()
+        fresh, self._answered = frames[self._answered :], len(frames)
+        return [frame for frame in fresh if event in (None, frame.event)]
+
+    def reports(self, what: str) -> list[Report]:
+        """The reports of one kind."""
+        return [effect for effect in self.effects if isinstance(effect, Report) and effect.what == what]
+
+    # --- performing
+
+    def pump(self) -> None:
+        """Perform the effects that wait."""
+        while (effect := self.session.next_effect()) is not None:
+            self.effects.append(effect)
+            self.perform(effect)
+
+    def perform(self, effect: Effect) -> None:
+        """Perform one effect."""
+        match effect:
+            case Connect(generation):
+                self._generation = generation
+                self.on_connect(generation)
+            case Transmit():
+                self.on_transmit(effect)
+            case Disconnect():
+                self.on_disconnect(effect)
+            case Deliver(listeners, events):
+                for event in events:
+                    for listener in listeners:
+                        listener(event)
+            case Settle(ticket, outcome):
+                assert ticket not in self.outcomes, f"{ticket} is settled twice"
+                self.outcomes[ticket] = outcome
+            case FetchToken(number):
+                self.on_fetch_token(number)
+            case AskDelay() | Publish() | Ended() | Report():
+                self.on_other(effect)
+            case _:
+                pass
+
+    def on_connect(self, generation: int) -> None:
+        """A socket is wanted."""
+
+    def on_transmit(self, effect: Transmit) -> None:
+        """A frame is sent."""
+
+    def on_disconnect(self, effect: Disconnect) -> None:
+        """The socket is to be closed."""
+
+    def on_fetch_token(self, number: int) -> None:
+        """A token is wanted."""
+
+    def on_other(self, effect: Effect) -> None:
+        """Anything else."""
+
+
+def error_of(outcome: Any) -> RealtimeError:
+    """The error of an outcome that is one."""
+    assert isinstance(outcome, RealtimeError), f"settled with {outcome!r}"
+    return outcome
