@@ -23,7 +23,7 @@ from benchmarks.scenarios import SERVER
 RECEIVERS: Final = 100
 MESSAGES: Final = 1_000
 WINDOW: Final = 128
-BURST: Final = 32
+MAX_BATCH: Final = 32
 TURNS: Final = {"fan-out": (MESSAGES, WINDOW), "fan-out-single": (MESSAGES // 10, 1)}
 SEPARATE: Final = {"fan-out-separate": (MESSAGES, WINDOW)}
 POLL_INTERVAL: Final = 0.0005
@@ -115,7 +115,7 @@ class Crowd:
         goals = [ear.bytes for ear in self._ears[:-1]]
         sent = 0
         while sent < count:
-            burst = min(BURST, window, count - sent)
+            burst = min(MAX_BATCH, window, count - sent)
             self._send(burst)
             sent += burst
             await self._until([goal + (sent - window) * self._size for goal in goals])
@@ -170,7 +170,7 @@ class SeparateCrowd:
         """Send so many messages, so many ahead of the slowest receiver, until everyone has them: return the seconds."""
         began, sent, start = time.perf_counter(), 0, list(self._counts)
         while sent < count:
-            burst = min(BURST, window, count - sent)
+            burst = min(MAX_BATCH, window, count - sent)
             self._send(burst)
             sent += burst
             self._until(start, sent - window)

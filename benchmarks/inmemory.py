@@ -41,7 +41,7 @@ class Memory:
         take = self._sink.frame
         for frame in frames:
             take(frame, binary)
-        self._sink.drained()
+        self._sink.batch_done()
 
     def feed_from_outside(self, frames: Sequence[bytes]) -> None:
         """The same, called on another thread."""

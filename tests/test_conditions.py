@@ -38,7 +38,7 @@ class Old(str, Enum):  # noqa: UP042  str() of its members is not their value
     RED = "red, old"
 
 
-class Level(IntEnum):
+class PostgresBackend(IntEnum):
     HIGH = 3
 
 
@@ -48,7 +48,7 @@ class Level(IntEnum):
         (7, "7"),
         (-(2**63), "-9223372036854775808"),
         (10**30, "1" + "0" * 30),
-        (Level.HIGH, "3"),
+        (PostgresBackend.HIGH, "3"),
         (True, "true"),
         (False, "false"),
         (1.5, "1.5"),

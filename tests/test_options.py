@@ -570,13 +570,23 @@ class View(Mapping[str, int]):
         return 1
 
 
-class Level(enum.IntEnum):
+class PostgresBackend(enum.IntEnum):
     LOW = 1
 
 
 def test_values_of_own_classes_are_plain_values():
     """Subclasses of text and numbers, enums and ready JSON stand beside null without trouble."""
-    payload = [None, Name("n"), Number(1), Level.LOW, msgspec.Raw(b"1"), b"ab", Decimal("1.10"), UUID(int=0), View()]
+    payload = [
+        None,
+        Name("n"),
+        Number(1),
+        PostgresBackend.LOW,
+        msgspec.Raw(b"1"),
+        b"ab",
+        Decimal("1.10"),
+        UUID(int=0),
+        View(),
+    ]
     sent = b'[null,"n",1,1,1,"YWI=","1.10","00000000-0000-0000-0000-000000000000",{"a":1}]'
     assert options.check_json(payload) == sent
     assert "payload[0] cannot" in refused(lambda: options.check_json([Length("nan")]))

@@ -4,26 +4,26 @@ import json
 
 from docs.tables import rows, table
 from supawire._server_errors import HTTP_ANSWERS
-from supawire.core.http_broadcast import Verdict, judge
+from supawire.core.http_broadcast import HttpOutcome, judge
 
 OTHERS = [("202", 202), ("200 or another success", 200), ("a redirect", 302), ("503", 503), ("500, 502, 504", 502)]
 MIDWAY = b"upstream connect error or disconnect/reset before headers"
 
 FOLLOWS = {
-    Verdict.ACCEPTED: "the call returns",
-    Verdict.NO_ROUTE: "the batch form is used from now on, until the next connection; for bytes, and from the batch form itself: raised",
-    Verdict.REFRESH: "the token provider is asked once, and the message sent once more if the token is a newer one; else raised",
-    Verdict.LATER: "tried again, until the timeout; then raised",
-    Verdict.UNSURE: "raised with `maybe_sent=True`; a message with an `id` is tried again",
-    Verdict.STRANGE: "raised with `maybe_sent=True`",
-    Verdict.REFUSED: "raised",
+    HttpOutcome.ACCEPTED: "the call returns",
+    HttpOutcome.NO_ROUTE: "the batch form is used from now on, until the next connection; for bytes, and from the batch form itself: raised",
+    HttpOutcome.REFRESH: "the token provider is asked once, and the message sent once more if the token is a newer one; else raised",
+    HttpOutcome.LATER: "tried again, until the timeout; then raised",
+    HttpOutcome.UNSURE: "raised with `maybe_sent=True`; a message with an `id` is tried again",
+    HttpOutcome.STRANGE: "raised with `maybe_sent=True`",
+    HttpOutcome.REFUSED: "raised",
 }
 
 
 @table("http-answers")
 def http_answers() -> str:
     """Each verdict, the answers that lead to it, and what follows."""
-    answers: dict[Verdict, list[str]] = {verdict: [] for verdict in Verdict}
+    answers: dict[HttpOutcome, list[str]] = {verdict: [] for verdict in HttpOutcome}
     for shown, status in OTHERS:
         answers[judge(status, b"")].append(shown)
     for row in HTTP_ANSWERS:
@@ -31,9 +31,9 @@ def http_answers() -> str:
         text = f"{status} “{row.starts} …”" if row.starts else str(status)
         answers[judge(status, json.dumps({"message": row.starts}).encode())].append(text)
     answers[judge(503, MIDWAY)].append("503 of a proxy that lost the server midway")
-    answers[Verdict.LATER].append("no connection")
-    answers[Verdict.UNSURE].append("the connection ends without an answer")
+    answers[HttpOutcome.LATER].append("no connection")
+    answers[HttpOutcome.UNSURE].append("the connection ends without an answer")
     return rows(
         ["answer", "that means", "what follows"],
-        [[", ".join(answers[verdict]), verdict.value, FOLLOWS[verdict]] for verdict in Verdict],
+        [[", ".join(answers[verdict]), verdict.value, FOLLOWS[verdict]] for verdict in HttpOutcome],
     )

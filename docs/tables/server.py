@@ -3,16 +3,14 @@
 import inspect
 
 from docs.tables import rows, table
-from supawire.server.local_api import FaultFace
+from supawire.server.local_api import FaultApi
 from supawire.server.postgres.project import LACKING
 
 
 @table("faults")
 def faults() -> str:
     """Every fault, as its docstring has it."""
-    methods = [
-        (name, it) for name, it in vars(FaultFace).items() if inspect.isfunction(it) and not name.startswith("_")
-    ]
+    methods = [(name, it) for name, it in vars(FaultApi).items() if inspect.isfunction(it) and not name.startswith("_")]
     return rows(
         ["fault", "what happens"], [[f"`{name}({_arguments(it)})`", inspect.getdoc(it) or ""] for name, it in methods]
     )

@@ -5,11 +5,11 @@ from typing import TypeVar
 
 from docs.tables import rows, table
 from supawire._mirror_events import MirrorState
-from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn, Move
-from supawire.events import ChannelState, LinkState
+from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, ConnectionOn, MirrorOn, Move
+from supawire.events import ChannelState, ConnectionState
 
-S = TypeVar("S", LinkState, ChannelState, MirrorState)
-E = TypeVar("E", LinkOn, ChannelOn, MirrorOn)
+S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
+E = TypeVar("E", ConnectionOn, ChannelOn, MirrorOn)
 
 
 def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
@@ -35,7 +35,7 @@ def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: t
 @table("link")
 def link() -> str:
     """Every move of the link."""
-    return _moves(LINK) + _impossible(LINK, LinkState, LinkOn)
+    return _moves(LINK) + _impossible(LINK, ConnectionState, ConnectionOn)
 
 
 @table("channel")

@@ -6,7 +6,7 @@ from docs.tables import rows, table
 from supawire.events import Stats
 
 MEANINGS = {
-    "state": "where the connection stands: a `LinkState`",
+    "state": "where the connection stands: a `ConnectionState`",
     "frames_received": "frames that came, whatever was in them",
     "frames_sent": "frames that were handed to a connection",
     "connects": "connections that were opened",

@@ -39,12 +39,12 @@ from supawire.events import (
     Broadcast,
     Change,
     ChannelState,
+    ConnectionState,
     Delete,
     Event,
     Gap,
     Heartbeat,
     Insert,
-    LinkState,
     Presence,
     PresenceEvent,
     PresenceJoin,
@@ -65,7 +65,7 @@ from supawire.selectors import Selector, broadcast, changes, gaps, presence, sta
 if TYPE_CHECKING:
     from supawire.aio.channel import AsyncChannel, AsyncQueuedSent
     from supawire.aio.client import AsyncClient, connect_async
-    from supawire.aio.connect import Opening
+    from supawire.aio.connect import ClientOpener
     from supawire.aio.handlers import Subscription
     from supawire.aio.http_publish import Message, Published
     from supawire.aio.mirror import AsyncMirror
@@ -93,10 +93,12 @@ __all__ = [
     "ChannelOptions",
     "ChannelState",
     "Client",
+    "ClientOpener",
     "ClientOptions",
     "ClosedError",
     "ConnectError",
     "ConnectionLostError",
+    "ConnectionState",
     "Delete",
     "Event",
     "FilterColumn",
@@ -109,13 +111,11 @@ __all__ = [
     "JoinDeniedError",
     "JoinError",
     "Limits",
-    "LinkState",
     "LocalProtocolError",
     "Message",
     "Mirror",
     "MirrorEvent",
     "MirrorState",
-    "Opening",
     "OperationTimeout",
     "PayloadTooLargeError",
     "Presence",
@@ -167,21 +167,21 @@ _HOMES: Final = {
     "AsyncChannel": "aio.channel",
     "AsyncClient": "aio.client",
     "AsyncMirror": "aio.mirror",
-    "AsyncQueuedSent": "aio.sending",
+    "AsyncQueuedSent": "aio.channel",
     "AsyncStream": "aio.stream",
     "Channel": "sync.channel",
     "Client": "sync.client",
     "LocalServer": "server",
-    "Message": "aio.letters",
+    "Message": "aio.http_publish",
     "Mirror": "sync.mirror",
-    "Opening": "aio.opening",
-    "Published": "aio.letters",
-    "QueuedSent": "sync.results",
+    "ClientOpener": "aio.connect",
+    "Published": "aio.http_publish",
+    "QueuedSent": "sync.channel",
     "Stream": "sync.stream",
     "Subscription": "aio.handlers",
     "connect": "sync.client",
     "connect_async": "aio.client",
-    "from_supabase": "sync.supabase",
+    "from_supabase": "sync.client",
     "from_supabase_async": "aio.supabase",
 }
 

@@ -103,7 +103,11 @@ def check_host(host: object) -> str:
 
 
 def _not_swapped(url: object, key: object) -> None:
-    if isinstance(url, str) and isinstance(key, str) and (_KEY_LIKE.match(url) or "://" in key[:12]):
+    if (
+        isinstance(url, str)
+        and isinstance(key, str)
+        and (_KEY_LIKE.match(url) or ("://" in key[:12] and "://" not in url))
+    ):
         raise InvalidArgumentError("url and key are in each other's place", hint="Write connect(url, key).")
 
 

@@ -39,7 +39,7 @@ class MirrorState(StrEnum):
     CLOSED = "closed"
 
 
-class Shown(Struct, frozen=True):
+class RowView(Struct, frozen=True):
     """How users see a row: `key` of its columns, `row` as a copy or an object of their class."""
 
     key: Callable[[Row], Any]
@@ -50,7 +50,7 @@ class RowInserted(Struct, Generic[R], frozen=True, eq=False):
     """A row came into the copy."""
 
     _row: Row
-    _shown: Shown
+    _shown: RowView
 
     @property
     def key(self) -> Any:
@@ -81,7 +81,7 @@ class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
 
     _row: Row
     _old: Row
-    _shown: Shown
+    _shown: RowView
 
     @property
     def key(self) -> Any:
@@ -121,7 +121,7 @@ class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
     """A row left the copy: it was deleted, or does not match the filter any more."""
 
     _old: Row
-    _shown: Shown
+    _shown: RowView
 
     @property
     def key(self) -> Any:
@@ -157,7 +157,7 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
     reason: str
     _before: Rows
     _after: Rows
-    _shown: Shown
+    _shown: RowView
     _changes: Any = UNSET
 
     @property
@@ -212,7 +212,7 @@ def _same_value(value: Any, other: Any) -> bool:
     return type(value) is type(other) and repr(value) == repr(other)
 
 
-def _differences(before: Rows, after: Rows, shown: Shown) -> Iterator[RowChange[Any]]:
+def _differences(before: Rows, after: Rows, shown: RowView) -> Iterator[RowChange[Any]]:
     for key, old in before.items():
         if key not in after:
             yield RowDeleted(old, shown)

@@ -423,13 +423,13 @@ __all__ = [
     "Change",
     "ChangeData",
     "ChannelState",
+    "ConnectionState",
     "Delete",
     "Event",
     "Gap",
     "Heartbeat",
     "Insert",
     "Instant",
-    "LinkState",
     "Presence",
     "PresenceEvent",
     "PresenceJoin",
@@ -473,7 +473,7 @@ class Instant(Struct, frozen=True, gc=False):
         return datetime.fromtimestamp(self.wall, UTC)
 
 
-class LinkState(StrEnum):
+class ConnectionState(StrEnum):
     """Where the one connection of a client stands."""
 
     IDLE = "idle"
@@ -640,8 +640,8 @@ class Status:
     """A channel or the link (topic None) went from one state to another, or became ready, or lost it."""
 
     topic: str | None
-    state: LinkState | ChannelState
-    previous: LinkState | ChannelState
+    state: ConnectionState | ChannelState
+    previous: ConnectionState | ChannelState
     cause: RealtimeError | None = None
     ready: bool = False
 
@@ -692,7 +692,7 @@ class Sent:
 class Stats:
     """Counters since the client was made, and what is going on now."""
 
-    state: LinkState
+    state: ConnectionState
     frames_received: int
     frames_sent: int
     connects: int

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from supawire.aio.buffers import Pause, Valve
+from supawire.aio.buffers import FlowControl, Pause
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +15,7 @@ class Socket:
     def __init__(self) -> None:
         self.reads = True
         self.awaits_reply = False
-        self.valve = Valve(60.0, lambda: self.awaits_reply, self.set_reading)
+        self.flow_control = FlowControl(60.0, lambda: self.awaits_reply, self.set_reading)
 
     def set_reading(self, reads: bool) -> None:
         self.reads = reads
@@ -24,7 +24,7 @@ class Socket:
 async def test_reading_goes_on_when_half_of_the_room_is_free():
     """A full buffer stops reading, and the reading goes on only when it is half empty, however often that happens."""
     socket = Socket()
-    buffer = Pause(4, socket.valve)
+    buffer = Pause(4, socket.flow_control)
     for _ in range(2):
         for number in range(4):
             assert socket.reads
@@ -40,22 +40,22 @@ async def test_reading_never_stops_while_a_request_waits_for_its_reply():
     """The valve refuses to close while a reply is awaited, and opens when one is awaited since."""
     socket = Socket()
     socket.awaits_reply = True
-    assert not socket.valve.hold("a") and socket.reads
+    assert not socket.flow_control.pause_reading("a") and socket.reads
     socket.awaits_reply = False
-    assert socket.valve.hold("a") and not socket.reads
-    socket.valve.check()
+    assert socket.flow_control.pause_reading("a") and not socket.reads
+    socket.flow_control.check()
     assert not socket.reads
     socket.awaits_reply = True
-    socket.valve.check()
-    assert socket.reads and not socket.valve.closed
+    socket.flow_control.check()
+    assert socket.reads and not socket.flow_control.closed
 
 
 async def test_reading_stops_for_a_bounded_time():
     """When its time is over the valve opens, and a holder that has had no room since stops nothing again."""
     socket = Socket()
-    valve = Valve(0.0, lambda: False, socket.set_reading)
-    assert valve.hold("a") and not socket.reads
+    flow_control = FlowControl(0.0, lambda: False, socket.set_reading)
+    assert flow_control.pause_reading("a") and not socket.reads
     await asyncio.sleep(0.01)
-    assert socket.reads and not valve.hold("a")
-    valve.release("a")
-    assert valve.hold("a")
+    assert socket.reads and not flow_control.pause_reading("a")
+    flow_control.resume_reading("a")
+    assert flow_control.pause_reading("a")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from supawire import LinkState, PresenceJoin, PresenceSync, broadcast, presence
+from supawire import ConnectionState, PresenceJoin, PresenceSync, broadcast, presence
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -58,7 +58,7 @@ async def test_every_end_that_nobody_asked_for_is_followed_by_a_reconnect(code: 
         await settled()
         server.broadcast("room", "e", 1)
         await settled()
-        assert (client.state, len(heard), client.stats().reconnects) == (LinkState.OPEN, 1, 1)
+        assert (client.state, len(heard), client.stats().reconnects) == (ConnectionState.OPEN, 1, 1)
 
 
 async def test_ping_measures_a_round_trip():
@@ -92,7 +92,7 @@ async def test_reconnect_does_not_wait_for_the_backoff():
         assert server.peer is not None
         server.peer.drop()
         await settled()
-        assert client.state is LinkState.RETRYING
+        assert client.state is ConnectionState.RETRYING
         client.reconnect()
         await server.connected(2)
         await settled()
@@ -144,10 +144,10 @@ async def test_a_403_ends_the_client_for_good():
 async def test_an_idle_client_disconnects_and_comes_back():
     """Without wanted channels the socket is closed after `idle_disconnect`, and opened by the next subscribe."""
     async with connected(idle_disconnect=0.02) as (client, server):
-        await until(lambda: client.state is LinkState.IDLE)
+        await until(lambda: client.state is ConnectionState.IDLE)
         room = client.channel("room")
         await room.subscribe()
-        assert (client.state, server.connections) == (LinkState.OPEN, 2)
+        assert (client.state, server.connections) == (ConnectionState.OPEN, 2)
 
 
 async def test_a_backoff_that_raises_is_replaced():
@@ -206,7 +206,7 @@ async def test_a_plain_provider_runs_on_a_thread():
     releasing = asyncio.create_task(release())
     async with connected(token=provider) as (client, _):
         await releasing
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
         await until(lambda: all(thread.name != "supawire-token" for thread in threading.enumerate()))
     assert set(names) == {"supawire-token"}
 
@@ -220,7 +220,7 @@ async def test_a_hanging_provider_has_a_deadline():
         raise AssertionError
 
     async with connected(token=provider, timeout=0.05, on_error=errors.append) as (client, _):
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert isinstance(errors[0], AuthError)
 
 
@@ -229,7 +229,7 @@ async def test_a_provider_that_returns_no_token_is_reported(bad: Any):
     """What is no token is an AuthError in `on_error` that does not show it (R27, R48)."""
     errors: list[Exception] = []
     async with connected(token=lambda: bad, on_error=errors.append) as (client, _):
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert isinstance(errors[0], AuthError)
     assert "two words" not in repr(errors[0]) + str(errors[0].__cause__)
 
@@ -429,7 +429,7 @@ async def test_an_on_frame_that_raises_is_survived():
 
     async with connected(on_frame=tap, on_error=errors.append) as (client, _):
         await client.channel("room").subscribe()
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert {type(error.__cause__) for error in errors} == {ZeroDivisionError}
 
 
@@ -453,5 +453,5 @@ async def test_stats_count():
         await room.subscribe()
         await room.broadcast("e", {})
         stats = client.stats()
-        assert (stats.state, stats.connects, stats.joins, stats.frames_sent) == (LinkState.OPEN, 1, 1, 2)
+        assert (stats.state, stats.connects, stats.joins, stats.frames_sent) == (ConnectionState.OPEN, 1, 1, 2)
         assert stats.frames_received >= 1 and server.connections == 1

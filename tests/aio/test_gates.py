@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire.aio.thread_buffer import SLICE, closed_gate, pass_gate
+from supawire.aio.thread_buffer import SLICE, locked_gate, wait_at_gate
 
 
 class Slow:
@@ -24,22 +24,22 @@ class Slow:
 def test_no_wait_is_longer_than_a_slice(timeout: float | None):
     """Ctrl-C that comes in the moment before a wait is heard when that ends, so none may be for ever (R46)."""
     gate: Any = Slow(5)
-    assert pass_gate(gate, timeout)
+    assert wait_at_gate(gate, timeout)
     assert len(gate.asked) == 5 and all(0 < asked <= SLICE for asked in gate.asked)
 
 
 def test_another_thread_lets_it_through():
     """And it is closed again behind who went through."""
-    gate = closed_gate()
+    gate = locked_gate()
     threading.Timer(0, gate.release).start()
-    assert pass_gate(gate)
-    assert not pass_gate(gate, 0)
+    assert wait_at_gate(gate)
+    assert not wait_at_gate(gate, 0)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
 def test_a_time_limit_is_kept(timeout: float):
     """Without a release it is False; with one, no time at all is enough."""
-    gate = closed_gate()
-    assert not pass_gate(gate, timeout)
+    gate = locked_gate()
+    assert not wait_at_gate(gate, timeout)
     gate.release()
-    assert pass_gate(gate, timeout)
+    assert wait_at_gate(gate, timeout)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, ThreadValve, Valve
-from supawire.aio.thread_buffer import Handover, LeanHandover
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, FlowControl, Latest, ThreadFlowControl
+from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
 from tests.aio.peer import until
 
 pytestmark = pytest.mark.anyio
@@ -28,17 +28,17 @@ class Reading:
         (self.reads.set if reads else self.reads.clear)()
 
 
-def handover(inner: Buffer, patience: float = 30.0) -> tuple[Handover, Reading]:
+def handover(inner: Buffer, patience: float = 30.0) -> tuple[ThreadBuffer, Reading]:
     reading = Reading()
-    valve = ThreadValve(Valve(patience, lambda: False, reading.set), asyncio.get_running_loop())
-    kind = LeanHandover if type(inner) in (Buffer, DropNewest) else Handover
-    return kind(inner, valve), reading
+    flow_control = ThreadFlowControl(FlowControl(patience, lambda: False, reading.set), asyncio.get_running_loop())
+    kind = LeanThreadBuffer if type(inner) in (Buffer, DropNewest) else ThreadBuffer
+    return kind(inner, flow_control), reading
 
 
-def take_all(kept: Handover, until: Any) -> list[Any]:
+def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
     """Take, on this thread, until an event is this one."""
     taken: list[Any] = []
-    kept.roused = False
+    kept.wakeup_pending = False
     while not taken or taken[-1] != until:
         try:
             taken.append(kept.take())
@@ -76,9 +76,9 @@ async def test_a_consumer_that_does_not_come_gets_what_its_policy_says():
     assert reading.reads.is_set() and reading.stops == 1
     assert kept.dropped == 1
     assert await asyncio.to_thread(take_all, kept, 10) == list(range(11))
-    error = kept.trouble()
+    error = kept.take_error()
     assert error is not None and "slow consumer" in str(error)
-    assert kept.trouble() is None
+    assert kept.take_error() is None
     for number in range(10):
         kept.put(number)
     assert reading.stops == 2
@@ -112,7 +112,7 @@ async def test_the_newest_of_each_key_is_kept_across_threads():
 async def test_a_wait_ends_by_time_and_by_being_woken():
     """`wait` returns False when its time is over, and True when it is woken without an event."""
     kept, _ = handover(Buffer(10))
-    kept.roused = False
+    kept.wakeup_pending = False
     assert not await asyncio.to_thread(kept.wait, 0.01)
     waiting = asyncio.ensure_future(asyncio.to_thread(kept.wait))
     await until(lambda: kept._gate is not None)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec import UNSET, Raw
 
-from supawire.aio.buffers import Buffer, DropNewest, DropOldest, Latest, Pause, ThreadValve, Valve, weight
-from supawire.aio.connections import WEIGHED, Lane
-from supawire.aio.thread_buffer import Handover, LeanHandover
+from supawire.aio.buffers import Buffer, DropNewest, DropOldest, FlowControl, Latest, Pause, ThreadFlowControl, weight
+from supawire.aio.connections import WEIGHED, FrameSink
+from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
 from supawire.errors import SlowConsumerError
 from supawire.events import Broadcast, ChangeData, Insert, LateBroadcast
 
@@ -20,8 +20,8 @@ def large(number: int) -> Any:
     return LateBroadcast("room", str(number), UNSET, None, False, b"", b"x" * 1000)
 
 
-def valve(*, may: bool = True) -> Valve:
-    return Valve(30, lambda: not may, lambda reads: None)
+def flow_control(*, may: bool = True) -> FlowControl:
+    return FlowControl(30, lambda: not may, lambda reads: None)
 
 
 MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
@@ -29,8 +29,8 @@ MADE: dict[str, tuple[Callable[[], Buffer], list[str]]] = {
     "drop_newest": (lambda: DropNewest(100), ["0", "1", "2"]),
     "drop_oldest": (lambda: DropOldest(100), ["7", "8", "9"]),
     "latest": (lambda: Latest(100, lambda event: event.event), ["7", "8", "9"]),
-    "pause that may not": (lambda: Pause(100, valve(may=False)), ["0", "1", "2"]),
-    "pause": (lambda: Pause(100, valve()), [str(number) for number in range(10)]),
+    "pause that may not": (lambda: Pause(100, flow_control(may=False)), ["0", "1", "2"]),
+    "pause": (lambda: Pause(100, flow_control()), [str(number) for number in range(10)]),
 }
 
 
@@ -60,18 +60,18 @@ async def test_one_event_may_have_any_number_of_bytes():
     assert len(buffer) == 1 and buffer.dropped == 0
 
 
-@pytest.mark.parametrize("kind", [Handover, LeanHandover])
-async def test_so_are_buffers_for_threads(kind: type[Handover]):
+@pytest.mark.parametrize("kind", [ThreadBuffer, LeanThreadBuffer])
+async def test_so_are_buffers_for_threads(kind: type[ThreadBuffer]):
     """The consumer is woken up, since an error waits for it."""
     inner = Buffer(100)
     inner.most_bytes = 3000
-    kept = kind(inner, ThreadValve(valve(), asyncio.get_running_loop()))
+    kept = kind(inner, ThreadFlowControl(flow_control(), asyncio.get_running_loop()))
     for number in range(10):
         kept.put(large(number))
     kept.weigh()
     assert len(kept) == 3 and kept.dropped == 7
     assert [kept.take().event for _ in range(3)] == ["0", "1", "2"]
-    assert isinstance(kept.trouble(), SlowConsumerError)
+    assert isinstance(kept.take_error(), SlowConsumerError)
 
 
 async def test_what_an_event_weighs():
@@ -104,7 +104,7 @@ async def test_the_lane_weighs_now_and_then():
             self.weighed += 1
 
     driven: Any = Driven()
-    lane = Lane(driven, 1)
+    lane = FrameSink(driven, 1)
     for _ in range(10):
         lane.frame(bytes(WEIGHED // 4), True)
     for _ in range(1000):

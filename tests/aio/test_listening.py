@@ -21,7 +21,7 @@ from supawire.errors import (
     SlowConsumerError,
     StateError,
 )
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Backoff
 from tests.aio.peer import Server, connected, settled, until
 
@@ -342,13 +342,13 @@ async def test_a_thread_that_cannot_start_since_the_interpreter_ends_is_no_error
         monkeypatch.setattr(threading.Thread, "start", refuse)
         server.broadcast("room", "e", 1)
         await settled()
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert (heard, errors) == ([], [])
 
 
 async def test_a_handler_that_never_returns_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):
     """`close` waits for a blocked threaded handler for a bounded time, then leaves it alone (R10)."""
-    monkeypatch.setattr("supawire.aio.handler_thread.STUBBORN", 0.05)
+    monkeypatch.setattr("supawire.aio.handler_thread.SHUTDOWN_TIMEOUT", 0.05)
     gate = threading.Event()
     async with connected() as (client, server):
         room = client.channel("room")
@@ -363,7 +363,7 @@ async def test_a_handler_that_never_returns_does_not_hold_the_end_up(monkeypatch
 
 async def test_an_async_handler_that_clings_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch):
     """`close` waits for a handler that swallows its cancellation for a bounded time only (R10)."""
-    monkeypatch.setattr("supawire.aio.tasks.STUBBORN", 0.05)
+    monkeypatch.setattr("supawire.aio.tasks.SHUTDOWN_TIMEOUT", 0.05)
     gate = asyncio.Event()
 
     async def handler(event: Any) -> None:
@@ -759,9 +759,9 @@ async def test_a_pause_ends_with_the_first_request():
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
         await room.subscribe()
         await overflown(server, room)
-        assert client._driver.valve().closed
+        assert client._driver.flow_control().closed
         await room.broadcast("e", {})
-        assert not client._driver.valve().closed
+        assert not client._driver.flow_control().closed
         await settled(50)
         seen = [(await anext(stream)).payload for _ in range(3)]
         assert seen == [0, 1, 2]
@@ -777,7 +777,7 @@ async def test_a_pause_ends_after_a_heartbeat_interval():
         stream = room.listen(broadcast(), buffer=3, overflow="pause")
         await room.subscribe()
         await overflown(server, room)
-        await until(lambda: not client._driver.valve().closed)
+        await until(lambda: not client._driver.flow_control().closed)
         await settled(50)
         with pytest.raises(SlowConsumerError):
             await _all(stream)

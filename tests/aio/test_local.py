@@ -8,8 +8,8 @@ import pytest
 
 from supawire import (
     AsyncClient,
+    ConnectionState,
     Insert,
-    LinkState,
     LocalServer,
     PresenceJoin,
     broadcast,
@@ -168,7 +168,7 @@ async def test_a_silent_server_does_not_hold_close_up(server: LocalServer, monke
     await client.channel("silent").subscribe()
     server.pause()
     await client.close()
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
 
 
 async def test_open_and_close_leaves_no_socket(server: LocalServer):

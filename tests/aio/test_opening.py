@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import supawire
-from supawire import AsyncClient, LinkState, connect_async
+from supawire import AsyncClient, ConnectionState, connect_async
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -36,12 +36,12 @@ async def test_a_client_is_opened_by_await_or_by_async_with():
     """Both ways give an open client, and an awaited one works in `async with` too."""
     async with serving() as server:
         async with connect_async(URL, KEY, transport=server.transport) as client:
-            assert client.state is LinkState.OPEN
-        assert client.state is LinkState.CLOSED
+            assert client.state is ConnectionState.OPEN
+        assert client.state is ConnectionState.CLOSED
         client = await connect_async(URL, KEY, transport=server.transport)
         async with client as same:
-            assert same is client and client.state is LinkState.OPEN
-        assert client.state is LinkState.CLOSED
+            assert same is client and client.state is ConnectionState.OPEN
+        assert client.state is ConnectionState.CLOSED
 
 
 async def test_nothing_starts_before_it_is_opened():
@@ -110,7 +110,7 @@ async def test_a_failure_that_may_pass_is_tried_again():
         server.transport.refuse()
         server.transport.refuse(503)
         async with connect_async(URL, KEY, transport=server.transport, backoff=lambda attempt: 0) as client:
-            assert client.state is LinkState.OPEN
+            assert client.state is ConnectionState.OPEN
         assert len(server.transport.requests) == 3
 
 
@@ -170,7 +170,7 @@ async def test_close_is_idempotent_and_final():
         await client.close()
         with pytest.raises(StopAsyncIteration):
             await waiting
-        assert (client.state, room.state.value) == (LinkState.CLOSED, "closed")
+        assert (client.state, room.state.value) == (ConnectionState.CLOSED, "closed")
         for call in (room.subscribe, room.unsubscribe, room.untrack, client.ping):
             if call == room.unsubscribe:
                 await call()
@@ -223,7 +223,7 @@ async def test_close_while_connecting_and_while_backing_off():
         assert server.peer is not None
         server.peer.drop()
         await settled()
-        assert client.state is LinkState.RETRYING
+        assert client.state is ConnectionState.RETRYING
         await client.close()
         assert ours() == set()
     async with connected() as (client, server):
@@ -231,7 +231,7 @@ async def test_close_while_connecting_and_while_backing_off():
         server.transport.silent = True
         server.peer.drop()
         await settled()
-        assert client.state is LinkState.CONNECTING
+        assert client.state is ConnectionState.CONNECTING
         await client.close()
         assert ours() == set()
 
@@ -253,11 +253,11 @@ async def test_a_cancelled_close_is_gone_at_once(monkeypatch: pytest.MonkeyPatch
         server.peer.answers_close = False
         closing = asyncio.create_task(client.close())
         await settled()
-        assert client.state is LinkState.CLOSING
+        assert client.state is ConnectionState.CLOSING
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await closing
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         await client.wait_closed()
         assert ours() == set()
 
@@ -291,7 +291,7 @@ async def test_a_plain_handler_may_start_the_close():
         server.broadcast("room", "stop", {})
         await client.wait_closed()
         await tasks[0]
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
 
 
 async def test_a_failing_transport_is_said_and_tried_again():
@@ -313,7 +313,7 @@ async def test_a_failing_transport_is_said_and_tried_again():
         odd._peers = server.transport._peers
         options: dict[str, Any] = {"backoff": lambda attempt: 0, "on_error": errors.append}
         async with connect_async(URL, KEY, transport=odd, **options) as client:
-            assert client.state is LinkState.OPEN
+            assert client.state is ConnectionState.OPEN
     assert [type(error.__cause__) for error in errors] == [OddError]
 
 
@@ -385,7 +385,7 @@ async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.
         assert [type(outcome) for outcome in outcomes] == [ClosedError] * 3
         assert all(isinstance(outcome, ClosedError) for outcome in outcomes)
         assert isinstance(getattr(outcomes[1], "__cause__", None), ZeroDivisionError)
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         assert ours() == set()
 
 
@@ -401,7 +401,7 @@ async def test_the_end_of_the_loop_ends_the_client():
 
     await asyncio.to_thread(asyncio.run, forget())
     client, peer = made
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
     assert peer.waiting > 0
 
 
@@ -438,7 +438,7 @@ async def test_a_token_that_cannot_be_had_does_not_hang_the_opening():
         raise KeyError("no session")
 
     async with connected(token=provider, on_error=errors.append) as (client, _):
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert [type(error) for error in errors] == [AuthError]
     assert isinstance(errors[0].__cause__, KeyError)
 

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from supawire import AsyncClient, LinkState, connect_async
+from supawire import AsyncClient, ConnectionState, connect_async
 from supawire.errors import AuthError, OperationTimeout
 from supawire.testing.http import FakeHttp
 from tests.aio.peer import KEY, URL, serving
@@ -214,7 +214,7 @@ async def test_another_connection_may_be_another_server(client: AsyncClient, htt
     assert await client.publish("room", "typing", {}) == IN_A_BATCH
     client.reconnect()
     await asyncio.sleep(1)
-    assert client.state is LinkState.OPEN
+    assert client.state is ConnectionState.OPEN
     assert await client.publish("room", "typing", {}) == BY_ITSELF
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supawire import AsyncClient, LinkState, broadcast, connect_async, status
+from supawire import AsyncClient, ConnectionState, broadcast, connect_async, status
 from supawire.errors import AuthError, HandlerError, InvalidArgumentError, OperationTimeout
 from tests.aio.peer import KEY, URL, Server, connected, settled, until
 
@@ -53,7 +53,7 @@ async def test_whatever_a_handler_raises_is_reported(kind: type[BaseException], 
         for number in range(2):
             server.broadcast("room", "e", number)
         await until(lambda: len(errors) == 2)
-        assert heard == [0, 1] and client.state is LinkState.OPEN
+        assert heard == [0, 1] and client.state is ConnectionState.OPEN
         assert causes(errors) == [kind, kind] and all(isinstance(error, HandlerError) for error in errors)
 
 
@@ -86,7 +86,7 @@ async def test_whatever_other_code_of_the_user_raises_is_reported(kind: type[Bas
                 await client.channel("room").subscribe(timeout=0.1)
             assert isinstance(caught.value.__cause__, AuthError)
             assert raised and causes([caught.value.__cause__]) == [kind]
-            assert client.state is not LinkState.CLOSED
+            assert client.state is not ConnectionState.CLOSED
         return
     async with connected(on_error=errors.append, **options) as (client, server):
         if place == "backoff":
@@ -98,7 +98,7 @@ async def test_whatever_other_code_of_the_user_raises_is_reported(kind: type[Bas
             await client.channel("room").subscribe()
         await until(lambda: bool(errors))
         assert raised and causes(errors[:1]) == [kind]
-        assert client.state is not LinkState.CLOSED
+        assert client.state is not ConnectionState.CLOSED
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +120,7 @@ async def test_whatever_on_error_raises_is_logged(kind: type[BaseException], cap
         for number in range(2):
             server.broadcast("room", "e", number)
         await until(lambda: len(told) == 2)
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
     assert caplog.text.count("on_error raised for HandlerError") == 2
 
 
@@ -174,7 +174,7 @@ async def test_a_wish_to_exit_on_a_thread_is_reported(kind: type[BaseException])
         await room.subscribe()
         server.broadcast("room", "e", 1)
         await until(lambda: bool(errors))
-        assert causes(errors) == [kind] and client.state is LinkState.OPEN
+        assert causes(errors) == [kind] and client.state is ConnectionState.OPEN
 
 
 async def test_a_client_that_the_end_of_the_loop_closes_blames_nobody(caplog: pytest.LogCaptureFixture):
@@ -353,7 +353,7 @@ async def by_drain(client: AsyncClient) -> None:
 @pytest.mark.parametrize("way", [by_gather, by_group, by_task, by_wait_for, by_drain])
 async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncClient], Awaitable[None]]):
     """However an async handler calls `close()`, it goes on to its end, and nothing is left."""
-    after = list[LinkState]()
+    after = list[ConnectionState]()
     async with connected() as (client, server):
         room = client.channel("room")
 
@@ -367,7 +367,7 @@ async def test_a_handler_may_close_the_client_in_any_way(way: Callable[[AsyncCli
         await client.wait_closed()
         await until(lambda: bool(after))
         await settled()
-    assert after == [LinkState.CLOSED]
+    assert after == [ConnectionState.CLOSED]
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "supawire-handler"]
 
 
@@ -404,7 +404,7 @@ async def test_a_task_of_an_earlier_call_spares_nobody():
 
 async def test_a_threaded_handler_may_close_the_client():
     """A handler on the thread that waits for `close()` on the event loop is not waited for by it."""
-    after = list[LinkState]()
+    after = list[ConnectionState]()
     loop = asyncio.get_running_loop()
     async with connected() as (client, server):
         room = client.channel("room")
@@ -418,4 +418,4 @@ async def test_a_threaded_handler_may_close_the_client():
         server.broadcast("room", "e", 1)
         await client.wait_closed()
         await until(lambda: bool(after))
-    assert after == [LinkState.CLOSED]
+    assert after == [ConnectionState.CLOSED]

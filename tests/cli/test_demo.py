@@ -16,8 +16,8 @@ import pytest
 
 import supawire as supawire_package
 from supawire.cli.app import run
-from supawire.cli.demo.backend import OwnStage
-from supawire.cli.demo.checks import Ledger, Told
+from supawire.cli.demo.backend import OwnBackend
+from supawire.cli.demo.checks import Checks, Told
 from supawire.cli.demo.tour import CHANGES, STEPS, row_told
 from supawire.selectors import broadcast, changes, presence
 from supawire.server import LocalServer
@@ -284,7 +284,7 @@ def test_an_output_that_knows_no_arrows_gets_none():
 
 def test_the_code_that_is_shown_fits():
     """No line of shown code is wrapped in a terminal of 80 columns, with a longer topic either."""
-    for code in (*STEPS, f"{CHANGES}\n{OwnStage.emits}"):
+    for code in (*STEPS, f"{CHANGES}\n{OwnBackend.emits}"):
         for line in code.replace("room:demo", "room:demo-1234").replace("items", "items-1234").splitlines():
             assert len(line) <= 76, line
 
@@ -303,7 +303,7 @@ async def test_the_code_that_is_shown_runs():
             "changes": changes,
             "presence": presence,
         }
-        body = "\n".join([*STEPS[:-1], OwnStage.emits.replace('"id": 1', '"price": 100, "id": 1'), STEPS[-1]])
+        body = "\n".join([*STEPS[:-1], OwnBackend.emits.replace('"id": 1', '"price": 100, "id": 1'), STEPS[-1]])
         text = "\n    ".join(body.splitlines())
         exec(f"async def steps():\n    {text}\n    await bob.close()\n    return alice, bob, seconds", names)
         alice, bob, seconds = await asyncio.wait_for(names["steps"](), 10)
@@ -325,7 +325,7 @@ def test_values_are_compared_to_the_last_digit():
 
 async def test_each_item_is_taken_once():
     """What arrives twice was sent once: the second is surplus, and so is what came to somebody else."""
-    ledger = Ledger(patience=0.01)
+    ledger = Checks(patience=0.01)
     ledger.send("broadcast", Told("chat", 1), ["Bob", "Dashboard"])
     assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is not None
     assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is None
@@ -338,7 +338,7 @@ async def test_each_item_is_taken_once():
 
 async def test_patience_is_for_all_that_is_missing_together():
     """Waiting for what does not come ends, and once the patience is used up the next wait is short."""
-    ledger = Ledger(patience=0.05)
+    ledger = Checks(patience=0.05)
     items = ledger.send("broadcast", Told("chat"), ["Bob"])
     for _ in range(3):
         await ledger.settle(items)

@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from supawire.cli import settings
 from supawire.cli.app import run
 from supawire.cli.banner import banner, console_of
-from supawire.cli.settings import Wish, url_of
+from supawire.cli.settings import ServeSettings, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
 from tests.conftest import ROOT
@@ -194,8 +194,8 @@ def test_the_client_of_the_banner_works(serving: Start, tmp_path: Path):
         client.kill()
 
 
-def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> Wish:
-    return Wish(host, 0, strict, SECRET, fixed=True, show_keys=False, env_file=None, allow_host=allow_host)
+def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str, ...] = ()) -> ServeSettings:
+    return ServeSettings(host, 0, strict, SECRET, fixed=True, show_keys=False, env_file=None, allow_host=allow_host)
 
 
 @pytest.mark.parametrize(

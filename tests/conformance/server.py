@@ -51,9 +51,9 @@ async def memory() -> None:
 
 async def postgres() -> None:
     """The judge runs its own SQL, tables and policies first."""
-    from supawire.server.postgres.backend import Level
+    from supawire.server.postgres.backend import PostgresBackend
 
-    level = Level()
+    level = PostgresBackend()
 
     def say(app: App) -> None:
         print(json.dumps({"port": app.port, "database": level.url}), flush=True)

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 import pytest
 
 from supawire.core import binary
-from supawire.core.channel import Channel
+from supawire.core.channel import CoreChannel
 from supawire.core.codec import encode_json
 from supawire.core.effects import Connect, Disconnect, FetchToken, Report, Ticket, Transmit
 from supawire.core.frames import Frame
 from supawire.core.listeners import Listener
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import RealtimeError
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
-from supawire.testing.harness import Pilot
+from supawire.testing.harness import SessionHarness
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
 TROUBLE = '{:error, "Too many database timeouts"}'
@@ -32,7 +32,7 @@ class Pushed(NamedTuple):
     payload: bytes
 
 
-class Story(Pilot):
+class Story(SessionHarness):
     """A pilot with the moves that many stories begin with."""
 
     def __init__(self, options: SessionOptions | None = None, **settings: Any) -> None:
@@ -49,7 +49,7 @@ class Story(Pilot):
 
     def open(self) -> None:
         """Connect."""
-        self.do(self.session.open)
+        self.call(self.session.open)
         self.accept()
 
     def come_back(self) -> None:
@@ -59,14 +59,14 @@ class Story(Pilot):
 
     def run_to_attempt(self) -> None:
         """Let time pass until there is an attempt to connect."""
-        while self.session.state is LinkState.RETRYING:
+        while self.session.state is ConnectionState.RETRYING:
             assert self.session.next_deadline is not None
             self.run_for(self.session.next_deadline - self.now.mono)
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         """Listen; the events that arrive."""
         heard: list[Any] = []
-        self.do(self.session.listen, topic, Listener(selectors, heard.append))
+        self.call(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
 
     def watch(self) -> list[Any]:
@@ -77,7 +77,7 @@ class Story(Pilot):
 
     def join(self, topic: str, response: Any = None, **waiting: Any) -> Ticket:
         """Ask to join and let the server say ok; the ticket."""
-        ticket = self.do(self.session.join, topic, **waiting)
+        ticket = self.call(self.session.join, topic, **waiting)
         self.answer_join(response)
         return ticket
 
@@ -108,20 +108,20 @@ class Story(Pilot):
         patient: bool = True,
     ) -> Any:
         """Send a broadcast of the event "e"; its ticket, None when nothing more will come."""
-        message = Message("e", payload, ack=ack, timeout=timeout, patient=patient)
-        return self.do(self.session.broadcast, topic, message)
+        message = OutgoingBroadcast("e", payload, ack=ack, timeout=timeout, patient=patient)
+        return self.call(self.session.broadcast, topic, message)
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:
         """Let the server say something about the topic's newest join."""
         newest = [join for join in self.sent("phx_join") if join.topic == topic][-1]
         join_ref = newest.ref if self.options.protocol == "2.0.0" else None
         said = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
-        self.hear(topic, "system", said, join_ref=join_ref)
+        self.receive(topic, "system", said, join_ref=join_ref)
 
     def close_channel(self, topic: str, ref: str | None, *, event: str = "phx_close") -> None:
         """Let the server end the join with this ref, as each version says it (protocol §3.3)."""
         join_ref = ref if self.options.protocol == "2.0.0" else None
-        self.hear(topic, event, {}, ref=ref, join_ref=join_ref)
+        self.receive(topic, event, {}, ref=ref, join_ref=join_ref)
 
     def end_channel(self, topic: str, why: str) -> None:
         """Let the server say why, and close the channel."""
@@ -140,12 +140,12 @@ class Story(Pilot):
             "record": record,
             "errors": None,
         }
-        self.hear(topic, "postgres_changes", {"ids": list(ids), "data": data})
+        self.receive(topic, "postgres_changes", {"ids": list(ids), "data": data})
 
     def give_token(self, token: str | RealtimeError | None) -> None:
         """Let the provider answer the newest question."""
         number = [effect.number for effect in self.effects if isinstance(effect, FetchToken)][-1]
-        self.do(self.session.token_ready, number, Secret(token) if isinstance(token, str) else token)
+        self.call(self.session.token_ready, number, Secret(token) if isinstance(token, str) else token)
 
     def run_alive(self, seconds: float) -> None:
         """Let time pass while the server answers heartbeats, those that were sent with a join before it too."""
@@ -153,7 +153,7 @@ class Story(Pilot):
         self._answer_beats()
         while (deadline := self.session.next_deadline) is not None and deadline <= end:
             self.clock.advance_to(deadline)
-            self.do(self.session.tick)
+            self.call(self.session.tick)
             self._answer_beats()
         self.clock.advance_to(end)
 
@@ -165,7 +165,7 @@ class Story(Pilot):
 
     # --- looking
 
-    def at(self, topic: str) -> Channel:
+    def at(self, topic: str) -> CoreChannel:
         """The channel itself."""
         return self.session.channels[topic]
 

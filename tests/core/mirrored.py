@@ -6,15 +6,15 @@ from typing import Any
 
 from msgspec import Raw, json
 
-from supawire._mirror_events import MirrorState, Row, Shown
-from supawire.core.mirror import PAUSE, Abandon, Complain, Emit, Fetch, Mirror, MirrorSettings
+from supawire._mirror_events import MirrorState, Row, RowView
+from supawire.core.mirror import PAUSE, Abandon, Emit, Fetch, Mirror, MirrorSettings, ReportError
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import RowError
 from supawire.events import NULL, ChangeData, Gap, Instant, type_of_change
 from supawire.options import Backoff
 
 COLUMNS = {"id": "int8", "a": "int4", "big": "text", "v": "int8"}
-PLAIN = Shown(lambda row: row["id"], dict)
+PLAIN = RowView(lambda row: row["id"], dict)
 
 
 def change(
@@ -61,7 +61,7 @@ class Driven:
         key = KeyColumns(settings["key"])
         self.mirror = Mirror(
             MirrorSettings(**settings),
-            Shown(key.shown, dict),
+            RowView(key.shown, dict),
             random.Random(1),
         )
         self.now = 1000.0
@@ -79,7 +79,7 @@ class Driven:
                     self.abandoned.append(generation)
                 case Emit(event):
                     self.events.append(event)
-                case Complain(error):
+                case ReportError(error):
                     self.errors.append(error)
 
     def run(self, seconds: float = 0.0) -> None:

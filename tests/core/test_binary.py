@@ -62,7 +62,7 @@ def test_the_bytes_of_the_protocol_page(name: str) -> None:
 
 
 @given(st.sampled_from([binary.UP, binary.DOWN]), st.binary(max_size=64))
-def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.Layout], data: bytes) -> None:
+def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.BinaryLayout], data: bytes) -> None:
     """Reading arbitrary bytes raises nothing but ValueError, and what is read is written to the same bytes."""
     try:
         unpacked = binary.unpack(layouts, data)

@@ -12,9 +12,9 @@ import pytest
 
 from supawire.core.effects import AskDelay, FetchToken, Publish, Ticket
 from supawire.core.listeners import Listener
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import AuthError, LocalProtocolError, RealtimeError
-from supawire.events import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.options import OFFLINE, PROTOCOLS, Backoff, ChannelOptions, Limits, Secret, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
 from supawire.testing.harness import NOT_YET
@@ -82,28 +82,28 @@ class Life:
         patient, ready = self.rng.random() < 0.5, self.rng.random() < 0.4
         timeout = self.rng.choice((None, 0.5, 20.0))
         session = self.story.session
-        self.owe(self.story.do(session.join, self.topic(), ready=ready, timeout=timeout, patient=patient))
+        self.owe(self.story.call(session.join, self.topic(), ready=ready, timeout=timeout, patient=patient))
 
     def do_leave(self) -> None:
-        self.owe(self.story.do(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))
+        self.owe(self.story.call(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))
 
     def do_remove(self) -> None:
-        self.story.do(self.story.session.remove, self.topic())
+        self.story.call(self.story.session.remove, self.topic())
 
     def do_send(self) -> None:
-        message = Message("e", b"{}", ack=self.rng.random() < 0.5, timeout=self.rng.choice((None, 1.0, 30.0)))
-        self.owe(self.story.do(self.story.session.broadcast, self.topic(), message))
+        message = OutgoingBroadcast("e", b"{}", ack=self.rng.random() < 0.5, timeout=self.rng.choice((None, 1.0, 30.0)))
+        self.owe(self.story.call(self.story.session.broadcast, self.topic(), message))
 
     def do_track(self) -> None:
         wish = self.rng.choice((None, b"1", b"2"))
-        self.owe(self.story.do(self.story.session.track, self.topic(), wish, self.rng.choice((None, 1.0))))
+        self.owe(self.story.call(self.story.session.track, self.topic(), wish, self.rng.choice((None, 1.0))))
 
     def do_listen(self) -> None:
         every = [broadcast(), changes("users"), changes("orders"), presence(), system(), gaps(), status()]
         listener = Listener((self.rng.choice(every),), _ignore)
         topic = self.topic()
         self.listeners.append((topic, listener))
-        self.story.do(self.story.session.listen, topic, listener)
+        self.story.call(self.story.session.listen, topic, listener)
 
     def do_unlisten(self) -> None:
         if self.listeners:
@@ -113,23 +113,23 @@ class Life:
         if self.owed:
             ticket = self.rng.choice(self.owed)
             self.cancelled.add(ticket)
-            self.story.do(self.story.session.cancel, ticket)
+            self.story.call(self.story.session.cancel, ticket)
 
     def do_token(self) -> None:
         token = self.rng.choice((None, Secret("a"), Secret("b")))
         if self.rng.random() < 0.5:
-            self.story.do(self.story.session.set_token, token)
+            self.story.call(self.story.session.set_token, token)
         else:
-            self.story.do(self.story.session.set_channel_token, self.topic(), token)
+            self.story.call(self.story.session.set_channel_token, self.topic(), token)
 
     def do_ping(self) -> None:
-        self.owe(self.story.do(self.story.session.ping, self.rng.choice((None, 1.0))))
+        self.owe(self.story.call(self.story.session.ping, self.rng.choice((None, 1.0))))
 
     def do_open(self) -> None:
-        self.owe(self.story.do(self.story.session.open))
+        self.owe(self.story.call(self.story.session.open))
 
     def do_reconnect(self) -> None:
-        self.story.do(self.story.session.reconnect)
+        self.story.call(self.story.session.reconnect)
 
     # --- the world
 
@@ -140,7 +140,7 @@ class Life:
         story = self.story
         if self.rng.random() < 0.5:
             story.drop(self.rng.choice((None, 1000, 1001, 1006, 1012, 4000)), written=self.rng.choice((None, 0, 5)))
-        elif story.session.state is LinkState.CONNECTING:
+        elif story.session.state is ConnectionState.CONNECTING:
             code, body, _ = self.rng.choice(HANDSHAKES)
             retried = code >= 429 or self.rng.random() < 0.1
             story.drop(status=code if retried else 503, body=body, retry_after=self.rng.choice((None, 5.0)))
@@ -149,12 +149,12 @@ class Life:
         numbers = [effect.number for effect in self.story.effects if isinstance(effect, FetchToken)]
         if numbers:
             token = self.rng.choice((Secret("a"), Secret("b"), None, AuthError("no")))
-            self.story.do(self.story.session.token_ready, self.rng.choice(numbers[-2:]), token)
+            self.story.call(self.story.session.token_ready, self.rng.choice(numbers[-2:]), token)
 
     def do_delay(self) -> None:
         keys = [effect.key for effect in self.story.effects if isinstance(effect, AskDelay)]
         if keys:
-            self.story.do(self.story.session.delay_ready, self.rng.choice(keys[-3:]), self.rng.choice((0.0, 3.0)))
+            self.story.call(self.story.session.delay_ready, self.rng.choice(keys[-3:]), self.rng.choice((0.0, 3.0)))
 
     def do_publish(self) -> None:
         for effect in self.story.effects:
@@ -187,7 +187,7 @@ class Life:
         if frame is not None:
             if self.rng.random() < 0.5:
                 said = {"extension": "system", "status": "error", "message": self.rng.choice(list(SYSTEMS))}
-                self.story.hear(frame.topic, "system", said, join_ref=frame.ref)
+                self.story.receive(frame.topic, "system", said, join_ref=frame.ref)
             self.story.close_channel(frame.topic, frame.ref, event=self.rng.choice(("phx_close", "phx_error")))
 
     def do_say(self) -> None:
@@ -201,15 +201,15 @@ class Life:
                 )
             )
             payload = dict(zip(("extension", "status", "message"), said, strict=True))
-            self.story.hear(frame.topic, "system", payload, join_ref=self.rng.choice((frame.ref, None)))
+            self.story.receive(frame.topic, "system", payload, join_ref=self.rng.choice((frame.ref, None)))
 
     def do_data(self) -> None:
         topic = f"realtime:{self.rng.choice(TOPICS)}"
         meta = {"id": str(self.rng.randrange(9)), "replayed": self.rng.random() < 0.5}
-        self.story.hear(topic, "broadcast", {"event": "e", "payload": {}, "meta": meta})
+        self.story.receive(topic, "broadcast", {"event": "e", "payload": {}, "meta": meta})
         self.story.row(topic, self.rng.randrange(3), id=1)
         diff = {"joins": {"a": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
-        self.story.hear(topic, *self.rng.choice((("presence_diff", diff), ("presence_state", {}))))
+        self.story.receive(topic, *self.rng.choice((("presence_diff", diff), ("presence_state", {}))))
 
     def do_wait(self) -> None:
         self.story.run_for(self.rng.choice((0.0, 0.01, 0.5, 2.0, 12.0, 40.0)))
@@ -242,9 +242,9 @@ def live(seed: int) -> Life:
             raise
         except RealtimeError:
             pass  # what a command may say in this state
-        if story.session.state is LinkState.CLOSED:
+        if story.session.state is ConnectionState.CLOSED:
             break
-    story.do(story.session.close)
+    story.call(story.session.close)
     if life.rng.random() < 0.5:
         story.drop(1000)
     story.run_for(6)
@@ -257,7 +257,7 @@ def test_a_random_life_ends_with_nothing_owed(seed: int) -> None:
     for number in range(seed * 10, seed * 10 + 10) if seed < 10 else (seed,):
         life = live(number)
         story, context = life.story, life.story.session._context
-        assert story.session.state is LinkState.CLOSED
+        assert story.session.state is ConnectionState.CLOSED
         assert (len(context.tickets), len(context.replies), len(context.timers)) == (0, 0, 0), f"seed {number}"
         assert story.session.next_deadline is None
         assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}

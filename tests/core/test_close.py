@@ -8,7 +8,7 @@ import pytest
 from supawire.core.effects import Disconnect, Ended, Settle
 from supawire.core.listeners import Listener
 from supawire.errors import ClosedError, RemoteProtocolError
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Backoff, Secret
 from supawire.selectors import broadcast
 from supawire.testing.harness import NOT_YET, error_of
@@ -22,12 +22,12 @@ def idle(story: Story) -> None:
 
 def connecting(story: Story) -> None:
     """The first attempt is under way."""
-    story.do(story.session.open)
+    story.call(story.session.open)
 
 
 def backing_off(story: Story) -> None:
     """The attempt failed."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.drop(text="refused")
 
 
@@ -42,13 +42,13 @@ def busy(story: Story) -> None:
     for name in ("joined", "leaving", "retrying", "failed"):
         story.joined(name, ack=True, presence_key="me")
     story.broadcast("realtime:joined", ack=True, timeout=None)
-    story.do(story.session.track, "realtime:joined", b"{}", None)
-    story.do(story.session.ping, None)
-    story.do(story.session.leave, "realtime:leaving", 10.0)
+    story.call(story.session.track, "realtime:joined", b"{}", None)
+    story.call(story.session.ping, None)
+    story.call(story.session.leave, "realtime:leaving", 10.0)
     story.close_channel("realtime:retrying", story.sent("phx_join")[2].ref)
     story.system("realtime:failed", "Track message size exceeded", status="error", extension="system")
     story.close_channel("realtime:failed", story.sent("phx_join")[3].ref)
-    story.do(story.session.join, story.channel("joining"))
+    story.call(story.session.join, story.channel("joining"))
     story.channel("idle")
     states = {channel.name: channel.state.value for channel in story.session.channels.values()}
     assert all(name == state for name, state in states.items()), states
@@ -64,13 +64,13 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
     story = Story()
     begin(story)
     owed = set(story.session._context.tickets._open)
-    closed = story.do(story.session.close)
-    if polite and story.session.state is LinkState.CLOSING:
+    closed = story.call(story.session.close)
+    if polite and story.session.state is ConnectionState.CLOSING:
         story.drop(1000)
     else:
         story.run_for(5.1)
     assert story.outcome(closed) is None
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert story.session.stats().pending == 0
     assert story.session.next_deadline is None
     assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
@@ -85,9 +85,9 @@ def test_close_is_idempotent(begin: Callable[[Story], None]) -> None:
     """Every close is settled, the second and third too, before and after the end (R10)."""
     story = Story()
     begin(story)
-    tickets = [story.do(story.session.close), story.do(story.session.close)]
+    tickets = [story.call(story.session.close), story.call(story.session.close)]
     story.run_for(6)
-    tickets.append(story.do(story.session.close))
+    tickets.append(story.call(story.session.close))
     assert [story.outcome(ticket) for ticket in tickets] == [None] * 3
     assert len([effect for effect in story.effects if isinstance(effect, Disconnect) and not effect.abort]) <= 1
 
@@ -96,7 +96,7 @@ def test_close_leaves_then_closes(story: Story) -> None:
     """An open client says goodbye to each joined topic, then closes the socket with 1000 (R10)."""
     story.open()
     rooms = [story.joined(name) for name in ("a", "b")]
-    story.do(story.session.close)
+    story.call(story.session.close)
     assert [frame.topic for frame in story.sent()[-2:]] == rooms
     assert {frame.event for frame in story.sent()[-2:]} == {"phx_leave"}
     (end,) = [effect for effect in story.effects if isinstance(effect, Disconnect)]
@@ -109,11 +109,11 @@ def test_a_dead_socket_is_not_lost_while_it_is_being_closed(make_story: Callable
         story = make_story(backoff=backoff)
         story.open()
         story.run_for(1)
-        story.do(story.session.join, story.channel())
+        story.call(story.session.join, story.channel())
         story.run_for(18)
-        closed = story.do(story.session.close)
+        closed = story.call(story.session.close)
         story.run_for(2.1)
-        assert story.session.state is LinkState.CLOSING
+        assert story.session.state is ConnectionState.CLOSING
         story.run_for(3)
         assert story.outcome(closed) is None
         assert story.session.next_deadline is None
@@ -128,24 +128,24 @@ def test_a_handler_may_close(story: Story) -> None:
     def close(_: object) -> None:
         story.session.close(story.now)
 
-    story.do(story.session.listen, room, Listener((broadcast(),), close))
-    story.hear(room, "broadcast", {"event": "e", "payload": {}})
+    story.call(story.session.listen, room, Listener((broadcast(),), close))
+    story.receive(room, "broadcast", {"event": "e", "payload": {}})
     story.run_for(6)
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
 
 
 COMMANDS: dict[str, Callable[[Story, str], Any]] = {
-    "open": lambda story, room: story.do(story.session.open),
-    "reconnect": lambda story, room: story.do(story.session.reconnect),
-    "ping": lambda story, room: story.do(story.session.ping, 1.0),
-    "set_token": lambda story, room: story.do(story.session.set_token, Secret("x")),
+    "open": lambda story, room: story.call(story.session.open),
+    "reconnect": lambda story, room: story.call(story.session.reconnect),
+    "ping": lambda story, room: story.call(story.session.ping, 1.0),
+    "set_token": lambda story, room: story.call(story.session.set_token, Secret("x")),
     "channel": lambda story, room: story.channel("new"),
     "channel again": lambda story, room: story.channel("room"),
-    "join": lambda story, room: story.do(story.session.join, room),
-    "leave": lambda story, room: story.do(story.session.leave, room, 1.0),
+    "join": lambda story, room: story.call(story.session.join, room),
+    "leave": lambda story, room: story.call(story.session.leave, room, 1.0),
     "broadcast": lambda story, room: story.broadcast(room),
-    "track": lambda story, room: story.do(story.session.track, room, b"{}", 1.0),
-    "set_channel_token": lambda story, room: story.do(story.session.set_channel_token, room, Secret("x")),
+    "track": lambda story, room: story.call(story.session.track, room, b"{}", 1.0),
+    "set_channel_token": lambda story, room: story.call(story.session.set_channel_token, room, Secret("x")),
     "listen": lambda story, room: story.collect(room, broadcast()),
     "presence_state": lambda story, room: story.session.presence_state(room),
 }
@@ -158,35 +158,35 @@ def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: 
     story = Story()
     story.open()
     room = story.joined()
-    story.do(story.session.close)
+    story.call(story.session.close)
     if not closing:
         story.drop(1000)
     connects, sent = story.connects, len(story.sent())
     assert isinstance(raised(lambda: command(story, room)), ClosedError)
     story.run_for(60)
     assert (story.connects, len(story.sent())) == (connects, sent)
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert story.state(room) is ChannelState.CLOSED
 
 
 def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., Story]) -> None:
     """Frames, tokens, sockets and ticks that come after the end do nothing and arm nothing (R10)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token("one")
     story.accept()
     room = story.channel()
     heard = story.collect(room, broadcast())
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     fetches = story.fetches
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.drop(1000)
     before = len(story.effects)
     story.give_token("two")
-    story.hear(room, "broadcast", {"event": "e", "payload": {}})
+    story.receive(room, "broadcast", {"event": "e", "payload": {}})
     story.accept()
     story.drop(1006)
-    story.do(story.session.tick)
+    story.call(story.session.tick)
     assert story.effects[before:] == []
     assert heard == []
     assert story.session.next_deadline is None
@@ -196,14 +196,14 @@ def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., St
 def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story]) -> None:
     """A jump of the clock between close and its end neither probes nor fetches (R10)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token("one")
     story.accept()
     fetches = story.fetches
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.clock.sleep(3600)
     story.run_for(6)
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert (story.fetches, story.sent("heartbeat")) == (fetches, [])
 
 
@@ -211,31 +211,31 @@ def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
     """abort() ends at once, without a word on the wire, and who waits gets the cause (R2, R10)."""
     story.open()
     room = story.joined(ack=True)
-    acked, joining = story.broadcast(room, ack=True), story.do(story.session.join, story.channel("other"))
+    acked, joining = story.broadcast(room, ack=True), story.call(story.session.join, story.channel("other"))
     sent = len(story.sent())
     cause = RemoteProtocolError("the reader failed")
-    story.do(story.session.abort, cause)
+    story.call(story.session.abort, cause)
     assert story.outcome(acked) is cause
     assert story.outcome(joining) is cause
     assert len(story.sent()) == sent
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert story.session.next_deadline is None
     ended = {effect.topic: effect.error for effect in story.effects if isinstance(effect, Ended)}
     assert ended[None] is cause
     assert ended[room] is cause
-    assert repr(raised(lambda: story.do(story.session.open))) == repr(cause)
-    story.do(story.session.abort, None)
+    assert repr(raised(lambda: story.call(story.session.open))) == repr(cause)
+    story.call(story.session.abort, None)
 
 
 def test_a_permanent_refusal_ends_the_client_with_it(story: Story) -> None:
     """A client whose connection is refused for good is closed, and later calls say why (R11)."""
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     story.drop(status=404, body=b'{"error":"Tenant not found"}')
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     error = error_of(story.outcome(joining))
     assert "Tenant not found" in str(error)
-    assert repr(raised(lambda: story.do(story.session.open))) == repr(error)
+    assert repr(raised(lambda: story.call(story.session.open))) == repr(error)
     assert repr(raised(lambda: story.broadcast(room))) == repr(error)
 
 
@@ -244,7 +244,7 @@ def test_opening_and_closing_two_hundred_times_leaves_nothing() -> None:
     for turn in range(200):
         story = Story(seed=turn)
         STATES[turn % len(STATES)](story)
-        story.do(story.session.close)
+        story.call(story.session.close)
         story.run_for(5.1)
         context = story.session._context
         assert (len(context.tickets), len(context.replies), len(context.timers)) == (0, 0, 0)
@@ -256,14 +256,14 @@ def test_removing_a_channel_ends_its_object(story: Story) -> None:
     room = story.joined(ack=True)
     acked = story.broadcast(room, ack=True)
     channel = story.at(room)
-    story.do(story.session.remove, room)
+    story.call(story.session.remove, room)
     assert isinstance(error_of(story.outcome(acked)), ClosedError)
     assert channel.state is ChannelState.CLOSED
     assert room not in story.session.channels
     assert [frame.topic for frame in story.sent("phx_leave")] == [room]
     assert isinstance(raised(lambda: story.broadcast(room)), ClosedError)
     assert [effect.topic for effect in story.effects if isinstance(effect, Ended)] == [room]
-    story.do(story.session.remove, room)
+    story.call(story.session.remove, room)
     assert len(story.sent("phx_leave")) == 1
 
 
@@ -273,7 +273,7 @@ def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
     busy(story)
     owed = set(story.session._context.tickets._open)
     story.drop(1006)
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.run_for(6)
     settled = [effect.ticket for effect in story.effects if isinstance(effect, Settle)]
     assert len(settled) == len(set(settled))
@@ -282,9 +282,9 @@ def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
 
 def test_closing_while_connecting_throws_the_attempt_away(story: Story) -> None:
     """The socket that is being opened is aborted, and one that opens all the same is nobody's (R10)."""
-    opened = story.do(story.session.open)
-    story.do(story.session.close)
+    opened = story.call(story.session.open)
+    story.call(story.session.close)
     assert story.aborts == [1]
     assert isinstance(error_of(story.outcome(opened)), ClosedError)
-    story.do(story.session.transport_opened, 1)
-    assert story.session.state is LinkState.CLOSED
+    story.call(story.session.transport_opened, 1)
+    assert story.session.state is ConnectionState.CLOSED

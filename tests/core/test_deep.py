@@ -45,7 +45,7 @@ def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> No
     each.open()
     room, heard = listening(each, changes("users"), gaps())
     record = f'{{"id":1,"doc":{DEEP}}}'
-    each.hear_raw(framed(each, room, "postgres_changes", inserted(record)))
+    each.receive_raw(framed(each, room, "postgres_changes", inserted(record)))
     (event,) = heard
     assert (event.type, event.table) == ("INSERT", "users")
     with pytest.raises(RowError) as caught:
@@ -58,7 +58,7 @@ def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story
     """As any other payload that cannot be read (R40)."""
     each.open()
     room, heard = listening(each, broadcast())
-    each.hear_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
+    each.receive_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
     with pytest.raises(RowError) as caught:
         _ = heard[0].payload
     assert caught.value.raw == DEEP.encode()
@@ -69,7 +69,7 @@ def test_a_deep_value_of_one_participant_hides_nobody(each: Story) -> None:
     each.open()
     room, heard = listening(each, presence())
     metas = f'{{"a":{{"metas":[{{"phx_ref":"1","x":{DEEP}}}]}},"b":{{"metas":[{{"phx_ref":"2"}}]}}}}'
-    each.hear_raw(framed(each, room, "presence_state", metas))
+    each.receive_raw(framed(each, room, "presence_state", metas))
     assert set(heard[-1].state) == {"a", "b"}
     assert each.session.stats().garbage_frames == 1
 
@@ -90,7 +90,7 @@ def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> N
     each.open()
     room, heard = listening(each, changes("users"), gaps())
     text = framed(each, room, "postgres_changes", "PAYLOAD")
-    each.hear_raw(text.replace(b"PAYLOAD", payload.encode("utf-8", "surrogateescape")))
+    each.receive_raw(text.replace(b"PAYLOAD", payload.encode("utf-8", "surrogateescape")))
     (gap,) = heard
     assert isinstance(gap, Gap)
     assert (gap.reason, gap.lost, gap.verdict) == ("unreadable", {"changes"}, "not_replayable")
@@ -101,7 +101,7 @@ def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
     """What cannot be read may have been anything; only changes must not be missed."""
     each.open()
     _, heard = listening(each, broadcast(), gaps())
-    each.hear_raw(b"{")
+    each.receive_raw(b"{")
     assert heard == []
 
 

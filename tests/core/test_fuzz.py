@@ -51,7 +51,7 @@ def still_hears(live: Live) -> bool:
     """Whether later frames arrive: a broadcast, a row, and a reply."""
     story, room, heard = live
     before = len(heard)
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
     story.row(room, 100, id=1)
     acked = story.broadcast(room, ack=True)
     story.answer_push(story.pushed()[-1])
@@ -98,7 +98,7 @@ def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, fra
     """Any bytes, as text and as binary, are received without an exception, and later frames arrive (R40)."""
     live = busy(protocol)
     for data, as_binary in frames:
-        live[0].hear_raw(data, binary=as_binary)
+        live[0].receive_raw(data, binary=as_binary)
     assert still_hears(live)
 
 
@@ -109,7 +109,7 @@ def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Prot
     """Frames of any event with any refs and members raise nothing, and reading what was delivered is safe (R40)."""
     story, _, heard = busy(protocol)
     for one in parts:
-        story.hear_raw(text(story, *one))
+        story.receive_raw(text(story, *one))
     for event in heard:
         assert repr(event)
         if isinstance(event, Broadcast):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supawire.core.gaps import Gaps, ServerClock
-from supawire.events import Gap, Instant, LinkState
+from supawire.events import ConnectionState, Gap, Instant
 from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
 from supawire.server.context import HubOptions
@@ -21,7 +21,7 @@ def stored(story: Story, topic: str, identity: str, *, replayed: bool = False, e
     """Let a stored message arrive."""
     meta = {"id": identity, "replayed": True} if replayed else {"id": identity}
     join_ref = story.sent("phx_join")[-1].ref if replayed and story.options.protocol == "2.0.0" else None
-    story.hear(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
+    story.receive(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
 
 
 def replays(story: Story) -> list[dict[str, int] | None]:
@@ -46,11 +46,11 @@ def test_every_rejoin_is_told_with_when_why_and_what(each: Story) -> None:
     told = each.collect(room, gaps())
     each.collect(room, broadcast(), presence())
     each.join(room)
-    heard_at = each.now.at()
+    last_received_at = each.now.at()
     each.run_for(5)
     again(each)
     lost = frozenset({"broadcast", "presence"})
-    assert told == [Gap("room", heard_at, each.now.at(), "connection_lost", 0, "not_replayable", lost)]
+    assert told == [Gap("room", last_received_at, each.now.at(), "connection_lost", 0, "not_replayable", lost)]
     again(each)
     assert len(told) == 2
 
@@ -64,7 +64,7 @@ def test_every_rejoin_is_told_with_when_why_and_what(each: Story) -> None:
             lambda story, room: story.close_channel(room, story.sent("phx_join")[-1].ref, event="phx_error"),
         ),
         ("connection_lost", lambda story, room: story.drop(1006)),
-        ("connection_lost", lambda story, room: story.do(story.session.reconnect)),
+        ("connection_lost", lambda story, room: story.call(story.session.reconnect)),
     ],
 )
 def test_a_gap_says_why(story: Story, reason: str, end: Callable[[Story, str], None]) -> None:
@@ -76,7 +76,7 @@ def test_a_gap_says_why(story: Story, reason: str, end: Callable[[Story, str], N
     story.join(room)
     end(story, room)
     story.run_for(1.6)
-    if story.session.state is LinkState.CONNECTING:
+    if story.session.state is ConnectionState.CONNECTING:
         story.accept()
     story.answer_join()
     assert [gap.reason for gap in told] == [reason]
@@ -132,7 +132,7 @@ def test_a_gap_that_nothing_will_close_is_told_when_the_channel_is_left(story: S
     story.join(room)
     story.drop(1006)
     story.run_for(0.01)
-    story.do(story.session.leave, room, 10.0)
+    story.call(story.session.leave, room, 10.0)
     assert [gap.verdict for gap in told] == ["not_replayable"]
     story.come_back()
     story.join(room)
@@ -147,7 +147,7 @@ def test_leaving_by_wish_is_no_gap(each: Story) -> None:
     told = each.collect(room, gaps())
     for _ in range(2):
         each.join(room)
-        each.do(each.session.leave, room, 10.0)
+        each.call(each.session.leave, room, 10.0)
         each.reply(each.sent("phx_leave")[-1])
     assert told == []
 
@@ -249,7 +249,7 @@ def test_a_clock_that_is_set_loses_no_stored_message(when: str, correction: floa
 @pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
 def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, offset: float | None) -> None:
     """A server that does not say its time, or no time that a clock has: what is missing cannot be known (R44)."""
-    each.do(each.session.open)
+    each.call(each.session.open)
     each.accept(clock_offset=offset)
     room = each.channel(private=True)
     told = each.collect(room, gaps())
@@ -299,7 +299,7 @@ def test_the_heartbeat_behind_a_replay_ends_no_connection(story: Story) -> None:
     again(story)
     story.run_for(25.5)
     assert len(story.sent("heartbeat")) == 2
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     assert told == []
     story.reply(story.sent("heartbeat")[1])
     assert [gap.verdict for gap in told] == ["complete"]
@@ -314,7 +314,7 @@ def test_a_heartbeat_from_before_says_nothing_of_a_replay(story: Story) -> None:
     told = story.collect(room, gaps())
     story.join(room)
     again(story)
-    ping = story.do(story.session.ping, None)
+    ping = story.call(story.session.ping, None)
     story.run_for(1.1)
     before, behind = story.sent("heartbeat")
     story.reply(before)
@@ -351,7 +351,7 @@ def test_a_join_that_is_over_brings_nothing_more(each: Story, end: str) -> None:
     told = each.collect(room, gaps())
     each.join(room)
     if end == "leave":
-        each.do(each.session.leave, room, 10.0)
+        each.call(each.session.leave, room, 10.0)
         each.reply(each.sent("phx_leave")[-1])
         each.join(room, {"postgres_changes": []})
     again(each)
@@ -385,7 +385,7 @@ def test_a_replay_that_is_left_before_it_came_is_not_called_complete(each: Story
     told = each.collect(room, gaps())
     each.join(room)
     again(each)
-    each.do(each.session.leave, room, 10.0)
+    each.call(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
     assert [gap.verdict for gap in told] == ["not_replayable"]
 
@@ -442,7 +442,7 @@ def test_the_first_join_replays_what_was_asked_for(each: Story) -> None:
     since_gap = int((each.now.wall - 5) * 1000)
     again(each)
     assert replays(each)[1] == {"since": since_gap, "limit": 25}, "replay_limit is for the first join"
-    each.do(each.session.leave, room, 10.0)
+    each.call(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
     each.join(room)
     assert replays(each)[2] == replays(each)[0]
@@ -494,7 +494,7 @@ def test_messages_without_an_id_are_never_taken_for_copies(each: Story) -> None:
     heard = each.collect(room, broadcast())
     each.join(room)
     for meta in ({}, None, {"replayed": False}, {"id": None}):
-        each.hear(room, "broadcast", {"event": "e", "payload": {}, "meta": meta})
+        each.receive(room, "broadcast", {"event": "e", "payload": {}, "meta": meta})
     assert len(heard) == 4
 
 
@@ -529,7 +529,7 @@ def test_what_a_blocked_socket_hides_is_inside_the_gap(story: Story) -> None:
     story.run_for(10)
     blocked_at = story.now.at()
     slow = story.channel("slow")
-    story.do(story.session.join, slow)
+    story.call(story.session.join, slow)
     story.run_for(15)
     story.answer_join()
     story.run_for(0.1)
@@ -546,10 +546,10 @@ def test_what_a_join_that_was_given_up_hides_is_inside_the_gap(story: Story) -> 
     told = story.collect(room, gaps())
     story.join(room)
     blocked_at = story.now.at()
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     slow = story.sent("phx_join")[-1]
     story.run_for(10)
-    story.hear(other, "broadcast", {"event": "e", "payload": {}})
+    story.receive(other, "broadcast", {"event": "e", "payload": {}})
     story.run_for(10.1)
     story.reply(slow, {"reason": "Unauthorized: no"}, status="error")
     story.close_channel(room, story.sent("phx_join")[1].ref)
@@ -565,7 +565,7 @@ def test_what_was_answered_long_ago_hides_nothing(story: Story) -> None:
     room = story.channel()
     told = story.collect(room, gaps())
     story.join(room)
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     story.run_for(5)
     story.answer_join()
     story.run_alive(60)

@@ -15,9 +15,9 @@ def test_a_gap_begins_where_the_server_could_say_nothing(make_story: Callable[..
     told = story.collect(story.joined("room"), broadcast(), gaps())
     story.run_alive(100)
     asked_at = story.now.wall
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     story.run_for(3)
-    story.hear("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
+    story.receive("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
     story.run_for(3)
     story.drop(1006)
     story.come_back()
@@ -32,10 +32,10 @@ def test_a_gap_does_not_begin_before_the_join_that_it_is_about(make_story: Calla
     """A channel that was joined while the server was busy with another one misses nothing of before (R44)."""
     story = make_story()
     story.open()
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     story.run_for(3)
     told = story.collect(story.channel("room"), broadcast(), gaps())
-    story.do(story.session.join, "realtime:room")
+    story.call(story.session.join, "realtime:room")
     story.answer_join()
     joined_at = story.now.wall
     story.run_for(3)
@@ -55,7 +55,7 @@ def test_a_gap_of_changes_begins_where_the_server_could_not_say_so(make_story: C
     story.system("realtime:db", SUBSCRIBED)
     story.run_alive(100)
     asked_at = story.now.wall
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     story.run_for(6)
     story.answer_join()
     story.system("realtime:db", TROUBLE, status="error")

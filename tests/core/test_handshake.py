@@ -15,7 +15,7 @@ from supawire._server_errors import (
     classify_system,
 )
 from supawire.errors import ConnectError
-from supawire.events import LinkState
+from supawire.events import ConnectionState
 from supawire.options import Backoff
 from supawire.testing.harness import NOT_YET, error_of
 
@@ -30,26 +30,26 @@ def test_each_refused_handshake_leads_to_what_its_row_says(
 ) -> None:
     """401 is one token refresh, then the end; 403 and 404 are the end; 429 and 5xx are retried (R30)."""
     story = make_story(has_token_provider=provider, open_timeout=None)
-    opened = story.do(story.session.open)
+    opened = story.call(story.session.open)
     if provider:
         story.give_token("first")
     story.drop(status=status, body=body)
     if what == "refresh once" and provider:
-        assert story.session.state is LinkState.CONNECTING, "at once"
+        assert story.session.state is ConnectionState.CONNECTING, "at once"
         assert story.fetches == 2
         story.give_token("second")
         assert story.connects == 2
         story.drop(status=status, body=body)
         what = "give up"
     if what in ("give up", "refresh once"):
-        assert story.session.state is LinkState.CLOSED
+        assert story.session.state is ConnectionState.CLOSED
         error = error_of(story.outcome(opened))
         assert isinstance(error, ConnectError)
         assert error.status == status
         assert error.hint
         assert story.session.next_deadline is None
         return
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     assert story.outcome(opened) is NOT_YET
     wait = (story.session.next_deadline or 0) - story.now.mono
     assert SLOWLY <= wait <= LONGEST if what == "slow" else wait <= 1.5
@@ -58,7 +58,7 @@ def test_each_refused_handshake_leads_to_what_its_row_says(
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
 def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: int, body: bytes, what: Class) -> None:
     """The error has the status and the text of the JSON body, or of any body (R30)."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.drop(status=status, body=body)
     error = story.session.error
     assert isinstance(error, ConnectError)
@@ -72,18 +72,18 @@ def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: in
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) -> None:
     """The server's Retry-After wins over a shorter backoff, for that attempt alone (R30)."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.accept()
     story.drop(1006)
     story.run_to_attempt()
     story.drop(status=status, retry_after=90.0)
     story.run_for(89.9)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     story.run_for(0.2)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
     story.drop(text="refused")
     story.run_for(30)
-    assert story.session.state is not LinkState.RETRYING
+    assert story.session.state is not ConnectionState.RETRYING
 
 
 @pytest.mark.parametrize("asked", [999_999_999.0, float("inf"), 1e300])
@@ -93,28 +93,28 @@ def test_a_retry_after_is_cut_to_the_bound(
 ) -> None:
     """However long the server asks us to wait, the next attempt comes after `max_retry_after` (R30)."""
     story = make_story(open_timeout=None, max_retry_after=120.0, backoff=backoff)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
     if backoff is None:
-        story.do(story.session.delay_ready, ("connect",), 2.0)
+        story.call(story.session.delay_ready, ("connect",), 2.0)
     story.run_for(119.9)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     story.run_for(0.2)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
 
 
 @pytest.mark.parametrize("asked", [float("nan"), -1e9])
 def test_a_retry_after_that_is_no_wait_counts_as_none(story: Story, asked: float) -> None:
     """A transport that gives no number, or one below zero, leaves the backoff as it is (R30)."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
     story.run_for(2.0)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
 
 
 def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
     """Retry-After of a second after a 429 leaves the slow wait as it is (R30)."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.accept()
     story.drop(1006)
     story.run_to_attempt()
@@ -125,30 +125,30 @@ def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
 def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., Story]) -> None:
     """Where the user has a function for the backoff, the longer of both counts (R30)."""
     story = make_story(backoff=None, open_timeout=None)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.drop(status=503, retry_after=40.0)
-    story.do(story.session.delay_ready, ("connect",), 2.0)
+    story.call(story.session.delay_ready, ("connect",), 2.0)
     story.run_for(39.9)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     story.run_for(0.2)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
 
 
 def test_one_refresh_is_for_one_connection(make_story: Callable[..., Story]) -> None:
     """After a connection that succeeded, a 401 is again answered with one refresh (R30)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
+    story.call(story.session.open)
     for _ in range(2):
         story.give_token("old")
         story.drop(status=401, body=b'{"error":"Token has expired"}')
         story.give_token("new")
         story.accept()
-        assert story.session.state is LinkState.OPEN
+        assert story.session.state is ConnectionState.OPEN
         story.drop(1006)
         story.run_to_attempt()
     story.give_token("old")
     story.drop(status=401, body=b'{"error":"Token has expired"}')
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
 
 
 def test_every_row_of_the_tables_is_told_here() -> None:

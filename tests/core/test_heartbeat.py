@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from supawire.errors import ConnectionLostError, OperationTimeout
-from supawire.events import Heartbeat, LinkState
+from supawire.events import ConnectionState, Heartbeat
 from supawire.options import Limits
 from supawire.testing.harness import error_of
 
@@ -62,7 +62,7 @@ def test_a_ping_is_told_too(story: Story) -> None:
     """`ping()` is a heartbeat, and its answer is told as of any."""
     heard = beats_of(story)
     story.open()
-    story.do(story.session.ping, 5.0)
+    story.call(story.session.ping, 5.0)
     story.reply(story.sent("heartbeat")[-1])
     assert told(heard) == [("sent", None), ("ok", 0.0)]
 
@@ -71,11 +71,11 @@ def test_a_ping_is_told_too(story: Story) -> None:
 def test_the_provider_is_asked_at_each_heartbeat_when_wanted(make_story: Callable[..., Story], wanted: bool) -> None:
     """With token_on_heartbeat=True a token that was replaced reaches the server before the old one runs out (R26)."""
     story = make_story(has_token_provider=True, token_on_heartbeat=wanted)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token("first")
     story.accept()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.give_token("first")
     story.answer_join()
     asked = story.fetches
@@ -96,7 +96,7 @@ def test_heartbeats_carry_refs_and_keep_the_connection(story: Story) -> None:
     refs = [beat.ref for beat in story.sent("heartbeat")]
     assert len(refs) == 4 == len(set(refs))
     assert None not in refs
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     assert story.connects == 1
 
 
@@ -104,10 +104,10 @@ def test_an_unanswered_heartbeat_ends_the_socket_within_interval_and_timeout(sto
     """A server that answers nothing is left at heartbeat + timeout, without waiting for a close handshake (R4)."""
     story.open()
     story.run_for(34.9)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     assert story.aborts == []
     story.run_for(0.1)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     assert len(story.aborts) == 1
     assert isinstance(story.session.error, ConnectionLostError)
     story.run_for(1.5)
@@ -120,7 +120,7 @@ def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> Non
     room = story.joined()
     for _ in range(40):
         story.run_for(1)
-        story.hear(room, "broadcast", {"event": "e", "payload": {}})
+        story.receive(room, "broadcast", {"event": "e", "payload": {}})
     assert len(story.aborts) == 1
 
 
@@ -141,8 +141,8 @@ def test_heartbeats_keep_their_schedule_under_constant_traffic(story: Story) -> 
     start, beats = story.now.mono, list[float]()
     for _ in range(9000):
         story.run_for(0.01)
-        story.hear_raw(frame)
-        if fresh := story.news("heartbeat"):
+        story.receive_raw(frame)
+        if fresh := story.new_frames("heartbeat"):
             beats.append(round(story.now.mono - start, 1))
             story.reply(fresh[0])
     assert beats == [25.0, 50.0, 75.0]
@@ -152,15 +152,15 @@ def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
     """The first beat of a new socket is not held to the deadline of one that the old socket swallowed (R5)."""
     story.open()
     story.run_for(26)
-    assert len(story.news("heartbeat")) == 1, "sent, and not answered"
+    assert len(story.new_frames("heartbeat")) == 1, "sent, and not answered"
     story.drop(1006)
     story.run_for(1.5)
     story.accept()
     story.run_for(25 + 9.9)
-    assert story.session.state is LinkState.OPEN
-    assert len(story.news("heartbeat")) == 1
+    assert story.session.state is ConnectionState.OPEN
+    assert len(story.new_frames("heartbeat")) == 1
     story.run_for(0.2)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) -> None:
@@ -168,51 +168,51 @@ def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) ->
     story.open()
     story.run_for(14)
     one, two = story.channel("one"), story.channel("two")
-    story.do(story.session.join, one)
-    story.do(story.session.join, two)
+    story.call(story.session.join, one)
+    story.call(story.session.join, two)
     story.run_for(19)
     assert len(story.sent("heartbeat")) == 1
     first, second = story.sent("phx_join")
     story.reply(first, {"reason": "Unauthorized: no"}, status="error")
     story.run_for(19)
-    assert story.session.state is LinkState.OPEN, "38 s after the join, 27 after the beat"
+    assert story.session.state is ConnectionState.OPEN, "38 s after the join, 27 after the beat"
     story.reply(second, {"postgres_changes": []})
     story.run_for(9.9)
-    assert story.session.state is LinkState.OPEN, "its ten seconds run now"
+    assert story.session.state is ConnectionState.OPEN, "its ten seconds run now"
     story.run_for(0.2)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> None:
     """Its answer does not wait for the join's, so a socket that was silent for long is noticed in time (R4)."""
     story.open()
     story.run_for(24.9)
-    story.do(story.session.join, story.channel())
+    story.call(story.session.join, story.channel())
     assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
     story.run_for(9.9)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     story.run_for(0.2)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_one_heartbeat_before_a_join_finds_a_half_open_socket_out(make_story: Callable[..., Story]) -> None:
     """The join is answered, the heartbeat before it is not: its time ends the socket, not that of the next (R4)."""
     story = make_story(heartbeat=8.0, timeout=10.0)
     story.open()
-    story.do(story.session.join, story.channel())
+    story.call(story.session.join, story.channel())
     assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
     story.reply(story.sent("phx_join")[0], {"postgres_changes": []})
     story.run_for(9.9)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     story.run_for(0.2)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_a_heartbeat_that_is_not_due_soon_waits_for_its_time(story: Story) -> None:
     """Joins cost no more heartbeats than they need: one was sent a moment ago, the next comes at its interval (R3)."""
     story.open()
     story.run_alive(26)
-    story.do(story.session.join, story.channel())
+    story.call(story.session.join, story.channel())
     assert [frame.event for frame in story.sent()] == ["heartbeat", "phx_join"]
 
 
@@ -220,9 +220,9 @@ def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(s
     """A ping whose time is over together with that of a heartbeat is settled once, with whichever comes first (R4)."""
     story.open()
     story.run_for(25)
-    pings = [story.do(story.session.ping, 10.0) for _ in range(3)]
+    pings = [story.call(story.session.ping, 10.0) for _ in range(3)]
     story.run_for(10)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     assert all(isinstance(error_of(story.outcome(ping)), ConnectionLostError | OperationTimeout) for ping in pings)
 
 
@@ -236,15 +236,15 @@ def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
     story.open()
     rooms = [story.channel(f"room-{place}") for place in range(number)]
     for room in rooms:
-        story.do(story.session.join, room)
+        story.call(story.session.join, room)
     story.drop(1006)
     story.come_back()
     story.reply(story.sent("phx_join")[number], {"postgres_changes": []})
     if said is not None:
         story.run_for(said)
-        story.hear(rooms[0], "broadcast", {"event": "e", "payload": {}})
+        story.receive(rooms[0], "broadcast", {"event": "e", "payload": {}})
     story.run_for(35.01)
-    assert story.session.state is not LinkState.OPEN
+    assert story.session.state is not ConnectionState.OPEN
 
 
 @pytest.mark.parametrize("silent", [0.0, 5.0, 14.0, 15.0, 20.0, 24.99])
@@ -253,21 +253,21 @@ def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, 
     story.open()
     story.run_alive(25)
     story.run_for(silent)
-    story.do(story.session.join, story.channel())
+    story.call(story.session.join, story.channel())
     story.run_for(35.01 - silent)
-    assert story.session.state is not LinkState.OPEN
+    assert story.session.state is not ConnectionState.OPEN
 
 
 def test_a_ping_gives_the_round_trip(story: Story) -> None:
     """ping is settled with the seconds until its own reply, one that is not answered with a timeout, and no harm."""
     story.open()
-    ping, lost = story.do(story.session.ping, 10.0), story.do(story.session.ping, 2.0)
+    ping, lost = story.call(story.session.ping, 10.0), story.call(story.session.ping, 2.0)
     story.run_for(0.25)
     story.reply(story.sent("heartbeat")[0])
     story.run_for(2)
     assert story.outcome(ping) == pytest.approx(0.25)
     assert isinstance(error_of(story.outcome(lost)), OperationTimeout)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     assert story.session.stats().last_round_trip == pytest.approx(0.25)
 
 
@@ -282,7 +282,7 @@ def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
     story.run_for(5)
     assert len(story.sent("heartbeat")) == 1
     story.run_for(5.1)
-    assert story.session.state is LinkState.RETRYING, "no answer to the probe in a few seconds"
+    assert story.session.state is ConnectionState.RETRYING, "no answer to the probe in a few seconds"
 
 
 def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
@@ -290,7 +290,7 @@ def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
     story.open()
     story.clock.sleep(-3600)
     story.run_alive(60)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     assert story.connects == 1
 
 
@@ -306,19 +306,19 @@ def test_small_steps_of_the_clock_are_no_sleep(story: Story) -> None:
 def test_after_a_jump_the_next_join_carries_a_token_fetched_after_it(make_story: Callable[..., Story]) -> None:
     """The token of the join after a sleep was asked for after the sleep (R6, R25)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token("old")
     story.accept()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.give_token("old")
     story.answer_join()
     story.clock.sleep(3600)
     story.run_for(10.1)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     story.give_token("stale, but newer than before the sleep")
     story.run_for(1.5)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
     story.give_token("fresh")
     story.accept()
     story.give_token("fresh") if story.session._context.tokens.fetching else None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supawire.events import LinkState
+from supawire.events import ConnectionState
 
 from .conftest import Story
 
@@ -15,23 +15,23 @@ def test_an_idle_socket_is_closed_and_opened_again(make_story: Callable[..., Sto
     story.open()
     room = story.joined()
     story.run_alive(60)
-    assert story.session.state is LinkState.OPEN, "a wanted channel keeps it"
-    story.do(story.session.leave, room, 10.0)
+    assert story.session.state is ConnectionState.OPEN, "a wanted channel keeps it"
+    story.call(story.session.leave, room, 10.0)
     story.reply(story.sent("phx_leave")[-1])
     story.run_alive(4.9)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
     story.run_alive(0.2)
-    assert story.session.state is LinkState.IDLE
+    assert story.session.state is ConnectionState.IDLE
     assert story.session.next_deadline is None
     joins = len(story.sent("phx_join"))
-    joining = story.do(story.session.join, room)
-    assert story.session.state is LinkState.CONNECTING
+    joining = story.call(story.session.join, room)
+    assert story.session.state is ConnectionState.CONNECTING
     assert len(story.sent("phx_join")) == joins, "nothing is sent before the socket is open"
     story.accept()
     story.answer_join()
     assert story.outcome(joining) is None
     story.run_alive(60)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
 
 
 def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., Story]) -> None:
@@ -39,11 +39,11 @@ def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., St
     story = make_story(idle_disconnect=26.0)
     story.open()
     story.run_for(26.1)
-    assert story.session.state is LinkState.IDLE
-    story.do(story.session.open)
+    assert story.session.state is ConnectionState.IDLE
+    story.call(story.session.open)
     story.accept()
     story.run_for(20)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "remove"])
@@ -52,16 +52,16 @@ def test_a_withdrawn_wish_lets_the_socket_go_idle(make_story: Callable[..., Stor
     story = make_story(idle_disconnect=30.0)
     story.open()
     room = story.channel()
-    ticket = story.do(story.session.join, room, timeout=2.0 if how == "timeout" else None)
+    ticket = story.call(story.session.join, room, timeout=2.0 if how == "timeout" else None)
     if how == "cancel":
-        story.do(story.session.cancel, ticket)
+        story.call(story.session.cancel, ticket)
     elif how == "remove":
-        story.do(story.session.remove, room)
+        story.call(story.session.remove, room)
     story.run_alive(13)
     for frame in (*story.sent("phx_join"), *story.sent("phx_leave")):
         story.reply(frame, {"postgres_changes": []})
     story.run_alive(33)
-    assert story.session.state is LinkState.IDLE
+    assert story.session.state is ConnectionState.IDLE
 
 
 def test_a_wish_during_a_leave_keeps_the_socket(make_story: Callable[..., Story]) -> None:
@@ -69,8 +69,8 @@ def test_a_wish_during_a_leave_keeps_the_socket(make_story: Callable[..., Story]
     story = make_story(idle_disconnect=1.0)
     story.open()
     room, other = story.joined(), story.channel("other")
-    story.do(story.session.leave, room, 10.0)
+    story.call(story.session.leave, room, 10.0)
     story.run_alive(0.9)
-    story.do(story.session.join, other)
+    story.call(story.session.join, other)
     story.run_alive(5)
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN

@@ -14,7 +14,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 def hears(story: Story, topic: str) -> bool:
     """Whether a broadcast gets through, both ways."""
     heard = story.collect(topic, broadcast("hello"))
-    story.hear(topic, "broadcast", HELLO)
+    story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
     story.broadcast(topic, b'{"n":2}')
     return len(heard) == 1 and len(story.pushed()) == before + 1
@@ -26,7 +26,7 @@ def test_bindings_find_their_listeners_after_every_drop(each: Story) -> None:
     db = each.channel("db")
     tables = ["a", "b", "c", "d", "e"]
     heard = {table: each.collect(db, changes(table)) for table in tables}
-    each.do(each.session.join, db)
+    each.call(each.session.join, db)
     for turn in range(21):
         join = each.sent("phx_join")[-1]
         wanted = join.payload["config"]["postgres_changes"]
@@ -118,7 +118,7 @@ def test_listeners_added_late_just_work(story: Story) -> None:
     story.open()
     room = story.joined()
     heard = story.collect(room, broadcast("hello"), system(), status())
-    story.hear(room, "broadcast", HELLO)
+    story.receive(room, "broadcast", HELLO)
     story.system(room, "something", extension="other")
     story.run_for(1)
     assert len(heard) == 2
@@ -137,7 +137,7 @@ def test_the_first_presence_listener_added_late_joins_again(story: Story) -> Non
     heard = story.collect(room, presence())
     story.run_for(1)
     assert len(story.sent("phx_join")) == 2
-    story.hear(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
+    story.receive(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
     assert len(heard) == 2
 
 
@@ -151,7 +151,7 @@ def test_the_old_join_counts_until_the_new_one_does(each: Story) -> None:
     each.run_for(0)
     assert each.state(db) is ChannelState.REJOINING
     each.row(db, 100, id=1)
-    each.hear(db, "broadcast", HELLO)
+    each.receive(db, "broadcast", HELLO)
     sent = each.broadcast(db)
     assert each.pushed() == [], "a send waits for the join"
     first, second = (frame.ref for frame in each.sent("phx_join"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from supawire.errors import OperationTimeout
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast
 from supawire.server.context import HubOptions, Timings
@@ -20,7 +20,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 def hears(story: Story, topic: str) -> bool:
     """Whether a broadcast gets through, both ways."""
     heard = story.collect(topic, broadcast("hello"))
-    story.hear(topic, "broadcast", HELLO)
+    story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
     story.broadcast(topic, b'{"n":2}')
     return len(heard) == 1 and len(story.pushed()) == before + 1
@@ -30,7 +30,7 @@ def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
     """A drop at 80 % of a join's timeout gives the next join the full timeout again (R22)."""
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.run_for(16)
     story.drop(1006)
     story.come_back()
@@ -49,12 +49,12 @@ def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None
     """After its reply, a leave or a drop, the deadline of a join does nothing (R22)."""
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.run_for(19)
     if end == "reply":
         story.answer_join()
     elif end == "leave":
-        story.do(story.session.leave, room, 0.5)
+        story.call(story.session.leave, room, 0.5)
         story.reply(story.sent("phx_join")[0], {"postgres_changes": []})
         story.reply(story.sent("phx_leave")[0])
     else:
@@ -63,7 +63,7 @@ def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None
     story.run_for(1.2)
     if end != "drop":
         assert story.state(room) is state
-        assert story.session.state is LinkState.OPEN
+        assert story.session.state is ConnectionState.OPEN
     assert "join_timeout" not in [report.detail.get("reason") for report in story.reports("state")]
     assert not [error for error in story.errors if isinstance(error, OperationTimeout)]
 
@@ -72,8 +72,8 @@ def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None
     """The deadline of a join starts when the one before it on this socket is answered (R22)."""
     story.open()
     one, two = story.channel("one"), story.channel("two")
-    story.do(story.session.join, one)
-    story.do(story.session.join, two)
+    story.call(story.session.join, one)
+    story.call(story.session.join, two)
     first, second = story.sent("phx_join")
     story.run_for(19)
     story.reply(first, {"postgres_changes": []})
@@ -81,7 +81,7 @@ def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None
     assert story.state(two) is ChannelState.JOINING
     story.reply(second, {"postgres_changes": []})
     assert story.state(two) is ChannelState.JOINED
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
 
 
 def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> None:
@@ -90,9 +90,9 @@ def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> Non
     story.joined("other")
     room = story.channel()
     story.run_for(1)
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.run_for(20.1)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     assert story.state(room) is ChannelState.WAITING
     assert story.sent("phx_leave") == []
     assert len(story.aborts) == 1
@@ -105,7 +105,7 @@ def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
     story.run_for(1)
     acked = story.broadcast(room, ack=True, timeout=2.0)
     story.run_for(1.5)
-    story.do(story.session.join, slow)
+    story.call(story.session.join, slow)
     story.run_for(15)
     assert story.outcome(acked) is NOT_YET
     story.answer_join()
@@ -121,9 +121,9 @@ def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> N
     room = story.joined(ack=True)
     before = story.broadcast(room, ack=True, timeout=2.0, patient=False)
     story.run_for(1)
-    story.do(story.session.join, story.channel("slow"))
+    story.call(story.session.join, story.channel("slow"))
     behind = story.broadcast(room, ack=True, timeout=0.5, patient=False)
-    ping, patient = story.do(story.session.ping, 0.5), story.do(story.session.ping, 0.5, patient=True)
+    ping, patient = story.call(story.session.ping, 0.5), story.call(story.session.ping, 0.5, patient=True)
     story.run_for(0.49)
     assert {story.outcome(ticket) for ticket in (before, behind, ping, patient)} == {NOT_YET}
     story.run_for(0.02)
@@ -146,7 +146,7 @@ def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
     story = make_story(offline="wait")
     story.open()
     room = story.channel(ack=True)
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     kept = story.broadcast(room, ack=True, timeout=10.0, patient=patient)
     story.run_for(9)
     story.answer_join()
@@ -177,21 +177,21 @@ def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
     """The join of a new socket leads its row, whatever the old socket left unanswered: it times out by itself (R22)."""
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.drop(1006)
     story.come_back()
     story.run_for(20.1)
     assert len(story.aborts) == 1
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_a_channel_says_that_its_join_was_not_answered(story: Story) -> None:
     """While it waits to try again, `error` is the timeout (R22, R23)."""
     story.open()
     other, room = story.joined("other"), story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.run_for(10)
-    story.hear(other, "broadcast", {"event": "e", "payload": {}})
+    story.receive(other, "broadcast", {"event": "e", "payload": {}})
     story.run_for(10.1)
     error = error_of(story.at(room).error)
     assert isinstance(error, OperationTimeout)

@@ -16,7 +16,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 def hears(story: Story, topic: str) -> bool:
     """Whether a broadcast gets through, both ways."""
     heard = story.collect(topic, broadcast("hello"))
-    story.hear(topic, "broadcast", HELLO)
+    story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
     story.broadcast(topic, b'{"n":2}')
     return len(heard) == 1 and len(story.pushed()) == before + 1
@@ -30,10 +30,10 @@ def timed_out_then_joined(story: Story) -> tuple[str, str]:
     story.open()
     other, room = story.channel("other"), story.channel()
     story.join(other)
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     old = story.sent("phx_join")[-1].ref
     story.run_for(10)
-    story.hear(other, "broadcast", HELLO)
+    story.receive(other, "broadcast", HELLO)
     story.run_for(11.1)
     assert len(story.sent("phx_join")) == 3
     story.answer_join()
@@ -60,8 +60,8 @@ def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Story, event: str
     each.open()
     room = each.joined()
     old = each.sent("phx_join")[-1].ref
-    each.do(each.session.leave, room, 10.0)
-    again = each.do(each.session.join, room)
+    each.call(each.session.leave, room, 10.0)
+    again = each.call(each.session.join, room)
     each.reply(each.sent("phx_leave")[-1])
     each.answer_join()
     assert each.outcome(again) is None
@@ -75,10 +75,10 @@ def test_a_late_reply_to_an_old_join_moves_nothing(each: Story, status: str) -> 
     """A reply to the join that timed out, ok or not, neither joins nor fails the channel (R12)."""
     each.open()
     other, room = each.joined("other"), each.channel()
-    joining = each.do(each.session.join, room)
+    joining = each.call(each.session.join, room)
     old = each.sent("phx_join")[-1]
     each.run_for(10)
-    each.hear(other, "broadcast", HELLO)
+    each.receive(other, "broadcast", HELLO)
     each.run_for(10.01)
     assert each.state(room) is ChannelState.RETRYING
     each.reply(old, {"reason": "Unauthorized: no"}, status=status)
@@ -102,10 +102,10 @@ def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
     said = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
     diff = {"joins": {"bob": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
     for event, payload in (("broadcast", HELLO), ("system", said), ("presence_state", {}), ("presence_diff", diff)):
-        story.hear(room, event, payload, join_ref=old)
+        story.receive(room, event, payload, join_ref=old)
     assert heard == []
     assert story.session.stats().stale_frames == stale + 4
-    story.hear(room, "broadcast", HELLO, join_ref=story.sent("phx_join")[-1].ref)
+    story.receive(room, "broadcast", HELLO, join_ref=story.sent("phx_join")[-1].ref)
     assert len(heard) == 1, "replayed messages carry the join_ref of the living join"
 
 
@@ -114,13 +114,13 @@ def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> No
     each.open()
     room = each.channel()
     heard = each.collect(room, broadcast())
-    each.hear(room, "broadcast", HELLO)
-    each.do(each.session.join, room)
-    each.hear(room, "broadcast", HELLO)
+    each.receive(room, "broadcast", HELLO)
+    each.call(each.session.join, room)
+    each.receive(room, "broadcast", HELLO)
     each.answer_join()
-    each.hear(room, "broadcast", HELLO)
+    each.receive(room, "broadcast", HELLO)
     each.close_channel(room, each.sent("phx_join")[-1].ref)
-    each.hear(room, "broadcast", HELLO)
+    each.receive(room, "broadcast", HELLO)
     assert len(heard) == 1
 
 
@@ -153,7 +153,7 @@ def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
     first = each.sent("phx_join")[-1].ref
     each.collect(db, changes("users"))
     each.run_for(10)
-    each.hear(other, "broadcast", HELLO)
+    each.receive(other, "broadcast", HELLO)
     second = each.sent("phx_join")[-1].ref
     each.run_for(10.1)
     assert each.state(db) is ChannelState.RETRYING
@@ -165,7 +165,7 @@ def test_a_topic_is_joined_once_while_it_is_held(each: Story) -> None:
     each.open()
     room = each.joined()
     for _ in range(3):
-        assert each.outcome(each.do(each.session.join, room)) is None
+        assert each.outcome(each.call(each.session.join, room)) is None
     each.collect(room, broadcast(), system(), status())
     each.run_alive(120)
     assert len(each.sent("phx_join")) == 1
@@ -178,16 +178,16 @@ def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -
     """After each of three joins, broadcasts, presence, tokens and the leave carry that join's ref (R14)."""
     each.open()
     room = each.channel(ack=True, presence_key="ada")
-    each.do(each.session.track, room, b"{}", 10.0)
+    each.call(each.session.track, room, b"{}", 10.0)
     for turn in range(3):
         seen, pushed = len(each.sent()), len(each.pushed())
-        each.do(each.session.join, room)
+        each.call(each.session.join, room)
         each.answer_join()
         join = each.sent("phx_join")[-1]
         each.broadcast(room, ack=True)
         each.broadcast(room)
-        each.do(each.session.set_channel_token, room, Secret(f"token {turn}"))
-        each.do(each.session.leave, room, 10.0)
+        each.call(each.session.set_channel_token, room, Secret(f"token {turn}"))
+        each.call(each.session.leave, room, 10.0)
         fresh = [frame for frame in each.sent()[seen:] if frame.topic == room]
         assert {frame.event for frame in fresh} >= {"phx_join", "presence", "access_token", "phx_leave"}
         assert {frame.join_ref for frame in fresh} == {join.ref}
@@ -205,7 +205,7 @@ def test_binary_data_without_a_living_join_is_dropped_and_counted(story: Story) 
     heard = story.collect(room, broadcast())
     for topic in (room, "realtime:elsewhere"):
         data = binary.pack(binary.USER_BROADCAST, topic.encode(), b"e", b"", payload=b"{}", json=True)
-        story.hear_raw(data, binary=True)
+        story.receive_raw(data, binary=True)
     assert heard == []
     assert story.session.stats().stale_frames == 2
     assert story.session.stats().garbage_frames == 0

@@ -41,7 +41,7 @@ def reply(story: Story, heard: list[Any]) -> None:
 
 
 def heartbeat_reply(story: Story, heard: list[Any]) -> None:
-    ticket = story.do(story.session.ping, 10.0)
+    ticket = story.call(story.session.ping, 10.0)
     story.run_for(0.25)
     story.reply(story.sent("heartbeat")[-1])
     assert story.outcome(ticket) == 0.25 and heard == []
@@ -64,20 +64,20 @@ def row(story: Story, heard: list[Any]) -> None:
 
 
 def message(story: Story, heard: list[Any]) -> None:
-    story.hear(ROOM, "broadcast", {"type": "broadcast", "event": "typing", "payload": [1]})
+    story.receive(ROOM, "broadcast", {"type": "broadcast", "event": "typing", "payload": [1]})
     assert kinds(heard) == [Broadcast] and heard[0].payload == [1]
 
 
 def presence_state(story: Story, heard: list[Any]) -> None:
-    story.hear(ROOM, "presence_state", ada("A"))
+    story.receive(ROOM, "presence_state", ada("A"))
     assert kinds(heard) == [PresenceJoin, PresenceSync] and set(heard[-1].state) == {"ada"}
 
 
 def presence_diff(story: Story, heard: list[Any]) -> None:
-    story.hear(ROOM, "presence_state", {})
-    story.hear(ROOM, "presence_diff", {"joins": ada("A"), "leaves": {}})
-    story.hear(ROOM, "presence_diff", {"joins": ada("B", "A"), "leaves": ada("A")})
-    story.hear(ROOM, "presence_diff", {"joins": {}, "leaves": ada("B", "A")})
+    story.receive(ROOM, "presence_state", {})
+    story.receive(ROOM, "presence_diff", {"joins": ada("A"), "leaves": {}})
+    story.receive(ROOM, "presence_diff", {"joins": ada("B", "A"), "leaves": ada("A")})
+    story.receive(ROOM, "presence_diff", {"joins": {}, "leaves": ada("B", "A")})
     told = [PresenceJoin, PresenceUpdate, PresenceLeave]
     assert kinds(heard) == [PresenceSync, *[kind for one in told for kind in (one, PresenceSync)]]
 
@@ -89,7 +89,7 @@ def word(story: Story, heard: list[Any]) -> None:
 
 
 def unknown(story: Story, heard: list[Any]) -> None:
-    story.hear(ROOM, "postgres_cdc_of_tomorrow", {"x": 1})
+    story.receive(ROOM, "postgres_cdc_of_tomorrow", {"x": 1})
     assert story.session.stats().unknown_frames == 1 and len(story.reports("unknown")) == 1
     assert heard == [] and story.state(ROOM) is ChannelState.JOINED
 

@@ -24,15 +24,15 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
     heard, rows = each.collect(room, broadcast()), each.collect(room, changes("users"))
     for turn in range(5):
         assert each.outcome(each.join(room)) is None
-        each.hear(room, "broadcast", HELLO)
+        each.receive(room, "broadcast", HELLO)
         each.row(room, 100, id=turn)
-        left = each.do(each.session.leave, room, 10.0)
+        left = each.call(each.session.leave, room, 10.0)
         assert each.outcome(left) is NOT_YET
         each.reply(each.sent("phx_leave")[-1])
         each.close_channel(room, each.sent("phx_join")[-1].ref)
         assert each.outcome(left) is None
         assert each.state(room) is ChannelState.IDLE
-        each.hear(room, "broadcast", HELLO)
+        each.receive(room, "broadcast", HELLO)
     assert len(heard) == 5
     assert [change.record["id"] for change in rows] == [0, 1, 2, 3, 4]
 
@@ -42,14 +42,14 @@ def test_a_subscribe_that_came_to_nothing_can_be_repeated(each: Story, why: str)
     """Cancelled, timed out, refused or left: the next subscribe on the same object succeeds (R20)."""
     each.open()
     room = each.channel()
-    joining = each.do(each.session.join, room, timeout=5.0)
+    joining = each.call(each.session.join, room, timeout=5.0)
     if why == "cancel":
-        each.do(each.session.cancel, joining)
+        each.call(each.session.cancel, joining)
     elif why == "timeout":
         each.run_for(5.1)
         assert isinstance(error_of(each.outcome(joining)), OperationTimeout)
     elif why == "leave":
-        each.do(each.session.leave, room, 10.0)
+        each.call(each.session.leave, room, 10.0)
         assert isinstance(error_of(each.outcome(joining)), StateError)
     else:
         each.refuse_join("Unauthorized: no")
@@ -68,14 +68,14 @@ def test_a_wish_is_withdrawn_only_when_nobody_waits(story: Story) -> None:
     """With two callers, one who gives up changes nothing; the last one does. Who is joined stays joined (R20)."""
     story.open()
     room = story.channel()
-    first, second = story.do(story.session.join, room, timeout=2.0), story.do(story.session.join, room, timeout=9.0)
+    first, second = story.call(story.session.join, room, timeout=2.0), story.call(story.session.join, room, timeout=9.0)
     story.run_for(3)
     assert isinstance(error_of(story.outcome(first)), OperationTimeout)
     assert story.state(room) is ChannelState.JOINING
     story.answer_join()
     assert story.outcome(second) is None
-    third = story.do(story.session.join, room, ready=True, timeout=1.0)
-    story.do(story.session.cancel, third)
+    third = story.call(story.session.join, room, ready=True, timeout=1.0)
+    story.call(story.session.cancel, third)
     assert story.state(room) is ChannelState.JOINED
     assert story.at(room).wanted
 
@@ -85,7 +85,7 @@ def test_giving_up_while_a_lost_channel_comes_back_does_not_withdraw_it(story: S
     story.open()
     room = story.joined()
     story.drop(1006)
-    late = story.do(story.session.join, room, timeout=0.1)
+    late = story.call(story.session.join, room, timeout=0.1)
     story.run_for(0.2)
     assert isinstance(error_of(story.outcome(late)), OperationTimeout)
     story.come_back()
@@ -99,7 +99,7 @@ def test_a_new_wish_after_a_failure_has_all_its_attempts(make_story: Callable[..
     story.open()
     room = story.joined()
     for _ in range(2):
-        story.do(story.session.join, room, timeout=None)
+        story.call(story.session.join, room, timeout=None)
         if story.state(room) is ChannelState.JOINED:
             story.close_channel(room, story.sent("phx_join")[-1].ref)
         else:
@@ -115,7 +115,7 @@ def test_leaving_is_bounded(story: Story) -> None:
     story.open()
     room = story.joined()
     moves = story.collect(room, status())
-    left = story.do(story.session.leave, room, 3.0)
+    left = story.call(story.session.leave, room, 3.0)
     story.run_for(2.9)
     assert story.outcome(left) is NOT_YET
     story.run_for(0.2)
@@ -131,7 +131,7 @@ def test_a_leave_is_settled_by_whichever_comes_first(each: Story, by: str) -> No
     """The ack, the phx_close or the loss of the socket each end a leave, and what follows it is nothing (R24)."""
     each.open()
     room = each.joined()
-    left = each.do(each.session.leave, room, 10.0)
+    left = each.call(each.session.leave, room, 10.0)
     if by == "reply":
         each.reply(each.sent("phx_leave")[0])
     elif by == "close":
@@ -147,9 +147,9 @@ def test_leaving_twice_and_leaving_what_is_out_are_fine(story: Story) -> None:
     """A second leave shares the first one's end; one of a channel that is out is settled at once (R24)."""
     story.open()
     room = story.joined()
-    one, two = story.do(story.session.leave, room, 10.0), story.do(story.session.leave, room, 10.0)
+    one, two = story.call(story.session.leave, room, 10.0), story.call(story.session.leave, room, 10.0)
     story.reply(story.sent("phx_leave")[0])
-    three = story.do(story.session.leave, room, 10.0)
+    three = story.call(story.session.leave, room, 10.0)
     assert [story.outcome(ticket) for ticket in (one, two, three)] == [None] * 3
     assert len(story.sent("phx_leave")) == 1
 
@@ -159,13 +159,13 @@ def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) 
     """Where the server holds nothing, nothing is sent and nothing is waited for (R24)."""
     room = story.channel()
     if state == "waiting":
-        joining = story.do(story.session.join, room)
+        joining = story.call(story.session.join, room)
     else:
         story.open()
-        joining = story.do(story.session.join, room)
+        joining = story.call(story.session.join, room)
         story.refuse_join("Unauthorized: no" if state == "failed" else "RealtimeRestarting: wait")
     assert story.state(room).value == state
-    left = story.do(story.session.leave, room, 10.0)
+    left = story.call(story.session.leave, room, 10.0)
     assert story.outcome(left) is None
     assert story.outcome(joining) is not NOT_YET
     assert story.state(room) is ChannelState.IDLE
@@ -183,13 +183,13 @@ def test_leaving_one_channel_leaves_the_others_alone(each: Story) -> None:
         rooms = [story.joined(name) for name in ("a", "b", "c")]
         heard = [story.collect(room, broadcast()) for room in rooms]
         if how == "leave":
-            story.do(story.session.leave, rooms[1], 10.0)
+            story.call(story.session.leave, rooms[1], 10.0)
         else:
-            story.do(story.session.remove, rooms[1])
+            story.call(story.session.remove, rooms[1])
         story.reply(story.sent("phx_leave")[0])
         story.close_channel(rooms[1], story.sent("phx_join")[1].ref)
         for room in rooms:
-            story.hear(room, "broadcast", HELLO)
+            story.receive(room, "broadcast", HELLO)
         assert [len(one) for one in heard] == [1, 0, 1], how
         assert {story.state(rooms[0]), story.state(rooms[2])} == {ChannelState.JOINED}
 
@@ -199,9 +199,9 @@ def test_a_removed_topic_can_be_made_anew_at_once(each: Story) -> None:
     each.open()
     room = each.joined("room")
     old = each.sent("phx_join")[0].ref
-    each.do(each.session.remove, room)
+    each.call(each.session.remove, room)
     assert each.channel("room", ack=True) == room
-    joined = each.do(each.session.join, room)
+    joined = each.call(each.session.join, room)
     each.reply(each.sent("phx_leave")[0])
     each.answer_join()
     each.close_channel(room, old)
@@ -225,7 +225,7 @@ def test_a_thousand_cycles_leave_nothing_behind() -> None:
         ada.start(ada.session.leave, room, 10.0)
         world.run_for(0.01)
         if turn % 2:
-            ada.do(ada.session.remove, room)
+            ada.call(ada.session.remove, room)
         context = ada.session._context
         parts = (context.timers, context.replies, context.tickets, context.timers._heap, ada.session.channels)
         sizes.append(tuple(map(len, parts)))
@@ -255,7 +255,7 @@ def test_a_cancelled_send_that_was_not_sent_never_is(make_story: Callable[..., S
     story.open()
     room = story.channel()
     one, two = story.broadcast(room, b'{"n":1}'), story.broadcast(room, b'{"n":2}')
-    story.do(story.session.cancel, one)
+    story.call(story.session.cancel, one)
     story.join(room)
     assert [pushed.payload for pushed in story.pushed()] == [b'{"n":2}']
     assert story.outcome(one) is NOT_YET
@@ -267,7 +267,7 @@ def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
     """Whatever comes for a topic that nobody has is dropped and counted, not raised (R24, R40)."""
     story.open()
     room = story.joined()
-    story.do(story.session.remove, room)
+    story.call(story.session.remove, room)
     stale = story.session.stats().stale_frames
     for event in (
         "broadcast",
@@ -278,7 +278,7 @@ def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
         "phx_close",
         "phx_error",
     ):
-        story.hear(room, event, {})
+        story.receive(room, event, {})
     assert story.session.stats().stale_frames == stale + 7
     assert not [effect for effect in story.effects[-1:] if isinstance(effect, Transmit)]
 
@@ -289,9 +289,9 @@ def test_a_join_that_waits_for_its_turn_is_not_sent_after_a_leave(make_story: Ca
     story.open()
     story.joined("first")
     left, last = story.channel("left"), story.channel("last")
-    story.do(story.session.join, left)
-    story.do(story.session.join, last)
-    story.do(story.session.leave, left, 1.0)
+    story.call(story.session.join, left)
+    story.call(story.session.join, last)
+    story.call(story.session.leave, left, 1.0)
     story.run_for(1.1)
     assert [frame.topic for frame in story.sent("phx_join")] == ["realtime:first", last]
     story.run_for(5)

@@ -6,7 +6,7 @@ import pytest
 
 from supawire.core.effects import AskDelay
 from supawire.errors import ConnectError, ReconnectExhaustedError
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Backoff
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import World
@@ -27,7 +27,7 @@ def test_every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(code: in
     assert ada.wire is not None
     world.act(world.hub.faults.drop_connections, code)
     world.run_for(0.1)
-    assert ada.session.state is LinkState.RETRYING
+    assert ada.session.state is ConnectionState.RETRYING
     world.run_for(31)
     assert ada.session.channels[room].state is ChannelState.JOINED
     assert ada.session.stats().reconnects == 1
@@ -37,10 +37,10 @@ def test_accept_then_close_does_not_spin() -> None:
     """A server that accepts and closes at once sees at most six connections in ten seconds, then ever fewer (R8)."""
     for seed in range(50):
         story = Story(seed=seed)
-        story.do(story.session.open)
+        story.call(story.session.open)
         end = story.now.mono + 10
         while story.now.mono < end:
-            if story.session.state is LinkState.CONNECTING:
+            if story.session.state is ConnectionState.CONNECTING:
                 story.accept()
                 story.drop(1000)
             story.run_for(0.01)
@@ -51,7 +51,7 @@ def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(sto
     """The backoff begins anew only after an ok reply and five seconds up, both (R8)."""
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     for _ in range(6):
         story.answer_join()
         story.run_for(4.9)
@@ -59,7 +59,7 @@ def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(sto
         story.come_back()
     story.drop(1006)
     story.run_for(14.9)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
 
 
 def test_a_proven_connection_makes_the_next_attempt_a_first_one(story: Story) -> None:
@@ -72,7 +72,7 @@ def test_a_proven_connection_makes_the_next_attempt_a_first_one(story: Story) ->
     story.run_for(5.1)
     story.drop(1006)
     story.run_for(1.5)
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
 
 
 def test_clients_that_were_dropped_together_come_back_spread_out() -> None:
@@ -123,7 +123,7 @@ def test_by_default_it_is_tried_for_ever() -> None:
     assert ada.wire is not None
     world.cut(ada.wire)
     world.run_for(300)
-    assert ada.session.state in (LinkState.RETRYING, LinkState.CONNECTING)
+    assert ada.session.state in (ConnectionState.RETRYING, ConnectionState.CONNECTING)
     world.unreachable = False
     world.run_for(31)
     assert ada.session.channels[room].state is ChannelState.JOINED
@@ -132,9 +132,9 @@ def test_by_default_it_is_tried_for_ever() -> None:
 def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable[..., Story]) -> None:
     """With max_attempts the end is a typed error in every ticket and channel, once, with its cause (R3)."""
     story = make_story(backoff=Backoff(max_attempts=3), open_timeout=None, offline="wait")
-    opened = story.do(story.session.open)
+    opened = story.call(story.session.open)
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     sending = story.broadcast(room, timeout=None)
     for _ in range(4):
         assert story.outcome(opened) is NOT_YET
@@ -146,16 +146,16 @@ def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable
         assert isinstance(error, ReconnectExhaustedError)
         assert "nobody listens" in str(error)
         assert isinstance(error.__cause__, ConnectError)
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert story.state(room) is ChannelState.CLOSED
     assert story.session.next_deadline is None
 
 
 def test_the_first_opening_ends_after_its_time(story: Story) -> None:
     """open_timeout ends all attempts of the first opening with one ConnectError that says what the last one said."""
-    opened = story.do(story.session.open)
-    while story.session.state is not LinkState.CLOSED:
-        if story.session.state is LinkState.CONNECTING:
+    opened = story.call(story.session.open)
+    while story.session.state is not ConnectionState.CLOSED:
+        if story.session.state is ConnectionState.CONNECTING:
             story.drop(text="refused by the network")
         story.run_for(0.1)
     assert story.now.mono == pytest.approx(1000 + 20, abs=0.2)
@@ -169,9 +169,9 @@ def test_the_first_opening_ends_after_its_time(story: Story) -> None:
 def test_the_end_of_all_attempts_carries_the_last_answer(make_story: Callable[..., Story], limit: str) -> None:
     """Status, body, `retry_after` and hint of the last refusal are those of the error that ends the opening (R3)."""
     story = make_story(backoff=Backoff(max_attempts=1) if limit == "attempts" else Backoff())
-    opened = story.do(story.session.open)
-    while story.session.state is not LinkState.CLOSED:
-        if story.session.state is LinkState.CONNECTING:
+    opened = story.call(story.session.open)
+    while story.session.state is not ConnectionState.CLOSED:
+        if story.session.state is ConnectionState.CONNECTING:
             story.drop(status=503, body=b"busy", retry_after=1.5)
         story.run_for(0.1)
     error = error_of(story.outcome(opened))
@@ -185,18 +185,18 @@ def test_open_timeout_counts_only_until_the_first_connection(story: Story) -> No
     story.open()
     story.drop(1006)
     story.run_for(1000)
-    assert story.session.state is not LinkState.CLOSED
+    assert story.session.state is not ConnectionState.CLOSED
 
 
 def test_an_attempt_that_hangs_is_given_up(story: Story) -> None:
     """A handshake that nobody answers is thrown away after `timeout` and tried again."""
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.run_for(10.01)
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     assert len(story.aborts) == 1
     generation = story.session.generation
-    story.do(story.session.transport_opened, 1)
-    assert story.session.state is LinkState.RETRYING, "what the old attempt says is stale"
+    story.call(story.session.transport_opened, 1)
+    assert story.session.state is ConnectionState.RETRYING, "what the old attempt says is stale"
     assert story.session.generation == generation
     assert story.session.stats().stale_frames == 1
 
@@ -209,18 +209,18 @@ def test_reconnect_does_not_wait_for_the_backoff(story: Story) -> None:
         story.drop(1006)
         story.run_to_attempt()
     story.drop(text="again")
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     connects = story.connects
-    story.do(story.session.reconnect)
-    assert story.session.state is LinkState.CONNECTING
-    story.do(story.session.reconnect)
+    story.call(story.session.reconnect)
+    assert story.session.state is ConnectionState.CONNECTING
+    story.call(story.session.reconnect)
     assert story.connects == connects + 1, "one attempt at a time"
     story.accept()
     assert story.state(room) is ChannelState.JOINING
     aborted = len(story.aborts)
-    story.do(story.session.reconnect)
+    story.call(story.session.reconnect)
     assert len(story.aborts) == aborted + 1
-    assert story.session.state is LinkState.CONNECTING
+    assert story.session.state is ConnectionState.CONNECTING
     assert story.state(room) is ChannelState.WAITING
 
 
@@ -229,9 +229,9 @@ def test_wishes_for_another_connection_are_no_failed_attempts(make_story: Callab
     story = make_story(backoff=Backoff(max_attempts=2))
     story.open()
     for _ in range(5):
-        story.do(story.session.reconnect)
+        story.call(story.session.reconnect)
         story.accept()
-    assert story.session.state is LinkState.OPEN
+    assert story.session.state is ConnectionState.OPEN
 
 
 def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., Story]) -> None:
@@ -242,11 +242,11 @@ def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., St
     for _ in range(3):
         story.drop(1006)
         asked.append([effect.attempt for effect in story.effects if isinstance(effect, AskDelay)][-1])
-        story.do(story.session.delay_ready, ("connect",), 7.0)
+        story.call(story.session.delay_ready, ("connect",), 7.0)
         story.run_for(6.9)
-        assert story.session.state is LinkState.RETRYING
+        assert story.session.state is ConnectionState.RETRYING
         story.run_for(0.2)
-        assert story.session.state is LinkState.CONNECTING
+        assert story.session.state is ConnectionState.CONNECTING
     assert asked == [0, 1, 2]
 
 
@@ -259,9 +259,9 @@ def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
     story.open()
     room = story.joined()
     story.close_channel(room, story.sent("phx_join")[0].ref)
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.drop(1000)
-    story.do(story.session.delay_ready, key, 1.0)
+    story.call(story.session.delay_ready, key, 1.0)
     assert story.session.next_deadline is None
 
 
@@ -271,9 +271,9 @@ def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
     story.open()
     story.drop(1012)
     story.come_back()
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.drop(1000)
-    S = LinkState  # noqa: N806
+    S = ConnectionState  # noqa: N806
     assert [(move.previous, move.state) for move in moves] == [
         (S.IDLE, S.CONNECTING),
         (S.CONNECTING, S.OPEN),
@@ -298,7 +298,7 @@ def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_sto
         story.come_back()
         story.run_for(6)
     story.drop(1006)
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert isinstance(story.session.error, ReconnectExhaustedError)
 
 
@@ -310,13 +310,13 @@ def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> Non
     for _ in range(15):
         story.run_to_attempt()
         story.drop(text="nobody listens")
-    assert story.session.state is LinkState.RETRYING
+    assert story.session.state is ConnectionState.RETRYING
     story.come_back()
     story.run_alive(30)  # proven: it starts anew
     story.drop(text="gone")
     for attempt in range(30):
         story.run_to_attempt()
-        if story.session.state is LinkState.CLOSED:
+        if story.session.state is ConnectionState.CLOSED:
             break
         story.drop(text=f"nobody listens {attempt}")
     error = story.session.error

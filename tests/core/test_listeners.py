@@ -35,7 +35,7 @@ def test_wildcards_hear_every_event(each: Story) -> None:
     every, typing = each.collect(room, broadcast("*")), each.collect(room, broadcast("typing"))
     each.join(room)
     for event in ("typing", "cursor", "", "*", "é"):
-        each.hear(room, "broadcast", {"event": event, "payload": {}})
+        each.receive(room, "broadcast", {"event": event, "payload": {}})
     assert [message.event for message in every] == ["typing", "cursor", "", "*", "é"]
     assert [message.event for message in typing] == ["typing"]
 
@@ -48,7 +48,7 @@ def test_binary_broadcasts_find_the_same_listeners(story: Story) -> None:
     story.join(room)
     for event, json in itertools.product(("café", "other"), (True, False)):
         data = binary.pack(binary.USER_BROADCAST, room.encode(), event.encode(), b"", payload=b"[1]", json=json)
-        story.hear_raw(data, binary=True)
+        story.receive_raw(data, binary=True)
     assert [(one.event, one.payload) for one in every] == [
         ("café", [1]),
         ("café", b"[1]"),
@@ -65,7 +65,7 @@ def test_a_listener_hears_an_event_once_however_often_it_asks(each: Story) -> No
     rows = changes("*"), changes("users"), changes("users", event="INSERT")
     both = each.collect(db, broadcast(), broadcast("e"), broadcast("e"), *rows)
     each.join(db)
-    each.hear(db, "broadcast", {"event": "e", "payload": {}})
+    each.receive(db, "broadcast", {"event": "e", "payload": {}})
     each.row(db, 100, 101, 102, id=1)
     each.row(db, 102, 100, id=2)
     assert len(both) == 3
@@ -105,7 +105,7 @@ def test_bindings_with_equal_ids_each_hear_their_kind(each: Story) -> None:
     db = each.channel("db")
     inserts = each.collect(db, changes("users", event="INSERT"))
     deletes = each.collect(db, changes("users", event="DELETE"))
-    each.do(each.session.join, db)
+    each.call(each.session.join, db)
     wanted = each.sent("phx_join")[0].payload["config"]["postgres_changes"]
     each.answer_join({"postgres_changes": [{**binding, "id": 7} for binding in wanted]})
     for kind in KINDS:
@@ -127,11 +127,11 @@ def test_a_cancelled_listener_hears_nothing_more_and_the_others_do(each: Story) 
         each.session.unlisten(room, first[0])
 
     first.append(Listener((broadcast(),), once))
-    each.do(each.session.listen, room, first[0])
+    each.call(each.session.listen, room, first[0])
     other = each.collect(room, broadcast())
     each.join(room)
     for _ in range(2):
-        each.hear(room, "broadcast", {"event": "e", "payload": {}})
+        each.receive(room, "broadcast", {"event": "e", "payload": {}})
     assert (len(heard), len(other)) == (1, 2)
     each.session.unlisten("realtime:nobody", first[0])
 
@@ -142,9 +142,9 @@ def test_listeners_are_called_in_the_order_in_which_they_came(each: Story) -> No
     room = each.channel()
     order: list[int] = []
     for number, selector in enumerate((broadcast("e"), broadcast(), broadcast("e"), broadcast("*"))):
-        each.do(each.session.listen, room, Listener((selector,), lambda _, number=number: order.append(number)))
+        each.call(each.session.listen, room, Listener((selector,), lambda _, number=number: order.append(number)))
     each.join(room)
-    each.hear(room, "broadcast", {"event": "e", "payload": {}})
+    each.receive(room, "broadcast", {"event": "e", "payload": {}})
     assert order == [0, 1, 2, 3]
 
 
@@ -155,7 +155,7 @@ def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
     selectors: list[Selector[Any]] = [presence(), system(), gaps(), status()]
     heard = [story.collect(room, selector) for selector in selectors]
     story.join(room)
-    story.hear(room, "presence_state", {})
+    story.receive(room, "presence_state", {})
     story.system(room, "hello", extension="x")
     story.drop(1006)
     story.come_back()
@@ -229,11 +229,11 @@ def test_messages_of_every_form_become_objects(each: Story) -> None:
     named, every = each.collect(room, broadcast("e", model=User)), each.collect(room, broadcast(model=Row))
     plain = each.collect(room, broadcast("e"))
     each.join(room)
-    each.hear(room, "broadcast", {"event": "e", "payload": {"id": 1}})
-    each.hear(room, "broadcast", {"event": "e", "payload": {"id": 2}, "meta": {"id": "m2", "replayed": True}})
-    each.hear(room, "broadcast", {"event": "other", "payload": {"id": 3}})
+    each.receive(room, "broadcast", {"event": "e", "payload": {"id": 1}})
+    each.receive(room, "broadcast", {"event": "e", "payload": {"id": 2}, "meta": {"id": "m2", "replayed": True}})
+    each.receive(room, "broadcast", {"event": "other", "payload": {"id": 3}})
     data = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=b'{"id": 4}', json=True)
-    each.hear_raw(data, binary=True)
+    each.receive_raw(data, binary=True)
     assert [message.payload for message in named] == [User(1), User(2), User(4)]
     assert [message.payload for message in every] == [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 4}]
     assert [message.payload for message in plain] == [{"id": 1}, {"id": 2}, {"id": 4}]

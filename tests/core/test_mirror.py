@@ -39,7 +39,7 @@ def test_what_came_before_a_fetch_is_in_it() -> None:
     """A change that came before the fetch began is not applied over newer rows."""
     driven = Driven()
     driven.live(row(1))
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.hear(change("UPDATE", row(1, v=1)))
     driven.run()
     driven.answer(row(1, v=2))
@@ -74,7 +74,7 @@ def test_a_server_that_is_behind_is_waited_for() -> None:
     driven.hear(change("UPDATE", row(1, v=9), committed=old), change("UPDATE", row(1, v=10), committed=new))
     driven.run(1)
     assert driven.state is MirrorState.LIVE and driven.rows == [row(1, v=10)]
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.run(1)
     driven.answer(row(1, v=10))
     for _ in range(20):
@@ -86,7 +86,7 @@ def test_a_server_that_is_behind_is_waited_for() -> None:
 def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
     """While the rows are fetched anew, changes are still applied and told."""
     driven = Driven().live(row(1))
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.run()
     driven.hear(change("UPDATE", row(1, v=1)))
     assert driven.rows == [row(1, v=1)] and driven.state is not MirrorState.LIVE
@@ -163,7 +163,7 @@ def test_a_loss_during_a_fetch_gives_it_up() -> None:
 def test_a_loss_while_it_settles_drops_the_new_copy() -> None:
     """What was to be shown has holes now."""
     driven = Driven().live(row(1))
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.run()
     driven.answer(row(2))
     driven.mirror.changes_lost(None)
@@ -311,7 +311,7 @@ def test_a_change_that_changes_nothing_is_no_event() -> None:
 def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
     """After close nothing changes it, and an answer that was on its way is dropped."""
     driven = Driven().live(row(1))
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.run()
     driven.mirror.close()
     driven.pump()
@@ -400,7 +400,7 @@ def test_a_doubt_ends_a_comparison(answered: bool) -> None:
     driven.run(111)
     if answered:
         driven.answer(row(1, v=7))
-    driven.mirror.doubt("refresh")
+    driven.mirror.mark_stale("refresh")
     driven.run()
     driven.run(1)
     assert driven.fetches[-1] == 3 and driven.state is MirrorState.FETCHING

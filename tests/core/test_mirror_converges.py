@@ -195,7 +195,7 @@ class Life:
         self.pump()
 
     def refresh(self, *_: int) -> None:
-        self.mirror.doubt("refresh")
+        self.mirror.mark_stale("refresh")
         self.pump()
 
     # --- what comes of it
@@ -332,7 +332,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the new copy is shown at once": lambda patch: patch.setattr(Mirror, "next_deadline", property(_at_once)),
     "the answer of an older fetch counts": lambda patch: patch.setattr(Mirror, "_is_current", _any_generation),
     "a gap is not noticed": lambda patch: patch.setattr(Mirror, "changes_lost", lambda *_: None),
-    "a row that came in parts is passed over": lambda patch: patch.setattr(Mirror, "doubt", lambda *_: None),
+    "a row that came in parts is passed over": lambda patch: patch.setattr(Mirror, "mark_stale", lambda *_: None),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from supawire.core import binary
 from supawire.core.effects import Transmit
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import (
     ConnectionLostError,
     InvalidArgumentError,
@@ -50,8 +50,8 @@ def test_a_hundred_sends_over_a_drop(ack: bool, protocol: Protocol) -> None:
         if number == 30:
             assert ada.wire is not None
             world.cut(ada.wire)
-        message = Message("e", b'{"n":%d}' % number, ack=ack, timeout=60.0)
-        tickets[number] = ada.do(ada.session.broadcast, room, message)
+        message = OutgoingBroadcast("e", b'{"n":%d}' % number, ack=ack, timeout=60.0)
+        tickets[number] = ada.call(ada.session.broadcast, room, message)
         world.run_for(0.1)
     world.run_for(60)
     arrived = [message.payload["n"] for message in heard]
@@ -73,7 +73,7 @@ def test_kept_sends_go_out_in_order_after_the_join_only(each: Story) -> None:
     tickets = [story.broadcast(room, b"%d" % number) for number in range(5)]
     story.open()
     assert story.pushed() == []
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     tickets += [story.broadcast(room, b"%d" % number) for number in range(5, 8)]
     assert story.pushed() == []
     story.answer_join()
@@ -157,7 +157,7 @@ def test_unacked_sends_leave_nothing(story: Story) -> None:
     room = story.joined()
     context = story.session._context
     before = (len(context.tickets), len(context.replies), len(context.timers), len(context.timers._heap))
-    message = Message("e", b"{}")
+    message = OutgoingBroadcast("e", b"{}")
     now, send = story.now, story.session.broadcast
     for _ in range(100_000):
         assert send(room, message, now) is None
@@ -242,14 +242,14 @@ def test_more_channels_than_a_connection_may_have_are_refused(make_story: Callab
     story.open()
     rooms = [story.joined(f"room-{number}") for number in range(100)]
     last = story.channel("one too many")
-    error = raised(lambda: story.do(story.session.join, last))
+    error = raised(lambda: story.call(story.session.join, last))
     assert isinstance(error, RateLimitedError)
     assert "100 channels" in str(error)
     assert "another client" in str(error)
     assert story.state(last) is ChannelState.IDLE
     assert story.session.stats().pending == 0
-    story.do(story.session.join, rooms[0])
-    story.do(story.session.leave, rooms[0], 10.0)
+    story.call(story.session.join, rooms[0])
+    story.call(story.session.leave, rooms[0], 10.0)
     assert story.outcome(story.join(last)) is None
 
 
@@ -304,7 +304,7 @@ def test_bytes_need_version_two(make_story: Callable[..., Story]) -> None:
     story = make_story(protocol="1.0.0")
     story.open()
     room = story.joined()
-    error = raised(lambda: story.do(story.session.broadcast, room, Message("e", b"\x00", json=False)))
+    error = raised(lambda: story.call(story.session.broadcast, room, OutgoingBroadcast("e", b"\x00", json=False)))
     assert isinstance(error, InvalidArgumentError)
     assert "2.0.0" in str(error)
 
@@ -315,7 +315,7 @@ def test_a_large_frame_is_taken(story: Story) -> None:
     room = story.joined()
     heard = story.collect(room, broadcast())
     text = "x" * 8_000_000
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "e", "payload": {"text": text}})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": {"text": text}})
     assert len(heard[0].payload["text"]) == 8_000_000
 
 
@@ -324,7 +324,7 @@ def test_bytes_go_out_as_they_are_on_version_two(story: Story) -> None:
     story.open()
     room = story.joined()
     payload = bytes(range(256))
-    story.do(story.session.broadcast, room, Message("e", payload, json=False))
+    story.call(story.session.broadcast, room, OutgoingBroadcast("e", payload, json=False))
     (frame,) = [effect.data for effect in story.effects if isinstance(effect, Transmit) and effect.binary]
     unpacked = binary.unpack(binary.UP, frame)
     assert (unpacked.payload, unpacked.json) == (payload, False)
@@ -340,7 +340,7 @@ def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callabl
     for _ in range(5):
         story.broadcast(room, timeout=1000.0)
     assert len(story.session._context.timers) == before + 5
-    story.do(story.session.leave, room, 1.0)
+    story.call(story.session.leave, room, 1.0)
     assert len(story.session._context.timers) == before
 
 
@@ -351,7 +351,7 @@ def test_a_hint_says_who_joins_a_channel_that_is_not_joined(story: Story) -> Non
     with pytest.raises(StateError) as idle:
         story.broadcast(room)
     assert idle.value.hint is not None and idle.value.hint.startswith("subscribe() first")
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.refuse_join("UnknownErrorOnChannel: x")
     assert story.state(room) is ChannelState.RETRYING
     with pytest.raises(StateError, match="retrying") as retrying:

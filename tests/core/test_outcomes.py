@@ -15,7 +15,7 @@ from supawire.errors import (
     RealtimeError,
     StateError,
 )
-from supawire.events import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.options import Offline, SessionOptions
 from supawire.selectors import changes
 from supawire.testing.harness import NOT_YET
@@ -32,7 +32,7 @@ def joined(story: Story, room: str) -> None:
 
 def joining(story: Story, room: str) -> None:
     """The join is out."""
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
 
 
 def rejoining(story: Story, room: str) -> None:
@@ -44,7 +44,7 @@ def rejoining(story: Story, room: str) -> None:
 
 def retrying(story: Story, room: str) -> None:
     """The join was refused for a reason that passes."""
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.refuse_join("RealtimeRestarting: wait")
 
 
@@ -54,7 +54,7 @@ def idle(story: Story, room: str) -> None:
 
 def failed(story: Story, room: str) -> None:
     """The join was refused for good."""
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.refuse_join("Unauthorized: no")
 
 
@@ -67,25 +67,25 @@ def waiting(story: Story, room: str) -> None:
 def leaving(story: Story, room: str) -> None:
     """The leave is out."""
     story.join(room)
-    story.do(story.session.leave, room, 10.0)
+    story.call(story.session.leave, room, 10.0)
 
 
 def removed(story: Story, room: str) -> None:
     """The channel was removed."""
     story.join(room)
-    story.do(story.session.remove, room)
+    story.call(story.session.remove, room)
 
 
 def closing(story: Story, room: str) -> None:
     """The client is saying goodbye."""
     story.join(room)
-    story.do(story.session.close)
+    story.call(story.session.close)
 
 
 def closed(story: Story, room: str) -> None:
     """The client is closed."""
     story.join(room)
-    story.do(story.session.close)
+    story.call(story.session.close)
     story.drop(1000)
 
 
@@ -143,10 +143,10 @@ FATES = {
     "link lost after written": Fate(lost(written=True), (ConnectionLostError, True)),
     "link lost, who knows": Fate(lost(written=None), (ConnectionLostError, True)),
     "channel ended": Fate(end, (ConnectionLostError, True)),
-    "heartbeat missed": Fate(lambda story, _: story.do(story.session.reconnect), (ConnectionLostError, True)),
-    "left": Fate(lambda story, one: drop(story.do(story.session.leave, one.topic, 1.0)), (ConnectionLostError, True)),
-    "removed": Fate(lambda story, one: story.do(story.session.remove, one.topic), ClosedError),
-    "client closed": Fate(lambda story, _: drop(story.do(story.session.close)), ClosedError),
+    "heartbeat missed": Fate(lambda story, _: story.call(story.session.reconnect), (ConnectionLostError, True)),
+    "left": Fate(lambda story, one: drop(story.call(story.session.leave, one.topic, 1.0)), (ConnectionLostError, True)),
+    "removed": Fate(lambda story, one: story.call(story.session.remove, one.topic), ClosedError),
+    "client closed": Fate(lambda story, _: drop(story.call(story.session.close)), ClosedError),
 }
 
 
@@ -273,10 +273,10 @@ def test_a_kept_unacked_send_is_over_when_it_is_handed_over(begin: Begin, state:
 
 def bring_in(story: Story, room: str) -> None:
     """Whatever the state, the channel gets joined."""
-    if story.session.state is LinkState.RETRYING:
+    if story.session.state is ConnectionState.RETRYING:
         story.come_back()
     if story.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
-        story.do(story.session.join, room)
+        story.call(story.session.join, room)
     for leave in story.sent("phx_leave"):
         story.reply(leave)
     if story.state(room) is ChannelState.RETRYING:
@@ -288,9 +288,9 @@ def bring_in(story: Story, room: str) -> None:
 UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
     "expired": (lambda story, room: story.run_for(10.1), OperationTimeout),
     "refused for good": (lambda story, room: story.refuse_join("Unauthorized: no"), RealtimeError),
-    "left": (lambda story, room: story.do(story.session.leave, room, 1.0), StateError),
-    "removed": (lambda story, room: story.do(story.session.remove, room), ClosedError),
-    "closed": (lambda story, room: story.do(story.session.close), ClosedError),
+    "left": (lambda story, room: story.call(story.session.leave, room, 1.0), StateError),
+    "removed": (lambda story, room: story.call(story.session.remove, room), ClosedError),
+    "closed": (lambda story, room: story.call(story.session.close), ClosedError),
 }
 
 
@@ -305,7 +305,7 @@ def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bo
     assert isinstance(story.outcome(ticket), kind)
     assert "not sent" in str(story.outcome(ticket)) or how != "expired"
     if how in ("expired", "refused for good"):
-        story.do(story.session.join, room)
+        story.call(story.session.join, room)
         story.answer_join()
     assert story.pushed() == []
     assert story.session.stats().queued == 0

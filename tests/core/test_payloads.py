@@ -57,7 +57,7 @@ def refusal(event: Any) -> RowError:
 def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) -> None:
     """The message is delivered, its text is in the error whenever it is read, and it is no garbage (R40)."""
     room, heard = listening(story, broadcast())
-    story.hear_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
+    story.receive_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
     assert [(one.topic, one.event, one.id) for one in heard] == [("room", "e", None)]
     assert refusal(heard[0]).raw == HUGE.encode() == refusal(heard[0]).raw
     assert refusal(heard[0]).topic == "room"
@@ -69,7 +69,7 @@ def test_the_same_in_a_binary_frame() -> None:
     story = Story()
     story.open()
     room, heard = listening(story, broadcast("e"))
-    story.hear_raw(packed(room, b"not json"), binary=True)
+    story.receive_raw(packed(room, b"not json"), binary=True)
     assert refusal(heard[0]).raw == b"not json"
 
 
@@ -78,9 +78,9 @@ def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> Non
     room, heard = listening(story, broadcast())
     frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
     for _ in range(2):
-        story.hear_raw(frame)
+        story.receive_raw(frame)
     if story.options.protocol == "2.0.0":
-        story.hear_raw(packed(room, b"not json", b'{"id":"m1"}'), binary=True)
+        story.receive_raw(packed(room, b"not json", b'{"id":"m1"}'), binary=True)
     assert [(one.id, one.replayed) for one in heard] == [("m1", True)]
 
 
@@ -88,8 +88,8 @@ def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
     """Nobody can be told where it is read, so it is counted and reported (R40)."""
     _, heard = listening(story, broadcast())
     message = f'{{"event":"e","payload":{HUGE}}}'
-    story.hear_raw(framed(story, "realtime:elsewhere", message))
-    story.hear_raw(framed(story, "realtime:room", message).replace(b'"broadcast"', b'"something"', 1))
+    story.receive_raw(framed(story, "realtime:elsewhere", message))
+    story.receive_raw(framed(story, "realtime:room", message).replace(b'"broadcast"', b'"something"', 1))
     assert heard == [] and story.session.stats().garbage_frames == 2 == len(story.reports("garbage"))
 
 
@@ -98,7 +98,7 @@ def test_a_model_is_made_of_the_text_that_came(story: Story) -> None:
     room, heard = listening(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     for number in ("1.10", "12345678901234567.890", "1e400"):
-        story.hear_raw(framed(story, room, f'{{"event":"e","payload":{{"amount":{number}}}}}'))
+        story.receive_raw(framed(story, room, f'{{"event":"e","payload":{{"amount":{number}}}}}'))
     assert [str(one.payload.amount) for one in heard] == ["1.10", "12345678901234567.890", "1E+400"]
     assert heard[0].payload is heard[0].payload, "it is made once"
     assert [one.payload for one in plain[:2]] == [{"amount": 1.1}, {"amount": 12345678901234567.89}]
@@ -109,8 +109,8 @@ def test_a_model_of_a_binary_frame() -> None:
     story = Story()
     story.open()
     room, heard = listening(story, broadcast("e", model=Price))
-    story.hear_raw(packed(room, b'{"amount":1.10}', b'{"id":"m1","replayed":true}'), binary=True)
-    story.hear_raw(packed(room, b"\x00\x01", is_json=False), binary=True)
+    story.receive_raw(packed(room, b'{"amount":1.10}', b'{"id":"m1","replayed":true}'), binary=True)
+    story.receive_raw(packed(room, b"\x00\x01", is_json=False), binary=True)
     assert str(heard[0].payload.amount) == "1.10" and (heard[0].id, heard[0].replayed) == ("m1", True)
     assert refusal(heard[1]).raw == b"\x00\x01"
 
@@ -123,7 +123,7 @@ def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
         frame[1] = 7
     else:
         frame["ref"] = 7
-    story.hear_raw(json.dumps(frame).encode())
+    story.receive_raw(json.dumps(frame).encode())
     assert str(heard[0].payload.amount) == "1.10"
 
 
@@ -131,5 +131,5 @@ def test_a_misfit_raises_where_it_is_read(story: Story) -> None:
     """With the text as it came, and the other listener has its dict (R42)."""
     room, heard = listening(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
-    story.hear_raw(framed(story, room, '{"event":"e","payload":{"amount": "dear"}}'))
+    story.receive_raw(framed(story, room, '{"event":"e","payload":{"amount": "dear"}}'))
     assert refusal(heard[0]).raw == b'{"amount": "dear"}' and plain[0].payload == {"amount": "dear"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from supawire.core.codec import encode_json
-from supawire.core.presence import MOST_KEYS, MOST_METAS, Roster
+from supawire.core.presence import MOST_KEYS, MOST_METAS, ChannelPresence
 from supawire.events import (
     Presence,
     PresenceEvent,
@@ -52,9 +52,9 @@ def told(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[st
     ]
 
 
-def settled(entries: Entries) -> Roster:
+def settled(entries: Entries) -> ChannelPresence:
     """A roster of a join whose state has come."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.replace(raw(entries))
     return roster
@@ -105,7 +105,7 @@ def test_a_diff_that_changes_nothing_tells_nothing() -> None:
 
 def test_diffs_before_the_state_are_held_and_applied_after_it() -> None:
     """Nothing is told before the state of this join; then the state, and the held diffs in order (R45)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     assert roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY)) == []
     assert roster.apply(raw({"eve": [meta("E")]}), raw({"ada": [meta("A")]})) == []
@@ -133,7 +133,7 @@ def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
 
 def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
     """Diffs that waited for the state of a join that ended are not applied to the next one's state (R45)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.apply(raw({"ghost": [meta("G")]}), raw({"ada": [meta("A")]}))
     roster.joined(enabled=True)
@@ -143,7 +143,7 @@ def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
 
 def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> None:
     """Diffs name no join: those up to the close of an older one are in the state that follows, or of who left (R45)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.apply(raw({"ghost": [meta("G")]}), raw(NOBODY))
     roster.older_ended()
@@ -164,7 +164,7 @@ def test_a_join_without_presence_shows_no_ghosts() -> None:
 
 def test_a_state_that_nobody_asked_for_is_taken() -> None:
     """Old servers send the state unasked: it is a state (protocol §10)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=False)
     assert told(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
 
@@ -197,7 +197,7 @@ def test_payloads_come_without_the_servers_members() -> None:
 
 def test_what_waits_for_a_state_that_never_comes_is_bounded() -> None:
     """A server that sends diffs for ever and no state does not make us grow for ever (R45)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     for number in range(5000):
         roster.apply(raw({"ada": [meta(f"{number}", f"{number - 1}")]}), raw({"ada": [meta(f"{number - 1}")]}))
@@ -299,7 +299,7 @@ class Model:
         self.state = {key: here for key, here in self.state.items() if here}
 
 
-def perform(roster: Roster, step: Any) -> list[PresenceEvent]:
+def perform(roster: ChannelPresence, step: Any) -> list[PresenceEvent]:
     """The same step for the roster."""
     match step:
         case ("join", enabled):
@@ -318,7 +318,7 @@ def perform(roster: Roster, step: Any) -> list[PresenceEvent]:
 @given(STEPS)
 def test_any_sequence_of_states_and_diffs_equals_the_model(steps: list[Any]) -> None:
     """Whatever states, diffs, joins and leaves come, the roster holds what the simplest model holds (R45)."""
-    roster, model = Roster("room"), Model()
+    roster, model = ChannelPresence("room"), Model()
     for step in steps:
         perform(roster, step)
         model.take(step)
@@ -333,7 +333,7 @@ def here(state: PresenceState) -> dict[str, set[str]]:
 @given(STEPS)
 def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
     """Somebody who only follows the events knows who is here, between two syncs and through every rejoin (R45)."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     known: dict[str, set[str]] = {}
     for step in steps:
         events = perform(roster, step)
@@ -364,13 +364,13 @@ def test_presence_goes_through_the_wire(each: Story) -> None:
     ref = each.sent("phx_join")[-1].ref if each.options.protocol == "2.0.0" else None
     names = ("status", "event", "payload", "response", "ids", "data", "joins", "meta", "ada")
     state = {name: {"metas": [meta(f"ref of {name}", at=name)]} for name in names}
-    each.hear(room, "presence_diff", {"joins": {}, "leaves": {"ada": {"metas": [meta("ref of ada")]}}})
+    each.receive(room, "presence_diff", {"joins": {}, "leaves": {"ada": {"metas": [meta("ref of ada")]}}})
     assert heard == []
-    each.hear(room, "presence_state", state, join_ref=ref)
+    each.receive(room, "presence_state", state, join_ref=ref)
     assert set(each.session.presence_state(room)) == set(names) - {"ada"}
     assert each.session.presence_state(room)["status"][0].payload == {"at": "status"}
     assert isinstance(heard[-1], PresenceSync)
-    each.do(each.session.leave, room, 10.0)
+    each.call(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
     assert each.session.presence_state(room) == {}
 
@@ -379,8 +379,8 @@ def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
     """Two channels keep two rosters (R45)."""
     each.open()
     one, two = each.joined("one", presence_key="a"), each.joined("two", presence_key="a")
-    each.hear(one, "presence_state", {"ada": {"metas": [meta("A")]}})
-    each.hear(two, "presence_state", {"bob": {"metas": [meta("B")]}})
+    each.receive(one, "presence_state", {"ada": {"metas": [meta("A")]}})
+    each.receive(two, "presence_state", {"bob": {"metas": [meta("B")]}})
     assert set(each.session.presence_state(one)) == {"ada"}
     assert set(each.session.presence_state(two)) == {"bob"}
 
@@ -401,7 +401,7 @@ def test_presence_of_too_many_is_bounded_and_counted() -> None:
 
 def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
     """The oldest are in the state that will come."""
-    roster = Roster("room")
+    roster = ChannelPresence("room")
     roster.joined(enabled=True)
     for number in range(10):
         roster.apply(raw({str(number): [meta("1", text="x" * 10_000_000)]}), raw({}))
@@ -415,5 +415,5 @@ def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
     room = story.channel()
     story.collect(room, presence())
     story.join(room)
-    story.hear(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
+    story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
     assert len(story.reports("garbage")) == 1

@@ -46,7 +46,7 @@ def test_joined_and_ready_are_two_levels(each: Story) -> None:
     db = each.channel("db")
     moves = each.collect(db, status())
     each.collect(db, changes("users"))
-    joined, ready = each.do(each.session.join, db), each.do(each.session.join, db, ready=True)
+    joined, ready = each.call(each.session.join, db), each.call(each.session.join, db, ready=True)
     each.answer_join()
     assert (each.outcome(joined), each.outcome(ready)) == (None, NOT_YET)
     assert (each.at(db).ready, moves[-1].ready) == (False, False)
@@ -127,7 +127,7 @@ def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> No
     assert "Please check Realtime is enabled" in str(error)
     assert each.state(db) is ChannelState.JOINED
     assert [type(one) for one in each.errors] == [JoinError]
-    assert error_of(each.outcome(each.do(each.session.join, db, ready=True, timeout=None)))
+    assert error_of(each.outcome(each.call(each.session.join, db, ready=True, timeout=None)))
     each.run_alive(60)
     assert len(each.sent("phx_join")) == 1
 
@@ -153,7 +153,7 @@ def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, SUBSCRIBED)
-    story.do(story.session.set_token, Secret("token"))
+    story.call(story.session.set_token, Secret("token"))
     before = len(moves)
     story.system(db, SUBSCRIBED)
     assert len(moves) == before
@@ -190,9 +190,9 @@ def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> N
     each.collect(db, changes("orders"))
     each.run_for(0)
     assert each.state(db) is ChannelState.REJOINING
-    ready = each.do(each.session.join, db, ready=True)
+    ready = each.call(each.session.join, db, ready=True)
     said = {"extension": "postgres_changes", "status": "ok", "message": SUBSCRIBED, "channel": "db"}
-    each.hear(db, "system", said, join_ref=old)
+    each.receive(db, "system", said, join_ref=old)
     assert told == []
     assert each.outcome(ready) is NOT_YET
     each.answer_join()
@@ -249,7 +249,7 @@ def late(each: Story) -> str:
     each.open()
     db = each.channel("db")
     each.join(db)
-    assert each.outcome(each.do(each.session.join, db, ready=True)) is None
+    assert each.outcome(each.call(each.session.join, db, ready=True)) is None
     each.collect(db, changes("users"))
     return db
 
@@ -257,8 +257,8 @@ def late(each: Story) -> str:
 def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: Story) -> None:
     """Right after a late listener for changes, ready means the new join, not the present one (R17, R18)."""
     db = late(each)
-    ready = each.do(each.session.join, db, ready=True)
-    joined = each.do(each.session.join, db)
+    ready = each.call(each.session.join, db, ready=True)
+    joined = each.call(each.session.join, db)
     assert (each.outcome(ready), each.outcome(joined)) == (NOT_YET, None)
     each.run_for(0)
     each.answer_join()
@@ -273,8 +273,8 @@ def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None
     db = each.channel("db")
     each.join(db)
     listener = Listener((changes("users"),), lambda event: None)
-    each.do(each.session.listen, db, listener)
-    ready = each.do(each.session.join, db, ready=True)
+    each.call(each.session.listen, db, listener)
+    ready = each.call(each.session.join, db, ready=True)
     assert each.outcome(ready) is NOT_YET
     each.session.unlisten(db, listener)
     each.run_for(0)
@@ -290,7 +290,7 @@ def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_nex
     each.join(db)
     each.system(db, NEVER, status="error")
     each.collect(db, changes("orders"))
-    ready = each.do(each.session.join, db, ready=True)
+    ready = each.call(each.session.join, db, ready=True)
     assert each.outcome(ready) is NOT_YET
     each.run_for(0)
     each.answer_join()
@@ -345,7 +345,7 @@ def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: in
     story.join(db)
     story.system(db, SUBSCRIBED)
     for number in range(pushes):
-        story.do(story.session.set_token, Secret(f"token-{number}"))
+        story.call(story.session.set_token, Secret(f"token-{number}"))
     for _ in range(pushes + gaps_told):
         story.run_alive(2)
         story.system(db, SUBSCRIBED)
@@ -359,7 +359,7 @@ def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(stor
     told = story.collect(db, changes("users"), gaps())
     story.join(db)
     story.system(db, SUBSCRIBED)
-    story.do(story.session.set_token, Secret("token"))
+    story.call(story.session.set_token, Secret("token"))
     story.run_alive(70)
     story.system(db, SUBSCRIBED)
     assert [gap.reason for gap in told] == ["resubscribed"]

@@ -17,11 +17,11 @@ from .server_words import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Clas
 def with_provider(name: str = "room") -> tuple[Story, str]:
     """A client with a token provider and a channel whose join is out; it does not count channels itself."""
     story = Story(SessionOptions(has_token_provider=True, limits=Limits(channels=None)))
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token("first")
     story.accept()
     room = story.channel(name)
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.give_token("first")
     return story, room
 
@@ -54,7 +54,7 @@ def follow(story: Story, room: str, says: Callable[[], None], what: Class) -> No
 def test_each_reason_of_a_refused_join_leads_to_what_its_row_says(reason: str, what: Class) -> None:
     """Fatal reasons stop, passing ones are retried, limits more slowly, tokens after a fresh one (R29)."""
     story, room = with_provider()
-    waiting = story.do(story.session.join, room)
+    waiting = story.call(story.session.join, room)
     follow(story, room, lambda: story.refuse_join(reason), what)
     if what == "give up":
         error = error_of(story.outcome(waiting))
@@ -80,11 +80,11 @@ def test_each_system_error_leads_to_what_its_row_says(text: str, what: Class) ->
 def test_no_system_error_of_changes_ends_the_channel(text: str, what: str) -> None:
     """Each is a lost readiness with the server's text; those that the server never retries are reported (R19, R29)."""
     story, db = with_provider("db")
-    story.do(story.session.leave, db, 1.0)
+    story.call(story.session.leave, db, 1.0)
     story.reply(story.sent("phx_join")[-1], {})
     story.reply(story.sent("phx_leave")[-1])
     story.collect(db, changes("users"))
-    ready = story.do(story.session.join, db, ready=True)
+    ready = story.call(story.session.join, db, ready=True)
     story.give_token("first")
     story.answer_join()
     story.system(db, text, status="error")
@@ -104,12 +104,12 @@ def test_a_fatal_refusal_is_tried_again_when_the_token_changes(make_story: Calla
     story = make_story(token="v1")
     story.open()
     room = story.channel(private=True)
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     assert story.sent("phx_join")[0].payload["access_token"] == "v1", "in the first join frame"
     story.refuse_join("Unauthorized: no")
-    story.do(story.session.set_token, Secret("v1"))
+    story.call(story.session.set_token, Secret("v1"))
     assert story.state(room) is ChannelState.FAILED
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     assert story.state(room) is ChannelState.JOINING
     assert story.sent("phx_join")[1].payload["access_token"] == "v2"
 
@@ -118,7 +118,7 @@ def test_a_fatal_refusal_stays_through_reconnects(story: Story) -> None:
     """A channel that was refused for good is not joined again because the socket is new (R29)."""
     story.open()
     room, other = story.channel(), story.joined("other")
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.refuse_join("TenantNotFound: Tenant with the given ID does not exist")
     story.drop(1001)
     story.come_back()
@@ -133,8 +133,8 @@ def test_a_refusal_of_any_shape_is_a_refusal(story: Story, response: object) -> 
     """Reasons that are bare strings, missing, or no text at all are taken as refusals that may pass (R29, R40)."""
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
-    story.hear(room, "phx_reply", {"status": "error", "response": response}, ref=story.sent("phx_join")[0].ref)
+    story.call(story.session.join, room)
+    story.receive(room, "phx_reply", {"status": "error", "response": response}, ref=story.sent("phx_join")[0].ref)
     assert story.state(room) is ChannelState.RETRYING
     assert isinstance(story.at(room).error, JoinError)
 
@@ -170,9 +170,9 @@ def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: C
     story.open()
     left, room = story.joined("left"), story.channel()
     story.joined("stays")
-    story.do(story.session.leave, left, 10.0)
+    story.call(story.session.leave, left, 10.0)
     for _ in range(2):
-        joining = story.do(story.session.join, room)
+        joining = story.call(story.session.join, room)
         story.refuse_join(TOO_MANY)
         assert story.state(room) is ChannelState.RETRYING
         story.run_for(1.1)
@@ -188,7 +188,7 @@ def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story
     story.open()
     room = story.channel()
     for _ in range(2):
-        joining = story.do(story.session.join, room)
+        joining = story.call(story.session.join, room)
         story.refuse_join(TOO_MANY)
         story.run_alive(2.1)
         story.answer_join()
@@ -203,6 +203,6 @@ def test_too_many_channels_is_final_where_nobody_counts(make_story: Callable[...
     story = make_story(limits=Limits.off())
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     story.refuse_join(TOO_MANY)
     assert story.state(room) is ChannelState.FAILED

@@ -23,19 +23,19 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
     dropped = set[Ticket]()
     for what, number in steps:
         if what == "open":
-            opened.append(tickets.open("test"))
+            opened.append(tickets.create("test"))
         elif what == "all":
             tickets.settle_all(ClosedError("the end"))
         elif opened:
             ticket = opened[number % len(opened)]
             if what == "settle":
-                tickets.settle(ticket, number)
+                tickets.resolve(ticket, number)
             else:
                 paid = ticket not in tickets
                 tickets.drop(ticket)
                 if not paid:
                     dropped.add(ticket)
-    tickets.settle(None, "nobody")
+    tickets.resolve(None, "nobody")
     tickets.settle_all(ClosedError("the end"))
     settled = [effect.ticket for effect in effects if isinstance(effect, Settle)]
     assert len(settled) == len(set(settled))
@@ -46,7 +46,7 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
 def test_tickets_are_told_apart() -> None:
     """Every ticket has a number of its own, and knows what it is for."""
     tickets = Tickets(deque())
-    assert len({tickets.open("join") for _ in range(100)}) == 100
+    assert len({tickets.create("join") for _ in range(100)}) == 100
 
 
 # --- replies

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supawire.core import http_broadcast
-from supawire.core.http_broadcast import Letter, Verdict, judge, letter, may_repeat, runs, single
+from supawire.core.http_broadcast import HttpMessage, HttpOutcome, batches, http_message, judge, may_repeat, single
 from supawire.core.pacing import Pace
 from supawire.errors import InvalidArgumentError, PayloadTooLargeError
 
 ID = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
 
 
-def made(payload: Any = None, *, topic: str = "room", event: str = "typing", **options: Any) -> Letter:
+def made(payload: Any = None, *, topic: str = "room", event: str = "typing", **options: Any) -> HttpMessage:
     body = payload if isinstance(payload, bytes) else json.dumps(payload if payload is not None else {}).encode()
     given: dict[str, Any] = {"json": not isinstance(payload, bytes), "private": False, "id": None} | options
-    return letter(topic, event, body, **given)
+    return http_message(topic, event, body, **given)
 
 
 def test_one_message_goes_by_the_single_form():
@@ -53,14 +53,14 @@ def test_a_private_key_further_down_is_harmless():
 
 def test_an_escaped_private_key_is_seen():
     """The key counts as the server reads it, not as it is spelled."""
-    assert letter("room", "e", rb'{"\u0070rivate":true}', json=True, private=False, id=None).overrides
+    assert http_message("room", "e", rb'{"\u0070rivate":true}', json=True, private=False, id=None).overrides
 
 
 @pytest.mark.parametrize("payload", ["[1]", '"text"', "7", "null", "true"])
 def test_only_objects_go_by_http(payload: str):
     """A JSON value that is no object is refused, since the server would wrap it."""
     with pytest.raises(InvalidArgumentError, match="JSON object"):
-        letter("room", "e", payload.encode(), json=True, private=False, id=None)
+        http_message("room", "e", payload.encode(), json=True, private=False, id=None)
 
 
 def test_bytes_have_no_id():
@@ -95,8 +95,8 @@ def test_a_batch_has_each_message():
 )
 def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], most: int | None):
     """Cutting messages into requests loses none, keeps their order, and no request is over a limit."""
-    letters = [Letter("t", str(index), bytes(size), json=json) for index, (json, size) in enumerate(messages)]
-    cut = list(runs(letters, most))
+    letters = [HttpMessage("t", str(index), bytes(size), json=json) for index, (json, size) in enumerate(messages)]
+    cut = list(batches(letters, most))
     assert [one for run in cut for one in run] == letters
     for run in cut:
         assert len(run) == 1 or all(one.json for one in run)
@@ -107,10 +107,10 @@ def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], mo
 def test_runs_are_as_few_as_can_be():
     """JSON messages that fit go together."""
     letters = [made({"n": n}) for n in range(5)]
-    assert [len(run) for run in runs(letters, None)] == [5]
-    assert [len(run) for run in runs(letters, 2)] == [2, 2, 1]
-    assert [len(run) for run in runs([*letters[:2], made(b"x"), made(b"y"), *letters[:2]], None)] == [2, 1, 1, 2]
-    assert list(runs([], None)) == []
+    assert [len(run) for run in batches(letters, None)] == [5]
+    assert [len(run) for run in batches(letters, 2)] == [2, 2, 1]
+    assert [len(run) for run in batches([*letters[:2], made(b"x"), made(b"y"), *letters[:2]], None)] == [2, 1, 1, 2]
+    assert list(batches([], None)) == []
 
 
 def error(text: str) -> bytes:
@@ -120,39 +120,43 @@ def error(text: str) -> bytes:
 @pytest.mark.parametrize(
     ("status", "body", "verdict"),
     [
-        (202, b"", Verdict.ACCEPTED),
-        (200, b"<html>", Verdict.STRANGE),
-        (302, b"", Verdict.REFUSED),
-        (400, b"", Verdict.REFUSED),
-        (401, error("Unauthorized"), Verdict.REFRESH),
-        (401, error("Tenant not found in database"), Verdict.REFUSED),
-        (403, error("Unauthorized"), Verdict.REFUSED),
-        (404, b"", Verdict.NO_ROUTE),
-        (408, b"", Verdict.LATER),
-        (413, b"", Verdict.REFUSED),
-        (415, b"", Verdict.REFUSED),
-        (422, error("RLS policy error"), Verdict.REFUSED),
-        (422, error("Tenant database unavailable"), Verdict.LATER),
-        (422, error("Connect rate limit reached"), Verdict.LATER),
-        (429, error("Too many requests"), Verdict.LATER),
-        (500, error("Unable to authorize broadcast"), Verdict.LATER),
-        (500, b"", Verdict.UNSURE),
-        (502, b"", Verdict.UNSURE),
-        (503, b"", Verdict.LATER),
-        (503, b"upstream connect error or disconnect/reset before headers. reset reason: termination", Verdict.UNSURE),
-        (504, b"", Verdict.UNSURE),
+        (202, b"", HttpOutcome.ACCEPTED),
+        (200, b"<html>", HttpOutcome.STRANGE),
+        (302, b"", HttpOutcome.REFUSED),
+        (400, b"", HttpOutcome.REFUSED),
+        (401, error("Unauthorized"), HttpOutcome.REFRESH),
+        (401, error("Tenant not found in database"), HttpOutcome.REFUSED),
+        (403, error("Unauthorized"), HttpOutcome.REFUSED),
+        (404, b"", HttpOutcome.NO_ROUTE),
+        (408, b"", HttpOutcome.LATER),
+        (413, b"", HttpOutcome.REFUSED),
+        (415, b"", HttpOutcome.REFUSED),
+        (422, error("RLS policy error"), HttpOutcome.REFUSED),
+        (422, error("Tenant database unavailable"), HttpOutcome.LATER),
+        (422, error("Connect rate limit reached"), HttpOutcome.LATER),
+        (429, error("Too many requests"), HttpOutcome.LATER),
+        (500, error("Unable to authorize broadcast"), HttpOutcome.LATER),
+        (500, b"", HttpOutcome.UNSURE),
+        (502, b"", HttpOutcome.UNSURE),
+        (503, b"", HttpOutcome.LATER),
+        (
+            503,
+            b"upstream connect error or disconnect/reset before headers. reset reason: termination",
+            HttpOutcome.UNSURE,
+        ),
+        (504, b"", HttpOutcome.UNSURE),
     ],
 )
-def test_answers_are_judged(status: int, body: bytes, verdict: Verdict):
+def test_answers_are_judged(status: int, body: bytes, verdict: HttpOutcome):
     """Each answer of protocol §6.7, and those of gateways, says whether the message was taken, or may be later."""
     assert judge(status, body) is verdict
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_only_what_deceives_nobody_is_repeated(verdict: Verdict):
+@pytest.mark.parametrize("verdict", HttpOutcome)
+def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
     """A request is repeated when it was certainly not taken, and when it may have been only if all have an id."""
     named, plain = made(id=ID), made()
-    later, unsure = verdict is Verdict.LATER, verdict is Verdict.UNSURE
+    later, unsure = verdict is HttpOutcome.LATER, verdict is HttpOutcome.UNSURE
     assert may_repeat(verdict, [plain]) is later
     assert may_repeat(verdict, [named, plain]) is later
     assert may_repeat(verdict, [named, named]) is (later or unsure)

@@ -3,29 +3,29 @@
 import pytest
 
 from supawire._mirror_events import MirrorState
-from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, LinkOn, MirrorOn
-from supawire.events import ChannelState, LinkState
+from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, ConnectionOn, MirrorOn
+from supawire.events import ChannelState, ConnectionState
 
 IMPOSSIBLE_LINK = {
-    LinkState.IDLE: "OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
-    LinkState.CONNECTING: "PROVEN LOST IDLED DUE ENDED",
-    LinkState.OPEN: "OPENED FAILED REFUSED DUE EXHAUSTED ENDED",
-    LinkState.RETRYING: "OPENED FAILED PROVEN LOST IDLED ENDED",
-    LinkState.CLOSING: "WANTED OPENED FAILED REFUSED PROVEN IDLED DUE EXHAUSTED",
-    LinkState.CLOSED: "WANTED OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
+    ConnectionState.IDLE: "OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
+    ConnectionState.CONNECTING: "PROVEN LOST IDLED DUE ENDED",
+    ConnectionState.OPEN: "OPENED FAILED REFUSED DUE EXHAUSTED ENDED",
+    ConnectionState.RETRYING: "OPENED FAILED PROVEN LOST IDLED ENDED",
+    ConnectionState.CLOSING: "WANTED OPENED FAILED REFUSED PROVEN IDLED DUE EXHAUSTED",
+    ConnectionState.CLOSED: "WANTED OPENED FAILED REFUSED PROVEN LOST IDLED DUE EXHAUSTED ENDED",
 }
 
 IMPOSSIBLE_CHANNEL = {
-    ChannelState.IDLE: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.IDLE: "GO OK TIMEOUT CHANGED RETRY GIVE_UP CONNECTION_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
     ChannelState.WAITING: "OK TIMEOUT CHANGED RETRY DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
     ChannelState.JOINING: "GO CHANGED DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
     ChannelState.JOINED: "GO OK TIMEOUT DUE LEFT LEFT_WANTED",
     ChannelState.REJOINING: "GO CHANGED DUE LEFT LEFT_WANTED",
     ChannelState.RETRYING: "GO OK TIMEOUT CHANGED RETRY DEGRADED RECOVERED LEFT LEFT_WANTED",
-    ChannelState.LEAVING: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED",
-    ChannelState.FAILED: "GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
-    ChannelState.CLOSED: "SUBSCRIBE GO OK TIMEOUT CHANGED RETRY GIVE_UP LINK_LOST DUE DEGRADED RECOVERED UNSUBSCRIBE "
-    "LEFT LEFT_WANTED",
+    ChannelState.LEAVING: "GO OK TIMEOUT CHANGED RETRY GIVE_UP CONNECTION_LOST DUE DEGRADED RECOVERED",
+    ChannelState.FAILED: "GO OK TIMEOUT CHANGED RETRY GIVE_UP CONNECTION_LOST DUE DEGRADED RECOVERED LEFT LEFT_WANTED",
+    ChannelState.CLOSED: "SUBSCRIBE GO OK TIMEOUT CHANGED RETRY GIVE_UP CONNECTION_LOST DUE DEGRADED RECOVERED "
+    "UNSUBSCRIBE LEFT LEFT_WANTED",
 }
 
 
@@ -39,12 +39,12 @@ IMPOSSIBLE_MIRROR = {
 }
 
 
-@pytest.mark.parametrize("state", LinkState)
-def test_every_pair_of_the_link_is_a_move_or_impossible(state: LinkState) -> None:
+@pytest.mark.parametrize("state", ConnectionState)
+def test_every_pair_of_the_link_is_a_move_or_impossible(state: ConnectionState) -> None:
     """Each state of the link has a cell, or a listed impossibility, for each event."""
     moves = {on.name for at, on in LINK if at is state}
     impossible = set(IMPOSSIBLE_LINK[state].split())
-    assert moves | impossible == {on.name for on in LinkOn}
+    assert moves | impossible == {on.name for on in ConnectionOn}
     assert not moves & impossible
 
 
@@ -69,5 +69,5 @@ def test_every_pair_of_a_mirror_is_a_move_or_impossible(state: MirrorState) -> N
 def test_closed_is_final() -> None:
     """Nothing leads out of CLOSED, for the link, a channel or a mirror (R10, R11)."""
     assert {move.next for (at, _), move in MIRROR.items() if at is MirrorState.CLOSED} == {MirrorState.CLOSED}
-    assert {move.next for (at, _), move in LINK.items() if at is LinkState.CLOSED} == {LinkState.CLOSED}
+    assert {move.next for (at, _), move in LINK.items() if at is ConnectionState.CLOSED} == {ConnectionState.CLOSED}
     assert {move.next for (at, _), move in CHANNEL.items() if at is ChannelState.CLOSED} == {ChannelState.CLOSED}

@@ -3,9 +3,9 @@
 from typing import Any
 
 from supawire.core.effects import Disconnect, Transmit
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import ClosedError, RealtimeError, StateError
-from supawire.events import ChannelState, Insert, LinkState, PresenceJoin, PresenceSync, Sent
+from supawire.events import ChannelState, ConnectionState, Insert, PresenceJoin, PresenceSync, Sent
 from supawire.selectors import broadcast, changes, presence, status, system
 from supawire.testing.harness import NOT_YET, error_of
 
@@ -14,15 +14,15 @@ from .conftest import Story
 
 def test_open_join_broadcast_leave_close(story: Story) -> None:
     """A channel is joined, sends, hears, is left; the client closes, and nothing is owed any more."""
-    opened = story.do(story.session.open)
-    assert story.session.state is LinkState.CONNECTING
+    opened = story.call(story.session.open)
+    assert story.session.state is ConnectionState.CONNECTING
     story.accept()
     assert story.outcome(opened) is None
 
     room = story.channel("lobby")
     heard = story.collect(room, broadcast("typing"))
-    joined = story.do(story.session.join, room)
-    (join,) = story.news("phx_join")
+    joined = story.call(story.session.join, room)
+    (join,) = story.new_frames("phx_join")
     assert join.ref == join.join_ref
     assert join.payload == {
         "config": {
@@ -36,27 +36,27 @@ def test_open_join_broadcast_leave_close(story: Story) -> None:
     story.reply(join, {"postgres_changes": []})
     assert story.outcome(joined) is None
 
-    assert story.do(story.session.broadcast, room, Message("typing", b'{"n":1}')) is None
+    assert story.call(story.session.broadcast, room, OutgoingBroadcast("typing", b'{"n":1}')) is None
     (frame,) = [effect.data for effect in story.effects if isinstance(effect, Transmit) and effect.binary]
     assert frame.endswith(b'typing{"n":1}')
 
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "typing", "payload": {"user": "alice"}})
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "other", "payload": {}})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "typing", "payload": {"user": "alice"}})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "other", "payload": {}})
     assert [(message.topic, message.event, message.payload) for message in heard] == [
         ("lobby", "typing", {"user": "alice"})
     ]
 
-    left = story.do(story.session.leave, room, 10.0)
-    (leave,) = story.news("phx_leave")
+    left = story.call(story.session.leave, room, 10.0)
+    (leave,) = story.new_frames("phx_leave")
     assert leave.join_ref == join.ref
     story.reply(leave)
     assert story.outcome(left) is None
     assert story.session.channels[room].state is ChannelState.IDLE
 
-    closed = story.do(story.session.close)
+    closed = story.call(story.session.close)
     story.drop(code=1000)
     assert story.outcome(closed) is None
-    assert story.session.state is LinkState.CLOSED
+    assert story.session.state is ConnectionState.CLOSED
     assert story.session.stats().pending == 0
     assert story.session.next_deadline is None
 
@@ -67,10 +67,10 @@ def test_binary_broadcasts_arrive_on_the_same_channel(story: Story) -> None:
     room = story.channel("lab")
     blobs, every = story.collect(room, broadcast("blob")), story.collect(room, broadcast())
     story.join(room)
-    story.hear_raw(
+    story.receive_raw(
         bytes.fromhex("040c040c017265616c74696d653a6c616270696e677b226964223a226d2d31227d7b226e223a317d"), binary=True
     )
-    story.hear_raw(
+    story.receive_raw(
         bytes.fromhex("040c0411007265616c74696d653a6c6162626c6f627b227265706c61796564223a747275657d00ff10"), binary=True
     )
     assert [(message.event, message.payload, message.id, message.replayed) for message in every] == [
@@ -92,8 +92,8 @@ def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
     ]
     story.join(db, {"postgres_changes": [{**wanted[0], "id": 0}, {**wanted[1], "id": 7}]})
     assert story.sent("phx_join")[0].payload["config"]["postgres_changes"] == wanted
-    story.hear(db, "postgres_changes", {"ids": [0, 7], "data": _insert({"id": 2**60})})
-    story.hear(db, "postgres_changes", {"ids": [99], "data": _insert({"id": 1})})
+    story.receive(db, "postgres_changes", {"ids": [0, 7], "data": _insert({"id": 2**60})})
+    story.receive(db, "postgres_changes", {"ids": [99], "data": _insert({"id": 1})})
     assert [change.record for change in inserts] == [{"id": 2**60}] == [change.record for change in both]
     assert isinstance(inserts[0], Insert)
 
@@ -104,7 +104,7 @@ def test_a_change_of_another_kind_is_not_delivered(story: Story) -> None:
     db = story.channel("db")
     updates = story.collect(db, changes("users", event="UPDATE"))
     story.join(db)
-    story.hear(db, "postgres_changes", {"ids": [100], "data": _insert({"id": 1})})
+    story.receive(db, "postgres_changes", {"ids": [100], "data": _insert({"id": 1})})
     assert updates == []
 
 
@@ -114,13 +114,13 @@ def test_ready_comes_after_joined(story: Story) -> None:
     db = story.channel("db")
     moves, said = story.collect(db, status()), story.collect(db, system())
     story.collect(db, changes("users"))
-    joined = story.do(story.session.join, db)
-    ready = story.do(story.session.join, db, ready=True)
+    joined = story.call(story.session.join, db)
+    ready = story.call(story.session.join, db, ready=True)
     story.answer_join()
     assert story.outcome(joined) is None
     assert story.outcome(ready) is NOT_YET
     message = "Subscribed to PostgreSQL"
-    story.hear(db, "system", {"extension": "postgres_changes", "status": "ok", "message": message, "channel": "db"})
+    story.receive(db, "system", {"extension": "postgres_changes", "status": "ok", "message": message, "channel": "db"})
     assert story.outcome(ready) is None
     assert [(move.state, move.ready) for move in moves][-2:] == [
         (ChannelState.JOINED, False),
@@ -134,16 +134,16 @@ def test_presence_is_tracked_and_told(story: Story) -> None:
     story.open()
     room = story.channel("lobby", presence_key="ada")
     heard = story.collect(room, presence())
-    tracked = story.do(story.session.track, room, b'{"at":"desk"}', 10.0)
+    tracked = story.call(story.session.track, room, b'{"at":"desk"}', 10.0)
     assert story.outcome(tracked) is None, "not joined: a wish, returns at once"
     story.join(room)
     assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": True, "key": "ada"}
     (push,) = story.sent("presence")
     assert push.payload == {"type": "presence", "event": "track", "payload": {"at": "desk"}}
     story.reply(push)
-    story.hear(room, "presence_state", {})
+    story.receive(room, "presence_state", {})
     meta = {"at": "desk", "phx_ref": "A"}
-    story.hear(room, "presence_diff", {"joins": {"ada": {"metas": [meta]}}, "leaves": {}})
+    story.receive(room, "presence_diff", {"joins": {"ada": {"metas": [meta]}}, "leaves": {}})
     assert [type(event) for event in heard] == [PresenceSync, PresenceJoin, PresenceSync]
     assert {key: [one.payload for one in metas] for key, metas in heard[-1].state.items()} == {"ada": [{"at": "desk"}]}
 
@@ -153,11 +153,11 @@ def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
     story.open()
     room = story.channel("lobby", ack=True)
     story.join(room)
-    good = story.do(story.session.broadcast, room, Message("e", b"{}", ack=True, timeout=10.0))
-    bad = story.do(story.session.broadcast, room, Message("e", b"{}", ack=True, timeout=10.0))
+    good = story.call(story.session.broadcast, room, OutgoingBroadcast("e", b"{}", ack=True, timeout=10.0))
+    bad = story.call(story.session.broadcast, room, OutgoingBroadcast("e", b"{}", ack=True, timeout=10.0))
     refs = [int(story.sent("phx_join")[0].ref or 0) + more for more in (1, 2)]
-    story.hear(room, "phx_reply", {"status": "ok", "response": {}}, ref=str(refs[0]), join_ref="1")
-    story.hear(
+    story.receive(room, "phx_reply", {"status": "ok", "response": {}}, ref=str(refs[0]), join_ref="1")
+    story.receive(
         room, "phx_reply", {"status": "error", "response": "payload_size_exceeded"}, ref=str(refs[1]), join_ref="1"
     )
     assert story.outcome(good) == Sent("socket", acked=True)
@@ -176,7 +176,9 @@ def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> No
     assert len(story.sent("phx_join")) == 2
     assert story.session.channels[db].state is ChannelState.REJOINING
     story.answer_join()
-    story.hear(db, "system", {"extension": "postgres_changes", "status": "ok", "message": "Subscribed to PostgreSQL"})
+    story.receive(
+        db, "system", {"extension": "postgres_changes", "status": "ok", "message": "Subscribed to PostgreSQL"}
+    )
     (gap,) = [report.detail["gap"] for report in story.reports("gap")]
     assert (gap.topic, gap.reason) == ("db", "rejoin")
     assert gap.lost == {"changes"}
@@ -186,12 +188,12 @@ def test_what_is_closed_says_so(story: Story) -> None:
     """After close every command raises ClosedError, and who waited gets it (R10, R11)."""
     story.open()
     room = story.channel("lobby")
-    joining = story.do(story.session.join, room)
-    story.do(story.session.close)
+    joining = story.call(story.session.join, room)
+    story.call(story.session.close)
     assert isinstance(error_of(story.outcome(joining)), ClosedError)
     for command in (story.session.open, story.session.reconnect):
-        assert isinstance(_raised(lambda command=command: story.do(command)), ClosedError)
-    assert isinstance(_raised(lambda: story.do(story.session.join, room)), ClosedError)
+        assert isinstance(_raised(lambda command=command: story.call(command)), ClosedError)
+    assert isinstance(_raised(lambda: story.call(story.session.join, room)), ClosedError)
     assert [effect.abort for effect in story.effects if isinstance(effect, Disconnect)] == [False]
 
 
@@ -199,7 +201,7 @@ def test_a_send_while_not_joined_is_refused_with_the_reason(story: Story) -> Non
     """With the default policy a broadcast on a channel that is not joined raises at once (R31)."""
     story.open()
     room = story.channel("lobby")
-    error = _raised(lambda: story.do(story.session.broadcast, room, Message("e", b"{}")))
+    error = _raised(lambda: story.call(story.session.broadcast, room, OutgoingBroadcast("e", b"{}")))
     assert isinstance(error, StateError)
     assert "idle" in str(error)
 

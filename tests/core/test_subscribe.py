@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from supawire.errors import ConnectionLostError, JoinDeniedError, OperationTimeout
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Backoff, Limits
 from supawire.selectors import broadcast, status
 from supawire.testing.harness import NOT_YET, error_of
@@ -16,7 +16,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 def hears(story: Story, topic: str) -> bool:
     """Whether a broadcast gets through, both ways."""
     heard = story.collect(topic, broadcast("hello"))
-    story.hear(topic, "broadcast", HELLO)
+    story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
     story.broadcast(topic, b'{"n":2}')
     return len(heard) == 1 and len(story.pushed()) == before + 1
@@ -25,8 +25,8 @@ def hears(story: Story, topic: str) -> bool:
 def test_subscribe_is_settled_by_the_join_not_before(story: Story) -> None:
     """subscribe returns when joined, also through a connection that has to be opened first (R23)."""
     room = story.channel()
-    joining = story.do(story.session.join, room)
-    assert story.session.state is LinkState.CONNECTING
+    joining = story.call(story.session.join, room)
+    assert story.session.state is ConnectionState.CONNECTING
     story.accept()
     assert story.outcome(joining) is NOT_YET
     story.answer_join()
@@ -37,7 +37,7 @@ def test_a_fatal_refusal_is_raised_at_once_with_the_reason(story: Story) -> None
     """subscribe gets the server's reason, code and what can be done, as one typed error (R23)."""
     story.open()
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     story.refuse_join("Unauthorized: You do not have permissions to read from this Channel topic: room")
     error = error_of(story.outcome(joining))
     assert isinstance(error, JoinDeniedError)
@@ -50,7 +50,7 @@ def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
     """A refusal that may pass is tried again; the timeout then says what the last refusal was (R23)."""
     story.open()
     room = story.channel()
-    joining = story.do(story.session.join, room, timeout=20.0)
+    joining = story.call(story.session.join, room, timeout=20.0)
     story.refuse_join("RealtimeRestarting: Realtime is restarting, please standby")
     story.run_for(1.1)
     assert story.outcome(joining) is NOT_YET
@@ -94,9 +94,9 @@ def test_patience_does_not_count_what_others_cost(story: Story) -> None:
     """A patient timeout stands still behind other unanswered joins; a plain one does not."""
     story.open()
     slow, patient, plain = story.channel("slow"), story.channel("patient"), story.channel("plain")
-    story.do(story.session.join, slow)
-    one = story.do(story.session.join, patient, timeout=5.0, patient=True)
-    two = story.do(story.session.join, plain, timeout=5.0)
+    story.call(story.session.join, slow)
+    one = story.call(story.session.join, patient, timeout=5.0, patient=True)
+    two = story.call(story.session.join, plain, timeout=5.0)
     story.run_for(15)
     assert story.outcome(one) is NOT_YET
     assert isinstance(error_of(story.outcome(two)), OperationTimeout)
@@ -111,8 +111,8 @@ def test_patience_ends_with_the_socket(story: Story) -> None:
     """Time while there is no connection counts, also for who waited behind others when it was lost."""
     story.open()
     first, last = story.channel("first"), story.channel("last")
-    story.do(story.session.join, first)
-    waiting = story.do(story.session.join, last, timeout=5.0, patient=True)
+    story.call(story.session.join, first)
+    waiting = story.call(story.session.join, last, timeout=5.0, patient=True)
     story.run_for(3)
     story.drop(1006)
     story.run_for(4.9)
@@ -126,7 +126,7 @@ def test_patience_does_not_count_pacing(make_story: Callable[..., Story]) -> Non
     story = make_story(limits=Limits(joins_per_second=0.1))
     story.open()
     story.joined("first")
-    waiting = story.do(story.session.join, story.channel("second"), timeout=5.0, patient=True)
+    waiting = story.call(story.session.join, story.channel("second"), timeout=5.0, patient=True)
     story.run_alive(9)
     assert story.outcome(waiting) is NOT_YET
     story.run_alive(1.1)
@@ -140,14 +140,14 @@ def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[
         story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=2))
         story.open()
         other, room = story.joined("other"), story.channel()
-        joining = story.do(story.session.join, room)
+        joining = story.call(story.session.join, room)
         for _ in range(3):
             assert story.state(room) is ChannelState.JOINING
             if answered:
                 story.refuse_join("RealtimeRestarting: wait")
             else:
                 story.run_alive(10)
-                story.hear(other, "broadcast", HELLO)
+                story.receive(other, "broadcast", HELLO)
                 story.run_alive(10.01)
             if story.state(room) is ChannelState.RETRYING:
                 story.run_alive(4)
@@ -159,9 +159,9 @@ def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[
 def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> None:
     """A join that is answered before its turn holds nobody any more: the wait for its retry counts."""
     story.open()
-    story.do(story.session.join, story.channel("first"))
+    story.call(story.session.join, story.channel("first"))
     last = story.channel("last")
-    waiting = story.do(story.session.join, last, timeout=0.5, patient=True)
+    waiting = story.call(story.session.join, last, timeout=0.5, patient=True)
     story.run_for(3)
     story.refuse_join("ConnectionRateLimitReached: Too many connected users")
     story.run_for(0.6)
@@ -174,10 +174,10 @@ def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) 
     story.open()
     story.joined("first")
     room = story.channel()
-    story.do(story.session.join, room, timeout=5.0, patient=True)
-    story.do(story.session.leave, room, 1.0)
+    story.call(story.session.join, room, timeout=5.0, patient=True)
+    story.call(story.session.leave, room, 1.0)
     story.drop(1006)
-    waiting = story.do(story.session.join, room, timeout=5.0, patient=True)
+    waiting = story.call(story.session.join, room, timeout=5.0, patient=True)
     story.run_for(5.1)
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
 
@@ -187,10 +187,10 @@ def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_st
     story = make_story(limits=Limits(joins_per_second=None), rejoin_backoff=Backoff(initial=1, factor=1, jitter=0))
     story.open()
     slow, room = story.channel("slow"), story.channel()
-    waiting = story.do(story.session.join, room, timeout=5.0, patient=True)
+    waiting = story.call(story.session.join, room, timeout=5.0, patient=True)
     for _ in range(3):
         story.refuse_join("RealtimeRestarting: wait")  # of the room: one second passes until it is tried again
-        story.do(story.session.join, slow)
+        story.call(story.session.join, slow)
         story.run_alive(1.01)
         assert story.sent("phx_join")[-1].topic == room, "behind the slow one"
         story.run_alive(10)
@@ -207,7 +207,7 @@ def test_rejoins_end_after_max_elapsed(make_story: Callable[..., Story]) -> None
     story = make_story(rejoin_backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=10))
     story.open()
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     refusals = 0
     while story.state(room) is not ChannelState.FAILED:
         story.refuse_join("RealtimeRestarting: wait")

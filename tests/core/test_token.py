@@ -30,7 +30,7 @@ def jwt(story: Story, lives: float, **claims: Any) -> str:
 def asking() -> Story:
     """A session with a token provider, open with the token "one"."""
     story = Story(SessionOptions(has_token_provider=True))
-    story.do(story.session.open)
+    story.call(story.session.open)
     assert story.connects == 0, "the token is fetched before the connection"
     story.give_token("one")
     assert story.connects == 1
@@ -49,7 +49,7 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
 def test_the_provider_is_asked_before_each_connect_and_each_join(asking: Story) -> None:
     """A connect and a join each ask once, and the join carries the answer (R25)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     assert asking.fetches == 2
     assert asking.sent("phx_join") == [], "not before the answer"
     asking.give_token("two")
@@ -69,7 +69,7 @@ def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable
     story.open()
     story.joined()
     story.drop(1006)
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     story.come_back()
     assert tokens(story) == ["v1", "v2"]
 
@@ -80,14 +80,14 @@ def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..
     story.open()
     rooms = [story.joined(name) for name in ("a", "b", "c")]
     own = story.joined("own", token="mine")
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     assert [(frame.topic, frame.payload) for frame in story.sent("access_token")] == [
         (room, {"access_token": "v2"}) for room in rooms
     ]
     assert {frame.join_ref for frame in story.sent("access_token")} == {
         frame.ref for frame in story.sent("phx_join") if frame.topic != own
     }
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     assert len(story.sent("access_token")) == 3
     assert story.session.stats().pending == 0, "nothing waits for a reply that never comes"
     assert not story.session.awaits_reply
@@ -101,11 +101,11 @@ def test_a_token_that_comes_while_a_join_is_unanswered_is_told_after_it(
     story = make_story(token="v1")
     story.open()
     room = story.channel()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     if own:
-        story.do(story.session.set_channel_token, room, Secret("v2"))
+        story.call(story.session.set_channel_token, room, Secret("v2"))
     else:
-        story.do(story.session.set_token, Secret("v2"))
+        story.call(story.session.set_token, Secret("v2"))
     assert story.sent("access_token") == []
     story.answer_join()
     assert tokens(story) == ["v1"]
@@ -118,13 +118,13 @@ def test_a_channel_may_have_its_own_token(make_story: Callable[..., Story]) -> N
     story.open()
     story.joined("own", token="mine")
     room = story.joined("room")
-    story.do(story.session.set_channel_token, "realtime:own", Secret("mine too"))
-    story.do(story.session.set_channel_token, "realtime:own", Secret("mine too"))
+    story.call(story.session.set_channel_token, "realtime:own", Secret("mine too"))
+    story.call(story.session.set_channel_token, "realtime:own", Secret("mine too"))
     assert tokens(story) == ["mine", "v1"]
     assert [(frame.topic, frame.payload["access_token"]) for frame in story.sent("access_token")] == [
         ("realtime:own", "mine too")
     ]
-    story.do(story.session.set_channel_token, "realtime:own", None)
+    story.call(story.session.set_channel_token, "realtime:own", None)
     assert tokens(story, "access_token") == ["mine too", "v1"], "back to the client's"
     assert room
 
@@ -133,13 +133,13 @@ def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
     """What was set on a channel holds until the provider answers; one made with a token keeps its own (R25)."""
     room, own = asking.channel("room"), asking.channel("own", token="mine")
     for topic in (room, own):
-        asking.do(asking.session.join, topic)
+        asking.call(asking.session.join, topic)
     asking.give_token("v1")
     for frame in asking.sent("phx_join"):
         asking.reply(frame, {"postgres_changes": []})
     for topic in (room, own):
-        asking.do(asking.session.set_channel_token, topic, Secret(f"set on {topic}"))
-    asking.do(asking.session.join, asking.channel("later"))
+        asking.call(asking.session.set_channel_token, topic, Secret(f"set on {topic}"))
+    asking.call(asking.session.join, asking.channel("later"))
     asking.give_token("v1")
     told = [(frame.topic, frame.payload["access_token"]) for frame in asking.sent("access_token")]
     assert told == [(room, f"set on {room}"), (own, f"set on {own}"), (room, "v1")]
@@ -147,7 +147,7 @@ def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
 
 def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
     """At 75 to 85 % of its life the provider is asked again, and the answer is told to the channels (R25)."""
-    asking.do(asking.session.join, asking.channel())
+    asking.call(asking.session.join, asking.channel())
     asking.give_token(jwt(asking, 1000))
     asking.answer_join()
     fetches = asking.fetches
@@ -167,7 +167,7 @@ def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
 def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
     """After a jump of the clock the provider is asked at once, not when the timer says (R25, R6)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     asking.give_token(jwt(asking, 3600))
     asking.answer_join()
     fetches = asking.fetches
@@ -183,7 +183,7 @@ def test_refreshes_are_spread() -> None:
     moments = set[float]()
     for seed in range(40):
         story = Story(SessionOptions(has_token_provider=True, heartbeat=59), seed=seed)
-        story.do(story.session.open)
+        story.call(story.session.open)
         story.give_token(jwt(story, 1000))
         deadline = story.session._context.timers.deadline(("refresh",))
         assert deadline is not None
@@ -196,8 +196,8 @@ def test_refreshes_are_spread() -> None:
 def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> None:
     """set_token while the provider is being asked: joins go on with it at once, the answer is dropped (R27)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
-    asking.do(asking.session.set_token, Secret("mine"))
+    asking.call(asking.session.join, room)
+    asking.call(asking.session.set_token, Secret("mine"))
     assert tokens(asking) == ["mine"]
     asking.give_token("late")
     asking.answer_join()
@@ -209,8 +209,8 @@ def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> 
 def test_a_token_set_by_the_user_lets_the_connection_go_on(make_story: Callable[..., Story]) -> None:
     """set_token while a connect waits for the provider: it connects at once (R27)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
-    story.do(story.session.set_token, Secret("mine"))
+    story.call(story.session.open)
+    story.call(story.session.set_token, Secret("mine"))
     assert story.connects == 1
     story.give_token("late")
     assert story.connects == 1
@@ -222,7 +222,7 @@ def test_a_token_set_by_the_user_lets_the_connection_go_on(make_story: Callable[
 def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
     """The join goes out with the token there is; the error is reported once; it is asked again, ever later (R27)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     asking.give_token(BROKEN)
     assert tokens(asking) == ["one"]
     asking.answer_join()
@@ -247,7 +247,7 @@ def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
 def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> None:
     """After `timeout` the join goes on with the token there is, and the lateness is an AuthError (R27)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     asking.run_alive(10.1)
     assert tokens(asking) == ["one"]
     (error,) = asking.errors
@@ -258,11 +258,11 @@ def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> N
 def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story]) -> None:
     """Without any token from the provider no join goes out; the connection does, and the join follows (R27)."""
     story = make_story(has_token_provider=True)
-    story.do(story.session.open)
+    story.call(story.session.open)
     story.give_token(BROKEN)
     story.accept()
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     story.give_token(BROKEN)
     assert story.sent("phx_join") == []
     story.run_alive(5)
@@ -275,14 +275,14 @@ def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story])
 def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None:
     """Of two questions the newer one's answer counts, in whatever order they come (R27)."""
     session = asking.session
-    asking.do(session.join, asking.channel())
+    asking.call(session.join, asking.channel())
     first = asking.fetches
     asking.drop(1006)
     asking.run_to_attempt()
     assert asking.fetches == first + 1
-    asking.do(session.token_ready, first + 1, Secret("newer"))
+    asking.call(session.token_ready, first + 1, Secret("newer"))
     stale = session.stats().stale_frames
-    asking.do(session.token_ready, first, Secret("older"))
+    asking.call(session.token_ready, first, Secret("older"))
     assert session.stats().stale_frames == stale + 1
     asking.accept()
     assert tokens(asking) == ["newer"]
@@ -290,8 +290,8 @@ def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None
 
 def test_a_slow_answer_does_not_bring_a_token_back_after_sign_out(asking: Story) -> None:
     """set_token(None) while a question is open: the answer is dropped (R27)."""
-    asking.do(asking.session.join, asking.channel("first"))
-    asking.do(asking.session.set_token, None)
+    asking.call(asking.session.join, asking.channel("first"))
+    asking.call(asking.session.set_token, None)
     asking.give_token("one again")
     asking.answer_join()
     assert tokens(asking) == [None]
@@ -303,7 +303,7 @@ def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., St
     """set_token(None): later joins carry no token, so that the server takes the key; nothing is pushed (R27)."""
     story = make_story(token="v1")
     story.open()
-    story.do(story.session.set_token, None)
+    story.call(story.session.set_token, None)
     story.joined("b")
     assert tokens(story) == [None]
     assert story.sent("access_token") == []
@@ -317,8 +317,8 @@ def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable
     story.open()
     told = story.collect(story.joined("a"), gaps(), broadcast())
     story.joined("mine", token="own")
-    story.do(story.session.set_token, None if key is None else Secret(key))
-    story.do(story.session.set_token, None)
+    story.call(story.session.set_token, None if key is None else Secret(key))
+    story.call(story.session.set_token, None)
     story.run_for(1)
     assert tokens(story) == ["v1", "own", None]
     story.answer_join()
@@ -333,7 +333,7 @@ def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -
     story.open()
     story.joined("a")
     story.session.set_token(None, story.now)  # and the shell does nothing in between
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     story.run_for(1)
     assert tokens(story) == ["v1"] and tokens(story, "access_token") == ["v2"]
 
@@ -359,7 +359,7 @@ def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -
 )
 def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, text: str) -> None:
     """Keys of the new kind, and whatever is no readable JWT, are no error and plan no refresh (R28)."""
-    asking.do(asking.session.join, asking.channel())
+    asking.call(asking.session.join, asking.channel())
     asking.give_token(text)
     assert expiry(Secret(text)) is None
     assert asking.session._context.timers.deadline(("refresh",)) is None
@@ -372,7 +372,7 @@ def test_new_keys_are_not_sent_as_tokens(make_story: Callable[..., Story]) -> No
     story = make_story(token="sb_publishable_x")
     story.open()
     story.joined()
-    story.do(story.session.set_token, Secret("sb_secret_y"))
+    story.call(story.session.set_token, Secret("sb_secret_y"))
     assert tokens(story) == [None]
     assert story.sent("access_token") == []
     assert on_wire(Secret("sb_x")) is None
@@ -386,7 +386,7 @@ def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story])
     story = make_story(token="very-secret-1", offline="http")
     story.open()
     room, away = story.joined(), story.channel("away", token="very-secret-3")
-    story.do(story.session.set_token, Secret("very-secret-2"))
+    story.call(story.session.set_token, Secret("very-secret-2"))
     story.broadcast(away)
     story.refuse_join("Unauthorized: no")
     held = [effect for effect in story.effects if isinstance(effect, Transmit) and b"very-secret" in effect.data]
@@ -408,9 +408,9 @@ def test_a_token_of_the_client_wakes_no_channel_that_has_its_own(make_story: Cal
     story.open()
     own, other = story.channel("own", token="mine"), story.channel("other")
     for room in (own, other):
-        story.do(story.session.join, room)
+        story.call(story.session.join, room)
         story.refuse_join("Unauthorized: no")
-    story.do(story.session.set_token, Secret("newer"))
+    story.call(story.session.set_token, Secret("newer"))
     assert story.state(own) is ChannelState.FAILED
     assert story.state(other) is ChannelState.JOINING
     assert len(story.sent("phx_join")) == 3

@@ -31,7 +31,7 @@ def jwt(story: Story, lives: float, **claims: Any) -> str:
 def asking() -> Story:
     """A session with a token provider, open with the token "one"."""
     story = Story(SessionOptions(has_token_provider=True))
-    story.do(story.session.open)
+    story.call(story.session.open)
     assert story.connects == 0, "the token is fetched before the connection"
     story.give_token("one")
     assert story.connects == 1
@@ -67,7 +67,7 @@ def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
 
 def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> None:
     """A join refused for its age is followed by one with the provider's next token, soon (R26)."""
-    joining = asking.do(asking.session.join, asking.channel())
+    joining = asking.call(asking.session.join, asking.channel())
     asking.give_token("old")
     asking.refuse_join(EXPIRED)
     asking.run_alive(1.1)
@@ -82,7 +82,7 @@ def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> Non
 def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how: str) -> None:
     """A provider that gives the dead token again: an AuthError is reported, and attempts per minute are few (R26)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     minutes = list[int]()
     for _ in range(3):
         before = len(asking.sent("phx_join"))
@@ -108,7 +108,7 @@ def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how
 def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: Story) -> None:
     """A token that is expired when it comes is no reason to ask every second: the questions get rarer (R26)."""
     room = asking.channel()
-    asking.do(asking.session.join, room)
+    asking.call(asking.session.join, room)
     dead = jwt(asking, -5)
     asking.give_token(dead)
     asking.answer_join()
@@ -127,14 +127,14 @@ def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
     story = make_story(token="v1")
     story.open()
     room = story.channel()
-    joining = story.do(story.session.join, room)
+    joining = story.call(story.session.join, room)
     story.refuse_join(EXPIRED)
     error = error_of(story.outcome(joining))
     assert isinstance(error, JoinError)
     assert story.state(room) is ChannelState.FAILED
     story.run_alive(100)
     assert len(story.sent("phx_join")) == 1
-    story.do(story.session.set_token, Secret("v2"))
+    story.call(story.session.set_token, Secret("v2"))
     story.answer_join()
     assert tokens(story) == ["v1", "v2"]
     assert story.state(room) is ChannelState.JOINED
@@ -146,8 +146,8 @@ def test_a_token_that_is_newer_than_the_refused_one_is_tried_at_once(make_story:
     story = make_story(token="v1")
     story.open()
     room = story.channel()
-    joining = story.do(story.session.join, room)
-    story.do(story.session.set_token, Secret("v2"))
+    joining = story.call(story.session.join, room)
+    story.call(story.session.set_token, Secret("v2"))
     story.refuse_join(EXPIRED)
     assert story.outcome(joining) is NOT_YET
     story.run_alive(1.1)

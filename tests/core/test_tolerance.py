@@ -48,7 +48,7 @@ def still_hears(live: Live) -> bool:
     """Whether later frames arrive: a broadcast, a row, and a reply."""
     story, room, heard = live
     before = len(heard)
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
     story.row(room, 100, id=1)
     acked = story.broadcast(room, ack=True)
     story.answer_push(story.pushed()[-1])
@@ -107,7 +107,7 @@ BINARIES: dict[str, bytes] = {
 def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) -> None:
     """Broken JSON, wrong shapes, bad UTF-8 and endless nesting are counted; later frames arrive (R40)."""
     story, _, heard = live
-    story.hear_raw(TEXTS[name])
+    story.receive_raw(TEXTS[name])
     stats = story.session.stats()
     assert stats.garbage_frames + stats.unknown_frames + stats.stale_frames + len(heard) >= 1, "it vanished"
     assert still_hears(live)
@@ -117,7 +117,7 @@ def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) ->
 def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str) -> None:
     """Unknown kinds and headers that are cut off are counted; later frames arrive (R40)."""
     story, _, _ = live
-    story.hear_raw(BINARIES[name], binary=True)
+    story.receive_raw(BINARIES[name], binary=True)
     assert story.session.stats().garbage_frames == 1
     assert len(story.reports("garbage")) == 1
     assert still_hears(live)
@@ -127,7 +127,7 @@ def test_the_servers_dozen_of_garbage_is_survived(live: Live) -> None:
     """What the local server's fault `garbage` sends ends nothing (R40)."""
     story, _, _ = live
     for data, binary_ in GARBAGE:
-        story.hear_raw(data, binary=binary_)
+        story.receive_raw(data, binary=binary_)
     assert still_hears(live)
 
 
@@ -136,7 +136,7 @@ def test_binary_frames_of_plain_phoenix_are_known_and_counted(live: Live) -> Non
     story, room, _ = live
     for layout in (binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
         fields = (b"1", b"2", room.encode(), b"ok")[-len(layout.fields) :]
-        story.hear_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
+        story.receive_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
     assert (story.session.stats().unknown_frames, story.session.stats().garbage_frames) == (3, 0)
     assert len(story.reports("unknown")) == 3
     assert still_hears(live)
@@ -153,14 +153,14 @@ def test_refs_may_be_numbers(live: Live) -> None:
     acked = story.broadcast(room, ack=True)
     pushed = story.pushed()[-1]
     reply = {"status": "ok", "response": {}}
-    story.hear_raw(text(story, number, int(pushed.ref), room, "phx_reply", reply))
+    story.receive_raw(text(story, number, int(pushed.ref), room, "phx_reply", reply))
     assert story.outcome(acked).acked
     state = {"bob": {"metas": [{"phx_ref": "B"}]}}
-    story.hear_raw(text(story, number, None, room, "presence_state", state))
+    story.receive_raw(text(story, number, None, room, "presence_state", state))
     assert set(story.session.presence_state(room)) == {"bob"}
-    story.hear_raw(text(story, number, None, room, "broadcast", {"event": "e", "payload": 1}))
+    story.receive_raw(text(story, number, None, room, "broadcast", {"event": "e", "payload": 1}))
     assert isinstance(heard[-1], Broadcast)
-    story.hear_raw(text(story, number, number, room, "phx_close", {}))
+    story.receive_raw(text(story, number, number, room, "phx_close", {}))
     assert story.state(room).value == "retrying"
 
 
@@ -171,8 +171,8 @@ PAYLOADS = [None, True, 5, 2**70, 1.5, "text", [], [1, "a"], {}, {"a": None}]
 def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: object) -> None:
     """Lists, strings, numbers, null and objects are payloads; an absent one is null (R40)."""
     story, room, heard = live
-    story.hear(room, "broadcast", {"type": "broadcast", "event": "e", "payload": payload})
-    story.hear(room, "broadcast", {"event": "absent"})
+    story.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": payload})
+    story.receive(room, "broadcast", {"event": "absent"})
     assert [(one.event, one.payload) for one in heard] == [("e", payload), ("absent", None)]
 
 
@@ -184,7 +184,7 @@ def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: obje
 def test_any_json_as_the_payload_of_any_event_is_survived(live: Live, event: str, payload: object) -> None:
     """Whatever stands where an object is expected: no exception, and the next frames arrive (R40)."""
     story, room, _ = live
-    story.hear_raw(text(story, None, None, room, event, payload))
+    story.receive_raw(text(story, None, None, room, event, payload))
     assert story.session.stats().frames_received == 2
     assert still_hears(live)
 
@@ -220,7 +220,7 @@ def test_any_json_as_any_member_is_survived(live: Live, event: str, member: str,
         "phx_reply": {"status": "ok", "response": {}},
         "phx_error": {"reason": "r"},
     }[event]
-    story.hear_raw(text(story, None, None, room, event, {**whole, member: value}))
+    story.receive_raw(text(story, None, None, room, event, {**whole, member: value}))
     assert still_hears(live)
 
 
@@ -228,15 +228,15 @@ def test_a_message_that_is_an_object_is_shown_as_its_json(live: Live) -> None:
     """Old servers send an inspected object as the message of a system event: it reaches listeners as text (R40)."""
     story, room, heard = live
     said = {"extension": "postgres_changes", "status": "error", "message": {"reason": "no"}, "channel": "room"}
-    story.hear_raw(text(story, None, None, room, "system", said))
+    story.receive_raw(text(story, None, None, room, "system", said))
     assert [one.message for one in heard if isinstance(one, System)] == ['{"reason":"no"}']
 
 
 def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
     """An event that nobody knows is told with topic and name, on a joined topic and on a strange one (R40)."""
     story, room, _ = live
-    story.hear(room, "of_tomorrow", {"a": 1})
-    story.hear("realtime:elsewhere", "of_tomorrow", {})
+    story.receive(room, "of_tomorrow", {"a": 1})
+    story.receive("realtime:elsewhere", "of_tomorrow", {})
     assert story.session.stats().unknown_frames == 2
     assert [(one.topic, one.detail["event"]) for one in story.reports("unknown")] == [
         (room, "of_tomorrow"),
@@ -249,10 +249,10 @@ def test_unknown_members_and_more_elements_change_nothing(live: Live) -> None:
     story, room, heard = live
     payload = {"type": "broadcast", "event": "e", "payload": 1, "of": "tomorrow", "ids": "x"}
     if story.options.protocol == "2.0.0":
-        story.hear_raw(json.dumps([None, None, room, "broadcast", payload, "more", {}]).encode())
+        story.receive_raw(json.dumps([None, None, room, "broadcast", payload, "more", {}]).encode())
     else:
         frame = {"topic": room, "event": "broadcast", "payload": payload, "ref": None, "more": {}}
-        story.hear_raw(json.dumps(frame).encode())
+        story.receive_raw(json.dumps(frame).encode())
     assert [one.payload for one in heard] == [1]
 
 
@@ -276,7 +276,7 @@ def test_rows_with_odd_members_are_delivered(live: Live, name: str) -> None:
     """Null or missing times, columns and records, and errors of any shape reach the listener (R40)."""
     story, room, heard = live
     data, errors = ODD_CHANGES[name]
-    story.hear(room, "postgres_changes", {"ids": [100], "data": data})
+    story.receive(room, "postgres_changes", {"ids": [100], "data": data})
     (row,) = heard
     assert isinstance(row, Insert)
     assert row.errors == errors
@@ -296,8 +296,10 @@ def test_each_kind_of_row_has_its_class(live: Live) -> None:
 def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
     """System messages without channel, with unknown extensions and statuses, reach listeners as they are (R40)."""
     story, room, heard = live
-    story.hear_raw(text(story, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"}))
-    story.hear_raw(text(story, None, None, room, "system", {"extension": "new", "status": "odd", "message": "x"}))
+    story.receive_raw(
+        text(story, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"})
+    )
+    story.receive_raw(text(story, None, None, room, "system", {"extension": "new", "status": "odd", "message": "x"}))
     assert [(one.extension, one.status) for one in heard] == [("", "ok"), ("new", "odd")]
     assert story.state(room).value == "joined"
 
@@ -307,6 +309,6 @@ def test_replies_that_nobody_waits_for_are_counted(live: Live) -> None:
     story, room, _ = live
     join = story.sent("phx_join")[-1]
     for ref in ("999", None, join.ref):
-        story.hear(room, "phx_reply", {"status": "error", "response": {"reason": "Unauthorized: no"}}, ref=ref)
+        story.receive(room, "phx_reply", {"status": "error", "response": {"reason": "Unauthorized: no"}}, ref=ref)
     assert story.session.stats().late_replies == 3
     assert still_hears(live)

@@ -42,7 +42,7 @@ Here = tuple[Story, str]
 
 def track(story: Story, room: str, wish: bytes | None, timeout: float | None = 10.0) -> Any:
     """Wish; the ticket."""
-    return story.do(story.session.track, room, wish, timeout)
+    return story.call(story.session.track, room, wish, timeout)
 
 
 def test_track_is_settled_by_its_confirmation(here: Here) -> None:
@@ -100,11 +100,11 @@ def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) ->
     """Each join is followed by one track of the newest wish, before anything else; after untrack by none (R45)."""
     each.open()
     room = each.channel(presence_key="ada")
-    each.do(each.session.track, room, b'{"n":1}', 10.0)
+    each.call(each.session.track, room, b'{"n":1}', 10.0)
     each.join(room)
     answer(each)
     for turn in range(3):
-        each.do(each.session.track, room, b'{"n":%d}' % (turn + 2), 10.0)
+        each.call(each.session.track, room, b'{"n":%d}' % (turn + 2), 10.0)
         answer(each)
         each.drop(1006)
         each.come_back()
@@ -116,7 +116,7 @@ def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) ->
     each.answer_join()
     answer(each)
     assert asked(each)[-1] == {"n": 4}
-    each.do(each.session.track, room, None, 10.0)
+    each.call(each.session.track, room, None, 10.0)
     answer(each)
     before = len(each.sent("presence"))
     each.drop(1006)
@@ -146,7 +146,7 @@ def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
     for number in range(3):
         assert story.outcome(track(story, room, b"%d" % number)) is None
     story.open()
-    story.do(story.session.join, room)
+    story.call(story.session.join, room)
     assert story.outcome(track(story, room, b"3")) is None
     story.answer_join()
     assert asked(story) == [3]
@@ -229,7 +229,7 @@ def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
         client.start(client.session.join, topic)
     world.run_for(1)
     for number in range(1200):
-        ada.do(ada.session.track, room, b'{"n":%d}' % number, 5.0)
+        ada.call(ada.session.track, room, b'{"n":%d}' % number, 5.0)
         world.run_for(0.1)
     world.run_for(31)
     assert len(ada.sent("phx_join")) == 1, "never closed"
@@ -268,15 +268,15 @@ def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> 
     story, room = here
     tracked = track(story, room, b"1", None)
     if how == "leave":
-        story.do(story.session.leave, room, 10.0)
+        story.call(story.session.leave, room, 10.0)
     elif how == "remove":
-        story.do(story.session.remove, room)
+        story.call(story.session.remove, room)
     elif how == "drop":
         story.drop(1006)
     elif how == "closed":
         story.close_channel(room, story.sent("phx_join")[-1].ref)
     else:
-        story.do(story.session.cancel, tracked)
+        story.call(story.session.cancel, tracked)
         answer(story)
         assert story.outcome(tracked) is NOT_YET
         return
@@ -313,7 +313,7 @@ def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
     each.open()
     room = each.joined()
     watched = each.watch()
-    each.do(each.session.track, room, b"{}", 10.0)
+    each.call(each.session.track, room, b"{}", 10.0)
     each.run_alive(0.1)
     each.answer_join()
     assert len(each.sent("phx_join")) == 2
@@ -328,7 +328,7 @@ def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
     told = each.collect(room, gaps())
     each.collect(room, broadcast())
     each.join(room)
-    each.do(each.session.track, room, b"{}", 10.0)
+    each.call(each.session.track, room, b"{}", 10.0)
     each.run_alive(0.1)
     each.answer_join()
     assert [(gap.reason, gap.lost) for gap in told] == [("rejoin", {"broadcast"})]
@@ -339,7 +339,7 @@ def test_a_listener_that_comes_while_a_first_wish_joins_again_is_told(each: Stor
     each.open()
     room = each.joined()
     told = each.collect(room, gaps())
-    each.do(each.session.track, room, b"{}", 10.0)
+    each.call(each.session.track, room, b"{}", 10.0)
     each.run_alive(0.1)
     each.collect(room, broadcast())
     each.answer_join()
@@ -355,7 +355,7 @@ def test_presence_calls_of_all_channels_keep_the_rate_of_the_project(make_story:
     story.open()
     rooms = [story.joined(f"room-{number}", presence_key="me") for number in range(6)]
     for room in rooms:
-        story.do(story.session.track, room, b"{}", 10.0)
+        story.call(story.session.track, room, b"{}", 10.0)
     counts = list[int]()
     for _ in range(3):
         counts.append(len(story.sent("presence")))
@@ -371,9 +371,9 @@ def test_a_payload_with_too_many_keys_is_refused_at_once(
     story = make_story(limits=limits)
     story.open()
     room = story.joined(presence_key="me")
-    story.do(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys)), 1)), 10.0)
+    story.call(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys)), 1)), 10.0)
     with pytest.raises(InvalidArgumentError, match=r"11 keys.*at most 10"):
-        story.do(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys + 1)), 1)), 10.0)
+        story.call(story.session.track, room, encode_json(dict.fromkeys(map(str, range(keys + 1)), 1)), 10.0)
     assert len(story.sent("presence")) == 1
     assert story.session.stats().pending == 1
 
@@ -384,7 +384,7 @@ def test_a_payload_that_is_too_large_is_refused_at_once(make_story: Callable[...
     story.open()
     room = story.joined(presence_key="me")
     with pytest.raises(PayloadTooLargeError):
-        story.do(story.session.track, room, b'{"x":"%s"}' % (b"x" * 100), 10.0)
+        story.call(story.session.track, room, b'{"x":"%s"}' % (b"x" * 100), 10.0)
     assert story.sent("presence") == []
 
 
@@ -399,7 +399,7 @@ def test_a_first_push_that_was_slow_makes_the_sixth_wait_longer(late: float) -> 
     assert ada.wire is not None
     ada.wire.latency = late
     for number in range(6):
-        ada.do(ada.session.track, room, b'{"n":%d}' % number, 60.0)
+        ada.call(ada.session.track, room, b'{"n":%d}' % number, 60.0)
         world.run_for(1)
         ada.wire.latency = 0.001
     world.run_for(60)

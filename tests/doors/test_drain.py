@@ -17,7 +17,7 @@ from supawire import (
     presence,
 )
 from supawire.errors import ClosedError, InvalidArgumentError
-from supawire.events import LinkState, Sent
+from supawire.events import ConnectionState, Sent
 from tests.doors.door import Door, until
 
 
@@ -30,7 +30,7 @@ async def test_what_is_being_sent_is_finished(door: Door, server: LocalServer):
         sends = [asyncio.ensure_future(room.broadcast("a", number)) for number in range(5)]
         await until(lambda: len([frame for frame in server.frames if frame.event == "broadcast"]) == 5)
         await client.drain()
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         assert await asyncio.gather(*sends) == [Sent("socket", acked=True)] * 5
 
 
@@ -41,12 +41,12 @@ async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalSer
         await room.subscribe()
         server.refuse_connections()
         server.drop_connections()
-        await until(lambda: client.state is not LinkState.OPEN)
+        await until(lambda: client.state is not ConnectionState.OPEN)
         sent = [await room.broadcast("a", number) for number in range(3)]
         server.accept_connections()
         await client.drain()
         assert [await one.wait() for one in sent] == [Sent("socket")] * 3
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
     arrived = [frame.payload for frame in server.frames if frame.event == "broadcast"]
     assert arrived == [0, 1, 2]
 
@@ -105,7 +105,7 @@ async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServ
             await client.drain(0.05)
         with pytest.raises(ClosedError):
             await last
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "5"])

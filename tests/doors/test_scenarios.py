@@ -10,11 +10,11 @@ import pytest
 from supawire import (
     Broadcast,
     ChannelState,
+    ConnectionState,
     Gap,
     HandlerError,
     Heartbeat,
     Insert,
-    LinkState,
     LocalServer,
     PresenceJoin,
     PresenceLeave,
@@ -333,7 +333,7 @@ async def test_what_a_handler_raises_reaches_on_error(door: Door, server: LocalS
         assert calls == [0, 1, 2, 3, 4]
         assert {type(error) for error in errors} == {HandlerError}
         assert all(isinstance(error.__cause__, ZeroDivisionError) for error in errors)
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
 
 
 async def test_wrong_listeners_raise_at_once(door: Door, server: LocalServer):
@@ -472,7 +472,7 @@ async def test_a_refusal_for_good_ends_the_client_everywhere(door: Door, server:
             await room.broadcast("a", 1)
         with pytest.raises(ConnectError, match="403"):
             await moves.take(100)
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         await until(lambda: [type(error) for error in errors] == [ConnectError])
 
 
@@ -490,8 +490,8 @@ async def test_opening_fails_with_the_reason(door: Door, server: LocalServer):
         await door.open("ftp://example", server.anon_key)
     server.accept_connections()
     async with await door.open(server.url, server.anon_key) as client:
-        assert client.state is LinkState.OPEN
-    assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.OPEN
+    assert client.state is ConnectionState.CLOSED
 
 
 async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
@@ -501,7 +501,7 @@ async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
         await room.subscribe()
         assert 0 < await client.ping() < 10
         await client.reconnect()
-        await until(lambda: client.state is LinkState.OPEN and room.state is ChannelState.JOINED)
+        await until(lambda: client.state is ConnectionState.OPEN and room.state is ChannelState.JOINED)
         stats = await client.stats()
         assert (stats.connects, stats.joins) == (2, 2)
         host = server.url.removeprefix("http://")
@@ -589,7 +589,7 @@ async def test_after_close_every_call_has_an_answer(door: Door, server: LocalSer
         else:
             with pytest.raises(ClosedError, match="closed"):
                 await CALLS[name](client, room)
-        assert (client.state, room.state) == (LinkState.CLOSED, ChannelState.CLOSED)
+        assert (client.state, room.state) == (ConnectionState.CLOSED, ChannelState.CLOSED)
 
 
 async def test_who_waits_when_it_closes_gets_closed_error(door: Door, server: LocalServer):

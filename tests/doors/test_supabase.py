@@ -13,8 +13,8 @@ from supawire import (
     AuthError,
     ClientOptions,
     ConnectError,
+    ConnectionState,
     InvalidArgumentError,
-    LinkState,
     LocalServer,
     broadcast,
     connect,
@@ -147,7 +147,7 @@ async def test_a_lost_session_ends_the_client_when_wanted(door: Door, server: Lo
     account.auth.become("SIGNED_OUT", None)
     with pytest.raises(AuthError, match="close_on_sign_out"):
         await client.wait_closed()
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
     await until(lambda: not account.auth.listeners)
     await client.close()
 
@@ -181,7 +181,7 @@ async def test_an_event_after_the_end_harms_nobody(door: Door, server: LocalServ
     account.auth.listeners |= listeners
     account.auth.become("SIGNED_IN", server.token())
     await asyncio.sleep(0)
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
 
 
 async def test_a_session_that_cannot_be_asked_is_told(door: Door, server: LocalServer, account: Supabase):

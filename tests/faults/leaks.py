@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from supawire import AsyncClient, LinkState, broadcast, col, connect_async, gaps, presence, status
+from supawire import AsyncClient, ConnectionState, broadcast, col, connect_async, gaps, presence, status
 from supawire.errors import RealtimeError
 from supawire.server import LocalServer
 from tests import loops
@@ -105,7 +105,7 @@ async def denied(opened: Opened) -> None:
             await client.channel("room", private=True).subscribe()
         except RealtimeError:
             await client.close()
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
 
 
 async def _use(client: AsyncClient) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
-from supawire import AsyncChannel, AsyncClient, LinkState, broadcast, connect_async
+from supawire import AsyncChannel, AsyncClient, ConnectionState, broadcast, connect_async
 from tests.faults.misbehaver import Misbehaver
 
 KEY: Final = "the-anon-key"
@@ -80,7 +80,7 @@ async def lives_on(server: Misbehaver, room: AsyncChannel, heard: Heard, joins: 
     assert len(server.of("phx_join")) == joins
 
 
-async def comes_to(client: AsyncClient, state: LinkState) -> None:
+async def comes_to(client: AsyncClient, state: ConnectionState) -> None:
     """Wait until the link is in this state."""
     moves = client.listen()
     while client.state is not state:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from supawire import ChannelState, LinkState, changes, gaps, presence, status
+from supawire import ChannelState, ConnectionState, changes, gaps, presence, status
 from supawire.errors import ConnectionLostError
 from tests.faults.misbehaver import PING, Misbehaver, Script, Wire, behave
 from tests.faults.steps import Heard, Steps, client_of, lives_on, ours, room_of
@@ -116,7 +116,7 @@ async def test_heartbeats_that_are_not_answered_end_the_connection():
         moves = client.listen()
         room, heard = await room_of(client)
         async for move in moves:
-            if move.topic is None and move.state is LinkState.RETRYING:
+            if move.topic is None and move.state is ConnectionState.RETRYING:
                 assert "heartbeat" in str(move.cause)
                 break
         await server.connected(2)

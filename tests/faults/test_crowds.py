@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from supawire import AsyncClient, Backoff, Limits, LinkState, broadcast, connect_async
+from supawire import AsyncClient, Backoff, ConnectionState, Limits, broadcast, connect_async
 from supawire.aio.channel import AsyncQueuedSent
 from supawire.errors import ConnectionLostError
 from supawire.server import LocalServer
@@ -47,7 +47,7 @@ async def test_a_crowd_comes_back_spread_over_time():
         for client, wire in zip(clients, list(server.wires), strict=True):
             timers = client._driver.session._context.timers
             wire.reset()
-            await comes_to(client, LinkState.RETRYING)
+            await comes_to(client, ConnectionState.RETRYING)
             delays.append((timers.deadline(("connect",)) or 0.0) - loop.time())
             await client.close()
         assert max(delays) - min(delays) > 1.0

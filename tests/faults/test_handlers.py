@@ -14,7 +14,7 @@ import pytest
 from supawire import (
     AsyncChannel,
     ChannelState,
-    LinkState,
+    ConnectionState,
     Subscription,
     broadcast,
     changes,
@@ -103,13 +103,13 @@ async def test_handlers_that_raise_end_nothing(thread: bool):
             await room.track({})
             server.emit("INSERT", "users", record={"id": 1})
             server.drop_connections(1011)
-            await comes_to(client, LinkState.RETRYING)
+            await comes_to(client, ConnectionState.RETRYING)
             await room.subscribe(wait="ready")
             for number in range(5):
                 server.broadcast("room", "after", {"n": number})
             await heard.until(5)
             await errors.until(lambda all_: sum("Broadcast" in str(error) for error in all_) >= 10)
-            assert client.state is LinkState.OPEN and room.state is ChannelState.JOINED
+            assert client.state is ConnectionState.OPEN and room.state is ChannelState.JOINED
             assert all(isinstance(error, HandlerError) and isinstance(error.__cause__, KeyError) for error in errors)
             assert all(error.__cause__.__traceback__ is not None for error in errors)
             kinds = Counter(error.__cause__.args[0] for error in errors)
@@ -146,7 +146,7 @@ async def test_hooks_that_raise_end_nothing(hook: str, caplog: pytest.LogCapture
         for number in range(5):
             server.wire.broadcast("room", "after", number)
         await heard.until(5)
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
         assert calls
         kept.close()
 
@@ -232,7 +232,7 @@ async def test_a_handler_may_close_the_client(kind: str):
         await client.wait_closed()
         for one in closing:
             await asyncio.wrap_future(one) if kind == "thread" else await one
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         with pytest.raises(ClosedError):
             await room.broadcast("x", {})
     assert ours() == set()
@@ -266,7 +266,7 @@ async def test_a_handler_may_leave_and_remove_its_channel():
             else:
                 await heard.until(1)
                 await kept[1]
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
 
 
 async def test_ten_thousand_messages_overflow_no_more_than_they_must():

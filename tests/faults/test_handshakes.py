@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supawire import LinkState, broadcast, connect_async
+from supawire import ConnectionState, broadcast, connect_async
 from supawire.errors import AuthError, ClosedError, ConnectError, RealtimeError, ReconnectExhaustedError
 from supawire.options import Backoff
 from tests.faults.misbehaver import Misbehaver, Script, Wire, behave
@@ -161,7 +161,7 @@ async def test_a_refusal_for_good_ends_the_client(fault: str):
         assert words in str(outcomes[0])
         assert isinstance(outcomes[1], RealtimeError)
         assert isinstance(outcomes[2], ConnectError)
-        assert client.state is LinkState.CLOSED
+        assert client.state is ConnectionState.CLOSED
         with pytest.raises(ConnectError, match=words):
             await room.subscribe()
         assert [error.status for error in errors] == [status]
@@ -191,7 +191,7 @@ async def test_the_server_is_away_for_long():
         await server.leave()
         server.wire.reset()
         await steps.until(20)
-        assert client.state in (LinkState.RETRYING, LinkState.CONNECTING)
+        assert client.state in (ConnectionState.RETRYING, ConnectionState.CONNECTING)
         await server.listen()
         await lives_on(server, room, heard, joins=2)
         assert steps == list(range(len(steps)))
@@ -208,7 +208,7 @@ async def test_attempts_used_up_reach_everyone():
         await asyncio.sleep(0)
         server.wire.reset()
         status = await tasks[2]
-        assert status.state is LinkState.RETRYING
+        assert status.state is ConnectionState.RETRYING
         outcomes = await asyncio.gather(*tasks[:2], return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ReconnectExhaustedError] * 2
         assert len(server.wires) == 1 + 3
@@ -226,7 +226,7 @@ async def test_the_upgrade_is_never_answered():
 
     async with Misbehaver(silent, silent, behave) as server, client_of(server, timeout=0.2) as client:
         assert len(server.wires) == 3
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
         with pytest.raises(EOFError):  # the attempts that were given up hold no socket
             await server.wires[0].receive()
 
@@ -249,7 +249,7 @@ async def test_an_expired_token_is_fetched_anew_once():
     tokens = iter(f"token-{number}" for number in range(9))
     no = refused(401, b'{"error":"Token has expired"}')
     async with Misbehaver(no, behave) as server, client_of(server, token=lambda: next(tokens)) as client:
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
         assert len(server.wires) == 2
     async with Misbehaver(no, no, behave) as server:
         with pytest.raises(ConnectError, match="Token has expired"):
@@ -263,7 +263,10 @@ async def test_close_ends_every_stage_of_an_attempt():
     async def silent(wire: Wire) -> None:
         await wire.request()
 
-    for scripts, state in (((behave, silent), LinkState.CONNECTING), ((behave, resets), LinkState.RETRYING)):
+    for scripts, state in (
+        ((behave, silent), ConnectionState.CONNECTING),
+        ((behave, resets), ConnectionState.RETRYING),
+    ):
         async with Misbehaver(*scripts) as server:
             client = await connect_async(server.url, KEY, backoff=lambda attempt: 60.0 if attempt else 0.0)
             room, _ = await room_of(client)
@@ -282,7 +285,7 @@ async def test_retry_after_is_honoured():
     async with Misbehaver(behave, later, behave) as server, client_of(server, max_retry_after=7200) as client:
         server.wire.reset()
         await server.connected(2)
-        await comes_to(client, LinkState.RETRYING)
+        await comes_to(client, ConnectionState.RETRYING)
         at = client._driver.session._context.timers.deadline(("connect",))
         assert at is not None and at > client._driver.now().mono + 3000
         client.reconnect()

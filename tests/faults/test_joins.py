@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from supawire import ChannelState, Limits, LinkState, status
+from supawire import ChannelState, ConnectionState, Limits, status
 from supawire._server_errors import JOIN_REASONS, KEY_HINTS, KEY_JUDGED, Action, Known
 from supawire.core.frames import Frame
 from supawire.errors import JoinDeniedError, JoinError, OperationTimeout, RealtimeError
@@ -280,7 +280,7 @@ async def test_leaving_one_channel_leaves_that_one():
         server.wire.broadcast("two", "real", {})
         await heard_two.until(1)
         assert heard_one == [] and (one.state, two.state) == (ChannelState.IDLE, ChannelState.JOINED)
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
 
 
 async def test_a_denied_channel_may_be_given_another_token():

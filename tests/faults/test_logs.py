@@ -10,7 +10,17 @@ from urllib.parse import quote
 
 import pytest
 
-from supawire import AsyncClient, Backoff, ChannelState, LinkState, broadcast, changes, connect_async, gaps, status
+from supawire import (
+    AsyncClient,
+    Backoff,
+    ChannelState,
+    ConnectionState,
+    broadcast,
+    changes,
+    connect_async,
+    gaps,
+    status,
+)
 from supawire.errors import ConnectError, RealtimeError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire, behave
@@ -249,7 +259,7 @@ async def test_stats_count_what_happened():
     """Each field of `stats()` says what it is named after, through joins, drops, garbage and waits (R12, R39, R40)."""
     async with Misbehaver() as server, client_of(server, offline="queue", heartbeat=50) as client:
         fresh = client.stats()
-        assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (LinkState.OPEN, 1, 0, 0)
+        assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (ConnectionState.OPEN, 1, 0, 0)
         assert (fresh.frames_sent, fresh.frames_received, fresh.last_round_trip) == (0, 0, None)
         room, heard = await room_of(client, ack=True)
         seconds = await client.ping()
@@ -284,7 +294,7 @@ async def test_stats_count_what_happened():
         last = client.stats()
         assert (last.connects, last.reconnects, last.joins, last.pending, last.queued) == (2, 1, 2, 0, 0)
         assert unanswered.exception() is not None
-    assert client.stats().state is LinkState.CLOSED
+    assert client.stats().state is ConnectionState.CLOSED
 
 
 async def test_an_error_that_is_raised_again_and_again_does_not_grow():

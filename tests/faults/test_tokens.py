@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supawire import ChannelState, LinkState
+from supawire import ChannelState, ConnectionState
 from supawire.errors import AuthError, JoinError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver, Wire
@@ -69,7 +69,7 @@ async def test_without_a_provider_an_expired_token_ends_the_channel():
             await room.subscribe()
             server.broadcast("room", "hello", {}, private=True)
             await heard.until(1)
-            assert client.state is LinkState.OPEN
+            assert client.state is ConnectionState.OPEN
 
 
 async def test_a_provider_that_raises_keeps_the_token_that_is_there():
@@ -205,7 +205,7 @@ async def test_tokens_are_fetched_before_a_reconnect_not_after():
         room, heard = await room_of(client)
         await server.leave()
         server.wire.reset()
-        await comes_to(client, LinkState.RETRYING)
+        await comes_to(client, ConnectionState.RETRYING)
         before = len(asked)
         await asked.until(before + 2)
         await server.listen()

@@ -88,7 +88,7 @@ class Codec:
         if self._count % 1000 == 0:
             self._live.clear()
             fresh = busy(protocol)
-            fresh[0].hear_raw(frame, binary=b"binary" in head)
+            fresh[0].receive_raw(frame, binary=b"binary" in head)
             assert fresh[0].state(fresh[1]) is not ChannelState.JOINED or still_hears(fresh)
 
     def make(self, random: Random) -> bytes:

@@ -197,7 +197,7 @@ class Reply:
         self.reason = response if isinstance(response, str) else response.get("reason", "")
 
 
-class Ledger:
+class Checks:
     """The ledger of one connection. Feed it every record, and say which joins and leaves were made."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 from supawire.core import binary
 from supawire.core.effects import Disconnect, Ticket, Transmit
 from supawire.core.listeners import Listener
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import RealtimeError
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 from supawire.options import Limits, SessionOptions
 from supawire.selectors import Selector, broadcast, presence, system
-from supawire.testing.harness import Pilot
+from supawire.testing.harness import SessionHarness
 
 from .events import plain
 from .recordings import Record
@@ -46,7 +46,7 @@ class Push(NamedTuple):
     binary: bool
 
 
-class Player(Pilot):
+class Player(SessionHarness):
     """A session that lives through one connection of a recording."""
 
     def __init__(self, vsn: str, started_at: float) -> None:
@@ -89,7 +89,7 @@ class Player(Pilot):
             self._own_pushes()
 
     def _upgraded(self, record: Record) -> None:
-        self.opening = self.do(self.session.open)
+        self.opening = self.call(self.session.open)
         if record.status == 101:
             self.accept()
         else:
@@ -131,44 +131,46 @@ class Player(Pilot):
             case Join():
                 return self._join(topic, step)
             case Ping():
-                return self.do(self.session.ping, TIMEOUT)
+                return self.call(self.session.ping, TIMEOUT)
             case _ if topic not in self.session.channels:
                 raise NotOurs("a push on a topic that is not joined")
             case Leave():
-                return self.do(self.session.leave, topic, TIMEOUT)
+                return self.call(self.session.leave, topic, TIMEOUT)
             case Send(event, payload, is_json):
                 ack = self.session.channels[topic].options.ack
-                return self.do(self.session.broadcast, topic, Message(event, payload, is_json, ack, TIMEOUT))
+                return self.call(
+                    self.session.broadcast, topic, OutgoingBroadcast(event, payload, is_json, ack, TIMEOUT)
+                )
             case Track(payload):
                 if not any(isinstance(t.asked.step, Join) and t.asked.step.presence for t in self.taken):
                     raise NotOurs("presence on a channel that was joined without: our client joins again for it")
-                return self.do(self.session.track, topic, payload, TIMEOUT)
+                return self.call(self.session.track, topic, payload, TIMEOUT)
 
     def _join(self, topic: str, step: Join) -> Ticket:
         if topic not in self.session.channels:
-            self.do(lambda now: self.session.channel(topic, step.options))
+            self.call(lambda now: self.session.channel(topic, step.options))
             wanted = (broadcast(), system(), presence()) if step.presence else (broadcast(), system())
             self.heard[topic] = self._listen(topic, *wanted)
             self.changes[topic] = [self._listen(topic, binding) for binding in step.bindings]
-        return self.do(self.session.join, topic)
+        return self.call(self.session.join, topic)
 
     def _listen(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         heard: list[Any] = []
-        self.do(self.session.listen, topic, Listener(selectors, lambda event: heard.append(plain(event))))
+        self.call(self.session.listen, topic, Listener(selectors, lambda event: heard.append(plain(event))))
         return heard
 
     # --- frames
 
     def _feed(self, record: Record) -> None:
         if record.kind == "binary":
-            self.hear_raw(record.data, binary=True)
+            self.receive_raw(record.data, binary=True)
             return
         found = _SPOT[self.vsn].match(record.data)
         if found is None:  # a frame of the other version
-            self.hear_raw(record.data)
+            self.receive_raw(record.data)
             return
         ref, join = self._ref(found["ref"]), self._ref(found["join"])
-        self.hear_raw(b"".join((found["a"], join, found["b"], ref, record.data[found.end() :])))
+        self.receive_raw(b"".join((found["a"], join, found["b"], ref, record.data[found.end() :])))
 
     def _ref(self, recorded: bytes) -> bytes:
         """Our ref for that of the recording; one of a frame that was left out is one that we never used."""
@@ -196,7 +198,7 @@ class Player(Pilot):
         for push in self._news():
             self.unasked.append(push.event)
             if push.event == "heartbeat":
-                self.hear("phoenix", "phx_reply", {"status": "ok", "response": {}}, ref=push.ref)
+                self.receive("phoenix", "phx_reply", {"status": "ok", "response": {}}, ref=push.ref)
         self._pushed.clear()
 
     # --- the end
@@ -209,9 +211,9 @@ class Player(Pilot):
 
     def close(self) -> None:
         """Close the client, as its user would."""
-        if self.session.state is LinkState.CLOSED:
+        if self.session.state is ConnectionState.CLOSED:
             return
-        self.do(self.session.close)
+        self.call(self.session.close)
         if any(isinstance(effect, Disconnect) for effect in self.effects):
             self.drop(code=1000)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from supawire.core import binary
-from supawire.core.codec import CODECS, DECODE_ERRORS, Typed, soften
+from supawire.core.codec import CODECS, DECODE_ERRORS, Typed, decode_lenient
 from supawire.errors import RemoteProtocolError
 from supawire.events import NULL
 
@@ -83,7 +83,7 @@ def read(record: Record) -> tuple[str, Typed | None]:
         return TYPED, codec.decode.decode(record.data)
     except DECODE_ERRORS:
         try:
-            return TOLERANT, soften(codec.plain(record.data))
+            return TOLERANT, decode_lenient(codec.plain(record.data))
         except RemoteProtocolError:
             return GARBAGE, None
 

@@ -22,11 +22,11 @@ from supawire.errors import (
     PayloadTooLargeError,
     PushError,
 )
-from supawire.events import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.testing.harness import NOT_YET
 
 from .events import state_of
-from .ledger import Ledger, Topic
+from .ledger import Checks, Topic
 from .left_out import LEFT_OUT, NO_FRAMES, NOT_PLAYED, names
 from .player import Player, Taken
 from .recordings import Record, every, scenarios
@@ -68,11 +68,11 @@ class Life:
 
     def __init__(self, vsn: str, started_at: float) -> None:
         self.player = Player(vsn, started_at)
-        self.ledger = Ledger()
+        self.ledger = Checks()
         self.garbage = 0
         self.states: dict[str, ChannelState] = {}
         """Of channels, before the client was closed."""
-        self.link = LinkState.IDLE
+        self.link = ConnectionState.IDLE
         """The state then."""
         self.presence: dict[str, Any] = {}
 
@@ -212,7 +212,7 @@ def test_nothing_is_left_of_a_client_that_was_closed(vsn: str, name: str):
     """After close the link is CLOSED, nothing is owed and no deadline stands (R10)."""
     for where, life in lives_of(vsn, name):
         session = life.player.session
-        assert session.state is LinkState.CLOSED, where
+        assert session.state is ConnectionState.CLOSED, where
         assert session.stats().pending == 0, where
         assert session.next_deadline is None, where
 
@@ -221,16 +221,16 @@ def test_nothing_is_left_of_a_client_that_was_closed(vsn: str, name: str):
 
 
 REFUSALS: Final = {
-    "conn-bad-token": (LinkState.CLOSED, "not a valid JWT"),
-    "conn-wrong-secret": (LinkState.CLOSED, "Failed to validate JWT signature"),
-    "conn-expired": (LinkState.CLOSED, "Token has expired"),
-    "conn-no-role": (LinkState.CLOSED, "Fields `role` and `exp`"),
-    "conn-no-exp": (LinkState.CLOSED, "Fields `role` and `exp`"),
-    "conn-no-apikey": (LinkState.CLOSED, "API key is missing"),
-    "conn-unknown-tenant": (LinkState.CLOSED, "Tenant not found"),
-    "conn-bad-vsn": (LinkState.CLOSED, "403"),
-    "conn-wrong-path": (LinkState.CLOSED, "404"),
-    "join-rate": (LinkState.RETRYING, "Too many joins per second"),
+    "conn-bad-token": (ConnectionState.CLOSED, "not a valid JWT"),
+    "conn-wrong-secret": (ConnectionState.CLOSED, "Failed to validate JWT signature"),
+    "conn-expired": (ConnectionState.CLOSED, "Token has expired"),
+    "conn-no-role": (ConnectionState.CLOSED, "Fields `role` and `exp`"),
+    "conn-no-exp": (ConnectionState.CLOSED, "Fields `role` and `exp`"),
+    "conn-no-apikey": (ConnectionState.CLOSED, "API key is missing"),
+    "conn-unknown-tenant": (ConnectionState.CLOSED, "Tenant not found"),
+    "conn-bad-vsn": (ConnectionState.CLOSED, "403"),
+    "conn-wrong-path": (ConnectionState.CLOSED, "404"),
+    "join-rate": (ConnectionState.RETRYING, "Too many joins per second"),
 }
 """What becomes of a link whose upgrade is refused: with one static token nothing is there to refresh."""
 
@@ -249,7 +249,7 @@ def test_a_refused_upgrade_ends_the_link_or_is_tried_again(vsn: str, name: str):
             continue
         state, words = REFUSALS[name]
         assert life.link is state, where
-        if state is LinkState.CLOSED:
+        if state is ConnectionState.CLOSED:
             assert type(outcome) is ConnectError and words in str(outcome), f"{where}: {outcome!r}"
         else:
             assert type(outcome) is ClosedError, f"{where}: {outcome!r}"
@@ -264,7 +264,7 @@ def test_a_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(vsn: str, na
                 continue
             life = lived(vsn, name)[record.conn]
             by_server = record.code in (1001, 1009, 1012) or name == "idle-no-heartbeat"
-            assert life.link is (LinkState.RETRYING if by_server else LinkState.CLOSED), record.name
+            assert life.link is (ConnectionState.RETRYING if by_server else ConnectionState.CLOSED), record.name
 
 
 # ----------------------------------------------------------------------------------------------------- what is not ours

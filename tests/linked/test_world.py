@@ -1,7 +1,7 @@
 """A session and the hub, linked in memory."""
 
-from supawire.core.outbox import Message
-from supawire.events import ChannelState, Insert, LinkState, PresenceSync, Sent
+from supawire.core.outbox import OutgoingBroadcast
+from supawire.events import ChannelState, ConnectionState, Insert, PresenceSync, Sent
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
 from supawire.server.bindings import make_change
@@ -18,9 +18,9 @@ def test_two_clients_talk_through_the_hub() -> None:
     for client, topic in ((ada, room), (bob, same)):
         client.start(client.session.open)
         client.start(client.session.join, topic, ready=True)
-    bob.do(bob.session.track, same, b'{"at":"desk"}', 10.0)
+    bob.call(bob.session.track, same, b'{"at":"desk"}', 10.0)
     world.run_for(1)
-    sent = ada.do(ada.session.broadcast, room, Message("typing", b'{"n":1}', ack=True, timeout=10.0))
+    sent = ada.call(ada.session.broadcast, room, OutgoingBroadcast("typing", b'{"n":1}', ack=True, timeout=10.0))
     row = {"id": 7}
     world.act(world.hub.emit, make_change("INSERT", "users", record=row), world.clock.now)
     world.run_for(1)
@@ -41,12 +41,12 @@ def test_a_cut_connection_comes_back_with_everything() -> None:
     bob.collect(there, presence())
     for client, topic in ((ada, room), (bob, there)):
         client.start(client.session.join, topic)
-    ada.do(ada.session.track, room, b'{"n":1}', 10.0)
+    ada.call(ada.session.track, room, b'{"n":1}', 10.0)
     world.run_for(1)
     assert ada.wire is not None
     world.cut(ada.wire)
     world.run_for(0.1)
-    assert ada.session.state is LinkState.RETRYING
+    assert ada.session.state is ConnectionState.RETRYING
     assert dict(bob.session.presence_state(there)) == {}
     world.run_for(10)
     assert ada.session.channels[room].state is ChannelState.JOINED

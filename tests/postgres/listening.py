@@ -10,7 +10,7 @@ from typing import Any, Final
 from websockets.sync.client import ClientConnection, connect
 
 from supawire.server import LocalServer
-from supawire.server.postgres.backend import Level
+from supawire.server.postgres.backend import PostgresBackend
 from supawire.server.postgres.component import Behaviour
 
 PATIENCE: Final = 30.0
@@ -78,8 +78,8 @@ class BriefServer(LocalServer):
         self._behaviour = behaviour
         super().__init__(database=database, prepare=prepare)
 
-    def _make_level(self) -> Level:
-        return Level(self._database, prepare=self._prepare, behaviour=self._behaviour)
+    def _make_level(self) -> PostgresBackend:
+        return PostgresBackend(self._database, prepare=self._prepare, behaviour=self._behaviour)
 
 
 class Ear:

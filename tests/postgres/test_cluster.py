@@ -48,14 +48,14 @@ HOLDER = """
 import json, sys, time
 from supawire.server.postgres.cluster import Cluster
 cluster = Cluster().start()
-print(json.dumps([cluster.pid, str(cluster.folder), cluster._warden.pid]), flush=True)
+print(json.dumps([cluster.pid, str(cluster.folder), cluster._supervisor.pid]), flush=True)
 {then}
 """
 
 
 @pytest.fixture(name="holder")
 def _holder() -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[int], Path]]]:
-    """Starts a process that holds a cluster: the process, pids of server and warden, and the folder."""
+    """Starts a process that holds a cluster: the process, pids of server and supervisor, and the folder."""
     started: list[subprocess.Popen[str]] = []
 
     def start(then: str) -> tuple[subprocess.Popen[str], list[int], Path]:
@@ -140,7 +140,7 @@ def test_it_ends_with_its_parent(holder: Callable[[str], tuple[subprocess.Popen[
 def test_a_fork_that_outlives_the_parent_does_not_keep_it(
     holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]],
 ):
-    """The fork has the pipe to the warden too, which therefore looks at its parent as well."""
+    """The fork has the pipe to the supervisor too, which therefore looks at its parent as well."""
     process, pids, folder = holder("import os; print(os.fork() or '', flush=True); time.sleep(600)")
     assert process.stdout is not None
     child = int(process.stdout.readline().strip() or process.stdout.readline())
@@ -157,7 +157,7 @@ def test_a_fork_does_not_stop_it(cluster: Cluster):
     child = os.fork()
     if child == 0:
         cluster.stop()
-        os._exit(7 if cluster._warden is None else 0)
+        os._exit(7 if cluster._supervisor is None else 0)
     assert os.waitpid(child, 0)[1] == 0
     with psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
@@ -168,8 +168,8 @@ def test_when_the_warden_is_killed_the_server_ends_and_the_next_warden_cleans_up
     """The kernel stops the server; its folder goes when another cluster starts, a minute later or more."""
     cluster = Cluster().start()
     pid, folder = cluster.pid, cluster.folder
-    assert cluster._warden is not None
-    cluster._warden.kill()
+    assert cluster._supervisor is not None
+    cluster._supervisor.kill()
     until(lambda: not lives(pid))
     with pytest.raises(StateError, match="has ended"):
         cluster.up()
@@ -203,9 +203,9 @@ def test_it_can_be_down_for_a_while():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
 def test_root_runs_it_as_somebody_else(cluster: Cluster):
-    """Neither server nor warden belong to root, and what the user could not reach is copied for it."""
-    assert cluster._warden is not None
-    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster._warden.pid)}
+    """Neither server nor supervisor belong to root, and what the user could not reach is copied for it."""
+    assert cluster._supervisor is not None
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster._supervisor.pid)}
     assert 0 not in owners
     assert cluster.folder.stat().st_uid in owners
 

@@ -6,26 +6,26 @@ from typing import cast
 import psycopg
 import pytest
 
-from supawire.server.postgres.catalog import Catalog, Facts, Snapshot
-from supawire.server.postgres.visibility import KnownFacts
+from supawire.server.postgres.catalog import Catalog, Facts, TransactionSnapshot
+from supawire.server.postgres.visibility import CatalogCache
 
 from .listening import Ear, of
 from .test_changes import publish, run
 
 OPEN = Facts("notes", False, frozenset({"id"}), (("id", "int4"),), frozenset({"id"}))
 CLOSED = Facts("notes", True, frozenset({"id"}), (("id", "int4"),), frozenset({"id"}))
-EARLY, LATE = Snapshot(7, frozenset()), Snapshot(9, frozenset())
+EARLY, LATE = TransactionSnapshot(7, frozenset()), TransactionSnapshot(9, frozenset())
 
 
 class FakeCatalog:
     """Answers as the database would, with snapshots in the given order; the last one stays."""
 
-    def __init__(self, *snapshots: Snapshot) -> None:
+    def __init__(self, *snapshots: TransactionSnapshot) -> None:
         self.snapshots = list(snapshots)
         self.looks = 0
         self.asked = 0
 
-    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], Snapshot]:
+    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], TransactionSnapshot]:
         self.looks += 1
         snapshot = self.snapshots.pop(0) if len(self.snapshots) > 1 else self.snapshots[0]
         return {oid: str(snapshot.below) for oid in oids}, snapshot
@@ -38,26 +38,26 @@ class FakeCatalog:
 async def test_a_snapshot_without_the_batch_is_asked_for_again():
     """Row level security that the batch's own transaction switched on counts for the batch."""
     catalog = FakeCatalog(EARLY, EARLY, LATE)
-    known = KnownFacts(cast("Catalog", catalog))
+    known = CatalogCache(cast("Catalog", catalog))
     assert await known.of([1], ["anon"], [8]) == {(1, "anon"): CLOSED}
     assert (catalog.looks, catalog.asked) == (3, 1)
 
 
 async def test_a_snapshot_with_a_part_of_the_batch_is_asked_for_again():
     """Every transaction of the batch has to be in it, not any."""
-    catalog = FakeCatalog(EARLY, Snapshot(9, frozenset({8})), LATE)
-    assert await KnownFacts(cast("Catalog", catalog)).of([1], ["anon"], [6, 8]) == {(1, "anon"): CLOSED}
+    catalog = FakeCatalog(EARLY, TransactionSnapshot(9, frozenset({8})), LATE)
+    assert await CatalogCache(cast("Catalog", catalog)).of([1], ["anon"], [6, 8]) == {(1, "anon"): CLOSED}
     assert catalog.looks == 3
 
 
 async def test_what_is_known_is_kept_until_the_version_changes():
     """A batch costs one look when nothing changed; a new version asks for everything anew."""
     catalog = FakeCatalog(LATE)
-    known = KnownFacts(cast("Catalog", catalog))
+    known = CatalogCache(cast("Catalog", catalog))
     await known.of([1], ["anon"], [8])
     await known.of([1], ["anon"], [8])
     assert (catalog.looks, catalog.asked) == (2, 1)
-    catalog.snapshots = [Snapshot(10, frozenset())]
+    catalog.snapshots = [TransactionSnapshot(10, frozenset())]
     await known.of([1], ["anon"], [9])
     assert catalog.asked == 2
 

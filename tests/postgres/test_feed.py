@@ -10,8 +10,8 @@ import pytest
 
 from supawire.server.bindings import bind
 from supawire.server.postgres.change_feed import Feed
-from supawire.server.postgres.component import Behaviour, Ground
-from supawire.server.queries import Subscription
+from supawire.server.postgres.component import BackendContext, Behaviour
+from supawire.server.queries import SubscribeQuery
 
 
 class SlowDatabase:
@@ -41,10 +41,10 @@ class SlowDatabase:
         return SimpleNamespace(fetchall=fetchall)
 
 
-def subscription(channel: int) -> Subscription:
+def subscription(channel: int) -> SubscribeQuery:
     binding = bind({"event": "*", "schema": "public", "table": "todos"}, database=True)
     who = SimpleNamespace(claims=SimpleNamespace(values={"role": "anon"}))
-    return Subscription(channel, cast("Any", who), (binding,))
+    return SubscribeQuery(channel, cast("Any", who), (binding,))
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "left"])
@@ -53,9 +53,9 @@ async def test_a_channel_that_ends_while_it_is_looked_up_is_not_kept(meanwhile: 
     database = SlowDatabase()
     do: Callable[[Any], Any] = lambda act: None  # noqa: E731
     ground = SimpleNamespace(url="", database=database, behaviour=Behaviour(), followers={}, do=do)
-    feed = Feed(cast("Ground", ground))
+    feed = Feed(cast("BackendContext", ground))
     feed._flowing(True)
-    asking = asyncio.ensure_future(feed.answers[Subscription](subscription(5)))
+    asking = asyncio.ensure_future(feed.answers[SubscribeQuery](subscription(5)))
     await database.begun.wait()
     if meanwhile == "left":
         feed.unsubscribe(5)

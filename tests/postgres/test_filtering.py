@@ -14,7 +14,7 @@ from supawire.server import LocalServer
 from supawire.server.postgres import filtering, rows
 from supawire.server.postgres.catalog import Catalog
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.filtering import Doubt, decide
+from supawire.server.postgres.filtering import PendingCheck, decide
 from supawire.server.postgres.pgoutput import Begin, Column, Relation, Row
 from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.values import Type, Writers
@@ -98,11 +98,13 @@ async def ours(url: str, cases: list[Case]) -> list[bool]:
     try:
         found = [decide(*case) for case in cases]
         doubts = [
-            Doubt(one, kind, value or "") for (one, kind, value), yes in zip(cases, found, strict=True) if yes is None
+            PendingCheck(one, kind, value or "")
+            for (one, kind, value), yes in zip(cases, found, strict=True)
+            if yes is None
         ]
         known = await filtering.ask(database, doubts)
         return [
-            known[Doubt(one, kind, value or "")] if yes is None else yes
+            known[PendingCheck(one, kind, value or "")] if yes is None else yes
             for (one, kind, value), yes in zip(cases, found, strict=True)
         ]
     finally:

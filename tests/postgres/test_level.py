@@ -13,11 +13,11 @@ from supawire.server import HubOptions
 from supawire.server.app import App
 from supawire.server.message_store import Replay
 from supawire.server.postgres import backend as levels
-from supawire.server.postgres.backend import Level, trouble_of
-from supawire.server.postgres.component import Answers, Ground
+from supawire.server.postgres.backend import PostgresBackend, trouble_of
+from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.messages import Partitions
-from supawire.server.queries import Messages, Question, Trouble
+from supawire.server.queries import MessagesQuery, Query, QueryError
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ async def test_a_closed_pool_says_so(pool: Database):
 class Part:
     """Answers by what it is given."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: BackendContext) -> None:
         self.ground = ground
         self.stopped = False
         self.broken = asyncio.Event()
@@ -121,11 +121,11 @@ class Part:
 
     @property
     def answers(self) -> Answers:
-        async def find(question: Messages) -> Any:
+        async def find(question: MessagesQuery) -> Any:
             del question
             return self.answer()
 
-        return {Messages: find}
+        return {MessagesQuery: find}
 
     async def start(self) -> None: ...
 
@@ -148,19 +148,19 @@ class Asked:
         self.app.answered = lambda number, answer: self.answers.put_nowait((number, answer))
 
 
-QUESTION: Question[Any] = Messages("lab", Replay(0, 25))
+QUESTION: Query[Any] = MessagesQuery("lab", Replay(0, 25))
 
 
 @pytest.fixture(name="part")
-async def _part(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Level, Part, Asked]]:
+async def _part(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[PostgresBackend, Part, Asked]]:
     parts: list[Part] = []
 
-    def make(ground: Ground) -> Part:
+    def make(ground: BackendContext) -> Part:
         parts.append(Part(ground))
         return parts[-1]
 
     monkeypatch.setattr(levels, "PARTS", (make,))
-    level, asked = Level(database), Asked()
+    level, asked = PostgresBackend(database), Asked()
     await level.start()
     await asked.app.start()
     level.run(asked.app)
@@ -170,7 +170,7 @@ async def _part(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     assert parts[0].stopped
 
 
-async def test_a_question_gets_the_answer_of_the_part_that_knows_it(part: tuple[Level, Part, Asked]):
+async def test_a_question_gets_the_answer_of_the_part_that_knows_it(part: tuple[PostgresBackend, Part, Asked]):
     """Trouble of the database is an answer too, and a bug is one that is logged."""
     level, one, asked = part
 
@@ -186,10 +186,10 @@ async def test_a_question_gets_the_answer_of_the_part_that_knows_it(part: tuple[
     for number, (answer, expected) in enumerate(
         [
             (lambda: (), ()),
-            (refuse("57014"), Trouble.CANCELED),
-            (refuse(None, retryable=True), Trouble.DOWN),
-            (refuse("XX000"), Trouble.UNKNOWN),
-            (bug, Trouble.UNKNOWN),
+            (refuse("57014"), QueryError.CANCELED),
+            (refuse(None, retryable=True), QueryError.DOWN),
+            (refuse("XX000"), QueryError.UNKNOWN),
+            (bug, QueryError.UNKNOWN),
         ]
     ):
         one.answer = answer
@@ -197,13 +197,15 @@ async def test_a_question_gets_the_answer_of_the_part_that_knows_it(part: tuple[
         assert await asked.answers.get() == (number, expected)
 
 
-async def test_a_part_that_ends_by_a_bug_is_told(part: tuple[Level, Part, Asked], caplog: pytest.LogCaptureFixture):
+async def test_a_part_that_ends_by_a_bug_is_told(
+    part: tuple[PostgresBackend, Part, Asked], caplog: pytest.LogCaptureFixture
+):
     """In the log, and to everybody who wants to join from then on."""
     _, one, asked = part
     with caplog.at_level(logging.ERROR, "supawire.server"):
         one.broken.set()
-        await until(lambda: asked.app.hub._desk.asking.trouble is not None)
-    assert asked.app.hub._desk.asking.trouble is Trouble.DOWN
+        await until(lambda: asked.app.hub._context.asking.trouble is not None)
+    assert asked.app.hub._context.asking.trouble is QueryError.DOWN
     assert "a bug" in caplog.text
 
 
@@ -215,15 +217,15 @@ async def test_a_part_that_cannot_start_ends_the_level(database: str, monkeypatc
         async def start(self) -> None:
             raise StateError("no room")
 
-    def make(kind: type[Part]) -> Callable[[Ground], Part]:
-        def made(ground: Ground) -> Part:
+    def make(kind: type[Part]) -> Callable[[BackendContext], Part]:
+        def made(ground: BackendContext) -> Part:
             parts.append(kind(ground))
             return parts[-1]
 
         return made
 
     monkeypatch.setattr(levels, "PARTS", (make(Part), make(Failing)))
-    level = Level(database)
+    level = PostgresBackend(database)
     with pytest.raises(StateError, match="no room"):
         await level.start()
     assert [part.stopped for part in parts] == [True, True]
@@ -234,7 +236,7 @@ async def test_a_part_that_cannot_start_ends_the_level(database: str, monkeypatc
 
 async def test_a_level_that_is_cancelled_while_its_cluster_starts_leaves_none(monkeypatch: pytest.MonkeyPatch):
     """The thread that starts it cannot be cancelled; it is waited for, and stopped."""
-    level = Level()
+    level = PostgresBackend()
     starting = asyncio.create_task(level.start())
     await until(lambda: level._cluster is not None)
     cluster = level._cluster
@@ -242,7 +244,7 @@ async def test_a_level_that_is_cancelled_while_its_cluster_starts_leaves_none(mo
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert cluster._warden is None
+    assert cluster._supervisor is None
     assert repr(cluster) == "Cluster(not running)"
 
 
@@ -254,7 +256,7 @@ def test_each_trouble_has_its_word():
         ("42P01", False, "UNKNOWN"),
     ):
         error = DatabaseError("no", sqlstate=sqlstate, text="no", retryable=retryable, hint=None)
-        assert trouble_of(error) is Trouble[trouble]
+        assert trouble_of(error) is QueryError[trouble]
 
 
 # --- partitions ---
@@ -264,7 +266,7 @@ async def test_partitions_are_kept_while_the_server_runs(
     database: str, sql: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ):
     """Those that are missing are made; a failure is told and tried again."""
-    ground = Ground(database, lambda act: None)
+    ground = BackendContext(database, lambda act: None)
     part = Partitions(ground, every=0.001)
     await part.start()
 

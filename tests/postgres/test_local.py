@@ -20,7 +20,7 @@ from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, S
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.preflight import without_password
-from supawire.server.queries import Trouble
+from supawire.server.queries import QueryError
 from tests.held import Held, left_since
 from tests.postgres import databases
 from tests.sync.test_threads import in_threads
@@ -126,7 +126,7 @@ def test_a_database_of_its_own_that_ends_is_told():
             assert server._level is not None and server._level._cluster is not None
             os.kill(server._level._cluster.pid, signal.SIGKILL)
             assert said.wait(30)
-            assert server._do(lambda hub, now: hub._desk.asking.trouble) is Trouble.DOWN
+            assert server._do(lambda hub, now: hub._context.asking.trouble) is QueryError.DOWN
     finally:
         logging.getLogger("supawire.server").removeHandler(handler)
 

@@ -11,20 +11,20 @@ from supawire.server.postgres.pgoutput import (
     Begin,
     Column,
     Commit,
-    Delete,
-    Insert,
-    Message,
+    DeleteMessage,
+    InsertMessage,
     Other,
     Relation,
     Row,
     StreamError,
+    StreamMessage,
     TypeName,
-    Update,
+    UpdateMessage,
     decode,
 )
 
 
-def read(data: bytes) -> Message | StreamError:
+def read(data: bytes) -> StreamMessage | StreamError:
     try:
         return decode(data)
     except StreamError as error:
@@ -57,7 +57,7 @@ def test_a_relation_has_its_columns_in_order():
 
 def test_a_row_tells_text_null_and_unchanged_apart():
     """A large value that an update left alone is no NULL."""
-    assert decode(INSERT) == Insert(16_388, [b"42", None, UNCHANGED])
+    assert decode(INSERT) == InsertMessage(16_388, [b"42", None, UNCHANGED])
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_a_row_tells_text_null_and_unchanged_apart():
 def test_an_update_has_no_old_row_its_key_or_all_of_it(middle: bytes, old: Row | None, whole: bool):
     """As the replica identity says."""
     message = decode(b"U" + struct.pack(">I", 1) + middle + b"N" + ROW)
-    assert message == Update(1, [b"42", None, UNCHANGED], old, whole)
+    assert message == UpdateMessage(1, [b"42", None, UNCHANGED], old, whole)
 
 
 def test_a_delete_has_an_old_row():
     """Its key, or all of it."""
-    assert decode(b"D" + struct.pack(">I", 1) + b"K" + KEY) == Delete(1, [b"7", None, None], False)
-    assert decode(b"D" + struct.pack(">I", 1) + b"O" + KEY) == Delete(1, [b"7", None, None], True)
+    assert decode(b"D" + struct.pack(">I", 1) + b"K" + KEY) == DeleteMessage(1, [b"7", None, None], False)
+    assert decode(b"D" + struct.pack(">I", 1) + b"O" + KEY) == DeleteMessage(1, [b"7", None, None], True)
 
 
 @pytest.mark.parametrize("kind", ["T", "O", "M", "S", "z"])
@@ -109,4 +109,4 @@ def test_bytes_that_are_no_message_are_refused(data: bytes):
 @given(st.binary(max_size=60), st.sampled_from(b"BCRYIUDTOM"))
 def test_no_bytes_whatever_break_the_reader(data: bytes, kind: int):
     """Any bytes are a message or a StreamError."""
-    assert isinstance(read(bytes([kind]) + data), Message | StreamError)
+    assert isinstance(read(bytes([kind]) + data), StreamMessage | StreamError)

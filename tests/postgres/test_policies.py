@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from supawire.server.postgres.component import Ground
+from supawire.server.postgres.component import BackendContext
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.policies import Policies
-from supawire.server.queries import Action, Extension, Permissions, Trouble, Who
+from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
 from supawire.server.tokens import Claims
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def nothing(act: Any) -> Any:
 
 @pytest.fixture
 async def policies(database: str) -> AsyncIterator[Policies]:
-    policies = Policies(Ground(database, nothing))
+    policies = Policies(BackendContext(database, nothing))
     yield policies
     await policies.stop()
 
@@ -41,9 +41,9 @@ def ask(
     role: str = "authenticated",
     headers: dict[str, str] | None = None,
     **claims: Any,
-) -> Permissions:
+) -> PermissionsQuery:
     values = {"role": role, "exp": 1, **claims}
-    return Permissions(Who(Claims(values, role, 1), headers or {}), topic, action, extensions)
+    return PermissionsQuery(Who(Claims(values, role, 1), headers or {}), topic, action, extensions)
 
 
 async def test_without_a_policy_nobody_may_do_anything(policies: Policies):
@@ -125,7 +125,7 @@ async def test_any_claim_reaches_the_policy_as_it_is(policies: Policies, sql: Sq
     assert await policies.permissions(ask(n=10**30, s="it's \"\\☃"))
     assert not await policies.permissions(ask(n=10**30 + 1, s="it's \"\\☃"))
     for odd in (ask(sub="a\0b"), ask(topic="a\0b"), ask(role="a\0b")):
-        assert await policies.permissions(odd) is Trouble.POLICY
+        assert await policies.permissions(odd) is QueryError.POLICY
 
 
 async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: str):
@@ -147,10 +147,10 @@ async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: st
 @pytest.mark.parametrize("action", ["read", "write"])
 @pytest.mark.parametrize(
     ("policy", "trouble"),
-    [("1 / 0 = 1", Trouble.POLICY), ("pg_sleep(20) is null", Trouble.CANCELED)],
+    [("1 / 0 = 1", QueryError.POLICY), ("pg_sleep(20) is null", QueryError.CANCELED)],
 )
 async def test_a_policy_that_fails_or_never_ends_is_trouble(
-    policies: Policies, sql: Sql, action: Action, policy: str, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+    policies: Policies, sql: Sql, action: Action, policy: str, trouble: QueryError, monkeypatch: pytest.MonkeyPatch
 ):
     """What comes of it is said by who asked; the connection is good for the next question."""
     monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
@@ -166,8 +166,8 @@ async def test_a_policy_that_fails_or_never_ends_is_trouble(
 @pytest.mark.parametrize("action", ["read", "write"])
 async def test_a_role_that_there_is_not_is_trouble(policies: Policies, action: Action):
     """A join is refused as unauthorized, a post as an RLS error."""
-    assert await policies.permissions(ask(action, role="stranger")) is Trouble.POLICY
-    assert await policies.permissions(ask(action, role="x'; reset role; --")) is Trouble.POLICY
+    assert await policies.permissions(ask(action, role="stranger")) is QueryError.POLICY
+    assert await policies.permissions(ask(action, role="x'; reset role; --")) is QueryError.POLICY
 
 
 async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str, sql: Sql):
@@ -177,12 +177,12 @@ async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str,
     sql.execute("grant usage on schema realtime to modest")
     sql.execute("grant all on realtime.messages to modest")
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
-    policies = Policies(Ground(make_conninfo(database, user="modest", password="m"), nothing))
+    policies = Policies(BackendContext(make_conninfo(database, user="modest", password="m"), nothing))
     try:
         assert await policies.permissions(ask("write")) == {"broadcast", "presence"}
         assert await policies.permissions(ask()) == {"broadcast", "presence"}
         for action in ("read", "write"):
-            assert await policies.permissions(ask(action, role="service_role")) is Trouble.POLICY
+            assert await policies.permissions(ask(action, role="service_role")) is QueryError.POLICY
     finally:
         await policies.stop()
         sql.execute("drop owned by modest")
@@ -194,7 +194,7 @@ async def test_a_role_without_the_privilege_has_no_right(policies: Policies, sql
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     sql.execute("revoke all on realtime.messages from authenticated")
     assert await policies.permissions(ask("write")) == frozenset()
-    assert await policies.permissions(ask()) is Trouble.POLICY
+    assert await policies.permissions(ask()) is QueryError.POLICY
 
 
 async def test_a_day_without_partition_is_trouble(policies: Policies, sql: Sql):
@@ -205,7 +205,7 @@ async def test_a_day_without_partition_is_trouble(policies: Policies, sql: Sql):
         run(sql, f"drop table {part}")
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     for action in ("read", "write"):
-        assert await policies.permissions(ask(action)) is Trouble.NO_PARTITION
+        assert await policies.permissions(ask(action)) is QueryError.NO_PARTITION
 
 
 async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Policies, sql: Sql):
@@ -219,7 +219,7 @@ async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Polic
 
 async def test_a_database_that_is_not_there_is_an_error(database: str):
     """The level makes `Trouble.DOWN` of it."""
-    policies = Policies(Ground(make_conninfo(database, port="1"), nothing))
+    policies = Policies(BackendContext(make_conninfo(database, port="1"), nothing))
     with pytest.raises(DatabaseError) as error:
         await policies.permissions(ask())
     assert error.value.retryable

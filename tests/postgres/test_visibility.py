@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.subscriptions import Viewer
+from supawire.server.postgres.subscriptions import Identity
 from supawire.server.postgres.visibility import Key, caught_up, seen
 
 from .test_changes import Sql, run
@@ -25,7 +25,7 @@ async def test_a_transaction_of_the_batch_that_others_do_not_see_is_waited_for(d
     first = sql.execute(XID).fetchall()[0][0]
     pool = Database(database)
     key = Key("public.notes", ("id",), ("int4",), ("1",))
-    viewer = Viewer("authenticated", "{}")
+    viewer = Identity("authenticated", "{}")
     with psycopg.connect(database) as other:
         second = other.execute(XID).fetchall()[0][0]
         other.execute("insert into notes values (1)")

@@ -182,7 +182,7 @@ async def test_a_failure_on_the_clock_does_not_stop_it(caplog: pytest.LogCapture
 
     async with running() as net:
         ws = await net.joined()
-        schedule, now = net.app.hub._desk.schedule, net.app.now().mono
+        schedule, now = net.app.hub._context.schedule, net.app.now().mono
         schedule.at(now, fail)
         net.fault("delay_replies", 0.01)
         await ws.send_json([None, "7", "phoenix", "heartbeat", {}])
@@ -206,13 +206,13 @@ async def test_pings_are_answered_and_count_as_life() -> None:
     """The server itself never pings."""
     async with running() as net:
         ws = await net.http.ws_connect(f"{net.url}/socket/websocket?vsn=2.0.0&apikey={TOKEN}", autoping=False)
-        (peer,) = net.app.hub._desk.peers.values()
-        peer.heard_at -= 30
-        before = peer.heard_at
+        (peer,) = net.app.hub._context.peers.values()
+        peer.last_received_at -= 30
+        before = peer.last_received_at
         await ws.ping(b"hello")
         pong = await ws.receive()
         assert (pong.type, bytes(pong.data)) == (aiohttp.WSMsgType.PONG, b"hello")
-        assert peer.heard_at > before + 29
+        assert peer.last_received_at > before + 29
         await ws.close()
 
 

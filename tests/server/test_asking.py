@@ -7,8 +7,8 @@ import pytest
 from supawire.server.context import Timings
 from supawire.server.effects import RestAnswer
 from supawire.server.limits import ServerLimits
-from supawire.server.message_store import Replay, Stored
-from supawire.server.queries import Extension, Messages, Permissions, Subscription, Trouble
+from supawire.server.message_store import Replay, StoredMessage
+from supawire.server.queries import Extension, MessagesQuery, PermissionsQuery, QueryError, SubscribeQuery
 from tests.server.world import OK, PENDING, Client, World, denied, system
 
 LAB = "realtime:lab"
@@ -50,7 +50,7 @@ def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(wor
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     assert client.got == []
     (question,) = world.asked.values()
-    assert isinstance(question, Permissions)
+    assert isinstance(question, PermissionsQuery)
     assert (question.topic, question.action, question.extensions) == ("lab", "read", ("broadcast", "presence"))
     assert question.who.claims.values["sub"] == "7"
     world.answer(BOTH)
@@ -59,7 +59,7 @@ def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(wor
     world.answer(BROADCAST)
     assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
     world.run(11)  # no deadline is left of what was answered
-    assert world.hub._desk.asking.late == 0
+    assert world.hub._context.asking.late == 0
 
 
 def test_headers_of_the_socket_come_with_the_question(world: World) -> None:
@@ -68,7 +68,7 @@ def test_headers_of_the_socket_come_with_the_question(world: World) -> None:
     client = world.clients[1] = Client(world, 1, v2=False)
     client.join(config={"private": True})
     (question,) = world.asked.values()
-    assert isinstance(question, Permissions)
+    assert isinstance(question, PermissionsQuery)
     assert question.who.headers == {"x-tenant-hint": "blue"}
     assert "blue" not in repr(question)
     assert question.extensions == ("broadcast",)
@@ -94,18 +94,18 @@ def test_a_join_without_a_read_right_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        (Trouble.POLICY, f"Unauthorized: {NO_READ}"),
-        (Trouble.CANCELED, "QueryCanceled: Query was cancelled, please try again"),
+        (QueryError.POLICY, f"Unauthorized: {NO_READ}"),
+        (QueryError.CANCELED, "QueryCanceled: Query was cancelled, please try again"),
         (
-            Trouble.NO_PARTITION,
+            QueryError.NO_PARTITION,
             "MissingPartition: Realtime was unable to find the expected messages partition",
         ),
-        (Trouble.DOWN, "UnableToConnectToProject: Realtime was unable to connect to the project database"),
-        (Trouble.BUSY, "IncreaseConnectionPool: Please increase your connection pool size"),
-        (Trouble.UNKNOWN, "Realtime was unable to connect to the project database"),
+        (QueryError.DOWN, "UnableToConnectToProject: Realtime was unable to connect to the project database"),
+        (QueryError.BUSY, "IncreaseConnectionPool: Please increase your connection pool size"),
+        (QueryError.UNKNOWN, "Realtime was unable to connect to the project database"),
     ],
 )
-def test_trouble_refuses_a_join_with_its_text(trouble: Trouble, reason: str) -> None:
+def test_trouble_refuses_a_join_with_its_text(trouble: QueryError, reason: str) -> None:
     """Each with the reason of the real server (§9.2), held back as any refusal."""
     world = World(database=True, timings=Timings(join_error=5.0))
     client = world.connect()
@@ -129,7 +129,7 @@ def test_without_an_answer_a_join_is_refused_and_the_socket_goes_on(world: World
     assert client.events("phx_reply") == [denied(reason), OK]
     world.answer(BOTH)
     assert client.events("phx_reply") == [denied(reason), OK]
-    assert world.hub._desk.asking.late == 1
+    assert world.hub._context.asking.late == 1
 
 
 def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> None:
@@ -147,7 +147,7 @@ def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> 
 
 def test_a_database_that_is_down_refuses_public_joins_too(world: World) -> None:
     """Until the shell says that it is back (§3.1: the connection is checked before anything is read)."""
-    world.hub.troubled(Trouble.DOWN, world.now)
+    world.hub.troubled(QueryError.DOWN, world.now)
     client = world.connect()
     client.join()
     reason = "UnableToConnectToProject: Realtime was unable to connect to the project database"
@@ -183,9 +183,9 @@ def test_a_replaced_channel_is_closed_after_the_answer_to_the_new_join(world: Wo
 # --- replay ---
 
 
-def stored(n: int, **more: Any) -> Stored:
+def stored(n: int, **more: Any) -> StoredMessage:
     fields: dict[str, Any] = {"topic": "lab", "event": "e", "payload": b'{"n":%d}' % n, "json": True, "private": True}
-    return Stored(id=f"id-{n}", sent_at=0.0, **{**fields, **more})
+    return StoredMessage(id=f"id-{n}", sent_at=0.0, **{**fields, **more})
 
 
 REPLAY = {"private": True, "broadcast": {"replay": {"since": 5, "limit": 3}}}
@@ -197,7 +197,7 @@ def test_a_replay_is_asked_for_once_the_rights_are_known(world: World) -> None:
     client.join(config=REPLAY)
     world.answer(BROADCAST)
     assert client.got == []
-    assert world.answer((stored(1), stored(2))) == Messages("lab", Replay(since=5, limit=3))
+    assert world.answer((stored(1), stored(2))) == MessagesQuery("lab", Replay(since=5, limit=3))
     reply, *replayed = client.heard()
     assert reply[0] == "phx_reply" and reply[1]["status"] == "ok"
     assert [payload["payload"] for _, payload in replayed] == [{"n": 1}, {"n": 2}]
@@ -231,7 +231,7 @@ def test_a_replay_that_fails_refuses_the_join(world: World) -> None:
     client = world.connect()
     client.join(config=REPLAY)
     world.answer(BROADCAST)
-    world.answer(Trouble.DOWN)
+    world.answer(QueryError.DOWN)
     assert client.events("phx_reply") == [denied("UnableToReplayMessages: Realtime was unable to replay messages")]
 
 
@@ -252,7 +252,7 @@ def test_the_first_broadcast_asks_and_the_channel_waits_in_order(world: World) -
     refs = [client.push(LAB, "broadcast", ping(n), join_ref="1") for n in range(3)]
     assert client.got == []
     question = world.answer(BROADCAST)
-    assert isinstance(question, Permissions)
+    assert isinstance(question, PermissionsQuery)
     assert (question.action, question.extensions) == ("write", ("broadcast",))
     assert [payload["payload"]["n"] for payload in client.events("broadcast")] == [0, 1, 2]
     assert [client.parts(frame).ref for frame in client.got if client.parts(frame).event == "phx_reply"] == refs
@@ -281,8 +281,8 @@ def test_a_denied_broadcast_vanishes_and_so_do_those_behind_it(world: World) -> 
     assert client.got == [] and world.asked == {}
 
 
-@pytest.mark.parametrize("trouble", list(Trouble))
-def test_trouble_while_a_right_is_asked_for_is_no_answer_to_keep(trouble: Trouble) -> None:
+@pytest.mark.parametrize("trouble", list(QueryError))
+def test_trouble_while_a_right_is_asked_for_is_no_answer_to_keep(trouble: QueryError) -> None:
     """The message is lost without a word, and the next one asks again (§6.2)."""
     world = World(database=True)
     client = joined(world)
@@ -303,7 +303,7 @@ def test_track_asks_for_its_own_right(world: World) -> None:
     client = joined(world)
     ref = client.track(LAB, {"n": 1})
     question = world.answer(NONE)
-    assert isinstance(question, Permissions) and question.extensions == ("presence",)
+    assert isinstance(question, PermissionsQuery) and question.extensions == ("presence",)
     assert client.take() == [["1", ref, LAB, "phx_reply", {"status": "error", "response": {}}]]
     other = joined(world)
     other.track(LAB, {"n": 2})
@@ -319,7 +319,7 @@ def test_a_track_without_enabled_presence_asks_twice_and_hears_from_then_on(worl
     world.answer(PRESENCE)
     assert client.got == []
     question = world.answer(PRESENCE)
-    assert isinstance(question, Permissions) and (question.action, question.extensions) == ("read", ("presence",))
+    assert isinstance(question, PermissionsQuery) and (question.action, question.extensions) == ("read", ("presence",))
     assert [event for event, _ in client.heard()] == ["phx_reply", "presence_diff", "phx_reply", "presence_diff"]
 
 
@@ -407,10 +407,10 @@ def test_a_new_token_asks_for_the_read_rights_and_forgets_the_others(world: Worl
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     client.push(LAB, "broadcast", ping(2), join_ref="1")
     question = world.answer(BOTH)
-    assert isinstance(question, Permissions)
+    assert isinstance(question, PermissionsQuery)
     assert question.action == "read" and question.who.claims.values["sub"] == "8"
     question = world.answer(NONE)
-    assert isinstance(question, Permissions) and question.action == "write"
+    assert isinstance(question, PermissionsQuery) and question.action == "write"
     assert client.got == []
 
 
@@ -419,12 +419,12 @@ def test_a_new_token_asks_for_the_read_rights_and_forgets_the_others(world: Worl
     [
         (NONE, NO_READ),
         (BROADCAST, LOST_READ),
-        (Trouble.POLICY, NO_READ),
-        (Trouble.CANCELED, "Query was cancelled, please try again"),
-        (Trouble.NO_PARTITION, "Realtime was unable to connect to the project database"),
-        (Trouble.DOWN, "Realtime was unable to connect to the project database"),
-        (Trouble.BUSY, ":increase_connection_pool"),
-        (Trouble.UNKNOWN, "Realtime was unable to connect to the project database"),
+        (QueryError.POLICY, NO_READ),
+        (QueryError.CANCELED, "Query was cancelled, please try again"),
+        (QueryError.NO_PARTITION, "Realtime was unable to connect to the project database"),
+        (QueryError.DOWN, "Realtime was unable to connect to the project database"),
+        (QueryError.BUSY, ":increase_connection_pool"),
+        (QueryError.UNKNOWN, "Realtime was unable to connect to the project database"),
     ],
 )
 def test_rights_that_are_lost_or_unknown_end_the_channel(answer: Any, message: str) -> None:
@@ -481,7 +481,7 @@ def test_a_private_post_is_answered_when_the_right_is_known(world: World) -> Non
     path = "/api/broadcast/lab/events/e"
     assert world.rest(path, {"n": 1}, query={"private": "true"}) is PENDING
     question = world.answer(BROADCAST)
-    assert isinstance(question, Permissions) and question.topic == "lab"
+    assert isinstance(question, PermissionsQuery) and question.topic == "lab"
     assert world.responses[world.later] == RestAnswer(202)
     assert len(client.got) == 1
     assert world.rest(path, {"n": 1}, query={"private": "true"}) is PENDING
@@ -494,15 +494,15 @@ def test_a_private_post_is_answered_when_the_right_is_known(world: World) -> Non
 @pytest.mark.parametrize(
     ("trouble", "status", "message"),
     [
-        (Trouble.POLICY, 422, b'{"message":"RLS policy error"}'),
-        (Trouble.CANCELED, 422, b'{"message":"Query canceled"}'),
-        (Trouble.NO_PARTITION, 422, b'{"message":"Missing messages partition"}'),
-        (Trouble.DOWN, 422, b'{"message":"Tenant database unavailable"}'),
-        (Trouble.BUSY, 429, b'{"message":"Connection pool exhausted"}'),
-        (Trouble.UNKNOWN, 500, b'{"message":"Unable to authorize broadcast"}'),
+        (QueryError.POLICY, 422, b'{"message":"RLS policy error"}'),
+        (QueryError.CANCELED, 422, b'{"message":"Query canceled"}'),
+        (QueryError.NO_PARTITION, 422, b'{"message":"Missing messages partition"}'),
+        (QueryError.DOWN, 422, b'{"message":"Tenant database unavailable"}'),
+        (QueryError.BUSY, 429, b'{"message":"Connection pool exhausted"}'),
+        (QueryError.UNKNOWN, 500, b'{"message":"Unable to authorize broadcast"}'),
     ],
 )
-def test_trouble_of_a_single_post_has_its_own_answer(trouble: Trouble, status: int, message: bytes) -> None:
+def test_trouble_of_a_single_post_has_its_own_answer(trouble: QueryError, status: int, message: bytes) -> None:
     """Status and message are the real server's (§6.7)."""
     world = World(database=True, limits=ServerLimits(messages=50))
     world.rest("/api/broadcast/lab/events/e", {}, query={"private": "true"})
@@ -525,12 +525,12 @@ def test_a_batch_asks_once_for_each_private_topic(world: World) -> None:
         )
     ]
     assert world.rest("/api/broadcast", {"messages": messages}) is PENDING
-    topics = [question.topic for question in world.asked.values() if isinstance(question, Permissions)]
+    topics = [question.topic for question in world.asked.values() if isinstance(question, PermissionsQuery)]
     assert topics == ["lab", "den", "hut"]
     world.answer(BROADCAST)
     world.answer(NONE)
     assert lab.got == [] and world.responses == {}
-    world.answer(Trouble.DOWN)
+    world.answer(QueryError.DOWN)
     assert world.responses[world.later] == RestAnswer(202)
     assert [payload["payload"]["n"] for payload in lab.events("broadcast")] == [0, 3]
     assert den.got == [] and [payload["payload"]["n"] for payload in public.events("broadcast")] == [2]
@@ -547,7 +547,7 @@ def test_bindings_are_live_when_the_database_says_so(world: World) -> None:
     client.join(config=CHANGES)
     assert [event for event, _ in client.heard()] == ["phx_reply"]
     question = world.answer(None)
-    assert isinstance(question, Subscription)
+    assert isinstance(question, SubscribeQuery)
     assert [binding.table for binding in question.bindings] == ["users"]
     subscribed = system("Subscribed to PostgreSQL", status="ok", extension="postgres_changes")
     assert client.events("system") == [subscribed]
@@ -569,7 +569,7 @@ def test_bindings_that_meet_trouble_are_tried_again(world: World) -> None:
     """After five seconds, and the client is told (§3.6)."""
     client = world.connect()
     client.join(config=CHANGES)
-    world.answer(Trouble.BUSY)
+    world.answer(QueryError.BUSY)
     assert client.events("system") == [system('{:error, "Too many database timeouts"}', extension="postgres_changes")]
     world.run(5)
     world.answer(None)

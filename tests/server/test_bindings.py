@@ -6,7 +6,7 @@ import pytest
 
 from supawire._values.filter_syntax import matches
 from supawire.server.bindings import bind
-from supawire.server.elixir_inspect import inspect, inspect_filters
+from supawire.server.elixir_inspect import elixir_inspect, inspect_filters
 
 TODOS = {"event": "*", "schema": "public", "table": "todos"}
 
@@ -120,7 +120,7 @@ def test_a_binding_wants_its_event_only() -> None:
 def test_values_are_shown_as_elixir_shows_them() -> None:
     """Maps are sorted, texts quoted, null is nil."""
     value = {"b": [1, 2.5, None, True], "a": 'x"\\\n#{y}'}
-    assert inspect(value) == '%{"a" => "x\\"\\\\\\n\\#{y}", "b" => [1, 2.5, nil, true]}'
+    assert elixir_inspect(value) == '%{"a" => "x\\"\\\\\\n\\#{y}", "b" => [1, 2.5, nil, true]}'
 
 
 def test_depth_does_not_matter_to_the_servers_words() -> None:
@@ -128,7 +128,7 @@ def test_depth_does_not_matter_to_the_servers_words() -> None:
     deep: Any = []
     for _ in range(20_000):
         deep = [deep]
-    assert inspect(deep) == "[" * 20_001 + "]" * 20_001
+    assert elixir_inspect(deep) == "[" * 20_001 + "]" * 20_001
     assert bind({"schema": None, "x": {"y": [{}, {"z": []}]}}).error == (
         NO_PARAMS + '%{"schema" => nil, "x" => %{"y" => [%{}, %{"z" => []}]}}'
     )

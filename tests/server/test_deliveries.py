@@ -6,7 +6,7 @@ import pytest
 
 from supawire.server.changes import Delivery
 from supawire.server.limits import ServerLimits
-from supawire.server.queries import Subscription
+from supawire.server.queries import SubscribeQuery
 from tests.server.world import Client, World, system
 
 TODOS = {"event": "*", "schema": "public", "table": "todos"}
@@ -19,7 +19,7 @@ def listener(world: World, topic: str = "realtime:lab", vsn: str = "2.0.0") -> t
     client = world.connect(vsn=vsn)
     client.join(topic, {"postgres_changes": [TODOS]})
     question = world.answer(None)
-    assert isinstance(question, Subscription)
+    assert isinstance(question, SubscribeQuery)
     client.take()
     return client, question.channel
 
@@ -56,7 +56,7 @@ def test_rows_may_come_before_the_word_that_they_are_live(world: World) -> None:
     client.join(config={"postgres_changes": [TODOS]})
     client.take()
     (question,) = world.asked.values()
-    assert isinstance(question, Subscription)
+    assert isinstance(question, SubscribeQuery)
     changed(world, Delivery(question.channel, (1,), "INSERT", b"{}"))
     world.answer(None)
     assert [event for event, _ in client.heard()] == ["postgres_changes", "system"]

@@ -582,7 +582,7 @@ def test_clients_that_come_and_go_leave_nothing() -> None:
         client.join(config={"presence": {"enabled": True}})
         client.track(LAB, {})
         client.disconnect()
-    desk = world.hub._desk
+    desk = world.hub._context
     assert not desk.peers and desk.rooms.get("lab", False) is None
     assert len(desk.schedule) < 300
 

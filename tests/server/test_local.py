@@ -18,7 +18,7 @@ from supawire.errors import InvalidArgumentError, StateError
 from supawire.events import Instant
 from supawire.server import LocalServer, ServerLimits
 from supawire.server.faults import Faults
-from supawire.server.local_api import FaultFace
+from supawire.server.local_api import FaultApi
 from supawire.server.tokens import Claims, check
 
 LAB = "realtime:lab"
@@ -354,7 +354,7 @@ def test_each_fault_reaches_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, 
 
 def test_every_fault_is_listed_here() -> None:
     """A new one is carried and tested like the others."""
-    assert {name for name in vars(FaultFace) if not name.startswith("_")} == set(FAULTS)
+    assert {name for name in vars(FaultApi) if not name.startswith("_")} == set(FAULTS)
 
 
 async def test_a_refused_connection_shows_its_status(server: LocalServer) -> None:
@@ -412,5 +412,5 @@ def test_strict_means_the_real_servers_limits_and_delays() -> None:
         (True, ServerLimits(channels=3), 3, 2.0),
     ):
         with LocalServer(strict=strict, limits=limits) as server:
-            options = server._do(lambda hub, now: hub._desk.options)
+            options = server._do(lambda hub, now: hub._context.options)
             assert (options.limits.channels, options.timings.handshake_error) == (channels, held)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from supawire.server.limits import ServerLimits
-from supawire.server.presence import Roster
+from supawire.server.presence import RoomPresence
 from tests.server.world import OK, World, system
 
 ENABLED = {"presence": {"enabled": True, "key": "ada"}}
@@ -13,7 +13,7 @@ ENABLED = {"presence": {"enabled": True, "key": "ada"}}
 
 def test_a_first_payload_joins() -> None:
     """A new entry is a join of its key, with its phx_ref, and nothing leaves."""
-    diff = Roster().track(1, "ada", {"at": "desk"}, "ref-1")
+    diff = RoomPresence().track(1, "ada", {"at": "desk"}, "ref-1")
     assert diff is not None
     assert diff.joins == {"ada": {"metas": [{"at": "desk", "phx_ref": "ref-1"}]}}
     assert diff.leaves == {}
@@ -21,7 +21,7 @@ def test_a_first_payload_joins() -> None:
 
 def test_an_update_joins_the_new_and_leaves_the_old() -> None:
     """The new meta names the one before it; the old one leaves as it was."""
-    roster = Roster()
+    roster = RoomPresence()
     roster.track(1, "ada", {"n": 1}, "ref-1")
     roster.track(1, "ada", {"n": 2}, "ref-2")
     diff = roster.track(1, "ada", {"n": 3}, "ref-3")
@@ -33,14 +33,14 @@ def test_an_update_joins_the_new_and_leaves_the_old() -> None:
 @pytest.mark.parametrize(("old", "new", "changed"), [({"n": 1}, {"n": 1}, False), ({"n": 1}, {"n": True}, True)])
 def test_the_same_payload_is_no_change(old: dict[str, Any], new: dict[str, Any], changed: bool) -> None:
     """Tracking what is tracked already changes nothing; 1 and true are not the same."""
-    roster = Roster()
+    roster = RoomPresence()
     roster.track(1, "ada", old, "ref-1")
     assert (roster.track(1, "ada", new, "ref-2") is not None) is changed
 
 
 def test_channels_may_share_a_key() -> None:
     """Each channel is one meta of its key, and goes by itself."""
-    roster = Roster()
+    roster = RoomPresence()
     roster.track(1, "ada", {"tab": 1}, "ref-1")
     roster.track(2, "ada", {"tab": 2}, "ref-2")
     assert [meta["tab"] for meta in roster.state()["ada"]["metas"]] == [1, 2]

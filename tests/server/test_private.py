@@ -7,7 +7,7 @@ import pytest
 from supawire.server.authorization import default_policy
 from supawire.server.context import Timings
 from supawire.server.limits import ServerLimits
-from supawire.server.message_store import Replay, Store, Stored
+from supawire.server.message_store import Replay, Store, StoredMessage
 from tests.server.world import OK, Client, World, denied, system
 
 LAB = "realtime:lab"
@@ -242,8 +242,8 @@ def test_only_stored_private_messages_of_the_topic_are_replayed() -> None:
 def test_the_store_is_bounded() -> None:
     """In number, and in age by 72 hours."""
 
-    def message(n: int, at: float) -> Stored:
-        return Stored(str(n), "lab", "e", b"{}", True, True, at)
+    def message(n: int, at: float) -> StoredMessage:
+        return StoredMessage(str(n), "lab", "e", b"{}", True, True, at)
 
     store = Store(kept=3)
     for n in range(5):

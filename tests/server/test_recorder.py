@@ -42,10 +42,10 @@ def test_tokens_never_come_out() -> None:
     assert frames[0].payload == {"config": {}, "access_token": "***", "user_token": "***"}
     assert frames[1].payload == {"access_token": "***"}
     assert frames[2].event is None
-    shown = repr(frames) + repr(world.hub.__dict__["_desk"].peers)
+    shown = repr(frames) + repr(world.hub.__dict__["_context"].peers)
     for part in token.split("."):
         assert part not in shown
-    assert SECRET not in shown + repr(world.hub.__dict__["_desk"].options)
+    assert SECRET not in shown + repr(world.hub.__dict__["_context"].options)
 
 
 def test_memory_is_bounded(monkeypatch: Any) -> None:

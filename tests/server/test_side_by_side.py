@@ -10,7 +10,7 @@ import pytest
 
 from supawire.server.context import HubOptions, Timings
 from supawire.server.effects import Accepted, Refusal
-from supawire.server.queries import Trouble
+from supawire.server.queries import QueryError
 from supawire.server.wire import decode
 from tests.server.test_app import TOKEN, running
 from tests.server.world import OK, SECRET, Client, World, denied, system
@@ -303,7 +303,7 @@ def test_after_an_outage_of_the_database_joins_are_refused_for_a_while() -> None
     for timings, waits in ((Timings.strict(), 60.0), (Timings(), 0.0)):
         world = World(database=True, timings=timings)
         client = world.connect()
-        world.hub.troubled(Trouble.DOWN, world.now)
+        world.hub.troubled(QueryError.DOWN, world.now)
         world.hub.troubled(None, world.now)
         if waits:
             client.join()
@@ -327,6 +327,6 @@ def test_a_first_look_that_finds_no_trouble_refuses_nothing() -> None:
 def test_the_handshake_does_not_need_the_database() -> None:
     """Real: sockets are opened during an outage."""
     world = World(database=True)
-    world.hub.troubled(Trouble.DOWN, world.now)
+    world.hub.troubled(QueryError.DOWN, world.now)
     assert isinstance(world.handshake(9, {"apikey": world.token()}), Accepted)
     assert HubOptions(secret=SECRET).timings.recovery == 0.0

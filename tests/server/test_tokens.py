@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supawire.events import Instant
-from supawire.server.tokens import MAX_TOKEN, Claims, Flaw, Refused, check, sign
+from supawire.server.tokens import MAX_TOKEN, Claims, Flaw, TokenRefused, check, sign
 from tests.server.world import SECRET, START, unsigned
 
 NOW = Instant(5.0, START + 0.75)
@@ -88,7 +88,7 @@ def test_a_bad_token_is_refused_in_the_servers_words(
 ) -> None:
     """Each flaw has its status and its text at the handshake, at a join and in a system message."""
     refused = check(given, SECRET, NOW)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, TokenRefused)
     assert (refused.status, refused.error, refused.reason, refused.message) == (status, error, reason, message)
 
 
@@ -123,7 +123,7 @@ UNKNOWN = "Unknown Error on Channel"
 def test_a_malformed_token_is_refused_as_the_real_server_does(given: str, status: int, error: str, reason: str) -> None:
     """The real server answers 500 to a quoted key and to a damaged header, and a join with an error of its parser."""
     refused = check(given, SECRET, NOW)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, TokenRefused)
     assert (refused.status, refused.error) == (status, error)
     assert refused.reason.startswith(reason)
 
@@ -133,7 +133,7 @@ def test_a_malformed_token_is_refused_as_the_real_server_does(given: str, status
 def test_no_header_makes_the_check_raise(name: str, value: Any) -> None:
     """Every value of every header is either accepted or refused."""
     header = json.dumps({"alg": "HS256", name: value}).encode()
-    assert isinstance(check(signed(header, GOOD), SECRET, NOW), Claims | Refused)
+    assert isinstance(check(signed(header, GOOD), SECRET, NOW), Claims | TokenRefused)
 
 
 @pytest.mark.parametrize("name", ["role", "exp", "iat", "sub", "aud", "nbf"])
@@ -144,7 +144,7 @@ def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
     """Every value of every claim is either accepted or refused, and what is accepted can be compared with a clock."""
     claims = b'{"role":"anon","exp":4000000000,"%b":%b}' % (name.encode(), value.encode())
     found = check(signed(HS256, claims), SECRET, NOW)
-    assert isinstance(found, Claims | Refused)
+    assert isinstance(found, Claims | TokenRefused)
     if isinstance(found, Claims):
         assert found.expired(NOW) is None and float(found.exp) - NOW.wall > 0
 
@@ -153,7 +153,7 @@ def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
 def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
     """It cannot be compared with the clock, and a date that far away means nothing."""
     claims = b'{"role":"anon","exp":%b}' % exp.encode()
-    assert check(signed(HS256, claims), SECRET, NOW) == Refused(Flaw.ODD)
+    assert check(signed(HS256, claims), SECRET, NOW) == TokenRefused(Flaw.ODD)
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
 def test_a_reserved_role_is_refused(role: str) -> None:
     """PostgreSQL takes `none` as giving up the role, so that the token would have the rights of the server itself."""
     refused = check(token(role=role), SECRET, NOW)
-    assert isinstance(refused, Refused) and refused.flaw is Flaw.ROLE and refused.status == 401
+    assert isinstance(refused, TokenRefused) and refused.flaw is Flaw.ROLE and refused.status == 401
 
 
 @pytest.mark.parametrize("piece", [".", "%41", " ", "a", "é"])
 def test_a_huge_token_is_not_looked_at(piece: str) -> None:
     """A megabyte is refused by its length alone."""
-    assert check(piece * 1_000_000, SECRET, NOW) == Refused(Flaw.MALFORMED)
-    assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == Refused(Flaw.MALFORMED)
+    assert check(piece * 1_000_000, SECRET, NOW) == TokenRefused(Flaw.MALFORMED)
+    assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == TokenRefused(Flaw.MALFORMED)
 
 
 def test_a_token_with_much_in_it_is_accepted() -> None:
@@ -181,11 +181,11 @@ def test_an_unsigned_token_is_refused_whatever_it_says() -> None:
     """`alg: none` is never taken, with or without a signature."""
     for signature in ("", "AAAA"):
         for name in ("none", "None", "NONE"):
-            assert isinstance(check(unsigned({"alg": name}, signature), SECRET, NOW), Refused)
+            assert isinstance(check(unsigned({"alg": name}, signature), SECRET, NOW), TokenRefused)
 
 
 def test_the_time_is_the_callers() -> None:
     """Expiry is judged by the time passed in, to the second."""
     short = token(exp=int(START) + 1)
     assert isinstance(check(short, SECRET, Instant(0.0, START + 0.999)), Claims)
-    assert isinstance(check(short, SECRET, Instant(0.0, START + 1.0)), Refused)
+    assert isinstance(check(short, SECRET, Instant(0.0, START + 1.0)), TokenRefused)

@@ -27,7 +27,7 @@ from supawire.server.effects import (
     Unsubscribe,
 )
 from supawire.server.hub import Hub
-from supawire.server.queries import Answer, Question
+from supawire.server.queries import Answer, Query
 from supawire.server.tokens import sign
 
 SECRET = "a-secret-that-is-long-enough-for-hs256-signing"
@@ -135,7 +135,7 @@ class World:
         self.hub = Hub(HubOptions(secret=SECRET, **options), Random(7))
         self.clients: dict[int, Client] = {}
         self.reports: list[str] = []
-        self.asked: dict[int, Question[Any]] = {}
+        self.asked: dict[int, Query[Any]] = {}
         """Questions of the hub that were not answered yet; only with `database=True`."""
         self.unsubscribed: list[int] = []
         self.responses: dict[int, RestAnswer] = {}
@@ -187,7 +187,7 @@ class World:
             return self.responses.get(answer.number, PENDING)
         return answer
 
-    def answer(self, answer: Answer, number: int | None = None) -> Question[Any]:
+    def answer(self, answer: Answer, number: int | None = None) -> Query[Any]:
         """Answer the oldest open question, or the one of this number; the question."""
         number = next(iter(self.asked)) if number is None else number
         question = self.asked.pop(number)
@@ -216,7 +216,7 @@ class World:
             self.reports.append(effect.text)
             return
         if isinstance(effect, Ask):
-            assert self.hub._desk.options.database, "a question to a database that is not there"
+            assert self.hub._context.options.database, "a question to a database that is not there"
             self.asked[effect.number] = effect.question
             return
         if isinstance(effect, Unsubscribe):

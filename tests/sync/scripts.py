@@ -66,7 +66,7 @@ class Program:
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let `sys.stdin.readline()` return."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")

@@ -65,7 +65,7 @@ def test_the_exit_is_bounded(server: LocalServer, rest: str):
         assert program.hear() == "ready"
         server.broadcast("room", "a", 1)
         server.pause()
-        program.go_on()
+        program.resume()
         assert program.end() == (0, [], "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supawire import Client, HandlerError, LinkState, LocalServer, PresenceSync, broadcast, connect, presence
+from supawire import Client, ConnectionState, HandlerError, LocalServer, PresenceSync, broadcast, connect, presence
 from supawire.errors import ClosedError, InvalidArgumentError, SlowConsumerError, StateError
 from supawire.transport._connection import WebSocketConnection
 from supawire.transport.base import OpenRequest
@@ -176,7 +176,7 @@ def test_an_async_handler_survives_its_own_cancellation(server: LocalServer):
         assert notes.wait(3) == [0, 1, 2]
         causes = [type(error.__cause__) for error in errors.wait(3)]
         assert causes == [asyncio.CancelledError, SystemExit, SystemExit]
-        assert client.state is LinkState.OPEN
+        assert client.state is ConnectionState.OPEN
 
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, SystemExit, StopIteration])
@@ -246,7 +246,7 @@ def test_a_handler_may_close_the_client(server: LocalServer, how: str):
     room.subscribe()
     room.broadcast("a", 1)
     client.wait_closed()
-    assert notes.wait(1) == [("closed", LinkState.CLOSED, ["supawire-dispatch"])]
+    assert notes.wait(1) == [("closed", ConnectionState.CLOSED, ["supawire-dispatch"])]
     client.close()
     with pytest.raises(ClosedError):
         client.ping()
@@ -272,12 +272,12 @@ def test_on_error_may_close_the_client(server: LocalServer):
 
 def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
     """A handler that closes while other threads do keeps nobody waiting for the other (R10)."""
-    entered, go_on, closed = threading.Event(), threading.Event(), Notes()
+    entered, resume, closed = threading.Event(), threading.Event(), Notes()
     client = connect(server.url, server.anon_key)
 
     def handler(event: Any) -> None:
         entered.set()
-        wait_for(go_on)
+        wait_for(resume)
         client.close()
         closed("handler")
 
@@ -293,7 +293,7 @@ def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
     threads = [threading.Thread(target=close) for _ in range(2)]
     for thread in threads:
         thread.start()
-    go_on.set()
+    resume.set()
     for thread in threads:
         thread.join(LONG)
     assert sorted(closed.wait(3)) == ["handler", "thread", "thread"]
@@ -302,12 +302,12 @@ def test_two_threads_and_a_handler_close_at_once(server: LocalServer):
 
 def test_closing_calls_no_handler_any_more_and_tells_every_error(server: LocalServer):
     """What waits behind a handler at `close` is dropped, but what `on_error` is owed is told before the end (R31)."""
-    entered, go_on, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
+    entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
         notes(event.payload)
         entered.set()
-        wait_for(go_on)
+        wait_for(resume)
 
     client = connect(server.url, server.anon_key, on_error=errors, offline="queue")
     room = client.channel("room", echo=True)
@@ -322,7 +322,7 @@ def test_closing_calls_no_handler_any_more_and_tells_every_error(server: LocalSe
     driver: Any = client._portal._driver
     while not driver.dispatch.stopping:
         pass
-    go_on.set()
+    resume.set()
     closing.join(LONG)
     assert notes.all == [0]
     assert [type(error) for error in errors.all] == [ClosedError]
@@ -332,7 +332,7 @@ def test_a_handler_that_does_not_return_is_left_alone(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """`close` waits a bounded time for a handler that blocks, says so in the log, and returns (R10)."""
-    monkeypatch.setattr("supawire.aio.handler_thread.STUBBORN", 0.05)
+    monkeypatch.setattr("supawire.aio.handler_thread.SHUTDOWN_TIMEOUT", 0.05)
     entered, leave = threading.Event(), threading.Event()
 
     def handler(event: Any) -> None:
@@ -345,7 +345,7 @@ def test_a_handler_that_does_not_return_is_left_alone(
         room.subscribe()
         room.broadcast("a", 1)
         wait_for(entered)
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
     assert ours() == ["supawire-dispatch"]
     assert "still runs on the dispatch thread" in caplog.text
     leave.set()
@@ -354,11 +354,11 @@ def test_a_handler_that_does_not_return_is_left_alone(
 
 def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
     """After `cancel` a handler is not called, not even with what waited for it already."""
-    entered, go_on, notes = threading.Event(), threading.Event(), Notes()
+    entered, resume, notes = threading.Event(), threading.Event(), Notes()
 
     def blocking(event: Any) -> None:
         entered.set()
-        wait_for(go_on)
+        wait_for(resume)
 
     with connect(server.url, server.anon_key) as client:
         room = client.channel("room", echo=True)
@@ -369,7 +369,7 @@ def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
         room.broadcast("a", 1)
         wait_for(entered)
         subscription.cancel()
-        go_on.set()
+        resume.set()
         room.broadcast("last", 1)
         assert notes.wait(1) == ["last"]
 
@@ -377,12 +377,12 @@ def test_a_handler_that_is_cancelled_gets_nothing_more(server: LocalServer):
 @pytest.mark.parametrize("overflow", ["error", "drop_newest", "drop_oldest"])
 def test_what_waits_behind_a_handler_is_bounded(server: LocalServer, overflow: Any):
     """More events than `buffer` behind a blocked handler follow the policy; "error" is told once (R39)."""
-    entered, go_on, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
+    entered, resume, notes, errors = threading.Event(), threading.Event(), Notes(), Notes()
 
     def handler(event: Any) -> None:
         notes(event.payload)
         entered.set()
-        wait_for(go_on)
+        wait_for(resume)
 
     with connect(server.url, server.anon_key, on_error=errors) as client:
         room = client.channel("room", echo=True)
@@ -395,7 +395,7 @@ def test_what_waits_behind_a_handler_is_bounded(server: LocalServer, overflow: A
         while subscription.dropped < 6:
             client.stats()
         assert client.stats().overflowed == 6
-        go_on.set()
+        resume.set()
         assert notes.wait(4) == ([0, 7, 8, 9] if overflow == "drop_oldest" else [0, 1, 2, 3])
         room.broadcast("a", "next")
         assert notes.wait(5)[4] == "next"

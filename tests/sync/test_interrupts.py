@@ -87,7 +87,7 @@ def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalSer
     with Program(server, source) as program:
         assert program.hear() == "ready"
         server.pause()
-        program.go_on()
+        program.resume()
         assert program.hear() == "blocked"
         program.interrupt()
         assert program.end() == (0, ["interrupted"], "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from supawire import LinkState, LocalServer, OperationTimeout, broadcast, connect
+from supawire import ConnectionState, LocalServer, OperationTimeout, broadcast, connect
 from supawire.errors import ClosedError, ConnectError, StateError
 from tests.held import Held, left_since
 from tests.sync.conftest import ours
@@ -173,7 +173,7 @@ def test_a_client_belongs_to_no_thread(server: LocalServer):
         assert second.submit(client.ping).result() > 0
     with ThreadPoolExecutor(1) as third:
         third.submit(client.close).result()
-    assert client.state is LinkState.CLOSED
+    assert client.state is ConnectionState.CLOSED
 
 
 def test_opening_and_closing_leaves_nothing(server: LocalServer):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supawire import Client, LinkState, LocalServer, broadcast, connect
+from supawire import Client, ConnectionState, LocalServer, broadcast, connect
 from supawire.errors import HandlerError
 from tests.aio.test_usercode import EXITS, KINDS, causes
 from tests.sync.conftest import ours
@@ -36,7 +36,7 @@ def test_whatever_a_handler_raises_is_reported(server: LocalServer, kind: type[B
         for number in range(2):
             room.broadcast("e", number)
         assert causes(errors.wait(2)) == [kind, kind] and isinstance(errors.all[0], HandlerError)
-        assert heard == [0, 1] and client.state is LinkState.OPEN
+        assert heard == [0, 1] and client.state is ConnectionState.OPEN
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -94,7 +94,7 @@ def test_whatever_a_hook_raises_is_reported(server: LocalServer, kind: type[Base
         raised.wait(1)
         if "provider" not in place:
             assert causes(errors.wait(1)[:1]) == [kind]
-        assert client.state is not LinkState.CLOSED
+        assert client.state is not ConnectionState.CLOSED
 
 
 def test_a_plain_handler_may_return_an_awaitable(server: LocalServer):
@@ -153,7 +153,7 @@ def test_an_async_handler_may_close_the_client_in_any_way(server: LocalServer, w
         room.on(broadcast(), handler)
         room.subscribe()
         room.broadcast("e", 1)
-        assert after.wait(1) == [LinkState.CLOSED]
+        assert after.wait(1) == [ConnectionState.CLOSED]
     for thread in threading.enumerate():
         if thread.name == "supawire-dispatch":
             thread.join(10)

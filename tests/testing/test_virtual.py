@@ -10,10 +10,10 @@ import supawire.testing
 from supawire import (
     Backoff,
     ConnectError,
+    ConnectionState,
     Gap,
     Insert,
     JoinDeniedError,
-    LinkState,
     Status,
     broadcast,
     changes,
@@ -120,10 +120,10 @@ def test_a_close_code_arrives_and_pauses_end_by_the_heartbeat():
             links = (event async for event in client.listen() if isinstance(event, Status))
             server.drop_connections(1012)
             assert "1012" in str((await anext(links)).cause)
-            while (await anext(links)).state is not LinkState.OPEN:
+            while (await anext(links)).state is not ConnectionState.OPEN:
                 pass
             server.pause()
-            assert (await anext(links)).state is LinkState.RETRYING
+            assert (await anext(links)).state is ConnectionState.RETRYING
             server.resume()
             await links.aclose()
 

@@ -58,7 +58,7 @@ class Rig(Protocol):
 class Collector:
     """A sink that keeps everything."""
 
-    burst: int = 256
+    max_batch: int = 256
     frames: list[tuple[bytes, bool]] = field(default_factory=list[tuple[bytes, bool]])
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     batches: list[int] = field(default_factory=list[int])
@@ -68,7 +68,7 @@ class Collector:
         self.frames.append((data, binary))
         self.arrived.set()
 
-    def drained(self) -> None:
+    def batch_done(self) -> None:
         self.batches.append(len(self.frames))
 
     async def has(self, count: int) -> list[tuple[bytes, bool]]:

@@ -35,11 +35,11 @@ class FullSocket:
 
 
 class Nobody:
-    burst = 1
+    max_batch = 1
 
     def frame(self, data: bytes, binary: bool, /) -> None: ...
 
-    def drained(self) -> None: ...
+    def batch_done(self) -> None: ...
 
 
 async def test_a_flush_ends_with_the_connection():

@@ -101,7 +101,7 @@ async def test_an_abort_ends_at_once(rig: Rig):
 
 
 async def test_a_sink_hears_when_there_are_no_more_frames(rig: Rig):
-    """`drained` is called before the connection waits, so that nothing of a batch is left over until the next one."""
+    """`batch_done` is called before the connection waits, so that nothing of a batch is left until the next one."""
     async with line(rig) as it:
         for number in range(1, 4):
             await it.peer.send(b"[]")
@@ -192,7 +192,7 @@ async def test_reading_can_be_paused(rig: Rig):
 
 async def test_the_loop_gets_its_turn_between_bursts(rig: Rig):
     """However many frames wait, no more than `burst` come in one turn of the event loop (R39)."""
-    sink = Collector(burst=4)
+    sink = Collector(max_batch=4)
     seen: list[int] = []
 
     async def watch() -> None:

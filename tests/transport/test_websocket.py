@@ -62,12 +62,12 @@ async def test_the_handshake_says_what_it_was_told():
 
 
 class _NoSink:
-    burst = 1
+    max_batch = 1
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         raise AssertionError("nothing is read after an abort")
 
-    def drained(self) -> None: ...
+    def batch_done(self) -> None: ...
 
 
 async def test_sockets_of_one_loop_share_what_opens_them():
@@ -77,7 +77,7 @@ async def test_sockets_of_one_loop_share_what_opens_them():
         first = await rig.accept()
         peer = await rig.accept()
         shared = one._session
-        assert isinstance(shared, _aiohttp.Session)
+        assert isinstance(shared, _aiohttp.AiohttpSession)
         assert other._session is shared
         await first.close(1000)
         await one.run(_NoSink())

@@ -20,7 +20,7 @@ from supawire.events import Broadcast, Change, Delete, Insert, LateBroadcast, Up
 from supawire.options import check_choice, check_count, check_takes
 
 
-class Valve:
+class FlowControl:
     """The valve of one client.
 
     Args: patience: seconds that reading may stop. awaits_reply: whether a request waits. set_reading: stop or go on.
@@ -40,7 +40,7 @@ class Valve:
         """Whether reading stands still."""
         return self._timer is not None
 
-    def hold(self, holder: object) -> bool:
+    def pause_reading(self, holder: object) -> bool:
         """Stop reading because this holder is full; False when that may not be (any longer)."""
         if holder in self._holders:
             return self.closed
@@ -52,7 +52,7 @@ class Valve:
             self._set_reading(False)
         return True
 
-    def release(self, holder: object) -> None:
+    def resume_reading(self, holder: object) -> None:
         """This holder has room again, or is gone."""
         self._holders.discard(holder)
         if not self._holders:
@@ -71,21 +71,21 @@ class Valve:
             self._set_reading(True)
 
 
-class ThreadValve:
+class ThreadFlowControl:
     """The same valve for a buffer that is filled on the loop and emptied on a thread."""
 
-    def __init__(self, valve: Valve, loop: asyncio.AbstractEventLoop) -> None:
-        self._valve = valve
+    def __init__(self, flow_control: FlowControl, loop: asyncio.AbstractEventLoop) -> None:
+        self._flow_control = flow_control
         self._loop = loop
 
-    def hold(self, holder: object) -> bool:
-        """On the loop: see `Valve.hold`."""
-        return self._valve.hold(holder)
+    def pause_reading(self, holder: object) -> bool:
+        """On the loop: see `FlowControl.hold`."""
+        return self._flow_control.pause_reading(holder)
 
-    def release(self, holder: object) -> None:
-        """On any thread: see `Valve.release`."""
+    def resume_reading(self, holder: object) -> None:
+        """On any thread: see `FlowControl.release`."""
         try:
-            self._loop.call_soon_threadsafe(self._valve.release, holder)
+            self._loop.call_soon_threadsafe(self._flow_control.resume_reading, holder)
         except RuntimeError:
             return  # the loop was closed: nothing is read any more
 
@@ -165,12 +165,12 @@ class Buffer:
         self._refuse(event, f"events of more than {self.most_bytes} bytes")
         return weight(event)
 
-    def squeeze(self, event: Any) -> None:
+    def put_over_limit(self, event: Any) -> None:
         """Take an event for which there is no room; for a moment in which the consumer is about to make some."""
         self.events.append(event)
 
     @property
-    def forgives(self) -> bool:
+    def resets_when_drained(self) -> bool:
         """Whether an episode of overflow is over when the consumer has caught up; else when it has read the error."""
         return self._slow is not None
 
@@ -282,21 +282,24 @@ class Pause(Buffer):
     """Stops the reading of the socket while it is full; then as "error"."""
 
     def __init__(
-        self, limit: int, valve: Valve | ThreadValve, slow: Callable[[SlowConsumerError], None] | None = None
+        self,
+        limit: int,
+        flow_control: FlowControl | ThreadFlowControl,
+        slow: Callable[[SlowConsumerError], None] | None = None,
     ) -> None:
         super().__init__(limit, slow)
-        self._valve = valve
+        self._flow_control = flow_control
         self._holds = False
 
     def put(self, event: Any) -> None:
         """Take an event, and stop reading with the last one that fits."""
         super().put(event)
         if len(self.events) >= self.limit and not self._holds:
-            self._holds = self._valve.hold(self)
+            self._holds = self._flow_control.pause_reading(self)
 
     def overflow(self, event: Any) -> None:
         """Keep what comes of the frame that was being read when reading stopped; else as "error"."""
-        if self.error is None and self._valve.hold(self):
+        if self.error is None and self._flow_control.pause_reading(self):
             self._holds = True
             self.events.append(event)
         else:
@@ -304,7 +307,7 @@ class Pause(Buffer):
 
     def _shed(self) -> int:
         """Stop reading, and drop nothing as long as that may be."""
-        if self.error is None and self._valve.hold(self):
+        if self.error is None and self._flow_control.pause_reading(self):
             self._holds = True
             return 0
         return super()._shed()
@@ -323,7 +326,7 @@ class Pause(Buffer):
 
     def _release(self) -> None:
         self._holds = False
-        self._valve.release(self)
+        self._flow_control.resume_reading(self)
 
 
 def weight(event: Any) -> int:
@@ -340,7 +343,7 @@ def make_buffer(
     buffer: int,
     overflow: str,
     key: Key | None,
-    valve: Callable[[], Valve | ThreadValve],
+    flow_control: Callable[[], FlowControl | ThreadFlowControl],
     slow: Callable[[SlowConsumerError], None] | None = None,
 ) -> Buffer:
     """The buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
@@ -358,6 +361,6 @@ def make_buffer(
         case "drop_newest":
             return DropNewest(limit)
         case "pause":
-            return Pause(limit, valve(), slow)
+            return Pause(limit, flow_control(), slow)
         case _:
             return Buffer(limit, slow)

@@ -23,7 +23,7 @@ from supawire.options import Backoff, ClientOptions, Secret, TokenProvider, chec
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
-LUCK: Final[Uniform] = random.SystemRandom()
+RANDOM: Final[Uniform] = random.SystemRandom()
 """Draws the jitter of all clients; without a state, which forked processes would share, and then come back together."""
 
 
@@ -126,11 +126,11 @@ def ask_delay(order: AskDelay, options: ClientOptions, exits: Exits) -> tuple[fl
     chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
     default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
     if isinstance(chosen, Backoff):
-        return delay(chosen, order.attempt, LUCK), None
+        return delay(chosen, order.attempt, RANDOM), None
     try:
         seconds = check_number("the delay", chosen(order.attempt), minimum=0, unit="seconds")
     except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
-        return delay(default, order.attempt, LUCK), None if exits.take(error) else error
+        return delay(default, order.attempt, RANDOM), None if exits.take(error) else error
     return (
         (seconds, None) if math.isfinite(seconds) else (default.maximum, InvalidArgumentError("the delay has no end"))
     )

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, over
 
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
-from supawire.aio.driver import Driver, check_taking
+from supawire.aio.driver import Driver, check_accepting_calls
 from supawire.aio.handlers import Subscription, subscribe
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
-from supawire.core.channel import Channel
+from supawire.core.channel import CoreChannel
 from supawire.core.effects import Ticket
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import ClosedError, InvalidArgumentError, RealtimeError, StateError, again
 from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import (
@@ -50,7 +50,7 @@ class AsyncQueuedSent(Sent):
         return await asyncio.shield(self._outcome)
 
 
-async def send(driver: Driver, topic: str, message: Message) -> Sent:
+async def send(driver: Driver, topic: str, message: OutgoingBroadcast) -> Sent:
     """Send one broadcast, or do with it what `offline` says. Raises what became of it instead."""
     session = driver.session
     ticket = session.broadcast(topic, message, driver.now())
@@ -220,7 +220,7 @@ class AsyncChannel:
         Raises: InvalidArgumentError: no selector, or a policy that does not fit.
         """
         self._check_selectors(selectors)
-        kept = make_buffer(buffer, overflow, key, self._driver.valve)
+        kept = make_buffer(buffer, overflow, key, self._driver.flow_control)
         registry = self._driver.registry
         registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
         self._driver.pump()
@@ -258,7 +258,7 @@ class AsyncChannel:
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
         self._check()
-        check_taking(self._driver)
+        check_accepting_calls(self._driver)
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
@@ -298,9 +298,9 @@ class AsyncChannel:
         """
         driver = self._driver
         self._check()
-        check_taking(driver)
+        check_accepting_calls(driver)
         json = not isinstance(payload, bytes | bytearray | memoryview)
-        message = Message(
+        message = OutgoingBroadcast(
             check_event(event),
             check_json(payload) if json else bytes(cast("bytes", payload)),
             json,
@@ -334,7 +334,7 @@ class AsyncChannel:
 
     async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
         self._check()
-        check_taking(self._driver)
+        check_accepting_calls(self._driver)
         limit = check_timeout(timeout, self._driver.options.timeout)
         ticket = self._driver.session.track(self._topic, wish, limit, self._driver.now())
         await self._driver.outcome(ticket)
@@ -395,7 +395,11 @@ class _Events:
     __slots__ = ("_begin", "_core", "_driver", "_raised", "_selectors", "_wish")
 
     def __init__(
-        self, driver: Driver, core: Channel, begin: Callable[[], Awaitable[None]], selectors: tuple[Selector[Any], ...]
+        self,
+        driver: Driver,
+        core: CoreChannel,
+        begin: Callable[[], Awaitable[None]],
+        selectors: tuple[Selector[Any], ...],
     ) -> None:
         self._driver = driver
         self._core = core
@@ -429,7 +433,7 @@ class _Events:
     async def begin(self) -> None:
         """Join a channel that nobody has joined, and wait for it; the wish outlives this wait."""
         driver = self._driver
-        check_taking(driver)
+        check_accepting_calls(driver)
         self._wish = driver.session.join(self._core.topic, driver.now())
         await self._begin()
 

@@ -15,13 +15,13 @@ from supawire._mirror_events import RowSource
 from supawire._validation import misused, not_built
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
-from supawire.aio.connect import Opening
-from supawire.aio.driver import Driver, check_taking, drain
-from supawire.aio.http_publish import Message, Published, read_letter, read_letters
-from supawire.aio.mirror import AsyncMirror, Mirroring, read_mirroring
+from supawire.aio.connect import ClientOpener
+from supawire.aio.driver import Driver, check_accepting_calls, drain
+from supawire.aio.http_publish import Message, Published, read_message, read_messages
+from supawire.aio.mirror import AsyncMirror, MirrorOptions, read_mirror_options
 from supawire.aio.stream import AsyncStream, Moves
 from supawire.errors import InvalidArgumentError, again
-from supawire.events import Gap, Heartbeat, LinkState, Sent, Stats, Status
+from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
@@ -76,7 +76,7 @@ def connect_async(
     http: HttpClient | None = None,
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
-) -> Opening["AsyncClient"]:
+) -> ClientOpener["AsyncClient"]:
     """A client of Supabase Realtime in this event loop: `async with connect_async(url, key) as client:`, or awaited.
 
     The first connection is waited for: a refusal for good raises at once, anything else is tried again until
@@ -109,7 +109,7 @@ def connect_async(
         await driver.open()
         return AsyncClient(driver)
 
-    return Opening(start)
+    return ClientOpener(start)
 
 
 def check_present(options: ClientOptions) -> None:
@@ -127,7 +127,7 @@ def check_present(options: ClientOptions) -> None:
 
 def _forgotten(driver: Driver, site: Site) -> None:
     """The client was collected, on any thread."""
-    if driver.session.state is LinkState.CLOSED:
+    if driver.session.state is ConnectionState.CLOSED:
         return
     try:
         driver.loop.call_soon_threadsafe(driver.abort, None)
@@ -155,7 +155,7 @@ class AsyncClient:
     # --- what it is
 
     @property
-    def state(self) -> LinkState:
+    def state(self) -> ConnectionState:
         """Where the connection stands."""
         return self._driver.session.state
 
@@ -243,7 +243,7 @@ class AsyncClient:
         """
         check_bool("heartbeats", heartbeats)
         self._driver.check_loop()
-        kept = make_buffer(buffer, overflow, key, self._driver.valve)
+        kept = make_buffer(buffer, overflow, key, self._driver.flow_control)
         registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now(), None, heartbeats)
         return AsyncStream(registration, kept, Moves(self._driver))
 
@@ -309,16 +309,16 @@ class AsyncClient:
         Raises: InvalidArgumentError. RateLimitedError: too many channels are wanted. ClosedError.
         Wire: protocol §4.
         """
-        return AsyncMirror(*self._mirroring(
+        return AsyncMirror(*self._mirror_options(
             table, fetch, key=key, schema=schema, filter=filter, where=where, select=select, model=model, plain=plain,
             narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout, backoff=backoff, buffer=buffer,
             refresh_every=refresh_every,
         ))  # fmt: skip
 
-    def _mirroring(self, table: str, fetch: RowSource, **options: Any) -> tuple[Driver, Mirroring, RowSource]:
+    def _mirror_options(self, table: str, fetch: RowSource, **options: Any) -> tuple[Driver, MirrorOptions, RowSource]:
         self._driver.check_loop()
-        check_taking(self._driver)
-        return self._driver, read_mirroring(self._driver.session.channels, table, fetch=fetch, **options), fetch
+        check_accepting_calls(self._driver)
+        return self._driver, read_mirror_options(self._driver.session.channels, table, fetch=fetch, **options), fetch
 
     # --- by HTTP
 
@@ -347,9 +347,9 @@ class AsyncClient:
         Wire: protocol §6.5 to §6.7.
         """
         self._driver.check_loop()
-        check_taking(self._driver)
+        check_accepting_calls(self._driver)
         limit = self._driver.options.limits.payload_bytes
-        letter = read_letter(topic, event, payload, private, id, limit)
+        letter = read_message(topic, event, payload, private, id, limit)
         return await self._driver.publisher.publish(letter, check_timeout(timeout, self._driver.options.timeout))
 
     async def publish_many(
@@ -365,8 +365,8 @@ class AsyncClient:
         Wire: protocol §6.5.
         """
         self._driver.check_loop()
-        check_taking(self._driver)
-        letters = read_letters(messages, self._driver.options.limits.payload_bytes)
+        check_accepting_calls(self._driver)
+        letters = read_messages(messages, self._driver.options.limits.payload_bytes)
         return await self._driver.publisher.publish_many(letters, check_timeout(timeout, self._driver.options.timeout))
 
     # --- the connection

@@ -31,7 +31,7 @@ def _hint(call: str) -> str:
     return f"Write `async with {call}(…) as client:`, or `client = await {call}(…)`; code that blocks calls {sync}()."
 
 
-class Opening(Generic[C]):
+class ClientOpener(Generic[C]):
     """A client that is not open yet; nothing is started before it is awaited or entered, and that once.
 
     `client = await connect_async(...)`, or `async with connect_async(...) as client:`.

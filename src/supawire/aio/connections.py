@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from supawire.aio.thread_buffer import is_of_the_end
+from supawire.aio.thread_buffer import is_shutdown_error
 from supawire.core.connection import Cause
 from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
 from supawire.core.receive import HEAVY, Delivery
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
 
-BURST: Final = 256
+MAX_BATCH: Final = 256
 """The most frames that are taken before the event loop gets its turn."""
 
 
@@ -35,7 +35,7 @@ WEIGHED: Final = 16_000_000
 """Bytes of heavy frames after which the buffers are weighed."""
 
 
-class Lane:
+class FrameSink:
     """Takes the frames of one generation; a `Sink` of the transport."""
 
     def __init__(self, driver: "Driver", generation: int) -> None:
@@ -50,7 +50,7 @@ class Lane:
         self._now: Instant | None = None
         self._ordered = False
         """Whether the batch has frames that are no data: the core may want something, an effect or a deadline."""
-        self.burst = BURST
+        self.max_batch = MAX_BATCH
         """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:  # noqa: C901  one walk, with as few calls as can be
@@ -96,7 +96,7 @@ class Lane:
         self._now = now = self._driver.now()
         return now
 
-    def drained(self) -> None:
+    def batch_done(self) -> None:
         """No more frames for now: the batch is over."""
         began, self._now = self._now, None
         ordered, self._ordered = self._ordered, False
@@ -104,7 +104,7 @@ class Lane:
             self._driver.end_batch(began, ordered=ordered)
 
 
-class TappedLane(Lane):
+class TappedFrameSink(FrameSink):
     """The same with the user's `on_frame`."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
@@ -131,7 +131,7 @@ class Sockets:
     """Performs what the core orders of sockets."""
 
     __slots__ = (
-        "_burst", "_current", "_current_lane", "_driver", "_generation", "_lane", "_open", "_request", "_stops",
+        "_burst", "_current", "_current_sink", "_driver", "_generation", "_lane", "_open", "_request", "_stops",
         "_transport", "tapped",
     )  # fmt: skip
 
@@ -139,14 +139,14 @@ class Sockets:
         self._driver = driver
         self._transport: Transport | None = options.transport
         self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
-        self._lane: Callable[[Driver, int], Lane] = Lane if options.on_frame is None else TappedLane
+        self._lane: Callable[[Driver, int], FrameSink] = FrameSink if options.on_frame is None else TappedFrameSink
         self.tapped: bool = options.on_frame is not None
         """Whether the user looks at each frame."""
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0
         self._current: Connection | None = None
-        self._current_lane: Lane | None = None
-        self._burst = BURST
+        self._current_sink: FrameSink | None = None
+        self._burst = MAX_BATCH
         self._stops: dict[str, None] = {}
         """Who does not want the socket to be read now."""
 
@@ -202,9 +202,9 @@ class Sockets:
 
     def set_smallest_buffer(self, limit: int | None) -> None:
         """A listener came or went: this is the smallest buffer now."""
-        self._burst = BURST if limit is None else min(BURST, limit)
-        if self._current_lane is not None:
-            self._current_lane.burst = self._burst
+        self._burst = MAX_BATCH if limit is None else min(MAX_BATCH, limit)
+        if self._current_sink is not None:
+            self._current_sink.max_batch = self._burst
 
     def has_written(self, generation: int, sequence: int) -> bool:
         """Whether this frame was handed to the network."""
@@ -264,8 +264,8 @@ class Sockets:
         if self._stops:
             connection.pause_reading()
         self._driver.opened(generation, getattr(connection, "clock_offset", None))
-        lane = self._current_lane = self._lane(self._driver, generation)
-        lane.burst = self._burst
+        lane = self._current_sink = self._lane(self._driver, generation)
+        lane.max_batch = self._burst
         try:
             end = await connection.run(lane)
         except Exception as error:  # noqa: BLE001  see `_broken`
@@ -290,7 +290,7 @@ class Sockets:
             self._driver.abort(error)
         elif isinstance(error, _BUGS) and not isinstance(error, OSError):
             self._driver.fail(error)
-        elif not isinstance(error, OSError | EOFError) and not is_of_the_end(error):
+        elif not isinstance(error, OSError | EOFError) and not is_shutdown_error(error):
             self._driver.reports.raised("the transport", self._transport, error)
         return Cause(text=f"{type(error).__name__}: {error}")
 

@@ -25,15 +25,15 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, ClassVar, Final
 
-from supawire.aio.buffers import Valve
-from supawire.aio.callbacks import LUCK, TokenSource, ask_delay
+from supawire.aio.buffers import FlowControl
+from supawire.aio.callbacks import RANDOM, TokenSource, ask_delay
 from supawire.aio.connections import Sockets, name_topic
-from supawire.aio.handler_thread import Dispatch
+from supawire.aio.handler_thread import HandlerThread
 from supawire.aio.http_publish import Publisher
-from supawire.aio.reporting import Direction, Reports, redact
+from supawire.aio.reporting import Direction, Reports, redact_frame
 from supawire.aio.subscriptions import Registry
 from supawire.aio.tasks import Tasks
-from supawire.aio.thread_buffer import COURTESY
+from supawire.aio.thread_buffer import GRACE_PERIOD
 from supawire.aio.usercode import Exits, is_unawaited
 from supawire.core.connection import Cause
 from supawire.core.effects import (
@@ -54,7 +54,7 @@ from supawire.core.effects import (
 from supawire.core.frames import PREFIX
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
-from supawire.events import Instant, LinkState
+from supawire.events import ConnectionState, Instant
 from supawire.options import ClientOptions, Endpoint, Secret
 
 
@@ -80,9 +80,9 @@ SENDS: Final = frozenset({"broadcast", "track", "publish"})
 """What callers are owed for sending; subscriptions that are still wanted end with the leave."""
 
 
-def check_taking(driver: "Driver") -> None:
+def check_accepting_calls(driver: "Driver") -> None:
     """Before every call that begins something: refuse it while the client drains; when it is closed, that is said."""
-    if driver.draining and driver.session.state is not LinkState.CLOSED:
+    if driver.draining and driver.session.state is not ConnectionState.CLOSED:
         raise StateError("the client is draining: it finishes what it has, and takes nothing new")
 
 
@@ -141,17 +141,17 @@ class Driver:
         self.endpoint: Final = endpoint
         self.loop: Final = asyncio.get_running_loop()
         self.clock: Final = Clock(self.loop)
-        self.session: Final = Session(options.session(), random=LUCK, token=options.secret, strict=sys.flags.dev_mode)
-        self.dispatch: Final = Dispatch(self, blocking=blocking)
-        told = self.dispatch.tell if blocking else None
+        self.session: Final = Session(options.session(), random=RANDOM, token=options.secret, strict=sys.flags.dev_mode)
+        self.dispatch: Final = HandlerThread(self, blocking=blocking)
+        told = self.dispatch.report_error if blocking else None
         self.exits: Final = Exits(lambda: not (blocking or self.tasks.ending))
         self.reports: Final = Reports(options.on_error, options.logger, told, self.loop.time, self.exits)
         self.tasks: Final = Tasks(self)
         self.sockets: Final = Sockets(self, endpoint, options)
         self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
         self._publisher: Publisher | None = None
-        self._valve: Valve | None = None
-        self._courtesy: Valve | None = None
+        self._flow_control: FlowControl | None = None
+        self._grace_pause: FlowControl | None = None
         self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None
@@ -179,22 +179,24 @@ class Driver:
             self._publisher = Publisher(self, self.endpoint, self.options)
         return self._publisher
 
-    def valve(self) -> Valve:
+    def flow_control(self) -> FlowControl:
         """For a buffer that stops the reading when it is full."""
-        if self._valve is None:
-            self._valve = Valve(
+        if self._flow_control is None:
+            self._flow_control = FlowControl(
                 self.options.heartbeat,
                 lambda: self.session.awaits_reply,
                 lambda reads: self.sockets.set_reading(reads, "valve"),
             )
-        return self._valve
+        return self._flow_control
 
     @property
-    def courtesy(self) -> Valve:
+    def grace_pause(self) -> FlowControl:
         """For a buffer that stops the reading for a moment, so that a thread can make room."""
-        if self._courtesy is None:
-            self._courtesy = Valve(COURTESY, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy"))
-        return self._courtesy
+        if self._grace_pause is None:
+            self._grace_pause = FlowControl(
+                GRACE_PERIOD, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy")
+            )
+        return self._grace_pause
 
     # --- the cycle
 
@@ -216,8 +218,8 @@ class Driver:
                     self._break(bug)
         finally:
             self._pumping = False
-        if self._valve is not None and self._valve.closed:
-            self._valve.check()
+        if self._flow_control is not None and self._flow_control.closed:
+            self._flow_control.check()
         self.dispatch.wake()
         self._arm()
 
@@ -234,7 +236,7 @@ class Driver:
     def _arm(self) -> None:
         """One timer, for the earliest deadline. One that comes too early only looks and is armed anew."""
         deadline = self.session.next_deadline
-        if self.session.state is LinkState.CLOSED:
+        if self.session.state is ConnectionState.CLOSED:
             self._disarm()
         elif deadline is not None and (self._timer is None or deadline < self._timer_at):
             self._disarm()
@@ -258,7 +260,7 @@ class Driver:
 
     def end_batch(self, began: Instant, *, ordered: bool) -> None:
         """The frames that were there are handled. After data alone the core wants nothing, and is not asked."""
-        if ordered or self.session.effects or (self._valve is not None and self._valve.closed):
+        if ordered or self.session.effects or (self._flow_control is not None and self._flow_control.closed):
             self.pump()
         else:
             self.dispatch.wake()
@@ -340,7 +342,7 @@ class Driver:
     def spare(self) -> None:
         """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
         self.tasks.spare()
-        self.dispatch.spare()
+        self.dispatch.exclude_current()
 
     def abort(self, error: RealtimeError | None) -> None:
         """End at once; waits for nothing."""
@@ -387,9 +389,9 @@ class Driver:
 
     def _release(self) -> None:
         """Stop the timer and the warning of a client that nobody closed: it keeps what it would end alive."""
-        for valve in (self._valve, self._courtesy):
-            if valve is not None:
-                valve.open()
+        for flow_control in (self._flow_control, self._grace_pause):
+            if flow_control is not None:
+                flow_control.open()
         self._disarm()
         if self.finalizer is not None:
             self.finalizer.detach()
@@ -456,7 +458,7 @@ class Driver:
             self.tasks.stop()
             return
         unheard = not heard and effect.error not in (self._told, self._reported)
-        if effect.error is not None and unheard and self.session.state is not LinkState.CLOSED:
+        if effect.error is not None and unheard and self.session.state is not ConnectionState.CLOSED:
             self.reports.error(effect.error, "channel")
 
     def _report(self, effect: Report) -> None:
@@ -496,7 +498,7 @@ class Driver:
         if hook is None:
             return
         try:
-            hook(direction, redact(data, binary=binary, secret=secret), binary)
+            hook(direction, redact_frame(data, binary=binary, secret=secret), binary)
         except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
             if not self.exits.take(error):
                 self.reports.raised("on_frame", hook, error)

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from supawire.aio.thread_buffer import is_of_the_end
+from supawire.aio.thread_buffer import is_shutdown_error
 from supawire.aio.usercode import Call
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
-STUBBORN: Final = 5.0
+SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the end of the client waits for a handler that is still at work on the thread."""
 
 _BURST: Final = 256
@@ -26,21 +26,34 @@ _BURST: Final = 256
 Turn = Callable[[], None]
 
 
-class Dispatch:
+class HandlerThread:
     """The dispatch thread of one client.
 
     Args: blocking: it serves the blocking door, so that errors of handlers are told here, not on the event loop.
     """
 
     __slots__ = (
-        "_awake", "_blocking", "_driver", "_ended", "_idle", "_look", "_loop", "_over", "_spared", "_spared_task",
-        "_tasks", "_thread", "_turns", "_wants_loop", "stopping",
+        "_awake",
+        "_blocking",
+        "_driver",
+        "_ended",
+        "_idle",
+        "_jobs",
+        "_look",
+        "_loop",
+        "_over",
+        "_spared",
+        "_spared_task",
+        "_tasks",
+        "_thread",
+        "_wants_loop",
+        "stopping",
     )  # fmt: skip
 
     def __init__(self, driver: "Driver", *, blocking: bool = False) -> None:
         self._driver = driver
         self._blocking = blocking
-        self._turns: deque[Turn | _Tell] | None = None
+        self._jobs: deque[Turn | ErrorJob] | None = None
         self._idle = False
         self._awake: threading.Condition | None = None
         self._thread: threading.Thread | None = None
@@ -58,11 +71,11 @@ class Dispatch:
     # --- on the event loop of the client
 
     @property
-    def turns(self) -> "deque[Turn | _Tell]":
+    def jobs(self) -> "deque[Turn | ErrorJob]":
         """What there is to do; whoever adds one sees to it that `wake` is called when the batch is over."""
-        if self._turns is None:
-            self._turns = deque()
-        return self._turns
+        if self._jobs is None:
+            self._jobs = deque()
+        return self._jobs
 
     def want_loop(self) -> None:
         """An async handler will have turns."""
@@ -71,12 +84,12 @@ class Dispatch:
     def wake(self) -> None:
         """The batch is over: let the thread look."""
         if self._thread is None:
-            if self._turns:
+            if self._jobs:
                 self._start()
-        elif self._idle and self._turns:
+        elif self._idle and self._jobs:
             self._rouse()
 
-    def tell(self, function: Callable[[Exception], None], error: Exception) -> bool:
+    def report_error(self, function: Callable[[Exception], None], error: Exception) -> bool:
         """Call this on the thread, at once when we are there, and also when the end has begun; False: it is over."""
         if threading.current_thread() is self._thread:
             function(error)
@@ -84,7 +97,7 @@ class Dispatch:
         with self._bell():
             if self._over:
                 return False
-            self.turns.append(_Tell(function, error))
+            self.jobs.append(ErrorJob(function, error))
         self.wake()
         return True
 
@@ -102,7 +115,7 @@ class Dispatch:
         if self._thread is None or self._ended is None:
             return
         try:
-            async with asyncio.timeout(STUBBORN):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT):
                 await self._ended.wait()
         except TimeoutError:
             self._driver.reports.log("handler").warning("a handler still runs on the dispatch thread; it is left alone")
@@ -116,7 +129,7 @@ class Dispatch:
         """Whether the caller is on the dispatch thread."""
         return threading.current_thread() is self._thread
 
-    def spare(self) -> None:
+    def exclude_current(self) -> None:
         """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
         call = Call.of(self)
         if call is None or (call.task is None and self._idle and not self.is_here):
@@ -136,7 +149,7 @@ class Dispatch:
     def inherited(self) -> None:
         """This is a forked child: a handler that forked is the only one here, and nothing follows it."""
         self.stopping = True
-        self.turns.clear()
+        self.jobs.clear()
         self._awake = threading.Condition()  # a thread that is not here may hold the old one
 
     # --- on the thread
@@ -165,7 +178,7 @@ class Dispatch:
             self._thread.start()
         except RuntimeError as error:
             self._thread = None
-            if not is_of_the_end(error):
+            if not is_shutdown_error(error):
                 raise
             self.stopping = self._over = True  # nobody can be called any more
 
@@ -199,7 +212,7 @@ class Dispatch:
 
     def _work_plainly(self) -> None:
         """Take turns until the end, or until an async handler wants a loop."""
-        turns, bell = self.turns, self._bell()
+        turns, bell = self.jobs, self._bell()
         while self.stopping or not self._wants_loop:
             try:
                 turn = turns.popleft()
@@ -212,17 +225,17 @@ class Dispatch:
                         bell.wait()
                 self._idle = False
                 continue
-            if not self.stopping or isinstance(turn, _Tell):
+            if not self.stopping or isinstance(turn, ErrorJob):
                 turn()
 
     async def _work_with_loop(self) -> None:
-        turns, look = self.turns, asyncio.Event()
+        turns, look = self.jobs, asyncio.Event()
         self._look, self._loop = look, asyncio.get_running_loop()
         while not self.stopping:
             look.clear()
             for _ in range(min(len(turns), _BURST)):
                 turn = turns.popleft()
-                if not self.stopping or isinstance(turn, _Tell):
+                if not self.stopping or isinstance(turn, ErrorJob):
                     turn()
             self._idle = True
             if turns:
@@ -238,10 +251,10 @@ class Dispatch:
             if task is not self._spared_task:
                 task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STUBBORN)
+            await asyncio.wait(self._tasks, timeout=SHUTDOWN_TIMEOUT)
 
 
-class _Tell:
+class ErrorJob:
     """An error to be told to the user: a turn that is taken even when everything is ending."""
 
     def __init__(self, function: Callable[[Exception], None], error: Exception) -> None:

@@ -16,10 +16,10 @@ from typing import Any, Final, cast
 from supawire.aio.buffers import Buffer, make_buffer
 from supawire.aio.callbacks import is_async
 from supawire.aio.driver import Driver
-from supawire.aio.handler_thread import Dispatch
+from supawire.aio.handler_thread import HandlerThread
 from supawire.aio.reporting import described
 from supawire.aio.subscriptions import Registration
-from supawire.aio.thread_buffer import Handover, crossing, make_handover
+from supawire.aio.thread_buffer import ThreadBuffer, make_thread_buffer, make_thread_safe
 from supawire.aio.usercode import Call, dispose, is_closed_from_outside, is_unawaited
 from supawire.errors import InvalidArgumentError, SlowConsumerError
 from supawire.options import check_bool
@@ -28,7 +28,7 @@ from supawire.selectors import Selector
 Handler = Callable[[Any], Any]
 
 
-class TaskFeed:
+class TaskRunner:
     """Feeds an async handler from its buffer, on the event loop of the client.
 
     Args: blamed: what errors name; left out, the handler.
@@ -86,7 +86,7 @@ class TaskFeed:
         self._driver.handler_raised(self._blamed, error, event)
 
 
-class ThreadFeed:
+class ThreadRunner:
     """Feeds a handler on the dispatch thread: a plain one in the order in which events came to all handlers there.
 
     An async one runs on the event loop of that thread, in a task that takes what is there and ends. A plain one that
@@ -95,7 +95,7 @@ class ThreadFeed:
     Args: waits: it is async.
     """
 
-    def __init__(self, dispatch: Dispatch, handler: Handler, buffer: Handover, *, waits: bool) -> None:
+    def __init__(self, dispatch: HandlerThread, handler: Handler, buffer: ThreadBuffer, *, waits: bool) -> None:
         self._dispatch = dispatch
         self._handler = handler
         self._buffer = buffer
@@ -104,7 +104,7 @@ class ThreadFeed:
         self._running = False
         self._begun: _Begun | None = None
         """What a plain handler returned first, until it is awaited."""
-        self._turns = dispatch.turns
+        self._turns = dispatch.jobs
         self._one = self.run_one
         if waits:
             dispatch.want_loop()
@@ -186,7 +186,7 @@ class InlineFeed:
 
     def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
         self._handler = handler
-        self._feed = TaskFeed(driver, self._finish, buffer, handler)
+        self._feed = TaskRunner(driver, self._finish, buffer, handler)
         self.cancel = self._feed.cancel
 
     def put(self, given: Any, event: Any) -> None:
@@ -258,13 +258,13 @@ def subscribe(
         raise InvalidArgumentError("thread=True is for plain handlers; an async one holds nobody up")
     registry, now = driver.registry, driver.now()
     if thread or driver.blocking:
-        handed = make_handover(driver, buffer, overflow, None, slow)
-        on_thread = ThreadFeed(driver.dispatch, checked, handed, waits=waits)
-        put = crossing((selector,), on_thread.put, driver.loop)
+        handed = make_thread_buffer(driver, buffer, overflow, None, slow)
+        on_thread = ThreadRunner(driver.dispatch, checked, handed, waits=waits)
+        put = make_thread_safe((selector,), on_thread.put, driver.loop)
         return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel), checked)
-    kept = make_buffer(buffer, overflow, None, driver.valve, slow)
+    kept = make_buffer(buffer, overflow, None, driver.flow_control, slow)
     if waits:
-        feed = TaskFeed(driver, checked, kept)
+        feed = TaskRunner(driver, checked, kept)
         return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel), checked)
     deliver = partial(checked) if registry.hears(topic, checked) else checked  # twice is twice
     inline = registry.add(topic, (selector,), deliver, None, now)  # nothing waits, but what it may return

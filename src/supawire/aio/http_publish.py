@@ -23,11 +23,11 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from supawire._server_errors import http_error
-from supawire.aio.callbacks import LUCK
+from supawire.aio.callbacks import RANDOM
 from supawire.aio.reporting import described
 from supawire.core import http_broadcast
 from supawire.core.effects import Publish, Ticket
-from supawire.core.http_broadcast import Form, Letter, Verdict, check_size, letter
+from supawire.core.http_broadcast import Form, HttpMessage, HttpOutcome, check_size, http_message
 from supawire.core.pacing import delay
 from supawire.core.token import same
 from supawire.errors import (
@@ -77,22 +77,22 @@ class Published(Struct, frozen=True):
         return len(self.sent)
 
 
-def read_letter(
+def read_message(
     topic: object, event: object, payload: object, private: object, id: object, limit: int | None
-) -> Letter:
+) -> HttpMessage:
     """One message as it was given. Raises `InvalidArgumentError`, `PayloadTooLargeError`."""
     name = check_topic(topic).removeprefix("realtime:")
     json = not isinstance(payload, bytes | bytearray | memoryview)
     body = check_json(payload) if json else bytes(cast("bytes", payload))
     check_size(body, limit, name)
-    return letter(name, check_event(event), body, json=json, private=check_bool("private", private), id=_uuid(id))
+    return http_message(name, check_event(event), body, json=json, private=check_bool("private", private), id=_uuid(id))
 
 
-def read_letters(messages: Iterable[object], limit: int | None) -> list[Letter]:
+def read_messages(messages: Iterable[object], limit: int | None) -> list[HttpMessage]:
     """Many messages; an error says which one it means."""
     if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
         raise InvalidArgumentError(f"messages must be an iterable of dicts, not {cast('object', messages)!r:.80}")
-    letters: list[Letter] = []
+    letters: list[HttpMessage] = []
     for index, message in enumerate(messages):
         try:
             letters.append(_read(message, limit))
@@ -102,7 +102,7 @@ def read_letters(messages: Iterable[object], limit: int | None) -> list[Letter]:
     return letters
 
 
-def _read(message: object, limit: int | None) -> Letter:
+def _read(message: object, limit: int | None) -> HttpMessage:
     if not isinstance(message, Mapping):
         kind = type(message).__name__
         raise InvalidArgumentError(f"a message is a dict with the keys {', '.join(_NEEDED)}, not {kind}")
@@ -117,7 +117,7 @@ def _read(message: object, limit: int | None) -> Letter:
             )
     if missing := [key for key in _NEEDED if key not in given]:
         raise InvalidArgumentError(f"{' and '.join(missing)} is missing")
-    return read_letter(
+    return read_message(
         given["topic"], given["event"], given["payload"], given.get("private", False), given.get("id"), limit
     )
 
@@ -138,7 +138,7 @@ _OURS: Final = frozenset({"authorization", "apikey", "content-type", "content-le
 """Headers that are set here, whatever the client's `headers` say."""
 
 
-class Poster:
+class HttpSender:
     """Sends the requests of one client."""
 
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
@@ -152,7 +152,7 @@ class Poster:
         self._pooled: PooledHttp | None = None
 
     async def post(
-        self, letters: Sequence[Letter], form: Form, token: Secret | None, deadline: float | None
+        self, letters: Sequence[HttpMessage], form: Form, token: Secret | None, deadline: float | None
     ) -> HttpError | None:
         """Send until it is taken, or cannot be: None when it was, the error when the server has no such route.
 
@@ -164,9 +164,9 @@ class Poster:
             await self._pace(len(letters), deadline, topic)
             used = token or self._posts.token
             verdict, error = await self._ask(form, used, deadline, topic)
-            if error is None or verdict is Verdict.NO_ROUTE:
+            if error is None or verdict is HttpOutcome.NO_ROUTE:
                 return error
-            if verdict is Verdict.REFRESH and token is None and not refreshed:
+            if verdict is HttpOutcome.REFRESH and token is None and not refreshed:
                 refreshed = True
                 await self._refresh(used, error, deadline)
             elif error.retryable and http_broadcast.may_repeat(verdict, letters):
@@ -177,7 +177,7 @@ class Poster:
 
     async def _ask(
         self, form: Form, token: Secret | None, deadline: float | None, topic: str | None
-    ) -> tuple[Verdict, HttpError | None]:
+    ) -> tuple[HttpOutcome, HttpError | None]:
         """Send once."""
         bound = asyncio.timeout_at(deadline)
         try:
@@ -187,20 +187,20 @@ class Poster:
             raise
         except HttpError as error:
             error.topic = topic
-            return (Verdict.UNSURE if error.maybe_sent else Verdict.LATER), error
+            return (HttpOutcome.UNSURE if error.maybe_sent else HttpOutcome.LATER), error
         except Exception as error:
             if bound.expired():
                 text = "no answer to the HTTP request in time; it may still have arrived"
                 raise OperationTimeout(text, topic=topic) from None
             raise self._broken(error, topic) from error
         verdict = http_broadcast.judge(response.status, response.body)
-        if verdict is Verdict.ACCEPTED:
+        if verdict is HttpOutcome.ACCEPTED:
             return verdict, None
         return verdict, http_error(
             response.status,
             response.body,
             topic,
-            maybe_sent=verdict in (Verdict.UNSURE, Verdict.STRANGE),
+            maybe_sent=verdict in (HttpOutcome.UNSURE, HttpOutcome.STRANGE),
             retry_after=retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
         )
 
@@ -242,7 +242,7 @@ class Poster:
     async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
         """Wait before another attempt; raise the error when there is no time for one."""
         asked = min(error.retry_after or 0.0, self._options.max_retry_after)
-        seconds = max(delay(BACKOFF, attempt, LUCK), asked)
+        seconds = max(delay(BACKOFF, attempt, RANDOM), asked)
         if deadline is not None and self._now() + seconds >= deadline:
             raise error
         await asyncio.sleep(seconds)
@@ -291,7 +291,7 @@ class Publisher:
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
         self._posts = driver.session.posts
-        self.poster: Final = Poster(driver, endpoint, options)
+        self.poster: Final = HttpSender(driver, endpoint, options)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._old: int | None = None
@@ -299,12 +299,12 @@ class Publisher:
 
     # --- calls
 
-    async def publish(self, letter: Letter, timeout: float | None) -> Sent:
+    async def publish(self, letter: HttpMessage, timeout: float | None) -> Sent:
         """Send one message; see `AsyncClient.publish`."""
         deadline = self._deadline(timeout)
         return cast("Sent", await self._outcome(lambda: self._one(letter, None, deadline)))
 
-    async def publish_many(self, letters: Sequence[Letter], timeout: float | None) -> Published:
+    async def publish_many(self, letters: Sequence[HttpMessage], timeout: float | None) -> Published:
         """Send many; see `AsyncClient.publish_many`."""
         deadline = self._deadline(timeout)
         return cast("Published", await self._outcome(lambda: self._many(letters, deadline)))
@@ -348,7 +348,7 @@ class Publisher:
 
     # --- one message, many, and those of a channel
 
-    async def _one(self, letter: Letter, token: Secret | None, deadline: float | None) -> Sent:
+    async def _one(self, letter: HttpMessage, token: Secret | None, deadline: float | None) -> Sent:
         form = http_broadcast.single(letter)
         if form is None or (letter.json and self._is_old()):
             return await self._batch([letter], token, deadline)
@@ -358,19 +358,19 @@ class Publisher:
         if not letter.json:
             raise error if error.status is None else _too_old(error.status, error.body)
         sent = await self._batch([letter], token, deadline)
-        if http_broadcast.says_old(letter):
+        if http_broadcast.route_missing(letter):
             self._old = self._driver.session.generation
         return sent
 
-    async def _batch(self, letters: Sequence[Letter], token: Secret | None, deadline: float | None) -> Sent:
+    async def _batch(self, letters: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
         error = await self.poster.post(letters, http_broadcast.batch(letters), token, deadline)
         if error is not None:
             raise error
         return Sent("http", id=letters[0].id if len(letters) == 1 else None)
 
-    async def _many(self, letters: Sequence[Letter], deadline: float | None) -> Published:
+    async def _many(self, letters: Sequence[HttpMessage], deadline: float | None) -> Published:
         sent: list[Sent] = []
-        for run in http_broadcast.runs(letters, self._posts.most):
+        for run in http_broadcast.batches(letters, self._posts.most):
             try:
                 if run[0].json:
                     sent += [await self._batch(run, None, deadline)] * len(run)

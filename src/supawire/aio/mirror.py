@@ -23,19 +23,19 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Row, Rows, RowSource, Shown, rewound
+from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Row, Rows, RowSource, RowView, rewound
 from supawire._validation import misused
 from supawire._values import filter_syntax
 from supawire._values.models import Model, check_model
 from supawire.aio.buffers import Buffer
-from supawire.aio.callbacks import LUCK
+from supawire.aio.callbacks import RANDOM
 from supawire.aio.driver import Driver
-from supawire.aio.mirror_fetch import Fetching
+from supawire.aio.mirror_fetch import MirrorFetcher
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import Registration
-from supawire.core.channel import Channel
+from supawire.core.channel import CoreChannel
 from supawire.core.frames import PREFIX
-from supawire.core.mirror import Abandon, Complain, Emit, Fetch, Mirror, MirrorEffect, MirrorSettings
+from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorEffect, MirrorSettings, ReportError
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, again
 from supawire.events import ChannelState, Gap, Instant, Status, System
@@ -73,17 +73,17 @@ _FLAT: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decima
 """Types of values that nobody can change."""
 
 
-class Mirroring(Struct, frozen=True):
+class MirrorOptions(Struct, frozen=True):
     """What a mirror is to be. timeout: seconds of one fetch, None for no limit."""
 
     topic: str
     channel: ChannelOptions
     settings: MirrorSettings
-    shown: Shown
+    shown: RowView
     timeout: float | None
 
 
-def read_mirroring(
+def read_mirror_options(
     taken: Container[str],
     table: str,
     *,
@@ -103,7 +103,7 @@ def read_mirroring(
     backoff: Backoff,
     buffer: int,
     refresh_every: float | None,
-) -> Mirroring:
+) -> MirrorOptions:
     """Check everything. `taken`: the topics that are in use. Raises: InvalidArgumentError."""
     wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
     if ANY in (table, wanted.schema):
@@ -120,7 +120,7 @@ def read_mirroring(
             hint="ready(timeout=…) says how long you wait.",
         )
     columns_of = KeyColumns(columns)
-    return Mirroring(
+    return MirrorOptions(
         check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{wanted.schema}.{table}", taken),
         ChannelOptions(private=private, replay_gaps=False),  # or a gap would wait for messages that nobody wants
         MirrorSettings(
@@ -165,9 +165,9 @@ def _free(topic: str, taken: Container[str]) -> str:
     return check_topic(next(name for name in tried if name not in taken))
 
 
-def show_rows(columns: KeyColumns, model: Model | None) -> Shown:
+def show_rows(columns: KeyColumns, model: Model | None) -> RowView:
     """How users see rows with this key, as dicts or as objects of the model."""
-    return Shown(columns.shown, _copied if model is None else partial(_made, model))
+    return RowView(columns.shown, _copied if model is None else partial(_made, model))
 
 
 def _made(model: Model, row: Row) -> Any:
@@ -194,15 +194,17 @@ class AsyncMirror(Mapping[Any, R]):
     yours: each look at a row makes a new dict or object.
     """
 
-    def __init__(self, driver: Driver, wanted: Mirroring, fetch: RowSource) -> None:
+    def __init__(self, driver: Driver, wanted: MirrorOptions, fetch: RowSource) -> None:
         self._driver = driver
         self._keeps = driver.registry.client()
         self._topic = wanted.topic
         self._shown = wanted.shown
         self._limit = wanted.timeout
         self._core = driver.session.channel(wanted.topic, wanted.channel)
-        self._machine = Mirror(wanted.settings, wanted.shown, LUCK)
-        self._fetching = Fetching(driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered)
+        self._machine = Mirror(wanted.settings, wanted.shown, RANDOM)
+        self._fetching = MirrorFetcher(
+            driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         """When the timer is due."""
@@ -296,7 +298,7 @@ class AsyncMirror(Mapping[Any, R]):
         Returns at once; the mirror is not live until that is done. Raises: ClosedError.
         """
         self._check()
-        self._machine.doubt("refresh")
+        self._machine.mark_stale("refresh")
         self._pump()
 
     async def close(self) -> None:
@@ -400,7 +402,7 @@ class AsyncMirror(Mapping[Any, R]):
                 self._fetching.begin(generation)
             case Abandon():
                 self._fetching.abandon()
-            case Complain(error):
+            case ReportError(error):
                 # texts of a fetch may differ each time; its failures are of one kind all the same
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
 
@@ -487,7 +489,7 @@ class AsyncMirror(Mapping[Any, R]):
 class _Events:
     """Where the iterators of a mirror get their events from; a `Source`."""
 
-    def __init__(self, driver: Driver, core: Channel) -> None:
+    def __init__(self, driver: Driver, core: CoreChannel) -> None:
         self._driver = driver
         self._keeps = driver.registry.client()
         self._core = core

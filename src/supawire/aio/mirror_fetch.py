@@ -19,11 +19,11 @@ from supawire.aio.reporting import described
 from supawire.aio.usercode import Call, is_closed_from_outside
 from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
-STUBBORN: Final = 5.0
+SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
 
 
-class Fetching:
+class MirrorFetcher:
     """Fetches of one mirror, as tasks of its client.
 
     Args: timeout: seconds of one; None: no limit. answered: told of each one's rows, or why there are none, unless it
@@ -65,7 +65,7 @@ class Fetching:
     async def ended(self) -> None:
         """Wait until none is left, but for the one that waits for this itself, or cannot be ended."""
         if self._tasks and (others := self._tasks - {asyncio.current_task()}):
-            await asyncio.wait(others, timeout=STUBBORN)
+            await asyncio.wait(others, timeout=SHUTDOWN_TIMEOUT)
 
     async def _run(self, generation: int) -> None:
         bound = asyncio.timeout(self._timeout)

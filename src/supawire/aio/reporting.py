@@ -18,9 +18,9 @@ import msgspec
 from supawire._display import printable
 from supawire.aio.usercode import Exits, dispose, is_unawaited
 from supawire.core.effects import Report
-from supawire.core.listeners import Modelled
+from supawire.core.listeners import ModelAdapter
 from supawire.errors import HandlerError, RealtimeError
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 
 Direction = Literal["in", "out"]
 
@@ -28,7 +28,7 @@ _TOKEN: Final = b'"access_token"'
 _HIDDEN: Final = "***"
 
 
-def redact(data: bytes, *, binary: bool, secret: bool) -> bytes:
+def redact_frame(data: bytes, *, binary: bool, secret: bool) -> bytes:
     """The frame with every `access_token` member hidden; one that holds a token and cannot be read is hidden whole."""
     if binary or not (secret or _TOKEN in data):
         return data
@@ -47,8 +47,8 @@ def _hide(value: Any) -> Any:
     return value
 
 
-_TROUBLE: Final = (LinkState.RETRYING, ChannelState.RETRYING)  # a failure for good is raised, or goes to on_error
-_GOOD: Final = (LinkState.OPEN, ChannelState.JOINED)
+_TROUBLE: Final = (ConnectionState.RETRYING, ChannelState.RETRYING)  # a failure for good is raised, or goes to on_error
+_GOOD: Final = (ConnectionState.OPEN, ChannelState.JOINED)
 _CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
 """Which logger an error belongs to that nobody waits for; the others are the channel's."""
 
@@ -213,8 +213,8 @@ def _child(logger: logging.Logger, concern: str) -> logging.Logger:
 
 def described(name: object) -> str:
     """How a callable is called in a text; never its arguments or bound values."""
-    while isinstance(name, partial | Modelled):
-        name = name.deliver if isinstance(name, Modelled) else cast("partial[Any]", name).func
+    while isinstance(name, partial | ModelAdapter):
+        name = name.deliver if isinstance(name, ModelAdapter) else cast("partial[Any]", name).func
     return str(getattr(name, "__qualname__", None) or type(name).__qualname__)
 
 

@@ -9,7 +9,7 @@ from supawire._validation import misused
 from supawire.aio.buffers import Buffer
 from supawire.aio.subscriptions import Registration
 from supawire.errors import ClosedError, OperationTimeout, again
-from supawire.events import LinkState
+from supawire.events import ConnectionState
 from supawire.options import check_number
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Moves:
         self._driver.check_loop()
         if self._driver.error is not None:
             raise again(self._driver.error)
-        return self._driver.session.state is not LinkState.CLOSED
+        return self._driver.session.state is not ConnectionState.CLOSED
 
     async def begin(self) -> None:
         """It has begun with the client."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from supawire._display import joined
 from supawire.aio.usercode import dispose
 from supawire.core.frames import PREFIX
-from supawire.core.listeners import Listener, Modelled
+from supawire.core.listeners import Listener, ModelAdapter
 from supawire.core.session import Session
 from supawire.events import Instant
 from supawire.selectors import ChangesSelector, ModelSelector, Selector
@@ -20,7 +20,7 @@ from supawire.selectors import ChangesSelector, ModelSelector, Selector
 Measured = Callable[[int | None], None]
 
 
-class Kept(Protocol):
+class BoundedBuffer(Protocol):
     """What events of a listener wait in."""
 
     limit: int
@@ -62,15 +62,15 @@ class Registration:
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
-        deliver: Callable[[Any], None], buffer: Kept | None, stop: Callable[[], None] | None,
+        deliver: Callable[[Any], None], buffer: BoundedBuffer | None, stop: Callable[[], None] | None,
     ) -> None:  # fmt: skip
         self._registry = registry
         self.topic: Final = topic
         self.listener: Final = Listener(selectors, deliver)
-        self.buffer: Kept | None = buffer
+        self.buffer: BoundedBuffer | None = buffer
         self.keeps: object = None
         """The client, which a handler keeps from being collected: it still does something for its user."""
-        self.late: Callable[[], tuple[Late, Kept]] | None = None
+        self.late: Callable[[], tuple[Late, BoundedBuffer]] | None = None
         """Makes what runs awaitables that a plain handler returns, and what they wait in."""
         self.stop: Callable[[], None] | None = stop
         """Stops what feeds a handler; None for an iterator, which looks for itself."""
@@ -110,7 +110,7 @@ def _nobody() -> None: ...
 
 
 def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
-    return listener.deliver if isinstance(listener, Modelled) else listener
+    return listener.deliver if isinstance(listener, ModelAdapter) else listener
 
 
 class Registry:
@@ -136,7 +136,7 @@ class Registry:
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
-        buffer: Kept | None, now: Instant, stop: Callable[[], None] | None = None, heartbeats: bool = False,
+        buffer: BoundedBuffer | None, now: Instant, stop: Callable[[], None] | None = None, heartbeats: bool = False,
     ) -> Registration:  # fmt: skip
         """Listen from now on."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
@@ -219,7 +219,7 @@ class Registry:
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens on the topic already."""
         channel = self._session.channels.get(topic)
-        return channel is not None and channel.hears(deliver)
+        return channel is not None and channel.has_listener(deliver)
 
     def ended(self, topic: str | None) -> int:
         """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
@@ -240,7 +240,7 @@ class Registry:
         """Events that had no room, of the listeners that are there."""
         return sum(buffer.dropped for buffer in self._buffers())
 
-    def _buffers(self) -> list[Kept]:
+    def _buffers(self) -> list[BoundedBuffer]:
         """What events of all listeners wait in."""
         return [one.buffer for known in self._by_topic.values() for one in known if one.buffer is not None]
 

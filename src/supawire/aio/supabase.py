@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 
 from supawire.aio.callbacks import is_async
 from supawire.aio.client import AsyncClient, HttpClient, Transport, check_present
-from supawire.aio.connect import Opening
+from supawire.aio.connect import ClientOpener
 from supawire.aio.driver import Driver
 from supawire.errors import AuthError, InvalidArgumentError
-from supawire.events import LinkState
+from supawire.events import ConnectionState
 from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
 from supawire.options import Protocol as Version
 
@@ -79,7 +79,7 @@ class Passed(TypedDict, total=False):
 
 def from_supabase_async(
     client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]
-) -> Opening[AsyncClient]:
+) -> ClientOpener[AsyncClient]:
     """A client of Realtime in this event loop, for a client of the package `supabase`, sync or async.
 
     URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
@@ -100,7 +100,7 @@ def from_supabase_async(
         await account.open(driver)
         return AsyncClient(driver)
 
-    return Opening(start, "from_supabase_async")
+    return ClientOpener(start, "from_supabase_async")
 
 
 class Account:
@@ -178,7 +178,7 @@ class Account:
             return  # that loop has ended, and the client with it
 
     def _take(self, driver: Driver, event: str, session: Any) -> None:
-        if driver.session.state in (LinkState.CLOSING, LinkState.CLOSED):
+        if driver.session.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         if self._ends and session is None and event == _SIGNED_OUT:
             text = "the session of the supabase client ended, and close_on_sign_out=True ends this client with it"

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from supawire.aio.usercode import Call
 
-STUBBORN: Final = 5.0
+SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds after which nobody waits any longer for a handler that does not let itself be cancelled."""
 
 _LOOK_AGAIN: Final = 0.1
@@ -133,7 +133,7 @@ class Tasks:
     async def _end_others(self) -> None:
         """Cancel all but the spared ones, and wait; while we wait, a task may be spared, or turn out to be stubborn."""
         asked: set[asyncio.Task[Any]] = set()
-        bound = asyncio.get_running_loop().time() + STUBBORN
+        bound = asyncio.get_running_loop().time() + SHUTDOWN_TIMEOUT
         while others := self._owned.difference(self._spared):
             for task in others - asked:
                 task.cancel()

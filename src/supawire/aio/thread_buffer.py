@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, ThreadValve, make_buffer
+from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, ThreadFlowControl, make_buffer
 from supawire.errors import SlowConsumerError, StateError
 from supawire.events import PresenceSync
 from supawire.selectors import PresenceSelector, Selector
@@ -35,14 +35,14 @@ SLICE: Final = 1.0
 looks for signals between two bytecodes, and a lock is waited for within one."""
 
 
-def closed_gate() -> threading.Lock:
+def locked_gate() -> threading.Lock:
     """A lock that is taken; whoever is waited for releases it, from any thread."""
     gate = threading.Lock()
     gate.acquire()
     return gate
 
 
-def pass_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
+def wait_at_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
     """Wait until the lock is released; False when that takes more than so many seconds. Ctrl-C ends it."""
     if timeout is None:
         while not gate.acquire(timeout=SLICE):
@@ -55,7 +55,7 @@ def pass_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
     return True
 
 
-def is_of_the_end(error: Exception) -> bool:
+def is_shutdown_error(error: Exception) -> bool:
     """Whether it is only that no thread can be started any more, since the interpreter ends; then nobody is told."""
     return isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)
 
@@ -65,7 +65,7 @@ T = TypeVar("T")
 _LOOK_AGAIN: Final = 0.1
 
 
-def crossing(
+def make_thread_safe(
     selectors: Iterable[Selector[Any]], put: Callable[[Any], object], loop: asyncio.AbstractEventLoop
 ) -> Callable[[Any], None]:
     """The same `put`, from which a thread may read any event of these selectors."""
@@ -104,27 +104,27 @@ def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
     return got[0]
 
 
-COURTESY: Final = 0.05
+GRACE_PERIOD: Final = 0.05
 """Seconds in which a consumer on a thread may make room before its buffer counts as full."""
 
 
-class Handover:
+class ThreadBuffer:
     """A buffer between the event loop, which puts, and one thread at a time, which takes.
 
     Args: inner: the buffer with its policy. courtesy: the valve that stops reading for a moment.
     """
 
-    def __init__(self, inner: Buffer, courtesy: ThreadValve) -> None:
+    def __init__(self, inner: Buffer, grace_pause: ThreadFlowControl) -> None:
         self._inner = inner
-        self._courtesy = courtesy
-        self._courteous = not isinstance(inner, Latest | Pause)  # they make room, or stop reading, by themselves
+        self._grace_pause = grace_pause
+        self._in_grace_pause = not isinstance(inner, Latest | Pause)  # they make room, or stop reading, by themselves
         self._nearly = inner.limit - 1
-        self._forgives = inner.forgives
+        self._resets_when_drained = inner.resets_when_drained
         self._held = False
         self._lock = threading.Lock()
         self._gate: threading.Lock | None = None
         self.limit: int = inner.limit
-        self.roused: bool = True
+        self.wakeup_pending: bool = True
         """Somebody shall look whether anything more can come, before the next wait."""
 
     # --- on the event loop
@@ -145,7 +145,7 @@ class Handover:
     def wake(self) -> None:
         """Let a consumer that waits, or is about to, look again."""
         with self._lock:
-            self.roused = True
+            self.wakeup_pending = True
             self._open_gate()
 
     def weigh(self) -> None:
@@ -180,7 +180,7 @@ class Handover:
             self._make_good()
         return event
 
-    def trouble(self) -> SlowConsumerError | None:
+    def take_error(self) -> SlowConsumerError | None:
         """What comes after the events that are there; once."""
         with self._lock:
             if len(self._inner):
@@ -193,15 +193,15 @@ class Handover:
 
         Raises: StateError: another thread waits already.
         """
-        gate = closed_gate()
+        gate = locked_gate()
         with self._lock:
             if self._gate is not None:
                 raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
             self._gate = gate
         try:
-            if len(self._inner) or self.roused:  # it came between the last look and now
+            if len(self._inner) or self.wakeup_pending:  # it came between the last look and now
                 return True
-            return pass_gate(gate, timeout)
+            return wait_at_gate(gate, timeout)
         finally:
             with self._lock:
                 if self._gate is gate:
@@ -212,19 +212,19 @@ class Handover:
     def _put_tightly(self, event: Any) -> None:
         """Take the last event that fits, or one more; reading stops with the last one."""
         inner = self._inner
-        if len(inner) >= inner.limit and self._held and self._courtesy.hold(self):
-            inner.squeeze(event)  # it came with what was being read when reading stopped
+        if len(inner) >= inner.limit and self._held and self._grace_pause.pause_reading(self):
+            inner.put_over_limit(event)  # it came with what was being read when reading stopped
             return
         inner.put(event)
-        if len(inner) >= inner.limit and self._courteous and not self._held and inner.error is None:
-            self._held = self._courtesy.hold(self)
+        if len(inner) >= inner.limit and self._in_grace_pause and not self._held and inner.error is None:
+            self._held = self._grace_pause.pause_reading(self)
 
     def _make_good(self) -> None:
         """The consumer has made room, or even caught up."""
         inner = self._inner
         if self._held and len(inner) <= inner.limit // 2:
             self._release()
-        if self._forgives and inner.error is not None and not len(inner):
+        if self._resets_when_drained and inner.error is not None and not len(inner):
             inner.error = None
 
     def _open_gate(self) -> None:
@@ -235,17 +235,17 @@ class Handover:
     def _release(self) -> None:
         if self._held:
             self._held = False
-            self._courtesy.release(self)
+            self._grace_pause.resume_reading(self)
 
 
-class LeanHandover(Handover):
+class LeanThreadBuffer(ThreadBuffer):
     """The same without a lock, as long as there is room: `deque` needs none.
 
     For policies that only ever add at one end and take at the other.
     """
 
-    def __init__(self, inner: Buffer, courtesy: ThreadValve) -> None:
-        super().__init__(inner, courtesy)
+    def __init__(self, inner: Buffer, grace_pause: ThreadFlowControl) -> None:
+        super().__init__(inner, grace_pause)
         self._events = inner.events
 
     def put(self, event: Any) -> bool:
@@ -267,17 +267,17 @@ class LeanHandover(Handover):
         return event
 
 
-def make_handover(
+def make_thread_buffer(
     driver: "Driver",
     buffer: int,
     overflow: str,
     key: Key | None = None,
     slow: Callable[[SlowConsumerError], None] | None = None,
-) -> Handover:
+) -> ThreadBuffer:
     """The buffer that `buffer=`, `overflow=` and `key=` describe, for a consumer on a thread.
 
     Raises: InvalidArgumentError.
     """
-    inner = make_buffer(buffer, overflow, key, lambda: ThreadValve(driver.valve(), driver.loop), slow)
-    kind = LeanHandover if type(inner) in (Buffer, DropNewest) else Handover
-    return kind(inner, ThreadValve(driver.courtesy, driver.loop))
+    inner = make_buffer(buffer, overflow, key, lambda: ThreadFlowControl(driver.flow_control(), driver.loop), slow)
+    kind = LeanThreadBuffer if type(inner) in (Buffer, DropNewest) else ThreadBuffer
+    return kind(inner, ThreadFlowControl(driver.grace_pause, driver.loop))

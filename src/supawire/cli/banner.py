@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from supawire.cli.settings import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, Wish, lines
+from supawire.cli.settings import KEY, PUBLISHABLE_KEY, SECRET_KEY, SERVICE_KEY, URL, ServeSettings, lines
 
 if TYPE_CHECKING:
     from supawire.server.postgres.project import Project
@@ -98,7 +98,7 @@ GRANT: Final = "grant select on todos to anon, authenticated;\n"
 """What a given database wants; an embedded one lets the roles of clients read every table."""
 
 
-def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
+def banner(console: Console, wish: ServeSettings, values: Mapping[str, str]) -> None:
     """Say where the server is, how to get its keys, and what to paste. Keys only when they were asked for."""
     url = values[URL]
     kind = f"PostgreSQL {wish.level.version}" if wish.level else "memory level"
@@ -122,18 +122,18 @@ def banner(console: Console, wish: Wish, values: Mapping[str, str]) -> None:
     console.print("\nCtrl-C stops it.")
 
 
-def _memory(console: Console, wish: Wish, url: str) -> None:
+def _memory(console: Console, wish: ServeSettings, url: str) -> None:
     console.print("\nA client in Python:\n")
     code(console, TALK.format(url=url, key=KEY), "python")
     if wish.local:
         console.print('\nA row changes (for everyone who listens with changes("users")):\n')
         code(console, EMIT.format(url=url, key=SERVICE_KEY), "bash")
-    _let_in(console, wish)
+    _authorized(console, wish)
     console.print(f"\nThe tour against this server, in another shell{'' if wish.env_file else ' that has the keys'}:\n")
     code(console, _tour(wish, url), "bash")
 
 
-def _database(console: Console, wish: Wish, url: str) -> None:
+def _database(console: Console, wish: ServeSettings, url: str) -> None:
     assert wish.level is not None
     if wish.level.project is not None:
         console.print(f"  SQL   {_ran(wish.level.project)}", soft_wrap=True)
@@ -145,17 +145,17 @@ def _database(console: Console, wish: Wish, url: str) -> None:
     code(console, WATCH.format(url=url, key=KEY), "python")
     console.print("\nThe same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:\n")
     code(console, WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
-    _let_in(console, wish)
+    _authorized(console, wish)
     if wish.level.embedded:
         console.print("\nThe database goes with the server.")
 
 
-def _let_in(console: Console, wish: Wish) -> None:
+def _authorized(console: Console, wish: ServeSettings) -> None:
     if not wish.local:
         console.print("\nOther machines can reach this server; let nobody in whom you do not know.")
 
 
-def _about_keys(wish: Wish) -> Iterator[str]:
+def _about_keys(wish: ServeSettings) -> Iterator[str]:
     if wish.env_file is not None:
         yield f"Keys  in {wish.env_file.path} while it runs; in a shell: set -a; . {wish.env_file.path}; set +a"
     elif wish.show_keys:
@@ -175,7 +175,7 @@ def _ran(project: "Project") -> str:
     return f"{files} of {project.root.name} have run"
 
 
-def _tour(wish: Wish, url: str) -> str:
+def _tour(wish: ServeSettings, url: str) -> str:
     if wish.env_file is not None:
         return f"supawire demo --env-file {wish.env_file.path}"
     return f"supawire demo --url {url}"

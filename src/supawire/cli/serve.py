@@ -11,14 +11,14 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from supawire.cli.banner import banner, complain, console_of
-from supawire.cli.settings import EnvFile, Wish
+from supawire.cli.settings import EnvFile, ServeSettings
 from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
 from supawire.server.local import serve as serve_here
-from supawire.server.local_api import make_level, project_in
+from supawire.server.local_api import make_backend, project_in
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.backend import Level
+    from supawire.server.postgres.backend import PostgresBackend
     from supawire.server.postgres.project import Project
 
 SHORTEST_SECRET: Final = 32
@@ -124,7 +124,7 @@ def serve(
     """
     found = _project(project, database)
     secret = secret or (found.jwt_secret if found else None)
-    wish = Wish(
+    wish = ServeSettings(
         host=host,
         port=_port(port),
         strict=strict,
@@ -153,7 +153,7 @@ def serve(
     return 0
 
 
-async def _serve(wish: Wish, console: Console) -> None:
+async def _serve(wish: ServeSettings, console: Console) -> None:
     def ready(app: App) -> None:
         values = wish.values(app.port)
         if wish.env_file is not None:
@@ -191,7 +191,7 @@ def _level(
     announce_outages: bool,
     isolate_policy_errors: bool,
     project: "Project | None",
-) -> "Level | None":
+) -> "PostgresBackend | None":
     if postgres and database is not None:
         raise InvalidArgumentError("--postgres starts a database and --database names one; give one of them")
     if prepare and database is None:
@@ -205,7 +205,7 @@ def _level(
                 raise InvalidArgumentError(f"{name} is for a database; give --postgres or --database as well")
         return None
     try:
-        return make_level(
+        return make_backend(
             database,
             prepare=prepare,
             announce_outages=announce_outages,

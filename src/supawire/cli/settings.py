@@ -18,7 +18,7 @@ from supawire.server.limits import ServerLimits
 from supawire.server.local import LocalServer
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.backend import Level
+    from supawire.server.postgres.backend import PostgresBackend
 
 
 FIRST_LINE: Final = "# written by `supawire serve`; removed when it stops"
@@ -101,7 +101,7 @@ EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # no
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ServeSettings:
     """What was asked for on the command line, checked."""
 
     host: str
@@ -113,7 +113,7 @@ class Wish:
     env_file: EnvFile | None
     allow_host: tuple[str, ...] = ()
     inspector: bool = True
-    level: "Level | None" = None
+    level: "PostgresBackend | None" = None
     """The database that was asked for."""
 
     @property

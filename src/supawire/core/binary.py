@@ -12,7 +12,7 @@ from msgspec import Struct
 from supawire.core.frames import MAX_NAME
 
 
-class Layout(Struct, frozen=True):
+class BinaryLayout(Struct, frozen=True):
     """How one kind of binary frame is laid out."""
 
     kind: int
@@ -26,12 +26,12 @@ class Layout(Struct, frozen=True):
         return 1 + len(self.fields) + self.encoded
 
 
-PUSH_UP: Final = Layout(0, ("join_ref", "ref", "topic", "event"))
-PUSH_DOWN: Final = Layout(0, ("join_ref", "topic", "event"))
-REPLY: Final = Layout(1, ("join_ref", "ref", "topic", "status"))
-BROADCAST: Final = Layout(2, ("topic", "event"))
-USER_PUSH: Final = Layout(3, ("join_ref", "ref", "topic", "event", "metadata"), encoded=True)
-USER_BROADCAST: Final = Layout(4, ("topic", "event", "metadata"), encoded=True)
+PUSH_UP: Final = BinaryLayout(0, ("join_ref", "ref", "topic", "event"))
+PUSH_DOWN: Final = BinaryLayout(0, ("join_ref", "topic", "event"))
+REPLY: Final = BinaryLayout(1, ("join_ref", "ref", "topic", "status"))
+BROADCAST: Final = BinaryLayout(2, ("topic", "event"))
+USER_PUSH: Final = BinaryLayout(3, ("join_ref", "ref", "topic", "event", "metadata"), encoded=True)
+USER_BROADCAST: Final = BinaryLayout(4, ("topic", "event", "metadata"), encoded=True)
 
 UP: Final = {layout.kind: layout for layout in (PUSH_UP, USER_PUSH)}
 """What a client may send, by kind."""
@@ -43,13 +43,13 @@ DOWN: Final = {layout.kind: layout for layout in (PUSH_DOWN, REPLY, BROADCAST, U
 class Unpacked(NamedTuple):
     """The parts of a binary frame; `fields` in the order of its layout."""
 
-    layout: Layout
+    layout: BinaryLayout
     fields: tuple[bytes, ...]
     json: bool
     payload: bytes
 
 
-def pack(layout: Layout, *fields: bytes, payload: bytes, json: bool = False) -> bytes:
+def pack(layout: BinaryLayout, *fields: bytes, payload: bytes, json: bool = False) -> bytes:
     """One frame. Raises ValueError for a field over 255 bytes or a wrong number of fields."""
     if len(fields) != len(layout.fields):
         raise ValueError(f"kind {layout.kind} has the fields {', '.join(layout.fields)}, got {len(fields)}")
@@ -69,7 +69,7 @@ def user_push(join_ref: bytes, ref: bytes, topic: bytes, event: bytes, payload: 
     return b"".join((head, join_ref, ref, topic, event, payload))
 
 
-def unpack(layouts: dict[int, Layout], data: bytes) -> Unpacked:
+def unpack(layouts: dict[int, BinaryLayout], data: bytes) -> Unpacked:
     """The parts of a frame of one direction. Raises ValueError for an unknown kind or a frame that is too short."""
     layout = layouts.get(data[0]) if data else None
     if layout is None:

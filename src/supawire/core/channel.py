@@ -15,8 +15,8 @@ from supawire.core.effects import Ticket
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import Membership
-from supawire.core.outbox import Message
-from supawire.core.presence import Roster
+from supawire.core.outbox import OutgoingBroadcast
+from supawire.core.presence import ChannelPresence
 from supawire.core.states import ChannelOn
 from supawire.core.waiters import Said, Waiter
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, StateError
@@ -29,7 +29,7 @@ _REPLACED: Final = 60.0
 """Seconds for which the server may have told no changes before it says that it has subscribed anew; 37 were seen."""
 
 
-class Channel:
+class CoreChannel:
     """The client's side of one topic."""
 
     __slots__ = ("_context", "_joins", "_member", "_parts", "begun", "membership", "name", "options", "topic")
@@ -69,7 +69,7 @@ class Channel:
     @property
     def hopeless(self) -> RealtimeError | None:
         """Why the changes that are wanted will never come, while the channel is joined; None while they may come."""
-        if self.state is not ChannelState.JOINED or self._member.unmet:
+        if self.state is not ChannelState.JOINED or self._member.missing_kinds:
             return None
         return self._parts.readiness.hopeless
 
@@ -85,7 +85,7 @@ class Channel:
 
     # --- what the user wants
 
-    def hears(self, deliver: Callable[[Any], None]) -> bool:
+    def has_listener(self, deliver: Callable[[Any], None]) -> bool:
         """Whether this very callable listens already."""
         return self._parts.index.has(deliver)
 
@@ -120,7 +120,7 @@ class Channel:
         self._member.token = token
         self.token_changed(now)
 
-    def yield_token(self, now: Instant) -> None:
+    def drop_channel_token(self, now: Instant) -> None:
         """The provider has answered, and wins over `set_token`, unless the channel was made with a token of its own."""
         if self.options.secret is None and self._member.token is not None:
             self.set_token(None, now)
@@ -139,21 +139,21 @@ class Channel:
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Take a presence wish: settled at once when not joined, else when the server has it (R45)."""
-        self._parts.tracking.want(wish)
+        self._parts.tracking.set_desired(wish)
         if self.state not in (ChannelState.JOINED, ChannelState.REJOINING):
-            self._context.tickets.settle(ticket, None)
+            self._context.tickets.resolve(ticket, None)
             return
-        self._parts.tracking.owe(ticket, timeout, now)
-        if self._member.outdated:
+        self._parts.tracking.add_waiter(ticket, timeout, now)
+        if self._member.needs_rejoin:
             self._member.rejoin_if_needed(now)
         else:
             self._parts.tracking.advance(now)
 
-    def broadcast(self, message: Message, now: Instant) -> Ticket | None:
+    def broadcast(self, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast, or do with it what `offline` says; None: handed over, and nothing more will come."""
         self._check_broadcast(message)
-        if self.state is ChannelState.JOINED and self._member.living is not None:
-            return self._parts.outbox.send(message, self._member.living.ref, now)
+        if self.state is ChannelState.JOINED and self._member.active_join is not None:
+            return self._parts.outbox.send(message, self._member.active_join.ref, now)
         offline = self._context.options.offline
         if self.state is ChannelState.REJOINING or offline in ("wait", "queue"):
             return self._parts.outbox.keep(message, now)
@@ -180,7 +180,7 @@ class Channel:
         what = "ready" if waiter.ready and joined else "joined"
         error = OperationTimeout(f"the channel is not {what} in time" + self._because(), topic=self.name)
         error.__cause__ = self.error
-        self._context.tickets.settle(ticket, error)
+        self._context.tickets.resolve(ticket, error)
         self._withdraw(now)
 
     def cancel(self, ticket: Ticket, now: Instant) -> None:
@@ -219,7 +219,7 @@ class Channel:
                 self._member.move(ChannelOn.RECOVERED, now, announce=True)
                 self._member.settle_waiters()
             case Said.DEGRADED:
-                since = self._member.rejoin.since(self._joins.blind_since(now))  # it may have waited behind a join
+                since = self._member.rejoin.since(self._joins.stalled_since(now))  # it may have waited behind a join
                 self._parts.gaps.open(since, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
@@ -229,14 +229,14 @@ class Channel:
                 earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
                 self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
             case Said.ENDING:
-                self._member.ending = reading
+                self._member.close_reason = reading
             case Said.NOTHING:
                 pass
         self._member.events_flow(now)
 
     def missed_change(self, now: Instant) -> None:
         """A frame that may have been a change of this channel could not be read: a gap, if changes are listened to."""
-        if self._member.live and self._parts.index.bindings:
+        if self._member.accepted_refs and self._parts.index.bindings:
             self._parts.gaps.open(now, "unreadable", frozenset({"changes"}))
             self._member.events_flow(now)
 
@@ -248,7 +248,7 @@ class Channel:
         """Who came and went."""
         self._tell_presence(lambda roster: roster.apply(joins, leaves))
 
-    def _tell_presence(self, change: Callable[[Roster], list[PresenceEvent]]) -> None:
+    def _tell_presence(self, change: Callable[[ChannelPresence], list[PresenceEvent]]) -> None:
         roster = self._parts.roster
         malformed = roster.malformed
         self._context.deliver(self._parts.index.presence, change(roster))
@@ -272,8 +272,8 @@ class Channel:
 
     def flush_due(self, now: Instant) -> None:
         """The message limit allows another broadcast."""
-        if self.state is ChannelState.JOINED and self._member.living is not None:
-            self._parts.outbox.flush(self._member.living.ref, now)
+        if self.state is ChannelState.JOINED and self._member.active_join is not None:
+            self._parts.outbox.flush(self._member.active_join.ref, now)
 
     # --- inside
 
@@ -283,7 +283,7 @@ class Channel:
             self._member.leave(None, self._context.options.timeout, now)
             self.begun = False  # iterators that are read later begin it anew, they do not end
 
-    def _check_broadcast(self, message: Message) -> None:
+    def _check_broadcast(self, message: OutgoingBroadcast) -> None:
         if self.state is ChannelState.CLOSED:
             raise ClosedError("the channel was closed", topic=self.name)
         if message.ack and not self.options.ack:

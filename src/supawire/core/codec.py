@@ -247,7 +247,7 @@ def _ref(value: Any) -> str | None:
 _RAW_OF_DATA: Final = ("columns", "record", "old_record", "errors")
 
 
-def soften(frame: Frame) -> Typed:
+def decode_lenient(frame: Frame) -> Typed:
     """The typed form of a plain frame."""
     return ArrayFrame(frame.join_ref, frame.ref, frame.topic, frame.event, _payload(frame.payload))
 

@@ -13,7 +13,7 @@ from supawire._server_errors import Action, body_text, classify_close, classify_
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Connect, Disconnect
-from supawire.core.states import LINK, LinkOn
+from supawire.core.states import LINK, ConnectionOn
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -22,7 +22,7 @@ from supawire.errors import (
     ReconnectExhaustedError,
     again,
 )
-from supawire.events import Instant, LinkState, Status
+from supawire.events import ConnectionState, Instant, Status
 
 PROVEN_AFTER: Final = 5.0
 """Seconds up, besides an ok reply, after which a connection counts as good."""
@@ -52,17 +52,17 @@ class Cause(Struct, frozen=True):
     written: int | None = None
 
 
-class LinkOwner(Protocol):
+class ConnectionOwner(Protocol):
     """Who is told what becomes of the link."""
 
-    def link_opened(self, now: Instant) -> None: ...
+    def connection_opened(self, now: Instant) -> None: ...
 
-    def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None: ...
+    def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None: ...
 
-    def link_closed(self, error: RealtimeError | None, now: Instant) -> None: ...
+    def connection_closed(self, error: RealtimeError | None, now: Instant) -> None: ...
 
 
-class Link:
+class Connection:
     """State, attempts and heartbeat of the connection."""
 
     __slots__ = (
@@ -79,10 +79,10 @@ class Link:
         "state",
     )  # fmt: skip
 
-    def __init__(self, context: Context, owner: LinkOwner) -> None:
+    def __init__(self, context: Context, owner: ConnectionOwner) -> None:
         self._context = context
         self._owner = owner
-        self.state: LinkState = LinkState.IDLE
+        self.state: ConnectionState = ConnectionState.IDLE
         self.error: RealtimeError | None = None
         """Why it is not open."""
         self._attempts = 0
@@ -99,7 +99,7 @@ class Link:
 
     def check_open(self) -> None:
         """Raise why nothing goes on, when that is so."""
-        if self.state in (LinkState.CLOSING, LinkState.CLOSED):
+        if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             raise self.reason("the client was closed")
 
     # --- what the user wants
@@ -107,8 +107,8 @@ class Link:
     def want(self, now: Instant) -> None:
         """Be open, from now on."""
         was = self.state
-        self._move(LinkOn.WANTED)
-        if was is not LinkState.IDLE:
+        self._move(ConnectionOn.WANTED)
+        if was is not ConnectionState.IDLE:
             return
         limit = self._context.options.open_timeout
         if not self._ever_open and limit is not None:
@@ -117,48 +117,48 @@ class Link:
 
     def reconnect(self, now: Instant) -> None:
         """Now, not at the end of the backoff; an open connection is replaced."""
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             error = ConnectionLostError("reconnect() was called")
             self._abort()
             self._quiet()
             self.error = error
-            self._move(LinkOn.LOST, error)  # not by `_retry`: the user's wish uses no attempt up
-            self._owner.link_lost(error, None, now)
-        if self.state is LinkState.RETRYING:
+            self._move(ConnectionOn.LOST, error)  # not by `_retry`: the user's wish uses no attempt up
+            self._owner.connection_lost(error, None, now)
+        if self.state is ConnectionState.RETRYING:
             self.due(now)
 
     def close(self, now: Instant) -> None:
         """For good."""
         was = self.state
-        self._move(LinkOn.CLOSE)
-        if was in (LinkState.CLOSING, LinkState.CLOSED):
+        self._move(ConnectionOn.CLOSE)
+        if was in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         self._quiet()
-        if was is LinkState.OPEN:
+        if was is ConnectionState.OPEN:
             self._context.effects.append(Disconnect(self._context.generation))
             self._context.timers.set(("closing",), now.mono + CLOSE_BOUND)
             return
-        if was is LinkState.CONNECTING:
+        if was is ConnectionState.CONNECTING:
             self._abort()
-        self._end(LinkOn.ENDED, None, now)
+        self._end(ConnectionOn.ENDED, None, now)
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
         """For good and at once; with the error that made it necessary, if any."""
-        if self.state is LinkState.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return
-        if self.state in (LinkState.CONNECTING, LinkState.OPEN, LinkState.CLOSING):
+        if self.state in (ConnectionState.CONNECTING, ConnectionState.OPEN, ConnectionState.CLOSING):
             self._abort()
-        self._move(LinkOn.CLOSE)
-        self._end(LinkOn.ENDED, error, now)
+        self._move(ConnectionOn.CLOSE)
+        self._end(ConnectionOn.ENDED, error, now)
 
     # --- what the world did
 
     def opened(self, now: Instant) -> None:
         """The socket of this generation is open."""
-        if self.state is not LinkState.CONNECTING:
+        if self.state is not ConnectionState.CONNECTING:
             return
         self._quiet()
-        self._move(LinkOn.OPENED)
+        self._move(ConnectionOn.OPENED)
         self.error = None
         self._refreshed = self._answered = self._up = False
         self._context.counts.connects += 1
@@ -167,30 +167,30 @@ class Link:
         self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
         self._context.timers.set(("proven",), now.mono + PROVEN_AFTER)
         self.look(now)
-        self._owner.link_opened(now)
+        self._owner.connection_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
         """The socket of this generation ended, or never was."""
         match self.state:
-            case LinkState.CONNECTING:
+            case ConnectionState.CONNECTING:
                 self._failed(cause, now)
-            case LinkState.OPEN:
+            case ConnectionState.OPEN:
                 error = lost_error(cause.code, maybe_sent=True)
                 self._lost(error, cause.written, now, slow=classify_close(cause.code).action is Action.SLOW_RETRY)
-            case LinkState.CLOSING:
-                self._end(LinkOn.LOST, None, now)
+            case ConnectionState.CLOSING:
+                self._end(ConnectionOn.LOST, None, now)
             case _:
                 self._context.counts.stale += 1
 
     def lose(self, error: ConnectionLostError, now: Instant) -> None:
         """Give this socket up ourselves: it is open, but dead. One that is being closed has its own bound."""
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._abort()
             self._lost(error, None, now)
 
     def token_ready(self, now: Instant) -> None:
         """The token for this attempt is there, or will not come in time."""
-        if self.state is LinkState.CONNECTING and self._context.timers.deadline(("attempt",)) is None:
+        if self.state is ConnectionState.CONNECTING and self._context.timers.deadline(("attempt",)) is None:
             self._open_socket(now)
 
     def answered_ok(self) -> None:
@@ -201,7 +201,7 @@ class Link:
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """The user's backoff says how long."""
-        if self.state is LinkState.RETRYING:
+        if self.state is ConnectionState.RETRYING:
             self._context.timers.set(("connect",), now.mono + max(seconds, self._retry_after))
 
     # --- deadlines
@@ -209,28 +209,28 @@ class Link:
     def due(self, now: Instant) -> None:
         """The backoff is over."""
         self._context.timers.cancel(("connect",))
-        self._move(LinkOn.DUE)
+        self._move(ConnectionOn.DUE)
         self._connect(now)
 
     def attempt_late(self, now: Instant) -> None:
         """This attempt took too long."""
-        if self.state is LinkState.CONNECTING:
+        if self.state is ConnectionState.CONNECTING:
             self._abort()
             self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s"), now)
 
     def opening_late(self, now: Instant) -> None:
         """The first opening took too long, all attempts together."""
-        if self.state in (LinkState.CONNECTING, LinkState.RETRYING):
+        if self.state in (ConnectionState.CONNECTING, ConnectionState.RETRYING):
             self._abort()
             last = f": {self.error.message}" if self.error else ""
             text = f"no connection within {self._context.options.open_timeout:g} s{last}"
-            self._end(LinkOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
+            self._end(ConnectionOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
 
     def closing_late(self, now: Instant) -> None:
         """The peer does not answer our close."""
-        if self.state is LinkState.CLOSING:
+        if self.state is ConnectionState.CLOSING:
             self._abort()
-            self._end(LinkOn.ENDED, None, now)
+            self._end(ConnectionOn.ENDED, None, now)
 
     def up(self) -> None:
         """Some seconds up."""
@@ -248,18 +248,18 @@ class Link:
 
     def probe(self, now: Instant) -> None:
         """The machine slept, or its clock was set: ask at once whether anybody is still there (R6)."""
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             timeout = min(PROBE_TIMEOUT, self._context.options.timeout)
             self._context.push(frames.HEARTBEAT, {}, now, timeout=timeout)
 
     def idle(self, now: Instant) -> None:
         """Nobody needs the socket for now."""
-        if self.state is LinkState.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._quiet()
             self._context.effects.append(Disconnect(self._context.generation))
             self._context.generation += 1
-            self._move(LinkOn.IDLED)
-            self._owner.link_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
+            self._move(ConnectionOn.IDLED)
+            self._owner.connection_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
 
     # --- moves
 
@@ -279,19 +279,19 @@ class Link:
         self._context.timers.cancel(("attempt",))
         if cause.status is None:
             self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
-            self._retry(LinkOn.FAILED, now)
+            self._retry(ConnectionOn.FAILED, now)
             return
         self.error = connect_error(cause.status, cause.body, cause.retry_after)
         said = body_text(cause.body) or cause.body.decode("utf-8", "replace").strip() or None
         action = classify_handshake(cause.status, said).action
         if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:
             self._refreshed = True
-            self._move(LinkOn.FAILED, self.error)
+            self._move(ConnectionOn.FAILED, self.error)
             self.due(now)
         elif action in (Action.REFRESH, Action.GIVE_UP):
-            self._end(LinkOn.REFUSED, self.error, now)
+            self._end(ConnectionOn.REFUSED, self.error, now)
         else:
-            self._retry(LinkOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
+            self._retry(ConnectionOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
 
     def _asked_wait(self, cause: Cause) -> float:
         """Return the seconds that the server asks us to wait, within the user's bound; a transport may say anything."""
@@ -301,10 +301,10 @@ class Link:
     def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
         self._quiet()
         self.error = error
-        self._retry(LinkOn.LOST, now, slow=slow)
-        self._owner.link_lost(error, written, now)
+        self._retry(ConnectionOn.LOST, now, slow=slow)
+        self._owner.connection_lost(error, written, now)
 
-    def _retry(self, on: LinkOn, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
+    def _retry(self, on: ConnectionOn, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
         self._move(on, self.error)
         backoff = self._context.options.backoff
         if self._failing_since is None:
@@ -312,7 +312,7 @@ class Link:
         elapsed = now.mono - self._failing_since
         if backoff is not None and backoff.ends(self._attempts, elapsed):
             text = f"gave up after {self._attempts} attempts in {elapsed:.0f} s: {self.error}"
-            self._end(LinkOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
+            self._end(ConnectionOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
         self._context.wait(("connect",), backoff, self._attempts, now, slow=slow)
@@ -322,15 +322,15 @@ class Link:
             self._context.timers.set(("connect",), now.mono + after)
 
     def _prove(self) -> None:
-        if self.state is LinkState.OPEN and self._attempts:
-            self._move(LinkOn.PROVEN)
+        if self.state is ConnectionState.OPEN and self._attempts:
+            self._move(ConnectionOn.PROVEN)
             self._attempts, self._failing_since = 0, None
 
-    def _end(self, on: LinkOn, error: RealtimeError | None, now: Instant) -> None:
+    def _end(self, on: ConnectionOn, error: RealtimeError | None, now: Instant) -> None:
         self._quiet()
         self.error = error
         self._move(on, error)
-        self._owner.link_closed(error, now)
+        self._owner.connection_closed(error, now)
 
     def _abort(self) -> None:
         """Throw the socket of this generation away; what it still says is stale from here on."""
@@ -341,7 +341,7 @@ class Link:
         for key in ("attempt", "beat", "proven", "connect", "opening", "closing", "idle", "clock"):
             self._context.timers.cancel((key,))
 
-    def _move(self, on: LinkOn, cause: RealtimeError | None = None) -> None:
+    def _move(self, on: ConnectionOn, cause: RealtimeError | None = None) -> None:
         move = LINK.get((self.state, on))
         if move is None:
             self._context.impossible("the link", self.state, on)

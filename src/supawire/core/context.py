@@ -12,7 +12,7 @@ from supawire.core.pacing import Pace, Uniform, delay, slow_delay
 from supawire.core.requests import Pending, Replies, Tickets, Timers
 from supawire.core.token import Tokens
 from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
-from supawire.events import ChannelState, Heartbeat, Instant, LinkState, Stats, Status
+from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, Stats, Status
 from supawire.options import Backoff, Secret, SessionOptions
 
 Key = tuple[Hashable, ...]
@@ -70,7 +70,7 @@ class Context:
         self.round_trip: float | None = None
         self._ref = 0
 
-    def stats(self, state: LinkState, queued: int) -> Stats:
+    def stats(self, state: ConnectionState, queued: int) -> Stats:
         """The counters for the user; `overflowed` is counted by the shell."""
         counts = self.counts
         return Stats(
@@ -177,7 +177,7 @@ class Context:
         """Note something for the log; with `error`, for `on_error` too."""
         self.effects.append(Report(what, topic, error, detail))
 
-    def impossible(self, who: str, state: LinkState | ChannelState, on: Any) -> None:
+    def impossible(self, who: str, state: ConnectionState | ChannelState, on: Any) -> None:
         """A move that no table has: an error of ours. Raised in tests, reported and survived in production."""
         error = LocalProtocolError(f"{who} is {state}; {on.name} is no move from there")
         if self.strict:

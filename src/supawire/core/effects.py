@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from supawire.core.http_broadcast import Letter
+from supawire.core.http_broadcast import HttpMessage
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 
@@ -72,7 +72,7 @@ class Publish(Struct, frozen=True):
     """
 
     ticket: Ticket
-    letter: Letter
+    letter: HttpMessage
     token: Secret | None
     timeout: float | None
 

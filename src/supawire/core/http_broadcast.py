@@ -27,7 +27,7 @@ _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
 
 
-class Letter(Struct, frozen=True):
+class HttpMessage(Struct, frozen=True):
     """One broadcast for HTTP. `topic` is the sub-topic; `payload`: a JSON object as text, or raw bytes when not `json`.
 
     `overrides`: the object has a top-level `private`, which the single form would read as its option.
@@ -50,7 +50,7 @@ class Form(Struct, frozen=True):
     body: bytes
 
 
-class Verdict(enum.Enum):
+class HttpOutcome(enum.Enum):
     """What an answer means for who asked."""
 
     ACCEPTED = "the server took it"
@@ -72,19 +72,19 @@ def check_size(payload: bytes, limit: int | None, topic: str) -> None:
         )
 
 
-def letter(topic: str, event: str, payload: bytes, *, json: bool, private: bool, id: str | None) -> Letter:
+def http_message(topic: str, event: str, payload: bytes, *, json: bool, private: bool, id: str | None) -> HttpMessage:
     """A message that a form can carry.
 
     Raises: InvalidArgumentError: a JSON value that is no object, or bytes with an id.
     """
     if json:
         overrides = "private" in members(payload)
-        return Letter(topic, event, payload, private=private, id=id, overrides=overrides)
+        return HttpMessage(topic, event, payload, private=private, id=id, overrides=overrides)
     if id is not None:
         raise InvalidArgumentError(
             "bytes cannot be published with an id: only the batch form takes one, and it is JSON", topic=topic
         )
-    return Letter(topic, event, payload, json=False, private=private)
+    return HttpMessage(topic, event, payload, json=False, private=private)
 
 
 def members(payload: bytes) -> dict[str, Raw]:
@@ -98,7 +98,7 @@ def members(payload: bytes) -> dict[str, Raw]:
         ) from error
 
 
-def single(letter: Letter) -> Form | None:
+def single(letter: HttpMessage) -> Form | None:
     """The form for one message; None when only the batch can carry it."""
     if letter.id is not None or letter.overrides or not {".", ".."}.isdisjoint((letter.topic, letter.event)):
         return None  # and on the way, a part of a path that is only dots goes up instead of down
@@ -107,13 +107,13 @@ def single(letter: Letter) -> Form | None:
     return Form(path + query, _JSON if letter.json else _BYTES, letter.payload)
 
 
-def batch(letters: Sequence[Letter]) -> Form:
+def batch(letters: Sequence[HttpMessage]) -> Form:
     """The form for many messages, none of them bytes."""
     messages = [_message(letter) for letter in letters]
     return Form("/broadcast", _JSON, msgspec.json.encode({"messages": messages}))
 
 
-def _message(letter: Letter) -> dict[str, str | bool | Raw]:
+def _message(letter: HttpMessage) -> dict[str, str | bool | Raw]:
     message: dict[str, str | bool | Raw] = {
         "topic": letter.topic,
         "event": letter.event,
@@ -123,7 +123,7 @@ def _message(letter: Letter) -> dict[str, str | bool | Raw]:
     return message if letter.id is None else message | {"id": letter.id}
 
 
-def runs(letters: Sequence[Letter], most: int | None) -> Iterator[Sequence[Letter]]:
+def batches(letters: Sequence[HttpMessage], most: int | None) -> Iterator[Sequence[HttpMessage]]:
     """The messages in their order, cut where a request must end: bytes go alone, a batch has at most `most`."""
     start, size = 0, 0
     for index, one in enumerate(letters):
@@ -137,31 +137,31 @@ def runs(letters: Sequence[Letter], most: int | None) -> Iterator[Sequence[Lette
         yield letters[start:]
 
 
-def _weight(one: Letter) -> int:
+def _weight(one: HttpMessage) -> int:
     """Bytes of a message in a batch, at most: a control character in a name becomes six."""
     return len(one.payload) + 6 * (len(one.topic.encode()) + len(one.event.encode())) + 120
 
 
-def says_old(letter: Letter) -> bool:
+def route_missing(letter: HttpMessage) -> bool:
     """Whether a 404 to the single form tells of an old server: a gateway may trip over an encoded slash."""
     return "/" not in letter.topic + letter.event
 
 
-def judge(status: int, body: bytes) -> Verdict:
+def judge(status: int, body: bytes) -> HttpOutcome:
     """What an answer means."""
     if status == ACCEPTED:
-        return Verdict.ACCEPTED
+        return HttpOutcome.ACCEPTED
     if status == NO_ROUTE:
-        return Verdict.NO_ROUTE
+        return HttpOutcome.NO_ROUTE
     if status < 300:
-        return Verdict.STRANGE
+        return HttpOutcome.STRANGE
     text = body_text(body) or ""
     row = classify_http(status, text)
     if row.action is Action.GIVE_UP:
-        return Verdict.REFUSED
+        return HttpOutcome.REFUSED
     if row.action is Action.REFRESH:
-        return Verdict.REFRESH
-    return Verdict.LATER if status < 500 or row.starts or _unavailable(status, body) else Verdict.UNSURE
+        return HttpOutcome.REFRESH
+    return HttpOutcome.LATER if status < 500 or row.starts or _unavailable(status, body) else HttpOutcome.UNSURE
 
 
 def _unavailable(status: int, body: bytes) -> bool:
@@ -169,8 +169,8 @@ def _unavailable(status: int, body: bytes) -> bool:
     return status == 503 and b"disconnect/reset before headers" not in body
 
 
-def may_repeat(verdict: Verdict, letters: Sequence[Letter]) -> bool:
+def may_repeat(verdict: HttpOutcome, letters: Sequence[HttpMessage]) -> bool:
     """Whether a request is worth repeating, and nobody is deceived by it."""
-    if verdict is Verdict.UNSURE:
+    if verdict is HttpOutcome.UNSURE:
         return all(one.id is not None for one in letters)
-    return verdict is Verdict.LATER
+    return verdict is HttpOutcome.LATER

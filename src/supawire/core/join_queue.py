@@ -49,7 +49,17 @@ class _Asked(Struct, frozen=True):
 class JoinQueue:
     """Channels that want in, and joins that are unanswered."""
 
-    __slots__ = ("_asked", "_blind", "_context", "_late_at", "_led_at", "_pace", "_unheard", "_waiting", "is_open")
+    __slots__ = (
+        "_asked",
+        "_blind",
+        "_context",
+        "_late_at",
+        "_led_at",
+        "_pace",
+        "_timed_out_refs",
+        "_waiting",
+        "is_open",
+    )
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -59,7 +69,7 @@ class JoinQueue:
         self._led_at = self._late_at = 0.0
         """When the first of the unanswered joins became the first, and when its time is over."""
         self.is_open: bool = False
-        self._unheard: dict[str, None] = {}
+        self._timed_out_refs: dict[str, None] = {}
         """Joins that we gave up and that the server may still be busy with."""
         self._blind: tuple[float | None, float] = (None, 0.0)
         """The newest time in which a join was unanswered: from, to."""
@@ -74,11 +84,11 @@ class JoinQueue:
         self.pump(now)
 
     @property
-    def blind(self) -> bool:
+    def is_stalled(self) -> bool:
         """Whether the server may be busy with a join, so that nothing else comes."""
-        return bool(self._asked or self._unheard)
+        return bool(self._asked or self._timed_out_refs)
 
-    def blind_since(self, now: Instant) -> Instant:
+    def stalled_since(self, now: Instant) -> Instant:
         """Since when the server may have had something to say and could not: it answers joins one after another.
 
         What ended a channel behind an unanswered join is heard after its answer, and may be as old as the join.
@@ -100,17 +110,17 @@ class JoinQueue:
         self.is_open = True
         self.pump(now)
 
-    def lost(self, heard_at: Instant, now: Instant) -> Instant:
+    def lost(self, last_received_at: Instant, now: Instant) -> Instant:
         """The socket is gone, and the joins on it; nobody is held up by them any more.
 
         Since when something may be missing: the last that was heard, or earlier, when the server was busy with a join.
         """
-        since = min(heard_at, self.blind_since(now))
+        since = min(last_received_at, self.stalled_since(now))
         self.is_open = False
         for channel in {**self._waiting, **dict.fromkeys(asked.channel for asked in self._asked)}:
             channel.held(False, now)
         self._asked.clear()
-        self._unheard.clear()
+        self._timed_out_refs.clear()
         self._blind = (None, 0.0)
         self._context.timers.cancel(("join",))
         self._context.timers.cancel(("joins",))
@@ -132,11 +142,11 @@ class JoinQueue:
             if not self._asked:
                 self._beat_before(now)
             self._context.replies.freeze(now.mono)
-            if not self._asked and not self._unheard:
+            if not self._asked and not self._timed_out_refs:
                 self._blind = (now.mono, inf)
             self._asked.append(_Asked(channel, channel.go(now)))
             if len(self._asked) == 1:
-                self._lead(now)
+                self._start_head_timer(now)
             else:
                 channel.held(True, now)
 
@@ -144,28 +154,28 @@ class JoinQueue:
         """Take the join that this ref answers, None when it is no unanswered one of this socket."""
         asked = next((asked for asked in self._asked if asked.ref == ref), None)
         if asked is None:
-            if ref is not None and ref in self._unheard:
-                del self._unheard[ref]
-                self._see_again(now)
+            if ref is not None and ref in self._timed_out_refs:
+                del self._timed_out_refs[ref]
+                self._clear_stall(now)
             return None
         self._remove(asked, now)
         return asked.channel
 
-    def timed_out(self, now: Instant, heard_at: float) -> bool:
+    def timed_out(self, now: Instant, last_received_at: float) -> bool:
         """Give up the first join when its time is over; False when nothing came since it leads: the socket is dead."""
         if not self._asked:
             return True
-        if heard_at <= self._led_at:
+        if last_received_at <= self._led_at:
             return False
         if now.mono < self._late_at:  # it was only looked whether the silence goes on
             self._context.timers.set(("join",), self._late_at)
             return True
         asked = self._asked[0]
-        self._unheard[asked.ref] = None
+        self._timed_out_refs[asked.ref] = None
         self._remove(asked, now)
         if self._asked:
             options = self._context.options
-            silent = max(now.mono, heard_at + options.heartbeat + options.timeout)
+            silent = max(now.mono, last_received_at + options.heartbeat + options.timeout)
             self._context.timers.set(("join",), min(self._late_at, silent))
         asked.channel.join_timed_out(asked.ref, now)
         return True
@@ -180,11 +190,11 @@ class JoinQueue:
         self._asked.remove(asked)
         asked.channel.held(False, now)
         if not self._asked:
-            self._see_again(now)
+            self._clear_stall(now)
             self._context.replies.thaw(now.mono)
             self._context.timers.cancel(("join",))
         elif led:
-            self._lead(now)
+            self._start_head_timer(now)
 
     def _beat_before(self, now: Instant) -> None:
         """Send a heartbeat that is due soon before the join: behind it, its answer would have to wait for the join's.
@@ -195,12 +205,12 @@ class JoinQueue:
         if due is not None and due - now.mono < self._context.options.timeout:
             self._context.beat(now)
 
-    def _see_again(self, now: Instant) -> None:
+    def _clear_stall(self, now: Instant) -> None:
         """The server has nothing more to answer first, as far as we know."""
-        if not self._asked and not self._unheard:
+        if not self._asked and not self._timed_out_refs:
             self._blind = (self._blind[0], now.mono)
 
-    def _lead(self, now: Instant) -> None:
+    def _start_head_timer(self, now: Instant) -> None:
         """The first in the row: its deadline starts."""
         self._asked[0].channel.held(False, now)
         self._led_at, self._late_at = now.mono, now.mono + 2 * self._context.options.timeout

@@ -39,7 +39,7 @@ from supawire.selectors import (
 _late: Final[type[LateBroadcast[Any]]] = LateBroadcast
 
 
-class Modelled:
+class ModelAdapter:
     """Delivers to a listener that wants the rows or payloads of one selector as objects of a class."""
 
     __slots__ = ("_model", "deliver")
@@ -138,7 +138,7 @@ class Index:
         for place, each in enumerate(listener.selectors):
             selector, deliver = _unwrapped(each, listener)
             self._bucket(selector)[self._number, place] = deliver
-            self._models += isinstance(selector, BroadcastSelector) and isinstance(deliver, Modelled)
+            self._models += isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
             self._spoil(selector)
 
     def remove(self, listener: Listener) -> None:
@@ -153,7 +153,7 @@ class Index:
             selector, _ = _unwrapped(each, listener)
             bucket = self._bucket(selector)
             deliver = bucket.pop((number, place))
-            self._models -= isinstance(selector, BroadcastSelector) and isinstance(deliver, Modelled)
+            self._models -= isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
             self._spoil(selector)
             if not bucket:
                 self._forget(selector)
@@ -338,7 +338,7 @@ _Wanted = tuple[Selector[Any], Callable[[Any], None]]
 
 def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
     if isinstance(selector, ModelSelector):
-        return selector.plain, Modelled(listener.deliver, selector.model)
+        return selector.plain, ModelAdapter(listener.deliver, selector.model)
     return selector, listener.deliver
 
 
@@ -354,5 +354,5 @@ def _merged(*buckets: _Bucket) -> Listeners:
         listeners = [merged[place] for place in sorted(merged)]
     found: dict[int, Callable[[Any], None]] = {}
     for listener in listeners:
-        found.setdefault(id(listener.deliver if isinstance(listener, Modelled) else listener), listener)
+        found.setdefault(id(listener.deliver if isinstance(listener, ModelAdapter) else listener), listener)
     return tuple(found.values())

@@ -20,12 +20,12 @@ from supawire.core.gaps import REJOIN, SETTLED, Gaps
 from supawire.core.join_payload import Join, binding_ids, join_payload
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Index
-from supawire.core.outbox import Outbox
-from supawire.core.presence import Roster
-from supawire.core.presence_tracking import Tracking
+from supawire.core.outbox import ChannelOutbox
+from supawire.core.presence import ChannelPresence
+from supawire.core.presence_tracking import PresenceTracking
 from supawire.core.states import CHANNEL, ChannelOn
 from supawire.core.token import on_wire, same, taken_back
-from supawire.core.waiters import Readiness, Reading, Waiters
+from supawire.core.waiters import ChannelReadiness, Reading, Waiters
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -43,29 +43,31 @@ class Parts(Struct, frozen=True):
     """Each knows one subject; `membership` and `channel` bring them together."""
 
     index: Index
-    roster: Roster
+    roster: ChannelPresence
     gaps: Gaps
-    tracking: Tracking
-    outbox: Outbox
+    tracking: PresenceTracking
+    outbox: ChannelOutbox
     waiters: Waiters
-    readiness: Readiness
+    readiness: ChannelReadiness
 
     @classmethod
     def of(cls, context: Context, topic: str, name: str, options: ChannelOptions) -> "Parts":
         """The parts of a new channel."""
         return cls(
             index=Index(),
-            roster=Roster(name),
+            roster=ChannelPresence(name),
             gaps=Gaps(name, options, context.server_clock),
-            tracking=Tracking(context, topic, name),
-            outbox=Outbox(context, topic, name),
+            tracking=PresenceTracking(context, topic, name),
+            outbox=ChannelOutbox(context, topic, name),
             waiters=Waiters(context, topic),
-            readiness=Readiness(),
+            readiness=ChannelReadiness(),
         )
 
     def wants_presence(self, options: ChannelOptions) -> bool:
         """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
-        return self.index.wants_presence or options.presence_key is not None or self.tracking.wish is not None
+        return (
+            self.index.wants_presence or options.presence_key is not None or self.tracking.desired_payload is not None
+        )
 
     def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
         """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
@@ -86,7 +88,7 @@ _STEADY: Final = 5.0
 """Seconds joined after which the backoff starts anew."""
 
 
-class Verdict(NamedTuple):
+class RetryDecision(NamedTuple):
     """Whether to try again, and how."""
 
     again: bool
@@ -132,19 +134,19 @@ class Rejoin:
         late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
         return Instant(instant.mono + late, instant.wall + late)
 
-    def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> Verdict:
+    def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
         """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
         if self.exhausted(now) or row.action is Action.GIVE_UP:
-            return Verdict(again=False)
+            return RetryDecision(again=False)
         if row.action is not Action.REFRESH:
-            return Verdict(again=True, slow=row.action is Action.SLOW_RETRY)
+            return RetryDecision(again=True, slow=row.action is Action.SLOW_RETRY)
         before, self._refused = self._refused, (token,)
         if not same(token, own or self._context.tokens.current):
-            return Verdict(again=True)  # the user has given a newer one meanwhile
+            return RetryDecision(again=True)  # the user has given a newer one meanwhile
         if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
-            return Verdict(again=False)
+            return RetryDecision(again=False)
         stuck = before is not None and same(before[0], token)
-        return Verdict(again=True, slow=stuck, stuck=stuck)
+        return RetryDecision(again=True, slow=stuck, stuck=stuck)
 
     def may_recount(self, now: Instant) -> bool:
         """Return whether to try once more after "too many channels", once for each wish to join.
@@ -192,29 +194,29 @@ class Membership:
         self.wanted: bool = False
         self.token: Secret | None = options.secret
         """The channel's own token, instead of the client's."""
-        self.live: tuple[str | None, ...] = _NO_REFS
+        self.accepted_refs: tuple[str | None, ...] = _NO_REFS
         """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
-        self.living: Join | None = None
-        self.told_token: Secret | None = None
+        self.active_join: Join | None = None
+        self.sent_token: Secret | None = None
         """The newest token that the server has of this channel."""
         self.ever_joined: bool = False
         """Whether the present wish was ever fulfilled."""
         self._context = context
         self._joins = joins
         self.rejoin: Final = Rejoin(context, topic)
-        self._asked: Join | None = None
+        self.pending_join: Join | None = None
         self._leaving: tuple[str, str] | None = None
         """Refs of the join that is being left, and of the leave."""
         self._leavers: tuple[Ticket, ...] = ()
         self._marked_at: float | None = None
         """When the heartbeat was sent whose answer comes after all replayed messages."""
-        self.ending: Reading | None = None
+        self.close_reason: Reading | None = None
         """Why the server is about to close the channel, when it has said so."""
 
     @property
     def ready(self) -> bool:
         """Whether it is joined and everything that its listeners want is asked for and live."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.unmet
+        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.missing_kinds
 
     # --- wishes
 
@@ -235,7 +237,7 @@ class Membership:
         self.parts.waiters.fail(left)
         self.parts.outbox.fail(left)
         self._joins.withdraw(self)
-        was, join = self.state, self._asked or self.living
+        was, join = self.state, self.pending_join or self.active_join
         self.move(ChannelOn.UNSUBSCRIBE, now)
         if self.state is not ChannelState.LEAVING:
             self._left(now)
@@ -252,25 +254,25 @@ class Membership:
     def tell_token(self, now: Instant) -> None:
         """Tell the server of a newer token than it has of this channel, once; it never answers (R25, protocol §3.5)."""
         token = self.token or self._context.tokens.current
-        if self.state is not ChannelState.JOINED or self.living is None or same(token, self.told_token):
+        if self.state is not ChannelState.JOINED or self.active_join is None or same(token, self.sent_token):
             return
-        if taken_back(self.told_token, token):
+        if taken_back(self.sent_token, token):
             self.rejoin_if_needed(now)
             return
-        self.told_token = token
+        self.sent_token = token
         self.parts.readiness.prompted(now)
         if (shown := on_wire(token)) is not None:
-            refs = self.living.ref, self._context.next_ref()
+            refs = self.active_join.ref, self._context.next_ref()
             data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
             self._context.transmit(data, secret=True)
 
     def rejoin_if_needed(self, now: Instant) -> None:
         """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
-        if not self.outdated:
+        if not self.needs_rejoin:
             self.settle_waiters()
             self.events_flow(now)
         elif not self._joins.waits(self):
-            if lost := self.unmet & self.index.kinds():  # our own `track` needs presence too, and loses nothing
+            if lost := self.missing_kinds & self.index.kinds():  # our own `track` needs presence too, and loses nothing
                 self.gaps.open(now, REJOIN, lost)
             self._context.timers.set(("again", self.topic), now.mono)
 
@@ -280,8 +282,8 @@ class Membership:
             return
         final = error or ClosedError("the channel was closed", topic=self.name)
         for pending in self._context.replies.forget(self.topic):
-            self._context.tickets.settle(pending.ticket, final)
-        join = self._asked or self.living
+            self._context.tickets.resolve(pending.ticket, final)
+        join = self.pending_join or self.active_join
         if error is None and join is not None and self._joins.is_open:
             self._push_leave(join.ref, now)
         self.wanted = False
@@ -298,13 +300,13 @@ class Membership:
         if self.state is ChannelState.JOINED:
             self.move(ChannelOn.CHANGED, now)
             self.parts.tracking.ended(None)
-            self.gaps.open(self.rejoin.since(self._joins.blind_since(now)), REJOIN, self.index.kinds())
+            self.gaps.open(self.rejoin.since(self._joins.stalled_since(now)), REJOIN, self.index.kinds())
         else:
             self.move(ChannelOn.GO, now)
         self._marked_at = None
         token = self.token or self._context.tokens.current
         join = Join(self._context.next_ref(), self.index.bindings, self.parts.wants_presence(self.options), token)
-        self._asked = join
+        self.pending_join = join
         payload = join_payload(join, self.options, self.gaps.replay())
         data = self._context.codec.encode(join.ref, join.ref, self.topic, frames.JOIN, payload)
         self._context.transmit(data, secret=True)
@@ -312,17 +314,17 @@ class Membership:
 
     def held(self, held: bool, now: Instant) -> None:
         """Waiters' time stands still while others hold this channel up."""
-        self.parts.waiters.hold(held, now.mono)
+        self.parts.waiters.pause(held, now.mono)
 
     def accepted(self, ref: str, response: Raw, now: Instant) -> None:
         """The server said ok to the join with this ref."""
-        join = self._asked
+        join = self.pending_join
         if join is None or join.ref != ref:
             return
-        self.living, self._asked = join, None
-        self.told_token = join.token
-        self.live = None, ref
-        self.error = self.ending = None
+        self.active_join, self.pending_join = join, None
+        self.sent_token = join.token
+        self.accepted_refs = None, ref
+        self.error = self.close_reason = None
         self.ever_joined = True
         ids, errors = binding_ids(join.bindings, response, self.name)
         self.index.joined(ids)
@@ -336,7 +338,7 @@ class Membership:
             self._context.report("binding", topic=self.name, error=error)
         self.settle_waiters()
         self.parts.tracking.joined(ref)
-        if not self.outdated:  # else the join that follows at once sends it
+        if not self.needs_rejoin:  # else the join that follows at once sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         self.rejoin_if_needed(now)
@@ -349,7 +351,7 @@ class Membership:
         if self.state is not ChannelState.JOINED:
             return
         self.parts.waiters.joined(ready=self.ready)
-        if self.parts.readiness.hopeless is not None and not self.unmet:
+        if self.parts.readiness.hopeless is not None and not self.missing_kinds:
             self.parts.waiters.unready(self.parts.readiness.hopeless)
 
     @property
@@ -359,7 +361,7 @@ class Membership:
 
     def refused(self, ref: str, reason: str, now: Instant) -> None:
         """The server said no to the join with this ref."""
-        if self._asked is not None and self._asked.ref == ref:
+        if self.pending_join is not None and self.pending_join.ref == ref:
             self._fail(classify_join(reason), join_error(reason, self.name, keyed=self.keyed), "join_refused", now)
 
     def blocked(self, error: RealtimeError, now: Instant) -> None:
@@ -371,10 +373,10 @@ class Membership:
 
     def join_timed_out(self, ref: str, now: Instant) -> None:
         """The join with this ref was not answered: leave it, so that the server holds no join that we forgot (R13)."""
-        if self._asked is None or self._asked.ref != ref:
+        if self.pending_join is None or self.pending_join.ref != ref:
             return
-        if self.living is not None and self.live:
-            self._push_leave(self.living.ref, now)  # the server holds this one, when it has not taken the other
+        if self.active_join is not None and self.accepted_refs:
+            self._push_leave(self.active_join.ref, now)  # the server holds this one, when it has not taken the other
         self._push_leave(ref, now)
         error = OperationTimeout("the server did not answer the join in time", topic=self.name)
         self.error = error
@@ -390,12 +392,14 @@ class Membership:
         if self._leaving is not None and ref == self._leaving[0]:
             self._left(now)
             return True
-        if self.living is None or ref != self.living.ref:
+        if self.active_join is None or ref != self.active_join.ref:
             return False
         if self.state is ChannelState.REJOINING:
-            self.live = _NO_REFS  # the join that replaces it is on its way
-        elif self.ending is not None and self.ending.row is not None and self.ending.error is not None:
-            self._fail(self.ending.row, self.ending.error, "channel_closed", now)
+            self.accepted_refs = _NO_REFS  # the join that replaces it is on its way
+        elif (
+            self.close_reason is not None and self.close_reason.row is not None and self.close_reason.error is not None
+        ):
+            self._fail(self.close_reason.row, self.close_reason.error, "channel_closed", now)
         else:
             what = "the channel crashed on the server" if crashed else "the server closed the channel"
             error = ServerError(what, topic=self.name, retryable=True)
@@ -412,15 +416,15 @@ class Membership:
         if self._leaving is not None:
             self._left(now)
 
-    def link_lost(self, error: ConnectionLostError, heard_at: Instant, now: Instant) -> None:
+    def connection_lost(self, error: ConnectionLostError, last_received_at: Instant, now: Instant) -> None:
         """The socket is gone."""
         if self.state is ChannelState.LEAVING:
             self._left(now)
         elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
             self.error = error
-            self._lose_join("connection_lost", error, self.rejoin.since(heard_at))
+            self._lose_join("connection_lost", error, self.rejoin.since(last_received_at))
             self.rejoin.ended(now)
-            self.move(ChannelOn.LINK_LOST, now, error)
+            self.move(ChannelOn.CONNECTION_LOST, now, error)
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """The user's backoff says how long."""
@@ -445,7 +449,7 @@ class Membership:
         """A loop turn has passed since something needed a new join."""
         if self.parts.tracking.busy:
             return  # its diff would be told to the old join and reach the new one: a ghost of ourselves
-        if self.outdated:
+        if self.needs_rejoin:
             self._joins.want(self, now)
         else:
             self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
@@ -475,7 +479,7 @@ class Membership:
     @property
     def _flows(self) -> bool:
         """Whether everything that is wanted comes, as far as we know."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.unmet
+        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.missing_kinds
 
     def _tell_gap(self, now: Instant) -> None:
         if (gap := self.gaps.close(now)) is None:
@@ -486,25 +490,25 @@ class Membership:
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
 
     @property
-    def outdated(self) -> bool:
+    def needs_rejoin(self) -> bool:
         """Whether another join is needed: for what it did not ask for, or so that the server forgets a token (§7.3)."""
         newest = self.token or self._context.tokens.current
-        return bool(self.unmet) or (self.state is ChannelState.JOINED and taken_back(self.told_token, newest))
+        return bool(self.missing_kinds) or (self.state is ChannelState.JOINED and taken_back(self.sent_token, newest))
 
     @property
-    def unmet(self) -> frozenset[str]:
+    def missing_kinds(self) -> frozenset[str]:
         """The kinds of events that are wanted and that the living join did not ask for."""
-        return self.parts.unmet(self.living if self.state is ChannelState.JOINED else None, self.options)
+        return self.parts.unmet(self.active_join if self.state is ChannelState.JOINED else None, self.options)
 
     def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
         """The join was refused, closed, or crashed: what follows is in the error table."""
-        join = self._asked or self.living
+        join = self.pending_join or self.active_join
         self.error = error
         self.rejoin.ended(now)
         verdict = self.rejoin.judge(row, join.token if join else None, self.token, now)
         if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount(now):
-            verdict = Verdict(again=True)
-        self._lose_join(reason, error, self._joins.blind_since(now))
+            verdict = RetryDecision(again=True)
+        self._lose_join(reason, error, self._joins.stalled_since(now))
         if not verdict.again:
             self._give_up(error, now)
             return
@@ -523,14 +527,14 @@ class Membership:
 
     def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
         """The join ended against the user's wish; if it was living, something may be missing from then on."""
-        if self.living is not None:
+        if self.active_join is not None:
             self.gaps.open(since, reason, self.index.kinds())
         self._end_join(error)
 
     def _end_join(self, error: RealtimeError) -> None:
         """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
-        self._asked = self.living = self.ending = self._marked_at = None
-        self.live = _NO_REFS
+        self.pending_join = self.active_join = self.close_reason = self._marked_at = None
+        self.accepted_refs = _NO_REFS
         self.gaps.ended()
         self._joins.withdraw(self)
         for key in ("rejoin", "again", "gap", "flush"):
@@ -538,7 +542,7 @@ class Membership:
         for pending in self._context.replies.forget(self.topic):
             unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
             unanswered.__cause__ = error
-            self._context.tickets.settle(pending.ticket, unanswered)
+            self._context.tickets.resolve(pending.ticket, unanswered)
         self.parts.tracking.ended(error)
 
     def _finish(self, error: RealtimeError) -> None:
@@ -563,7 +567,7 @@ class Membership:
             self._context.effects.append(Ended(self.topic))
         leavers, self._leavers = self._leavers, ()
         for ticket in leavers:
-            self._context.tickets.settle(ticket, None)
+            self._context.tickets.resolve(ticket, None)
 
     def _push_leave(self, join_ref: str, now: Instant) -> str:
         timeout = self._context.options.timeout

@@ -32,13 +32,13 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Rows, Shown, same_row
+from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Rows, RowView, same_row
 from supawire._server_errors import SUBSCRIBED
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
 from supawire.core.pacing import Uniform, delay
 from supawire.core.states import MIRROR, MirrorOn
-from supawire.core.table_copy import Drop, KeyColumns, Put, Reader, TableCopy, Unclear, read_rows, unlike
+from supawire.core.table_copy import Drop, KeyColumns, Put, Reader, TableCopy, Undecidable, read_rows, unlike
 from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
 from supawire.events import Change, Gap, Instant, System
 from supawire.options import Backoff
@@ -86,13 +86,13 @@ class Emit(Struct, frozen=True):
     event: MirrorEvent[Any]
 
 
-class Complain(Struct, frozen=True):
+class ReportError(Struct, frozen=True):
     """An error that nobody waits for."""
 
     error: RealtimeError
 
 
-MirrorEffect = Fetch | Abandon | Emit | Complain
+MirrorEffect = Fetch | Abandon | Emit | ReportError
 
 
 class Take(Protocol):
@@ -118,7 +118,7 @@ class Mirror:
     Args: shown: how users see rows. random: draws the jitter.
     """
 
-    def __init__(self, settings: MirrorSettings, shown: Shown, random: Uniform) -> None:
+    def __init__(self, settings: MirrorSettings, shown: RowView, random: Uniform) -> None:
         self.settings = settings
         self.state: MirrorState = MirrorState.JOINING
         self.error: RealtimeError | None = None
@@ -144,7 +144,7 @@ class Mirror:
         """A comparison is under way, while the mirror is live; its rows settle when `_next` is there."""
         self._torn = False
         """The copy lacks what was missed: what a change leaves out cannot be taken from it."""
-        self._doubt: str | None = None
+        self._stale: str | None = None
         """What the newest fetch may not have seen, and nobody told whole."""
         self._reason = "first"
         """Why the newest fetch was begun."""
@@ -215,19 +215,19 @@ class Mirror:
     def gap(self, gap: Gap) -> None:
         """Changes may have been missed until now."""
         if "changes" in gap.lost:
-            self.doubt(f"gap: {gap.reason}")
+            self.mark_stale(f"gap: {gap.reason}")
 
     def said(self, message: System) -> None:
         """A word of the server: said again, it has subscribed us anew, since its worker or our rights are new ones."""
         again = self.state is not MirrorState.JOINING
         if again and (message.extension, message.status, message.message) == (POSTGRES_CHANGES, "ok", SUBSCRIBED):
-            self.doubt("subscribed anew")
+            self.mark_stale("subscribed anew")
 
-    def doubt(self, why: str) -> None:
+    def mark_stale(self, why: str) -> None:
         """Only a fetch that begins from now on can know."""
         if self.state is MirrorState.CLOSED:
             return
-        self._doubt = self._doubt or why
+        self._stale = self._stale or why
         if self._comparing:
             self._abandon()
         self._move(MirrorOn.DOUBT)
@@ -239,10 +239,10 @@ class Mirror:
         op = self._reader.read(change, inside=inside)
         if op is None:
             return
-        if isinstance(op, Unclear):
-            if op.error is not None and self._doubt is None:  # one is enough until the next fetch
-                self.effects.append(Complain(op.error))
-            self.doubt(f"row: {op.why}")
+        if isinstance(op, Undecidable):
+            if op.error is not None and self._stale is None:  # one is enough until the next fetch
+                self.effects.append(ReportError(op.error))
+            self.mark_stale(f"row: {op.why}")
             return
         self._follow(op)
         if self._next is not None:
@@ -282,7 +282,7 @@ class Mirror:
         self._kept = []
         self._not_before = now.mono + delay(self.settings.backoff, self._attempt, self._random)
         self._attempt += 1
-        self.effects.append(Complain(error))
+        self.effects.append(ReportError(error))
         if self._comparing:  # the copy is as right as it was
             self._comparing = False
             self._compare_later(now)
@@ -306,7 +306,7 @@ class Mirror:
         if self.state is MirrorState.LIVE:
             self._comparing = True
         else:
-            self._reason, self._doubt = self._doubt or self._reason, None
+            self._reason, self._stale = self._stale or self._reason, None
             self._move(MirrorOn.DUE)
         self.effects.append(Fetch(self._generation))
 
@@ -324,19 +324,19 @@ class Mirror:
             return
         odd = self._compare(op, self._copy) if isinstance(op, Put) and not self._compared else None
         delta = self._copy.follow(op)
-        if isinstance(delta, Unclear):
+        if isinstance(delta, Undecidable):
             if self.state is MirrorState.LIVE:  # else it will be replaced anyway
-                self.doubt(f"row: {delta.why}")
+                self.mark_stale(f"row: {delta.why}")
         elif delta is not None:
             self.effects.append(Emit(delta))
         if odd is not None:
-            self.effects.append(Complain(odd))
+            self.effects.append(ReportError(odd))
 
     def _settle(self, copy: TableCopy, op: Put | Drop) -> None:
         """Apply a change to the new copy."""
         unclear = copy.replay(op)
         if unclear is not None:
-            self.doubt(f"row: {unclear.why}")
+            self.mark_stale(f"row: {unclear.why}")
 
     def _await_older(self, change: Change[Any], now: Instant) -> None:
         """A server that tells of what was committed before the answer is behind: more of it may come."""
@@ -354,7 +354,7 @@ class Mirror:
         reason = self._reason if self._copy is not None else "first"
         before, self._copy, self._next = self.rows, self._next, None
         self._torn, self._not_before = False, now.mono + PAUSE
-        if self._doubt is None:
+        if self._stale is None:
             self.error = None
             self._move(MirrorOn.SETTLED)
         else:

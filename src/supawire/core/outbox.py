@@ -21,7 +21,7 @@ from supawire.events import Instant, Sent
 from supawire.options import Secret
 
 
-class Message(Struct, frozen=True, gc=False):
+class OutgoingBroadcast(Struct, frozen=True, gc=False):
     """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`.
 
     timeout: seconds until it is sent and, with ack, answered. patient: the timeout holds for each of the two, and for
@@ -36,7 +36,7 @@ class Message(Struct, frozen=True, gc=False):
     patient: bool = False
 
 
-class Outbox:
+class ChannelOutbox:
     """The broadcasts of one channel."""
 
     __slots__ = ("_context", "_kept", "_name", "_topic")
@@ -45,16 +45,16 @@ class Outbox:
         self._context = context
         self._topic = topic
         self._name = name
-        self._kept: dict[Ticket, Message] = {}
+        self._kept: dict[Ticket, OutgoingBroadcast] = {}
         """In order."""
 
-    def check(self, message: Message) -> None:
+    def check(self, message: OutgoingBroadcast) -> None:
         """Refuse at once what the server would refuse later, or drop without a word (R36)."""
         http_broadcast.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 
-    def send(self, message: Message, join_ref: str, now: Instant) -> Ticket | None:
+    def send(self, message: OutgoingBroadcast, join_ref: str, now: Instant) -> Ticket | None:
         """Send on a living join; None when it is written and nothing more will be heard of it.
 
         Kept, with a ticket, when pacing or earlier broadcasts hold it.
@@ -66,7 +66,7 @@ class Outbox:
         if not message.ack:
             self._transmit(message, join_ref, now, None, None)
             return None
-        ticket = self._context.tickets.open("broadcast")
+        ticket = self._context.tickets.create("broadcast")
         try:
             self._transmit(message, join_ref, now, ticket, message.timeout)
         except PayloadTooLargeError:
@@ -74,7 +74,7 @@ class Outbox:
             raise
         return ticket
 
-    def keep(self, message: Message, now: Instant) -> Ticket:
+    def keep(self, message: OutgoingBroadcast, now: Instant) -> Ticket:
         """Keep until the join, at most for the message's timeout."""
         if len(self._kept) >= self._context.options.queue_size:
             raise StateError(
@@ -82,18 +82,18 @@ class Outbox:
                 topic=self._name,
                 hint="Send less while it is not joined, or raise queue_size.",
             )
-        ticket = self._context.tickets.open("broadcast")
+        ticket = self._context.tickets.create("broadcast")
         self._kept[ticket] = message
         if message.timeout is not None:
             self._context.timers.set(("ticket", self._topic, ticket), now.mono + message.timeout)
         return ticket
 
-    def publish(self, message: Message, *, private: bool, token: Secret | None) -> Ticket:
+    def publish(self, message: OutgoingBroadcast, *, private: bool, token: Secret | None) -> Ticket:
         """Send by HTTP instead, as `offline="http"` says. Raises `InvalidArgumentError` for what HTTP cannot carry."""
-        letter = http_broadcast.letter(
+        letter = http_broadcast.http_message(
             self._name, message.event, message.payload, json=message.json, private=private, id=None
         )
-        ticket = self._context.tickets.open("broadcast")
+        ticket = self._context.tickets.create("broadcast")
         self._context.effects.append(Publish(ticket, letter, token, message.timeout))
         return ticket
 
@@ -116,7 +116,7 @@ class Outbox:
         kept, self._kept = self._kept, {}
         for ticket in kept:
             self._context.timers.cancel(("ticket", self._topic, ticket))
-            self._context.tickets.settle(ticket, error)
+            self._context.tickets.resolve(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
         """The caller went away before it was sent: then it is not sent. False when it is none of ours."""
@@ -131,23 +131,25 @@ class Outbox:
             return False
         error = RateLimitedError("the limit on messages per second held it beyond its timeout", topic=self._name)
         late = OperationTimeout("the channel was not joined in time; it was not sent", topic=self._name)
-        self._context.tickets.settle(ticket, error if joined else late)
+        self._context.tickets.resolve(ticket, error if joined else late)
         return True
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _send_kept(self, ticket: Ticket, message: Message, join_ref: str, now: Instant, timeout: float | None) -> None:
+    def _send_kept(
+        self, ticket: Ticket, message: OutgoingBroadcast, join_ref: str, now: Instant, timeout: float | None
+    ) -> None:
         try:
             self._transmit(message, join_ref, now, ticket if message.ack else None, timeout)
         except PayloadTooLargeError as error:
-            self._context.tickets.settle(ticket, error)
+            self._context.tickets.resolve(ticket, error)
             return
         if not message.ack:
-            self._context.tickets.settle(ticket, Sent("socket"))
+            self._context.tickets.resolve(ticket, Sent("socket"))
 
     def _transmit(
-        self, message: Message, join_ref: str, now: Instant, ticket: Ticket | None, timeout: float | None
+        self, message: OutgoingBroadcast, join_ref: str, now: Instant, ticket: Ticket | None, timeout: float | None
     ) -> None:
         context = self._context
         ref = context.next_ref()

@@ -159,7 +159,7 @@ _json: Final = msgspec.json.Decoder()
 _NOBODY: Final = Raw(b"{}")
 
 
-class Roster:
+class ChannelPresence:
     """The presence state of one channel."""
 
     def __init__(self, topic: str) -> None:

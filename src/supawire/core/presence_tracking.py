@@ -31,19 +31,19 @@ class _Unknown(Enum):
     UNKNOWN = auto()
 
 
-class Tracking:
+class PresenceTracking:
     """The presence wish of one channel."""
 
     __slots__ = (
         "_allowance",
         "_confirmed",
         "_context",
+        "_in_flight",
         "_join_ref",
         "_name",
-        "_on_its_way",
         "_tickets",
         "_topic",
-        "wish",
+        "desired_payload",
     )
 
     def __init__(self, context: Context, topic: str, name: str) -> None:
@@ -55,35 +55,35 @@ class Tracking:
         self._tickets: dict[Ticket, None] = {}
         self._join_ref: str | None = None
         self._confirmed: bytes | _Unknown | None = NOTHING
-        self._on_its_way: tuple[bytes | None] | None = None
-        self.wish: bytes | None = NOTHING
+        self._in_flight: tuple[bytes | None] | None = None
+        self.desired_payload: bytes | None = NOTHING
         """The payload as JSON."""
 
     def joined(self, join_ref: str) -> None:
         """A new join: the server knows nothing of us, and counts anew."""
         self._join_ref = join_ref
         self._confirmed = NOTHING
-        self._on_its_way = None
+        self._in_flight = None
         self._allowance = None
 
     @property
     def busy(self) -> bool:
         """Whether a request is on its way."""
-        return self._on_its_way is not None
+        return self._in_flight is not None
 
     def ended(self, error: RealtimeError | None) -> None:
         """The join is over; the wish stays. Without an error callers wait on, for the join that follows."""
         self._join_ref = None
-        self._on_its_way = None
+        self._in_flight = None
         self._context.timers.cancel(("track", self._topic))
         if error is not None:
             self._settle(error)
 
-    def want(self, wish: bytes | None) -> None:
+    def set_desired(self, wish: bytes | None) -> None:
         """Take a newer wish; it is sent by `advance`, or after the next join."""
-        self.wish = wish
+        self.desired_payload = wish
 
-    def owe(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
+    def add_waiter(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Settle the ticket when this wish or a newer one is confirmed, at most `timeout` seconds from now."""
         self._tickets[ticket] = None
         if timeout is not None:
@@ -91,9 +91,9 @@ class Tracking:
 
     def advance(self, now: Instant) -> None:
         """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
-        if self._join_ref is None or self._on_its_way is not None:
+        if self._join_ref is None or self._in_flight is not None:
             return
-        if self.wish == self._confirmed:
+        if self.desired_payload == self._confirmed:
             self._settle(None)
             return
         if self._allowance is None:
@@ -105,23 +105,25 @@ class Tracking:
             return
         self._allowance.spend(now.mono)
         self._context.presence.spend(now.mono)
-        self._on_its_way = (self.wish,)
+        self._in_flight = (self.desired_payload,)
         tracked = (
-            {"type": "presence", "event": "track", "payload": Raw(self.wish)} if self.wish is not None else _UNTRACK
+            {"type": "presence", "event": "track", "payload": Raw(self.desired_payload)}
+            if self.desired_payload is not None
+            else _UNTRACK
         )
         timeout = self._context.options.timeout
         self._context.push(frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout)
 
     def answered(self, error: RealtimeError | None, now: Instant) -> None:
         """The push on its way is answered, or its time is over."""
-        sent, self._on_its_way = self._on_its_way, None
+        sent, self._in_flight = self._in_flight, None
         if sent is None:
             return
         if error is None:
             (self._confirmed,) = sent
         elif isinstance(error, OperationTimeout):
             self._confirmed = _Unknown.UNKNOWN  # so that the newer wish is sent, whatever it is
-        if error is not None and self.wish == sent[0]:
+        if error is not None and self.desired_payload == sent[0]:
             if not self._tickets:  # it was sent after a rejoin: nobody waits who would hear of it
                 self._context.report("track", topic=self._name, error=error)
             self._settle(error)
@@ -133,7 +135,7 @@ class Tracking:
         if ticket not in self._tickets:
             return False
         del self._tickets[ticket]
-        self._context.tickets.settle(ticket, self._late())
+        self._context.tickets.resolve(ticket, self._late())
         return True
 
     def dropped(self, ticket: Ticket) -> None:
@@ -155,4 +157,4 @@ class Tracking:
         for ticket in list(self._tickets):
             del self._tickets[ticket]
             self._context.timers.cancel(("ticket", self._topic, ticket))
-            self._context.tickets.settle(ticket, outcome)
+            self._context.tickets.resolve(ticket, outcome)

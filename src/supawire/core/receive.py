@@ -13,20 +13,20 @@ from msgspec import UNSET, Raw
 
 from supawire._server_errors import push_error, reason_of
 from supawire.core import binary, codec, frames
-from supawire.core.channel import Channel
+from supawire.core.channel import CoreChannel
 from supawire.core.codec import (
     DECODE_ERRORS,
     Meta,
     Payload,
     Typed,
     Unread,
+    decode_lenient,
     decode_meta,
     encode_json,
     members,
     read,
-    soften,
 )
-from supawire.core.connection import Link
+from supawire.core.connection import Connection
 from supawire.core.context import Context
 from supawire.core.effects import Listeners
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
@@ -57,31 +57,33 @@ _broadcast: Final[type[Broadcast[Any]]] = Broadcast
 class Receiver:
     """Takes the frames of one session."""
 
-    def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
+    def __init__(
+        self, context: Context, link: Connection, joins: JoinQueue, channels: Mapping[str, CoreChannel]
+    ) -> None:
         self._context = context
         self._counts = context.counts
-        self._link = link
+        self._connection = link
         self._joins = joins
         self._channels = channels
         self._members: dict[str, Membership] = {}
         self._by_bytes: dict[bytes, Membership] = {}
         self._decode = context.codec.decode.decode
-        self._events: Mapping[str, Callable[[Typed, Channel, bytes, Instant], None]] = {
+        self._events: Mapping[str, Callable[[Typed, CoreChannel, bytes, Instant], None]] = {
             frames.CLOSE: self._closed,
             frames.ERROR: self._closed,
             frames.SYSTEM: self._system,
             frames.PRESENCE_STATE: self._presence_state,
             frames.PRESENCE_DIFF: self._presence_diff,
         }
-        self.heard_at: Instant | None = None
+        self.last_received_at: Instant | None = None
         """When the newest frame came."""
 
-    def register(self, channel: Channel) -> None:
+    def register(self, channel: CoreChannel) -> None:
         """Take its frames from now on; binary ones are looked up by the topic's bytes."""
         self._members[channel.topic] = channel.membership
         self._by_bytes[channel.topic.encode()] = channel.membership
 
-    def unregister(self, channel: Channel) -> None:
+    def unregister(self, channel: CoreChannel) -> None:
         """The channel is gone."""
         self._members.pop(channel.topic, None)
         self._by_bytes.pop(channel.topic.encode(), None)
@@ -91,7 +93,7 @@ class Receiver:
         if generation != self._context.generation:
             self._counts.stale += 1
             return None
-        self.heard_at = now
+        self.last_received_at = now
         self._counts.frames_received += 1
         if binary:
             return self._receive_binary(data)
@@ -99,11 +101,11 @@ class Receiver:
             frame: Typed = self._decode(data)
         except DECODE_ERRORS:
             try:
-                frame = soften(self._context.codec.plain(data))
+                frame = decode_lenient(self._context.codec.plain(data))
             except RemoteProtocolError as error:
                 return self._unread(data, error)
         member = self._members.get(frame.topic)
-        if member is not None and frame.join_ref in member.live:
+        if member is not None and frame.join_ref in member.accepted_refs:
             if frame.event == BROADCAST:
                 payload = frame.payload
                 event = payload.event or ""
@@ -127,7 +129,7 @@ class Receiver:
         late = self._read_late(data) if binary else self._read_late_text(data)
         if generation != self._context.generation or late is None:
             return self.receive(generation, data, binary, now)
-        self.heard_at = now
+        self.last_received_at = now
         self._counts.frames_received += 1
         return self._unreadable(*late, data)
 
@@ -137,7 +139,7 @@ class Receiver:
         except DECODE_ERRORS:
             return None
         member = self._members.get(frame.topic)
-        if frame.event != BROADCAST or member is None or frame.join_ref not in member.live:
+        if frame.event != BROADCAST or member is None or frame.join_ref not in member.accepted_refs:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
@@ -151,7 +153,7 @@ class Receiver:
         event_end = topic_end + data[2]
         body = event_end + data[3]
         member = self._by_bytes.get(data[_HEADER:topic_end])
-        if member is None or not member.live:
+        if member is None or not member.accepted_refs:
             return None
         event = data[topic_end:event_end].decode("utf-8", "replace")
         listeners = member.index.hearing(event)
@@ -188,7 +190,7 @@ class Receiver:
         if body > len(data):
             self._garbage(RemoteProtocolError("a binary broadcast ends inside its header"))
             return None
-        if member is None or not member.live:
+        if member is None or not member.accepted_refs:
             self._counts.stale += 1
             return None
         entry = member.index.binary.get(data[topic_end:event_end])
@@ -244,8 +246,8 @@ class Receiver:
     def _missed_change(self, topic: str) -> None:
         """What could not be read may have been a change: then whoever copies a table fetches it."""
         channel = self._channels.get(topic)
-        if channel is not None and self.heard_at is not None:
-            channel.missed_change(self.heard_at)
+        if channel is not None and self.last_received_at is not None:
+            channel.missed_change(self.last_received_at)
 
     def _unread_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
         """A broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
@@ -253,7 +255,7 @@ class Receiver:
         if frame.event != BROADCAST:
             raise msgspec.DecodeError("no broadcast")
         member = self._members.get(frame.topic)
-        if member is None or frame.join_ref not in member.live:
+        if member is None or frame.join_ref not in member.accepted_refs:
             self._garbage(RemoteProtocolError("a broadcast that cannot be read is of no joined channel"))
             return None
         payload: Unread = frame.payload
@@ -269,7 +271,7 @@ class Receiver:
         if frame.event != POSTGRES_CHANGES or change is None:
             raise msgspec.DecodeError("no change")
         member = self._members.get(frame.topic)
-        if member is None or frame.join_ref not in member.live:
+        if member is None or frame.join_ref not in member.accepted_refs:
             self._counts.stale += 1
             return None
         change.record = codec.restored(change.record, values)
@@ -282,8 +284,8 @@ class Receiver:
         if frame.event not in (frames.PRESENCE_STATE, frames.PRESENCE_DIFF):
             raise msgspec.DecodeError("no presence")
         self._garbage(RemoteProtocolError("a value in presence is nested too deep"))
-        assert self.heard_at is not None
-        self._control(frame, text, self.heard_at)
+        assert self.last_received_at is not None
+        self._control(frame, text, self.last_received_at)
 
     def _unreadable(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
@@ -312,7 +314,7 @@ class Receiver:
     def _reply(self, frame: Typed, now: Instant) -> None:
         status, response = frame.payload.status, frame.payload.response
         if status == "ok":
-            self._link.answered_ok()
+            self._connection.answered_ok()
         ref = frame.ref
         member = self._joins.answered(ref, now)
         if member is not None and ref is not None:
@@ -337,15 +339,15 @@ class Receiver:
                 for each in list(self._channels.values()):
                     each.membership.beat_answered(pending.sent_at, now)
                 self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
-                tickets.settle(pending.ticket, self._context.round_trip)
+                tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
-                tickets.settle(pending.ticket, error or Sent("socket", acked=True, id=_stored_id(response)))
+                tickets.resolve(pending.ticket, error or Sent("socket", acked=True, id=_stored_id(response)))
             case frames.PRESENCE if channel is not None:
                 channel.track_answered(error, now)
             case frames.LEAVE if channel is not None:
                 channel.membership.leave_answered(ref, now)
             case _:
-                tickets.settle(pending.ticket, error)
+                tickets.resolve(pending.ticket, error)
 
     def unanswered(self, pending: Pending, now: Instant) -> None:
         """A reply did not come in time. A missing heartbeat means that the socket is dead (R4)."""
@@ -357,27 +359,27 @@ class Receiver:
         if pending.event == frames.PRESENCE and channel is not None:
             channel.track_answered(late, now)
         elif pending.event == frames.HEARTBEAT and pending.ticket is None:
-            self._link.lose(ConnectionLostError("the server did not answer a heartbeat"), now)
+            self._connection.lose(ConnectionLostError("the server did not answer a heartbeat"), now)
         else:
-            self._context.tickets.settle(pending.ticket, late)
+            self._context.tickets.resolve(pending.ticket, late)
 
-    def _closed(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+    def _closed(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
         """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
         if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
             channel.older_join_ended()
             self._counts.stale += 1
 
-    def _system(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
-        if frame.join_ref not in channel.membership.live:
+    def _system(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
+        if frame.join_ref not in channel.membership.accepted_refs:
             self._counts.stale += 1
             return
         payload = frame.payload
         channel.system(System(channel.name, payload.extension, payload.status, payload.message), now)
 
-    def _presence_state(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
+    def _presence_state(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
         """Its keys are the users', and may have the names of our members: read the payload as it came."""
-        if frame.join_ref not in channel.membership.live:
+        if frame.join_ref not in channel.membership.accepted_refs:
             self._counts.stale += 1
             return
         try:
@@ -386,8 +388,8 @@ class Receiver:
             raw = Raw(encode_json(self._context.codec.plain(data).payload))
         channel.presence_state(raw)
 
-    def _presence_diff(self, frame: Typed, channel: Channel, data: bytes, now: Instant) -> None:
-        if frame.join_ref not in channel.membership.live:
+    def _presence_diff(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
+        if frame.join_ref not in channel.membership.accepted_refs:
             self._counts.stale += 1
             return
         channel.presence_diff(frame.payload.joins, frame.payload.leaves)

@@ -89,14 +89,14 @@ class Tickets:
         self._open: dict[Ticket, None] = {}
         self._newest = 0
 
-    def open(self, what: str) -> Ticket:
+    def create(self, what: str) -> Ticket:
         """Owe somebody an outcome."""
         self._newest += 1
         ticket = Ticket(self._newest, what)
         self._open[ticket] = None
         return ticket
 
-    def settle(self, ticket: Ticket | None, outcome: Any) -> None:
+    def resolve(self, ticket: Ticket | None, outcome: Any) -> None:
         """Pay: a value, or the error that the caller gets. A ticket that is not open was paid before."""
         if ticket in self._open:
             del self._open[ticket]
@@ -110,7 +110,7 @@ class Tickets:
         """The end: nothing stays unpaid, but what is settled by the end itself."""
         for ticket in list(self._open):
             if ticket not in but:
-                self.settle(ticket, error)
+                self.resolve(ticket, error)
 
     def __contains__(self, ticket: object) -> bool:
         return ticket in self._open

@@ -22,20 +22,20 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from supawire.core import frames
-from supawire.core.channel import Channel
-from supawire.core.connection import Cause, Link
+from supawire.core.channel import CoreChannel
+from supawire.core.connection import Cause, Connection
 from supawire.core.context import Context, Key
 from supawire.core.effects import Effect, Ended, Ticket
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import Membership
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
-from supawire.core.token_refresh import Refresh
+from supawire.core.token_refresh import TokenRefresh
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
-from supawire.events import ChannelState, Heartbeat, Instant, LinkState, PresenceState, Stats
+from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats
 from supawire.options import ChannelOptions, Secret, SessionOptions
 
 
@@ -45,7 +45,12 @@ class Deadlines:
     __slots__ = ("channels", "joins", "link", "receiver", "refresh")
 
     def __init__(
-        self, link: Link, joins: JoinQueue, refresh: Refresh, receiver: Receiver, channels: Mapping[str, Channel]
+        self,
+        link: Connection,
+        joins: JoinQueue,
+        refresh: TokenRefresh,
+        receiver: Receiver,
+        channels: Mapping[str, CoreChannel],
     ) -> None:
         self.link: Final = link
         self.joins: Final = joins
@@ -64,7 +69,7 @@ class Deadlines:
 
     def join_late(self, now: Instant) -> None:
         """The join that leads the row is not answered; or the socket is dead, when nothing was heard since."""
-        heard = self.receiver.heard_at
+        heard = self.receiver.last_received_at
         if not self.joins.timed_out(now, heard.mono if heard else 0.0):
             self.link.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
 
@@ -72,7 +77,7 @@ class Deadlines:
 _Due = Callable[[Deadlines, Any, Instant], None]
 
 
-def _of_channel(call: Callable[[Channel, Instant], None]) -> _Due:
+def _of_channel(call: Callable[[CoreChannel, Instant], None]) -> _Due:
     """A channel's deadline has its topic as the second part."""
 
     def due(of: Deadlines, key: Any, now: Instant) -> None:
@@ -104,29 +109,29 @@ _MEANINGS: Final[Mapping[Hashable, _Due]] = {
     "again": _of_member(Membership.again_due),
     "leave": _of_member(Membership.leave_late),
     "gap": _of_member(Membership.gap_due),
-    "track": _of_channel(Channel.track_due),
-    "flush": _of_channel(Channel.flush_due),
+    "track": _of_channel(CoreChannel.track_due),
+    "flush": _of_channel(CoreChannel.flush_due),
 }
 
 
 class Posts:
     """The part of one session that the HTTP side of its shell talks to."""
 
-    __slots__ = ("_context", "_link", "_refresh")
+    __slots__ = ("_connection", "_context", "_refresh")
 
-    def __init__(self, context: Context, link: Link, refresh: Refresh) -> None:
+    def __init__(self, context: Context, link: Connection, refresh: TokenRefresh) -> None:
         self._context = context
-        self._link = link
+        self._connection = link
         self._refresh = refresh
 
     def open(self) -> Ticket:
         """Something goes out by HTTP: its outcome is owed. Raises `ClosedError`."""
-        self._link.check_open()
-        return self._context.tickets.open("publish")
+        self._connection.check_open()
+        return self._context.tickets.create("publish")
 
     def settle(self, ticket: Ticket, outcome: Any) -> None:
         """It is over: a value, or the error that the caller gets. One that was settled before stays as it was."""
-        self._context.tickets.settle(ticket, outcome)
+        self._context.tickets.resolve(ticket, outcome)
 
     @property
     def token(self) -> Secret | None:
@@ -140,7 +145,7 @@ class Posts:
 
     def refresh(self, now: Instant) -> Ticket:
         """Ask for a newer token; settled with it, or with why there is none. Raises `ClosedError`."""
-        self._link.check_open()
+        self._connection.check_open()
         return self._refresh.wait(now)
 
     @property
@@ -170,8 +175,21 @@ class Session:
     """
 
     __slots__ = (
-        "_channels", "_closers", "_context", "_deadlines", "_drift", "_joins", "_link", "_openers", "_receiver",
-        "_refresh", "channels", "effects", "posts", "receive", "receive_heavy",
+        "_channels",
+        "_closers",
+        "_connection",
+        "_context",
+        "_deadlines",
+        "_drift",
+        "_joins",
+        "_openers",
+        "_receiver",
+        "_refresh",
+        "channels",
+        "effects",
+        "posts",
+        "receive",
+        "receive_heavy",
     )  # fmt: skip
 
     def __init__(
@@ -179,17 +197,17 @@ class Session:
     ) -> None:
         self._context = Context(options, token, random, strict=strict)
         self._joins = JoinQueue(self._context)
-        self._link = Link(self._context, self)
-        self._channels: dict[str, Channel] = {}
-        self.channels: Final[Mapping[str, Channel]] = MappingProxyType(self._channels)
+        self._connection = Connection(self._context, self)
+        self._channels: dict[str, CoreChannel] = {}
+        self.channels: Final[Mapping[str, CoreChannel]] = MappingProxyType(self._channels)
         """The channels by full topic."""
-        self._receiver = Receiver(self._context, self._link, self._joins, self._channels)
-        self._refresh = Refresh(self._context, self._link, self._joins, self._channels)
-        self.posts: Final = Posts(self._context, self._link, self._refresh)
+        self._receiver = Receiver(self._context, self._connection, self._joins, self._channels)
+        self._refresh = TokenRefresh(self._context, self._connection, self._joins, self._channels)
+        self.posts: Final = Posts(self._context, self._connection, self._refresh)
         self._drift: float | None = None
         self._openers: tuple[Ticket, ...] = ()
         self._closers: tuple[Ticket, ...] = ()
-        self._deadlines = Deadlines(self._link, self._joins, self._refresh, self._receiver, self._channels)
+        self._deadlines = Deadlines(self._connection, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
         """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
         self.receive_heavy: Final = self._receiver.receive_heavy
@@ -211,14 +229,14 @@ class Session:
         return one if other is None else other if one is None else min(one, other)
 
     @property
-    def state(self) -> LinkState:
+    def state(self) -> ConnectionState:
         """Where the link stands."""
-        return self._link.state
+        return self._connection.state
 
     @property
     def error(self) -> RealtimeError | None:
         """Why the link is not open."""
-        return self._link.error
+        return self._connection.error
 
     @property
     def generation(self) -> int:
@@ -243,36 +261,36 @@ class Session:
 
     def open(self, now: Instant) -> Ticket:
         """Connect, and stay connected; the ticket is settled with the first connection."""
-        ticket = self._context.tickets.open("open")
-        if self.state is LinkState.OPEN:
-            self._context.tickets.settle(ticket, None)
+        ticket = self._context.tickets.create("open")
+        if self.state is ConnectionState.OPEN:
+            self._context.tickets.resolve(ticket, None)
             return ticket
-        self._link.check_open()
+        self._connection.check_open()
         self._openers += (ticket,)
-        self._link.want(now)
+        self._connection.want(now)
         return ticket
 
     def close(self, now: Instant) -> Ticket:
         """End for good: leave, close, and settle everything that is owed with `ClosedError`."""
-        ticket = self._context.tickets.open("close")
+        ticket = self._context.tickets.create("close")
         self._closers += (ticket,)
         for channel in self._channels.values():
             channel.close(None, now)
         self._settle_all(ClosedError("the client was closed"))
-        if self.state is LinkState.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             self._settle_closers()
         else:
-            self._link.close(now)
+            self._connection.close(now)
         return ticket
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
         """End for good and at once, without a word to the server; who waits gets the error, or `ClosedError` (R2)."""
-        self._link.abort(error, now)
+        self._connection.abort(error, now)
 
     def reconnect(self, now: Instant) -> None:
         """Connect now, not at the end of the backoff; an open connection is replaced."""
-        self._link.check_open()
-        self._link.reconnect(now)
+        self._connection.check_open()
+        self._connection.reconnect(now)
 
     def ping(self, timeout: float | None, now: Instant, *, patient: bool = False) -> Ticket:
         """Send a heartbeat; settled with its round trip in seconds.
@@ -281,17 +299,17 @@ class Session:
 
         Raises: ConnectionLostError: there is no connection now.
         """
-        self._link.check_open()
-        if self.state is not LinkState.OPEN:
+        self._connection.check_open()
+        if self.state is not ConnectionState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
-        ticket = self._context.tickets.open("ping")
+        ticket = self._context.tickets.create("ping")
         self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not patient)
         return ticket
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """The client's token from now on; with a provider, until it is asked the next time."""
-        self._link.check_open()
-        self._refresh.given(token, now)
+        self._connection.check_open()
+        self._refresh.set_by_user(token, now)
 
     def watch(self, deliver: Callable[[Any], None], *, heartbeats: bool = False) -> None:
         """Tell of every move of link and channels, of gaps, and if wanted of heartbeats."""
@@ -306,15 +324,15 @@ class Session:
 
     # --- commands: channels
 
-    def channel(self, topic: str, options: ChannelOptions) -> Channel:
+    def channel(self, topic: str, options: ChannelOptions) -> CoreChannel:
         """The channel of this full topic, made when it is new.
 
         Raises: InvalidArgumentError: it exists with other options (R21).
         """
-        self._link.check_open()
+        self._connection.check_open()
         channel = self._channels.get(topic)
         if channel is None:
-            channel = Channel(self._context, self._joins, topic, options)
+            channel = CoreChannel(self._context, self._joins, topic, options)
             self._channels[topic] = channel
             self._receiver.register(channel)
         elif options not in (channel.options, _NO_OPTIONS):
@@ -346,16 +364,16 @@ class Session:
         """
         channel = self._get(topic)
         self._check_room(channel)
-        ticket = self._context.tickets.open("ready" if ready else "join")
-        if self.state is LinkState.IDLE:
-            self._link.want(now)
+        ticket = self._context.tickets.create("ready" if ready else "join")
+        if self.state is ConnectionState.IDLE:
+            self._connection.want(now)
         self._context.timers.cancel(("idle",))
         channel.subscribe(Waiter(ticket, ready, timeout, patient), now)
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
         """Want to be out; settled when the server has confirmed, or after the bound."""
-        ticket = self._context.tickets.open("leave")
+        ticket = self._context.tickets.create("leave")
         self._get(topic).unsubscribe(ticket, bound, now)
         self._watch_idle(now)
         return ticket
@@ -368,7 +386,7 @@ class Session:
             channel.close(None, now)
             self._watch_idle(now)
 
-    def broadcast(self, topic: str, message: Message, now: Instant) -> Ticket | None:
+    def broadcast(self, topic: str, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast. None: it is handed to the socket, and nothing more will come; else see the ticket.
 
         Raises what can be told at once: StateError, PayloadTooLargeError, ClosedError.
@@ -382,7 +400,7 @@ class Session:
         """
         channel = self._get(topic)
         channel.check_presence(wish)
-        ticket = self._context.tickets.open("track")
+        ticket = self._context.tickets.create("track")
         channel.track(wish, ticket, timeout, now)
         return ticket
 
@@ -412,12 +430,12 @@ class Session:
         if self._is_current(generation):
             self._watch_clock(now)
             self._context.server_clock.learn(clock_offset, now)
-            self._link.opened(now)
+            self._connection.opened(now)
 
     def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:
         """The socket of this generation ended, or could not be opened."""
         if self._is_current(generation):
-            self._link.closed(cause, now)
+            self._connection.closed(cause, now)
 
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """The provider answered the question with this number, or raised."""
@@ -429,7 +447,7 @@ class Session:
             case (_, str(topic)) if topic in self._channels:
                 self._channels[topic].membership.delay_ready(seconds, now)
             case ("connect",):
-                self._link.delay_ready(seconds, now)
+                self._connection.delay_ready(seconds, now)
             case _:
                 pass  # of a channel that was removed meanwhile
 
@@ -446,24 +464,24 @@ class Session:
 
     # --- what the link tells
 
-    def link_opened(self, now: Instant) -> None:
+    def connection_opened(self, now: Instant) -> None:
         """The socket is open: whoever waited for it, and the channels."""
         for ticket in self._openers:
-            self._context.tickets.settle(ticket, None)
+            self._context.tickets.resolve(ticket, None)
         self._openers = ()
         self._joins.opened(now)
         self._watch_idle(now)
 
-    def link_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
+    def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
         """The socket is gone: requests on it are settled, channels wait (R31)."""
         self._context.beaten(Heartbeat("disconnected"))
         for pending in self._context.replies.clear():
-            self._context.tickets.settle(pending.ticket, pending.lost(error, written))
-        since = self._joins.lost(self._receiver.heard_at or now, now)
+            self._context.tickets.resolve(pending.ticket, pending.lost(error, written))
+        since = self._joins.lost(self._receiver.last_received_at or now, now)
         for channel in list(self._channels.values()):
-            channel.membership.link_lost(error, since, now)
+            channel.membership.connection_lost(error, since, now)
 
-    def link_closed(self, error: RealtimeError | None, now: Instant) -> None:
+    def connection_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """The end."""
         unheard = not self._openers  # who opens the client gets it raised
         self._joins.lost(now, now)
@@ -491,12 +509,12 @@ class Session:
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > JUMP:
             self._context.report("clock", jump=self._drift - before)
-            self._link.probe(now)
+            self._connection.probe(now)
             self._refresh.ask(now)
 
     def _watch_idle(self, now: Instant) -> None:
         seconds = self._context.options.idle_disconnect
-        if seconds is None or self.state is not LinkState.OPEN or self._wanted():
+        if seconds is None or self.state is not ConnectionState.OPEN or self._wanted():
             return
         if self._context.timers.deadline(("idle",)) is None:
             self._context.timers.set(("idle",), now.mono + seconds)
@@ -504,7 +522,7 @@ class Session:
     def _wanted(self) -> int:
         return sum(channel.wanted for channel in self._channels.values())
 
-    def _check_room(self, channel: Channel) -> None:
+    def _check_room(self, channel: CoreChannel) -> None:
         limit = self._context.options.limits.channels
         if not channel.wanted and limit is not None and self._wanted() >= limit:
             raise RateLimitedError(
@@ -513,10 +531,10 @@ class Session:
                 hint="unsubscribe() one, open another client, or set Limits(channels=…) to your project's limit.",
             )
 
-    def _get(self, topic: str) -> Channel:
+    def _get(self, topic: str) -> CoreChannel:
         channel = self._channels.get(topic)
         if channel is None or channel.state is ChannelState.CLOSED:
-            raise self._link.reason("the channel or its client was closed")
+            raise self._connection.reason("the channel or its client was closed")
         return channel
 
     def _is_current(self, generation: int) -> bool:
@@ -533,5 +551,5 @@ class Session:
 
     def _settle_closers(self) -> None:
         for ticket in self._closers:
-            self._context.tickets.settle(ticket, None)
+            self._context.tickets.resolve(ticket, None)
         self._closers = ()

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from supawire._mirror_events import MirrorState
-from supawire.events import ChannelState, LinkState
+from supawire.events import ChannelState, ConnectionState
 
-S = TypeVar("S", LinkState, ChannelState, MirrorState)
+S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
 
 
 class Move(NamedTuple, Generic[S]):
@@ -26,7 +26,7 @@ class Move(NamedTuple, Generic[S]):
     then: str = ""
 
 
-class LinkOn(Enum):
+class ConnectionOn(Enum):
     """What can happen to the link."""
 
     WANTED = "opened by the user, or a channel wants in"
@@ -52,7 +52,7 @@ class ChannelOn(Enum):
     CHANGED = "listeners or options need a new join"
     RETRY = "refused, ended or crashed for a reason that may pass"
     GIVE_UP = "refused or ended for good"
-    LINK_LOST = "the socket is gone"
+    CONNECTION_LOST = "the socket is gone"
     DUE = "the backoff is over"
     DEGRADED = "a `system` error of postgres_changes"
     RECOVERED = "its ok"
@@ -76,31 +76,31 @@ class MirrorOn(Enum):
     CLOSE = "closed by the user, or the client ended"
 
 
-_L, _C, _M = LinkState, ChannelState, MirrorState
+_L, _C, _M = ConnectionState, ChannelState, MirrorState
 
-LINK: Final[Mapping[tuple[LinkState, LinkOn], Move[LinkState]]] = {
-    (_L.IDLE, LinkOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
-    (_L.IDLE, LinkOn.CLOSE): Move(_L.CLOSING),
-    (_L.CONNECTING, LinkOn.WANTED): Move(_L.CONNECTING),
-    (_L.CONNECTING, LinkOn.OPENED): Move(_L.OPEN, "start the heartbeat; waiting channels join, paced"),
-    (_L.CONNECTING, LinkOn.FAILED): Move(_L.RETRYING, "wait for the backoff, or for Retry-After if longer"),
-    (_L.CONNECTING, LinkOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
-    (_L.CONNECTING, LinkOn.EXHAUSTED): Move(_L.CLOSED, "the first opening ends with ConnectError"),
-    (_L.CONNECTING, LinkOn.CLOSE): Move(_L.CLOSING),
-    (_L.OPEN, LinkOn.WANTED): Move(_L.OPEN),
-    (_L.OPEN, LinkOn.PROVEN): Move(_L.OPEN, "only now the backoff starts anew"),
-    (_L.OPEN, LinkOn.LOST): Move(_L.RETRYING, "channels wait; pending pushes settle; a gap opens"),
-    (_L.OPEN, LinkOn.IDLED): Move(_L.IDLE, "close the socket until a channel wants in"),
-    (_L.OPEN, LinkOn.CLOSE): Move(_L.CLOSING, "leave, close, then abort; bounded"),
-    (_L.RETRYING, LinkOn.WANTED): Move(_L.RETRYING),
-    (_L.RETRYING, LinkOn.DUE): Move(_L.CONNECTING, "a new generation, with a fresh token first"),
-    (_L.RETRYING, LinkOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
-    (_L.RETRYING, LinkOn.EXHAUSTED): Move(_L.CLOSED, "every waiter and iterator gets ReconnectExhaustedError"),
-    (_L.RETRYING, LinkOn.CLOSE): Move(_L.CLOSING),
-    (_L.CLOSING, LinkOn.CLOSE): Move(_L.CLOSING),
-    (_L.CLOSING, LinkOn.LOST): Move(_L.CLOSED, "the peer was faster"),
-    (_L.CLOSING, LinkOn.ENDED): Move(_L.CLOSED, "final"),
-    (_L.CLOSED, LinkOn.CLOSE): Move(_L.CLOSED),
+LINK: Final[Mapping[tuple[ConnectionState, ConnectionOn], Move[ConnectionState]]] = {
+    (_L.IDLE, ConnectionOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
+    (_L.IDLE, ConnectionOn.CLOSE): Move(_L.CLOSING),
+    (_L.CONNECTING, ConnectionOn.WANTED): Move(_L.CONNECTING),
+    (_L.CONNECTING, ConnectionOn.OPENED): Move(_L.OPEN, "start the heartbeat; waiting channels join, paced"),
+    (_L.CONNECTING, ConnectionOn.FAILED): Move(_L.RETRYING, "wait for the backoff, or for Retry-After if longer"),
+    (_L.CONNECTING, ConnectionOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
+    (_L.CONNECTING, ConnectionOn.EXHAUSTED): Move(_L.CLOSED, "the first opening ends with ConnectError"),
+    (_L.CONNECTING, ConnectionOn.CLOSE): Move(_L.CLOSING),
+    (_L.OPEN, ConnectionOn.WANTED): Move(_L.OPEN),
+    (_L.OPEN, ConnectionOn.PROVEN): Move(_L.OPEN, "only now the backoff starts anew"),
+    (_L.OPEN, ConnectionOn.LOST): Move(_L.RETRYING, "channels wait; pending pushes settle; a gap opens"),
+    (_L.OPEN, ConnectionOn.IDLED): Move(_L.IDLE, "close the socket until a channel wants in"),
+    (_L.OPEN, ConnectionOn.CLOSE): Move(_L.CLOSING, "leave, close, then abort; bounded"),
+    (_L.RETRYING, ConnectionOn.WANTED): Move(_L.RETRYING),
+    (_L.RETRYING, ConnectionOn.DUE): Move(_L.CONNECTING, "a new generation, with a fresh token first"),
+    (_L.RETRYING, ConnectionOn.REFUSED): Move(_L.CLOSED, "every waiter gets the refusal"),
+    (_L.RETRYING, ConnectionOn.EXHAUSTED): Move(_L.CLOSED, "every waiter and iterator gets ReconnectExhaustedError"),
+    (_L.RETRYING, ConnectionOn.CLOSE): Move(_L.CLOSING),
+    (_L.CLOSING, ConnectionOn.CLOSE): Move(_L.CLOSING),
+    (_L.CLOSING, ConnectionOn.LOST): Move(_L.CLOSED, "the peer was faster"),
+    (_L.CLOSING, ConnectionOn.ENDED): Move(_L.CLOSED, "final"),
+    (_L.CLOSED, ConnectionOn.CLOSE): Move(_L.CLOSED),
 }
 
 CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
@@ -109,7 +109,7 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.IDLE, ChannelOn.CLOSE): Move(_C.CLOSED),
     (_C.WAITING, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
     (_C.WAITING, ChannelOn.GO): Move(_C.JOINING, "join with the live listeners, token and replay cursor"),
-    (_C.WAITING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.WAITING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
     (_C.WAITING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
     (_C.WAITING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
     (_C.WAITING, ChannelOn.CLOSE): Move(_C.CLOSED),
@@ -118,14 +118,14 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.JOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "phx_leave with the join_ref that timed out"),
     (_C.JOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the error table says"),
     (_C.JOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
-    (_C.JOINING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.JOINING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
     (_C.JOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
     (_C.JOINING, ChannelOn.CLOSE): Move(_C.CLOSED),
     (_C.JOINED, ChannelOn.SUBSCRIBE): Move(_C.JOINED),
     (_C.JOINED, ChannelOn.CHANGED): Move(_C.REJOINING, "the old join counts until the ok; a Gap says so"),
     (_C.JOINED, ChannelOn.RETRY): Move(_C.RETRYING, "a gap opens"),
     (_C.JOINED, ChannelOn.GIVE_UP): Move(_C.FAILED, "a gap opens"),
-    (_C.JOINED, ChannelOn.LINK_LOST): Move(_C.WAITING, "a gap opens"),
+    (_C.JOINED, ChannelOn.CONNECTION_LOST): Move(_C.WAITING, "a gap opens"),
     (_C.JOINED, ChannelOn.DEGRADED): Move(_C.JOINED, "not ready; the server recovers by itself"),
     (_C.JOINED, ChannelOn.RECOVERED): Move(_C.JOINED, "ready"),
     (_C.JOINED, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
@@ -135,7 +135,7 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.REJOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "phx_leave with the join_ref that timed out"),
     (_C.REJOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the error table says"),
     (_C.REJOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "waiters get the reason"),
-    (_C.REJOINING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.REJOINING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
     (_C.REJOINING, ChannelOn.DEGRADED): Move(_C.REJOINING),
     (_C.REJOINING, ChannelOn.RECOVERED): Move(_C.REJOINING),
     (_C.REJOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "bounded"),
@@ -143,7 +143,7 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.RETRYING, ChannelOn.SUBSCRIBE): Move(_C.RETRYING),
     (_C.RETRYING, ChannelOn.DUE): Move(_C.WAITING),
     (_C.RETRYING, ChannelOn.GIVE_UP): Move(_C.FAILED, "attempts used up"),
-    (_C.RETRYING, ChannelOn.LINK_LOST): Move(_C.WAITING),
+    (_C.RETRYING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
     (_C.RETRYING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
     (_C.RETRYING, ChannelOn.CLOSE): Move(_C.CLOSED),
     (_C.LEAVING, ChannelOn.SUBSCRIBE): Move(_C.LEAVING, "joins again when left"),

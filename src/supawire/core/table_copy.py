@@ -1,9 +1,9 @@
 """A copy of a table, and what a change does to it.
 
-A change is read once, into what it says about the table: this row is so now (`Put`), that row is gone (`Drop`), or
-nothing that can be relied on (`Unclear`). A change says what a row *is*, not how it differs: applied twice it does no
-harm, and applied in the order of commits the last one is right. What a change does not say, a large value that an
-UPDATE left alone, is taken from the row that is there; without one it cannot be applied.
+A change is read once, into what it states about the table: the row is now this (`Put`), the row is gone (`Drop`), or
+nothing reliable (`Undecidable`). A change carries the new row, not a difference, so applying it twice does no harm, and
+applied in commit order the last one is right. A value that a change does not carry (a large value that an UPDATE left
+alone) is taken from the row that is there; without one the change cannot be applied.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from supawire._mirror_events import Row, RowDeleted, RowInserted, Rows, RowUpdated, Shown
+from supawire._mirror_events import Row, RowDeleted, RowInserted, Rows, RowUpdated, RowView
 from supawire._values.rows import Column
 from supawire.errors import RowError
 from supawire.events import Change, Delete, Update
@@ -43,14 +43,14 @@ class Drop(NamedTuple):
     moved_to: Hashable
 
 
-class Unclear(NamedTuple):
+class Undecidable(NamedTuple):
     """Something changed, and what it is now has to be fetched. error: the change could not be read."""
 
     why: str
     error: RowError | None = None
 
 
-Op = Put | Drop | Unclear
+Op = Put | Drop | Undecidable
 
 
 class KeyColumns:
@@ -111,31 +111,31 @@ class Reader(Struct, frozen=True):
         try:
             return self._delete(change) if isinstance(change, Delete) else self._put(change, inside=inside)
         except RowError as error:
-            return Unclear(error.message, error)
+            return Undecidable(error.message, error)
 
     def _delete(self, change: Delete) -> Op:
         """The key is all that counts, also when a large row came without its other values."""
         key = self.key.of(self._old_row(change))
-        return Unclear(_without_key(change)) if key is None else Drop(key, key)
+        return Undecidable(_without_key(change)) if key is None else Drop(key, key)
 
     def _put(self, change: Change[dict[str, Any]], *, inside: bool) -> Op:
         if change.errors:
-            return Unclear(", ".join(change.errors))
+            return Undecidable(", ".join(change.errors))
         row: Row = change.raw.get("record", {}) if self.plain else cast("Row", getattr(change, "record"))  # noqa: B009
         key = old_key = self.key.of(row)
         if isinstance(change, Update):
             old_key = self.key.of(self._old_row(change))
         if key is None or old_key is None:
-            return Unclear(_without_key(change))
+            return Undecidable(_without_key(change))
         columns = change.columns
         cut = [column.name for column in columns if column.type in CUT and row.get(column.name) is not None]
         if cut:
-            return Unclear(f"the server sends only the beginning of {', '.join(cut)}")
+            return Undecidable(f"the server sends only the beginning of {', '.join(cut)}")
         unsent = {column.name for column in columns} - row.keys()
         if inside:
             return Put(key, old_key, row, unsent, columns)
         if self.judged & unsent:  # what is not sent fits no condition, whatever it is (protocol §4.3)
-            return Unclear(f"the filter was judged without {', '.join(sorted(self.judged & unsent))}")
+            return Undecidable(f"the filter was judged without {', '.join(sorted(self.judged & unsent))}")
         return Drop(old_key, key)
 
     def _old_row(self, change: Update[Any] | Delete) -> Row:
@@ -149,34 +149,34 @@ def _without_key(change: Change[Any]) -> str:
 class TableCopy:
     """The rows of a table as far as they were told."""
 
-    def __init__(self, rows: Rows, shown: Shown) -> None:
+    def __init__(self, rows: Rows, shown: RowView) -> None:
         self.rows = rows
         self._shown = shown
 
-    def follow(self, op: Put | Drop) -> Delta | None | Unclear:
-        """Apply the change that comes next: how the copy differs now, or `Unclear`, and nothing is done."""
+    def follow(self, op: Put | Drop) -> Delta | None | Undecidable:
+        """Apply the change that comes next: how the copy differs now, or `Undecidable`, and nothing is done."""
         left, taken = (op.key, op.moved_to) if isinstance(op, Drop) else (op.old_key, op.key)
         if left != taken and taken in self.rows:
-            return Unclear("a row has the key of another")
+            return Undecidable("a row has the key of another")
         old = self.rows.get(left)
         if isinstance(op, Drop):
             self.rows.pop(left, None)
             return None if old is None else RowDeleted(old, self._shown)
         row = _whole(op, old)
-        if isinstance(row, Unclear) or (_same(row, old) and left == taken):
-            return row if isinstance(row, Unclear) else None
+        if isinstance(row, Undecidable) or (_same(row, old) and left == taken):
+            return row if isinstance(row, Undecidable) else None
         self._put(op, row)
         return RowInserted(row, self._shown) if old is None else RowUpdated(row, old, self._shown)
 
-    def replay(self, op: Put | Drop) -> Unclear | None:
+    def replay(self, op: Put | Drop) -> Undecidable | None:
         """Apply a change that the rows may have in them already: the last of a key, and of its columns, wins."""
         if isinstance(op, Drop):
             self.rows.pop(op.key, None)
             return None
         if op.unsent and op.key != op.old_key:
-            return Unclear("a row has another key, and was not sent whole")  # it may be under either of them
+            return Undecidable("a row has another key, and was not sent whole")  # it may be under either of them
         row = _whole(op, self.rows.get(op.key))
-        if isinstance(row, Unclear):
+        if isinstance(row, Undecidable):
             return row
         self._put(op, row)
         return None
@@ -187,12 +187,12 @@ class TableCopy:
             self.rows.pop(op.old_key, None)
 
 
-def _whole(op: Put, known: Row | None) -> Row | Unclear:
+def _whole(op: Put, known: Row | None) -> Row | Undecidable:
     """The row, with what was not sent from the one that is known."""
     if not op.unsent:
         return op.row
     if known is None or not op.unsent <= known.keys():
-        return Unclear(f"{', '.join(sorted(op.unsent))} was not sent, and is not known")
+        return Undecidable(f"{', '.join(sorted(op.unsent))} was not sent, and is not known")
     return {column.name: (op.row if column.name in op.row else known)[column.name] for column in op.columns}
 
 

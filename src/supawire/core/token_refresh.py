@@ -2,38 +2,40 @@
 
 from collections.abc import Mapping
 
-from supawire.core.channel import Channel
-from supawire.core.connection import Link
+from supawire.core.channel import CoreChannel
+from supawire.core.connection import Connection
 from supawire.core.context import Context
 from supawire.core.effects import Ticket
 from supawire.core.join_queue import JoinQueue
 from supawire.errors import AuthError, RealtimeError
-from supawire.events import Instant, LinkState
+from supawire.events import ConnectionState, Instant
 from supawire.options import Secret
 
 
-class Refresh:
+class TokenRefresh:
     """Brings the newest token to link, joins and channels of one session."""
 
-    __slots__ = ("_channels", "_context", "_joins", "_link", "_waiting")
+    __slots__ = ("_channels", "_connection", "_context", "_joins", "_waiting")
 
-    def __init__(self, context: Context, link: Link, joins: JoinQueue, channels: Mapping[str, Channel]) -> None:
+    def __init__(
+        self, context: Context, link: Connection, joins: JoinQueue, channels: Mapping[str, CoreChannel]
+    ) -> None:
         self._context = context
-        self._link = link
+        self._connection = link
         self._joins = joins
         self._channels = channels
         self._waiting: tuple[Ticket, ...] = ()
 
     def wait(self, now: Instant) -> Ticket:
         """Ask the provider for somebody; settled with the token that is there then, or with why there is no newer."""
-        ticket = self._context.tickets.open("token")
+        ticket = self._context.tickets.create("token")
         self._waiting += (ticket,)
         self.ask(now)
         return ticket
 
     def ask(self, now: Instant) -> None:
         """Ask the provider, unless a question is open, or nobody needs a token any more."""
-        if self._link.state in (LinkState.CLOSING, LinkState.CLOSED):
+        if self._connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
@@ -52,22 +54,22 @@ class Refresh:
         if isinstance(token, RealtimeError):
             self._failed(token, now)
         else:
-            self.take(token, now)
+            self.apply(token, now)
             for channel in list(self._channels.values()):
-                channel.yield_token(now)
+                channel.drop_channel_token(now)
             self._settled(now)
 
     def late(self, now: Instant) -> None:
         """The provider did not answer in time."""
         self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
 
-    def given(self, token: Secret | None, now: Instant) -> None:
+    def set_by_user(self, token: Secret | None, now: Instant) -> None:
         """The user gives one: a question that is open has lost its claim, and nobody waits for its answer (R27)."""
         self._context.timers.cancel(("token",))
-        self.take(token, now)
+        self.apply(token, now)
         self._settled(now)
 
-    def take(self, token: Secret | None, now: Instant) -> None:
+    def apply(self, token: Secret | None, now: Instant) -> None:
         """This is the token from now on; each joined channel without one of its own is told, once, if it changed."""
         changed = self._context.tokens.put(token)
         seconds = self._context.tokens.refresh_in(now)
@@ -93,10 +95,10 @@ class Refresh:
 
     def _settled(self, now: Instant) -> None:
         """Whoever waited for the token goes on."""
-        self._link.token_ready(now)
+        self._connection.token_ready(now)
         self._joins.pump(now)
 
     def _settle(self, outcome: Secret | None | RealtimeError) -> None:
         for ticket in self._waiting:
-            self._context.tickets.settle(ticket, outcome)
+            self._context.tickets.resolve(ticket, outcome)
         self._waiting = ()

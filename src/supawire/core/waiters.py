@@ -30,34 +30,34 @@ class Waiter(Struct):
     ticket: Ticket
     ready: bool
     left: float | None
-    patient: bool
+    ignore_queue_time: bool
     since: float | None = None
 
 
 class Waiters:
     """The callers of one channel."""
 
-    __slots__ = ("_context", "_held", "_topic", "_waiters")
+    __slots__ = ("_context", "_paused", "_topic", "_waiters")
 
     def __init__(self, context: Context, topic: str) -> None:
         self._context = context
         self._topic = topic
         self._waiters: dict[Ticket, Waiter] = {}
-        self._held = False
+        self._paused = False
 
     def add(self, waiter: Waiter, mono: float) -> None:
         """Wait from now on."""
         self._waiters[waiter.ticket] = waiter
-        if not (self._held and waiter.patient):
+        if not (self._paused and waiter.ignore_queue_time):
             self._run(waiter, mono)
 
-    def hold(self, held: bool, mono: float) -> None:
+    def pause(self, held: bool, mono: float) -> None:
         """The channel is held up by others, or no longer."""
-        if held is self._held:
+        if held is self._paused:
             return
-        self._held = held
+        self._paused = held
         for waiter in self._waiters.values():
-            if not waiter.patient or waiter.left is None:
+            if not waiter.ignore_queue_time or waiter.left is None:
                 continue
             if held:
                 self._stop(waiter, mono)
@@ -94,7 +94,7 @@ class Waiters:
 
     def _settle(self, ticket: Ticket, outcome: RealtimeError | None) -> None:
         self.take(ticket)
-        self._context.tickets.settle(ticket, outcome)
+        self._context.tickets.resolve(ticket, outcome)
 
     def _run(self, waiter: Waiter, mono: float) -> None:
         if waiter.left is not None:
@@ -134,7 +134,7 @@ class Reading(NamedTuple):
     error: RealtimeError | None = None
 
 
-class Readiness:
+class ChannelReadiness:
     """What a join still waits for."""
 
     __slots__ = ("_awaited", "_prompts", "_subscribes", "changes_live", "hopeless")

@@ -19,12 +19,12 @@ __all__ = ["Hub", "HubOptions", "LocalServer", "Policy", "ReceivedFrame", "Serve
 
 _HOMES: Final = {
     "Hub": "hub",
-    "HubOptions": "desk",
+    "HubOptions": "context",
     "LocalServer": "local",
-    "Policy": "rights",
+    "Policy": "authorization",
     "ReceivedFrame": "recorder",
     "ServerLimits": "limits",
-    "Timings": "desk",
+    "Timings": "context",
     "serve": "local",
 }
 

@@ -38,7 +38,7 @@ from supawire.server.effects import (
 from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
 from supawire.server.inspector.web import Inspector
-from supawire.server.queries import Answer, Question
+from supawire.server.queries import Answer, Query
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.websocket import Socket, frame_of
 
@@ -95,7 +95,7 @@ TURNS_TO_ACCEPT: Final = 3
 class Backend(Protocol):
     """A database that knows what the hub asks (`questions.py`). Answers come back by `App.answered`, on its loop."""
 
-    def ask(self, number: int, question: Question[Any]) -> None:
+    def ask(self, number: int, question: Query[Any]) -> None:
         """Find out; returns at once."""
         ...
 

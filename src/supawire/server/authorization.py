@@ -1,16 +1,16 @@
 """Who may read and write private channels (protocol §7.4).
 
-At the memory level a policy function stands in for policies on a table; with a database they are its, and `Rights`
-waits for what it says.
+Without a database, a policy function stands in for the policies of a table. With one, the database decides, and
+`Authorization` waits for its answer.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from supawire.server.connection import Channel
-from supawire.server.mailboxes import Standing
-from supawire.server.pending_queries import Asking
-from supawire.server.queries import Action, Extension, Permissions, Trouble, Who
+from supawire.server.connection import ServerChannel
+from supawire.server.mailboxes import Mailboxes
+from supawire.server.pending_queries import PendingQueries
+from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
 
 Policy: TypeAlias = Callable[[Mapping[str, Any], str, Extension, Action], bool]
 """`policy(claims, topic, extension, action)` says whether the holder of these claims may do that.
@@ -40,22 +40,24 @@ class Reads(NamedTuple):
 EVERYTHING: Final = Reads(broadcast=True, presence=True)
 
 
-class Rights:
+class Authorization:
     """Rights are asked for here, once, and kept until a new token."""
 
-    def __init__(self, policy: Policy, asking: Asking, standing: Standing, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, policy: Policy, asking: PendingQueries, standing: Mailboxes, report: Callable[[str], None]
+    ) -> None:
         self.policy = policy
         self._asking = asking
         self._standing = standing
         self._report = report
-        asking.know(Permissions, self._decide)
+        asking.register_local(PermissionsQuery, self._decide)
 
     # --- the policy function ---
 
-    def _decide(self, asked: Permissions) -> frozenset[Extension]:
+    def _decide(self, asked: PermissionsQuery) -> frozenset[Extension]:
         return frozenset(extension for extension in asked.extensions if self._may(asked, extension))
 
-    def _may(self, asked: Permissions, extension: Extension) -> bool:
+    def _may(self, asked: PermissionsQuery, extension: Extension) -> bool:
         """What the policy says; no when it raises, which is reported."""
         topic, action = asked.topic, asked.action
         try:
@@ -67,12 +69,12 @@ class Rights:
     # --- questions ---
 
     def read(
-        self, who: Who, topic: str, *, private: bool, presence: bool, then: Callable[[Reads | Trouble], None]
+        self, who: Who, topic: str, *, private: bool, presence: bool, then: Callable[[Reads | QueryError], None]
     ) -> None:
         """Find out what may be read; presence is only asked for when it is wanted. A policy that fails is a no."""
 
-        def heard(answer: frozenset[Extension] | Trouble) -> None:
-            if isinstance(answer, Trouble) and answer is not Trouble.POLICY:
+        def heard(answer: frozenset[Extension] | QueryError) -> None:
+            if isinstance(answer, QueryError) and answer is not QueryError.POLICY:
                 then(answer)
             else:
                 then(_reads(answer))
@@ -81,34 +83,34 @@ class Rights:
             then(EVERYTHING)
             return
         extensions: tuple[Extension, ...] = ("broadcast", "presence") if presence else ("broadcast",)
-        self.ask(Permissions(who, topic, "read", extensions), heard)
+        self.ask(PermissionsQuery(who, topic, "read", extensions), heard)
 
-    def ask(self, question: Permissions, then: Callable[[frozenset[Extension] | Trouble], None]) -> None:
+    def ask(self, question: PermissionsQuery, then: Callable[[frozenset[Extension] | QueryError], None]) -> None:
         """Find out what is allowed. Claims with a `sub` that is not a string fail, as the real server's query does."""
         if isinstance(question.who.claims.values.get("sub", ""), str):
             self._asking.ask(question, then)
         else:
-            then(Trouble.UNKNOWN)
+            then(QueryError.UNKNOWN)
 
-    def hear_presence(self, channel: Channel, then: Callable[[], None]) -> None:
+    def hear_presence(self, channel: ServerChannel, then: Callable[[], None]) -> None:
         """Find out whether a channel may read presence after all; its frames wait meanwhile."""
 
-        def heard(answer: frozenset[Extension] | Trouble) -> None:
+        def heard(answer: frozenset[Extension] | QueryError) -> None:
             channel.reads_presence = channel.hears_presence = _reads(answer).presence
             then()
 
-        question = Permissions(channel.who, channel.sub_topic, "read", ("presence",))
+        question = PermissionsQuery(channel.who, channel.sub_topic, "read", ("presence",))
         self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
 
-    def may_write(self, channel: Channel, extension: Extension) -> bool | None:
+    def may_write(self, channel: ServerChannel, extension: Extension) -> bool | None:
         """Whether a channel may send or track; None when that is not known yet."""
         return channel.writes.get(extension) if channel.private else True
 
-    def write(self, channel: Channel, extension: Extension, then: Callable[[bool], None]) -> None:
+    def write(self, channel: ServerChannel, extension: Extension, then: Callable[[bool], None]) -> None:
         """Find out whether a channel may send or track; its frames wait meanwhile."""
 
-        def heard(answer: frozenset[Extension] | Trouble) -> None:
-            if isinstance(answer, Trouble):  # a no that is not kept: the next frame asks again
+        def heard(answer: frozenset[Extension] | QueryError) -> None:
+            if isinstance(answer, QueryError):  # a no that is not kept: the next frame asks again
                 then(False)
                 return
             channel.writes[extension] = extension in answer
@@ -117,11 +119,11 @@ class Rights:
         if (known := self.may_write(channel, extension)) is not None:
             then(known)
             return
-        question = Permissions(channel.who, channel.sub_topic, "write", (extension,))
+        question = PermissionsQuery(channel.who, channel.sub_topic, "write", (extension,))
         self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
 
 
-def _reads(answer: frozenset[Extension] | Trouble) -> Reads:
-    if isinstance(answer, Trouble):
+def _reads(answer: frozenset[Extension] | QueryError) -> Reads:
+    if isinstance(answer, QueryError):
         return Reads(broadcast=False, presence=False)
     return Reads("broadcast" in answer, "presence" in answer)

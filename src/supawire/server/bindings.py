@@ -17,7 +17,7 @@ from supawire._values.patterns import like_without_escapes
 from supawire._values.rows import infer_columns
 from supawire.errors import InvalidArgumentError
 from supawire.options import check_choice, check_kind, check_text, check_writable, refuse
-from supawire.server.elixir_inspect import inspect, inspect_filters
+from supawire.server.elixir_inspect import elixir_inspect, inspect_filters
 
 KEY: Final = "id"
 """The primary key's column, since there is no catalogue."""
@@ -155,7 +155,7 @@ class Binding:
     def described(self) -> str:
         """The parameters as the server's error texts list them."""
         filters = inspect_filters([(c.column, c.op, c.wire_value, c.negated) for c in self.conditions])
-        select = "nil" if self.select is None else inspect(list(self.select))
+        select = "nil" if self.select is None else elixir_inspect(list(self.select))
         return (
             f"[event: {self.event}, schema: {self.schema}, table: {self.table}, filters: {filters}, select: {select}]"
         )
@@ -203,7 +203,7 @@ def _relation(element: Json) -> tuple[str, str]:
     given = {name: element[name] for name in ("schema", "table", "filter") if name in element}
     allowed = set(given) in ({"schema"}, {"table"}, {"schema", "table"}, {"schema", "table", "filter"})
     if not allowed or not all(isinstance(value, str) for value in given.values()):
-        raise BindingError(NO_PARAMS.format(given=inspect(element)))
+        raise BindingError(NO_PARAMS.format(given=elixir_inspect(element)))
     return given.get("schema", "public"), given.get("table", ANY)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
-from supawire.server.connection import Channel
-from supawire.server.context import Desk
+from supawire.server.connection import ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.limits import WORST_RATIO, term_size
-from supawire.server.message_store import Replay, Store, Stored
-from supawire.server.queries import Messages, Trouble
+from supawire.server.message_store import Replay, Store, StoredMessage
+from supawire.server.queries import MessagesQuery, QueryError
 from supawire.server.rooms import Room
 from supawire.server.wire import (
     DECODE_ERRORS,
@@ -32,27 +32,27 @@ RAW_OVERHEAD: Final = 50
 class Missed(NamedTuple):
     """What a join with a replay gets at once."""
 
-    stored: tuple[Stored, ...] = ()
+    stored: tuple[StoredMessage, ...] = ()
     """Oldest first."""
-    passed: tuple[Stored, ...] = ()
+    passed: tuple[StoredMessage, ...] = ()
     """What was delivered to the topic while that was looked up; it may be among them."""
 
 
 class Broadcasts:
     """What happens to a message between its sender and the room."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: HubContext) -> None:
         self._outbox = desk.outbox
         self._rooms = desk.rooms
         self._rights = desk.rights
         self._limits = desk.limits
         self._asking = desk.asking
-        self._lookups: list[tuple[str, list[Stored]]] = []
+        self._lookups: list[tuple[str, list[StoredMessage]]] = []
         """Topics whose messages are being looked up, and what is delivered to them meanwhile."""
         self.store: Final = Store()
-        desk.asking.know(Messages, self._stored)
+        desk.asking.register_local(MessagesQuery, self._stored)
 
-    def push(self, channel: Channel, push: Push) -> None:
+    def push(self, channel: ServerChannel, push: Push) -> None:
         """A client broadcasts. Denied ones vanish without an answer, even with `ack` (protocol §6.2)."""
         allowed = self._rights.may_write(channel, "broadcast")
         if allowed:
@@ -60,7 +60,7 @@ class Broadcasts:
         elif allowed is None:
             self._rights.write(channel, "broadcast", lambda may: self._push(channel, push) if may else None)
 
-    def _push(self, channel: Channel, push: Push) -> None:
+    def _push(self, channel: ServerChannel, push: Push) -> None:
         if self._too_big(push):
             self._answer(channel, push, TOO_BIG)
             return
@@ -90,7 +90,7 @@ class Broadcasts:
         except DECODE_ERRORS:
             return len(payload) > limit
 
-    def _answer(self, channel: Channel, push: Push, payload: bytes | None = None) -> None:
+    def _answer(self, channel: ServerChannel, push: Push, payload: bytes | None = None) -> None:
         if not channel.config.ack:
             return
         answer = () if payload is None else (payload,)
@@ -104,13 +104,13 @@ class Broadcasts:
         if room is not None:
             self._rooms.publish(room, shared, message_id=message_id)
 
-    def keep(self, message: Stored) -> None:
+    def keep(self, message: StoredMessage) -> None:
         """`realtime.send`: store a message and deliver it, unless it is over a limit (protocol §6.4)."""
         if not self._too_long(message):
             self.store.add(message)
             self.deliver(message)
 
-    def deliver(self, message: Stored) -> None:
+    def deliver(self, message: StoredMessage) -> None:
         """A stored message to whoever is in the room; over a limit it is lost without a word (protocol §6.4)."""
         if self._too_long(message) or self._rooms.messages.tripped(self._outbox.now.mono):
             return
@@ -119,27 +119,27 @@ class Broadcasts:
                 passing.append(message)
         self.publish(message.topic, _live(message), private=message.private, message_id=message.id)
 
-    def _too_long(self, message: Stored) -> bool:
+    def _too_long(self, message: StoredMessage) -> bool:
         limit = self._limits.payload_bytes
         return limit is not None and len(message.payload) > limit
 
     # --- replay ---
 
-    def find(self, topic: str, wanted: Replay, then: Callable[[Missed | Trouble], None]) -> None:
+    def find(self, topic: str, wanted: Replay, then: Callable[[Missed | QueryError], None]) -> None:
         """What a join has missed (protocol §6.3)."""
-        lookup: tuple[str, list[Stored]] = topic, []
+        lookup: tuple[str, list[StoredMessage]] = topic, []
 
-        def heard(found: tuple[Stored, ...] | Trouble) -> None:
+        def heard(found: tuple[StoredMessage, ...] | QueryError) -> None:
             self._lookups = [other for other in self._lookups if other is not lookup]
-            then(found if isinstance(found, Trouble) else Missed(found, tuple(lookup[1])))
+            then(found if isinstance(found, QueryError) else Missed(found, tuple(lookup[1])))
 
         self._lookups.append(lookup)
-        self._asking.ask(Messages(topic, wanted), heard)
+        self._asking.ask(MessagesQuery(topic, wanted), heard)
 
-    def _stored(self, asked: Messages) -> tuple[Stored, ...]:
+    def _stored(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
         return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))
 
-    def replay(self, channel: Channel, missed: Missed) -> None:
+    def replay(self, channel: ServerChannel, missed: Missed) -> None:
         """Send what was stored before the join; live copies that come later are left out."""
         for message in missed.stored:
             channel.replayed.add(message.id)
@@ -149,7 +149,7 @@ class Broadcasts:
             if frame is not None and message.id not in channel.replayed:
                 self._outbox.send(channel.peer, frame)
 
-    def _replay_one(self, channel: Channel, message: Stored) -> None:
+    def _replay_one(self, channel: ServerChannel, message: StoredMessage) -> None:
         meta, peer = message.metadata(replayed=True), channel.peer
         if message.json:
             payload = user_payload(message.event.encode(), message.payload, meta)
@@ -160,11 +160,11 @@ class Broadcasts:
                 self._outbox.send(peer, frame)
 
 
-def _any_v2(room: Room, skip: Channel | None) -> bool:
+def _any_v2(room: Room, skip: ServerChannel | None) -> bool:
     return any(member.peer.v2 for member in room.members.values() if member is not skip and member.reads_broadcast)
 
 
-def _shared(channel: Channel, push: Push) -> Shared:
+def _shared(channel: ServerChannel, push: Push) -> Shared:
     if push.kind is None:
         return shared_text(channel.wire_topic, BROADCAST, push.payload)
     if push.kind == 0:
@@ -172,12 +172,12 @@ def _shared(channel: Channel, push: Push) -> Shared:
     return shared_user(channel.topic, push.user_event, push.payload, json=push.json)
 
 
-def _for_v1(channel: Channel, push: Push) -> Shared:
+def _for_v1(channel: ServerChannel, push: Push) -> Shared:
     """Return a text frame that only version 1.0.0 gets."""
     return Shared(lambda v2: None if v2 else text(False, channel.wire_topic, BROADCAST, push.payload))
 
 
-def _live(message: Stored) -> Shared:
+def _live(message: StoredMessage) -> Shared:
     topic, event = PREFIX + message.topic, message.event.encode()
     return shared_user(topic, event, message.payload, json=message.json, metadata=message.metadata())
 

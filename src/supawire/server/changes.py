@@ -17,35 +17,35 @@ from supawire._values.filter_syntax import matches
 from supawire._values.rows import to_wire
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.server.bindings import ANY, UNPUBLISHED, Binding, Change, bind
-from supawire.server.connection import Channel
-from supawire.server.context import Desk
+from supawire.server.connection import ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.join_config import JoinConfig
 from supawire.server.limits import Meter
-from supawire.server.queries import Subscription, Trouble
+from supawire.server.queries import QueryError, SubscribeQuery
 from supawire.server.wire import encode, text
 
 READY: Final = "Replication connection established"
 NOT_IN_TIME: Final = "Replication connection was not established in time"
 
 
-class Readiness:
+class SubscriptionReadiness:
     """Whether they flow, and the channels that wait for it. Without a database they always do."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext) -> None:
+        self._context = desk
         self._flowing = not desk.options.database
-        self._waiting: dict[int, Channel] = {}
+        self._waiting: dict[int, ServerChannel] = {}
 
-    def welcome(self, channel: Channel) -> None:
+    def welcome(self, channel: ServerChannel) -> None:
         """A channel has joined; one that asked is told now, or when they flow, or is closed after a minute."""
         if not channel.config.replication_ready:
             return
         if self._flowing:
-            self._desk.outbox.system(channel, "system", "ok", READY)
+            self._context.outbox.system(channel, "system", "ok", READY)
             return
         self._waiting[channel.id] = channel
-        at = self._desk.now.mono + self._desk.timings.replication
-        self._desk.schedule.at(at, lambda: self._give_up(channel))
+        at = self._context.now.mono + self._context.timings.replication
+        self._context.schedule.at(at, lambda: self._give_up(channel))
 
     def flows(self, yes: bool) -> None:
         """Messages from the database flow from now on, or no more."""
@@ -54,11 +54,11 @@ class Readiness:
         for channel in waiting:
             del self._waiting[channel.id]
             if channel.open:
-                self._desk.outbox.system(channel, "system", "ok", READY)
+                self._context.outbox.system(channel, "system", "ok", READY)
 
-    def _give_up(self, channel: Channel) -> None:
+    def _give_up(self, channel: ServerChannel) -> None:
         if self._waiting.pop(channel.id, None) is not None and channel.open:
-            self._desk.rooms.shut(channel, NOT_IN_TIME)
+            self._context.rooms.shut(channel, NOT_IN_TIME)
 
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
@@ -83,18 +83,18 @@ class Delivery(NamedTuple):
 class Changes:
     """Which channel gets which change."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext) -> None:
+        self._context = desk
         self._meter = Meter(desk.limits.changes)
-        desk.asking.know(Subscription, lambda asked: None)
+        desk.asking.register_local(SubscribeQuery, lambda asked: None)
         self._schemas = {"public", ANY}
         """Schemas that exist as far as we know: a legacy join to another one is refused (protocol §3.8)."""
 
     def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
         """The bindings that a join asks for."""
-        return tuple(bind(element, database=self._desk.asking.outside) for element in config.changes)
+        return tuple(bind(element, database=self._context.asking.external) for element in config.changes)
 
-    def subscribe(self, channel: Channel) -> None:
+    def subscribe(self, channel: ServerChannel) -> None:
         """Make the bindings live and say so, or say why not; one bad one spoils all (protocol §3.6)."""
         if not channel.bindings or not channel.open:
             return
@@ -102,84 +102,84 @@ class Changes:
         if error is not None:
             self._subscribed(channel, error)
             return
-        if self._desk.asking.outside:
-            self._desk.rooms.listed[channel.id] = channel
-        question = Subscription(channel.id, channel.who, channel.bindings)
-        self._desk.asking.ask(question, lambda answer: self._subscribed(channel, answer))
+        if self._context.asking.external:
+            self._context.rooms.listed[channel.id] = channel
+        question = SubscribeQuery(channel.id, channel.who, channel.bindings)
+        self._context.asking.ask(question, lambda answer: self._subscribed(channel, answer))
 
-    def _subscribed(self, channel: Channel, answer: str | Trouble | None) -> None:
+    def _subscribed(self, channel: ServerChannel, answer: str | QueryError | None) -> None:
         """Tell the client; what is only trouble is tried again (protocol §3.6)."""
         if not channel.open:
             return
         channel.subscribed = answer is None
-        if isinstance(answer, Trouble):
-            at = self._desk.now.mono + RETRY
-            self._desk.schedule.at(at, lambda: self.subscribe(channel))
+        if isinstance(answer, QueryError):
+            at = self._context.now.mono + RETRY
+            self._context.schedule.at(at, lambda: self.subscribe(channel))
             answer = TIMEOUTS
         status = "error" if answer else "ok"
-        self._desk.outbox.system(channel, POSTGRES_CHANGES, status, answer or SUBSCRIBED)
+        self._context.outbox.system(channel, POSTGRES_CHANGES, status, answer or SUBSCRIBED)
 
-    def _error(self, channel: Channel, binding: Binding) -> str | None:
+    def _error(self, channel: ServerChannel, binding: Binding) -> str | None:
         """A plain topic joined without `config` names a schema by accident, so that one must exist."""
-        here = channel.config.legacy and not self._desk.asking.outside
+        here = channel.config.legacy and not self._context.asking.external
         if binding.error is None and here and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error
 
     def relisted(self, number: int, answer: str | None) -> None:
         """A database has made a channel's bindings live once more, or says why it cannot."""
-        if (channel := self._desk.rooms.listed.get(number)) is not None:
+        if (channel := self._context.rooms.listed.get(number)) is not None:
             self._subscribed(channel, answer)
 
     def interrupted(self) -> None:
         """Changes are lost from here on, until `relisted`: every channel with live bindings is told."""
-        for channel in list(self._desk.rooms.listed.values()):
+        for channel in list(self._context.rooms.listed.values()):
             if channel.subscribed:
                 channel.subscribed = False
-                self._desk.outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
+                self._context.outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
 
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
         """Tell each channel what a database found for it; over the rate it is dropped."""
-        mono = self._desk.now.mono
+        mono = self._context.now.mono
         for delivery in deliveries:
-            channel = self._desk.rooms.listed.get(delivery.channel)
+            channel = self._context.rooms.listed.get(delivery.channel)
             if channel is not None and not self._meter.tripped(mono):
                 self._deliver(channel, delivery.type, delivery.ids, delivery.data)
                 self._meter.count(mono)
 
     def lost(self, changes: Iterable[tuple[str, str, str]], why: str) -> None:
         """Show changes that nobody gets to those who look on."""
-        for schema, table, kind in changes if self._desk.watchers else ():
+        for schema, table, kind in changes if self._context.watchers else ():
             self._show(encode({"schema": schema, "table": table, "type": kind, "errors": [why]}), 0)
 
     def emit(self, change: Change) -> None:
         """Send a change to every channel with a matching binding; over the rate it is dropped (protocol §4.6)."""
         self._schemas.add(change.schema)
-        mono = self._desk.now.mono
+        mono = self._context.now.mono
         if self._meter.tripped(mono):
             return
-        stamp = _stamp(self._desk.now.wall)
+        stamp = _stamp(self._context.now.wall)
         data: dict[tuple[str, ...] | None, bytes] = {}
-        for peer in self._desk.peers.values():
+        for peer in self._context.peers.values():
             for channel in peer.channels.values():
                 for select, ids in _matching(channel, change).items():
                     if select not in data:
                         data[select] = encode(self._data(change, select, stamp))
                     self._deliver(channel, change.type, ids, data[select])
                     self._meter.count(mono)
-        if self._desk.watchers and not data:
+        if self._context.watchers and not data:
             self._show(encode(self._data(change, None, stamp)), 0)
 
-    def _deliver(self, channel: Channel, type: str, ids: Sequence[int], data: bytes) -> None:
+    def _deliver(self, channel: ServerChannel, type: str, ids: Sequence[int], data: bytes) -> None:
         legacy = channel.config.legacy
         payload = data if legacy else b'{"data":%b,"ids":%b}' % (data, encode(ids))
         event = type if legacy else POSTGRES_CHANGES
         self._show(data, 1)
-        self._desk.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
+        self._context.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
 
     def _show(self, data: bytes, receivers: int) -> None:
-        for watcher in self._desk.watchers:
-            watcher.changed(data, receivers, self._desk.now)
+        for watcher in self._context.watchers:
+            watcher.changed(data, receivers, self._context.now)
 
     def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
         """The `data` of a frame, restricted to the selected columns and the key (protocol §4.4)."""
@@ -201,7 +201,7 @@ class Changes:
 
     def _fit(self, data: dict[str, Any]) -> dict[str, Any]:
         """A row that is too large keeps only its short values, and says so."""
-        limit = self._desk.limits.change_bytes
+        limit = self._context.limits.change_bytes
         if limit is not None and len(encode(data)) > limit:
             data["errors"] = [TOO_LARGE]
         if TOO_LARGE in (data["errors"] or ()):
@@ -211,7 +211,7 @@ class Changes:
         return data
 
 
-def _matching(channel: Channel, change: Change) -> dict[tuple[str, ...] | None, list[int]]:
+def _matching(channel: ServerChannel, change: Change) -> dict[tuple[str, ...] | None, list[int]]:
     """Ids of the bindings that the change matches, by select list: each list is a frame of its own."""
     found: dict[tuple[str, ...] | None, list[int]] = {}
     if channel.subscribed:

@@ -22,7 +22,7 @@ from supawire.server.wire import encode
 
 
 @dataclass(slots=True, eq=False)
-class Channel:
+class ServerChannel:
     """A channel of one peer. `id` is unique in the hub's life; `join_ref` is the JSON text to echo."""
 
     id: int
@@ -93,14 +93,14 @@ class Peer:
     v2: bool
     token: str = field(repr=False)
     headers: dict[str, str] = field(repr=False)
-    heard_at: float
+    last_received_at: float
     opened_at: float = 0.0
     """By the wall clock."""
-    channels: dict[str, Channel] = field(default_factory=dict[str, Channel])
+    channels: dict[str, ServerChannel] = field(default_factory=dict[str, ServerChannel])
     former: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """The join_ref of the last channel that ended, by topic."""
     mailbox: deque[Waiting] = field(default_factory=deque[Waiting])
-    still: bool = False
+    suspended: bool = False
     holds: int = 0
     waiting_in: int = 0
     waiting_out: int = 0

@@ -7,13 +7,13 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from supawire.events import Instant
-from supawire.server.authorization import Policy, Rights, default_policy
+from supawire.server.authorization import Authorization, Policy, default_policy
 from supawire.server.connection import Peer
-from supawire.server.fault_rules import Rules
+from supawire.server.fault_rules import FaultRules
 from supawire.server.limits import ServerLimits
-from supawire.server.mailboxes import Standing, Take
+from supawire.server.mailboxes import Mailboxes, Take
 from supawire.server.outbox import Outbox
-from supawire.server.pending_queries import Asking
+from supawire.server.pending_queries import PendingQueries
 from supawire.server.rooms import Rooms
 from supawire.server.schedule import Schedule
 
@@ -85,20 +85,22 @@ class HubOptions:
     """Whether there is the page that shows what goes on (`server/inspector`)."""
 
 
-class Desk:
+class HubContext:
     """One for each hub; the parts of the hub are made with it and find each other's subjects here."""
 
     def __init__(self, options: HubOptions, random: Bits, take: Take) -> None:
         self.options: Final = options
         self.limits: Final = options.limits
         self.timings: Final = options.timings
-        self.rules: Final = Rules()
+        self.rules: Final = FaultRules()
         self.schedule: Final = Schedule()
         self.outbox: Final = Outbox(self.schedule, self.rules)
         self.rooms: Final = Rooms(self.outbox, options.limits)
-        self.standing: Final = Standing(self.schedule, self.outbox, take)
-        self.asking: Final = Asking(self.schedule, self.outbox, options.timings.answer, outside=options.database)
-        self.rights: Final = Rights(options.policy, self.asking, self.standing, self.outbox.report)
+        self.standing: Final = Mailboxes(self.schedule, self.outbox, take)
+        self.asking: Final = PendingQueries(
+            self.schedule, self.outbox, options.timings.answer, outside=options.database
+        )
+        self.rights: Final = Authorization(options.policy, self.asking, self.standing, self.outbox.report)
         self.peers: Final[dict[int, Peer]] = {}
         self.watchers: Final[list[Watcher]] = []
         """Who sees every change."""
@@ -113,7 +115,7 @@ class Desk:
         return self.outbox.now
 
     @property
-    def crowded(self) -> bool:
+    def at_capacity(self) -> bool:
         """Whether as many sockets have a channel as may have one (protocol §8)."""
         limit = self.limits.connections
         return limit is not None and sum(1 for peer in self.peers.values() if peer.channels) >= limit

@@ -15,7 +15,7 @@ from msgspec import Struct
 from supawire.errors import InvalidArgumentError
 from supawire.server.bindings import Change, make_change
 from supawire.server.changes import Changes
-from supawire.server.context import Desk
+from supawire.server.context import HubContext
 from supawire.server.effects import RestAnswer, RestRequest
 from supawire.server.handshake import JSON
 from supawire.server.rest import token_of
@@ -54,13 +54,13 @@ _body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)
 class Dev:
     """The route."""
 
-    def __init__(self, desk: Desk, changes: Changes) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, changes: Changes) -> None:
+        self._context = desk
         self._changes = changes
 
     def answer(self, request: RestRequest) -> RestAnswer | None:
         """Answer a request for this route; None when it is for another one, or when there is no such route here."""
-        if not self._desk.options.dev or request.path != PATH or request.method != "POST":
+        if not self._context.options.dev or request.path != PATH or request.method != "POST":
             return None
         if (refusal := self._refusal(request)) is not None:
             return refusal
@@ -74,7 +74,7 @@ class Dev:
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
         if not is_here(request.host):
             return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
-        claims = check(token_of(request) or "", self._desk.options.secret, self._desk.now)
+        claims = check(token_of(request) or "", self._context.options.secret, self._context.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         if claims.role != ROLE:

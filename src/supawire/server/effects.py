@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from supawire.server.queries import Question
+from supawire.server.queries import Query
 
 
 class Send(Struct, frozen=True, gc=False):
@@ -45,7 +45,7 @@ class Ask(NamedTuple):
     """Find out, and hand in the answer with `Hub.answered(number, …)`; only with `HubOptions(database=True)`."""
 
     number: int
-    question: Question[Any]
+    question: Query[Any]
 
 
 class Unsubscribe(NamedTuple):

@@ -9,7 +9,7 @@ WIDTH: Final = 80
 """Columns after which `inspect` breaks a list over several lines."""
 
 
-def inspect(value: Any) -> str:
+def elixir_inspect(value: Any) -> str:
     """Return a JSON value on one line, as `inspect/1` has it. Works without recursion: clients choose the depth."""
     parts: list[str] = []
     todo: list[Any] = [value]
@@ -62,7 +62,7 @@ def _quoted(text: str) -> str:
 
 def inspect_filters(filters: Sequence[tuple[Any, ...]]) -> str:
     """A list of tuples, broken over lines where it is longer than the width."""
-    items = [[inspect(part) for part in parts] for parts in filters]
+    items = [[elixir_inspect(part) for part in parts] for parts in filters]
     line = "[" + ", ".join("{" + ", ".join(parts) + "}" for parts in items) + "]"
     if len(line) <= WIDTH:
         return line

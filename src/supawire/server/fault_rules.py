@@ -14,7 +14,7 @@ def sub_topic(topic: str) -> str:
 
 
 @dataclass(slots=True)
-class Rules:
+class FaultRules:
     """Each field is one fault that lasts; the defaults are good behaviour."""
 
     refusals: int = 0

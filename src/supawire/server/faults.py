@@ -10,8 +10,8 @@ from typing import Final
 from supawire.core.frames import CLOSE
 from supawire.errors import InvalidArgumentError
 from supawire.options import check_bool, check_count, check_kind, check_number, check_text, check_writable
-from supawire.server.connection import Channel, Peer
-from supawire.server.context import Desk
+from supawire.server.connection import Peer, ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.fault_rules import ALL, sub_topic
 from supawire.server.websocket import Sockets
 from supawire.server.wire import text
@@ -37,12 +37,12 @@ SECONDS: Final = "seconds"
 class Faults:
     """What can go wrong with a server. The hub is told the time first, with `Hub.at`."""
 
-    def __init__(self, desk: Desk, sockets: Sockets) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, sockets: Sockets) -> None:
+        self._context = desk
         self._rules = desk.rules
         self._sockets = sockets
 
-    def greet(self, peer: Peer) -> None:
+    def apply_faults(self, peer: Peer) -> None:
         """A new socket meets the rules that are in force."""
         self._set_lag(peer, self._rules.lag)
         if self._rules.paused:
@@ -51,10 +51,10 @@ class Faults:
     def _peers(self, connection: int | None) -> list[Peer]:
         if connection is not None:
             check_count("connection", connection)
-        peers = list(self._desk.peers.values())
+        peers = list(self._context.peers.values())
         return [peer for peer in peers if not peer.gone and connection in (None, peer.id)]
 
-    def _channels(self, topic: str | None) -> Iterator[Channel]:
+    def _channels(self, topic: str | None) -> Iterator[ServerChannel]:
         if topic is not None:
             check_text("topic", topic)
         for peer in self._peers(None):
@@ -80,7 +80,7 @@ class Faults:
         self._rules.refuse_status = check_count("status", status, minimum=300, maximum=599)
         self._rules.refusals = times or 0
         if times is None:
-            self._rules.refuse_until = self._desk.now.mono + (float("inf") if seconds is None else seconds)
+            self._rules.refuse_until = self._context.now.mono + (float("inf") if seconds is None else seconds)
 
     def accept_connections(self) -> None:
         """Refuse no more."""
@@ -96,7 +96,7 @@ class Faults:
     def _pause(self, peer: Peer) -> None:
         if not peer.paused:
             peer.paused = True
-            self._desk.standing.hold(peer)
+            self._context.standing.hold(peer)
 
     def resume(self, *, connection: int | None = None) -> None:
         """Answer what was taken meanwhile, and go on."""
@@ -105,7 +105,7 @@ class Faults:
         for peer in self._peers(connection):
             if peer.paused:
                 peer.paused = False
-                self._desk.standing.go_on(peer)
+                self._context.standing.resume(peer)
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
         """Everything sent arrives this much later, in order; 0 ends it."""
@@ -118,7 +118,7 @@ class Faults:
     def _set_lag(self, peer: Peer, seconds: float) -> None:
         peer.lag = seconds
         if seconds:
-            peer.lagging_until = max(peer.lagging_until, self._desk.now.mono, 1e-9)
+            peer.lagging_until = max(peer.lagging_until, self._context.now.mono, 1e-9)
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
         """Send any bytes as one frame; text unless `binary`."""
@@ -127,7 +127,7 @@ class Faults:
         check_bool("binary", binary)
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         for peer in self._peers(connection):
-            self._desk.outbox.send(peer, (raw, binary))
+            self._context.outbox.send(peer, (raw, binary))
 
     def garbage(self, *, connection: int | None = None) -> None:
         """Send a dozen frames that mean nothing: broken JSON, wrong shapes, bad UTF-8, short binary headers."""
@@ -169,28 +169,28 @@ class Faults:
         check_bool("stale", stale)
         for channel in self._channels(topic):
             if not stale:
-                self._desk.rooms.close(channel)
+                self._context.rooms.close(channel)
                 continue
             peer = channel.peer
             former = peer.former.get(channel.topic, b'"0"')
-            self._desk.outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
+            self._context.outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
 
     def crash_channel(self, topic: str) -> None:
         """End a topic's channels with `phx_error`, as when their process dies."""
         for channel in self._channels(topic):
-            self._desk.rooms.crash(channel)
+            self._context.rooms.crash(channel)
 
     def expire_tokens(self, topic: str | None = None) -> None:
         """End channels as if their token had just run out."""
         for channel in self._channels(topic):
-            self._desk.rooms.shut(channel, "Token has expired 0 seconds ago")
+            self._context.rooms.shut(channel, "Token has expired 0 seconds ago")
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame; the channels stay."""
         for name, said in (("status", status), ("message", message), ("extension", extension)):
             _said(name, said)
         for channel in self._channels(topic):
-            self._desk.outbox.system(channel, extension, status, message)
+            self._context.outbox.system(channel, extension, status, message)
 
 
 def _said(name: str, value: str) -> str:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from supawire.server.context import Desk
+from supawire.server.context import HubContext
 from supawire.server.effects import Accepted, Refusal, Request
-from supawire.server.join import Joining
-from supawire.server.tokens import Refused, check
+from supawire.server.join import JoinHandler
+from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import encode
 
 JSON: Final = "application/json; charset=utf-8"
@@ -22,13 +22,13 @@ def tenant(host: str) -> str:
 class Handshake:
     """Who may open a socket."""
 
-    def __init__(self, desk: Desk, joining: Joining) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, joining: JoinHandler) -> None:
+        self._context = desk
         self._joining = joining
 
     def check(self, request: Request) -> Accepted | Refusal:
         """The answer to a request; a refusal says how long to hold it back."""
-        if (status := self._desk.rules.refusal(self._desk.now)) is not None:
+        if (status := self._context.rules.refusal(self._context.now)) is not None:
             return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8")
         version = VERSION.fullmatch(request.query.get("vsn", "1.0.0"))
         if version is None:
@@ -37,19 +37,19 @@ class Handshake:
         if problem is None:
             return Accepted(v2=version[1] == "2")
         status, error = problem
-        return Refusal(status, encode({"error": error}), JSON, self._desk.timings.handshake_error)
+        return Refusal(status, encode({"error": error}), JSON, self._context.timings.handshake_error)
 
     def _problem(self, request: Request) -> tuple[int, str] | None:
-        desk = self._desk
+        desk = self._context
         if tenant(request.host) not in desk.options.tenants:
             return 404, "Tenant not found"
         key = key_of(request)
         if key is None:
             return 401, "API key is missing"
         claims = check(key, desk.options.secret, desk.now)
-        if isinstance(claims, Refused):
+        if isinstance(claims, TokenRefused):
             return claims.status, claims.error
-        if desk.crowded:
+        if desk.at_capacity:
             return 429, "Too many connected users"
         if self._joining.meter.tripped(desk.now.mono):
             return 429, "Too many joins per second"

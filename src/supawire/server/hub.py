@@ -29,24 +29,24 @@ from supawire.events import Instant
 from supawire.server.authorization import Policy
 from supawire.server.bindings import Change
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.changes import Changes, Delivery, Readiness
-from supawire.server.connection import Channel, Inbound, Peer
-from supawire.server.context import Bits, Desk, HubOptions, Watcher
+from supawire.server.changes import Changes, Delivery, SubscriptionReadiness
+from supawire.server.connection import Inbound, Peer, ServerChannel
+from supawire.server.context import Bits, HubContext, HubOptions, Watcher
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
 from supawire.server.fault_rules import sub_topic
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview
-from supawire.server.join import Joined, JoinIgnored, Joining, JoinRefused, Outcome
+from supawire.server.join import Joined, JoinHandler, JoinIgnored, JoinRefused, Outcome
 from supawire.server.limits import ServerLimits
-from supawire.server.message_store import Stored
-from supawire.server.presence_push import Tracking
-from supawire.server.queries import Answer, Trouble
+from supawire.server.message_store import StoredMessage
+from supawire.server.presence_push import PresencePush
+from supawire.server.queries import Answer, QueryError
 from supawire.server.recorder import Recorder
 from supawire.server.rest import Rest
 from supawire.server.schedule import Timer
-from supawire.server.token_refresh import Renewal
+from supawire.server.token_refresh import TokenRefresh
 from supawire.server.websocket import Sockets
 from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, text
 
@@ -58,14 +58,14 @@ class Hub:
     """The whole state of one local server."""
 
     def __init__(self, options: HubOptions, random: Bits) -> None:
-        desk = self._desk = Desk(options, random, self._take)
+        desk = self._context = HubContext(options, random, self._take)
         self._outbox = desk.outbox
         self._broadcasts = Broadcasts(desk)
-        self._tracking = Tracking(desk)
+        self._tracking = PresencePush(desk)
         self._changes = Changes(desk)
-        self._renewal = Renewal(desk, self._changes)
-        self._readiness = Readiness(desk)
-        self._joining = Joining(desk, self._broadcasts, self._tracking, self._changes, self._readiness)
+        self._renewal = TokenRefresh(desk, self._changes)
+        self._readiness = SubscriptionReadiness(desk)
+        self._joining = JoinHandler(desk, self._broadcasts, self._tracking, self._changes, self._readiness)
         self._handshake = Handshake(desk, self._joining)
         self._sockets = Sockets(desk, self._take)
         self._rest = Rest(desk, self._broadcasts)
@@ -86,13 +86,13 @@ class Hub:
         if isinstance(answer, Accepted):
             peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono, now.wall)
             self._sockets.open(peer)
-            self.faults.greet(peer)
+            self.faults.apply_faults(peer)
         return answer
 
     def receive(self, conn_id: int, data: bytes, binary: bool, now: Instant) -> None:
         """A frame came in; text as its bytes, which need not be UTF-8 (protocol §2.2)."""
         self.at(now)
-        peer = self._desk.peers.get(conn_id)
+        peer = self._context.peers.get(conn_id)
         if peer is not None and not peer.gone:
             self.received.note(conn_id, peer.v2, data, binary)
             self._sockets.received(peer, data, binary, now)
@@ -100,13 +100,13 @@ class Hub:
     def heard(self, conn_id: int, now: Instant) -> None:
         """Bytes came that are no frame of the protocol, such as a ping: the socket is not idle."""
         self.at(now)
-        if (peer := self._desk.peers.get(conn_id)) is not None:
-            peer.heard_at = now.mono
+        if (peer := self._context.peers.get(conn_id)) is not None:
+            peer.last_received_at = now.mono
 
     def disconnected(self, conn_id: int, now: Instant) -> None:
         """The socket has ended, whoever ended it."""
         self.at(now)
-        if (peer := self._desk.peers.get(conn_id)) is not None:
+        if (peer := self._context.peers.get(conn_id)) is not None:
             self._sockets.gone(peer)
 
     def rest(self, request: RestRequest, now: Instant) -> RestAnswer | Later:
@@ -117,7 +117,7 @@ class Hub:
     def tick(self, now: Instant) -> None:
         """Do what is due."""
         self.at(now)
-        self._desk.schedule.run(now.mono)
+        self._context.schedule.run(now.mono)
 
     def at(self, now: Instant) -> None:
         """What follows happens at this time."""
@@ -130,21 +130,21 @@ class Hub:
     @property
     def next_deadline(self) -> float | None:
         """The reading of the monotonic clock at which `tick` is wanted, or None."""
-        return self._desk.schedule.next_at
+        return self._context.schedule.next_at
 
     @property
     def limits(self) -> ServerLimits:
         """What it lets clients do, and how large a row may be that it tells of."""
-        return self._desk.limits
+        return self._context.limits
 
     # --- inputs of a database ---
 
     def answered(self, number: int, answer: Answer, now: Instant) -> None:
         """The answer to an `Ask`; one that nobody waits for any more is dropped."""
         self.at(now)
-        self._desk.asking.answered(number, answer)
+        self._context.asking.answered(number, answer)
 
-    def deliver(self, message: Stored, now: Instant) -> None:
+    def deliver(self, message: StoredMessage, now: Instant) -> None:
         """A message was stored in the database: tell those who listen (protocol §6.4)."""
         self.at(now)
         self._broadcasts.deliver(message)
@@ -162,12 +162,12 @@ class Hub:
     def losing(self, problem: str | None, now: Instant) -> None:
         """Changes of rows are lost without a word to clients, and why; None: no longer. The inspector shows it."""
         self.at(now)
-        self._desk.problem = problem
+        self._context.problem = problem
 
     def lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
         """Show changes that nobody gets to those who look on, by schema, table and type."""
         self.at(now)
-        self._changes.lost(changes, self._desk.problem or "lost")
+        self._changes.lost(changes, self._context.problem or "lost")
 
     def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
         """The database has asked itself the channel's `Subscription` once more; the answer (protocol §4.6)."""
@@ -179,46 +179,46 @@ class Hub:
         self.at(now)
         self._readiness.flows(yes)
 
-    def troubled(self, trouble: Trouble | None, now: Instant) -> None:
+    def troubled(self, trouble: QueryError | None, now: Instant) -> None:
         """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1).
 
         After an outage the real server refuses joins for a while longer; how long, the timings say.
         """
         self.at(now)
-        asking, recovery = self._desk.asking, self._desk.timings.recovery
+        asking, recovery = self._context.asking, self._context.timings.recovery
         if self._recovery is not None:
             if trouble is None:
                 return
             self._recovery.cancel()
             self._recovery = None
         if trouble is None and asking.trouble is not None and recovery:
-            self._recovery = self._desk.schedule.at(now.mono + recovery, self._recovered)
-            trouble = Trouble.BUSY
+            self._recovery = self._context.schedule.at(now.mono + recovery, self._recovered)
+            trouble = QueryError.BUSY
         asking.trouble = trouble
 
     def _recovered(self) -> None:
         self._recovery = None
-        self._desk.asking.trouble = None
+        self._context.asking.trouble = None
 
     # --- for those who look on ---
 
     @property
     def options(self) -> HubOptions:
         """How it behaves."""
-        return self._desk.options
+        return self._context.options
 
     def overview(self, now: Instant) -> Overview:
         """Who is connected, in which channels, and who is present."""
         self.at(now)
-        return overview(self._desk)
+        return overview(self._context)
 
     def watch(self, watcher: Watcher) -> None:
         """Show every change to this one, until `unwatch`."""
-        self._desk.watchers.append(watcher)
+        self._context.watchers.append(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
         """No more."""
-        self._desk.watchers.remove(watcher)
+        self._context.watchers.remove(watcher)
 
     # --- inputs of the server's owner ---
 
@@ -232,10 +232,10 @@ class Hub:
     ) -> str:
         """Store a message and deliver it, as `realtime.send` does (protocol §6.4); the id of the message."""
         self.at(now)
-        message_id = self._desk.new_message_id()
+        message_id = self._context.new_message_id()
         raw = payload if isinstance(payload, bytes) else encode({"id": message_id, **payload})
         json = not isinstance(payload, bytes)
-        self._broadcasts.keep(Stored(message_id, sub_topic(topic), event, raw, json, private, now.wall))
+        self._broadcasts.keep(StoredMessage(message_id, sub_topic(topic), event, raw, json, private, now.wall))
         return message_id
 
     def broadcast(self, topic: str, event: str, payload: Any, now: Instant, *, private: bool = False) -> None:
@@ -246,12 +246,12 @@ class Hub:
 
     def set_policy(self, policy: Policy) -> None:
         """Ask this function for the rights on private channels from now on."""
-        self._desk.rights.policy = policy
+        self._context.rights.policy = policy
 
     def request_disconnect(self, now: Instant) -> None:
         """`Server requested disconnect` on every channel, then 1012 on every socket (protocol §3.6)."""
         self.at(now)
-        for peer in list(self._desk.peers.values()):
+        for peer in list(self._context.peers.values()):
             for channel in peer.channels.values():
                 self._outbox.send(peer, text(peer.v2, channel.wire_topic, SYSTEM, DISCONNECT))
             self._sockets.close(peer, 1012)
@@ -259,7 +259,7 @@ class Hub:
     def shutdown(self, now: Instant) -> None:
         """The server ends: 1012 on every socket (protocol §8)."""
         self.at(now)
-        for peer in list(self._desk.peers.values()):
+        for peer in list(self._context.peers.values()):
             self._sockets.close(peer, 1012)
 
     # --- the way of a frame ---
@@ -271,7 +271,7 @@ class Hub:
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
         if channel is not None and channel.waiting is not None:
-            self._desk.standing.add_to(channel.waiting, peer, Inbound(data, binary))
+            self._context.standing.add_to(channel.waiting, peer, Inbound(data, binary))
             return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)
@@ -287,7 +287,7 @@ class Hub:
         else:
             self._channel_event(channel, push)
 
-    def _channel_event(self, channel: Channel, push: Push) -> None:
+    def _channel_event(self, channel: ServerChannel, push: Push) -> None:
         """Presence and tokens; what else there may be is ignored (protocol §3.9)."""
         if push.kind is not None or push.event not in (PRESENCE, ACCESS_TOKEN):
             return
@@ -300,13 +300,13 @@ class Hub:
         else:
             self._renewal.push(channel, value)
 
-    def _join(self, peer: Peer, push: Push, old: Channel | None) -> None:
+    def _join(self, peer: Peer, push: Push, old: ServerChannel | None) -> None:
         """A join replaces an older one of the topic, whose close comes after the answer (protocol §3.2)."""
         if old is not None:
-            self._desk.rooms.end(old)
-        delay = self._desk.rules.join_delay(sub_topic(push.topic))
+            self._context.rooms.end(old)
+        delay = self._context.rules.join_delay(sub_topic(push.topic))
         if delay:
-            self._desk.standing.stand(peer, delay, lambda: self._decide(peer, push))
+            self._context.standing.suspend(peer, delay, lambda: self._decide(peer, push))
         else:
             self._decide(peer, push)
         if old is not None:
@@ -318,20 +318,20 @@ class Hub:
         def begin(done: Callable[[Outcome], None]) -> None:
             self._joining.join(peer, push, done)
 
-        self._desk.standing.until(peer, begin, lambda outcome: self._decided(peer, push, outcome))
+        self._context.standing.until(peer, begin, lambda outcome: self._decided(peer, push, outcome))
 
     def _decided(self, peer: Peer, push: Push, outcome: Outcome) -> None:
         if isinstance(outcome, Joined):
-            self._joining.welcome(outcome, push)
+            self._joining.send_join_ok(outcome, push)
             if outcome.channel.open:
                 self._renewal.watch(outcome.channel)
         elif isinstance(outcome, JoinIgnored):
             pass
-        elif outcome.at_once or not self._desk.timings.join_error:
+        elif outcome.at_once or not self._context.timings.join_error:
             self._refuse(peer, push, outcome)
         else:
-            held = self._desk.timings.join_error
-            self._desk.standing.stand(peer, held, lambda: self._refuse(peer, push, outcome))
+            held = self._context.timings.join_error
+            self._context.standing.suspend(peer, held, lambda: self._refuse(peer, push, outcome))
 
     def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
         payload = encode({"status": "error", "response": {"reason": refused.reason}})
@@ -339,11 +339,11 @@ class Hub:
         if refused.close is not None:
             self._sockets.close(peer, refused.close)
 
-    def _leave(self, peer: Peer, push: Push, channel: Channel | None) -> None:
+    def _leave(self, peer: Peer, push: Push, channel: ServerChannel | None) -> None:
         """With another join_ref than the channel's it is ignored (protocol §3.3)."""
         if channel is None:
             self._outbox.reply(peer, encode(push.topic), LEAVE, push.ref, push.join_ref)
         elif channel.join_ref == push.join_ref:
-            self._desk.rooms.end(channel)
+            self._context.rooms.end(channel)
             self._outbox.reply(peer, channel.wire_topic, LEAVE, push.ref, channel.join_ref)
             self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)

@@ -7,14 +7,14 @@ from typing import Any, Final, TypeAlias
 from supawire.core.frames import JOIN, PREFIX
 from supawire.server.authorization import Reads
 from supawire.server.broadcasts import Broadcasts, Missed
-from supawire.server.changes import Changes, Readiness
-from supawire.server.connection import Channel, Peer
-from supawire.server.context import Desk
+from supawire.server.changes import Changes, SubscriptionReadiness
+from supawire.server.connection import Peer, ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.join_config import JoinConfig, parse_join
 from supawire.server.limits import Meter
-from supawire.server.presence_push import Tracking
-from supawire.server.queries import Trouble, Who
-from supawire.server.tokens import Claims, Refused, check
+from supawire.server.presence_push import PresencePush
+from supawire.server.queries import QueryError, Who
+from supawire.server.tokens import Claims, TokenRefused, check
 from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
 
 NO_TOPIC: Final = "TopicNameRequired: You must provide a topic name"
@@ -41,7 +41,7 @@ class JoinRefused:
 class Joined:
     """A channel that may be welcomed, and the messages to replay to it."""
 
-    channel: Channel
+    channel: ServerChannel
     missed: Missed
 
 
@@ -53,13 +53,18 @@ class JoinIgnored:
 Outcome: TypeAlias = Joined | JoinRefused | JoinIgnored
 
 
-class Joining:
+class JoinHandler:
     """How a join becomes a channel, or a reason."""
 
     def __init__(
-        self, desk: Desk, broadcasts: Broadcasts, tracking: Tracking, changes: Changes, readiness: Readiness
+        self,
+        desk: HubContext,
+        broadcasts: Broadcasts,
+        tracking: PresencePush,
+        changes: Changes,
+        readiness: SubscriptionReadiness,
     ) -> None:
-        self._desk = desk
+        self._context = desk
         self._outbox = desk.outbox
         self._broadcasts = broadcasts
         self._tracking = tracking
@@ -84,68 +89,70 @@ class Joining:
 
     def _limited(self, peer: Peer) -> JoinRefused | None:
         mono = self._outbox.now.mono
-        if not peer.channels and self._desk.crowded:
+        if not peer.channels and self._context.at_capacity:
             return JoinRefused(TOO_MANY_USERS)
         self.meter.count(mono)
         if self.meter.tripped(mono):
             return JoinRefused(TOO_MANY_JOINS, close=1001)
-        if self._desk.limits.channels is not None and len(peer.channels) >= self._desk.limits.channels:
+        if self._context.limits.channels is not None and len(peer.channels) >= self._context.limits.channels:
             return JoinRefused(TOO_MANY_CHANNELS)
         return None
 
     def _admit(self, peer: Peer, push: Push, config: JoinConfig, then: Callable[[Outcome], None]) -> None:
         token = config.token if config.token is not None else peer.token
-        claims = check(token, self._desk.options.secret, self._outbox.now)
-        if isinstance(claims, Refused):
+        claims = check(token, self._context.options.secret, self._outbox.now)
+        if isinstance(claims, TokenRefused):
             then(JoinRefused(claims.reason))
         elif config.unanswered:
             then(JoinIgnored())
-        elif (trouble := self._desk.asking.trouble) is not None:
+        elif (trouble := self._context.asking.trouble) is not None:
             then(JoinRefused(trouble.reason))
         else:
-            one = _Applicant(peer, push, config, token, claims, then)
-            self._desk.rights.read(
+            one = _JoinRequest(peer, push, config, token, claims, then)
+            self._context.rights.read(
                 Who(claims, peer.headers),
                 one.sub_topic,
                 private=config.private,
                 presence=config.presence,
-                then=lambda reads: self._let_in(one, reads),
+                then=lambda reads: self._authorized(one, reads),
             )
 
-    def _let_in(self, one: "_Applicant", reads: Reads | Trouble) -> None:
+    def _authorized(self, one: "_JoinRequest", reads: Reads | QueryError) -> None:
         """It is known what may be read; what was missed may have to be looked up."""
-        if isinstance(reads, Trouble):
+        if isinstance(reads, QueryError):
             one.then(JoinRefused(reads.reason))
         elif not any(reads):
             one.then(JoinRefused(UNAUTHORIZED + one.sub_topic))
         elif one.config.problem is not None:
             one.then(JoinRefused(one.config.problem))
-        elif (reason := self._desk.rules.rejection(one.sub_topic)) is not None:
+        elif (reason := self._context.rules.rejection(one.sub_topic)) is not None:
             one.then(JoinRefused(reason))
         elif one.config.replay is None or not reads.broadcast:
             self._make(one, reads, NOTHING)
         else:
             self._broadcasts.find(one.sub_topic, one.config.replay, lambda missed: self._make(one, reads, missed))
 
-    def _make(self, one: "_Applicant", reads: Reads, missed: Missed | Trouble) -> None:
-        if isinstance(missed, Trouble):
+    def _make(self, one: "_JoinRequest", reads: Reads, missed: Missed | QueryError) -> None:
+        if isinstance(missed, QueryError):
             one.then(JoinRefused(NO_REPLAY))
             return
         push, config = one.push, one.config
-        channel = Channel(self._desk.new_id(), one.peer, push.topic, push.join_ref, config, one.token, one.claims)
-        channel.presence_key = config.presence_key or self._desk.new_key()
+        channel = ServerChannel(
+            self._context.new_id(), one.peer, push.topic, push.join_ref, config, one.token, one.claims
+        )
+        channel.presence_key = config.presence_key or self._context.new_key()
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
         one.then(Joined(channel, missed))
 
-    def welcome(self, joined: Joined, push: Push) -> None:
+    def send_join_ok(self, joined: Joined, push: Push) -> None:
         """The ok reply, then everything that follows it, in the order of protocol §3.7."""
         channel = joined.channel
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
         self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
-        self._desk.rooms.enter(channel)
+        self._context.rooms.enter(channel)
         self._broadcasts.replay(channel, joined.missed)
         self._changes.subscribe(channel)
         self._readiness.welcome(channel)
@@ -153,7 +160,7 @@ class Joining:
 
 
 @dataclass(frozen=True, slots=True)
-class _Applicant:
+class _JoinRequest:
     """A join whose token is good, on its way through the other checks."""
 
     peer: Peer

@@ -33,12 +33,12 @@ from supawire.server.context import HubOptions, Timings
 from supawire.server.gateway import publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
-from supawire.server.local_api import ActFace, DatabaseFace, FaultFace
+from supawire.server.local_api import ActApi, DatabaseApi, FaultApi
 from supawire.server.recorder import ReceivedFrame
 from supawire.server.tokens import sign
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.backend import Level
+    from supawire.server.postgres.backend import PostgresBackend
 
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -70,10 +70,10 @@ def stopping(stop: asyncio.Event) -> Generator[None]:
 
 
 T = TypeVar("T")
-YEARS: Final = 10 * 365 * 24 * 3600.0
+TOKEN_LIFETIME: Final = 10 * 365 * 24 * 3600.0
 
 
-class LocalServer(DatabaseFace, ActFace, FaultFace):
+class LocalServer(DatabaseApi, ActApi, FaultApi):
     """A Realtime-compatible server on 127.0.0.1, for tests and development.
 
         with LocalServer() as server:
@@ -127,9 +127,9 @@ class LocalServer(DatabaseFace, ActFace, FaultFace):
         project_secret = None if self._project is None else self._project.jwt_secret
         self.secret: Final = secret or project_secret or secrets.token_urlsafe(48)
         """The HS256 secret that signs and checks tokens."""
-        self.anon_key: Final = self.token("anon", YEARS)
+        self.anon_key: Final = self.token("anon", TOKEN_LIFETIME)
         """A key with the role `anon`, good for years."""
-        self.service_key: Final = self.token("service_role", YEARS)
+        self.service_key: Final = self.token("service_role", TOKEN_LIFETIME)
         """A key with the role `service_role`, good for years."""
         self.publishable_key: Final = publishable_key(self.secret)
         """A key of the newer kind, `sb_publishable_…`, for the role `anon`. It is not a JWT."""
@@ -355,7 +355,7 @@ def _not_running() -> StateError:
 
 
 @asynccontextmanager
-async def _running(options: HubOptions, host: str, port: int, level: "Level | None") -> AsyncGenerator[App]:
+async def _running(options: HubOptions, host: str, port: int, level: "PostgresBackend | None") -> AsyncGenerator[App]:
     """A server that listens inside the block, on its database where it has one."""
     app = App(options)
     try:
@@ -380,7 +380,7 @@ async def serve(
     on_ready: Callable[[App], None] | None = None,
     stop: asyncio.Event | None = None,
     signals: bool = True,
-    level: "Level | None" = None,
+    level: "PostgresBackend | None" = None,
 ) -> None:
     """Run a local server until it is told to stop; then every socket is closed with 1012.
 

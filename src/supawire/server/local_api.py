@@ -17,14 +17,14 @@ from supawire.server.bindings import Change, Row, make_change
 from supawire.server.hub import Hub
 
 if TYPE_CHECKING:
-    from supawire.server.postgres.backend import Level
+    from supawire.server.postgres.backend import PostgresBackend
     from supawire.server.postgres.project import Project
 
 
 T = TypeVar("T")
 
 
-class ActFace:
+class ActApi:
     """Changes and messages of the server itself; each is carried to the server's thread and done there."""
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
@@ -124,7 +124,7 @@ UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
 """Close codes that only say what was seen; none of them is ever sent."""
 
 
-class FaultFace:
+class FaultApi:
     """Misbehaviour on demand. `topic` is a sub-topic, `"*"` all; `connection` one socket's number, left out all."""
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
@@ -208,19 +208,19 @@ INSTEAD: Final = {
 }
 
 
-def make_level(
+def make_backend(
     database: str | None,
     *,
     prepare: bool,
     announce_outages: bool = False,
     isolate_policy_errors: bool = False,
     project: "Project | None" = None,
-) -> "Level":
+) -> "PostgresBackend":
     """The level for this database, or with an embedded one. Raises: ImportError that names the extra; StateError."""
     if sys.platform == "win32":
         raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
     try:
-        from supawire.server.postgres.backend import Level
+        from supawire.server.postgres.backend import PostgresBackend
         from supawire.server.postgres.component import Behaviour
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
@@ -229,7 +229,7 @@ def make_level(
             "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
         ) from error
     behaviour = Behaviour(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
-    return Level(database, prepare=prepare, behaviour=behaviour, project=project)
+    return PostgresBackend(database, prepare=prepare, behaviour=behaviour, project=project)
 
 
 def project_in(path: str | os.PathLike[str]) -> "Project":
@@ -241,7 +241,7 @@ def project_in(path: str | os.PathLike[str]) -> "Project":
     return read_project(path)
 
 
-class DatabaseFace:
+class DatabaseApi:
     """A database of the server's, or the word that there is none."""
 
     def __init__(
@@ -291,10 +291,10 @@ class DatabaseFace:
     def _check_process(self) -> None:
         raise NotImplementedError
 
-    def _make_level(self) -> "Level | None":
+    def _make_level(self) -> "PostgresBackend | None":
         if not self._has_database:
             return None
-        return make_level(
+        return make_backend(
             self._database,
             prepare=self._prepare,
             announce_outages=self._announce_outages,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias, TypeVar
 
-from supawire.server.connection import MAX_WAITING_IN, Channel, Inbound, Peer
+from supawire.server.connection import MAX_WAITING_IN, Inbound, Peer, ServerChannel
 from supawire.server.effects import Hold, Release
 from supawire.server.outbox import Outbox
 from supawire.server.schedule import Schedule
@@ -19,7 +19,7 @@ Then: TypeAlias = Callable[[T], None]
 Take: TypeAlias = Callable[[Peer, bytes, bool], None]
 
 
-class Standing:
+class Mailboxes:
     """Everything that waits, and its order. `take` handles a frame whose turn it is."""
 
     def __init__(self, schedule: Schedule, outbox: Outbox, take: Take) -> None:
@@ -34,7 +34,7 @@ class Standing:
         peer.mailbox.append(frame)
         self._count(peer, frame)
 
-    def stand(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
+    def suspend(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
         """Let nothing in or out of a socket for a while, then do this and go on where it stopped."""
 
         def go() -> None:
@@ -42,7 +42,7 @@ class Standing:
                 try:
                     then()
                 finally:
-                    self.go_on(peer)
+                    self.resume(peer)
 
         self.hold(peer)
         self._schedule.at(self._outbox.now.mono + seconds, go)
@@ -60,7 +60,7 @@ class Standing:
                 then(result)
             finally:
                 if held:
-                    self.go_on(peer)
+                    self.resume(peer)
 
         begin(done)
         if not came:
@@ -68,11 +68,11 @@ class Standing:
             self.hold(peer)
 
     def hold(self, peer: Peer) -> None:
-        """Stand still until `go_on` is called as often as `hold`."""
+        """Stand still until `resume` is called as often as `hold`."""
         peer.holds += 1
-        peer.still = True
+        peer.suspended = True
 
-    def go_on(self, peer: Peer) -> None:
+    def resume(self, peer: Peer) -> None:
         """One reason to stand still is gone; with the last one, what waits takes its turn."""
         peer.holds -= 1
         while peer.mailbox and not peer.holds and not peer.gone:
@@ -83,7 +83,7 @@ class Standing:
             else:
                 peer.waiting_out -= len(item.data)
                 self._outbox.direct(peer, (item.data, item.binary))
-        peer.still = bool(peer.holds or peer.mailbox)
+        peer.suspended = bool(peer.holds or peer.mailbox)
         self._read_again(peer)
 
     # --- channels ---
@@ -93,7 +93,7 @@ class Standing:
         waiting.append(frame)
         self._count(peer, frame)
 
-    def until_for(self, channel: Channel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
+    def until_for(self, channel: ServerChannel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
         """Begin something that says once what came of it, now or later; the channel's frames wait until then.
 
         `then` is not called for a channel that has ended meanwhile.
@@ -117,12 +117,12 @@ class Standing:
 
     def _drain(self, peer: Peer, waiting: deque[Inbound]) -> None:
         """Frames take their turn; where the socket stands still by now, they come before what waits there."""
-        if peer.still:
+        if peer.suspended:
             peer.mailbox.extendleft(reversed(waiting))
             return
         for frame in waiting:
             peer.waiting_in -= len(frame.data)
-            if peer.still:
+            if peer.suspended:
                 self.add(peer, frame)
             elif not peer.gone:
                 self._take(peer, frame.data, frame.binary)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 RETENTION: Final = 72 * 3600.0
-KEPT: Final = 10_000
+MAX_MESSAGES_KEPT: Final = 10_000
 MAX_REPLAY: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMessage:
     """One kept message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
 
     id: str
@@ -47,21 +47,21 @@ def parse_replay(value: dict[str, Any]) -> Replay | None:
 class Store:
     """The newest messages, bounded in number and age."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._messages: deque[Stored] = deque(maxlen=kept)
+    def __init__(self, kept: int = MAX_MESSAGES_KEPT) -> None:
+        self._messages: deque[StoredMessage] = deque(maxlen=kept)
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, message: Stored) -> None:
+    def add(self, message: StoredMessage) -> None:
         """Keep one; the oldest goes when there are too many."""
         while self._messages and self._messages[0].sent_at < message.sent_at - RETENTION:
             self._messages.popleft()
         self._messages.append(message)
 
-    def replay(self, topic: str, wanted: Replay, wall: float) -> list[Stored]:
+    def replay(self, topic: str, wanted: Replay, wall: float) -> list[StoredMessage]:
         """The newest private messages of a topic since then, oldest first."""
-        found: list[Stored] = []
+        found: list[StoredMessage] = []
         for message in reversed(self._messages):
             if message.sent_at < wall - RETENTION or len(found) == wanted.limit:
                 break

@@ -4,9 +4,9 @@ from collections import deque
 
 from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
 from supawire.events import Instant
-from supawire.server.connection import MAX_WAITING_OUT, Channel, Peer
+from supawire.server.connection import MAX_WAITING_OUT, Peer, ServerChannel
 from supawire.server.effects import Close, Effect, Report, Send
-from supawire.server.fault_rules import Rules
+from supawire.server.fault_rules import FaultRules
 from supawire.server.schedule import Schedule
 from supawire.server.wire import NULL, Encoded, encode, text
 
@@ -16,7 +16,7 @@ OK = b'{"status":"ok","response":{}}'
 class Outbox:
     """Everything that leaves the hub passes here; faults that lose or delay are applied here too."""
 
-    def __init__(self, schedule: Schedule, rules: Rules) -> None:
+    def __init__(self, schedule: Schedule, rules: FaultRules) -> None:
         self.effects: deque[Effect] = deque()
         self.now: Instant = Instant(0.0, 0.0)
         """The time of the input that is being worked on."""
@@ -25,7 +25,7 @@ class Outbox:
 
     def send(self, peer: Peer, frame: Encoded) -> None:
         """A frame from a channel or a room: it waits where the socket stands still."""
-        if not peer.still:
+        if not peer.suspended:
             self.direct(peer, frame)
             return
         if peer.gone:
@@ -69,12 +69,12 @@ class Outbox:
         else:
             way(peer, frame)
 
-    def system(self, channel: Channel, extension: str, status: str, message: str) -> None:
+    def system(self, channel: ServerChannel, extension: str, status: str, message: str) -> None:
         """A `system` frame of a channel (protocol §3.6)."""
         payload = {"message": message, "status": status, "extension": extension, "channel": channel.sub_topic}
         self.push(channel, SYSTEM, encode(payload))
 
-    def push(self, channel: Channel, event: str, payload: bytes, ref: bytes = NULL) -> None:
+    def push(self, channel: ServerChannel, event: str, payload: bytes, ref: bytes = NULL) -> None:
         """A frame for one channel alone; it carries the join_ref."""
         peer = channel.peer
         self.send(peer, text(peer.v2, channel.wire_topic, event, payload, ref, channel.join_ref))

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from supawire.server.effects import Ask
 from supawire.server.outbox import Outbox
-from supawire.server.queries import Answer, Question, Trouble
+from supawire.server.queries import Answer, Query, QueryError
 from supawire.server.schedule import Schedule, Timer
 
 T = TypeVar("T")
@@ -21,35 +21,35 @@ class _Open(NamedTuple):
     deadline: Timer
 
 
-class Asking:
+class PendingQueries:
     """Every question of the hub goes through here."""
 
     def __init__(self, schedule: Schedule, outbox: Outbox, patience: float, *, outside: bool) -> None:
-        self.outside: Final = outside
+        self.external: Final = outside
         """Whether somebody else knows the answers."""
-        self.trouble: Trouble | None = None
+        self.trouble: QueryError | None = None
         """What is wrong with the database, as far as the shell has said: then nobody joins (protocol §3.1)."""
         self.late: int = 0
         """Answers that came when nobody waited for them any more."""
         self._schedule = schedule
         self._outbox = outbox
-        self._patience = patience
+        self._timeout = patience
         self._known: dict[type[Any], Callable[[Any], Any]] = {}
         self._open: dict[int, _Open] = {}
         self._numbers = count(1)
 
-    def know(self, kind: type[Question[T]], answer: Callable[[Any], T]) -> None:
+    def register_local(self, kind: type[Query[T]], answer: Callable[[Any], T]) -> None:
         """Questions of this kind can be answered by this function, unless they go outside."""
         self._known[kind] = answer
 
-    def ask(self, question: Question[T], then: Callable[[T | Trouble], None]) -> None:
+    def ask(self, question: Query[T], then: Callable[[T | QueryError], None]) -> None:
         """Call `then` with the answer: at once where it is known, else when it comes or is given up."""
-        if not self.outside:
+        if not self.external:
             then(self._known[type(question)](question))
             return
         number = next(self._numbers)
-        at = self._outbox.now.mono + self._patience
-        deadline = self._schedule.at(at, lambda: self.answered(number, Trouble.BUSY))
+        at = self._outbox.now.mono + self._timeout
+        deadline = self._schedule.at(at, lambda: self.answered(number, QueryError.BUSY))
         self._open[number] = _Open(then, deadline)
         self._outbox.effects.append(Ask(number, question))
 

@@ -38,7 +38,7 @@ class _Entry:
         return {self.key: {"metas": [self.meta()]}}
 
 
-class Roster:
+class RoomPresence:
     """The tracked payloads of one room, at most one for each channel; several channels may share a key."""
 
     def __init__(self) -> None:

@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 from supawire.core.frames import PRESENCE, PRESENCE_STATE
-from supawire.server.connection import Channel
-from supawire.server.context import Desk
+from supawire.server.connection import ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.limits import term_size
 from supawire.server.outbox import OK
 from supawire.server.wire import Push, encode, is_object
@@ -16,17 +16,17 @@ TOO_MANY: Final = "Too many presence messages per second"
 TOO_BIG: Final = "Track message size exceeded"
 
 
-class Tracking:
+class PresencePush:
     """Who is where, as the clients say."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: HubContext) -> None:
         self._outbox = desk.outbox
         self._rooms = desk.rooms
         self._rights = desk.rights
         self._limits = desk.limits
         self._new_ref = desk.new_ref
 
-    def push(self, channel: Channel, push: Push, value: Any) -> None:
+    def push(self, channel: ServerChannel, push: Push, value: Any) -> None:
         """A client tracks or untracks. Every push is answered, except one that trips a limit."""
         if not is_object(value):
             self._answer(channel, push, OK)
@@ -41,7 +41,7 @@ class Tracking:
         else:
             self._answer(channel, push, DENIED)
 
-    def _track(self, channel: Channel, push: Push, payload: Any) -> None:
+    def _track(self, channel: ServerChannel, push: Push, payload: Any) -> None:
         if not self._allowed(channel):
             return
         if payload is None and channel.id not in self._rooms.of(channel).roster:
@@ -56,7 +56,7 @@ class Tracking:
             return
         self._rights.write(channel, "presence", lambda may: self._enter(channel, push, payload, may=may))
 
-    def _enter(self, channel: Channel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
+    def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
         """A private channel without `enabled` hears diffs from its first own track on (protocol §5.4)."""
         if not may:
             self._answer(channel, push, DENIED)
@@ -65,20 +65,20 @@ class Tracking:
         else:
             self._rights.hear_presence(channel, lambda: self._put(channel, push, payload))
 
-    def _put(self, channel: Channel, push: Push, payload: dict[str, Any]) -> None:
+    def _put(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> None:
         room = self._rooms.of(channel)
         diff = room.roster.track(channel.id, channel.presence_key, payload, self._new_ref())
         self._answer(channel, push, OK)
         self._rooms.tell_presence(room, diff)
 
-    def _untrack(self, channel: Channel, push: Push) -> None:
+    def _untrack(self, channel: ServerChannel, push: Push) -> None:
         if not self._allowed(channel):
             return
         room = self._rooms.of(channel)
         self._answer(channel, push, OK)
         self._rooms.tell_presence(room, room.roster.untrack(channel.id))
 
-    def _allowed(self, channel: Channel) -> bool:
+    def _allowed(self, channel: ServerChannel) -> bool:
         """Count a call; the one too many closes the channel without a reply (protocol §5.5)."""
         mono = self._outbox.now.mono
         self._rooms.presence.count(mono)
@@ -88,10 +88,10 @@ class Tracking:
             self._rooms.shut(channel, TOO_MANY)
         return channel.open
 
-    def _answer(self, channel: Channel, push: Push, payload: bytes) -> None:
+    def _answer(self, channel: ServerChannel, push: Push, payload: bytes) -> None:
         self._outbox.reply(channel.peer, channel.wire_topic, PRESENCE, push.ref, channel.join_ref, payload)
 
-    def send_state(self, channel: Channel) -> None:
+    def send_state(self, channel: ServerChannel) -> None:
         """The whole state, once after a join with presence enabled and readable."""
         if not (channel.config.presence and channel.reads_presence):
             return

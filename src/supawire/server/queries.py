@@ -7,7 +7,7 @@ With `HubOptions(database=True)` each question is an effect, `Ask(number, questi
 | question | answer |
 | --- | --- |
 | `Permissions` | the extensions that are allowed, a frozenset |
-| `Messages` | the stored messages, oldest first, a tuple of `Stored` |
+| `Messages` | the stored messages, oldest first, a tuple of `StoredMessage` |
 | `Subscription` | None: the bindings are live. A text: why they are not |
 
 Each may be answered by a `Trouble` instead.
@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from supawire.server.bindings import Binding
-from supawire.server.message_store import Replay, Stored
+from supawire.server.message_store import Replay, StoredMessage
 from supawire.server.tokens import Claims
 
 Extension: TypeAlias = Literal["broadcast", "presence"]
@@ -27,7 +27,7 @@ Action: TypeAlias = Literal["read", "write"]
 T = TypeVar("T")
 
 
-class Trouble(Enum):
+class QueryError(Enum):
     """Why there is no answer: the reason of a refused join, the `system` message, status and message of a REST answer.
 
     Texts are the real server's (protocol §3.6, §6.7, §9.2). `POLICY` has none for channels: to them it is a no.
@@ -94,14 +94,14 @@ class Who:
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
-class Question(Generic[T]):
+class Query(Generic[T]):
     """Something that a database knows; `T` is what it answers."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Permissions(Question[frozenset[Extension]]):
+class PermissionsQuery(Query[frozenset[Extension]]):
     """Which of these extensions may be read, or written, on a private topic (protocol §7.4)?"""
 
     who: Who
@@ -111,7 +111,7 @@ class Permissions(Question[frozenset[Extension]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Messages(Question[tuple[Stored, ...]]):
+class MessagesQuery(Query[tuple[StoredMessage, ...]]):
     """Which private messages of a topic are to be replayed (protocol §6.3)?"""
 
     topic: str
@@ -119,7 +119,7 @@ class Messages(Question[tuple[Stored, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription(Question[str | None]):
+class SubscribeQuery(Query[str | None]):
     """Make these bindings of a channel live, in place of its earlier ones (protocol §11.2).
 
     `channel` is its number, which `Unsubscribe` names when it ends. All bindings are well-formed.
@@ -130,4 +130,4 @@ class Subscription(Question[str | None]):
     bindings: tuple[Binding, ...]
 
 
-Answer: TypeAlias = frozenset[Extension] | tuple[Stored, ...] | str | Trouble | None
+Answer: TypeAlias = frozenset[Extension] | tuple[StoredMessage, ...] | str | QueryError | None

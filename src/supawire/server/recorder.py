@@ -8,8 +8,8 @@ from supawire._display import HIDDEN, hide_tokens
 from supawire.core.frames import ACCESS_TOKEN, JOIN
 from supawire.server.wire import DECODE_ERRORS, decode, is_list, is_object, read
 
-KEPT: Final = 10_000
-KEPT_BYTES: Final = 32_000_000
+MAX_FRAMES_KEPT: Final = 10_000
+MAX_BYTES_KEPT: Final = 32_000_000
 _SECRET_KEYS: Final = frozenset({"access_token", "user_token", "apikey"})
 
 
@@ -42,7 +42,7 @@ class Recorder:
         """Keep one frame."""
         self._frames.append((connection, v2, data, binary))
         self._bytes += len(data)
-        while len(self._frames) > KEPT or self._bytes > KEPT_BYTES:
+        while len(self._frames) > MAX_FRAMES_KEPT or self._bytes > MAX_BYTES_KEPT:
             self._bytes -= len(self._frames.popleft()[2])
 
     def clear(self) -> None:

@@ -13,11 +13,11 @@ from urllib.parse import unquote
 
 from supawire.core.frames import PREFIX
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.context import Desk
+from supawire.server.context import HubContext
 from supawire.server.effects import Later, Respond, RestAnswer, RestRequest
 from supawire.server.handshake import JSON, tenant, x_headers
 from supawire.server.limits import Meter
-from supawire.server.queries import Extension, Permissions, Trouble, Who
+from supawire.server.queries import Extension, PermissionsQuery, QueryError, Who
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
@@ -49,14 +49,14 @@ class _Post:
 
     who: Who
     topics: tuple[str, ...]
-    send: Callable[[Mapping[str, bool | Trouble]], RestAnswer]
+    send: Callable[[Mapping[str, bool | QueryError]], RestAnswer]
 
 
 class Rest:
     """Broadcasts over HTTP, and the two looks at health."""
 
-    def __init__(self, desk: Desk, broadcasts: Broadcasts) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, broadcasts: Broadcasts) -> None:
+        self._context = desk
         self._broadcasts = broadcasts
         self._requests = Meter(desk.limits.messages)
         self._numbers = count(1)
@@ -71,10 +71,10 @@ class Rest:
         number, later = next(self._numbers), False
         answers: list[RestAnswer] = []
 
-        def done(allowed: Mapping[str, bool | Trouble]) -> None:
+        def done(allowed: Mapping[str, bool | QueryError]) -> None:
             answer = self._with_rates(post.send(allowed))
             if later:
-                self._desk.outbox.effects.append(Respond(number, answer))
+                self._context.outbox.effects.append(Respond(number, answer))
             else:
                 answers.append(answer)
 
@@ -82,17 +82,17 @@ class Rest:
         later = True
         return answers[0] if answers else Later(number)
 
-    def _ask(self, post: _Post, done: Callable[[Mapping[str, bool | Trouble]], None]) -> None:
-        allowed: dict[str, bool | Trouble] = {}
+    def _ask(self, post: _Post, done: Callable[[Mapping[str, bool | QueryError]], None]) -> None:
+        allowed: dict[str, bool | QueryError] = {}
 
-        def heard(topic: str, answer: frozenset[Extension] | Trouble) -> None:
-            allowed[topic] = answer if isinstance(answer, Trouble) else "broadcast" in answer
+        def heard(topic: str, answer: frozenset[Extension] | QueryError) -> None:
+            allowed[topic] = answer if isinstance(answer, QueryError) else "broadcast" in answer
             if len(allowed) == len(post.topics):
                 done(allowed)
 
         for topic in post.topics:
-            question = Permissions(post.who, topic, "write", ("broadcast",))
-            self._desk.rights.ask(question, partial(heard, topic))
+            question = PermissionsQuery(post.who, topic, "write", ("broadcast",))
+            self._context.rights.ask(question, partial(heard, topic))
         if not post.topics:
             done(allowed)
 
@@ -116,12 +116,12 @@ class Rest:
         return self._with_rates(checked) if isinstance(checked, RestAnswer) else checked
 
     def _stranger(self, request: RestRequest) -> RestAnswer | None:
-        known = tenant(request.host) in self._desk.options.tenants
+        known = tenant(request.host) in self._context.options.tenants
         return None if known else _message(401, "Tenant not found in database")
 
     def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer | _Post:
         """The checks that both forms share: tenant, rate, token."""
-        mono = self._desk.now.mono
+        mono = self._context.now.mono
         if (stranger := self._stranger(request)) is not None:
             return stranger
         if self._requests.tripped(mono):
@@ -130,7 +130,7 @@ class Rest:
         token = token_of(request)
         if token is None:
             return RestAnswer(500, b"Internal Server Error", HTML)
-        claims = check(token, self._desk.options.secret, self._desk.now)
+        claims = check(token, self._context.options.secret, self._context.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         who = Who(claims, x_headers(request.headers))
@@ -153,7 +153,7 @@ class Rest:
         topics = dict.fromkeys(message["topic"] for message in messages if message.get("private"))
         return _Post(who, tuple(topics), lambda allowed: self._deliver(messages, allowed))
 
-    def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | Trouble]) -> RestAnswer:
+    def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
         """Send a batch; what may not be written is skipped without a word, and still 202 (protocol §6.5)."""
         for message in messages:
             topic, private = message["topic"], bool(message.get("private"))
@@ -179,12 +179,12 @@ class Rest:
         return errors
 
     def _too_many(self, messages: int) -> RestAnswer | None:
-        limit, mono = self._desk.limits.messages, self._desk.now.mono
+        limit, mono = self._context.limits.messages, self._context.now.mono
         if limit is None:
             return None
-        if self._desk.rooms.messages.tripped(mono):
+        if self._context.rooms.messages.tripped(mono):
             return _message(429, "You have exceeded your rate limit")
-        if messages + self._desk.rooms.messages.average(mono) > limit:
+        if messages + self._context.rooms.messages.average(mono) > limit:
             return _message(429, "Too many messages to broadcast, please reduce the batch size")
         return None
 
@@ -201,9 +201,9 @@ class Rest:
             return refused
         secret = private is True or private == "true"
 
-        def send(allowed: Mapping[str, bool | Trouble]) -> RestAnswer:
+        def send(allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
             may = not secret or allowed[topic]
-            if isinstance(may, Trouble):
+            if isinstance(may, QueryError):
                 return _message(may.status, may.rest_message)
             if not may:
                 return _message(403, "Unauthorized")
@@ -214,14 +214,14 @@ class Rest:
         return _Post(who, (topic,) if secret else (), send)
 
     def _raw_exceeds(self, payload: bytes) -> bool:
-        limit = self._desk.limits.payload_bytes
+        limit = self._context.limits.payload_bytes
         return limit is not None and len(payload) > limit
 
     def _with_rates(self, answer: RestAnswer) -> RestAnswer:
-        limit = self._desk.limits.messages
+        limit = self._context.limits.messages
         if limit is None:
             return answer
-        rolling = int(self._requests.average(self._desk.now.mono))
+        rolling = int(self._requests.average(self._context.now.mono))
         rates = (
             ("x-rate-rolling", str(rolling)),
             ("x-rate-limit", f"{limit:g}"),

@@ -6,11 +6,11 @@ A private and a public channel of one sub-topic are in different rooms.
 from typing import Final
 
 from supawire.core.frames import CLOSE, ERROR, PRESENCE_DIFF
-from supawire.server.connection import Channel
+from supawire.server.connection import ServerChannel
 from supawire.server.effects import Send, Unsubscribe
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox
-from supawire.server.presence import Diff, Roster
+from supawire.server.presence import Diff, RoomPresence
 from supawire.server.wire import Shared, encode, shared_text
 
 TOO_MANY_MESSAGES: Final = "Too many messages per second"
@@ -23,8 +23,8 @@ class Room:
 
     def __init__(self, key: tuple[str, bool], topic: str) -> None:
         self.key: Final = key
-        self.members: Final[dict[int, Channel]] = {}
-        self.roster: Final = Roster()
+        self.members: Final[dict[int, ServerChannel]] = {}
+        self.roster: Final = RoomPresence()
         self.wire_topic: Final = encode(topic)
 
 
@@ -34,7 +34,7 @@ class Rooms:
     def __init__(self, outbox: Outbox, limits: ServerLimits) -> None:
         self._outbox = outbox
         self._rooms: dict[tuple[str, bool], Room] = {}
-        self.listed: Final[dict[int, Channel]] = {}
+        self.listed: Final[dict[int, ServerChannel]] = {}
         """Channels by number that a database has to make live, and which it has to hear the end of."""
         self.messages: Final = Meter(limits.messages)
         self.presence: Final = Meter(limits.presence)
@@ -47,11 +47,11 @@ class Rooms:
         """Every room."""
         return list(self._rooms.values())
 
-    def of(self, channel: Channel) -> Room:
+    def of(self, channel: ServerChannel) -> Room:
         """The room that an open channel is in."""
         return self._rooms[channel.sub_topic, channel.private]
 
-    def enter(self, channel: Channel) -> Room:
+    def enter(self, channel: ServerChannel) -> Room:
         """The channel hears from now on."""
         key = channel.sub_topic, channel.private
         room = self._rooms.get(key)
@@ -64,7 +64,9 @@ class Rooms:
 
     # --- what rooms are told ---
 
-    def publish(self, room: Room, shared: Shared, skip: Channel | None = None, message_id: str | None = None) -> None:
+    def publish(
+        self, room: Room, shared: Shared, skip: ServerChannel | None = None, message_id: str | None = None
+    ) -> None:
         """Deliver a broadcast to everyone in the room who may read it, but `skip`.
 
         Hot lane: per recipient one lookup and one effect. Over the rate, everyone who received it is closed (§8).
@@ -79,7 +81,7 @@ class Rooms:
             if frame is None:
                 continue
             heard += 1
-            if peer.still or peer.lagging_until:
+            if peer.suspended or peer.lagging_until:
                 self._outbox.send(peer, frame)
             else:
                 effects.append(Send(peer.id, frame[0], frame[1]))
@@ -88,7 +90,7 @@ class Rooms:
         if heard and self.messages.tripped(mono):
             self._close_readers(room, skip)
 
-    def _close_readers(self, room: Room, skip: Channel | None) -> None:
+    def _close_readers(self, room: Room, skip: ServerChannel | None) -> None:
         for member in list(room.members.values()):
             if member is not skip and member.reads_broadcast:
                 self.shut(member, TOO_MANY_MESSAGES)
@@ -107,7 +109,7 @@ class Rooms:
 
     # --- how a channel ends ---
 
-    def end(self, channel: Channel) -> None:
+    def end(self, channel: ServerChannel) -> None:
         """Take a channel out of everything; the others see it leave."""
         if not channel.open:
             return
@@ -126,17 +128,17 @@ class Rooms:
         if not room.members:
             del self._rooms[room.key]
 
-    def close(self, channel: Channel) -> None:
+    def close(self, channel: ServerChannel) -> None:
         """End a channel in an orderly way: `phx_close` with its join_ref (protocol §3.3)."""
         self.end(channel)
         self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)
 
-    def crash(self, channel: Channel) -> None:
+    def crash(self, channel: ServerChannel) -> None:
         """End a channel as if its process had died: `phx_error`."""
         self.end(channel)
         self._outbox.push(channel, ERROR, b'{"reason":"channel_crash"}', ref=channel.join_ref)
 
-    def shut(self, channel: Channel, message: str) -> None:
+    def shut(self, channel: ServerChannel, message: str) -> None:
         """End a channel with a `system` error, then `phx_close` (protocol §3.6)."""
         self._outbox.system(channel, "system", "error", message)
         self.close(channel)

@@ -5,54 +5,54 @@ from typing import Any, Final
 
 from supawire.server.authorization import Reads
 from supawire.server.changes import Changes
-from supawire.server.connection import Channel
-from supawire.server.context import Desk
+from supawire.server.connection import ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.join_config import usable
-from supawire.server.queries import Trouble
-from supawire.server.tokens import Refused, check
+from supawire.server.queries import QueryError
+from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import is_object
 
 NO_READ: Final = "You do not have permissions to read from this Channel topic: "
 LOST_READ: Final = "You no longer have permission to read from this Channel topic: "
 
 
-class Renewal:
+class TokenRefresh:
     """Tokens of joined channels. Pushes are never answered; a bad one shows as a system error and a close."""
 
-    def __init__(self, desk: Desk, changes: Changes) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, changes: Changes) -> None:
+        self._context = desk
         self._changes = changes
 
-    def push(self, channel: Channel, value: Any) -> None:
+    def push(self, channel: ServerChannel, value: Any) -> None:
         """A client hands in a token."""
         token = usable(value.get("access_token")) if is_object(value) else None
         if token is None or token == channel.token:
             return
-        claims = check(token, self._desk.options.secret, self._desk.now)
-        if isinstance(claims, Refused):
-            self._desk.rooms.shut(channel, claims.message)
+        claims = check(token, self._context.options.secret, self._context.now)
+        if isinstance(claims, TokenRefused):
+            self._context.rooms.shut(channel, claims.message)
             return
         channel.token, channel.claims = token, claims
         channel.writes.clear()
         presence = channel.config.presence or channel.hears_presence
 
-        def ask(done: Callable[[Reads | Trouble], None]) -> None:
+        def ask(done: Callable[[Reads | QueryError], None]) -> None:
             who, topic, private = channel.who, channel.sub_topic, channel.private
-            self._desk.rights.read(who, topic, private=private, presence=presence, then=done)
+            self._context.rights.read(who, topic, private=private, presence=presence, then=done)
 
-        self._desk.standing.until_for(channel, ask, lambda reads: self._renewed(channel, reads, presence=presence))
+        self._context.standing.until_for(channel, ask, lambda reads: self._renewed(channel, reads, presence=presence))
 
-    def _renewed(self, channel: Channel, reads: Reads | Trouble, *, presence: bool) -> None:
-        lost = reads.message if isinstance(reads, Trouble) else self._lost(channel, reads, presence=presence)
+    def _renewed(self, channel: ServerChannel, reads: Reads | QueryError, *, presence: bool) -> None:
+        lost = reads.message if isinstance(reads, QueryError) else self._lost(channel, reads, presence=presence)
         if lost is not None:
-            self._desk.rooms.shut(channel, lost)
+            self._context.rooms.shut(channel, lost)
             return
         self.watch(channel)
         if channel.bindings:
-            at = self._desk.now.mono + self._desk.timings.resubscribe
-            self._desk.schedule.at(at, lambda: self._changes.subscribe(channel))
+            at = self._context.now.mono + self._context.timings.resubscribe
+            self._context.schedule.at(at, lambda: self._changes.subscribe(channel))
 
-    def _lost(self, channel: Channel, reads: Reads, *, presence: bool) -> str | None:
+    def _lost(self, channel: ServerChannel, reads: Reads, *, presence: bool) -> str | None:
         """Take new read rights; what to say when the channel may not read any more."""
         before = channel.reads_broadcast, channel.reads_presence
         channel.reads_broadcast, channel.reads_presence = reads
@@ -62,19 +62,19 @@ class Renewal:
         lost = any(had and not has for had, has in zip(before, reads, strict=True))
         return LOST_READ + channel.sub_topic if lost else None
 
-    def watch(self, channel: Channel) -> None:
+    def watch(self, channel: ServerChannel) -> None:
         """Look at the token again when it runs out, or after five minutes."""
         if channel.recheck is not None:
             channel.recheck.cancel()
-        now = self._desk.now
-        wait = min(self._desk.timings.recheck, max(channel.claims.exp - now.wall, 0.001))
-        channel.recheck = self._desk.schedule.at(now.mono + wait, lambda: self._look(channel))
+        now = self._context.now
+        wait = min(self._context.timings.recheck, max(channel.claims.exp - now.wall, 0.001))
+        channel.recheck = self._context.schedule.at(now.mono + wait, lambda: self._look(channel))
 
-    def _look(self, channel: Channel) -> None:
+    def _look(self, channel: ServerChannel) -> None:
         if not channel.open:
             return
-        expired = channel.claims.expired(self._desk.now)
+        expired = channel.claims.expired(self._context.now)
         if expired is None:
             self.watch(channel)
         else:
-            self._desk.rooms.shut(channel, expired.message)
+            self._context.rooms.shut(channel, expired.message)

@@ -17,7 +17,7 @@ import jwt
 from jwt.algorithms import requires_cryptography
 
 from supawire.events import Instant
-from supawire.server.elixir_inspect import inspect
+from supawire.server.elixir_inspect import elixir_inspect
 from supawire.server.wire import DECODE_ERRORS, decode, is_object
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")
@@ -111,14 +111,14 @@ class Claims:
     role: str
     exp: float
 
-    def expired(self, now: Instant) -> "Refused | None":
+    def expired(self, now: Instant) -> "TokenRefused | None":
         """The refusal of this token once its time has come."""
         late = int(now.wall) - self.exp
-        return Refused(Flaw.EXPIRED, seconds=int(late)) if late >= 0 else None
+        return TokenRefused(Flaw.EXPIRED, seconds=int(late)) if late >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class TokenRefused:
     """Why a token is not good enough."""
 
     flaw: Flaw
@@ -151,35 +151,35 @@ class Refused:
         return str(self.flaw.value[column]).format(seconds=self.seconds, kid=self.kid, found=self.found)
 
 
-def check(token: str, secret: str, now: Instant) -> Claims | Refused:
+def check(token: str, secret: str, now: Instant) -> Claims | TokenRefused:
     """Return the claims of a token, or why it is refused. The order of the checks is the real server's."""
     if len(token) > MAX_TOKEN:
-        return Refused(Flaw.MALFORMED)
+        return TokenRefused(Flaw.MALFORMED)
     token = clean(token)
     parts = token.split(".")
     if len(parts) != 3:
-        return Refused(Flaw.MALFORMED)
+        return TokenRefused(Flaw.MALFORMED)
     values = _part(parts[1], Flaw.MALFORMED, Flaw.CLAIMS)
     header = _part(parts[0], Flaw.HEADER, Flaw.HEADER)
-    if isinstance(values, Refused):
+    if isinstance(values, TokenRefused):
         return values
-    if isinstance(header, Refused):
+    if isinstance(header, TokenRefused):
         return header
     if (refused := _check_signature(token, parts[2], header, secret)) is not None:
         return refused
     return _check_claims(values, now)
 
 
-def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | Refused:
+def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | TokenRefused:
     """Return the object that a part of a token encodes."""
     if _SEGMENT.fullmatch(text) is None or len(text) % 4 == 1:
-        return Refused(not_base64)
+        return TokenRefused(not_base64)
     raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     try:
         value = decode(raw)
     except DECODE_ERRORS:
-        return Refused(Flaw.NOT_JSON, found=_complaint(raw))
-    return value if is_object(value) else Refused(not_object)
+        return TokenRefused(Flaw.NOT_JSON, found=_complaint(raw))
+    return value if is_object(value) else TokenRefused(not_object)
 
 
 def _complaint(raw: bytes) -> str:
@@ -198,33 +198,33 @@ def _complaint(raw: bytes) -> str:
     return f"{{:invalid_byte, {raw[place]}}}"
 
 
-def _check_signature(token: str, signature: str, header: dict[str, Any], secret: str) -> Refused | None:
+def _check_signature(token: str, signature: str, header: dict[str, Any], secret: str) -> TokenRefused | None:
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         asymmetric = isinstance(algorithm, str) and algorithm in requires_cryptography
         named = asymmetric and isinstance(kid, str) and kid
-        return Refused(Flaw.KEY_ID, kid=inspect(kid)) if named else Refused(Flaw.SIGNER)
+        return TokenRefused(Flaw.KEY_ID, kid=elixir_inspect(kid)) if named else TokenRefused(Flaw.SIGNER)
     if _SEGMENT.fullmatch(signature) is None:
-        return Refused(Flaw.SIGNATURE)
+        return TokenRefused(Flaw.SIGNATURE)
     try:
         _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
     except jwt.InvalidSignatureError:
-        return Refused(Flaw.SIGNATURE)
+        return TokenRefused(Flaw.SIGNATURE)
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):  # parts that only PyJWT minds
-        return Refused(Flaw.MALFORMED)
+        return TokenRefused(Flaw.MALFORMED)
     return None
 
 
-def _check_claims(values: dict[str, Any], now: Instant) -> Claims | Refused:
+def _check_claims(values: dict[str, Any], now: Instant) -> Claims | TokenRefused:
     role, exp, seconds = values.get("role"), values.get("exp"), int(now.wall)
     if not _is_number(values.get("iat", 0)) or ("exp" in values and not _is_number(exp)):
-        return Refused(Flaw.ODD)
+        return TokenRefused(Flaw.ODD)
     if _is_number(exp) and seconds >= exp:
-        return Refused(Flaw.EXPIRED, seconds=seconds - exp) if isinstance(exp, int) else Refused(Flaw.ODD)
+        return TokenRefused(Flaw.EXPIRED, seconds=seconds - exp) if isinstance(exp, int) else TokenRefused(Flaw.ODD)
     if not isinstance(role, str) or not _is_number(exp):
-        return Refused(Flaw.NO_CLAIMS)
+        return TokenRefused(Flaw.NO_CLAIMS)
     if role in RESERVED or role.startswith("pg_") or "\0" in role:
-        return Refused(Flaw.ROLE)
+        return TokenRefused(Flaw.ROLE)
     return Claims(values, role, exp)
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from supawire.core.frames import MAX_FRAME
 from supawire.events import Instant
 from supawire.server.connection import Inbound, Peer
-from supawire.server.context import Desk
+from supawire.server.context import HubContext
 from supawire.server.mailboxes import Take
 
 MAX_UNSENT: Final = 32_000_000
@@ -128,31 +128,33 @@ class Socket:
 class Sockets:
     """Every open socket. `take` handles a frame whose turn it is."""
 
-    def __init__(self, desk: Desk, take: Take) -> None:
-        self._desk = desk
+    def __init__(self, desk: HubContext, take: Take) -> None:
+        self._context = desk
         self._outbox = desk.outbox
         self._take: Final = take
 
     def open(self, peer: Peer) -> None:
         """A socket is there."""
-        self._desk.peers[peer.id] = peer
-        peer.idle = self._desk.schedule.at(peer.heard_at + self._desk.timings.idle, lambda: self._listen(peer))
+        self._context.peers[peer.id] = peer
+        peer.idle = self._context.schedule.at(
+            peer.last_received_at + self._context.timings.idle, lambda: self._listen(peer)
+        )
         self._sweep_later(peer)
 
     def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
         """A frame came in. It waits when the socket stands still."""
-        peer.heard_at = now.mono
+        peer.last_received_at = now.mono
         if len(data) > MAX_FRAME:
             self.close(peer, 1009)
-        elif not peer.still:
+        elif not peer.suspended:
             self._take(peer, data, binary)
         else:
-            self._desk.standing.add(peer, Inbound(data, binary))
+            self._context.standing.add(peer, Inbound(data, binary))
 
     def gone(self, peer: Peer) -> None:
         """The socket has ended, whoever ended it. Its channels leave."""
         peer.gone = True
-        self._desk.peers.pop(peer.id, None)
+        self._context.peers.pop(peer.id, None)
         self._end_channels(peer)
         for timer in (peer.idle, peer.sweep):
             if timer is not None:
@@ -165,7 +167,7 @@ class Sockets:
 
     def _end_channels(self, peer: Peer) -> None:
         for channel in list(peer.channels.values()):
-            self._desk.rooms.end(channel)
+            self._context.rooms.end(channel)
 
     # --- silence ---
 
@@ -173,16 +175,16 @@ class Sockets:
         """A socket without a byte for a minute is closed with 1000 (protocol §3.4)."""
         if peer.gone:
             return
-        at = peer.heard_at + self._desk.timings.idle
-        if self._desk.now.mono >= at:
+        at = peer.last_received_at + self._context.timings.idle
+        if self._context.now.mono >= at:
             self.close(peer, 1000)
         else:
-            peer.idle = self._desk.schedule.at(at, lambda: self._listen(peer))
+            peer.idle = self._context.schedule.at(at, lambda: self._listen(peer))
 
     def _sweep_later(self, peer: Peer) -> None:
-        if self._desk.timings.sweep is not None:
-            at = self._desk.now.mono + self._desk.timings.sweep
-            peer.sweep = self._desk.schedule.at(at, lambda: self._sweep(peer))
+        if self._context.timings.sweep is not None:
+            at = self._context.now.mono + self._context.timings.sweep
+            peer.sweep = self._context.schedule.at(at, lambda: self._sweep(peer))
 
     def _sweep(self, peer: Peer) -> None:
         """A socket whose last channel is gone is cut; one that never had any is left alone (protocol §8)."""

@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from supawire._mirror_events import Row, RowSource, Shown
-from supawire.aio.buffers import Key, ThreadValve
+from supawire._mirror_events import Row, RowSource, RowView
+from supawire.aio.buffers import Key, ThreadFlowControl
 from supawire.aio.callbacks import is_async
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.client import AsyncClient
@@ -13,7 +13,7 @@ from supawire.aio.mirror import AsyncMirror
 from supawire.aio.mirror_fetch import not_here
 from supawire.aio.stream import Moves, Source
 from supawire.aio.subscriptions import Registration
-from supawire.aio.thread_buffer import Handover, crossing, make_handover
+from supawire.aio.thread_buffer import ThreadBuffer, make_thread_buffer, make_thread_safe
 from supawire.options import check_bool
 from supawire.selectors import Selector
 
@@ -22,11 +22,11 @@ class Listening(NamedTuple):
     """What an iterator is made of."""
 
     registration: Registration
-    buffer: Handover
+    buffer: ThreadBuffer
     source: Source
 
 
-class ChannelBehind(AsyncChannel):
+class ThreadedAsyncChannel(AsyncChannel):
     """The async channel behind a blocking one."""
 
     def listen_on_thread(
@@ -35,17 +35,17 @@ class ChannelBehind(AsyncChannel):
         """`listen` for an iterator that a thread reads."""
         self._check_selectors(selectors)
         driver = self._driver
-        kept = make_handover(driver, buffer, overflow, key)
-        put = crossing(selectors, kept.put, driver.loop)
+        kept = make_thread_buffer(driver, buffer, overflow, key)
+        put = make_thread_safe(selectors, kept.put, driver.loop)
         registration = driver.registry.add(self._topic, selectors, put, kept, driver.now())
         driver.pump()
         return Listening(registration, kept, self._events(selectors))
 
 
-class ClientBehind(AsyncClient):
+class ThreadedAsyncClient(AsyncClient):
     """The async client behind a blocking one."""
 
-    _kind = ChannelBehind
+    _kind = ThreadedAsyncChannel
 
     def _watch_end(self) -> None:
         """The client in front of it does that."""
@@ -60,18 +60,18 @@ class ClientBehind(AsyncClient):
         driver = self._driver
         driver.check_loop()
         check_bool("heartbeats", heartbeats)
-        kept = make_handover(driver, buffer, overflow, key)
+        kept = make_thread_buffer(driver, buffer, overflow, key)
         put = cast("Callable[[Any], None]", kept.put)  # what it returns is not looked at
         return Listening(driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, Moves(driver))
 
-    def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "MirrorBehind":
+    def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "ThreadedAsyncMirror":
         """`mirror` for one that threads read."""
         if is_async(fetch) or inspect.isasyncgenfunction(fetch):
             raise not_here()
-        return MirrorBehind(*self._mirroring(table, fetch, **options))
+        return ThreadedAsyncMirror(*self._mirror_options(table, fetch, **options))
 
 
-class MirrorBehind(AsyncMirror[Any]):
+class ThreadedAsyncMirror(AsyncMirror[Any]):
     """The async mirror behind a blocking one."""
 
     @property
@@ -80,7 +80,7 @@ class MirrorBehind(AsyncMirror[Any]):
         return self._machine.settings.table
 
     @property
-    def shown(self) -> Shown:
+    def shown(self) -> RowView:
         """How users see rows."""
         return self._shown
 
@@ -91,5 +91,5 @@ class MirrorBehind(AsyncMirror[Any]):
     def listen_on_thread(self, buffer: int) -> Listening:
         """`listen` for an iterator that a thread reads."""
         self._check()
-        kept = Handover(self._buffer(buffer), ThreadValve(self._driver.courtesy, self._driver.loop))
+        kept = ThreadBuffer(self._buffer(buffer), ThreadFlowControl(self._driver.grace_pause, self._driver.loop))
         return Listening(self._feed(kept), kept, self._source)

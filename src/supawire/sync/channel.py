@@ -16,7 +16,7 @@ from supawire.errors import RealtimeError
 from supawire.events import ChannelState, PresenceState, Sent
 from supawire.options import DEFAULT, ChannelOptions, Default, Secret, Timeout
 from supawire.selectors import Selector
-from supawire.sync._async import ChannelBehind
+from supawire.sync._async import ThreadedAsyncChannel
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 
@@ -67,7 +67,7 @@ T = TypeVar("T")
 class Channel:
     """One topic, made by `client.channel(...)`. `with` subscribes on entry and unsubscribes on exit."""
 
-    def __init__(self, portal: Portal, channel: ChannelBehind) -> None:
+    def __init__(self, portal: Portal, channel: ThreadedAsyncChannel) -> None:
         self._portal = portal
         self._async = channel
 

@@ -21,7 +21,7 @@ from supawire.aio.driver import Driver
 from supawire.aio.http_publish import Message, Published
 from supawire.aio.supabase import Account, Passed, Supabase
 from supawire.errors import InvalidArgumentError
-from supawire.events import Gap, Heartbeat, LinkState, Sent, Stats, Status
+from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
@@ -36,7 +36,7 @@ from supawire.options import (
     check_kind,
     check_timeout,
 )
-from supawire.sync._async import ChannelBehind, ClientBehind
+from supawire.sync._async import ThreadedAsyncChannel, ThreadedAsyncClient
 from supawire.sync.channel import Channel
 from supawire.sync.mirror import Mirror
 from supawire.sync.portal import Portal
@@ -120,7 +120,7 @@ class Client:
 
     def __init__(self, portal: Portal, driver: Driver, *_: object, **__: object) -> None:
         self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
-        self._async = ClientBehind(driver)
+        self._async = ThreadedAsyncClient(driver)
         driver.registry.client = weakref.ref(self)
         driver.finalizer = weakref.finalize(self, portal.forgotten, call_site())
         driver.finalizer.atexit = False
@@ -129,7 +129,7 @@ class Client:
     # --- what it is
 
     @property
-    def state(self) -> LinkState:
+    def state(self) -> ConnectionState:
         """Where the connection stands."""
         return self._async.state
 
@@ -184,7 +184,7 @@ class Client:
         made = self._async.channel(topic, **options)
         known = self._channels.get(made.topic)
         if known is None:
-            assert isinstance(made, ChannelBehind)
+            assert isinstance(made, ThreadedAsyncChannel)
             known = self._channels[made.topic] = Channel(self._portal, made)
         return known
 

@@ -12,7 +12,7 @@ from supawire._mirror_events import MirrorEvent, MirrorState
 from supawire._validation import misused
 from supawire.errors import RealtimeError
 from supawire.options import DEFAULT, Timeout
-from supawire.sync._async import MirrorBehind
+from supawire.sync._async import ThreadedAsyncMirror
 from supawire.sync.portal import Portal
 from supawire.sync.stream import Stream
 
@@ -31,7 +31,7 @@ class Mirror(Mapping[Any, R]):
     each look at a row makes a new dict or object.
     """
 
-    def __init__(self, portal: Portal, mirror: MirrorBehind) -> None:
+    def __init__(self, portal: Portal, mirror: ThreadedAsyncMirror) -> None:
         self._portal = portal
         self._async = mirror
 

@@ -37,7 +37,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from supawire._forgotten import Site, warn_of
 from supawire.aio.driver import Driver
-from supawire.aio.thread_buffer import closed_gate, pass_gate
+from supawire.aio.thread_buffer import locked_gate, wait_at_gate
 from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
 
 
@@ -45,7 +45,7 @@ class Call:
     """Settled once: with a value, with an error, or by the end of the loop."""
 
     def __init__(self) -> None:
-        self._gate = closed_gate()
+        self._gate = locked_gate()
         self._value: Any = None
         self._error: BaseException | None = None
         self._given_up = False
@@ -59,7 +59,7 @@ class Call:
 
     def wait(self) -> None:
         """Wait until it is settled; Ctrl-C ends that at once."""
-        pass_gate(self._gate)
+        wait_at_gate(self._gate)
 
     def give_up(self) -> bool:
         """The caller waits no longer; whether that is worth telling the loop."""
@@ -254,7 +254,7 @@ class Portal:
     def spare(self) -> None:
         """The caller is about to wait for the end; when it is a handler, the end does not wait for it."""
         if self._driver is not None:
-            self._driver.dispatch.spare()
+            self._driver.dispatch.exclude_current()
 
     # --- calls
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from supawire._validation import misused
 from supawire.aio.stream import Source, ended, late
 from supawire.aio.subscriptions import Registration
-from supawire.aio.thread_buffer import Handover
+from supawire.aio.thread_buffer import ThreadBuffer
 from supawire.options import check_number
 from supawire.sync.portal import Portal
 
@@ -30,7 +30,7 @@ class Stream(Generic[E_co]):
     iterator. When nothing refers to it any more it is unregistered. For one thread at a time.
     """
 
-    def __init__(self, portal: Portal, registration: Registration, buffer: Handover, source: Source) -> None:
+    def __init__(self, portal: Portal, registration: Registration, buffer: ThreadBuffer, source: Source) -> None:
         self._portal = portal
         self._registration = registration
         self._buffer = buffer
@@ -86,11 +86,11 @@ class Stream(Generic[E_co]):
             try:
                 return buffer.take()
             except IndexError:
-                error = buffer.trouble()
+                error = buffer.take_error()
             if error is not None:
                 raise error
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if buffer.roused:
+            if buffer.wakeup_pending:
                 self._look(left)
             elif not buffer.wait(left):
                 raise late()
@@ -99,16 +99,16 @@ class Stream(Generic[E_co]):
         """Nobody has looked yet, or something has ended: begin, or raise what there is to say."""
         if self._closed:
             raise StopIteration
-        self._buffer.roused = False
+        self._buffer.wakeup_pending = False
         try:
             goes_on = self._portal.run(self._source.may_come)
             if goes_on is None:
                 self._portal.call(_begin, self._source, left)
         except BaseException:
-            self._buffer.roused = True
+            self._buffer.wakeup_pending = True
             raise
         if goes_on is not True:
-            self._buffer.roused = True
+            self._buffer.wakeup_pending = True
         if goes_on is False and not len(self._buffer):
             self._portal.run(self._close)
             raise StopIteration

@@ -42,7 +42,7 @@ NOT_YET: Any = object()
 """The outcome of a ticket that is not settled."""
 
 
-class Pilot:
+class SessionHarness:
     """Performs a session's effects by writing them down. Override the `on_…` methods to connect it to something."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Pilot:
 
     # --- acting
 
-    def do(self, command: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    def call(self, command: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Call a command or input of the session with the present time, and perform what comes of it."""
         result = command(*args, now=self.now, **kwargs)
         self.pump()
@@ -84,19 +84,19 @@ class Pilot:
 
     def accept(self, *, clock_offset: float | None = 0.0) -> None:
         """Let the newest connection attempt succeed; the server's clock is so many seconds ahead of ours."""
-        self.do(self.session.transport_opened, self._generation, clock_offset=clock_offset)
+        self.call(self.session.transport_opened, self._generation, clock_offset=clock_offset)
 
     def drop(self, code: int | None = None, **cause: Any) -> None:
         """End the newest connection or attempt."""
-        self.do(self.session.transport_closed, self._generation, Cause(code=code, **cause))
+        self.call(self.session.transport_closed, self._generation, Cause(code=code, **cause))
 
-    def hear(
+    def receive(
         self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None
     ) -> None:
         """Give the session a text frame."""
-        self.hear_raw(self.codec.encode(join_ref, ref, topic, event, payload))
+        self.receive_raw(self.codec.encode(join_ref, ref, topic, event, payload))
 
-    def hear_raw(self, data: bytes, *, binary: bool = False) -> None:
+    def receive_raw(self, data: bytes, *, binary: bool = False) -> None:
         """Give the session any frame."""
         delivery = self.session.receive(self._generation, data, binary, self.now)
         if delivery is not None:
@@ -108,14 +108,14 @@ class Pilot:
     def reply(self, frame: Frame, response: Any = None, *, status: str = "ok") -> None:
         """Answer a push of the session."""
         body: dict[str, Any] = {"status": status, "response": {} if response is None else response}
-        self.hear(frame.topic, "phx_reply", body, ref=frame.ref, join_ref=frame.join_ref)
+        self.receive(frame.topic, "phx_reply", body, ref=frame.ref, join_ref=frame.join_ref)
 
     def run_for(self, seconds: float) -> None:
         """Let time pass, deadline by deadline."""
         end = self.now.mono + seconds
         while (deadline := self.session.next_deadline) is not None and deadline <= end:
             self.clock.advance_to(deadline)
-            self.do(self.session.tick)
+            self.call(self.session.tick)
         self.clock.advance_to(end)
 
     # --- looking
@@ -131,7 +131,7 @@ class Pilot:
         every = [self.codec.plain(one) for one in data]
         return [frame for frame in every if event in (None, frame.event)]
 
-    def news(self, event: str | None = None) -> list[Frame]:
+    def new_frames(self, event: str | None = None) -> list[Frame]:
         """The text frames sent since the last call of this."""
         frames = self.sent()
         fresh, self._answered = frames[self._answered :], len(frames)

@@ -29,7 +29,7 @@ from supawire.server.context import HubOptions
 from supawire.server.effects import Accepted, Close, Effect, Request, Send
 from supawire.server.hub import Hub
 from supawire.server.tokens import sign
-from supawire.testing.harness import Pilot
+from supawire.testing.harness import SessionHarness
 from supawire.testing.virtual import VirtualClock
 
 SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
@@ -117,7 +117,7 @@ class World:
             self.pump()
         for client in self.clients:
             if (deadline := client.session.next_deadline) is not None and deadline <= mono:
-                client.do(client.session.tick)
+                client.call(client.session.tick)
 
     def later(self, at: float, do: Callable[[], None]) -> None:
         """Do this at that instant, after what was planned for it before."""
@@ -217,7 +217,7 @@ class World:
         return iter(list(self.wires.values()))
 
 
-class LinkedClient(Pilot):
+class LinkedClient(SessionHarness):
     """A session whose socket leads to the world's server."""
 
     def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
@@ -249,12 +249,12 @@ class LinkedClient(Pilot):
 
     def start(self, command: Callable[..., Ticket], *args: Any, **kwargs: Any) -> Ticket:
         """Begin something that is answered later."""
-        return self.do(command, *args, **kwargs)
+        return self.call(command, *args, **kwargs)
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         """Listen; the events that arrive."""
         heard: list[Any] = []
-        self.do(self.session.listen, topic, Listener(selectors, heard.append))
+        self.call(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
 
     # --- what the world does
@@ -267,11 +267,11 @@ class LinkedClient(Pilot):
             self.world.hang_up(wire)
             return
         self.wire = wire
-        self.do(self.session.transport_opened, wire.generation, clock_offset=self.clock_offset())
+        self.call(self.session.transport_opened, wire.generation, clock_offset=self.clock_offset())
 
     def fail(self, generation: int, cause: Cause) -> None:
         """The socket could not be opened."""
-        self.do(self.session.transport_closed, generation, cause)
+        self.call(self.session.transport_closed, generation, cause)
 
     def arrive(self, wire: Wire, data: bytes, binary: bool) -> None:
         """A frame of the server."""
@@ -290,7 +290,7 @@ class LinkedClient(Pilot):
             wire.open = False
             if self.wire is wire:
                 self.wire = None
-            self.do(self.session.transport_closed, wire.generation, Cause(code=code, written=wire.sent))
+            self.call(self.session.transport_closed, wire.generation, Cause(code=code, written=wire.sent))
 
     # --- what the session orders
 
@@ -323,11 +323,11 @@ class LinkedClient(Pilot):
         )
         if not effect.abort:
             cause = Cause(code=effect.code, written=wire.sent)
-            closed = lambda: self.do(self.session.transport_closed, wire.generation, cause)  # noqa: E731
+            closed = lambda: self.call(self.session.transport_closed, wire.generation, cause)  # noqa: E731
             self.world.later(self.now.mono + 2 * wire.latency, closed)
 
     def on_fetch_token(self, number: int) -> None:
         """A token is wanted: `provide` gives it."""
         answer = self.provide() if self.provide is not None else AuthError("no provider was given")
         token = Secret(answer) if isinstance(answer, str) else answer
-        self.world.later(self.now.mono, lambda: self.do(self.session.token_ready, number, token))
+        self.world.later(self.now.mono, lambda: self.call(self.session.token_ready, number, token))

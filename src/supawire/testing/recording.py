@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, TypeGuard, cast
 import msgspec
 from msgspec import Raw
 
-from supawire.aio.reporting import redact
+from supawire.aio.reporting import redact_frame
 from supawire.core import binary, frames
 from supawire.core.codec import CODECS, encode_json
 from supawire.core.frames import Frame
@@ -68,7 +68,7 @@ class RecordedFrame:
 
 def read(direction: Direction, connection: int, data: bytes, is_binary: bool) -> RecordedFrame:
     """The frame that these bytes are."""
-    shown = redact(data, binary=is_binary, secret=False)
+    shown = redact_frame(data, binary=is_binary, secret=False)
     try:
         frame, user_event = _read_binary(direction, data) if is_binary else _read_text(shown)
     except (RemoteProtocolError, ValueError):
@@ -199,7 +199,7 @@ def _after_join(frame: RecordedFrame) -> Iterator[Said]:
         yield topic, frames.SYSTEM, {**live, "channel": topic.removeprefix(frames.PREFIX)}, None, frame.join_ref
 
 
-KEPT: Final = 10_000
+MAX_FRAMES_KEPT: Final = 10_000
 """The newest frames are kept, so many of them."""
 
 
@@ -208,7 +208,7 @@ class RecordingTransport:
 
     def __init__(self, inner: Transport | None = None) -> None:
         self._inner = inner
-        self._frames: deque[RecordedFrame] = deque(maxlen=KEPT)
+        self._frames: deque[RecordedFrame] = deque(maxlen=MAX_FRAMES_KEPT)
         self._refusals: deque[ConnectError] = deque()
         self._open: list[RecordingConnection] = []
         self._answers = Answers()
@@ -439,7 +439,7 @@ class RecordingConnection:
     def _hand_over(self) -> None:
         while self._waiting and self._sink is not None and self._reads:
             self.pass_on(self._sink, self._waiting.popleft(), binary=False)
-            self._sink.drained()
+            self._sink.batch_done()
 
     def pass_on(self, sink: Sink, data: bytes, *, binary: bool) -> None:
         """Keep a frame, and give it to the client."""
@@ -464,21 +464,21 @@ class _Tee:
         self._sink = sink
 
     @property
-    def burst(self) -> int:
+    def max_batch(self) -> int:
         """As the client wants it."""
-        return self._sink.burst
+        return self._sink.max_batch
 
-    @burst.setter
-    def burst(self, burst: int) -> None:
-        self._sink.burst = burst
+    @max_batch.setter
+    def max_batch(self, max_batch: int) -> None:
+        self._sink.max_batch = max_batch
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """One frame."""
         self._connection.pass_on(self._sink, data, binary=binary)
 
-    def drained(self) -> None:
+    def batch_done(self) -> None:
         """No more for now."""
-        self._sink.drained()
+        self._sink.batch_done()
 
 
 class _Nowhere:

@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from supawire.aio.client import AsyncClient, connect_async
-from supawire.aio.connect import Opening
+from supawire.aio.connect import ClientOpener
 from supawire.errors import ConnectError, StateError
 from supawire.events import Instant
 from supawire.server.authorization import Policy
@@ -37,7 +37,7 @@ from supawire.server.effects import Close, Refusal, Report, Request, Send
 from supawire.server.gateway import GATEWAY, Gateway, publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.limits import ServerLimits
-from supawire.server.local_api import ActFace, FaultFace
+from supawire.server.local_api import ActApi, FaultApi
 from supawire.server.recorder import ReceivedFrame
 from supawire.server.rest import RestAnswer, RestRequest
 from supawire.server.tokens import sign
@@ -103,11 +103,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 T = TypeVar("T")
 SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
-YEARS: Final = 10 * 365 * 24 * 3600.0
+TOKEN_LIFETIME: Final = 10 * 365 * 24 * 3600.0
 logger: Final = logging.getLogger("supawire.server")
 
 
-class VirtualServer(ActFace, FaultFace):
+class VirtualServer(ActApi, FaultApi):
     """A local server without a network, with the methods of `LocalServer`, for one event loop.
 
     Args: strict, limits: as those of `LocalServer`. seed: the same one gives the same ids.
@@ -122,9 +122,9 @@ class VirtualServer(ActFace, FaultFace):
         self._timer: asyncio.TimerHandle | None = None
         self.url: Final = "http://127.0.0.1"
         """What to give to a client, with `transport` and `http`."""
-        self.anon_key: Final = self.token("anon", YEARS)
+        self.anon_key: Final = self.token("anon", TOKEN_LIFETIME)
         """A key with the role `anon`."""
-        self.service_key: Final = self.token("service_role", YEARS)
+        self.service_key: Final = self.token("service_role", TOKEN_LIFETIME)
         """A key with the role `service_role`."""
         self.publishable_key: Final = publishable_key(SECRET)
         """A key of the newer kind, `sb_publishable_…`, for the role `anon`."""
@@ -136,7 +136,7 @@ class VirtualServer(ActFace, FaultFace):
         self.http: Final = HubHttp(self)
         """Carries their HTTP requests to it: `connect_async(..., http=server.http)`."""
 
-    def connect(self, **options: Any) -> Opening[AsyncClient]:
+    def connect(self, **options: Any) -> ClientOpener[AsyncClient]:
         """A client of this server, opened by `async with` or `await`; options are those of `connect_async`."""
         chosen: dict[str, Any] = {"transport": self.transport, "http": self.http, **options}
         return connect_async(self.url, self.anon_key, **chosen)

@@ -117,7 +117,7 @@ answer: Final[ContextVar[Answer]] = ContextVar("supawire-answer")
 """Where the task that opens a socket looks for it."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The server answered, and did not say 101. aiohttp's exception has no body, so it is read while it is there."""
 
     def __init__(self, status: int, after: float | None, body: bytes) -> None:
@@ -136,7 +136,7 @@ def _straight() -> aiohttp.TCPConnector:
     return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
 
 
-class Session:
+class AiohttpSession:
     """A session, until all its sockets are closed."""
 
     __slots__ = ("__weakref__", "_loop", "_sockets", "aiohttp")
@@ -153,7 +153,7 @@ class Session:
             ws_response_class=cast("Any", AbortableWebSocket),
         )
 
-    def take(self) -> "Session":
+    def take(self) -> "AiohttpSession":
         """One socket more."""
         self._sockets += 1
         return self
@@ -169,18 +169,18 @@ class Session:
         await self.aiohttp.close()
 
 
-_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, Session]] = WeakValueDictionary()
+_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, AiohttpSession]] = WeakValueDictionary()
 """By event loop; what keeps a session are its sockets."""
 
 
-def session(proxy: Secret | None) -> Session:
+def session(proxy: Secret | None) -> AiohttpSession:
     """The session for one socket more; to be closed with it."""
     if proxy is not None and is_socks(proxy):
-        return Session(proxy).take()
+        return AiohttpSession(proxy).take()
     loop = asyncio.get_running_loop()
     shared = _shared.get(loop)
     if shared is None:
-        shared = _shared[loop] = Session(None)
+        shared = _shared[loop] = AiohttpSession(None)
     return shared.take()
 
 
@@ -202,6 +202,6 @@ async def _ask(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -
         return response
     try:
         after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise Refused(response.status, after, await beginning(response))
+        raise RequestRefused(response.status, after, await beginning(response))
     finally:
         response.close()

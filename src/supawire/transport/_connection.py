@@ -310,7 +310,7 @@ class WebSocketConnection:
         taken = 0
         while True:
             if not queued:
-                sink.drained()
+                sink.batch_done()
             try:
                 message = await read()
             except (EofStream, aiohttp.ClientError):
@@ -328,9 +328,9 @@ class WebSocketConnection:
             elif kind is not WSMsgType.PONG:
                 return self._ended(message)
             taken += 1
-            if taken >= sink.burst or self._resumed is not None:
+            if taken >= sink.max_batch or self._resumed is not None:
                 taken = 0
-                sink.drained()
+                sink.batch_done()
                 await self._pause()
 
     async def _pause(self) -> None:

@@ -49,14 +49,14 @@ class Closed(Struct, frozen=True):
 class Sink(Protocol):
     """Who takes the frames of a connection."""
 
-    burst: int
+    max_batch: int
     """How many frames may come before the event loop gets its turn, at least 1; it may change at any time."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Take one frame. It does not raise."""
         ...
 
-    def drained(self) -> None:
+    def batch_done(self) -> None:
         """No more frames are there for now, or `burst` have come. Called before the connection waits or yields."""
         ...
 

@@ -146,18 +146,18 @@ class MemoryConnection:
         try:
             while True:
                 if self._inbox.empty():
-                    sink.drained()
+                    sink.batch_done()
                 item = await self._inbox.get()
                 if isinstance(item, Closed):
                     break
                 sink.frame(*item)
                 taken += 1
-                if taken >= sink.burst:
+                if taken >= sink.max_batch:
                     taken = 0
-                    sink.drained()
+                    sink.batch_done()
                     await asyncio.sleep(0)
                 if not self._reading.is_set():
-                    sink.drained()
+                    sink.batch_done()
                     await self._reading.wait()
         finally:
             self._end(Closed(None))

@@ -11,7 +11,7 @@ from supawire.errors import ConnectError
 from supawire.transport._aiohttp import (
     Answer,
     Dropped,
-    Refused,
+    RequestRefused,
     answer,
     hide,
     http_proxy,
@@ -41,7 +41,7 @@ class WebSocketTransport:
         token = answer.set(said)
         try:
             socket = await _connect(opener.aiohttp, request)
-        except Refused as refused:
+        except RequestRefused as refused:
             failure = _refusal(refused, request)
         except (*network_errors(), Dropped) as error:
             failure = _failed(error, request)
@@ -75,7 +75,7 @@ async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> Abort
     return socket
 
 
-def _refusal(refused: Refused, request: OpenRequest) -> ConnectError:
+def _refusal(refused: RequestRefused, request: OpenRequest) -> ConnectError:
     where = " and wants us elsewhere, which is not followed" if refused.status in _ELSEWHERE else ""
     return ConnectError(
         f"the server refused the connection with status {refused.status}{where}",

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from supawire.core.listeners import Listener
-from supawire.core.outbox import Message
+from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import RealtimeError
 from supawire.options import Secret
 from supawire.selectors import BroadcastSelector, ChangesSelector, Selector
 from supawire.server.bindings import make_change
-from supawire.server.connection import Channel
+from supawire.server.connection import ServerChannel
 from supawire.testing.harness import NOT_YET
 
 from .model import EVENTS, TABLES, TOPICS, Act, Happened, Hearer, Sending
@@ -22,7 +22,9 @@ def subscribe(stage: Stage) -> str:
     topic = stage.rng.choice(TOPICS)
     timeout = stage.rng.choice((None, None, 20.0, 0.5))
     stage.history.wishes[topic].want(stage.now.mono)
-    ticket = stage.ada.do(stage.ada.session.join, f"realtime:{topic}", ready=stage.rng.random() < 0.3, timeout=timeout)
+    ticket = stage.ada.call(
+        stage.ada.session.join, f"realtime:{topic}", ready=stage.rng.random() < 0.3, timeout=timeout
+    )
     stage.joins.append((topic, ticket))
     return f"subscribe {topic} timeout={timeout}"
 
@@ -31,7 +33,7 @@ def unsubscribe(stage: Stage) -> str:
     """Want out."""
     topic = stage.rng.choice(TOPICS)
     stage.history.wishes[topic].leave(stage.now.mono)
-    stage.ada.do(stage.ada.session.leave, f"realtime:{topic}", 10.0)
+    stage.ada.call(stage.ada.session.leave, f"realtime:{topic}", 10.0)
     return f"unsubscribe {topic}"
 
 
@@ -39,11 +41,11 @@ def send(stage: Stage) -> str:
     """Broadcast, with or without ack."""
     topic, ack = stage.rng.choice(TOPICS), stage.rng.random() < 0.6
     number = stage.history.next()
-    message = Message("sent", b'{"n":%d}' % number, ack=ack, timeout=stage.rng.choice((10.0, 1.0, 60.0)))
+    message = OutgoingBroadcast("sent", b'{"n":%d}' % number, ack=ack, timeout=stage.rng.choice((10.0, 1.0, 60.0)))
     sending = Sending(number, topic, None, ack)
     stage.history.sendings.append(sending)
     try:
-        sending.ticket = stage.ada.do(stage.ada.session.broadcast, f"realtime:{topic}", message)
+        sending.ticket = stage.ada.call(stage.ada.session.broadcast, f"realtime:{topic}", message)
     except RealtimeError as error:
         sending.error = error
     return f"send {number} to {topic} ack={ack}: {type(sending.error).__name__ if sending.error else 'taken'}"
@@ -55,7 +57,7 @@ def track(stage: Stage) -> str:
     wish = None if stage.rng.random() < 0.3 else stage.rng.randrange(3)
     stage.history.wishes[topic].presence = wish
     payload = None if wish is None else b'{"p":%d}' % wish
-    stage.ada.do(stage.ada.session.track, f"realtime:{topic}", payload, 10.0)
+    stage.ada.call(stage.ada.session.track, f"realtime:{topic}", payload, 10.0)
     return f"track {topic} {wish}"
 
 
@@ -70,7 +72,7 @@ def listen(stage: Stage) -> str:
     hearer = Hearer(topic, selector, stage.history.numbers)
     hearer.listener = Listener((selector,), hearer.take)
     stage.history.hearers.append(hearer)
-    stage.ada.do(stage.ada.session.listen, f"realtime:{topic}", hearer.listener)
+    stage.ada.call(stage.ada.session.listen, f"realtime:{topic}", hearer.listener)
     return f"listen {topic} {selector}"
 
 
@@ -92,7 +94,7 @@ def give_up(stage: Stage) -> str:
     if not open_tickets:
         return "give up nothing"
     ticket = stage.rng.choice(open_tickets)
-    stage.ada.do(stage.ada.session.cancel, ticket)
+    stage.ada.call(stage.ada.session.cancel, ticket)
     stage.cancelled.add(ticket)
     return f"give up {ticket}"
 
@@ -101,20 +103,20 @@ def set_token(stage: Stage) -> str:
     """The user signs in anew."""
     token = Secret(stage.world.token(expires_in=10**6, n=stage.rng.random()))
     stage.ada.newest = token
-    stage.ada.do(stage.ada.session.set_token, token)
+    stage.ada.call(stage.ada.session.set_token, token)
     return "set token"
 
 
 def sign_out(stage: Stage) -> str:
     """The user signs out: from now on the key stands for nobody."""
     stage.ada.newest = None
-    stage.ada.do(stage.ada.session.set_token, None)
+    stage.ada.call(stage.ada.session.set_token, None)
     return "sign out"
 
 
 def reconnect(stage: Stage) -> str:
     """The user wants a new connection."""
-    stage.ada.do(stage.ada.session.reconnect)
+    stage.ada.call(stage.ada.session.reconnect)
     return "reconnect"
 
 
@@ -153,25 +155,25 @@ def others_presence(stage: Stage) -> str:
     """Somebody else comes, changes, or goes."""
     topic = stage.rng.choice(TOPICS)
     payload = stage.rng.choice((None, b'{"b":1}', b'{"b":2}'))
-    stage.bob.do(stage.bob.session.track, f"realtime:{topic}", payload, 10.0)
+    stage.bob.call(stage.bob.session.track, f"realtime:{topic}", payload, 10.0)
     return f"bob tracks {topic} {payload!r}"
 
 
 def expire(stage: Stage) -> str:
     """The client's tokens run out on the server. The witness has another connection, and is left alone."""
-    _on_ada(stage, lambda channel: stage.world.hub._desk.rooms.shut(channel, "Token has expired 0 seconds ago"))
+    _on_ada(stage, lambda channel: stage.world.hub._context.rooms.shut(channel, "Token has expired 0 seconds ago"))
     return "tokens expire"
 
 
 def crash(stage: Stage) -> str:
     """The client's channels crash."""
-    _on_ada(stage, stage.world.hub._desk.rooms.crash)
+    _on_ada(stage, stage.world.hub._context.rooms.crash)
     return "channels crash"
 
 
 def close_channels(stage: Stage) -> str:
     """The server closes the client's channels without a reason."""
-    _on_ada(stage, stage.world.hub._desk.rooms.close)
+    _on_ada(stage, stage.world.hub._context.rooms.close)
     return "channels are closed"
 
 
@@ -289,9 +291,9 @@ def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, st
     stage.history.events.append(Happened(number, topic, kind, name, now.mono, stage.ada.now.wall, stored, hidden))
 
 
-def _on_ada(stage: Stage, act: Callable[[Channel], object]) -> None:
+def _on_ada(stage: Stage, act: Callable[[ServerChannel], object]) -> None:
     wire = stage.ada.wire
-    peer = stage.world.hub._desk.peers.get(wire.number) if wire is not None else None
+    peer = stage.world.hub._context.peers.get(wire.number) if wire is not None else None
     if peer is not None:
         for channel in list(peer.channels.values()):
             stage.world.act(act, channel)

@@ -6,7 +6,7 @@ from typing import Any
 
 from supawire.server.context import HubOptions
 from supawire.server.effects import Ask, Effect
-from supawire.server.queries import Answer, Messages, Permissions, Subscription, Trouble
+from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, QueryError, SubscribeQuery
 from supawire.testing.linked import World
 
 SLOWEST = 0.5
@@ -42,11 +42,11 @@ class AskingWorld(World):
 
     def _answer(self, number: int, question: Any) -> None:
         answer: Answer = None
-        if isinstance(question, Permissions):
-            answer = self.hub._desk.rights._decide(question)
-        elif isinstance(question, Messages):
+        if isinstance(question, PermissionsQuery):
+            answer = self.hub._context.rights._decide(question)
+        elif isinstance(question, MessagesQuery):
             answer = self.hub._broadcasts._stored(question)
-        elif isinstance(question, Subscription) and self._fate.random() < self._trouble:
-            answer = Trouble.BUSY
+        elif isinstance(question, SubscribeQuery) and self._fate.random() < self._trouble:
+            answer = QueryError.BUSY
         self.hub.answered(number, answer, self.clock.now)
         self.pump()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError, StateError
-from supawire.events import ChannelState, LinkState, Sent
+from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.testing.harness import NOT_YET
 
 from .model import TOPICS, Happened, Hearer
@@ -43,7 +43,7 @@ def healed(stage: Stage) -> None:
 
     def well() -> bool:
         session, wire = stage.ada.session, stage.ada.wire
-        if session.state is not LinkState.OPEN or wire is None or wire.deaf:  # it may still believe in a deaf one
+        if session.state is not ConnectionState.OPEN or wire is None or wire.deaf:  # it may still believe in a deaf one
             return False
         return all(session.channels[f"realtime:{topic}"].ready for topic in wanted)
 
@@ -91,10 +91,10 @@ def _payloads(state: Any) -> dict[str, list[Any]]:
 
 def closed(stage: Stage) -> None:
     """1: after close nothing pends and nothing is alive."""
-    stage.ada.do(stage.ada.session.close)
+    stage.ada.call(stage.ada.session.close)
     stage.world.run_for(10)
     session = stage.ada.session
-    require(session.state is LinkState.CLOSED, f"1: {session.state}")
+    require(session.state is ConnectionState.CLOSED, f"1: {session.state}")
     require(session.stats().pending == 0, "1: tickets are open after close")
     require(session.next_deadline is None, "1: a deadline is set after close")
     require(not [wire for wire in stage.world.live() if wire.client is stage.ada], "1: a socket is open after close")

@@ -72,7 +72,7 @@ class Sending:
 
 
 @dataclass(slots=True)
-class Wish:
+class ServeSettings:
     """What the user wants of one topic, with the intervals in which it wanted to be joined."""
 
     wanted: bool = False
@@ -100,7 +100,7 @@ class History:
     sendings: list[Sending] = field(default_factory=list[Sending])
     hearers: list[Hearer] = field(default_factory=list[Hearer])
     gaps: list[Gap] = field(default_factory=list[Gap])
-    wishes: dict[str, Wish] = field(default_factory=lambda: {topic: Wish() for topic in TOPICS})
+    wishes: dict[str, ServeSettings] = field(default_factory=lambda: {topic: ServeSettings() for topic in TOPICS})
     joined: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
     """When the client said that it is joined, by topic: from then on broadcasts are promised."""
     ready: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})

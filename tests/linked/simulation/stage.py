@@ -63,7 +63,7 @@ class Client(LinkedClient):
     def _answer(self, number: int, answer: Secret | RealtimeError) -> None:
         if isinstance(answer, Secret) and number == self.session._context.tokens._asked:  # the newest question counts
             self.newest = answer
-        self.do(self.session.token_ready, number, answer)
+        self.call(self.session.token_ready, number, answer)
 
     def _check_join(self, data: bytes) -> None:
         frame = json.loads(data)
@@ -135,11 +135,11 @@ class Stage:
             private = topic == "private"
             self.ada.channel(topic, ack=True, private=private, presence_key="ada")
             full = self.bob.channel(topic, ack=True, private=private, presence_key="bob")
-            self.bob.do(self.bob.session.listen, full, Listener((broadcast("sent"),), self._witness(topic)))
-            self.bob.do(self.bob.session.listen, full, Listener((presence(),), _ignore))
-            self.bob.do(self.bob.session.join, full)
+            self.bob.call(self.bob.session.listen, full, Listener((broadcast("sent"),), self._witness(topic)))
+            self.bob.call(self.bob.session.listen, full, Listener((presence(),), _ignore))
+            self.bob.call(self.bob.session.join, full)
         self.ada.session.watch(self._watch)
-        self.ada.do(self.ada.session.open)
+        self.ada.call(self.ada.session.open)
         self.world.run_for(1)
 
     def _witness(self, topic: str) -> Any:
@@ -169,8 +169,8 @@ class Stage:
     def hides_events(self) -> bool:
         """Whether what the server says now does not reach the client, or only when an unanswered join is answered."""
         wire = self.ada.wire
-        peer = self.world.hub._desk.peers.get(wire.number) if wire is not None else None
-        return wire is not None and (wire.deaf or peer is None or peer.still)
+        peer = self.world.hub._context.peers.get(wire.number) if wire is not None else None
+        return wire is not None and (wire.deaf or peer is None or peer.suspended)
 
     def heal_server(self) -> None:
         """The server behaves again."""

@@ -177,11 +177,11 @@ async def test_nobody_looking_costs_nothing() -> None:
     """Frames take their plain way before the first page is open and after the last one is gone."""
     async with running(inspector=True) as (app, url):
         plain = app._perform[Send]
-        assert app._tapped is None and app.hub._desk.watchers == []
+        assert app._tapped is None and app.hub._context.watchers == []
         async with looking(url), looking(url):
-            assert app._tapped is not None and app._perform[Send] is not plain and len(app.hub._desk.watchers) == 2
+            assert app._tapped is not None and app._perform[Send] is not plain and len(app.hub._context.watchers) == 2
         async with asyncio.timeout(40):
-            while app.hub._desk.watchers:  # noqa: ASYNC110  the server hears of a close when it does
+            while app.hub._context.watchers:  # noqa: ASYNC110  the server hears of a close when it does
                 await asyncio.sleep(0.01)
         assert app._tapped is None and app._perform[Send] == plain
 

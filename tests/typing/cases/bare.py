@@ -9,11 +9,11 @@ from supawire import (
     Broadcast,
     Change,
     Client,
+    ClientOpener,
     Delete,
     Insert,
     Mirror,
     MirrorEvent,
-    Opening,
     Resynced,
     RowDeleted,
     RowInserted,
@@ -63,7 +63,7 @@ def of_a_mirror(event: MirrorEvent, mirror: Mirror, live: AsyncMirror) -> None:
     assert_type(live[1], dict[str, Any])
 
 
-def pick(selector: Selector, stream: Stream, events: AsyncStream, opening: Opening) -> Selector:
+def pick(selector: Selector, stream: Stream, events: AsyncStream, opening: ClientOpener) -> Selector:
     print(stream, events, opening)
     return selector
 

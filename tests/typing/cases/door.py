@@ -7,9 +7,9 @@ from supawire import (
     AsyncClient,
     AsyncStream,
     Broadcast,
+    ClientOpener,
     Gap,
     Insert,
-    Opening,
     PresenceEvent,
     Sent,
     Status,
@@ -30,7 +30,7 @@ def deaf() -> None: ...
 
 async def main() -> None:
     opening = connect_async("https://abc.supabase.co", "key")
-    assert_type(opening, Opening[AsyncClient])
+    assert_type(opening, ClientOpener[AsyncClient])
     async with opening as client:
         assert_type(client, AsyncClient)
         assert_type(await client.ping(), float)

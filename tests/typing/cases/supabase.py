@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol, assert_type
 
-from supawire import AsyncClient, Backoff, Client, Opening, from_supabase, from_supabase_async
+from supawire import AsyncClient, Backoff, Client, ClientOpener, from_supabase, from_supabase_async
 
 
 class Url(Protocol):
@@ -28,6 +28,6 @@ def blocking(client: Supabase) -> None:
 
 
 async def door(client: Supabase) -> None:
-    assert_type(from_supabase_async(client), Opening[AsyncClient])
+    assert_type(from_supabase_async(client), ClientOpener[AsyncClient])
     async with from_supabase_async(client, offline="queue") as realtime:
         assert_type(realtime, AsyncClient)

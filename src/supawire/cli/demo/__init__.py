@@ -11,12 +11,12 @@ from cyclopts import Parameter
 
 from supawire.cli import settings
 from supawire.cli.banner import complain, console_of
-from supawire.cli.demo.backend import OtherStage, OwnStage, Stage
-from supawire.cli.demo.checks import Ledger
+from supawire.cli.demo.backend import DemoBackend, OtherBackend, OwnBackend
+from supawire.cli.demo.checks import Checks
 from supawire.cli.demo.screen import Screen
 from supawire.errors import InvalidArgumentError, RealtimeError
 
-PATIENCE: Final = 5.0
+STEP_TIMEOUT: Final = 5.0
 
 
 def demo(
@@ -43,7 +43,7 @@ def demo(
     plain: Annotated[
         bool, Parameter(negative=(), show_default=False, help="Whole lines and no colours, as when piped.")
     ] = False,
-    patience: Annotated[float, Parameter(help="Seconds to wait for what does not arrive, in all.")] = PATIENCE,
+    patience: Annotated[float, Parameter(help="Seconds to wait for what does not arrive, in all.")] = STEP_TIMEOUT,
 ) -> int:
     """Show broadcasts, presence and changes of rows arriving, with the code that each step takes.
 
@@ -55,28 +55,28 @@ def demo(
     if not plain:
         terminal = console_of()
         plain = not terminal.is_terminal or terminal.is_dumb_terminal
-    ledger = Ledger(patience)
+    ledger = Checks(patience)
     screen = Screen(console_of(plain=plain), ledger, plain=plain)
     return asyncio.run(_play(_stage(url, key, env_file), screen, ledger, speed or (None if plain else 1.0)))
 
 
-def _stage(url: str | None, key: str | None, env_file: Path | None) -> Stage:
+def _stage(url: str | None, key: str | None, env_file: Path | None) -> DemoBackend:
     if env_file is not None:
         if url is not None:
             raise InvalidArgumentError("--env-file says the URL already; leave out --url")
         values = settings.read(env_file)
-        return OtherStage(values[settings.URL], values.get(settings.SERVICE_KEY) or values[settings.KEY])
+        return OtherBackend(values[settings.URL], values.get(settings.SERVICE_KEY) or values[settings.KEY])
     if url is None:
-        return OwnStage()
+        return OwnBackend()
     key = key or os.environ.get(settings.KEY)
     if not key:
         raise InvalidArgumentError(
             f"--url needs a key: --key, {settings.SERVICE_KEY} or {settings.KEY} in the environment, or --env-file"
         )
-    return OtherStage(url, key)
+    return OtherBackend(url, key)
 
 
-async def _play(stage: Stage, screen: Screen, ledger: Ledger, speed: float | None) -> int:
+async def _play(stage: DemoBackend, screen: Screen, ledger: Checks, speed: float | None) -> int:
     """Play the tour and judge it; the exit code."""
 
     async def pause(seconds: float) -> None:
@@ -86,7 +86,7 @@ async def _play(stage: Stage, screen: Screen, ledger: Ledger, speed: float | Non
     from supawire.cli.demo.tour import Tour  # the clients take a moment to load, and nobody else needs them
 
     started = time.perf_counter()
-    suffix = "" if isinstance(stage, OwnStage) else f"-{secrets.token_hex(2)}"
+    suffix = "" if isinstance(stage, OwnBackend) else f"-{secrets.token_hex(2)}"
     problems: list[str] = []
     try:
         async with stage:

@@ -19,7 +19,7 @@ DEADLINE: Final = 10.0
 Row = Mapping[str, Any]
 
 
-class Stage(Protocol):
+class DemoBackend(Protocol):
     """Where the tour's clients connect, and how rows change there."""
 
     url: str
@@ -41,7 +41,7 @@ class Stage(Protocol):
     ) -> None: ...
 
 
-class OwnStage:
+class OwnBackend:
     """A local server in this process, for as long as the tour lasts."""
 
     why_not = ""
@@ -69,7 +69,7 @@ class OwnStage:
         await self._server.__aexit__(kind, error, trace)
 
 
-class OtherStage:
+class OtherBackend:
     """A server that runs already. Rows change by its development route, when it has one and the key is allowed to."""
 
     def __init__(self, url: str, key: str) -> None:

@@ -56,7 +56,7 @@ class Item:
         return f"{self.who}: {self.kind} {self.what}"
 
 
-class Ledger:
+class Checks:
     """The books of a tour.
 
     Args: patience: seconds that are waited for what does not come, in all.

@@ -13,7 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from supawire.cli.demo.checks import Kind, Ledger
+from supawire.cli.demo.checks import Checks, Kind
 
 COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
 KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")
@@ -28,7 +28,7 @@ ASCII: Final = {"out": "->", "in": "<-", "ok": "ok", "": "  "}
 class Screen:
     """Prints a tour. `plain`: whole lines, one after the other, and nothing that moves or has a colour."""
 
-    def __init__(self, console: Console, ledger: Ledger, *, plain: bool) -> None:
+    def __init__(self, console: Console, ledger: Checks, *, plain: bool) -> None:
         self._console = console
         self._ledger = ledger
         self._plain = plain

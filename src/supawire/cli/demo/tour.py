@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 import supawire
 from supawire import AsyncChannel, AsyncClient, Broadcast, Change, Delete, Insert, PresenceEvent, PresenceSync
-from supawire.cli.demo.backend import Stage
-from supawire.cli.demo.checks import Item, Kind, Ledger, Told
+from supawire.cli.demo.backend import DemoBackend
+from supawire.cli.demo.checks import Checks, Item, Kind, Told
 from supawire.cli.demo.screen import Screen
 from supawire.selectors import broadcast, changes, presence
 
@@ -65,7 +65,12 @@ LAMP: Final[Row] = {
     "added_at": datetime(2026, 5, 4, 12, 30, tzinfo=UTC),
 }
 CHEAPER: Final[Row] = {**LAMP, "price": Decimal("17.50")}
-DESK: Final[Row] = {**LAMP, "id": 2**53 + 1, "name": "Desk", "price": Decimal("249.00")}  # an id that no float holds
+DESK: Final[Row] = {
+    **LAMP,
+    "id": 2**53 + 1,
+    "name": "HubContext",
+    "price": Decimal("249.00"),
+}  # an id that no float holds
 
 
 STEP: Final = 1.0
@@ -91,9 +96,9 @@ class Tour:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: DemoBackend,
         screen: Screen,
-        ledger: Ledger,
+        ledger: Checks,
         *,
         suffix: str,
         pause: Callable[[float], Awaitable[None]],

@@ -6,8 +6,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from supawire.server.bindings import Binding
-from supawire.server.connection import Channel, Peer
-from supawire.server.context import Desk
+from supawire.server.connection import Peer, ServerChannel
+from supawire.server.context import HubContext
 from supawire.server.inspector.journal import shown
 from supawire.server.rooms import Room
 from supawire.server.wire import encode
@@ -71,7 +71,7 @@ class Overview(Struct, frozen=True):
     faults: list[str]
 
 
-def overview(desk: Desk) -> Overview:
+def overview(desk: HubContext) -> Overview:
     """What there is now."""
     peers = list(desk.peers.values())
     rooms = desk.rooms.all()
@@ -87,7 +87,7 @@ def overview(desk: Desk) -> Overview:
 def _connection(peer: Peer) -> Connection:
     if peer.paused:
         state = "paused"
-    elif peer.still:
+    elif peer.suspended:
         state = "waits for a join"
     else:
         state = f"lags by {peer.lag:g} s" if peer.lag else ""
@@ -96,7 +96,7 @@ def _connection(peer: Peer) -> Connection:
     return Connection(peer.id, version, peer.opened_at, state, channels)
 
 
-def _joined(channel: Channel) -> Joined:
+def _joined(channel: ServerChannel) -> Joined:
     changes = [_binding(binding) for binding in channel.bindings]
     return Joined(channel.sub_topic, channel.private, channel.claims.role, changes, channel.subscribed)
 
@@ -122,7 +122,7 @@ def _bare(meta: dict[str, Any]) -> str:
     return text + "…" * cut
 
 
-def _faults(desk: Desk) -> Iterable[str]:
+def _faults(desk: HubContext) -> Iterable[str]:
     """Faults that are in force, and what is wrong with the database."""
     rules = desk.rules
     if desk.problem is not None:

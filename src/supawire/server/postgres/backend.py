@@ -13,25 +13,25 @@ from supawire.server.app import App
 from supawire.server.hub import Hub
 from supawire.server.postgres.change_feed import Feed
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.component import Behaviour, Ground, Part
+from supawire.server.postgres.component import BackendContext, Behaviour, Component
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.messages import MessageTable, Partitions
 from supawire.server.postgres.policies import Policies
-from supawire.server.postgres.preflight import check_url, examine, without_password
+from supawire.server.postgres.preflight import check_url, run_checks, without_password
 from supawire.server.postgres.project import Project, migrate
-from supawire.server.postgres.schema import Session, prepare
-from supawire.server.queries import Answer, Question, Trouble
+from supawire.server.postgres.schema import SqlSession, prepare
+from supawire.server.queries import Answer, Query, QueryError
 
 logger: Final = logging.getLogger("supawire.server")
 
 T = TypeVar("T")
-LOOK: Final = 1.0
+POLL_INTERVAL: Final = 1.0
 """Seconds between two looks whether our cluster is there."""
-PARTS: Final[tuple[Callable[[Ground], Part], ...]] = (Partitions, Policies, MessageTable, Feed)
+PARTS: Final[tuple[Callable[[BackendContext], Component], ...]] = (Partitions, Policies, MessageTable, Feed)
 """What a level consists of, in the order in which they start."""
 
 
-class Level:
+class PostgresBackend:
     """The PostgreSQL level of one server: the backend of its `App`.
 
     Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
@@ -53,14 +53,14 @@ class Level:
         self._prepare: Final = prepare or url is None
         self.project: Final = project
         self._cluster: Cluster | None = None
-        self._ground: Ground | None = None
+        self._ground: BackendContext | None = None
         self._app: App | None = None
-        self._parts: list[Part] = []
-        self._answers: dict[type[Question[Any]], Callable[[Any], Awaitable[Answer]]] = {}
+        self._parts: list[Component] = []
+        self._answers: dict[type[Query[Any]], Callable[[Any], Awaitable[Answer]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._exits: Final = AsyncExitStack()
         self._stopping = False
-        self.session: Final = Session(lambda: self.own_url)
+        self.session: Final = SqlSession(lambda: self.own_url)
         """For SQL of the server's owner, from any thread; whoever stops the level for good closes it."""
         self.version: str = ""
         """Of PostgreSQL, such as `18.6`, once it has started."""
@@ -120,11 +120,11 @@ class Level:
             starting = asyncio.get_running_loop().run_in_executor(None, cluster.start)
             self._exits.push_async_callback(self._end, cluster, starting)
             await asyncio.shield(starting)
-        self._ground = ground = Ground(self.own_url, self._do, self._behaviour)
+        self._ground = ground = BackendContext(self.own_url, self._do, self._behaviour)
         self._exits.push_async_callback(ground.database.close)
         if self._prepare:
             await self._make_ready()
-        self.version = await examine(ground.database)
+        self.version = await run_checks(ground.database)
         for make in PARTS:
             part = make(ground)
             self._parts.append(part)
@@ -168,7 +168,7 @@ class Level:
 
     # --- backend of the app ---
 
-    def ask(self, number: int, question: Question[Any]) -> None:
+    def ask(self, number: int, question: Query[Any]) -> None:
         """Find out; returns at once."""
         self._spawn(self._answer(number, question))
 
@@ -177,8 +177,8 @@ class Level:
         for part in self._parts:
             part.unsubscribe(channel)
 
-    async def _answer(self, number: int, question: Question[Any]) -> None:
-        answer: Answer = Trouble.UNKNOWN
+    async def _answer(self, number: int, question: Query[Any]) -> None:
+        answer: Answer = QueryError.UNKNOWN
         try:
             answer = await self._answers[type(question)](question)
         except DatabaseError as error:
@@ -191,7 +191,7 @@ class Level:
     async def _watch(self, cluster: Cluster) -> None:
         """Look whether our cluster is there; a given database may come back, this one does not."""
         while cluster.lives:  # noqa: ASYNC110  it is another process
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
         raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
 
     # --- tasks ---
@@ -207,7 +207,7 @@ class Level:
         if self._stopping or task.cancelled():
             return
         logger.error("a task of the local server has ended", exc_info=task.exception())
-        self._do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
+        self._do(lambda hub, now: hub.troubled(QueryError.DOWN, now))
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         app = self._app
@@ -219,8 +219,8 @@ class Level:
             app.pump()
 
 
-def trouble_of(error: DatabaseError) -> Trouble:
+def trouble_of(error: DatabaseError) -> QueryError:
     """What clients are told of it (protocol §3.6, §9.2)."""
     if error.sqlstate == "57014":
-        return Trouble.CANCELED
-    return Trouble.DOWN if error.retryable else Trouble.UNKNOWN
+        return QueryError.CANCELED
+    return QueryError.DOWN if error.retryable else QueryError.UNKNOWN

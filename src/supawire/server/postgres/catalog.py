@@ -108,7 +108,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class TransactionSnapshot:
     """Which transactions a query sees."""
 
     below: int
@@ -116,7 +116,7 @@ class Snapshot:
     running: frozenset[int]
 
     @classmethod
-    def parse(cls, text: str) -> "Snapshot":
+    def parse(cls, text: str) -> "TransactionSnapshot":
         """From `pg_snapshot`'s text, `xmin:xmax:running,…`."""
         _least, below, running = text.split(":")
         return cls(int(below), frozenset(map(int, running.split(","))) if running else frozenset())
@@ -147,10 +147,10 @@ class Catalog:
         for oid in unknown:
             self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
 
-    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], Snapshot]:
+    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], TransactionSnapshot]:
         """Return a text for each table that changes with its columns and rights, and which transactions it includes."""
         rows = await self._database.query(_VERSIONS, [list(oids)])
-        return {oid: version for _, oid, version in rows if oid is not None}, Snapshot.parse(rows[0][0])
+        return {oid: version for _, oid, version in rows if oid is not None}, TransactionSnapshot.parse(rows[0][0])
 
     async def facts(self, oids: Collection[int], roles: Collection[str]) -> Mapping[tuple[int, str], Facts]:
         """What holds now, by table and role. A table or role that is gone has none."""

@@ -15,23 +15,23 @@ import psycopg
 
 from supawire.server.changes import Delivery
 from supawire.server.postgres.catalog import PUBLICATION, Catalog, Table
-from supawire.server.postgres.component import Answers, Ground
+from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import DatabaseError, told
 from supawire.server.postgres.matching import Matcher
 from supawire.server.postgres.pgoutput import Relation, StreamError
 from supawire.server.postgres.polls import Polls
 from supawire.server.postgres.publication import WatchedPublication
 from supawire.server.postgres.replication import Backlog, RowChange, Stream, StreamLost
-from supawire.server.postgres.subscriptions import Book, listings_of
-from supawire.server.queries import Subscription, Trouble
+from supawire.server.postgres.subscriptions import SubscriptionTable, listings_of
+from supawire.server.queries import QueryError, SubscribeQuery
 
 logger: Final = logging.getLogger("supawire.server")
 
-LOOK: Final = 1.0
+POLL_INTERVAL: Final = 1.0
 """Seconds between two looks at the publication."""
-PATIENCE: Final = 8.0
+TAKEOVER_TIMEOUT: Final = 8.0
 """Seconds that a subscription waits for a stream that is lost; the hub waits for two more."""
-PAUSES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+RETRY_DELAYS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Seconds before each attempt to have a stream again; the last one again and again."""
 TRIES: Final = 3
 """Attempts for a batch whose questions to the database meet lost connections."""
@@ -50,12 +50,12 @@ _PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname =
 class Feed:
     """Follows the stream, and knows the bindings of every channel."""
 
-    def __init__(self, ground: Ground, look: float = LOOK) -> None:
+    def __init__(self, ground: BackendContext, look: float = POLL_INTERVAL) -> None:
         self._ground = ground
         self._database = ground.database
         self._behaviour = ground.behaviour
         self._look = look
-        self._book = Book()
+        self._book = SubscriptionTable()
         self._catalog = Catalog(self._database)
         isolate = self._behaviour.isolate_policy_errors
         self._matcher = Matcher(self._database, self._catalog, self._book, isolate=isolate)
@@ -67,7 +67,7 @@ class Feed:
             pause=self._behaviour.pause,
         )
         self._publication = WatchedPublication(self._database)
-        self._asked: dict[int, Subscription] = {}
+        self._asked: dict[int, SubscribeQuery] = {}
         """What each channel in the book asked for."""
         self._listing = asyncio.Lock()
         self._stream: Stream | None = None
@@ -87,7 +87,7 @@ class Feed:
     @property
     def answers(self) -> Answers:
         """Subscriptions."""
-        return {Subscription: self._subscribe}
+        return {SubscribeQuery: self._subscribe}
 
     async def start(self) -> None:
         """Have a stream: what commits from now on is told to whoever asks for it before."""
@@ -106,7 +106,7 @@ class Feed:
         if slot is None:
             return
         try:
-            for pause in PAUSES:
+            for pause in RETRY_DELAYS:
                 if not await self._database.query(_SLOT, [slot]):
                     break
                 await asyncio.sleep(pause)
@@ -126,19 +126,19 @@ class Feed:
     def unsubscribe(self, channel: int) -> None:
         """A channel has ended."""
         self._asked.pop(channel, None)
-        self._book.strike(channel)
+        self._book.remove(channel)
         self._polls.left()
 
-    async def _subscribe(self, asked: Subscription) -> str | Trouble | None:
+    async def _subscribe(self, asked: SubscribeQuery) -> str | QueryError | None:
         """Make bindings live. They are, once there is a stream and they are in the book."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TAKEOVER_TIMEOUT):
                 await self._look_again()
                 while not self._flows.is_set():
                     await self._flows.wait()
                     await self._look_again()
         except TimeoutError:
-            return Trouble.DOWN
+            return QueryError.DOWN
         self._asked[asked.channel] = asked
         async with self._listing:
             answer = await self._list(asked)
@@ -146,16 +146,16 @@ class Feed:
             self.unsubscribe(asked.channel)
         return answer
 
-    async def _list(self, asked: Subscription) -> str | None:
+    async def _list(self, asked: SubscribeQuery) -> str | None:
         """Write a channel into the book, unless it ended or asked for something else meanwhile."""
         channel = asked.channel
         found = await listings_of(self._database, asked)
         if self._asked.get(channel) is not asked:
             return None
         if isinstance(found, str):
-            self._book.strike(channel)
+            self._book.remove(channel)
         else:
-            self._book.enter(channel, found)
+            self._book.put(channel, found)
         self._polls.left()
         return found if isinstance(found, str) else None
 
@@ -215,7 +215,7 @@ class Feed:
         """A new stream, however long it takes, with everybody in the book who was."""
         tries = 0
         while True:
-            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            await asyncio.sleep(RETRY_DELAYS[min(tries, len(RETRY_DELAYS) - 1)])
             tries += 1
             try:
                 stream = await self._open()
@@ -224,7 +224,7 @@ class Feed:
             except (StreamLost, DatabaseError) as error:
                 logger.info("no stream of changes yet: %s", error)
                 if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
-                    self._ground.do(lambda hub, now: hub.troubled(Trouble.DOWN, now))
+                    self._ground.do(lambda hub, now: hub.troubled(QueryError.DOWN, now))
                 await self._close()
             else:
                 logger.info("there is a stream of changes again")
@@ -243,7 +243,7 @@ class Feed:
         while True:
             await backlog.room()
             batch = await stream.read()
-            for take in self._ground.followers.values():
+            for take in self._ground.row_consumers.values():
                 take(batch.rows)
             backlog.add(batch if self._asked else batch._replace(rows=[]))
 
@@ -316,7 +316,7 @@ class Feed:
 
     async def _publications(self) -> tuple[str, ...]:
         """Those that there are, of the ones that are wanted: a stream that names another one breaks."""
-        wanted = [PUBLICATION, *self._ground.followers]
+        wanted = [PUBLICATION, *self._ground.row_consumers]
         found = [name for (name,) in await self._database.query(_PUBLICATIONS, [wanted])]
         if PUBLICATION in found:
             found[found.index(PUBLICATION)] = await self._publication.to_stream()

@@ -1,6 +1,6 @@
 """A PostgreSQL of our own: in a temporary folder, on this machine alone, gone when we are gone.
 
-`warden.py`, a process of its own, does the work and outlives us for as long as it takes to clean up.
+`supervisor.py`, a process of its own, does the work and outlives us for as long as it takes to clean up.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from supawire.server.postgres.binaries import Installation, find
 
 ROLE: Final = "postgres"
 DATABASE: Final = "postgres"
-WARDEN: Final = Path(__file__).with_name("warden.py")
+SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 WORDS: Final = "pgpass"
 """A file of passwords, of the kind that libpq reads."""
 ENDING: Final = 20.0
-"""Seconds that a warden has to clean up, more than it takes when everything goes wrong."""
+"""Seconds that a supervisor has to clean up, more than it takes when everything goes wrong."""
 SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "100",
@@ -76,7 +76,7 @@ BUILTIN: Final = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--lo
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running cluster, as its warden tells it."""
+    """A running cluster, as its supervisor tells it."""
 
     port: int
     folder: Path
@@ -99,7 +99,7 @@ class Cluster:
     def __init__(self, bin: Path | None = None, port: int = 0) -> None:
         self._bin = bin
         self._port = port
-        self._warden: subprocess.Popen[bytes] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._running: Running | None = None
         self._pid = 0
         self._programs: Path | None = None
@@ -112,13 +112,13 @@ class Cluster:
 
     def start(self) -> Self:
         """Start it. Returns when it takes connections."""
-        if self._warden is not None:
+        if self._supervisor is not None:
             raise StateError("this cluster runs already; stop() it first, or make another one")
         user = binaries.stand_in()
         found = binaries.reachable(find(self._bin), user)
         self._programs = found.bin
         self._pid = os.getpid()
-        self._warden = _watched()
+        self._supervisor = _watched()
         try:
             self._say(json.dumps(_wish(found, user, self._port)).encode() + b"\n")
             self._running = self._told()
@@ -130,19 +130,19 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop it and remove its folder. Nothing happens when it does not run, or in a fork of the process."""
-        warden = self._warden
-        if warden is None or os.getpid() != self._pid:
+        supervisor = self._supervisor
+        if supervisor is None or os.getpid() != self._pid:
             return
-        self._warden, self._running = None, None
-        assert warden.stdin is not None
-        assert warden.stdout is not None
-        warden.stdin.close()
+        self._supervisor, self._running = None, None
+        assert supervisor.stdin is not None
+        assert supervisor.stdout is not None
+        supervisor.stdin.close()
         try:
-            warden.wait(ENDING)
+            supervisor.wait(ENDING)
         except subprocess.TimeoutExpired:
-            warden.kill()
-            warden.wait()
-        warden.stdout.close()
+            supervisor.kill()
+            supervisor.wait()
+        supervisor.stdout.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -160,8 +160,8 @@ class Cluster:
 
     @property
     def lives(self) -> bool:
-        """Whether its warden is there; it ends when PostgreSQL ends without being told to."""
-        return self._warden is not None and self._warden.poll() is None
+        """Whether its supervisor is there; it ends when PostgreSQL ends without being told to."""
+        return self._supervisor is not None and self._supervisor.poll() is None
 
     # --- what it is ---
 
@@ -210,7 +210,7 @@ class Cluster:
             raise StateError("the cluster does not run; use it inside `with Cluster() as cluster:`")
         return self._running
 
-    # --- the warden ---
+    # --- the supervisor ---
 
     def _order(self, order: bytes) -> None:
         with self._turn:
@@ -219,18 +219,18 @@ class Cluster:
             self._running = replace(self._told(), password=password)
 
     def _say(self, words: bytes) -> None:
-        assert self._warden is not None
-        assert self._warden.stdin is not None
+        assert self._supervisor is not None
+        assert self._supervisor.stdin is not None
         try:
-            self._warden.stdin.write(words)
+            self._supervisor.stdin.write(words)
         except BrokenPipeError as error:
             raise StateError("the embedded PostgreSQL has ended") from error
 
     def _told(self) -> Running:
-        """The next word of the warden. Raises: StateError with what went wrong."""
-        assert self._warden is not None
-        assert self._warden.stdout is not None
-        line = self._warden.stdout.readline()
+        """The next word of the supervisor. Raises: StateError with what went wrong."""
+        assert self._supervisor is not None
+        assert self._supervisor.stdout is not None
+        line = self._supervisor.stdout.readline()
         state: dict[str, Any] = json.loads(line) if line else {"error": "the process that starts it has ended"}
         if "error" in state:
             raise StateError(f"the embedded PostgreSQL could not be started: {state['error']}", hint=_hint(state))
@@ -258,7 +258,7 @@ class Cluster:
 
 
 def _wish(found: Installation, user: str | None, port: int) -> dict[str, Any]:
-    """What the warden is asked for."""
+    """What the supervisor is asked for."""
     initdb = [*INITDB, *(BUILTIN if found.major >= 17 else (f"--locale={_libc_locale()}",))]
     recipe = hashlib.sha256("\n".join([str(found.bin), *initdb]).encode()).hexdigest()[:12]
     cache = binaries.cache_for(user)
@@ -281,7 +281,7 @@ def _libc_locale() -> str:
 
 def _watched() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-I", "-S", str(WARDEN)],
+        [sys.executable, "-I", "-S", str(SUPERVISOR)],
         bufsize=0,  # an order that could not be written is not tried again by close()
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

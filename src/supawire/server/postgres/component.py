@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 from supawire.events import Instant
 from supawire.server.hub import Hub
 from supawire.server.postgres.database import Database
-from supawire.server.queries import Answer, Question
+from supawire.server.queries import Answer, Query
 
 if TYPE_CHECKING:
     from supawire.server.postgres.replication import RowChange
 
 T = TypeVar("T")
-Answers: TypeAlias = Mapping[type[Question[Any]], Callable[[Any], Awaitable[Answer]]]
+Answers: TypeAlias = Mapping[type[Query[Any]], Callable[[Any], Awaitable[Answer]]]
 
 
 Take: TypeAlias = Callable[[Sequence["RowChange"]], None]
 
 
-class Part(Protocol):
+class Component(Protocol):
     """One thing of the database."""
 
     @property
@@ -62,7 +62,7 @@ class Behaviour:
     """Seconds that changes are lost at most after a policy no longer raises."""
 
 
-class Ground:
+class BackendContext:
     """What parts stand on."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Ground:
         """For a connection of one's own."""
         self.behaviour: Final = behaviour or Behaviour()
         self.database: Final = Database(url)
-        self.followers: Final[dict[str, Take]] = {}
+        self.row_consumers: Final[dict[str, Take]] = {}
         """Who is handed the rows that commit, by the publication they want; each skips what is not theirs."""
         self._do = do
 
@@ -81,7 +81,7 @@ class Ground:
 
         Called while parts are made, so that whoever reads the stream knows all publications when it starts.
         """
-        self.followers[publication] = take
+        self.row_consumers[publication] = take
 
     def do(self, act: Callable[[Hub, Instant], T]) -> T:
         """Give the hub something, with the time, and perform what follows. Only from the server's event loop."""

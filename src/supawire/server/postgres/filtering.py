@@ -103,7 +103,7 @@ def _readable(condition: Condition, kind: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class PendingCheck:
     """A question for PostgreSQL: does the condition hold for this value of a column of this type?"""
 
     condition: Condition
@@ -111,15 +111,15 @@ class Doubt:
     value: str
 
 
-async def ask(database: Database, doubts: Iterable[Doubt]) -> dict[Doubt, bool]:
+async def ask(database: Database, doubts: Iterable[PendingCheck]) -> dict[PendingCheck, bool]:
     """The answers, from one query. What PostgreSQL cannot compute does not hold."""
-    groups: dict[tuple[str, str, str], list[Doubt]] = {}
+    groups: dict[tuple[str, str, str], list[PendingCheck]] = {}
     for doubt in dict.fromkeys(doubts):
         groups.setdefault((doubt.type.sql, doubt.condition.op, doubt.condition.wire_value), []).append(doubt)
     return await _ask(database, list(groups.values()))
 
 
-async def _ask(database: Database, groups: Sequence[list[Doubt]]) -> dict[Doubt, bool]:
+async def _ask(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
     if not groups:
         return {}
     texts: list[sql.Composed] = []
@@ -137,14 +137,14 @@ async def _ask(database: Database, groups: Sequence[list[Doubt]]) -> dict[Doubt,
         if error.retryable:
             raise
         return await _ask_apart(database, groups)
-    answers: dict[Doubt, bool] = {}
+    answers: dict[PendingCheck, bool] = {}
     for number, place, found in rows:
         doubt = groups[int(number)][int(place) - 1]
         answers[doubt] = found is not None and found is not doubt.condition.negated
     return answers
 
 
-async def _ask_apart(database: Database, groups: Sequence[list[Doubt]]) -> dict[Doubt, bool]:
+async def _ask_apart(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
     """One of them cannot be computed: halve until it is alone."""
     if len(groups) > 1:
         half = len(groups) // 2

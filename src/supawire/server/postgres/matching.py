@@ -13,13 +13,13 @@ from supawire.server.changes import Delivery
 from supawire.server.postgres import filtering, rows, visibility
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.filtering import Doubt
+from supawire.server.postgres.filtering import PendingCheck
 from supawire.server.postgres.pgoutput import UNCHANGED, Relation
 from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.rows import Changed, Layout, View
-from supawire.server.postgres.subscriptions import Book, Listing, Viewer
+from supawire.server.postgres.rows import Changed, RowLayout, View
+from supawire.server.postgres.subscriptions import Identity, SubscriptionTable, TableSubscription
 from supawire.server.postgres.values import Writers
-from supawire.server.postgres.visibility import Key, KnownFacts, Seen
+from supawire.server.postgres.visibility import CatalogCache, Key, Seen
 
 Select: TypeAlias = tuple[str, ...] | None
 NOTHING: Final = Seen(frozenset(), frozenset())
@@ -32,8 +32,8 @@ logger: Final = logging.getLogger("supawire.server")
 class _Hit(NamedTuple):
     """A listing that a change is for, as far as is known: unless a doubt is denied, or the viewer does not see it."""
 
-    listing: Listing
-    doubts: tuple[Doubt, ...]
+    listing: TableSubscription
+    doubts: tuple[PendingCheck, ...]
 
 
 class _Case(NamedTuple):
@@ -49,16 +49,16 @@ class _Case(NamedTuple):
 class Matcher:
     """Knows who listens, and finds out what they are to hear."""
 
-    def __init__(self, database: Database, catalog: Catalog, book: Book, *, isolate: bool = False) -> None:
+    def __init__(self, database: Database, catalog: Catalog, book: SubscriptionTable, *, isolate: bool = False) -> None:
         self._database = database
         self._isolate = isolate
         self._catalog = catalog
-        self._facts = KnownFacts(catalog)
+        self._facts = CatalogCache(catalog)
         self._book = book
         self.limit: int | None = None
         """Bytes that a change may have; over that it is too large (protocol §8)."""
         self._writers: Final = Writers(catalog.types)
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, RowLayout] = {}
         self._warned: set[tuple[int, str]] = set()
 
     async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
@@ -88,17 +88,17 @@ class Matcher:
                 new[id(change.relation)] = change.relation
         await self._catalog.learn(column.type for relation in new.values() for column in relation.columns)
 
-    def _layout(self, relation: Relation) -> Layout:
+    def _layout(self, relation: Relation) -> RowLayout:
         layout = self._layouts.get(relation.oid)
         if layout is None or layout.relation is not relation:
-            layout = self._layouts[relation.oid] = Layout.of(relation, self._catalog.types, self._writers)
+            layout = self._layouts[relation.oid] = RowLayout.of(relation, self._catalog.types, self._writers)
         return layout
 
     def _cases(
         self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts], only: frozenset[int] | None
     ) -> list[_Case]:
         cases: list[_Case] = []
-        wanted: dict[tuple[int, str], list[tuple[str, list[Listing]]]] = {}
+        wanted: dict[tuple[int, str], list[tuple[str, list[TableSubscription]]]] = {}
         for number, change in enumerate(changes):
             what = change.relation.oid, change.type
             by_role = wanted.get(what)
@@ -113,7 +113,7 @@ class Matcher:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
                     error = rows.error_of(row, known)
-                    hits = [hit for one in listings if (hit := _hit(one, row, error)) is not None]
+                    hits = [hit for one in listings if (hit := _match(one, row, error)) is not None]
                     cases.append(_Case(number, row, known, error, hits))
         return cases
 
@@ -129,19 +129,19 @@ class Matcher:
                     *(name, relation.schema, relation.table),
                 )
 
-    def _by_role(self, oid: int, type: str, only: frozenset[int] | None) -> list[tuple[str, list[Listing]]]:
+    def _by_role(self, oid: int, type: str, only: frozenset[int] | None) -> list[tuple[str, list[TableSubscription]]]:
         """Return who wants changes of this type, by role; of these channels only, where some are given."""
-        found: dict[str, list[Listing]] = {}
+        found: dict[str, list[TableSubscription]] = {}
         for listing in self._book.of_table(oid):
             if listing.wants(type) and (only is None or listing.channel in only):
                 found.setdefault(listing.viewer.role, []).append(listing)
         return sorted(found.items())
 
 
-def _hit(listing: Listing, row: Changed, error: str | None) -> _Hit | None:
+def _match(listing: TableSubscription, row: Changed, error: str | None) -> _Hit | None:
     if error is not None or not listing.conditions:
         return _Hit(listing, ())
-    doubts: list[Doubt] = []
+    doubts: list[PendingCheck] = []
     for condition in listing.conditions:
         written = row.judged.get(condition.column)
         if written is None:
@@ -151,15 +151,15 @@ def _hit(listing: Listing, row: Changed, error: str | None) -> _Hit | None:
         if verdict is False:
             return None
         if verdict is None and value is not None:
-            doubts.append(Doubt(condition, kind, value))
+            doubts.append(PendingCheck(condition, kind, value))
     return _Hit(listing, tuple(doubts))
 
 
-def _doubts(cases: Iterable[_Case]) -> list[Doubt]:
+def _doubts(cases: Iterable[_Case]) -> list[PendingCheck]:
     return [doubt for case in cases for hit in case.hits for doubt in hit.doubts]
 
 
-def _holds(hit: _Hit, answers: Mapping[Doubt, bool]) -> bool:
+def _holds(hit: _Hit, answers: Mapping[PendingCheck, bool]) -> bool:
     return not hit.doubts or all(answers[doubt] for doubt in hit.doubts)
 
 
@@ -167,9 +167,9 @@ def _secured(case: _Case) -> bool:
     return case.error is None and case.facts.row_security and case.row.new is not None
 
 
-def _keys(cases: Iterable[_Case], answers: Mapping[Doubt, bool]) -> dict[Viewer, dict[int, Key]]:
+def _keys(cases: Iterable[_Case], answers: Mapping[PendingCheck, bool]) -> dict[Identity, dict[int, Key]]:
     """By viewer the rows of which it has to be known whether they are seen, each once."""
-    wanted: dict[Viewer, dict[int, Key]] = {}
+    wanted: dict[Identity, dict[int, Key]] = {}
     for case in cases:
         if not _secured(case):
             continue
@@ -197,7 +197,9 @@ def _key(case: _Case) -> Key | None:
     return Key(case.facts.sql, names, types, tuple(values))
 
 
-def _told(cases: Iterable[_Case], answers: Mapping[Doubt, bool], seen: Mapping[Viewer, Seen]) -> list[Delivery]:
+def _told(
+    cases: Iterable[_Case], answers: Mapping[PendingCheck, bool], seen: Mapping[Identity, Seen]
+) -> list[Delivery]:
     told: list[Delivery] = []
     views: dict[tuple[int, Select], View] = {}
     for case in cases:
@@ -217,11 +219,11 @@ def _told(cases: Iterable[_Case], answers: Mapping[Doubt, bool], seen: Mapping[V
 
 
 def _sorted(
-    case: _Case, answers: Mapping[Doubt, bool], seen: Mapping[Viewer, Seen]
-) -> tuple[dict[Select, list[Listing]], dict[Select, list[Listing]]]:
+    case: _Case, answers: Mapping[PendingCheck, bool], seen: Mapping[Identity, Seen]
+) -> tuple[dict[Select, list[TableSubscription]], dict[Select, list[TableSubscription]]]:
     """By list of columns: who is told of the row, and for whom a policy failed."""
-    visible: dict[Select, list[Listing]] = {}
-    failed: dict[Select, list[Listing]] = {}
+    visible: dict[Select, list[TableSubscription]] = {}
+    failed: dict[Select, list[TableSubscription]] = {}
     secured = _secured(case)
     for hit in case.hits:
         listing = hit.listing
@@ -239,7 +241,7 @@ def _place(select: Select) -> str:
     return ",".join(select or ())
 
 
-def _frames(case: _Case, listings: Iterable[Listing], data: bytes) -> list[Delivery]:
+def _frames(case: _Case, listings: Iterable[TableSubscription], data: bytes) -> list[Delivery]:
     """One for each channel, with the ids of all its bindings."""
     ids: dict[int, list[int]] = {}
     for listing in listings:

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from supawire.server.message_store import RETENTION, Stored
-from supawire.server.postgres.component import Answers, Ground
+from supawire.server.message_store import RETENTION, StoredMessage
+from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.pgoutput import UNCHANGED
 from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.visibility import caught_up
-from supawire.server.queries import Messages
+from supawire.server.queries import MessagesQuery
 
 logger: Final = logging.getLogger("supawire.server")
 
@@ -32,7 +32,7 @@ _KEEP: Final = "select realtime.keep_partitions()"
 class Partitions:
     """Makes and drops them where the schema is ours; others are kept by their owner, as those of a real project."""
 
-    def __init__(self, ground: Ground, every: float = EVERY) -> None:
+    def __init__(self, ground: BackendContext, every: float = EVERY) -> None:
         self._database = ground.database
         self._every = every
         self._ours = False
@@ -95,7 +95,7 @@ _REPLAY: Final = """
 class MessageTable:
     """The part that knows what was sent from the database."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: BackendContext) -> None:
         self._ground = ground
         self._delivered: deque[int] = deque(maxlen=RECENT)
         """Transactions whose messages were delivered and that were not looked for since."""
@@ -104,7 +104,7 @@ class MessageTable:
     @property
     def answers(self) -> Answers:
         """Messages."""
-        return {Messages: self.replay}
+        return {MessagesQuery: self.replay}
 
     async def start(self) -> None:
         """Say so where nothing can be delivered; who reads the stream notices the publication once it is made."""
@@ -121,7 +121,7 @@ class MessageTable:
     def unsubscribe(self, channel: int) -> None:
         """Nothing is bound."""
 
-    async def replay(self, asked: Messages) -> tuple[Stored, ...]:
+    async def replay(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
         """The newest messages since then, oldest first; those of one transaction in the order they were written.
 
         The stream may tell of a transaction a moment before others see it. A message that was delivered before the
@@ -135,7 +135,7 @@ class MessageTable:
         parameters = [asked.topic, since, RETENTION, asked.wanted.limit]
         rows = await database.query(_REPLAY, parameters)
         return tuple(
-            Stored(
+            StoredMessage(
                 number,
                 asked.topic,
                 event,
@@ -162,7 +162,7 @@ def is_message(row: RowChange) -> bool:
     return row.type == "INSERT" and row.relation.schema == SCHEMA and (name == TABLE or name.startswith(f"{TABLE}_"))
 
 
-def message_of(row: RowChange) -> Stored | None:
+def message_of(row: RowChange) -> StoredMessage | None:
     """A row of `realtime.messages` as a message; None for one that is none, which is logged as the real server does."""
     values = {
         column.name: value.decode()
@@ -177,4 +177,4 @@ def message_of(row: RowChange) -> Stored | None:
     payload = bytes.fromhex(raw.removeprefix("\\x")) if raw is not None else (text or "").encode()
     sent_at = YEAR_2000 + row.begin.commit_at / 1e6
     private = values["private"] == "t"
-    return Stored(values["id"], values["topic"], values["event"], payload, raw is None, private, sent_at)
+    return StoredMessage(values["id"], values["topic"], values["event"], payload, raw is None, private, sent_at)

@@ -74,14 +74,14 @@ class TypeName(Struct, frozen=True, gc=False):
     name: str
 
 
-class Insert(Struct, frozen=True):
+class InsertMessage(Struct, frozen=True):
     """A row is new."""
 
     relation: int
     new: Row
 
 
-class Update(Struct, frozen=True):
+class UpdateMessage(Struct, frozen=True):
     """A row changed. old: None, the columns of the identity (`whole` False; the others are NULL), or all of them."""
 
     relation: int
@@ -90,7 +90,7 @@ class Update(Struct, frozen=True):
     whole: bool
 
 
-class Delete(Struct, frozen=True):
+class DeleteMessage(Struct, frozen=True):
     """A row is gone; old as for an update."""
 
     relation: int
@@ -104,7 +104,7 @@ class Other(Struct, frozen=True, gc=False):
     kind: str
 
 
-Message: TypeAlias = Begin | Commit | Relation | TypeName | Insert | Update | Delete | Other
+StreamMessage: TypeAlias = Begin | Commit | Relation | TypeName | InsertMessage | UpdateMessage | DeleteMessage | Other
 
 _BEGIN: Final = struct.Struct(">QqI")
 _COMMIT: Final = struct.Struct(">BQQq")
@@ -119,7 +119,7 @@ _NULL: Final = ord("n")
 _SAME: Final = ord("u")
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes) -> StreamMessage:
     """One message. Raises: StreamError."""
     read = _READ.get(data[:1])
     try:
@@ -161,28 +161,28 @@ def _type(data: bytes) -> TypeName:
     return TypeName(oid, schema or "pg_catalog", name)
 
 
-def _insert(data: bytes) -> Insert:
+def _insert(data: bytes) -> InsertMessage:
     (relation,) = _OID.unpack_from(data, 1)
     if data[5] != _NEW:
         raise ValueError("an insert without a new row")
-    return Insert(relation, _row(data, 6)[0])
+    return InsertMessage(relation, _row(data, 6)[0])
 
 
-def _update(data: bytes) -> Update:
+def _update(data: bytes) -> UpdateMessage:
     (relation,) = _OID.unpack_from(data, 1)
     at, mark, old = 5, data[5], None
     if mark in (_KEY, _OLD):
         old, at = _row(data, 6)
     if data[at] != _NEW:
         raise ValueError("an update without a new row")
-    return Update(relation, _row(data, at + 1)[0], old, mark == _OLD)
+    return UpdateMessage(relation, _row(data, at + 1)[0], old, mark == _OLD)
 
 
-def _delete(data: bytes) -> Delete:
+def _delete(data: bytes) -> DeleteMessage:
     (relation,) = _OID.unpack_from(data, 1)
     if data[5] not in (_KEY, _OLD):
         raise ValueError("a delete without an old row")
-    return Delete(relation, _row(data, 6)[0], data[5] == _OLD)
+    return DeleteMessage(relation, _row(data, 6)[0], data[5] == _OLD)
 
 
 def _row(data: bytes, at: int) -> tuple[Row, int]:
@@ -214,7 +214,7 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode(), end + 1
 
 
-_READ: Final[Mapping[bytes, Callable[[bytes], Message]]] = {
+_READ: Final[Mapping[bytes, Callable[[bytes], StreamMessage]]] = {
     b"B": _begin,
     b"C": _commit,
     b"R": _relation,

@@ -14,11 +14,11 @@ from uuid import uuid4
 from psycopg import AsyncClientCursor, Error
 from psycopg.pq import TransactionStatus
 
-from supawire.server.postgres.component import Answers, Ground
+from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.queries import Extension, Permissions, Trouble
+from supawire.server.queries import Extension, PermissionsQuery, QueryError
 
-PATIENCE: Final = "9500ms"
+QUERY_TIMEOUT: Final = "9500ms"
 """After which a policy that comes to no end is cancelled: just before the hub gives up."""
 DENIED: Final = "42501"
 CANCELED: Final = "57014"
@@ -44,13 +44,13 @@ _WRITE: Final = "insert into realtime.messages (topic, extension) values (%s, %s
 class Policies:
     """The part that knows rights."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: BackendContext) -> None:
         self._database = Database(ground.url)  # of its own: a slow policy keeps only others that ask for rights waiting
 
     @property
     def answers(self) -> Answers:
         """Permissions."""
-        return {Permissions: self.permissions}
+        return {PermissionsQuery: self.permissions}
 
     async def start(self) -> None:
         """Nothing has to be ready."""
@@ -66,14 +66,14 @@ class Policies:
     def unsubscribe(self, channel: int) -> None:
         """Nothing is bound."""
 
-    async def permissions(self, asked: Permissions) -> frozenset[Extension] | Trouble:
+    async def permissions(self, asked: PermissionsQuery) -> frozenset[Extension] | QueryError:
         """What is allowed. Raises: DatabaseError when the database cannot be reached."""
         try:
             return await self._answer(asked)
         except DatabaseError:  # a connection was lost while it was idle; another one is made
             return await self._answer(asked)
 
-    async def _answer(self, asked: Permissions) -> frozenset[Extension] | Trouble:
+    async def _answer(self, asked: PermissionsQuery) -> frozenset[Extension] | QueryError:
         try:
             return await self._look(asked)
         except DatabaseError as error:
@@ -81,20 +81,20 @@ class Policies:
                 raise
             return _trouble(error)
 
-    async def _look(self, asked: Permissions) -> frozenset[Extension]:
+    async def _look(self, asked: PermissionsQuery) -> frozenset[Extension]:
         if asked.action == "read":
             return await self._readable(asked)
         writable: list[Extension] = [each for each in asked.extensions if await self._writable(asked, each)]
         return frozenset(writable)
 
-    async def _readable(self, asked: Permissions) -> frozenset[Extension]:
+    async def _readable(self, asked: PermissionsQuery) -> frozenset[Extension]:
         rows = {uuid4(): extension for extension in asked.extensions}
         probes = [value for row, extension in rows.items() for value in (row, asked.topic, extension)]
         text = _PROBE * len(rows) + _BECOME + _SEEN
         found = await _try(self._database, text, [*probes, *_settings(asked), asked.topic, list(rows)])
         return frozenset(cast("Extension", extension) for (extension,) in found)
 
-    async def _writable(self, asked: Permissions, extension: Extension) -> bool:
+    async def _writable(self, asked: PermissionsQuery, extension: Extension) -> bool:
         try:
             await _try(self._database, _BECOME + _WRITE, [*_settings(asked), asked.topic, extension])
         except DatabaseError as error:
@@ -104,12 +104,12 @@ class Policies:
         return True
 
 
-def _settings(asked: Permissions) -> list[str]:
+def _settings(asked: PermissionsQuery) -> list[str]:
     """What policies may look at, in the order of `_BECOME`."""
     claims, headers = asked.who.claims, asked.who.headers
     subject = claims.values.get("sub")
     return [
-        PATIENCE,
+        QUERY_TIMEOUT,
         asked.topic,
         json.dumps(claims.values),
         subject if isinstance(subject, str) else "",
@@ -138,9 +138,9 @@ async def _try(database: Database, text: LiteralString, parameters: Sequence[Any
         return rows
 
 
-def _trouble(error: DatabaseError) -> Trouble:
+def _trouble(error: DatabaseError) -> QueryError:
     """What it means for who asked (protocol §6.7, §9.2); any other error is one of the policies."""
     if error.sqlstate == CANCELED:
-        return Trouble.CANCELED
+        return QueryError.CANCELED
     no_partition = error.sqlstate == NO_PARTITION and error.text.startswith(_UNPLACED)
-    return Trouble.NO_PARTITION if no_partition else Trouble.POLICY
+    return QueryError.NO_PARTITION if no_partition else QueryError.POLICY

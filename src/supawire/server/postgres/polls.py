@@ -18,7 +18,7 @@ from supawire.server.hub import Hub
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.matching import Matcher
 from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.subscriptions import Book, Viewer
+from supawire.server.postgres.subscriptions import Identity, SubscriptionTable
 from supawire.server.postgres.visibility import Failure, PolicyFailed, still_failing
 
 logger: Final = logging.getLogger("supawire.server")
@@ -46,7 +46,7 @@ class Polls:
         self,
         *,
         matcher: Matcher,
-        book: Book,
+        book: SubscriptionTable,
         database: Database,
         do: Callable[[Callable[[Hub, Instant], None]], None],
         pause: float = PAUSE,
@@ -58,7 +58,7 @@ class Polls:
         self._do: Final = do
         self._pause: Final = pause
         self._clock: Final = clock
-        self._failing: dict[Viewer, Failure] = {}
+        self._failing: dict[Identity, Failure] = {}
         self._since = 0.0
         self._until: float | None = None
         """When the next poll succeeds, once the cause is gone."""
@@ -88,13 +88,13 @@ class Polls:
         if self._failing:
             self._keep(await still_failing(self._database, self._failing))
 
-    def _keep(self, failing: dict[Viewer, Failure]) -> None:
+    def _keep(self, failing: dict[Identity, Failure]) -> None:
         if self._failing and not failing:
             now = self._clock()
             self._until = now + min(self._pause, now - self._since)
         self._failing = failing
 
-    def _begin(self, viewers: Mapping[Viewer, Failure]) -> None:
+    def _begin(self, viewers: Mapping[Identity, Failure]) -> None:
         self._failing, self._since, self._until = dict(viewers), self._clock(), None
         what = "; ".join(_shown(viewer, failure) for viewer, failure in list(viewers.items())[:3])
         logger.error(BEGINS, what)
@@ -113,7 +113,7 @@ class Polls:
         self._do(lambda hub, now: hub.lost(sorted(kinds), now))
 
 
-def _shown(viewer: Viewer, failure: Failure) -> str:
+def _shown(viewer: Identity, failure: Failure) -> str:
     """For whom, and with which words."""
     claims: Mapping[str, object] = decode(viewer.claims)
     subject = f" with sub {repr(claims['sub'])[:LONGEST]}" if "sub" in claims else ""

@@ -73,7 +73,7 @@ def without_password(url: str) -> str:
     return f"postgresql://{user}{f'[{place}]' if ':' in place else place}{port}/{given.get('dbname', '')}{query}"
 
 
-async def examine(database: Database) -> str:
+async def run_checks(database: Database) -> str:
     """The version of PostgreSQL. Raises: ConnectError when it cannot be reached, StateError when it cannot be used."""
     try:
         row = (await database.query(_STATE, [list(ROLES), list(ROLES)]))[0]

@@ -25,7 +25,17 @@ from psycopg import AsyncConnection, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from supawire.server.postgres.database import CONNECTING, NAME, one_line
-from supawire.server.postgres.pgoutput import Begin, Commit, Delete, Insert, Relation, Row, StreamError, Update, decode
+from supawire.server.postgres.pgoutput import (
+    Begin,
+    Commit,
+    DeleteMessage,
+    InsertMessage,
+    Relation,
+    Row,
+    StreamError,
+    UpdateMessage,
+    decode,
+)
 
 STYLE: Final = " ".join(
     f"-c {name}={value}"
@@ -183,7 +193,7 @@ class Stream:
         if data[:1] != b"w" or len(data) <= _DATA.size:
             raise StreamError(f"a message that begins with {data[:1]!r} is no part of a stream")
         message = decode(data[_DATA.size :])
-        if isinstance(message, Insert | Update | Delete):
+        if isinstance(message, InsertMessage | UpdateMessage | DeleteMessage):
             rows.append(self._row(message))
         elif isinstance(message, Relation):
             self._relations[message.oid] = message
@@ -194,13 +204,13 @@ class Stream:
             return message.end_lsn
         return 0
 
-    def _row(self, message: Insert | Update | Delete) -> RowChange:
+    def _row(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> RowChange:
         begin, relation = self._begin, self._relations.get(message.relation)
         if begin is None or relation is None:
             raise StreamError("a row outside of a transaction, or of a table that was not announced")
-        if isinstance(message, Insert):
+        if isinstance(message, InsertMessage):
             return RowChange(begin, "INSERT", relation, message.new, None)
-        if isinstance(message, Update):
+        if isinstance(message, UpdateMessage):
             return RowChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
         return RowChange(begin, "DELETE", relation, None, message.old, message.whole)
 

@@ -111,7 +111,7 @@ Values = dict[str, bytes]
 """JSON by column; a column whose value is not known is not there."""
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """A table as the stream announced it, with what writes its values."""
 
     relation: Relation
@@ -121,7 +121,7 @@ class Layout(NamedTuple):
     identity: tuple[str, ...]
 
     @classmethod
-    def of(cls, relation: Relation, types: Mapping[int, Type], writers: Writers) -> "Layout":
+    def of(cls, relation: Relation, types: Mapping[int, Type], writers: Writers) -> "RowLayout":
         """All types have to be known."""
         columns = relation.columns
         return cls(
@@ -162,7 +162,7 @@ class Changed:
 
     __slots__ = ("change", "failed", "layout", "new", "old", "record", "too_large")
 
-    def __init__(self, change: RowChange, layout: Layout, limit: int | None) -> None:
+    def __init__(self, change: RowChange, layout: RowLayout, limit: int | None) -> None:
         self.change: Final = change
         self.layout: Final = layout
         failed: set[str] = set()
@@ -179,7 +179,7 @@ class Changed:
         return (self.old if self.new is None else self.new) or {}
 
 
-def _old(change: RowChange, layout: Layout, new: Values | None, failed: set[str]) -> Values | None:
+def _old(change: RowChange, layout: RowLayout, new: Values | None, failed: set[str]) -> Values | None:
     if change.type == "INSERT":
         return None
     if change.old is None:  # the key did not change, so that the stream does not repeat it

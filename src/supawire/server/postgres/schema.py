@@ -62,7 +62,7 @@ def text(name: str) -> bytes:
     return (HERE / name).read_bytes()
 
 
-class Session:
+class SqlSession:
     """One connection for all threads, opened when it is first used, and again when it was lost.
 
     Args: where: the URL of the database, once it runs.

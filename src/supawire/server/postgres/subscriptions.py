@@ -18,11 +18,11 @@ from supawire._values.filter_syntax import MAX_ITEMS, Condition
 from supawire.server.bindings import ANY, EXCEPTION, UNPUBLISHED, Binding
 from supawire.server.postgres.catalog import PUBLICATION
 from supawire.server.postgres.database import Database, is_lost, quoted
-from supawire.server.queries import Subscription
+from supawire.server.queries import SubscribeQuery
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
+class Identity:
     """On whose behalf rows are looked at. claims: those of the token, as JSON."""
 
     role: str
@@ -30,7 +30,7 @@ class Viewer:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class TableSubscription:
     """One binding of one channel on one table. id: what clients know the binding by. select: sorted, None for all."""
 
     channel: int
@@ -38,20 +38,20 @@ class Listing:
     event: str
     conditions: tuple[Condition, ...]
     select: tuple[str, ...] | None
-    viewer: Viewer
+    viewer: Identity
 
     def wants(self, type: str) -> bool:
         """Whether changes of this type are asked for."""
         return self.event in (ANY, type)
 
 
-class Book:
+class SubscriptionTable:
     """Listings by table, and by channel."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, list[Listing]] = {}
+        self._tables: dict[int, list[TableSubscription]] = {}
         self._channels: dict[int, frozenset[int]] = {}
-        self._viewers: dict[int, Viewer] = {}
+        self._viewers: dict[int, Identity] = {}
         self.replaced: Final[set[int]] = set()
         """Channels that were entered with other claims than before, since this was cleared."""
 
@@ -61,14 +61,14 @@ class Book:
     def __contains__(self, channel: object) -> bool:
         return channel in self._channels
 
-    def of_table(self, oid: int) -> list[Listing]:
+    def of_table(self, oid: int) -> list[TableSubscription]:
         """Who wants something of this table."""
         return self._tables.get(oid, _NOBODY)
 
-    def enter(self, channel: int, listings: Iterable[tuple[int, Listing]]) -> None:
+    def put(self, channel: int, listings: Iterable[tuple[int, TableSubscription]]) -> None:
         """Write down a channel's listings, each with its table, in place of its earlier ones."""
         former = self._viewers.get(channel)
-        self.strike(channel)
+        self.remove(channel)
         tables: set[int] = set()
         for oid, listing in listings:
             tables.add(oid)
@@ -78,7 +78,7 @@ class Book:
                 self.replaced.add(channel)
         self._channels[channel] = frozenset(tables)
 
-    def strike(self, channel: int) -> None:
+    def remove(self, channel: int) -> None:
         """Forget a channel."""
         self._viewers.pop(channel, None)
         for oid in self._channels.pop(channel, ()):
@@ -88,7 +88,7 @@ class Book:
             else:
                 del self._tables[oid]
 
-    def viewers(self) -> set[Viewer]:
+    def viewers(self) -> set[Identity]:
         """Return everybody on whose behalf something is in it."""
         return set(self._viewers.values())
 
@@ -97,7 +97,7 @@ class Book:
         return iter(tuple(self._channels))
 
 
-_NOBODY: Final[list[Listing]] = []
+_NOBODY: Final[list[TableSubscription]] = []
 
 
 RAISED: Final = "P0001"
@@ -137,11 +137,11 @@ class _Refused(Exception):
     """A text of the trigger."""
 
 
-async def listings_of(database: Database, asked: Subscription) -> list[tuple[int, Listing]] | str:
+async def listings_of(database: Database, asked: SubscribeQuery) -> list[tuple[int, TableSubscription]] | str:
     """The listings, each with its table, or the words of the `system` frame. Raises: DatabaseError when it is lost."""
     claims = asked.who.claims.values
-    viewer = Viewer(str(claims.get("role")), json.dumps(claims))
-    found: list[tuple[int, Listing]] = []
+    viewer = Identity(str(claims.get("role")), json.dumps(claims))
+    found: list[tuple[int, TableSubscription]] = []
     async with database.transaction(rollback=True) as connection:
         for binding in asked.bindings:
             try:
@@ -155,12 +155,12 @@ async def listings_of(database: Database, asked: Subscription) -> list[tuple[int
             if not tables:
                 return UNPUBLISHED.format(given=binding.described)
             select = None if binding.select is None else tuple(sorted(set(binding.select)))
-            listing = Listing(asked.channel, binding.id, binding.event, binding.conditions, select, viewer)
+            listing = TableSubscription(asked.channel, binding.id, binding.event, binding.conditions, select, viewer)
             found += [(table, listing) for table in tables]
     return found
 
 
-async def _tables(connection: AsyncConnection, binding: Binding, viewer: Viewer) -> list[int]:
+async def _tables(connection: AsyncConnection, binding: Binding, viewer: Identity) -> list[int]:
     """The published tables that the binding names, all of which it fits."""
     named = binding.schema, binding.schema, binding.table, binding.table
     cursor = await connection.execute(_TABLES, [PUBLICATION, *named])

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 PR_SET_PDEATHSIG: Final = 1
-LOOK: Final = 0.5
+POLL_INTERVAL: Final = 0.5
 """Seconds between two looks at the parent, which may live on in name only: a fork of it can hold the pipe."""
 STARTING: Final = 60.0
 STOPPING: Final = 5.0
@@ -49,11 +49,11 @@ NOT_A_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class Trouble(Exception):
+class StartupError(Exception):
     """PostgreSQL could not be started; the text is for people."""
 
 
-def become(name: str) -> None:
+def drop_privileges(name: str) -> None:
     """Be this user for good."""
     codecs.lookup("idna")  # sockets want it
     user = pwd.getpwnam(name)
@@ -63,13 +63,13 @@ def become(name: str) -> None:
     os.environ.update(HOME="/", USER=name, LOGNAME=name)
 
 
-def end_with_us() -> None:
-    """Runs in PostgreSQL's process before it starts: when this warden is killed, the kernel stops PostgreSQL."""
+def die_with_parent() -> None:
+    """Runs in PostgreSQL's process before it starts: when this supervisor is killed, the kernel stops PostgreSQL."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
-class Keeper:
+class PostgresProcess:
     """One data folder and its server."""
 
     def __init__(self, wish: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Keeper:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=where, check=False)  # noqa: S603
         words.unlink()
         if done.returncode:
-            raise Trouble(f"initdb failed: {_last(done.stderr + done.stdout)}")
+            raise StartupError(f"initdb failed: {_last(done.stderr + done.stdout)}")
         return password
 
     def start(self) -> None:
@@ -138,7 +138,7 @@ class Keeper:
             if wanted or IN_USE not in self._log.read_text(errors="replace"):
                 break
         made_from = f"\n(its data folder is a copy of {self._template})" if self._template else ""
-        raise Trouble(f"PostgreSQL did not start: {_last(self._log.read_text(errors='replace'))}{made_from}")
+        raise StartupError(f"PostgreSQL did not start: {_last(self._log.read_text(errors='replace'))}{made_from}")
 
     def _launch(self) -> None:
         command = [self._bin / "postgres", "-D", self._data, "-p", str(self.port)]
@@ -149,7 +149,7 @@ class Keeper:
                 stdout=log,
                 stderr=log,
                 cwd=self._data,
-                preexec_fn=end_with_us,  # noqa: PLW1509  we have one thread
+                preexec_fn=die_with_parent,  # noqa: PLW1509  we have one thread
             )
 
     def _wait(self) -> bool:
@@ -225,7 +225,7 @@ def _free_port() -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a warden left that was killed itself: its lock went with it."""
+    """Remove what a supervisor left that was killed itself: its lock went with it."""
     for left in folder.glob(f"{PREFIX}*"):
         try:
             state = left.lstat()
@@ -244,23 +244,23 @@ def sweep(folder: Path) -> None:
             os.close(lock)
 
 
-def say(state: dict[str, Any]) -> None:
+def send_state(state: dict[str, Any]) -> None:
     """Tell the parent."""
     sys.stdout.write(json.dumps(state) + "\n")
     sys.stdout.flush()
 
 
-def down(keeper: Keeper) -> None:
+def down(keeper: PostgresProcess) -> None:
     """Stop PostgreSQL as an administrator does, keeping its data."""
     keeper.stop(signal.SIGINT)
 
 
-def crash(keeper: Keeper) -> None:
+def crash(keeper: PostgresProcess) -> None:
     """Stop PostgreSQL as a crash does."""
     keeper.stop(signal.SIGQUIT)
 
 
-def up(keeper: Keeper) -> None:
+def up(keeper: PostgresProcess) -> None:
     """Start it again on the same port."""
     keeper.start()
 
@@ -268,11 +268,11 @@ def up(keeper: Keeper) -> None:
 ORDERS: Final = {b"d": down, b"c": crash, b"u": up}
 
 
-def keep(keeper: Keeper, parent: int) -> None:
+def supervise(keeper: PostgresProcess, parent: int) -> None:
     """Do what the parent orders, until it ends or PostgreSQL does."""
     wanted = True
     while os.getppid() == parent and (keeper.runs or not wanted):
-        readable, _, _ = select.select([0], [], [], LOOK)
+        readable, _, _ = select.select([0], [], [], POLL_INTERVAL)
         if not readable:
             continue
         order = os.read(0, 1)
@@ -280,7 +280,7 @@ def keep(keeper: Keeper, parent: int) -> None:
             return
         ORDERS[order](keeper)
         wanted = order == b"u"
-        say(keeper.report())
+        send_state(keeper.report())
 
 
 def quit_(number: int, frame: object) -> NoReturn:
@@ -301,16 +301,16 @@ def main(wish: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, quit_)
     if wish["user"] is not None:
-        become(wish["user"])
+        drop_privileges(wish["user"])
     os.umask(0o077)
     os.environ["LC_ALL"] = "C"  # the words of PostgreSQL that we look for
     sweep(Path(wish["folder"]))
-    keeper = Keeper(wish)
+    keeper = PostgresProcess(wish)
     try:
         keeper.prepare()
         keeper.start()
-        say(keeper.report())
-        keep(keeper, wish["parent"])
+        send_state(keeper.report())
+        supervise(keeper, wish["parent"])
     finally:
         keeper.stop(signal.SIGQUIT)
         keeper.remove()
@@ -320,10 +320,10 @@ def run() -> None:
     """Do what the first line wants; whatever goes wrong, the parent is told."""
     try:
         main(json.loads(_first_line()))
-    except (Trouble, OSError) as error:
-        say({"error": str(error)})
+    except (StartupError, OSError) as error:
+        send_state({"error": str(error)})
     except Exception:  # noqa: BLE001  whatever it is, the parent is the one to tell
-        say({"error": traceback.format_exc()})
+        send_state({"error": traceback.format_exc()})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, cast
 from psycopg import AsyncCursor, sql
 from psycopg.rows import TupleRow
 
-from supawire.server.postgres.catalog import Catalog, Facts, Snapshot
+from supawire.server.postgres.catalog import Catalog, Facts, TransactionSnapshot
 from supawire.server.postgres.database import Database, DatabaseError, identifier, quoted
-from supawire.server.postgres.subscriptions import Viewer
+from supawire.server.postgres.subscriptions import Identity
 
 _SNAPSHOT: Final = "select pg_current_snapshot()::text"
 _BECOME: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"
@@ -54,14 +54,14 @@ class Seen(NamedTuple):
     failed: frozenset[int]
 
 
-async def caught_up(database: Database, snapshot: Snapshot | None, xids: Collection[int]) -> None:
+async def caught_up(database: Database, snapshot: TransactionSnapshot | None, xids: Collection[int]) -> None:
     """Return once everybody sees what these transactions did."""
     looks = 0
     while snapshot is None or not all(map(snapshot.sees, xids)):
         await asyncio.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
         looks += 1
         ((text,),) = await database.query(_SNAPSHOT)
-        snapshot = Snapshot.parse(text)
+        snapshot = TransactionSnapshot.parse(text)
 
 
 Table: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -80,20 +80,20 @@ class Failure(NamedTuple):
 class PolicyFailed(Exception):
     """A policy raised; for whom."""
 
-    def __init__(self, viewers: Mapping[Viewer, Failure]) -> None:
+    def __init__(self, viewers: Mapping[Identity, Failure]) -> None:
         super().__init__(f"a row policy raised for {len(viewers)} viewers")
         self.viewers: Final = viewers
 
 
 async def seen(
-    database: Database, wanted: Mapping[Viewer, Rows], xids: Collection[int], *, isolate: bool = False
-) -> dict[Viewer, Seen]:
+    database: Database, wanted: Mapping[Identity, Rows], xids: Collection[int], *, isolate: bool = False
+) -> dict[Identity, Seen]:
     """Return what each viewer sees of these rows, once everybody sees what these transactions did.
 
     isolate: a policy that raises hides rows from its viewer alone. Raises: PolicyFailed otherwise; DatabaseError.
     """
-    found: dict[Viewer, Seen] = {}
-    failing: dict[Viewer, Failure] = {}
+    found: dict[Identity, Seen] = {}
+    failing: dict[Identity, Failure] = {}
     viewers = list(wanted)
     for first in range(0, len(viewers), TOGETHER):
         some = viewers[first : first + TOGETHER]
@@ -115,9 +115,9 @@ async def seen(
     return found
 
 
-async def still_failing(database: Database, suspects: Mapping[Viewer, Failure]) -> dict[Viewer, Failure]:
+async def still_failing(database: Database, suspects: Mapping[Identity, Failure]) -> dict[Identity, Failure]:
     """Return those for whom a policy raises now. Raises: DatabaseError when the database cannot be reached."""
-    failing: dict[Viewer, Failure] = {}
+    failing: dict[Identity, Failure] = {}
     for viewer, failure in suspects.items():
         try:
             await _look(database, [(viewer, failure.rows)])
@@ -128,7 +128,7 @@ async def still_failing(database: Database, suspects: Mapping[Viewer, Failure]) 
     return failing
 
 
-async def _seen_apart(database: Database, viewer: Viewer, rows: Rows, xids: Collection[int]) -> Seen:
+async def _seen_apart(database: Database, viewer: Identity, rows: Rows, xids: Collection[int]) -> Seen:
     """The same where a policy may raise.
 
     One that raises hides the row that it raises for; one that raises for row after row hides all of them.
@@ -154,7 +154,7 @@ async def _seen_apart(database: Database, viewer: Viewer, rows: Rows, xids: Coll
 
 
 async def _look_late(
-    database: Database, looks: Sequence[tuple[Viewer, Rows]], xids: Collection[int]
+    database: Database, looks: Sequence[tuple[Identity, Rows]], xids: Collection[int]
 ) -> list[frozenset[int]]:
     """Look, and once more while the look came too early."""
     tries = 0
@@ -166,7 +166,9 @@ async def _look_late(
         tries += 1
 
 
-async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> tuple[Snapshot, list[frozenset[int]]]:
+async def _look(
+    database: Database, looks: Sequence[tuple[Identity, Rows]]
+) -> tuple[TransactionSnapshot, list[frozenset[int]]]:
     """One look for each viewer, all of them in one message. What the snapshot sees, all of them saw.
 
     Raises: DatabaseError when a policy does in any.
@@ -180,7 +182,7 @@ async def _look(database: Database, looks: Sequence[tuple[Viewer, Rows]]) -> tup
                 await one.execute(_BECOME, [viewer.role, viewer.claims])
                 cursors.append((await one.execute(query, parameters), groups))
         ((snapshot,),) = await taken.fetchall()
-        return Snapshot.parse(snapshot), [
+        return TransactionSnapshot.parse(snapshot), [
             frozenset(groups[int(group)][int(place) - 1][0] for group, place in await cursor.fetchall())
             for cursor, groups in cursors
         ]
@@ -232,7 +234,7 @@ class _Known(NamedTuple):
     until: float
 
 
-class KnownFacts:
+class CatalogCache:
     """Facts by table and role."""
 
     def __init__(self, catalog: Catalog) -> None:
