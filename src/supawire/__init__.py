@@ -193,6 +193,8 @@ if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name 
             from importlib.metadata import version
 
             return version("supawire")
+        if name == "LinkState":  # the name before 0.1.0
+            return ConnectionState
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

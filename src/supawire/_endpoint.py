@@ -14,6 +14,7 @@ _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # what may follow the base in a URL that somebody copied
 _OURS: Final = {"apikey": "the key argument", "vsn": "protocol="}
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
+_URL_LIKE: Final = re.compile(r"(https?|wss?|postgres(ql)?)://\w", re.ASCII | re.IGNORECASE)
 _KEY_LIKE: Final = re.compile(r"eyJ[\w-]+\.|sb_(?:publishable|secret)_")
 _IN_DATABASE_URL: Final = re.compile(r"@db\.([a-z0-9]{1,40})\.supabase\.co|//[a-z_]{1,40}\.([a-z0-9]{1,40}):")
 _SHORT: Final = 300
