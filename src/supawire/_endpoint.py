@@ -104,11 +104,7 @@ def check_host(host: object) -> str:
 
 
 def _not_swapped(url: object, key: object) -> None:
-    if (
-        isinstance(url, str)
-        and isinstance(key, str)
-        and (_KEY_LIKE.match(url) or ("://" in key[:12] and "://" not in url))
-    ):
+    if isinstance(url, str) and isinstance(key, str) and (_KEY_LIKE.match(url) or _URL_LIKE.match(key)):
         raise InvalidArgumentError("url and key are in each other's place", hint="Write connect(url, key).")
 
 
