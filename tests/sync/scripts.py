@@ -35,7 +35,7 @@ def announce(module):
         while True:
             frame = sys._current_frames()[MAIN]
             code = frame.f_back.f_code if frame.f_back else None
-            blocked = frame.f_code.co_name == "pass_gate" and code.co_name == "wait"
+            blocked = frame.f_code.co_name == "wait_at_gate" and code.co_name == "wait"
             if blocked and code.co_filename.endswith(f"{module}.py"):
                 return say("blocked")
             time.sleep(0.001)

@@ -53,7 +53,7 @@ def test_ctrl_c_ends_a_blocked_call(server: LocalServer, name: str):
     silent, before, call = CALLS[name]
     if silent:
         server.drop_reply(silent)
-    with Program(server, SCRIPT.format(before=before, call=call, module="calls")) as program:
+    with Program(server, SCRIPT.format(before=before, call=call, module="portal")) as program:
         assert program.hear() == "blocked"
         program.interrupt()
         told = ["ClosedError"] if name == "queued" else []  # nobody waits any more for what is then not sent
@@ -63,7 +63,7 @@ def test_ctrl_c_ends_a_blocked_call(server: LocalServer, name: str):
 @pytest.mark.parametrize("name", ITERATORS)
 def test_ctrl_c_ends_a_blocked_iterator(server: LocalServer, name: str):
     """An iterator that waits for an event raises KeyboardInterrupt at once, and nothing is left (R46)."""
-    with Program(server, SCRIPT.format(before="", call=ITERATORS[name], module="handover")) as program:
+    with Program(server, SCRIPT.format(before="", call=ITERATORS[name], module="thread_buffer")) as program:
         assert program.hear() == "blocked"
         program.interrupt()
         assert program.end() == (0, ["interrupted closed [] []"], "")

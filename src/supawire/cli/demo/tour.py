@@ -68,7 +68,7 @@ CHEAPER: Final[Row] = {**LAMP, "price": Decimal("17.50")}
 DESK: Final[Row] = {
     **LAMP,
     "id": 2**53 + 1,
-    "name": "HubContext",
+    "name": "Desk",
     "price": Decimal("249.00"),
 }  # an id that no float holds
 
