@@ -77,7 +77,7 @@ def test_ctrl_c_ends_a_leave_that_a_deaf_server_does_not_answer(server: LocalSer
         room.subscribe()
         say("ready")
         sys.stdin.readline()
-        announce("calls")
+        announce("portal")
         try:
             room.unsubscribe(timeout=None)
         except KeyboardInterrupt:
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_connecting(server: LocalServer):
                 say("retrying" if "retrying" in record.getMessage() else record.getMessage())
 
         logging.getLogger("supawire").addHandler(Heard())
-        announce("calls")
+        announce("portal")
         try:
             supawire.connect(URL, KEY, open_timeout=None, backoff=lambda attempt: 600.0)
         except KeyboardInterrupt:
@@ -126,7 +126,7 @@ async def test_ctrl_c_ends_a_close_that_waits_for_the_server():
     """A `close` that the server does not answer is interrupted, and then everything is gone at once (R10, R46)."""
     source = """
         client = supawire.connect(URL, KEY)
-        announce("calls")
+        announce("portal")
         try:
             client.close()
         except KeyboardInterrupt:
@@ -146,7 +146,7 @@ def test_ctrl_c_withdraws_what_the_call_wanted(server: LocalServer):
     source = """
         with supawire.connect(URL, KEY) as client:
             room = client.channel("room")
-            announce("calls")
+            announce("portal")
             try:
                 room.subscribe(timeout=None)
             except KeyboardInterrupt:
