@@ -310,7 +310,7 @@ def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> Non
     for _ in range(15):
         story.run_to_attempt()
         story.drop(text="nobody listens")
-    assert story.session.state is ConnectionState.RETRYING
+    assert {story.session.state} == {ConnectionState.RETRYING}
     story.come_back()
     story.run_alive(30)  # proven: it starts anew
     story.drop(text="gone")
