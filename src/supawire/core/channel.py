@@ -1,6 +1,6 @@
-"""One topic as its user sees it: listeners, sends, presence, tokens, and who waits for what.
+"""One topic from the user's side: listeners, broadcasts, presence, tokens and pending calls.
 
-The wishes are kept here and in the parts; whether and how they are fulfilled is `membership`'s.
+This module records what the user wants; `membership` runs the joins that achieve it.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from supawire.options import ChannelOptions, Secret
 _keys: Final = msgspec.json.Decoder(dict[str, Raw])
 
 _REPLACED: Final = 60.0
-"""Seconds for which the server may have told no changes before it says that it has subscribed anew; 37 were seen."""
+"""Seconds for which changes may have been missing before the server reports a new subscription; 37 were measured."""
 
 
 class CoreChannel:
-    """The client's side of one topic."""
+    """The client side of one topic."""
 
     __slots__ = ("_context", "_joins", "_member", "_parts", "begun", "membership", "name", "options", "topic")
 
@@ -40,7 +40,7 @@ class CoreChannel:
         self.membership: Final = Membership(context, joins, topic, options)
         self.name: Final = self.membership.name
         self.begun: bool = False
-        """Whether the user ever wanted in or out, not counting a wish that was withdrawn before the join."""
+        """Whether the user ever subscribed or unsubscribed, not counting a subscribe withdrawn before the join."""
         self._member = self.membership
         self._context = context
         self._joins = joins
@@ -48,12 +48,12 @@ class CoreChannel:
 
     @property
     def state(self) -> ChannelState:
-        """Where it stands."""
+        """The state of the channel."""
         return self._member.state
 
     @property
     def error(self) -> RealtimeError | None:
-        """Why it is not joined."""
+        """Why the channel is not joined."""
         return self._member.error
 
     @property
@@ -63,34 +63,34 @@ class CoreChannel:
 
     @property
     def ready(self) -> bool:
-        """Whether it is joined and everything that was asked for is live."""
+        """Whether the channel is joined and all requested events are live."""
         return self._member.ready
 
     @property
     def hopeless(self) -> RealtimeError | None:
-        """Why the changes that are wanted will never come, while the channel is joined; None while they may come."""
+        """The error because of which the wanted changes will never arrive although the channel is joined, else None."""
         if self.state is not ChannelState.JOINED or self._member.missing_kinds:
             return None
         return self._parts.readiness.hopeless
 
     @property
     def queued(self) -> int:
-        """How many broadcasts are kept."""
+        """Number of queued broadcasts."""
         return len(self._parts.outbox)
 
     @property
     def own_token(self) -> bool:
-        """Whether it has a token of its own."""
+        """Whether the channel has its own token."""
         return self._member.token is not None
 
-    # --- what the user wants
+    # --- user requests
 
     def has_listener(self, deliver: Callable[[Any], None]) -> bool:
-        """Whether this very callable listens already."""
+        """Return whether this callable is already registered."""
         return self._parts.index.has(deliver)
 
     def listen(self, listener: Listener, now: Instant) -> None:
-        """Add a listener; new changes, and the first for presence, need a new join (R17)."""
+        """Add a listener. New bindings, and the first presence listener, require a new join."""
         self._parts.index.add(listener)
         self._parts.gaps.widen(self._parts.index.kinds())
         self._member.rejoin_if_needed(now)
@@ -100,45 +100,45 @@ class CoreChannel:
         self._parts.index.remove(listener)
 
     def subscribe(self, waiter: Waiter, now: Instant) -> None:
-        """Be joined, from now on; the waiter is told when."""
+        """Join and stay joined. The waiter is resolved when the channel is joined or ready."""
         self.begun = True
         self._parts.waiters.add(waiter, now.mono)
         self._member.want(now)
         self._member.settle_waiters()
 
     def unsubscribe(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
-        """Be out; settled when the server has confirmed, or after the bound."""
+        """Leave. The ticket resolves when the server confirms, or after `bound` seconds."""
         self.begun = True
         self._member.leave(ticket, bound, now)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
-        """For good: removed, the client closed, or the link ended with this error."""
+        """Close permanently: the channel was removed, the client was closed, or the connection ended with `error`."""
         self._member.close(error, now)
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
-        """The channel's own token, instead of the client's."""
+        """Set the channel's own token, used instead of the client's."""
         self._member.token = token
         self.token_changed(now)
 
     def drop_channel_token(self, now: Instant) -> None:
-        """The provider has answered, and wins over `set_token`, unless the channel was made with a token of its own."""
+        """Drop a token set by `set_token` because the provider returned a newer one. A token in the options is kept."""
         if self.options.secret is None and self._member.token is not None:
             self.set_token(None, now)
 
     def token_changed(self, now: Instant) -> None:
-        """Tell the server of a newer token, once; a channel that failed with the old one tries again."""
+        """Send a changed token to the server once. A channel that failed with the old token joins again."""
         if self.state is ChannelState.FAILED and self.wanted:
             self._member.renew(now)
         else:
             self._member.tell_token(now)
 
     def token_missing(self, error: RealtimeError, now: Instant) -> None:
-        """Note why there is no token to join with; an error that will not pass ends the wait at once."""
+        """Record why there is no token to join with. A permanent error fails the waiting callers at once."""
         if self.state is ChannelState.WAITING:
             self._member.blocked(error, now)
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
-        """Take a presence wish: settled at once when not joined, else when the server has it (R45)."""
+        """Set the desired presence. The ticket resolves at once if not joined, else when the server confirms it."""
         self._parts.tracking.set_desired(wish)
         if self.state not in (ChannelState.JOINED, ChannelState.REJOINING):
             self._context.tickets.resolve(ticket, None)
@@ -150,7 +150,7 @@ class CoreChannel:
             self._parts.tracking.advance(now)
 
     def broadcast(self, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
-        """Send a broadcast, or do with it what `offline` says; None: handed over, and nothing more will come."""
+        """Send a broadcast, or apply the `offline` option. Return None if it was sent and no reply is expected."""
         self._check_broadcast(message)
         if self.state is ChannelState.JOINED and self._member.active_join is not None:
             return self._parts.outbox.send(message, self._member.active_join.ref, now)
@@ -170,7 +170,7 @@ class CoreChannel:
         )
 
     def expired(self, ticket: Ticket, now: Instant) -> None:
-        """A caller's time is over."""
+        """Fail a call whose timeout has passed."""
         joined = self.state is ChannelState.JOINED
         if self._parts.outbox.expired(ticket, joined=joined) or self._parts.tracking.expired(ticket):
             return
@@ -184,14 +184,14 @@ class CoreChannel:
         self._withdraw(now)
 
     def cancel(self, ticket: Ticket, now: Instant) -> None:
-        """A caller went away."""
+        """Discard the ticket of a cancelled call."""
         self._parts.outbox.drop(ticket)
         self._parts.tracking.dropped(ticket)
         if self._parts.waiters.take(ticket) is not None:
             self._withdraw(now)
 
     def check_presence(self, wish: bytes | None) -> None:
-        """Refuse at once a payload that the server would refuse, or close the channel for."""
+        """Raise an error for a payload that the server would refuse or close the channel for."""
         if wish is None:
             return
         limits = self._context.options.limits
@@ -204,28 +204,28 @@ class CoreChannel:
             )
 
     def presence(self) -> PresenceState:
-        """Everyone who is here, as an immutable snapshot."""
+        """Return an immutable snapshot of the presence state."""
         return self._parts.roster.state()
 
-    # --- frames of the living join
+    # --- frames of the active join
 
     def system(self, message: System, now: Instant) -> None:
-        """Readiness, trouble with changes, or why the channel is about to be closed."""
+        """Handle a `system` message: readiness, an error of Postgres changes, or the reason of an imminent close."""
         self._context.deliver(self._parts.index.system, (message,))
         reading = self._parts.readiness.read(message, now, keyed=self._member.keyed)
-        joined = self.state is ChannelState.JOINED  # else it speaks of the join that is being replaced
+        joined = self.state is ChannelState.JOINED  # else the message is about the join that is being replaced
         match reading.said:
             case Said.READY:
                 self._member.move(ChannelOn.RECOVERED, now, announce=True)
                 self._member.settle_waiters()
             case Said.DEGRADED:
-                since = self._member.rejoin.since(self._joins.stalled_since(now))  # it may have waited behind a join
+                since = self._member.rejoin.since(self._joins.stalled_since(now))  # maybe delayed behind a join
                 self._parts.gaps.open(since, "degraded", frozenset({"changes"}))
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._member.settle_waiters()
                     self._context.report("changes", topic=self.name, error=reading.error)
-            case Said.ANEW:  # also before a rejoin is answered: nothing of the new join comes before its answer
+            case Said.ANEW:  # also before a rejoin is answered: frames of the new join come only after its reply
                 earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
                 self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
             case Said.ENDING:
@@ -235,17 +235,17 @@ class CoreChannel:
         self._member.events_flow(now)
 
     def missed_change(self, now: Instant) -> None:
-        """A frame that may have been a change of this channel could not be read: a gap, if changes are listened to."""
+        """Open a gap, if there are change listeners, because a frame that may have been a change could not be read."""
         if self._member.accepted_refs and self._parts.index.bindings:
             self._parts.gaps.open(now, "unreadable", frozenset({"changes"}))
             self._member.events_flow(now)
 
     def presence_state(self, raw: Raw) -> None:
-        """Everyone who is here."""
+        """Apply a `presence_state` and deliver the resulting events."""
         self._tell_presence(lambda roster: roster.replace(raw))
 
     def presence_diff(self, joins: Raw, leaves: Raw) -> None:
-        """Who came and went."""
+        """Apply a `presence_diff` and deliver the resulting events."""
         self._tell_presence(lambda roster: roster.apply(joins, leaves))
 
     def _tell_presence(self, change: Callable[[ChannelPresence], list[PresenceEvent]]) -> None:
@@ -256,32 +256,32 @@ class CoreChannel:
             self._context.report("garbage", topic=self.name, detail_of="presence that is malformed, or of too many")
 
     def older_join_ended(self) -> None:
-        """An older join than the living one is over on the server as well."""
+        """Record that the server has closed a join older than the active one."""
         self._parts.roster.older_ended()
 
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
-        """The server answered a presence request, or did not in time."""
+        """Handle the reply to a presence request, or its timeout."""
         self._parts.tracking.answered(error, now)
         self._member.rejoin_if_needed(now)
 
     # --- deadlines
 
     def track_due(self, now: Instant) -> None:
-        """The presence limit allows another request."""
+        """Send a delayed presence request, now that the rate limit allows it."""
         self._parts.tracking.advance(now)
 
     def flush_due(self, now: Instant) -> None:
-        """The message limit allows another broadcast."""
+        """Send queued broadcasts, now that the rate limit allows it."""
         if self.state is ChannelState.JOINED and self._member.active_join is not None:
             self._parts.outbox.flush(self._member.active_join.ref, now)
 
-    # --- inside
+    # --- internal
 
     def _withdraw(self, now: Instant) -> None:
-        """Leave a channel that was never joined when its last waiter is gone, as if nobody had begun it."""
+        """Leave a channel that was never joined once its last waiter is gone, as if it had never been subscribed."""
         if self.wanted and not self._member.ever_joined and not self._parts.waiters:
             self._member.leave(None, self._context.options.timeout, now)
-            self.begun = False  # iterators that are read later begin it anew, they do not end
+            self.begun = False  # so that iterators read later subscribe again instead of ending
 
     def _check_broadcast(self, message: OutgoingBroadcast) -> None:
         if self.state is ChannelState.CLOSED:

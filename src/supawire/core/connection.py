@@ -1,8 +1,8 @@
-"""The one connection of a client, through all its attempts (architecture: Link).
+"""The connection of a client, across all its connection attempts.
 
-The link wants to be open until the user closes it. Every attempt has a generation; what an older one still says is
-dropped. The backoff starts anew only when a connection has proven itself, so that a server that accepts and closes at
-once is not hammered (R8).
+Once requested, the connection reconnects until the user closes it. Every attempt has a generation number; input from
+an older generation is dropped. The backoff restarts only after a connection has proven stable, so that a server that
+accepts and closes at once is not flooded with attempts.
 """
 
 from typing import Final, Protocol
@@ -25,23 +25,23 @@ from supawire.errors import (
 from supawire.events import ConnectionState, Instant, Status
 
 PROVEN_AFTER: Final = 5.0
-"""Seconds up, besides an ok reply, after which a connection counts as good."""
+"""Seconds a connection must stay open, in addition to an ok reply, to count as stable."""
 
 CLOSE_BOUND: Final = 5.0
-"""Seconds that a polite close may take."""
+"""Maximum seconds for a graceful close."""
 
 CLOCK_LOOKS: Final = 5.0
-"""Seconds between two looks at the clocks: timers stand still while a machine sleeps, so the next one may be far."""
+"""Seconds between two checks for clock jumps. Timers pause while a machine sleeps, so deadlines alone are too late."""
 
 PROBE_TIMEOUT: Final = 5.0
-"""Seconds that a heartbeat may take after the clock jumped."""
+"""Timeout in seconds of the heartbeat that is sent after a clock jump."""
 
 
 class Cause(Struct, frozen=True):
-    """Why a connection ended or could not be opened, as the transport knows it.
+    """Why a connection ended or could not be opened, as reported by the transport.
 
-    code: the close code, None when none came. status, body, retry_after: the HTTP answer to a refused upgrade.
-    written: how many of this generation's frames were handed to the network, None when the transport cannot tell.
+    code: the close code, None if none was received. status, body, retry_after: the HTTP answer to a refused upgrade.
+    written: how many frames of this generation were written to the network, None if the transport does not know.
     """
 
     code: int | None = None
@@ -53,7 +53,7 @@ class Cause(Struct, frozen=True):
 
 
 class ConnectionOwner(Protocol):
-    """Who is told what becomes of the link."""
+    """Receiver of the connection's state changes."""
 
     def connection_opened(self, now: Instant) -> None: ...
 
@@ -84,7 +84,7 @@ class Connection:
         self._owner = owner
         self.state: ConnectionState = ConnectionState.IDLE
         self.error: RealtimeError | None = None
-        """Why it is not open."""
+        """Why the connection is not open."""
         self._attempts = 0
         self._failing_since: float | None = None
         self._retry_after = 0.0
@@ -94,18 +94,18 @@ class Connection:
         self._ever_open = False
 
     def reason(self, closed: str) -> RealtimeError:
-        """Why nothing goes on, to raise once more; `closed`: in which words, when it was the user's wish."""
+        """Return a new exception that says why no call is possible; `closed` is the text if the user closed it."""
         return again(self.error or ClosedError(closed))
 
     def check_open(self) -> None:
-        """Raise why nothing goes on, when that is so."""
+        """Raise an exception if the connection is closing or closed."""
         if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             raise self.reason("the client was closed")
 
-    # --- what the user wants
+    # --- user requests
 
     def want(self, now: Instant) -> None:
-        """Be open, from now on."""
+        """Start to connect, and reconnect until closed."""
         was = self.state
         self._move(ConnectionOn.WANTED)
         if was is not ConnectionState.IDLE:
@@ -116,19 +116,19 @@ class Connection:
         self._connect(now)
 
     def reconnect(self, now: Instant) -> None:
-        """Now, not at the end of the backoff; an open connection is replaced."""
+        """Reconnect now instead of after the backoff. An open connection is replaced."""
         if self.state is ConnectionState.OPEN:
             error = ConnectionLostError("reconnect() was called")
             self._abort()
             self._quiet()
             self.error = error
-            self._move(ConnectionOn.LOST, error)  # not by `_retry`: the user's wish uses no attempt up
+            self._move(ConnectionOn.LOST, error)  # not `_retry`: a reconnect by the user does not count as an attempt
             self._owner.connection_lost(error, None, now)
         if self.state is ConnectionState.RETRYING:
             self.due(now)
 
     def close(self, now: Instant) -> None:
-        """For good."""
+        """Close permanently and gracefully."""
         was = self.state
         self._move(ConnectionOn.CLOSE)
         if was in (ConnectionState.CLOSING, ConnectionState.CLOSED):
@@ -143,7 +143,7 @@ class Connection:
         self._end(ConnectionOn.ENDED, None, now)
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
-        """For good and at once; with the error that made it necessary, if any."""
+        """Close permanently and at once, with the error that caused it, if any."""
         if self.state is ConnectionState.CLOSED:
             return
         if self.state in (ConnectionState.CONNECTING, ConnectionState.OPEN, ConnectionState.CLOSING):
@@ -151,10 +151,10 @@ class Connection:
         self._move(ConnectionOn.CLOSE)
         self._end(ConnectionOn.ENDED, error, now)
 
-    # --- what the world did
+    # --- transport events
 
     def opened(self, now: Instant) -> None:
-        """The socket of this generation is open."""
+        """Handle that the socket of this generation is open."""
         if self.state is not ConnectionState.CONNECTING:
             return
         self._quiet()
@@ -170,7 +170,7 @@ class Connection:
         self._owner.connection_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
-        """The socket of this generation ended, or never was."""
+        """Handle that the socket of this generation was closed or could not be opened."""
         match self.state:
             case ConnectionState.CONNECTING:
                 self._failed(cause, now)
@@ -183,43 +183,43 @@ class Connection:
                 self._context.counts.stale += 1
 
     def lose(self, error: ConnectionLostError, now: Instant) -> None:
-        """Give this socket up ourselves: it is open, but dead. One that is being closed has its own bound."""
+        """Drop an open socket that no longer responds. Does nothing while closing, which has its own time limit."""
         if self.state is ConnectionState.OPEN:
             self._abort()
             self._lost(error, None, now)
 
     def token_ready(self, now: Instant) -> None:
-        """The token for this attempt is there, or will not come in time."""
+        """Open the socket: the token for this attempt has arrived or timed out."""
         if self.state is ConnectionState.CONNECTING and self._context.timers.deadline(("attempt",)) is None:
             self._open_socket(now)
 
     def answered_ok(self) -> None:
-        """The server said ok to something: with a few seconds up, the connection has proven itself."""
+        """Record an ok reply. The connection is stable once it has also been open for `PROVEN_AFTER` seconds."""
         self._answered = True
         if self._up:
             self._prove()
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
-        """The user's backoff says how long."""
+        """Set the reconnect timer to the result of the user's backoff callable."""
         if self.state is ConnectionState.RETRYING:
             self._context.timers.set(("connect",), now.mono + max(seconds, self._retry_after))
 
     # --- deadlines
 
     def due(self, now: Instant) -> None:
-        """The backoff is over."""
+        """Start the next attempt: the backoff is over."""
         self._context.timers.cancel(("connect",))
         self._move(ConnectionOn.DUE)
         self._connect(now)
 
     def attempt_late(self, now: Instant) -> None:
-        """This attempt took too long."""
+        """Fail an attempt that took too long."""
         if self.state is ConnectionState.CONNECTING:
             self._abort()
             self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s"), now)
 
     def opening_late(self, now: Instant) -> None:
-        """The first opening took too long, all attempts together."""
+        """Give up: the first connection was not opened within `open_timeout`, all attempts together."""
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RETRYING):
             self._abort()
             last = f": {self.error.message}" if self.error else ""
@@ -227,33 +227,33 @@ class Connection:
             self._end(ConnectionOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
 
     def closing_late(self, now: Instant) -> None:
-        """The peer does not answer our close."""
+        """Drop the socket: the peer did not answer our close in time."""
         if self.state is ConnectionState.CLOSING:
             self._abort()
             self._end(ConnectionOn.ENDED, None, now)
 
     def up(self) -> None:
-        """Some seconds up."""
+        """Record that the connection has been open for `PROVEN_AFTER` seconds."""
         self._up = True
         if self._answered:
             self._prove()
 
     def beat(self, now: Instant) -> None:
-        """Send a heartbeat, and come back for the next."""
+        """Send a heartbeat and schedule the next one."""
         self._context.beat(now)
 
     def look(self, now: Instant) -> None:
-        """Come back soon: each deadline that passes is also a look at the clocks (R6)."""
+        """Schedule the next check for clock jumps; the clocks are compared at every deadline."""
         self._context.timers.set(("clock",), now.mono + CLOCK_LOOKS)
 
     def probe(self, now: Instant) -> None:
-        """The machine slept, or its clock was set: ask at once whether anybody is still there (R6)."""
+        """Send a heartbeat at once, because the machine slept or its clock was set."""
         if self.state is ConnectionState.OPEN:
             timeout = min(PROBE_TIMEOUT, self._context.options.timeout)
             self._context.push(frames.HEARTBEAT, {}, now, timeout=timeout)
 
     def idle(self, now: Instant) -> None:
-        """Nobody needs the socket for now."""
+        """Close the socket while no channel needs it."""
         if self.state is ConnectionState.OPEN:
             self._quiet()
             self._context.effects.append(Disconnect(self._context.generation))
@@ -261,7 +261,7 @@ class Connection:
             self._move(ConnectionOn.IDLED)
             self._owner.connection_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
 
-    # --- moves
+    # --- state transitions
 
     def _connect(self, now: Instant) -> None:
         self._context.generation += 1
@@ -294,7 +294,7 @@ class Connection:
             self._retry(ConnectionOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
 
     def _asked_wait(self, cause: Cause) -> float:
-        """Return the seconds that the server asks us to wait, within the user's bound; a transport may say anything."""
+        """Return the seconds to wait that the server asked for, at most `max_retry_after`. The value is not trusted."""
         asked = cause.retry_after or 0.0
         return min(asked, self._context.options.max_retry_after) if asked > 0 else 0.0
 
@@ -333,7 +333,7 @@ class Connection:
         self._owner.connection_closed(error, now)
 
     def _abort(self) -> None:
-        """Throw the socket of this generation away; what it still says is stale from here on."""
+        """Abort the socket of this generation; its later input is stale."""
         self._context.effects.append(Disconnect(self._context.generation, abort=True))
         self._context.generation += 1
 
@@ -346,13 +346,13 @@ class Connection:
         if move is None:
             self._context.impossible("the link", self.state, on)
             return
-        previous, self.state = self.state, move.next  # the only assignment of a link's state
+        previous, self.state = self.state, move.next  # the only assignment of the connection's state
         if self.state is not previous:
             self._context.announce(Status(None, self.state, previous, cause))
 
 
 def _given_up(kind: type[ConnectError], text: str, last: RealtimeError | None) -> ConnectError:
-    """The error after the last attempt, with the HTTP answer of that attempt, when there was one."""
+    """Return the error after the last attempt, including that attempt's HTTP answer, if any."""
     if isinstance(last, ConnectError):
         error = kind(text, status=last.status, body=last.body, retry_after=last.retry_after, hint=last.hint)
     else:

@@ -1,20 +1,16 @@
-"""What each deadline means: the first part of its key, and who acts on it.
+"""The core of a client: its connection, its channels and all pending calls, as a state machine without I/O.
 
-Broadcasts by HTTP, as the session sees them: what is owed, with which token they go, and when the limit lets them.
+Commands carry the user's requests and inputs carry what happened on the network, each with the current time. Effects
+are queued in order, and `next_deadline` says when to call `tick`. The core opens no socket, never blocks, reads no
+clock and writes no log, so that the same inputs always produce the same effects.
 
-The requests themselves are the shell's. A post ends once, whoever is first: its answer, its caller, or `close()`.
+    ticket = session.join("realtime:lobby", now=now)      # a pending call, resolved exactly once
+    delivery = session.receive(generation, data, False, now)   # hot path: listeners and event, or None
+    while (effect := session.next_effect()) is not None: ...   # work for the shell
 
-The client's core: one link, its channels, and everything that is owed to callers.
-
-A pure state machine. Commands say what the user wants and inputs what the world did, each with the instant; effects
-come out in order, and one deadline says when `tick` is wanted. It opens nothing, waits for nothing, reads no clock and
-logs nothing, so that the same inputs always give the same effects.
-
-    ticket = session.join("realtime:lobby", now=now)      # owed to the caller, settled once
-    delivery = session.receive(generation, data, False, now)   # hot lane: who gets what, or None
-    while (effect := session.next_effect()) is not None: ...   # orders to the shell
-
-This file composes; it decides only which part an input belongs to.
+`Session` only composes the components and decides which of them handles an input. `Deadlines` maps the first element
+of a deadline's key to the component that handles it. `Posts` is the interface for HTTP broadcasts: their tickets, the
+token they use and the rate limit. The HTTP requests themselves are made by the shell.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -40,7 +36,7 @@ from supawire.options import ChannelOptions, Secret, SessionOptions
 
 
 class Deadlines:
-    """The parts of one session that act on deadlines; only on a caller's ("ticket") it acts itself."""
+    """The components of a session that handle deadlines. `Session` itself handles the timeouts of callers."""
 
     __slots__ = ("channels", "joins", "link", "receiver", "refresh")
 
@@ -59,16 +55,16 @@ class Deadlines:
         self.channels: Final = channels
 
     def passed(self, key: Any, now: Instant) -> None:
-        """The deadline with this key has passed."""
+        """Handle the deadline with this key."""
         _MEANINGS[key[0]](self, key, now)
 
     def beat(self, now: Instant) -> None:
-        """Send a heartbeat; with `token_on_heartbeat` ask the provider too."""
+        """Send a heartbeat; with `token_on_heartbeat`, also fetch a token."""
         self.link.beat(now)
         self.refresh.beat(now)
 
     def join_late(self, now: Instant) -> None:
-        """The join that leads the row is not answered; or the socket is dead, when nothing was heard since."""
+        """Time out the first unanswered join, or drop the connection if nothing was received since it became first."""
         heard = self.receiver.last_received_at
         if not self.joins.timed_out(now, heard.mono if heard else 0.0):
             self.link.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
@@ -78,7 +74,7 @@ _Due = Callable[[Deadlines, Any, Instant], None]
 
 
 def _of_channel(call: Callable[[CoreChannel, Instant], None]) -> _Due:
-    """A channel's deadline has its topic as the second part."""
+    """Return a handler that calls `call` with the channel whose topic is the second element of the key."""
 
     def due(of: Deadlines, key: Any, now: Instant) -> None:
         channel = of.channels.get(key[1])
@@ -115,7 +111,7 @@ _MEANINGS: Final[Mapping[Hashable, _Due]] = {
 
 
 class Posts:
-    """The part of one session that the HTTP side of its shell talks to."""
+    """The interface of a session for HTTP broadcasts."""
 
     __slots__ = ("_connection", "_context", "_refresh")
 
@@ -125,53 +121,54 @@ class Posts:
         self._refresh = refresh
 
     def open(self) -> Ticket:
-        """Something goes out by HTTP: its outcome is owed. Raises `ClosedError`."""
+        """Create a ticket for an HTTP broadcast. Raises `ClosedError`."""
         self._connection.check_open()
         return self._context.tickets.create("publish")
 
     def settle(self, ticket: Ticket, outcome: Any) -> None:
-        """It is over: a value, or the error that the caller gets. One that was settled before stays as it was."""
+        """Resolve the ticket with a result or an exception. Does nothing if it is already resolved."""
         self._context.tickets.resolve(ticket, outcome)
 
     @property
     def token(self) -> Secret | None:
-        """The newest token of the client."""
+        """The current token of the client."""
         return self._context.tokens.current
 
     @property
     def refreshable(self) -> bool:
-        """Whether somebody can be asked for a newer one."""
+        """Whether there is a token provider that can supply a newer token."""
         return self._context.tokens.has_provider
 
     def refresh(self, now: Instant) -> Ticket:
-        """Ask for a newer token; settled with it, or with why there is none. Raises `ClosedError`."""
+        """Fetch a newer token. The ticket resolves with the token or with the error. Raises `ClosedError`."""
         self._connection.check_open()
         return self._refresh.wait(now)
 
     @property
     def most(self) -> int | None:
-        """How many messages the limit ever allows at once."""
+        """The largest number of messages that the rate limit allows at once."""
         return self._context.messages.limit
 
     def ready_at(self, mono: float, messages: int) -> float:
-        """When the limit allows so many messages: `mono` itself when now."""
+        """Return when the rate limit allows this number of messages; `mono` itself if that is now."""
         return self._context.messages.ready_at(mono, messages)
 
     def spend(self, mono: float, messages: int) -> None:
-        """They go out."""
+        """Count these messages against the rate limit."""
         self._context.messages.spend(mono, messages)
 
 
 _NO_OPTIONS: Final = ChannelOptions()
 
 JUMP: Final = 10.0
-"""Seconds by which the wall clock may move against the monotonic one before it counts as a sleep or a new setting."""
+"""Seconds by which the wall clock may drift from the monotonic clock before a sleep or a clock change is assumed."""
 
 
 class Session:
-    """One client of Realtime, without the world.
+    """One Realtime client without I/O.
 
-    Args: random: draws the jitter. strict: raise `LocalProtocolError` on an impossible move instead of reporting it.
+    Args: random: source of the jitter. strict: raise `LocalProtocolError` on an impossible state transition instead of
+    reporting it.
     """
 
     __slots__ = (
@@ -209,58 +206,58 @@ class Session:
         self._closers: tuple[Ticket, ...] = ()
         self._deadlines = Deadlines(self._connection, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
-        """The hot lane: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
+        """Hot path: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
         self.receive_heavy: Final = self._receiver.receive_heavy
         """The same for frames of more than `HEAVY` bytes."""
         self.effects: Final = self._context.effects
-        """What `next_effect` takes from; to look whether there is anything."""
+        """The queue behind `next_effect`, public so that the shell can test quickly whether it is empty."""
 
     # --- outputs
 
     def next_effect(self) -> Effect | None:
-        """The next order to the shell, None when there is none."""
+        """Remove and return the next effect, or None if there is none."""
         effects = self._context.effects
         return effects.popleft() if effects else None
 
     @property
     def next_deadline(self) -> float | None:
-        """When `tick` is wanted, on the monotonic clock; None for never."""
+        """Monotonic time at which `tick` must be called; None for never."""
         one, other = self._context.timers.next, self._context.replies.next
         return one if other is None else other if one is None else min(one, other)
 
     @property
     def state(self) -> ConnectionState:
-        """Where the link stands."""
+        """The state of the connection."""
         return self._connection.state
 
     @property
     def error(self) -> RealtimeError | None:
-        """Why the link is not open."""
+        """Why the connection is not open."""
         return self._connection.error
 
     @property
     def generation(self) -> int:
-        """The present attempt's number."""
+        """Number of the current connection attempt."""
         return self._context.generation
 
     @property
     def sequence(self) -> int:
-        """How many frames were handed to the socket of this generation."""
+        """Number of frames passed to the socket of this generation."""
         return self._context.sequence
 
     @property
     def awaits_reply(self) -> bool:
-        """Whether a request of ours waits for its reply."""
+        """Whether a request or a join is waiting for its reply."""
         return bool(self._context.replies) or self._joins.unanswered > 0
 
     def stats(self) -> Stats:
-        """The counters so far."""
+        """Return the counters."""
         return self._context.stats(self.state, sum(channel.queued for channel in self._channels.values()))
 
     # --- commands: the client
 
     def open(self, now: Instant) -> Ticket:
-        """Connect, and stay connected; the ticket is settled with the first connection."""
+        """Connect and stay connected. The ticket resolves with the first connection."""
         ticket = self._context.tickets.create("open")
         if self.state is ConnectionState.OPEN:
             self._context.tickets.resolve(ticket, None)
@@ -271,7 +268,7 @@ class Session:
         return ticket
 
     def close(self, now: Instant) -> Ticket:
-        """End for good: leave, close, and settle everything that is owed with `ClosedError`."""
+        """Close permanently: leave the channels, close the connection and fail all pending calls with `ClosedError`."""
         ticket = self._context.tickets.create("close")
         self._closers += (ticket,)
         for channel in self._channels.values():
@@ -284,18 +281,18 @@ class Session:
         return ticket
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
-        """End for good and at once, without a word to the server; who waits gets the error, or `ClosedError` (R2)."""
+        """Close permanently and at once, without sending anything. Pending calls get the error, or `ClosedError`."""
         self._connection.abort(error, now)
 
     def reconnect(self, now: Instant) -> None:
-        """Connect now, not at the end of the backoff; an open connection is replaced."""
+        """Connect now instead of after the backoff. An open connection is replaced."""
         self._connection.check_open()
         self._connection.reconnect(now)
 
     def ping(self, timeout: float | None, now: Instant, *, patient: bool = False) -> Ticket:
-        """Send a heartbeat; settled with its round trip in seconds.
+        """Send a heartbeat. The ticket resolves with the round-trip time in seconds.
 
-        `patient`: time behind unanswered joins is not counted.
+        `patient`: do not count time spent behind unanswered joins.
 
         Raises: ConnectionLostError: there is no connection now.
         """
@@ -307,27 +304,27 @@ class Session:
         return ticket
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
-        """The client's token from now on; with a provider, until it is asked the next time."""
+        """Set the client's token. With a provider, it is used until the provider returns the next one."""
         self._connection.check_open()
         self._refresh.set_by_user(token, now)
 
     def watch(self, deliver: Callable[[Any], None], *, heartbeats: bool = False) -> None:
-        """Tell of every move of link and channels, of gaps, and if wanted of heartbeats."""
+        """Register a callback for status changes of connection and channels, for gaps, and if requested heartbeats."""
         self._context.watchers[deliver] = None
         if heartbeats:
             self._context.beat_watchers[deliver] = None
 
     def unwatch(self, deliver: Callable[[Any], None]) -> None:
-        """No longer."""
+        """Remove a callback that was added by `watch`."""
         self._context.watchers.pop(deliver, None)
         self._context.beat_watchers.pop(deliver, None)
 
     # --- commands: channels
 
     def channel(self, topic: str, options: ChannelOptions) -> CoreChannel:
-        """The channel of this full topic, made when it is new.
+        """Return the channel with this full topic, creating it if needed.
 
-        Raises: InvalidArgumentError: it exists with other options (R21).
+        Raises: InvalidArgumentError: it exists with other options.
         """
         self._connection.check_open()
         channel = self._channels.get(topic)
@@ -348,7 +345,7 @@ class Session:
         self._get(topic).listen(listener, now)
 
     def unlisten(self, topic: str, listener: Listener) -> None:
-        """Unregister a listener; also of a channel that is gone."""
+        """Unregister a listener. Does nothing if the channel was removed."""
         channel = self._channels.get(topic)
         if channel is not None:
             channel.unlisten(listener)
@@ -356,11 +353,11 @@ class Session:
     def join(
         self, topic: str, now: Instant, *, ready: bool = False, timeout: float | None = None, patient: bool = False
     ) -> Ticket:
-        """Want to be joined; settled when it is (or *ready*).
+        """Join the channel and stay joined. The ticket resolves when it is joined (or *ready*).
 
-        `patient`: time behind pacing and behind other joins is not counted.
+        `patient`: do not count time spent waiting for pacing or for other joins.
 
-        Raises: RateLimitedError: as many channels are wanted as one connection may have.
+        Raises: RateLimitedError: the connection already has the maximum number of channels.
         """
         channel = self._get(topic)
         self._check_room(channel)
@@ -372,14 +369,14 @@ class Session:
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
-        """Want to be out; settled when the server has confirmed, or after the bound."""
+        """Leave the channel. The ticket resolves when the server confirms, or after `bound` seconds."""
         ticket = self._context.tickets.create("leave")
         self._get(topic).unsubscribe(ticket, bound, now)
         self._watch_idle(now)
         return ticket
 
     def remove(self, topic: str, now: Instant) -> None:
-        """Leave and forget the channel; its object is closed."""
+        """Leave the channel and remove it. Its object is closed."""
         channel = self._channels.pop(topic, None)
         if channel is not None:
             self._receiver.unregister(channel)
@@ -387,14 +384,14 @@ class Session:
             self._watch_idle(now)
 
     def broadcast(self, topic: str, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
-        """Send a broadcast. None: it is handed to the socket, and nothing more will come; else see the ticket.
+        """Send a broadcast. Return None if the frame was passed to the socket and no reply is expected, else a ticket.
 
-        Raises what can be told at once: StateError, PayloadTooLargeError, ClosedError.
+        Raises: StateError, PayloadTooLargeError, ClosedError: what can be detected at once.
         """
         return self._get(topic).broadcast(message, now)
 
     def track(self, topic: str, wish: bytes | None, timeout: float | None, now: Instant) -> Ticket:
-        """Be present with this payload (JSON), None: not be present.
+        """Track this presence payload (JSON); None to untrack.
 
         Raises: InvalidArgumentError, PayloadTooLargeError: more keys or bytes than the limits allow.
         """
@@ -405,15 +402,15 @@ class Session:
         return ticket
 
     def set_channel_token(self, topic: str, token: Secret | None, now: Instant) -> None:
-        """The token of one channel."""
+        """Set the token of one channel."""
         self._get(topic).set_token(token, now)
 
     def presence_state(self, topic: str) -> PresenceState:
-        """Everyone who is here, as an immutable snapshot."""
+        """Return an immutable snapshot of the presence state."""
         return self._get(topic).presence()
 
     def cancel(self, ticket: Ticket, now: Instant) -> None:
-        """The caller went away: it wants nothing any more, and what only it wanted is withdrawn."""
+        """Discard the ticket of a cancelled call, and withdraw a request that only this call needed."""
         if ticket in self._context.tickets:
             self._context.tickets.drop(ticket)
             for channel in list(self._channels.values()):
@@ -423,9 +420,9 @@ class Session:
     # --- inputs
 
     def transport_opened(self, generation: int, now: Instant, *, clock_offset: float | None = None) -> None:
-        """The socket of this generation is open.
+        """Handle that the socket of this generation is open.
 
-        `clock_offset`: by how many seconds the server's clock is ahead of ours, or a little less; None: not known.
+        `clock_offset`: seconds by which the server's clock is ahead of ours, or slightly less; None if not known.
         """
         if self._is_current(generation):
             self._watch_clock(now)
@@ -433,26 +430,26 @@ class Session:
             self._connection.opened(now)
 
     def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:
-        """The socket of this generation ended, or could not be opened."""
+        """Handle that the socket of this generation was closed or could not be opened."""
         if self._is_current(generation):
             self._connection.closed(cause, now)
 
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
-        """The provider answered the question with this number, or raised."""
+        """Handle the token provider's answer to request `number`: a token, or the error that it raised."""
         self._refresh.answered(number, token, now)
 
     def delay_ready(self, key: Key, seconds: float, now: Instant) -> None:
-        """The user's backoff callable answered."""
+        """Handle the result of the user's backoff callable."""
         match key:
             case (_, str(topic)) if topic in self._channels:
                 self._channels[topic].membership.delay_ready(seconds, now)
             case ("connect",):
                 self._connection.delay_ready(seconds, now)
             case _:
-                pass  # of a channel that was removed meanwhile
+                pass  # the channel was removed meanwhile
 
     def tick(self, now: Instant) -> None:
-        """A deadline passed."""
+        """Handle all deadlines that have passed."""
         self._watch_clock(now)
         for pending in self._context.replies.due(now.mono):
             self._receiver.unanswered(pending, now)
@@ -462,10 +459,10 @@ class Session:
             else:
                 self._deadlines.passed(key, now)
 
-    # --- what the link tells
+    # --- connection events
 
     def connection_opened(self, now: Instant) -> None:
-        """The socket is open: whoever waited for it, and the channels."""
+        """Resolve the callers that wait for the connection, and start the channels."""
         for ticket in self._openers:
             self._context.tickets.resolve(ticket, None)
         self._openers = ()
@@ -473,7 +470,7 @@ class Session:
         self._watch_idle(now)
 
     def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
-        """The socket is gone: requests on it are settled, channels wait (R31)."""
+        """Fail the requests that were pending on the socket; channels wait for the next connection."""
         self._context.beaten(Heartbeat("disconnected"))
         for pending in self._context.replies.clear():
             self._context.tickets.resolve(pending.ticket, pending.lost(error, written))
@@ -482,8 +479,8 @@ class Session:
             channel.membership.connection_lost(error, since, now)
 
     def connection_closed(self, error: RealtimeError | None, now: Instant) -> None:
-        """The end."""
-        unheard = not self._openers  # who opens the client gets it raised
+        """Close the channels and fail all pending calls: the connection has ended permanently."""
+        unheard = not self._openers  # otherwise the caller of open() gets the error
         self._joins.lost(now, now)
         for channel in list(self._channels.values()):
             channel.close(error, now)
@@ -495,7 +492,7 @@ class Session:
             self._context.report("closed", error=error)
         self._settle_closers()
 
-    # --- inside
+    # --- internal
 
     def _ticket_late(self, key: Any, now: Instant) -> None:
         _, topic, ticket = key
@@ -505,7 +502,7 @@ class Session:
             self._watch_idle(now)
 
     def _watch_clock(self, now: Instant) -> None:
-        """A sleep, or a clock that was set, shows as one clock moving against the other (R6)."""
+        """Probe the connection if one clock moved against the other: the machine slept or its clock was set."""
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > JUMP:
             self._context.report("clock", jump=self._drift - before)
@@ -543,7 +540,7 @@ class Session:
         return current
 
     def _settle_all(self, error: RealtimeError) -> None:
-        """Everything that is owed, but the word that we are closed."""
+        """Fail all pending calls except those of `close`."""
         closers = set(self._closers)
         self._context.replies.clear()
         self._context.tickets.settle_all(error, but=closers)
