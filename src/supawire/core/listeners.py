@@ -126,7 +126,7 @@ class Index:
         self.changes: dict[int, dict[str, Listeners]] = {}
         """By binding id and kind of change; an id that is not there is asked of `fresh_changes`."""
 
-    # --- listeners come and go
+    # --- adding and removing listeners
 
     def add(self, listener: Listener) -> None:
         """Register; live at once for everything but changes that the present join does not have."""
@@ -186,7 +186,7 @@ class Index:
             self._missing = dict.fromkeys(binding for binding in self._wanted if binding not in self._covered)
         return bool(self._missing)
 
-    # --- who wants what
+    # --- lookups
 
     @property
     def wants_presence(self) -> bool:
@@ -268,7 +268,7 @@ class Index:
             self._unions[key] = found
         return found
 
-    # --- inside
+    # --- internal
 
     def _find(self, ids: Iterable[int], kind: str) -> Listeners:
         selectors = (selector for number in ids for selector in self._known[number] if selector.event in (ANY, kind))

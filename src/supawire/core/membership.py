@@ -218,7 +218,7 @@ class Membership:
         """Whether it is joined and everything that its listeners want is asked for and live."""
         return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.missing_kinds
 
-    # --- wishes
+    # --- user requests
 
     def want(self, now: Instant) -> None:
         """Be joined, from now on."""
@@ -474,7 +474,7 @@ class Membership:
             self.gaps.replay_ended()
             self.events_flow(now)
 
-    # --- inside
+    # --- internal
 
     @property
     def _flows(self) -> bool:

@@ -193,7 +193,7 @@ class Mirror:
 
         return Listener((part,), fits), Listener((whole,), lambda change: take(change, inside=fitting[0] is change))
 
-    # --- what happens
+    # --- inputs
 
     def changes_live(self) -> None:
         """Everything that is committed from now on will be told."""
@@ -316,7 +316,7 @@ class Mirror:
         self._abandon()
         self._move(MirrorOn.CLOSE)
 
-    # --- inside
+    # --- internal
 
     def _follow(self, op: Put | Drop) -> None:
         """Apply a change to the copy that users see."""

@@ -295,7 +295,7 @@ class Receiver:
             return None
         return listeners, _late(member.name, event, UNSET, meta.id, meta.replayed, data, text)
 
-    # --- everything else
+    # --- control frames
 
     def _control(self, frame: Typed, data: bytes, now: Instant) -> None:
         if frame.event == frames.REPLY:
@@ -394,7 +394,7 @@ class Receiver:
             return
         channel.presence_diff(frame.payload.joins, frame.payload.leaves)
 
-    # --- what does not fit
+    # --- unexpected frames
 
     def _other_binary(self, data: bytes) -> None:
         """Kinds 0 to 2 are plain Phoenix: known, and nothing sends them to us (protocol §2.3)."""
