@@ -1,9 +1,8 @@
-"""HTTP requests and answers, between `aiohttp` and the hub.
+"""The hub on the network: WebSocket and HTTP on one port, with `aiohttp.web`.
 
-The hub on the network: WebSockets and REST on one port, by `aiohttp.web` (protocol §1, §6).
-
-The shell decides nothing. It hands requests and frames with the time to the hub, performs the hub's effects in order,
-and calls `tick` at the hub's deadline. Frames of one socket leave through one `Socket`, joined per loop turn.
+This shell makes no decisions. It passes requests and frames, with the time, to the hub, performs the hub's effects in
+order, and calls `tick` at the hub's deadline. The frames for one socket are written by one `Socket`, which joins the
+frames of one event loop iteration into one write.
 """
 
 import asyncio
@@ -49,17 +48,17 @@ PREFLIGHT: Final = {
     "Access-Control-Allow-Headers": "authorization, apikey, content-type, x-client-info",
 }
 MAX_HEADER: Final = 4_400
-"""Bytes of one header value: the real server's border is soft, seen between 4,200 and 8,000 (protocol §1.2)."""
+"""Maximum bytes of one header value. The real server's limit varies between 4,200 and 8,000."""
 MAX_LINE: Final = 8_150
 
 
 def headers_of(request: web.Request) -> dict[str, str]:
-    """Return the headers by their names in lower case."""
+    """Return the headers with lower-case names."""
     return {name.lower(): value for name, value in request.headers.items()}
 
 
 def refused_as_too_long(request: web.Request) -> web.Response | None:
-    """Return the answer to a request whose line or header is too long; None for any other."""
+    """Return the response to a request whose request line or header is too long, or None."""
     if len(request.raw_path) + len(request.method) > MAX_LINE:
         return web.Response(status=414)
     if any(len(value) > MAX_HEADER for value in request.headers.values()):
@@ -68,7 +67,7 @@ def refused_as_too_long(request: web.Request) -> web.Response | None:
 
 
 def response_of(answer: RestAnswer) -> web.Response:
-    """Return an answer of the hub, open to pages of other origins."""
+    """Convert an answer of the hub into an aiohttp response, with CORS headers."""
     headers = {**CORS, **dict(answer.headers)}
     if answer.content_type is not None:
         headers["Content-Type"] = answer.content_type
@@ -79,33 +78,39 @@ logger: Final = logging.getLogger("supawire.server")
 
 SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
 LONGEST: Final = 2 * MAX_FRAME
-"""Bytes of a frame that are read at all. What the hub may not take is read first, and then the hub closes with 1009: a
-socket that is closed before is reset by the bytes that still come, and the reset may overtake the code."""
+"""Maximum bytes of a frame that is read.
+
+It is above the hub's own limit: a frame over that limit is read completely, and then the hub closes with 1009. If the
+socket were closed earlier, the remaining bytes would reset the connection, and the close code could be lost.
+"""
 Receive: TypeAlias = Callable[[int, bytes, bool, Instant], None]
 Came: TypeAlias = Receive
 Went: TypeAlias = Callable[[Send, Instant], None]
 KEPT: Final = 75.0
-"""Seconds for which a connection is kept open after an answer, also when a part of another request has come."""
+"""Keep-alive timeout after a response, in seconds; it also applies when part of the next request has arrived."""
 TURN: Final = 64
-"""Frames of one socket after which the others get a turn."""
+"""Number of frames read from one socket before the other sockets are served."""
 TURNS_TO_ACCEPT: Final = 3
-"""Turns of the event loop from a connection's coming to the one in which aiohttp knows it."""
+"""Event loop iterations from accepting a connection until aiohttp has registered it."""
 
 
 class Backend(Protocol):
-    """A database that knows what the hub asks (`questions.py`). Answers come back by `App.answered`, on its loop."""
+    """A database that answers the hub's queries (`queries.py`) by calling `App.answered` on the app's event loop."""
 
     def ask(self, number: int, question: Query[Any]) -> None:
-        """Find out; returns at once."""
+        """Start a query and return immediately."""
         ...
 
     def unsubscribe(self, channel: int) -> None:
-        """A channel with bindings has ended; returns at once."""
+        """Remove the subscriptions of a channel that has ended, and return immediately."""
         ...
 
 
 class App:
-    """One local server on a port of this machine. `start` and `stop` on one event loop; `hub` only from there."""
+    """One local server on a port of this machine.
+
+    Call `start` and `stop` on the same event loop, and use `hub` only from there.
+    """
 
     def __init__(self, options: HubOptions, random: Bits | None = None) -> None:
         self.hub: Final = Hub(options, random or SystemRandom())
@@ -120,7 +125,7 @@ class App:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
-        """The deadline of the timer; the handle of some event loops does not have `when()`."""
+        """Deadline of the timer; the timer handles of some event loops have no `when()`."""
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._perform: Final[dict[type[Effect], Callable[..., None]]] = {
@@ -138,12 +143,12 @@ class App:
         self._inspector = Inspector(self) if options.inspector else None
         self.port: int = 0
         self.backend: Backend | None = None
-        """Who answers the hub's questions; needed with `HubOptions(database=True)`, before `start`."""
+        """The backend that answers the hub's queries; set it before `start` with `HubOptions(database=True)`."""
 
-    # --- life ---
+    # --- lifecycle ---
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; `port` 0 takes a free one. Raises OSError when the port is taken."""
+        """Start listening; `port` 0 selects a free port. Raises: OSError when the port is in use."""
         self._loop = asyncio.get_running_loop()
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
@@ -162,7 +167,7 @@ class App:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Listen no more, and close every socket with 1012, as a deploy does."""
+        """Stop listening and close every socket with 1012, as a deployment of the real server does."""
         if self._runner is None:
             return
         await self._stop_listening()
@@ -171,32 +176,32 @@ class App:
         self.hub.shutdown(self.now())
         self.pump()
         if self._closers:
-            await asyncio.wait(self._closers)  # each has its bound
+            await asyncio.wait(self._closers)  # each of them has a timeout
         if self._timer is not None:
             self._timer.cancel()
         runner, self._runner = self._runner, None
         await runner.cleanup()
 
     async def _stop_listening(self) -> None:
-        """A connection on its way from the kernel to aiohttp is let through first: nobody would ever close it."""
+        """Stop listening once aiohttp has registered all accepted connections; others would never be closed."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
         try:
             for listening in listener.sockets:
                 self._loop.remove_reader(listening.fileno())
-        except NotImplementedError:  # the loop of Windows, where such a connection is closed with its task
+        except NotImplementedError:  # Windows: such a connection is closed together with its task
             pass
         for _ in range(TURNS_TO_ACCEPT):
             await asyncio.sleep(0)
         listener.close()
 
     def now(self) -> Instant:
-        """Both clocks, read once."""
+        """Return the current monotonic and wall time."""
         return Instant(self._loop.time(), time.time())
 
     def tap(self, came: Came, went: Went) -> None:
-        """Show every frame to these as it passes, until `untap`."""
+        """Pass every frame to these callbacks as well, until `untap`."""
 
         def receive(conn: int, data: bytes, binary: bool, now: Instant) -> None:
             came(conn, data, binary, now)
@@ -209,20 +214,20 @@ class App:
         self._tapped, self._perform[Send] = receive, send
 
     def untap(self) -> None:
-        """Frames pass as if there had been no tap."""
+        """Remove the callbacks set by `tap`."""
         self._tapped, self._perform[Send] = None, self._send
 
     def answered(self, number: int, answer: Answer) -> None:
-        """The backend knows the answer to a question of the hub."""
+        """Pass the backend's answer to a query to the hub."""
         self._safely(lambda: self.hub.answered(number, answer, self.now()), "on an answer of the database")
         self.pump()
 
     # --- effects ---
 
     def pump(self) -> None:
-        """Perform what the hub orders, then set the timer to its deadline. Not re-entered.
+        """Perform all effects of the hub, then set the timer to the hub's deadline. Not re-entrant.
 
-        An effect that fails is logged; those behind it are performed, and the timer is set in any case.
+        An effect that fails is logged; the remaining effects are performed and the timer is set in any case.
         """
         if self._pumping:
             return
@@ -238,7 +243,7 @@ class App:
             self._arm(self.hub.next_deadline)
 
     def _safely(self, act: Callable[[], None], when: str) -> None:
-        """Log what an input makes the hub raise: one client must not stop the clock for all."""
+        """Log exceptions that an input raises in the hub, so that one client cannot stop the server for all others."""
         try:
             act()
         except Exception:
@@ -250,7 +255,7 @@ class App:
                 return
             self._timer.cancel()
             self._timer = None
-        if deadline is not None and self._runner is not None:  # a database may answer when we have stopped
+        if deadline is not None and self._runner is not None:  # a database may answer after stop()
             self._timer_at = deadline
             self._timer = self._loop.call_at(deadline, self._tick, deadline)
 
@@ -265,7 +270,7 @@ class App:
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
-        if effect.data is not self._built_from:  # one for many sockets is one and the same object
+        if effect.data is not self._built_from:  # a broadcast to many sockets shares one data object
             self._built_from, self._built = effect.data, frame_of(effect.data, effect.binary)
         if socket.add(self._built):
             if not self._dirty:
@@ -333,7 +338,7 @@ class App:
         return await self._rest(request)
 
     async def _rest(self, request: web.Request) -> web.StreamResponse:
-        if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # a gateway answers it
+        if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # answered by the gateway itself
             return web.Response(status=204, headers=PREFLIGHT)
         try:
             async with asyncio.timeout(self._connections.patience):
@@ -379,7 +384,7 @@ class App:
             if not socket.ws.can_prepare(request).ok:
                 return web.Response(status=400, text="Not a WebSocket upgrade request")
             if not await socket.open(request):
-                return web.Response(status=400)  # nobody is there to get it
+                return web.Response(status=400)  # the client has disconnected
             await self._read(conn, socket, request)
         finally:
             self._sockets.pop(conn, None)
@@ -389,12 +394,12 @@ class App:
         return socket.ws
 
     def arrived(self, request: web.Request) -> None:
-        """Note that a whole request, or a whole message on its socket, has arrived."""
+        """Record that a complete request, or a complete message on its socket, has arrived."""
         if (connection := self._connections.open.get(request.protocol)) is not None:
             connection.arrived()
 
     async def _read(self, conn: int, socket: Socket, request: web.Request) -> None:
-        """Hand in frames until the socket ends."""
+        """Pass frames to the hub until the socket is closed."""
         frames, connection = 0, self._connections.open.get(request.protocol)
         while True:
             message = await socket.ws.receive()

@@ -1,4 +1,4 @@
-"""What every part of the hub shares: options, the way out, rooms, rights, time and chance."""
+"""State shared by the hub's components: options, outbox, rooms, authorization, clock and random source."""
 
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
@@ -18,75 +18,76 @@ from supawire.server.rooms import Rooms
 from supawire.server.schedule import Schedule
 
 TENANTS: Final = frozenset({"127", "localhost", "realtime-dev"})
-"""First labels of Host that are served (protocol §1.1)."""
+"""First labels of the Host header that are served."""
 
 
 class Bits(Protocol):
-    """A source of randomness, such as `random.Random(seed)`."""
+    """A source of random bits, such as `random.Random(seed)`."""
 
     def getrandbits(self, k: int, /) -> int:
-        """A number of `k` random bits."""
+        """Return an integer with `k` random bits."""
         ...
 
 
 class Watcher(Protocol):
-    """Sees every row change."""
+    """A receiver of every row change, for inspection."""
 
     def changed(self, data: bytes, receivers: int, now: Instant) -> None:
-        """This is the `data` of its frames; that many channels more were told."""
+        """Handle one change: the `data` of its frames, and the number of channels that it was sent to."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds the server lets pass. The defaults are fast; `Timings.strict()` are the real server's."""
+    """Delays and timeouts of the server in seconds. The defaults are short; `Timings.strict()` are the real ones."""
 
     handshake_error: float = 0.0
-    """Before a refused handshake is answered (protocol §1.3)."""
+    """Delay before a refused handshake is answered."""
     join_error: float = 0.0
-    """Before a refused join is answered; the socket stands still meanwhile (protocol §3.2)."""
+    """Delay before a refused join is answered; the socket is suspended meanwhile."""
     resubscribe: float = 0.0
-    """Between a new token and the next `Subscribed to PostgreSQL` (protocol §7.3)."""
+    """Delay between a new token and the next `Subscribed to PostgreSQL`."""
     recheck: float = 300.0
-    """Between two looks at a channel's token, unless it ends sooner (protocol §7.2)."""
+    """Interval between two checks of a channel's token; it is checked earlier when it expires earlier."""
     request: float = 10.0
-    """For the first request of a connection to arrive, and for the body of each; then the connection is closed."""
+    """Timeout for the first request of a connection and for the body of each request; then the connection is closed."""
     idle: float = 60.0
-    """Without a byte of the client, before its socket is closed with 1000 (protocol §3.4)."""
+    """Idle timeout: a socket that receives no bytes for this long is closed with 1000."""
     answer: float = 10.0
-    """Before an answer of the database is given up."""
+    """Timeout of a query to the database."""
     replication: float = 60.0
-    """For which a channel that asked for it waits for database broadcasts to flow (protocol §3.6)."""
+    """Timeout for database broadcasts to become ready, for a channel joined with `replication_ready`."""
     recovery: float = 0.0
-    """After an outage of the database, while joins are still refused (protocol §13)."""
+    """Time after a database outage during which joins are still refused."""
     sweep: float | None = None
-    """Between two sweeps of sockets whose last channel is gone (protocol §8)."""
+    """Interval between two sweeps that close sockets whose last channel has ended. None: no sweeps."""
 
     @classmethod
     def strict(cls) -> "Timings":
-        """The real server's."""
+        """Return the delays and timeouts of the real server."""
         return cls(handshake_error=2.0, join_error=5.0, resubscribe=1.0, recovery=60.0, sweep=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubOptions:
-    """How the local server behaves."""
+    """Options of the local server."""
 
     secret: str = field(repr=False)
     limits: ServerLimits = field(default_factory=ServerLimits)
     timings: Timings = field(default_factory=Timings)
     policy: Policy = default_policy
     database: bool = False
-    """Whether rights, stored messages and subscriptions are a database's: the hub asks for them (`questions.py`)."""
+    """Whether authorization, stored messages and subscriptions come from a database; see `queries.py`."""
     tenants: frozenset[str] = TENANTS
     dev: bool = False
-    """Whether there is the route by which another process on this machine emits changes (`server/dev.py`)."""
+    """Whether to serve `POST /dev/emit`, by which another process on this machine emits changes; see `server/dev.py`.
+    """
     inspector: bool = False
-    """Whether there is the page that shows what goes on (`server/inspector`)."""
+    """Whether to serve the inspector page; see `server/inspector`."""
 
 
 class HubContext:
-    """One for each hub; the parts of the hub are made with it and find each other's subjects here."""
+    """The shared state of one hub. Its components are created with it and find each other through it."""
 
     def __init__(self, options: HubOptions, random: Bits, take: Take) -> None:
         self.options: Final = options
@@ -103,35 +104,35 @@ class HubContext:
         self.rights: Final = Authorization(options.policy, self.asking, self.standing, self.outbox.report)
         self.peers: Final[dict[int, Peer]] = {}
         self.watchers: Final[list[Watcher]] = []
-        """Who sees every change."""
+        """Receivers of every change."""
         self.problem: str | None = None
-        """Why changes of rows are lost, while they are."""
+        """Why row changes are currently lost, or None."""
         self._random = random
         self._numbers = count(1)
 
     @property
     def now(self) -> Instant:
-        """The time of the input that is being worked on."""
+        """The time of the input being handled."""
         return self.outbox.now
 
     @property
     def at_capacity(self) -> bool:
-        """Whether as many sockets have a channel as may have one (protocol §8)."""
+        """Whether the number of sockets with a channel has reached its limit."""
         limit = self.limits.connections
         return limit is not None and sum(1 for peer in self.peers.values() if peer.channels) >= limit
 
     def new_id(self) -> int:
-        """A number for a channel; never used twice."""
+        """Return a new channel number; numbers are never reused."""
         return next(self._numbers)
 
     def new_ref(self) -> str:
-        """A `phx_ref`: 16 characters (protocol §5.2)."""
+        """Return a new `phx_ref` of 16 characters."""
         return urlsafe_b64encode(self._random.getrandbits(96).to_bytes(12, "big")).decode()
 
     def new_key(self) -> str:
-        """A presence key for a client that gave none."""
+        """Return a presence key for a client that did not give one."""
         return str(UUID(int=self._random.getrandbits(128), version=1))
 
     def new_message_id(self) -> str:
-        """The id of a stored message."""
+        """Return the id for a new stored message."""
         return str(UUID(int=self._random.getrandbits(128), version=4))

@@ -1,13 +1,14 @@
-"""The local server without a socket: inputs with the time they happened, effects out (architecture: the hub).
+"""Pure core of the local server: a state machine without sockets, clocks or tasks.
 
     hub.connect(1, Request(host, query), now)            # Accepted, or the Refusal to answer with
-    hub.receive(1, data, binary, now)                    # a frame came
+    hub.receive(1, data, binary, now)                    # a frame was received
     while (effect := hub.next_effect()) is not None: ... # perform, in order
     hub.tick(now)                                        # when hub.next_deadline has passed
 
-Nothing here waits, opens or reads a clock, and randomness comes from the given generator, so the same inputs give the
-same outputs. The hub composes: sockets, rooms, broadcasts, tracking, changes and joins each know one subject; here
-each frame finds its way to one of them.
+The shell passes each input with the time at which it happened and performs the effects that the hub returns. The hub
+does no I/O, does not read a clock and takes random bits from the generator it is given, so the same inputs always give
+the same outputs. Sockets, rooms, broadcasts, presence, changes and joins are components of their own; this module
+dispatches each frame to one of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -55,7 +56,7 @@ DISCONNECT: Final = b'{"message":"Server requested disconnect","status":"ok","ex
 
 
 class Hub:
-    """The whole state of one local server."""
+    """The complete state of one local server."""
 
     def __init__(self, options: HubOptions, random: Bits) -> None:
         desk = self._context = HubContext(options, random, self._take)
@@ -71,16 +72,16 @@ class Hub:
         self._rest = Rest(desk, self._broadcasts)
         self._dev = Dev(desk, self._changes)
         self._recovery: Timer | None = None
-        """When joins are no longer refused after an outage of the database."""
+        """Timer after which joins are accepted again following a database outage."""
         self.received: Final = Recorder()
-        """What clients sent."""
+        """Frames that clients sent."""
         self.faults: Final = Faults(desk, self._sockets)
-        """Orders to misbehave; like every input they are given after `at(now)`."""
+        """Fault injection. As with every input, call `at(now)` first."""
 
     # --- inputs of the shell ---
 
     def connect(self, conn_id: int, request: Request, now: Instant) -> Accepted | Refusal:
-        """Somebody wants to open a socket; `conn_id` is the shell's name for it. Accepted, it is open from now on."""
+        """Handle an upgrade request. The shell chooses `conn_id`; after `Accepted` the connection is open."""
         self.at(now)
         answer = self._handshake.check(request)
         if isinstance(answer, Accepted):
@@ -90,7 +91,7 @@ class Hub:
         return answer
 
     def receive(self, conn_id: int, data: bytes, binary: bool, now: Instant) -> None:
-        """A frame came in; text as its bytes, which need not be UTF-8 (protocol §2.2)."""
+        """Handle a frame. Text is passed as bytes and may be invalid UTF-8. See docs/protocol.md, Malformed frames."""
         self.at(now)
         peer = self._context.peers.get(conn_id)
         if peer is not None and not peer.gone:
@@ -98,91 +99,91 @@ class Hub:
             self._sockets.received(peer, data, binary, now)
 
     def heard(self, conn_id: int, now: Instant) -> None:
-        """Bytes came that are no frame of the protocol, such as a ping: the socket is not idle."""
+        """Reset the idle timeout after bytes that are not a protocol frame, such as a ping."""
         self.at(now)
         if (peer := self._context.peers.get(conn_id)) is not None:
             peer.last_received_at = now.mono
 
     def disconnected(self, conn_id: int, now: Instant) -> None:
-        """The socket has ended, whoever ended it."""
+        """Handle the end of a socket, whichever side closed it."""
         self.at(now)
         if (peer := self._context.peers.get(conn_id)) is not None:
             self._sockets.gone(peer)
 
     def rest(self, request: RestRequest, now: Instant) -> RestAnswer | Later:
-        """Answer an HTTP request (protocol §6.5, §6.6), now or with a later `Respond`."""
+        """Answer an HTTP request now, or return `Later` and answer with a `Respond` effect."""
         self.at(now)
         return self._dev.answer(request) or self._rest.answer(request)
 
     def tick(self, now: Instant) -> None:
-        """Do what is due."""
+        """Run all timers that are due."""
         self.at(now)
         self._context.schedule.run(now.mono)
 
     def at(self, now: Instant) -> None:
-        """What follows happens at this time."""
+        """Set the time for the operations that follow."""
         self._outbox.now = now
 
     def next_effect(self) -> Effect | None:
-        """The next order to the shell, or None when there is nothing to do."""
+        """Return the next effect for the shell to perform, or None when there is none."""
         return self._outbox.effects.popleft() if self._outbox.effects else None
 
     @property
     def next_deadline(self) -> float | None:
-        """The reading of the monotonic clock at which `tick` is wanted, or None."""
+        """Monotonic time at which `tick` must be called, or None."""
         return self._context.schedule.next_at
 
     @property
     def limits(self) -> ServerLimits:
-        """What it lets clients do, and how large a row may be that it tells of."""
+        """The limits that apply to clients and to the size of a row in a change."""
         return self._context.limits
 
     # --- inputs of a database ---
 
     def answered(self, number: int, answer: Answer, now: Instant) -> None:
-        """The answer to an `Ask`; one that nobody waits for any more is dropped."""
+        """Handle the answer to an `Ask`; dropped when the query has already timed out."""
         self.at(now)
         self._context.asking.answered(number, answer)
 
     def deliver(self, message: StoredMessage, now: Instant) -> None:
-        """A message was stored in the database: tell those who listen (protocol §6.4)."""
+        """Deliver a message that was stored in the database. See docs/protocol.md, Broadcast from the database."""
         self.at(now)
         self._broadcasts.deliver(message)
 
     def changed(self, deliveries: Iterable[Delivery], now: Instant) -> None:
-        """Rows changed in the database (protocol §4)."""
+        """Deliver row changes from the database."""
         self.at(now)
         self._changes.deliver(deliveries)
 
     def interrupted(self, now: Instant) -> None:
-        """Changes of rows are lost from now on: channels are told, and again when each is `relisted`."""
+        """Notify channels that row changes are being lost; each is notified again when it is `relisted`."""
         self.at(now)
         self._changes.interrupted()
 
     def losing(self, problem: str | None, now: Instant) -> None:
-        """Changes of rows are lost without a word to clients, and why; None: no longer. The inspector shows it."""
+        """Record why row changes are lost silently, or None when the problem is solved; shown in the inspector."""
         self.at(now)
         self._context.problem = problem
 
     def lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
-        """Show changes that nobody gets to those who look on, by schema, table and type."""
+        """Show the watchers changes that were delivered to no channel, as tuples of schema, table and type."""
         self.at(now)
         self._changes.lost(changes, self._context.problem or "lost")
 
     def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
-        """The database has asked itself the channel's `Subscription` once more; the answer (protocol §4.6)."""
+        """Handle the result of a channel's new subscription, which the backend made on its own."""
         self.at(now)
         self._changes.relisted(channel, answer)
 
     def flows(self, yes: bool, now: Instant) -> None:
-        """Messages from the database flow from now on, or no more (protocol §3.6)."""
+        """Record whether messages from the database are delivered."""
         self.at(now)
         self._readiness.flows(yes)
 
     def troubled(self, trouble: QueryError | None, now: Instant) -> None:
-        """What is wrong with the database, None for nothing: meanwhile nobody joins (protocol §3.1).
+        """Record an error of the database, or None when it works; until then joins are refused.
 
-        After an outage the real server refuses joins for a while longer; how long, the timings say.
+        After an outage the real server refuses joins for some time longer: `Timings.recovery`.
         """
         self.at(now)
         asking, recovery = self._context.asking, self._context.timings.recovery
@@ -200,37 +201,36 @@ class Hub:
         self._recovery = None
         self._context.asking.trouble = None
 
-    # --- for those who look on ---
+    # --- inspection ---
 
     @property
     def options(self) -> HubOptions:
-        """How it behaves."""
         return self._context.options
 
     def overview(self, now: Instant) -> Overview:
-        """Who is connected, in which channels, and who is present."""
+        """Return the connections, their channels and who is present."""
         self.at(now)
         return overview(self._context)
 
     def watch(self, watcher: Watcher) -> None:
-        """Show every change to this one, until `unwatch`."""
+        """Pass every change to this watcher until `unwatch`."""
         self._context.watchers.append(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
-        """No more."""
+        """Stop passing changes to this watcher."""
         self._context.watchers.remove(watcher)
 
-    # --- inputs of the server's owner ---
+    # --- inputs from the owner of the server ---
 
     def emit(self, change: Change, now: Instant) -> None:
-        """A row changed (protocol §4)."""
+        """Deliver a row change to the subscribed channels."""
         self.at(now)
         self._changes.emit(change)
 
     def send(
         self, topic: str, event: str, payload: dict[str, Any] | bytes, now: Instant, *, private: bool = True
     ) -> str:
-        """Store a message and deliver it, as `realtime.send` does (protocol §6.4); the id of the message."""
+        """Store and deliver a message, as `realtime.send` does, and return its id."""
         self.at(now)
         message_id = self._context.new_message_id()
         raw = payload if isinstance(payload, bytes) else encode({"id": message_id, **payload})
@@ -239,17 +239,17 @@ class Hub:
         return message_id
 
     def broadcast(self, topic: str, event: str, payload: Any, now: Instant, *, private: bool = False) -> None:
-        """Deliver a message that is not stored, as REST does."""
+        """Deliver a message without storing it, as the HTTP endpoint does."""
         self.at(now)
         topic = sub_topic(topic)
         self._broadcasts.publish(topic, server_message(topic, event, payload), private=private)
 
     def set_policy(self, policy: Policy) -> None:
-        """Ask this function for the rights on private channels from now on."""
+        """Use this function to authorize private channels from now on."""
         self._context.rights.policy = policy
 
     def request_disconnect(self, now: Instant) -> None:
-        """`Server requested disconnect` on every channel, then 1012 on every socket (protocol §3.6)."""
+        """Send `Server requested disconnect` on every channel, then close every socket with 1012."""
         self.at(now)
         for peer in list(self._context.peers.values()):
             for channel in peer.channels.values():
@@ -257,16 +257,16 @@ class Hub:
             self._sockets.close(peer, 1012)
 
     def shutdown(self, now: Instant) -> None:
-        """The server ends: 1012 on every socket (protocol §8)."""
+        """Close every socket with 1012."""
         self.at(now)
         for peer in list(self._context.peers.values()):
             self._sockets.close(peer, 1012)
 
-    # --- the way of a frame ---
+    # --- dispatch of frames ---
 
     def _take(self, peer: Peer, data: bytes, binary: bool) -> None:
         push = read(peer.v2, data, binary)
-        if push is None:  # dropped without a word (protocol §2.2)
+        if push is None:  # dropped without an answer
             return
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
@@ -288,7 +288,7 @@ class Hub:
             self._channel_event(channel, push)
 
     def _channel_event(self, channel: ServerChannel, push: Push) -> None:
-        """Presence and tokens; what else there may be is ignored (protocol §3.9)."""
+        """Handle presence and token pushes; other events are ignored, as on the real server."""
         if push.kind is not None or push.event not in (PRESENCE, ACCESS_TOKEN):
             return
         try:
@@ -301,7 +301,7 @@ class Hub:
             self._renewal.push(channel, value)
 
     def _join(self, peer: Peer, push: Push, old: ServerChannel | None) -> None:
-        """A join replaces an older one of the topic, whose close comes after the answer (protocol §3.2)."""
+        """Handle a join. One for a topic already joined replaces that channel, whose close follows the reply."""
         if old is not None:
             self._context.rooms.end(old)
         delay = self._context.rules.join_delay(sub_topic(push.topic))
@@ -313,7 +313,7 @@ class Hub:
             self._outbox.push(old, CLOSE, b"{}", ref=old.join_ref)
 
     def _decide(self, peer: Peer, push: Push) -> None:
-        """The socket stands still until it is known what becomes of the join."""
+        """Run the checks of a join; the socket is suspended until the outcome is known."""
 
         def begin(done: Callable[[Outcome], None]) -> None:
             self._joining.join(peer, push, done)
@@ -340,7 +340,7 @@ class Hub:
             self._sockets.close(peer, refused.close)
 
     def _leave(self, peer: Peer, push: Push, channel: ServerChannel | None) -> None:
-        """With another join_ref than the channel's it is ignored (protocol §3.3)."""
+        """Handle a leave; one with a join_ref other than the channel's is ignored."""
         if channel is None:
             self._outbox.reply(peer, encode(push.topic), LEAVE, push.ref, push.join_ref)
         elif channel.join_ref == push.join_ref:

@@ -1,7 +1,4 @@
-"""The signals that tell a server to stop.
-
-Two ways to run the server: `LocalServer`, with a thread of its own so that a test may block, and `serve`.
-"""
+"""The two ways to run the local server: `LocalServer`, in a thread of its own so that tests may block, and `serve`."""
 
 import asyncio
 import os
@@ -46,10 +43,11 @@ NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopping(stop: asyncio.Event) -> Generator[None]:
-    """Set `stop` on SIGINT and SIGTERM, in the main thread, instead of what they did before.
+    """Set `stop` on SIGINT and SIGTERM while the block runs, in place of the handlers set before. Main thread only.
 
-    The loop's own handlers are used where it has them, since they wake it. A plain handler runs between two bytecodes:
-    a signal that comes just before the loop sleeps would be heard when something else wakes it.
+    The event loop's own signal handlers are used where available, because they wake the loop. A plain handler runs
+    between two bytecodes: if a signal arrives just before the loop sleeps, `stop` would take effect only after the
+    next wake-up.
     """
     loop = asyncio.get_running_loop()
 
@@ -62,7 +60,7 @@ def stopping(stop: asyncio.Event) -> Generator[None]:
             undo.callback(signal.signal, number, signal.getsignal(number))
             try:
                 loop.add_signal_handler(number, stop.set)
-            except NotImplementedError:  # on Windows, where any signal wakes the loop
+            except NotImplementedError:  # Windows, where any signal wakes the loop
                 signal.signal(number, told)
             else:
                 undo.callback(loop.remove_signal_handler, number)
@@ -79,20 +77,22 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         with LocalServer() as server:
             client = supawire.connect(server.url, server.anon_key)
 
-    It runs in a thread of its own from `start()` (or `with`, `async with`) to `stop()`; every method may be called from
-    any thread and returns when the server has done it.
+    It runs in its own thread from `start()` (or `with`, `async with`) until `stop()`. Every method may be called from
+    any thread and returns when the server has executed it.
 
-    Args: postgres: with a PostgreSQL of its own, which starts and ends with it. database: with this one, by its URL.
-    Both come with the extra `supawire[postgres]`. prepare: make what the server wants in `database`.
-    port: 0 takes a free one. secret: signs and checks tokens (HS256), random when left out. strict: hold errors back
-    as the real server does (2 s and 5 s) and apply the limits of a self-hosted one. limits: other limits.
-    inspector: show at `url`, in a browser on this machine, what goes on.
-    announce_outages: inform channels when the connection to the database is lost and there again; the real server
-    does not. isolate_policy_errors: when a row policy raises, only its own subscriber gets an error; on the real server
-    nobody gets any change meanwhile.
-    project: the folder of a Supabase project: a PostgreSQL of the server's own with its migrations and seed;
-    `auth.jwt_secret` and `auth.jwt_expiry` of its `config.toml` hold where `secret` and `expires_in` are left out.
-    Raises: InvalidArgumentError; ImportError when the extra is not there; StateError about what is wrong in `project`.
+    Args: postgres: start an embedded PostgreSQL with the server and stop it with the server. database: URL of an
+    existing PostgreSQL to use. Both need the extra `supawire[postgres]`. prepare: create what the server needs in
+    `database`. port: 0 selects a free port. secret: signs and verifies tokens (HS256); random by default.
+    strict: delay error replies as the real server does (2 s and 5 s) and apply the limits of a self-hosted server.
+    limits: other limits.
+    inspector: serve a page at `url` that shows connections and frames, to browsers on this machine only.
+    announce_outages: notify channels when the connection to the database is lost and restored; the real server does
+    not.
+    isolate_policy_errors: when a row policy raises, only the affected subscriber gets an error; on the real server no
+    subscriber gets any change meanwhile.
+    project: folder of a Supabase project: starts an embedded PostgreSQL with its migrations and seed;
+    `auth.jwt_secret` and `auth.jwt_expiry` of its `config.toml` are the defaults for `secret` and `expires_in`.
+    Raises: InvalidArgumentError. ImportError when the extra is not installed. StateError when `project` has an error.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
             check_kind("limits", limits, ServerLimits, "a ServerLimits, as ServerLimits.self_hosted()")
         project_secret = None if self._project is None else self._project.jwt_secret
         self.secret: Final = secret or project_secret or secrets.token_urlsafe(48)
-        """The HS256 secret that signs and checks tokens."""
+        """The HS256 secret that signs and verifies tokens."""
         self.anon_key: Final = self.token("anon", TOKEN_LIFETIME)
-        """A key with the role `anon`, good for years."""
+        """A long-lived key with the role `anon`."""
         self.service_key: Final = self.token("service_role", TOKEN_LIFETIME)
-        """A key with the role `service_role`, good for years."""
+        """A long-lived key with the role `service_role`."""
         self.publishable_key: Final = publishable_key(self.secret)
-        """A key of the newer kind, `sb_publishable_…`, for the role `anon`. It is not a JWT."""
+        """An API key of the newer kind, `sb_publishable_…`, for the role `anon`. It is not a JWT."""
         self.secret_key: Final = secret_key(self.secret)
-        """A key of the newer kind, `sb_secret_…`, for the role `service_role`. It is not a JWT."""
+        """An API key of the newer kind, `sb_secret_…`, for the role `service_role`. It is not a JWT."""
         self._port = check_count("port", port, minimum=0, maximum=65535)
         self._strict = strict
         self._limits = limits
@@ -147,32 +147,32 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         self._unwanted = False
         self._pid = os.getpid()
         self._asked: set[Future[Any]] = set()
-        """What callers wait for."""
+        """Futures on which callers in other threads wait."""
         self._site = call_site()
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     def __repr__(self) -> str:
         return f"LocalServer({self.url!r})" if self._app else "LocalServer(not running)"
 
-    # --- life ---
+    # --- lifecycle ---
 
     def start(self) -> Self:
-        """Listen. Returns when clients may connect.
+        """Start listening. Returns when clients can connect.
 
-        Raises: OSError when the port is taken. StateError when it runs, or the database cannot be used as it is, and
-        ConnectError when it cannot be reached.
+        Raises: OSError when the port is in use. StateError when the server is already running or the database is not
+        usable in its present state. ConnectError when the database cannot be reached.
         """
         if self._thread is not None:
             raise StateError("this local server is running; stop() it first, or make another one")
         ready: Future[None] = Future()
         self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
-        seen = weakref.ref(self)  # the thread does not keep a server that nobody stops
+        seen = weakref.ref(self)  # so that the thread does not keep alive a server that is never stopped
         arguments = (seen, self._asked, ready)
         self._thread = threading.Thread(target=self._run, args=arguments, name="supawire-local-server", daemon=True)
         try:
             self._thread.start()
             ready.result()
-        except BaseException:  # it did not start, or Ctrl-C came while it did
+        except BaseException:  # start failed, or Ctrl-C interrupted it
             self.stop()
             raise
         self._finalizer = weakref.finalize(self, _forgotten, self._loop, self._stop, self._pid, self._site)
@@ -182,7 +182,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
     def stop(self) -> None:
         """Close every socket with 1012 and end the thread.
 
-        Nothing happens when it is not running, or in a fork of the process.
+        Does nothing when the server is not running, or in a forked process.
         """
         thread = self._thread
         if thread is None or os.getpid() != self._pid:
@@ -191,9 +191,9 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._loop is not None and self._stop is not None:
-            with suppress(RuntimeError):  # the loop is closed: it could not start, or has failed
+            with suppress(RuntimeError):  # the loop is closed: start failed, or the loop has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
-        if thread.ident is not None:  # else Ctrl-C came before it began
+        if thread.ident is not None:  # None when Ctrl-C arrived before the thread began
             thread.join()
         self._thread = None
         self._let_go()
@@ -212,21 +212,21 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
 
     @staticmethod
     def _run(seen: "weakref.ref[LocalServer]", asked: "set[Future[Any]]", ready: Future[None]) -> None:
-        """Be the thread of a server."""
+        """Run the server; target of its thread."""
         try:
             asyncio.run(LocalServer._serve(seen, ready))
         finally:
-            for one in list(asked):  # in the last moment; nobody is there any more to do it
+            for one in list(asked):  # submitted in the last moment; no loop is left to execute them
                 one.set_exception(_not_running())
 
     @staticmethod
     async def _serve(seen: "weakref.ref[LocalServer]", ready: Future[None]) -> None:
         server = seen()
-        assert server is not None  # start() waits
+        assert server is not None  # start() holds a reference while it waits
         stop = asyncio.Event()
         try:
             async with server._prepared(stop) as app:
-                wanted = not server._unwanted  # else it was said before there was a loop to say it to
+                wanted = not server._unwanted  # else stop() was called before the loop existed
                 server._app = app
                 del server
                 ready.set_result(None)
@@ -243,7 +243,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
             ready.set_exception(error)
 
     def _prepared(self, stop: asyncio.Event) -> "AbstractAsyncContextManager[App]":
-        """The server that runs inside of a block, on the event loop of its thread."""
+        """Return the context manager that runs the server on its thread's event loop."""
         self._loop, self._stop = asyncio.get_running_loop(), stop
         self._level = self._make_level()
         return _running(self._options(), "127.0.0.1", self._port, self._level)
@@ -259,7 +259,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         )
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
-        """Let the server's thread do this, and wait for it."""
+        """Call `act` on the server's thread and return its result."""
         self._check_process()
         loop, app = self._loop, self._app
         if loop is None or app is None:
@@ -276,31 +276,31 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
             self._asked.discard(done)
             try:
                 done.set_result(act(app.hub, now))
-            except Exception as error:  # noqa: BLE001  it is the caller's, on the other thread
+            except Exception as error:  # noqa: BLE001  raised in the caller, on the other thread
                 done.set_exception(error)
             app.pump()
 
         self._asked.add(done)
         try:
             loop.call_soon_threadsafe(run)
-        except RuntimeError:  # it has just ended
+        except RuntimeError:  # the loop has just ended
             self._asked.discard(done)
             raise _not_running() from None
         return done.result()
 
     def _check_process(self) -> None:
-        """Raises: StateError in a fork, where the server's thread is not, and its connections are the parent's."""
+        """Raise StateError in a forked process: it has no server thread, and the connections belong to the parent."""
         if self._thread is not None and os.getpid() != self._pid:
             raise StateError(
                 "this local server was started before fork(), and runs in the parent process",
                 hint="Clients of the child can use its url; what the server is to do the parent has to say.",
             )
 
-    # --- what clients need ---
+    # --- for clients ---
 
     @property
     def url(self) -> str:
-        """What to give to a client: `http://127.0.0.1:PORT`."""
+        """The URL to pass to a client: `http://127.0.0.1:PORT`."""
         if self._app is None:
             raise StateError(
                 "the local server is not running, so it has no port yet; use `with LocalServer() as server:`"
@@ -308,9 +308,9 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         return f"http://127.0.0.1:{self._app.port}"
 
     def token(self, role: str = "authenticated", expires_in: float | None = None, **claims: Any) -> str:
-        """A token with this role and these claims; negative `expires_in` seconds make one that has run out.
+        """Return a token with this role and these claims. A negative `expires_in` (seconds) gives an expired token.
 
-        Left out it is an hour, or what `config.toml` of the project says.
+        The default of `expires_in` is one hour, or `auth.jwt_expiry` of the project's `config.toml`.
         """
         check_text("role", role)
         if expires_in is None:
@@ -320,13 +320,13 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, self.secret)
 
     def policy(self, function: Policy) -> Policy:
-        """Decide about private channels with this function, also as a decorator.
+        """Authorize private channels with this function; may be used as a decorator.
 
-        `function(claims, topic, extension, action) -> bool`: the token's claims, the sub-topic, `"broadcast"` or
-        `"presence"`, `"read"` or `"write"`. It runs on the server's thread, at joins and at the first broadcast or
-        `track` of a channel (protocol §7.4). When it raises, the answer is no. Without one, `authenticated` and
-        `service_role` may do everything and `anon` nothing.
-        Raises: StateError where there is a database, whose policies decide.
+        `function(claims, topic, extension, action) -> bool` gets the token's claims, the topic without `realtime:`,
+        `"broadcast"` or `"presence"`, and `"read"` or `"write"`. It runs on the server's thread, at joins and at the
+        first broadcast or `track` of a channel. An exception denies access. Without a policy, `authenticated` and
+        `service_role` are allowed everything and `anon` nothing.
+        Raises: StateError with a database, whose row policies decide.
         """
         self._memory_only("policy")
         check_callable("function", function)
@@ -337,12 +337,12 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
 
     @property
     def frames(self) -> list[ReceivedFrame]:
-        """What clients sent, oldest first, without tokens; the newest 10,000."""
+        """Return the frames that clients sent, oldest first, with tokens removed; at most the newest 10,000."""
         return self._do(lambda hub, now: hub.received.frames())
 
 
 def _forgotten(loop: asyncio.AbstractEventLoop | None, stop: asyncio.Event | None, pid: int, site: Site) -> None:
-    """The server was collected, on any thread, and nobody has stopped it."""
+    """Stop a server that was garbage-collected, on any thread, without `stop()`."""
     if loop is None or stop is None or os.getpid() != pid:
         return
     with suppress(RuntimeError):  # the loop has failed
@@ -356,7 +356,7 @@ def _not_running() -> StateError:
 
 @asynccontextmanager
 async def _running(options: HubOptions, host: str, port: int, level: "PostgresBackend | None") -> AsyncGenerator[App]:
-    """A server that listens inside the block, on its database where it has one."""
+    """Run a listening server, and its database backend if there is one, inside the block."""
     app = App(options)
     try:
         if level is not None:
@@ -382,11 +382,11 @@ async def serve(
     signals: bool = True,
     level: "PostgresBackend | None" = None,
 ) -> None:
-    """Run a local server until it is told to stop; then every socket is closed with 1012.
+    """Run a local server until it is stopped; then close every socket with 1012.
 
-    `on_ready` is called once it listens (`app.port`). It stops when `stop` is set, when the task is cancelled, and
-    with `signals` on SIGTERM and SIGINT. `level` is the database under it, with `HubOptions(database=True)`.
-    Raises OSError when the port is taken, and what `LocalServer.start` raises about a database.
+    `on_ready` is called once the server listens (`app.port`). It stops when `stop` is set, when the task is cancelled,
+    and with `signals=True` on SIGTERM and SIGINT. `level` is the database backend for `HubOptions(database=True)`.
+    Raises: OSError when the port is in use, and the database errors of `LocalServer.start`.
     """
     stop = stop or asyncio.Event()
     with stopping(stop) if signals else nullcontext():

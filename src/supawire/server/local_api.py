@@ -1,8 +1,6 @@
-"""What a local server does when its owner says so, as methods of `LocalServer`.
+"""The methods of `LocalServer` for emitting changes and messages, injecting faults and using the database.
 
-The faults as methods of `LocalServer`: each is carried to the server's thread and done there.
-
-The PostgreSQL levels of the local server, as far as `LocalServer` shows them.
+Each call is executed on the server's thread.
 """
 
 import os
@@ -25,7 +23,7 @@ T = TypeVar("T")
 
 
 class ActApi:
-    """Changes and messages of the server itself; each is carried to the server's thread and done there."""
+    """Row changes and messages sent by the server itself; each call is executed on the server's thread."""
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         raise NotImplementedError
@@ -44,12 +42,13 @@ class ActApi:
         columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
         errors: str | Sequence[str] | None = None,
     ) -> None:
-        """A row changed: everyone with a matching binding is told (protocol §4).
+        """Deliver a row change to every channel with a matching binding.
 
-        Args: type: INSERT, UPDATE or DELETE. record: the new row, as Python values. old_record: the old one; a DELETE
-        needs it, an UPDATE without has the new row's `id`. columns: types by name, or a list of `{"name", "type"}`;
-        left out, taken from the values. errors: the frame's `errors`, such as `"Error 401: Unauthorized"`.
-        Raises: InvalidArgumentError. StateError where there is a database: rows change in it, with `sql`.
+        Args: type: INSERT, UPDATE or DELETE. record: the new row, as Python values. old_record: the old row; required
+        for DELETE; for UPDATE it defaults to the `id` of the new row. columns: types by name, or a list of
+        `{"name", "type"}`; inferred from the values by default. errors: the frame's `errors`, such as
+        `"Error 401: Unauthorized"`.
+        Raises: InvalidArgumentError. StateError with a database: change its rows with `sql` instead.
         """
         self._memory_only("emit")
         change = make_change(
@@ -70,7 +69,7 @@ class ActApi:
         columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
         errors: str | Sequence[str] | None = None,
     ) -> None:
-        """A row was updated; see `emit`."""
+        """Deliver the update of a row; see `emit`."""
         self.emit("UPDATE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors)
 
     def emit_delete(
@@ -83,14 +82,15 @@ class ActApi:
         columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
         errors: str | Sequence[str] | None = None,
     ) -> None:
-        """A row was deleted; see `emit`."""
+        """Deliver the deletion of a row; see `emit`."""
         self.emit("DELETE", table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors)
 
     def send(self, topic: str, event: str, payload: Mapping[str, Any] | bytes, private: bool = True) -> str:
-        """Store a message and deliver it, as the database function `realtime.send` does (protocol §6.4).
+        """Store and deliver a message, as the database function `realtime.send` does.
 
-        `payload` is an object, to which `id` is added unless it has one, or bytes. Private ones can be replayed (§6.3).
-        Returns the message's id. Raises: InvalidArgumentError. StateError where there is a database, which sends it.
+        `payload` is bytes, or an object, to which `id` is added unless it has one. Private messages can be replayed.
+        Returns the message's id. Raises: InvalidArgumentError. StateError with a database: use its `realtime.send`
+        instead.
         """
         self._memory_only("send")
         if not isinstance(payload, Mapping | bytes):
@@ -104,13 +104,13 @@ class ActApi:
         return self._do(lambda hub, now: hub.send(topic, event, body, now, private=private))
 
     def broadcast(self, topic: str, event: str, payload: Any, private: bool = False) -> None:
-        """Deliver a message that is not stored, as the HTTP interface does."""
+        """Deliver a message without storing it, as the HTTP endpoint does."""
         _check_message(topic, event, private)
         check_json(payload)
         self._do(lambda hub, now: hub.broadcast(topic, event, payload, now, private=private))
 
     def request_disconnect(self) -> None:
-        """`Server requested disconnect` on every channel, then close code 1012 (protocol §3.6)."""
+        """Send `Server requested disconnect` on every channel, then close with code 1012."""
         self._do(lambda hub, now: hub.request_disconnect(now))
 
 
@@ -121,83 +121,87 @@ def _check_message(topic: str, event: str, private: bool) -> None:
 
 
 UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
-"""Close codes that only say what was seen; none of them is ever sent."""
+"""Reserved close codes that are never sent in a close frame."""
 
 
 class FaultApi:
-    """Misbehaviour on demand. `topic` is a sub-topic, `"*"` all; `connection` one socket's number, left out all."""
+    """Fault injection.
+
+    `topic` is a topic without `realtime:`, or `"*"` for all; `connection` is the number of one socket, by default all.
+    """
 
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         raise NotImplementedError
 
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
-        """Close sockets with this code; without one they are cut, and clients see 1006."""
+        """Close sockets with this code; without a code the connection is aborted and clients report 1006."""
         if code in UNSENT:
             raise InvalidArgumentError(f"no close frame has the code {code}; leave it out, and clients see 1006")
         self._do(lambda hub, now: hub.faults.drop_connections(code, connection=connection))
 
     def refuse_connections(self, times: int | None = None, *, seconds: float | None = None, status: int = 503) -> None:
-        """Refuse the next `times` handshakes, or all for `seconds`, with this status; without both, for good."""
+        """Refuse the next `times` handshakes, or all for `seconds`, or all until `accept_connections`, with this
+        status."""
         self._do(lambda hub, now: hub.faults.refuse_connections(times=times, seconds=seconds, status=status))
 
     def accept_connections(self) -> None:
-        """Refuse no more."""
+        """Stop refusing handshakes."""
         self._do(lambda hub, now: hub.faults.accept_connections())
 
     def pause(self, *, connection: int | None = None) -> None:
-        """Take everything and say nothing, as behind a dead network; `resume` ends it."""
+        """Stop answering and sending, as behind a broken network, until `resume`; input is still read."""
         self._do(lambda hub, now: hub.faults.pause(connection=connection))
 
     def resume(self, *, connection: int | None = None) -> None:
-        """Answer what was taken meanwhile, and go on."""
+        """Handle the input received since `pause`, and continue normally."""
         self._do(lambda hub, now: hub.faults.resume(connection=connection))
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
-        """Everything sent arrives this much later, in order; 0 ends it."""
+        """Delay everything that is sent by this many seconds, in order; 0 ends it."""
         self._do(lambda hub, now: hub.faults.lag(seconds, connection=connection))
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
-        """Send any bytes as one frame; text unless `binary`."""
+        """Send arbitrary bytes as one frame; a text frame unless `binary`."""
         self._do(lambda hub, now: hub.faults.send_raw(data, binary=binary, connection=connection))
 
     def garbage(self, *, connection: int | None = None) -> None:
-        """Send a dozen frames that mean nothing; one is text that is not UTF-8, which strict clients close over."""
+        """Send a dozen invalid frames; one is text that is not UTF-8, on which strict clients close the connection."""
         self._do(lambda hub, now: hub.faults.garbage(connection=connection))
 
     def delay_replies(self, seconds: float) -> None:
-        """Every reply comes this much later; a join's holds its socket meanwhile. 0 ends it."""
+        """Delay every reply by this many seconds; the reply to a join suspends its socket meanwhile. 0 ends it."""
         self._do(lambda hub, now: hub.faults.delay_replies(seconds))
 
     def drop_reply(self, event: str, times: int | None = None) -> None:
-        """Do what is asked but do not answer pushes of this event, such as `phx_join` or `heartbeat`."""
+        """Execute pushes of this event, such as `phx_join` or `heartbeat`, but do not reply to them."""
         self._do(lambda hub, now: hub.faults.drop_reply(event, times))
 
     def reject_join(self, topic: str, reason: str) -> None:
-        """Refuse joins of a topic with this reason; protocol §9.2 lists the real ones."""
+        """Refuse joins of a topic with this reason. See docs/protocol.md, Join errors."""
         self._do(lambda hub, now: hub.faults.reject_join(topic, reason))
 
     def delay_join(self, topic: str, seconds: float) -> None:
-        """Joins of a topic hold their socket this long before they are answered."""
+        """Suspend the socket for this many seconds before a join of this topic is answered."""
         self._do(lambda hub, now: hub.faults.delay_join(topic, seconds))
 
     def close_channel(self, topic: str, *, stale: bool = False) -> None:
-        """End a topic's channels with `phx_close`; with `stale`, only send one that names the join before."""
+        """End a topic's channels with `phx_close`; with `stale`, only send one with the previous join_ref."""
         self._do(lambda hub, now: hub.faults.close_channel(topic, stale=stale))
 
     def crash_channel(self, topic: str) -> None:
-        """End a topic's channels with `phx_error`, as when their process dies."""
+        """End a topic's channels with `phx_error`, as when their process crashes."""
         self._do(lambda hub, now: hub.faults.crash_channel(topic))
 
     def expire_tokens(self, topic: str | None = None) -> None:
-        """End channels as if their token had just run out."""
+        """End channels as if their token had just expired."""
         self._do(lambda hub, now: hub.faults.expire_tokens(topic))
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
-        """Send a `system` frame; the channels stay."""
+        """Send a `system` frame without ending the channels."""
         self._do(lambda hub, now: hub.faults.send_system(topic, status, message, extension=extension))
 
     def reset_faults(self) -> None:
-        """Behave again: every rule is gone, pauses and lags end. What was done stays done."""
+        """Remove all fault rules, pauses and lags. Effects of earlier faults are not undone."""
         self._do(lambda hub, now: hub.faults.reset())
 
 
@@ -216,7 +220,7 @@ def make_backend(
     isolate_policy_errors: bool = False,
     project: "Project | None" = None,
 ) -> "PostgresBackend":
-    """The level for this database, or with an embedded one. Raises: ImportError that names the extra; StateError."""
+    """Return the backend for this or an embedded database. Raises: ImportError that names the extra; StateError."""
     if sys.platform == "win32":
         raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
     try:
@@ -242,7 +246,7 @@ def project_in(path: str | os.PathLike[str]) -> "Project":
 
 
 class DatabaseApi:
-    """A database of the server's, or the word that there is none."""
+    """Access to the server's database, if it has one."""
 
     def __init__(
         self,
@@ -299,21 +303,21 @@ class DatabaseApi:
             prepare=self._prepare,
             announce_outages=self._announce_outages,
             isolate_policy_errors=self._isolate_policy_errors,
-            project=None if self._project_path is None else project_in(self._project_path),  # as it is at this start
+            project=None if self._project_path is None else project_in(self._project_path),  # read again at each start
         )
 
     @property
     def database_url(self) -> str:
-        """The URL of the database (PostgreSQL levels); its role may do everything there where it is an embedded one."""
+        """The URL of the database. The role of an embedded database is a superuser."""
         if self._level is None:
             raise StateError("the memory level has no database", hint="Use emit() to make changes.")
         return self._level.url
 
     def sql(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Run SQL in the database (PostgreSQL levels), committed at once; the rows, if there are any.
+        """Run SQL in the database, commit, and return the rows.
 
         `%s` in the text stands for a parameter. Text without parameters may hold several statements.
-        Raises: StateError at the memory level, and when the server does not run; psycopg.Error, PostgreSQL's own.
+        Raises: StateError without a database, or when the server is not running; psycopg.Error from PostgreSQL.
         """
         if self._level is None:
             raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
@@ -323,11 +327,11 @@ class DatabaseApi:
         return self._level.session.run(text, parameters)
 
     def _let_go(self) -> None:
-        """Close the connection of `sql`, once the level runs no more."""
+        """Close the connection used by `sql` after the backend has stopped."""
         if self._level is not None:
             self._level.session.close()
 
     def _memory_only(self, name: str) -> None:
-        """Raises: StateError for what only the memory level does."""
+        """Raise StateError for a method that is only available without a database."""
         if self._level is not None:
             raise StateError(f"{name}() is for the memory level; this server has a database", hint=INSTEAD[name])
