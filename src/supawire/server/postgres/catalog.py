@@ -1,6 +1,6 @@
-"""What the database says about types, tables and who may read which column.
+"""Queries about types, tables and column privileges.
 
-Types do not change once they are known. What holds of tables is asked for in one query (`facts.py` says how often).
+Types are cached permanently. Facts about tables come from one query; `visibility.py` decides how long to cache them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +11,7 @@ from supawire.server.postgres.database import Database
 from supawire.server.postgres.values import Type
 
 PUBLICATION: Final = "supabase_realtime"
-"""Whose tables are watched (protocol §4.1)."""
+"""The publication whose tables are watched. See docs/protocol.md, Postgres changes."""
 
 _TYPES: Final = """
     with recursive wanted(oid) as (
@@ -69,7 +69,7 @@ _VERSIONS: Final = """
     from (select) one
     left join pg_class c on c.oid = any(%s::oid[])
 """
-"""GRANT, REVOKE and ALTER TABLE write new versions of rows in these two tables of the system."""
+"""Row versions of pg_class and pg_attribute: GRANT, REVOKE and ALTER TABLE write new ones."""
 
 _PUBLISHED: Final = """
     select distinct c.oid::int8, p.schemaname::text, p.tablename::text
@@ -81,7 +81,7 @@ _PUBLISHED: Final = """
 """
 
 UNKNOWN: Final = "text"
-"""What a type that is gone is taken for: its values stay strings."""
+"""The type used for a type that no longer exists: its values are sent as strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A table as it is now, to one role. sql: its name, quoted. columns: name and type, in table order.
+    """The current properties of a table for one role.
 
-    readable: the columns that the role may select.
+    sql: its quoted name. columns: name and type, in table order. readable: the columns that the role may select.
     """
 
     sql: str
@@ -109,33 +109,39 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class TransactionSnapshot:
-    """Which transactions a query sees."""
+    """The transactions that are visible to a query."""
 
     below: int
-    """Transactions from here on have not begun."""
+    """First transaction id that has not started."""
     running: frozenset[int]
 
     @classmethod
     def parse(cls, text: str) -> "TransactionSnapshot":
-        """From `pg_snapshot`'s text, `xmin:xmax:running,…`."""
+        """Parse the text of a `pg_snapshot`: `xmin:xmax:running,…`."""
         _least, below, running = text.split(":")
         return cls(int(below), frozenset(map(int, running.split(","))) if running else frozenset())
 
     def sees(self, xid: int) -> bool:
-        """Whether this transaction has ended for the query; the stream has only the lower 32 bits of its number."""
-        full = self.below - ((self.below - xid + 2**31) % 2**32 - 2**31)  # the nearest number with these bits
+        """Return whether this transaction is visible to the query.
+
+        The stream gives only the lower 32 bits of the id.
+        """
+        full = self.below - ((self.below - xid + 2**31) % 2**32 - 2**31)  # the nearest full id with these lower 32 bits
         return full < self.below and full not in self.running
 
 
 class Catalog:
-    """Questions to the system's tables. `types` has what was learnt."""
+    """Queries of the system catalogs. `types` holds the types loaded so far."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.types: Final[dict[int, Type]] = {}
 
     async def learn(self, oids: Iterable[int]) -> None:
-        """Know these types, and those that they are made of; what is known already stays, as its writer is made."""
+        """Load these types and the types they consist of.
+
+        Loaded types are not replaced: their writers refer to them.
+        """
         unknown = [oid for oid in set(oids) if oid not in self.types]
         if not unknown:
             return
@@ -148,12 +154,12 @@ class Catalog:
             self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
 
     async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], TransactionSnapshot]:
-        """Return a text for each table that changes with its columns and rights, and which transactions it includes."""
+        """Return a text for each table that changes with its columns and privileges, and the snapshot of this query."""
         rows = await self._database.query(_VERSIONS, [list(oids)])
         return {oid: version for _, oid, version in rows if oid is not None}, TransactionSnapshot.parse(rows[0][0])
 
     async def facts(self, oids: Collection[int], roles: Collection[str]) -> Mapping[tuple[int, str], Facts]:
-        """What holds now, by table and role. A table or role that is gone has none."""
+        """Return the current facts by table and role. Tables and roles that do not exist have no entry."""
         found: dict[tuple[int, str], Facts] = {}
         for oid, role, sql, secured, key, names, types, readable in await self._database.query(
             _FACTS, [list(oids), list(roles)]
@@ -164,5 +170,5 @@ class Catalog:
         return found
 
     async def published(self) -> tuple[Table, ...]:
-        """The tables of the publication, none when there is no such publication."""
+        """Return the tables of the publication; empty when the publication does not exist."""
         return tuple(Table(*row) for row in await self._database.query(_PUBLISHED, [PUBLICATION]))

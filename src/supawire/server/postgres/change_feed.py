@@ -1,9 +1,9 @@
-"""Changes of rows, from the stream to the hub: a part of the level (protocol §4, §11).
+"""The backend component that delivers row changes from the replication stream to the hub.
 
-One task reads the stream, another deals with a batch at a time, so that the order of commits is the order of frames.
-What comes in meanwhile makes the next batch larger, and waits at the database when it is much. A third looks whether
-the publication has changed. When the stream is lost, so are some seconds of changes, and clients are not informed, as
-with the real server; with `announce_outages` they are, and again once a new one flows.
+One task reads the stream and another processes one batch at a time, so frames are sent in commit order. Changes that
+arrive meanwhile go into the next batch; when there are too many, reading is paused. A third task checks whether the
+publication has changed. When the stream is lost, some seconds of changes are lost too and clients are not notified, as
+with the real server; with `announce_outages` they are notified, and again once a new stream is open.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from supawire.server.queries import QueryError, SubscribeQuery
 logger: Final = logging.getLogger("supawire.server")
 
 POLL_INTERVAL: Final = 1.0
-"""Seconds between two looks at the publication."""
+"""Seconds between two checks of the publication."""
 TAKEOVER_TIMEOUT: Final = 8.0
-"""Seconds that a subscription waits for a stream that is lost; the hub waits for two more."""
+"""Seconds that a subscription waits for a lost stream to be reopened; the hub's own timeout is two seconds longer."""
 RETRY_DELAYS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-"""Seconds before each attempt to have a stream again; the last one again and again."""
+"""Seconds before each attempt to reopen the stream; the last value repeats."""
 TRIES: Final = 3
-"""Attempts for a batch whose questions to the database meet lost connections."""
+"""Attempts to process a batch when connections are lost during its queries."""
 
 MOST_LEFT: Final = 10_000
-"""Tables that are remembered after they left the publication."""
+"""Maximum number of tables remembered after they left the publication."""
 LOST: Final = "changes of rows are not sent for now, which channels are told: %s"
 LOST_SILENTLY: Final = (
     "changes of rows are lost, and clients are not informed, as with the real server: %s "
@@ -48,7 +48,7 @@ _PUBLICATIONS: Final = "select pubname::text from pg_publication where pubname =
 
 
 class Feed:
-    """Follows the stream, and knows the bindings of every channel."""
+    """Reads the replication stream and keeps the bindings of every channel."""
 
     def __init__(self, ground: BackendContext, look: float = POLL_INTERVAL) -> None:
         self._ground = ground
@@ -68,40 +68,41 @@ class Feed:
         )
         self._publication = WatchedPublication(self._database)
         self._asked: dict[int, SubscribeQuery] = {}
-        """What each channel in the book asked for."""
+        """The query of each subscribed channel."""
         self._listing = asyncio.Lock()
         self._stream: Stream | None = None
         self._flows = asyncio.Event()
         self._names: tuple[str, ...] = ()
         self._tables: tuple[Table, ...] = ()
         self._foreign: dict[int, Relation] = {}
-        """Tables, as the stream announced them, that were none of the publication's when we looked."""
+        """Tables in the stream that were not in the publication at the last check."""
         self._left: set[int] = set()
-        """Tables that were in the publication, and are not."""
+        """Tables that have left the publication."""
         self._switching = False
-        """Whether the stream ends because other publications are wanted."""
+        """Whether the stream is being ended because another set of publications is needed."""
         self._lost_until = 0.0
         self._lost = 0
-        """Changes that were lost since the stream was."""
+        """Changes lost since the stream ended."""
 
     @property
     def answers(self) -> Answers:
-        """Subscriptions."""
         return {SubscribeQuery: self._subscribe}
 
     async def start(self) -> None:
-        """Have a stream: what commits from now on is told to whoever asks for it before."""
+        """Open the stream. Changes committed from now on are delivered to channels that have subscribed before the
+        commit.
+        """
         await self._open()
 
     async def run(self) -> None:
-        """Follow the stream, through outages."""
+        """Process the stream, reopening it after outages."""
         self._matcher.limit = self._ground.do(lambda hub, now: hub.limits.change_bytes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._watch())
 
     async def stop(self) -> None:
-        """End the stream; its slot goes with it, at the latest soon after."""
+        """Close the stream; its temporary slot is dropped with it or shortly after."""
         slot = await self._close()
         if slot is None:
             return
@@ -114,7 +115,7 @@ class Feed:
             logger.debug("whether the slot is gone could not be seen: %s", error)
 
     async def _close(self) -> str | None:
-        """The name of the slot that goes with the stream, if there is one."""
+        """Close the stream and return the name of its slot, if it had one."""
         stream, self._stream = self._stream, None
         if stream is None:
             return None
@@ -124,13 +125,13 @@ class Feed:
     # --- who listens ---
 
     def unsubscribe(self, channel: int) -> None:
-        """A channel has ended."""
+        """Remove the subscriptions of a channel that has ended."""
         self._asked.pop(channel, None)
         self._book.remove(channel)
         self._polls.left()
 
     async def _subscribe(self, asked: SubscribeQuery) -> str | QueryError | None:
-        """Make bindings live. They are, once there is a stream and they are in the book."""
+        """Activate bindings. They are active once a stream is open and they are in the subscription table."""
         try:
             async with asyncio.timeout(TAKEOVER_TIMEOUT):
                 await self._look_again()
@@ -147,7 +148,7 @@ class Feed:
         return answer
 
     async def _list(self, asked: SubscribeQuery) -> str | None:
-        """Write a channel into the book, unless it ended or asked for something else meanwhile."""
+        """Add a channel's bindings to the subscription table, unless the channel ended or sent another query."""
         channel = asked.channel
         found = await listings_of(self._database, asked)
         if self._asked.get(channel) is not asked:
@@ -160,7 +161,7 @@ class Feed:
         return found if isinstance(found, str) else None
 
     async def _relist(self, *, announce: bool) -> None:
-        """Look up every channel's bindings once more (protocol §4.6).
+        """Resolve the bindings of every channel again.
 
         announce: send the outcome to each channel that has bindings or had them before.
         """
@@ -199,7 +200,7 @@ class Feed:
                     logger.info("another stream of changes is needed: %s", errors.exceptions[0])
                 else:
                     logger.warning(LOST if announce else LOST_SILENTLY, errors.exceptions[0])
-            except* Exception:  # a bug of ours, which the real server does not have: clients are informed
+            except* Exception:  # a bug of this library, which the real server does not have: clients are notified
                 logger.exception("the local server failed on a change of a row")
                 announce = True
             self._flowing(False)
@@ -212,7 +213,7 @@ class Feed:
             self._switching = False
 
     async def _reopen(self, *, announce: bool) -> Stream:
-        """A new stream, however long it takes, with everybody in the book who was."""
+        """Open a new stream, retrying until it succeeds, and resolve all bindings again."""
         tries = 0
         while True:
             await asyncio.sleep(RETRY_DELAYS[min(tries, len(RETRY_DELAYS) - 1)])
@@ -223,7 +224,7 @@ class Feed:
                     await self._relist(announce=announce)
             except (StreamLost, DatabaseError) as error:
                 logger.info("no stream of changes yet: %s", error)
-                if isinstance(error, DatabaseError) and error.retryable:  # it is the whole database that is not there
+                if isinstance(error, DatabaseError) and error.retryable:  # the whole database is unavailable
                     self._ground.do(lambda hub, now: hub.troubled(QueryError.DOWN, now))
                 await self._close()
             else:
@@ -239,7 +240,7 @@ class Feed:
         self._ground.do(lambda hub, now: hub.flows(yes, now))
 
     async def _read(self, stream: Stream, backlog: Backlog) -> NoReturn:
-        """Hand what comes to followers at once; what channels may have asked for waits for its turn."""
+        """Pass rows to the row consumers at once; rows that channels may have subscribed to go to the backlog."""
         while True:
             await backlog.room()
             batch = await stream.read()
@@ -272,10 +273,10 @@ class Feed:
             self._ground.do(lambda hub, now: hub.changed(deliveries, now))
 
     async def _judge_again(self, changes: Sequence[RowChange], found: list[Delivery]) -> list[Delivery]:
-        """Return the deliveries with those of channels anew whose token was replaced while the rows were judged.
+        """Return the deliveries, recomputed for channels whose token was replaced while the rows were checked.
 
-        Such a channel has been sent `Subscribed to PostgreSQL` by now, so only its new claims count. The lock keeps
-        tokens from being replaced once more meanwhile.
+        Such a channel has already received `Subscribed to PostgreSQL`, so only its new claims apply. The lock prevents
+        further token replacements meanwhile.
         """
         async with self._listing:
             again = frozenset(self._book.replaced)
@@ -295,7 +296,7 @@ class Feed:
     # --- the publication ---
 
     def _new_tables(self, changes: Sequence[RowChange]) -> bool:
-        """Whether a change is of a table that was not in the publication when we looked last."""
+        """Return whether a change is for a table that was not in the publication at the last check."""
         known = {table.oid for table in self._tables}
         strange = False
         for relation in (change.relation for change in changes):
@@ -311,11 +312,11 @@ class Feed:
                 continue
             try:
                 await self._look_again()
-            except DatabaseError as error:  # the stream will find out, or the next look
+            except DatabaseError as error:  # the stream or the next check will report it
                 logger.info("the publication could not be looked at: %s", error)
 
     async def _publications(self) -> tuple[str, ...]:
-        """Those that there are, of the ones that are wanted: a stream that names another one breaks."""
+        """Return the required publications that exist: a stream that names a missing one fails."""
         wanted = [PUBLICATION, *self._ground.row_consumers]
         found = [name for (name,) in await self._database.query(_PUBLICATIONS, [wanted])]
         if PUBLICATION in found:
@@ -323,9 +324,10 @@ class Feed:
         return tuple(found)
 
     async def _look_again(self) -> None:
-        """Notice tables that came or went; for other publications another stream is needed.
+        """Detect tables that were added to or removed from the publication; reopen the stream if the publications
+        changed.
 
-        A table that leaves, and one that comes back, are followed without a word to clients, as by the real server.
+        Clients are not notified when a table leaves or comes back, as with the real server.
         """
         async with self._listing:
             if await self._publications() != self._names and self._stream is not None:

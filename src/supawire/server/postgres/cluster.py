@@ -1,6 +1,6 @@
-"""A PostgreSQL of our own: in a temporary folder, on this machine alone, gone when we are gone.
+"""A temporary PostgreSQL cluster on this machine, removed when this process ends.
 
-`supervisor.py`, a process of its own, does the work and outlives us for as long as it takes to clean up.
+A separate process, `supervisor.py`, does the work and outlives this process for as long as the clean-up takes.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ ROLE: Final = "postgres"
 DATABASE: Final = "postgres"
 SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 WORDS: Final = "pgpass"
-"""A file of passwords, of the kind that libpq reads."""
+"""Name of the password file, in libpq's format."""
 ENDING: Final = 20.0
-"""Seconds that a supervisor has to clean up, more than it takes when everything goes wrong."""
+"""Seconds that a supervisor may take to clean up; more than the sum of its own timeouts."""
 SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "100",
-    # what the level needs
+    # required for change events and messages
     "wal_level": "logical",
     "max_wal_senders": "20",
     "max_replication_slots": "20",
     "max_slot_wal_keep_size": "512MB",
     "timezone": "UTC",
-    # it lives as long as its folder: nothing has to outlast a crash of the machine
+    # the data need not survive a crash of the machine
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "on",
@@ -61,22 +61,22 @@ HINTS: Final = {
     "Permission denied": "Set TMPDIR to a folder that the user who runs PostgreSQL can write, such as /tmp.",
     "is a copy of": "If that copy is damaged, remove it: the next start makes it anew.",
 }
-"""What helps, by words of the error; the first one counts."""
+"""Hints by a text in the error; the first match is used."""
 KEPT_VARIABLES: Final = frozenset(
     {"PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"}
 )
-"""What PostgreSQL inherits: its SQL can read the environment, where passwords of other programs may be."""
+"""Environment variables passed to PostgreSQL. SQL can read its environment, so others, with their secrets, are not."""
 INITDB: Final = (
     *(f"--username={ROLE}", "--auth=scram-sha-256", "--encoding=UTF8"),
     *("--no-sync", "--no-instructions", "--wal-segsize=4"),
 )
 BUILTIN: Final = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
-"""Since 17: the same order and case rules on every machine."""
+"""From version 17 on: the same collation and case rules on every machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running cluster, as its supervisor tells it."""
+    """A running cluster, as reported by its supervisor."""
 
     port: int
     folder: Path
@@ -86,14 +86,14 @@ class Running:
 
 
 class Cluster:
-    """A temporary PostgreSQL with one role that may do everything.
+    """A temporary PostgreSQL with one superuser role.
 
         with Cluster() as cluster:
             psycopg.connect(cluster.url)
 
-    Several may run at once. Killed in whatever way, this process leaves neither a server nor a folder behind.
-    Args: bin: the folder of `postgres` and `initdb`, found when left out. port: 0 takes a free one.
-    Raises: StateError when there is no PostgreSQL or it cannot run, with its own words.
+    Several clusters may run at once. However this process ends, the server is stopped and its folder is removed.
+    Args: bin: the folder of `postgres` and `initdb`; searched for when omitted. port: 0 uses a free one.
+    Raises: StateError, with PostgreSQL's message, when PostgreSQL is not installed or cannot start.
     """
 
     def __init__(self, bin: Path | None = None, port: int = 0) -> None:
@@ -111,7 +111,7 @@ class Cluster:
     # --- life ---
 
     def start(self) -> Self:
-        """Start it. Returns when it takes connections."""
+        """Start the server. Returns when it accepts connections."""
         if self._supervisor is not None:
             raise StateError("this cluster runs already; stop() it first, or make another one")
         user = binaries.stand_in()
@@ -129,7 +129,7 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """Stop it and remove its folder. Nothing happens when it does not run, or in a fork of the process."""
+        """Stop the server and remove its folder. Does nothing when it is not running, or in a forked process."""
         supervisor = self._supervisor
         if supervisor is None or os.getpid() != self._pid:
             return
@@ -151,37 +151,37 @@ class Cluster:
         self.stop()
 
     def down(self, *, crash: bool = False) -> None:
-        """Stop the server and keep its data, until `up`. `crash` drops all at once, as when it is killed."""
+        """Stop the server but keep its data, until `up`. With `crash` all connections are dropped at once."""
         self._order(b"c" if crash else b"d")
 
     def up(self) -> None:
-        """Start it again after `down`, on the same port."""
+        """Start the server again after `down`, on the same port."""
         self._order(b"u")
 
     @property
     def lives(self) -> bool:
-        """Whether its supervisor is there; it ends when PostgreSQL ends without being told to."""
+        """Whether the supervisor is running; it ends when PostgreSQL ends unexpectedly."""
         return self._supervisor is not None and self._supervisor.poll() is None
 
     # --- what it is ---
 
     @property
     def url(self) -> str:
-        """For the role that may do everything, by TCP."""
+        """URL for the superuser role, over TCP."""
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
-        """The same for another database of it."""
+        """Return the URL of another database of this cluster."""
         return f"postgresql://{ROLE}:{self._now.password}@127.0.0.1:{self._now.port}/{database}"
 
     @property
     def shown_url(self) -> str:
-        """By TCP and without the password, which libpq finds in a file that only we can read."""
+        """URL over TCP without the password; libpq finds the password in a file that only this user can read."""
         now = self._now
         return f"postgresql://{ROLE}@127.0.0.1:{now.port}/{DATABASE}?passfile={now.folder / WORDS}"
 
     def socket_url(self, database: str = DATABASE) -> str:
-        """By its Unix socket, where there is one; else by TCP."""
+        """Return a URL that uses the Unix socket where there is one, else TCP."""
         now = self._now
         if now.sockets is None:
             return self.url_of(database)
@@ -189,19 +189,19 @@ class Cluster:
 
     @property
     def programs(self) -> Path:
-        """Where psql and its like are, those of the same version."""
+        """The folder of psql and the other client programs of the same version."""
         if self._programs is None:
             raise StateError("the cluster has not been started")
         return self._programs
 
     @property
     def folder(self) -> Path:
-        """Where it lives."""
+        """The data folder's parent."""
         return self._now.folder
 
     @property
     def pid(self) -> int:
-        """The process of the server."""
+        """Process id of the server."""
         return self._now.pid
 
     @property
@@ -227,7 +227,7 @@ class Cluster:
             raise StateError("the embedded PostgreSQL has ended") from error
 
     def _told(self) -> Running:
-        """The next word of the supervisor. Raises: StateError with what went wrong."""
+        """Return the next state that the supervisor reports. Raises: StateError with the supervisor's error."""
         assert self._supervisor is not None
         assert self._supervisor.stdout is not None
         line = self._supervisor.stdout.readline()
@@ -244,7 +244,7 @@ class Cluster:
         )
 
     def _set_password(self) -> None:
-        """The folder was copied, its password with it; from now on this cluster has one of its own."""
+        """Set a new password, because the data folder is a copy and has the password of the original."""
         import psycopg
 
         now = self._now
@@ -258,7 +258,7 @@ class Cluster:
 
 
 def _wish(found: Installation, user: str | None, port: int) -> dict[str, Any]:
-    """What the supervisor is asked for."""
+    """Return the settings for the supervisor."""
     initdb = [*INITDB, *(BUILTIN if found.major >= 17 else (f"--locale={_libc_locale()}",))]
     recipe = hashlib.sha256("\n".join([str(found.bin), *initdb]).encode()).hexdigest()[:12]
     cache = binaries.cache_for(user)
@@ -282,13 +282,13 @@ def _libc_locale() -> str:
 def _watched() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", str(SUPERVISOR)],
-        bufsize=0,  # an order that could not be written is not tried again by close()
+        bufsize=0,  # so that close() does not retry an order that could not be written
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
         env={name: value for name, value in os.environ.items() if name in KEPT_VARIABLES},
-        start_new_session=True,  # Ctrl-C is ours; it hears of our end by its pipe
+        start_new_session=True,  # this process handles Ctrl-C; the supervisor notices our end by the closed pipe
     )
 
 

@@ -1,7 +1,7 @@
-"""What the parts of a database level have in common, and what they stand on.
+"""The base class of backend components, and the context that they share.
 
-A *part* knows one thing of the database: partitions, changes of rows, rights and messages. It answers questions of
-the hub (`questions.py`), and has a task that runs as long as the level does.
+A *component* covers one feature: partitions, row changes, policies or messages. It answers queries of the hub and has a
+task that runs as long as the backend does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,65 +24,70 @@ Take: TypeAlias = Callable[[Sequence["RowChange"]], None]
 
 
 class Component(Protocol):
-    """One thing of the database."""
+    """Base class of the backend components."""
 
     @property
     def answers(self) -> Answers:
-        """Which questions it answers, and how. A DatabaseError becomes the `Trouble` that fits."""
+        """The handler for each query type. A DatabaseError is converted to the matching `QueryError`."""
         ...
 
     async def start(self) -> None:
-        """Be ready; the server listens when every part is. Raises: RealtimeError, and the server does not start."""
+        """Prepare the component; the server listens once all have started.
+
+        Raises: RealtimeError, and the server fails.
+        """
         ...
 
     async def run(self) -> None:
-        """Work until cancelled. It outlives an outage of the database; what it raises is a bug."""
+        """Work until cancelled. Must survive database outages; an exception is a bug."""
         ...
 
     async def stop(self) -> None:
-        """Let go of everything, also after a `start` that failed."""
+        """Release all resources, also after a `start` that failed."""
         ...
 
     def unsubscribe(self, channel: int) -> None:
-        """A channel with bindings has ended."""
+        """Remove the subscriptions of a channel that has ended."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What clients learn of an outage. The defaults are the real server's, which says nothing (protocol §13)."""
+    """How outages are reported to clients. The defaults are the real server's: no notification at all."""
 
     announce_outages: bool = False
-    """Channels with changes get an error when the database is lost, and are confirmed again."""
+    """Channels with Postgres changes receive an error when the database is lost, and a confirmation when it is back."""
     isolate_policy_errors: bool = False
-    """A row policy that raises hides rows from its subscriber alone, who gets an error instead of the row."""
+    """A row policy that raises hides rows from its subscriber only, who receives an error instead of the row."""
     outage: float = 10.0
-    """Seconds of changes that are lost at least when the database was lost, unless it is announced."""
+    """Minimum seconds of changes that are lost when the database was lost, unless outages are announced."""
     pause: float = 5.0
-    """Seconds that changes are lost at most after a policy no longer raises."""
+    """Maximum seconds of changes that are lost after a policy stops raising."""
 
 
 class BackendContext:
-    """What parts stand on."""
+    """State and services shared by the backend components."""
 
     def __init__(
         self, url: str, do: Callable[[Callable[[Hub, Instant], Any]], Any], behaviour: Behaviour | None = None
     ) -> None:
         self.url: Final = url
-        """For a connection of one's own."""
+        """For components that open their own connection."""
         self.behaviour: Final = behaviour or Behaviour()
         self.database: Final = Database(url)
         self.row_consumers: Final[dict[str, Take]] = {}
-        """Who is handed the rows that commit, by the publication they want; each skips what is not theirs."""
+        """Consumers of committed rows, by the publication they need. Each receives all rows and skips the irrelevant
+        ones.
+        """
         self._do = do
 
     def follow(self, publication: str, take: Take) -> None:
-        """Hand me what commits: rows of this publication and of others, in the order of their commits.
+        """Register a consumer of committed rows: of this publication and others, in commit order.
 
-        Called while parts are made, so that whoever reads the stream knows all publications when it starts.
+        Called while components are created, so that all publications are known when the stream starts.
         """
         self.row_consumers[publication] = take
 
     def do(self, act: Callable[[Hub, Instant], T]) -> T:
-        """Give the hub something, with the time, and perform what follows. Only from the server's event loop."""
+        """Call `act` with the hub and the current time, then perform the resulting effects. Event loop only."""
         return self._do(act)

@@ -1,6 +1,6 @@
-"""Names in SQL text that also has parameters: there a percent sign has to be doubled, also within a name.
+"""The connection pool that all backend components share, and helpers for quoting names in SQL.
 
-Connections to the database, a few of them, shared by everything in the server that asks it something.
+In SQL with parameters a percent sign must be doubled, also within a quoted name.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from supawire.errors import RealtimeError, StateError
 
 
 def quoted(name: str) -> sql.SQL:
-    """A name that PostgreSQL has quoted where needed, such as what `format_type` gives."""
+    """Return SQL for a name that PostgreSQL has already quoted, such as the result of `format_type`."""
     return sql.SQL(cast("LiteralString", name.replace("%", "%%")))
 
 
 def identifier(name: str) -> sql.SQL:
-    """A name as it is in the catalogue."""
+    """Return SQL for an unquoted name, as stored in the catalog."""
     return quoted(sql.Identifier(name).as_string())
 
 
@@ -29,15 +29,15 @@ Text: TypeAlias = LiteralString | sql.SQL | sql.Composed
 Row: TypeAlias = tuple[Any, ...]
 CONNECTIONS: Final = 4
 NAME: Final = "supawire"
-"""What `pg_stat_activity` shows."""
+"""The application name shown in `pg_stat_activity`."""
 CONNECTING: Final = 10
-"""Seconds; connecting to this machine takes some milliseconds."""
+"""Connection timeout in seconds; a local connection takes some milliseconds."""
 
 
 class DatabaseError(RealtimeError):
     """PostgreSQL refused a statement, or cannot be reached (`retryable`).
 
-    `sqlstate`: its five characters, None when it said nothing. `text`: its message, without detail and position.
+    `sqlstate`: its five-character code, None if there is none. `text`: its message, without detail and position.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None, text: str, retryable: bool, hint: str | None) -> None:
@@ -47,7 +47,7 @@ class DatabaseError(RealtimeError):
 
 
 def told(error: psycopg.Error) -> DatabaseError:
-    """The same error, of our tree."""
+    """Convert a psycopg error to a DatabaseError."""
     text = error.diag.message_primary or one_line(error)
     return DatabaseError(
         f"the database refused: {text}" if error.sqlstate else f"the database cannot be reached: {text}",
@@ -59,12 +59,12 @@ def told(error: psycopg.Error) -> DatabaseError:
 
 
 def one_line(error: Exception) -> str:
-    """What libpq says by itself is spread over lines."""
+    """Join the lines of an error message; those of libpq span several lines."""
     return " ".join(str(error).split())
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Whether the connection is what failed, so that another one may do."""
+    """Return whether the connection failed, so that a new connection may succeed."""
     state = error.sqlstate or ""
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         not state or state[:2] in ("08", "57", "53")
@@ -72,7 +72,7 @@ def is_lost(error: psycopg.Error) -> bool:
 
 
 async def connect(url: str, **more: Any) -> AsyncConnection[TupleRow]:
-    """One connection, each statement committed at once unless a transaction is opened. Raises: DatabaseError."""
+    """Open one connection in autocommit mode. Raises: DatabaseError."""
     options: dict[str, Any] = {"application_name": NAME, "connect_timeout": CONNECTING, **more}
     try:
         return await AsyncConnection.connect(url, autocommit=True, **options)
@@ -81,7 +81,7 @@ async def connect(url: str, **more: Any) -> AsyncConnection[TupleRow]:
 
 
 class Database:
-    """A pool of connections; they are opened when first needed, and replaced when they are lost."""
+    """A pool of connections, opened on demand and replaced when they are lost."""
 
     def __init__(self, url: str, size: int = CONNECTIONS) -> None:
         self.url: Final = url
@@ -90,21 +90,23 @@ class Database:
         self._closed = False
 
     def __repr__(self) -> str:
-        return "Database()"  # the URL holds a password
+        return "Database()"  # without the URL, which contains a password
 
     async def query(self, text: Text | str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement, committed at once; its rows. `text` has `%s` for parameters. Raises: DatabaseError."""
+        """Run one statement in autocommit mode and return its rows. `text` has `%s` for parameters. Raises:
+        DatabaseError.
+        """
         async with self.connection() as connection:
-            # never a value: callers write it themselves or compose it with psycopg.sql
+            # never contains a value: callers pass literals or compose it with psycopg.sql
             cursor = await connection.execute(cast("LiteralString", text), parameters or None)
             return await cursor.fetchall() if cursor.description is not None else []
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AsyncConnection[TupleRow]]:
-        """A connection for as long as the block takes; psycopg's errors in it become DatabaseError.
+        """Provide a connection for the block; psycopg's errors in it are converted to DatabaseError.
 
-        After an error of the connection itself it is thrown away; so it is when a transaction is left open, and when
-        the block was cancelled: answers that it did not wait for would be taken for those to the next question.
+        The connection is discarded after a connection error, when a transaction is left open, and when the block was
+        cancelled: the next query could otherwise receive the results of the cancelled one.
         """
         async with self._free:
             connection = await self._take()
@@ -120,12 +122,12 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, *, rollback: bool = False) -> AsyncGenerator[AsyncConnection[TupleRow]]:
-        """The same inside a transaction; `rollback` undoes it at the end in any case."""
+        """Provide a connection inside a transaction; with `rollback` it is always rolled back."""
         async with self.connection() as connection, connection.transaction(force_rollback=rollback):
             yield connection
 
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
+        """Close idle connections; connections in use are closed when they are returned."""
         self._closed = True
         idle, self._idle = self._idle, []
         for connection in idle:

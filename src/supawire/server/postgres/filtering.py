@@ -1,8 +1,8 @@
-"""Does a row pass a filter (protocol §4.2, §4.3)? Decided here where the answer is certain, else by PostgreSQL.
+"""Evaluate filters on rows: in Python where the result is certain, else in PostgreSQL.
 
-The real server casts both sides to the column's type and compares them there. Integers, numerics, booleans, uuids and
-equal texts come out the same in Python. How texts are ordered, what a regular expression means, and whatever a type of
-another kind does, is left to the database; these questions are collected and asked in one query for a whole batch.
+The real server casts both sides to the column's type and compares them in the database. For integers, numerics,
+booleans, uuids and equality of texts, Python gives the same result. Text order, regular expressions and all other types
+are left to PostgreSQL; these checks are collected and run in one query per batch. See docs/protocol.md, Matching rows.
 """
 
 import re
@@ -29,12 +29,12 @@ _CERTAIN: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
     "timestamp": (ORDERED, re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d(\.\d{1,6})?)?", re.ASCII)),
     "timestamptz": (
         ORDERED,
-        # without a zone it is in that of the database
+        # without a zone the value depends on the time zone of the database
         re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?([+-]\d\d(:\d\d)?|Z)", re.ASCII),
     ),
     **dict.fromkeys(("text", "varchar"), (EQUAL | {"like"}, re.compile(".*", re.DOTALL))),
 }
-"""By type: the operators that Python decides, and the form of operand and value for which it does."""
+"""By type: the operators that Python evaluates, and the format that operand and value must have."""
 
 _SQL: Final[dict[str, LiteralString]] = {
     "eq": "v.given::{type} = ({operand})::{type}",
@@ -58,14 +58,14 @@ Given: TypeAlias = str | None
 
 
 def given(written: bytes) -> Given:
-    """What the real server casts: the text of a JSON value, without the quotes of a string."""
+    """Return the text that the real server casts: that of a JSON value, without the quotes of a string."""
     if written == NULL:
         return None
     return msgspec.json.decode(written, type=str) if written.startswith(b'"') else written.decode()
 
 
 def decide(condition: Condition, type: Type, value: Given) -> bool | None:
-    """Whether the condition holds, or None when PostgreSQL has to be asked."""
+    """Return whether the condition holds, or None when PostgreSQL must evaluate it."""
     kind = _kind(type)
     if value is not None and kind not in _NEVER and condition.op != "is" and not _certain(condition, kind, value):
         return None
@@ -73,7 +73,7 @@ def decide(condition: Condition, type: Type, value: Given) -> bool | None:
 
 
 _NEVER: Final = frozenset({"json", "_"})
-"""No condition on a value holds: what the real server casts is no text of such a type, or it has no operators."""
+"""Types for which conditions on values never hold: the cast fails or the type has no operators."""
 
 
 def _kind(type: Type) -> str:
@@ -104,7 +104,7 @@ def _readable(condition: Condition, kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PendingCheck:
-    """A question for PostgreSQL: does the condition hold for this value of a column of this type?"""
+    """A condition that PostgreSQL must evaluate for one value of a column of this type."""
 
     condition: Condition
     type: Type
@@ -112,7 +112,7 @@ class PendingCheck:
 
 
 async def ask(database: Database, doubts: Iterable[PendingCheck]) -> dict[PendingCheck, bool]:
-    """The answers, from one query. What PostgreSQL cannot compute does not hold."""
+    """Return the results of the checks, from one query. A check that fails with an error counts as false."""
     groups: dict[tuple[str, str, str], list[PendingCheck]] = {}
     for doubt in dict.fromkeys(doubts):
         groups.setdefault((doubt.type.sql, doubt.condition.op, doubt.condition.wire_value), []).append(doubt)
@@ -145,7 +145,7 @@ async def _ask(database: Database, groups: Sequence[list[PendingCheck]]) -> dict
 
 
 async def _ask_apart(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
-    """One of them cannot be computed: halve until it is alone."""
+    """Run the checks after a failed query: split them in halves until the failing one is isolated."""
     if len(groups) > 1:
         half = len(groups) // 2
         return {**await _ask(database, groups[:half]), **await _ask(database, groups[half:])}

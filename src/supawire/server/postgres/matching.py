@@ -1,8 +1,9 @@
-"""From committed changes to what each channel is told: the real server's algorithm, a batch at a time (protocol §11.4).
+"""Compute the frames for committed changes, one batch at a time, with the real server's algorithm.
 
-For each change and role: is there a key and may the role read it, which listings' filters hold, which viewers see the
-row; then one text for each list of columns. The database is asked what holds of the tables, unless that is known, once
-for filters that only it can decide, and once for each viewer of tables with row level security.
+For each change and role: check the primary key and the privileges, find the subscriptions whose filters hold and the
+identities that can see the row, and write one text for each list of columns. Database queries: table facts unless
+cached, one for filters that only PostgreSQL can evaluate, and one per identity for tables with row level security.
+See docs/protocol.md, Delivery of changes.
 """
 
 import logging
@@ -24,20 +25,20 @@ from supawire.server.postgres.visibility import CatalogCache, Key, Seen
 Select: TypeAlias = tuple[str, ...] | None
 NOTHING: Final = Seen(frozenset(), frozenset())
 MOST_WARNINGS: Final = 1_000
-"""Columns that are warned of."""
+"""Maximum number of columns for which a warning is logged."""
 
 logger: Final = logging.getLogger("supawire.server")
 
 
 class _Hit(NamedTuple):
-    """A listing that a change is for, as far as is known: unless a doubt is denied, or the viewer does not see it."""
+    """A subscription that matches a change, provided that its pending check holds and its identity can see the row."""
 
     listing: TableSubscription
     doubts: tuple[PendingCheck, ...]
 
 
 class _Case(NamedTuple):
-    """One change and one role. error: why no listing of the role gets data."""
+    """One change for one role. error: why the role's subscriptions receive no data."""
 
     number: int
     row: Changed
@@ -47,7 +48,7 @@ class _Case(NamedTuple):
 
 
 class Matcher:
-    """Knows who listens, and finds out what they are to hear."""
+    """Holds the subscriptions and computes the deliveries for changes."""
 
     def __init__(self, database: Database, catalog: Catalog, book: SubscriptionTable, *, isolate: bool = False) -> None:
         self._database = database
@@ -56,13 +57,13 @@ class Matcher:
         self._facts = CatalogCache(catalog)
         self._book = book
         self.limit: int | None = None
-        """Bytes that a change may have; over that it is too large (protocol §8)."""
+        """Maximum bytes of a change; larger ones are sent without data. See docs/protocol.md, Payload size."""
         self._writers: Final = Writers(catalog.types)
         self._layouts: dict[int, RowLayout] = {}
         self._warned: set[tuple[int, str]] = set()
 
     async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
-        """What channels are told of these changes, in their order. Raises: PolicyFailed, DatabaseError."""
+        """Return the deliveries for these changes, in order. Raises: PolicyFailed, DatabaseError."""
         wanted = [change for change in changes if self._book.of_table(change.relation.oid)]
         if not wanted:
             return []
@@ -80,7 +81,7 @@ class Matcher:
         return _told(cases, answers, seen)
 
     async def _know(self, changes: Sequence[RowChange]) -> None:
-        """Know the types of each table as the stream announced it, perhaps more than once."""
+        """Load the types of each table version in the stream."""
         new: dict[int, Relation] = {}
         for change in changes:
             layout = self._layouts.get(change.relation.oid)
@@ -130,7 +131,7 @@ class Matcher:
                 )
 
     def _by_role(self, oid: int, type: str, only: frozenset[int] | None) -> list[tuple[str, list[TableSubscription]]]:
-        """Return who wants changes of this type, by role; of these channels only, where some are given."""
+        """Return the subscriptions to changes of this type by role, restricted to the channels in `only` if given."""
         found: dict[str, list[TableSubscription]] = {}
         for listing in self._book.of_table(oid):
             if listing.wants(type) and (only is None or listing.channel in only):
@@ -168,7 +169,7 @@ def _secured(case: _Case) -> bool:
 
 
 def _keys(cases: Iterable[_Case], answers: Mapping[PendingCheck, bool]) -> dict[Identity, dict[int, Key]]:
-    """By viewer the rows of which it has to be known whether they are seen, each once."""
+    """Return by identity the rows whose visibility must be checked, without duplicates."""
     wanted: dict[Identity, dict[int, Key]] = {}
     for case in cases:
         if not _secured(case):
@@ -181,7 +182,7 @@ def _keys(cases: Iterable[_Case], answers: Mapping[PendingCheck, bool]) -> dict[
 
 
 def _key(case: _Case) -> Key | None:
-    """The row's place; None when the change does not tell it."""
+    """Return the primary key of the row; None when the change does not contain it."""
     change, layout = case.row.change, case.row.layout
     names = tuple(sorted(case.facts.key))
     values: list[str] = []
@@ -221,7 +222,7 @@ def _told(
 def _sorted(
     case: _Case, answers: Mapping[PendingCheck, bool], seen: Mapping[Identity, Seen]
 ) -> tuple[dict[Select, list[TableSubscription]], dict[Select, list[TableSubscription]]]:
-    """By list of columns: who is told of the row, and for whom a policy failed."""
+    """Return by list of columns: the subscriptions that receive the row, and those for which a policy failed."""
     visible: dict[Select, list[TableSubscription]] = {}
     failed: dict[Select, list[TableSubscription]] = {}
     secured = _secured(case)
@@ -242,7 +243,7 @@ def _place(select: Select) -> str:
 
 
 def _frames(case: _Case, listings: Iterable[TableSubscription], data: bytes) -> list[Delivery]:
-    """One for each channel, with the ids of all its bindings."""
+    """Return one delivery per channel, with the ids of all its matching bindings."""
     ids: dict[int, list[int]] = {}
     for listing in listings:
         ids.setdefault(listing.channel, []).append(listing.id)

@@ -1,6 +1,6 @@
-"""One day after the other: the partitions of `realtime.messages` (protocol §6.3, §6.4).
+"""The table `realtime.messages`: creates its daily partitions, delivers messages as they commit, and replays them.
 
-`realtime.messages`: what is sent there is delivered as it commits, and replayed to who missed it (§6.3, §6.4).
+See docs/protocol.md, Replay, and Broadcast from the database.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from supawire.server.queries import MessagesQuery
 logger: Final = logging.getLogger("supawire.server")
 
 EVERY: Final = 60.0
-"""Seconds. Partitions are made two days ahead, but a machine may sleep longer, and this clock with it."""
+"""Seconds between two checks of the partitions, which are created two days ahead: the machine may be suspended."""
 _OURS: Final = """
     select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
                    where n.nspname = 'realtime' and proname = 'keep_partitions'
@@ -30,7 +30,7 @@ _KEEP: Final = "select realtime.keep_partitions()"
 
 
 class Partitions:
-    """Makes and drops them where the schema is ours; others are kept by their owner, as those of a real project."""
+    """Creates and drops partitions where this library owns the schema; a foreign schema is left to its owner."""
 
     def __init__(self, ground: BackendContext, every: float = EVERY) -> None:
         self._database = ground.database
@@ -39,34 +39,33 @@ class Partitions:
 
     @property
     def answers(self) -> Answers:
-        """None."""
         return {}
 
     async def start(self) -> None:
-        """Have those of today."""
+        """Create the current partitions."""
         self._ours = bool((await self._database.query(_OURS))[0][0])
         if self._ours:
             await self._database.query(_KEEP)
 
     async def run(self) -> None:
-        """Have those of tomorrow."""
+        """Keep creating partitions ahead of time."""
         while True:
             await asyncio.sleep(self._every)
             try:
                 if self._ours:
                     await self._database.query(_KEEP)
-            except DatabaseError as error:  # the next time is early enough
+            except DatabaseError as error:  # retried at the next interval
                 logger.warning("the partitions of realtime.messages could not be kept: %s", error)
 
     async def stop(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def unsubscribe(self, channel: int) -> None:
-        """Nothing is bound."""
+        """Do nothing."""
 
 
 PUBLICATION: Final = "supabase_realtime_messages_publication"
-"""Of this table alone, since the project's own lists the tables that somebody chose."""
+"""The publication of this table only; the project's own publication lists the tables that users chose."""
 UNPUBLISHED: Final = (
     f"messages from the database are stored and not delivered, because the publication {PUBLICATION} is missing: run "
     f"CREATE PUBLICATION {PUBLICATION} FOR TABLE realtime.messages WITH (publish = 'insert')"
@@ -74,10 +73,10 @@ UNPUBLISHED: Final = (
 SCHEMA: Final = "realtime"
 TABLE: Final = "messages"
 RECENT: Final = 1_000
-"""Transactions, far more than can be between being told and being seen at one time."""
+"""Transactions remembered; far more than can be between arriving in the stream and being visible to queries."""
 YEAR_2000: Final = 946_684_800
 BOUNDS: Final = -(10**13), 10**14
-"""Milliseconds that PostgreSQL has a time for."""
+"""Range of milliseconds that PostgreSQL can represent as a time."""
 
 _PUBLISHED: Final = "select from pg_publication where pubname = %s"
 _REPLAY: Final = """
@@ -93,39 +92,38 @@ _REPLAY: Final = """
 
 
 class MessageTable:
-    """The part that knows what was sent from the database."""
+    """Component that delivers and replays messages sent from the database."""
 
     def __init__(self, ground: BackendContext) -> None:
         self._ground = ground
         self._delivered: deque[int] = deque(maxlen=RECENT)
-        """Transactions whose messages were delivered and that were not looked for since."""
+        """Transactions whose messages were delivered and have not been checked for visibility since."""
         ground.follow(PUBLICATION, self.take)
 
     @property
     def answers(self) -> Answers:
-        """Messages."""
         return {MessagesQuery: self.replay}
 
     async def start(self) -> None:
-        """Say so where nothing can be delivered; who reads the stream notices the publication once it is made."""
+        """Log a warning when messages cannot be delivered. The change feed notices when the publication is created."""
         if not await self._ground.database.query(_PUBLISHED, [PUBLICATION]):
             logger.warning("%s", UNPUBLISHED)
 
     async def run(self) -> None:
-        """What commits is handed in by who reads the stream."""
+        """Do nothing: the change feed passes committed rows to `take`."""
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def unsubscribe(self, channel: int) -> None:
-        """Nothing is bound."""
+        """Do nothing."""
 
     async def replay(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
-        """The newest messages since then, oldest first; those of one transaction in the order they were written.
+        """Return the newest messages since the given time, oldest first; within a transaction in insertion order.
 
-        The stream may tell of a transaction a moment before others see it. A message that was delivered before the
-        question has to be in the answer, or who joins would have it from neither.
+        The stream may contain a transaction shortly before it is visible to queries. A message delivered before this
+        query must be in the result, or the joining client would receive it neither live nor by replay.
         """
         database, delivered = self._ground.database, set(self._delivered)
         if delivered:
@@ -148,7 +146,7 @@ class MessageTable:
         )
 
     def take(self, rows: Sequence[RowChange]) -> None:
-        """Rows have committed, in this order: deliver those that are messages."""
+        """Deliver those of the committed rows that are messages, in order."""
         found = [(row.begin.xid, message) for row in rows if is_message(row) and (message := message_of(row))]
         if found:
             messages = [message for _, message in found]
@@ -157,13 +155,13 @@ class MessageTable:
 
 
 def is_message(row: RowChange) -> bool:
-    """Whether a row is one of `realtime.messages`; publications of older projects name the partition."""
+    """Return whether a row belongs to `realtime.messages`; publications of older projects name the partition."""
     name = row.relation.table
     return row.type == "INSERT" and row.relation.schema == SCHEMA and (name == TABLE or name.startswith(f"{TABLE}_"))
 
 
 def message_of(row: RowChange) -> StoredMessage | None:
-    """A row of `realtime.messages` as a message; None for one that is none, which is logged as the real server does."""
+    """Convert a row of `realtime.messages` to a message; None for an invalid one, logged as by the real server."""
     values = {
         column.name: value.decode()
         for column, value in zip(row.relation.columns, row.new or (), strict=True)

@@ -1,7 +1,7 @@
-"""The messages of `pgoutput`, PostgreSQL's own logical decoding plugin: bytes of the stream as typed values.
+"""Decode messages of `pgoutput`, PostgreSQL's built-in logical decoding plugin, into typed values.
 
-Version 1 of the protocol: transactions come whole, in commit order. Text stays bytes here, since most of it goes to
-clients as it is. See "Logical Replication Message Formats" in PostgreSQL's manual.
+Uses version 1 of the protocol: transactions arrive whole, in commit order. Text is kept as bytes, since most of it is
+forwarded to clients unchanged. See "Logical Replication Message Formats" in PostgreSQL's manual.
 """
 
 import struct
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Unchanged(Enum):
-    """A large value that an UPDATE left alone is not in the stream."""
+    """Marker for a large (TOASTed) value that an UPDATE did not change, which the stream omits."""
 
     UNCHANGED = "u"
 
@@ -27,11 +27,11 @@ Row: TypeAlias = list[Value]
 
 
 class StreamError(Exception):
-    """Bytes that are no message of version 1."""
+    """The bytes are not a valid message of protocol version 1."""
 
 
 class Begin(Struct, frozen=True, gc=False):
-    """A transaction starts that committed at `final_lsn`. commit_at: microseconds since 2000 in UTC."""
+    """Start of a transaction that committed at `final_lsn`. commit_at: microseconds since 2000-01-01 UTC."""
 
     final_lsn: int
     commit_at: int
@@ -39,7 +39,7 @@ class Begin(Struct, frozen=True, gc=False):
 
 
 class Commit(Struct, frozen=True, gc=False):
-    """It ends. end_lsn: what may be confirmed when it has been dealt with."""
+    """End of a transaction. end_lsn: the position to confirm once it has been processed."""
 
     commit_lsn: int
     end_lsn: int
@@ -47,17 +47,17 @@ class Commit(Struct, frozen=True, gc=False):
 
 
 class Column(Struct, frozen=True, gc=False):
-    """A column of a relation; modifier: the type's, such as the length of a char, or -1."""
+    """A column of a relation. modifier: the type modifier, such as the length of a char, or -1."""
 
     name: str
     type: int
     modifier: int
     in_identity: bool
-    """Whether it is in the old row under the present replica identity."""
+    """Whether the column is part of the old row under the current replica identity."""
 
 
 class Relation(Struct, frozen=True):
-    """A table as it was when the changes that follow were made. identity: `d`, `n`, `f` or `i` as in pg_class."""
+    """A table as of the changes that follow. identity: `d`, `n`, `f` or `i`, as in pg_class."""
 
     oid: int
     schema: str
@@ -67,7 +67,7 @@ class Relation(Struct, frozen=True):
 
 
 class TypeName(Struct, frozen=True, gc=False):
-    """The name of a type that is not built in, before the first relation that has it."""
+    """The name of a type that is not built in; sent before the first relation that uses it."""
 
     oid: int
     schema: str
@@ -75,14 +75,14 @@ class TypeName(Struct, frozen=True, gc=False):
 
 
 class InsertMessage(Struct, frozen=True):
-    """A row is new."""
+    """An inserted row."""
 
     relation: int
     new: Row
 
 
 class UpdateMessage(Struct, frozen=True):
-    """A row changed. old: None, the columns of the identity (`whole` False; the others are NULL), or all of them."""
+    """An updated row. old: None, the identity columns (`whole` is False; the others are NULL), or all columns."""
 
     relation: int
     new: Row
@@ -91,7 +91,7 @@ class UpdateMessage(Struct, frozen=True):
 
 
 class DeleteMessage(Struct, frozen=True):
-    """A row is gone; old as for an update."""
+    """A deleted row; `old` as for an update."""
 
     relation: int
     old: Row
@@ -99,7 +99,7 @@ class DeleteMessage(Struct, frozen=True):
 
 
 class Other(Struct, frozen=True, gc=False):
-    """A message that says nothing about rows or their tables: truncate, origin, a logical message."""
+    """A message without row changes: truncate, origin, a logical message."""
 
     kind: str
 
@@ -120,7 +120,7 @@ _SAME: Final = ord("u")
 
 
 def decode(data: bytes) -> StreamMessage:
-    """One message. Raises: StreamError."""
+    """Decode one message. Raises: StreamError."""
     read = _READ.get(data[:1])
     try:
         return Other(data[:1].decode("ascii")) if read is None else read(data)
@@ -186,7 +186,7 @@ def _delete(data: bytes) -> DeleteMessage:
 
 
 def _row(data: bytes, at: int) -> tuple[Row, int]:
-    """The values of a row, and where it ends. Hot: once for each row of the stream."""
+    """Return the values of a row and the offset after it. Performance-critical: called for each row of the stream."""
     (count,) = _COUNT.unpack_from(data, at)
     at += 2
     row: Row = []

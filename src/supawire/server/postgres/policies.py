@@ -1,8 +1,8 @@
-"""Who may do what on a private topic: policies on `realtime.messages`, tried and undone (protocol §7.4).
+"""Authorization on private topics: evaluates the policies on `realtime.messages` and rolls back.
 
-Reading: rows of the topic are inserted as ourselves, and looked for as the role of the token. Writing: a row is
-inserted as that role. Nothing of it stays, and each trial is one journey to the database. The rows have neither event
-nor payload: policies go by `realtime.topic()`, the column `extension`, and the claims.
+Reading: rows of the topic are inserted as the owner and selected as the token's role. Writing: a row is inserted as
+that role. Everything is rolled back, and each check takes one round trip. The rows have neither event nor payload:
+policies use `realtime.topic()`, the column `extension`, and the claims. See docs/protocol.md, Authorization.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.queries import Extension, PermissionsQuery, QueryError
 
 QUERY_TIMEOUT: Final = "9500ms"
-"""After which a policy that comes to no end is cancelled: just before the hub gives up."""
+"""A policy that takes longer is cancelled; shorter than the hub's own timeout."""
 DENIED: Final = "42501"
 CANCELED: Final = "57014"
 NO_PARTITION: Final = "23514"
-"""With this text; the same code is a check's that fails."""
+"""Used together with the error's text; a failed check constraint has the same code."""
 
 _MAY_NOT_BECOME: Final = "permission denied to set role"
 _UNPLACED: Final = "no partition of relation"
@@ -42,35 +42,32 @@ _WRITE: Final = "insert into realtime.messages (topic, extension) values (%s, %s
 
 
 class Policies:
-    """The part that knows rights."""
+    """Component that answers permission queries."""
 
     def __init__(self, ground: BackendContext) -> None:
-        self._database = Database(ground.url)  # of its own: a slow policy keeps only others that ask for rights waiting
+        self._database = Database(ground.url)  # a separate pool: a slow policy delays only other permission queries
 
     @property
     def answers(self) -> Answers:
-        """Permissions."""
         return {PermissionsQuery: self.permissions}
 
     async def start(self) -> None:
-        """Nothing has to be ready."""
+        """Do nothing."""
 
     async def run(self) -> None:
-        """Nothing is done unasked."""
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
-        """Close the connections."""
         await self._database.close()
 
     def unsubscribe(self, channel: int) -> None:
-        """Nothing is bound."""
+        """Do nothing."""
 
     async def permissions(self, asked: PermissionsQuery) -> frozenset[Extension] | QueryError:
-        """What is allowed. Raises: DatabaseError when the database cannot be reached."""
+        """Return the permitted extensions. Raises: DatabaseError when the database cannot be reached."""
         try:
             return await self._answer(asked)
-        except DatabaseError:  # a connection was lost while it was idle; another one is made
+        except DatabaseError:  # an idle connection was lost; retry on a new one
             return await self._answer(asked)
 
     async def _answer(self, asked: PermissionsQuery) -> frozenset[Extension] | QueryError:
@@ -105,7 +102,7 @@ class Policies:
 
 
 def _settings(asked: PermissionsQuery) -> list[str]:
-    """What policies may look at, in the order of `_BECOME`."""
+    """Return the values that policies may read, in the order of `_BECOME`."""
     claims, headers = asked.who.claims, asked.who.headers
     subject = claims.values.get("sub")
     return [
@@ -120,7 +117,7 @@ def _settings(asked: PermissionsQuery) -> list[str]:
 
 
 async def _try(database: Database, text: LiteralString, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run statements in a transaction that is undone, in one journey; the rows of the last one that has any."""
+    """Run statements in a transaction that is rolled back, in one round trip; return the last result set."""
     async with database.connection() as connection:
         cursor = AsyncClientCursor(connection)
         try:
@@ -139,7 +136,7 @@ async def _try(database: Database, text: LiteralString, parameters: Sequence[Any
 
 
 def _trouble(error: DatabaseError) -> QueryError:
-    """What it means for who asked (protocol §6.7, §9.2); any other error is one of the policies."""
+    """Convert an error to the one that the client receives; any other error is treated as one of the policies."""
     if error.sqlstate == CANCELED:
         return QueryError.CANCELED
     no_partition = error.sqlstate == NO_PARTITION and error.text.startswith(_UNPLACED)

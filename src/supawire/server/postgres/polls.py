@@ -1,8 +1,9 @@
-"""Batches as the polls of the real server: one policy that raises fails all of a poll (protocol §13).
+"""Simulate the polls of the real server: one policy that raises makes a whole poll fail.
 
-Nobody gets any change of any table then, and no frame says so. It lasts until the policy no longer raises for the same
-rows or its subscriber has left, and for as long again, up to five seconds: the real server polls ever more rarely. What
-commits meanwhile is lost. A developer learns it from the log and from the inspector of the local server.
+Then no client receives any change of any table, and no frame reports it. This lasts until the policy no longer raises
+for the same rows or its subscriber has left, and for as long again, up to five seconds, because the real server polls
+less and less often. Changes committed meanwhile are lost. Developers see it in the log and in the inspector of the
+local server. See docs/protocol.md, How the server polls.
 """
 
 import logging
@@ -24,9 +25,9 @@ from supawire.server.postgres.visibility import Failure, PolicyFailed, still_fai
 logger: Final = logging.getLogger("supawire.server")
 
 PAUSE: Final = 5.0
-"""Seconds between two polls of the real server at most."""
+"""Maximum seconds between two polls of the real server."""
 LONGEST: Final = 200
-"""Characters that are shown of words of the database, or of a claim."""
+"""Maximum characters shown of a database message or a claim."""
 
 BEGINS: Final = (
     "changes of rows are lost: a row policy raised %s, so every poll of the real server fails, nobody gets any change "
@@ -37,9 +38,9 @@ ENDS: Final = "changes of rows are sent again; %d were lost since a row policy r
 
 
 class Polls:
-    """What is to be sent for each batch, nothing while a policy raises.
+    """Computes the deliveries of each batch; none while a policy raises.
 
-    Args: do: gives the hub something. pause: the longest time without changes after the cause is gone.
+    Args: do: calls a function with the hub. pause: maximum seconds without changes after the cause is gone.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Polls:
         self._lost = 0
 
     async def deliveries(self, changes: Sequence[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
-        """Return what these channels, or all, get of these changes. Raises: DatabaseError."""
+        """Return the deliveries of these changes to the channels in `only`, or all. Raises: DatabaseError."""
         if self._failing:
             await self._try_again()
         if not self._failing and (self._until is None or self._clock() >= self._until):
@@ -78,7 +79,9 @@ class Polls:
         return []
 
     def left(self) -> None:
-        """Look whether those for whom a policy raises are still there; called when a channel ends or asks anew."""
+        """Check whether the subscribers for whom a policy raises have left; called when a channel
+        ends or resubscribes.
+        """
         if self._failing:
             here = self._book.viewers()
             self._keep({viewer: failure for viewer, failure in self._failing.items() if viewer in here})
@@ -114,7 +117,7 @@ class Polls:
 
 
 def _shown(viewer: Identity, failure: Failure) -> str:
-    """For whom, and with which words."""
+    """Describe the failure: role, claims and error message."""
     claims: Mapping[str, object] = decode(viewer.claims)
     subject = f" with sub {repr(claims['sub'])[:LONGEST]}" if "sub" in claims else ""
     return f"for role {viewer.role}{subject}: {' '.join(failure.error.split())[:LONGEST]}"

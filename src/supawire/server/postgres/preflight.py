@@ -1,4 +1,4 @@
-"""What can be wrong with a database, each as one sentence with its remedy (protocol §11.6)."""
+"""Checks that a database is usable; each problem is reported as one sentence with a hint."""
 
 import re
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ _SECRET: Final = ("password", "sslpassword", "oauth_client_secret")
 
 
 class _Known(NamedTuple):
-    """What libpq says when a connection cannot be had, and what to do."""
+    """A known libpq connection error and its hint."""
 
     pattern: str
     hint: str
@@ -51,17 +51,17 @@ _STATE: Final = """
 
 
 def check_url(url: str) -> None:
-    """Raises: InvalidArgumentError, which does not show the URL: it may hold a password."""
+    """Check a database URL. Raises: InvalidArgumentError, without the URL, which may contain a password."""
     try:
         conninfo.conninfo_to_dict(url)
-    except Error:  # its text quotes the URL
+    except Error:  # psycopg's text quotes the URL
         raise InvalidArgumentError(
             f"the URL of the database is not one that PostgreSQL understands; it is like {EXAMPLE}"
         ) from None
 
 
 def without_password(url: str) -> str:
-    """The same database as a URL to show."""
+    """Return the URL without the password, for display."""
     given = conninfo.conninfo_to_dict(url)
     who, host = given.get("user"), str(given.get("host", ""))
     place = host if not host.startswith("/") else ""
@@ -74,7 +74,7 @@ def without_password(url: str) -> str:
 
 
 async def run_checks(database: Database) -> str:
-    """The version of PostgreSQL. Raises: ConnectError when it cannot be reached, StateError when it cannot be used."""
+    """Check the database and return its version. Raises: ConnectError if unreachable, StateError if unusable."""
     try:
         row = (await database.query(_STATE, [list(ROLES), list(ROLES)]))[0]
     except DatabaseError as error:
