@@ -1,7 +1,4 @@
-"""The blocking client: what `connect` gives.
-
-The blocking door beside a client of the package `supabase`.
-"""
+"""The blocking client that `connect` and `from_supabase` return."""
 
 import logging
 import weakref
@@ -77,11 +74,11 @@ def connect(
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
 ) -> "Client":
-    """A client of Supabase Realtime for code that blocks, from any thread; open, and a context manager that closes it.
+    """Open a blocking client of Supabase Realtime, which any thread may call; a context manager that closes it.
 
-    The first connection is waited for: a refusal for good raises at once, anything else is tried again until
-    `open_timeout`. After that the client reconnects for ever, but for a refusal for good, which ends it. It has one I/O
-    thread of its own, and with the first handler a dispatch thread.
+    Opening waits for the first connection. A permanent refusal raises at once; any other failure is retried until
+    `open_timeout`. Afterwards the client reconnects without limit, except after a permanent refusal, which ends it. It
+    has one I/O thread of its own, and from the first handler on a dispatch thread.
 
     Args:
         url: the project's URL, or one that ends in /realtime/v1, …/websocket or /socket/websocket; http(s) or ws(s).
@@ -90,11 +87,12 @@ def connect(
             join, and before expiry.
         protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
             idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
-            `ClientOptions`; in seconds.
-        on_error: called on the dispatch thread with every error that nobody waits for; left out, it is logged.
-        transport: replaces the WebSocket transport; http: the HTTP client. logger: the parent of our loggers.
-        on_frame: called with ("in" or "out", data, binary) for each frame, tokens hidden; must be quick, and may not
-            call the client, since it runs on the I/O thread.
+            `ClientOptions`; durations in seconds.
+        on_error: called on the dispatch thread with every error that is not raised to a caller; if omitted, it is
+            logged.
+        transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
+        on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick, and must not
+            call the client, because it runs on the I/O thread.
 
     Raises: InvalidArgumentError. ConnectError, AuthError.
     """
@@ -116,7 +114,7 @@ def connect(
 
 
 class Client:
-    """An open client; made by `connect`. Any thread may call it; a forked child may not."""
+    """An open client, made by `connect`. Any thread may call it; a forked child process may not."""
 
     def __init__(self, portal: Portal, driver: Driver, *_: object, **__: object) -> None:
         self._portal = not_built("Client", portal, Portal, "`with connect(url, key) as client:`")
@@ -130,16 +128,16 @@ class Client:
 
     @property
     def state(self) -> ConnectionState:
-        """Where the connection stands."""
+        """The state of the connection."""
         return self._async.state
 
     @property
     def channels(self) -> Mapping[str, Channel]:
-        """The channels by topic; a view."""
+        """A read-only view of the channels, by topic."""
         return MappingProxyType(self._channels)
 
     def stats(self) -> Stats:
-        """Counters since the client was made, and what is going on now."""
+        """Return counters since the client was made, and the current state."""
         return self._portal.run(self._async.stats)
 
     def __repr__(self) -> str:
@@ -161,10 +159,10 @@ class Client:
         replication_ready: bool = False,
         token: str | Secret | None = None,
     ) -> Channel:
-        """The channel of a topic (`realtime:` in front is optional); asked again, the same object.
+        """Return the channel of a topic (`realtime:` in front is optional); the same object for the same topic.
 
-        Args: see `ChannelOptions`; left out for a channel that exists, they stay as they are.
-        Raises: InvalidArgumentError: also for other options than the first time. ClosedError.
+        Args: see `ChannelOptions`; for a channel that exists, omitted options keep their values.
+        Raises: InvalidArgumentError: also when the options differ from those of the first call. ClosedError.
         """
         return self._portal.run(
             self._channel,
@@ -189,7 +187,7 @@ class Client:
         return known
 
     def remove_channel(self, channel: Channel) -> None:
-        """Leave a channel and end its object: later calls on it raise, and its topic can be had anew at once."""
+        """Leave a channel and end its object: later calls on it raise. The topic can be used again at once."""
         check_kind("channel", channel, Channel, "a channel of client.channel(...)")
         self._portal.call(self._remove, channel)
 
@@ -199,7 +197,7 @@ class Client:
             await self._async.remove_channel(self._async.channels[channel.topic])
 
     def remove_all_channels(self) -> None:
-        """`remove_channel` for all."""
+        """Call `remove_channel` for every channel."""
         for channel in list(self._channels.values()):
             self.remove_channel(channel)
 
@@ -214,9 +212,9 @@ class Client:
     def listen(
         self, *, heartbeats: bool = False, buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
     ) -> Stream[Any]:
-        """An iterator over moves of the connection and of all channels, and gaps; see `Channel.listen`.
+        """Return an iterator over state changes of the connection and of channels, and gaps; see `Channel.listen`.
 
-        Args: heartbeats: give a `Heartbeat` too for each one that is sent, answered or not answered.
+        Args: heartbeats: also yield a `Heartbeat` for each one that is sent, answered or not answered.
         """
         return Stream(self._portal, *self._portal.run(self._async.listen_on_thread, buffer, overflow, key, heartbeats))
 
@@ -257,31 +255,33 @@ class Client:
         buffer: int = 10_000,
         refresh_every: float | None = None,
     ) -> Mirror[Any]:
-        """A live copy of a table, or of the rows that a filter fits: changes are listened for, then rows are fetched.
+        """Return a live copy of a table, or of the rows that match a filter, kept up to date by changes.
 
-        It begins at once, as a channel of its own; `async with` or `ready()` waits until it is live. Rows are fetched
-        anew after every gap in changes, and when a change does not say all (protocol §4.4); until then, and while
-        `fetch` fails, it keeps what it has and says that it is not `live`.
+        It starts at once, on a channel of its own: it listens for changes, then fetches the rows.
+        The call returns immediately; `with` or `ready()` waits until it is live. Rows are fetched
+        again after every gap in changes, and when a change does not contain the whole row. Until then, and while
+        `fetch` fails, the mirror keeps the rows that it has, and `live` is False.
 
         Args:
             key: the column of the primary key, or its columns.
-            fetch: gives the rows as they are now, as mappings from column to value: all columns, or those of `select`,
-                and the same rows as the filter. A plain function or generator, on a thread of its own, where it may
-                block. It has to read from the primary, with the rights of the client's token. What it raises goes to
+            fetch: returns the current rows, as mappings from column to value: all columns, or those of `select`,
+                and the same rows as the filter. A plain function or generator; it runs on a thread of its own and may
+                block. It has to read from the primary, with the rights of the client's token. Exceptions go to
                 `on_error`.
             schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
-                PostgREST or supabase-py; left out, they are exact Python values, as database drivers give them.
-            narrow: get only the changes that the filter fits. Less traffic, but nothing is told of rows that leave it
-                by an UPDATE, nor of most that are deleted (protocol §4.3).
-            topic, private: those of its channel; left out, a public one that nobody else uses.
-            settle: seconds in which changes may still come that the fetch has seen; the server needs up to half a one.
-            timeout: seconds for one fetch; None: no limit. backoff: between fetches that fail. buffer: changes that
-                are kept during a fetch; more of them fail it with `SlowConsumerError`.
+                PostgREST or supabase-py; if omitted, they are exact Python values, as database drivers return them.
+            narrow: receive only the changes that match the filter. Less traffic, but rows that leave the filter by an
+                UPDATE are not reported, nor are most deleted rows.
+            topic, private: those of its channel; if omitted, a public topic that is not in use.
+            settle: seconds to wait after a fetch for changes that it already includes; the server may deliver them up
+                to 0.5 s late.
+            timeout: seconds for one fetch; None: no limit. backoff: pauses between failed fetches. buffer: the most
+                changes kept during a fetch; with more of them the fetch fails with `SlowConsumerError`.
             refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
-                lost without a message; only what differs is applied, as one `Resynced`. None: never.
+                lost without a message; only differences are applied, as one `Resynced`. None: never.
 
-        Raises: InvalidArgumentError. RateLimitedError: too many channels are wanted. ClosedError.
-        Wire: protocol §4.
+        Raises: InvalidArgumentError. RateLimitedError: too many channels are subscribed. ClosedError.
+        Wire: docs/protocol.md, Postgres changes.
         """
         made = self._portal.run(
             self._async.mirror_behind, table, fetch, key=key, schema=schema, filter=filter, where=where, select=select,
@@ -302,55 +302,57 @@ class Client:
         id: str | UUID | None = None,
         timeout: Timeout = DEFAULT,
     ) -> Sent:
-        """Broadcast one message by HTTP: no channel is needed, and no connection.
+        """Broadcast one message by HTTP; needs neither a channel nor a connection.
 
-        Returns when the server has accepted it; nobody need have got it. `Sent.acked` is False when it went by the
-        batch form (with an `id`, with a key `private` in the payload, or to an old server): a private message that the
-        token may not send is dropped there, without a word. Sent at most once, but with an `id`, by which receivers
-        know a second copy, it is repeated when it is not certain that it arrived; what was certainly not taken is
-        always tried again, within the timeout. Listeners of our own get it too.
+        Returns once the server has accepted the message; delivery is not guaranteed. This client's own listeners
+        receive it as well. `Sent.acked` is False when it was sent in the batch form (with an `id`, with a key `private`
+        in the payload, or to an old server): a private message that the token may not send is then dropped silently.
 
-        Args: payload: a JSON object, or `bytes`. private: to the private room of that topic. id: a UUID, which arrives
-            as `Broadcast.id`. timeout: seconds, all attempts together; left out, the client's; None: no limit.
-        Raises: InvalidArgumentError, PayloadTooLargeError. HttpError: refused, or no answer; `maybe_sent` says whether
-            it may have been taken. RateLimitedError, OperationTimeout, ClosedError.
-        Wire: protocol §6.5 to §6.7.
+        A message is sent at most once, unless it has an `id`, by which receivers can recognise a duplicate: then it is
+        repeated when it may have been lost. A message that was certainly not accepted is always retried, within the
+        timeout.
+
+        Args: payload: a JSON object, or `bytes`. private: send to private channels of the topic. id: a UUID, received
+            as `Broadcast.id`. timeout: seconds for all attempts together; if omitted, the client's; None: no limit.
+        Raises: InvalidArgumentError, PayloadTooLargeError. HttpError: refused, or no answer; `maybe_sent` is True when
+            the message may have been accepted. RateLimitedError, OperationTimeout, ClosedError.
+        Wire: docs/protocol.md, HTTP batch, HTTP single, HTTP answers.
         """
         return self._portal.call(self._async.publish, topic, event, payload, private=private, id=id, timeout=timeout)
 
     def publish_many(
         self, messages: Iterable[Message] | Iterable[Mapping[str, Any]], *, timeout: Timeout = DEFAULT
     ) -> Published:
-        """Broadcast many messages by HTTP, in their order: as one request, or as few as sizes and limits allow.
+        """Broadcast many messages by HTTP, in order, in as few requests as sizes and limits allow.
 
-        Returns when all were accepted, see `Published`. Payloads of bytes go alone, in between. The first failure ends
-        it: what was accepted before stays so, and `HttpError.outcomes` says for each message what became of it.
+        Returns when all were accepted, see `Published`. Each payload of bytes is a request of its own. The first
+        failure ends the call: earlier messages stay accepted, and `HttpError.outcomes` has the outcome of each message.
 
-        Args: messages: dicts with topic, event, payload, and if wanted private and id. timeout: see `publish`.
+        Args: messages: dicts with topic, event, payload, and optionally private and id. timeout: see `publish`.
         Raises: InvalidArgumentError, PayloadTooLargeError: before anything is sent. HttpError, ClosedError.
-        Wire: protocol §6.5.
+        Wire: docs/protocol.md, HTTP batch.
         """
-        given = list(messages) if isinstance(messages, Iterator) else messages  # a generator runs here
+        given = list(messages) if isinstance(messages, Iterator) else messages  # generators run on this thread
         return self._portal.call(self._async.publish_many, given, timeout=timeout)
 
     # --- the connection
 
     def set_auth(self, token: str | Secret | None) -> None:
-        """The user's token from now on, for all channels without their own; None: the API key alone.
+        """Set the user's token for all channels without a token of their own; None: use the API key alone.
 
-        Joined channels tell the server at once, the others with their next join; for None they join again. A provider
-        wins at its next refresh.
-        Raises: InvalidArgumentError: no token could look like this. ClosedError.
-        Wire: protocol §3.5.
+        The new token is sent on joined channels at once, and on others with their next join; for None they join again.
+        A token provider overrides it at the next refresh.
+        Raises: InvalidArgumentError: the value cannot be a token. ClosedError.
+        Wire: docs/protocol.md, Token refresh.
         """
         self._portal.call(self._async.set_auth, token)
 
     def ping(self, *, timeout: Timeout = DEFAULT) -> float:
-        """Seconds of one round trip to the server.
+        """Measure one round trip to the server, in seconds.
 
-        Args: timeout: seconds; left out, the client's; None: no limit.
+        Args: timeout: seconds; if omitted, the client's, not counting time behind unanswered joins; None: no limit.
         Raises: ConnectionLostError: there is no connection, or it was lost. OperationTimeout. ClosedError.
-        Wire: protocol §3.4.
+        Wire: docs/protocol.md, Heartbeat.
         """
         return self._portal.call(self._async.ping, timeout=timeout)
 
@@ -359,30 +361,30 @@ class Client:
         self._portal.run(self._async.reconnect)
 
     def drain(self, timeout: float | None = 10.0) -> None:
-        """End in good order: take nothing new, finish what is being sent, leave all channels, then `close()`.
+        """Shut down gracefully: accept no new calls, finish pending sends, leave all channels, then `close()`.
 
         Sends that are queued, paced, or wait for their confirmation are finished, also over a reconnect; events that
-        arrive meanwhile still reach their listeners. From the call on, a new send or subscription raises `StateError`.
-        For the end of a program that was told to stop.
+        arrive meanwhile still reach their listeners. From this call on, a new send or subscription raises `StateError`.
+        Use it when the program has been asked to stop.
 
         Args: timeout: seconds for all of it; None: no limit.
-        Raises: OperationTimeout: something was not finished in time. The client is closed all the same, and each send
-            that was not finished has raised `ClosedError` for its own caller.
+        Raises: OperationTimeout: something was not finished in time. The client is closed all the same, and each
+            unfinished send has raised `ClosedError` in its own caller.
         """
-        limit = check_timeout(timeout, None)  # here, since whatever happens there ends the client
+        limit = check_timeout(timeout, None)  # before the portal closes the client, whatever the coroutine raises
         self._portal.close(partial(self._async.drain, limit))
 
     def close(self) -> None:
-        """Leave all channels and close the connection, for good; twice is once.
+        """Leave all channels and close the client permanently; a second call does nothing.
 
-        Returns when nothing of the client is left: no task, timer, thread or socket; after some seconds also when the
-        server does not answer. From inside a handler it returns when everything but that handler has ended. Everyone
-        who waits gets `ClosedError`, and so does every later call.
+        Returns when no task, timer, thread or socket of the client is left, or after some seconds if the server does
+        not answer. Called from inside a handler, it returns when everything except that handler has ended. Pending
+        calls raise `ClosedError`, and so do later ones.
         """
         self._portal.close(self._async.close)
 
     def wait_closed(self) -> None:
-        """Wait until the client has ended. Raises what ended it, when that was not `close()` (R2)."""
+        """Wait until the client has ended. Raises the error that ended it, unless that was `close()`."""
         self._portal.spare()
         self._portal.call(self._async.wait_closed)
 
@@ -401,17 +403,17 @@ class Client:
 
 
 def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]) -> Client:
-    """A client of Realtime for code that blocks, for a sync client of the package `supabase`.
+    """Open a blocking Realtime client that follows the session of a sync client of the package `supabase`.
 
-    URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
-    after somebody else has signed in, and when nobody is signed in any more; then it is the key. A client that was made
-    with an `Authorization` header sends that one until somebody signs in. Closing this client lets go of the other one,
-    and does not close it. Everything else as with `connect`.
+    URL and key are those of the given client, and the token is that of its signed-in user, also after a refresh or
+    a new sign-in; after a sign-out the key is used. A client that was made with an `Authorization` header sends that
+    header until a user signs in. Closing the Realtime client unsubscribes from the given client, and does not close
+    it. Everything else as with `connect`.
 
-    Args: client: what `create_client` of `supabase` gives. close_on_sign_out: end this client with `AuthError` when the
-        session is lost, by a sign-out or because it cannot be refreshed; left out, it goes on with the key. options:
-        those of `connect`, but `token`.
-    Raises: InvalidArgumentError: also for an async client, whose session can only be asked in its own event loop.
+    Args: client: the result of `create_client` of `supabase`. close_on_sign_out: end this client with `AuthError` when
+        the session is lost, by a sign-out or because it cannot be refreshed; if False, continue with the key. options:
+        those of `connect`, except `token`.
+    Raises: InvalidArgumentError: also for an async client, whose session is available only in its own event loop.
         ConnectError, AuthError.
     """
     account = Account(client, "from_supabase", close_on_sign_out)
