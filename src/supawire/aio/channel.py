@@ -1,6 +1,6 @@
-"""How a broadcast goes out: handed to the socket, confirmed, or kept (R31, R32).
+"""A channel of the async client: checks arguments, calls the core and awaits the ticket that it returns.
 
-A channel as the async door shows it: arguments are checked here, then the core is told and its ticket awaited.
+`send` writes one broadcast, waits for its confirmation, or queues it.
 """
 
 import asyncio
@@ -40,18 +40,18 @@ SOCKET: Final = Sent("socket")
 
 @dataclass(frozen=True, slots=True)
 class AsyncQueuedSent(Sent):
-    """A broadcast that waits for the channel to be joined (`offline="queue"`); its failure also reaches `on_error`."""
+    """A broadcast queued until the channel is joined (`offline="queue"`); its failure also reaches `on_error`."""
 
     _outcome: "asyncio.Future[Sent] | None" = field(default=None, repr=False, compare=False)
 
     async def wait(self) -> Sent:
-        """Wait until it is sent (with ack: confirmed), and say how. Raises why it was not."""
+        """Wait until it is sent (with ack: confirmed), and return the result. Raises the error if it was not sent."""
         assert self._outcome is not None
         return await asyncio.shield(self._outcome)
 
 
 async def send(driver: Driver, topic: str, message: OutgoingBroadcast) -> Sent:
-    """Send one broadcast, or do with it what `offline` says. Raises what became of it instead."""
+    """Send one broadcast, or handle it as `offline` says. Raises if it was not sent."""
     session = driver.session
     ticket = session.broadcast(topic, message, driver.now())
     if ticket is None:
@@ -106,17 +106,17 @@ class AsyncChannel:
 
     @property
     def state(self) -> ChannelState:
-        """Where it stands."""
+        """The state of the channel."""
         return self._core.state
 
     @property
     def options(self) -> ChannelOptions:
-        """What it was made with."""
+        """The options with which the channel was made."""
         return self._core.options
 
     @property
     def error(self) -> RealtimeError | None:
-        """Why it is not joined; None when it is, or when nobody wants it to be."""
+        """Why the channel is not joined; None while it is joined or not subscribed."""
         return self._core.error
 
     def __repr__(self) -> str:
@@ -143,19 +143,20 @@ class AsyncChannel:
         buffer: int = 1000,
         overflow: Overflow = "error",
     ) -> Subscription | Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-        """Call a handler with each event; without a handler, a decorator that returns the function itself.
+        """Call a handler with each event. Without a handler, return a decorator that returns the function unchanged.
 
         Args:
             handler: plain or `async`, called with one event. A plain one runs on the event loop and must be quick; an
                 async one is called one event after another, in a task of its own.
             thread: run a plain handler on the dispatch thread, where it may block.
-            buffer, overflow: how many events may wait behind an async or threaded handler, and what is done with more:
-                "error" drops the newest and tells `on_error` once per episode, "drop_oldest", "drop_newest", "pause".
+            buffer, overflow: how many events may wait for an async or threaded handler, and what happens to further
+                ones: "error" drops the newest and calls `on_error` once per episode, "drop_oldest", "drop_newest",
+                    "pause".
 
-        Listeners come before `subscribe()`: changes, and the first for presence, need a new join when they are added to
-        a joined channel; it is done by itself and reported as a `Gap`.
+        Add listeners before `subscribe()`: listeners for changes, and the first one for presence, need a new join when
+        they are added to a joined channel; the client does that by itself and reports it as a `Gap`.
 
-        Raises: InvalidArgumentError: not callable with one event, or no selector.
+        Raises: InvalidArgumentError: the handler cannot be called with one event, or the selector is not a selector.
         """
         self._check_selectors((selector,))
 
@@ -208,16 +209,16 @@ class AsyncChannel:
     def listen(
         self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
     ) -> AsyncStream[Any]:
-        """An iterator over the union of the selectors' events, registered now; see `AsyncStream`.
+        """Return an iterator over the events of all selectors, registered immediately; see `AsyncStream`.
 
         Args:
-            buffer: how many events may wait for the consumer.
-            overflow: what is done with more. "error": the iterator raises `SlowConsumerError` after what it has, then
-                goes on. "drop_oldest", "drop_newest". "latest": the newest event per `key(event)` is kept. "pause": the
-                socket is not read, for at most one heartbeat interval and never while a request waits for its reply;
-                then "error".
+            buffer: the most events that may wait for the consumer.
+            overflow: what happens to further events. "error": the iterator raises `SlowConsumerError` after the waiting
+                events, then continues. "drop_oldest", "drop_newest". "latest": keep the newest event per `key(event)`.
+                "pause": stop reading the socket, for at most one heartbeat interval and never while a request waits for
+                its reply; then "error".
 
-        Raises: InvalidArgumentError: no selector, or a policy that does not fit.
+        Raises: InvalidArgumentError: no selector, or `overflow` and `key` do not fit together.
         """
         self._check_selectors(selectors)
         kept = make_buffer(buffer, overflow, key, self._driver.flow_control)
@@ -231,25 +232,26 @@ class AsyncChannel:
     async def subscribe(self, *, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
-        Returns when joined; with `wait="ready"` when the server also says that changes or database broadcasts are live.
-        Refusals that may pass are waited through.
+        Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
+        are live. Temporary refusals are retried.
 
-        Args: timeout: seconds; left out, twice the client's `timeout`, not counting time behind pacing and behind the
+        Args: timeout: seconds; if omitted, twice the client's `timeout`, not counting time behind pacing and behind the
             joins of other channels; None: no limit.
-        Raises: JoinDeniedError and other `JoinError`: refused for good. OperationTimeout; before the join it withdraws
-            the wish, as a cancellation does. RateLimitedError: too many channels are wanted. ClosedError.
-        Wire: protocol §3.1.
+        Raises: JoinDeniedError and other `JoinError`: refused permanently. OperationTimeout: before the join it
+            withdraws the request to join, as a cancellation does. RateLimitedError: too many channels are subscribed.
+            ClosedError.
+        Wire: docs/protocol.md, Join.
         """
         ready = check_choice("wait", wait, ("joined", "ready")) == "ready"
         await self._join(timeout, ready=ready)
 
     async def ready(self, timeout: Timeout = DEFAULT) -> None:
-        """Wait until the server says that changes or database broadcasts are live, if there are any.
+        """Wait until the server confirms that changes or database broadcasts are live, if the channel has any.
 
         Args: timeout: as for `subscribe`.
-        Raises: JoinError: what the server will never make live, such as a bad filter. StateError: nobody subscribed.
-            OperationTimeout; the channel stays joined.
-        Wire: protocol §3.6.
+        Raises: JoinError: they can never become live, for example because of a bad filter. StateError: the channel is
+            not subscribed. OperationTimeout: the channel stays joined.
+        Wire: docs/protocol.md, System messages.
         """
         self._check()
         if not self._core.wanted:
@@ -266,11 +268,11 @@ class AsyncChannel:
         await self._driver.outcome(ticket)
 
     async def unsubscribe(self, timeout: Timeout = DEFAULT) -> None:
-        """Leave: returns when the server has confirmed, or after the timeout. The object can subscribe again.
+        """Leave; returns when the server has confirmed, or after the timeout. The channel can be subscribed again.
 
-        What is not sent yet fails with `StateError`, iterators end, handlers stay registered. Twice is once.
-        Args: timeout: seconds; left out, the client's; None: as long as the connection lives.
-        Wire: protocol §3.8.
+        Unsent messages fail with `StateError`, iterators end, handlers stay registered. A second call does nothing.
+        Args: timeout: seconds; if omitted, the client's; None: as long as the connection lives.
+        Wire: docs/protocol.md, Leave and close.
         """
         self._driver.check_loop()
         bound = check_timeout(timeout, self._driver.options.timeout)
@@ -282,19 +284,20 @@ class AsyncChannel:
     # --- sending
 
     async def broadcast(self, event: str, payload: Any, *, ack: bool | None = None, timeout: Timeout = DEFAULT) -> Sent:
-        """Send one message to everyone who listens on this channel.
+        """Send one message to all listeners of this channel.
 
-        Returns when it is handed to the network; with ack, when the server has confirmed it. While the channel is not
-        joined the client's `offline` says what is done; with "queue" the result is an `AsyncQueuedSent`.
+        Returns when the message was written to the network; with ack, when the server has confirmed it. While the
+        channel is not joined, the client's `offline` option applies; with "queue" the result has the class
+        `AsyncQueuedSent`.
 
         Args:
-            event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not in 1.0.0).
-            ack: left out, what the channel was made with. timeout: seconds for pacing and the ack together; left
-                out, the client's for each, not counting time behind unanswered joins; None: no limit.
-        Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing held it too
-            long. ConnectionLostError: `maybe_sent` says whether it may have arrived. PushError: refused.
+            event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
+            ack: if omitted, the channel's option. timeout: seconds for pacing and the ack together; if
+                omitted, the client's for each, not counting time behind unanswered joins; None: no limit.
+        Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
+            beyond the timeout. ConnectionLostError: `maybe_sent` is True when it may have arrived. PushError: refused.
             OperationTimeout.
-        Wire: protocol §6.1, §6.2.
+        Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
         driver = self._driver
         self._check()
@@ -313,15 +316,16 @@ class AsyncChannel:
     # --- presence
 
     async def track(self, payload: Any, *, timeout: Timeout = DEFAULT) -> None:
-        """Be present with this payload, until `untrack`; sent again after every rejoin (R45).
+        """Announce presence with this payload until `untrack`; it is sent again after every rejoin.
 
-        Joined: returns when the server has confirmed this or a newer wish. Not joined: returns at once, sent at the
-        join. The server closes a channel at the sixth call in 30 s, so calls are merged and wait here.
+        When joined, it returns once the server has confirmed this payload or a newer one; when not joined, at once, and
+        the payload is sent at the join. The server closes a channel at the sixth call in 30 s, so calls are merged
+        and delayed here.
 
-        Args: payload: a JSON object. timeout: seconds; left out, the client's; None: no limit.
-        Raises: PushError: refused. RateLimitedError: the limit holds it beyond the timeout; the wish stays.
-            OperationTimeout, ConnectionLostError: the wish stays.
-        Wire: protocol §5.
+        Args: payload: a JSON object. timeout: seconds; if omitted, the client's; None: no limit.
+        Raises: PushError: refused. RateLimitedError: the rate limit delays it beyond the timeout. OperationTimeout,
+            ConnectionLostError. After these three the payload stays set and is sent later.
+        Wire: docs/protocol.md, Presence.
         """
         wish = check_json(payload)
         if not wish.startswith(b"{"):
@@ -329,7 +333,7 @@ class AsyncChannel:
         await self._track(wish, timeout)
 
     async def untrack(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Be present no more; see `track`."""
+        """End the presence announced by `track`."""
         await self._track(None, timeout)
 
     async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
@@ -340,18 +344,18 @@ class AsyncChannel:
         await self._driver.outcome(ticket)
 
     def presence_state(self) -> PresenceState:
-        """Everyone who is here, by presence key: an immutable snapshot."""
+        """Return an immutable snapshot of everyone present, by presence key."""
         self._check()
         return self._driver.session.presence_state(self._topic)
 
     # --- token
 
     async def set_auth(self, token: str | Secret | None) -> None:
-        """The token of this channel alone, from now on; None: the client's again.
+        """Set a token for this channel alone; None: use the client's token again.
 
-        A channel that failed with the old one tries again. Where a provider is set, it wins at the next refresh.
-        Raises: InvalidArgumentError: no token could look like this.
-        Wire: protocol §3.5.
+        A channel that failed with the old token joins again. A token provider overrides it at the next refresh.
+        Raises: InvalidArgumentError: the value cannot be a token.
+        Wire: docs/protocol.md, Token refresh.
         """
         self._check()
         secret = None if token is None else check_token("token", token)
@@ -376,7 +380,7 @@ class AsyncChannel:
         return _Events(self._driver, self._core, self.subscribe, selectors)
 
     def _check(self) -> None:
-        """Before every call: the right loop, and an object that is not ended; its topic may be a new one's by now."""
+        """Raise outside of the client's event loop, and after the channel was closed."""
         self._driver.check_loop()
         if self._core.state is ChannelState.CLOSED:
             raise again(self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic))
@@ -390,7 +394,7 @@ class AsyncChannel:
 
 
 class _Events:
-    """Where an iterator of a channel gets its events from; a `Source`."""
+    """The source of the events of a channel's iterator; a `Source`."""
 
     __slots__ = ("_begin", "_core", "_driver", "_raised", "_selectors", "_wish")
 
@@ -406,11 +410,11 @@ class _Events:
         self._begin = begin
         self._selectors = selectors
         self._raised: RealtimeError | None = None
-        """Why changes will not come, when that was raised already."""
+        """The error about missing changes that was already raised."""
         self._wish: Ticket | None = None
 
     def may_come(self) -> bool | None:
-        """Not before it is subscribed, and no more when it was left, has failed or is closed."""
+        """Return None before the channel is subscribed, and False after it was left, has failed or is closed."""
         driver, core = self._driver, self._core
         driver.check_loop()
         if not core.begun and not core.wanted and core.state is not ChannelState.CLOSED:
@@ -424,21 +428,21 @@ class _Events:
         return core.wanted and core.state is not ChannelState.CLOSED
 
     def _refuse(self, error: RealtimeError) -> None:
-        """Raise why no changes will come: once to an iterator that waits for other events too, else each time."""
+        """Raise why changes will not arrive: once if the iterator also has other events, else each time."""
         wanted = [is_of_changes(selector) for selector in self._selectors]
         if all(wanted) or (any(wanted) and error is not self._raised):
             self._raised = error
             raise again(error)
 
     async def begin(self) -> None:
-        """Join a channel that nobody has joined, and wait for it; the wish outlives this wait."""
+        """Join a channel that is not subscribed, and wait; the join continues if this wait is cancelled."""
         driver = self._driver
         check_accepting_calls(driver)
         self._wish = driver.session.join(self._core.topic, driver.now())
         await self._begin()
 
     def end(self) -> None:
-        """Withdraw the wish, when the channel was not joined yet and nobody else waits for it."""
+        """Withdraw the request to join if the channel is not joined yet and no other caller waits for it."""
         wish, self._wish = self._wish, None
         if wish is not None:
             self._driver.session.cancel(wish, self._driver.now())

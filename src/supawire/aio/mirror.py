@@ -188,10 +188,10 @@ else:
 
 
 class AsyncMirror(Mapping[Any, R]):
-    """A live copy of a table, made by `client.mirror(...)`: a mapping from key to row. See there for what it promises.
+    """A live copy of a table, made by `client.mirror(...)`: a mapping from key to row. See `mirror` for its guarantees.
 
-    It begins when it is made. `async with` waits until it is live, and closes it at the end. What you read from it is
-    yours: each look at a row makes a new dict or object.
+    It starts when it is made. `async with` waits until it is live, and closes it at the end. Each access to a row
+    returns a new dict or object, which you may change.
     """
 
     def __init__(self, driver: Driver, wanted: MirrorOptions, fetch: RowSource) -> None:
@@ -219,17 +219,17 @@ class AsyncMirror(Mapping[Any, R]):
 
     @property
     def state(self) -> MirrorState:
-        """Where it stands."""
+        """The state of the mirror."""
         return self._machine.state
 
     @property
     def live(self) -> bool:
-        """Whether the copy is the table, as far as the server has told; else it is what was known before."""
+        """Whether the copy equals the table, as far as the server has reported; else it holds the last known rows."""
         return self._machine.state is MirrorState.LIVE
 
     @property
     def error(self) -> RealtimeError | None:
-        """Why it is not live, when that is known; None when it is."""
+        """Why the mirror is not live, if known; None while it is live."""
         return self._machine.error
 
     def __repr__(self) -> str:
@@ -250,17 +250,16 @@ class AsyncMirror(Mapping[Any, R]):
         return iter([self._shown.key(row) for row in list(self._machine.rows.values())])
 
     def snapshot(self) -> dict[Any, R]:
-        """All rows by key as they are now, as a dict of your own. Raises `RowError` when one does not fit the model."""
+        """Return all rows by key as a new dict. Raises `RowError` when a row does not fit the model."""
         return {self._shown.key(row): cast("R", self._shown.row(row)) for row in self._machine.rows.values()}
 
     # --- what happens to it
 
     def listen(self, *, buffer: int = 1000) -> AsyncStream[MirrorEvent[R]]:
-        """An iterator over how the copy changes: `RowInserted`, `RowUpdated`, `RowDeleted`, `Resynced`.
+        """Return an iterator over changes of the copy: `RowInserted`, `RowUpdated`, `RowDeleted`, `Resynced`.
 
-        It begins with a `Resynced` of all rows, when there is a copy already, and follows the copy from there: who
-        applies all events has the copy. Nothing is dropped for a slow one: more events than `buffer` are merged into
-        one `Resynced`.
+        If there is a copy already, it begins with a `Resynced` of all rows. Applying all events reproduces the copy.
+        Events are never dropped for a slow consumer: when more than `buffer` wait, they are merged into one `Resynced`.
 
         Raises: InvalidArgumentError. ClosedError.
         """
@@ -269,12 +268,12 @@ class AsyncMirror(Mapping[Any, R]):
         return AsyncStream(self._feed(kept), kept, self._source)
 
     async def ready(self, timeout: Timeout = DEFAULT) -> None:
-        """Wait until it is live.
+        """Wait until the mirror is live.
 
-        Args: timeout: seconds; left out, what one try of everything may take: twice the client's `timeout` for the
-            join, the fetch's, and `settle`; None: no limit.
-        Raises: JoinError: the server refuses the channel, or will never tell such changes. OperationTimeout, with the
-            error of the fetch as its cause; the mirror goes on trying. ClosedError.
+        Args: timeout: seconds; if omitted, the time of one attempt: twice the client's `timeout` for the join, the
+            timeout of the fetch, and `settle`; None: no limit.
+        Raises: JoinError: the server refuses the channel, or can never deliver such changes. OperationTimeout, with the
+            error of the fetch as its cause; the mirror continues to try. ClosedError.
         """
         self._check()
         own = None if self._limit is None else 2 * self._driver.options.timeout + self._limit
@@ -293,18 +292,19 @@ class AsyncMirror(Mapping[Any, R]):
             raise self._late() from self.error
 
     def refresh(self) -> None:
-        """Fetch anew, as after what no change tells: a TRUNCATE, or rows that a policy shows or hides now.
+        """Fetch again, after something that no change reports: a TRUNCATE, or a policy that now shows or hides rows.
 
-        Returns at once; the mirror is not live until that is done. Raises: ClosedError.
+        Returns at once; the mirror is not live until the fetch is done. Raises: ClosedError.
         """
         self._check()
         self._machine.mark_stale("refresh")
         self._pump()
 
     async def close(self) -> None:
-        """Follow the table no more: the channel is left, iterators end, the copy stays as it is. Twice is once.
+        """Stop following the table: leave the channel and end iterators; the rows stay readable.
 
-        Returns when nothing of the mirror is left, but for a plain `fetch` that is still at work on its thread.
+        A second call does nothing.
+        Returns when nothing of the mirror is left, except a plain `fetch` that is still running on its thread.
         """
         self._driver.check_loop()
         if self._core.state is not ChannelState.CLOSED:

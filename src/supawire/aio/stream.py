@@ -24,31 +24,31 @@ else:
 
 
 class Source(Protocol):
-    """Where the events of an iterator come from."""
+    """The source of an iterator's events."""
 
     def may_come(self) -> bool | None:
-        """Asked before an iterator waits: None when nobody has begun it; False when no more events come.
+        """Return whether more events can arrive: None if the source must be started first, False if it has ended.
 
-        Raises the reason when it ended for one.
+        Called before an iterator waits. Raises the error that ended the source, if any.
         """
         ...
 
     async def begin(self) -> None:
-        """Begin, and wait for it. It goes on when this wait is cancelled or times out, until `end`."""
+        """Start the source, and wait for it. It continues when this wait is cancelled or times out, until `end`."""
         ...
 
     def end(self) -> None:
-        """Withdraw what `begin` asked for, if it has not been reached yet; called when the iterator ends."""
+        """Withdraw a pending `begin`; called when the iterator ends."""
         ...
 
 
 class AsyncStream(Generic[E_co]):
     """The events of some selectors, in order; `async for`, `anext()`, or a context manager that ends it.
 
-    It is registered from the moment it is made, and survives reconnects and rejoins. It ends when the channel is left
-    or the client closed, and raises the cause when they ended for another reason. Reading the iterator of a channel
-    that was never subscribed subscribes the channel; a timeout or a cancellation meanwhile ends neither that nor the
-    iterator. When nothing refers to it any more it is unregistered. For one task at a time.
+    It is registered as soon as it is made, and survives reconnects and rejoins. It ends when the channel is left
+    or the client closed, and raises the cause if they ended for another reason. Reading the iterator of a channel
+    that was never subscribed subscribes the channel; a timeout or a cancellation meanwhile ends neither the join nor
+    the iterator. It is unregistered when it is garbage-collected. Use it from one task at a time.
     """
 
     def __init__(self, registration: Registration, buffer: Buffer, source: Source) -> None:
@@ -65,11 +65,11 @@ class AsyncStream(Generic[E_co]):
 
     @property
     def dropped(self) -> int:
-        """How many events had no room, or gave way to a newer one."""
+        """How many events were dropped because the buffer was full, or replaced by a newer one."""
         return self._buffer.dropped
 
     def close(self) -> None:
-        """Receive nothing more; what is not read yet is dropped, and the iteration ends."""
+        """Stop receiving; unread events are dropped, and the iteration ends."""
         self._closed = True
         self._registration.cancel()
         self._source.end()
@@ -89,11 +89,11 @@ class AsyncStream(Generic[E_co]):
             return cast("E_co", await self._next())
 
     async def get(self, *, timeout: float | None = None) -> E_co:
-        """The next event, waited for no longer than the timeout.
+        """Return the next event; wait at most `timeout`.
 
-        Args: timeout: seconds; None: no limit. 0 takes what is there.
-        Raises: OperationTimeout: none came in time; the iterator goes on. ClosedError: the iteration is over. Else as
-            iterating does.
+        Args: timeout: seconds; None: no limit. 0: return only an event that is already there.
+        Raises: OperationTimeout: no event arrived in time; the iterator continues. ClosedError: the iteration is over.
+            Otherwise the same errors as iteration.
         """
         limit = None if timeout is None else check_number("timeout", timeout, minimum=0, unit="seconds")
         try:
@@ -137,31 +137,31 @@ class AsyncStream(Generic[E_co]):
 
 
 def ended() -> ClosedError:
-    """What `get` raises when the iteration is over."""
+    """Return the error that `get` raises when the iteration is over."""
     return ClosedError("the iteration is over: the channel was left, or the client or the iterator closed")
 
 
 def late() -> OperationTimeout:
-    """What `get` raises when the time is over."""
+    """Return the error that `get` raises after its timeout."""
     return OperationTimeout("no event came in time", hint="The iterator goes on; ask again.")
 
 
 class Moves:
-    """Where the iterators of the client itself get their events from; a `Source`."""
+    """The source of events for the client's own iterators; a `Source`."""
 
     def __init__(self, driver: "Driver") -> None:
         self._driver = driver
         self._keeps = driver.registry.client()
 
     def may_come(self) -> bool | None:
-        """Until the client has ended."""
+        """Return whether the client is still open."""
         self._driver.check_loop()
         if self._driver.error is not None:
             raise again(self._driver.error)
         return self._driver.session.state is not ConnectionState.CLOSED
 
     async def begin(self) -> None:
-        """It has begun with the client."""
+        """Do nothing: the client is open already."""
 
     def end(self) -> None:
-        """The client goes on without its iterators."""
+        """Do nothing: the client does not depend on its iterators."""

@@ -1,7 +1,4 @@
-"""What calls of the blocking door give back when it is more than a value.
-
-A channel as the blocking door shows it: each call is the async channel's, made on the I/O thread.
-"""
+"""A channel of the blocking client: each call runs the async channel's method on the I/O thread."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +19,7 @@ from supawire.sync.stream import Stream
 
 
 class ThreadSubscription(Subscription):
-    """A `Subscription` of the blocking door."""
+    """A `Subscription` of the blocking client."""
 
     def __init__(self, portal: Portal, made: Subscription) -> None:
         self._portal = portal
@@ -32,24 +29,24 @@ class ThreadSubscription(Subscription):
         return repr(self._made)
 
     def cancel(self) -> None:
-        """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
+        """Stop calling the handler, also for waiting events. A running call is not interrupted."""
         self._portal.run(self._made.cancel)
 
     @property
     def dropped(self) -> int:
-        """How many events had no room behind the handler."""
+        """How many events were dropped because the handler's buffer was full."""
         return self._made.dropped
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedSent(Sent):
-    """A broadcast that waits for the channel to be joined (`offline="queue"`); its failure also reaches `on_error`."""
+    """A broadcast queued until the channel is joined (`offline="queue"`); its failure also reaches `on_error`."""
 
     _portal: Portal | None = field(default=None, repr=False, compare=False)
     _sent: AsyncQueuedSent | None = field(default=None, repr=False, compare=False)
 
     def wait(self) -> Sent:
-        """Wait until it is sent (with ack: confirmed), and say how. Raises why it was not."""
+        """Wait until it is sent (with ack: confirmed), and return the result. Raises the error if it was not sent."""
         assert self._portal is not None
         assert self._sent is not None
         return self._portal.call(self._sent.wait)
@@ -80,17 +77,17 @@ class Channel:
 
     @property
     def state(self) -> ChannelState:
-        """Where it stands."""
+        """The state of the channel."""
         return self._async.state
 
     @property
     def options(self) -> ChannelOptions:
-        """What it was made with."""
+        """The options with which the channel was made."""
         return self._async.options
 
     @property
     def error(self) -> RealtimeError | None:
-        """Why it is not joined; None when it is, or when nobody wants it to be."""
+        """Why the channel is not joined; None while it is joined or not subscribed."""
         return self._async.error
 
     def __repr__(self) -> str:
@@ -117,19 +114,19 @@ class Channel:
         buffer: int = 1000,
         overflow: Overflow = "error",
     ) -> Subscription | Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-        """Call a handler with each event; without a handler, a decorator that returns the function itself.
+        """Call a handler with each event. Without a handler, return a decorator that returns the function unchanged.
 
         Args:
-            handler: plain or `async`, called with one event, on the client's dispatch thread: one event after another.
-                A plain one that blocks delays the other handlers of the client, and nothing else.
-            thread: says for the async door that a plain handler may block; here every handler runs on that thread.
-            buffer, overflow: how many events may wait behind the handler, and what is done with more: "error" drops the
-                newest and tells `on_error` once per episode, "drop_oldest", "drop_newest", "pause".
+            handler: plain or `async`, called on the client's dispatch thread, one event after another. A plain one that
+                blocks delays only the other handlers of this client.
+            thread: no effect here, because every handler runs on the dispatch thread; for parity with the async client.
+            buffer, overflow: how many events may wait for the handler, and what happens to further ones: "error" drops
+                the newest and calls `on_error` once per episode, "drop_oldest", "drop_newest", "pause".
 
-        Listeners come before `subscribe()`: changes, and the first for presence, need a new join when they are added to
-        a joined channel; it is done by itself and reported as a `Gap`.
+        Add listeners before `subscribe()`: listeners for changes, and the first one for presence, need a new join when
+        they are added to a joined channel; the client does that by itself and reports it as a `Gap`.
 
-        Raises: InvalidArgumentError: not callable with one event, or no selector.
+        Raises: InvalidArgumentError: the handler cannot be called with one event, or the selector is not a selector.
         """
         if handler is not DEFAULT:
             made = self._portal.run(self._async.on, selector, handler, thread=thread, buffer=buffer, overflow=overflow)
@@ -174,16 +171,16 @@ class Channel:
     def listen(
         self, *selectors: Selector[Any], buffer: int = 1000, overflow: Overflow = "error", key: Key | None = None
     ) -> Stream[Any]:
-        """An iterator over the union of the selectors' events, registered now; see `Stream`.
+        """Return an iterator over the events of all selectors, registered immediately; see `Stream`.
 
         Args:
-            buffer: how many events may wait for the consumer.
-            overflow: what is done with more. "error": the iterator raises `SlowConsumerError` after what it has, then
-                goes on. "drop_oldest", "drop_newest". "latest": the newest event per `key(event)` is kept. "pause": the
-                socket is not read, for at most one heartbeat interval and never while a request waits for its reply;
-                then "error".
+            buffer: the most events that may wait for the consumer.
+            overflow: what happens to further events. "error": the iterator raises `SlowConsumerError` after the waiting
+                events, then continues. "drop_oldest", "drop_newest". "latest": keep the newest event per `key(event)`.
+                "pause": stop reading the socket, for at most one heartbeat interval and never while a request waits for
+                its reply; then "error".
 
-        Raises: InvalidArgumentError: no selector, or a policy that does not fit.
+        Raises: InvalidArgumentError: no selector, or `overflow` and `key` do not fit together.
         """
         parts = self._portal.run(self._async.listen_on_thread, selectors, buffer, overflow, key)
         return Stream(self._portal, *parts)
@@ -193,52 +190,54 @@ class Channel:
     def subscribe(self, *, wait: Wait = "joined", timeout: Timeout = DEFAULT) -> None:
         """Join, and stay joined through reconnects until `unsubscribe`.
 
-        Returns when joined; with `wait="ready"` when the server also says that changes or database broadcasts are live.
-        Refusals that may pass are waited through.
+        Returns when joined; with `wait="ready"` when the server has also confirmed that changes or database broadcasts
+        are live. Temporary refusals are retried.
 
-        Args: timeout: seconds; left out, twice the client's `timeout`, not counting time behind pacing and behind the
+        Args: timeout: seconds; if omitted, twice the client's `timeout`, not counting time behind pacing and behind the
             joins of other channels; None: no limit.
-        Raises: JoinDeniedError and other `JoinError`: refused for good. OperationTimeout; before the join it withdraws
-            the wish, as a cancellation does. RateLimitedError: too many channels are wanted. ClosedError.
-        Wire: protocol §3.1.
+        Raises: JoinDeniedError and other `JoinError`: refused permanently. OperationTimeout: before the join it
+            withdraws the request to join, as a cancellation does. RateLimitedError: too many channels are subscribed.
+            ClosedError.
+        Wire: docs/protocol.md, Join.
         """
         self._portal.call(self._async.subscribe, wait=wait, timeout=timeout)
 
     def ready(self, timeout: Timeout = DEFAULT) -> None:
-        """Wait until the server says that changes or database broadcasts are live, if there are any.
+        """Wait until the server confirms that changes or database broadcasts are live, if the channel has any.
 
         Args: timeout: as for `subscribe`.
-        Raises: JoinError: what the server will never make live, such as a bad filter. StateError: nobody subscribed.
-            OperationTimeout; the channel stays joined.
-        Wire: protocol §3.6.
+        Raises: JoinError: they can never become live, for example because of a bad filter. StateError: the channel is
+            not subscribed. OperationTimeout: the channel stays joined.
+        Wire: docs/protocol.md, System messages.
         """
         self._portal.call(self._async.ready, timeout)
 
     def unsubscribe(self, timeout: Timeout = DEFAULT) -> None:
-        """Leave: returns when the server has confirmed, or after the timeout. The object can subscribe again.
+        """Leave; returns when the server has confirmed, or after the timeout. The channel can be subscribed again.
 
-        What is not sent yet fails with `StateError`, iterators end, handlers stay registered. Twice is once.
-        Args: timeout: seconds; left out, the client's; None: as long as the connection lives.
-        Wire: protocol §3.8.
+        Unsent messages fail with `StateError`, iterators end, handlers stay registered. A second call does nothing.
+        Args: timeout: seconds; if omitted, the client's; None: as long as the connection lives.
+        Wire: docs/protocol.md, Leave and close.
         """
         self._portal.call(self._async.unsubscribe, timeout)
 
     # --- sending
 
     def broadcast(self, event: str, payload: Any, *, ack: bool | None = None, timeout: Timeout = DEFAULT) -> Sent:
-        """Send one message to everyone who listens on this channel.
+        """Send one message to all listeners of this channel.
 
-        Returns when it is handed to the network; with ack, when the server has confirmed it. While the channel is not
-        joined the client's `offline` says what is done; with "queue" the result is a `QueuedSent`.
+        Returns when the message was written to the network; with ack, when the server has confirmed it. While the
+        channel is not joined, the client's `offline` option applies; with "queue" the result has the class
+        `QueuedSent`.
 
         Args:
-            event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not in 1.0.0).
-            ack: left out, what the channel was made with. timeout: seconds for pacing and the ack; left out, the
-                client's; None: no limit.
-        Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing held it too
-            long. ConnectionLostError: `maybe_sent` says whether it may have arrived. PushError: refused.
+            event: at most 255 bytes of UTF-8. payload: any JSON value, or `bytes` (not with protocol 1.0.0).
+            ack: if omitted, the channel's option. timeout: seconds for pacing and the ack together; if
+                omitted, the client's for each, not counting time behind unanswered joins; None: no limit.
+        Raises: StateError: not joined, and offline="raise". PayloadTooLargeError. RateLimitedError: pacing delayed it
+            beyond the timeout. ConnectionLostError: `maybe_sent` is True when it may have arrived. PushError: refused.
             OperationTimeout.
-        Wire: protocol §6.1, §6.2.
+        Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
         sent = self._portal.call(self._async.broadcast, event, payload, ack=ack, timeout=timeout)
         return QueuedSent(sent.via, sent.acked, None, self._portal, sent) if isinstance(sent, AsyncQueuedSent) else sent
@@ -246,34 +245,35 @@ class Channel:
     # --- presence
 
     def track(self, payload: Any, *, timeout: Timeout = DEFAULT) -> None:
-        """Be present with this payload, until `untrack`; sent again after every rejoin (R45).
+        """Announce presence with this payload until `untrack`; it is sent again after every rejoin.
 
-        Joined: returns when the server has confirmed this or a newer wish. Not joined: returns at once, sent at the
-        join. The server closes a channel at the sixth call in 30 s, so calls are merged and wait here.
+        When joined, it returns once the server has confirmed this payload or a newer one; when not joined, at once, and
+        the payload is sent at the join. The server closes a channel at the sixth call in 30 s, so calls are merged
+        and delayed here.
 
-        Args: payload: a JSON object. timeout: seconds; left out, the client's; None: no limit.
-        Raises: PushError: refused. RateLimitedError: the limit holds it beyond the timeout; the wish stays.
-            OperationTimeout, ConnectionLostError: the wish stays.
-        Wire: protocol §5.
+        Args: payload: a JSON object. timeout: seconds; if omitted, the client's; None: no limit.
+        Raises: PushError: refused. RateLimitedError: the rate limit delays it beyond the timeout. OperationTimeout,
+            ConnectionLostError. After these three the payload stays set and is sent later.
+        Wire: docs/protocol.md, Presence.
         """
         self._portal.call(self._async.track, payload, timeout=timeout)
 
     def untrack(self, *, timeout: Timeout = DEFAULT) -> None:
-        """Be present no more; see `track`."""
+        """End the presence announced by `track`."""
         self._portal.call(self._async.untrack, timeout=timeout)
 
     def presence_state(self) -> PresenceState:
-        """Everyone who is here, by presence key: an immutable snapshot."""
+        """Return an immutable snapshot of everyone present, by presence key."""
         return self._portal.run(self._async.presence_state)
 
     # --- token
 
     def set_auth(self, token: str | Secret | None) -> None:
-        """The token of this channel alone, from now on; None: the client's again.
+        """Set a token for this channel alone; None: use the client's token again.
 
-        A channel that failed with the old one tries again. Where a provider is set, it wins at the next refresh.
-        Raises: InvalidArgumentError: no token could look like this.
-        Wire: protocol §3.5.
+        A channel that failed with the old token joins again. A token provider overrides it at the next refresh.
+        Raises: InvalidArgumentError: the value cannot be a token.
+        Wire: docs/protocol.md, Token refresh.
         """
         self._portal.call(self._async.set_auth, token)
 

@@ -24,10 +24,10 @@ else:
 class Stream(Generic[E_co]):
     """The events of some selectors, in order; `for`, `next()`, `get(timeout=…)`, or a context manager that ends it.
 
-    It is registered from the moment it is made, and survives reconnects and rejoins. It ends when the channel is left
-    or the client closed, and raises the cause when they ended for another reason. Reading the iterator of a channel
-    that was never subscribed subscribes the channel; a timeout or Ctrl-C meanwhile ends neither the join nor the
-    iterator. When nothing refers to it any more it is unregistered. For one thread at a time.
+    It is registered as soon as it is made, and survives reconnects and rejoins. It ends when the channel is left
+    or the client closed, and raises the cause if they ended for another reason. Reading the iterator of a channel
+    that was never subscribed subscribes the channel; a timeout or Ctrl-C meanwhile ends neither the join nor
+    the iterator. It is unregistered when it is garbage-collected. Use it from one thread at a time.
     """
 
     def __init__(self, portal: Portal, registration: Registration, buffer: ThreadBuffer, source: Source) -> None:
@@ -45,15 +45,15 @@ class Stream(Generic[E_co]):
 
     @property
     def dropped(self) -> int:
-        """How many events had no room, or gave way to a newer one."""
+        """How many events were dropped because the buffer was full, or replaced by a newer one."""
         return self._buffer.dropped
 
     def get(self, *, timeout: float | None = None) -> E_co:
-        """The next event, waited for no longer than the timeout.
+        """Return the next event; wait at most `timeout`.
 
-        Args: timeout: seconds; None: no limit. 0 takes what is there.
-        Raises: OperationTimeout: none came in time; the iterator goes on. ClosedError: the iteration is over. Else as
-            iterating does.
+        Args: timeout: seconds; None: no limit. 0: return only an event that is already there.
+        Raises: OperationTimeout: no event arrived in time; the iterator continues. ClosedError: the iteration is over.
+            Otherwise the same errors as iteration.
         """
         limit = None if timeout is None else check_number("timeout", timeout, minimum=0, unit="seconds")
         try:
@@ -62,7 +62,7 @@ class Stream(Generic[E_co]):
             raise ended() from None
 
     def close(self) -> None:
-        """Receive nothing more; what is not read yet is dropped, and the iteration ends."""
+        """Stop receiving; unread events are dropped, and the iteration ends."""
         self._portal.run(self._close)
 
     if not TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Stream(Generic[E_co]):
                 raise late()
 
     def _look(self, left: float | None) -> None:
-        """Nobody has looked yet, or something has ended: begin, or raise what there is to say."""
+        """Start the source on the first read, or end or raise when the source has ended."""
         if self._closed:
             raise StopIteration
         self._buffer.wakeup_pending = False
