@@ -1,4 +1,4 @@
-"""What the parts of a session share: the queue of effects, the deadlines, the tables of requests, the counters."""
+"""State shared by the components of a session: effect queue, deadlines, pending requests and counters."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +16,7 @@ from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, S
 from supawire.options import Backoff, Secret, SessionOptions
 
 Key = tuple[Hashable, ...]
-"""What a deadline is for, and of which topic: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
+"""Purpose and topic of a deadline: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
 
 
 class Counts:
@@ -38,7 +38,7 @@ class Counts:
 
 
 class Context:
-    """Shared by link, channels and session; decides nothing."""
+    """State shared by the connection, the channels and the session. It makes no decisions."""
 
     __slots__ = (
         "_ref", "beat_watchers", "codec", "counts", "effects", "generation", "messages", "options", "presence",
@@ -61,17 +61,17 @@ class Context:
         self.presence: Final = pace(options.limits.presence_per_second)
         self.server_clock: Final = ServerClock()
         self.watchers: dict[Callable[[Any], None], None] = {}
-        """Who listens to the client itself: status of link and channels, and gaps."""
+        """Callbacks for status changes of the connection and the channels, and for gaps."""
         self.beat_watchers: dict[Callable[[Any], None], None] = {}
-        """Who of them wants heartbeats too."""
+        """The watchers that also receive heartbeats."""
         self.generation: int = 0
         self.sequence: int = 0
-        """Frames handed to the socket of this generation."""
+        """Number of frames passed to the socket of this generation."""
         self.round_trip: float | None = None
         self._ref = 0
 
     def stats(self, state: ConnectionState, queued: int) -> Stats:
-        """The counters for the user; `overflowed` is counted by the shell."""
+        """Return the counters for the user; `overflowed` is counted by the shell."""
         counts = self.counts
         return Stats(
             state=state,
@@ -93,12 +93,12 @@ class Context:
     # --- frames
 
     def next_ref(self) -> str:
-        """A ref that was never used in this session, so that a reply to an old push is never taken for a new one's."""
+        """Return a ref not used before in this session, so that a late reply cannot match a newer push."""
         self._ref += 1
         return str(self._ref)
 
     def transmit(self, data: bytes, *, binary: bool = False, secret: bool = False) -> None:
-        """Hand one frame to the socket. Raises `PayloadTooLargeError` for one that the server would refuse."""
+        """Queue one frame for the socket. Raises `PayloadTooLargeError` if the server would refuse it."""
         limit = self.options.limits.frame_bytes
         if limit is not None and len(data) > limit:
             raise PayloadTooLargeError(f"the frame has {len(data)} bytes, the server takes at most {limit}")
@@ -118,7 +118,7 @@ class Context:
         timeout: float | None = None,
         firm: bool = False,
     ) -> str:
-        """Send a request and await its reply; the ref it went out with."""
+        """Send a request, wait for its reply, and return its ref."""
         ref = self.next_ref()
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
         self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
@@ -137,32 +137,32 @@ class Context:
         *,
         firm: bool = False,
     ) -> None:
-        """Await the reply to the frame that was transmitted last. `firm`: also time behind unanswered joins counts."""
+        """Expect a reply to the last transmitted frame. `firm`: time spent behind unanswered joins counts as well."""
         self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, firm), timeout)
 
     def beat(self, now: Instant) -> None:
-        """Send a heartbeat, and set the deadline of the next."""
+        """Send a heartbeat and schedule the next one."""
         self.timers.set(("beat",), now.mono + self.options.heartbeat)
         self.push(frames.HEARTBEAT, {}, now, timeout=self.options.timeout)
 
     def fetch_token(self, now: Instant) -> None:
-        """Ask the provider; when it is late, the session goes on with what it has."""
+        """Request a token from the provider. If it is late, the session continues with the current token."""
         self.timers.set(("token",), now.mono + self.options.timeout)
         self.effects.append(FetchToken(self.tokens.ask()))
 
     # --- events and reports
 
     def deliver(self, listeners: Listeners, events: Sequence[Any]) -> None:
-        """Hand events to their listeners, if there are any of both."""
+        """Queue the delivery of events to listeners, unless either is empty."""
         if listeners and events:
             self.effects.append(Deliver(listeners, events))
 
     def beaten(self, heartbeat: Heartbeat) -> None:
-        """Tell who watches heartbeats."""
+        """Notify the watchers of heartbeats."""
         self.deliver(tuple(self.beat_watchers), (heartbeat,))
 
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
-        """Tell listeners, watchers and the log of a move."""
+        """Notify listeners, watchers and the log of a status change."""
         self.deliver((*listeners, *self.watchers), (status,))
         self.report(
             "state",
@@ -174,11 +174,11 @@ class Context:
         )
 
     def report(self, what: str, *, topic: str | None = None, error: RealtimeError | None = None, **detail: Any) -> None:
-        """Note something for the log; with `error`, for `on_error` too."""
+        """Report something to the log and, with `error`, to `on_error`."""
         self.effects.append(Report(what, topic, error, detail))
 
     def impossible(self, who: str, state: ConnectionState | ChannelState, on: Any) -> None:
-        """A move that no table has: an error of ours. Raised in tests, reported and survived in production."""
+        """Handle a transition missing from the table (a bug): raise in strict mode, else report and continue."""
         error = LocalProtocolError(f"{who} is {state}; {on.name} is no move from there")
         if self.strict:
             raise error
@@ -187,7 +187,7 @@ class Context:
     # --- delays
 
     def wait(self, key: Key, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False) -> None:
-        """Come back with `key` after the backoff, or ask the shell how long when the user has a function for it."""
+        """Set the deadline `key` after the backoff. If the backoff is a function of the user, ask the shell first."""
         if backoff is None:
             self.effects.append(AskDelay(key, attempt))
             return
@@ -199,7 +199,7 @@ _UNPACED: Final = Pace(None)
 
 
 def pace(per_second: float | None) -> Pace:
-    """A limit per second as whole calls in the window that makes the same average."""
+    """Convert a limit per second to whole calls in a window with the same average."""
     if per_second is None:
         return _UNPACED
     calls = max(1, int(per_second))

@@ -1,10 +1,11 @@
-"""Times in which events may have been missed, and what replay brought back (R44).
+"""Gaps, that is, periods in which events may have been missed, and the replay of stored messages.
 
-A gap opens when a living join ends without the user's wish, or when the server says that changes are not flowing. It is
-told when events flow again: at the join, or when changes are live again if the channel listens to them, so that a
-refetch on it misses nothing. On a private channel the rejoin asks for stored messages since the gap's start; an id seen
-before is dropped, and exactly the limit coming back means that older ones may be missing (protocol §6.3). The server
-compares with its own clock, so the start is given in its time; where that is not known, nothing says that all came.
+A gap opens when an active join ends against the user's wish, or when the server reports that changes are not
+delivered. It is reported when events arrive again: at the join, or once changes are live if the channel has listeners
+for them, so that data fetched in response is complete. On a private channel the rejoin requests the messages stored
+since the start of the gap. Messages with a known id are dropped; if exactly the limit arrives, older ones may be
+missing. The server compares with its own clock, so the start is given in server time; if that is unknown, the replay
+is never reported as complete. See docs/protocol.md, Replay.
 """
 
 from collections import OrderedDict
@@ -15,24 +16,26 @@ from supawire.events import Gap, Instant, Verdict
 from supawire.options import ChannelOptions
 
 SKEW: Final = 5.0
-"""Seconds by which a replay begins before the gap: the database's clock, which stamps the messages, may be behind that
-of the server which answers us, and where the server's time is not known, behind ours."""
+"""Seconds by which a replay starts before the gap. The clock of the database, which stamps the messages, may be behind
+that of the server, or behind ours if the server's time is unknown.
+"""
 
 DRIFT: Final = 1e-4
-"""Seconds a second by which our monotonic clock may be too fast or too slow."""
+"""Maximum drift of our monotonic clock, in seconds per second."""
 
 _FAR: Final = 10 * 365 * 86400.0
-"""Seconds: two clocks that are further apart than this are no clocks."""
+"""Maximum plausible difference of two clocks, in seconds."""
 
 LIMIT: Final = 25
-"""The most that the server replays."""
+"""Maximum number of messages that the server replays."""
 
 SETTLED: Final = 1.0
-"""Seconds after the join in which the server has put all replayed messages in line; it does not say when. What it
-answers after that comes behind them, however slow the connection is."""
+"""Seconds after a join until the server has queued all replayed messages, which it does not announce. Later replies
+follow them, however slow the connection is.
+"""
 
 REJOIN: Final = "rejoin"
-"""The reason of a gap that the client makes itself, by a join for something that the living one did not ask for."""
+"""Reason of a gap caused by the client itself, which joins again to request what the active join lacks."""
 
 _REMEMBERED: Final = 1000
 
@@ -40,10 +43,10 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class ServerClock:
-    """The server's time, counted from the opening of the present connection by our monotonic clock.
+    """The server's time, extrapolated from the start of the connection with our monotonic clock.
 
-    That one is never set. It may not run while the machine sleeps, so a time that is counted by it may be too early,
-    which asks for more messages than are missing, but never too late.
+    The monotonic clock is never set, but may pause while the machine sleeps. So the result may be too early, which
+    replays more messages than are missing, but never too late.
     """
 
     __slots__ = ("_at", "_wall")
@@ -53,13 +56,13 @@ class ServerClock:
         self._wall: float | None = None
 
     def learn(self, offset: float | None, now: Instant) -> None:
-        """Take the seconds by which the server's clock is ahead of ours; None, or no time of a clock: not known."""
+        """Set the seconds by which the server's clock is ahead of ours; None or an implausible value means unknown."""
         usable = offset is not None and isfinite(offset) and abs(offset) < _FAR
         self._at = now.mono
         self._wall = now.wall + offset if usable and offset is not None else None
 
     def earliest(self, instant: Instant) -> float | None:
-        """Return the server's Unix time at this instant or a little before, None when it is not known."""
+        """Return the server's Unix time at this instant or slightly before, None if unknown."""
         passed = instant.mono - self._at
         return None if self._wall is None or passed < 0 else self._wall + passed * (1 - DRIFT)
 
@@ -78,36 +81,36 @@ class Gaps:
         self._clock = clock
         self._began: tuple[Instant, str] | None = None
         self._since: float | None = None
-        """The server's time when the gap began, None when it is not known."""
+        """The server's time at the start of the gap, None if unknown."""
         self._lost = _NOTHING
         self._seen: OrderedDict[str, None] | None = None
-        """The ids of stored messages; on most channels none comes."""
+        """The ids of received stored messages; None on most channels, which receive none."""
         self._asked: int | None = None
         self._replaying: int | None = None
-        """How many messages the living join brings back at most."""
+        """Maximum number of messages that the active join replays."""
         self._settled = self._known = False
-        """Of the living join: whether it brings nothing more back, and whether it asked by the server's clock."""
+        """Whether the active join has finished its replay, and whether its start was given in server time."""
         self._came = self._replayed = 0
-        """Of the replayed messages: all that the living join brought, and those in this gap that were new to us."""
+        """Number of replayed messages in the active join, and of those in this gap that were new."""
         self._first = True
 
     @property
     def is_open(self) -> bool:
-        """Whether something may be missing that was not told yet."""
+        """Whether a gap is open that was not reported yet."""
         return self._began is not None
 
     def open(self, since: Instant, reason: str, lost: frozenset[str]) -> None:
-        """Something may be missing from here on; of an open gap the earlier beginning counts."""
+        """Open a gap, or extend the open one: the earlier start counts."""
         if self._began is None:
             self._replayed = 0
         if self._began is None or since.mono < self._began[0].mono:
             self._began = (since, reason)
             self._since = self._clock.earliest(since)
         self._lost |= lost
-        self._replaying = None  # whatever a join before brought back, it cannot know what is missed from now on
+        self._replaying = None  # what an earlier join replays cannot cover what is missed from now on
 
     def replay(self) -> dict[str, int] | None:
-        """What this join asks to be replayed, None for nothing; public channels have no replay."""
+        """Return the replay request of the next join, None for no replay. Public channels have no replay."""
         limit = LIMIT
         since: int | None = None
         self._known = self._since is not None
@@ -120,24 +123,24 @@ class Gaps:
         return None if since is None else {"since": since, "limit": limit}
 
     def joined(self) -> None:
-        """The join is accepted: what it asked to be replayed comes now."""
+        """Start to count replayed messages: the join was accepted."""
         self._first = False
         self._replaying, self._came, self._settled = self._asked, 0, False
 
     def replay_ended(self) -> None:
-        """The living join has brought back what it brings."""
+        """Record that the active join has finished its replay."""
         self._settled = True
 
     def ended(self) -> None:
-        """The join is over: it brings nothing more back."""
+        """Stop the replay: the join has ended."""
         self._replaying = None
 
     def forget(self) -> None:
-        """The channel was left by the user: nothing is missing, and the next join is a first one."""
+        """Reset everything after a leave by the user: nothing is missing, and the next join counts as the first."""
         self._began, self._lost, self._first = None, _NOTHING, True
 
     def takes(self, identity: str | None, *, replayed: bool) -> bool:
-        """Whether this stored message is new to us; an id that was delivered before is not."""
+        """Record a stored message and return whether it is new."""
         self._came += replayed
         if identity is not None and self._seen is not None and identity in self._seen:
             return False
@@ -153,23 +156,23 @@ class Gaps:
 
     @property
     def replay_pending(self) -> bool:
-        """Whether replayed messages may still come."""
+        """Whether more replayed messages may arrive."""
         return self._replaying is not None and self._came < self._replaying and not self._settled
 
     def widen(self, lost: frozenset[str]) -> None:
-        """Somebody listens to these kinds too, while something may be missing."""
+        """Add these kinds to an open gap, because listeners for them were added."""
         if self._began is not None:
             self._lost |= lost
 
     def close(self, now: Instant) -> Gap | None:
-        """Events flow again: the gap to tell of, None when there is none."""
+        """Close the gap because events arrive again. Return it, or None if there is nothing to report."""
         if self._began is None:
             return None
         (began, reason), self._began = self._began, None
         lost, self._lost = self._lost, _NOTHING
         if reason == REJOIN and not lost:
-            return None  # the client joined again for itself, and nobody listens to anything that could be missing
-        ended = max(began.at(), now.at())  # the clock may have been set back meanwhile
+            return None  # the client rejoined by its own choice, and no listener can have missed anything
+        ended = max(began.at(), now.at())  # the clock may have been set back
         return Gap(self._name, began.at(), ended, reason, self._replayed, self._verdict(), lost)
 
     def _verdict(self) -> Verdict:

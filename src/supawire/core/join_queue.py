@@ -1,8 +1,9 @@
-"""The joins of one socket: paced on our side, answered one after another on the server's (protocol §3.2).
+"""The queue of joins on one connection: paced by us, and answered one at a time by the server.
 
-A join's deadline starts when the one before it is answered, since a refused one holds the socket for 5 s. While any is
-unanswered, socket time stands still. A deadline that passes without a single frame since it started means that the
-socket is dead, not that the join is slow; so does a silence that is as long as a heartbeat and its answer may take.
+A join's timeout starts when the join before it is answered, because a refused join blocks the connection for 5 s. While
+any join is unanswered, socket time is paused. If a timeout passes without a single frame since it started, the
+connection is considered dead, not the join slow; the same holds for a silence as long as a heartbeat interval plus its
+timeout. See docs/protocol.md, Joins block the connection.
 """
 
 from math import inf
@@ -14,30 +15,30 @@ from supawire.core.context import Context, pace
 from supawire.events import Instant
 
 _BEHIND: Final = 1.0
-"""Seconds after the last answer in which frames that waited behind it are still coming in."""
+"""Seconds after the last join reply in which frames delayed behind it may still arrive."""
 
 
 class Joiner(Protocol):
-    """What the queue and the receiver ask of a channel's membership."""
+    """What the queue and the receiver need of a channel's membership."""
 
     def go(self, now: Instant) -> str:
-        """Send the join now; its ref."""
+        """Send the join now and return its ref."""
         ...
 
     def held(self, held: bool, now: Instant) -> None:
-        """Held up by pacing or by the joins of others, or no longer."""
+        """Record whether pacing or other channels' joins delay this channel."""
         ...
 
     def accepted(self, ref: str, response: Raw, now: Instant) -> None:
-        """The server said ok to the join with this ref."""
+        """Handle an ok reply to the join with this ref."""
         ...
 
     def refused(self, ref: str, reason: str, now: Instant) -> None:
-        """The server said no to the join with this ref."""
+        """Handle an error reply to the join with this ref."""
         ...
 
     def join_timed_out(self, ref: str, now: Instant) -> None:
-        """The join with this ref was not answered in time."""
+        """Handle that the join with this ref was not answered in time."""
         ...
 
 
@@ -47,7 +48,7 @@ class _Asked(Struct, frozen=True):
 
 
 class JoinQueue:
-    """Channels that want in, and joins that are unanswered."""
+    """Channels waiting to join, and unanswered joins."""
 
     __slots__ = (
         "_asked",
@@ -67,15 +68,15 @@ class JoinQueue:
         self._waiting: dict[Joiner, None] = {}
         self._asked: list[_Asked] = []
         self._led_at = self._late_at = 0.0
-        """When the first of the unanswered joins became the first, and when its time is over."""
+        """When the first of the unanswered joins became the first, and when its timeout ends."""
         self.is_open: bool = False
         self._timed_out_refs: dict[str, None] = {}
-        """Joins that we gave up and that the server may still be busy with."""
+        """Refs of timed-out joins that the server may still be processing."""
         self._blind: tuple[float | None, float] = (None, 0.0)
-        """The newest time in which a join was unanswered: from, to."""
+        """Start and end of the last period in which a join was unanswered."""
 
     def want(self, channel: Joiner, now: Instant) -> None:
-        """Join as soon as the link is open, the token is there, and pacing allows."""
+        """Join as soon as the connection is open, a token is available and pacing allows."""
         self._waiting[channel] = None
         channel.held(False, now)
         tokens = self._context.tokens
@@ -85,35 +86,35 @@ class JoinQueue:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether the server may be busy with a join, so that nothing else comes."""
+        """Whether the server may be processing a join, during which it sends nothing else."""
         return bool(self._asked or self._timed_out_refs)
 
     def stalled_since(self, now: Instant) -> Instant:
-        """Since when the server may have had something to say and could not: it answers joins one after another.
+        """Return the earliest time at which a frame may have been delayed behind an unanswered join.
 
-        What ended a channel behind an unanswered join is heard after its answer, and may be as old as the join.
+        The server processes joins one at a time, so the event that ended a channel may be as old as the join before it.
         """
         began, ended = self._blind
         blind = now.mono - began if began is not None and now.mono - ended <= _BEHIND else 0.0
         return Instant(now.mono - blind, now.wall - blind)
 
     def withdraw(self, channel: Joiner) -> None:
-        """No longer; an unanswered join keeps its place until it is answered."""
+        """Remove the channel from the queue. A join already sent keeps its position until it is answered."""
         self._waiting.pop(channel, None)
 
     def waits(self, channel: Joiner) -> bool:
-        """Whether this channel's next join is still to be sent."""
+        """Return whether this channel's next join has not been sent yet."""
         return channel in self._waiting
 
     def opened(self, now: Instant) -> None:
-        """A new socket."""
+        """Start to send joins on a new connection."""
         self.is_open = True
         self.pump(now)
 
     def lost(self, last_received_at: Instant, now: Instant) -> Instant:
-        """The socket is gone, and the joins on it; nobody is held up by them any more.
+        """Drop all unanswered joins because the connection was lost.
 
-        Since when something may be missing: the last that was heard, or earlier, when the server was busy with a join.
+        Return the time from which events may be missing: the last received frame, or earlier if a join was unanswered.
         """
         since = min(last_received_at, self.stalled_since(now))
         self.is_open = False
@@ -127,7 +128,7 @@ class JoinQueue:
         return since
 
     def pump(self, now: Instant) -> None:
-        """Send what may be sent."""
+        """Send the joins that may be sent now."""
         while self.is_open and self._waiting and self._context.tokens.usable:
             ready_at = self._pace.ready_at(now.mono)
             if ready_at > now.mono:
@@ -151,7 +152,7 @@ class JoinQueue:
                 channel.held(True, now)
 
     def answered(self, ref: str | None, now: Instant) -> Joiner | None:
-        """Take the join that this ref answers, None when it is no unanswered one of this socket."""
+        """Remove and return the channel whose join has this ref, or None if no such join is unanswered."""
         asked = next((asked for asked in self._asked if asked.ref == ref), None)
         if asked is None:
             if ref is not None and ref in self._timed_out_refs:
@@ -162,12 +163,12 @@ class JoinQueue:
         return asked.channel
 
     def timed_out(self, now: Instant, last_received_at: float) -> bool:
-        """Give up the first join when its time is over; False when nothing came since it leads: the socket is dead."""
+        """Time out the first join. Return False if nothing was received since it became first (dead connection)."""
         if not self._asked:
             return True
         if last_received_at <= self._led_at:
             return False
-        if now.mono < self._late_at:  # it was only looked whether the silence goes on
+        if now.mono < self._late_at:  # this deadline only checked for silence
             self._context.timers.set(("join",), self._late_at)
             return True
         asked = self._asked[0]
@@ -182,7 +183,7 @@ class JoinQueue:
 
     @property
     def unanswered(self) -> int:
-        """How many joins of this socket are unanswered."""
+        """Number of unanswered joins."""
         return len(self._asked)
 
     def _remove(self, asked: _Asked, now: Instant) -> None:
@@ -197,21 +198,21 @@ class JoinQueue:
             self._start_head_timer(now)
 
     def _beat_before(self, now: Instant) -> None:
-        """Send a heartbeat that is due soon before the join: behind it, its answer would have to wait for the join's.
+        """Send a heartbeat that is due soon before the join, since its reply would otherwise wait for the join's reply.
 
-        So a socket that has been dead for most of a heartbeat's interval is noticed no later because of a join.
+        Thus a join does not delay the detection of a dead connection.
         """
         due = self._context.timers.deadline(("beat",))
         if due is not None and due - now.mono < self._context.options.timeout:
             self._context.beat(now)
 
     def _clear_stall(self, now: Instant) -> None:
-        """The server has nothing more to answer first, as far as we know."""
+        """Record that the server is not processing any join, as far as is known."""
         if not self._asked and not self._timed_out_refs:
             self._blind = (self._blind[0], now.mono)
 
     def _start_head_timer(self, now: Instant) -> None:
-        """The first in the row: its deadline starts."""
+        """Start the timeout of the join that is now first."""
         self._asked[0].channel.held(False, now)
         self._led_at, self._late_at = now.mono, now.mono + 2 * self._context.options.timeout
         self._context.timers.set(("join",), self._late_at)

@@ -1,16 +1,15 @@
-"""Events for listeners that want rows or payloads as objects of a class (`model=`).
+"""The listeners of one channel, compiled into lookup tables.
 
-Such an object is made of the text that came, not of what that was decoded into: a number keeps its digits, and the
-error has the text. A broadcast is decoded with its frame, so its text is cut out of the frame once more.
+The hot path makes one lookup per frame: from an event name, or from a binding id and kind of change, to a tuple of
+callables. Wildcards are merged into these tuples. A listener with several selectors appears once in any tuple.
 
-Who wants what on one channel, compiled into lookups (architecture: hot lane).
+Adding or removing a listener affects only what its selectors name, and drops the tuples that contain it. Each tuple is
+rebuilt by the first frame that needs it, so that thousands of iterators can come and go on one channel. A dropped
+broadcast tuple is empty: the hot path checks `stale` only for a message that seems to have no listeners.
 
-The lane makes one lookup a frame: event name, or binding id and kind of change, to a tuple of plain callables.
-Wildcards are merged into these tuples. A listener with several selectors appears once in any tuple.
-
-Adding or removing a listener touches only what its own selectors name, and drops the tuples that it is part of. Each is
-made anew by the first frame that needs it, so that thousands of iterators can come and go on one channel. The dropped
-tuple of a broadcast is empty: the lane looks into `stale` only for a message that nobody seems to want.
+`ModelAdapter` serves listeners that want rows or payloads as objects of a class (`model=`). Such an object is decoded
+from the received text instead of the decoded value, so that numbers keep their digits and errors can quote the text.
+For a broadcast, which is decoded with its frame, the text is cut out of the frame again.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,7 +39,7 @@ _late: Final[type[LateBroadcast[Any]]] = LateBroadcast
 
 
 class ModelAdapter:
-    """Delivers to a listener that wants the rows or payloads of one selector as objects of a class."""
+    """Adapter that delivers the rows or payloads of one selector as objects of a class."""
 
     __slots__ = ("_model", "deliver")
 
@@ -59,7 +58,7 @@ def _with_model(event: Broadcast[Any] | Change[Any], model: Model) -> Broadcast[
 
 
 def _text(event: Broadcast[Any]) -> Raw | bytes:
-    """The payload as it came."""
+    """Return the payload as received."""
     frame = frame_of(event)
     if frame[:1] == bytes((binary.USER_BROADCAST.kind,)):
         unpacked = binary.unpack(binary.DOWN, frame)
@@ -67,7 +66,7 @@ def _text(event: Broadcast[Any]) -> Raw | bytes:
     version = V2 if frame.lstrip()[:1] == b"[" else V1
     try:
         return CODECS[version].decode_unread.decode(frame).payload.payload
-    except DECODE_ERRORS:  # the frame has an odd shape, and its payload can be read
+    except DECODE_ERRORS:  # an unexpected frame shape whose payload is readable
         payload = event.payload
         return payload if isinstance(payload, bytes) else Raw(encode_json(payload))
 
@@ -76,13 +75,13 @@ _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
 _KEPT: Final = 256
 
 _Place = tuple[int, int]
-"""The number of a listener, and that of one of its selectors: listeners are called in this order."""
+"""Number of a listener and of one of its selectors; listeners are called in this order."""
 _Bucket = dict[_Place, Callable[[Any], None]]
-"""Those who want the same, by their places."""
+"""The callables with equal selectors, by place."""
 
 
 class Listener(Struct, frozen=True, eq=False):
-    """One handler or iterator: what it wants and where its events go. Two listeners are never the same."""
+    """One handler or iterator: its selectors and its callback. Listeners are compared by identity."""
 
     selectors: tuple[Selector[Any], ...]
     deliver: Callable[[Any], None]
@@ -101,7 +100,7 @@ class Index:
         self._number = 0
         self._listeners: dict[Listener, int] = {}
         self._delivers: dict[int, int] = {}
-        """How many listeners have the callable with this `id`."""
+        """Number of listeners that have the callable with this `id`."""
         self._events: dict[str, _Bucket] = {}
         self._any: _Bucket = {}
         self._kinds: dict[type[Selector[Any]], _Bucket] = {}
@@ -114,22 +113,22 @@ class Index:
         self._asked: tuple[ChangesSelector[Any], ...] = ()
         self._covered: frozenset[ChangesSelector[Any]] = frozenset()
         self._missing: dict[ChangesSelector[Any], None] = {}
-        """The wanted bindings that are not among `_asked`."""
+        """The wanted bindings that are not in `_asked`."""
         self._fresh: dict[str, None] = {}
-        """The events whose tuples are made."""
+        """The events whose tuples are built."""
         self._models = 0
         self.stale: dict[str, None] = {}
-        """The events whose tuples are to be made by `fresh`; `ANY` stands for all that nobody names."""
+        """The events whose tuples `fresh` has to build; `ANY` stands for all events that no selector names."""
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
         self.changes: dict[int, dict[str, Listeners]] = {}
-        """By binding id and kind of change; an id that is not there is asked of `fresh_changes`."""
+        """Listeners by binding id and kind of change. Missing ids are looked up with `fresh_changes`."""
 
     # --- adding and removing listeners
 
     def add(self, listener: Listener) -> None:
-        """Register; live at once for everything but changes that the present join does not have."""
+        """Register a listener. It is live at once, except for changes that the active join does not include."""
         if listener in self._listeners:
             return
         self._number += 1
@@ -142,7 +141,7 @@ class Index:
             self._spoil(selector)
 
     def remove(self, listener: Listener) -> None:
-        """Unregister; twice is once."""
+        """Unregister a listener. Does nothing if it is not registered."""
         number = self._listeners.pop(listener, None)
         if number is None:
             return
@@ -159,13 +158,13 @@ class Index:
                 self._forget(selector)
 
     def has(self, deliver: Callable[[Any], None]) -> bool:
-        """Whether this very callable is a listener's."""
+        """Return whether a listener has this callable."""
         return id(deliver) in self._delivers
 
     # --- the join
 
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
-        """Take the binding ids of a join's reply; those of any earlier join are void (R15)."""
+        """Set the binding ids from a join's reply; the ids of earlier joins become invalid."""
         self._ids, self._known = ids, {}
         for binding, number in ids.items():
             self._known.setdefault(number, []).append(binding)
@@ -174,13 +173,13 @@ class Index:
 
     @property
     def bindings(self) -> tuple[ChangesSelector[Any], ...]:
-        """The distinct bindings that the live listeners want, in the order in which they were first wanted."""
+        """The distinct bindings that the listeners want, in order of registration."""
         if self._bindings is None:
             self._bindings = tuple(self._wanted)
         return self._bindings
 
     def lacks(self, asked: tuple[ChangesSelector[Any], ...]) -> bool:
-        """Whether a binding is wanted that a join with these did not ask for."""
+        """Return whether a wanted binding is missing in a join with the bindings `asked`."""
         if asked is not self._asked:
             self._asked, self._covered = asked, frozenset(asked)
             self._missing = dict.fromkeys(binding for binding in self._wanted if binding not in self._covered)
@@ -190,36 +189,36 @@ class Index:
 
     @property
     def wants_presence(self) -> bool:
-        """Whether somebody listens to presence."""
+        """Whether there is a presence listener."""
         return PresenceSelector in self._kinds
 
     @property
     def models(self) -> bool:
-        """Whether somebody wants payloads as objects of a class, which are made of the frame."""
+        """Whether a broadcast listener wants objects of a class, for which the frame must be kept."""
         return self._models > 0
 
     @property
     def presence(self) -> Listeners:
-        """Who listens to presence."""
+        """Listeners for presence."""
         return self._of(PresenceSelector)
 
     @property
     def system(self) -> Listeners:
-        """Who listens to the server's own messages."""
+        """Listeners for system messages."""
         return self._of(SystemSelector)
 
     @property
     def gaps(self) -> Listeners:
-        """Who listens to gaps."""
+        """Listeners for gaps."""
         return self._of(GapsSelector)
 
     @property
     def status(self) -> Listeners:
-        """Who listens to moves of the channel."""
+        """Listeners for status changes of the channel."""
         return self._of(StatusSelector)
 
     def kinds(self) -> frozenset[str]:
-        """The kinds of events that somebody listens to and that a gap may swallow."""
+        """Return the kinds of events that have listeners and that may be lost in a gap."""
         wanted = {
             "changes": self._wanted,
             "broadcast": self._any or self._events,
@@ -228,11 +227,11 @@ class Index:
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
     def hearing(self, event: str) -> Listeners:
-        """Return who wants a broadcast of this event; the lane does the same in its own lines, to save the call."""
+        """Return the listeners of a broadcast event. The hot path inlines this to save the call."""
         return self.broadcasts.get(event, self.any_broadcast) or (self.fresh(event) if self.stale else ())
 
     def fresh(self, event: str) -> Listeners:
-        """Make the tuple of an event that is stale, and return who wants a broadcast of it."""
+        """Build the tuple of a stale event and return its listeners."""
         exact = self._events.get(event)
         if exact is None:
             self.stale.pop(ANY, None)
@@ -245,18 +244,18 @@ class Index:
         return listeners
 
     def fresh_changes(self, number: int) -> dict[str, Listeners]:
-        """Make the tuples of a binding id, and return who wants which kind of change; nobody of an unknown id.
+        """Build the tuples of a binding id and return the listeners by kind of change; empty for an unknown id.
 
-        The kind is checked here too: servers before 2.74.0 send every kind (protocol §10).
+        The kind is also checked here, because servers before 2.74.0 send every kind.
         """
-        if number not in self._known:  # the server says which ids, and could say any
+        if number not in self._known:  # the server may send any id
             return {}
         found = self.changes[number] = {kind: self._find((number,), kind) for kind in _CHANGES}
         return found
 
     def union(self, ids: Iterable[int], kind: str) -> Listeners:
-        """Who wants a row that matches several bindings: each listener once, by the first of its selectors (R41)."""
-        wanted = frozenset(self._known.keys() & ids)  # the server says which ids, and could say any, and any number
+        """Return the listeners of a row that matches several bindings: each once, by the first of its selectors."""
+        wanted = frozenset(self._known.keys() & ids)  # the server may send any ids, and any number of them
         if not wanted:
             return ()
         key = (kind, wanted)
@@ -283,7 +282,7 @@ class Index:
         return found
 
     def _bucket(self, selector: Selector[Any]) -> _Bucket:
-        """Those who want what this selector does, made when it is the first."""
+        """Return the callables with this selector, adding an empty entry if needed."""
         if isinstance(selector, BroadcastSelector):
             return self._any if selector.event == ANY else self._events.setdefault(selector.event, {})
         if isinstance(selector, ChangesSelector):
@@ -296,7 +295,7 @@ class Index:
         return self._kinds.setdefault(type(selector), {})
 
     def _spoil(self, selector: Selector[Any]) -> None:
-        """Drop the tuples that this selector has a part in."""
+        """Drop the tuples that this selector contributes to."""
         if isinstance(selector, BroadcastSelector):
             if selector.event != ANY:
                 self._spoil_event(selector.event)
@@ -319,7 +318,7 @@ class Index:
         self._fresh.pop(event, None)
 
     def _forget(self, selector: Selector[Any]) -> None:
-        """Nobody wants what this selector does any more."""
+        """Remove the entry of a selector that no listener has any more."""
         if isinstance(selector, BroadcastSelector):
             event = selector.event
             self.stale.pop(event, None)
@@ -343,9 +342,9 @@ def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
 
 
 def _merged(*buckets: _Bucket) -> Listeners:
-    """Those of all buckets, in order of their places; each object once, the first.
+    """Return the callables of all buckets in order of their places, without duplicates.
 
-    Two of the user's may be equal and not the same, or have no hash at all.
+    Duplicates are found by identity: callables may be equal but distinct, or not hashable.
     """
     if len(buckets) == 1:
         listeners: Iterable[Callable[[Any], None]] = buckets[0].values()

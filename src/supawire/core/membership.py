@@ -1,11 +1,11 @@
-"""What a topic consists of besides its joins: listeners, presence, gaps, sends, and who waits.
+"""The life cycle of a channel's joins: requested, active, left, lost.
 
-What follows when a join is refused or ends: try again, slower, with a fresh token, or give up (R26, R29).
+Everything that the server assigns belongs to one join and is replaced by the next one: binding ids, presence state and
+readiness. Frames of an older join are recognised by their join_ref and dropped. What the user wants of the topic is
+recorded in `channel`.
 
-The life of a channel's joins: asked for, living, left, lost (architecture: Channel).
-
-Everything that the server gave belongs to one join and is replaced by the next: binding ids, presence state, readiness.
-A frame of an older join is dropped by its join_ref (R12). What the user wants of the topic is `channel`'s.
+`Parts` bundles the other components of a channel. `Rejoin` decides what follows when a join is refused or ends: retry,
+retry more slowly, retry with a fresh token, or give up.
 """
 
 from typing import Final, NamedTuple
@@ -40,7 +40,7 @@ from supawire.options import ChannelOptions, Secret
 
 
 class Parts(Struct, frozen=True):
-    """Each knows one subject; `membership` and `channel` bring them together."""
+    """The components of a channel; `membership` and `channel` connect them."""
 
     index: Index
     roster: ChannelPresence
@@ -52,7 +52,7 @@ class Parts(Struct, frozen=True):
 
     @classmethod
     def of(cls, context: Context, topic: str, name: str, options: ChannelOptions) -> "Parts":
-        """The parts of a new channel."""
+        """Create the components of a new channel."""
         return cls(
             index=Index(),
             roster=ChannelPresence(name),
@@ -64,13 +64,13 @@ class Parts(Struct, frozen=True):
         )
 
     def wants_presence(self, options: ChannelOptions) -> bool:
-        """Whether the next join enables presence: somebody listens, has a key, or is to be tracked."""
+        """Whether the next join enables presence: there is a listener, a presence key or a payload to track."""
         return (
             self.index.wants_presence or options.presence_key is not None or self.tracking.desired_payload is not None
         )
 
     def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
-        """The kinds of events that are wanted and that this join did not ask for; none when there is no join."""
+        """Return the kinds of wanted events that this join did not request; an empty set without a join."""
         if join is None:
             return frozenset()
         unmet = set[str]()
@@ -82,23 +82,23 @@ class Parts(Struct, frozen=True):
 
 
 CHANNEL_LIMIT: Final = "ChannelRateLimitReached"
-"""The code of a join that is refused because the connection has too many channels."""
+"""Error code of a join that is refused because the connection has too many channels."""
 
 _STEADY: Final = 5.0
-"""Seconds joined after which the backoff starts anew."""
+"""Seconds a channel must stay joined before the backoff restarts."""
 
 
 class RetryDecision(NamedTuple):
-    """Whether to try again, and how."""
+    """Whether to retry, and how."""
 
     again: bool
     slow: bool = False
     stuck: bool = False
-    """The provider gave the same token again that was refused before."""
+    """The provider returned the same token that was refused before."""
 
 
 class Rejoin:
-    """The attempts of one channel to be joined."""
+    """Retry policy for the joins of one channel."""
 
     __slots__ = (
         "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_topic",
@@ -114,61 +114,61 @@ class Rejoin:
         self._recounted = False
 
     def reset(self) -> None:
-        """The user wants in anew."""
+        """Restart the attempts, because the user subscribed again."""
         self._attempts, self._failing_since, self._joined_at, self._refused = 0, None, None, None
         self._recounted = False
 
     def joined(self, now: Instant) -> None:
-        """The server said ok."""
+        """Record that a join was accepted."""
         self._joined_at = now.mono
         self._refused, self._recounted = None, False
 
     def ended(self, now: Instant) -> None:
-        """The join is over; one that lasted makes the next attempt a first one."""
+        """Record that the join ended. The backoff restarts if it lasted at least `_STEADY` seconds."""
         if self._joined_at is not None and now.mono - self._joined_at >= _STEADY:
             self._attempts, self._failing_since = 0, None
         self._joined_at = None
 
     def since(self, instant: Instant) -> Instant:
-        """This instant, but none before the join: of what was then, nothing is missing."""
+        """Return this instant, or the time of the join if that is later: nothing is missing before the join."""
         late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
         return Instant(instant.mono + late, instant.wall + late)
 
     def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
-        """What the error table says. `token`: the refused one; `own`: the channel's, instead of the client's."""
+        """Decide what follows an error. `token`: the refused token; `own`: the channel's own token, if it has one."""
         if self.exhausted(now) or row.action is Action.GIVE_UP:
             return RetryDecision(again=False)
         if row.action is not Action.REFRESH:
             return RetryDecision(again=True, slow=row.action is Action.SLOW_RETRY)
         before, self._refused = self._refused, (token,)
         if not same(token, own or self._context.tokens.current):
-            return RetryDecision(again=True)  # the user has given a newer one meanwhile
+            return RetryDecision(again=True)  # the user has set a newer token in the meantime
         if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
             return RetryDecision(again=False)
         stuck = before is not None and same(before[0], token)
         return RetryDecision(again=True, slow=stuck, stuck=stuck)
 
     def may_recount(self, now: Instant) -> bool:
-        """Return whether to try once more after "too many channels", once for each wish to join.
+        """Return whether to retry once after "too many channels", at most once per subscribe.
 
-        The server's count is late: a channel that was left a moment ago may still be in it. We count exactly, and ask
-        for no more channels than `limits.channels`; so where that is set, the server's word is final the second time.
+        The server's count lags: it may still include a channel that was just left. Our own count is exact, and we never
+        request more than `limits.channels`, so if that limit is set, the error is final only the second time.
         """
         first, self._recounted = not self._recounted, True
         return first and not self.exhausted(now) and self._context.options.limits.channels is not None
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
-        """Come back with ("rejoin", topic) after the backoff."""
+        """Set the deadline ("rejoin", topic) after the backoff."""
         backoff = self._context.options.rejoin_backoff
         self._context.wait(("rejoin", self._topic), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
 
     def wait_for(self, seconds: float, now: Instant) -> None:
-        """The same after as long as the user's backoff says."""
+        """Set the deadline ("rejoin", topic) after the delay from the user's backoff function."""
         self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
 
     def exhausted(self, now: Instant) -> bool:
-        """Whether as many attempts were made, or for as long, as the user allows."""
+        """Return whether the maximum number of attempts or the maximum duration is reached."""
         if self._failing_since is None:
             self._failing_since = now.mono
         backoff = self._context.options.rejoin_backoff
@@ -179,7 +179,7 @@ _NO_REFS: Final[tuple[str | None, ...]] = ()
 
 
 class Membership:
-    """The joins of one topic, one after another."""
+    """The successive joins of one topic."""
 
     def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
         self.topic = topic
@@ -190,17 +190,17 @@ class Membership:
         self.gaps: Final = self.parts.gaps
         self.state: ChannelState = ChannelState.IDLE
         self.error: RealtimeError | None = None
-        """Why it is not joined."""
+        """Why the channel is not joined."""
         self.wanted: bool = False
         self.token: Secret | None = options.secret
-        """The channel's own token, instead of the client's."""
+        """The channel's own token, used instead of the client's."""
         self.accepted_refs: tuple[str | None, ...] = _NO_REFS
-        """The join_refs that data may carry now: None, and that of the living join (protocol §3.9)."""
+        """The join_refs accepted on data frames: None and that of the active join."""
         self.active_join: Join | None = None
         self.sent_token: Secret | None = None
-        """The newest token that the server has of this channel."""
+        """The last token that the server has received for this channel."""
         self.ever_joined: bool = False
-        """Whether the present wish was ever fulfilled."""
+        """Whether a join has succeeded since the user subscribed."""
         self._context = context
         self._joins = joins
         self.rejoin: Final = Rejoin(context, topic)
@@ -209,19 +209,19 @@ class Membership:
         """Refs of the join that is being left, and of the leave."""
         self._leavers: tuple[Ticket, ...] = ()
         self._marked_at: float | None = None
-        """When the heartbeat was sent whose answer comes after all replayed messages."""
+        """Send time of the heartbeat whose reply follows all replayed messages."""
         self.close_reason: Reading | None = None
-        """Why the server is about to close the channel, when it has said so."""
+        """Why the server is about to close the channel, if it has announced that."""
 
     @property
     def ready(self) -> bool:
-        """Whether it is joined and everything that its listeners want is asked for and live."""
+        """Whether the channel is joined and all events that its listeners want are requested and live."""
         return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.missing_kinds
 
     # --- user requests
 
     def want(self, now: Instant) -> None:
-        """Be joined, from now on."""
+        """Join, and rejoin until left."""
         if not self.wanted or self.state is ChannelState.FAILED:
             self.rejoin.reset()
         if not self.wanted:
@@ -229,7 +229,7 @@ class Membership:
         self.move(ChannelOn.SUBSCRIBE, now)
 
     def leave(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
-        """Be out; settled when the server has confirmed, or after the bound."""
+        """Leave. The ticket resolves when the server confirms, or after `bound` seconds."""
         self.wanted = False
         if ticket is not None:
             self._leavers += (ticket,)
@@ -247,12 +247,12 @@ class Membership:
             self._context.timers.set(("leave", self.topic), now.mono + bound)
 
     def renew(self, now: Instant) -> None:
-        """Try again with another token what failed with the old one."""
+        """Join again with a new token after a failure with the old one."""
         self.rejoin.reset()
         self.move(ChannelOn.SUBSCRIBE, now)
 
     def tell_token(self, now: Instant) -> None:
-        """Tell the server of a newer token than it has of this channel, once; it never answers (R25, protocol §3.5)."""
+        """Send the current token to the server if it changed. The server does not reply."""
         token = self.token or self._context.tokens.current
         if self.state is not ChannelState.JOINED or self.active_join is None or same(token, self.sent_token):
             return
@@ -267,17 +267,20 @@ class Membership:
             self._context.transmit(data, secret=True)
 
     def rejoin_if_needed(self, now: Instant) -> None:
-        """Once per loop turn: the deadline is now, and the shell comes back for it after what is running."""
+        """Schedule a rejoin if one is needed, at most one per event-loop iteration.
+
+        The deadline is now, so the shell handles it after the current call: several changes share one join.
+        """
         if not self.needs_rejoin:
             self.settle_waiters()
             self.events_flow(now)
         elif not self._joins.waits(self):
-            if lost := self.missing_kinds & self.index.kinds():  # our own `track` needs presence too, and loses nothing
+            if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
                 self.gaps.open(now, REJOIN, lost)
             self._context.timers.set(("again", self.topic), now.mono)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
-        """For good: removed, the client closed, or the link ended with this error."""
+        """Close permanently: the channel was removed, the client closed, or the connection ended."""
         if self.state is ChannelState.CLOSED:
             return
         final = error or ClosedError("the channel was closed", topic=self.name)
@@ -296,7 +299,7 @@ class Membership:
     # --- the join
 
     def go(self, now: Instant) -> str:
-        """Send the join: listeners, token and replay cursor as they are now (R15, R25)."""
+        """Send the join with the current listeners, token and replay position, and return its ref."""
         if self.state is ChannelState.JOINED:
             self.move(ChannelOn.CHANGED, now)
             self.parts.tracking.ended(None)
@@ -313,11 +316,11 @@ class Membership:
         return join.ref
 
     def held(self, held: bool, now: Instant) -> None:
-        """Waiters' time stands still while others hold this channel up."""
+        """Pause or resume the waiters' timeouts while other channels delay this one."""
         self.parts.waiters.pause(held, now.mono)
 
     def accepted(self, ref: str, response: Raw, now: Instant) -> None:
-        """The server said ok to the join with this ref."""
+        """Handle an ok reply to the join with this ref."""
         join = self.pending_join
         if join is None or join.ref != ref:
             return
@@ -338,15 +341,15 @@ class Membership:
             self._context.report("binding", topic=self.name, error=error)
         self.settle_waiters()
         self.parts.tracking.joined(ref)
-        if not self.needs_rejoin:  # else the join that follows at once sends it
+        if not self.needs_rejoin:  # otherwise the join that follows sends it
             self.parts.tracking.advance(now)
         self.parts.outbox.flush(ref, now)
         self.rejoin_if_needed(now)
 
     def settle_waiters(self) -> None:
-        """Resolve the callers whose wish is fulfilled, or can never be, while joined.
+        """Resolve the callers whose state is reached, or can never be reached, while joined.
 
-        Those who wait for "ready" wait for the next join too, when the present one lacks what a listener wants.
+        Callers that wait for "ready" also wait for the next join if the active one lacks what a listener wants.
         """
         if self.state is not ChannelState.JOINED:
             return
@@ -356,27 +359,27 @@ class Membership:
 
     @property
     def keyed(self) -> bool:
-        """Whether joins carry the project's key, as there is no token."""
+        """Whether joins carry the project's API key because there is no token."""
         return self.token is None and self._context.tokens.current is None
 
     def refused(self, ref: str, reason: str, now: Instant) -> None:
-        """The server said no to the join with this ref."""
+        """Handle an error reply to the join with this ref."""
         if self.pending_join is not None and self.pending_join.ref == ref:
             self._fail(classify_join(reason), join_error(reason, self.name, keyed=self.keyed), "join_refused", now)
 
     def blocked(self, error: RealtimeError, now: Instant) -> None:
-        """The token provider failed before it ever gave a token: keep waiting with this reason, or give up with it."""
+        """Handle that the provider failed before its first token: keep waiting, or give up on a permanent error."""
         if error.retryable:
             self.error = error
         else:
             self._give_up(error, now)
 
     def join_timed_out(self, ref: str, now: Instant) -> None:
-        """The join with this ref was not answered: leave it, so that the server holds no join that we forgot (R13)."""
+        """Leave and retry an unanswered join. Without the leave the server could keep a join that we do not track."""
         if self.pending_join is None or self.pending_join.ref != ref:
             return
         if self.active_join is not None and self.accepted_refs:
-            self._push_leave(self.active_join.ref, now)  # the server holds this one, when it has not taken the other
+            self._push_leave(self.active_join.ref, now)  # still joined if the server did not process the new join
         self._push_leave(ref, now)
         error = OperationTimeout("the server did not answer the join in time", topic=self.name)
         self.error = error
@@ -388,14 +391,14 @@ class Membership:
             self.rejoin.wait(now)
 
     def closed(self, ref: str | None, *, crashed: bool, now: Instant) -> bool:
-        """`phx_close` or `phx_error`; False when it is that of an older join."""
+        """Handle `phx_close` or `phx_error`. Return False if it belongs to an older join."""
         if self._leaving is not None and ref == self._leaving[0]:
             self._left(now)
             return True
         if self.active_join is None or ref != self.active_join.ref:
             return False
         if self.state is ChannelState.REJOINING:
-            self.accepted_refs = _NO_REFS  # the join that replaces it is on its way
+            self.accepted_refs = _NO_REFS  # the join that replaces it was already sent
         elif (
             self.close_reason is not None and self.close_reason.row is not None and self.close_reason.error is not None
         ):
@@ -407,17 +410,17 @@ class Membership:
         return True
 
     def leave_answered(self, ref: str | None, now: Instant) -> None:
-        """The server answered a leave."""
+        """Handle the reply to a leave."""
         if self._leaving is not None and ref == self._leaving[1]:
             self._left(now)
 
     def leave_late(self, now: Instant) -> None:
-        """The leave is not answered within its bound."""
+        """Complete the leave without a reply, because its time limit has passed."""
         if self._leaving is not None:
             self._left(now)
 
     def connection_lost(self, error: ConnectionLostError, last_received_at: Instant, now: Instant) -> None:
-        """The socket is gone."""
+        """Handle that the connection was lost."""
         if self.state is ChannelState.LEAVING:
             self._left(now)
         elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
@@ -427,12 +430,12 @@ class Membership:
             self.move(ChannelOn.CONNECTION_LOST, now, error)
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
-        """The user's backoff says how long."""
+        """Set the rejoin timer to the result of the user's backoff function."""
         if self.state is ChannelState.RETRYING:
             self.rejoin.wait_for(seconds, now)
 
     def events_flow(self, now: Instant) -> None:
-        """Tell of the gap, if they do, when replayed messages have had their time."""
+        """Report the open gap if all events arrive again, once the replayed messages have arrived."""
         if not self.gaps.is_open or not self._flows:
             return
         if not self.gaps.replay_pending:
@@ -441,25 +444,26 @@ class Membership:
             self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
 
     def retry_due(self, now: Instant) -> None:
-        """The rejoin backoff is over."""
+        """Start the next join: the backoff is over."""
         if self.state is ChannelState.RETRYING:
             self.move(ChannelOn.DUE, now)
 
     def again_due(self, now: Instant) -> None:
-        """A loop turn has passed since something needed a new join."""
+        """Request the join that `rejoin_if_needed` scheduled, if it is still needed."""
         if self.parts.tracking.busy:
-            return  # its diff would be told to the old join and reach the new one: a ghost of ourselves
+            return  # else its presence_diff is sent to the old join but arrives on the new one: a stale entry of ours
         if self.needs_rejoin:
             self._joins.want(self, now)
         else:
-            self.parts.tracking.advance(now)  # what was left to the join that is not needed any more
+            self.parts.tracking.advance(now)  # send what was postponed to the join that is no longer needed
             self.settle_waiters()
             self.events_flow(now)
 
     def gap_due(self, now: Instant) -> None:
-        """Send a heartbeat behind the replayed messages, which are in line by now: its answer says that they have come.
+        """Send a heartbeat whose reply follows the replayed messages, since the server has queued them by now.
 
-        It has no deadline: it waits behind the messages, and behind joins. The regular ones notice a dead connection.
+        It has no timeout, because it waits behind the messages and behind joins. The regular heartbeats detect a dead
+        connection.
         """
         if self.gaps.replay_pending:
             self._marked_at = now.mono
@@ -468,7 +472,7 @@ class Membership:
             self._tell_gap(now)
 
     def beat_answered(self, sent_at: float, now: Instant) -> None:
-        """Take the answer to a heartbeat that was sent then: what the server had put in line before it has come."""
+        """Handle the reply to the heartbeat sent at `sent_at`: everything that was queued before it has arrived."""
         if self._marked_at is not None and sent_at >= self._marked_at:
             self._marked_at = None
             self.gaps.replay_ended()
@@ -478,30 +482,30 @@ class Membership:
 
     @property
     def _flows(self) -> bool:
-        """Whether everything that is wanted comes, as far as we know."""
+        """Whether all wanted events are arriving, as far as is known."""
         return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.missing_kinds
 
     def _tell_gap(self, now: Instant) -> None:
         if (gap := self.gaps.close(now)) is None:
             return
-        reported = self.parts.readiness.hopeless is not None  # as an error, which says more
+        reported = self.parts.readiness.hopeless is not None  # already reported as an error, with more detail
         if not self.index.gaps and not self._context.watchers and not reported:
             self._context.report("gap", topic=self.name, gap=gap)
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
 
     @property
     def needs_rejoin(self) -> bool:
-        """Whether another join is needed: for what it did not ask for, or so that the server forgets a token (§7.3)."""
+        """Whether another join is needed: to request missing events, or to make the server drop a token."""
         newest = self.token or self._context.tokens.current
         return bool(self.missing_kinds) or (self.state is ChannelState.JOINED and taken_back(self.sent_token, newest))
 
     @property
     def missing_kinds(self) -> frozenset[str]:
-        """The kinds of events that are wanted and that the living join did not ask for."""
+        """The kinds of wanted events that the active join did not request."""
         return self.parts.unmet(self.active_join if self.state is ChannelState.JOINED else None, self.options)
 
     def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
-        """The join was refused, closed, or crashed: what follows is in the error table."""
+        """Handle a join that was refused, closed or crashed, according to the error table."""
         join = self.pending_join or self.active_join
         self.error = error
         self.rejoin.ended(now)
@@ -520,19 +524,19 @@ class Membership:
         self.rejoin.wait(now, slow=verdict.slow)
 
     def _give_up(self, error: RealtimeError, now: Instant) -> None:
-        """Not joined, and not tried again by itself."""
+        """Stop joining; only the user can start again."""
         self.move(ChannelOn.GIVE_UP, now, error)
         self._finish(error)
         self._context.effects.append(Ended(self.topic, error))
 
     def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
-        """The join ended against the user's wish; if it was living, something may be missing from then on."""
+        """End a join against the user's wish. If it was active, open a gap that starts at `since`."""
         if self.active_join is not None:
             self.gaps.open(since, reason, self.index.kinds())
         self._end_join(error)
 
     def _end_join(self, error: RealtimeError) -> None:
-        """Nothing of this join counts any more; whoever waits for a reply on it gets the reason."""
+        """Discard all state of the join, and fail its pending pushes with `error` as the cause."""
         self.pending_join = self.active_join = self.close_reason = self._marked_at = None
         self.accepted_refs = _NO_REFS
         self.gaps.ended()
@@ -546,19 +550,19 @@ class Membership:
         self.parts.tracking.ended(error)
 
     def _finish(self, error: RealtimeError) -> None:
-        """The channel is out, and not by the user's leave: everyone who waits gets the reason."""
+        """Fail all waiting callers, because the channel ended without a leave of the user."""
         self.error = error
         self._end_join(error)
         self.parts.waiters.fail(error)
         self.parts.outbox.fail(error)
 
     def _left(self, now: Instant) -> None:
-        """Out, as the user wished."""
+        """Complete a leave."""
         self._leaving = None
         self._context.timers.cancel(("leave", self.topic))
         self._end_join(StateError("the channel was left", topic=self.name))
         self.parts.roster.clear()
-        self._tell_gap(now)  # whatever was missed until now, nothing will bring it back
+        self._tell_gap(now)  # events missed so far cannot be recovered
         self.gaps.forget()
         if self.state is ChannelState.LEAVING:
             self.move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT, now)

@@ -1,8 +1,8 @@
-"""What a frame means and who gets it.
+"""Decoding and routing of received frames.
 
-`receive` is the hot lane (architecture): one typed decode, one lookup, and the listeners are returned together with the
-event. Everything that is not data of a living join goes on to `_control`, where being readable comes before being fast.
-Nothing here raises on what a server sends: garbage is counted, reported and survived (R40).
+`receive` is the hot path: one typed decode, one lookup, and the listeners are returned together with the event. All
+other frames than data of an active join go to `_control`, which favours readability over speed. Nothing here raises on
+input from the server: unreadable frames are counted and reported.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError
 from supawire.events import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, System, type_of_change
 
 Delivery = tuple[Listeners, Any]
-"""Who gets an event, and the event."""
+"""The listeners of an event, and the event."""
 
 _Late = tuple[Membership, Listeners, str, Meta | None, Raw]
 
@@ -45,17 +45,18 @@ _USER_BROADCAST: Final = binary.USER_BROADCAST.kind
 _HEADER: Final = binary.USER_BROADCAST.header
 
 HEAVY: Final = 16_384
-"""Bytes of a frame from which on a broadcast's payload is decoded when it is read: `[]` takes 24 times as many bytes in
-Python as on the wire, and events may wait."""
+"""Bytes of a frame above which a broadcast's payload is decoded only when it is read. `[]` takes 24 times as many
+bytes in Python as on the wire, and events may be queued.
+"""
 
 _read: Final = msgspec.json.Decoder().decode
 _late: Final[type[LateBroadcast[Any]]] = LateBroadcast
 _broadcast: Final[type[Broadcast[Any]]] = Broadcast
-"""The class itself: to call it as `Broadcast[Any]` costs 1.5 µs more, thrice what the whole of `receive` does else."""
+"""The class itself: calling it as `Broadcast[Any]` costs 1.5 µs more, three times the rest of `receive`."""
 
 
 class Receiver:
-    """Takes the frames of one session."""
+    """Receiver of the frames of one session."""
 
     def __init__(
         self, context: Context, link: Connection, joins: JoinQueue, channels: Mapping[str, CoreChannel]
@@ -76,20 +77,20 @@ class Receiver:
             frames.PRESENCE_DIFF: self._presence_diff,
         }
         self.last_received_at: Instant | None = None
-        """When the newest frame came."""
+        """When the last frame was received."""
 
     def register(self, channel: CoreChannel) -> None:
-        """Take its frames from now on; binary ones are looked up by the topic's bytes."""
+        """Route frames to this channel. Binary frames are looked up by the bytes of the topic."""
         self._members[channel.topic] = channel.membership
         self._by_bytes[channel.topic.encode()] = channel.membership
 
     def unregister(self, channel: CoreChannel) -> None:
-        """The channel is gone."""
+        """Stop routing frames to this channel."""
         self._members.pop(channel.topic, None)
         self._by_bytes.pop(channel.topic.encode(), None)
 
     def receive(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
-        """Take one frame: for data of a living join who gets it, else None and perhaps effects."""
+        """Process one frame. Return listeners and event for data of an active join, else None, maybe with effects."""
         if generation != self._context.generation:
             self._counts.stale += 1
             return None
@@ -125,7 +126,7 @@ class Receiver:
         return None
 
     def receive_heavy(self, generation: int, data: bytes, binary: bool, now: Instant) -> Delivery | None:
-        """The same for a frame of more than `HEAVY` bytes: a broadcast's payload stays as it came until it is read."""
+        """The same for a frame of more than `HEAVY` bytes: a broadcast's payload is decoded only when it is read."""
         late = self._read_late(data) if binary else self._read_late_text(data)
         if generation != self._context.generation or late is None:
             return self.receive(generation, data, binary, now)
@@ -215,14 +216,14 @@ class Receiver:
     def _stored(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
     ) -> Delivery | None:
-        """A message that the server stored: one that was delivered before is not delivered again (R44)."""
+        """Return the delivery of a stored message, or None if this message was delivered before."""
         if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
             return None
         kept = data if member.index.models else b""
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
     def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
-        """A frame that is no JSON that we can read. If only one value is not, who wants it is told so (R40)."""
+        """Handle a frame that is not readable JSON. If only one value is unreadable, the event is still delivered."""
         try:
             return self._unread_broadcast(data, data, [])
         except DECODE_ERRORS:
@@ -244,13 +245,13 @@ class Receiver:
         return None
 
     def _missed_change(self, topic: str) -> None:
-        """What could not be read may have been a change: then whoever copies a table fetches it."""
+        """Open a gap because an unreadable frame may have been a change, so that mirrors fetch their table again."""
         channel = self._channels.get(topic)
         if channel is not None and self.last_received_at is not None:
             channel.missed_change(self.last_received_at)
 
     def _unread_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
-        """A broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
+        """Deliver a broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
         frame = self._context.codec.decode_unread.decode(text)
         if frame.event != BROADCAST:
             raise msgspec.DecodeError("no broadcast")
@@ -265,7 +266,7 @@ class Receiver:
         return self._unreadable(member, listeners, event, payload.meta, sent, data)
 
     def _deep_change(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
-        """A change with a row that is too deep: reading the row raises, and everything else of it is there."""
+        """Deliver a change whose row is nested too deeply: only reading the row raises."""
         frame: Typed = self._decode(text)
         change = frame.payload.data
         if frame.event != POSTGRES_CHANGES or change is None:
@@ -279,7 +280,7 @@ class Receiver:
         return self._change(frame.payload, member)
 
     def _deep_presence(self, data: bytes, text: bytes, values: list[bytes]) -> None:
-        """Presence of which one value is too deep: it is a number then, so that others are seen to come and go."""
+        """Apply presence with values nested too deeply; a number replaces them, so that other members stay correct."""
         frame: Typed = self._decode(text)
         if frame.event not in (frames.PRESENCE_STATE, frames.PRESENCE_DIFF):
             raise msgspec.DecodeError("no presence")
@@ -350,7 +351,7 @@ class Receiver:
                 tickets.resolve(pending.ticket, error)
 
     def unanswered(self, pending: Pending, now: Instant) -> None:
-        """A reply did not come in time. A missing heartbeat means that the socket is dead (R4)."""
+        """Handle a reply that did not come in time. A missing heartbeat reply means that the connection is dead."""
         late = OperationTimeout(f"the server did not answer the {pending.event} in time")
         late.topic = pending.name
         channel = self._channels.get(pending.topic)
@@ -364,7 +365,7 @@ class Receiver:
             self._context.tickets.resolve(pending.ticket, late)
 
     def _closed(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
-        """In 1.0.0 the join_ref stands in `ref`; in 2.0.0 in both (protocol §3.3)."""
+        """Handle `phx_close` or `phx_error`. Version 1.0.0 has the join_ref in `ref`, version 2.0.0 in both fields."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
         if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
             channel.older_join_ended()
@@ -378,13 +379,13 @@ class Receiver:
         channel.system(System(channel.name, payload.extension, payload.status, payload.message), now)
 
     def _presence_state(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
-        """Its keys are the users', and may have the names of our members: read the payload as it came."""
+        """Apply a `presence_state`. It is decoded again without types: its keys may be names of our struct fields."""
         if frame.join_ref not in channel.membership.accepted_refs:
             self._counts.stale += 1
             return
         try:
             raw = self._context.codec.decode_raw.decode(data).payload
-        except DECODE_ERRORS:  # its refs are numbers: it came here by the tolerant way
+        except DECODE_ERRORS:  # refs that are numbers: the frame was decoded leniently
             raw = Raw(encode_json(self._context.codec.plain(data).payload))
         channel.presence_state(raw)
 
@@ -397,7 +398,7 @@ class Receiver:
     # --- unexpected frames
 
     def _other_binary(self, data: bytes) -> None:
-        """Kinds 0 to 2 are plain Phoenix: known, and nothing sends them to us (protocol §2.3)."""
+        """Report a binary frame of kind 0 to 2: plain Phoenix frames that the server is not known to send."""
         try:
             unpacked = binary.unpack(binary.DOWN, data)
         except (ValueError, IndexError) as error:
@@ -412,8 +413,8 @@ class Receiver:
 
 
 def _stored_id(response: Raw) -> str | None:
-    """The id in the answer to a broadcast that the server has stored."""
-    if len(response) <= len(b"{}"):  # nearly every answer
+    """Return the id in the reply to a broadcast that the server has stored."""
+    if len(response) <= len(b"{}"):  # true for nearly every reply
         return None
     found = (members(read(response)) or {}).get("id")
     return found if isinstance(found, str) else None

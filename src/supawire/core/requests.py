@@ -1,12 +1,13 @@
-"""All deadlines of a session in one heap, on the monotonic clock; setting a key again replaces its deadline.
+"""Timers, pending calls and pending pushes.
 
-Requests that wait: tickets owed to callers, and pushes whose reply is not in.
+`Timers` keeps all deadlines of a session in one heap, on the monotonic clock; setting a key again replaces its
+deadline. `Tickets` are the pending calls and `Replies` the pushes that wait for a reply.
 
-One socket answers joins one after another, and a refused one holds it for seconds (protocol §3.2). So the deadlines of
-pushes run on *socket time*: the monotonic clock less the time in which a join stood unanswered. Freezing and thawing
-move one number; no deadline is ever rewritten. Two kinds of deadlines run on the monotonic clock itself (`firm`): those
-that a caller has set explicitly, and those of heartbeats that were sent while no join was unanswered, because the
-server's socket answers a heartbeat before it takes the join that follows.
+The server answers the joins of a connection one at a time, and a refused join blocks it for seconds. Therefore the
+deadlines of pushes run on *socket time*: the monotonic clock minus the time in which a join was unanswered. Freezing
+and thawing change one number; no deadline is rewritten. Two kinds of deadlines use the monotonic clock itself
+(`firm`): those that a caller set explicitly, and those of heartbeats sent while no join was unanswered, because the
+server answers a heartbeat before it processes the next join.
 """
 
 import heapq
@@ -23,7 +24,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Timers(Generic[K]):
-    """Deadlines by key. A replaced or cancelled entry stays in the heap until it comes up, and is then passed over."""
+    """Deadlines by key. A replaced or cancelled entry stays in the heap until its time, and is then skipped."""
 
     __slots__ = ("_deadlines", "_heap", "_newest")
 
@@ -33,7 +34,7 @@ class Timers(Generic[K]):
         self._newest = 0
 
     def set(self, key: K, deadline: float) -> None:
-        """Wake for this key at `deadline` (seconds, monotonic)."""
+        """Set the deadline of this key (seconds, monotonic)."""
         self._newest += 1
         entry = (deadline, self._newest, key)
         self._deadlines[key] = entry
@@ -43,34 +44,34 @@ class Timers(Generic[K]):
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
-        """Forget this key, whether it is set or not."""
+        """Cancel the deadline of this key. Does nothing if it is not set."""
         self._deadlines.pop(key, None)
 
     def deadline(self, key: K) -> float | None:
-        """When this key is due, None when it is not set."""
+        """Return the deadline of this key, None if it is not set."""
         entry = self._deadlines.get(key)
         return entry and entry[0]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Cancel all deadlines."""
         self._deadlines.clear()
         self._heap.clear()
 
     @property
     def next(self) -> float | None:
-        """The earliest deadline."""
+        """The earliest deadline, None if there is none."""
         heap = self._heap
         while heap and self._deadlines.get(heap[0][2]) is not heap[0]:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def due(self, mono: float) -> Iterator[K]:
-        """Keys whose time has come, earliest first, each forgotten as it is taken."""
+        """Yield the keys whose deadlines have passed, earliest first, removing each."""
         while (deadline := self.next) is not None and deadline <= mono:
             yield self.pop()
 
     def pop(self) -> K:
-        """Take the key of the earliest deadline."""
+        """Remove and return the key with the earliest deadline."""
         key = heapq.heappop(self._heap)[2]
         del self._deadlines[key]
         return key
@@ -80,7 +81,7 @@ class Timers(Generic[K]):
 
 
 class Tickets:
-    """Everything owed to callers. A ticket is settled once, because leaving this table is being settled."""
+    """All pending calls. Resolving a ticket removes it from this table, so it happens only once."""
 
     __slots__ = ("_effects", "_newest", "_open")
 
@@ -90,24 +91,24 @@ class Tickets:
         self._newest = 0
 
     def create(self, what: str) -> Ticket:
-        """Owe somebody an outcome."""
+        """Create a ticket for a pending call."""
         self._newest += 1
         ticket = Ticket(self._newest, what)
         self._open[ticket] = None
         return ticket
 
     def resolve(self, ticket: Ticket | None, outcome: Any) -> None:
-        """Pay: a value, or the error that the caller gets. A ticket that is not open was paid before."""
+        """Resolve a ticket with a result or an exception. Does nothing if it is already resolved."""
         if ticket in self._open:
             del self._open[ticket]
             self._effects.append(Settle(ticket, outcome))
 
     def drop(self, ticket: Ticket) -> None:
-        """The caller went away and wants nothing any more."""
+        """Remove the ticket of a cancelled call without resolving it."""
         self._open.pop(ticket, None)
 
     def settle_all(self, error: RealtimeError, but: Collection[Ticket] = ()) -> None:
-        """The end: nothing stays unpaid, but what is settled by the end itself."""
+        """Fail all pending calls except the tickets in `but`."""
         for ticket in list(self._open):
             if ticket not in but:
                 self.resolve(ticket, error)
@@ -120,24 +121,24 @@ class Tickets:
 
 
 class Pending(Struct):
-    """A push whose reply is awaited."""
+    """A push that waits for its reply."""
 
     event: str
     topic: str
     ticket: Ticket | None
     sequence: int
-    """Its place among the frames of this socket, to know whether it was written when the socket was lost."""
+    """Position among the frames of this socket, used to tell whether it was written when the connection was lost."""
     sent_at: float
     firm: bool = False
-    """Whether its deadline does not stop while a join is unanswered."""
+    """Whether the deadline keeps running while a join is unanswered."""
 
     @property
     def name(self) -> str | None:
-        """The channel, as users say it; None for the socket itself."""
+        """The channel's name as the user knows it; None for the connection itself."""
         return None if self.topic == frames.PHOENIX else self.topic.removeprefix(frames.PREFIX)
 
     def lost(self, error: ConnectionLostError, written: int | None) -> ConnectionLostError:
-        """What its caller gets when the socket is gone that had written so many frames, None when nobody knows."""
+        """Return the error for the caller after the connection was lost. `written`: frames written, None if unknown."""
         maybe_sent = written is None or self.sequence <= written
         return ConnectionLostError(
             error.message,
@@ -150,7 +151,7 @@ class Pending(Struct):
 
 
 class Replies:
-    """Pushes by ref, with deadlines in socket time and firm ones."""
+    """Pending pushes by ref, with deadlines in socket time or on the monotonic clock."""
 
     __slots__ = ("_firm", "_frozen_at", "_pending", "_shift", "_timers", "late")
 
@@ -163,7 +164,7 @@ class Replies:
         self.late: int = 0
 
     def expect(self, ref: str, pending: Pending, timeout: float | None) -> None:
-        """Await the reply to `ref` for `timeout` seconds, None for as long as the socket lives."""
+        """Wait for the reply to `ref` for `timeout` seconds, None for as long as the connection lasts."""
         self._pending[ref] = pending
         if pending.event == frames.HEARTBEAT and self._frozen_at is None:
             pending.firm = True
@@ -175,7 +176,7 @@ class Replies:
             self._timers.set(ref, self._socket_time(pending.sent_at) + timeout)
 
     def take(self, ref: str | None) -> Pending | None:
-        """The push that this ref answers; None, and counted, when nobody waits for it."""
+        """Remove and return the push with this ref. If there is none, count a late reply and return None."""
         pending = self._pending.pop(ref, None) if ref is not None else None
         if pending is None:
             self.late += 1
@@ -184,14 +185,14 @@ class Replies:
         return pending
 
     def forget(self, topic: str) -> Iterator[Pending]:
-        """Take all pushes of a channel whose join has ended: nobody will answer them."""
+        """Remove and yield all pushes of a channel whose join has ended."""
         for ref in [ref for ref, pending in self._pending.items() if pending.topic == topic]:
             pending = self._pending.pop(ref)
             self._cancel(ref, pending)
             yield pending
 
     def clear(self) -> list[Pending]:
-        """Take all: the socket is gone."""
+        """Remove and return all pushes, because the connection was lost."""
         lost = list(self._pending.values())
         self._pending.clear()
         self._timers, self._firm = Timers(), Timers()
@@ -199,30 +200,30 @@ class Replies:
         return lost
 
     def freeze(self, mono: float) -> None:
-        """A join is unanswered: from here on socket time stands still."""
+        """Stop socket time: a join is unanswered."""
         if self._frozen_at is None:
             self._frozen_at = mono
 
     def thaw(self, mono: float) -> None:
-        """All joins are answered: socket time goes on."""
+        """Resume socket time: all joins are answered."""
         if self._frozen_at is not None:
             self._shift += mono - self._frozen_at
             self._frozen_at = None
 
     def due(self, mono: float) -> Iterator[Pending]:
-        """Take the pushes whose time is over.
+        """Remove and yield the pushes whose deadline has passed.
 
-        Compared as `next` says it, on the monotonic clock: the other way round, rounding could leave a deadline that
-        has come for the shell and never comes here.
+        Deadlines are compared on the monotonic clock, exactly as in `next`. In socket time, rounding could make a
+        deadline pass for the shell but not here.
         """
-        while (deadline := self._firm.next) is not None and deadline <= mono:  # `clear` may come between two of them
+        while (deadline := self._firm.next) is not None and deadline <= mono:  # `clear` may be called in between
             yield self._pending.pop(self._firm.pop())
         while (deadline := self._next_running) is not None and deadline <= mono:
             yield self._pending.pop(self._timers.pop())
 
     @property
     def next(self) -> float | None:
-        """The earliest deadline on the monotonic clock; in socket time there is none while that stands still."""
+        """The earliest deadline on the monotonic clock. Deadlines in socket time do not count while that is stopped."""
         firm, running = self._firm.next, self._next_running
         return running if firm is None else firm if running is None else min(firm, running)
 

@@ -1,12 +1,12 @@
-"""Every move of the link, of a channel and of a mirror: the three tables are the specification.
+"""State tables of the connection, the channels and the mirrors. The tables are the specification.
 
-A state changes only here: `move` looks a cell up, and the one line that assigns a state follows it in `link`, in
-`membership` and in `mirror`. Cells have no guards. What decides between two moves is decided before, so that *failed*
-and *refused*, or *retry* and *give up*, are different events. A pair that has no cell is impossible: it raises
-`LocalProtocolError` in development and tests, and is reported and survived in production.
+Every transition is looked up here, and the state is assigned on the line after the lookup, once each in `connection`,
+`membership` and `mirror`. Cells have no guards: what decides between two transitions is decided before, so that
+*failed* and *refused*, or *retry* and *give up*, are different events. A pair without a cell is impossible: it raises
+`LocalProtocolError` in development and tests, and is reported and ignored in production.
 
-`ARCHITECTURE.md` prints the tables from here, and a test checks that each pair is either a cell or listed as
-impossible, so that a new state or event cannot be forgotten.
+`ARCHITECTURE.md` prints these tables, and a test checks that every pair is either a cell or listed as impossible, so
+that no new state or event can be forgotten.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
 
 
 class Move(NamedTuple, Generic[S]):
-    """Where a cell leads, and what is done on the way."""
+    """The next state, and a description of what is done on the way."""
 
     next: S
     then: str = ""
 
 
 class ConnectionOn(Enum):
-    """What can happen to the link."""
+    """Events of the connection."""
 
     WANTED = "opened by the user, or a channel wants in"
     OPENED = "the socket is open"
@@ -43,7 +43,7 @@ class ConnectionOn(Enum):
 
 
 class ChannelOn(Enum):
-    """What can happen to a channel."""
+    """Events of a channel."""
 
     SUBSCRIBE = "the user wants in"
     GO = "the link is open and pacing allows"
@@ -63,7 +63,7 @@ class ChannelOn(Enum):
 
 
 class MirrorOn(Enum):
-    """What can happen to a mirror."""
+    """Events of a mirror."""
 
     READY = "changes are live"
     LOST = "changes are not live any more"

@@ -1,4 +1,4 @@
-"""Fetching the user's token: before connects and joins, before it runs out, again after a failure (R25-R27)."""
+"""Fetching the user's token: before connecting and joining, before it expires, and again after a failure."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from supawire.options import Secret
 
 
 class TokenRefresh:
-    """Brings the newest token to link, joins and channels of one session."""
+    """Applies the current token to the connection, joins and channels of one session."""
 
     __slots__ = ("_channels", "_connection", "_context", "_joins", "_waiting")
 
@@ -27,26 +27,26 @@ class TokenRefresh:
         self._waiting: tuple[Ticket, ...] = ()
 
     def wait(self, now: Instant) -> Ticket:
-        """Ask the provider for somebody; settled with the token that is there then, or with why there is no newer."""
+        """Fetch a token for a caller. The ticket resolves with the new token or with the error."""
         ticket = self._context.tickets.create("token")
         self._waiting += (ticket,)
         self.ask(now)
         return ticket
 
     def ask(self, now: Instant) -> None:
-        """Ask the provider, unless a question is open, or nobody needs a token any more."""
+        """Request a token from the provider, unless a request is pending or the client is closed."""
         if self._connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
 
     def beat(self, now: Instant) -> None:
-        """Ask at a heartbeat, when the user wants it."""
+        """Fetch a token with each heartbeat, if `token_on_heartbeat` is set."""
         if self._context.options.token_on_heartbeat:
             self.ask(now)
 
     def answered(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
-        """The provider answered, or raised. An answer to an older question is dropped."""
+        """Handle the provider's token or error. An answer to an older request is dropped."""
         if not self._context.tokens.answers(number):
             self._context.counts.stale += 1
             return
@@ -60,17 +60,17 @@ class TokenRefresh:
             self._settled(now)
 
     def late(self, now: Instant) -> None:
-        """The provider did not answer in time."""
+        """Handle that the provider did not answer in time."""
         self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
 
     def set_by_user(self, token: Secret | None, now: Instant) -> None:
-        """The user gives one: a question that is open has lost its claim, and nobody waits for its answer (R27)."""
+        """Set a token from the user. It supersedes a pending request to the provider."""
         self._context.timers.cancel(("token",))
         self.apply(token, now)
         self._settled(now)
 
     def apply(self, token: Secret | None, now: Instant) -> None:
-        """This is the token from now on; each joined channel without one of its own is told, once, if it changed."""
+        """Set the current token. If it changed, send it to the joined channels that have no token of their own."""
         changed = self._context.tokens.put(token)
         seconds = self._context.tokens.refresh_in(now)
         if seconds is None:
@@ -84,7 +84,7 @@ class TokenRefresh:
         self._settle(token)
 
     def _failed(self, error: RealtimeError, now: Instant) -> None:
-        """Keep the token that we have, say so, ask again later."""
+        """Keep the current token, report the error and retry later."""
         self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
         self._context.report("token", error=error)
         if not self._context.tokens.fetched:
@@ -94,7 +94,7 @@ class TokenRefresh:
         self._settled(now)
 
     def _settled(self, now: Instant) -> None:
-        """Whoever waited for the token goes on."""
+        """Continue the connection attempt and the joins that waited for the token."""
         self._connection.token_ready(now)
         self._joins.pump(now)
 

@@ -1,12 +1,11 @@
-"""Callers who wait for a channel to be joined or ready, and how long they still have.
+"""Callers that wait for a channel to be joined or ready, and their timeouts.
 
-A timeout that was left out does not count the time behind pacing or behind other unanswered joins of the socket
-(api §3): it stands still while the channel is *held*.
+A default timeout does not count the time behind pacing or behind other unanswered joins of the connection: it is paused
+while the channel is *held*.
 
-The second level: joined, and the server says that changes or database broadcasts are live (R18, R19).
-
-A `system` error of postgres_changes neither ends nor renews a join: the server tries again by itself, or never will.
-Any other `system` error announces that the channel is about to be closed, and why.
+`ChannelReadiness` tracks when a joined channel becomes ready: the server reports that changes or database broadcasts
+are live. A `system` error of postgres_changes neither ends nor renews a join: the server retries by itself, or never
+will. Any other `system` error announces that the channel is about to be closed, and why.
 """
 
 from enum import Enum, auto
@@ -25,7 +24,7 @@ from supawire.options import ChannelOptions
 
 
 class Waiter(Struct):
-    """One caller. `left`: seconds that remain, None for no limit; `since`: when they began to run, None while held."""
+    """One caller. `left`: remaining seconds, None for no limit; `since`: when they started, None while paused."""
 
     ticket: Ticket
     ready: bool
@@ -35,7 +34,7 @@ class Waiter(Struct):
 
 
 class Waiters:
-    """The callers of one channel."""
+    """The waiting callers of one channel."""
 
     __slots__ = ("_context", "_paused", "_topic", "_waiters")
 
@@ -46,13 +45,13 @@ class Waiters:
         self._paused = False
 
     def add(self, waiter: Waiter, mono: float) -> None:
-        """Wait from now on."""
+        """Add a waiter and start its timeout unless it is paused."""
         self._waiters[waiter.ticket] = waiter
         if not (self._paused and waiter.ignore_queue_time):
             self._run(waiter, mono)
 
     def pause(self, held: bool, mono: float) -> None:
-        """The channel is held up by others, or no longer."""
+        """Pause or resume the timeouts that ignore time in the queue."""
         if held is self._paused:
             return
         self._paused = held
@@ -65,28 +64,28 @@ class Waiters:
                 self._run(waiter, mono)
 
     def joined(self, *, ready: bool) -> None:
-        """Settle who waits for no more than this."""
+        """Resolve the waiters for "joined" and, with `ready`, those for "ready"."""
         for waiter in list(self._waiters.values()):
             if ready or not waiter.ready:
                 self._settle(waiter.ticket, None)
 
     def unready(self, error: RealtimeError) -> None:
-        """The server will never say ready: those who wait for it get the reason, and the channel stays joined."""
+        """Fail the waiters for "ready": it will never be reached. The channel stays joined."""
         for waiter in list(self._waiters.values()):
             if waiter.ready:
                 self._settle(waiter.ticket, error)
 
     def fail(self, error: RealtimeError) -> None:
-        """Everyone gets the reason."""
+        """Fail all waiters."""
         for ticket in list(self._waiters):
             self._settle(ticket, error)
 
     def take(self, ticket: Ticket) -> Waiter | None:
-        """One caller gives up."""
+        """Remove and return a waiter, None if unknown."""
         self._context.timers.cancel(self._key(ticket))
         waiter = self._waiters.pop(ticket, None)
         if not self._waiters:
-            self._waiters.clear()  # or it keeps its table, of 160 bytes, in each joined channel
+            self._waiters.clear()  # otherwise each joined channel would keep an empty table of 160 bytes
         return waiter
 
     def __len__(self) -> int:
@@ -112,22 +111,22 @@ class Waiters:
 
 
 _PROMPTED: Final = 60.0
-"""Seconds after a token push within which "Subscribed to PostgreSQL" may be its answer; it comes after one to three."""
+"""Seconds after a token push in which "Subscribed to PostgreSQL" may be its reply; usually 1 to 3."""
 
 
 class Said(Enum):
-    """What a `system` message means for its channel."""
+    """Meaning of a `system` message for its channel."""
 
     NOTHING = auto()
     READY = auto()
     DEGRADED = auto()
     ANEW = auto()
-    """The server has subscribed to changes anew by itself: its worker was replaced."""
+    """The server subscribed to changes again by itself, because its worker was replaced."""
     ENDING = auto()
 
 
 class Reading(NamedTuple):
-    """A `system` message, read; row and error where it reports one."""
+    """An interpreted `system` message, with table row and error if it reports one."""
 
     said: Said
     row: Known | None = None
@@ -135,23 +134,23 @@ class Reading(NamedTuple):
 
 
 class ChannelReadiness:
-    """What a join still waits for."""
+    """Conditions that a join still waits for."""
 
     __slots__ = ("_awaited", "_prompts", "_subscribes", "changes_live", "hopeless")
 
     def __init__(self) -> None:
         self._awaited: tuple[str, ...] = ()
         self._subscribes = False
-        """Whether the join has changes, so that the server says when it has subscribed to them."""
+        """Whether the join has bindings for changes, so that the server reports its subscription."""
         self._prompts: tuple[float, ...] = ()
-        """When tokens were pushed after which the server has not said yet that it has subscribed again."""
+        """Times of token pushes for which the server has not yet reported a new subscription."""
         self.changes_live: bool = True
-        """Whether nothing is known to be wrong with changes."""
+        """Whether no problem with changes is known."""
         self.hopeless: RealtimeError | None = None
-        """What the server said of this join that it will never make live."""
+        """Permanent error reported for changes of this join."""
 
     def joined(self, join: Join, options: ChannelOptions) -> None:
-        """A new join: nothing was said yet."""
+        """Reset for a new join."""
         self._awaited = (SUBSCRIBED,) * bool(join.bindings) + (REPLICATING,) * options.replication_ready
         self.changes_live = not join.bindings
         self._subscribes = bool(join.bindings)
@@ -159,17 +158,17 @@ class ChannelReadiness:
         self.hopeless = None
 
     def prompted(self, now: Instant) -> None:
-        """Note that a token was pushed: the server subscribes to changes again with it, and says so."""
+        """Record a token push: the server subscribes to changes again and reports it."""
         if self._subscribes:
             self._prompts = (*self._open_prompts(now), now.mono)
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything that was asked for is live."""
+        """Whether everything that was requested is live."""
         return not self._awaited
 
     def read(self, message: System, now: Instant, *, keyed: bool = False) -> Reading:
-        """Take a `system` message in. Args: keyed: the channel has no token, so it joined with the key."""
+        """Interpret a `system` message. `keyed`: the channel has no token and joined with the API key."""
         if message.status == "ok":
             return self._ok(message.message, now)
         row = classify_system(message.extension, message.status, message.message)
