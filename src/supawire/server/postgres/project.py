@@ -1,8 +1,6 @@
-"""Split a file of SQL into statements, each with the line where it begins.
+"""Read a Supabase project and run its migrations and seeds on a database of the local server.
 
-The folder of a Supabase project: its migrations, its seed, and what `config.toml` says about the server.
-
-Run the migrations and seeds of a project on a database of ours.
+Includes the parser that splits an SQL file into statements with their line numbers, and the reader of `config.toml`.
 """
 
 import logging
@@ -39,18 +37,18 @@ _ESCAPED_END: Final = re.compile(r"[^'\\]*(?:\\.[^'\\]*)*'", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: its text without comments before it, and the line of its file where it begins."""
+    """One statement: its text without leading comments, and its first line in the file."""
 
     text: str
     line: int
 
     def line_at(self, position: int | None) -> int:
-        """Return the line of a position that PostgreSQL reports, which counts characters from 1."""
+        """Return the line of a position reported by PostgreSQL, which counts characters from 1."""
         return self.line if position is None else self.line + self.text.count("\n", 0, position - 1)
 
 
 class _Nesting:
-    """How deep the text is in parentheses and in blocks, in which a semicolon ends no statement."""
+    """Nesting depth in parentheses and blocks; a semicolon inside them does not end a statement."""
 
     def __init__(self) -> None:
         self.previous = ""
@@ -61,7 +59,7 @@ class _Nesting:
         return bool(self._parentheses or self._blocks)
 
     def add(self, word: str) -> None:
-        """Take one word or sign, in lower case."""
+        """Process one word or sign, in lower case."""
         if word == "(":
             self._parentheses += 1
         elif word == ")":
@@ -76,8 +74,8 @@ class _Nesting:
 def split(text: str) -> Iterator[Statement]:
     """Yield the statements of a text, without their semicolons.
 
-    Knows strings, quoted names, dollar quotes, comments inside one another, parentheses, and bodies of functions in
-    `begin atomic … end`. What is not closed goes to the end; PostgreSQL says then what is wrong.
+    Understands strings, quoted names, dollar quotes, nested comments, parentheses, and function bodies in
+    `begin atomic … end`. An unclosed construct extends to the end; PostgreSQL then reports the error.
     """
     begin, line, counted, position = -1, 1, 0, 0
     nesting = _Nesting()
@@ -109,7 +107,7 @@ def _after_comment(text: str, position: int) -> int:
 
 
 def _after_quoted(text: str, sign: str, position: int, previous: str) -> int:
-    """Return where the string or quoted name ends that begins with this sign, or the position when none begins."""
+    """Return the end of the string or quoted name that begins with this sign, or the position if none begins here."""
     if sign == "'" and previous == "e" and text[position - 2 : position - 1] in ("e", "E"):
         found = _ESCAPED_END.match(text, position)
         return len(text) if found is None else found.end()
@@ -158,7 +156,7 @@ LACKING: Final = {
     "uuid-ossp": "uuid_generate_v1, v3 and v5; uuid_generate_v4 and uuid_nil are there",
     "wrappers": "foreign data",
 }
-"""Extensions of a Supabase project that the local server's PostgreSQL does not have, and what each would bring."""
+"""Supabase extensions that the local server's PostgreSQL lacks, and the feature each provides."""
 _ENVIRONMENT: Final = re.compile(r"env\(([A-Za-z_][A-Za-z0-9_]*)\)", re.ASCII)
 _SHORTEST_SECRET: Final = 32
 _MISSING: Final = object()
@@ -166,10 +164,10 @@ _MISSING: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a project gives to the server.
+    """The parts of a Supabase project that the server uses.
 
-    migrations and seeds: files of SQL in the order in which they run. ignored: files beside the migrations that have
-    another name. schemas: those that the project's API shows. major: of the PostgreSQL that it asks for.
+    migrations and seeds: SQL files in execution order. ignored: files beside the migrations whose names do not match.
+    schemas: the schemas exposed by the project's API. major: the requested major version of PostgreSQL.
     """
 
     root: Path
@@ -182,14 +180,14 @@ class Project:
     jwt_secret: str | None = field(default=None, repr=False)
 
     def name_of(self, file: Path) -> str:
-        """Return the name of a file as errors show it: from the project's folder on."""
+        """Return the path of a file relative to the project's folder, for error texts."""
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
 
 
 def read_project(path: str | os.PathLike[str]) -> Project:
-    """Read a project: the folder that has a folder `supabase` in it, or that folder itself.
+    """Read the project in this folder, which is `supabase` or contains it.
 
-    Raises: StateError that names the file when there is no project, or it asks for what cannot be.
+    Raises: StateError, naming the file, when there is no project or its settings are invalid.
     """
     folder = _folder_of(Path(path))
     config = _Config(folder / "config.toml")
@@ -215,7 +213,7 @@ def read_project(path: str | os.PathLike[str]) -> Project:
 
 
 def read_sql(project: Project, file: Path) -> str:
-    """Return the text of a file of SQL. Raises: StateError when it cannot be read as UTF-8."""
+    """Return the text of an SQL file. Raises: StateError when it cannot be read as UTF-8."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -238,7 +236,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def _migrations(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Return the migrations in order, and what is named differently; the Supabase CLI takes no such file either."""
+    """Return the migrations in order, and the files with other names, which the Supabase CLI ignores as well."""
     files = sorted((folder / "migrations").glob("*.sql"), key=lambda file: file.name)
     versions: dict[str, Path] = {}
     ignored: list[Path] = []
@@ -270,7 +268,7 @@ def _seeds(folder: Path, config: "_Config") -> Iterator[Path]:
 
 
 class _Config:
-    """`config.toml`, read with checks; a file that is missing says nothing."""
+    """`config.toml`, read with type checks; a missing file is treated as empty."""
 
     def __init__(self, file: Path) -> None:
         self.shown: Final = f"{FOLDER}/{file.name}"
@@ -282,12 +280,12 @@ class _Config:
             raise StateError(f"{self.shown} cannot be read: {error}") from error
 
     def boolean(self, table: str, name: str, *, default: bool) -> bool:
-        """Return a switch."""
+        """Return a boolean setting."""
         value = self._value(table, name)
         return default if value is _MISSING else self._checked(table, name, value, bool, "true or false")
 
     def number(self, table: str, name: str) -> int | None:
-        """Return a positive whole number, None when it is not there."""
+        """Return a positive integer setting, None when it is missing."""
         value = self._value(table, name)
         if value is _MISSING:
             return None
@@ -296,7 +294,7 @@ class _Config:
         return value
 
     def text(self, table: str, name: str) -> str | None:
-        """Return a text, None when it is not there or is empty. `env(NAME)` is a variable of the environment."""
+        """Return a string setting, None when it is missing or empty. `env(NAME)` reads an environment variable."""
         value = self._value(table, name)
         if value is _MISSING:
             return None
@@ -312,7 +310,7 @@ class _Config:
         return found
 
     def texts(self, table: str, name: str, default: tuple[str, ...] | None = ()) -> Any:
-        """Return a list of texts as a tuple."""
+        """Return a list of strings as a tuple."""
         value = self._value(table, name)
         if value is _MISSING:
             return default
@@ -344,19 +342,19 @@ SKIPPED: Final = re.compile(
     r'(?:create|drop|alter|comment\s+on)\s+extension\s+(?:if\s+(?:not\s+)?exists\s+)?"?([\w-]+)"?', re.IGNORECASE
 )
 RESTRICT: Final = re.compile(r"^\\(?:un)?restrict\b.*$", re.MULTILINE)
-"""What pg_dump writes for psql around a dump."""
+"""Lines that pg_dump writes for psql around a dump."""
 COPY: Final = re.compile(r"copy\s.*\bfrom\s+stdin\b", re.IGNORECASE | re.DOTALL)
 SHOWN: Final = re.compile(r"""[^\n'"$(]{1,60}""")
-"""How much of a statement an error shows: its first words, not its values, which may be secret."""
+"""The start of a statement that errors show: its first words, without values, which may be secret."""
 AVAILABLE: Final = "select name from pg_available_extensions"
 MISSING_SCHEMAS: Final = "select name from unnest(%s::text[]) as name where to_regnamespace(quote_ident(name)) is null"
 NOT_OURS: Final = frozenset({"graphql_public", "storage", "graphql"})
-"""Schemas of other services, which a configuration names and no migration makes."""
+"""Schemas of other Supabase services, which a configuration may name and no migration creates."""
 IN_TRANSACTION: Final = "25001"
 
 
 async def migrate(url: str, project: Project) -> None:
-    """Run the project's migrations and seeds, each file in a transaction of its own.
+    """Run the project's migrations and seeds, each file in its own transaction.
 
     Raises: StateError that names the file, the line and the statement.
     """
@@ -399,7 +397,7 @@ class _Run:
         await self._connection.execute("begin")
         for statement in split(text):
             await self._statement(file, statement)
-        await self._connection.execute("commit")  # a warning and nothing else where the file has done it
+        await self._connection.execute("commit")  # only logs a warning if the file has committed already
         await self._connection.execute("reset session authorization")
         await self._connection.execute("reset all")
 
@@ -409,7 +407,7 @@ class _Run:
             return
         self._check_psql(file, statement)
         try:
-            await self._connection.execute(cast("LiteralString", statement.text))  # a file of the user's is SQL
+            await self._connection.execute(cast("LiteralString", statement.text))  # SQL from the user's file
         except psycopg.Error as error:
             raise self._wrong(file, statement, error) from error
 
@@ -458,7 +456,7 @@ class _Run:
 
 
 def _needs(text: str, extension: str) -> bool:
-    """Return whether a statement speaks of the extension or of the schema that it would make."""
+    """Return whether a statement mentions the extension or the schema that it would create."""
     schema = re.search(r"\(schema (\w+)\)", LACKING[extension])
     words: list[Any] = [extension, *([f"{schema[1]}."] if schema else [])]
     return any(word in text for word in words)

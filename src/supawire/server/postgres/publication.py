@@ -1,8 +1,9 @@
-"""The publication whose tables are watched, without its row filters and column lists (protocol §13).
+"""Stream the tables of the watched publication without its row filters and column lists.
 
-The real server reads the log with wal2json, which ignores both: whoever hides rows that way shows them in production.
-The decoder used here applies them, so the stream then follows a second publication of the same whole tables. It is made
-in databases that this library prepared, for as long as it is needed; elsewhere there is a warning.
+The real server reads the log with wal2json, which ignores both, so rows hidden that way are still delivered in
+production. The `pgoutput` decoder used here applies them; therefore the stream uses a second publication of the same
+whole tables. It is created, for as long as it is needed, in databases that this library prepared; in other databases a
+warning is logged. See docs/protocol.md, Surprises.
 """
 
 import logging
@@ -17,7 +18,7 @@ from supawire.server.postgres.schema import OURS
 logger: Final = logging.getLogger("supawire.server")
 
 WHOLE: Final = "supawire_whole_tables"
-"""The second publication."""
+"""Name of the second publication."""
 IGNORED: Final = (
     "the publication %s has a row filter or a column list for %s; the real server ignores both and sends every row "
     "and column, and so does this server. Use row level security and column privileges to hide data."
@@ -46,14 +47,14 @@ _STATE: Final = """
 
 
 class WatchedPublication:
-    """Knows what the stream has to follow, and warns of what the real server ignores."""
+    """Chooses the publication to stream, and logs warnings about settings that the real server ignores."""
 
     def __init__(self, database: Database) -> None:
         self._database: Final = database
         self._warned: tuple[str, ...] = ()
 
     async def to_stream(self) -> str:
-        """Return the name of the publication to stream; its tables are up to date. Raises: DatabaseError."""
+        """Return the name of the publication to stream, after updating its tables. Raises: DatabaseError."""
         narrowed = tuple(name for (name,) in await self._database.query(_NARROWED, [PUBLICATION]))
         name = await self._widened() if narrowed else PUBLICATION
         if narrowed and narrowed != self._warned:
@@ -62,7 +63,7 @@ class WatchedPublication:
         return name
 
     async def tidy(self, names: tuple[str, ...]) -> None:
-        """Remove the second publication when none of these names is its."""
+        """Drop the second publication if it is not in `names`."""
         if WHOLE in names or not await self._database.query(_STATE, [WHOLE]):
             return
         try:
@@ -73,7 +74,9 @@ class WatchedPublication:
             logger.info("the publication %s could not be removed: %s", WHOLE, error.text)
 
     async def _widened(self) -> str:
-        """Return the second publication, made or brought up to date; the first one where that cannot be."""
+        """Create or update the second publication and return its name; return the first one where
+        this is not possible.
+        """
         if not await self._database.query(_MAY_WIDEN, [OURS]):
             return PUBLICATION
         wanted = await self._database.query(_STATE, [PUBLICATION])

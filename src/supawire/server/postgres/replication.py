@@ -1,15 +1,14 @@
-"""The stream of committed row changes: `pgoutput` on a replication connection, on the event loop.
+"""The stream of committed row changes: `pgoutput` on a replication connection, read on the event loop.
 
-The slot is temporary: it goes with its connection, and nothing is kept for a server that is not there (protocol §4.6).
-While there is one, PostgreSQL keeps what has not been confirmed, so positions are confirmed as soon as a batch has been
-dealt with, and the end of the log whenever nothing is pending, even if no change was for us.
+The slot is temporary: it is dropped with its connection, so PostgreSQL keeps no log for a server that is gone. While
+the slot exists, PostgreSQL keeps all unconfirmed log, so positions are confirmed as soon as a batch is processed, and
+the end of the log whenever nothing is pending, even if no change concerned this server.
 
-A transaction is sent once it has committed; a large one arrives in several batches and is never in memory as a whole.
+A transaction is sent after its commit; a large one arrives in several batches and is never in memory as a whole.
 
-What was read from the stream and not dealt with yet.
-
-Reading goes on while a look at rows takes long, as when somebody has locked a table: messages, which nobody has to look
-at, are delivered meanwhile. What is taken next is everything that has come, up to one batch.
+The backlog holds batches that were read and not processed yet. Reading continues while visibility queries take long,
+for example because of a table lock, so that messages, which need no such query, are delivered without delay. The next
+batch to process consists of everything that has arrived, up to the maximum batch size.
 """
 
 import asyncio
@@ -51,11 +50,11 @@ STYLE: Final = " ".join(
         "idle_in_transaction_session_timeout": "0",
     }.items()
 )
-"""How values are written, whatever the database's own settings are."""
+"""Options that fix the output format of values, independent of the database's settings."""
 BATCH: Final = 2_000
-"""Rows of one batch at most."""
+"""Maximum rows of one batch."""
 BEAT: Final = 5.0
-"""Seconds between two reports of our position; the database ends a connection that says nothing for a minute."""
+"""Seconds between two position reports; PostgreSQL ends a replication connection that is silent for a minute."""
 
 _DATA: Final = struct.Struct(">cQQq")
 _ALIVE: Final = struct.Struct(">cQqB")
@@ -78,14 +77,14 @@ class RowChange(Struct, frozen=True):
 
 
 class Batch(NamedTuple):
-    """Changes in the order of their commits. end_lsn: what to confirm when they have been dealt with."""
+    """Changes in commit order. end_lsn: the position to confirm once they have been processed."""
 
     rows: list[RowChange]
     end_lsn: int
 
 
 class Stream:
-    """An open replication connection; `read` it in a loop, `confirm` each batch, `close` it at the end."""
+    """An open replication connection: call `read` in a loop, `confirm` each batch, and `close` at the end."""
 
     def __init__(self, connection: AsyncConnection, slot: str) -> None:
         self.slot: Final = slot
@@ -103,7 +102,7 @@ class Stream:
 
     @classmethod
     async def open(cls, conninfo: str, publications: Sequence[str]) -> Self:
-        """Connect, make a slot and start streaming: what commits from now on will be read. Raises: psycopg.Error."""
+        """Connect, create a slot and start streaming changes committed from now on. Raises: psycopg.Error."""
         given = conninfo_to_dict(conninfo).get("options")
         connection = await AsyncConnection.connect(
             conninfo,
@@ -141,7 +140,7 @@ class Stream:
     # --- reading ---
 
     async def read(self) -> Batch:
-        """The next changes, at least one, or a position alone. Raises: StreamLost, StreamError."""
+        """Return the next changes, at least one, or only a position. Raises: StreamLost, StreamError."""
         while True:
             rows: list[RowChange] = []
             end_lsn = 0
@@ -167,7 +166,7 @@ class Stream:
         return size, data
 
     def abandon(self, why: str) -> None:
-        """Let `read` raise StreamLost: another stream is needed."""
+        """Make `read` raise StreamLost, because another stream is needed."""
         self._abandoned = why
         self._readable.set()
 
@@ -182,7 +181,7 @@ class Stream:
             raise self._lost(one_line(error)) from error
 
     def _take(self, data: bytes, rows: list[RowChange]) -> int:
-        """One message of the stream; the position to confirm when it ends a transaction, else 0."""
+        """Process one message of the stream; return the position to confirm if it ends a transaction, else 0."""
         if data[:1] == b"k":
             _kind, end, _sent_at, wanted = _ALIVE.unpack(data)
             if self._begin is None and self._confirmed >= self._handed_out:
@@ -217,11 +216,15 @@ class Stream:
     # --- positions ---
 
     def confirm(self, lsn: int) -> None:
-        """Everything up to here has been dealt with; PostgreSQL may forget it."""
+        """Confirm that all changes up to this position have been processed; PostgreSQL may discard
+        the log before it.
+        """
         self._confirmed = max(self._confirmed, lsn)
 
     def _report_position(self, *, wants_answer: bool = False) -> None:
-        """Tell PostgreSQL; an answer tells us where the log ends, which moves also when nothing is for us."""
+        """Send our position to PostgreSQL. Its reply contains the end of the log, which moves
+        without changes for us too.
+        """
         lsn = self._confirmed
         self._pg.put_copy_data(_STATUS.pack(b"r", lsn, lsn, lsn, 0, wants_answer))
         self._pg.flush()
@@ -232,18 +235,18 @@ class Stream:
     def _on_beat(self) -> None:
         try:
             self._report_position(wants_answer=True)
-        except psycopg.Error:  # whoever reads finds it out, with PostgreSQL's reason
+        except psycopg.Error:  # `read` raises the same error, with PostgreSQL's reason
             self._readable.set()
 
     # --- the end ---
 
     async def close(self) -> None:
-        """End the connection; the slot goes with it."""
+        """Close the connection; the temporary slot is dropped with it."""
         self._deafen()
         await self._connection.close()
 
     def _deafen(self) -> None:
-        """Watch the socket no more: once it is closed, another one may get its number."""
+        """Remove the socket from the event loop: after it is closed, its number may be reused."""
         if self._beat is not None:
             self._beat.cancel()
         if self._socket >= 0:
@@ -256,17 +259,17 @@ class Stream:
 
 
 def _words(result: pq.abc.PGresult | None) -> str:
-    """What PostgreSQL said when it ended the stream."""
+    """Return PostgreSQL's message for the end of the stream."""
     text = b"" if result is None else result.error_message
     return text.decode("utf-8", "replace").strip() or "the database ended the replication connection"
 
 
 LIMIT: Final = 5 * BATCH
-"""Rows that may wait here; beyond that they wait at the database."""
+"""Maximum rows in the backlog; further rows stay in the database's log."""
 
 
 class Backlog:
-    """Batches in the order in which they came."""
+    """Batches that were read and not processed yet, in order of arrival."""
 
     def __init__(self) -> None:
         self._batches: deque[Batch] = deque()
@@ -276,7 +279,7 @@ class Backlog:
         self._room.set()
 
     def add(self, batch: Batch) -> None:
-        """One more. Without rows it only moves the position of the one before it."""
+        """Add a batch. A batch without rows only advances the position of the previous one."""
         if self._batches and not batch.rows:
             self._batches[-1] = self._batches[-1]._replace(end_lsn=batch.end_lsn or self._batches[-1].end_lsn)
             return
@@ -287,11 +290,11 @@ class Backlog:
             self._room.clear()
 
     async def room(self) -> None:
-        """Return when another batch may be read."""
+        """Wait until another batch may be read."""
         await self._room.wait()
 
     async def next(self) -> Batch:
-        """The oldest batches as one, with the position up to which it goes."""
+        """Return the oldest batches merged into one, with the last position."""
         await self._came.wait()
         batch = self._batches.popleft()
         while self._batches and len(batch.rows) + len(self._batches[0].rows) <= BATCH:

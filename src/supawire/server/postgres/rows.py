@@ -1,9 +1,8 @@
-"""Types whose JSON PostgreSQL makes: `json`, and those with a cast of their own (`create cast (… as json)`).
+"""Encode changed rows as the `data` of frames: each value once, then one text for each list of columns.
 
-The real server lets PostgreSQL make the JSON of every value. Here that is needed for these types alone, such as hstore
-and those of PostGIS, and all values of a batch go into one query.
-
-Changed rows as the `data` of a frame (protocol §4.4): each value is written once, then a text for each view.
+For `json` and for types with a cast to json of their own (`create cast (… as json)`), such as hstore and those of
+PostGIS, the JSON is computed by PostgreSQL, as on the real server; all such values of a batch go into one query. See
+docs/protocol.md, Change payload.
 """
 
 import re
@@ -24,22 +23,22 @@ from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.values import NULL, Type, Write, Writers, asked
 
 MOST_DIGITS: Final = 131_072
-"""Digits of the largest numeric; PostgreSQL refuses more."""
+"""Digits of the largest numeric that PostgreSQL accepts."""
 LONGEST: Final = 16 * 2**20
-"""Bytes of the JSON of one value. `1e131071` is 8 characters of json and 131,072 of jsonb."""
+"""Maximum bytes of JSON of one value. `1e131071` has 8 characters as json and 131,072 as jsonb."""
 
 _ONE: Final = """
     select {}::int8, v.given, case when octet_length(made.text) <= {} then made.text end
     from unnest(%s::text[]) v(given), lateral (select to_jsonb(v.given::{})::text as text offset 0) made
 """
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[eE]\+?0*(\d+)', re.DOTALL)
-"""A string, also one without an end, so that each byte is looked at once; or an exponent."""
+"""A string, also an unterminated one so that each byte is scanned once only; or an exponent."""
 
 
 async def fill(database: Database, types: Mapping[int, Type], writers: Writers, changes: Sequence[RowChange]) -> None:
-    """Have the writers know the JSON of all such values of these changes, and of no others.
+    """Let PostgreSQL compute the JSON of the values in these changes, and store exactly these in the writers.
 
-    A value that PostgreSQL cannot cast, or whose JSON is too long, is left out.
+    Values that PostgreSQL cannot cast, or whose JSON is too long, are left out.
     """
     writers.cast.clear()
     if not any(map(asked, types.values())):
@@ -53,7 +52,7 @@ async def fill(database: Database, types: Mapping[int, Type], writers: Writers, 
         except DatabaseError as error:
             if error.retryable:
                 raise
-            if len(part) > 1:  # one of them is the cause: halve until it is alone
+            if len(part) > 1:  # split in halves until the failing value is isolated
                 half = len(part) // 2
                 todo += [part[half:], part[:half]]
 
@@ -61,7 +60,7 @@ async def fill(database: Database, types: Mapping[int, Type], writers: Writers, 
 async def _cast(
     database: Database, types: Mapping[int, Type], values: Sequence[tuple[int, str]]
 ) -> dict[tuple[int, bytes], bytes]:
-    """Ask for the JSON of these values in one query. Raises: DatabaseError when one cannot be cast."""
+    """Return the JSON of these values, from one query. Raises: DatabaseError when one cannot be cast."""
     if not values:
         return {}
     by_type: dict[int, list[str]] = {}
@@ -74,13 +73,13 @@ async def _cast(
 
 
 def _expanded(text: bytes) -> int:
-    """Return how many digits the exponents of a json text may add, so that PostgreSQL is not asked to write them."""
+    """Return how many digits the exponents of a json text expand to; checked before PostgreSQL writes them out."""
     exponents = (found[1] for found in _TOKEN.finditer(text) if found[1])
     return sum(MOST_DIGITS if len(digits) > 6 else min(int(digits), MOST_DIGITS) for digits in exponents)
 
 
 def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[bytes]]:
-    """By type the different values that have to be asked about."""
+    """Return by type the distinct values whose JSON PostgreSQL must compute."""
     places: dict[int, tuple[Relation, list[tuple[int, int]]]] = {}
     texts: dict[int, set[bytes]] = {}
     for change in changes:
@@ -98,21 +97,21 @@ def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[byte
 
 
 KEPT: Final = 64
-"""Bytes of JSON up to which a value stays in a row that is too large."""
+"""Maximum bytes of JSON of a value that is kept in a row that is too large."""
 NO_KEY: Final = "Error 400: Bad Request, no primary key"
 NO_RIGHT: Final = "Error 401: Unauthorized"
 TOO_LARGE: Final = "Error 413: Payload Too Large"
 UNWRITABLE: Final = "Error 500: Internal Server Error, the value of column {name} cannot be written as JSON"
-"""A text of ours: on the real server such a value makes the database fail the whole poll."""
+"""A text of this library: on the real server such a value makes the whole poll fail."""
 POLICY_FAILED: Final = "Error 500: Internal Server Error, RLS policy evaluation failed"
-"""A text of ours, with `isolate_policy_errors`: on the real server all changes are lost (`polls.py`)."""
+"""A text of this library, used with `isolate_policy_errors`: the real server loses all changes (`polls.py`)."""
 
 Values = dict[str, bytes]
-"""JSON by column; a column whose value is not known is not there."""
+"""JSON by column; columns with unknown values are missing."""
 
 
 class RowLayout(NamedTuple):
-    """A table as the stream announced it, with what writes its values."""
+    """A table as announced in the stream, with the writers for its columns."""
 
     relation: Relation
     names: tuple[str, ...]
@@ -122,7 +121,7 @@ class RowLayout(NamedTuple):
 
     @classmethod
     def of(cls, relation: Relation, types: Mapping[int, Type], writers: Writers) -> "RowLayout":
-        """All types have to be known."""
+        """Create the layout of a relation. All its types must be loaded."""
         columns = relation.columns
         return cls(
             relation,
@@ -133,18 +132,18 @@ class RowLayout(NamedTuple):
         )
 
     def values(self, row: RawRow, failed: set[str]) -> Values:
-        """Return a row's values as JSON; the names of those that cannot be written are added to `failed`."""
+        """Return a row's values as JSON; names of columns that cannot be encoded are added to `failed`."""
         try:
             return {
                 name: NULL if value is None else write(value)
                 for name, write, value in zip(self.names, self.writes, row, strict=True)
                 if value is not UNCHANGED
             }
-        except Exception:  # noqa: BLE001  what goes wrong with one value must not cost the others
+        except Exception:  # noqa: BLE001  an error in one value must not affect the others
             return dict(self._apart(row, failed))
 
     def _apart(self, row: RawRow, failed: set[str]) -> Iterator[tuple[str, bytes]]:
-        """The same, a value at a time."""
+        """Encode a row one value at a time, skipping those that fail."""
         for name, write, value in zip(self.names, self.writes, row, strict=False):
             try:
                 if value is not UNCHANGED:
@@ -153,12 +152,11 @@ class RowLayout(NamedTuple):
                 failed.add(name)
 
     def type_of(self, name: str) -> Type:
-        """The type of a column."""
         return self.types[self.names.index(name)]
 
 
 class Changed:
-    """One change with its values. new and old: None where a key does not apply to this type of change."""
+    """One change with its encoded values. new and old: None where the key does not apply to this type of change."""
 
     __slots__ = ("change", "failed", "layout", "new", "old", "record", "too_large")
 
@@ -169,34 +167,34 @@ class Changed:
         self.new: Final = None if change.new is None else layout.values(change.new, failed)
         self.old: Final = _old(change, layout, self.new, failed)
         self.failed: Final = failed
-        """Columns with a value that cannot be written as JSON; the others are as usual."""
+        """Columns whose value cannot be encoded as JSON; the others are complete."""
         self.too_large: Final = limit is not None and _longer_than(limit, self)
         self.record: Final = _filled(change, self.new, self.old)
 
     @property
     def judged(self) -> Values:
-        """The row that filters look at: the new one, or what is known of a deleted one."""
+        """The row that filters are applied to: the new one, or the known columns of a deleted one."""
         return (self.old if self.new is None else self.new) or {}
 
 
 def _old(change: RowChange, layout: RowLayout, new: Values | None, failed: set[str]) -> Values | None:
     if change.type == "INSERT":
         return None
-    if change.old is None:  # the key did not change, so that the stream does not repeat it
+    if change.old is None:  # the key did not change, so the stream does not repeat it
         return {name: new[name] for name in layout.identity if name in new} if new else {}
     old = layout.values(change.old, failed)
     return old if change.whole else {name: old[name] for name in layout.identity if name in old}
 
 
 def _filled(change: RowChange, new: Values | None, old: Values | None) -> Values | None:
-    """The new row, with the large values that were left alone where the whole old row tells them."""
+    """Return the new row; unchanged large values are copied from the old row if it is complete."""
     if new is None or old is None or UNCHANGED not in (change.new or ()):
         return new
     return {**old, **new}
 
 
 def _longer_than(limit: int, row: Changed) -> bool:
-    """Whether the text of the change that the real server measures would be longer: names, types and values."""
+    """Return whether the text that the real server measures (names, types and values) exceeds the limit."""
     size = 0
     for values in (row.new, row.old):
         size += sum(map(len, (values or {}).values()))
@@ -212,7 +210,7 @@ def _longer_than(limit: int, row: Changed) -> bool:
 
 
 class View:
-    """What one role sees of a table, when it asked for these columns; None for all. Made once for a batch."""
+    """The columns of a table that one role receives for one `select`; None for all. Created once per batch."""
 
     __slots__ = ("columns", "facts", "shown")
 
@@ -221,14 +219,14 @@ class View:
         self.facts: Final = facts
         names = sorted((name for name, _ in facts.columns if name in wanted), key=jsonb_order)
         self.shown: Final = {name: text(name) + b":" for name in names}
-        """How each column that is shown begins, in the order of keys in jsonb."""
+        """The encoded key of each column, in jsonb's key order."""
         self.columns: Final = msgspec.json.encode(
             [{"name": name, "type": kind} for name, kind in facts.columns if name in wanted]
         )
 
 
 def error_of(row: Changed, facts: Facts) -> str | None:
-    """Why the role gets no data of this change (protocol §4.4)."""
+    """Return why the role receives no data of this change, None if it does. See docs/protocol.md, Row errors."""
     if row.record is None:
         return None
     key = facts.key.intersection(row.record)
@@ -238,12 +236,12 @@ def error_of(row: Changed, facts: Facts) -> str | None:
 
 
 def refused(row: Changed, error: str) -> bytes:
-    """The `data` of a change whose rows are withheld."""
+    """Return the `data` of a change whose rows are withheld."""
     return _data(row, b"[]", NULL, _errors(error), b"{}", b"{}")
 
 
 def data(row: Changed, view: View) -> bytes:
-    """The `data` of a change to one role and for one list of columns."""
+    """Return the `data` of a change for one role and one list of columns."""
     only = view.facts.key if row.new is None and view.facts.row_security else None
     return _data(
         row,
@@ -291,12 +289,12 @@ def _object(fields: Iterable[bytes]) -> bytes:
 
 @lru_cache(maxsize=4096)
 def text(value: str) -> bytes:
-    """A name as JSON."""
+    """Encode a name as JSON."""
     return msgspec.json.encode(value)
 
 
 def _wrong(row: Changed, view: View) -> list[str]:
-    """What is wrong with the row, as far as the view shows it."""
+    """Return the errors of the row, restricted to the columns of the view."""
     wrong = [UNWRITABLE.format(name=name) for name in sorted(row.failed) if name in view.shown]
     return [TOO_LARGE, *wrong] if row.too_large else wrong
 
@@ -310,6 +308,6 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 @lru_cache(maxsize=16)
 def _stamp(commit_at: int) -> bytes:
-    """UTC with exactly three decimals."""
+    """Format a commit time in UTC with exactly three decimals."""
     at = _EPOCH + timedelta(microseconds=commit_at)
     return at.strftime('"%Y-%m-%dT%H:%M:%S.').encode() + b'%03dZ"' % (at.microsecond // 1000)

@@ -1,7 +1,4 @@
-"""What the server wants of a database is made where it is missing (protocol §11.1).
-
-SQL from any thread, a statement at a time: what `LocalServer.sql` runs on.
-"""
+"""Create the schema that the server needs where it is missing, and run SQL for `LocalServer.sql`."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -17,9 +14,9 @@ from supawire.server.postgres.database import CONNECTING, NAME, Database, Databa
 
 HERE: Final = Path(__file__).parent
 OURS: Final = "supawire"
-"""Comment on the schema `realtime` that we made."""
+"""Comment that marks a schema `realtime` created by this library."""
 LOCK: Final = 7_320_117
-"""Two preparations of one database wait for one another."""
+"""Key of the advisory lock that serializes preparations of the same database."""
 LACKING: Final = "42501"
 
 _WHOSE: Final = """
@@ -28,11 +25,11 @@ _WHOSE: Final = """
 
 
 async def prepare(database: Database, *, ours: bool = False) -> None:
-    """Make what is missing; may be done again at any time.
+    """Create whatever is missing; may be called repeatedly.
 
-    `ours`: the database is in a cluster of ours, so tables in `public` are opened as in a project of Supabase, and what
-    migrations of a project refer to is made.
-    Raises: StateError when there is a schema `realtime` of somebody else, or the role may not do it.
+    `ours`: the database is in an embedded cluster, so privileges on `public` are granted as in a Supabase project, and
+    roles and schemas that migrations refer to are created.
+    Raises: StateError when a schema `realtime` exists that this library did not create, or the role lacks privileges.
     """
     whose = await database.query(_WHOSE)
     if whose and whose[0][0] != OURS:
@@ -58,14 +55,14 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
 
 @cache
 def text(name: str) -> bytes:
-    """The SQL of a file beside this one."""
+    """Return the contents of an SQL file in this folder."""
     return (HERE / name).read_bytes()
 
 
 class SqlSession:
-    """One connection for all threads, opened when it is first used, and again when it was lost.
+    """One connection shared by all threads, opened on first use and reopened after it was lost.
 
-    Args: where: the URL of the database, once it runs.
+    Args: where: returns the URL of the database, once it runs.
     """
 
     def __init__(self, where: Callable[[], str]) -> None:
@@ -75,7 +72,7 @@ class SqlSession:
         self._closed = False
 
     def run(self, text: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of the last statement that has any; each is committed when this returns.
+        """Run statements in autocommit mode and return the rows of the last one that has any.
 
         Raises: psycopg.Error; StateError once it is closed.
         """
@@ -88,7 +85,7 @@ class SqlSession:
                     self._where(), autocommit=True, application_name=NAME, connect_timeout=CONNECTING
                 )
             with connection.cursor() as cursor:
-                cursor.execute(cast("LiteralString", text), parameters or None)  # whoever writes tests writes SQL
+                cursor.execute(cast("LiteralString", text), parameters or None)  # written by the test's author
                 rows: list[tuple[Any, ...]] = []
                 more: bool | None = True
                 while more:
@@ -98,7 +95,7 @@ class SqlSession:
                 return rows
 
     def close(self) -> None:
-        """Close the connection for good, once the statement that is running is done."""
+        """Close the connection permanently, after the running statement."""
         with self._turn:
             self._closed = True
             if self._connection is not None:

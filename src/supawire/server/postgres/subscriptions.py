@@ -1,9 +1,8 @@
-"""Who wants which changes: the rows of the real server's `realtime.subscription` (protocol §11.1).
+"""The table of subscriptions to row changes, and the checks of new bindings.
 
-Bindings of a channel become listings, or the database says why not (protocol §4.2, §11.2).
-
-The checks are those of the real server's trigger on its table of subscriptions, in its order and with its words; values
-and patterns are tried by PostgreSQL itself. All bindings of a channel go together: a bad one spoils all.
+The checks are those of the trigger on the real server's table `realtime.subscription`, in the same order and with the
+same error texts; values and patterns are validated by PostgreSQL itself. All bindings of a channel succeed or fail
+together. See docs/protocol.md, Bindings.
 """
 
 import json
@@ -23,7 +22,7 @@ from supawire.server.queries import SubscribeQuery
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """On whose behalf rows are looked at. claims: those of the token, as JSON."""
+    """Role and claims with which rows are read. claims: those of the token, as JSON."""
 
     role: str
     claims: str = field(repr=False)
@@ -31,7 +30,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TableSubscription:
-    """One binding of one channel on one table. id: what clients know the binding by. select: sorted, None for all."""
+    """One binding of one channel on one table. id: as known to the client. select: sorted, None for all."""
 
     channel: int
     id: int
@@ -41,19 +40,19 @@ class TableSubscription:
     viewer: Identity
 
     def wants(self, type: str) -> bool:
-        """Whether changes of this type are asked for."""
+        """Return whether changes of this type are subscribed."""
         return self.event in (ANY, type)
 
 
 class SubscriptionTable:
-    """Listings by table, and by channel."""
+    """Subscriptions by table and by channel."""
 
     def __init__(self) -> None:
         self._tables: dict[int, list[TableSubscription]] = {}
         self._channels: dict[int, frozenset[int]] = {}
         self._viewers: dict[int, Identity] = {}
         self.replaced: Final[set[int]] = set()
-        """Channels that were entered with other claims than before, since this was cleared."""
+        """Channels whose claims were replaced since this set was last cleared."""
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -62,11 +61,11 @@ class SubscriptionTable:
         return channel in self._channels
 
     def of_table(self, oid: int) -> list[TableSubscription]:
-        """Who wants something of this table."""
+        """Return the subscriptions on this table."""
         return self._tables.get(oid, _NOBODY)
 
     def put(self, channel: int, listings: Iterable[tuple[int, TableSubscription]]) -> None:
-        """Write down a channel's listings, each with its table, in place of its earlier ones."""
+        """Set a channel's subscriptions, each with its table; replaces earlier ones."""
         former = self._viewers.get(channel)
         self.remove(channel)
         tables: set[int] = set()
@@ -79,7 +78,7 @@ class SubscriptionTable:
         self._channels[channel] = frozenset(tables)
 
     def remove(self, channel: int) -> None:
-        """Forget a channel."""
+        """Remove a channel's subscriptions."""
         self._viewers.pop(channel, None)
         for oid in self._channels.pop(channel, ()):
             left = [listing for listing in self._tables[oid] if listing.channel != channel]
@@ -89,11 +88,11 @@ class SubscriptionTable:
                 del self._tables[oid]
 
     def viewers(self) -> set[Identity]:
-        """Return everybody on whose behalf something is in it."""
+        """Return the identities of all subscriptions."""
         return set(self._viewers.values())
 
     def channels(self) -> Iterator[int]:
-        """Those that are in it."""
+        """Return the channels that have subscriptions."""
         return iter(tuple(self._channels))
 
 
@@ -101,7 +100,7 @@ _NOBODY: Final[list[TableSubscription]] = []
 
 
 RAISED: Final = "P0001"
-"""What `raise` in the trigger gives."""
+"""SQLSTATE of `raise` in the trigger."""
 
 _TABLES: Final = """
     select distinct c.oid::int8
@@ -124,7 +123,7 @@ _COLUMNS: Final = """
 
 
 class _Column(NamedTuple):
-    """What the checks want to know of a column. sql: its type, quoted; shown: the same in error texts."""
+    """Properties of a column that the checks use. sql: its type, quoted; shown: its type in error texts."""
 
     sql: str
     shown: str
@@ -134,11 +133,11 @@ class _Column(NamedTuple):
 
 
 class _Refused(Exception):
-    """A text of the trigger."""
+    """Carries an error text of the trigger."""
 
 
 async def listings_of(database: Database, asked: SubscribeQuery) -> list[tuple[int, TableSubscription]] | str:
-    """The listings, each with its table, or the words of the `system` frame. Raises: DatabaseError when it is lost."""
+    """Return the subscriptions, each with its table, or the error text of the `system` frame. Raises: DatabaseError."""
     claims = asked.who.claims.values
     viewer = Identity(str(claims.get("role")), json.dumps(claims))
     found: list[tuple[int, TableSubscription]] = []
@@ -161,7 +160,7 @@ async def listings_of(database: Database, asked: SubscribeQuery) -> list[tuple[i
 
 
 async def _tables(connection: AsyncConnection, binding: Binding, viewer: Identity) -> list[int]:
-    """The published tables that the binding names, all of which it fits."""
+    """Return the published tables that the binding names, after checking it against each of them."""
     named = binding.schema, binding.schema, binding.table, binding.table
     cursor = await connection.execute(_TABLES, [PUBLICATION, *named])
     tables = [oid for (oid,) in await cursor.fetchall()]
@@ -224,19 +223,19 @@ async def _check_list(connection: AsyncConnection, condition: Condition, column:
 async def _cast(
     connection: AsyncConnection, value: str, type: str, shape: LiteralString = "({}) is null"
 ) -> Sequence[tuple[Any, ...]]:
-    """Let PostgreSQL read the value as one of the type."""
+    """Let PostgreSQL parse the value as the type."""
     read = sql.SQL("%s::text::{}").format(quoted(type))
     cursor = await connection.execute(sql.SQL("select ") + sql.SQL(shape).format(read), [value])
     return await cursor.fetchall()
 
 
 def _words(error: psycopg.Error) -> str:
-    """PostgreSQL's error as the real server prints it."""
+    """Return PostgreSQL's error as the real server prints it."""
     return f"ERROR {error.sqlstate} ({_name(error.sqlstate or '')}) {error.diag.message_primary}"
 
 
 def _name(state: str) -> str:
-    """The name of an SQLSTATE as PostgreSQL's manual has it, such as `undefined_object`."""
+    """Return the condition name of an SQLSTATE from PostgreSQL's manual, such as `undefined_object`."""
     try:
         name = errors.lookup(state).__name__
     except KeyError:

@@ -1,12 +1,12 @@
-"""A program that keeps one temporary PostgreSQL: it starts it, watches over it, and leaves nothing behind.
+"""A program that supervises one temporary PostgreSQL: starts it, monitors it and removes all its files.
 
-`Cluster` runs it as a process of its own, by its path and without the rest of this library. Its standard input is a
-pipe that ends when the parent ends, whichever way: then PostgreSQL is stopped and its folder removed. Its first line is
-what is wanted, as JSON; each byte after it is an order (`ORDERS`). Standard output gets one line of JSON for each
-state: what to connect to, or an error.
+`Cluster` runs it as a separate process, by its path and without importing the rest of this library. Its standard input
+is a pipe that is closed when the parent ends for any reason; then PostgreSQL is stopped and its folder removed. The
+first line of input contains the settings as JSON; each byte after it is an order (`ORDERS`). Standard output gets one
+line of JSON per state: the connection data, or an error.
 
-Started as root it becomes the given user first, since PostgreSQL refuses to run as root. Everything it imports is
-imported before that, for the user may not be able to read it.
+When started as root it first switches to the given user, since PostgreSQL refuses to run as root. All modules are
+imported before that, because the user may not be able to read them.
 """
 
 import codecs
@@ -30,32 +30,32 @@ from typing import Any, Final, NoReturn
 
 PR_SET_PDEATHSIG: Final = 1
 POLL_INTERVAL: Final = 0.5
-"""Seconds between two looks at the parent, which may live on in name only: a fork of it can hold the pipe."""
+"""Seconds between two checks of the parent: a fork of it can hold the pipe open after it has ended."""
 STARTING: Final = 60.0
 STOPPING: Final = 5.0
 PORTS: Final = 10
-"""Tries to find a port: between finding a free one and listening, somebody else may take it."""
+"""Attempts to find a port: another process may take a free port before PostgreSQL listens on it."""
 IN_USE: Final = "could not bind"
 LINES: Final = 15
 UNUSED: Final = 60 * 24 * 3600.0
-"""Seconds after which a data folder that was made once is not worth its 40 MB."""
+"""Seconds after which an unused prepared data folder, of about 40 MB, is removed."""
 FRESH: Final = 60.0
-"""Seconds for which a folder may have no lock yet."""
+"""Seconds for which a new folder may have no lock yet."""
 LONGEST_SOCKET: Final = 90
-"""Bytes of the folder of a Unix socket; the path of the socket itself may have about 100."""
+"""Maximum bytes of a Unix socket's folder; the path of the socket is limited to about 100."""
 PREFIX: Final = "supawire-postgres-"
 NOT_A_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC
-"""In a folder that anybody may write, a name may be a link to a file of somebody else."""
+"""In a folder that every user may write to, a name may be a symbolic link to another user's file."""
 LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class StartupError(Exception):
-    """PostgreSQL could not be started; the text is for people."""
+    """PostgreSQL could not be started; the text is shown to users."""
 
 
 def drop_privileges(name: str) -> None:
-    """Be this user for good."""
-    codecs.lookup("idna")  # sockets want it
+    """Switch to this user permanently."""
+    codecs.lookup("idna")  # loaded now because sockets need it later
     user = pwd.getpwnam(name)
     os.setgroups([])
     os.setgid(user.pw_gid)
@@ -64,7 +64,7 @@ def drop_privileges(name: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Runs in PostgreSQL's process before it starts: when this supervisor is killed, the kernel stops PostgreSQL."""
+    """Ask the kernel to stop PostgreSQL when this supervisor is killed. Runs in PostgreSQL's process before exec."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
@@ -87,7 +87,7 @@ class PostgresProcess:
         self.password: str = ""
 
     def prepare(self) -> None:
-        """Make the data folder: a copy of the one that was made once, where there is a folder to keep it in."""
+        """Create the data folder; copied from a prepared one if there is a cache folder."""
         cache = self._wish["cache"]
         if cache is None:
             self.password = self._init(self.folder)
@@ -103,7 +103,9 @@ class PostgresProcess:
         (self._data / "postgresql.conf").write_text("".join(lines))
 
     def _make(self, template: Path) -> None:
-        """Make it under another name first, so that it is there entirely or not at all; others may do the same."""
+        """Create the prepared data folder under a temporary name and rename it, so that concurrent
+        processes are safe.
+        """
         new = Path(tempfile.mkdtemp(prefix="new-", dir=template.parent))
         try:
             password = self._init(new)
@@ -111,13 +113,13 @@ class PostgresProcess:
             new.rename(template)
             _forget_old(template.parent)
         except OSError:
-            if not template.is_dir():  # else somebody was faster
+            if not template.is_dir():  # another process has created it meanwhile
                 raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
     def _init(self, where: Path) -> str:
-        password = os.urandom(24).hex()  # `secrets` would bring 4 MB with it
+        password = os.urandom(24).hex()  # importing `secrets` would cost 4 MB of memory
         words = where / "words"
         words.write_text(password)
         command = [self._bin / "initdb", "-D", where / "data", f"--pwfile={words}", *self._wish["initdb"]]
@@ -128,7 +130,7 @@ class PostgresProcess:
         return password
 
     def start(self) -> None:
-        """Start PostgreSQL and wait until it takes connections."""
+        """Start PostgreSQL and wait until it accepts connections."""
         wanted = self.port
         for _ in range(PORTS):
             self.port = wanted or _free_port()
@@ -149,11 +151,11 @@ class PostgresProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self._data,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  we have one thread
+                preexec_fn=die_with_parent,  # noqa: PLW1509  this process has one thread
             )
 
     def _wait(self) -> bool:
-        """Wait for the word of the server itself, in its file of state."""
+        """Wait until the server reports in its status file that it is ready."""
         state = self._data / "postmaster.pid"
         until = time.monotonic() + STARTING
         while self.runs:
@@ -170,16 +172,16 @@ class PostgresProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process of the server."""
+        """Process id of the server."""
         return None if self._process is None else self._process.pid
 
     @property
     def runs(self) -> bool:
-        """Whether the server is there."""
+        """Whether the server is running."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, how: int) -> None:
-        """Stop the server: SIGINT ends sessions and writes everything, SIGQUIT drops all."""
+        """Stop the server with a signal: SIGINT ends sessions and writes all data, SIGQUIT stops immediately."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -193,11 +195,10 @@ class PostgresProcess:
             return
 
     def remove(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def report(self) -> dict[str, Any]:
-        """What to connect to."""
+        """Return the connection data."""
         return {
             "port": self.port,
             "password": self.password,
@@ -208,7 +209,7 @@ class PostgresProcess:
 
 
 def _forget_old(cache: Path) -> None:
-    """Remove what was made for a PostgreSQL that nobody has used for long."""
+    """Remove prepared data folders that have not been used for long."""
     for made in cache.iterdir():
         if time.time() - made.stat().st_mtime > UNUSED:
             shutil.rmtree(made, ignore_errors=True)
@@ -225,7 +226,7 @@ def _free_port() -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a supervisor left that was killed itself: its lock went with it."""
+    """Remove folders of supervisors that were killed; their locks were released with them."""
     for left in folder.glob(f"{PREFIX}*"):
         try:
             state = left.lstat()
@@ -238,30 +239,30 @@ def sweep(folder: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # it is in use
+        except OSError:  # the folder is in use
             continue
         finally:
             os.close(lock)
 
 
 def send_state(state: dict[str, Any]) -> None:
-    """Tell the parent."""
+    """Send a state to the parent."""
     sys.stdout.write(json.dumps(state) + "\n")
     sys.stdout.flush()
 
 
 def down(keeper: PostgresProcess) -> None:
-    """Stop PostgreSQL as an administrator does, keeping its data."""
+    """Stop PostgreSQL in the regular way, keeping its data."""
     keeper.stop(signal.SIGINT)
 
 
 def crash(keeper: PostgresProcess) -> None:
-    """Stop PostgreSQL as a crash does."""
+    """Stop PostgreSQL as in a crash."""
     keeper.stop(signal.SIGQUIT)
 
 
 def up(keeper: PostgresProcess) -> None:
-    """Start it again on the same port."""
+    """Start PostgreSQL again on the same port."""
     keeper.start()
 
 
@@ -269,7 +270,7 @@ ORDERS: Final = {b"d": down, b"c": crash, b"u": up}
 
 
 def supervise(keeper: PostgresProcess, parent: int) -> None:
-    """Do what the parent orders, until it ends or PostgreSQL does."""
+    """Execute the parent's orders until the parent or PostgreSQL ends."""
     wanted = True
     while os.getppid() == parent and (keeper.runs or not wanted):
         readable, _, _ = select.select([0], [], [], POLL_INTERVAL)
@@ -284,26 +285,26 @@ def supervise(keeper: PostgresProcess, parent: int) -> None:
 
 
 def quit_(number: int, frame: object) -> NoReturn:
-    """End in order."""
+    """Exit with clean-up."""
     del number, frame
     raise SystemExit(0)
 
 
 def _first_line() -> bytes:
-    """What is wanted; orders may follow it, and are not read yet."""
+    """Return the first line of input, without reading the orders that may follow it."""
     with open(0, "rb", buffering=0, closefd=False) as orders:
         return orders.readline()
 
 
 def main(wish: dict[str, Any]) -> None:
-    """Start, watch, leave nothing behind."""
+    """Start PostgreSQL, supervise it, and clean up."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, quit_)
     if wish["user"] is not None:
         drop_privileges(wish["user"])
     os.umask(0o077)
-    os.environ["LC_ALL"] = "C"  # the words of PostgreSQL that we look for
+    os.environ["LC_ALL"] = "C"  # so that PostgreSQL's messages are in English
     sweep(Path(wish["folder"]))
     keeper = PostgresProcess(wish)
     try:
@@ -317,12 +318,12 @@ def main(wish: dict[str, Any]) -> None:
 
 
 def run() -> None:
-    """Do what the first line wants; whatever goes wrong, the parent is told."""
+    """Run with the settings of the first line; any error is sent to the parent."""
     try:
         main(json.loads(_first_line()))
     except (StartupError, OSError) as error:
         send_state({"error": str(error)})
-    except Exception:  # noqa: BLE001  whatever it is, the parent is the one to tell
+    except Exception:  # noqa: BLE001  every error is reported to the parent
         send_state({"error": traceback.format_exc()})
 
 

@@ -1,11 +1,12 @@
-"""PostgreSQL's text of a value as the JSON that the real server sends for it (protocol §4.4).
+"""Convert PostgreSQL's text of a value to the JSON that the real server sends for it.
 
-There the JSON is made by the database, from the text that its decoder wrote. The same texts come out of `pgoutput`, so
-that here each type has one function from text to JSON, found by the type's oid once for each column of a table. The
-stream's session writes dates, intervals, floats and bytes in fixed styles (`replication.py`).
+On the real server the database produces the JSON from the text that its decoder wrote. `pgoutput` gives the same texts,
+so each type has one function from text to JSON here, looked up by the type's oid once per column of a table. The stream
+uses fixed formats for dates, intervals, floats and bytes (`replication.py`).
 
-What looks odd is the real server's: `char(n)` and `bit(n)` are cut to their first character, since values are cast to
-the type without its length; NaN and infinity are null, but strings within an array; bytea has no `\\x`, but for arrays.
+Some results look wrong but are the real server's: `char(n)` and `bit(n)` are cut to their first character, since values
+are cast to the type without its length; NaN and infinity become null, but strings within an array; bytea has no `\\x`,
+except in arrays. See docs/protocol.md, Value types.
 """
 
 import re
@@ -19,18 +20,18 @@ import msgspec
 from supawire._values.rows import read_array
 
 Write: TypeAlias = Callable[[bytes], bytes]
-"""PostgreSQL's text as JSON."""
+"""Converts PostgreSQL's text to JSON."""
 
 NULL: Final = b"null"
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type of the catalogue. name: as in pg_type; sql: as SQL names it, quoted and qualified where needed.
+    """A type of the catalog. name: as in pg_type; sql: its SQL name, quoted and qualified where needed.
 
     kind: `b`ase, `c`omposite, `d`omain, `e`num, `p`seudo, `r`ange or `m`ultirange, as in pg_type; `j` for one with a
-    cast to JSON of its own, such as hstore. item: for an array the oid of its items. base: for a domain the oid below
-    it. fields: for a composite names and oids.
+    cast to JSON of its own, such as hstore. item: for an array the oid of its items. base: for a domain the oid of its
+    base type. fields: for a composite names and oids.
     """
 
     oid: int
@@ -44,7 +45,7 @@ class Type:
 
     @property
     def whole(self) -> str:
-        """What a text is cast to so that it keeps its length: `character` alone means one of one letter."""
+        """The type to cast a text to without truncation: `character` alone means a length of one."""
         return _LENGTHY.get(self.oid, self.sql)
 
 
@@ -52,7 +53,7 @@ _LENGTHY: Final = {1042: "pg_catalog.bpchar", 1560: 'pg_catalog."bit"'}
 
 
 def string(text: bytes) -> bytes:
-    """A JSON string."""
+    """Encode a text as a JSON string."""
     return msgspec.json.encode(text.decode())
 
 
@@ -65,7 +66,7 @@ def _bool(text: bytes) -> bytes:
 
 
 def _number(text: bytes) -> bytes:
-    """Digits only, as jsonb keeps its numbers: no exponent, no minus before zero."""
+    """Normalize a number like jsonb: no exponent, no minus sign before zero."""
     if text.isdigit():
         return text
     value = Decimal(text.decode())
@@ -82,7 +83,7 @@ _NOT_FINITE: Final = frozenset({b"NaN", b"Infinity", b"-Infinity"})
 
 
 def _stamp(text: bytes) -> bytes:
-    """`2024-01-02 03:04:05` with a T between date and time."""
+    """Put a T between date and time: `2024-01-02T03:04:05`."""
     return b'"' + text.replace(b" ", b"T", 1) + b'"' if text[:1].isdigit() else string(text)
 
 
@@ -90,7 +91,7 @@ _ZONE: Final = re.compile(rb"[+-]\d\d(?::\d\d)*")
 
 
 def _stamp_with_zone(text: bytes) -> bytes:
-    """The same, and the zone with its minutes; the stream's is UTC."""
+    """Format a time with zone; the zone, always UTC in the stream, gets its minutes."""
     if text.endswith(b"+00") and text[:1].isdigit():
         return b'"' + text.replace(b" ", b"T", 1) + b':00"'
     found = _ZONE.search(text, 11)
@@ -105,7 +106,9 @@ def _bytes(text: bytes) -> bytes:
 
 
 def _first(text: bytes) -> bytes:
-    """The first character, a blank for none: the cast to a type whose length is left out, and so is one."""
+    """Return the first character, a blank if empty: the result of a cast to a type without length,
+    which defaults to 1.
+    """
     return string((text.decode()[:1] or " ").encode())
 
 
@@ -119,7 +122,7 @@ _WRITE: Final[Mapping[str, Write]] = {
     "timestamptz": _stamp_with_zone,
     "jsonb": _as_is,
 }
-"""By name in pg_type; what is not here is a string of its text."""
+"""By name in pg_type; all other types are encoded as strings."""
 
 _ALONE: Final[Mapping[str, Write]] = {
     "numeric": _number_or_null,
@@ -129,32 +132,33 @@ _ALONE: Final[Mapping[str, Write]] = {
     "bpchar": _first,
     "bit": _first,
 }
-"""Types that are written otherwise when a column is of just this type."""
+"""Types that are encoded differently when they are the type of the column itself."""
 
 _CUT: Final[Mapping[str, Write]] = {"bpchar": _first, "bit": _first}
-"""And those that stay so as items of a column that is an array of them."""
+"""Types that are also encoded this way as items of an array column."""
 
 
 class Writers:
-    """The function for each type of a catalogue, made when first wanted; types that are added later are found too."""
+    """The encoders of a catalog's types, created on demand; types added later are included."""
 
     def __init__(self, types: Mapping[int, Type]) -> None:
         self._types = types
         self._made: dict[int, Write] = {}
         self.cast: Final[dict[tuple[int, bytes], bytes]] = {}
-        """JSON by type and text, for types that only PostgreSQL can cast (`asks`): to be filled in before writing."""
+        """JSON by type and text, for types that only PostgreSQL can cast (`asks`); filled before encoding."""
 
     def asks(self, oid: int) -> bool:
-        """Whether PostgreSQL makes the JSON of this type: `json`, one with a cast of its own, or with such a part.
+        """Return whether PostgreSQL computes the JSON of this type: `json`, one with its own cast, or one containing
+        these.
 
-        PostgreSQL turns `json` into jsonb with its limits on digits, depth and characters, which the real server has.
+        PostgreSQL converts `json` to jsonb with limits on digits, depth and characters, which the real server has too.
         """
         whole = self._types[oid]
         parts = [part for part in (whole.item, whole.base, *(kind for _, kind in whole.fields)) if part]
         return asked(whole) or any(map(self.asks, parts))
 
     def of_column(self, oid: int) -> Write:
-        """For a column of this type. Raises: KeyError for a type that the catalogue lacks."""
+        """Return the encoder for a column of this type. Raises: KeyError for a type that is not in the catalog."""
         write = self._made.get(oid)
         if write is None:
             write = self._looked_up(oid) if self.asks(oid) else self._of_column(self._types[oid])
@@ -171,7 +175,7 @@ class Writers:
         return _ALONE[type.name] if is_builtin(type) and type.name in _ALONE else self._inside(type)
 
     def _inside(self, type: Type) -> Write:
-        """For a value of this type within another one, where nothing is cut or made null."""
+        """Return the encoder for a value inside another one, where nothing is truncated or replaced by null."""
         if type.item:
             return _array(self._inside(self._types[type.item]), type.delimiter)
         if type.kind == "d":
@@ -182,18 +186,18 @@ class Writers:
 
 
 def is_builtin(type: Type) -> bool:
-    """Whether this is a base type of PostgreSQL itself: a user's type may have any name."""
+    """Return whether this is a base type of PostgreSQL itself; a user-defined type may have the same name."""
     return type.kind == "b" and type.oid < FIRST_OF_USERS
 
 
 def asked(type: Type) -> bool:
-    """Whether PostgreSQL is asked for the JSON of a value of just this type."""
+    """Return whether PostgreSQL computes the JSON of values of this type itself."""
     return type.kind == "j" or type.oid == JSON
 
 
 JSON: Final = 114
 FIRST_OF_USERS: Final = 16_384
-"""Oids from here on are given to what users create."""
+"""First oid that PostgreSQL assigns to objects created by users."""
 
 
 def _array(write: Write, delimiter: str) -> Write:
@@ -215,7 +219,7 @@ def _item(item: Any, write: Write) -> bytes:
 
 
 def _with_commas(text: str) -> str:
-    """Boxes have commas of their own, so that their arrays are cut at semicolons; they never hold quotes."""
+    """Rewrite an array of boxes, separated by semicolons because boxes contain commas, as one of quoted items."""
     return re.sub(r"[^{};]+", lambda found: f'"{found[0]}"', text).replace(";", ",")
 
 
@@ -241,7 +245,7 @@ _ESCAPE: Final = re.compile(r'\\(.)|""', re.DOTALL)
 
 
 def read_record(text: str) -> list[str | None]:
-    """The fields of a composite value, such as `(1,"a b",)`; None for NULL, written as nothing. Raises: ValueError."""
+    """Parse a composite value, such as `(1,"a b",)`, into its fields; None for NULL. Raises: ValueError."""
     if not (text.startswith("(") and text.endswith(")")):
         raise ValueError("malformed record literal")
     fields: list[str | None] = []

@@ -1,13 +1,12 @@
-"""Row level security: which rows somebody sees, in one query for each role with its claims in a batch (protocol §4.5).
+"""Row level security: find which rows an identity can see, with one query per role and claims in a batch.
 
-What counts is what is visible *now*, by primary key, to the role and the claims, as in the real server. The stream may
-tell of a transaction a moment before other sessions see it, so the snapshot has to catch up first.
+As on the real server, visibility is evaluated at query time, by primary key, with the role and the claims. The stream
+may contain a transaction shortly before other sessions see it, so the queries wait until the snapshot includes it.
 
-What holds of tables, kept for as long as it cannot have changed: keys, rights on columns, row level security.
-
-Rights may change in the transaction that writes the row, before or after it, so each batch first asks PostgreSQL for
-the versions of its tables, in a snapshot that includes the batch. What was found out for one version holds until
-the next one. Changes that are of no table, such as a role that joins another one, count a second later.
+Also caches facts about tables: primary keys, column privileges, row level security. Privileges may change in the
+transaction that writes the row, so each batch first queries the versions of its tables, in a snapshot that includes the
+batch; facts are cached per version. Changes that do not modify a table's catalog rows, such as role memberships, take
+effect up to a second later. See docs/protocol.md, Row level security of changes.
 """
 
 import asyncio
@@ -29,17 +28,17 @@ _SEEN: Final = """
     select v.place from unnest({arrays}) with ordinality v({keys}, place)
     cross join lateral (select from {table} t where {equal} limit 1) row
 """
-"""A look-up for each row, by the key's index. Written as a join, it would have the policy tried on the whole table."""
+"""One index look-up per row. As a join, PostgreSQL would evaluate the policy on the whole table."""
 PAUSES: Final = (0.0, 0.0005, 0.002, 0.01, 0.05)
-"""Seconds between two looks at a snapshot that is behind; the last one again and again."""
+"""Seconds between two checks of a snapshot that is behind; the last value repeats."""
 FAILURES: Final = 8
-"""Rows for which a policy raised, one by one, before it is taken to raise for the rest."""
+"""Failing rows that are checked one by one before the policy is assumed to fail for the remaining rows."""
 TOGETHER: Final = 50
-"""Viewers who are asked about in one message."""
+"""Maximum identities checked in one round trip."""
 
 
 class Key(NamedTuple):
-    """Where a row is: its table's quoted name, the columns of the key, their types, and the texts of the values."""
+    """A row's location: its table's quoted name, the key columns, their types, and the texts of the values."""
 
     table: str
     columns: tuple[str, ...]
@@ -48,14 +47,14 @@ class Key(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Which of the rows somebody sees, by their numbers, and for which of them a policy failed."""
+    """The visible rows, by number, and the rows for which a policy failed."""
 
     visible: frozenset[int]
     failed: frozenset[int]
 
 
 async def caught_up(database: Database, snapshot: TransactionSnapshot | None, xids: Collection[int]) -> None:
-    """Return once everybody sees what these transactions did."""
+    """Wait until the effects of these transactions are visible to all sessions."""
     looks = 0
     while snapshot is None or not all(map(snapshot.sees, xids)):
         await asyncio.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
@@ -65,20 +64,20 @@ async def caught_up(database: Database, snapshot: TransactionSnapshot | None, xi
 
 
 Table: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
-"""A table's name, the columns of its key, and their types."""
+"""A table's name, its key columns, and their types."""
 Rows: TypeAlias = Sequence[tuple[int, Key]]
-"""Rows to look at, numbered."""
+"""Rows to check, numbered."""
 
 
 class Failure(NamedTuple):
-    """Rows among which a policy raised for one viewer, and the words of PostgreSQL."""
+    """Rows for which a policy raised for one identity, and PostgreSQL's error text."""
 
     rows: Rows
     error: str
 
 
 class PolicyFailed(Exception):
-    """A policy raised; for whom."""
+    """A policy raised; has the failures by identity."""
 
     def __init__(self, viewers: Mapping[Identity, Failure]) -> None:
         super().__init__(f"a row policy raised for {len(viewers)} viewers")
@@ -88,9 +87,9 @@ class PolicyFailed(Exception):
 async def seen(
     database: Database, wanted: Mapping[Identity, Rows], xids: Collection[int], *, isolate: bool = False
 ) -> dict[Identity, Seen]:
-    """Return what each viewer sees of these rows, once everybody sees what these transactions did.
+    """Return what each identity sees of these rows, once these transactions are visible.
 
-    isolate: a policy that raises hides rows from its viewer alone. Raises: PolicyFailed otherwise; DatabaseError.
+    isolate: a policy that raises hides rows from its identity only. Raises: PolicyFailed otherwise; DatabaseError.
     """
     found: dict[Identity, Seen] = {}
     failing: dict[Identity, Failure] = {}
@@ -116,7 +115,10 @@ async def seen(
 
 
 async def still_failing(database: Database, suspects: Mapping[Identity, Failure]) -> dict[Identity, Failure]:
-    """Return those for whom a policy raises now. Raises: DatabaseError when the database cannot be reached."""
+    """Return the identities for whom a policy still raises.
+
+    Raises: DatabaseError when the database cannot be reached.
+    """
     failing: dict[Identity, Failure] = {}
     for viewer, failure in suspects.items():
         try:
@@ -129,9 +131,9 @@ async def still_failing(database: Database, suspects: Mapping[Identity, Failure]
 
 
 async def _seen_apart(database: Database, viewer: Identity, rows: Rows, xids: Collection[int]) -> Seen:
-    """The same where a policy may raise.
+    """Return what one identity sees when a policy may raise.
 
-    One that raises hides the row that it raises for; one that raises for row after row hides all of them.
+    A policy that raises hides the row it raises for; after repeated failures all remaining rows are hidden.
     """
     await caught_up(database, None, xids)
     visible: set[int] = set()
@@ -156,7 +158,7 @@ async def _seen_apart(database: Database, viewer: Identity, rows: Rows, xids: Co
 async def _look_late(
     database: Database, looks: Sequence[tuple[Identity, Rows]], xids: Collection[int]
 ) -> list[frozenset[int]]:
-    """Look, and once more while the look came too early."""
+    """Check the rows, and repeat the check if the snapshot did not include the transactions."""
     tries = 0
     while True:
         snapshot, found = await _look(database, looks)
@@ -169,9 +171,9 @@ async def _look_late(
 async def _look(
     database: Database, looks: Sequence[tuple[Identity, Rows]]
 ) -> tuple[TransactionSnapshot, list[frozenset[int]]]:
-    """One look for each viewer, all of them in one message. What the snapshot sees, all of them saw.
+    """Run one check per identity in one round trip. All checks include what the returned snapshot includes.
 
-    Raises: DatabaseError when a policy does in any.
+    Raises: DatabaseError when a policy raises in any of them.
     """
     cursors: list[tuple[AsyncCursor[TupleRow], list[Rows]]] = []
     async with database.connection() as one:
@@ -189,7 +191,7 @@ async def _look(
 
 
 def _question(rows: Rows) -> tuple[LiteralString, list[Any], list[Rows]]:
-    """The query for these rows, its parameters, and the rows by table, as its answer counts them."""
+    """Return the query for these rows, its parameters, and the rows by table in the order of the result."""
     tables: dict[Table, list[tuple[int, Key]]] = {}
     for number, key in rows:
         tables.setdefault(key[:3], []).append((number, key))
@@ -201,7 +203,7 @@ def _question(rows: Rows) -> tuple[LiteralString, list[Any], list[Rows]]:
 
 @lru_cache(maxsize=256)
 def _query(tables: tuple[Table, ...]) -> LiteralString:
-    """Composing it takes longer than running it."""
+    """Cached, because composing the query takes longer than running it."""
     parts = [
         sql.SQL("select {}::int, q.place::int from ({}) q").format(sql.Literal(number), _of_table(*table))
         for number, table in enumerate(tables)
@@ -223,9 +225,9 @@ def _of_table(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> s
 
 
 LASTING: Final = 1.0
-"""Seconds."""
+"""Seconds for which facts are cached at most."""
 MOST: Final = 10_000
-"""Tables and roles that are kept."""
+"""Maximum number of cached entries (table and role)."""
 
 
 class _Known(NamedTuple):
@@ -235,7 +237,7 @@ class _Known(NamedTuple):
 
 
 class CatalogCache:
-    """Facts by table and role."""
+    """Cache of facts by table and role."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -244,9 +246,9 @@ class CatalogCache:
     async def of(
         self, oids: Collection[int], roles: Collection[str], xids: Collection[int]
     ) -> Mapping[tuple[int, str], Facts]:
-        """Return what holds for these tables and roles once everybody sees what these transactions did.
+        """Return the facts about these tables and roles, once these transactions are visible.
 
-        A table or role that is gone has no entry.
+        A table or role that no longer exists has no entry.
         """
         now = time.monotonic()
         versions = await self._versions(oids, xids)
@@ -266,7 +268,7 @@ class CatalogCache:
         return found
 
     async def _versions(self, oids: Collection[int], xids: Collection[int]) -> Mapping[int, str]:
-        """Ask again until the snapshot includes these transactions."""
+        """Query the versions repeatedly until the snapshot includes these transactions."""
         looks = 0
         while True:
             versions, snapshot = await self._catalog.versions(oids)
