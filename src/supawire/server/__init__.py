@@ -1,7 +1,7 @@
-"""A Realtime-compatible server in the box, for tests and development; it comes with the extra `supawire[server]`.
+"""A Realtime-compatible server for tests and development, with the extra `supawire[server]`.
 
-`LocalServer` is the whole of it for most people. `serve` runs one inside an event loop of yours; `Hub` is the server
-without sockets and clocks, for simulations.
+`LocalServer` runs it in a thread, `serve` on a running event loop. `Hub` is the server without sockets and clocks, for
+simulations.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Found when first used, so that nobody pays for what they do not use. Raises: ImportError that names the extra."""
+    """Import a public name on first use. Raises: ImportError that names the extra when it is not installed."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Who may read and write private channels (protocol §7.4).
+"""Authorization of reads and writes on private channels. See docs/protocol.md, Authorization.
 
-Without a database, a policy function stands in for the policies of a table. With one, the database decides, and
-`Authorization` waits for its answer.
+Without a database a policy function takes the place of row level security policies. With a database `Authorization`
+queries the database and waits for the answer.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,25 +13,25 @@ from supawire.server.pending_queries import PendingQueries
 from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
 
 Policy: TypeAlias = Callable[[Mapping[str, Any], str, Extension, Action], bool]
-"""`policy(claims, topic, extension, action)` says whether the holder of these claims may do that.
+"""`policy(claims, topic, extension, action)` returns whether the owner of these claims is allowed the action.
 
-`claims` are those of the token, `topic` is the sub-topic (without `realtime:`), `extension` is `"broadcast"` or
-`"presence"`, `action` is `"read"` or `"write"`. Called only for private channels: at the join for reading (presence
-only when it is enabled), at the first broadcast and the first `track` for writing; answers are kept until the channel
-gets a new token. One that raises denies.
+`claims` are those of the token, `topic` has no `realtime:` prefix, `extension` is `"broadcast"` or `"presence"`,
+`action` is `"read"` or `"write"`. The policy is called only for private channels: for reading at the join (presence
+only when it is enabled), for writing at the first broadcast and the first `track`. Results are cached until the
+channel gets a new token. An exception denies access.
 """
 
 TRUSTED: Final = frozenset({"service_role", "authenticated"})
 
 
 def default_policy(claims: Mapping[str, Any], topic: str, extension: Extension, action: Action) -> bool:
-    """Signed-in users and the service may do everything, `anon` and every other role nothing."""
+    """Allow everything to `authenticated` and `service_role`, and nothing to `anon` and any other role."""
     del topic, extension, action
     return claims.get("role") in TRUSTED
 
 
 class Reads(NamedTuple):
-    """What may be read."""
+    """Read access of a channel."""
 
     broadcast: bool
     presence: bool
@@ -41,7 +41,7 @@ EVERYTHING: Final = Reads(broadcast=True, presence=True)
 
 
 class Authorization:
-    """Rights are asked for here, once, and kept until a new token."""
+    """Queries and caches access rights; a new token of a channel clears its cache."""
 
     def __init__(
         self, policy: Policy, asking: PendingQueries, standing: Mailboxes, report: Callable[[str], None]
@@ -58,7 +58,7 @@ class Authorization:
         return frozenset(extension for extension in asked.extensions if self._may(asked, extension))
 
     def _may(self, asked: PermissionsQuery, extension: Extension) -> bool:
-        """What the policy says; no when it raises, which is reported."""
+        """Return the policy's decision; an exception denies access and is reported."""
         topic, action = asked.topic, asked.action
         try:
             return bool(self.policy(dict(asked.who.claims.values), topic, extension, action))
@@ -66,12 +66,12 @@ class Authorization:
             self._report(f"the policy raised {type(error).__name__} for {extension} {action} on {topic!r}: denied")
             return False
 
-    # --- questions ---
+    # --- queries ---
 
     def read(
         self, who: Who, topic: str, *, private: bool, presence: bool, then: Callable[[Reads | QueryError], None]
     ) -> None:
-        """Find out what may be read; presence is only asked for when it is wanted. A policy that fails is a no."""
+        """Query read access; presence is queried only when requested. A policy that fails denies access."""
 
         def heard(answer: frozenset[Extension] | QueryError) -> None:
             if isinstance(answer, QueryError) and answer is not QueryError.POLICY:
@@ -86,14 +86,14 @@ class Authorization:
         self.ask(PermissionsQuery(who, topic, "read", extensions), heard)
 
     def ask(self, question: PermissionsQuery, then: Callable[[frozenset[Extension] | QueryError], None]) -> None:
-        """Find out what is allowed. Claims with a `sub` that is not a string fail, as the real server's query does."""
+        """Query access rights. Claims with a `sub` that is not a string fail, as the real server's query does."""
         if isinstance(question.who.claims.values.get("sub", ""), str):
             self._asking.ask(question, then)
         else:
             then(QueryError.UNKNOWN)
 
     def hear_presence(self, channel: ServerChannel, then: Callable[[], None]) -> None:
-        """Find out whether a channel may read presence after all; its frames wait meanwhile."""
+        """Query read access to presence on a channel joined without it; the channel's frames wait meanwhile."""
 
         def heard(answer: frozenset[Extension] | QueryError) -> None:
             channel.reads_presence = channel.hears_presence = _reads(answer).presence
@@ -103,14 +103,14 @@ class Authorization:
         self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
 
     def may_write(self, channel: ServerChannel, extension: Extension) -> bool | None:
-        """Whether a channel may send or track; None when that is not known yet."""
+        """Return the cached right to send or track; None when it has not been queried yet."""
         return channel.writes.get(extension) if channel.private else True
 
     def write(self, channel: ServerChannel, extension: Extension, then: Callable[[bool], None]) -> None:
-        """Find out whether a channel may send or track; its frames wait meanwhile."""
+        """Query the right to send or track; the channel's frames wait meanwhile."""
 
         def heard(answer: frozenset[Extension] | QueryError) -> None:
-            if isinstance(answer, QueryError):  # a no that is not kept: the next frame asks again
+            if isinstance(answer, QueryError):  # denied, but not cached: the next frame queries again
                 then(False)
                 return
             channel.writes[extension] = extension in answer

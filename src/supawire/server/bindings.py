@@ -1,8 +1,8 @@
-"""Row changes as `emit` says them: checked, and with columns when it says none.
+"""Bindings of `postgres_changes`, and row changes passed to `emit`.
 
-One element of `postgres_changes`: what it asks for, its id, and the server's words when it cannot be had (§4.2).
-
-The texts are the real server's (protocol §3.6), as far as they can be known without a database.
+A binding is one element of a join's `postgres_changes`: what it selects, its id, and the server's error text when it
+is invalid. The texts are the real server's, as far as they can be determined without a database. See docs/protocol.md,
+Bindings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ from supawire.options import check_choice, check_kind, check_text, check_writabl
 from supawire.server.elixir_inspect import elixir_inspect, inspect_filters
 
 KEY: Final = "id"
-"""The primary key's column, since there is no catalogue."""
+"""Assumed primary key column, since there is no catalog."""
 
 Row: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row change. Values are those of the user; `columns` in table order."""
+    """A row change with the values that the caller passed; `columns` are in table order."""
 
     type: str
     schema: str
@@ -39,7 +39,7 @@ class Change:
 
     @property
     def key(self) -> frozenset[str]:
-        """Names of the primary key's columns."""
+        """The names of the primary key columns."""
         return frozenset({KEY})
 
 
@@ -53,12 +53,12 @@ def make_change(
     columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
     errors: str | Sequence[str] | None = None,
 ) -> Change:
-    """A change from what a user says about it.
+    """Return a validated row change.
 
-    Args: type: INSERT, UPDATE or DELETE. record: the new row; INSERT and UPDATE need it. old_record: the old row;
-    DELETE needs it, an UPDATE without one has the key column `id` of the new row. columns: types by name, or a list
-    of `{"name", "type"}`; left out, they are taken from the Python values. errors: texts for the frame's `errors`;
-    400 and 401 leave the rows out, 413 leaves out long values, as the server does (protocol §4.4).
+    Args: type: INSERT, UPDATE or DELETE. record: the new row; required for INSERT and UPDATE. old_record: the old row;
+    required for DELETE; for UPDATE it defaults to the key column `id` of the new row. columns: types by name, or a
+    list of `{"name", "type"}`; inferred from the Python values by default. errors: texts for the frame's `errors`;
+    400 and 401 leave out the rows, 413 leaves out long values, as the real server does.
     Raises: InvalidArgumentError.
     """
     kind = check_choice("type", type.upper() if isinstance(type, str) else type, TYPES)
@@ -135,12 +135,12 @@ EXCEPTION: Final = (
 
 
 class BindingError(Exception):
-    """A binding that the server refuses; the text is what its `system` frame says."""
+    """A binding that the server rejects, with the text of the `system` frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A binding with its id. `error` says why it cannot be subscribed; the other fields are defaults then."""
+    """A binding with its id. `error` says why it cannot be subscribed; the other fields then have their defaults."""
 
     echo: Json
     id: int
@@ -153,7 +153,7 @@ class Binding:
 
     @property
     def described(self) -> str:
-        """The parameters as the server's error texts list them."""
+        """The parameters as formatted in the server's error texts."""
         filters = inspect_filters([(c.column, c.op, c.wire_value, c.negated) for c in self.conditions])
         select = "nil" if self.select is None else elixir_inspect(list(self.select))
         return (
@@ -161,12 +161,12 @@ class Binding:
         )
 
     def wants(self, type: str, schema: str, table: str) -> bool:
-        """Whether changes of this type and table are asked for, filters aside."""
+        """Return whether the binding matches changes of this type and table, regardless of its filter."""
         return self.event in (ANY, type) and _like(self.schema, schema) and _like(self.table, table)
 
 
 def bind(element: Json, *, database: bool = False) -> Binding:
-    """An element of a join as a binding. database: one will try the conditions, so that they are only read here."""
+    """Return the binding for an element of a join. database: only parse the conditions; the database validates them."""
     number = binding_id(element)
     echo = {**element, "id": number}
     try:
@@ -179,7 +179,7 @@ def bind(element: Json, *, database: bool = False) -> Binding:
 
 
 def binding_id(element: Json) -> int:
-    """A number for this element, the same for equal ones (protocol §3.2)."""
+    """Return the id of this element; equal elements get equal ids."""
     text = msgspec.json.encode(element, order="sorted")
     return int.from_bytes(blake2b(text, digest_size=4).digest(), "big") % 2**27
 
@@ -199,7 +199,7 @@ def _try(binding: Binding) -> None:
 
 
 def _relation(element: Json) -> tuple[str, str]:
-    """Schema and table; only four combinations of keys are understood, and none with a null."""
+    """Return schema and table. Only four combinations of keys are valid, and none with a null."""
     given = {name: element[name] for name in ("schema", "table", "filter") if name in element}
     allowed = set(given) in ({"schema"}, {"table"}, {"schema", "table"}, {"schema", "table", "filter"})
     if not allowed or not all(isinstance(value, str) for value in given.values()):
@@ -231,5 +231,5 @@ def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:
 
 
 def _like(pattern: str, name: str) -> bool:
-    """SQL LIKE without an escape: `_` and `%` are wildcards (protocol §4.2)."""
+    """Match with SQL LIKE without an escape character: `_` and `%` are wildcards."""
     return pattern in (ANY, name) or like_without_escapes(pattern, name)

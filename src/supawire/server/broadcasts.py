@@ -1,4 +1,4 @@
-"""Broadcasts from clients and from the server itself (protocol §2.4, §6)."""
+"""Broadcasts from clients and from the server itself. See docs/protocol.md, Broadcast."""
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -26,20 +26,20 @@ from supawire.server.wire import (
 
 TOO_BIG: Final = b'{"status":"error","response":"payload_size_exceeded"}'
 RAW_OVERHEAD: Final = 50
-"""Bytes by which a raw payload's reckoning is larger than itself (protocol §8)."""
+"""Bytes that the server adds to the size of a raw payload when it applies the limit."""
 
 
 class Missed(NamedTuple):
-    """What a join with a replay gets at once."""
+    """The messages for a join with replay."""
 
     stored: tuple[StoredMessage, ...] = ()
-    """Oldest first."""
+    """Stored messages, oldest first."""
     passed: tuple[StoredMessage, ...] = ()
-    """What was delivered to the topic while that was looked up; it may be among them."""
+    """Messages delivered to the topic while the stored ones were queried; some may be in `stored` too."""
 
 
 class Broadcasts:
-    """What happens to a message between its sender and the room."""
+    """Delivers broadcasts from a sender to the channels of a room."""
 
     def __init__(self, desk: HubContext) -> None:
         self._outbox = desk.outbox
@@ -48,12 +48,12 @@ class Broadcasts:
         self._limits = desk.limits
         self._asking = desk.asking
         self._lookups: list[tuple[str, list[StoredMessage]]] = []
-        """Topics whose messages are being looked up, and what is delivered to them meanwhile."""
+        """Topics with a pending replay query, and the messages delivered to them meanwhile."""
         self.store: Final = Store()
         desk.asking.register_local(MessagesQuery, self._stored)
 
     def push(self, channel: ServerChannel, push: Push) -> None:
-        """A client broadcasts. Denied ones vanish without an answer, even with `ack` (protocol §6.2)."""
+        """Handle a client's broadcast. Without permission it is dropped without a reply, even with `ack`."""
         allowed = self._rights.may_write(channel, "broadcast")
         if allowed:
             self._push(channel, push)
@@ -68,7 +68,7 @@ class Broadcasts:
         skip = None if channel.config.self_send else channel
         if push.kind is None and not push.payload.startswith(b"{") and _any_v2(room, skip):
             self._rooms.publish(room, _for_v1(channel, push), skip)
-            self._rooms.crash(channel)  # the fast path of version 2.0.0 knows objects only (protocol §2.2)
+            self._rooms.crash(channel)  # the real server's fast path for version 2.0.0 accepts only objects
             return
         self._rooms.publish(room, _shared(channel, push), skip)
         if channel.open:
@@ -81,7 +81,7 @@ class Broadcasts:
         return limit is not None and len(push.payload) + RAW_OVERHEAD > limit
 
     def exceeds(self, payload: bytes) -> bool:
-        """Whether JSON text is over the payload limit, once decoded."""
+        """Return whether JSON text exceeds the payload limit when decoded."""
         limit = self._limits.payload_bytes
         if limit is None or len(payload) * WORST_RATIO < limit - 16:
             return False
@@ -96,22 +96,22 @@ class Broadcasts:
         answer = () if payload is None else (payload,)
         self._outbox.reply(channel.peer, channel.wire_topic, BROADCAST, push.ref, channel.join_ref, *answer)
 
-    # --- from the server ---
+    # --- sent by the server ---
 
     def publish(self, sub_topic: str, shared: Shared, *, private: bool, message_id: str | None = None) -> None:
-        """A message of the server or of REST to whoever is in the room; nobody there is not an error."""
+        """Deliver a message from the server or from HTTP to the room; do nothing when the room is empty."""
         room = self._rooms.get(sub_topic, private)
         if room is not None:
             self._rooms.publish(room, shared, message_id=message_id)
 
     def keep(self, message: StoredMessage) -> None:
-        """`realtime.send`: store a message and deliver it, unless it is over a limit (protocol §6.4)."""
+        """Store and deliver a message as `realtime.send` does, unless it is over a limit."""
         if not self._too_long(message):
             self.store.add(message)
             self.deliver(message)
 
     def deliver(self, message: StoredMessage) -> None:
-        """A stored message to whoever is in the room; over a limit it is lost without a word (protocol §6.4)."""
+        """Deliver a stored message to the room; over a limit it is dropped silently."""
         if self._too_long(message) or self._rooms.messages.tripped(self._outbox.now.mono):
             return
         for topic, passing in self._lookups:
@@ -126,7 +126,7 @@ class Broadcasts:
     # --- replay ---
 
     def find(self, topic: str, wanted: Replay, then: Callable[[Missed | QueryError], None]) -> None:
-        """What a join has missed (protocol §6.3)."""
+        """Query the messages to replay to a join. See docs/protocol.md, Replay."""
         lookup: tuple[str, list[StoredMessage]] = topic, []
 
         def heard(found: tuple[StoredMessage, ...] | QueryError) -> None:
@@ -140,7 +140,7 @@ class Broadcasts:
         return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))
 
     def replay(self, channel: ServerChannel, missed: Missed) -> None:
-        """Send what was stored before the join; live copies that come later are left out."""
+        """Send the messages stored before the join; copies that are delivered later are skipped."""
         for message in missed.stored:
             channel.replayed.add(message.id)
             self._replay_one(channel, message)
@@ -173,7 +173,7 @@ def _shared(channel: ServerChannel, push: Push) -> Shared:
 
 
 def _for_v1(channel: ServerChannel, push: Push) -> Shared:
-    """Return a text frame that only version 1.0.0 gets."""
+    """Return a text frame that only clients with version 1.0.0 receive."""
     return Shared(lambda v2: None if v2 else text(False, channel.wire_topic, BROADCAST, push.payload))
 
 
@@ -183,7 +183,7 @@ def _live(message: StoredMessage) -> Shared:
 
 
 def server_message(sub_topic: str, event: str, payload: Any, message_id: str | None = None) -> Shared:
-    """A text broadcast as REST sends it: `meta` only with an id (protocol §2.4)."""
+    """Return a text broadcast in the form of the HTTP endpoint; it has `meta` only with an id."""
     body: dict[str, Any] = {"event": event, "payload": payload, "type": "broadcast"}
     if message_id is not None:
         body["meta"] = {"id": message_id}

@@ -1,12 +1,10 @@
-"""`replication_ready`: who asked to be told when messages from the database flow (protocol §3.6, §6.4).
+"""Row changes and `replication_ready`: subscriptions, matching and frames. See docs/protocol.md, Postgres changes.
 
-Row changes for whoever asked for them: matching, frames, subscriptions (protocol §4).
+Without a database, changes come from `emit`. There is no catalog: every binding with valid parameters is subscribed
+immediately, the primary key is the column `id`, and a filter on a column that the change does not have is false.
 
-At the memory level a change is what `emit` says it is. There is no catalogue, so any binding with valid parameters is
-live at once, the primary key is the column `id`, and a filter on a column that the change does not have is false.
-
-With a database, that one knows who is to be told what: it answers when bindings are to be made live, says when they are
-so again after an outage, and gives `deliver` the finished rows.
+With a database, the backend matches changes to channels. It confirms subscriptions, confirms them again after an
+outage, and passes finished rows to `deliver`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,10 @@ NOT_IN_TIME: Final = "Replication connection was not established in time"
 
 
 class SubscriptionReadiness:
-    """Whether they flow, and the channels that wait for it. Without a database they always do."""
+    """The channels that wait until messages from the database are delivered, and whether they are.
+
+    Without a database the channels are notified immediately.
+    """
 
     def __init__(self, desk: HubContext) -> None:
         self._context = desk
@@ -37,7 +38,7 @@ class SubscriptionReadiness:
         self._waiting: dict[int, ServerChannel] = {}
 
     def welcome(self, channel: ServerChannel) -> None:
-        """A channel has joined; one that asked is told now, or when they flow, or is closed after a minute."""
+        """Send a channel that joined with `replication_ready` its message, now or when ready; close it on timeout."""
         if not channel.config.replication_ready:
             return
         if self._flowing:
@@ -48,7 +49,7 @@ class SubscriptionReadiness:
         self._context.schedule.at(at, lambda: self._give_up(channel))
 
     def flows(self, yes: bool) -> None:
-        """Messages from the database flow from now on, or no more."""
+        """Record whether messages from the database are delivered; if so, notify the waiting channels."""
         self._flowing = yes
         waiting = list(self._waiting.values()) if yes else []
         for channel in waiting:
@@ -64,15 +65,15 @@ class SubscriptionReadiness:
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
 RETRY: Final = 5.0
-"""Seconds until a subscription that met trouble is tried again (protocol §3.6)."""
+"""Seconds until a failed subscription is retried."""
 NO_DATA: Final = ("Error 400", "Error 401")
 TOO_LARGE: Final = "Error 413: Payload Too Large"
 KEPT_VALUE: Final = 64
-"""Bytes of JSON up to which a value stays in a row that is too large (protocol §4.4)."""
+"""Maximum bytes of JSON of a value that remains in a row that is too large."""
 
 
 class Delivery(NamedTuple):
-    """What a database found for one channel: the ids of its bindings that a change matches, and the frame's `data`."""
+    """A database change for one channel: the ids of the matching bindings, and the frame's `data`."""
 
     channel: int
     ids: tuple[int, ...]
@@ -81,21 +82,21 @@ class Delivery(NamedTuple):
 
 
 class Changes:
-    """Which channel gets which change."""
+    """Subscribes bindings and delivers changes to channels."""
 
     def __init__(self, desk: HubContext) -> None:
         self._context = desk
         self._meter = Meter(desk.limits.changes)
         desk.asking.register_local(SubscribeQuery, lambda asked: None)
         self._schemas = {"public", ANY}
-        """Schemas that exist as far as we know: a legacy join to another one is refused (protocol §3.8)."""
+        """Known schemas; a join without `config` to any other schema is refused."""
 
     def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
-        """The bindings that a join asks for."""
+        """Return the bindings of a join."""
         return tuple(bind(element, database=self._context.asking.external) for element in config.changes)
 
     def subscribe(self, channel: ServerChannel) -> None:
-        """Make the bindings live and say so, or say why not; one bad one spoils all (protocol §3.6)."""
+        """Subscribe the channel's bindings and send the result; one invalid binding makes all of them fail."""
         if not channel.bindings or not channel.open:
             return
         error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
@@ -108,7 +109,7 @@ class Changes:
         self._context.asking.ask(question, lambda answer: self._subscribed(channel, answer))
 
     def _subscribed(self, channel: ServerChannel, answer: str | QueryError | None) -> None:
-        """Tell the client; what is only trouble is tried again (protocol §3.6)."""
+        """Send the result of a subscription; it is retried after a `QueryError`."""
         if not channel.open:
             return
         channel.subscribed = answer is None
@@ -120,26 +121,29 @@ class Changes:
         self._context.outbox.system(channel, POSTGRES_CHANGES, status, answer or SUBSCRIBED)
 
     def _error(self, channel: ServerChannel, binding: Binding) -> str | None:
-        """A plain topic joined without `config` names a schema by accident, so that one must exist."""
+        """Return the error of a binding, if any.
+
+        A join without `config` takes its schema from the topic, so there the schema must exist.
+        """
         here = channel.config.legacy and not self._context.asking.external
         if binding.error is None and here and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error
 
     def relisted(self, number: int, answer: str | None) -> None:
-        """A database has made a channel's bindings live once more, or says why it cannot."""
+        """Handle the result of a new subscription of a channel by the database."""
         if (channel := self._context.rooms.listed.get(number)) is not None:
             self._subscribed(channel, answer)
 
     def interrupted(self) -> None:
-        """Changes are lost from here on, until `relisted`: every channel with live bindings is told."""
+        """Notify every subscribed channel that changes are lost until `relisted`."""
         for channel in list(self._context.rooms.listed.values()):
             if channel.subscribed:
                 channel.subscribed = False
                 self._context.outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
 
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
-        """Tell each channel what a database found for it; over the rate it is dropped."""
+        """Deliver changes from the database to their channels; changes over the rate limit are dropped."""
         mono = self._context.now.mono
         for delivery in deliveries:
             channel = self._context.rooms.listed.get(delivery.channel)
@@ -148,12 +152,12 @@ class Changes:
                 self._meter.count(mono)
 
     def lost(self, changes: Iterable[tuple[str, str, str]], why: str) -> None:
-        """Show changes that nobody gets to those who look on."""
+        """Show the watchers changes that were delivered to no channel."""
         for schema, table, kind in changes if self._context.watchers else ():
             self._show(encode({"schema": schema, "table": table, "type": kind, "errors": [why]}), 0)
 
     def emit(self, change: Change) -> None:
-        """Send a change to every channel with a matching binding; over the rate it is dropped (protocol §4.6)."""
+        """Send a change to every channel with a matching binding; changes over the rate limit are dropped."""
         self._schemas.add(change.schema)
         mono = self._context.now.mono
         if self._meter.tripped(mono):
@@ -182,7 +186,10 @@ class Changes:
             watcher.changed(data, receivers, self._context.now)
 
     def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
-        """The `data` of a frame, restricted to the selected columns and the key (protocol §4.4)."""
+        """Return the `data` of a frame, restricted to the selected columns and the key.
+
+        See docs/protocol.md, Change payload.
+        """
         hidden = any(error.startswith(NO_DATA) for error in change.errors)
         shown = {name for name, _ in change.columns if select is None or name in select or name in change.key}
         data: dict[str, Any] = {
@@ -200,7 +207,7 @@ class Changes:
         return data if hidden else self._fit(data)
 
     def _fit(self, data: dict[str, Any]) -> dict[str, Any]:
-        """A row that is too large keeps only its short values, and says so."""
+        """Remove long values from a row that is too large, and add the error for it."""
         limit = self._context.limits.change_bytes
         if limit is not None and len(encode(data)) > limit:
             data["errors"] = [TOO_LARGE]
@@ -212,7 +219,7 @@ class Changes:
 
 
 def _matching(channel: ServerChannel, change: Change) -> dict[tuple[str, ...] | None, list[int]]:
-    """Ids of the bindings that the change matches, by select list: each list is a frame of its own."""
+    """Return the ids of the matching bindings by select list; each list gets a frame of its own."""
     found: dict[tuple[str, ...] | None, list[int]] = {}
     if channel.subscribed:
         row = change.record if change.type != "DELETE" else change.old_record
@@ -224,12 +231,12 @@ def _matching(channel: ServerChannel, change: Change) -> dict[tuple[str, ...] | 
 
 
 def jsonb_order(key: str) -> tuple[int, bytes]:
-    """Return the place of a key in a row: shorter ones first, then by bytes, as jsonb has them (protocol §13)."""
+    """Return the sort key of a column: jsonb orders keys by length, then by bytes."""
     raw = key.encode()
     return len(raw), raw
 
 
 def _stamp(wall: float) -> str:
-    """UTC with exactly three decimals (protocol §4.4)."""
+    """Return the time in UTC with exactly three decimals."""
     at = datetime.fromtimestamp(int(wall * 1000) / 1000, UTC)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"

@@ -1,9 +1,8 @@
-"""One joined topic on one socket: what the real server keeps in a channel process.
+"""State of one client connection and of its joined channels.
 
-One client's socket as the hub sees it, and the queue in which it stands while a join holds it (protocol §3.2).
-
-One process of the real server serves a socket and waits for the channel that joins, so whatever comes in or is to go
-out meanwhile waits in one mailbox, in order. `still` says that something waits or must wait.
+On the real server one process serves a socket and waits for the channel process during a join, so incoming and
+outgoing frames wait in its mailbox, in order. `Peer.suspended` is true while something waits or must wait in this
+mailbox. See docs/protocol.md, Joins block the connection.
 """
 
 from collections import deque
@@ -23,7 +22,10 @@ from supawire.server.wire import encode
 
 @dataclass(slots=True, eq=False)
 class ServerChannel:
-    """A channel of one peer. `id` is unique in the hub's life; `join_ref` is the JSON text to echo."""
+    """One joined topic on one connection; the real server keeps it in a channel process.
+
+    `id` is unique within a hub; `join_ref` is the JSON text to send back.
+    """
 
     id: int
     peer: "Peer"
@@ -37,15 +39,15 @@ class ServerChannel:
     reads_broadcast: bool = True
     reads_presence: bool = True
     hears_presence: bool = True
-    """Whether `presence_diff`s are sent to it (protocol §5.4)."""
+    """Whether `presence_diff` frames are sent to this channel."""
     writes: dict[str, bool] = field(default_factory=dict[str, bool])
-    """Write rights by extension, asked for once and kept until a new token (protocol §7.4)."""
+    """Cached write access by extension; cleared by a new token."""
     replayed: set[str] = field(default_factory=set[str])
     calls: CallWindow = field(default_factory=CallWindow)
     subscribed: bool = False
-    """Whether its bindings are live."""
+    """Whether the bindings are subscribed."""
     waiting: "deque[Inbound] | None" = None
-    """Its frames that wait until it knows whether it may do what it was asked to; None when nothing is open."""
+    """Frames that wait for an authorization query of this channel; None without a pending query."""
     open: bool = True
     recheck: Timer | None = None
     wire_topic: bytes = b""
@@ -55,28 +57,28 @@ class ServerChannel:
 
     @property
     def sub_topic(self) -> str:
-        """The topic without the prefix, as policies and users say it."""
+        """The topic without the `realtime:` prefix, as policies and users write it."""
         return self.topic.removeprefix(PREFIX)
 
     @property
     def who(self) -> Who:
-        """On whose behalf it asks for rights."""
+        """The identity for authorization queries."""
         return Who(self.claims, self.peer.headers)
 
     @property
     def private(self) -> bool:
-        """Which of the two rooms of its topic it is in (protocol §7.4)."""
+        """Whether the channel is private; private and public channels of a topic are in different rooms."""
         return self.config.private
 
 
 MAX_WAITING_IN: Final = 8_000_000
-"""Bytes from a client that may wait behind a join before its socket is read no further."""
+"""Maximum bytes received behind a join before reading from the socket is paused."""
 MAX_WAITING_OUT: Final = 50_000_000
-"""Bytes for a client that may wait behind a join before it is cut off (protocol §8: memory of a socket process)."""
+"""Maximum bytes to send that wait behind a join before the connection is aborted."""
 
 
 class Inbound(NamedTuple):
-    """A frame of the client that waits for its turn."""
+    """A frame received from the client that waits to be handled."""
 
     data: bytes
     binary: bool
@@ -87,7 +89,7 @@ Waiting: TypeAlias = Send | Inbound
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """The server's side of one socket."""
+    """The server's state of one client connection."""
 
     id: int
     v2: bool
@@ -95,7 +97,7 @@ class Peer:
     headers: dict[str, str] = field(repr=False)
     last_received_at: float
     opened_at: float = 0.0
-    """By the wall clock."""
+    """Wall time."""
     channels: dict[str, ServerChannel] = field(default_factory=dict[str, ServerChannel])
     former: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """The join_ref of the last channel that ended, by topic."""
@@ -105,7 +107,7 @@ class Peer:
     waiting_in: int = 0
     waiting_out: int = 0
     unread: bool = False
-    """Whether the shell was told to read no further."""
+    """Whether the shell was told to pause reading."""
     paused: bool = False
     had_channels: bool = False
     lag: float = 0.0

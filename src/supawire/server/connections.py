@@ -1,8 +1,8 @@
-"""TCP connections of the local server: how long a first request may take, and how many bytes may be unfinished in all.
+"""TCP connections of the local server: a timeout for the first request and a limit on unfinished data.
 
-`aiohttp` bounds what one request or message may hold, and neither the time until the first request has arrived nor the
-sum over all connections. So each connection's protocol stands behind a `Connection`, which counts what came since the
-last whole request or message.
+`aiohttp` limits the size of one request or message, but neither the time until the first request is complete nor the
+sum over all connections. Therefore a `Connection` in front of each connection's protocol counts the bytes received
+since the last complete request or message.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from typing import Any, Final, cast
 logger: Final = logging.getLogger("supawire.server")
 
 MAX_UNFINISHED: Final = 128_000_000
-"""Bytes of unfinished requests and messages of all connections together; over that the largest one is cut."""
+"""Maximum bytes of unfinished requests and messages in all; above it the connection with most is aborted."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, in front of the protocol that reads it."""
+    """A protocol in front of the protocol that parses the connection."""
 
     __slots__ = ("_all", "_inner", "_timer", "_transport", "unfinished")
 
@@ -27,10 +27,10 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self.unfinished: int = 0
-        """Bytes that came since the last whole request or message."""
+        """Bytes received since the last complete request or message."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not its subclasses
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses of it
         self._timer = asyncio.get_running_loop().call_later(self._all.patience, self.cut)
         self._all.open[self._inner] = self
         self._inner.connection_made(transport)
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def arrived(self) -> None:
-        """Note that a request or message has arrived whole."""
+        """Record that a request or message is complete."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -63,28 +63,31 @@ class Connection(asyncio.Protocol):
         self.unfinished = 0
 
     def cut(self) -> None:
-        """End the connection at once."""
+        """Abort the connection."""
         self.arrived()
         if self._transport is not None:
             self._transport.abort()
 
 
 class Connections:
-    """All connections. patience: seconds for the first request. limit: bytes that may be unfinished in all."""
+    """All open connections.
+
+    patience: timeout of the first request in seconds. limit: maximum of unfinished bytes over all connections.
+    """
 
     def __init__(self, patience: float, limit: int = MAX_UNFINISHED) -> None:
         self.patience: Final = patience
         self.open: Final[dict[Any, Connection]] = {}
-        """By the protocol that reads them."""
+        """By the protocol that parses the connection."""
         self._limit: Final = limit
         self._unfinished = 0
 
     def guarded(self, make: Callable[[], Any]) -> Callable[[], Connection]:
-        """Return a factory of protocols that puts a `Connection` in front of each."""
+        """Return a protocol factory that puts a `Connection` in front of each protocol."""
         return lambda: Connection(self, make())
 
     def count(self, size: int) -> None:
-        """Add to the unfinished bytes; over the limit, cut the connection that has most of them."""
+        """Add to the unfinished bytes; above the limit, abort the connection that has most of them."""
         self._unfinished += size
         if size > 0 and self._unfinished > self._limit:
             largest = max(self.open.values(), key=lambda connection: connection.unfinished)

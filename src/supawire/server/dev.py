@@ -1,8 +1,8 @@
-"""A route for development, so that another process can do what `LocalServer.emit` does: `POST /dev/emit`.
+"""`POST /dev/emit`: a route by which another process can do what `LocalServer.emit` does.
 
-It tells those who listen that a row changed; it keeps no row and runs no SQL. The real server has no such route, so it
-is there only with `HubOptions(dev=True)`, which `supawire serve` sets on an address of this machine. It wants the
-service key, and Host must be this machine: a page in a browser has neither.
+It delivers a row change to subscribers, without storing a row or running SQL. The real server has no such route. It is
+served only with `HubOptions(dev=True)`, which `supawire serve` sets on a loopback address. The request needs the
+service key and a Host header that names this machine, so that web pages cannot use it.
 """
 
 from decimal import Decimal
@@ -25,7 +25,7 @@ from supawire.server.wire import DECODE_ERRORS, encode
 PATH: Final = "/dev/emit"
 ROLE: Final = "service_role"
 LONGEST: Final = 1000
-"""Digits that a number may have; `1e999999999` is short and would not stay so."""
+"""Maximum digits of a number: `1e999999999` is short but would expand to a huge integer."""
 
 
 class _Column(Struct, forbid_unknown_fields=True):
@@ -52,14 +52,14 @@ _body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)
 
 
 class Dev:
-    """The route."""
+    """The handler of the route."""
 
     def __init__(self, desk: HubContext, changes: Changes) -> None:
         self._context = desk
         self._changes = changes
 
     def answer(self, request: RestRequest) -> RestAnswer | None:
-        """Answer a request for this route; None when it is for another one, or when there is no such route here."""
+        """Answer a request for this route; return None for another route or when the route is disabled."""
         if not self._context.options.dev or request.path != PATH or request.method != "POST":
             return None
         if (refusal := self._refusal(request)) is not None:
@@ -99,7 +99,7 @@ def _change(body: bytes) -> Change:
 
 
 def is_here(host: str) -> bool:
-    """Whether Host names this machine: `localhost` or a loopback address. Any other name may be made to lead here."""
+    """Return whether Host is `localhost` or a loopback address. Any other name may be used for DNS rebinding."""
     name, bracket, _ = host.lower().removeprefix("[").partition("]")
     name = name if bracket else name.partition(":")[0]
     try:

@@ -1,4 +1,4 @@
-"""What the hub orders its shell to do, and how a handshake ends (architecture: effects are frozen data)."""
+"""Effects that the hub returns to its shell as frozen data, and the results of a handshake."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -9,7 +9,7 @@ from supawire.server.queries import Query
 
 
 class Send(Struct, frozen=True, gc=False):
-    """Write one frame to a socket. One frame for many sockets is one and the same `data` object in all its orders."""
+    """Write one frame to a socket. A frame for many sockets has the same `data` object in each effect."""
 
     conn: int
     data: bytes
@@ -17,46 +17,46 @@ class Send(Struct, frozen=True, gc=False):
 
 
 class Close(NamedTuple):
-    """End a socket with a close code; `code` None cuts it without a close frame (the client sees 1006)."""
+    """Close a socket with a close code. With `code` None abort the connection; the client reports 1006."""
 
     conn: int
     code: int | None
 
 
 class Hold(NamedTuple):
-    """Read nothing more from this socket: too much waits behind a join (protocol §3.2)."""
+    """Pause reading from a socket that has too many frames waiting behind a join."""
 
     conn: int
 
 
 class Release(NamedTuple):
-    """Read from this socket again."""
+    """Resume reading from a socket."""
 
     conn: int
 
 
 class Report(NamedTuple):
-    """Something the operator should know. Holds no token."""
+    """Log a message for the operator. It contains no token."""
 
     text: str
 
 
 class Ask(NamedTuple):
-    """Find out, and hand in the answer with `Hub.answered(number, …)`; only with `HubOptions(database=True)`."""
+    """Query the backend and pass the result to `Hub.answered(number, …)`; only with `HubOptions(database=True)`."""
 
     number: int
     question: Query[Any]
 
 
 class Unsubscribe(NamedTuple):
-    """The channel of this number has ended: its bindings (`questions.Subscription`) are live no more."""
+    """Remove the subscriptions (`queries.SubscribeQuery`) of a channel that has ended."""
 
     channel: int
 
 
 @dataclass(frozen=True, slots=True)
 class RestRequest:
-    """An HTTP request. Header names are lower case; `path` is still percent-encoded."""
+    """An HTTP request. Header names are lower case; `path` is percent-encoded."""
 
     method: str
     path: str
@@ -68,7 +68,7 @@ class RestRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestAnswer:
-    """What to answer."""
+    """The response to an HTTP request."""
 
     status: int
     body: bytes = b""
@@ -77,13 +77,13 @@ class RestAnswer:
 
 
 class Later(NamedTuple):
-    """The answer to an HTTP request is not known yet: it comes as a `Respond` with this number."""
+    """The response to an HTTP request is not available yet; it follows in a `Respond` with this number."""
 
     number: int
 
 
 class Respond(NamedTuple):
-    """Answer the HTTP request that was to be answered later."""
+    """Send the response to the HTTP request that was answered with `Later`."""
 
     number: int
     answer: RestAnswer
@@ -94,26 +94,26 @@ Effect: TypeAlias = Send | Close | Hold | Release | Report | Ask | Unsubscribe |
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An upgrade request. Header names are lower case; `query` holds decoded values."""
+    """An upgrade request. Header names are lower case; `query` has decoded values."""
 
     host: str
     query: dict[str, str] = field(default_factory=dict[str, str])
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
     def __repr__(self) -> str:
-        return f"Request({self.host!r})"  # the rest holds the key
+        return f"Request({self.host!r})"  # the other fields contain the key
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The handshake is good: answer 101."""
+    """The handshake is accepted: answer with 101."""
 
     v2: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The handshake is refused: answer this after `held` seconds (protocol §1.3)."""
+    """The handshake is refused: send this response after `held` seconds."""
 
     status: int
     body: bytes = b""

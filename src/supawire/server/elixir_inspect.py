@@ -1,4 +1,4 @@
-"""Values as Elixir prints them: the server's error texts quote what it was given (protocol §3.6)."""
+"""Formatting of values as Elixir prints them, because the server's error texts quote its input."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -6,11 +6,11 @@ from typing import Any, Final, NamedTuple
 from supawire.server.wire import is_list, is_object
 
 WIDTH: Final = 80
-"""Columns after which `inspect` breaks a list over several lines."""
+"""Line width at which `inspect` breaks a list over several lines."""
 
 
 def elixir_inspect(value: Any) -> str:
-    """Return a JSON value on one line, as `inspect/1` has it. Works without recursion: clients choose the depth."""
+    """Return a JSON value on one line as `inspect/1` formats it. Not recursive: clients choose the depth."""
     parts: list[str] = []
     todo: list[Any] = [value]
     while todo:
@@ -27,7 +27,7 @@ def elixir_inspect(value: Any) -> str:
 
 
 class _Mark(NamedTuple):
-    """Text between values."""
+    """Text between two values."""
 
     text: str
 
@@ -38,7 +38,7 @@ def _marked(item: dict[str, Any]) -> list[Any]:
 
 
 def _separated(groups: list[list[Any]]) -> list[Any]:
-    """Return all groups in a row, with a comma before each but the first."""
+    """Return the items of all groups, with a comma before each group but the first."""
     found: list[Any] = []
     for number, group in enumerate(groups):
         if number:
@@ -61,7 +61,7 @@ def _quoted(text: str) -> str:
 
 
 def inspect_filters(filters: Sequence[tuple[Any, ...]]) -> str:
-    """A list of tuples, broken over lines where it is longer than the width."""
+    """Return a list of tuples, broken over several lines where it exceeds the line width."""
     items = [[elixir_inspect(part) for part in parts] for parts in filters]
     line = "[" + ", ".join("{" + ", ".join(parts) + "}" for parts in items) + "]"
     if len(line) <= WIDTH:
@@ -70,7 +70,7 @@ def inspect_filters(filters: Sequence[tuple[Any, ...]]) -> str:
 
 
 def _filled(parts: list[str]) -> str:
-    """A tuple, indented by two: as many parts on each line as fit."""
+    """Return a tuple indented by two, with as many elements on each line as fit."""
     text, column = "{" + parts[0], 3 + len(parts[0])
     for position, part in enumerate(parts[1:], start=2):
         comma = position < len(parts)

@@ -1,7 +1,7 @@
-"""Misbehaviour on demand, for tests of clients (local server: Faults). Some act at once, some are rules that stay.
+"""Fault injection for tests of clients. Some faults act once, others are rules that stay until they are reset.
 
-`topic` is a sub-topic (`room:lobby`), left out or `"*"` for all; `connection` is the number of one socket, left out
-for all.
+`topic` is a topic without `realtime:`, or `"*"` for all (the default where there is one); `connection` is the number
+of one socket, by default all.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ GARBAGE: Final = (
     (b"\x04\xff\xff\xff\x01x", True),
     (b"\x01\x01", True),
 )
-"""Frames that no client should stumble over."""
+"""Invalid frames that a client must tolerate."""
 SECONDS: Final = "seconds"
 
 
 class Faults:
-    """What can go wrong with a server. The hub is told the time first, with `Hub.at`."""
+    """The faults of a server. Call `Hub.at` with the time first."""
 
     def __init__(self, desk: HubContext, sockets: Sockets) -> None:
         self._context = desk
@@ -43,7 +43,7 @@ class Faults:
         self._sockets = sockets
 
     def apply_faults(self, peer: Peer) -> None:
-        """A new socket meets the rules that are in force."""
+        """Apply the rules in force to a new connection."""
         self._set_lag(peer, self._rules.lag)
         if self._rules.paused:
             self._pause(peer)
@@ -65,14 +65,14 @@ class Faults:
     # --- sockets ---
 
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
-        """Close sockets with this code; None cuts them, and clients see 1006."""
+        """Close sockets with this code; with None the connection is aborted and clients report 1006."""
         if code is not None:
             check_count("code", code, minimum=1000, maximum=4999)
         for peer in self._peers(connection):
             self._sockets.close(peer, code)
 
     def refuse_connections(self, *, times: int | None = None, seconds: float | None = None, status: int = 503) -> None:
-        """Refuse the next `times` handshakes, or all for `seconds`, with this status; without both, for good."""
+        """Refuse the next `times` handshakes, all for `seconds`, or all until `accept_connections`; answer `status`."""
         if times is not None:
             check_count("times", times)
         if seconds is not None:
@@ -83,11 +83,11 @@ class Faults:
             self._rules.refuse_until = self._context.now.mono + (float("inf") if seconds is None else seconds)
 
     def accept_connections(self) -> None:
-        """Refuse no more."""
+        """Stop refusing handshakes."""
         self._rules.refusals, self._rules.refuse_until = 0, 0.0
 
     def pause(self, *, connection: int | None = None) -> None:
-        """Take everything and say nothing, as behind a dead network; new sockets are accepted and treated alike."""
+        """Stop answering and sending, as behind a broken network; new connections are accepted and paused too."""
         if connection is None:
             self._rules.paused = True
         for peer in self._peers(connection):
@@ -99,7 +99,7 @@ class Faults:
             self._context.standing.hold(peer)
 
     def resume(self, *, connection: int | None = None) -> None:
-        """Answer what was taken meanwhile, and go on."""
+        """Handle the input received since `pause`, and continue normally."""
         if connection is None:
             self._rules.paused = False
         for peer in self._peers(connection):
@@ -108,7 +108,7 @@ class Faults:
                 self._context.standing.resume(peer)
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
-        """Everything sent arrives this much later, in order; 0 ends it."""
+        """Delay everything that is sent by this many seconds, in order; 0 ends it."""
         check_number("seconds", seconds, minimum=0, unit=SECONDS)
         if connection is None:
             self._rules.lag = seconds
@@ -121,7 +121,7 @@ class Faults:
             peer.lagging_until = max(peer.lagging_until, self._context.now.mono, 1e-9)
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
-        """Send any bytes as one frame; text unless `binary`."""
+        """Send arbitrary bytes as one frame; a text frame unless `binary`."""
         if not isinstance(data, str | bytes):
             raise InvalidArgumentError(f"data must be a text or bytes, not {type(data).__name__}")
         check_bool("binary", binary)
@@ -130,31 +130,31 @@ class Faults:
             self._context.outbox.send(peer, (raw, binary))
 
     def garbage(self, *, connection: int | None = None) -> None:
-        """Send a dozen frames that mean nothing: broken JSON, wrong shapes, bad UTF-8, short binary headers."""
+        """Send a dozen invalid frames: broken JSON, wrong shapes, invalid UTF-8, short binary headers."""
         for data, binary in GARBAGE:
             self.send_raw(data, binary=binary, connection=connection)
 
     # --- replies and joins ---
 
     def delay_replies(self, seconds: float) -> None:
-        """Every reply comes this much later; a join's holds its socket meanwhile. 0 ends it."""
+        """Delay every reply by this many seconds; the reply to a join suspends its socket meanwhile. 0 ends it."""
         self._rules.reply_delay = check_number("seconds", seconds, minimum=0, unit=SECONDS)
 
     def drop_reply(self, event: str, times: int | None = None) -> None:
-        """Do what is asked but do not answer pushes of this event (`phx_join`, `broadcast`, `heartbeat`, …)."""
+        """Execute pushes of this event (`phx_join`, `broadcast`, `heartbeat`, …), but do not reply to them."""
         self._rules.dropped[check_text("event", event)] = None if times is None else check_count("times", times)
 
     def reject_join(self, topic: str, reason: str) -> None:
-        """Refuse joins of a topic with this reason (protocol §9.2 lists the real ones)."""
+        """Refuse joins of a topic with this reason. See docs/protocol.md, Join errors."""
         self._rules.rejected[sub_topic(check_text("topic", topic))] = _said("reason", reason)
 
     def delay_join(self, topic: str, seconds: float) -> None:
-        """Joins of a topic hold their socket this long before they are answered (protocol §3.2)."""
+        """Suspend the socket for this many seconds before a join of this topic is answered."""
         check_number("seconds", seconds, minimum=0, unit=SECONDS)
         self._rules.join_delays[sub_topic(check_text("topic", topic))] = seconds
 
     def reset(self) -> None:
-        """Behave again: every rule is gone, pauses and lags end. What was done stays done."""
+        """Remove all fault rules, pauses and lags. Effects of earlier faults are not undone."""
         self.accept_connections()
         self.lag(0.0)
         self.resume()
@@ -165,7 +165,7 @@ class Faults:
     # --- channels ---
 
     def close_channel(self, topic: str, *, stale: bool = False) -> None:
-        """End a topic's channels with `phx_close`; with `stale`, only send one that names the join before."""
+        """End a topic's channels with `phx_close`; with `stale`, only send one with the previous join_ref."""
         check_bool("stale", stale)
         for channel in self._channels(topic):
             if not stale:
@@ -176,17 +176,17 @@ class Faults:
             self._context.outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
 
     def crash_channel(self, topic: str) -> None:
-        """End a topic's channels with `phx_error`, as when their process dies."""
+        """End a topic's channels with `phx_error`, as when their process crashes."""
         for channel in self._channels(topic):
             self._context.rooms.crash(channel)
 
     def expire_tokens(self, topic: str | None = None) -> None:
-        """End channels as if their token had just run out."""
+        """End channels as if their token had just expired."""
         for channel in self._channels(topic):
             self._context.rooms.shut(channel, "Token has expired 0 seconds ago")
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
-        """Send a `system` frame; the channels stay."""
+        """Send a `system` frame without ending the channels."""
         for name, said in (("status", status), ("message", message), ("extension", extension)):
             _said(name, said)
         for channel in self._channels(topic):

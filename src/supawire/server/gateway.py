@@ -1,8 +1,9 @@
-"""What a gateway in front of Realtime does with API keys that are not JWTs (protocol §7.5).
+"""Translation of API keys that are not JWTs, as by the gateway in front of Realtime. See docs/protocol.md, API
+keys.
 
-`sb_publishable_…` and `sb_secret_…` keys open a project only through its gateway, under `/realtime/v1`: it puts a JWT
-of the role `anon` or `service_role` in their place. On the server's own paths, and as a token of a channel, they are
-not accepted, as on the real server.
+Keys of the forms `sb_publishable_…` and `sb_secret_…` are accepted only on the gateway's paths under `/realtime/v1`:
+the gateway replaces them by a JWT with the role `anon` or `service_role`. They are not accepted on the server's own
+paths or as the token of a channel, as on the real server.
 """
 
 import hmac
@@ -16,18 +17,18 @@ from supawire.server.tokens import sign
 
 GATEWAY: Final = "/realtime/v1"
 PUBLISHABLE_PREFIX: Final = "sb_publishable_"
-SECRET_PREFIX: Final = "sb_secret_"  # noqa: S105  the beginning of a key
+SECRET_PREFIX: Final = "sb_secret_"  # noqa: S105  prefix of a key
 LASTS: Final = 10 * 365 * 24 * 3600
-"""Seconds for which a translated key is good: as long as the other keys of the local server."""
+"""Lifetime of the JWT for a key in seconds, the same as of the other keys of the local server."""
 
 
 def publishable_key(secret: str) -> str:
-    """Return the key that stands for the role `anon`; the same secret always gives the same key."""
+    """Return the key for the role `anon`; the same secret always gives the same key."""
     return PUBLISHABLE_PREFIX + _drawn(secret, PUBLISHABLE_PREFIX)
 
 
 def secret_key(secret: str) -> str:
-    """Return the key that stands for the role `service_role`."""
+    """Return the key for the role `service_role`."""
     return SECRET_PREFIX + _drawn(secret, SECRET_PREFIX)
 
 
@@ -37,7 +38,7 @@ def _drawn(secret: str, kind: str) -> str:
 
 
 class Gateway:
-    """Translates the keys of requests that come by the gateway's paths."""
+    """Replaces API keys in requests on the gateway's paths."""
 
     def __init__(self, secret: str) -> None:
         self._secret: Final = secret
@@ -52,7 +53,7 @@ class Gateway:
         return replace(request, query=query, headers=headers)
 
     def rest(self, request: RestRequest, now: Instant) -> RestRequest:
-        """Return an HTTP request with a JWT in `Authorization`, unless a user's token is there already."""
+        """Return an HTTP request with a JWT in `Authorization`, unless that header already has a user's token."""
         key, given = request.headers.get("apikey", ""), request.headers.get("authorization", "")
         token = self._translated(key, now)
         if token is None or given not in ("", f"Bearer {key}"):

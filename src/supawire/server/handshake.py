@@ -1,4 +1,7 @@
-"""Upgrade requests: the checks in the server's order, and the answers of those that fail (protocol §1.2, §1.3)."""
+"""Validation of upgrade requests in the server's order, and the responses to refused ones.
+
+See docs/protocol.md, Refused handshakes.
+"""
 
 import re
 from collections.abc import Mapping
@@ -15,19 +18,19 @@ VERSION: Final = re.compile(r"([12])\.0\.\d+")
 
 
 def tenant(host: str) -> str:
-    """The first label of Host: the project (protocol §1.1)."""
+    """Return the first label of Host, which names the project."""
     return host.partition(":")[0].partition(".")[0]
 
 
 class Handshake:
-    """Who may open a socket."""
+    """Validates upgrade requests."""
 
     def __init__(self, desk: HubContext, joining: JoinHandler) -> None:
         self._context = desk
         self._joining = joining
 
     def check(self, request: Request) -> Accepted | Refusal:
-        """The answer to a request; a refusal says how long to hold it back."""
+        """Return the response to an upgrade request; a refusal includes the delay of the response."""
         if (status := self._context.rules.refusal(self._context.now)) is not None:
             return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8")
         version = VERSION.fullmatch(request.query.get("vsn", "1.0.0"))
@@ -57,10 +60,10 @@ class Handshake:
 
 
 def key_of(request: Request) -> str | None:
-    """The connection token: the header wins over the query (protocol §1.2)."""
+    """Return the token of the connection; the header takes precedence over the query."""
     return request.headers.get("x-api-key") or request.query.get("apikey")
 
 
 def x_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that policies may look at (protocol §1.2)."""
+    """Return the `x-` headers, which policies can read."""
     return {name: value for name, value in headers.items() if name.startswith("x-")}

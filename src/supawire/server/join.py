@@ -1,4 +1,7 @@
-"""`phx_join`: the checks in the server's order, and what a new channel is told (protocol §3.1, §3.2, §3.7)."""
+"""Handling of `phx_join`: the checks in the server's order, and the frames that follow a successful join.
+
+See docs/protocol.md, Join.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,17 +32,17 @@ NOTHING: Final = Missed()
 
 @dataclass(frozen=True, slots=True)
 class JoinRefused:
-    """Why there is no channel; the answer is held back for a while (protocol §3.2)."""
+    """The reason why a join is refused; the reply is delayed by `Timings.join_error`."""
 
     reason: str
     close: int | None = None
-    """A code to close the socket with, after the answer."""
+    """A code to close the socket with, after the reply."""
     at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A channel that may be welcomed, and the messages to replay to it."""
+    """A new channel, and the messages to replay to it."""
 
     channel: ServerChannel
     missed: Missed
@@ -47,14 +50,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class JoinIgnored:
-    """A join that gets no answer, and there is no channel."""
+    """A join that gets no reply and creates no channel."""
 
 
 Outcome: TypeAlias = Joined | JoinRefused | JoinIgnored
 
 
 class JoinHandler:
-    """How a join becomes a channel, or a reason."""
+    """Turns a join into a channel or a reason of refusal."""
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class JoinHandler:
         self.meter: Final = Meter(desk.limits.joins)
 
     def join(self, peer: Peer, push: Push, then: Callable[[Outcome], None]) -> None:
-        """Check a join; `then` gets a channel and what it missed, or a reason. Nothing is sent yet."""
+        """Check a join and call `then` with the outcome. Sends nothing."""
         try:
             payload = push.value()
         except DECODE_ERRORS:
@@ -118,7 +121,7 @@ class JoinHandler:
             )
 
     def _authorized(self, one: "_JoinRequest", reads: Reads | QueryError) -> None:
-        """It is known what may be read; what was missed may have to be looked up."""
+        """Continue once read access is known; query the messages to replay if requested."""
         if isinstance(reads, QueryError):
             one.then(JoinRefused(reads.reason))
         elif not any(reads):
@@ -147,7 +150,7 @@ class JoinHandler:
         one.then(Joined(channel, missed))
 
     def send_join_ok(self, joined: Joined, push: Push) -> None:
-        """The ok reply, then everything that follows it, in the order of protocol §3.7."""
+        """Send the ok reply, then the frames that follow it. See docs/protocol.md, After a join."""
         channel = joined.channel
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
@@ -161,7 +164,7 @@ class JoinHandler:
 
 @dataclass(frozen=True, slots=True)
 class _JoinRequest:
-    """A join whose token is good, on its way through the other checks."""
+    """A join with a valid token that is being checked further."""
 
     peer: Peer
     push: Push

@@ -1,6 +1,6 @@
-"""What a client asks for in `phx_join`, read as tolerantly as the server reads it (protocol §3.1).
+"""Decoding of the `phx_join` payload, as tolerant as the real server. See docs/protocol.md, Join payload.
 
-A value of the wrong type is not refused: the default is taken, so a mistyped `private` joins the public channel.
+A value of the wrong type is not refused but replaced by the default, so a mistyped `private` joins the public channel.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class JoinConfig:
-    """The wishes of one join."""
+    """The configuration requested by a join."""
 
     private: bool = False
     self_send: bool = False
@@ -33,16 +33,16 @@ class JoinConfig:
     legacy: bool = False
     token: str | None = None
     problem: str | None = None
-    """Why the join fails although the token is good."""
+    """Why the join fails despite a valid token."""
     unanswered: bool = False
-    """Whether the real server never answers it (protocol §13)."""
+    """Whether the real server never replies to this join."""
 
     def __repr__(self) -> str:
-        return f"JoinConfig(private={self.private}, changes={len(self.changes)})"  # the token stays out
+        return f"JoinConfig(private={self.private}, changes={len(self.changes)})"  # without the token
 
 
 def parse_join(topic: str, payload: Json) -> JoinConfig:
-    """The wishes of a join payload; what cannot be read counts as not given."""
+    """Return the configuration of a join payload; invalid values are treated as missing."""
     token = _token(payload)
     if "config" not in payload:
         return JoinConfig(legacy=True, changes=(_legacy_binding(topic),), token=token)
@@ -101,7 +101,7 @@ def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | Non
 
 
 def _token(payload: Json) -> str | None:
-    """The channel's own token; `user_token` is an old name that wins (protocol §3.1)."""
+    """Return the channel's own token; `user_token`, an old name, takes precedence over `access_token`."""
     newer, older = payload.get("access_token"), payload.get("user_token")
     token = older if isinstance(newer, str) and isinstance(older, str) else newer
     if token is None:
@@ -110,12 +110,15 @@ def _token(payload: Json) -> str | None:
 
 
 def usable(token: object) -> str | None:
-    """A token as the server takes it: new-style keys and anything that is no text are ignored (protocol §7.3)."""
+    """Return the token if the server uses it:
+
+    API keys of the newer kind and values that are not strings are ignored.
+    """
     return token if isinstance(token, str) and not token.startswith("sb_") else None
 
 
 def _legacy_binding(topic: str) -> Json:
-    """`schema[:table[:filter]]` as a binding (protocol §3.8)."""
+    """Return the topic `schema[:table[:filter]]` of a join without config as a binding."""
     names = ("schema", "table", "filter")
     parts = topic.removeprefix(PREFIX).split(":", 2)
     return dict(zip(names, parts, strict=False))

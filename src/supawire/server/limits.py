@@ -1,4 +1,4 @@
-"""Limits of the server (protocol §5.5, §8): sizes, counts, and rates as averages over a sliding window."""
+"""Limits of the server: sizes, counts, and rates averaged over a sliding window. See docs/protocol.md, Limits."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from supawire.server.wire import is_list, is_object
 WINDOW: Final = 5.0
 """Seconds between two updates of an average."""
 WINDOWS: Final = 12
-"""How many of them one average spans at most."""
+"""Maximum number of windows in one average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What the local server refuses; None is no limit. Without arguments only the frame size is limited.
+    """Limits that the local server enforces; None means no limit. By default only the frame size is limited.
 
-    connections: sockets with a channel. channels: per socket. joins, messages, presence, changes: per second, as an
-    average over up to a minute that is updated every 5 s; messages counts each one sent and each one delivered.
-    presence_calls: track and untrack of one channel in `presence_window` seconds. payload_kb: kilobytes of one
-    broadcast or tracked payload, by the server's own reckoning. change_bytes: of one row's JSON.
+    connections: sockets with a channel. channels: per socket. joins, messages, presence, changes: per second, averaged
+    over up to a minute and updated every 5 s; messages counts each message sent and each delivery.
+    presence_calls: track and untrack calls of one channel in `presence_window` seconds. payload_kb: kilobytes of one
+    broadcast or tracked payload, as the server measures it. change_bytes: bytes of one row's JSON.
     """
 
     connections: int | None = None
@@ -35,7 +35,7 @@ class ServerLimits:
 
     @classmethod
     def self_hosted(cls) -> "ServerLimits":
-        """The defaults of a self-hosted Realtime (protocol §8); on with `strict=True`."""
+        """Return the defaults of a self-hosted Realtime; used with `strict=True`."""
         return cls(
             connections=200,
             channels=100,
@@ -50,12 +50,12 @@ class ServerLimits:
 
     @property
     def payload_bytes(self) -> int | None:
-        """Bytes of a payload as the server reckons them."""
+        """Maximum size of a payload in bytes, as the server measures it."""
         return None if self.payload_kb is None else self.payload_kb * 1000 + 500
 
 
 class Meter:
-    """Events per second, averaged over the last windows of 5 s; trips at the limit, clears below (protocol §8)."""
+    """Events per second, averaged over the last windows of 5 s and compared with a limit."""
 
     def __init__(self, limit: float | None) -> None:
         self._limit = limit
@@ -64,17 +64,17 @@ class Meter:
         self._ends: float | None = None
 
     def count(self, mono: float, events: int = 1) -> None:
-        """Note events; costs nothing when there is no limit."""
+        """Count events."""
         if self._limit is not None:
             self._roll(mono)
             self._current += events
 
     def tripped(self, mono: float) -> bool:
-        """Whether the average has reached the limit."""
+        """Return whether the average has reached the limit."""
         return self._limit is not None and self.average(mono) >= self._limit
 
     def average(self, mono: float) -> float:
-        """Events per second over the windows that have ended."""
+        """Return the events per second over the completed windows."""
         self._roll(mono)
         return sum(self._windows) / (len(self._windows) * WINDOW) if self._windows else 0.0
 
@@ -87,12 +87,12 @@ class Meter:
             self._current = 0
             self._ends += WINDOW
             passed += 1
-        if mono >= self._ends:  # a long silence: every window is empty by now
+        if mono >= self._ends:  # idle for long: all windows have expired
             self._ends = mono + WINDOW
 
 
 class CallWindow:
-    """Calls in a window that begins with the first one (protocol §5.5)."""
+    """Counts calls in a window that begins with the first call."""
 
     __slots__ = ("_calls", "_ends")
 
@@ -101,7 +101,7 @@ class CallWindow:
         self._ends = 0.0
 
     def allows(self, mono: float, limits: ServerLimits) -> bool:
-        """Count one call; False when it is one too many."""
+        """Count one call; return False when it exceeds the limit."""
         if limits.presence_calls is None:
             return True
         if not self._calls or mono >= self._ends:
@@ -111,11 +111,11 @@ class CallWindow:
 
 
 WORST_RATIO: Final = 3
-"""No JSON text is more than this many times shorter than its term, a few bytes apart: `[[` and `{}` are the worst."""
+"""Upper bound, up to a few bytes, of term size divided by size of the JSON text; `[[` and `{}` come closest."""
 
 
 def term_size(value: Any) -> int:
-    """Bytes of a decoded JSON value in Erlang's external format, which the server measures (protocol §8)."""
+    """Return the bytes of a decoded JSON value in Erlang's external term format, which the server measures."""
     size, todo = 1, [value]
     while todo:
         item = todo.pop()

@@ -1,8 +1,8 @@
-"""Where things wait: a socket that stands still while it joins, a channel that waits for the right to go on.
+"""Queues of frames that wait: for a suspended socket or for a channel with a pending authorization query.
 
-One process of the real server serves a socket and waits for the channel that joins, so whatever comes in or is to go
-out meanwhile waits in the socket's mailbox, in order (protocol §3.2). A channel is a process of its own: while it asks
-for a right, its own frames wait, and the rest of the socket goes on.
+On the real server one process serves a socket and waits for the channel process during a join, so incoming and
+outgoing frames wait in the socket's mailbox, in order. A channel is a process of its own: during an authorization
+query only its own frames wait. See docs/protocol.md, Joins block the connection.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ Take: TypeAlias = Callable[[Peer, bytes, bool], None]
 
 
 class Mailboxes:
-    """Everything that waits, and its order. `take` handles a frame whose turn it is."""
+    """Suspends and resumes sockets and channels. `take` handles a frame when it is due."""
 
     def __init__(self, schedule: Schedule, outbox: Outbox, take: Take) -> None:
         self._schedule: Final = schedule
@@ -30,12 +30,12 @@ class Mailboxes:
     # --- sockets ---
 
     def add(self, peer: Peer, frame: Inbound) -> None:
-        """A frame came in on a socket that stands still."""
+        """Queue a frame received on a suspended socket."""
         peer.mailbox.append(frame)
         self._count(peer, frame)
 
     def suspend(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
-        """Let nothing in or out of a socket for a while, then do this and go on where it stopped."""
+        """Suspend a socket for some seconds, then call `then` and resume."""
 
         def go() -> None:
             if not peer.gone:
@@ -48,7 +48,7 @@ class Mailboxes:
         self._schedule.at(self._outbox.now.mono + seconds, go)
 
     def until(self, peer: Peer, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
-        """Begin something that says once what came of it, now or later; the socket stands still until then."""
+        """Call `begin` with a callback for its result, now or later; the socket is suspended until then."""
         came = held = False
 
         def done(result: T) -> None:
@@ -68,12 +68,12 @@ class Mailboxes:
             self.hold(peer)
 
     def hold(self, peer: Peer) -> None:
-        """Stand still until `resume` is called as often as `hold`."""
+        """Suspend the socket until `resume` has been called as often as `hold`."""
         peer.holds += 1
         peer.suspended = True
 
     def resume(self, peer: Peer) -> None:
-        """One reason to stand still is gone; with the last one, what waits takes its turn."""
+        """Remove one suspension; after the last one, handle the queued frames in order."""
         peer.holds -= 1
         while peer.mailbox and not peer.holds and not peer.gone:
             item = peer.mailbox.popleft()
@@ -89,14 +89,14 @@ class Mailboxes:
     # --- channels ---
 
     def add_to(self, waiting: deque[Inbound], peer: Peer, frame: Inbound) -> None:
-        """A frame of a channel that waits came in."""
+        """Queue a frame received for a waiting channel."""
         waiting.append(frame)
         self._count(peer, frame)
 
     def until_for(self, channel: ServerChannel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
-        """Begin something that says once what came of it, now or later; the channel's frames wait until then.
+        """Call `begin` with a callback for its result, now or later; the channel's frames wait until then.
 
-        `then` is not called for a channel that has ended meanwhile.
+        `then` is not called when the channel has ended meanwhile.
         """
         came = False
 
@@ -116,7 +116,7 @@ class Mailboxes:
             channel.waiting = deque()
 
     def _drain(self, peer: Peer, waiting: deque[Inbound]) -> None:
-        """Frames take their turn; where the socket stands still by now, they come before what waits there."""
+        """Handle the queued frames; if the socket is suspended now, put them in front of its own queue."""
         if peer.suspended:
             peer.mailbox.extendleft(reversed(waiting))
             return
@@ -128,7 +128,7 @@ class Mailboxes:
                 self._take(peer, frame.data, frame.binary)
         self._read_again(peer)
 
-    # --- how much ---
+    # --- limits of the queues ---
 
     def _count(self, peer: Peer, frame: Inbound) -> None:
         peer.waiting_in += len(frame.data)

@@ -1,4 +1,4 @@
-"""Messages that the server keeps for replay (protocol §6.3, §6.4); the memory level's `realtime.messages`."""
+"""In-memory store of messages for replay: the `realtime.messages` of a server without a database."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_REPLAY: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """One kept message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
+    """A stored message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
 
     id: str
     topic: str
@@ -22,20 +22,20 @@ class StoredMessage:
     sent_at: float
 
     def metadata(self, *, replayed: bool = False) -> bytes:
-        """The `meta` of its frames."""
+        """Return the `meta` of the message's frames."""
         return b'{"id":"%b"%b}' % (self.id.encode(), b',"replayed":true' if replayed else b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a join asks for: since when (milliseconds, Unix time) and how many at most."""
+    """The replay requested by a join: since when (Unix time in milliseconds) and at most how many messages."""
 
     since: int
     limit: int
 
 
 def parse_replay(value: dict[str, Any]) -> Replay | None:
-    """The `replay` of a join; None when it is not valid (protocol §3.1, §6.3)."""
+    """Return the `replay` of a join; None when it is invalid. See docs/protocol.md, Replay."""
     since, limit = value.get("since"), value.get("limit")
     if limit is None:
         limit = MAX_REPLAY
@@ -54,13 +54,13 @@ class Store:
         return len(self._messages)
 
     def add(self, message: StoredMessage) -> None:
-        """Keep one; the oldest goes when there are too many."""
+        """Add a message; the oldest is removed when there are too many."""
         while self._messages and self._messages[0].sent_at < message.sent_at - RETENTION:
             self._messages.popleft()
         self._messages.append(message)
 
     def replay(self, topic: str, wanted: Replay, wall: float) -> list[StoredMessage]:
-        """The newest private messages of a topic since then, oldest first."""
+        """Return the newest private messages of a topic since the requested time, oldest first."""
         found: list[StoredMessage] = []
         for message in reversed(self._messages):
             if message.sent_at < wall - RETENTION or len(found) == wanted.limit:

@@ -1,4 +1,4 @@
-"""The way out of the hub: effects in order, behind the mailbox of a socket that stands still (protocol §3.2)."""
+"""Output of the hub: a queue of effects; frames for a suspended socket wait in its mailbox."""
 
 from collections import deque
 
@@ -14,17 +14,17 @@ OK = b'{"status":"ok","response":{}}'
 
 
 class Outbox:
-    """Everything that leaves the hub passes here; faults that lose or delay are applied here too."""
+    """Creates all effects of the hub, and applies the faults that drop or delay frames."""
 
     def __init__(self, schedule: Schedule, rules: FaultRules) -> None:
         self.effects: deque[Effect] = deque()
         self.now: Instant = Instant(0.0, 0.0)
-        """The time of the input that is being worked on."""
+        """The time of the input being handled."""
         self._schedule = schedule
         self._rules = rules
 
     def send(self, peer: Peer, frame: Encoded) -> None:
-        """A frame from a channel or a room: it waits where the socket stands still."""
+        """Send a frame from a channel or a room; it waits while the socket is suspended."""
         if not peer.suspended:
             self.direct(peer, frame)
             return
@@ -36,7 +36,7 @@ class Outbox:
             self.close(peer, None)
 
     def direct(self, peer: Peer, frame: Encoded) -> None:
-        """A frame of the socket's own process, which passes what waits in its mailbox."""
+        """Send a frame of the socket's own process, ahead of its mailbox."""
         if peer.gone:
             return
         if peer.paused:
@@ -53,13 +53,16 @@ class Outbox:
             self.effects.append(Send(peer.id, *frame))
 
     def close(self, peer: Peer, code: int | None) -> None:
-        """End a socket; nothing more is sent on it."""
+        """Close a socket; nothing is sent on it afterwards."""
         if not peer.gone:
             peer.gone = True
             self.effects.append(Close(peer.id, code))
 
     def reply(self, peer: Peer, topic: bytes, event: str, ref: bytes, join_ref: bytes, payload: bytes = OK) -> None:
-        """Answer a push of this event. Answers to joins and heartbeats come from the socket itself and do not wait."""
+        """Reply to a push of this event.
+
+        Replies to joins and heartbeats come from the socket process and do not wait.
+        """
         if self._rules.drops_reply(event):
             return
         frame = text(peer.v2, topic, REPLY, payload, ref, join_ref)
@@ -70,15 +73,15 @@ class Outbox:
             way(peer, frame)
 
     def system(self, channel: ServerChannel, extension: str, status: str, message: str) -> None:
-        """A `system` frame of a channel (protocol §3.6)."""
+        """Send a `system` frame of a channel. See docs/protocol.md, System messages."""
         payload = {"message": message, "status": status, "extension": extension, "channel": channel.sub_topic}
         self.push(channel, SYSTEM, encode(payload))
 
     def push(self, channel: ServerChannel, event: str, payload: bytes, ref: bytes = NULL) -> None:
-        """A frame for one channel alone; it carries the join_ref."""
+        """Send a frame to one channel only; it includes the join_ref."""
         peer = channel.peer
         self.send(peer, text(peer.v2, channel.wire_topic, event, payload, ref, channel.join_ref))
 
     def report(self, message: str) -> None:
-        """Tell the operator."""
+        """Log a message for the operator."""
         self.effects.append(Report(message))

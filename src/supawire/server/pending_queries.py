@@ -1,7 +1,7 @@
-"""Questions on their way (`questions.py`): who waits for which answer, and for how long.
+"""Pending queries to the backend (`queries.py`), each with a callback and a timeout.
 
-Leaving the table of open questions is being answered: by the shell, or by the deadline. An answer that comes later
-finds nobody.
+A query is resolved when it leaves the table of pending queries: by the shell's answer or by the timeout. A later
+answer is dropped.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ class _Open(NamedTuple):
 
 
 class PendingQueries:
-    """Every question of the hub goes through here."""
+    """All queries of the hub."""
 
     def __init__(self, schedule: Schedule, outbox: Outbox, patience: float, *, outside: bool) -> None:
         self.external: Final = outside
-        """Whether somebody else knows the answers."""
+        """Whether a backend outside the hub answers the queries."""
         self.trouble: QueryError | None = None
-        """What is wrong with the database, as far as the shell has said: then nobody joins (protocol §3.1)."""
+        """The database error last reported by the shell; while it is set, joins are refused."""
         self.late: int = 0
-        """Answers that came when nobody waited for them any more."""
+        """Number of answers that came after the timeout."""
         self._schedule = schedule
         self._outbox = outbox
         self._timeout = patience
@@ -39,11 +39,11 @@ class PendingQueries:
         self._numbers = count(1)
 
     def register_local(self, kind: type[Query[T]], answer: Callable[[Any], T]) -> None:
-        """Questions of this kind can be answered by this function, unless they go outside."""
+        """Register the function that answers queries of this kind when there is no external backend."""
         self._known[kind] = answer
 
     def ask(self, question: Query[T], then: Callable[[T | QueryError], None]) -> None:
-        """Call `then` with the answer: at once where it is known, else when it comes or is given up."""
+        """Call `then` with the answer: immediately without a backend, else when it arrives or times out."""
         if not self.external:
             then(self._known[type(question)](question))
             return
@@ -54,7 +54,7 @@ class PendingQueries:
         self._outbox.effects.append(Ask(number, question))
 
     def answered(self, number: int, answer: Answer) -> None:
-        """The answer to a question."""
+        """Handle the answer to a query."""
         waiting = self._open.pop(number, None)
         if waiting is None:
             self.late += 1

@@ -1,4 +1,4 @@
-"""Who is tracked on one topic, and what a change of it looks like (protocol §5)."""
+"""Presence of one room: tracked payloads and their diffs. See docs/protocol.md, Presence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ Metas = dict[str, dict[str, list[dict[str, Any]]]]
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """One `presence_diff`; both sides map keys to metas and may be empty."""
+    """A `presence_diff`; both sides map keys to metas and may be empty."""
 
     joins: Metas
     leaves: Metas
 
     def payload(self) -> bytes:
-        """JSON text of the frame's payload."""
+        """Return the JSON text of the frame's payload."""
         return encode({"joins": self.joins, "leaves": self.leaves})
 
 
@@ -39,7 +39,7 @@ class _Entry:
 
 
 class RoomPresence:
-    """The tracked payloads of one room, at most one for each channel; several channels may share a key."""
+    """The tracked payloads of one room, at most one per channel; several channels may share a key."""
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
@@ -51,7 +51,7 @@ class RoomPresence:
         return channel in self._entries
 
     def track(self, channel: int, key: str, payload: dict[str, Any], ref: str) -> Diff | None:
-        """A new or changed payload; None when it is the one already tracked (protocol §5.1)."""
+        """Add or replace a payload and return the diff; None when the same payload is already tracked."""
         old = self._entries.get(channel)
         if old is None:
             entry = self._entries[channel] = _Entry(key, payload, ref)
@@ -62,23 +62,23 @@ class RoomPresence:
         return Diff(entry.alone(), old.alone())
 
     def untrack(self, channel: int) -> Diff | None:
-        """The entry of this channel is gone; None when there was none."""
+        """Remove the channel's payload and return the diff; None when there was none."""
         old = self._entries.pop(channel, None)
         return None if old is None else Diff({}, old.alone())
 
     def state(self) -> Metas:
-        """The whole state, as `presence_state` has it."""
+        """Return the full state in the form of `presence_state`."""
         state: Metas = {}
         for entry in self._entries.values():
             state.setdefault(entry.key, {"metas": []})["metas"].append(entry.meta())
         return state
 
     def keys(self) -> Iterator[str]:
-        """The keys that are present, each as often as it has metas."""
+        """Return the keys that are present, each as often as it has metas."""
         return (entry.key for entry in self._entries.values())
 
 
 def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
     if old != new:
         return False
-    return msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")  # True equals 1
+    return msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")  # True == 1 in Python

@@ -1,4 +1,4 @@
-"""`presence` pushes: track and untrack, their answers and limits (protocol §5.1, §5.3, §5.5)."""
+"""Handling of `presence` pushes: track and untrack, with replies and limits. See docs/protocol.md, Presence."""
 
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ TOO_BIG: Final = "Track message size exceeded"
 
 
 class PresencePush:
-    """Who is where, as the clients say."""
+    """Handles track and untrack."""
 
     def __init__(self, desk: HubContext) -> None:
         self._outbox = desk.outbox
@@ -27,7 +27,7 @@ class PresencePush:
         self._new_ref = desk.new_ref
 
     def push(self, channel: ServerChannel, push: Push, value: Any) -> None:
-        """A client tracks or untracks. Every push is answered, except one that trips a limit."""
+        """Handle a presence push. Every push is answered, except one that exceeds a limit."""
         if not is_object(value):
             self._answer(channel, push, OK)
             return
@@ -45,7 +45,7 @@ class PresencePush:
         if not self._allowed(channel):
             return
         if payload is None and channel.id not in self._rooms.of(channel).roster:
-            self._answer(channel, push, OK)  # the same as what is tracked, which is nothing (protocol §13)
+            self._answer(channel, push, OK)  # equals the tracked payload, which is none
             return
         if not is_object(payload):
             self._answer(channel, push, NOT_A_MAP)
@@ -57,7 +57,7 @@ class PresencePush:
         self._rights.write(channel, "presence", lambda may: self._enter(channel, push, payload, may=may))
 
     def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
-        """A private channel without `enabled` hears diffs from its first own track on (protocol §5.4)."""
+        """Track. A private channel joined without `enabled` receives diffs from its first own track on."""
         if not may:
             self._answer(channel, push, DENIED)
         elif channel.hears_presence or not channel.private or channel.config.presence:
@@ -79,7 +79,7 @@ class PresencePush:
         self._rooms.tell_presence(room, room.roster.untrack(channel.id))
 
     def _allowed(self, channel: ServerChannel) -> bool:
-        """Count a call; the one too many closes the channel without a reply (protocol §5.5)."""
+        """Count a call; when it exceeds the limit, close the channel without a reply."""
         mono = self._outbox.now.mono
         self._rooms.presence.count(mono)
         if not channel.calls.allows(mono, self._limits):
@@ -92,7 +92,7 @@ class PresencePush:
         self._outbox.reply(channel.peer, channel.wire_topic, PRESENCE, push.ref, channel.join_ref, payload)
 
     def send_state(self, channel: ServerChannel) -> None:
-        """The whole state, once after a join with presence enabled and readable."""
+        """Send the full state, once after a join with presence enabled and readable."""
         if not (channel.config.presence and channel.reads_presence):
             return
         mono = self._outbox.now.mono
