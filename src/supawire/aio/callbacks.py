@@ -129,7 +129,7 @@ def ask_delay(order: AskDelay, options: ClientOptions, exits: Exits) -> tuple[fl
         return delay(chosen, order.attempt, RANDOM), None
     try:
         seconds = check_number("the delay", chosen(order.attempt), minimum=0, unit="seconds")
-    except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+    except BaseException as error:  # noqa: BLE001  errors of user code never end the client
         return delay(default, order.attempt, RANDOM), None if exits.take(error) else error
     return (
         (seconds, None) if math.isfinite(seconds) else (default.maximum, InvalidArgumentError("the delay has no end"))

@@ -63,7 +63,7 @@ class FrameSink:
                 delivery = self._take_heavy(data, binary, now)
             else:
                 delivery = self._receive(self._generation, data, binary, now)
-        except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
+        except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
             self._driver.fail(bug)
             return
         if delivery is None:
@@ -78,7 +78,7 @@ class FrameSink:
                 continue
             try:
                 given = listener(event)
-            except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+            except BaseException as error:  # noqa: BLE001  errors of user code never end the client
                 self._driver.inline_raised(listener, error, event)
             else:
                 if given is not None and given is not True:  # buffers say True

@@ -1,20 +1,16 @@
-"""The clock and the timers of one event loop, as the core reads them: seconds that move on within a batch.
+"""The asyncio shell around the core: runs one session on one event loop.
 
-uvloop reads its clock once per iteration and in whole milliseconds, so a round trip would take 0.0 s and a slow handler
-could not be noticed. For an event loop that is not built on asyncio's own the system's clock is read instead.
+Each input (a frame, a deadline, a call of the user) is passed to the core with the current time. `pump` then performs
+the effects that the core has queued, in order, and sets the single timer to the core's next deadline. `pump` is not
+re-entrant: if a handler calls the client while effects are performed, the new effects are appended and the outer loop
+performs them, so order is kept.
 
-The orderly end: take nothing new, let what is under way finish, leave, close; within a deadline.
+User code (plain handlers and callbacks) runs here, inline. Its exceptions go to `on_error` and never end the client. An
+exception in our own code ends the client, and every pending call raises it.
 
-Only the door takes nothing new. The core goes on as ever, so a lost connection comes back and queued sends go out.
-
-The async shell around the core: one cycle, on one event loop.
-
-Something happens: a frame, a deadline, a call of the user. The core is told, with the time; what it orders is performed
-in order (`pump`), and the one timer is armed for its next deadline. The pump is not entered twice: a handler that calls
-the client while effects are performed only adds to them, and the outer loop takes these too, so order is kept.
-
-User code runs here, inline: plain handlers and the hooks. Whatever it raises goes to `on_error` and ends nothing (R1).
-Whatever *we* raise ends the client, with that error in every waiter (R2).
+`Clock` is the time source. `drain` is the graceful shutdown: new calls are refused, pending sends finish, channels are
+left, and the client closes, within a deadline. Only the public methods refuse new calls; the core keeps working, so a
+lost connection is restored and queued sends are still sent.
 """
 
 import asyncio
@@ -59,17 +55,22 @@ from supawire.options import ClientOptions, Endpoint, Secret
 
 
 class Clock:
-    """The clock of an event loop; `time` returns its seconds."""
+    """The clock and timers of one event loop, in seconds; `time` returns the current time.
+
+    The time must advance within one iteration of the loop. uvloop reads its clock once per iteration and in whole
+    milliseconds, so a round trip could take 0.0 s and a slow handler would not be noticed. For an event loop that is
+    not built on asyncio's own, the system's monotonic clock is used instead.
+    """
 
     __slots__ = ("_exact", "_loop", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._exact: Final = isinstance(loop, asyncio.BaseEventLoop)  # also one of virtual time
+        self._exact: Final = isinstance(loop, asyncio.BaseEventLoop)  # includes loops with virtual time
         self.time: Final[Callable[[], float]] = loop.time if self._exact else time.monotonic
 
     def call_at(self, when: float, function: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-        """Call a function at an instant of this clock, not earlier."""
+        """Call a function at the given time of this clock, never earlier."""
         if self._exact:
             return self._loop.call_at(when, function, *args)
         delay = max(0.0, when - time.monotonic())
@@ -77,17 +78,17 @@ class Clock:
 
 
 SENDS: Final = frozenset({"broadcast", "track", "publish"})
-"""What callers are owed for sending; subscriptions that are still wanted end with the leave."""
+"""Kinds of tickets that are pending sends; pending subscriptions end with the leave instead."""
 
 
 def check_accepting_calls(driver: "Driver") -> None:
-    """Before every call that begins something: refuse it while the client drains; when it is closed, that is said."""
+    """Raise `StateError` while the client is draining; a closed client raises its own error elsewhere."""
     if driver.draining and driver.session.state is not ConnectionState.CLOSED:
         raise StateError("the client is draining: it finishes what it has, and takes nothing new")
 
 
 async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) -> None:
-    """Finish sends, leave the channels, close; see `AsyncClient.drain`."""
+    """Finish pending sends, leave the channels, close; see `AsyncClient.drain`."""
     driver.spare()
     driver.draining = True
     late: OperationTimeout | None = None
@@ -108,31 +109,32 @@ async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) 
 
 
 async def _sends(driver: "Driver") -> None:
-    """Each has its own caller, who hears how it ended."""
+    """Wait for all pending sends; each result goes to the caller of that send."""
     while owed := driver.owed(SENDS):
         await asyncio.wait(owed)
 
 
 async def _leave(driver: "Driver", topics: Iterable[str]) -> None:
-    """A leave is answered after all that was sent before, and takes our presence along (protocol §3.3, §5)."""
+    """Leave the channels and wait. The server answers a leave after all earlier frames, and ends our presence."""
     session = driver.session
     wanted = [topic for topic in topics if session.channels[topic].wanted]
     leaves = [driver.promise(session.leave(topic, float("inf"), driver.now())) for topic in wanted]
-    await asyncio.gather(*leaves, return_exceptions=True)  # what is lost with the connection has left as well
+    await asyncio.gather(*leaves, return_exceptions=True)  # a lost connection also counts as left
 
 
 SLOW: Final = 0.2
-"""Seconds in which a batch of frames should be handled; longer ones are warned about."""
+"""Seconds that one batch of frames may take; a longer one is logged as a warning."""
 
 _WARN_AGAIN: Final = 60.0
 
 
 class Driver:
-    """Drives one session on the running event loop.
+    """Runs one session on the running event loop.
 
-    Args: blocking: for the blocking door, so handlers and `on_error` run on the dispatch thread, not here.
+    Args: blocking: for the blocking client; handlers and `on_error` run on the dispatch thread instead of the event
+        loop.
 
-    What few clients need, such as valves and HTTP, is made when it is first wanted.
+    Parts that few clients need, such as flow control and HTTP, are created on first use.
     """
 
     def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
@@ -155,32 +157,32 @@ class Driver:
         self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
         self._told: BaseException | None = None
-        """The error that a caller got last."""
+        """The last error that was raised to a caller."""
         self._reported: RealtimeError | None = None
-        """The error that was logged last, or went to `on_error`."""
+        """The last error that was logged or passed to `on_error`."""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        """The deadline of the timer; the handle of some event loops does not have `when()`."""
+        """The deadline of the timer; the timer handles of some event loops have no `when()`."""
         self._warned_at = -_WARN_AGAIN
         self.error: RealtimeError | None = None
-        """Why the client ended, when not by `close()`."""
+        """Why the client ended, unless it was `close()`."""
         self.draining = False
-        """Nothing new is taken (`draining.py`)."""
+        """Whether new calls are refused, see `drain`."""
         self.finalizer: weakref.finalize[..., Any] | None = None
-        """Ends the client when its user's object is collected although nobody closed it."""
+        """Closes the client if the user's object is garbage-collected while it is open."""
         self.detached = False
-        """Everything has ended, the loop too: nothing waits any more, and any thread may ask."""
+        """Whether everything has ended, including the loop: calls no longer wait, and any thread may make them."""
 
     @property
     def publisher(self) -> Publisher:
-        """What goes by HTTP."""
+        """The sender of broadcasts by HTTP."""
         if self._publisher is None:
             self._publisher = Publisher(self, self.endpoint, self.options)
         return self._publisher
 
     def flow_control(self) -> FlowControl:
-        """For a buffer that stops the reading when it is full."""
+        """Return the flow control for buffers with overflow="pause"."""
         if self._flow_control is None:
             self._flow_control = FlowControl(
                 self.options.heartbeat,
@@ -191,7 +193,7 @@ class Driver:
 
     @property
     def grace_pause(self) -> FlowControl:
-        """For a buffer that stops the reading for a moment, so that a thread can make room."""
+        """The flow control that pauses reading briefly so that a consumer thread can empty its buffer."""
         if self._grace_pause is None:
             self._grace_pause = FlowControl(
                 GRACE_PERIOD, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy")
@@ -201,11 +203,11 @@ class Driver:
     # --- the cycle
 
     def now(self) -> Instant:
-        """Both clocks."""
+        """Return the current time of the monotonic and the wall clock."""
         return Instant(self.clock.time(), time.time())
 
     def pump(self) -> None:
-        """Perform what the core has ordered, and arm the timer for what it wants next."""
+        """Perform the effects that the core has queued, and set the timer to its next deadline."""
         if self._pumping:
             return
         self._pumping = True
@@ -214,7 +216,7 @@ class Driver:
             while (effect := next_effect()) is not None:
                 try:
                     self._PERFORM[type(effect)](self, effect)
-                except Exception as bug:  # noqa: BLE001  of ours: the client ends with it, and goes on ending
+                except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
                     self._break(bug)
         finally:
             self._pumping = False
@@ -224,7 +226,7 @@ class Driver:
         self._arm()
 
     def hand_over(self) -> None:
-        """The same after a send that nobody waits for: one frame, which sets no deadline and settles nothing."""
+        """Like `pump`, but cheaper for a send without confirmation: one frame, which changes no deadline or ticket."""
         effects = self.session.effects
         plain = len(effects) == 1 and not (self._pumping or self.sockets.tapped)
         if plain and isinstance(effect := effects[0], Transmit):
@@ -234,7 +236,7 @@ class Driver:
             self.pump()
 
     def _arm(self) -> None:
-        """One timer, for the earliest deadline. One that comes too early only looks and is armed anew."""
+        """Set the one timer to the earliest deadline. A timer that fires too early only sets itself again."""
         deadline = self.session.next_deadline
         if self.session.state is ConnectionState.CLOSED:
             self._disarm()
@@ -254,12 +256,12 @@ class Driver:
         if deadline is not None and deadline <= now.mono + time.get_clock_info("monotonic").resolution:
             try:
                 self.session.tick(Instant(max(deadline, now.mono), now.wall))
-            except Exception as bug:  # noqa: BLE001  of ours
+            except Exception as bug:  # noqa: BLE001  our own bug
                 self._break(bug)
         self.pump()
 
     def end_batch(self, began: Instant, *, ordered: bool) -> None:
-        """The frames that were there are handled. After data alone the core wants nothing, and is not asked."""
+        """Finish a batch of frames. Data frames alone create no effects, so the core is not called for them."""
         if ordered or self.session.effects or (self._flow_control is not None and self._flow_control.closed):
             self.pump()
         else:
@@ -276,7 +278,7 @@ class Driver:
     # --- what callers wait for
 
     async def outcome(self, ticket: Ticket) -> Any:
-        """Wait for a ticket: its value, or its error raised. Cancelled, the core is told that nobody wants it."""
+        """Wait for a ticket and return its value, or raise its error. If cancelled, withdraw the ticket."""
         waiting = self.promise(ticket)
         try:
             return await waiting
@@ -285,20 +287,20 @@ class Driver:
             raise
 
     def promise(self, ticket: Ticket) -> "asyncio.Future[Any]":
-        """A future for a ticket that the core has just given out."""
+        """Return a future for a ticket that the core has just created."""
         waiting: asyncio.Future[Any] = self.loop.create_future()
         self._waiting[ticket] = waiting
         self.pump()
         return waiting
 
     def owed(self, kinds: Set[str]) -> "list[asyncio.Future[Any]]":
-        """What callers still wait for, of these kinds of tickets."""
+        """Return the futures of pending tickets of these kinds."""
         return [waiting for ticket, waiting in self._waiting.items() if ticket.what in kinds]
 
     def withdraw(self, ticket: Ticket, waiting: "asyncio.Future[Any]") -> None:
-        """Nobody waits any more."""
+        """Cancel a ticket whose caller no longer waits."""
         if waiting.done() and not waiting.cancelled():
-            waiting.exception()  # it came in the same moment; asyncio shall not say that nobody looked at it
+            waiting.exception()  # both happened at once; stops asyncio from warning about an unretrieved exception
         self._waiting.pop(ticket, None)
         if self._publisher is not None:
             self._publisher.cancel(ticket)
@@ -306,8 +308,8 @@ class Driver:
         self.pump()
 
     async def written(self, generation: int, sequence: int, timeout: float | None) -> None:
-        """Wait until a frame is handed to the network. Raises `ConnectionLostError`, `OperationTimeout`."""
-        if self._pumping:  # by an eager task: the frame is not even given to the socket
+        """Wait until a frame is written to the network. Raises `ConnectionLostError`, `OperationTimeout`."""
+        if self._pumping:  # called from an eager task: the socket does not have the frame yet
             await asyncio.sleep(0)
         if self.sockets.has_written(generation, sequence):
             return
@@ -320,7 +322,7 @@ class Driver:
     # --- from the beginning to the end
 
     async def open(self) -> None:
-        """Start, and wait for the first connection; what was started is gone when this raises."""
+        """Start, and wait for the first connection; everything is released when this raises."""
         try:
             await self.tasks.start()
             await self.outcome(self.session.open(self.now()))
@@ -330,7 +332,7 @@ class Driver:
             raise
 
     async def close(self) -> None:
-        """End, politely and within a bound, and wait until everything is gone; cancelled, it is gone at once."""
+        """Close gracefully within a time limit, and wait until everything is released; if cancelled, abort at once."""
         self.spare()
         try:
             await self.outcome(self.session.close(self.now()))
@@ -340,19 +342,19 @@ class Driver:
             raise
 
     def spare(self) -> None:
-        """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
+        """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
         self.tasks.spare()
         self.dispatch.exclude_current()
 
     def abort(self, error: RealtimeError | None) -> None:
-        """End at once; waits for nothing."""
+        """End at once, without waiting."""
         self.session.abort(error, self.now())
         self.pump()
         self.sockets.abort()
         self.tasks.stop()
 
     def check_loop(self) -> None:
-        """Raise `StateError` outside of the event loop that the client was opened in (R46)."""
+        """Raise `StateError` outside of the event loop in which the client was opened."""
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
@@ -365,19 +367,19 @@ class Driver:
             )
 
     async def tasks_ended(self) -> None:
-        """Let go of what is no task."""
+        """Release what is not a task: the dispatch thread, HTTP connections, the timer."""
         await self.dispatch.stop()
         if self._publisher is not None:
             await self._publisher.poster.close()
         self._release()
 
     def fail(self, bug: BaseException) -> None:
-        """A part of the client failed: end, and everyone who waits gets the cause (R2)."""
+        """End the client after a failure in our own code; every pending call raises it."""
         self._break(bug)
         self.pump()
 
     def tasks_failed(self, bug: BaseException | None) -> None:
-        """The root task was ended: by a bug of ours, or by a cancellation from outside."""
+        """Release everything after the root task ended with a bug of ours, or was cancelled from outside (None)."""
         if bug is None:
             self.abort(None)
         else:
@@ -388,7 +390,7 @@ class Driver:
         self._release()
 
     def _release(self) -> None:
-        """Stop the timer and the warning of a client that nobody closed: it keeps what it would end alive."""
+        """Stop the timer and detach the finalizer, which would keep the client alive."""
         for flow_control in (self._flow_control, self._grace_pause):
             if flow_control is not None:
                 flow_control.open()
@@ -406,17 +408,17 @@ class Driver:
     # --- inputs
 
     def opened(self, generation: int, clock_offset: float | None) -> None:
-        """The socket of this generation is open; the server's clock is so many seconds ahead of ours."""
+        """Handle the opened socket of a generation; `clock_offset`: seconds by which the server's clock is ahead."""
         self.session.transport_opened(generation, self.now(), clock_offset=clock_offset)
         self.pump()
 
     def closed(self, generation: int, cause: Cause) -> None:
-        """The socket of this generation is gone, or never was."""
+        """Handle the end of the socket of a generation, also when it could not be opened."""
         self.session.transport_closed(generation, cause, self.now())
         self.pump()
 
     def token_ready(self, number: int, answer: Secret | None | RealtimeError) -> None:
-        """The provider has answered."""
+        """Pass the token provider's result to the core."""
         self.session.token_ready(number, answer, self.now())
         self.pump()
 
@@ -445,13 +447,13 @@ class Driver:
                     continue
                 try:
                     given = listener(event)
-                except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+                except BaseException as error:  # noqa: BLE001  errors of user code never end the client
                     self.inline_raised(listener, error, event)
                 else:
                     self.inline_returned(listener, given, event)
 
     def _ended(self, effect: Ended) -> None:
-        """A channel or the client delivers nothing more; an error that nobody hears otherwise goes to `on_error`."""
+        """Wake the iterators of a channel or client that has ended; an error that no caller gets goes to `on_error`."""
         heard = self.registry.ended(effect.topic)
         if effect.topic is None:
             self.error = effect.error
@@ -462,7 +464,7 @@ class Driver:
             self.reports.error(effect.error, "channel")
 
     def _report(self, effect: Report) -> None:
-        """Log a report, or call `on_error`, unless a caller or an iterator raises its error."""
+        """Log a report, or call `on_error`, unless a caller or an iterator raises the same error."""
         error = effect.error
         heard = effect.what == "changes" and self.registry.refused(f"{PREFIX}{effect.topic}")
         if heard or (error is not None and error is self._told):
@@ -479,27 +481,27 @@ class Driver:
     # --- the user's code
 
     def handler_raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """A handler raised: to `on_error`, and on with the next."""
+        """Report an exception of a handler to `on_error`."""
         self.reports.raised("the handler", handler, error, name_topic(event))
 
     def inline_raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """The same for one that was called on the event loop."""
+        """Like `handler_raised`, for a handler that was called on the event loop."""
         if not self.exits.take(error):
             self.handler_raised(handler, error, event)
 
     def inline_returned(self, handler: Callable[[Any], object], given: object, event: Any) -> None:
-        """Run what a plain handler returned when it has to be awaited."""
+        """Run the awaitable that a plain handler returned, if any."""
         if is_unawaited(given):
             self.registry.run(handler, given, event)
 
     def tap(self, direction: Direction, data: bytes, binary: bool, *, secret: bool = False) -> None:
-        """Show a frame to the user's `on_frame`, without tokens."""
+        """Pass a frame to the user's `on_frame`, with tokens redacted."""
         hook = self.options.on_frame
         if hook is None:
             return
         try:
             hook(direction, redact_frame(data, binary=binary, secret=secret), binary)
-        except BaseException as error:  # noqa: BLE001  user code ends nothing (R1)
+        except BaseException as error:  # noqa: BLE001  errors of user code never end the client
             if not self.exits.take(error):
                 self.reports.raised("on_frame", hook, error)
 

@@ -1,8 +1,8 @@
-"""The dispatch thread: where handlers run that may block, and in the blocking door all handlers and `on_error`.
+"""The dispatch thread: runs handlers that may block, and for the blocking client all handlers and `on_error`.
 
-One per client, started with the first thing to do and ended with the client. The event loop gives it *turns*, and wakes
-it once per batch, not per turn. With the first async handler it runs an event loop of its own, in which turns are taken
-too; without one, a condition is all it waits for, which is cheaper.
+There is one thread per client, started with the first job and ended with the client. The event loop appends jobs to a
+queue, and wakes the thread once per batch, not per job. With the first async handler the thread starts an event loop of
+its own, in which it also runs the jobs; until then it waits on a condition, which is cheaper.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
 SHUTDOWN_TIMEOUT: Final = 5.0
-"""Seconds that the end of the client waits for a handler that is still at work on the thread."""
+"""Seconds that the shutdown of the client waits for a handler that is still running on the thread."""
 
 _BURST: Final = 256
-"""The most turns that are taken before the thread's own event loop gets its turn."""
+"""The most jobs that are run before the thread's own event loop runs its other tasks."""
 
 Turn = Callable[[], None]
 
@@ -29,7 +29,8 @@ Turn = Callable[[], None]
 class HandlerThread:
     """The dispatch thread of one client.
 
-    Args: blocking: it serves the blocking door, so that errors of handlers are told here, not on the event loop.
+    Args: blocking: whether it serves a blocking client, so that handler errors are reported here, not on the event
+        loop.
     """
 
     __slots__ = (
@@ -66,23 +67,23 @@ class HandlerThread:
         self._look: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.stopping: bool = False
-        """The end has begun: no handler is called any more."""
+        """Whether the shutdown has begun: handlers are no longer called."""
 
     # --- on the event loop of the client
 
     @property
     def jobs(self) -> "deque[Turn | ErrorJob]":
-        """What there is to do; whoever adds one sees to it that `wake` is called when the batch is over."""
+        """The queue of jobs; a caller that appends one must call `wake` at the end of the batch."""
         if self._jobs is None:
             self._jobs = deque()
         return self._jobs
 
     def want_loop(self) -> None:
-        """An async handler will have turns."""
+        """Request an event loop on the thread, for async handlers."""
         self._wants_loop = True
 
     def wake(self) -> None:
-        """The batch is over: let the thread look."""
+        """Wake the thread at the end of a batch if there are jobs, starting it if necessary."""
         if self._thread is None:
             if self._jobs:
                 self._start()
@@ -90,7 +91,7 @@ class HandlerThread:
             self._rouse()
 
     def report_error(self, function: Callable[[Exception], None], error: Exception) -> bool:
-        """Call this on the thread, at once when we are there, and also when the end has begun; False: it is over."""
+        """Call `function(error)` on the thread, also during shutdown; return False if the thread has ended."""
         if threading.current_thread() is self._thread:
             function(error)
             return True
@@ -102,7 +103,7 @@ class HandlerThread:
         return True
 
     def give_up(self) -> None:
-        """End the thread after the handler that is at work, and do not wait for it."""
+        """End the thread after the running handler, without waiting."""
         self.stopping = True
         if self._thread is None:
             self._over = True
@@ -110,7 +111,10 @@ class HandlerThread:
             self._rouse()
 
     async def stop(self) -> None:
-        """End the thread after the handler that is at work, and wait for it, but not for ever, nor for the caller."""
+        """End the thread after the running handler and wait for it, up to `SHUTDOWN_TIMEOUT`.
+
+        Does not wait for a handler that `exclude_current` has excluded.
+        """
         self.give_up()
         if self._thread is None or self._ended is None:
             return
@@ -126,36 +130,36 @@ class HandlerThread:
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller is on the dispatch thread."""
+        """Whether the caller runs on the dispatch thread."""
         return threading.current_thread() is self._thread
 
     def exclude_current(self) -> None:
-        """The caller is about to wait for the end, which does not wait for a call of a handler that it runs in."""
+        """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
         call = Call.of(self)
         if call is None or (call.task is None and self._idle and not self.is_here):
-            return  # an idle thread is in no call; a task that an earlier one has started may say so
+            return  # the thread is idle; a task started by an earlier call may still refer to that call
         self._spared = True
         self._spared_task = call.task
         if self._ended is not None:
             self._on_loop(self._ended.set)
 
     def raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """A handler raised, on the thread: told here in the blocking door, else on the event loop."""
+        """Report an exception of a handler: on this thread for a blocking client, else on the event loop."""
         if self._blocking:
             self._driver.handler_raised(handler, error, event)
         else:
             self._on_loop(lambda: self._driver.handler_raised(handler, error, event))
 
     def inherited(self) -> None:
-        """This is a forked child: a handler that forked is the only one here, and nothing follows it."""
+        """Clear the queue in a forked child, in which only the handler that called `fork()` still runs."""
         self.stopping = True
         self.jobs.clear()
-        self._awake = threading.Condition()  # a thread that is not here may hold the old one
+        self._awake = threading.Condition()  # a thread of the parent may hold the old one
 
     # --- on the thread
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
-        """Run an async handler in the thread's own event loop; None when everything is ending."""
+        """Run an async handler in the thread's own event loop; return None during shutdown."""
         if self._loop is None or self.stopping:
             work.close()
             return None
@@ -165,7 +169,7 @@ class HandlerThread:
         return task
 
     def _bell(self) -> threading.Condition:
-        """What the thread waits for; made on the event loop, where everything begins."""
+        """Return the condition that the thread waits on; created on the event loop."""
         if self._awake is None:
             self._awake = threading.Condition()
         return self._awake
@@ -180,7 +184,7 @@ class HandlerThread:
             self._thread = None
             if not is_shutdown_error(error):
                 raise
-            self.stopping = self._over = True  # nobody can be called any more
+            self.stopping = self._over = True  # no thread can be started during interpreter shutdown
 
     def _rouse(self) -> None:
         bell = self._bell()
@@ -194,7 +198,7 @@ class HandlerThread:
         _soon(self._driver.loop, function)
 
     def _work(self) -> None:
-        with Call(self, None):  # one for all plain handlers, which is cheaper than one for each event
+        with Call(self, None):  # one for all plain handlers, which is cheaper than one per event
             self._work_all()
 
     def _work_all(self) -> None:
@@ -206,12 +210,12 @@ class HandlerThread:
             self._work_plainly()
         with self._bell():
             self._over = True
-        self._work_plainly()  # what was told in the last moment
+        self._work_plainly()  # errors that were added just before the end
         assert self._ended is not None
         self._on_loop(self._ended.set)
 
     def _work_plainly(self) -> None:
-        """Take turns until the end, or until an async handler wants a loop."""
+        """Run jobs until the end, or until an async handler needs an event loop."""
         turns, bell = self.jobs, self._bell()
         while self.stopping or not self._wants_loop:
             try:
@@ -246,7 +250,7 @@ class HandlerThread:
         await self._end_tasks()
 
     async def _end_tasks(self) -> None:
-        """Cancel the async handlers, but not one that waits for the end itself."""
+        """Cancel the async handlers, except one that waits for the shutdown itself."""
         for task in list(self._tasks):
             if task is not self._spared_task:
                 task.cancel()
@@ -255,7 +259,7 @@ class HandlerThread:
 
 
 class ErrorJob:
-    """An error to be told to the user: a turn that is taken even when everything is ending."""
+    """A job that reports an error to the user; it also runs during shutdown."""
 
     def __init__(self, function: Callable[[Exception], None], error: Exception) -> None:
         self._function = function
@@ -269,4 +273,4 @@ def _soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> No
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
-        return  # it was closed: nobody is there to be told
+        return  # the loop is closed, so there is nothing to notify

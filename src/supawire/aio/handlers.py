@@ -1,9 +1,8 @@
-"""What calls handlers that do not run inline (R37, R39).
+"""Handlers registered with `on()`, and the runners that call those that do not run inline.
 
-Each has a bounded buffer, and gets its events one after another: an async handler in a task of its own on the event
-loop, a plain one on the dispatch thread, and an async one of the blocking door in a task on that thread's own loop.
-
-`on()`: a handler becomes a listener (R37, R38).
+Each such handler has a bounded buffer and receives its events one after another: an async handler in a task of its own
+on the event loop, a plain one on the dispatch thread, and an async one of the blocking client in a task on the event
+loop of that thread.
 """
 
 import asyncio
@@ -29,9 +28,9 @@ Handler = Callable[[Any], Any]
 
 
 class TaskRunner:
-    """Feeds an async handler from its buffer, on the event loop of the client.
+    """Calls an async handler with the events in its buffer, on the event loop of the client.
 
-    Args: blamed: what errors name; left out, the handler.
+    Args: blamed: the callable named in errors; if omitted, the handler.
     """
 
     def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer, blamed: Handler | None = None) -> None:
@@ -43,14 +42,14 @@ class TaskRunner:
         self._running = False
 
     def put(self, event: Any) -> None:
-        """Take an event; the task is started with the first one."""
+        """Add an event; the first one starts the task."""
         self._buffer.put(event)
         if not self._running:
             self._running = True
             self._driver.tasks.spawn(self._run(), "handler")
 
     def cancel(self) -> None:
-        """Call the handler no more; a call that is under way goes on to its end."""
+        """Stop calling the handler; a running call finishes."""
         self._cancelled = True
         self._buffer.wake()
 
@@ -58,7 +57,7 @@ class TaskRunner:
         buffer, tasks, own = self._buffer, self._driver.tasks, asyncio.current_task()
         while not (self._cancelled or tasks.stopping):
             if not len(buffer):
-                buffer.error = None  # whatever was dropped, the consumer has caught up
+                buffer.error = None  # the consumer has caught up: the overflow episode is over
                 await self._wait()
                 continue
             event = buffer.take()
@@ -79,7 +78,7 @@ class TaskRunner:
             self._survive(error, None)
 
     def _survive(self, error: asyncio.CancelledError, event: Any) -> None:
-        """Only the client ends this task: a cancellation that came out of the handler is an error of the handler."""
+        """Report a cancellation that came out of the handler; only the end of the client may end this task."""
         if self._driver.tasks.ending:
             raise error
         uncancel()
@@ -87,12 +86,12 @@ class TaskRunner:
 
 
 class ThreadRunner:
-    """Feeds a handler on the dispatch thread: a plain one in the order in which events came to all handlers there.
+    """Calls a handler on the dispatch thread. Plain handlers run in the order in which events arrived for all of them.
 
-    An async one runs on the event loop of that thread, in a task that takes what is there and ends. A plain one that
-    returns an awaitable counts as async from then on.
+    An async one runs on the event loop of that thread, in a task that ends when the buffer is empty. A plain one that
+    returns an awaitable is treated as async from then on.
 
-    Args: waits: it is async.
+    Args: waits: whether the handler is async.
     """
 
     def __init__(self, dispatch: HandlerThread, handler: Handler, buffer: ThreadBuffer, *, waits: bool) -> None:
@@ -103,23 +102,23 @@ class ThreadRunner:
         self._waits = waits
         self._running = False
         self._begun: _Begun | None = None
-        """What a plain handler returned first, until it is awaited."""
+        """The first awaitable that a plain handler returned, until it is awaited."""
         self._turns = dispatch.jobs
         self._one = self.run_one
         if waits:
             dispatch.want_loop()
 
     def put(self, event: Any) -> None:
-        """Take an event, on the event loop."""
-        if self._buffer.put(event):  # as many turns as events, or those that were dropped would pile up as turns
+        """Add an event; called on the event loop."""
+        if self._buffer.put(event):  # one job per kept event, so that dropped events leave no jobs behind
             self._turns.append(self._one)
 
     def cancel(self) -> None:
-        """Call the handler no more; a call that is under way goes on to its end."""
+        """Stop calling the handler; a running call finishes."""
         self._cancelled = True
 
     def run_one(self) -> None:
-        """Call the handler with the oldest event, or let the task do it, on the thread."""
+        """Call the handler with the oldest event, or start its task; called on the thread."""
         if self._cancelled:
             return
         if self._waits:
@@ -127,11 +126,11 @@ class ThreadRunner:
             return
         try:
             event = self._buffer.take()
-        except IndexError:  # its event was dropped, or the handler cancelled meanwhile
+        except IndexError:  # the event was dropped, or the handler cancelled, meanwhile
             return
         try:
             given = self._handler(event)
-        except BaseException as error:  # noqa: BLE001  user code ends nothing, and this thread is ours (R1)
+        except BaseException as error:  # noqa: BLE001  errors of user code never end our thread
             self._dispatch.raised(self._handler, error, event)
             return
         if given is not None and is_unawaited(given):
@@ -175,13 +174,13 @@ class ThreadRunner:
         except BaseException as error:
             if is_closed_from_outside(error, own):
                 raise
-            self._dispatch.raised(self._handler, error, event)  # this thread is ours (R1)
+            self._dispatch.raised(self._handler, error, event)  # errors of user code never end our thread
 
 
 class InlineFeed:
-    """Runs what a plain handler returns when that is an awaitable: one after another, as an async handler is run.
+    """Runs the awaitables that a plain handler returns, one after another.
 
-    Args: buffer: awaitables that have not begun, with their events.
+    Args: buffer: awaitables that are not started yet, with their events.
     """
 
     def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
@@ -190,7 +189,7 @@ class InlineFeed:
         self.cancel = self._feed.cancel
 
     def put(self, given: Any, event: Any) -> None:
-        """Take what the handler returned for an event."""
+        """Add what the handler returned for an event."""
         self._feed.put(_Begun(given, event))
 
     async def _finish(self, begun: "_Begun") -> None:
@@ -198,7 +197,7 @@ class InlineFeed:
 
 
 class _Begun:
-    """An awaitable that the user's handler returned, and its event; dropped, it is closed."""
+    """An awaitable that a handler returned, with its event; if it is never awaited, it is closed."""
 
     __slots__ = ("event", "given", "topic")
 
@@ -212,7 +211,7 @@ class _Begun:
 
 
 def uncancel() -> None:
-    """Forget the cancellations of the task that runs."""
+    """Reset the cancellation requests of the current task."""
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
@@ -222,7 +221,7 @@ _GENERATES: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class Subscription:
-    """A handler that is registered. It stays until `cancel`, through rejoins and `unsubscribe`."""
+    """A registered handler. It stays registered until `cancel`, through rejoins and `unsubscribe`."""
 
     def __init__(self, registration: Registration, handler: object) -> None:
         self._registration = registration
@@ -232,19 +231,19 @@ class Subscription:
         return f"<Subscription of {self._handler} to {self._registration.wanted}>"
 
     def cancel(self) -> None:
-        """Call the handler no more, also for what waits already; twice is once. A call under way is not interrupted."""
+        """Stop calling the handler, also for waiting events. A running call is not interrupted."""
         self._registration.cancel()
 
     @property
     def dropped(self) -> int:
-        """How many events had no room behind an async or threaded handler."""
+        """How many events were dropped because the buffer of an async or threaded handler was full."""
         return self._registration.buffer.dropped if self._registration.buffer is not None else 0
 
 
 def subscribe(
     driver: Driver, topic: str, selector: Selector[Any], handler: object, *, thread: bool, buffer: int, overflow: str
 ) -> Subscription:
-    """Register a handler. Raises `InvalidArgumentError` for one that cannot be called with one event."""
+    """Register a handler. Raises `InvalidArgumentError` if it cannot be called with one event."""
     checked = check_handler(handler)
     check_bool("thread", thread)
     if overflow == "latest":
@@ -266,14 +265,14 @@ def subscribe(
     if waits:
         feed = TaskRunner(driver, checked, kept)
         return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel), checked)
-    deliver = partial(checked) if registry.hears(topic, checked) else checked  # twice is twice
-    inline = registry.add(topic, (selector,), deliver, None, now)  # nothing waits, but what it may return
+    deliver = partial(checked) if registry.hears(topic, checked) else checked  # registered twice, called twice
+    inline = registry.add(topic, (selector,), deliver, None, now)  # only awaitables that it returns need a buffer
     inline.late = lambda: (InlineFeed(driver, checked, kept), kept)
     return Subscription(inline, checked)
 
 
 def _is_plain(handler: object) -> bool:
-    """A function of one argument and nothing else, as most are: `inspect` needs 20 µs for that, half of a join."""
+    """Return whether it is a function of one argument; a fast check, because `inspect` takes 20 µs, half of a join."""
     if not isinstance(handler, FunctionType) or handler.__dict__:
         return False
     code = handler.__code__
@@ -281,7 +280,7 @@ def _is_plain(handler: object) -> bool:
 
 
 def check_handler(handler: object) -> Callable[[Any], Any]:
-    """The handler, when it can be called with one event."""
+    """Return the handler if it can be called with one event. Raises `InvalidArgumentError`."""
     if not callable(handler):
         raise InvalidArgumentError(f"a handler is a function of one event, not {handler!r}")
     checked = cast("Callable[[Any], Any]", handler)
@@ -294,7 +293,7 @@ def check_handler(handler: object) -> Callable[[Any], Any]:
     try:
         signature = inspect.signature(checked)
     except (TypeError, ValueError):
-        return checked  # some functions written in C do not say
+        return checked  # some functions written in C have no signature
     try:
         signature.bind(object())
     except TypeError as error:

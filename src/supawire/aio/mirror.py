@@ -430,7 +430,7 @@ class AsyncMirror(Mapping[Any, R]):
         try:
             self._machine.tick(Instant(max(now.mono, deadline), now.wall))
             self._pump()
-        except Exception as bug:  # noqa: BLE001  of ours: the client ends with it (R2)
+        except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
             self._driver.fail(bug)
 
     def _answered(self, generation: int, answer: Rows | RealtimeError) -> None:
