@@ -1,13 +1,11 @@
-"""Who may stop the reading of the socket, and for how long (api §3, overflow="pause").
+"""Bounded buffers between the socket and a consumer, and the flow control of overflow="pause".
 
-Reading stops while a buffer with that policy is full: for at most one heartbeat interval, and never while a request of
-ours waits for its reply, since the reply would never be read. Then the valve is open, and a buffer that is still full
-overflows as with "error".
+`Buffer.put` is the listener that the core calls; while there is room it only appends. An event that does not fit goes
+to the method `overflow`, which each policy class overrides.
 
-What waits between the socket and a consumer: bounded, with a stated policy (R39).
-
-`put` is the listener that the core calls: it costs an append. What happens to an event for which there is no room is
-one method, `overflow`, and each policy is a class that has its own.
+`FlowControl` pauses reading the socket while a buffer with overflow="pause" is full: for at most one heartbeat
+interval, and never while a request of ours waits for its reply, because the reply would not be read. After that reading
+goes on, and a buffer that is still full overflows as with "error".
 """
 
 import asyncio
@@ -21,9 +19,10 @@ from supawire.options import check_choice, check_count, check_takes
 
 
 class FlowControl:
-    """The valve of one client.
+    """Pauses and resumes reading for the buffers of one client.
 
-    Args: patience: seconds that reading may stop. awaits_reply: whether a request waits. set_reading: stop or go on.
+    Args: patience: the most seconds of one pause. awaits_reply: returns whether a request waits for a reply.
+    set_reading: called with False to pause reading, with True to resume it.
     """
 
     __slots__ = ("_awaits_reply", "_holders", "_patience", "_set_reading", "_timer")
@@ -37,11 +36,11 @@ class FlowControl:
 
     @property
     def closed(self) -> bool:
-        """Whether reading stands still."""
+        """Whether reading is paused."""
         return self._timer is not None
 
     def pause_reading(self, holder: object) -> bool:
-        """Stop reading because this holder is full; False when that may not be (any longer)."""
+        """Pause reading because this holder is full; return False if reading may not pause (any longer)."""
         if holder in self._holders:
             return self.closed
         if self._awaits_reply():
@@ -53,18 +52,18 @@ class FlowControl:
         return True
 
     def resume_reading(self, holder: object) -> None:
-        """This holder has room again, or is gone."""
+        """Withdraw the pause of this holder, which has room again or is gone."""
         self._holders.discard(holder)
         if not self._holders:
             self.open()
 
     def check(self) -> None:
-        """A request may have been sent since: then read on."""
+        """Resume reading if a request has been sent since the pause began."""
         if self._timer is not None and self._awaits_reply():
             self.open()
 
     def open(self) -> None:
-        """Read on. Holders that are still full stay known as such, and stop nothing until they have had room."""
+        """Resume reading. Holders that are still full stay registered, and cannot pause again until they had room."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -72,26 +71,26 @@ class FlowControl:
 
 
 class ThreadFlowControl:
-    """The same valve for a buffer that is filled on the loop and emptied on a thread."""
+    """The same flow control for a buffer that is filled on the event loop and emptied on a thread."""
 
     def __init__(self, flow_control: FlowControl, loop: asyncio.AbstractEventLoop) -> None:
         self._flow_control = flow_control
         self._loop = loop
 
     def pause_reading(self, holder: object) -> bool:
-        """On the loop: see `FlowControl.hold`."""
+        """Call `FlowControl.pause_reading`; on the event loop only."""
         return self._flow_control.pause_reading(holder)
 
     def resume_reading(self, holder: object) -> None:
-        """On any thread: see `FlowControl.release`."""
+        """Call `FlowControl.resume_reading` on the event loop; from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._flow_control.resume_reading, holder)
         except RuntimeError:
-            return  # the loop was closed: nothing is read any more
+            return  # the loop is closed, so nothing is read
 
 
 MOST_BYTES: Final = 128_000_000
-"""Bytes of large events that may wait for one consumer, besides the bound on their number."""
+"""The most bytes of large events that may wait for one consumer, besides the limit on their number."""
 
 Overflow = Literal["error", "drop_oldest", "drop_newest", "latest", "pause"]
 OVERFLOW: Final[tuple[Overflow, ...]] = ("error", "drop_oldest", "drop_newest", "latest", "pause")
@@ -99,10 +98,11 @@ Key = Callable[[Any], Hashable]
 
 
 class Buffer:
-    """Events for one consumer; with this policy, "error", the newest are dropped, and that is told once per episode.
+    """Events for one consumer, with the policy "error": the newest are dropped, and one error is raised per episode.
 
-    Filled on the event loop. An iterator is told by `error`, in its place among the events, so that nothing is taken
-    until it has read that. For a handler there is `slow`, called at once, and what finds room is taken.
+    It is filled on the event loop. An iterator raises `error` after the events that were waiting, and further events
+    are dropped until then. A handler has a `slow` callback instead, called at once, and later events are kept if they
+    fit.
     """
 
     most_bytes: int = MOST_BYTES
@@ -111,26 +111,26 @@ class Buffer:
         self.limit = limit
         self.dropped: int = 0
         self.error: SlowConsumerError | None = None
-        """What the consumer gets after the events that are there."""
+        """The error to be raised after the waiting events."""
         self.events: deque[Any] = deque()
-        """What waits; a consumer on a thread takes from it without a lock where the policy allows that."""
+        """The waiting events; where the policy allows it, a thread takes from this deque without a lock."""
         self._waiter: asyncio.Future[None] | None = None
         self._slow = slow
 
     def put(self, event: Any) -> None:
-        """Take an event; a listener of the core."""
+        """Add an event; a listener of the core."""
         if len(self.events) >= self.limit:
             self.overflow(event)
             return
         if self.error is not None and self._slow is None:
-            self.dropped += 1  # its place is behind the word that something was missed
+            self.dropped += 1  # events after the error are dropped until it has been raised
             return
         self.events.append(event)
         if self._waiter is not None:
             self.wake()
 
     def overflow(self, event: Any) -> None:
-        """There is no room for this event."""
+        """Handle an event that does not fit."""
         self._refuse(event, f"more than {self.limit} events")
 
     def _refuse(self, event: Any, what: str) -> None:
@@ -145,7 +145,7 @@ class Buffer:
                 self._slow(self.error)
 
     def weigh(self) -> None:
-        """Drop what has too many bytes together, as the policy says; one event may have any number."""
+        """Drop events by the policy while they have too many bytes together; a single event may have any size."""
         waiting = self._waiting()
         total = sum(map(weight, waiting))
         for _ in waiting[1:]:
@@ -157,29 +157,29 @@ class Buffer:
         return list(self.events)
 
     def _shed(self) -> int:
-        """Drop one event for its bytes, and give their number."""
+        """Drop one event because of its size, and return its bytes."""
         try:
             event = self.events.pop()
-        except IndexError:  # its consumer is on another thread, and was quicker
+        except IndexError:  # the consumer, on another thread, took it first
             return 0
         self._refuse(event, f"events of more than {self.most_bytes} bytes")
         return weight(event)
 
     def put_over_limit(self, event: Any) -> None:
-        """Take an event for which there is no room; for a moment in which the consumer is about to make some."""
+        """Add an event beyond the limit; used during a grace pause, in which the consumer is expected to make room."""
         self.events.append(event)
 
     @property
     def resets_when_drained(self) -> bool:
-        """Whether an episode of overflow is over when the consumer has caught up; else when it has read the error."""
+        """Whether an overflow episode ends when the buffer is empty; otherwise it ends when the error was raised."""
         return self._slow is not None
 
     def take(self) -> Any:
-        """The oldest event. Raises `IndexError` when there is none."""
+        """Remove and return the oldest event. Raises `IndexError` if there is none."""
         return self.events.popleft()
 
     async def wait(self) -> None:
-        """Wait for an event, or to be woken up; for one consumer at a time. Raises `StateError` for a second one."""
+        """Wait for an event or for `wake`. Raises `StateError` if another consumer already waits."""
         if self._waiter is not None:
             raise StateError("another task waits on this iterator already", hint="Give each task its own listen().")
         waiter = self._waiter = asyncio.get_running_loop().create_future()
@@ -190,20 +190,20 @@ class Buffer:
                 self._waiter = None
 
     def wake(self) -> None:
-        """Let a consumer that waits look again."""
+        """Wake a waiting consumer."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def close(self) -> None:
-        """The consumer is gone."""
+        """Drop all events, because the consumer is gone."""
         self.events.clear()
 
     def __len__(self) -> int:
         return len(self.events)
 
     def drop(self) -> None:
-        """Count an event that the consumer will not get."""
+        """Count a dropped event."""
         self.dropped += 1
 
 
@@ -211,7 +211,7 @@ class DropOldest(Buffer):
     """Keeps the newest events."""
 
     def overflow(self, event: Any) -> None:
-        """Drop the oldest for this one."""
+        """Replace the oldest event by this one."""
         self.drop()
         self.events.popleft()
         self.events.append(event)
@@ -225,7 +225,7 @@ class DropNewest(Buffer):
     """Keeps the oldest events."""
 
     def overflow(self, event: Any) -> None:
-        """Drop this one."""
+        """Drop this event."""
         self.drop()
 
     def _shed(self) -> int:
@@ -238,7 +238,7 @@ class DropNewest(Buffer):
 
 
 class Latest(Buffer):
-    """Keeps the newest event of each key, in the order in which the keys came."""
+    """Keeps the newest event of each key, in the order in which the keys first arrived."""
 
     def __init__(self, limit: int, key: Key) -> None:
         super().__init__(limit)
@@ -246,7 +246,7 @@ class Latest(Buffer):
         self._by_key: dict[Hashable, Any] = {}
 
     def put(self, event: Any) -> None:
-        """Take an event in the place of an older one of its key; with too many keys, the oldest key goes."""
+        """Add an event, replacing an older one with the same key; if there are too many keys, drop the oldest."""
         key = self._key(event)
         if key in self._by_key:
             self.drop()
@@ -258,7 +258,7 @@ class Latest(Buffer):
             self.wake()
 
     def take(self) -> Any:
-        """The event of the oldest key."""
+        """Remove and return the event of the oldest key. Raises `IndexError` if there is none."""
         if not self._by_key:
             raise IndexError("no event")
         return self._by_key.pop(next(iter(self._by_key)))
@@ -271,7 +271,7 @@ class Latest(Buffer):
         return weight(self._by_key.pop(next(iter(self._by_key))))
 
     def close(self) -> None:
-        """The consumer is gone."""
+        """Drop all events, because the consumer is gone."""
         self._by_key.clear()
 
     def __len__(self) -> int:
@@ -279,7 +279,7 @@ class Latest(Buffer):
 
 
 class Pause(Buffer):
-    """Stops the reading of the socket while it is full; then as "error"."""
+    """Pauses reading the socket while it is full, as long as flow control allows; then it behaves as "error"."""
 
     def __init__(
         self,
@@ -292,13 +292,13 @@ class Pause(Buffer):
         self._holds = False
 
     def put(self, event: Any) -> None:
-        """Take an event, and stop reading with the last one that fits."""
+        """Add an event, and pause reading with the last one that fits."""
         super().put(event)
         if len(self.events) >= self.limit and not self._holds:
             self._holds = self._flow_control.pause_reading(self)
 
     def overflow(self, event: Any) -> None:
-        """Keep what comes of the frame that was being read when reading stopped; else as "error"."""
+        """Keep events of frames that were already read when reading paused; otherwise behave as "error"."""
         if self.error is None and self._flow_control.pause_reading(self):
             self._holds = True
             self.events.append(event)
@@ -306,21 +306,21 @@ class Pause(Buffer):
             super().overflow(event)
 
     def _shed(self) -> int:
-        """Stop reading, and drop nothing as long as that may be."""
+        """Pause reading instead of dropping an event, as long as that is allowed."""
         if self.error is None and self._flow_control.pause_reading(self):
             self._holds = True
             return 0
         return super()._shed()
 
     def take(self) -> Any:
-        """The oldest event; reading goes on when half of the room is free."""
+        """Remove and return the oldest event; reading resumes when the buffer is half empty."""
         event = super().take()
         if self._holds and len(self.events) <= self.limit // 2:
             self._release()
         return event
 
     def close(self) -> None:
-        """The consumer is gone."""
+        """Drop all events and resume reading, because the consumer is gone."""
         super().close()
         self._release()
 
@@ -330,7 +330,7 @@ class Pause(Buffer):
 
 
 def weight(event: Any) -> int:
-    """Bytes of the frame that an event keeps; 0 for one whose values were made already, as a large one's are not."""
+    """Return the bytes of the frame that an event keeps in memory; 0 if its values were decoded on arrival."""
     if isinstance(event, LateBroadcast):
         return text_size(cast("LateBroadcast[Any]", event))
     if isinstance(event, Insert | Update | Delete):
@@ -346,7 +346,7 @@ def make_buffer(
     flow_control: Callable[[], FlowControl | ThreadFlowControl],
     slow: Callable[[SlowConsumerError], None] | None = None,
 ) -> Buffer:
-    """The buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
+    """Return the buffer that `buffer=`, `overflow=` and `key=` describe. Raises `InvalidArgumentError`."""
     limit = check_count("buffer", buffer)
     policy = check_choice("overflow", overflow, OVERFLOW)
     if policy == "latest":

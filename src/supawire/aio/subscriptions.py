@@ -1,7 +1,7 @@
-"""Who listens on this client, so that what ends is told and what is unreferenced is forgotten.
+"""The registry of all listeners of a client: wakes iterators when their source ends, and forgets unreferenced ones.
 
-Nothing here keeps an iterator alive: it holds the buffer that the iterator reads, and the iterator's finalizer, which
-may run in any thread and in the middle of anything, only asks the event loop to forget it.
+The registry does not keep an iterator alive: it holds the iterator's buffer only. The finalizer of an iterator may run
+on any thread and at any point, so it only schedules the removal on the event loop.
 """
 
 import asyncio
@@ -21,42 +21,42 @@ Measured = Callable[[int | None], None]
 
 
 class BoundedBuffer(Protocol):
-    """What events of a listener wait in."""
+    """The interface of the buffer in which the events of a listener wait."""
 
     limit: int
 
     @property
     def dropped(self) -> int:
-        """How many events had no room."""
+        """How many events were dropped."""
         ...
 
     def wake(self) -> None:
-        """Let a consumer that waits look again."""
+        """Wake a waiting consumer."""
         ...
 
     def weigh(self) -> None:
-        """See to it that what waits has not too many bytes."""
+        """Drop events while they have too many bytes together."""
         ...
 
     def close(self) -> None:
-        """The consumer is gone."""
+        """Drop all events, because the consumer is gone."""
         ...
 
 
 class Late(Protocol):
-    """What runs awaitables that a plain handler returns."""
+    """The interface of the runner for awaitables that a plain handler returns."""
 
     def put(self, given: Any, event: Any) -> None:
-        """Take what the handler returned for an event."""
+        """Add what the handler returned for an event."""
         ...
 
     def cancel(self) -> None:
-        """Begin none any more."""
+        """Start no more of them."""
         ...
 
 
 class Registration:
-    """One listener of a channel, or, with topic None, of the client."""
+    """One listener of a channel or, with topic None, of the client."""
 
     __slots__ = ("_registry", "buffer", "keeps", "late", "listener", "stop", "topic")
 
@@ -69,11 +69,11 @@ class Registration:
         self.listener: Final = Listener(selectors, deliver)
         self.buffer: BoundedBuffer | None = buffer
         self.keeps: object = None
-        """The client, which a handler keeps from being collected: it still does something for its user."""
+        """A reference to the client, so that a client with handlers is not garbage-collected."""
         self.late: Callable[[], tuple[Late, BoundedBuffer]] | None = None
-        """Makes what runs awaitables that a plain handler returns, and what they wait in."""
+        """Creates the runner for awaitables that a plain handler returns, and its buffer."""
         self.stop: Callable[[], None] | None = stop
-        """Stops what feeds a handler; None for an iterator, which looks for itself."""
+        """Stops the runner of a handler; None for an iterator."""
 
     @property
     def is_iterator(self) -> bool:
@@ -82,27 +82,27 @@ class Registration:
 
     @property
     def wanted(self) -> str:
-        """What it receives and where, for people to read."""
+        """A description of what it receives and from where, for messages."""
         if self.topic is None:
             return "status() and gaps() of the client"
         return f"{joined(self.listener.selectors)} on {self.topic.removeprefix(PREFIX)!r}"
 
     @property
     def depends_on_changes(self) -> bool:
-        """Whether changes are among its events; a listener without selectors is that of a mirror."""
+        """Whether it receives changes; a listener without selectors belongs to a mirror."""
         return not self.listener.selectors or any(is_of_changes(each) for each in self.listener.selectors)
 
     def cancel(self) -> None:
-        """Receive nothing more; twice is once."""
+        """Stop receiving; a second call does nothing."""
         self._registry.remove(self)
 
     def cancel_soon(self, then: Callable[[], None]) -> None:
-        """The same from any thread, and from a finalizer; then call this on the event loop."""
+        """Cancel from any thread or a finalizer; then call `then` on the event loop."""
         self._registry.remove_soon(self, then)
 
 
 def is_of_changes(selector: Selector[Any]) -> bool:
-    """Whether this selector is of changes, with a model or without."""
+    """Return whether the selector is for changes, with or without a model."""
     return isinstance(selector.plain if isinstance(selector, ModelSelector) else selector, ChangesSelector)
 
 
@@ -114,7 +114,7 @@ def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
 
 
 class Registry:
-    """All listeners of one client. `measured` is told the smallest buffer among them, None when there is none."""
+    """All listeners of one client. Calls `measured` with the limit of the smallest buffer, or None if there is none."""
 
     __slots__ = ("_by_topic", "_late", "_limits", "_loop", "_measured", "_session", "_smallest", "client", "gone")
 
@@ -124,21 +124,21 @@ class Registry:
         self._measured = measured
         self._by_topic: dict[str | None, dict[Registration, None]] = {}
         self._limits: dict[int, int] = {}
-        """How many buffers have each limit; a limit that is gone stays, with 0, as long as it is in `_smallest`."""
+        """The number of buffers by limit; an unused limit stays, with 0, while it is in `_smallest`."""
         self._smallest: list[int] = []
         """The limits, as a heap."""
         self.client: Callable[[], object] = _nobody
-        """Gives the client as its user sees it, None when it was collected."""
+        """Returns the client that the user holds, or None after it was garbage-collected."""
         self._late: dict[int, Late] = {}
-        """What runs awaitables that plain handlers returned, by the identity of the handler."""
+        """Runners for awaitables that plain handlers returned, by the id of the handler."""
         self.gone: Final[dict[int, Callable[[Any], None]]] = {}
-        """Plain handlers that were removed in this turn of the event loop: an event on its way to them is dropped."""
+        """Plain handlers removed in this iteration of the event loop; events still on the way to them are dropped."""
 
     def add(
         self, topic: str | None, selectors: tuple[Selector[Any], ...], deliver: Callable[[Any], None],
         buffer: BoundedBuffer | None, now: Instant, stop: Callable[[], None] | None = None, heartbeats: bool = False,
     ) -> Registration:  # fmt: skip
-        """Listen from now on."""
+        """Register a listener."""
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
         if not registration.is_iterator:
             registration.keeps = self.client()
@@ -153,7 +153,7 @@ class Registry:
         return registration
 
     def remove(self, registration: Registration) -> None:
-        """No longer."""
+        """Unregister a listener; does nothing if it is not registered."""
         if not self.holds(registration):
             return
         if registration.topic is None:
@@ -163,7 +163,7 @@ class Registry:
         self._let_go(registration)
 
     def remove_all(self, topic: str) -> None:
-        """The channel is removed: its handlers are called no more. Its iterators read what they have, then end."""
+        """Unregister the handlers of a removed channel. Its iterators return their waiting events, then end."""
         for registration in list(self._by_topic.get(topic, ())):
             if not registration.is_iterator:
                 self._let_go(registration)
@@ -186,17 +186,17 @@ class Registry:
             self.gone[id(deliver)] = deliver
 
     def is_gone(self, listener: Callable[[Any], object]) -> bool:
-        """Whether this plain handler was removed in this turn of the event loop."""
+        """Return whether this plain handler was removed in this iteration of the event loop."""
         return id(_handler_of(listener)) in self.gone
 
     def run(self, listener: Callable[[Any], object], given: Any, event: Any) -> None:
-        """Run what a plain handler returned for an event, after what it returned before."""
+        """Run the awaitable that a plain handler returned, after those that it returned before."""
         handler = _handler_of(listener)
         late = self._late.get(id(handler))
         if late is None:
             registrations = (one for known in self._by_topic.values() for one in known)
             known = next((one for one in registrations if one.listener.deliver is handler), None)
-            if known is None or known.late is None:  # it was cancelled by its own call
+            if known is None or known.late is None:  # the handler cancelled itself
                 dispose(given)
                 return
             late, buffer = known.late()
@@ -205,43 +205,43 @@ class Registry:
         late.put(given, event)
 
     def remove_soon(self, registration: Registration, then: Callable[[], None]) -> None:
-        """Remove it and call `then`, on the event loop; from any thread."""
+        """Schedule the removal and then `then` on the event loop; from any thread."""
         try:
             self._loop.call_soon_threadsafe(self.remove, registration)
             self._loop.call_soon_threadsafe(then)
         except RuntimeError:
-            return  # the loop was closed, and everything with it
+            return  # the loop is closed
 
     def holds(self, registration: Registration) -> bool:
-        """Whether it was not removed."""
+        """Return whether the listener is still registered."""
         return registration in self._by_topic.get(registration.topic, ())
 
     def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
-        """Whether this very callable listens on the topic already."""
+        """Return whether this callable is already a listener of the topic."""
         channel = self._session.channels.get(topic)
         return channel is not None and channel.has_listener(deliver)
 
     def ended(self, topic: str | None) -> int:
-        """The channel, or with None the client, delivers nothing more for now: iterators look why. Their number."""
+        """Wake the iterators of a channel (None: of the client) that delivers no more events; return their number."""
         topics = list(self._by_topic) if topic is None else [topic]
         return sum(_woken(self._by_topic.get(each, ())) for each in topics)
 
     def refused(self, topic: str) -> int:
-        """Wake the iterators of this topic that wait for changes, which will never come; return their number."""
+        """Wake the iterators of this topic that wait for changes, which can never arrive; return their number."""
         return _woken(one for one in self._by_topic.get(topic, ()) if one.depends_on_changes)
 
     def weigh(self) -> None:
-        """Large frames have come: see to it that no buffer has too many bytes."""
+        """Limit the bytes in all buffers; called after large frames."""
         for buffer in self._buffers():
             buffer.weigh()
 
     @property
     def dropped(self) -> int:
-        """Events that had no room, of the listeners that are there."""
+        """How many events the registered listeners have dropped."""
         return sum(buffer.dropped for buffer in self._buffers())
 
     def _buffers(self) -> list[BoundedBuffer]:
-        """What events of all listeners wait in."""
+        """Return the buffers of all listeners."""
         return [one.buffer for known in self._by_topic.values() for one in known if one.buffer is not None]
 
     def _take_limit(self, limit: int) -> None:
@@ -258,7 +258,7 @@ class Registry:
 
 
 def _woken(registrations: Iterable[Registration]) -> int:
-    """Let the iterators among these look again; their number."""
+    """Wake the iterators among these registrations; return their number."""
     buffers = [one.buffer for one in registrations if one.buffer is not None and one.is_iterator]
     for buffer in buffers:
         buffer.wake()

@@ -1,18 +1,13 @@
-"""How a thread waits for the event loop, and what it may not do any more when the interpreter ends.
+"""Buffers that the event loop fills and another thread empties, and the locks that such threads wait on.
 
-Presence for listeners on threads: the state is taken where it changes.
+The event loop holds the GIL for most of a burst, so a fast consumer thread may not run before the buffer is full. When
+it is full, reading first pauses for `GRACE_PERIOD` seconds, in which a fast consumer makes room. If it does not, the
+consumer is slow, and the overflow policy applies. The pause is short, so that a blocked consumer delays no others.
 
-`PresenceSync.state` is taken when it is first read, from what the core holds at that moment. Everything else that an
-event has is its own, and may be read anywhere.
+A waiting consumer is woken by the first event of a batch: one lock release per batch, not one per event.
 
-What is filled on the event loop and emptied on a thread: a buffer with a lock, and a gate to wait at.
-
-The two threads share one interpreter, and the loop has it: between two batches it lets go of it for less time than a
-thread needs to wake up, and a burst would overflow a consumer that is fast but never had its turn. So a buffer that is
-full first asks for a *courtesy*: reading stops for a moment, in which a fast consumer makes room. Only one that does
-not is slow, and gets what its policy says. The moment is short, so that one that blocks delays nobody.
-
-A consumer that waits is woken by the first event of a batch: one release of a lock, not one for each event.
+`make_thread_safe` lets threads read presence events: `PresenceSync.state` is computed on first access, from data that
+the event loop changes, so it is computed on the event loop. Everything else in an event may be read on any thread.
 """
 
 import asyncio
@@ -31,19 +26,22 @@ if TYPE_CHECKING:
 
 
 SLICE: Final = 1.0
-"""Seconds of one wait. A signal that comes just before the system begins to wait is heard only when that ends: CPython
-looks for signals between two bytecodes, and a lock is waited for within one."""
+"""Seconds of one wait on a lock.
+
+CPython handles signals between bytecodes, and waiting on a lock happens within one. So a signal that arrives just
+before the wait begins is handled only when the wait ends.
+"""
 
 
 def locked_gate() -> threading.Lock:
-    """A lock that is taken; whoever is waited for releases it, from any thread."""
+    """Return a locked lock, used as a one-shot event: any thread sets it by releasing the lock."""
     gate = threading.Lock()
     gate.acquire()
     return gate
 
 
 def wait_at_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
-    """Wait until the lock is released; False when that takes more than so many seconds. Ctrl-C ends it."""
+    """Wait until the lock is released; return False after `timeout` seconds. Ctrl-C interrupts it."""
     if timeout is None:
         while not gate.acquire(timeout=SLICE):
             pass
@@ -56,7 +54,7 @@ def wait_at_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
 
 
 def is_shutdown_error(error: Exception) -> bool:
-    """Whether it is only that no thread can be started any more, since the interpreter ends; then nobody is told."""
+    """Return whether the error only says that the interpreter is shutting down and can start no thread."""
     return isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)
 
 
@@ -68,7 +66,7 @@ _LOOK_AGAIN: Final = 0.1
 def make_thread_safe(
     selectors: Iterable[Selector[Any]], put: Callable[[Any], object], loop: asyncio.AbstractEventLoop
 ) -> Callable[[Any], None]:
-    """The same `put`, from which a thread may read any event of these selectors."""
+    """Wrap `put` so that a thread may read the events of these selectors."""
 
     def put_safely(event: Any) -> None:
         if type(event) is PresenceSync:
@@ -77,11 +75,11 @@ def make_thread_safe(
             put(event)
 
     has_presence = any(isinstance(selector, PresenceSelector) for selector in selectors)
-    return put_safely if has_presence else cast("Callable[[Any], None]", put)  # what it returns is not looked at
+    return put_safely if has_presence else cast("Callable[[Any], None]", put)  # its result is ignored
 
 
 def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
-    """What the function returns on the event loop; when that has ended nothing changes any more, so here."""
+    """Return the result of the function, called on the event loop; if the loop has ended, call it here."""
     got: list[T] = []
     here = threading.Event()
 
@@ -93,7 +91,7 @@ def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
         if asyncio.get_running_loop() is loop:
             return function()
     except RuntimeError:
-        pass  # no loop runs here
+        pass  # no loop runs in this thread
     try:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
@@ -105,19 +103,19 @@ def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
 
 
 GRACE_PERIOD: Final = 0.05
-"""Seconds in which a consumer on a thread may make room before its buffer counts as full."""
+"""Seconds in which a consumer on a thread may make room before its overflow policy applies."""
 
 
 class ThreadBuffer:
-    """A buffer between the event loop, which puts, and one thread at a time, which takes.
+    """A buffer that the event loop fills and one thread at a time empties.
 
-    Args: inner: the buffer with its policy. courtesy: the valve that stops reading for a moment.
+    Args: inner: the buffer with its policy. grace_pause: pauses reading for `GRACE_PERIOD`.
     """
 
     def __init__(self, inner: Buffer, grace_pause: ThreadFlowControl) -> None:
         self._inner = inner
         self._grace_pause = grace_pause
-        self._in_grace_pause = not isinstance(inner, Latest | Pause)  # they make room, or stop reading, by themselves
+        self._in_grace_pause = not isinstance(inner, Latest | Pause)  # these replace events or pause reading themselves
         self._nearly = inner.limit - 1
         self._resets_when_drained = inner.resets_when_drained
         self._held = False
@@ -125,12 +123,12 @@ class ThreadBuffer:
         self._gate: threading.Lock | None = None
         self.limit: int = inner.limit
         self.wakeup_pending: bool = True
-        """Somebody shall look whether anything more can come, before the next wait."""
+        """Whether the consumer must check the source for its end before the next wait."""
 
     # --- on the event loop
 
     def put(self, event: Any) -> bool:
-        """Take an event; whether one more waits now."""
+        """Add an event; return False if an event was dropped."""
         inner = self._inner
         with self._lock:
             dropped = inner.dropped
@@ -140,23 +138,23 @@ class ThreadBuffer:
                 self._put_tightly(event)
             if self._gate is not None:
                 self._open_gate()
-            return inner.dropped == dropped  # not its length, which the consumer changes meanwhile
+            return inner.dropped == dropped  # not the length: the consumer changes it concurrently
 
     def wake(self) -> None:
-        """Let a consumer that waits, or is about to, look again."""
+        """Wake the consumer, or keep it from waiting next time."""
         with self._lock:
             self.wakeup_pending = True
             self._open_gate()
 
     def weigh(self) -> None:
-        """See `Buffer.weigh`."""
+        """Call `Buffer.weigh`."""
         with self._lock:
             self._inner.weigh()
             if self._gate is not None:
                 self._open_gate()
 
     def close(self) -> None:
-        """The consumer is gone."""
+        """Drop all events, because the consumer is gone."""
         with self._lock:
             self._inner.close()
             self._release()
@@ -165,7 +163,7 @@ class ThreadBuffer:
 
     @property
     def dropped(self) -> int:
-        """How many events had no room."""
+        """How many events were dropped."""
         return self._inner.dropped
 
     def __len__(self) -> int:
@@ -174,14 +172,14 @@ class ThreadBuffer:
     # --- on the consumer's thread
 
     def take(self) -> Any:
-        """The oldest event. Raises `IndexError` when there is none."""
+        """Remove and return the oldest event. Raises `IndexError` if there is none."""
         with self._lock:
             event = self._inner.take()
             self._make_good()
         return event
 
     def take_error(self) -> SlowConsumerError | None:
-        """What comes after the events that are there; once."""
+        """Return the error that follows the waiting events, once."""
         with self._lock:
             if len(self._inner):
                 return None
@@ -189,9 +187,9 @@ class ThreadBuffer:
         return error
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for an event, or to be woken up; False when the time is over.
+        """Wait for an event or for `wake`; return False after the timeout.
 
-        Raises: StateError: another thread waits already.
+        Raises: StateError: another thread already waits.
         """
         gate = locked_gate()
         with self._lock:
@@ -199,7 +197,7 @@ class ThreadBuffer:
                 raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
             self._gate = gate
         try:
-            if len(self._inner) or self.wakeup_pending:  # it came between the last look and now
+            if len(self._inner) or self.wakeup_pending:  # it arrived since the caller last checked
                 return True
             return wait_at_gate(gate, timeout)
         finally:
@@ -210,17 +208,17 @@ class ThreadBuffer:
     # --- inside, with the lock held
 
     def _put_tightly(self, event: Any) -> None:
-        """Take the last event that fits, or one more; reading stops with the last one."""
+        """Add an event when at most one more fits; the last one that fits pauses reading."""
         inner = self._inner
         if len(inner) >= inner.limit and self._held and self._grace_pause.pause_reading(self):
-            inner.put_over_limit(event)  # it came with what was being read when reading stopped
+            inner.put_over_limit(event)  # it was already read when reading paused
             return
         inner.put(event)
         if len(inner) >= inner.limit and self._in_grace_pause and not self._held and inner.error is None:
             self._held = self._grace_pause.pause_reading(self)
 
     def _make_good(self) -> None:
-        """The consumer has made room, or even caught up."""
+        """Resume reading if there is room, and end the overflow episode if the buffer is empty."""
         inner = self._inner
         if self._held and len(inner) <= inner.limit // 2:
             self._release()
@@ -239,9 +237,9 @@ class ThreadBuffer:
 
 
 class LeanThreadBuffer(ThreadBuffer):
-    """The same without a lock, as long as there is room: `deque` needs none.
+    """A `ThreadBuffer` that uses no lock while there is room, because operations of `deque` are atomic.
 
-    For policies that only ever add at one end and take at the other.
+    Only for policies that always add at one end and take at the other.
     """
 
     def __init__(self, inner: Buffer, grace_pause: ThreadFlowControl) -> None:
@@ -249,17 +247,17 @@ class LeanThreadBuffer(ThreadBuffer):
         self._events = inner.events
 
     def put(self, event: Any) -> bool:
-        """Take an event; whether one more waits now."""
+        """Add an event; return False if an event was dropped."""
         if len(self._events) >= self._nearly or self._inner.error is not None:
             return super().put(event)
         self._events.append(event)
-        if self._gate is not None:  # looked at after the event is there; who waits looks at both the other way round
+        if self._gate is not None:  # checked after appending; the consumer checks in the reverse order
             with self._lock:
                 self._open_gate()
         return True
 
     def take(self) -> Any:
-        """The oldest event. Raises `IndexError` when there is none."""
+        """Remove and return the oldest event. Raises `IndexError` if there is none."""
         event = self._events.popleft()
         if self._held or self._inner.error is not None:
             with self._lock:
@@ -274,7 +272,7 @@ def make_thread_buffer(
     key: Key | None = None,
     slow: Callable[[SlowConsumerError], None] | None = None,
 ) -> ThreadBuffer:
-    """The buffer that `buffer=`, `overflow=` and `key=` describe, for a consumer on a thread.
+    """Return the buffer that `buffer=`, `overflow=` and `key=` describe, for a consumer on a thread.
 
     Raises: InvalidArgumentError.
     """
