@@ -1,19 +1,16 @@
-"""The client's end of both wire versions (protocol §2).
+"""The client side of both wire versions. See docs/protocol.md, Frames.
 
-Decoding has two speeds. The typed one reads a frame of the expected shape in one pass, with the payload of a broadcast
-and without rows: this is the hot lane. What does not fit it is read again as plain JSON and pressed into the same
-shape, field by field, so that the rest of the client knows one shape only (`tolerant`). What is no frame at all
-raises `RemoteProtocolError`.
+There are two ways to decode. The typed one, for the hot path, decodes a frame of the expected shape in one pass,
+including the payload of a broadcast but not the rows of a change. Frames that do not fit are decoded again as plain
+JSON and converted to the same shape field by field (`decode_lenient`), so that the rest of the client handles only one
+shape. Input that is not a frame at all raises `RemoteProtocolError`.
 
-Frames that do not fit the expected shape, pressed into it (R40).
+Lenient decoding exists because a server may be older, newer or unusual: a ref that is a number, a `message` that is an
+object, a broadcast without an event. Each member is kept if it fits and converted to the nearest equivalent if not, so
+that no frame raises an error or is lost.
 
-A server may be older, newer, or odd: a ref that is a number, a `message` that is an object, a broadcast without an
-event. Each member is taken when it fits and turned into the nearest thing when it does not, so that nothing raises
-and nothing vanishes.
-
-Frames that nest deeper than JSON decoders of Python go, which PostgreSQL and the server do not mind.
-
-Only the value that is so deep cannot be read, so it is cut out, and the rest of the frame is read without it.
+`cut` and `restored` handle frames nested deeper than JSON decoders of Python allow, which PostgreSQL and the server
+accept. Only the value that is too deep cannot be decoded, so it is cut out and the rest of the frame is decoded.
 """
 
 import re
@@ -28,18 +25,18 @@ from supawire.errors import RemoteProtocolError
 from supawire.events import NULL, ChangeData
 
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding of arbitrary bytes can raise."""
+"""Exceptions that decoding of arbitrary bytes can raise."""
 
 
 class Meta(Struct, gc=False):
-    """`meta` of a broadcast that the server stored."""
+    """`meta` of a broadcast that the server has stored."""
 
     id: str | None = None
     replayed: bool = False
 
 
 class Payload(Struct, gc=False):
-    """Every member that any server event has, in one wide struct: one pass decodes whatever comes."""
+    """The members of all server events in one struct, so that one pass decodes any event."""
 
     event: str | None = None
     payload: Any = None
@@ -66,7 +63,7 @@ class Typed(Protocol):
 
 
 class ArrayFrame(Struct, array_like=True, gc=False):
-    """Version 2.0.0; more than five elements are allowed and ignored."""
+    """A frame of version 2.0.0. More than five elements are allowed and ignored."""
 
     join_ref: str | None
     ref: str | None
@@ -76,7 +73,7 @@ class ArrayFrame(Struct, array_like=True, gc=False):
 
 
 class ObjectFrame(Struct, gc=False):
-    """Version 1.0.0; the server never sends `join_ref`."""
+    """A frame of version 1.0.0. The server never sends `join_ref`."""
 
     topic: str
     event: str
@@ -86,7 +83,7 @@ class ObjectFrame(Struct, gc=False):
 
 
 class Unread(Struct, gc=False):
-    """A broadcast with its payload as it came."""
+    """A broadcast with its payload undecoded."""
 
     event: str | None = None
     payload: Raw = NULL
@@ -132,37 +129,37 @@ _encode = _encoder.encode
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON text of a value that is known to be JSON."""
+    """Encode a value that is known to be valid JSON."""
     return _encode(value)
 
 
 class Codec:
-    """One wire version, from the client's side. Each version is one subclass with nothing but its shapes."""
+    """Client side of one wire version. Each version is a subclass that defines only its shapes."""
 
     version: str
     decode: msgspec.json.Decoder[Any]
-    """Typed decoding of a text frame; raises one of `DECODE_ERRORS` when the frame does not fit."""
+    """Decoder of a text frame into `Typed`; raises one of `DECODE_ERRORS` if the frame does not fit."""
     decode_raw: msgspec.json.Decoder[Any]
-    """The same with the whole payload left as it came."""
+    """The same with the whole payload undecoded."""
     decode_unread: msgspec.json.Decoder[Any]
-    """The same of a broadcast, with what the user sent left as it came."""
+    """The same for a broadcast, with only the user's payload undecoded."""
 
     def parts(self, value: Any) -> Frame | None:
-        """The parts of a frame out of plain JSON, or None when it is no frame."""
+        """Return the frame in a plain JSON value, or None if it is not a frame."""
         raise NotImplementedError
 
     def encode(self, join_ref: str | None, ref: str | None, topic: str, event: str, payload: Any) -> bytes:
-        """A text frame; `payload` may hold `Raw` parts."""
+        """Encode a text frame; `payload` may contain `Raw` parts."""
         raise NotImplementedError
 
     def encode_broadcast(
         self, join_ref: str, ref: str, topic: str, event: str, payload: bytes, *, json: bool
     ) -> tuple[bytes, bool]:
-        """A user's broadcast: the frame, and whether it is binary."""
+        """Encode a user's broadcast. Return the frame, and whether it is binary."""
         raise NotImplementedError
 
     def plain(self, data: bytes) -> Frame:
-        """Any text frame with its payload as plain JSON. Raises `RemoteProtocolError` when it is no frame."""
+        """Decode any text frame into plain JSON. Raises `RemoteProtocolError` if it is not a frame."""
         try:
             value = _json.decode(data)
         except DECODE_ERRORS as error:
@@ -174,7 +171,7 @@ class Codec:
 
 
 class ArrayCodec(Codec):
-    """Version 2.0.0: `[join_ref, ref, topic, event, payload]`, broadcasts in binary frames (protocol §2.2, §2.3)."""
+    """Version 2.0.0: `[join_ref, ref, topic, event, payload]`, with broadcasts in binary frames."""
 
     version = frames.V2
     decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ArrayFrame)
@@ -200,7 +197,7 @@ class ArrayCodec(Codec):
 
 
 class ObjectCodec(Codec):
-    """Version 1.0.0: objects, no binary payloads (protocol §2.1)."""
+    """Version 1.0.0: objects, without binary payloads."""
 
     version = frames.V1
     decode: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ObjectFrame)
@@ -228,11 +225,11 @@ class ObjectCodec(Codec):
 
 
 CODECS: Final[dict[str, Codec]] = {codec.version: codec for codec in (ArrayCodec(), ObjectCodec())}
-"""By wire version."""
+"""The codecs by wire version."""
 
 
 def decode_meta(metadata: bytes) -> Meta:
-    """Metadata of a binary broadcast; what is not readable counts as none, as the payload is the user's."""
+    """Decode the metadata of a binary broadcast. Unreadable metadata is ignored, so that the payload is delivered."""
     try:
         return _meta.decode(metadata)
     except DECODE_ERRORS:
@@ -240,7 +237,7 @@ def decode_meta(metadata: bytes) -> Meta:
 
 
 def _ref(value: Any) -> str | None:
-    """A ref as we compare it. Servers echo what we sent, which is a string; some proxies make numbers of it."""
+    """Return a ref as a string. The server echoes our strings, but some proxies convert them to numbers."""
     return value if value is None or isinstance(value, str) else str(value)
 
 
@@ -248,17 +245,17 @@ _RAW_OF_DATA: Final = ("columns", "record", "old_record", "errors")
 
 
 def decode_lenient(frame: Frame) -> Typed:
-    """The typed form of a plain frame."""
+    """Convert a plain frame to its typed form."""
     return ArrayFrame(frame.join_ref, frame.ref, frame.topic, frame.event, _payload(frame.payload))
 
 
 def members(value: object) -> dict[str, Any] | None:
-    """The members of a JSON object, None for any other JSON value."""
+    """Return the members of a JSON object, None for any other JSON value."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def items(value: object) -> list[Any]:
-    """The items of a JSON array, none for any other JSON value."""
+    """Return the items of a JSON array, an empty list for any other JSON value."""
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
@@ -309,7 +306,7 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 
 def _text(value: Any) -> str:
-    """A string as it is; anything else as its JSON text, which is what a person would want to read."""
+    """Return a string unchanged and any other value as JSON text."""
     if value is None:
         return ""
     return value if isinstance(value, str) else encode_json(value).decode()
@@ -320,7 +317,7 @@ def _raw(value: Any) -> Raw:
 
 
 def read(raw: Raw, default: Any = None) -> Any:
-    """Plain JSON of an undecoded part, or `default` when it cannot be read."""
+    """Decode an undecoded part into plain JSON; return `default` if it is unreadable."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -328,16 +325,16 @@ def read(raw: Raw, default: Any = None) -> Any:
 
 
 _DEEP: Final = 100
-"""Levels of a value that is cut out: far fewer than any decoder reads, and more than others have."""
+"""Minimum nesting depth of a value that is cut out: far below the limit of decoders, above that of normal values."""
 
 _MARK: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 PAYLOAD, ROW, META = 3, 4, 6
-"""The level of a broadcast's payload, of a change's row, and of what is in a presence's meta; of both versions."""
+"""Nesting levels of a broadcast's payload, a change's row and the values of a presence meta, in both versions."""
 
 
 def cut(data: bytes, level: int) -> tuple[bytes, list[bytes]]:
-    """The frame with each deep value on that level replaced by a number, -1 and so on, and these values in order."""
+    """Replace each deep value on that level by a number (-1, -2, …). Return the frame and the values in order."""
     pieces: list[bytes] = []
     values: list[bytes] = []
     depth = start = deepest = kept = 0
@@ -358,7 +355,7 @@ def cut(data: bytes, level: int) -> tuple[bytes, list[bytes]]:
 
 
 def restored(part: Raw, values: list[bytes]) -> Raw:
-    """A part of the frame, and for a number that stands for a value that value."""
+    """Return the value that this part of a frame stands for, or the part itself if it is not such a number."""
     text = bytes(part)
     if not text.startswith(b"-") or not text[1:].isdigit():
         return part

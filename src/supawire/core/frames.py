@@ -1,12 +1,12 @@
-"""Names and shapes of frames, as they stand on the wire (protocol §2, §3.9)."""
+"""Names, limits and the plain form of frames. See docs/protocol.md, Frames."""
 
 from typing import Any, Final, NamedTuple
 
 PHOENIX: Final = "phoenix"
-"""The topic of heartbeats."""
+"""Topic of heartbeats."""
 
 PREFIX: Final = "realtime:"
-"""What a channel's topic begins with on the wire; the rest is the sub-topic."""
+"""Prefix of a channel's topic on the wire; the rest is the name that users see."""
 
 JOIN: Final = "phx_join"
 LEAVE: Final = "phx_leave"
@@ -26,16 +26,16 @@ V1: Final = "1.0.0"
 V2: Final = "2.0.0"
 
 MAX_FRAME: Final = 5_000_000
-"""Bytes; a longer frame closes the socket with 1009 (protocol §2.2)."""
+"""Maximum bytes of a frame; a longer one closes the connection with code 1009."""
 
 MAX_NAME: Final = 255
-"""Bytes of UTF-8 of a topic, an event or a ref: binary headers count them in one byte (protocol §2.3)."""
+"""Maximum bytes (UTF-8) of a topic, an event or a ref: binary headers store each length in one byte."""
 
 
 class Frame(NamedTuple):
-    """One frame with its payload as a plain JSON value, for everything that is not in a hurry.
+    """One frame with its payload as a plain JSON value, for code that is not performance-critical.
 
-    `payload` is whatever stood there: an object nearly always, but no reader may rely on it.
+    `payload` is nearly always an object, but readers must accept any value.
     """
 
     join_ref: str | None

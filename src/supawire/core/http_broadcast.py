@@ -1,10 +1,11 @@
-"""Broadcasts by HTTP: which form carries a message, and what an answer means (protocol §6.5 to §6.7).
+"""HTTP broadcasts: which request form carries a message, and what the responses mean.
 
-There are two forms. The *single* one says 403 where the token may not send, and takes bytes; old servers do not have
-it. The *batch* takes ids and many messages, and answers 202 also to private messages that it then drops.
+There are two forms. The *single* form answers 403 if the token may not send, and accepts bytes; old servers lack it.
+The *batch* form accepts ids and several messages, but answers 202 even to private messages that it then drops. See
+docs/protocol.md, HTTP batch and HTTP single.
 
-What is sent twice arrives twice: nothing on the way knows it again. So a request is repeated only when it was certainly
-not taken, or when each of its messages has an id, by which whoever gets it can tell the second copy.
+A message that is sent twice arrives twice: nothing removes duplicates. So a request is repeated only if it was
+certainly not accepted, or if each of its messages has an id by which receivers can recognise the duplicate.
 """
 
 import enum
@@ -21,16 +22,16 @@ from supawire.errors import InvalidArgumentError, PayloadTooLargeError
 ACCEPTED: Final = 202
 NO_ROUTE: Final = 404
 BATCH_BYTES: Final = 7_500_000
-"""Bytes of payloads in one batch; the server's parser takes bodies of 8 MB."""
+"""Maximum bytes of payloads in one batch; the server accepts bodies up to 8 MB."""
 
 _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
 
 
 class HttpMessage(Struct, frozen=True):
-    """One broadcast for HTTP. `topic` is the sub-topic; `payload`: a JSON object as text, or raw bytes when not `json`.
+    """One HTTP broadcast. `topic` is the sub-topic; `payload`: a JSON object as text, or raw bytes if not `json`.
 
-    `overrides`: the object has a top-level `private`, which the single form would read as its option.
+    `overrides`: the object has a top-level `private`, which the single form would interpret as its own option.
     """
 
     topic: str
@@ -43,7 +44,7 @@ class HttpMessage(Struct, frozen=True):
 
 
 class Form(Struct, frozen=True):
-    """What goes out: the path below the base URL, with its query, and the body."""
+    """One HTTP request: path below the base URL including the query, content type and body."""
 
     path: str
     content_type: str
@@ -51,7 +52,7 @@ class Form(Struct, frozen=True):
 
 
 class HttpOutcome(enum.Enum):
-    """What an answer means for who asked."""
+    """Meaning of an HTTP response for the caller."""
 
     ACCEPTED = "the server took it"
     NO_ROUTE = "the server does not have this form"
@@ -63,7 +64,7 @@ class HttpOutcome(enum.Enum):
 
 
 def check_size(payload: bytes, limit: int | None, topic: str) -> None:
-    """Refuse at once what the server would refuse later, or drop without a word (R36)."""
+    """Raise an error for a payload that the server would refuse or silently drop."""
     if limit is not None and len(payload) > limit:
         raise PayloadTooLargeError(
             f"the payload has {len(payload)} bytes, the limit is {limit}",
@@ -73,9 +74,9 @@ def check_size(payload: bytes, limit: int | None, topic: str) -> None:
 
 
 def http_message(topic: str, event: str, payload: bytes, *, json: bool, private: bool, id: str | None) -> HttpMessage:
-    """A message that a form can carry.
+    """Return a message that at least one form can carry.
 
-    Raises: InvalidArgumentError: a JSON value that is no object, or bytes with an id.
+    Raises: InvalidArgumentError: a JSON value that is not an object, or bytes with an id.
     """
     if json:
         overrides = "private" in members(payload)
@@ -88,7 +89,7 @@ def http_message(topic: str, event: str, payload: bytes, *, json: bool, private:
 
 
 def members(payload: bytes) -> dict[str, Raw]:
-    """The top level of a JSON object. Raises `InvalidArgumentError` for any other value."""
+    """Return the top-level members of a JSON object. Raises `InvalidArgumentError` for any other value."""
     try:
         return msgspec.json.decode(payload, type=dict[str, Raw])
     except msgspec.MsgspecError as error:
@@ -99,16 +100,16 @@ def members(payload: bytes) -> dict[str, Raw]:
 
 
 def single(letter: HttpMessage) -> Form | None:
-    """The form for one message; None when only the batch can carry it."""
+    """Return the request in the single form, None if only the batch form can carry the message."""
     if letter.id is not None or letter.overrides or not {".", ".."}.isdisjoint((letter.topic, letter.event)):
-        return None  # and on the way, a part of a path that is only dots goes up instead of down
+        return None  # also, clients and proxies resolve `.` and `..` in a path
     path = f"/broadcast/{quote(letter.topic, safe='')}/events/{quote(letter.event, safe='')}"
     query = "?private=true" if letter.private else ""
     return Form(path + query, _JSON if letter.json else _BYTES, letter.payload)
 
 
 def batch(letters: Sequence[HttpMessage]) -> Form:
-    """The form for many messages, none of them bytes."""
+    """Return the request in the batch form; no message may be raw bytes."""
     messages = [_message(letter) for letter in letters]
     return Form("/broadcast", _JSON, msgspec.json.encode({"messages": messages}))
 
@@ -124,7 +125,7 @@ def _message(letter: HttpMessage) -> dict[str, str | bool | Raw]:
 
 
 def batches(letters: Sequence[HttpMessage], most: int | None) -> Iterator[Sequence[HttpMessage]]:
-    """The messages in their order, cut where a request must end: bytes go alone, a batch has at most `most`."""
+    """Split the messages into requests, in order: bytes are sent alone, a batch has at most `most` messages."""
     start, size = 0, 0
     for index, one in enumerate(letters):
         weight = _weight(one)
@@ -138,17 +139,17 @@ def batches(letters: Sequence[HttpMessage], most: int | None) -> Iterator[Sequen
 
 
 def _weight(one: HttpMessage) -> int:
-    """Bytes of a message in a batch, at most: a control character in a name becomes six."""
+    """Return the maximum size of a message in a batch: JSON escapes a control character in a name as six bytes."""
     return len(one.payload) + 6 * (len(one.topic.encode()) + len(one.event.encode())) + 120
 
 
 def route_missing(letter: HttpMessage) -> bool:
-    """Whether a 404 to the single form tells of an old server: a gateway may trip over an encoded slash."""
+    """Whether a 404 to the single form means an old server. Not if there is a slash: gateways may mishandle it."""
     return "/" not in letter.topic + letter.event
 
 
 def judge(status: int, body: bytes) -> HttpOutcome:
-    """What an answer means."""
+    """Return the meaning of a response."""
     if status == ACCEPTED:
         return HttpOutcome.ACCEPTED
     if status == NO_ROUTE:
@@ -165,12 +166,12 @@ def judge(status: int, body: bytes) -> HttpOutcome:
 
 
 def _unavailable(status: int, body: bytes) -> bool:
-    """Whether this is the answer of one who did not even try; a proxy says 503 too when it lost the server midway."""
+    """Whether this 503 means that the request was not processed; proxies also send 503 for a lost connection."""
     return status == 503 and b"disconnect/reset before headers" not in body
 
 
 def may_repeat(verdict: HttpOutcome, letters: Sequence[HttpMessage]) -> bool:
-    """Whether a request is worth repeating, and nobody is deceived by it."""
+    """Whether a request may be repeated without undetectable duplicates."""
     if verdict is HttpOutcome.UNSURE:
         return all(one.id is not None for one in letters)
     return verdict is HttpOutcome.LATER

@@ -1,4 +1,4 @@
-"""What a join asks for, and what its reply says (protocol §3.1, §3.2)."""
+"""The payload of a join and the binding ids in its reply. See docs/protocol.md, Join payload and Join reply."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +15,7 @@ _DEFAULTS: Final[dict[str, Any]] = {"event": ANY, "schema": "public", "table": A
 
 
 class Join(Struct, frozen=True):
-    """One join, as it was asked for. It is living from the server's ok until its end."""
+    """One join as requested. It is active from the server's ok reply until it ends."""
 
     ref: str
     bindings: tuple[ChangesSelector[Any], ...] = ()
@@ -24,7 +24,7 @@ class Join(Struct, frozen=True):
 
 
 def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | None) -> dict[str, Any]:
-    """The payload of `phx_join` (R15). No member is ever null."""
+    """Return the payload of `phx_join`. No member is ever null."""
     broadcast: dict[str, Any] = {"self": options.echo, "ack": options.ack}
     if replay is not None:
         broadcast["replay"] = replay
@@ -46,7 +46,7 @@ def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | N
 def binding_ids(
     bindings: Sequence[ChangesSelector[Any]], response: Raw, topic: str
 ) -> tuple[dict[ChangesSelector[Any], int], list[JoinError]]:
-    """The server's id of each binding, by position, and an error for each that it did not take as it was sent (R16)."""
+    """Return the server's id of each binding, and an error for each binding that was not confirmed as sent."""
     echoed = items((members(read(response)) or {}).get("postgres_changes"))
     ids: dict[ChangesSelector[Any], int] = {}
     errors: list[JoinError] = []
@@ -61,7 +61,7 @@ def binding_ids(
 
 
 def _plain(binding: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A binding with defaults for what is missing or null, and event names in one case."""
+    """Return a binding with defaults for missing and null members, and the event in upper case."""
     if binding is None:
         return None
     plain: dict[str, Any] = {name: binding.get(name) or default for name, default in _DEFAULTS.items()}

@@ -1,28 +1,27 @@
-"""What a mirror is to be, and what it orders: frozen data.
+"""A live copy of a table: subscribe, wait until changes are live, fetch the rows, and apply changes to them.
 
-A live copy of a table: subscribe, wait until changes are live, fetch, and apply over it what changed.
+Why the copy ends up correct:
 
-The rule of order, and why the copy is right at the end:
+* Changes arrive in commit order, and from *ready* on none is missing outside a gap. After a gap everything is fetched
+  again, and also after a repeated *ready*: the server's worker may have been replaced, and a new one does not know
+  what was committed before it started.
+* A fetch sees the table at some commit after it began. Changes received before it began are included in it. Changes
+  received later are buffered and applied to the fetched rows in order. The fetch may include some of those already,
+  and nothing says which, so a row may go back to an older state until the following changes arrive. Once the last
+  change that the fetch includes has arrived, every row is as fetched, or newer.
+* Therefore the new copy is built separately and replaces the old one after `settle` seconds, since the server may
+  deliver changes up to 0.5 s late; longer while it still sends commits from before the answer. Only then is the
+  mirror *live*. Meanwhile the old copy follows the changes, so that users never see a row go back.
+* After an incomplete change, such as a row over a megabyte, the copy is stale until a fetch that begins later. If it
+  arrives during a fetch, that fetch is not interrupted: each result is shown, but does not make the mirror live.
+* The server may lose changes silently, for example when its database restarts. With `refresh_every`, a live copy is
+  compared with newly fetched rows at intervals. The mirror stays live, and only differences are applied and reported.
+  If the copy becomes stale, the comparison is abandoned, since a new fetch is needed anyway.
 
-* Changes come in the order of their commits, and from *ready* on all of them come. What is missing lies in a gap, and
-  after a gap everything is fetched anew; also when the server says *ready* once more: then its worker may have been a
-  new one, which knows nothing of what was committed in between.
-* A fetch sees the table at some commit after it began. What came before it began was committed before, and is in it.
-  What comes from then on is kept, and applied over the fetched rows in order. Some of it the fetch has seen already,
-  and nothing tells which: then a row goes back to what it was, and with the following changes to what it is. When the
-  last change that the fetch saw has come, every row is as the fetch saw it, or newer.
-* So the new copy is made aside, and takes the place of the old one when these have come: the server needs at most half
-  a second to tell what was committed (protocol §4.6), and `settle` seconds are waited; longer while it tells of commits
-  from before the answer. Only then is the mirror *live*. The old copy follows the changes meanwhile, so that no row
-  that somebody looks at goes back.
-* A change that does not say all, such as a row over a megabyte, is a doubt that only a fetch begun after it ends. One
-  that comes during a fetch does not stop it: where there are many, each fetch is shown, and none of them is live.
-* The server may lose changes and say nothing, as it does when its database was restarted. With `refresh_every` a live
-  copy is compared now and then: rows are fetched and settle aside as ever, but the mirror stays live, and only what
-  differs is applied and told. A doubt ends a comparison, since it needs a fetch of its own.
+The shell reports events with their time, performs the effects in order, and calls `tick` at the deadline. Like the
+rest of the core, this module does no I/O, never blocks and calls no user code.
 
-The shell says what happens, with the time, performs effects in order, and calls `tick` at the deadline; like the rest
-of the core, this opens nothing, waits for nothing and calls none of the user's code.
+See docs/protocol.md, Delivery of changes.
 """
 
 from collections import deque
@@ -46,11 +45,12 @@ from supawire.selectors import ChangesSelector
 
 
 class MirrorSettings(Struct, frozen=True):
-    """What is mirrored, and how.
+    """Settings of a mirror.
 
-    filter: None for all rows. narrow: ask the server for what the filter fits, and for nothing else. plain: rows as
-    plain JSON. settle: seconds. backoff: between fetches that fail. buffer: changes that are kept while one runs.
-    refresh_every: seconds between comparisons of a live copy with the table, None for none.
+    filter: None for all rows. narrow: subscribe only to changes that match the filter. plain: rows as plain JSON.
+    settle: seconds to wait after a fetch for changes that it already includes. backoff: between failed fetches.
+    buffer: maximum number of changes buffered during a fetch. refresh_every: seconds between comparisons of a live copy
+    with the table, None for none.
     """
 
     table: str
@@ -69,25 +69,25 @@ class MirrorSettings(Struct, frozen=True):
 
 
 class Fetch(Struct, frozen=True):
-    """Fetch the rows; the answer comes back with this generation."""
+    """Fetch the rows. The result comes back with this generation."""
 
     generation: int
 
 
 class Abandon(Struct, frozen=True):
-    """The fetch of this generation is not wanted any more."""
+    """Cancel the fetch of this generation."""
 
     generation: int
 
 
 class Emit(Struct, frozen=True):
-    """The copy differs by this, and by nothing else since the last one."""
+    """Report a change of the copy; nothing else changed since the previous one."""
 
     event: MirrorEvent[Any]
 
 
 class ReportError(Struct, frozen=True):
-    """An error that nobody waits for."""
+    """Report an error that no caller is waiting for."""
 
     error: RealtimeError
 
@@ -96,33 +96,33 @@ MirrorEffect = Fetch | Abandon | Emit | ReportError
 
 
 class Take(Protocol):
-    """Who takes the changes of a mirror's listeners."""
+    """Callback for the changes from a mirror's listeners."""
 
     def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
 
 
 PAUSE: Final = 1.0
-"""Seconds from one answer to the next fetch, so that rows in doubt, one after another, are fetched together."""
+"""Minimum seconds from one fetch result to the next fetch, so that several stale rows share one fetch."""
 
 LONGEST: Final = 10
-"""How many times `settle` a server that is behind is waited for; its clock may differ from ours, so there is an end."""
+"""Maximum multiple of `settle` to wait for a lagging server. Its clock may differ from ours, hence the limit."""
 
 
 _JITTER: Final = (0.9, 1.1)
-"""Parts of `refresh_every` between two comparisons."""
+"""Factors of `refresh_every` between which the time of the next comparison is drawn."""
 
 
 class Mirror:
-    """One live copy, without the world.
+    """One live copy without I/O.
 
-    Args: shown: how users see rows. random: draws the jitter.
+    Args: shown: how rows are presented to users. random: source of the jitter.
     """
 
     def __init__(self, settings: MirrorSettings, shown: RowView, random: Uniform) -> None:
         self.settings = settings
         self.state: MirrorState = MirrorState.JOINING
         self.error: RealtimeError | None = None
-        """Why it is not live, when that is known."""
+        """Why the mirror is not live, if known."""
         self.effects: Final[deque[MirrorEffect]] = deque()
         self.key: Final = KeyColumns(settings.key)
         judged = frozenset[str]() if settings.narrow else settings.judged
@@ -130,9 +130,9 @@ class Mirror:
         self._shown = shown
         self._random = random
         self._copy: TableCopy | None = None
-        """What users see; None before the first."""
+        """The copy that users see, None before the first."""
         self._next: TableCopy | None = None
-        """The new one, which settles aside."""
+        """The new copy, not yet settled."""
         self._kept: list[Put | Drop] = []
         self._generation = 0
         self._attempt = 0
@@ -141,28 +141,28 @@ class Mirror:
         self._settled_at = 0.0
         self._compare_at = 0.0
         self._comparing = False
-        """A comparison is under way, while the mirror is live; its rows settle when `_next` is there."""
+        """Whether a comparison is running while the mirror is live. Its rows settle once `_next` is set."""
         self._torn = False
-        """The copy lacks what was missed: what a change leaves out cannot be taken from it."""
+        """Whether changes were missed, so that values omitted from a change cannot be taken from the copy."""
         self._stale: str | None = None
-        """What the newest fetch may not have seen, and nobody told whole."""
+        """Why the latest fetch may be incomplete; None if it is not."""
         self._reason = "first"
-        """Why the newest fetch was begun."""
+        """Why the latest fetch was started."""
         self._compared = settings.modelled
 
     @property
     def rows(self) -> Rows:
-        """The copy; not to be changed."""
+        """The rows of the copy; must not be modified."""
         return self._copy.rows if self._copy is not None else {}
 
     @property
     def begun(self) -> bool:
-        """Whether there is a copy."""
+        """Whether a first copy exists."""
         return self._copy is not None
 
     @property
     def next_deadline(self) -> float | None:
-        """When `tick` is wanted."""
+        """Time at which `tick` must be called, None for never."""
         match self.state:
             case MirrorState.WAITING:
                 return self._not_before
@@ -176,10 +176,11 @@ class Mirror:
                 return None
 
     def listeners(self, take: Take) -> tuple[Listener, ...]:
-        """What changes are listened for; `take` gets each change once, and whether the filter fits it.
+        """Return the listeners to register; `take` gets each change once, and whether it matches the filter.
 
-        With a filter the whole table is asked for too: of a row that leaves the filter, and of most that are deleted,
-        nothing else is told (protocol §4.3). Both answers are one frame, and its listeners are called in this order.
+        With a filter, changes of the whole table are requested too, because the server does not report rows that leave
+        the filter, nor most deletes, to a filtered subscription. Both subscriptions arrive in one frame, and their
+        listeners are called in this order.
         """
         settings = self.settings
         whole: ChangesSelector[Any] = ChangesSelector(settings.schema, settings.table, select=settings.select)
@@ -196,7 +197,7 @@ class Mirror:
     # --- inputs
 
     def changes_live(self) -> None:
-        """Everything that is committed from now on will be told."""
+        """Record that all commits from now on will be delivered."""
         if self.state is MirrorState.CLOSED:
             return
         if self.state is MirrorState.JOINING:
@@ -204,7 +205,7 @@ class Mirror:
         self._move(MirrorOn.READY)
 
     def changes_lost(self, error: RealtimeError | None) -> None:
-        """Not any more."""
+        """Record that changes are no longer delivered."""
         if self.state is MirrorState.CLOSED:
             return
         self.error = error or self.error
@@ -213,18 +214,18 @@ class Mirror:
         self._move(MirrorOn.LOST)
 
     def gap(self, gap: Gap) -> None:
-        """Changes may have been missed until now."""
+        """Mark the copy as stale, because changes may have been missed."""
         if "changes" in gap.lost:
             self.mark_stale(f"gap: {gap.reason}")
 
     def said(self, message: System) -> None:
-        """A word of the server: said again, it has subscribed us anew, since its worker or our rights are new ones."""
+        """Mark the copy as stale when "subscribed" is repeated: the server's worker or our permissions are new."""
         again = self.state is not MirrorState.JOINING
         if again and (message.extension, message.status, message.message) == (POSTGRES_CHANGES, "ok", SUBSCRIBED):
             self.mark_stale("subscribed anew")
 
     def mark_stale(self, why: str) -> None:
-        """Only a fetch that begins from now on can know."""
+        """Mark the copy as stale until a fetch that begins later."""
         if self.state is MirrorState.CLOSED:
             return
         self._stale = self._stale or why
@@ -233,14 +234,14 @@ class Mirror:
         self._move(MirrorOn.DOUBT)
 
     def take(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
-        """A row changed; `inside`: the server says that the filter fits it."""
+        """Process a change of a row; `inside`: whether it matches the filter, according to the server."""
         if self.state is MirrorState.CLOSED:
             return
         op = self._reader.read(change, inside=inside)
         if op is None:
             return
         if isinstance(op, Undecidable):
-            if op.error is not None and self._stale is None:  # one is enough until the next fetch
+            if op.error is not None and self._stale is None:  # report one until the next fetch
                 self.effects.append(ReportError(op.error))
             self.mark_stale(f"row: {op.why}")
             return
@@ -254,15 +255,15 @@ class Mirror:
                 self._overflow(now)
 
     def read(self, given: Iterable[Any]) -> Rows:
-        """What a fetch gave, as `fetched` takes it; may be called anywhere, since it may take its time.
+        """Convert a fetch result for `fetched`. May run on any thread, because it may take long.
 
-        Raises: RowError: they are no rows.
+        Raises: RowError: the result does not consist of rows.
         """
         select = self.settings.select
         return read_rows(given, self.key, None if select is None else frozenset((*select, *self.key.names)))
 
     def fetched(self, generation: int, rows: Rows, now: Instant) -> None:
-        """The rows have come; an older generation's are dropped."""
+        """Handle the fetched rows. Results of older generations are dropped."""
         if not self._is_current(generation):
             return
         self._attempt = 0
@@ -276,14 +277,14 @@ class Mirror:
             self._settle(copy, op)
 
     def failed(self, generation: int, error: RealtimeError, now: Instant) -> None:
-        """The fetch raised, or took too long."""
+        """Handle that the fetch raised an error or timed out."""
         if not self._is_current(generation):
             return
         self._kept = []
         self._not_before = now.mono + delay(self.settings.backoff, self._attempt, self._random)
         self._attempt += 1
         self.effects.append(ReportError(error))
-        if self._comparing:  # the copy is as right as it was
+        if self._comparing:  # the copy is as good as before
             self._comparing = False
             self._compare_later(now)
             return
@@ -291,7 +292,7 @@ class Mirror:
         self._move(MirrorOn.FAILED)
 
     def tick(self, now: Instant) -> None:
-        """A deadline passed."""
+        """Handle the deadline if it has passed."""
         deadline = self.next_deadline
         if deadline is None or deadline > now.mono:
             return
@@ -311,7 +312,7 @@ class Mirror:
         self.effects.append(Fetch(self._generation))
 
     def close(self, error: RealtimeError | None = None) -> None:
-        """For good; the copy stays as it is."""
+        """Close permanently. The copy keeps its last state."""
         self.error = error or self.error
         self._abandon()
         self._move(MirrorOn.CLOSE)
@@ -325,7 +326,7 @@ class Mirror:
         odd = self._compare(op, self._copy) if isinstance(op, Put) and not self._compared else None
         delta = self._copy.follow(op)
         if isinstance(delta, Undecidable):
-            if self.state is MirrorState.LIVE:  # else it will be replaced anyway
+            if self.state is MirrorState.LIVE:  # otherwise it will be replaced anyway
                 self.mark_stale(f"row: {delta.why}")
         elif delta is not None:
             self.effects.append(Emit(delta))
@@ -339,7 +340,7 @@ class Mirror:
             self.mark_stale(f"row: {unclear.why}")
 
     def _await_older(self, change: Change[Any], now: Instant) -> None:
-        """A server that tells of what was committed before the answer is behind: more of it may come."""
+        """Extend the settle time if the change was committed before the fetch result: the server is lagging."""
         try:
             committed = change.commit_timestamp
         except RowError:
@@ -349,7 +350,7 @@ class Mirror:
             self._settled_at = max(self._settled_at, min(now.mono + self.settings.settle, longest))
 
     def _adopt(self, now: Instant) -> None:
-        """The new copy takes the place of the old one."""
+        """Replace the old copy with the new one."""
         assert self._next is not None
         reason = self._reason if self._copy is not None else "first"
         before, self._copy, self._next = self.rows, self._next, None
@@ -363,7 +364,7 @@ class Mirror:
         self.effects.append(Emit(Resynced(reason, before, dict(self._copy.rows), self._shown)))
 
     def _take_over(self, now: Instant) -> None:
-        """Apply and tell what differs between the copy and the rows that were fetched to compare it with."""
+        """Apply and report the differences between the copy and the rows fetched for comparison."""
         assert self._next is not None
         before, after = self.rows, self._next
         self._next, self._comparing = None, False
@@ -373,13 +374,13 @@ class Mirror:
             self.effects.append(Emit(Resynced("compared", before, dict(after.rows), self._shown)))
 
     def _compare_later(self, now: Instant) -> None:
-        """Compare after `refresh_every`, counted from the end of the last fetch, and not with all other clients."""
+        """Schedule the next comparison, `refresh_every` after the last fetch, with jitter to spread out clients."""
         every = self.settings.refresh_every
         if every is not None:
             self._compare_at = max(now.mono + every * self._random.uniform(*_JITTER), self._not_before)
 
     def _compare(self, op: Put, copy: TableCopy) -> InvalidArgumentError | None:
-        """Once: rows of both sources must be of one make, or values would change their type with the first change."""
+        """Return an error, once, if fetched rows and changes differ in type: values would change type with a change."""
         old = copy.rows.get(op.old_key)
         difference = None if old is None else unlike(op.row, old, op.columns)
         self._compared = old is not None
@@ -401,7 +402,7 @@ class Mirror:
         self.failed(self._generation, error, now)
 
     def _abandon(self) -> None:
-        """Whatever a fetch has given, or will give, counts no more."""
+        """Cancel a running fetch and discard its results."""
         if self.state is MirrorState.FETCHING or (self._comparing and self._next is None):
             self.effects.append(Abandon(self._generation))
         self._kept, self._next, self._comparing = [], None, False

@@ -1,7 +1,6 @@
-"""Broadcasts on their way out of one channel: sent now, or kept in order until they can be (api: `offline`, `limits`).
+"""Outgoing broadcasts of one channel: sent at once, or queued in order until they can be sent.
 
-What is kept has a ticket and a deadline, so that nothing vanishes: it is sent once, after the join, or its caller gets
-the reason why not (R31, R32).
+A queued broadcast has a ticket and a deadline: it is either sent once, after the join, or its caller gets an error.
 """
 
 from msgspec import Struct
@@ -22,10 +21,10 @@ from supawire.options import Secret
 
 
 class OutgoingBroadcast(Struct, frozen=True, gc=False):
-    """One broadcast of ours. `payload`: JSON text, or raw bytes when not `json`.
+    """One outgoing broadcast. `payload`: JSON text, or raw bytes if not `json`.
 
-    timeout: seconds until it is sent and, with ack, answered. patient: the timeout holds for each of the two, and for
-    the answer without the time behind unanswered joins.
+    timeout: seconds until it is sent and, with ack, answered. patient: the timeout applies to each of the two
+    separately, and the reply's does not count time behind unanswered joins.
     """
 
     event: str
@@ -37,7 +36,7 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
 
 
 class ChannelOutbox:
-    """The broadcasts of one channel."""
+    """The outgoing broadcasts of one channel."""
 
     __slots__ = ("_context", "_kept", "_name", "_topic")
 
@@ -46,18 +45,18 @@ class ChannelOutbox:
         self._topic = topic
         self._name = name
         self._kept: dict[Ticket, OutgoingBroadcast] = {}
-        """In order."""
+        """Queued broadcasts in sending order."""
 
     def check(self, message: OutgoingBroadcast) -> None:
-        """Refuse at once what the server would refuse later, or drop without a word (R36)."""
+        """Raise an error for a message that the server would refuse or silently drop."""
         http_broadcast.check_size(message.payload, self._context.options.limits.payload_bytes, self._name)
         if not message.json and self._context.codec.version == frames.V1:
             raise InvalidArgumentError("bytes cannot be sent with protocol='1.0.0'", hint="Use protocol='2.0.0'.")
 
     def send(self, message: OutgoingBroadcast, join_ref: str, now: Instant) -> Ticket | None:
-        """Send on a living join; None when it is written and nothing more will be heard of it.
+        """Send on the active join. Return None if the frame was written and no reply is expected.
 
-        Kept, with a ticket, when pacing or earlier broadcasts hold it.
+        The broadcast is queued, and its ticket returned, if pacing or earlier broadcasts delay it.
         """
         if self._kept or self._context.messages.ready_at(now.mono) > now.mono:
             ticket = self.keep(message, now)
@@ -75,7 +74,7 @@ class ChannelOutbox:
         return ticket
 
     def keep(self, message: OutgoingBroadcast, now: Instant) -> Ticket:
-        """Keep until the join, at most for the message's timeout."""
+        """Queue until the channel is joined, at most for the message's timeout."""
         if len(self._kept) >= self._context.options.queue_size:
             raise StateError(
                 f"{len(self._kept)} broadcasts wait already for this channel",
@@ -89,7 +88,7 @@ class ChannelOutbox:
         return ticket
 
     def publish(self, message: OutgoingBroadcast, *, private: bool, token: Secret | None) -> Ticket:
-        """Send by HTTP instead, as `offline="http"` says. Raises `InvalidArgumentError` for what HTTP cannot carry."""
+        """Send by HTTP (`offline="http"`). Raises `InvalidArgumentError` for messages that HTTP cannot carry."""
         letter = http_broadcast.http_message(
             self._name, message.event, message.payload, json=message.json, private=private, id=None
         )
@@ -98,7 +97,7 @@ class ChannelOutbox:
         return ticket
 
     def flush(self, join_ref: str, now: Instant) -> None:
-        """Send what was kept, in order, as fast as pacing allows; come back for the rest."""
+        """Send the queued broadcasts in order as fast as pacing allows, and schedule the rest."""
         while self._kept:
             ready_at = self._context.messages.ready_at(now.mono)
             if ready_at > now.mono:
@@ -112,21 +111,21 @@ class ChannelOutbox:
             self._send_kept(ticket, message, join_ref, now, left)
 
     def fail(self, error: RealtimeError) -> None:
-        """The channel ended: nothing of this will be sent."""
+        """Fail all queued broadcasts, because the channel ended."""
         kept, self._kept = self._kept, {}
         for ticket in kept:
             self._context.timers.cancel(("ticket", self._topic, ticket))
             self._context.tickets.resolve(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
-        """The caller went away before it was sent: then it is not sent. False when it is none of ours."""
+        """Remove a queued broadcast whose call was cancelled. Return False if it is not queued here."""
         if self._kept.pop(ticket, None) is None:
             return False
         self._context.timers.cancel(("ticket", self._topic, ticket))
         return True
 
     def expired(self, ticket: Ticket, *, joined: bool) -> bool:
-        """A kept broadcast was not sent in time. False when it is none of ours."""
+        """Fail a queued broadcast that was not sent in time. Return False if it is not queued here."""
         if not self.drop(ticket):
             return False
         error = RateLimitedError("the limit on messages per second held it beyond its timeout", topic=self._name)

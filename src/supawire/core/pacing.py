@@ -1,7 +1,4 @@
-"""How long to wait before the next attempt (api §6).
-
-Limits kept on our side, so that the server never has to enforce them (protocol §5.5, §8).
-"""
+"""Backoff delays, and rate limits kept on the client side so that the server never has to enforce them."""
 
 from collections import deque
 from typing import Final, Protocol
@@ -10,16 +7,16 @@ from supawire.options import Backoff
 
 
 class Uniform(Protocol):
-    """The one thing the core asks of a random generator."""
+    """The part of a random generator that the core uses."""
 
     def uniform(self, a: float, b: float, /) -> float: ...
 
 
 def delay(backoff: Backoff, attempt: int, random: Uniform) -> float:
-    """Seconds before attempt n = 0, 1, 2 …
+    """Return the seconds before attempt n = 0, 1, 2 …
 
-    The step is min(maximum, initial × factorⁿ). The first attempt waits anything up to its step, so that clients that
-    were dropped together come back spread out; later ones wait at least half of it. Without jitter: the step exactly.
+    The step is min(maximum, initial × factorⁿ). The first attempt waits a random part of its step, so that clients that
+    were disconnected together spread out; later attempts wait at least half of it. Without jitter: exactly the step.
     """
     step = _step(backoff, attempt)
     if not backoff.jitter:
@@ -29,7 +26,7 @@ def delay(backoff: Backoff, attempt: int, random: Uniform) -> float:
 
 
 def slow_delay(backoff: Backoff, random: Uniform) -> float:
-    """Seconds before trying again what a limit refused: the longest step at once."""
+    """Return the seconds before a retry after a rate limit: the longest step at once."""
     return random.uniform(backoff.maximum * (1 - backoff.jitter / 2), backoff.maximum)
 
 
@@ -41,7 +38,7 @@ def _step(backoff: Backoff, attempt: int) -> float:
 
 
 class Pace:
-    """At most `limit` calls in any `window` seconds; None is no limit."""
+    """A limit of `limit` calls in any `window` seconds; None for no limit."""
 
     __slots__ = ("_calls", "_window", "limit")
 
@@ -51,7 +48,7 @@ class Pace:
         self._calls: deque[float] | None = None
 
     def ready_at(self, mono: float, calls: int = 1) -> float:
-        """When the next call, or `calls` at once (no more than the limit), may be made: `mono` itself when now."""
+        """Return when the next call, or `calls` at once (at most the limit), may be made; `mono` itself if now."""
         if self.limit is None:
             return mono
         if self._calls is None:
@@ -62,7 +59,7 @@ class Pace:
         return mono if over <= 0 else self._calls[over - 1] + self._window
 
     def spend(self, mono: float, calls: int = 1) -> None:
-        """Calls are made."""
+        """Count calls."""
         if self.limit is None:
             return
         if self._calls is None:
@@ -71,7 +68,7 @@ class Pace:
 
 
 class Allowance:
-    """The server's presence limit for one join: `limit` calls in a window that begins with the first of them."""
+    """The server's presence limit for one join: `limit` calls in a window that starts with the first call."""
 
     def __init__(self, limit: int | None, window: float = 30.0) -> None:
         self._limit = limit
@@ -80,13 +77,13 @@ class Allowance:
         self._spent = 0
 
     def ready_at(self, mono: float) -> float:
-        """When the next call may be made: `mono` itself when now."""
+        """Return when the next call may be made; `mono` itself if now."""
         if self._limit is None or self._started_at is None or self._spent < self._limit:
             return mono
         return max(mono, self._started_at + self._window)
 
     def spend(self, mono: float) -> None:
-        """A call is made."""
+        """Count a call."""
         if self._started_at is None or mono >= self._started_at + self._window:
             self._started_at, self._spent = mono, 0
         self._spent += 1

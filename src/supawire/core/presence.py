@@ -1,25 +1,25 @@
-"""Immutable snapshots of a presence state (R45).
+"""The presence state of a channel, and immutable snapshots of it.
 
-A snapshot is a copy of the state that many snapshots share, and the few keys that have changed since that copy was
-made. A snapshot after each diff therefore costs about what has changed: a copy of 10,000 members takes up to a
-millisecond, and is made once in some hundred diffs. Nothing that a snapshot holds is ever changed, so it may be read on
+A *meta* is one tracked payload, identified by its `phx_ref`; a *key* is a participant and has one meta per device.
+The rules, each the result of a bug in some client:
+
+* The state belongs to one join. The `presence_state` of a new join replaces it, and the differences are reported as
+  joins and leaves, so that a reconnect does not look as if everybody had left.
+* Diffs that arrive before the state of this join are buffered, then applied to it. If the join did not enable
+  presence, no state will follow, so they are applied at once.
+* Diffs do not name their join. Diffs addressed to an older join may arrive after the reply to the new one, until the
+  `phx_close` of the older one. The server builds the new state after that, so it already includes those diffs or
+  they concern members that have left since. This applies above all to our own entry, whose leave is not reported.
+* Joined metas are added unless their ref is known; then the metas listed as left are removed. An update arrives as
+  joins(new) and leaves(old) of the same key. It is reported as an update, since the new meta names the old ref.
+* A key whose metas did not change is not reported, and a leave of an unknown meta has no effect.
+
+See docs/protocol.md, Presence state and diff.
+
+A snapshot consists of a copy of the state, shared by many snapshots, and the few keys that have changed since that
+copy. A snapshot after each diff therefore costs about as much as the diff: copying 10,000 members takes up to a
+millisecond, but is needed only once in some hundred diffs. The data of a snapshot never changes, so it can be read on
 any thread.
-
-Who is here, as one join of one channel knows it (protocol §5.2).
-
-A *meta* is one tracked payload, known by its `phx_ref`; a *key* is a participant and holds one meta for each of its
-devices. The rules, each earned by a bug in some client:
-
-* The state belongs to a join. A new join's `presence_state` replaces it, and what changed between the two is told as
-  joins and leaves, so that a reconnect does not look as if everybody had left (R45).
-* Diffs that come before the state of this join are held, then applied onto it. Without presence in the join no state
-  will come, so they are applied at once.
-* Diffs name no join. What was told to an older one may come after the answer to the new one, up to the older one's
-  `phx_close`; the state is made after that, so such diffs are in it, or were for somebody who has left since: us, above
-  all, whose leave is told to nobody.
-* Joined metas are added unless their ref is known; then those are removed whose ref is listed as left. An update comes
-  as joins(new) and leaves(old) of the same key: it is told as an update, since the new meta names the old ref.
-* Nothing is told of a key whose metas did not change, and a leave of somebody unknown ends nothing.
 """
 
 from collections import deque
@@ -44,13 +44,13 @@ from supawire.events import (
 Metas = tuple[Presence, ...]
 
 _COPY_COST: Final = 10
-"""What copying one member of a whole state costs, in keys that have changed: it lies in memory that no cache has."""
+"""Cost of copying one member of a whole state, in units of one changed key; it is high because of cache misses."""
 
 
 class Snapshot(Mapping[str, Metas]):
-    """An immutable state of presence.
+    """An immutable presence state.
 
-    `len` and lookups cost the same however many are here. The first iteration merges the two parts; the result is kept.
+    `len` and lookups take constant time. The first iteration merges the two parts and caches the result.
     """
 
     __slots__ = ("_base", "_changes", "_merged", "_size")
@@ -80,11 +80,11 @@ class Snapshot(Mapping[str, Metas]):
         return self._whole().keys()
 
     def values(self) -> ValuesView[Metas]:
-        """Return a view of what each key has tracked."""
+        """Return a view of the metas of each key."""
         return self._whole().values()
 
     def items(self) -> ItemsView[str, Metas]:
-        """Return a view of keys and what they have tracked."""
+        """Return a view of the keys and their metas."""
         return self._whole().items()
 
     def __repr__(self) -> str:
@@ -101,7 +101,7 @@ class Snapshot(Mapping[str, Metas]):
 
 
 class Snapshots:
-    """Makes the snapshots of one state, which reports each of its changes."""
+    """Factory of the snapshots of one state, which must report each of its changes."""
 
     __slots__ = ("_base", "_changes", "_taken")
 
@@ -111,7 +111,7 @@ class Snapshots:
         self._taken: Snapshot | None = None
 
     def take(self, state: dict[str, Metas]) -> Snapshot:
-        """Return the state as it is now: the same object until something changes."""
+        """Return a snapshot of the state: the same object until something changes."""
         if self._taken is None:
             if self._base is None:
                 self._base = state.copy()
@@ -119,7 +119,7 @@ class Snapshots:
         return self._taken
 
     def change(self, key: str, metas: Metas) -> None:
-        """Record what a key has now, empty when it has left. Drops the copy when a new one is cheaper."""
+        """Record the metas of a key, empty if it has left. Drops the shared copy when a new one is cheaper."""
         if self._base is None:
             return
         self._taken = None
@@ -128,20 +128,20 @@ class Snapshots:
             self.forget()
 
     def forget(self) -> None:
-        """Begin anew with the next snapshot: the state was replaced."""
+        """Start with a new copy at the next snapshot, because the state was replaced."""
         self._base = self._taken = None
         self._changes = {}
 
 
 MOST_METAS: Final = 10_000
-"""Metas that are kept of one key, the oldest ones; a key is one participant, and has one for each of its devices."""
+"""Maximum number of metas kept per key, oldest first. A key is one participant and has one meta per device."""
 
 MOST_KEYS: Final = 250_000
-"""Participants that are kept of one channel."""
+"""Maximum number of keys kept per channel."""
 
 _HELD_BYTES: Final = 32_000_000
 _HELD: Final = 1000
-"""Diffs that wait for a state at most; the state that comes at last has the older ones in it."""
+"""Maximum number of diffs buffered until the state arrives; the state already includes the older ones."""
 
 
 class _Entry(Struct, gc=False):
@@ -167,32 +167,32 @@ class ChannelPresence:
         self._state: dict[str, Metas] = {}
         self._snapshots: Final = Snapshots()
         self._held: deque[tuple[Raw, Raw]] | None = None
-        """Diffs of this join that wait for its state; None when they do not wait. An empty deque takes 760 bytes."""
+        """Diffs of this join that wait for its state; None if not waiting. An empty deque takes 760 bytes."""
         self.malformed: int = 0
 
     def joined(self, *, enabled: bool) -> None:
-        """A new join is accepted. The old state stays to be looked at until the new one is there, if one will come."""
+        """Prepare for a new join. The old state stays readable until the new one arrives, if presence is enabled."""
         if not enabled:
             self.clear()
         self._held = deque(maxlen=_HELD) if enabled else None
 
     def older_ended(self) -> None:
-        """The server has closed an older join: what is held was told to that one, and the coming state is newer."""
+        """Discard the buffered diffs: they were addressed to an older join that has closed, and the state is newer."""
         if self._held is not None:
             self._held.clear()
 
     def clear(self) -> None:
-        """The channel was left: nobody is known to be here."""
+        """Clear the state, because the channel was left."""
         self._state = {}
         self._snapshots.forget()
         self._held = None
 
     def state(self) -> PresenceState:
-        """Everyone who is here, immutable."""
+        """Return an immutable snapshot of the state."""
         return self._snapshots.take(self._state)
 
     def replace(self, raw: Raw) -> list[PresenceEvent]:
-        """Apply a `presence_state`, then the diffs that came before it."""
+        """Apply a `presence_state` and the diffs buffered before it, and return the events."""
         entries = self._read(raw)
         if entries is None:
             return []
@@ -212,7 +212,7 @@ class ChannelPresence:
         return [*events, PresenceSync(self._topic, self.state)]
 
     def apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:
-        """Apply a `presence_diff`, or hold it until this join's state is there."""
+        """Apply a `presence_diff` and return the events, or buffer it until this join's state arrives."""
         if self._held is not None:
             self._held.append((joins, leaves))
             while sum(len(one) + len(other) for one, other in self._held) > _HELD_BYTES:
@@ -249,7 +249,7 @@ class ChannelPresence:
         return events
 
     def _told(self, key: str, before: Metas, after: Metas) -> list[PresenceEvent]:
-        """What to tell of a key that was here and still is: several changes in one frame one by one, joins last."""
+        """Return the events for a key that stays present: one event per kind of change, joins last."""
         old, new = {meta.ref for meta in before}, {meta.ref for meta in after}
         came = [meta for meta in after if meta.ref not in old]
         gone = {meta.ref for meta in before if meta.ref not in new}
@@ -264,8 +264,8 @@ class ChannelPresence:
         return events
 
     def _read(self, raw: Raw) -> dict[str, Metas] | None:
-        """The metas of who has any. Two loops, since as comprehensions with a function they took half as much again."""
-        if raw == _NOBODY:  # one half of nearly every diff
+        """Decode the keys that have metas. Two plain loops: comprehensions with a helper function took 50 % longer."""
+        if raw == _NOBODY:  # true for one half of nearly every diff
             return {}
         found: dict[str, Metas] = {}
         try:
@@ -281,7 +281,7 @@ class ChannelPresence:
         return found
 
     def _read_tolerantly(self, raw: Raw) -> dict[str, Metas] | None:
-        """Read what has the right shape and count the rest."""
+        """Decode what has the right shape, and count the payload as malformed."""
         self.malformed += 1
         try:
             entries = _json.decode(raw)
@@ -299,7 +299,7 @@ class ChannelPresence:
 def _changed(before: Metas, joined: Metas, left: Metas) -> Metas:
     if not before and not left:
         return joined
-    if not joined and len(before) == len(left) == 1:  # nearly every leave, in a third of the time
+    if not joined and len(before) == len(left) == 1:  # the most common leave, three times as fast
         return () if before[0].ref == left[0].ref else before
     gone = {meta.ref for meta in left}
     every = before

@@ -1,7 +1,8 @@
-"""Our own presence on one channel: a wish, and what the server has confirmed of it (protocol §5).
+"""This client's own presence on one channel: the desired payload, and what the server has confirmed.
 
-The wish outlives joins: it is sent again after each (R45). Pushes are merged: one is on its way at a time, and the
-newest wish follows it. The server closes a channel at the sixth push in 30 s, so the sixth waits here (R35).
+The desired payload outlives joins: it is sent again after each. Only one push is in flight at a time; the newest
+desired payload follows it, and those in between are skipped. The server closes a channel at the sixth push in 30 s, so
+the sixth is delayed here. See docs/protocol.md, Presence limits.
 """
 
 from enum import Enum, auto
@@ -17,22 +18,22 @@ from supawire.errors import OperationTimeout, RateLimitedError, RealtimeError
 from supawire.events import Instant
 
 NOTHING: Final = None
-"""The wish not to be here."""
+"""The desired payload of a client that is not present."""
 
 _MARGIN: Final = 0.5
-"""Seconds: the server's window begins when the first push reaches it, which is later than when we sent it."""
+"""Seconds added to the server's window, which begins when the first push arrives, later than when we sent it."""
 
 _UNTRACK: Final = {"type": "presence", "event": "untrack"}
 
 
 class _Unknown(Enum):
-    """What the server holds after a request that it never answered."""
+    """Placeholder for the server's state after a request that was not answered."""
 
     UNKNOWN = auto()
 
 
 class PresenceTracking:
-    """The presence wish of one channel."""
+    """The desired and the confirmed presence of one channel."""
 
     __slots__ = (
         "_allowance",
@@ -51,16 +52,16 @@ class PresenceTracking:
         self._topic = topic
         self._name = name
         self._allowance: Allowance | None = None
-        """That of the present join, when it was used."""
+        """Rate limit of the active join, None before its first push."""
         self._tickets: dict[Ticket, None] = {}
         self._join_ref: str | None = None
         self._confirmed: bytes | _Unknown | None = NOTHING
         self._in_flight: tuple[bytes | None] | None = None
         self.desired_payload: bytes | None = NOTHING
-        """The payload as JSON."""
+        """The desired payload as JSON."""
 
     def joined(self, join_ref: str) -> None:
-        """A new join: the server knows nothing of us, and counts anew."""
+        """Reset for a new join: the server has no presence of ours and restarts its rate limit."""
         self._join_ref = join_ref
         self._confirmed = NOTHING
         self._in_flight = None
@@ -68,11 +69,11 @@ class PresenceTracking:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is on its way."""
+        """Whether a request is in flight."""
         return self._in_flight is not None
 
     def ended(self, error: RealtimeError | None) -> None:
-        """The join is over; the wish stays. Without an error callers wait on, for the join that follows."""
+        """Record that the join ended. Without an error, callers keep waiting for the next join."""
         self._join_ref = None
         self._in_flight = None
         self._context.timers.cancel(("track", self._topic))
@@ -80,17 +81,17 @@ class PresenceTracking:
             self._settle(error)
 
     def set_desired(self, wish: bytes | None) -> None:
-        """Take a newer wish; it is sent by `advance`, or after the next join."""
+        """Set the desired payload. It is sent by `advance`, or after the next join."""
         self.desired_payload = wish
 
     def add_waiter(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
-        """Settle the ticket when this wish or a newer one is confirmed, at most `timeout` seconds from now."""
+        """Resolve the ticket when this payload or a newer one is confirmed, at most `timeout` seconds from now."""
         self._tickets[ticket] = None
         if timeout is not None:
             self._context.timers.set(("ticket", self._topic, ticket), now.mono + timeout)
 
     def advance(self, now: Instant) -> None:
-        """Send the wish if the server does not have it, nothing is on its way, and the limit allows."""
+        """Send the desired payload if it is not confirmed, no push is in flight and the rate limit allows it."""
         if self._join_ref is None or self._in_flight is not None:
             return
         if self.desired_payload == self._confirmed:
@@ -115,23 +116,23 @@ class PresenceTracking:
         self._context.push(frames.PRESENCE, tracked, now, topic=self._topic, join_ref=self._join_ref, timeout=timeout)
 
     def answered(self, error: RealtimeError | None, now: Instant) -> None:
-        """The push on its way is answered, or its time is over."""
+        """Handle the reply to the push in flight, or its timeout."""
         sent, self._in_flight = self._in_flight, None
         if sent is None:
             return
         if error is None:
             (self._confirmed,) = sent
         elif isinstance(error, OperationTimeout):
-            self._confirmed = _Unknown.UNKNOWN  # so that the newer wish is sent, whatever it is
+            self._confirmed = _Unknown.UNKNOWN  # so that the next desired payload is always sent
         if error is not None and self.desired_payload == sent[0]:
-            if not self._tickets:  # it was sent after a rejoin: nobody waits who would hear of it
+            if not self._tickets:  # sent after a rejoin: no caller waits for the result
                 self._context.report("track", topic=self._name, error=error)
             self._settle(error)
             return
         self.advance(now)
 
     def expired(self, ticket: Ticket) -> bool:
-        """A caller's time is over: say what held it. False when it is none of ours."""
+        """Fail a call whose timeout has passed with the reason of the delay. Return False if it is unknown here."""
         if ticket not in self._tickets:
             return False
         del self._tickets[ticket]
@@ -139,7 +140,7 @@ class PresenceTracking:
         return True
 
     def dropped(self, ticket: Ticket) -> None:
-        """A caller went away; the wish stays."""
+        """Remove the ticket of a cancelled call. The desired payload stays."""
         if self._tickets.pop(ticket, ticket) is None:
             self._context.timers.cancel(("ticket", self._topic, ticket))
 

@@ -1,9 +1,9 @@
-"""A copy of a table, and what a change does to it.
+"""A copy of a table, and the effect of changes on it.
 
-A change is read once, into what it states about the table: the row is now this (`Put`), the row is gone (`Drop`), or
-nothing reliable (`Undecidable`). A change carries the new row, not a difference, so applying it twice does no harm, and
-applied in commit order the last one is right. A value that a change does not carry (a large value that an UPDATE left
-alone) is taken from the row that is there; without one the change cannot be applied.
+Each change is first converted to what it states about the table: the row now has these values (`Put`), the row is gone
+(`Drop`), or nothing reliable (`Undecidable`). A change carries the new row, not a difference, so applying it twice is
+harmless, and after applying all in commit order the last one wins. A value that a change omits (a large value that an
+UPDATE did not touch) is taken from the existing row; without one the change cannot be applied.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set
@@ -18,16 +18,16 @@ from supawire.errors import RowError
 from supawire.events import Change, Delete, Update
 
 CUT: Final = frozenset({"bpchar", "bit"})
-"""Types of which the server sends the first character or bit alone (protocol §4.4)."""
+"""Types of which the server sends only the first character or bit."""
 
 _FREE: Final = frozenset({"json", "jsonb"})
-"""Types whose values may be of any Python type."""
+"""Types whose values may have any Python type."""
 
 Delta = RowInserted[Any] | RowUpdated[Any] | RowDeleted[Any]
 
 
 class Put(NamedTuple):
-    """A row is so now. `old_key`: where it was; `unsent`: columns whose values it did not change, and does not say."""
+    """A row has these values. `old_key`: its previous key; `unsent`: columns that were not changed and not sent."""
 
     key: Hashable
     old_key: Hashable
@@ -37,14 +37,14 @@ class Put(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A row is gone; `moved_to`: the key under which it went on outside of the filter, nearly always the same."""
+    """A row is gone. `moved_to`: its key outside the filter, nearly always unchanged."""
 
     key: Hashable
     moved_to: Hashable
 
 
 class Undecidable(NamedTuple):
-    """Something changed, and what it is now has to be fetched. error: the change could not be read."""
+    """A change whose result must be fetched. error: why the change could not be read, if that is the reason."""
 
     why: str
     error: RowError | None = None
@@ -54,9 +54,9 @@ Op = Put | Drop | Undecidable
 
 
 class KeyColumns:
-    """The columns that tell one row from another, and the form in which their values are compared.
+    """The key columns of a table, and the canonical form in which their values are compared.
 
-    The same UUID is an object in an exact row and a text in one from JSON: both are the text here.
+    A UUID is an object in exact rows and a string in JSON rows; the canonical form of both is the string.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -64,21 +64,21 @@ class KeyColumns:
         self._only = names[0] if len(names) == 1 else None
 
     def of(self, row: Mapping[str, Any]) -> Hashable | None:
-        """The key of a row in canonical form; None when a column of it is missing or null."""
+        """Return the key of a row in canonical form, None if a key column is missing or null."""
         if self._only is not None:
             return _canonical(row.get(self._only))
         key = tuple(_canonical(row.get(name)) for name in self.names)
         return None if None in key else key
 
     def asked(self, key: Any) -> Hashable:
-        """What a user looks up, in canonical form. Raises: TypeError: it cannot be a key."""
+        """Return a user's lookup key in canonical form. Raises: TypeError: it is not hashable."""
         hash(key)
         if self._only is not None or not isinstance(key, tuple):
             return _canonical(key)
         return tuple(_canonical(part) for part in cast("tuple[Any, ...]", key))
 
     def shown(self, row: Row) -> Any:
-        """The key as users see it: the values as they stand in the row."""
+        """Return the key as shown to users: the values as they are in the row."""
         return row[self._only] if self._only is not None else tuple(row[name] for name in self.names)
 
 
@@ -93,7 +93,7 @@ def _canonical(value: Any) -> Hashable:
 
 
 class Reader(Struct, frozen=True):
-    """Reads changes of one table.
+    """Reader of the changes of one table.
 
     judged: the columns of the filter. plain: rows as plain JSON, not as exact Python values.
     """
@@ -105,16 +105,16 @@ class Reader(Struct, frozen=True):
     plain: bool = False
 
     def read(self, change: Change[dict[str, Any]], *, inside: bool) -> Op | None:
-        """What a change says; None: nothing, it is of another table. `inside`: the server says that the filter fits."""
+        """Return the operation of a change, None for another table. `inside`: whether it matches the filter."""
         if (change.schema, change.table) != (self.schema, self.table):
-            return None  # `_` in the name of a table is a wildcard of the server (protocol §4.2)
+            return None  # the server treats `_` in a table name as a wildcard
         try:
             return self._delete(change) if isinstance(change, Delete) else self._put(change, inside=inside)
         except RowError as error:
             return Undecidable(error.message, error)
 
     def _delete(self, change: Delete) -> Op:
-        """The key is all that counts, also when a large row came without its other values."""
+        """Convert a delete. Only the key matters, so a large row may lack its other values."""
         key = self.key.of(self._old_row(change))
         return Undecidable(_without_key(change)) if key is None else Drop(key, key)
 
@@ -134,7 +134,7 @@ class Reader(Struct, frozen=True):
         unsent = {column.name for column in columns} - row.keys()
         if inside:
             return Put(key, old_key, row, unsent, columns)
-        if self.judged & unsent:  # what is not sent fits no condition, whatever it is (protocol §4.3)
+        if self.judged & unsent:  # a value that is not sent never matches the filter
             return Undecidable(f"the filter was judged without {', '.join(sorted(self.judged & unsent))}")
         return Drop(old_key, key)
 
@@ -147,14 +147,14 @@ def _without_key(change: Change[Any]) -> str:
 
 
 class TableCopy:
-    """The rows of a table as far as they were told."""
+    """The rows of a table as known from fetches and changes."""
 
     def __init__(self, rows: Rows, shown: RowView) -> None:
         self.rows = rows
         self._shown = shown
 
     def follow(self, op: Put | Drop) -> Delta | None | Undecidable:
-        """Apply the change that comes next: how the copy differs now, or `Undecidable`, and nothing is done."""
+        """Apply the next change and return the difference, or return `Undecidable` and change nothing."""
         left, taken = (op.key, op.moved_to) if isinstance(op, Drop) else (op.old_key, op.key)
         if left != taken and taken in self.rows:
             return Undecidable("a row has the key of another")
@@ -169,12 +169,12 @@ class TableCopy:
         return RowInserted(row, self._shown) if old is None else RowUpdated(row, old, self._shown)
 
     def replay(self, op: Put | Drop) -> Undecidable | None:
-        """Apply a change that the rows may have in them already: the last of a key, and of its columns, wins."""
+        """Apply a change that the rows may already include."""
         if isinstance(op, Drop):
             self.rows.pop(op.key, None)
             return None
         if op.unsent and op.key != op.old_key:
-            return Undecidable("a row has another key, and was not sent whole")  # it may be under either of them
+            return Undecidable("a row has another key, and was not sent whole")  # known under either key
         row = _whole(op, self.rows.get(op.key))
         if isinstance(row, Undecidable):
             return row
@@ -183,12 +183,12 @@ class TableCopy:
 
     def _put(self, op: Put, row: Row) -> None:
         self.rows[op.key] = row
-        if op.key != op.old_key:  # after the other: who looks from another thread finds at least one of them
+        if op.key != op.old_key:  # last, so that other threads find at least one of the two
             self.rows.pop(op.old_key, None)
 
 
 def _whole(op: Put, known: Row | None) -> Row | Undecidable:
-    """The row, with what was not sent from the one that is known."""
+    """Return the complete row, with values that were not sent taken from the known row."""
     if not op.unsent:
         return op.row
     if known is None or not op.unsent <= known.keys():
@@ -199,12 +199,12 @@ def _whole(op: Put, known: Row | None) -> Row | Undecidable:
 def _same(row: Row, other: Row | None) -> bool:
     try:
         return row == other
-    except ArithmeticError:  # a Decimal that signals, which an odd server may send as text
+    except ArithmeticError:  # a signaling Decimal, which an unusual server may send
         return False
 
 
 def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | None) -> Rows:
-    """What a fetch gave, by key. Raises: RowError."""
+    """Return the rows of a fetch by key. Raises: RowError."""
     rows: Rows = {}
     for one in given:
         if not isinstance(one, Mapping):
@@ -228,7 +228,7 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
 
 
 def unlike(row: Row, old: Row, columns: Iterable[Column]) -> str | None:
-    """How a row of a change and one of the fetch are of different make, None when they are not."""
+    """Return how a row of a change and a fetched row differ in type, None if they do not."""
     for column in columns:
         new, was = row.get(column.name), old.get(column.name)
         if new is None or was is None or column.type in _FREE or type(new) is type(was):

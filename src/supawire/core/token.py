@@ -1,7 +1,7 @@
-"""Which token a join carries, and when to ask for a new one (R25-R28).
+"""The client's token: which token a join carries, and when to fetch a new one.
 
-The source is a string that the user sets, or a provider that the shell asks for us (`FetchToken`). Answers carry the
-number of their question: a slow older answer never overwrites a newer one, nor brings a token back after sign-out.
+The source is a string that the user sets, or a provider that the shell calls (`FetchToken`). Answers carry the number
+of their request, so that a late answer never overwrites a newer token or restores a token after a sign-out.
 """
 
 import binascii
@@ -16,10 +16,10 @@ from supawire.events import Instant
 from supawire.options import Backoff, Secret
 
 REFRESH_AT: Final = (0.75, 0.85)
-"""Part of the remaining lifetime after which a token is fetched anew; jittered, so that clients do not ask together."""
+"""Fraction of the remaining lifetime after which a token is fetched again, drawn at random to spread out clients."""
 
 _DEAD: Final = 2.0
-"""Seconds: a token that lives no longer is as good as run out."""
+"""Seconds of remaining lifetime at or below which a token counts as expired."""
 
 _PROVIDER_BACKOFF: Final = Backoff(initial=1, maximum=30)
 
@@ -29,7 +29,7 @@ class _Claims(Struct):
 
 
 def expiry(token: Secret) -> float | None:
-    """`exp` of a JWT in Unix seconds; None when it cannot be read: then it is just not scheduled for refresh (R28)."""
+    """Return `exp` of a JWT in Unix seconds. None if it cannot be read; then no refresh is scheduled."""
     parts = token.reveal().split(".")
     if len(parts) != 3:
         return None
@@ -41,7 +41,7 @@ def expiry(token: Secret) -> float | None:
 
 
 class Tokens:
-    """The client's token. Whether to fetch is decided by the session; this knows what is newest."""
+    """The client's token and the pending request to the provider. The session decides when to fetch."""
 
     __slots__ = ("_asked", "_dead", "_failures", "_number", "_random", "current", "fetched", "has_provider")
 
@@ -49,39 +49,39 @@ class Tokens:
         self.current = token
         self.has_provider: Final = has_provider
         self.fetched: bool = False
-        """Whether the provider has ever answered; before that there is no token to go on with."""
+        """Whether the provider has ever answered. Before that there is no token to continue with."""
         self._random = random
         self._number = 0
         self._asked: int | None = None
         self._failures = 0
         self._dead = 0
-        """How many answers in a row had run out when they came."""
+        """Number of consecutive tokens that had already expired when they arrived."""
 
     @property
     def fetching(self) -> bool:
-        """Whether a question to the provider is open."""
+        """Whether a request to the provider is pending."""
         return self._asked is not None
 
     @property
     def usable(self) -> bool:
-        """Whether a join may go out: the newest token is there, and no newer one is on its way."""
+        """Whether a join may be sent: there is a token, and no request for a newer one is pending."""
         return not self.has_provider or (self.fetched and not self.fetching)
 
     def ask(self) -> int:
-        """Open a question to the provider; its number goes with `FetchToken`."""
+        """Start a request to the provider and return its number for `FetchToken`."""
         self._number += 1
         self._asked = self._number
         return self._number
 
     def answers(self, number: int) -> bool:
-        """Whether this is the answer to the open question; closes it."""
+        """Return whether this is the answer to the pending request, and complete that request."""
         if number != self._asked:
             return False
         self._asked = None
         return True
 
     def put(self, token: Secret | None) -> bool:
-        """Take a token; True when it differs from the one before. Open questions lose their claim."""
+        """Set the token and return whether it changed. Pending requests are superseded."""
         self._asked = None
         self._failures = 0
         self.fetched = True
@@ -90,19 +90,19 @@ class Tokens:
         return changed
 
     def forget(self) -> None:
-        """The session is over: no answer counts any more."""
+        """Discard the pending request because the session is closed."""
         self._asked = None
 
     def failed(self) -> float:
-        """The provider raised or was late: seconds until it is asked again. The current token is kept (R27)."""
+        """Record a failed request and return the seconds until the next. The current token is kept."""
         self._asked = None
         self._failures += 1
         return delay(_PROVIDER_BACKOFF, self._failures, self._random)
 
     def refresh_in(self, now: Instant) -> float | None:
-        """Seconds until the token that was just put is to be fetched anew, None when nothing says so.
+        """Return the seconds until the current token must be fetched again, None if not known.
 
-        A provider that gives tokens that have run out is asked ever more rarely (R26).
+        A provider that returns expired tokens is called at increasing intervals.
         """
         if not self.has_provider or self.current is None or (exp := expiry(self.current)) is None:
             return None
@@ -115,15 +115,15 @@ class Tokens:
 
 
 def same(one: Secret | None, other: Secret | None) -> bool:
-    """Whether two tokens are equal."""
+    """Return whether two tokens are equal."""
     return (one and one.reveal()) == (other and other.reveal())
 
 
 def on_wire(token: Secret | None) -> str | None:
-    """What may stand in `access_token`: nothing for `sb_` keys, which are no JWTs (protocol §7.5, §10)."""
+    """Return the value for `access_token`. None for `sb_` keys, which are not JWTs. See docs/protocol.md, API keys."""
     return None if token is None or token.reveal().startswith("sb_") else token.reveal()
 
 
 def taken_back(told: Secret | None, newest: Secret | None) -> bool:
-    """Whether the server has a token that shall not count any more, and no other one can be pushed in its place."""
+    """Return whether the server has a token that must be dropped and that no other token can replace."""
     return on_wire(told) is not None and on_wire(newest) is None
