@@ -65,7 +65,7 @@ def user_push(join_ref: bytes, ref: bytes, topic: bytes, event: bytes, payload: 
     try:
         head = bytes((USER_PUSH.kind, len(join_ref), len(ref), len(topic), len(event), 0, json))
     except ValueError:
-        return pack(USER_PUSH, join_ref, ref, topic, event, b"", payload=payload, json=json)  # raises, and names the field
+        return pack(USER_PUSH, join_ref, ref, topic, event, b"", payload=payload, json=json)  # raises, naming the field
     return b"".join((head, join_ref, ref, topic, event, payload))
 
 

@@ -1,6 +1,6 @@
 """Gaps, that is, periods in which events may have been missed, and the replay of stored messages.
 
-A gap opens when an active join ends against the user's wish, or when the server reports that changes are not
+A gap opens when an active join ends although the user did not leave, or when the server reports that changes are not
 delivered. It is reported when events arrive again: at the join, or once changes are live if the channel has listeners
 for them, so that data fetched in response is complete. On a private channel the rejoin requests the messages stored
 since the start of the gap. Messages with a known id are dropped; if exactly the limit arrives, older ones may be

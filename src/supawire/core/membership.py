@@ -530,7 +530,7 @@ class Membership:
         self._context.effects.append(Ended(self.topic, error))
 
     def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
-        """End a join against the user's wish. If it was active, open a gap that starts at `since`."""
+        """End a join although the user did not leave. If it was active, open a gap that starts at `since`."""
         if self.active_join is not None:
             self.gaps.open(since, reason, self.index.kinds())
         self._end_join(error)
