@@ -1,7 +1,7 @@
 """Fault injection for tests of clients. Some faults act once, others are rules that stay until they are reset.
 
-`topic` is a topic without `realtime:`, or `"*"` for all (the default where there is one); `connection` is the number
-of one socket, by default all.
+`topic` is a topic without `realtime:`, or `"*"` for all. `connection` is the number of one socket. The default is all
+wherever it may be left out.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,8 @@
-"""Translation of API keys that are not JWTs, as by the gateway in front of Realtime. See docs/protocol.md, API
-keys.
+"""Translation of API keys that are not JWTs, as by the gateway in front of Realtime.
 
-Keys of the forms `sb_publishable_…` and `sb_secret_…` are accepted only on the gateway's paths under `/realtime/v1`:
-the gateway replaces them by a JWT with the role `anon` or `service_role`. They are not accepted on the server's own
-paths or as the token of a channel, as on the real server.
+See docs/protocol.md, API keys. Keys of the forms `sb_publishable_…` and `sb_secret_…` are accepted only on the
+gateway's paths under `/realtime/v1`: the gateway replaces them by a JWT with the role `anon` or `service_role`. They
+are not accepted on the server's own paths or as the token of a channel, as on the real server.
 """
 
 import hmac

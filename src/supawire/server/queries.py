@@ -1,16 +1,16 @@
-"""What the hub asks of a database, as frozen data, and what it may hear.
+"""Queries of the hub to a database backend, as frozen data, and their errors.
 
-At the memory level nothing of this leaves the hub: a policy function, a store and `emit` know the answers at once.
-With `HubOptions(database=True)` each question is an effect, `Ask(number, question)`, and the shell calls
-`Hub.answered(number, answer, now)` when it knows:
+Without a database the hub answers them itself, from the policy function, the message store and `emit`. With
+`HubOptions(database=True)` each query becomes an effect, `Ask(number, question)`, and the shell calls
+`Hub.answered(number, answer, now)` with the answer:
 
-| question | answer |
+| query | answer |
 | --- | --- |
-| `Permissions` | the extensions that are allowed, a frozenset |
-| `Messages` | the stored messages, oldest first, a tuple of `StoredMessage` |
-| `Subscription` | None: the bindings are live. A text: why they are not |
+| `PermissionsQuery` | the extensions that are allowed, a frozenset |
+| `MessagesQuery` | the stored messages, oldest first, a tuple of `StoredMessage` |
+| `SubscribeQuery` | None: subscribed. A text: the reason why not |
 
-Each may be answered by a `Trouble` instead.
+The answer to each of them may be a `QueryError` instead.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 class QueryError(Enum):
-    """Why there is no answer: the reason of a refused join, the `system` message, status and message of a REST answer.
+    """An error of a query: the join's `reason`, the `system` message, and the HTTP status and message.
 
-    Texts are the real server's (protocol §3.6, §6.7, §9.2). `POLICY` has none for channels: to them it is a no.
+    The texts are the real server's. `POLICY` has no text for channels, where it denies access.
     """
 
     POLICY = ("", "", 422, "RLS policy error")
@@ -77,32 +77,32 @@ class QueryError(Enum):
 
     @property
     def status(self) -> int:
-        """HTTP status of a REST answer."""
+        """The HTTP status."""
         return self.value[2]
 
     @property
     def rest_message(self) -> str:
-        """The `message` of a REST answer."""
+        """The `message` of an HTTP response."""
         return self.value[3]
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """The claims of a token, and the `x-` headers that came with it: policies may look at both."""
+    """The identity for a query: the claims of a token and the `x-` headers of the request; policies can read both."""
 
     claims: Claims = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 class Query(Generic[T]):
-    """Something that a database knows; `T` is what it answers."""
+    """A query to the backend with an answer of type `T`."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PermissionsQuery(Query[frozenset[Extension]]):
-    """Which of these extensions may be read, or written, on a private topic (protocol §7.4)?"""
+    """Query which of these extensions may be read or written on a private topic."""
 
     who: Who
     topic: str
@@ -112,7 +112,7 @@ class PermissionsQuery(Query[frozenset[Extension]]):
 
 @dataclass(frozen=True, slots=True)
 class MessagesQuery(Query[tuple[StoredMessage, ...]]):
-    """Which private messages of a topic are to be replayed (protocol §6.3)?"""
+    """Query the private messages of a topic for a replay."""
 
     topic: str
     wanted: Replay
@@ -120,9 +120,9 @@ class MessagesQuery(Query[tuple[StoredMessage, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class SubscribeQuery(Query[str | None]):
-    """Make these bindings of a channel live, in place of its earlier ones (protocol §11.2).
+    """Subscribe these bindings of a channel, in place of its earlier ones.
 
-    `channel` is its number, which `Unsubscribe` names when it ends. All bindings are well-formed.
+    `channel` is the number that `Unsubscribe` has when the channel ends. All bindings are valid.
     """
 
     channel: int

@@ -1,4 +1,4 @@
-"""What clients sent, for tests to look at; tokens never come out of it."""
+"""Recording of the frames that clients sent, for tests; tokens are removed from the output."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ _SECRET_KEYS: Final = frozenset({"access_token", "user_token", "apikey"})
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFrame:
-    """A frame that a client sent. `payload` is decoded JSON, or bytes for a raw one; `event` is the wire's.
+    """A frame that a client sent. `payload` is decoded JSON, or bytes; `event` is the event of the frame.
 
-    `user_event` is a broadcast's own event. A frame that the server could not read has `event` None and its text
-    as payload.
+    `user_event` is the event of a broadcast. A frame that could not be decoded has `event` None and its text as
+    payload.
     """
 
     connection: int
@@ -32,26 +32,26 @@ class ReceivedFrame:
 
 
 class Recorder:
-    """The newest frames, bounded in number and bytes. Decoding and redaction happen when somebody looks."""
+    """The newest frames, bounded in number and bytes; decoded and redacted when they are read."""
 
     def __init__(self) -> None:
         self._frames: deque[tuple[int, bool, bytes, bool]] = deque()
         self._bytes = 0
 
     def note(self, connection: int, v2: bool, data: bytes, binary: bool) -> None:
-        """Keep one frame."""
+        """Record one frame."""
         self._frames.append((connection, v2, data, binary))
         self._bytes += len(data)
         while len(self._frames) > MAX_FRAMES_KEPT or self._bytes > MAX_BYTES_KEPT:
             self._bytes -= len(self._frames.popleft()[2])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all frames."""
         self._frames.clear()
         self._bytes = 0
 
     def frames(self) -> list[ReceivedFrame]:
-        """What was received, oldest first."""
+        """Return the recorded frames, oldest first."""
         return [_shown(*entry) for entry in self._frames]
 
 
@@ -92,7 +92,7 @@ def _user_event(payload: Any) -> str | None:
 
 
 def redact(value: Any) -> Any:
-    """The value with tokens replaced, wherever they stand."""
+    """Return the value with tokens replaced at any depth."""
     if is_object(value):
         return {key: HIDDEN if key in _SECRET_KEYS and item else redact(item) for key, item in value.items()}
     if is_list(value):

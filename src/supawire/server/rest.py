@@ -1,6 +1,6 @@
-"""The HTTP interface, without HTTP: requests in, answers out (protocol §6.5 to §6.7).
+"""The HTTP endpoints without the HTTP server: requests in, responses out. See docs/protocol.md, HTTP batch.
 
-`Rest.answer` takes the path as the container serves it (`/api/…`); the shell maps the gateway's form to it.
+`Rest.answer` expects the path as the Realtime container serves it (`/api/…`); the shell maps the gateway's path to it.
 """
 
 import re
@@ -29,7 +29,7 @@ BLANK: Final = ["can't be blank"]
 INVALID: Final = ["is invalid"]
 NO_TYPE: Final = {"error": "Unsupported Media Type. Use application/json or application/octet-stream"}
 UNREAD: Final = object()
-"""The value of a body that nobody parses."""
+"""The value of a body that is not parsed."""
 
 
 Errors: TypeAlias = dict[str, list[str]]
@@ -45,7 +45,7 @@ def _message(status: int, message: str) -> RestAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Post:
-    """A request that may be answered once it is known which private topics may be written."""
+    """A request that can be answered once write access to its private topics is known."""
 
     who: Who
     topics: tuple[str, ...]
@@ -53,7 +53,7 @@ class _Post:
 
 
 class Rest:
-    """Broadcasts over HTTP, and the two looks at health."""
+    """Broadcasts over HTTP, and the two health endpoints."""
 
     def __init__(self, desk: HubContext, broadcasts: Broadcasts) -> None:
         self._context = desk
@@ -62,12 +62,12 @@ class Rest:
         self._numbers = count(1)
 
     def answer(self, request: RestRequest) -> RestAnswer | Later:
-        """Answer any request, now or with a later `Respond`; an unknown route is 404."""
+        """Answer a request now, or with a later `Respond`; an unknown route gets 404."""
         checked = self._check(request)
         return checked if isinstance(checked, RestAnswer) else self._settle(checked)
 
     def _settle(self, post: _Post) -> RestAnswer | Later:
-        """Find out what may be written, then send; where nobody has to be asked, the answer is there at once."""
+        """Query write access, then send; return `Later` when the answer has to come from a backend."""
         number, later = next(self._numbers), False
         answers: list[RestAnswer] = []
 
@@ -120,7 +120,7 @@ class Rest:
         return None if known else _message(401, "Tenant not found in database")
 
     def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer | _Post:
-        """The checks that both forms share: tenant, rate, token."""
+        """Run the checks common to both forms: tenant, rate, token."""
         mono = self._context.now.mono
         if (stranger := self._stranger(request)) is not None:
             return stranger
@@ -154,7 +154,7 @@ class Rest:
         return _Post(who, tuple(topics), lambda allowed: self._deliver(messages, allowed))
 
     def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
-        """Send a batch; what may not be written is skipped without a word, and still 202 (protocol §6.5)."""
+        """Send a batch. Messages without write access are skipped, and the status is still 202."""
         for message in messages:
             topic, private = message["topic"], bool(message.get("private"))
             if not private or allowed[topic] is True:
@@ -163,7 +163,7 @@ class Rest:
         return RestAnswer(202)
 
     def _errors(self, message: dict[str, Any]) -> Errors:
-        """What is wrong with one message, by field."""
+        """Return the validation errors of one message by field."""
         errors: Errors = {}
         for name, kind in (("topic", str), ("event", str), ("payload", dict)):
             value = message.get(name)
@@ -235,7 +235,7 @@ def _type(request: RestRequest) -> str:
 
 
 def _parse(request: RestRequest) -> Any:
-    """The JSON of a body, an answer when it cannot be read, `UNREAD` for another content type (protocol §6.6)."""
+    """Return the decoded body, an error response, or `UNREAD` for another content type."""
     if _type(request) != "application/json":
         return UNREAD
     if not request.body:
@@ -251,7 +251,7 @@ _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _cast(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message of a batch as the real server casts it: blank text is null, and a boolean may be a word."""
+    """Return a message of a batch as the real server casts it: blank text is null, and a boolean may be a string."""
     found = {name: None if isinstance(value, str) and not value.strip() else value for name, value in message.items()}
     private = found.get("private")
     if isinstance(private, str):
@@ -262,7 +262,7 @@ def _cast(message: dict[str, Any]) -> dict[str, Any]:
 def token_of(request: RestRequest) -> str | None:
     """Return the token of a request; None for an `Authorization` that is not two words, on which the server fails.
 
-    The scheme may be in any case; with another one than Bearer the `apikey` header counts.
+    The scheme is case-insensitive; with a scheme other than Bearer the `apikey` header is used.
     """
     words = request.headers.get("authorization", "").split(" ")
     if words != [""]:

@@ -1,6 +1,6 @@
-"""Topics: who is in, who hears what, and how a channel ends (protocol §3.3, §5, §7.4).
+"""Rooms: the channels joined to each topic, delivery to them, and the ways in which a channel ends.
 
-A private and a public channel of one sub-topic are in different rooms.
+The private and the public channels of one topic are in different rooms.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ TOO_MANY_MESSAGES: Final = "Too many messages per second"
 
 
 class Room:
-    """One topic of one kind."""
+    """The private or the public channels of one topic."""
 
     __slots__ = ("key", "members", "roster", "wire_topic")
 
@@ -29,30 +29,29 @@ class Room:
 
 
 class Rooms:
-    """All rooms in which somebody is, and the meters of what they are told."""
+    """All rooms with at least one channel, and the rate meters of deliveries."""
 
     def __init__(self, outbox: Outbox, limits: ServerLimits) -> None:
         self._outbox = outbox
         self._rooms: dict[tuple[str, bool], Room] = {}
         self.listed: Final[dict[int, ServerChannel]] = {}
-        """Channels by number that a database has to make live, and which it has to hear the end of."""
+        """Channels with bindings in the database, by number; it is notified when they end."""
         self.messages: Final = Meter(limits.messages)
         self.presence: Final = Meter(limits.presence)
 
     def get(self, sub_topic: str, private: bool) -> Room | None:
-        """The room of a topic, if somebody is in it."""
+        """Return the room of a topic; None when it has no channels."""
         return self._rooms.get((sub_topic, private))
 
     def all(self) -> list[Room]:
-        """Every room."""
         return list(self._rooms.values())
 
     def of(self, channel: ServerChannel) -> Room:
-        """The room that an open channel is in."""
+        """Return the room of an open channel."""
         return self._rooms[channel.sub_topic, channel.private]
 
     def enter(self, channel: ServerChannel) -> Room:
-        """The channel hears from now on."""
+        """Add a channel to its room, which is created if necessary."""
         key = channel.sub_topic, channel.private
         room = self._rooms.get(key)
         if room is None:
@@ -62,14 +61,15 @@ class Rooms:
         channel.peer.had_channels = True
         return room
 
-    # --- what rooms are told ---
+    # --- delivery ---
 
     def publish(
         self, room: Room, shared: Shared, skip: ServerChannel | None = None, message_id: str | None = None
     ) -> None:
-        """Deliver a broadcast to everyone in the room who may read it, but `skip`.
+        """Deliver a broadcast to every channel in the room that may read it, except `skip`.
 
-        Hot lane: per recipient one lookup and one effect. Over the rate, everyone who received it is closed (§8).
+        This is performance-critical: one lookup and one effect per recipient. Over the rate limit, every recipient is
+        closed.
         """
         heard = 0
         effects = self._outbox.effects
@@ -96,7 +96,7 @@ class Rooms:
                 self.shut(member, TOO_MANY_MESSAGES)
 
     def tell_presence(self, room: Room, diff: Diff | None) -> None:
-        """Deliver a presence diff to everyone in the room who hears presence."""
+        """Deliver a presence diff to every channel in the room that receives diffs."""
         if diff is None:
             return
         shared = shared_text(room.wire_topic, PRESENCE_DIFF, diff.payload())
@@ -107,10 +107,10 @@ class Rooms:
                 self._outbox.send(member.peer, frame)
         self.presence.count(self._outbox.now.mono, heard)
 
-    # --- how a channel ends ---
+    # --- end of a channel ---
 
     def end(self, channel: ServerChannel) -> None:
-        """Take a channel out of everything; the others see it leave."""
+        """Remove a channel from its room, presence and subscriptions; the others receive the presence diff."""
         if not channel.open:
             return
         channel.open = False
@@ -129,16 +129,16 @@ class Rooms:
             del self._rooms[room.key]
 
     def close(self, channel: ServerChannel) -> None:
-        """End a channel in an orderly way: `phx_close` with its join_ref (protocol §3.3)."""
+        """End a channel with `phx_close` and its join_ref."""
         self.end(channel)
         self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)
 
     def crash(self, channel: ServerChannel) -> None:
-        """End a channel as if its process had died: `phx_error`."""
+        """End a channel with `phx_error`, as when its process crashes."""
         self.end(channel)
         self._outbox.push(channel, ERROR, b'{"reason":"channel_crash"}', ref=channel.join_ref)
 
     def shut(self, channel: ServerChannel, message: str) -> None:
-        """End a channel with a `system` error, then `phx_close` (protocol §3.6)."""
+        """End a channel with a `system` error, then `phx_close`."""
         self._outbox.system(channel, "system", "error", message)
         self.close(channel)

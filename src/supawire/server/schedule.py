@@ -1,4 +1,4 @@
-"""Deadlines of the hub: one heap, no clock of its own."""
+"""Timers of the hub: a heap of deadlines without a clock of its own."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from itertools import count
 from typing import Final
 
 SLACK: Final = 64
-"""Cancelled deadlines that may lie about before the heap is swept."""
+"""Number of cancelled timers above which they are removed from the heap."""
 
 
 class Timer:
-    """One deadline; `cancel()` makes it pass unnoticed."""
+    """One deadline, which can be cancelled."""
 
     __slots__ = ("_schedule", "at", "do", "number")
 
@@ -22,7 +22,7 @@ class Timer:
         self.do: Callable[[], None] | None = do
 
     def cancel(self) -> None:
-        """What was planned does not happen, and is forgotten."""
+        """Cancel the timer and release its callback."""
         if self.do is not None:
             self.do = None
             self._schedule.one_cancelled()
@@ -32,7 +32,7 @@ class Timer:
 
 
 class Schedule:
-    """What is to happen when, in order of time, then of planning."""
+    """Timers in order of time, then of creation."""
 
     def __init__(self) -> None:
         self._heap: list[Timer] = []
@@ -43,13 +43,13 @@ class Schedule:
         return len(self._heap)
 
     def at(self, mono: float, do: Callable[[], None]) -> Timer:
-        """Do something at this reading of the monotonic clock."""
+        """Schedule `do` at this monotonic time."""
         timer = Timer(self, mono, next(self._numbers), do)
         heappush(self._heap, timer)
         return timer
 
     def one_cancelled(self) -> None:
-        """A deadline was cancelled; with many of them the heap is swept, so that it does not grow."""
+        """Count a cancelled timer; remove cancelled timers from the heap when there are many, to bound its size."""
         self._cancelled += 1
         if self._cancelled > SLACK and self._cancelled * 2 > len(self._heap):
             self._heap = [timer for timer in self._heap if timer.do is not None]
@@ -58,15 +58,15 @@ class Schedule:
 
     @property
     def next_at(self) -> float | None:
-        """When `run` is wanted, or None."""
+        """The time at which `run` must be called, or None."""
         while self._heap and self._heap[0].do is None:
             heappop(self._heap)
         return self._heap[0].at if self._heap else None
 
     def run(self, mono: float) -> None:
-        """Do everything that is due; what is planned meanwhile waits for the next run, so this ends.
+        """Run all timers that are due. Timers created meanwhile wait for the next run, so that this ends.
 
-        When something raises, what has not been done yet stays planned.
+        When a callback raises, the timers that have not run yet stay scheduled.
         """
         due: deque[Timer] = deque()
         while self._heap and self._heap[0].at <= mono:

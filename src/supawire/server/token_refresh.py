@@ -1,4 +1,4 @@
-"""The life of a channel's token: new ones by `access_token`, and the end when one runs out (protocol §7.2, §7.3)."""
+"""New tokens of a channel by `access_token`, and its end when a token expires. See docs/protocol.md, Token refresh."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,14 +17,17 @@ LOST_READ: Final = "You no longer have permission to read from this Channel topi
 
 
 class TokenRefresh:
-    """Tokens of joined channels. Pushes are never answered; a bad one shows as a system error and a close."""
+    """Handles the tokens of joined channels.
+
+    `access_token` pushes get no reply; an invalid token leads to a `system` error and the end of the channel.
+    """
 
     def __init__(self, desk: HubContext, changes: Changes) -> None:
         self._context = desk
         self._changes = changes
 
     def push(self, channel: ServerChannel, value: Any) -> None:
-        """A client hands in a token."""
+        """Handle a client's `access_token` push."""
         token = usable(value.get("access_token")) if is_object(value) else None
         if token is None or token == channel.token:
             return
@@ -53,7 +56,7 @@ class TokenRefresh:
             self._context.schedule.at(at, lambda: self._changes.subscribe(channel))
 
     def _lost(self, channel: ServerChannel, reads: Reads, *, presence: bool) -> str | None:
-        """Take new read rights; what to say when the channel may not read any more."""
+        """Apply new read access; return the message for a channel that has lost read access, else None."""
         before = channel.reads_broadcast, channel.reads_presence
         channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not channel.private or (presence and channel.reads_presence)
@@ -63,7 +66,7 @@ class TokenRefresh:
         return LOST_READ + channel.sub_topic if lost else None
 
     def watch(self, channel: ServerChannel) -> None:
-        """Look at the token again when it runs out, or after five minutes."""
+        """Schedule the next check of the token: when it expires, at the latest after `Timings.recheck`."""
         if channel.recheck is not None:
             channel.recheck.cancel()
         now = self._context.now

@@ -1,7 +1,8 @@
-"""Tokens of the local server: HS256 with one secret, checked as the real server checks them (protocol §1.3, §7.1).
+"""Tokens of the local server: HS256 with one secret, validated as the real server does.
 
-The three parts are read and type-checked here, since a token is outside data and PyJWT raises what it does not document
-on some of it. PyJWT verifies the signature, in constant time; `exp` is compared with the time the caller passes.
+See docs/protocol.md, JWT rules. The three parts are decoded and type-checked here, because tokens are untrusted input
+and PyJWT raises undocumented exceptions for some of them. PyJWT verifies the signature in constant time; `exp` is
+compared with the time the caller passes.
 """
 
 import json
@@ -22,11 +23,11 @@ from supawire.server.wire import DECODE_ERRORS, decode, is_object
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 MAX_TOKEN: Final = 65_536
-"""Characters of a token that are looked at; the time that a check takes grows with them."""
+"""Maximum characters of a token; the duration of a check is proportional to them."""
 MAX_SECONDS: Final = 2.0**53
-"""Largest `exp` and `iat`, in both directions: up to here a float holds every whole number."""
+"""Largest absolute value of `exp` and `iat`; up to here a float represents every integer."""
 RESERVED: Final = frozenset({"none", "public", "current_role", "current_user", "session_user"})
-"""Names that PostgreSQL does not allow for roles; `none` would give up the role and keep the server's own rights."""
+"""Role names that PostgreSQL reserves; with `none` the session would keep the server's own rights."""
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]*")
 _BLANKS: Final = re.compile(r"\s")
 _UNCHECKED: Final[Any] = {
@@ -38,13 +39,13 @@ _UNCHECKED: Final[Any] = {
     "verify_sub": False,
     "verify_jti": False,
 }
-# Typed here: half of PyJWT's signatures name types of `cryptography`, which is not installed.
+# Typed here, because PyJWT's signatures name types of `cryptography`, which is not installed.
 _decode: Final[Callable[..., dict[str, Any]]] = jwt.decode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 _encode: Final[Callable[..., str]] = jwt.encode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class Flaw(Enum):
-    """What is wrong with a token: the texts at the handshake (status, error), at a join, and in a system message."""
+    """The errors of a token with their texts at the handshake (status, error), at a join and in a `system` frame."""
 
     EXPIRED = (
         401,
@@ -100,51 +101,51 @@ class Flaw(Enum):
         "MalformedJWT: The token provided is not a valid JWT: PostgreSQL reserves the name of its role",
         "The token provided is not a valid JWT: PostgreSQL reserves the name of its role",
     )
-    """Not the real server's: it would let the token act with the rights of its own role."""
+    """Not an error of the real server, where such a token would have the rights of the server's own role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a good token says."""
+    """The claims of a valid token."""
 
     values: Mapping[str, Any]
     role: str
     exp: float
 
     def expired(self, now: Instant) -> "TokenRefused | None":
-        """The refusal of this token once its time has come."""
+        """Return the error of this token if it has expired, else None."""
         late = int(now.wall) - self.exp
         return TokenRefused(Flaw.EXPIRED, seconds=int(late)) if late >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRefused:
-    """Why a token is not good enough."""
+    """The reason why a token is invalid."""
 
     flaw: Flaw
     seconds: int = 0
     kid: str = ""
     found: str = ""
-    """What the JSON parser of the real server says."""
+    """The text of the real server's JSON parser."""
 
     @property
     def status(self) -> int:
-        """HTTP status at the handshake."""
+        """The HTTP status of a refused handshake."""
         return self.flaw.value[0]
 
     @property
     def error(self) -> str:
-        """The `error` of a refused handshake (protocol §1.3)."""
+        """The `error` of a refused handshake."""
         return self._text(1)
 
     @property
     def reason(self) -> str:
-        """The `reason` of a refused join (protocol §9.2)."""
+        """The `reason` of a refused join."""
         return self._text(2)
 
     @property
     def message(self) -> str:
-        """The `message` of the system frame that ends a channel (protocol §3.6)."""
+        """The `message` of the `system` frame that ends a channel."""
         return self._text(3)
 
     def _text(self, column: int) -> str:
@@ -152,7 +153,7 @@ class TokenRefused:
 
 
 def check(token: str, secret: str, now: Instant) -> Claims | TokenRefused:
-    """Return the claims of a token, or why it is refused. The order of the checks is the real server's."""
+    """Return the claims of a token, or why it is refused. The checks are in the real server's order."""
     if len(token) > MAX_TOKEN:
         return TokenRefused(Flaw.MALFORMED)
     token = clean(token)
@@ -171,7 +172,7 @@ def check(token: str, secret: str, now: Instant) -> Claims | TokenRefused:
 
 
 def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | TokenRefused:
-    """Return the object that a part of a token encodes."""
+    """Return the decoded JSON object of one part of a token, or the error."""
     if _SEGMENT.fullmatch(text) is None or len(text) % 4 == 1:
         return TokenRefused(not_base64)
     raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -183,7 +184,7 @@ def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | Tok
 
 
 def _complaint(raw: bytes) -> str:
-    """Return what the real server's JSON parser says: the byte that it cannot take, or that the text ends early."""
+    """Return the real server's JSON error: the unexpected byte, or the unexpected end."""
     text = raw.decode("latin-1")
     try:
         json.loads(text)
@@ -193,7 +194,7 @@ def _complaint(raw: bytes) -> str:
         place = 0
     else:
         place = next((at for at, byte in enumerate(raw) if byte > 127), len(raw))
-    if place >= len(raw) or text.startswith('"', place):  # a string that does not end is reported where it begins
+    if place >= len(raw) or text.startswith('"', place):  # an unterminated string is reported at its start
         return ":unexpected_end"
     return f"{{:invalid_byte, {raw[place]}}}"
 
@@ -210,7 +211,7 @@ def _check_signature(token: str, signature: str, header: dict[str, Any], secret:
         _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
     except jwt.InvalidSignatureError:
         return TokenRefused(Flaw.SIGNATURE)
-    except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):  # parts that only PyJWT minds
+    except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):  # only PyJWT rejects these parts
         return TokenRefused(Flaw.MALFORMED)
     return None
 
@@ -229,15 +230,15 @@ def _check_claims(values: dict[str, Any], now: Instant) -> Claims | TokenRefused
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a claim is a time that can be compared."""
+    """Return whether a claim is a number that can be compared with a time."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SECONDS
 
 
 def clean(token: str) -> str:
-    """A token as the server reads it: percent-decoded, without blanks (protocol §1.2)."""
+    """Return a token as the server reads it: percent-decoded, without blanks."""
     return _BLANKS.sub("", unquote(token))
 
 
 def sign(claims: Mapping[str, Any], secret: str) -> str:
-    """A token for these claims."""
+    """Return a signed token with these claims."""
     return _encode(dict(claims), secret, algorithm="HS256")

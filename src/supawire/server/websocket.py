@@ -1,11 +1,9 @@
-"""The writing side of one server socket: frames in order, joined per loop turn, bounded.
+"""WebSocket connections of the server: the hub's side (`Sockets`) and the writing side of one socket (`Socket`).
 
-`aiohttp` writes each frame by itself, which is one system call a frame. A server's frames are unmasked, so a frame for
-a hundred sockets is the same bytes on each: it is built once, and what one socket gets within a loop turn is written
-to its transport in one go. So is our close frame: when another task than the reader closes, `aiohttp` does not wait for
-the peer's answer but cuts the connection, and a peer that is slow to read then sees 1006.
-
-The sockets of the hub: frames in strict order, silence, the end (protocol §3.2, §3.4, §8).
+`aiohttp` makes one system call per frame. Frames of a server are not masked, so a frame for many sockets is encoded
+once, and all frames for one socket within an event loop iteration are written together. The close frame is also
+written here: when a task other than the reader closes, `aiohttp` does not wait for the peer's close frame but aborts
+the connection, and a peer that reads slowly would report 1006.
 """
 
 import asyncio
@@ -20,10 +18,10 @@ from supawire.server.context import HubContext
 from supawire.server.mailboxes import Take
 
 MAX_UNSENT: Final = 32_000_000
-"""Bytes that may wait in the kernel's stead for a client that does not read; one that is slower is cut off."""
+"""Maximum unsent bytes for a client that does not read; above it the connection is aborted."""
 
 CLOSING: Final = 2.0
-"""Seconds that a peer has to answer a close frame."""
+"""Seconds to wait for the peer's close frame."""
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
@@ -31,7 +29,7 @@ _CLOSE: Final = b"\x88\x02"
 
 
 def frame_of(data: bytes, binary: bool) -> bytes:
-    """A whole unmasked WebSocket frame (RFC 6455 §5.2)."""
+    """Return a complete unmasked WebSocket frame (RFC 6455 §5.2)."""
     size = len(data)
     kind = _BINARY if binary else _TEXT
     if size < 126:
@@ -42,28 +40,31 @@ def frame_of(data: bytes, binary: bool) -> bytes:
 
 
 class Socket:
-    """One socket of the server."""
+    """The writing side of one socket."""
 
     __slots__ = ("_closing", "_ended", "_out", "_transport", "readable", "ws")
 
     def __init__(self, ws: web.WebSocketResponse) -> None:
         self.ws: Final = ws
         self.readable: Final = asyncio.Event()
-        """Cleared while nothing more is to be read."""
+        """Cleared while reading is paused."""
         self.readable.set()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._closing = False
         self._ended: Final = asyncio.Event()
-        """Set when nothing more is read."""
+        """Set when reading has ended."""
 
     async def open(self, request: web.Request) -> bool:
-        """Answer the upgrade; what was added before goes out after it. False when the client has gone meanwhile."""
+        """Answer the upgrade, followed by frames already added.
+
+        Return False when the client has disconnected meanwhile.
+        """
         try:
             await self.ws.prepare(request)
         except ConnectionResetError:
             return False
-        self._transport = request.transport  # of any class: event loops other than asyncio's have their own
+        self._transport = request.transport  # of any class: other event loops than asyncio's have their own
         if self._closing:
             self.abort()
         else:
@@ -71,14 +72,14 @@ class Socket:
         return True
 
     def add(self, frame: bytes) -> bool:
-        """Add a whole frame (`frame_of`); True when it is the first one since the last flush."""
+        """Add a complete frame (`frame_of`); return True for the first one since the last flush."""
         self._out.append(frame)
         return len(self._out) == 1
 
     def flush(self) -> None:
-        """Write what was added; cut off a client that has stopped reading."""
+        """Write the added frames; abort the connection of a client that has stopped reading."""
         out, transport = self._out, self._transport
-        if transport is None:  # not open yet: it goes out with the answer to the upgrade
+        if transport is None:  # not open yet: the frames follow the response to the upgrade
             return
         self._out = []
         if self._closing or not out or transport.is_closing():
@@ -88,7 +89,7 @@ class Socket:
             self.abort()
 
     async def close(self, code: int) -> None:
-        """Write what was added, then close with this code; a peer that does not answer is cut off."""
+        """Write the added frames, then close with this code; abort when the peer does not answer."""
         self.flush()
         transport, already, self._closing = self._transport, self._closing, True
         if transport is None or already:
@@ -97,36 +98,36 @@ class Socket:
         try:
             await asyncio.wait_for(self._ended.wait(), CLOSING)
         except TimeoutError:
-            pass  # it does not answer
+            pass  # no answer within the timeout
         finally:
             if not self._ended.is_set():
                 transport.abort()
 
     async def end(self) -> None:
-        """The peer closed, or answered our close, or is gone."""
+        """Handle the end of reading: the peer closed, answered our close frame, or disconnected."""
         self._ended.set()
         if self._closing and self._transport is not None:
-            self._transport.close()  # otherwise aiohttp sends one more close frame at the end of the request
+            self._transport.close()  # otherwise aiohttp sends another close frame at the end of the request
         elif self.ws.prepared:
             await self.ws.close()
 
     def abort(self) -> None:
-        """Cut the connection; the peer sees 1006."""
+        """Abort the connection; the peer reports 1006."""
         self._closing = True
         if self._transport is not None:
             self._transport.abort()
 
     def hold(self) -> None:
-        """Read nothing more for now."""
+        """Pause reading."""
         self.readable.clear()
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self.readable.set()
 
 
 class Sockets:
-    """Every open socket. `take` handles a frame whose turn it is."""
+    """All open connections of a hub. `take` handles a frame when its connection is not suspended."""
 
     def __init__(self, desk: HubContext, take: Take) -> None:
         self._context = desk
@@ -134,7 +135,7 @@ class Sockets:
         self._take: Final = take
 
     def open(self, peer: Peer) -> None:
-        """A socket is there."""
+        """Register a connection and start its idle timeout."""
         self._context.peers[peer.id] = peer
         peer.idle = self._context.schedule.at(
             peer.last_received_at + self._context.timings.idle, lambda: self._listen(peer)
@@ -142,7 +143,7 @@ class Sockets:
         self._sweep_later(peer)
 
     def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
-        """A frame came in. It waits when the socket stands still."""
+        """Handle a received frame, or queue it while the connection is suspended."""
         peer.last_received_at = now.mono
         if len(data) > MAX_FRAME:
             self.close(peer, 1009)
@@ -152,7 +153,7 @@ class Sockets:
             self._context.standing.add(peer, Inbound(data, binary))
 
     def gone(self, peer: Peer) -> None:
-        """The socket has ended, whoever ended it. Its channels leave."""
+        """Remove a connection after its socket has ended, and end its channels."""
         peer.gone = True
         self._context.peers.pop(peer.id, None)
         self._end_channels(peer)
@@ -161,7 +162,7 @@ class Sockets:
                 timer.cancel()
 
     def close(self, peer: Peer, code: int | None) -> None:
-        """End a socket from this side; its channels leave at once. Without a code it is cut."""
+        """Close a connection and end its channels. Without a code the connection is aborted."""
         self._outbox.close(peer, code)
         self._end_channels(peer)
 
@@ -169,10 +170,10 @@ class Sockets:
         for channel in list(peer.channels.values()):
             self._context.rooms.end(channel)
 
-    # --- silence ---
+    # --- idle timeout ---
 
     def _listen(self, peer: Peer) -> None:
-        """A socket without a byte for a minute is closed with 1000 (protocol §3.4)."""
+        """Close a connection that has been idle for `Timings.idle` with 1000."""
         if peer.gone:
             return
         at = peer.last_received_at + self._context.timings.idle
@@ -187,7 +188,7 @@ class Sockets:
             peer.sweep = self._context.schedule.at(at, lambda: self._sweep(peer))
 
     def _sweep(self, peer: Peer) -> None:
-        """A socket whose last channel is gone is cut; one that never had any is left alone (protocol §8)."""
+        """Abort a connection whose last channel has ended; one that never had a channel stays open."""
         if peer.gone:
             return
         if peer.had_channels and not peer.channels:

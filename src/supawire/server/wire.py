@@ -1,7 +1,7 @@
-"""The server's end of both wire versions (protocol §2): what clients send, read tolerantly; what they get, encoded.
+"""Server side of both protocol versions: tolerant decoding of client frames, encoding of server frames.
 
-A frame for many sockets is a `Shared`: it is encoded at most once for each version, when the first recipient of that
-version comes along. Refs and topics are kept as the JSON text to be echoed, since clients may use any JSON value.
+A frame for many sockets is a `Shared`, which is encoded at most once per version, for the first recipient of that
+version. Refs and topics are kept as JSON text to send back, because clients may use any JSON value.
 """
 
 import re
@@ -21,17 +21,17 @@ decode: Final = msgspec.json.Decoder().decode
 
 
 def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether decoded JSON is an object."""
+    """Return whether decoded JSON is an object."""
     return isinstance(value, dict)
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether decoded JSON is an array."""
+    """Return whether decoded JSON is an array."""
     return isinstance(value, list)
 
 
 class Push(NamedTuple):
-    """A frame of a client. `payload` is JSON text, or what `kind` says of a binary frame."""
+    """A client's frame. `payload` is JSON text, or the payload of a binary frame of this `kind`."""
 
     join_ref: bytes
     ref: bytes
@@ -42,15 +42,15 @@ class Push(NamedTuple):
     """None for a text frame, else the kind of the binary frame: 0 or 3."""
     user_event: bytes = b""
     json: bool = True
-    """Kind 3: whether the payload is JSON, or raw bytes."""
+    """For kind 3: whether the payload is JSON."""
 
     def value(self) -> Any:
-        """The payload, decoded. Raises one of `DECODE_ERRORS`."""
+        """Return the decoded payload. Raises one of `DECODE_ERRORS`."""
         return decode(self.payload)
 
 
 Encoded: TypeAlias = tuple[bytes, bool]
-"""A frame and whether it is binary."""
+"""The bytes of a frame, and whether it is binary."""
 
 
 class _Object(Struct, gc=False):
@@ -70,22 +70,25 @@ class _Array(Struct, array_like=True, gc=False):
 
 
 _HUGE: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
-"""Where a number may be too large for a float. Most payloads have no such place, and are not decoded here."""
+"""Matches where a number may be too large for a float. Payloads without a match need not be decoded to check."""
 
 _object: Final = msgspec.json.Decoder(_Object)
 _array: Final = msgspec.json.Decoder(_Array)
 
 
 def read(v2: bool, data: bytes, is_binary: bool) -> Push | None:
-    """A client's frame, or None for one that the server drops without a word (protocol §2.2)."""
+    """Return a client's frame; None for an invalid frame that the server drops.
+
+    See docs/protocol.md, Malformed frames.
+    """
     try:
         if is_binary:
             return _read_binary(data) if v2 else None
         if not data.isascii():
-            data.decode()  # what stays raw is not checked otherwise
+            data.decode()  # parts that stay raw are not checked for valid UTF-8 otherwise
         frame = (_array if v2 else _object).decode(data)
         if _HUGE.search(data):
-            decode(data)  # a frame with a number such as 1e400 is dropped (protocol §13)
+            decode(data)  # a frame with a number such as 1e400 is dropped
     except DECODE_ERRORS:
         return None
     return Push(encode(frame.join_ref), encode(frame.ref), frame.topic, frame.event, bytes(frame.payload))
@@ -98,29 +101,29 @@ def _read_binary(data: bytes) -> Push:
     if parts.layout is binary.PUSH_UP:
         return Push(*refs, topic, event, parts.payload, kind=0)
     if metadata := parts.fields[4]:
-        decode(metadata)  # checked, then thrown away (protocol §2.3)
+        decode(metadata)  # checked, but not used
     return Push(*refs, topic, frames.BROADCAST, parts.payload, 3, parts.fields[3], parts.json)
 
 
 def text(v2: bool, topic: bytes, event: str, payload: bytes, ref: bytes = NULL, join_ref: bytes = NULL) -> Encoded:
-    """A text frame. Version 1.0.0 never carries the join_ref (protocol §2.1)."""
+    """Return a text frame. Version 1.0.0 never includes the join_ref."""
     if v2:
         return b'[%b,%b,%b,"%b",%b]' % (join_ref, ref, topic, event.encode(), payload), False
     return b'{"ref":%b,"topic":%b,"event":"%b","payload":%b}' % (ref, topic, event.encode(), payload), False
 
 
 class Shared:
-    """A frame for many sockets, encoded once per wire version; None where a version gets nothing."""
+    """A frame for many sockets, encoded once per version; None for a version that does not get it."""
 
     __slots__ = ("_make", "v1", "v2")
 
     def __init__(self, make: Callable[[bool], Encoded | None]) -> None:
         self._make: Final = make
-        self.v1: Encoded | bool | None = False  # False: not made yet
+        self.v1: Encoded | bool | None = False  # False: not encoded yet
         self.v2: Encoded | bool | None = False
 
     def get(self, v2: bool) -> Encoded | None:
-        """The frame for this version."""
+        """Return the frame for this version."""
         ready = self.v2 if v2 else self.v1
         if isinstance(ready, bool):
             ready = self._make(v2)
@@ -132,15 +135,18 @@ class Shared:
 
 
 def shared_text(topic: bytes, event: str, payload: bytes) -> Shared:
-    """The same text for everyone, refs null: live broadcasts of text frames, presence diffs, changes."""
+    """Return a text frame that is the same for all recipients, with null refs.
+
+    Used for live broadcasts of text frames, presence diffs and changes.
+    """
     return Shared(lambda v2: text(v2, topic, event, payload))
 
 
 def shared_user(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes = b"") -> Shared:
-    """A user's broadcast: kind 4 for version 2.0.0; for 1.0.0 text, or nothing when it is raw (protocol §2.4).
+    """Return a user's broadcast: kind 4 for version 2.0.0; text for 1.0.0, or nothing when the payload is not JSON.
 
-    Version 1.0.0 puts the payload into a larger JSON text. Bytes that only claim to be JSON go there, as they do on the
-    real server, when they hold nothing that could close the object and add an event or topic of their own.
+    Version 1.0.0 embeds the payload into a larger JSON text. As on the real server, bytes that are declared as JSON
+    but are invalid are embedded too, unless they could close the object and add an event or topic of their own.
     """
 
     def make(v2: bool) -> Encoded | None:
@@ -155,7 +161,7 @@ def shared_user(topic: str, event: bytes, payload: bytes, *, json: bool, metadat
 
 
 def user_frame(topic: str, event: bytes, payload: bytes, *, json: bool, metadata: bytes) -> Encoded | None:
-    """Kind 4, or None when a name is too long for it."""
+    """Return a binary frame of kind 4; None when a name is too long for it."""
     try:
         return binary.pack(binary.USER_BROADCAST, topic.encode(), event, metadata, payload=payload, json=json), True
     except ValueError:
@@ -163,11 +169,11 @@ def user_frame(topic: str, event: bytes, payload: bytes, *, json: bool, metadata
 
 
 _PLAIN: Final = re.compile(rb"[^\x00-\x1f\x7f-\xff\"{}\[\],:\\]*")
-"""ASCII without a character that means something between the parts of a JSON text."""
+"""ASCII without the characters that have a meaning between the values of a JSON text."""
 
 
 def is_json(text: bytes) -> bool:
-    """Return whether this is one JSON value, and nothing more."""
+    """Return whether this is exactly one JSON value."""
     try:
         decode(text)
     except DECODE_ERRORS:
@@ -176,7 +182,7 @@ def is_json(text: bytes) -> bool:
 
 
 def user_payload(event: bytes, payload: bytes, metadata: bytes = b"") -> bytes:
-    """The payload of a broadcast in text form; `payload` goes in as it is and must be JSON."""
+    """Return the payload of a broadcast in text form; `payload` must be JSON and is embedded unchanged."""
     meta = b'"meta":%b,' % metadata if metadata else b""
     return b'{"event":%b,%b"payload":%b,"type":"broadcast"}' % (encode(event.decode()), meta, payload)
 
@@ -185,7 +191,7 @@ _UNPARSABLE: Final = b'%{error: "unable to parse response"}'
 
 
 def shared_raw(topic: str, event: str, payload: bytes) -> Shared:
-    """A kind 0 push, relayed: kind 2, and for 1.0.0 a text that is not JSON, as the real server has it (§2.3)."""
+    """Return a relayed push of kind 0: kind 2 for 2.0.0; for 1.0.0 text that is not JSON, as on the real server."""
 
     def make(v2: bool) -> Encoded | None:
         if not v2:

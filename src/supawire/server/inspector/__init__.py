@@ -1,5 +1,6 @@
-"""The page that shows what goes on in a local server, at `/` of it (`HubOptions(inspector=True)`).
+"""The inspector: a page at `/` that shows connections, frames and changes (`HubOptions(inspector=True)`).
 
-Pure but for `shell.py`: `gate.py` says who may look, `overview.py` who is there, `journal.py` what was sent, and
-`orders.py` what the page may ask for. Nothing of it costs a frame anything while no page is open.
+`web.py` serves it and checks access; the other modules do no I/O: `overview.py` lists connections and topics,
+`journal.py` records frames, `commands.py` handles the page's requests. Frames have no extra cost while no page is
+open.
 """

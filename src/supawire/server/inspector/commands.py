@@ -1,4 +1,4 @@
-"""What the page may ask for, as JSON: `{"do": "publish", …}`. Each order but `Look` is answered."""
+"""Requests of the inspector page as JSON: `{"do": "publish", …}`. Each request except `Look` gets an answer."""
 
 from typing import Any, Final
 
@@ -16,11 +16,11 @@ from supawire.server.wire import DECODE_ERRORS
 YEARS: Final = 10 * 365 * 24 * 3600
 ROLES: Final = {"anon": "anon", "service": "service_role"}
 LONGEST: Final = 1_000_000
-"""Bytes of an order."""
+"""Maximum bytes of a request."""
 
 
 class Answer(Struct, frozen=True):
-    """What became of an order: nothing said is good news."""
+    """The result of a request; without an error text it succeeded."""
 
     to: str
     error: str = ""
@@ -28,13 +28,13 @@ class Answer(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="look"):
-    """Whether frames are wanted; a page that pauses gets none."""
+    """Whether to send frames; a paused page gets none."""
 
     frames: bool
 
 
 class Publish(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="publish"):
-    """Send a broadcast to everyone in a channel, as the HTTP interface does."""
+    """Send a broadcast to every channel of a topic, as the HTTP endpoint does."""
 
     topic: str
     event: str
@@ -43,7 +43,7 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", t
 
 
 class Emit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="emit"):
-    """A row changes, at the memory level."""
+    """Deliver a row change; only without a database."""
 
     type: str
     table: str
@@ -53,7 +53,7 @@ class Emit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag=
 
 
 class Keys(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="keys"):
-    """Somebody clicked to see the keys."""
+    """Show the API keys; sent when the user clicks the button."""
 
 
 Order = Look | Publish | Emit | Keys
@@ -61,7 +61,7 @@ _decoder: Final = msgspec.json.Decoder(Order)
 
 
 def read(text: str | bytes) -> Order | Answer:
-    """An order, or the answer to what is none."""
+    """Decode a request, or return the error for an invalid one."""
     try:
         return _decoder.decode(text)
     except DECODE_ERRORS as error:
@@ -69,7 +69,7 @@ def read(text: str | bytes) -> Order | Answer:
 
 
 def obey(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
-    """Do it; the shell pumps."""
+    """Execute a request. The shell performs the effects."""
     try:
         match order:
             case Publish(topic, event, payload, private):

@@ -1,8 +1,7 @@
-"""Payloads as somebody may see them: without tokens, and not longer than a page wants.
+"""Frames and changes recorded since the page last fetched them, bounded; payloads are decoded only then.
 
-Frames and changes that were seen since somebody last asked, bounded; what they say is read only then.
-
-A frame for many connections is one object in all its orders (`effects.Send`), and is one line here.
+Payloads are shown without tokens and are cut to a maximum length. A frame for many connections has the same `data`
+object in all its effects (`effects.Send`) and becomes one line.
 """
 
 from collections import deque
@@ -20,13 +19,13 @@ from supawire.server.recorder import redact
 from supawire.server.wire import DECODE_ERRORS, decode, encode
 
 SHOWN: Final = 4_000
-"""Characters that are shown of a payload, unless somebody wants less."""
+"""Default maximum characters shown of a payload."""
 WHOLE: Final = 64_000
-"""Bytes up to which a payload is read; of a longer one only its beginning is shown, unless it holds a token."""
+"""Maximum bytes of a payload that is decoded; of a longer one only the beginning is shown, unless it holds a token."""
 
 
 def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int = SHOWN) -> tuple[str, bool]:
-    """A payload to look at, and whether it was cut. `whole`: it is read to its end, however long it is."""
+    """Return a payload for display and whether it was cut. `whole`: decode it completely, regardless of its size."""
     if not json:
         head = payload[:64]
         return head.hex(" "), len(payload) > len(head)
@@ -40,20 +39,20 @@ def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int =
 def _redacted(payload: bytes) -> bytes:
     try:
         return encode(redact(decode(payload)))
-    except DECODE_ERRORS:  # no JSON: it is shown as it came
+    except DECODE_ERRORS:  # not JSON: shown as received
         return payload
 
 
 PENDING: Final = 500
-"""Lines that may wait to be shown; older ones are left out, and counted."""
+"""Maximum lines that wait to be fetched; older ones are dropped and counted."""
 LOOK_BACK: Final = 4
-"""Lines among which another copy of a frame is looked for: one of each wire version, and their neighbours."""
+"""Number of recent lines searched for another copy of a frame: one of each version, and their neighbors."""
 NUMBERS: Final = 12
-"""Connections that are named of one frame."""
+"""Maximum number of connections listed for one frame."""
 
 
 class FrameLine(Struct, frozen=True):
-    """A frame as the page shows it. `payload` is JSON text, or the beginning of raw bytes in hexadecimal."""
+    """A frame for display. `payload` is JSON text, or the beginning of raw bytes in hexadecimal."""
 
     at: float
     out: bool
@@ -70,7 +69,7 @@ class FrameLine(Struct, frozen=True):
 
 
 class ChangeLine(Struct, frozen=True):
-    """A row change, with how many channels were told; rows are JSON text."""
+    """A row change and the number of channels it was sent to; rows are JSON text."""
 
     at: float
     type: str
@@ -82,7 +81,7 @@ class ChangeLine(Struct, frozen=True):
 
 
 class News(Struct, frozen=True):
-    """What was seen, oldest first, and how many lines were too many."""
+    """The lines since the last fetch, oldest first, and the number of dropped lines."""
 
     frames: list[FrameLine]
     changes: list[ChangeLine]
@@ -111,7 +110,7 @@ class _Change:
 
 
 class Journal:
-    """What one page is to be told."""
+    """The recorded lines for one page."""
 
     def __init__(self) -> None:
         self._frames: deque[_Frame] = deque()
@@ -121,11 +120,11 @@ class Journal:
     # --- inputs
 
     def came(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
-        """A client sent a frame."""
+        """Record a frame from a client."""
         self._add(_Frame(now.wall, False, connection, data, is_binary))
 
     def went(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
-        """A frame was sent to a client."""
+        """Record a frame to a client."""
         for line in islice(reversed(self._frames), LOOK_BACK):
             if line.data is data and line.out:
                 line.receivers += 1
@@ -141,7 +140,7 @@ class Journal:
             self._missed += 1
 
     def changed(self, data: bytes, receivers: int, now: Instant) -> None:
-        """A row changed, and that many channels were told this of it."""
+        """Record a row change and the number of channels it was sent to."""
         for line in islice(reversed(self._changes), LOOK_BACK):
             if line.data == data:
                 line.receivers += receivers
@@ -152,13 +151,13 @@ class Journal:
             self._missed += 1
 
     def forget_frames(self) -> None:
-        """What waits of frames is not wanted."""
+        """Remove the recorded frames."""
         self._frames.clear()
 
     # --- output
 
     def take(self) -> News:
-        """Everything since the last time."""
+        """Return and remove all recorded lines."""
         news = News(
             [_frame_line(line) for line in self._frames], [_change_line(line) for line in self._changes], self._missed
         )
@@ -253,7 +252,7 @@ _inner: Final = msgspec.json.Decoder(_Inner)
 def _change_line(line: _Change) -> ChangeLine:
     try:
         data: dict[str, Any] = decode(line.data)
-    except DECODE_ERRORS:  # values may be nested deeper than this can read
+    except DECODE_ERRORS:  # values may be nested too deeply for the decoder
         return ChangeLine(line.at, "unreadable", "", shown(line.data)[0], "", "", line.receivers)
     errors: list[str] | None = data.get("errors")
     rows = {name: shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}

@@ -1,4 +1,4 @@
-"""Who is connected, in which channels, and who is present: plain data of one moment, bounded."""
+"""Connections, channels and presence of the hub as plain data, bounded in size."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -13,11 +13,11 @@ from supawire.server.rooms import Room
 from supawire.server.wire import encode
 
 MOST: Final = 200
-"""Connections and channels that are shown; of more, the number is said."""
+"""Maximum connections and channels listed; the totals are given separately."""
 BRIEF: Final = 300
-"""Characters shown of what somebody tracks."""
+"""Maximum characters of a tracked payload."""
 PRESENT: Final = 50
-"""Members shown of one channel."""
+"""Maximum presence keys listed for one topic."""
 
 
 class Joined(Struct, frozen=True):
@@ -28,17 +28,17 @@ class Joined(Struct, frozen=True):
     role: str
     changes: list[str]
     ready: bool
-    """Whether its changes are live."""
+    """Whether its bindings are subscribed."""
 
 
 class Connection(Struct, frozen=True):
-    """A client's socket."""
+    """A client connection."""
 
     number: int
     version: str
     opened_at: float
     state: str
-    """Empty, or what is unusual about it."""
+    """A state other than normal, such as `paused`; else empty."""
     channels: list[Joined]
 
 
@@ -51,7 +51,7 @@ class Present(Struct, frozen=True):
 
 
 class Topic(Struct, frozen=True):
-    """A topic with somebody in it."""
+    """A topic with at least one channel."""
 
     topic: str
     private: bool
@@ -62,7 +62,7 @@ class Topic(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True):
-    """What there is at one moment."""
+    """The state of the hub at one moment."""
 
     connections: list[Connection]
     topics: list[Topic]
@@ -72,7 +72,7 @@ class Overview(Struct, frozen=True):
 
 
 def overview(desk: HubContext) -> Overview:
-    """What there is now."""
+    """Return the present state."""
     peers = list(desk.peers.values())
     rooms = desk.rooms.all()
     return Overview(
@@ -123,7 +123,7 @@ def _bare(meta: dict[str, Any]) -> str:
 
 
 def _faults(desk: HubContext) -> Iterable[str]:
-    """Faults that are in force, and what is wrong with the database."""
+    """Yield the faults in force and the problem of the database, as texts."""
     rules = desk.rules
     if desk.problem is not None:
         yield desk.problem

@@ -1,14 +1,11 @@
-"""Who may look: somebody at this machine, from the page itself.
+"""The inspector on the network: access checks, the files of the page, and a WebSocket for each open page.
 
-Any page in a browser can send requests to this machine, and a name of its own can be made to lead here (DNS rebinding).
-So Host must be this machine's, what is live comes only from our own page, and no proxy may stand in between.
+Any web page can send requests to this machine, also under a host name of its own (DNS rebinding). Therefore Host must
+name this machine, the WebSocket is accepted only from the inspector's own page, and requests through proxies are
+refused.
 
-The files of the page, and the headers that keep everything else out of it.
-
-The inspector on the network: its files, and a WebSocket for each page that is open.
-
-While at least one is open, frames pass by its journal; the state of the hub is looked at a few times a second, and sent
-when it has changed. A page that does not read is told less, and delays nobody.
+While a page is open, frames are recorded in its journal, and the state of the hub is compared a few times per second
+and sent when it has changed. A page that reads slowly misses lines, but delays nothing else.
 """
 
 import asyncio
@@ -39,7 +36,7 @@ OUTSIDE: Final = ("cross-site", "same-site")
 
 
 def refusal(address: str | None, headers: Mapping[str, str], *, live: bool) -> str | None:
-    """Why this request is not answered, or None. Header names are lower case; `live`: for the socket of the page."""
+    """Return why a request is refused, or None. Header names are lower case; `live`: for the page's WebSocket."""
     host = headers.get("host", "")
     if not _is_loopback(address) or any(name in headers for name in PROXIES):
         return "the inspector is for this machine alone"
@@ -63,7 +60,7 @@ def _is_loopback(address: str | None) -> bool:
 
 
 def _is_visit(headers: Mapping[str, str]) -> bool:
-    """Whether somebody followed a link to the page, which shows another site nothing."""
+    """Return whether the request is a navigation to the page, whose content the other site cannot read."""
     return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
 
 
@@ -75,7 +72,7 @@ FILES: Final = {
     "/inspector/lists.js": ("lists.js", "text/javascript; charset=utf-8"),
 }
 LIVE: Final = "/inspector/live"
-"""Where the page's socket leads."""
+"""Path of the page's WebSocket."""
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
     "connect-src 'self' ws://localhost:* ws://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -97,7 +94,7 @@ class File(NamedTuple):
 
 @cache
 def file_at(path: str) -> File | None:
-    """The file that this path leads to."""
+    """Return the file at this path, or None."""
     if path not in FILES:
         return None
     name, content_type = FILES[path]
@@ -105,9 +102,9 @@ def file_at(path: str) -> File | None:
 
 
 REFRESH: Final = 0.2
-"""Seconds between two looks."""
+"""Seconds between two updates of a page."""
 MOST: Final = 16
-"""Pages that may be open at once."""
+"""Maximum number of open pages."""
 logger: Final = logging.getLogger("supawire.server")
 encode: Final = msgspec.json.Encoder().encode
 
@@ -124,7 +121,7 @@ class Viewer:
 
 
 class Inspector:
-    """Everything under `/` and `/inspector/` of one server."""
+    """Serves `/` and `/inspector/` of one server."""
 
     def __init__(self, app: "App") -> None:
         self._app = app
@@ -132,7 +129,7 @@ class Inspector:
         self._started_at: Final = time.time()
 
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
-        """Answer a request, None when it is for somebody else."""
+        """Answer a request; return None for a path that is not the inspector's."""
         path = request.path
         live = path == LIVE
         file = file_at(path)
@@ -148,7 +145,7 @@ class Inspector:
         return await self._live(request)
 
     async def stop(self) -> None:
-        """Close every page's socket."""
+        """Close the WebSockets of all pages."""
         await asyncio.gather(*(viewer.ws.close(code=1001) for viewer in list(self._viewers)))
 
     # --- one page
@@ -173,7 +170,7 @@ class Inspector:
         return viewer.ws
 
     async def _tell(self, viewer: Viewer) -> None:
-        """Send what is new, as fast as the page takes it."""
+        """Send new lines and changed state, as fast as the page reads."""
         hub = self._app.hub
         level = "PostgreSQL" if hub.options.database else "memory"
         about = {"version": version("supawire"), "level": level, "started_at": self._started_at}
@@ -193,7 +190,7 @@ class Inspector:
             if news:
                 try:
                     await viewer.ws.send_str(encode(news).decode())
-                except ConnectionResetError:  # the page is gone; its reader ends too
+                except ConnectionResetError:  # the page has disconnected; its reader ends too
                     return
             news = {}
             await asyncio.sleep(REFRESH)
@@ -210,7 +207,7 @@ class Inspector:
                 viewer.answers.append(obey(order, self._app.hub, self._app.now()))
                 self._app.pump()
 
-    # --- what the pages see
+    # --- recording of frames
 
     def _enter(self, viewer: Viewer) -> None:
         self._viewers.add(viewer)
