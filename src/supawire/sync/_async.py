@@ -1,4 +1,4 @@
-"""The async client, its channels and mirrors behind blocking ones: the same, but threads read their iterators."""
+"""The async client, channel and mirror behind the blocking ones: the same, but their iterators are read by threads."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from supawire.selectors import Selector
 
 
 class Listening(NamedTuple):
-    """What an iterator is made of."""
+    """The parts of a blocking iterator."""
 
     registration: Registration
     buffer: ThreadBuffer
@@ -32,7 +32,7 @@ class ThreadedAsyncChannel(AsyncChannel):
     def listen_on_thread(
         self, selectors: tuple[Selector[Any], ...], buffer: int, overflow: str, key: Key | None
     ) -> Listening:
-        """`listen` for an iterator that a thread reads."""
+        """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         self._check_selectors(selectors)
         driver = self._driver
         kept = make_thread_buffer(driver, buffer, overflow, key)
@@ -48,24 +48,24 @@ class ThreadedAsyncClient(AsyncClient):
     _kind = ThreadedAsyncChannel
 
     def _watch_end(self) -> None:
-        """The client in front of it does that."""
+        """Do nothing: the blocking client registers the finalizer."""
 
     @property
     def address(self) -> str:
-        """Host and port of the server, for people to read."""
+        """Host and port of the server, for messages."""
         return self._driver.endpoint.address
 
     def listen_on_thread(self, buffer: int, overflow: str, key: Key | None, heartbeats: bool = False) -> Listening:
-        """`listen` for an iterator that a thread reads."""
+        """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         driver = self._driver
         driver.check_loop()
         check_bool("heartbeats", heartbeats)
         kept = make_thread_buffer(driver, buffer, overflow, key)
-        put = cast("Callable[[Any], None]", kept.put)  # what it returns is not looked at
+        put = cast("Callable[[Any], None]", kept.put)  # its result is ignored
         return Listening(driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, Moves(driver))
 
     def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "ThreadedAsyncMirror":
-        """`mirror` for one that threads read."""
+        """Make the async mirror behind a blocking one."""
         if is_async(fetch) or inspect.isasyncgenfunction(fetch):
             raise not_here()
         return ThreadedAsyncMirror(*self._mirror_options(table, fetch, **options))
@@ -76,20 +76,20 @@ class ThreadedAsyncMirror(AsyncMirror[Any]):
 
     @property
     def table(self) -> str:
-        """What it is a copy of."""
+        """The name of the table."""
         return self._machine.settings.table
 
     @property
     def shown(self) -> RowView:
-        """How users see rows."""
+        """Converts rows to what the user gets."""
         return self._shown
 
     def kept(self) -> list[Row]:
-        """All rows as they are kept; not to be changed."""
+        """Return all rows as stored; they must not be changed."""
         return list(self._machine.rows.values())
 
     def listen_on_thread(self, buffer: int) -> Listening:
-        """`listen` for an iterator that a thread reads."""
+        """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         self._check()
         kept = ThreadBuffer(self._buffer(buffer), ThreadFlowControl(self._driver.grace_pause, self._driver.loop))
         return Listening(self._feed(kept), kept, self._source)

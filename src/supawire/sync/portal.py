@@ -1,25 +1,20 @@
-"""One call on its way to the I/O thread, and the gate where its caller waits.
+"""The bridge between threads: one I/O thread per client, on which its event loop runs.
 
-What becomes of open clients when the process forks, or ends.
+A call is posted to the loop, and its caller waits on a lock that is released exactly once, with a value or an error
+(`Call`). The rules:
 
-A child of `fork()` has the memory of its parent, but none of its threads, and its sockets. Right after the fork the
-child puts nothing over those (`dup2` of the null device): no word goes on the wire, the parent's event loop is not
-touched, and whoever closes them later closes nothing of anybody else's.
-
-At the exit of the interpreter clients that nobody closed say goodbye, all together within a bound.
-
-The bridge between threads: one I/O thread per client, on which its event loop runs.
-
-A call is posted to the loop, and its caller waits at a gate that is opened once, with a value or an error, whatever
-happens. The rules of threads, each a promise here or the text of an error:
-
-* Any thread may call. The I/O thread may not, since it would wait for itself (`on_frame` runs there).
+* Any thread may call, except the I/O thread, which would wait for itself (`on_frame` runs there).
 * Ctrl-C ends the wait at once, and the call is cancelled on the loop.
-* A handler may close the client. It is a caller on the dispatch thread, and the end does not wait for that one.
-* The client may end by itself, and then the thread ends too. What is called later is answered by the async client all
-  the same, on the caller's thread: nothing of it waits for anything any more. No lock decides which it is: both sides
-  first say what they do, and then look at what the other did.
-* The thread is a daemon, so that it keeps no interpreter alive; `exits` says what happens then, and in a fork.
+* A handler may close the client. It then runs on the dispatch thread, and the shutdown does not wait for that thread.
+* The client may end by itself, and then the thread ends too. Later calls run on the async client in the caller's
+  thread, because nothing in it waits any more. There is no lock for this: both sides first set their own flag, and then
+  check the other's.
+* The thread is a daemon, so it does not keep the interpreter alive.
+
+Process hooks: a child of `fork()` has its parent's memory and sockets, but not its threads. Right after the fork the
+child replaces those descriptors by the null device (`dup2`), so that it sends nothing, leaves the parent's event loop
+alone, and closes no descriptor that is used for something else. At interpreter exit, all open clients are closed
+together within a time limit.
 """
 
 import asyncio
@@ -42,7 +37,7 @@ from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
 
 
 class Call:
-    """Settled once: with a value, with an error, or by the end of the loop."""
+    """One call on the I/O thread. Resolved once: with a value, with an error, or by the end of the loop."""
 
     def __init__(self) -> None:
         self._gate = locked_gate()
@@ -53,38 +48,38 @@ class Call:
         self._settled = False
         self.task: asyncio.Task[Any] | None = None
         self.broken: bool = False
-        """The loop ended before this did."""
+        """Whether the loop ended before the call was resolved."""
 
     # --- on the caller's thread
 
     def wait(self) -> None:
-        """Wait until it is settled; Ctrl-C ends that at once."""
+        """Wait until the call is resolved; Ctrl-C ends the wait at once."""
         wait_at_gate(self._gate)
 
     def give_up(self) -> bool:
-        """The caller waits no longer; whether that is worth telling the loop."""
+        """Stop waiting; return whether the loop must be notified."""
         self._given_up = True
         return not self._settled
 
     @property
     def late(self) -> bool:
-        """The loop ended before this began."""
+        """Whether the loop ended before the call began."""
         return self.broken and not self._begun
 
     def outcome(self) -> Any:
-        """The value, or the error raised."""
+        """Return the value, or raise the error."""
         error, self._error = self._error, None
         if error is None:
             return self._value
         try:
             raise error
         finally:
-            del error  # or it would hold the traceback that holds this frame that holds it
+            del error  # breaks the reference cycle of error, traceback and this frame
 
     # --- on the loop
 
     def run(self, function: Callable[[], Any]) -> None:
-        """Run a plain function."""
+        """Call a plain function."""
         if self._given_up:
             return
         self._begun = True
@@ -94,30 +89,30 @@ class Call:
             self._settle(None, error)
 
     def start(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Start a coroutine."""
+        """Start a coroutine function."""
         if self._given_up:
             return
         self._begun = True
         self.task = asyncio.get_running_loop().create_task(self._finish(function), name="supawire-call")
 
     def cancel(self) -> None:
-        """The caller waits no longer."""
+        """Cancel the coroutine, because the caller no longer waits."""
         if self.task is not None:
             self.task.cancel()
 
     def end(self, refusal: BaseException) -> None:
-        """The loop has ended: whatever was begun was broken off."""
+        """Resolve the call with `refusal`, because the loop has ended."""
         if not self._settled:
             self.broken = True
             self._settle(None, refusal)
 
     async def _finish(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Settled in here, not when the task is done: that is a turn of the loop later."""
+        """Resolve the call inside the task; a done callback would run one iteration of the loop later."""
         try:
             self._settle(await function())
         except asyncio.CancelledError as error:
             if self.task is None or self.task.cancelling():
-                raise  # nobody waits, or the loop is about to end and says why
+                raise  # the caller has gone, or the loop is ending and resolves the call itself
             self._settle(None, error)
         except Exception as error:  # noqa: BLE001  it is raised where the caller waits
             self._settle(None, error)
@@ -130,18 +125,18 @@ class Call:
 
 
 BOUND: Final = 2.0
-"""Seconds that the exit of the interpreter waits for clients that nobody closed."""
+"""Seconds that the interpreter's exit waits for open clients."""
 
 _alive: "dict[Portal, None]" = {}
 
 
 def watch(portal: "Portal") -> None:
-    """This one has a thread."""
+    """Register a portal whose thread is running."""
     _alive[portal] = None
 
 
 def forget(portal: "Portal") -> None:
-    """This one has none any more."""
+    """Unregister a portal whose thread has ended."""
     _alive.pop(portal, None)
 
 
@@ -176,11 +171,11 @@ T = TypeVar("T")
 _TRIES: Final = 3
 
 _LINGER: Final = 1.0
-"""Seconds in which calls whose fate is known come to their end by themselves."""
+"""Seconds in which running calls may finish after the client has ended."""
 
 
 class Portal:
-    """The I/O thread of one client, and the way to it."""
+    """The I/O thread of one client, and the way to call it."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -194,15 +189,15 @@ class Portal:
         self._ended = threading.Event()
         self._told = False
         self._over = False
-        """The loop takes no calls any more."""
+        """Whether the loop accepts no more calls."""
         self._afterwards = threading.Lock()
         self.inherited: bool = False
-        """This is a forked child, and the client is its parent's."""
+        """Whether this process is a forked child, and the client belongs to its parent."""
 
     # --- the beginning and the end
 
     def open(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
-        """Start the thread, and a driver on it; when that raises, or Ctrl-C ends it, nothing is left."""
+        """Start the thread, and a driver on it; if this raises, or on Ctrl-C, everything is released."""
         opening = self._opening
         self._calls.add(opening)
         self._thread = threading.Thread(target=self._run, args=(start,), name="supawire-io", daemon=True)
@@ -222,7 +217,7 @@ class Portal:
         return self._driver
 
     def close(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Close the client, and wait until its threads have ended, but for the caller's."""
+        """Close the client, and wait until its threads have ended, except for the caller's own."""
         self.check()
         self.spare()
         call = Call()
@@ -234,11 +229,11 @@ class Portal:
             self.join()
 
     def end_soon(self) -> None:
-        """Close the client, and do not wait: the interpreter exits."""
+        """Close the client without waiting."""
         self._soon(self._end)
 
     def forgotten(self, site: Site) -> None:
-        """The client was collected, on any thread: when nobody closed it, end it, and warn."""
+        """Close a client that was garbage-collected while open, and warn; may run on any thread."""
         if self._over or self._goodbye is not None or self.inherited or os.getpid() != self._pid:
             return
         self.end_soon()
@@ -248,18 +243,18 @@ class Portal:
         """Wait for the end of the thread."""
         if self._thread is None:
             raise RuntimeError("there is no thread before open()")
-        if self._ended.wait(timeout):  # Thread.join, interrupted by Ctrl-C, takes a thread that runs for one that ended
+        if self._ended.wait(timeout):  # after a Ctrl-C, Thread.join can return although the thread still runs
             self._thread.join()
 
     def spare(self) -> None:
-        """The caller is about to wait for the end; when it is a handler, the end does not wait for it."""
+        """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
         if self._driver is not None:
             self._driver.dispatch.exclude_current()
 
     # --- calls
 
     def call(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a coroutine function on the I/O thread, and wait for what comes of it.
+        """Run a coroutine function on the I/O thread, and wait for its result.
 
         Raises: StateError: in a forked child, and on the I/O thread.
         """
@@ -271,7 +266,7 @@ class Portal:
             return self._step(work())
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a plain function there, and wait for what it returns; raises as `call`."""
+        """Run a plain function on the I/O thread, and wait for its result; raises as `call`."""
         work = partial(function, *args, **kwargs)
         call = Call()
         if self._is_done(call, partial(call.run, work)):
@@ -280,7 +275,7 @@ class Portal:
             return work()
 
     def check(self) -> None:
-        """Raise `StateError` where no call may come from."""
+        """Raise `StateError` in a forked child, and on the I/O thread."""
         if self.inherited or os.getpid() != self._pid:
             self.inherited = True
             raise StateError(
@@ -294,13 +289,13 @@ class Portal:
             )
 
     def _is_done(self, call: Call, begin: Callable[[], None]) -> bool:
-        """Post a call and wait for it; False when the end came before it began."""
+        """Post a call and wait for it; return False if the loop ended before the call began."""
         self.check()
         self._calls.add(call)
         try:
             if self._over:
                 return False
-            self._soon(lambda: self._over or begin())  # a task begun by a loop that closes would not be ended by it
+            self._soon(lambda: self._over or begin())  # a closing loop would not end a new task
             call.wait()
         except BaseException:
             if call.give_up():
@@ -316,10 +311,10 @@ class Portal:
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
-            return  # it has ended, and all calls are settled
+            return  # the loop has ended, and all calls are resolved
 
     def _step(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine comes to that does not wait for anything."""
+        """Return the result of a coroutine that does not wait for anything."""
         try:
             coroutine.send(None)
         except StopIteration as done:
@@ -338,7 +333,7 @@ class Portal:
                 self._loop = runner.get_loop()
                 try:
                     runner.run(self._live(start))
-                except BaseException as crash:  # noqa: BLE001  it is told, and this thread has nobody to raise it to
+                except BaseException as crash:  # noqa: BLE001  reported; this thread has no caller to raise it to
                     self._crashed(crash)
                     _wind_down(self._loop)
         except BaseException as crash:  # noqa: BLE001  the same
@@ -353,7 +348,7 @@ class Portal:
     async def _live(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> None:
         self._opening.start(partial(self._begin, start))
         if self._opening.task is None:
-            return  # its caller has gone
+            return  # the caller has gone
         await asyncio.wait([self._opening.task])
         if self._driver is None:
             return
@@ -374,7 +369,7 @@ class Portal:
             self._goodbye = asyncio.get_running_loop().create_task(self._driver.close())
 
     def _crashed(self, crash: BaseException) -> None:
-        """Something ended the loop: a bug of ours, or a SystemExit out of the user's code. Told once."""
+        """Handle what ended the loop: a bug of ours, or a `SystemExit` from user code. Reported once."""
         told, self._told = self._told, True
         if told:
             return
@@ -383,20 +378,20 @@ class Portal:
             self._driver.detached = True
         else:
             text = f"the I/O thread ended: {type(crash).__name__}: {crash}"
-            out_of_means = isinstance(crash, OSError)  # such as no free descriptors for an event loop
+            out_of_means = isinstance(crash, OSError)  # for example too many open files
             error = ConnectError(text) if out_of_means else ClosedError(text)
             error.__cause__ = crash
             self._opening.end(error)
         self._over = True
 
     def _make_loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop whose descriptors are known; what Windows has cannot be forked."""
+        """Return an event loop whose descriptors are known, for forks; Windows has no fork."""
         if sys.platform == "win32":
             loop = asyncio.new_event_loop()
         else:
             self._selector = selectors.DefaultSelector()
             try:
-                for end in socket.socketpair():  # what the event loop opens; when it fails, a half-made loop would warn
+                for end in socket.socketpair():  # a test: asyncio warns if this fails inside the event loop
                     end.close()
             except OSError:
                 self._selector.close()
@@ -408,7 +403,7 @@ class Portal:
     # --- in a forked child
 
     def inherit(self) -> set[int]:
-        """This is a forked child now: the descriptors that are to be put out of the way."""
+        """Mark the client as inherited in a forked child; return the descriptors to be replaced."""
         self.inherited = True
         if self._driver is not None:
             self._driver.dispatch.inherited()
@@ -421,7 +416,7 @@ class Portal:
 
 
 def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
-    """End the tasks of a loop that was torn out of its work; what tore it comes out of the tasks once more."""
+    """End the tasks of a loop that was interrupted by an exception; the tasks may raise that exception again."""
     for _ in range(_TRIES):
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
@@ -430,21 +425,21 @@ def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
         try:
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=_LINGER))
-        except BaseException:  # noqa: BLE001, S112  it is told already
+        except BaseException:  # noqa: BLE001, S112  it is reported already
             continue
 
 
 def _look_at(task: "asyncio.Task[Any]") -> None:
-    """It is told already; asyncio shall not say that nobody looked at it."""
+    """Retrieve the exception, which is reported already, so that asyncio does not warn about it."""
     if not task.cancelled():
         task.exception()
 
 
 class _Lookups(ThreadPoolExecutor):
-    """Looks up names on daemon threads: a resolver that hangs holds up neither the end nor the interpreter."""
+    """Resolves host names on daemon threads, so that a hanging resolver does not block the shutdown."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Call it on a thread of its own."""
+        """Call the function on a thread of its own."""
         future: Future[Any] = Future()
 
         def work() -> None:
