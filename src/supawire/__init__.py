@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from supawire.aio.mirror import AsyncMirror
     from supawire.aio.stream import AsyncStream
     from supawire.aio.supabase import from_supabase_async
-    from supawire.server.local import LocalServer as LocalServer  # not in __all__: it needs an extra
+    from supawire.server.local import LocalServer as LocalServer  # not in __all__: it requires an extra
     from supawire.sync.channel import Channel, QueuedSent
     from supawire.sync.client import Client, connect, from_supabase
     from supawire.sync.mirror import Mirror
@@ -185,15 +185,15 @@ _HOMES: Final = {
     "from_supabase_async": "aio.supabase",
 }
 
-if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for a public one
+if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
 
     def __getattr__(name: str) -> Any:
-        """Names that need asyncio or an extra are found when they are first used."""
+        """Import names that need asyncio or an extra when they are first used."""
         if name == "__version__":
             from importlib.metadata import version
 
             return version("supawire")
-        if name == "LinkState":  # the name before 0.1.0
+        if name == "LinkState":  # its name before 0.1.0
             return ConnectionState
         home = _HOMES.get(name)
         if home is None:

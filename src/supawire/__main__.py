@@ -1,4 +1,4 @@
-"""`python -m supawire`: the command line, for a shell whose PATH lacks the script `supawire`."""
+"""`python -m supawire`: the command line, for shells whose PATH lacks the script `supawire`."""
 
 import sys
 

@@ -1,8 +1,7 @@
-"""Text from outside as a log or an error may show it: without tokens, on one line, and not endless.
+"""Prepare external text for logs and errors: without tokens, on one line, and of limited length.
 
-Events as one short line, for `print` and debuggers: every text has a bound, and what looks like a secret is hidden.
-
-Also what equality and hashes of events need: a hash of a JSON value that equal values share.
+Also formats events as one short line for `print` and debuggers, with limited lengths and hidden secrets, and computes
+hashes of JSON values for the comparison of events.
 """
 
 import re
@@ -14,20 +13,20 @@ from msgspec import Struct
 
 HIDDEN: Final = "***"
 MOST: Final = 500
-"""Characters of a text from outside that are shown."""
+"""Maximum characters of external text that are shown."""
 
 _RUN: Final = re.compile(r"[\w.-]{8,}+", re.ASCII)
 _KEYS: Final = ("sb_secret_", "sb_publishable_")
 _PART: Final = 8
-"""Letters that the first two parts of a token have at least, whatever they begin with."""
+"""Minimum length of each of the first two parts of a token, whatever they begin with."""
 _CUT: Final = 16
-"""Letters after which the beginning of a token counts as one, though its other parts are cut off."""
+"""Minimum length of the beginning of a token that is recognized although its other parts are cut off."""
 
 
 def hide_tokens(text: str, *, any_parts: bool = False) -> str:
-    """The text without what looks like a JWT or a key of Supabase, wherever they stand.
+    """Replace JWTs and Supabase keys in the text.
 
-    any_parts: also without three parts with dots between that do not begin as a JWT does.
+    any_parts: also replace three parts separated by dots that do not begin like a JWT.
     """
     return _RUN.sub(lambda run: _without_tokens(run[0], any_parts=any_parts), text)
 
@@ -45,7 +44,7 @@ def _without_tokens(run: str, *, any_parts: bool) -> str:
 
 
 def printable(text: str, most: int = MOST) -> str:
-    """The text on one line, its control characters escaped; of a longer one the beginning, and how long it is."""
+    """Return the text on one line with control characters escaped; a long one is cut, and its length is added."""
     head = hide_tokens(text[: most + _CUT])[:most]
     line = head if head.isprintable() else "".join(map(_escaped, head))
     return line if len(text) <= most else f"{line}… ({len(text)} characters)"
@@ -56,7 +55,7 @@ def _escaped(letter: str) -> str:
 
 
 _ROOM: Final = 600
-"""Characters of one value, about what a terminal shows in eight lines."""
+"""Characters of one value, about eight lines of a terminal."""
 
 _TEXT: Final = 120
 _DEPTH: Final = 6
@@ -114,25 +113,25 @@ class _Writer:
 
 
 def brief(value: Any) -> str:
-    """`repr` of a value, cut to some hundred characters; secrets are replaced by `***`."""
+    """Return the `repr` of a value, cut to some hundred characters, with secrets replaced by `***`."""
     writer = _Writer()
     writer.value(value, _DEPTH)
     return "".join(writer.parts)
 
 
 def brief_event(name: str, **fields: Any) -> str:
-    """`Name(field=value, …)` with each value shortened."""
+    """Return `Name(field=value, …)` with each value shortened."""
     return f"{name}({', '.join(f'{field}={brief(value)}' for field, value in fields.items())})"
 
 
 def brief_fields(self: Any) -> str:
-    """`__repr__` of a struct: `Name(field=value, …)` with each value shortened."""
+    """The `__repr__` of structs: `Name(field=value, …)` with each value shortened."""
     fields = {name: getattr(self, name) for name in self.__struct_fields__}
     return brief_event(type(self).__name__, **fields)
 
 
 class Unreadable(Struct, frozen=True):
-    """Stands in a printed or compared event for data that cannot be decoded."""
+    """Placeholder for data that cannot be decoded, in a printed or compared event."""
 
     data: bytes
 
@@ -146,11 +145,11 @@ def _scalar(value: Any) -> str:
         return text if len(value) <= _TEXT else f"{text[:-1]}…{text[-1]}"
     if isinstance(value, bytes):
         return repr(value) if len(value) <= _TEXT else f"<{len(value)} bytes: {value[:_TEXT]!r}…>"
-    if isinstance(value, int) and value.bit_length() > _INT_BITS:  # Python refuses to print very long ones
+    if isinstance(value, int) and value.bit_length() > _INT_BITS:  # Python refuses to print very long integers
         return f"<int of {value.bit_length()} bits>"
     try:
         text = repr(value)
-    except Exception as error:  # noqa: BLE001  an object of the user's class; to print an event never fails
+    except Exception as error:  # noqa: BLE001  an object of a user-defined class; printing an event must not fail
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     text = hide_tokens(text[: 2 * _ROOM])
     return text if len(text) <= _ROOM else f"{text[:_ROOM]}…"
@@ -163,7 +162,7 @@ def _is_secret(name: object) -> bool:
 
 
 def content_hash(value: Any) -> int:
-    """A hash that equal JSON values share; it looks at the first level of a value and at a bounded part of it."""
+    """Return a hash that is the same for equal JSON values. Uses the first level of a value, up to a limited size."""
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value)
         if len(items) > _HASHED:
@@ -183,6 +182,6 @@ def _flat_hash(value: Any) -> int:
 
 
 def joined(names: Iterable[object]) -> str:
-    """Some names, at most five of them."""
+    """Join some names for display, at most five of them."""
     every = [str(name) for name in names]
     return ", ".join(every[:5]) + (f" and {len(every) - 5} more" if len(every) > 5 else "")

@@ -1,4 +1,4 @@
-"""Every form of URL that people have, as the two addresses of one server (protocol §1.1)."""
+"""Parse any form of a server's URL into its WebSocket and HTTP addresses. See docs/protocol.md, URLs."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from supawire._validation import Secret, check_pairs, check_text, check_token
 from supawire.errors import InvalidArgumentError
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
-_TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # what may follow the base in a URL that somebody copied
+_TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # suffixes that a copied URL may have after the base
 _OURS: Final = {"apikey": "the key argument", "vsn": "protocol="}
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
 _URL_LIKE: Final = re.compile(r"(https?|wss?|postgres(ql)?)://\w", re.ASCII | re.IGNORECASE)
@@ -23,10 +23,10 @@ _DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
 
 
 class Endpoint(Struct, frozen=True):
-    """Where a server is reached.
+    """The addresses of a server.
 
-    socket_url: the WebSocket URL with every query parameter but the key. rest_url: the base of the HTTP interface,
-    `…/api` without a slash at its end. host: what Host and TLS say instead of the URL's host, or None.
+    socket_url: the WebSocket URL with all query parameters except the key. rest_url: the base of the HTTP interface,
+    `…/api`, without a trailing slash. host: Host header and TLS name instead of the URL's host, or None.
     """
 
     socket_url: str
@@ -44,9 +44,9 @@ class Endpoint(Struct, frozen=True):
         params: Mapping[str, str] | None = None,
         host: str | None = None,
     ) -> "Endpoint":
-        """Read `url`: project URL, `…/realtime/v1`, `…/realtime/v1/websocket`, `…/socket/websocket`; http(s) or ws(s).
+        """Parse `url`: project URL, `…/realtime/v1`, `…/realtime/v1/websocket`, `…/socket/websocket`; http(s) or ws(s).
 
-        Parameters in its query are kept, those of `params` win over them; `apikey` and `vsn` come from the arguments.
+        Parameters in its query are kept unless `params` overrides them; `apikey` and `vsn` come from the arguments.
         Raises: InvalidArgumentError.
         """
         _not_swapped(url, key)
@@ -64,11 +64,11 @@ class Endpoint(Struct, frozen=True):
 
     @property
     def address(self) -> str:
-        """Host and port, for people to read."""
+        """Host and port, for display."""
         return urlsplit(self.socket_url).netloc
 
     def __repr__(self) -> str:
-        """Show the address without the query, whose parameters a gateway may take for a secret."""
+        """Show the address without the query, whose parameters may be secrets of a gateway."""
         return f"Endpoint({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -78,16 +78,16 @@ class Endpoint(Struct, frozen=True):
 
     @property
     def params(self) -> dict[str, str]:
-        """The parameters of the query, but for the key."""
+        """The query parameters except the key."""
         return dict(parse_qsl(urlsplit(self.socket_url).query, keep_blank_values=True))
 
     def reveal(self) -> str:
-        """The WebSocket URL with the key in it; to be used at once and never kept or shown."""
+        """Return the WebSocket URL including the key; use it at once, do not store or show it."""
         return f"{self.socket_url}&apikey={quote(self.key.reveal(), safe='')}"
 
 
 def check_params(params: object) -> dict[str, str]:
-    """A copy of extra query parameters; the two that the library sets are refused."""
+    """Return a copy of extra query parameters; refuses the two that the library sets."""
     pairs = check_pairs("params", params)
     for name, instead in _OURS.items():
         if name in pairs:
@@ -96,7 +96,7 @@ def check_params(params: object) -> dict[str, str]:
 
 
 def check_host(host: object) -> str:
-    """A host name, perhaps with a port, for Host and TLS."""
+    """Check a host name, optionally with a port, for Host and TLS."""
     text = check_text("host", host)
     if not _HOST.fullmatch(text):
         raise InvalidArgumentError(f"host={text!r} is no host name; give it without scheme and path")
@@ -109,7 +109,7 @@ def _not_swapped(url: object, key: object) -> None:
 
 
 def _split(url: object) -> SplitResult:
-    text = check_text("url", url, secret=True)  # its query may hold a key
+    text = check_text("url", url, secret=True)  # its query may contain a key
     _not_a_database(text)
     if any(character in text for character in ' \\<>"'):
         raise InvalidArgumentError("the URL holds a blank or another character that no URL has; strip() it")

@@ -1,6 +1,6 @@
-"""What becomes of a client or a local server that is collected although nobody closed it.
+"""Warn about a client or local server that was garbage-collected without being closed.
 
-Its owner is warned as Python warns of a file that was not closed: a `ResourceWarning` at the line that opened it.
+Like Python for unclosed files, it emits a `ResourceWarning` for the line that opened the object.
 """
 
 import warnings
@@ -18,8 +18,8 @@ class Site(NamedTuple):
 
 
 def call_site() -> Site:
-    """The line outside of this package from which the present call came."""
-    import inspect  # heavy, and wanted when something is opened
+    """Return the innermost line of the call stack that is outside this package."""
+    import inspect  # slow to import, and needed only when something is opened
 
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
@@ -28,6 +28,6 @@ def call_site() -> Site:
 
 
 def warn_of(what: str, site: Site, hint: str) -> None:
-    """Warn that this was never closed."""
+    """Warn that the object was never closed."""
     text = f"{what} that was opened at {site.file}:{site.line} was never closed; {hint}"
     warnings.warn_explicit(text, ResourceWarning, site.file, site.line)

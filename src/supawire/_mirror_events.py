@@ -1,7 +1,7 @@
-"""What the copy of a table says of itself: where it stands, and how its rows change.
+"""The events and states of a mirror, the live copy of a table.
 
-Rows are kept as plain dicts and given out as copies, or as objects of the user's class, made when they are looked at:
-nobody can change the copy by changing what he got from it.
+Rows are stored as plain dicts and returned as copies, or as objects of the user's class created on access, so that
+changing them does not change the mirror.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 
 from supawire._display import brief_event, content_hash
 
-if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+if TYPE_CHECKING:  # strict checkers require a default; at run time it needs Python 3.13
     import typing_extensions
 
     R = typing_extensions.TypeVar("R", default=dict[str, Any])
@@ -25,11 +25,11 @@ Rows: TypeAlias = dict[Hashable, Row]
 """Rows by their keys in canonical form."""
 
 RowSource: TypeAlias = Callable[[], Iterable[Any] | AsyncIterable[Any] | Awaitable[Iterable[Any] | AsyncIterable[Any]]]
-"""What `fetch=` takes: plain or async, a generator too; it gives mappings from column to value."""
+"""The callable for `fetch=`: sync or async, may be a generator; provides mappings from column to value."""
 
 
 class MirrorState(StrEnum):
-    """Where a mirror stands."""
+    """The state of a mirror."""
 
     JOINING = "joining"
     WAITING = "waiting"
@@ -40,21 +40,21 @@ class MirrorState(StrEnum):
 
 
 class RowView(Struct, frozen=True):
-    """How users see a row: `key` of its columns, `row` as a copy or an object of their class."""
+    """How rows are presented to users: `key` of its columns, `row` as a copy or an object of their class."""
 
     key: Callable[[Row], Any]
     row: Callable[[Row], Any]
 
 
 class RowInserted(Struct, Generic[R], frozen=True, eq=False):
-    """A row came into the copy."""
+    """A row was added to the mirror."""
 
     _row: Row
     _shown: RowView
 
     @property
     def key(self) -> Any:
-        """Its key: the value, or with several columns the tuple of their values."""
+        """Its key: the value, or the tuple of values if the key has several columns."""
         return self._shown.key(self._row)
 
     @property
@@ -63,7 +63,7 @@ class RowInserted(Struct, Generic[R], frozen=True, eq=False):
         return cast("R", self._shown.row(self._row))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        """Compare the rows; objects created for `model=` are not compared."""
         if not isinstance(other, RowInserted):
             return NotImplemented
         theirs = cast("RowInserted[Any]", other)
@@ -77,7 +77,7 @@ class RowInserted(Struct, Generic[R], frozen=True, eq=False):
 
 
 class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
-    """A row of the copy has other values, perhaps another key."""
+    """A row of the mirror has new values, and possibly a new key."""
 
     _row: Row
     _old: Row
@@ -85,26 +85,26 @@ class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
 
     @property
     def key(self) -> Any:
-        """Its key now."""
+        """Its current key."""
         return self._shown.key(self._row)
 
     @property
     def old_key(self) -> Any:
-        """Its key before; nearly always the same."""
+        """Its previous key; nearly always the same."""
         return self._shown.key(self._old)
 
     @property
     def row(self) -> R:
-        """The row now. Raises `RowError` when it does not fit the model."""
+        """The current row. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._row))
 
     @property
     def old(self) -> R:
-        """The row before. Raises `RowError` when it does not fit the model."""
+        """The previous row. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._old))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        """Compare the rows; objects created for `model=` are not compared."""
         if not isinstance(other, RowUpdated):
             return NotImplemented
         theirs = cast("RowUpdated[Any]", other)
@@ -118,7 +118,7 @@ class RowUpdated(Struct, Generic[R], frozen=True, eq=False):
 
 
 class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
-    """A row left the copy: it was deleted, or does not match the filter any more."""
+    """A row was removed from the mirror: it was deleted, or no longer matches the filter."""
 
     _old: Row
     _shown: RowView
@@ -130,11 +130,11 @@ class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
 
     @property
     def old(self) -> R:
-        """The row that it was. Raises `RowError` when it does not fit the model."""
+        """The removed row. Raises `RowError` when it does not fit the model."""
         return cast("R", self._shown.row(self._old))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        """Compare the rows; objects created for `model=` are not compared."""
         if not isinstance(other, RowDeleted):
             return NotImplemented
         theirs = cast("RowDeleted[Any]", other)
@@ -148,10 +148,12 @@ class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
 
 
 class Resynced(Struct, Generic[R], frozen=True, eq=False):
-    """The copy was made anew: `rows` is all of it, `changes` what differs from what this iterator had told before.
+    """The mirror was reloaded: `rows` has all rows, `changes` the differences from what this iterator has reported
+    before.
 
-    `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins, and
-    "merged" stands for more changes than had room behind a slow one. "compared": `refresh_every` found a difference.
+    `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins;
+    "merged" replaces changes that exceeded the buffer of a slow iterator; "compared": `refresh_every` found a
+    difference.
     """
 
     reason: str
@@ -167,13 +169,16 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
 
     @property
     def changes(self) -> "tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]":
-        """The same as changes of single rows: found when first read, then kept. Another key is another row here."""
+        """The differences as changes of single rows; computed on first access, then cached.
+
+        A new key counts as a new row.
+        """
         if self._changes is UNSET:
             force_setattr(self, "_changes", tuple(_differences(self._before, self._after, self._shown)))
         return cast("tuple[RowInserted[R] | RowUpdated[R] | RowDeleted[R], ...]", self._changes)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the rows are the same; what `model=` makes of them is not compared."""
+        """Compare the rows; objects created for `model=` are not compared."""
         if not isinstance(other, Resynced):
             return NotImplemented
         theirs = cast("Resynced[Any]", other)
@@ -187,18 +192,18 @@ class Resynced(Struct, Generic[R], frozen=True, eq=False):
 
 
 RowChange = RowInserted[R] | RowUpdated[R] | RowDeleted[R]
-"""How one row of the copy changes."""
+"""A change of one row of the mirror."""
 
 MirrorEvent = RowInserted[R] | RowUpdated[R] | RowDeleted[R] | Resynced[R]
-"""What an iterator over a mirror gives."""
+"""An item of an iterator over a mirror."""
 
 
 def same_row(row: Row, other: Row) -> bool:
-    """Whether two rows are equal; unlike for `==`, a NaN is equal to a NaN, also inside of lists."""
+    """Return whether two rows are equal; unlike with `==`, NaN equals NaN, also inside lists."""
     try:
         if row == other:
             return True
-    except ArithmeticError:  # a Decimal that signals, which an odd server may send as text
+    except ArithmeticError:  # a signaling NaN of Decimal, which a server may send as text
         pass
     return row.keys() == other.keys() and all(_same_value(value, other[name]) for name, value in row.items())
 
@@ -227,7 +232,7 @@ def _differences(before: Rows, after: Rows, shown: RowView) -> Iterator[RowChang
 def rewound(
     rows: Mapping[Hashable, Row], events: list[MirrorEvent[Any]], key_of: Callable[[Row], Hashable | None]
 ) -> Rows:
-    """The rows as they were before these events."""
+    """Return the rows as they were before these events."""
     past: Rows = dict(rows)
     for event in reversed(events):
         match event:

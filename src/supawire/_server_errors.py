@@ -1,8 +1,4 @@
-"""What the server says when it refuses, as rows: one new code is one new line here.
-
-The first row that matches wins, because one code can mean two things. Where no row fits, `supawire.errors` decides.
-
-The tree of errors, and the one table of what the server says when it refuses.
+"""The classification of the server's error answers, and their conversion to exceptions.
 
     RealtimeError
     ├── InvalidArgumentError (ValueError)      ├── OperationTimeout (TimeoutError)
@@ -14,8 +10,9 @@ The tree of errors, and the one table of what the server says when it refuses.
     └── ConnectionLostError (ConnectionError)  ├── HandlerError
                                                └── ServerError → (JoinError → JoinDeniedError), PushError
 
-Every text and code of protocol §1.3, §3.6, §5.3, §6.2, §6.7, §8 and §9.2 is one row of `_servercodes`: which class,
-what follows by itself, and what the user can do. Here the rows are looked up and turned into exceptions.
+Each text and code that the server sends is one row of a table: the exception class, the automatic reaction of the
+client, and the hint for the user. The first matching row applies, because one code can have two meanings.
+See docs/protocol.md, Errors and codes.
 """
 
 import enum
@@ -56,7 +53,7 @@ from supawire.errors import (
 
 
 class Action(enum.Enum):
-    """What follows a refusal by itself."""
+    """The client's automatic reaction to an error."""
 
     RETRY = "retry"
     SLOW_RETRY = "slow_retry"
@@ -65,11 +62,11 @@ class Action(enum.Enum):
 
 
 class Known(Struct, frozen=True):
-    """One row: something the server says.
+    """One row of the tables: an error answer of the server.
 
     code: the code before the first ": " of a join reason, the HTTP status, the extension of a system message or the
-    close code; None: no code. starts: how the text begins. error: the class to raise. action: what follows.
-    hint: what the user can do. slug: anchor on the page of errors. once: a refresh that does not cure it is the last.
+    close code; None: no code. starts: how the text begins. error: the exception class. action: the client's reaction.
+    hint: advice for the user. slug: anchor on the page of errors. once: stop if one token refresh does not help.
     """
 
     code: str | int | None
@@ -115,7 +112,7 @@ KEY_HINTS: Final = {
     "token-signature": _SAME,
     "token-signer": f"{_SAME} After a rotation of the project's keys copy the new one.",
 }
-"""Ends of hints by slug, where the key and not a token was refused."""
+"""Additional hints by slug, for errors where the key was refused and no token was given."""
 
 KEY_JUDGED: Final = "No token was given, so the server judges the key: "
 _OPENS: Final = "The key opens the connection, whatever token= is: "
@@ -141,7 +138,7 @@ _DISABLED = "Switch Realtime on in the project's settings."
 _AGAIN = "Send it again a little later."
 _SMALLER = "Send less, or store it and send a reference."
 
-JOIN_REASONS: Final = (  # protocol §9.2
+JOIN_REASONS: Final = (  # see docs/protocol.md, Join errors
     Known("TopicNameRequired", "", JoinDeniedError, G, "Give the channel a name.", "topic-name-required"),
     Known("InvalidJWTToken", "Token has expired", JoinError, T, _EXPIRED, "token-expired"),
     Known("InvalidJWTToken", "Fields `role` and `exp`", JoinDeniedError, G, _CLAIMS, "token-claims"),
@@ -184,7 +181,7 @@ JOIN_REASONS: Final = (  # protocol §9.2
 EXPIRED_JOIN: Final = Known(None, "", JoinError, T, _EXPIRED, "token-expired")
 UNKNOWN_JOIN: Final = Known(None, "", JoinError, R, _WAIT, "unknown")
 
-HANDSHAKE: Final = (  # protocol §1.3; a gateway may answer with other texts, old servers with 403 and no body
+HANDSHAKE: Final = (  # gateways may send other texts, old servers 403 without a body
     Known(401, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
     Known(401, "API key is missing", ConnectError, G, "Pass the project's key to connect().", "key-missing"),
     Known(401, "Fields `role` and `exp`", ConnectError, G, _opens("token-claims"), "token-claims"),
@@ -216,7 +213,7 @@ SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 REPLICATING: Final = "Replication connection established"
 DISCONNECTING: Final = "Server requested disconnect"
 
-SYSTEM_MESSAGES: Final = (  # protocol §3.6; each of extension "system" ends the channel, none of postgres_changes does
+SYSTEM_MESSAGES: Final = (  # extension "system" ends the channel, postgres_changes does not
     Known("postgres_changes", "Error parsing `filter` params", JoinError, G, _BINDING, "changes-filter"),
     Known("postgres_changes", "Error parsing `select` params", JoinError, G, _BINDING, "changes-select"),
     Known("postgres_changes", "Column selection is not supported", JoinError, G, _BINDING, "changes-select"),
@@ -258,14 +255,14 @@ SYSTEM_MESSAGES: Final = (  # protocol §3.6; each of extension "system" ends th
 EXPIRED_CHANNEL: Final = Known("system", "", AuthError, T, _EXPIRED, "token-expired")
 CHANNEL_ENDED: Final = Known("system", "", ServerError, R, _WAIT, "channel-ended")
 
-PUSH_REPLIES: Final = (  # protocol §5.3, §6.2, §3.3
+PUSH_REPLIES: Final = (  # error replies to pushes
     Known(None, "payload_size_exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
     Known(None, "Presence track payload must be a map", PushError, G, "Track an object.", "presence-payload"),
     Known(None, "unmatched topic", PushError, R, _WAIT, "unmatched-topic"),
 )
 REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
 
-CLOSE_CODES: Final = (  # protocol §8: every close we did not ask for is followed by a reconnect
+CLOSE_CODES: Final = (  # the client reconnects after every close that it did not start
     Known(1000, "", ConnectionLostError, R, _BACK, "closed"),
     Known(1001, "", ConnectionLostError, S, _SLOWER, "joins"),
     Known(1002, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
@@ -275,7 +272,7 @@ CLOSE_CODES: Final = (  # protocol §8: every close we did not ask for is follow
 )
 CLOSED: Final = Known(None, "", ConnectionLostError, R, _BACK, "closed")
 
-HTTP_ANSWERS: Final = (  # protocol §6.7
+HTTP_ANSWERS: Final = (  # see docs/protocol.md, HTTP answers
     Known(400, "", HttpError, G, "The body is not JSON.", "http-body"),
     Known(401, "Tenant not found", HttpError, G, _PROJECT, "tenant-not-found"),
     Known(401, "", HttpError, T, _NOT_TAKEN, "http-unauthorized", once=True),
@@ -364,9 +361,9 @@ def _split(reason: str) -> tuple[str | None, str]:
 
 
 def classify_join(reason: str) -> Known:
-    """The row of a join's error reason (§9.1, §10).
+    """Return the row of a join's error reason.
 
-    What is unknown is retried; where its text says "expired", with a fresh token.
+    Unknown reasons are retried; those that contain "expired" with a new token.
     """
     code, text = _split(reason)
     row = _first(JOIN_REASONS, code, text)
@@ -376,7 +373,7 @@ def classify_join(reason: str) -> Known:
 
 
 def classify_handshake(status: int, body_error: str | None) -> Known:
-    """The row of a refused upgrade; `body_error` is the text of its JSON body, None when there is none (§1.3)."""
+    """Return the row of a refused upgrade; `body_error` is the text of its JSON body, None when there is none."""
     if status == 403 and not body_error:
         return OLD_REFUSAL
     text = body_error or ""
@@ -386,10 +383,10 @@ def classify_handshake(status: int, body_error: str | None) -> Known:
 
 
 def classify_system(extension: str, status: str, message: str) -> Known | None:
-    """The row of a `system` message that reports an error, None for one that does not (§3.6).
+    """Return the row of a `system` message that reports an error, None for other messages.
 
-    GIVE_UP for postgres_changes: the server never tries this again by itself; RETRY: it does, and the channel stays
-    joined either way. For any other extension the server closes the channel next, and the action is what follows that.
+    For postgres_changes the channel stays joined; GIVE_UP: the server does not retry by itself, RETRY: it does. For any
+    other extension the server closes the channel next, and the action applies after that.
     """
     if status != "error":
         return None
@@ -400,23 +397,23 @@ def classify_system(extension: str, status: str, message: str) -> Known | None:
 
 
 def classify_close(code: int | None) -> Known:
-    """The row of a WebSocket close code; None or an unlisted code is an ordinary loss (§8)."""
+    """Return the row of a WebSocket close code; None or an unlisted code is an ordinary connection loss."""
     return _first(CLOSE_CODES, code, "") or replace(CLOSED, code=code)
 
 
 def classify_push(reason: str) -> Known:
-    """The row of an error reply to a broadcast or presence request (§5.3, §6.2)."""
+    """Return the row of an error reply to a broadcast or presence request."""
     return _first(PUSH_REPLIES, None, reason) or REFUSED_PUSH
 
 
 def classify_http(status: int, message: str) -> Known:
-    """The row of a REST answer that is not a success; `message` is the text of its body (§6.7)."""
+    """Return the row of an unsuccessful HTTP response; `message` is the text of its body."""
     row = _first(HTTP_ANSWERS, status, message)
     return row or replace(HTTP_BROKEN if status >= 500 else HTTP_REFUSED, code=status)
 
 
 def reason_of(response: object) -> str:
-    """The reason in the response of an error reply: a bare string, `reason` or `error` in it, or all of it as JSON."""
+    """Return the reason in an error reply: a string, its `reason` or `error`, or the whole response as JSON."""
     reason = response
     if isinstance(response, dict):
         given = cast("dict[str, object]", response)
@@ -427,7 +424,9 @@ def reason_of(response: object) -> str:
 
 
 def body_text(body: bytes | str) -> str | None:
-    """The text in an error body: `error`, `message` or `msg` of its JSON, else its `errors` as JSON text, else None."""
+    """Return the text of an error body: `error`, `message` or `msg` of its JSON, else its `errors`
+    as JSON, else None.
+    """
     try:
         document = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -449,20 +448,20 @@ def _said(row: Known, topic: str | None = None, code: str | None = None) -> Deta
 
 
 def _judged(row: Known, *, keyed: bool) -> Known:
-    """The row with a hint about the key, where there was no token and the key was refused in its place."""
+    """Return the row with a hint about the key, for requests without a token where the key was refused."""
     about_key = KEY_HINTS.get(row.slug) if keyed else None
     return row if about_key is None else replace(row, hint=KEY_JUDGED + about_key)
 
 
 def join_error(reason: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
-    """The exception for a refused join. Args: keyed: it carried the key, as no token was given."""
+    """Return the exception for a refused join. Args: keyed: the join carried the key because no token was given."""
     row = _judged(classify_join(reason), keyed=keyed)
     code, _ = _split(reason)
     return row.error(f"the server refused the join: {reason or 'no reason given'}", **_said(row, topic, code))
 
 
 def connect_error(status: int, body: bytes | str = b"", retry_after: float | None = None) -> ConnectError:
-    """The exception for a refused upgrade; `retry_after` in seconds."""
+    """Return the exception for a refused upgrade; `retry_after` in seconds."""
     text = body_text(body)
     row = classify_handshake(status, text if text is not None else _shown(body).strip() or None)
     message = f"the server refused the connection with status {status}" + (f": {text}" if text else "")
@@ -470,13 +469,13 @@ def connect_error(status: int, body: bytes | str = b"", retry_after: float | Non
 
 
 def system_error(extension: str, message: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
-    """The exception for a `system` message with status error. Args: keyed: see `join_error`."""
+    """Return the exception for a `system` message with status error. Args: keyed: see `join_error`."""
     row = _judged(classify_system(extension, "error", message) or CHANNEL_ENDED, keyed=keyed)
     return row.error(f"the server says: {message}", **_said(row, topic))
 
 
 def push_error(response: object, topic: str | None = None) -> RealtimeError:
-    """The exception for an error reply to a broadcast or presence request; `response` as it came."""
+    """Return the exception for an error reply to a broadcast or presence request; `response` as received."""
     reason = reason_of(response)
     row = classify_push(reason)
     code, _ = _split(reason)
@@ -484,7 +483,7 @@ def push_error(response: object, topic: str | None = None) -> RealtimeError:
 
 
 def lost_error(close_code: int | None, *, maybe_sent: bool, topic: str | None = None) -> ConnectionLostError:
-    """The exception for a request that a lost connection ended."""
+    """Return the exception for a request that was pending when the connection was lost."""
     row = classify_close(close_code)
     message = "the connection was lost" + (f" with close code {close_code}" if close_code is not None else "")
     return ConnectionLostError(message, maybe_sent=maybe_sent, close_code=close_code, **_said(row, topic))
@@ -498,7 +497,7 @@ def http_error(
     maybe_sent: bool = False,
     retry_after: float | None = None,
 ) -> HttpError:
-    """The exception for a REST answer that is not a success; `retry_after` in seconds."""
+    """Return the exception for an unsuccessful HTTP response; `retry_after` in seconds."""
     text = body_text(body)
     row = classify_http(status, text or "")
     message = f"the server answered {status}" + (f": {text}" if text else "")

@@ -1,10 +1,8 @@
-"""What Python itself would answer to a common mistake with a text that does not help: here it says what to write.
+"""Checks of arguments and options, and helpful errors for common mistakes.
 
-The methods made here are hidden from type checkers, which refuse such code by themselves.
-
-Arguments are checked where they come in; a refusal says what was given, what is allowed, why, what is nearest.
-
-Payloads as JSON, and where in a payload it is that cannot be.
+Arguments are checked where they enter the library; an error states the given value, the allowed values, the reason and
+the closest match. Methods that only raise such an error are hidden from type checkers, which report these mistakes
+themselves. Also encodes payloads as JSON, and finds the part of a payload that cannot be encoded.
 """
 
 import enum
@@ -23,16 +21,18 @@ T = TypeVar("T")
 
 
 class NoAttributeError(StateError, AttributeError):
-    """A `StateError` for an attribute that is not there, so that `hasattr` and `getattr` work as always."""
+    """A `StateError` for a missing attribute that is also an AttributeError, so that `hasattr` and `getattr` work."""
 
 
 class NotSupportedError(StateError, TypeError):
-    """A `StateError` for a protocol that an object does not have; web frameworks try out what a stream is by the
-    `TypeError` that `iter()` raises."""
+    """A `StateError` for an unsupported protocol that is also a TypeError: web frameworks detect what a stream is by
+    the
+    `TypeError` that `iter()` raises.
+    """
 
 
 def misused(message: str, hint: str) -> Callable[..., Any]:
-    """A method that raises `NotSupportedError`."""
+    """Return a method that raises `NotSupportedError`."""
 
     def method(self: object, *_: object) -> Any:
         raise NotSupportedError(message, hint=hint)
@@ -41,7 +41,10 @@ def misused(message: str, hint: str) -> Callable[..., Any]:
 
 
 def not_built(kind: str, value: object, wanted: type[T], call: str) -> T:
-    """Return what a client is made of inside the library. Raises: InvalidArgumentError: users write `call`."""
+    """Check an argument that only the library itself passes.
+
+    Raises: InvalidArgumentError, which names `call` to use.
+    """
     if not isinstance(value, wanted):
         raise InvalidArgumentError(f"{kind} is not made by calling the class", hint=f"Write {call}.")
     return value
@@ -56,7 +59,7 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Default(enum.Enum):
-    """The type of an argument that was left out, where None means something else."""
+    """The type of an omitted argument, where None has a meaning of its own."""
 
     DEFAULT = "default"
 
@@ -77,7 +80,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Return the text."""
         return self._value
 
     def __eq__(self, other: object) -> bool:
@@ -102,7 +105,7 @@ class Secret:
 
 
 def refuse(name: str, value: object, allowed: str, *, why: str = "", near: object = None) -> InvalidArgumentError:
-    """The error for a value that is not allowed."""
+    """Return the error for a value that is not allowed."""
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "…"
     text = f"{name} must be {allowed}, not {shown}" + (f": {why}" if why else "")
@@ -110,7 +113,7 @@ def refuse(name: str, value: object, allowed: str, *, why: str = "", near: objec
 
 
 def check_bool(name: str, value: object) -> bool:
-    """`value`, when it is True or False itself: a mistyped flag would join the wrong room."""
+    """Return `value` if it is True or False; other truthy values are refused, since they are probably mistakes."""
     if isinstance(value, bool):
         return value
     near = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
@@ -118,12 +121,12 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
-    """`value`, when it is one of `allowed`."""
+    """Return `value` if it is one of `allowed`."""
     choices = tuple(allowed)
     for choice in choices:
         if value == choice and type(value) is type(choice):
             return choice
-    from difflib import get_close_matches  # a start needs no near words
+    from difflib import get_close_matches  # slow to import, and only needed for errors
 
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
     raise InvalidArgumentError(
@@ -143,7 +146,7 @@ def check_number(
     unit: str = "",
     why: str = "",
 ) -> float:
-    """`value` as it is, when it is a finite number (no bool) inside the bounds."""
+    """Return `value` unchanged if it is a finite number (no bool) within the bounds."""
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("above", above), ("at least", minimum), ("below", below), ("at most", maximum))
@@ -172,7 +175,7 @@ def _just_below(bound: float | None) -> float | None:
 
 
 def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None, why: str = "") -> int:
-    """`value`, when it is an int (no bool) inside the bounds."""
+    """Return `value` if it is an int (no bool) within the bounds."""
     allowed = f"a whole number of at least {minimum}" + (f" and at most {maximum}" if maximum is not None else "")
     if isinstance(value, bool) or not isinstance(value, int):
         raise refuse(name, value, allowed, why=why)
@@ -184,7 +187,7 @@ def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | No
 
 
 def check_timeout(value: object, default: float | None, name: str = "timeout") -> float | None:
-    """Seconds to wait: `default` when left out, None for no limit, else a number above 0."""
+    """Return the timeout in seconds: `default` if omitted, None for no limit, else a number above 0."""
     if value is DEFAULT:
         return default
     if value is None:
@@ -193,14 +196,14 @@ def check_timeout(value: object, default: float | None, name: str = "timeout") -
 
 
 def check_callable(name: str, value: object) -> Callable[..., Any]:
-    """`value`, when it can be called."""
+    """Return `value` if it is callable."""
     if not callable(value):
         raise refuse(name, value, "callable")
     return value
 
 
 def check_plain(name: str, value: object) -> Callable[..., Any]:
-    """`value`, when it can be called and is not async: nobody would await what it returns."""
+    """Return `value` if it is callable and not async: its result would not be awaited."""
     import inspect
 
     function = check_callable(name, value)
@@ -216,9 +219,9 @@ def check_plain(name: str, value: object) -> Callable[..., Any]:
 
 
 def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[..., Any]:
-    """`value`, when it can be called with this number of positional arguments; some functions written in C do not say.
+    """Return `value` if it accepts this number of positional arguments; some C functions have no signature and pass.
 
-    Args: allowed: what it should be, for the text of the error.
+    Args: allowed: what it should be, for the error text.
     """
     import inspect
 
@@ -236,14 +239,14 @@ def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[
 
 
 def check_kind(name: str, value: object, kind: type[T], allowed: str) -> T:
-    """`value`, when it is an object of this class."""
+    """Return `value` if it is an instance of this class."""
     if not isinstance(value, kind):
         raise refuse(name, value, allowed)
     return value
 
 
 def check_text(name: str, value: object, *, secret: bool = False) -> str:
-    """`value`, when it is a text that is not empty and has no control characters (they would end a header or a URL)."""
+    """Return `value` if it is a non-empty string without control characters, which would break a header or a URL."""
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{name} must be a string, not {type(value).__name__}")
     shown = f"the given text of {len(value)} characters" if secret else repr(value)
@@ -256,7 +259,7 @@ def check_text(name: str, value: object, *, secret: bool = False) -> str:
 
 
 def check_writable(name: str, text: str, shown: str | None = None) -> int:
-    """The bytes of a text in UTF-8, as everything is sent. Half of a surrogate pair cannot be written."""
+    """Return the length of the text in UTF-8 bytes. Raises InvalidArgumentError for unpaired surrogates."""
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:
@@ -266,7 +269,7 @@ def check_writable(name: str, text: str, shown: str | None = None) -> int:
 
 
 def check_secret(name: str, value: object) -> Secret:
-    """A token or key as a `Secret`; the error does not show it."""
+    """Return a token or key as a `Secret`; the error does not show it."""
     if isinstance(value, Secret):
         return value
     text = check_text(name, value, secret=True)
@@ -276,10 +279,10 @@ def check_secret(name: str, value: object) -> Secret:
 
 
 def check_token(name: str, value: object) -> Secret:
-    """Return a token or key as a `Secret`, unless it was meant to be a JWT and cannot be one.
+    """Return a token or key as a `Secret`. Refuses a text that looks like a JWT but is damaged.
 
-    The real server fails on a damaged JWT with an error that says nothing and seems to pass. Text of another form, such
-    as an `sb_` key, is the server's or a gateway's to judge.
+    For a damaged JWT the real server sends a vague error that looks temporary. Other texts, such as an `sb_` key, are
+    left to the server or a gateway to check.
     """
     if isinstance(value, str) and value[:7].lower() == "bearer ":
         raise InvalidArgumentError(f"{name} must be the token alone, without the word Bearer in front")
@@ -293,7 +296,7 @@ def check_token(name: str, value: object) -> Secret:
 
 
 def _flaw(text: str) -> str | None:
-    """Return what keeps a text that looks like a JWT from being one."""
+    """Return why a text that looks like a JWT is not valid, None if it is."""
     if text[0] in _QUOTES or text[-1] in _QUOTES:
         return "it begins or ends with a quotation mark"
     parts = text.split(".")
@@ -314,7 +317,7 @@ def _is_object(part: str) -> bool:
 
 
 def check_headers(name: str, value: object) -> dict[str, str]:
-    """A copy of a mapping of HTTP header names to values."""
+    """Return a copy of a mapping of HTTP header names to values."""
     pairs = check_pairs(name, value)
     for header in pairs:
         if not _HEADER_NAME.fullmatch(header):
@@ -327,7 +330,7 @@ def check_headers(name: str, value: object) -> dict[str, str]:
 
 
 def check_pairs(name: str, value: object) -> dict[str, str]:
-    """A copy of a mapping of strings to strings without control characters."""
+    """Return a copy of a mapping of strings to strings without control characters."""
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f"{name} must be a mapping of strings to strings, not {type(value).__name__}")
     pairs: dict[str, str] = {}
@@ -346,7 +349,7 @@ def _fits(name: str, text: str, size: int) -> None:
 
 
 def check_topic(topic: object) -> str:
-    """The full topic, `realtime:` in front exactly once, of a topic in either form; at most 255 bytes."""
+    """Return the full topic, with exactly one prefix `realtime:`, for a topic with or without it; at most 255 bytes."""
     if not isinstance(topic, str):
         raise InvalidArgumentError(f"a topic is a string, not {type(topic).__name__}")
     full = topic if topic.startswith(PREFIX) else PREFIX + topic
@@ -359,7 +362,7 @@ def check_topic(topic: object) -> str:
 
 
 def check_event(event: object) -> str:
-    """The name of a broadcast's event: not empty, at most 255 bytes of UTF-8."""
+    """Check the name of a broadcast event: not empty, at most 255 bytes of UTF-8."""
     if not isinstance(event, str):
         raise InvalidArgumentError(f"an event is a string, not {type(event).__name__}")
     if not event:
@@ -369,27 +372,29 @@ def check_event(event: object) -> str:
 
 
 def check_json(payload: object, name: str = "payload") -> bytes:
-    """`payload` as JSON.
+    """Encode `payload` as JSON.
 
-    Besides dicts, lists and plain values, what msgspec writes is taken too: dataclasses, attrs classes, structs, sets,
-    datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. So are pydantic's models, numpy's
-    numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings. The page on broadcasts
-    has the table.
-    NaN and Infinity, keys that are no text or number, and other objects raise `InvalidArgumentError` with their path.
+    Besides dicts, lists and plain values, all types that msgspec encodes are accepted: dataclasses, attrs classes,
+    structs,
+    sets, datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. Also accepted are pydantic
+    models, numpy numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings. The page
+    on
+    broadcasts has the table.
+    NaN and Infinity, keys other than texts or numbers, and other objects raise `InvalidArgumentError` with their path.
     """
     try:
         encoded = _json.encode(payload)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         where = _bad_place(payload, name) if not isinstance(error, RecursionError) else name
         raise InvalidArgumentError(f"{where} cannot be written as JSON: {error}") from error
-    if b"null" in encoded and _has_nan(payload):  # it was written as null
+    if b"null" in encoded and _has_nan(payload):  # NaN was written as null
         path, value = _where_nan(payload, name)
         raise InvalidArgumentError(f"{path} cannot be written as JSON: {value} is no JSON number; None is null")
     return encoded
 
 
 def _of_numpy(value: Any) -> object:
-    if value.dtype.kind not in "biufUS":  # of others, such as times in nanoseconds, Python has no like
+    if value.dtype.kind not in "biufUS":  # other dtypes, such as times in nanoseconds, have no Python equivalent
         raise TypeError(f"numpy's {value.dtype} has no JSON value")
     return value.tolist()
 
@@ -399,7 +404,7 @@ _FOREIGN: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "i
 
 
 def _plain(value: object) -> object:
-    """What an object of a class of its own is in JSON."""
+    """Convert an object of a foreign class to a value that can be encoded."""
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
@@ -425,7 +430,7 @@ def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:
 
 
 def _bad_place(value: object, path: str) -> str:
-    """The path to the innermost value that cannot be encoded."""
+    """Return the path to the innermost value that cannot be encoded."""
     while True:
         for part, place in _parts(value, path):
             try:

@@ -1,4 +1,4 @@
-"""The tree of errors; `supawire.errors` is where it is imported from, and shows it at its top."""
+"""The exceptions of supawire. Users import them from here."""
 
 from copy import copy
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     from supawire.events import Sent
 
 _LONGEST: Final = 2000
-"""Characters of a message."""
+"""Maximum characters of a message."""
 
 E = TypeVar("E", bound=BaseException)
 
 
 def again(error: E) -> E:
-    """A copy to raise in one more place: an error that is raised in many collects the tracebacks of all of them."""
+    """Return a copy of an error, for raising it in several places: a shared one would accumulate their tracebacks."""
     mine = copy(error)
     mine.__cause__, mine.__suppress_context__ = error.__cause__, error.__suppress_context__
     return mine
 
 
 class Details(TypedDict, total=False):
-    """What every error of the tree takes by keyword."""
+    """Keyword arguments common to all errors."""
 
     code: str | None
     topic: str | None
@@ -32,13 +32,13 @@ class Details(TypedDict, total=False):
 
 
 class RealtimeError(Exception):
-    """Base of everything this library raises on purpose.
+    """Base class of all exceptions that this library raises deliberately.
 
-    Attributes: message: what happened. code: the server's own code, where it gave one. topic: the channel's sub-topic.
-    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: where the page of
-    errors says more.
-    `str()` shows message and hint. No token or key is ever part of an error, and no control character: a server, or
-    who speaks in its place, may say anything. A long message is cut.
+    Attributes: message: what happened. code: the server's error code, if it sent one. topic: the channel's sub-topic.
+    retryable: whether the same call may succeed later without a change. hint: what you can do. docs: the section of the
+    page of errors that explains it.
+    `str()` shows message and hint. An error never contains a token, a key or a control character, even if the server's
+    text does. A long message is cut.
     """
 
     default_retryable: bool = False
@@ -78,13 +78,13 @@ class ClosedError(RealtimeError):
 
 
 class AuthError(RealtimeError, PermissionError):
-    """A token cannot be had, or the server no longer takes the one it has."""
+    """A token cannot be obtained, or the server no longer accepts the current one."""
 
 
 class ConnectError(RealtimeError, ConnectionError):
     """The connection could not be opened.
 
-    `status`, `body`: the HTTP answer, None when none came; `retry_after`: the seconds to wait that it asked for.
+    `status`, `body`: the HTTP response, None when there was none; `retry_after`: the seconds to wait that it requested.
     """
 
     default_retryable: bool = True
@@ -105,16 +105,16 @@ class ConnectError(RealtimeError, ConnectionError):
 
 
 class ReconnectExhaustedError(ConnectError):
-    """The attempts that `backoff` allows are used up."""
+    """All connection attempts that `backoff` allows have failed."""
 
     default_retryable: bool = False
 
 
 class ConnectionLostError(RealtimeError, ConnectionError):
-    """The connection ended under a request.
+    """The connection was lost while a request was pending.
 
     `maybe_sent`: True when the frame may have reached the server, False when it was certainly not sent.
-    `close_code`: the WebSocket close code, None when none came.
+    `close_code`: the WebSocket close code, None when none was received.
     """
 
     default_retryable: bool = True
@@ -128,13 +128,13 @@ class ConnectionLostError(RealtimeError, ConnectionError):
 
 
 class OperationTimeout(RealtimeError, TimeoutError):
-    """The time given to the call is over; for a send it may still have arrived."""
+    """The call's timeout has expired; a message may still have been delivered."""
 
     default_retryable: bool = True
 
 
 class RateLimitedError(RealtimeError):
-    """A limit on messages, joins, presence calls or channels holds the call beyond its timeout."""
+    """A limit on messages, joins, presence calls or channels delays the call beyond its timeout."""
 
     default_retryable: bool = True
 
@@ -144,23 +144,23 @@ class PayloadTooLargeError(RealtimeError):
 
 
 class ProtocolError(RealtimeError):
-    """The rules of the protocol were broken, by one of the two sides."""
+    """One of the two sides violated the protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """This library was about to break the protocol or its own table of states: a bug in it."""
+    """This library was about to violate the protocol or its own state machine: a bug in it."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent what cannot be understood."""
+    """The peer sent data that cannot be understood."""
 
 
 class HttpError(RealtimeError):
-    """An HTTP request was refused or not answered. `status`, `body`: the answer; `status` is None when none came.
+    """An HTTP request failed or was refused. `status`, `body`: the response; `status` is None when there was none.
 
-    `maybe_sent`: True when the server may have taken it all the same, False when it certainly has not. `retry_after`:
-    the seconds to wait that it asked for. `outcomes`: after `publish_many`, for each message in the order given, how it
-    went out or why not; empty for one message.
+    `maybe_sent`: True when the server may have processed the request, False when it certainly has not. `retry_after`:
+    the seconds to wait that the server requested. `outcomes`: after `publish_many`, the result or error of each message
+    in the order given; empty for a single message.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class HttpError(RealtimeError):
 
 
 class SlowConsumerError(RealtimeError):
-    """A consumer was slower than its events for longer than its buffer lasts; events were dropped for it."""
+    """A consumer was too slow and its buffer overflowed; events were dropped for it."""
 
 
 class RowError(RealtimeError, ValueError):
@@ -199,15 +199,15 @@ class HandlerError(RealtimeError):
 
 
 class ServerError(RealtimeError):
-    """The server refused something or ended a channel."""
+    """The server refused a request or ended a channel."""
 
 
 class JoinError(ServerError):
-    """The server refused a join, or what the join asked for."""
+    """The server refused a join or a part of it."""
 
 
 class JoinDeniedError(JoinError):
-    """The server refused a join and will refuse it again until something is changed."""
+    """The server refused a join and will refuse it again until permissions or configuration change."""
 
 
 class PushError(ServerError):
@@ -239,4 +239,4 @@ TREE: Final = (
     PushError,
 )
 for _error in TREE:
-    _error.__module__ = "supawire.errors"  # tracebacks and pickles name the module that users import
+    _error.__module__ = "supawire.errors"  # tracebacks and pickles show the module that users import from

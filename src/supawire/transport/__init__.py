@@ -1,4 +1,4 @@
-"""Transports: how frames and HTTP requests get to the server; replaceable by `transport=` and `http=`."""
+"""Transports and HTTP clients, which carry frames and HTTP requests; replaceable by `transport=` and `http=`."""
 
 from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
 from supawire.transport.http import HttpClient, HttpRequest, HttpResponse

@@ -1,9 +1,9 @@
-"""What both uses of aiohttp, WebSocket and HTTP, need.
+"""Helpers for aiohttp, shared by the WebSocket transport and the HTTP client.
 
-One aiohttp session for all WebSockets of an event loop; a session and its connector take 5 KiB.
-
-Nothing in it belongs to one client: headers, TLS and an HTTP proxy come with each request. It is made for the first
-socket and closed with the last one. A SOCKS proxy stands in the connector, so such sockets have one each.
+All WebSockets of an event loop share one aiohttp session, because a session and its connector take 5 KiB. It holds
+nothing that belongs to one client: headers, TLS settings and an HTTP proxy are passed with each request. It is created
+for the first socket and closed with the last one. A SOCKS proxy is a property of the connector, so each socket behind
+one has a session of its own.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from supawire.transport._connection import AbortableWebSocket
 from supawire.transport.http import date, retry_after
 
 NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
-"""Time limits are the caller's; aiohttp has none."""
+"""No aiohttp timeouts: callers apply their own."""
 
 BODY: Final = 64_000
-"""Bytes of an answer's body that are read."""
+"""Maximum bytes read of a response body."""
 
 _BODY_TIME: Final = 2.0
-"""Seconds in which they must come; the status alone is enough to go on with."""
+"""Seconds to wait for the body; the status is sufficient without it."""
 
 _KEY: Final = 8
-"""Letters from which on a key or a proxy's address is replaced; a shorter one is no secret, and part of many words."""
+"""Minimum length of a key or proxy address to be redacted; shorter ones are not secret and occur in ordinary words."""
 
 _TELLING: Final = 16
-"""Letters from which on a header of the user's may be a secret; shorter ones are names and versions."""
+"""Minimum length of a user-defined header value to be redacted; shorter ones are names and versions."""
 _LOOKS_UP: Final = {"socks5h": "socks5", "socks4a": "socks4"}
-"""Schemes that say that the proxy is to look up names, and what aiohttp-socks calls them."""
+"""Schemes that make the proxy resolve host names, with the schemes that aiohttp-socks uses for them."""
 
 
 def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = ()) -> str:
-    """The text without what we sent and a peer may repeat: secrets, and long values of the user's headers (R48)."""
+    """Redact what was sent and a peer may repeat: secrets, and long values of user-defined headers."""
     values = [secret.reveal() for secret in secrets if secret is not None]
     values += [value for value in headers if len(value) >= _TELLING]
     for value in values:
@@ -54,19 +54,22 @@ def hide(text: str, secrets: Iterable[Secret | None], headers: Iterable[str] = (
 
 
 async def beginning(response: aiohttp.ClientResponse) -> bytes:
-    """The body as far as it is looked at. One that breaks off changes nothing: the status says what happened."""
+    """Read the beginning of the body. Read errors are ignored, because the status tells what happened."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_TIME):
             while len(body) < BODY and (part := await response.content.read(BODY - len(body))):
                 body += part
     except (TimeoutError, aiohttp.ClientError):
-        return body  # what came is kept
+        return body  # return what has been received
     return body
 
 
 def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.BaseConnector:
-    """What opens sockets: straight, or through a SOCKS proxy. Raises `InvalidArgumentError` without its package."""
+    """Create the connector: direct, or through a SOCKS proxy.
+
+    Raises `InvalidArgumentError` if aiohttp-socks is missing.
+    """
     if proxy is None or not is_socks(proxy):
         return aiohttp.TCPConnector(force_close=force_close)
     if importlib.util.find_spec("aiohttp_socks") is None:
@@ -81,44 +84,44 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that say that the network, the peer or a proxy failed; everything else is a bug."""
-    proxies: Any = sys.modules.get("aiohttp_socks")  # a SOCKS error cannot come before the package is loaded
-    names = ("ProxyError", "ProxyConnectionError", "ProxyTimeoutError")  # none of them is a subclass of another
+    """Return the exceptions raised when the network, the peer or a proxy fails; all others are bugs."""
+    proxies: Any = sys.modules.get("aiohttp_socks")  # SOCKS errors cannot occur before the package is loaded
+    names = ("ProxyError", "ProxyConnectionError", "ProxyTimeoutError")  # none is a subclass of another
     of_proxies = [getattr(proxies, name) for name in names if hasattr(proxies, name)]
     return (aiohttp.ClientError, OSError, EOFError, *of_proxies)
 
 
 def is_socks(proxy: Secret) -> bool:
-    """Whether the connector goes through this proxy, not the request."""
+    """Return whether the proxy is configured on the connector rather than on the request."""
     return proxy.reveal().startswith("socks")
 
 
 def http_proxy(proxy: Secret | None) -> str | None:
-    """The proxy that a request is told of; it may hold a password."""
+    """Return the proxy to pass with a request; its URL may contain a password."""
     return None if proxy is None or is_socks(proxy) else proxy.reveal()
 
 
 def tls_name(host: str | None) -> str | None:
-    """The name that TLS shall check: the host without its port."""
+    """Return the host name that TLS verifies: the host without its port."""
     return None if host is None else (URL.build(scheme="https", authority=host).host or host)
 
 
 class Answer:
-    """What the answer to an upgrade says besides yes; aiohttp shows its headers to a middleware only."""
+    """Data from the response to an upgrade; aiohttp gives access to its headers in a middleware only."""
 
     __slots__ = ("clock_offset",)
 
     def __init__(self) -> None:
         self.clock_offset: float | None = None
-        """By how many seconds the server's clock is ahead of ours, rounded down as its Date is; None: not known."""
+        """Seconds by which the server's clock is ahead of ours, rounded down like its Date header; None if unknown."""
 
 
 answer: Final[ContextVar[Answer]] = ContextVar("supawire-answer")
-"""Where the task that opens a socket looks for it."""
+"""Set by the task that opens a socket, read by the middleware."""
 
 
 class RequestRefused(Exception):
-    """The server answered, and did not say 101. aiohttp's exception has no body, so it is read while it is there."""
+    """The server's status was not 101. aiohttp's exception has no body, so the body is read before it is lost."""
 
     def __init__(self, status: int, after: float | None, body: bytes) -> None:
         super().__init__(status)
@@ -128,16 +131,18 @@ class RequestRefused(Exception):
 
 
 class Dropped(Exception):
-    """The peer went away before it had answered."""
+    """The peer closed the connection before it answered."""
 
 
 def _straight() -> aiohttp.TCPConnector:
-    """As many sockets as are wanted, each with a look-up of its own: a server that moved has another address."""
+    """Return a connector without limits and without DNS cache, so that a server that moved is found
+    at its new address.
+    """
     return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
 
 
 class AiohttpSession:
-    """A session, until all its sockets are closed."""
+    """An aiohttp session that is closed with its last socket."""
 
     __slots__ = ("__weakref__", "_loop", "_sockets", "aiohttp")
 
@@ -154,15 +159,15 @@ class AiohttpSession:
         )
 
     def take(self) -> "AiohttpSession":
-        """One socket more."""
+        """Count one more socket."""
         self._sockets += 1
         return self
 
     async def close(self) -> None:
-        """One socket less: it was aborted, and is gone when this returns."""
+        """Release one socket, which was aborted; it is closed when this returns."""
         self._sockets -= 1
         if self._sockets:
-            await asyncio.sleep(0)  # asyncio closes it in its next turn
+            await asyncio.sleep(0)  # asyncio closes the socket in its next iteration
             return
         if _shared.get(self._loop) is self:
             del _shared[self._loop]
@@ -170,11 +175,11 @@ class AiohttpSession:
 
 
 _shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, AiohttpSession]] = WeakValueDictionary()
-"""By event loop; what keeps a session are its sockets."""
+"""By event loop; only the open sockets keep a session alive."""
 
 
 def session(proxy: Secret | None) -> AiohttpSession:
-    """The session for one socket more; to be closed with it."""
+    """Return the session for one more socket; close it together with the socket."""
     if proxy is not None and is_socks(proxy):
         return AiohttpSession(proxy).take()
     loop = asyncio.get_running_loop()
@@ -185,15 +190,16 @@ def session(proxy: Secret | None) -> AiohttpSession:
 
 
 async def _ask(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Ask once, and take no answer but 101.
+    """Send the request once and accept no status other than 101.
 
-    By itself aiohttp asks a second time when the peer drops the first; our backoff would know nothing of that. And it
-    follows redirects; the key and the token go nowhere but where the user said.
+    aiohttp would repeat a request whose connection was dropped, bypassing our backoff. It would also follow redirects,
+    and
+    send the key and the token to another host.
     """
     try:
         response = await ask(request)
     except aiohttp.ClientConnectorError:
-        raise  # it was not even asked
+        raise  # the request was not sent
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise Dropped(str(error) or type(error).__name__) from error
     if response.status == 101:

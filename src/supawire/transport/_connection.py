@@ -1,17 +1,15 @@
-"""A coroutine that goes on in the moment in which what it waits for has come.
+"""One open WebSocket of aiohttp, with a read loop and a writer that needs no task.
 
-One open WebSocket of aiohttp: a reader that is a loop, and a writer without a task.
+Reading: frames are taken directly from the queue that aiohttp's parser fills, which costs a fifth less than its
+`receive()`; therefore pings and close frames are answered here. `Stepper` resumes the read loop immediately when data
+arrives, instead of one iteration of the event loop later. Taking queued frames does not yield, so the read loop yields
+to the event loop explicitly, after as many frames as the sink specifies.
 
-Reading: frames are taken from the queue that aiohttp's parser fills, which costs a fifth less than its `receive()`;
-pings and close frames are then ours to answer. The loop goes on in the moment in which something has come, not a turn
-of the event loop later (`_stepper`). Taking does not yield while frames are queued, so it gives the event loop its turn
-by itself, as often as the sink wants.
+Writing: aiohttp's `send_frame` is a coroutine that nearly always completes at its first step, so a frame costs only one
+step. When the socket's buffer is full it suspends at a future; later frames are queued, and the future's callback
+sends them.
 
-Writing: aiohttp's `send_frame` is a coroutine that nearly always runs through at its first step, so one step is all
-that a frame costs. When the socket is full it stops at a future; then later frames queue up behind it, and the future's
-callback goes on with them.
-
-Closing is ours: aiohttp's own close waits ten seconds for some peers, and it has no abort.
+Closing is implemented here too: aiohttp's close waits ten seconds for some peers, and aiohttp has no abort.
 """
 
 import asyncio
@@ -29,10 +27,10 @@ T = TypeVar("T")
 
 
 class Stepper(Generic[T]):
-    """Runs one coroutine as a task does, only without waiting for a turn of the event loop where it need not.
+    """Runs one coroutine like a task, but resumes it without waiting for the next event loop iteration where possible.
 
-    What a task waits for wakes it up in the loop's next turn, and a turn costs more than all that is done with a
-    message. Who brings what is waited for says so by `bring`, and it goes on at once.
+    A task is resumed in the iteration after its future completes, which costs more than processing a message. Code that
+    completes the future calls `bring` instead, and the coroutine is resumed at once.
     """
 
     __slots__ = ("_coroutine", "_ended", "_loop", "_waits")
@@ -44,18 +42,18 @@ class Stepper(Generic[T]):
         self._ended: asyncio.Future[T] = self._loop.create_future()
 
     async def run(self) -> T:
-        """Start it, and wait for its end; cancelled, it ends where it is."""
+        """Run the coroutine to its end and return its result. Cancelling this cancels the coroutine."""
         self._step()
         try:
             return await self._ended
         finally:
             self._waits = None
             if not self._ended.cancel() and not self._ended.cancelled():
-                self._ended.exception()  # asyncio shall not say that nobody looked at it
+                self._ended.exception()  # mark the exception as retrieved, so that asyncio does not log it
             self._coroutine.close()
 
     def bring(self, what: Callable[[A], object], argument: A) -> None:
-        """Do something that may bring what it waits for, and then go on at once."""
+        """Call `what`, which may complete the awaited future, and then resume the coroutine at once."""
         waits = self._waits
         if waits is None:
             what(argument)
@@ -64,7 +62,7 @@ class Stepper(Generic[T]):
         try:
             what(argument)
         finally:
-            if waits is self._waits:  # else it was ended by that
+            if waits is self._waits:  # otherwise the call has ended the coroutine
                 (self._step if waits.done() else self._await)()
 
     def _await(self) -> None:
@@ -72,7 +70,7 @@ class Stepper(Generic[T]):
             self._waits.add_done_callback(self._woken)
 
     def _woken(self, waits: "asyncio.Future[Any]") -> None:
-        if waits is self._waits:  # else it has ended
+        if waits is self._waits:  # otherwise it has ended
             self._step()
 
     def _turn(self) -> None:
@@ -86,29 +84,29 @@ class Stepper(Generic[T]):
         except StopIteration as end:
             if not self._ended.done():
                 self._ended.set_result(end.value)
-        except BaseException as error:  # as a task does: for who awaits it, and a wish to exit for the loop too
+        except BaseException as error:  # as in a task: passed to the awaiting caller; exit requests also to the loop
             if not self._ended.done():
                 self._ended.set_exception(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
-            if waits is None:  # it gives others their turn
+            if waits is None:  # a bare yield: let other tasks run
                 self._loop.call_soon(self._turn)
             else:
-                waits._asyncio_future_blocking = False  # as a task does that takes it over
+                waits._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
                 self._waits = waits
                 self._await()
 
 
 CLOSE_BOUND: Final = 4.0
-"""Seconds that a polite close waits for the peer."""
+"""Seconds that a close waits for the peer's close frame."""
 
 _NO_STATUS: Final = 0
-"""What aiohttp calls a close frame without a code."""
+"""aiohttp's code for a close frame without a code."""
 
 
 class _Bringing(asyncio.Protocol):
-    """aiohttp's protocol of a connection, and who reads what it takes."""
+    """Wraps aiohttp's protocol of a connection and resumes the reader after each of its callbacks."""
 
     __slots__ = ("_bring", "_protocol", "_take")
 
@@ -118,64 +116,59 @@ class _Bringing(asyncio.Protocol):
         self._take: Final = protocol.data_received
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
         self._bring(self._take, data)
 
     def eof_received(self) -> bool | None:
-        """No more will come."""
         return self._protocol.eof_received()
 
     def pause_writing(self) -> None:
-        """The socket takes nothing for now."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """It takes again."""
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
         self._bring(self._protocol.connection_lost, exc)
 
 
 class Closable(Protocol):
-    """What opened the socket."""
+    """The session that opened the socket."""
 
     async def close(self) -> None:
-        """The socket has ended."""
+        """Release the socket, which has ended."""
         ...
 
 
 class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
-    """A WebSocket that knows its queue of frames, and its transport, which is the only thing that can be aborted."""
+    """A WebSocket that exposes its queue of frames and its transport, which is required to abort the connection."""
 
     def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(reader, writer, *args, **kwargs)
         self._transport: asyncio.Transport = writer.transport
         self.read: Callable[[], Awaitable[Any]] = getattr(reader, "read", self.receive)
-        """The next message; a newer aiohttp without that queue is read in its own way."""
+        """Read the next message; newer aiohttp versions without that queue use `receive`."""
         self.queued: Sized = getattr(reader, "_buffer", ())
-        """Messages that are there already; empty where that cannot be known."""
+        """The messages already queued; empty where they are not accessible."""
 
     def bring_to(self, reading: Stepper[Any]) -> None:
-        """Whatever comes from the network lets this go on."""
+        """Resume this stepper whenever the network delivers data."""
         protocol = self._transport.get_protocol()
         if isinstance(protocol, asyncio.Protocol):
             self._transport.set_protocol(_Bringing(protocol, reading))
 
     def fileno(self) -> int:
-        """The socket's number in this process; -1 when it is closed."""
+        """Return the file descriptor; -1 when closed."""
         socket = self._transport.get_extra_info("socket")
         return -1 if socket is None else socket.fileno()
 
     def abort(self) -> None:
-        """Drop the connection and what is still to be written, at once."""
+        """Close the connection at once and discard unsent data."""
         self._transport.abort()
-        self._response.close()  # or it warns that it was not closed, with the whole URL and the key in it
+        self._response.close()  # otherwise aiohttp warns about an unclosed response, including the URL with the key
 
 
 class WebSocketConnection:
-    """A `Connection` over one WebSocket; with it ends its part in the aiohttp session that opened it."""
+    """A `Connection` over one WebSocket. Releases its aiohttp session at the end."""
 
     __slots__ = (
         "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed", "_session", "_shut",
@@ -188,30 +181,30 @@ class WebSocketConnection:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[bytes, WSMsgType]] | None = None
         self._pong: bytes | None = None
-        """The answer to the newest ping, when it waits."""
+        """The answer to the newest ping, if it cannot be sent yet."""
         self._given = 0
         self._full = False
-        """The socket takes nothing for now: frames wait in the queue."""
+        """Whether the socket's buffer is full: frames are queued."""
         self._shut = False
-        """Nothing more is written: we said goodbye, or it failed."""
+        """Whether writing has ended, by a close frame or an error."""
         self._flushers: list[tuple[int, asyncio.Future[bool]]] = []
         self._resumed: asyncio.Event | None = None
         self._over = False
         self._gone: asyncio.Event | None = None
-        """For who waits until it is over."""
+        """Set when the connection has ended; created on demand."""
         self.written = 0
         self.clock_offset = clock_offset
-        """By how many seconds the server's clock is ahead of this machine's; None: it did not say."""
+        """Seconds by which the server's clock is ahead of ours; None if unknown."""
 
     # --- writing
 
     def write(self, data: bytes, binary: bool, /) -> None:
-        """Send one frame: at once, or after those that still wait."""
+        """Send one frame: at once, or after the queued ones."""
         self._given += 1
         self._send(data, WSMsgType.BINARY if binary else WSMsgType.TEXT)
 
     async def flush(self, count: int, /) -> bool:
-        """Wait until `count` frames are written; False when the connection ends before."""
+        """Wait until `count` frames are written; return False when the connection ends before."""
         if self.written >= count:
             return True
         if self._over or (self._shut and not self._full):
@@ -229,7 +222,7 @@ class WebSocketConnection:
             self._start(data, kind)
 
     def _answer_ping(self, data: bytes) -> None:
-        """Send a pong; of those that cannot be sent yet the newest is enough (RFC 6455 §5.5.3)."""
+        """Send a pong. Of pongs that cannot be sent yet only the newest is kept (RFC 6455 §5.5.3)."""
         if self._full:
             self._pong = data
         elif not self._shut:
@@ -239,12 +232,12 @@ class WebSocketConnection:
         self._step(self._socket.send_frame(data, kind), counts=kind in (WSMsgType.TEXT, WSMsgType.BINARY))
 
     def _step(self, sending: Coroutine[Any, Any, None], *, counts: bool) -> None:
-        """Run the sender as far as it goes. It writes first: when it waits, its frame is written."""
+        """Run the sender's first step. It writes before it waits, so its frame is written in any case."""
         try:
             waits: asyncio.Future[Any] | None = sending.send(None)
         except StopIteration:
             self.written += counts
-        except Exception:  # noqa: BLE001  whatever it is, this socket takes nothing any more; the reader learns why
+        except Exception:  # noqa: BLE001  any error ends writing; the reader gets the reason
             self._fail()
         else:
             self.written += counts
@@ -255,11 +248,11 @@ class WebSocketConnection:
         if waits is None:
             self._loop.call_soon(self._go_on, sending)
             return
-        waits._asyncio_future_blocking = False  # as a task does that takes it over
+        waits._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
         waits.add_done_callback(lambda _: self._go_on(sending))
 
     def _go_on(self, sending: Coroutine[Any, Any, None]) -> None:
-        """The socket takes frames again: end the sender that waited, then send what has queued up."""
+        """Called when the socket's buffer has room: complete the suspended sender, then send the queued frames."""
         self._full = False
         self._step(sending, counts=False)
         if self._pong is not None and not self._full and not self._shut:
@@ -278,7 +271,7 @@ class WebSocketConnection:
         self._release()
 
     def _release(self) -> None:
-        """Wake up who waited for frames that are written by now, or never will be."""
+        """Resolve the flush waiters whose frames are written or will never be."""
         lost = self._over or (self._shut and not self._full)
         for count, flushed in list(self._flushers):
             if self.written >= count or lost:
@@ -289,7 +282,7 @@ class WebSocketConnection:
     # --- reading
 
     async def run(self, sink: Sink, /) -> Closed:
-        """Read until the end, and say what it was."""
+        """Read until the connection ends, and return how it ended."""
         reading = Stepper(self._read(sink))
         self._socket.bring_to(reading)
         try:
@@ -334,7 +327,7 @@ class WebSocketConnection:
                 await self._pause()
 
     async def _pause(self) -> None:
-        """Give the event loop its turn, and wait until reading is wanted."""
+        """Yield to the event loop, and wait while reading is paused."""
         if self._resumed is None:
             await asyncio.sleep(0)
         else:
@@ -350,12 +343,12 @@ class WebSocketConnection:
         return None, "the connection was lost"
 
     def pause_reading(self) -> None:
-        """Give no more frames to the sink."""
+        """Stop passing frames to the sink."""
         if self._resumed is None:
             self._resumed = asyncio.Event()
 
     def resume_reading(self) -> None:
-        """Give frames again."""
+        """Continue to pass frames to the sink."""
         if self._resumed is not None:
             self._resumed.set()
             self._resumed = None
@@ -363,7 +356,7 @@ class WebSocketConnection:
     # --- the end
 
     async def close(self, code: int = 1000) -> None:
-        """Say goodbye, wait a bounded time for the answer, and end."""
+        """Send a close frame, wait up to `CLOSE_BOUND` seconds for the peer's, and close the connection."""
         self.resume_reading()
         try:
             async with asyncio.timeout(CLOSE_BOUND):
@@ -371,7 +364,7 @@ class WebSocketConnection:
                     self._say_goodbye(code)
                 await self._end()
         except TimeoutError:
-            return  # the peer does not answer: then without its answer
+            return  # the peer does not answer
         finally:
             self.abort()
 
@@ -383,11 +376,11 @@ class WebSocketConnection:
         await self._gone.wait()
 
     def fileno(self) -> int:
-        """The socket's number in this process, which a forked child inherits; -1 when it is closed."""
+        """Return the file descriptor, which a forked child inherits; -1 when closed."""
         return self._socket.fileno()
 
     def abort(self) -> None:
-        """End at once."""
+        """Close the connection at once."""
         self._socket.abort()
 
     def _say_goodbye(self, code: int | None) -> None:
@@ -396,6 +389,6 @@ class WebSocketConnection:
         self._shut = True
 
     async def _hang_up(self) -> None:
-        """Drop the socket without the farewell of TLS, for which asyncio waits up to 30 s."""
+        """Close the socket without a TLS shutdown, for which asyncio waits up to 30 s."""
         self._socket.abort()
         await self._session.close()

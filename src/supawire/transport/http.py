@@ -1,9 +1,8 @@
-"""What stands in headers of answers, over whatever client they came.
+"""The protocol `HttpClient`, which sends HTTP requests, and parsers for response headers.
 
-What carries HTTP requests, behind one small protocol: one request in, one answer out.
-
-The client is free of Realtime: it repeats nothing, follows no redirect and judges no status; when to send again is
-decided by who asks. Write one of your own and pass it as `http=`; `supawire.testing.http.FakeHttp` is that of tests.
+An HTTP client is independent of Realtime: it does not retry, follow redirects or interpret the status; its caller
+decides when to send again. To write your own, pass it as `http=`; `supawire.testing.http.FakeHttp` is the one for
+tests.
 """
 
 import math
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 
 _LONGEST: Final = 100
-"""Characters of a header that is read; a date has 29."""
+"""Maximum characters of a header that is parsed; a date has 29."""
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for; it holds seconds or a date. None when it cannot be read."""
+    """Return the seconds in a Retry-After header, given as seconds or as a date. None when it cannot be parsed."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit() and len(text) <= _LONGEST:
         return float(text)
@@ -34,22 +33,22 @@ def retry_after(header: str | None, now: datetime) -> float | None:
 
 
 def date(header: str | None) -> float | None:
-    """Read an HTTP date and return it in Unix seconds, None when it cannot be read."""
+    """Parse an HTTP date and return it in Unix seconds, None when it cannot be parsed."""
     text = (header or "").strip()
     if not text or len(text) > _LONGEST:
         return None
     try:
         at = parsedate_to_datetime(text)
         seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, TypeError, IndexError):  # years, zones and lengths that no date has
+    except (ValueError, OverflowError, TypeError, IndexError):  # invalid years, zones and lengths
         return None
     return seconds if math.isfinite(seconds) else None
 
 
 class HttpRequest(Struct, frozen=True):
-    """One request. `url` is percent-encoded and goes out as it is; `host`: Host and TLS name instead of the URL's.
+    """One request. `url` is percent-encoded and sent as it is; `host`: Host and TLS name instead of the URL's.
 
-    `secrets` are the headers that hold key and token; `reveal()` gives all headers: use them at once, never keep them.
+    `secrets` are the headers with key and token; `reveal()` returns all headers: use them at once, do not store them.
     """
 
     url: str
@@ -65,13 +64,13 @@ class HttpRequest(Struct, frozen=True):
         return f"HttpRequest({self.method} {self.url!r}, secrets={sorted(self.secrets)})"
 
     def reveal(self) -> dict[str, str]:
-        """Every header, as it goes out."""
+        """Return all headers, including the secret ones."""
         shown = dict(self.headers) | {name: secret.reveal() for name, secret in self.secrets.items()}
         return shown | ({"Host": self.host} if self.host is not None else {})
 
 
 class HttpResponse(Struct, frozen=True):
-    """One answer. Names of headers are lower case. `body` may end early: only its beginning is looked at."""
+    """One response. Header names are lower case. `body` may be truncated: only its beginning is used."""
 
     status: int
     body: bytes = b""
@@ -79,13 +78,13 @@ class HttpResponse(Struct, frozen=True):
 
 
 class HttpClient(Protocol):
-    """Carries requests. Who makes one closes it: the client closes only its own."""
+    """Sends HTTP requests. The creator closes it: the client closes only clients that it created itself."""
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
-        """Send it and wait for the answer, whatever its status; cancelled, it leaves nothing behind.
+        """Send the request and return the response, whatever its status. When cancelled, it releases all resources.
 
-        No time limit of its own, nothing is sent twice, and redirects are answers.
-        Raises: HttpError: no answer came; `maybe_sent` says whether the request may have reached the server.
+        It has no timeout of its own, sends nothing twice, and returns redirects as responses.
+        Raises: HttpError: no response was received; `maybe_sent` says whether the request may have reached the server.
             InvalidArgumentError: the request cannot be made on this machine, as with a missing extra.
         """
         ...

@@ -1,6 +1,6 @@
-"""A transport without a network: the other end is an object in the same event loop.
+"""A transport without a network: the peer is an object in the same event loop.
 
-For tests, this library's and its users'. The peer is scripted by whoever holds it:
+For the tests of this library and of its users. The test controls the peer:
 
     transport = MemoryTransport()
     client = connect_async(url, key, transport=transport)      # opened by another task
@@ -17,7 +17,7 @@ from supawire.errors import ConnectError
 from supawire.transport.base import Closed, OpenRequest, Sink
 
 CLOSE_BOUND: Final = 4.0
-"""Seconds that a polite close waits for the peer."""
+"""Seconds that a close waits for the peer."""
 
 
 class MemoryFrame(NamedTuple):
@@ -28,19 +28,19 @@ class MemoryFrame(NamedTuple):
 
 
 class MemoryTransport:
-    """Opens connections in memory. `capacity`: how many frames a peer takes before it has received some."""
+    """Opens connections in memory. `capacity`: how many frames a peer accepts before `receive` takes some."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
         self._capacity = capacity
         self._refusals: deque[ConnectError] = deque()
         self._peers: asyncio.Queue[MemoryPeer] = asyncio.Queue()
         self.requests: list[OpenRequest] = []
-        """Every attempt so far, refused ones too."""
+        """All attempts so far, including refused ones."""
         self.silent = False
-        """Answer no attempt: it hangs until it is cancelled."""
+        """When True, attempts are not answered: they wait until they are cancelled."""
 
     async def open(self, request: OpenRequest, /) -> "MemoryConnection":
-        """Open a connection, or refuse it as `refuse` said."""
+        """Open a connection, or refuse it as set by `refuse`."""
         self.requests.append(request)
         if self.silent:
             await asyncio.get_running_loop().create_future()
@@ -54,14 +54,14 @@ class MemoryTransport:
     def refuse(
         self, status: int | None = None, body: str = "", *, retry_after: float | None = None, times: int = 1
     ) -> None:
-        """Refuse the next attempts: with an HTTP status, or, without one, as if nobody listened."""
+        """Refuse the next attempts: with an HTTP status or, without one, as if no server were listening."""
         for _ in range(times):
             self._refusals.append(
                 ConnectError("refused in memory", status=status, body=body or None, retry_after=retry_after)
             )
 
     async def accept(self) -> "MemoryPeer":
-        """The other end of the next connection, when it is opened."""
+        """Wait for the next connection and return its peer."""
         return await self._peers.get()
 
 
@@ -72,18 +72,18 @@ class MemoryPeer:
         self._connection = connection
         self._arrived: asyncio.Queue[MemoryFrame | Closed] = asyncio.Queue()
         self.answers_close = True
-        """Whether the client's goodbye is answered."""
+        """Whether the client's close frame is answered."""
 
     def send(self, data: bytes, binary: bool = False) -> None:
         """Send one frame to the client."""
         self._connection.arrive(MemoryFrame(data, binary))
 
     async def receive(self) -> MemoryFrame:
-        """The client's next frame. Raises `EOFError` when it has closed."""
+        """Return the client's next frame. Raises `EOFError` when the client has closed."""
         item = await self._arrived.get()
         if isinstance(item, Closed):
             self._arrived.put_nowait(item)
-            raise EOFError(f"the client closed with code {item.code}")  # noqa: TRY004  it is no wrong type
+            raise EOFError(f"the client closed with code {item.code}")  # noqa: TRY004  not a type error
         self._connection.taken()
         return item
 
@@ -92,16 +92,16 @@ class MemoryPeer:
         self._connection.arrive(Closed(code, text))
 
     def drop(self) -> None:
-        """Cut the connection without a word."""
+        """Drop the connection without a close frame."""
         self._connection.arrive(Closed(None, "the connection was lost"))
 
     @property
     def waiting(self) -> int:
-        """How many frames of the client are there to be received."""
+        """The number of the client's frames that have not been received yet."""
         return self._arrived.qsize()
 
     def take(self, item: MemoryFrame | Closed) -> None:
-        """The client's side: a frame or its end arrives here."""
+        """Called by the client's end with a frame, or with the end of the connection."""
         self._arrived.put_nowait(item)
 
 
@@ -121,27 +121,27 @@ class MemoryConnection:
         self._given = 0
         self.written: int = 0
         self.clock_offset: float | None = 0.0
-        """Both ends are in this process."""
+        """Both ends use the same clock."""
         self.peer: MemoryPeer = MemoryPeer(self)
 
     # --- the client's side
 
     def write(self, data: bytes, binary: bool, /) -> None:
-        """Send one frame, when the peer has room for it."""
+        """Send one frame, once the peer has room for it."""
         self._given += 1
         if not self._shut:
             self._outbox.append(MemoryFrame(data, binary))
             self._move()
 
     async def flush(self, count: int, /) -> bool:
-        """Wait until `count` frames are written; False when the connection ends before."""
+        """Wait until `count` frames are written; return False when the connection ends before."""
         while self.written < count and not self._over.is_set():
             self._progress.clear()
             await self._progress.wait()
         return self.written >= count
 
     async def run(self, sink: Sink, /) -> Closed:
-        """Read until the end, and say what it was."""
+        """Read until the connection ends, and return how it ended."""
         taken = 0
         try:
             while True:
@@ -164,15 +164,15 @@ class MemoryConnection:
         return Closed(item.code, item.text, self.written)
 
     def pause_reading(self) -> None:
-        """Give no more frames to the sink."""
+        """Stop passing frames to the sink."""
         self._reading.clear()
 
     def resume_reading(self) -> None:
-        """Give frames again."""
+        """Continue to pass frames to the sink."""
         self._reading.set()
 
     async def close(self, code: int = 1000) -> None:
-        """Say goodbye, and end when the peer has answered or the bound has passed."""
+        """Send a close frame, wait up to `CLOSE_BOUND` seconds for the peer's, and close."""
         self.resume_reading()
         try:
             async with asyncio.timeout(CLOSE_BOUND):
@@ -188,7 +188,7 @@ class MemoryConnection:
             self.abort()
 
     def abort(self) -> None:
-        """End at once."""
+        """Close at once."""
         self._end(Closed(None))
         self.resume_reading()
         self._inbox.put_nowait(Closed(None, "aborted"))
@@ -196,12 +196,12 @@ class MemoryConnection:
     # --- the peer's side
 
     def arrive(self, item: MemoryFrame | Closed) -> None:
-        """Something of the peer comes; after the end it is lost."""
+        """Called by the peer with a frame or its end; ignored after the end of the connection."""
         if not self._over.is_set():
             self._inbox.put_nowait(item)
 
     def taken(self) -> None:
-        """The peer has received one frame."""
+        """Called when the peer has received one frame."""
         if self._room is not None:
             self._room += 1
         self._move()

@@ -1,7 +1,7 @@
-"""The built-in HTTP client: aiohttp, one pool of connections. Imported at the first request: aiohttp is slow to import.
+"""The built-in HTTP client: aiohttp with one connection pool. Imported at the first request: importing aiohttp is slow.
 
-A connection that was idle for longer than aiohttp's 15 seconds is not used again: gateways close theirs after a minute
-or more, so that a request hardly ever meets a connection that is just being closed and cannot say what became of it.
+A connection that was idle for longer than aiohttp's 15 seconds is not reused. Gateways close idle connections after a
+minute or more, so a request rarely meets a connection that is just being closed and thus has an unknown outcome.
 """
 
 import io
@@ -16,33 +16,33 @@ from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, hide, ht
 from supawire.transport.http import HttpRequest, HttpResponse
 
 AT_ONCE: Final = 1_000_000
-"""Bytes of a request's body that are written at once; of a longer one the loop gets its turn in between."""
+"""Maximum bytes of a request body written at once; between the parts of a longer one the event loop runs."""
 
 
 class PooledHttp:
-    """Sends requests over connections that it keeps; certificates checked, redirects not followed, no cookies."""
+    """Sends requests over pooled connections; checks certificates, follows no redirects, stores no cookies."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
-        """Send it and wait for the answer; see `HttpClient.request`."""
+        """Send the request and return the response; see `HttpClient.request`."""
         session = self._session = self._session or _session(request)
         progress = SimpleNamespace(began=False)
         try:
             return await _ask(session, request, progress)
         except network_errors() as error:
             failure = _failed(error, request, maybe_sent=progress.began)
-        raise failure  # outside of the handler: aiohttp's exception holds the headers, and they the key
+        raise failure  # raised outside the handler: aiohttp's exception contains the headers with the key
 
     async def close(self) -> None:
-        """Close every connection; later requests open new ones."""
+        """Close all connections; later requests open new ones."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     def abort(self) -> None:
-        """Drop every connection at once, without waiting."""
+        """Close all connections at once, without waiting."""
         session, self._session = self._session, None
         if session is not None and session.connector is not None:
             session.connector._close(abort_ssl=True)  # pyright: ignore[reportPrivateUsage]  close() itself waits
@@ -63,7 +63,7 @@ async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: S
     ) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
         body = await beginning(response)
-        if response.status >= 400:  # it becomes the text of an error, and gateways like to repeat what they refuse
+        if response.status >= 400:  # the body becomes the text of an error, and gateways may repeat the refused request
             body = _hide(body.decode("utf-8", "replace"), request).encode()
         return HttpResponse(response.status, body, headers)
 
@@ -85,7 +85,7 @@ def _session(request: HttpRequest) -> aiohttp.ClientSession:
 
 
 async def _begins(_session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any) -> None:
-    """A trace hook: there is a connection, and the first byte is about to go out."""
+    """Trace hook: the connection is open and the request is about to be sent."""
     cast("SimpleNamespace", context.trace_request_ctx).began = True
 
 
@@ -94,6 +94,6 @@ def _failed(error: Exception, request: HttpRequest, *, maybe_sent: bool) -> Http
     return HttpError(
         f"no answer to the HTTP request: {_hide(text, request)}",
         maybe_sent=maybe_sent,
-        retryable=not isinstance(error, aiohttp.ClientSSLError),  # a certificate is no better a second later
+        retryable=not isinstance(error, aiohttp.ClientSSLError),  # an invalid certificate is permanent
         hint="It may have arrived all the same." if maybe_sent else "It was not sent.",
     )

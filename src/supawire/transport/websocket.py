@@ -1,4 +1,4 @@
-"""The built-in transport: WebSocket by aiohttp. Imported at the first connect, since aiohttp is slow to import."""
+"""The built-in transport: WebSocket by aiohttp. Imported at the first connect: importing aiohttp is slow."""
 
 import os
 from typing import Final
@@ -23,15 +23,15 @@ from supawire.transport._connection import AbortableWebSocket, WebSocketConnecti
 from supawire.transport.base import OpenRequest
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)
-"""A server that wants us elsewhere."""
+"""Redirects, which are not followed."""
 
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
-"""Reasons of `ssl.SSLError` when the answer to the first message of TLS is plain HTTP."""
+"""Reasons of `ssl.SSLError` when the server answers the TLS handshake with plain HTTP."""
 
 
 class WebSocketTransport:
-    """Opens WebSockets: certificates checked, redirects not followed, nothing compressed, pings answered."""
+    """Opens WebSockets: checks certificates, follows no redirects, uses no compression, answers pings."""
 
     async def open(self, request: OpenRequest, /) -> WebSocketConnection:
         """Open a socket; see `Transport.open`."""
@@ -53,7 +53,7 @@ class WebSocketTransport:
         finally:
             answer.reset(token)
         await opener.close()
-        raise failure  # outside of the handler: aiohttp's exception holds the URL, and the URL the key
+        raise failure  # raised outside the handler: aiohttp's exception contains the URL with the key
 
 
 async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> AbortableWebSocket:
