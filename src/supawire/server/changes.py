@@ -131,7 +131,7 @@ class Changes:
         return binding.error
 
     def relisted(self, number: int, answer: str | None) -> None:
-        """Handle the result of a new subscription of a channel by the database."""
+        """Handle the result when the backend has subscribed the bindings of a channel again."""
         if (channel := self._context.rooms.listed.get(number)) is not None:
             self._subscribed(channel, answer)
 

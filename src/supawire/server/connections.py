@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 logger: Final = logging.getLogger("supawire.server")
 
 MAX_UNFINISHED: Final = 128_000_000
-"""Maximum bytes of unfinished requests and messages in all; above it the connection with most is aborted."""
+"""Maximum bytes of unfinished requests and messages in all; above it the one with the most is aborted."""
 
 
 class Connection(asyncio.Protocol):

@@ -171,7 +171,7 @@ class Hub:
         self._changes.lost(changes, self._context.problem or "lost")
 
     def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
-        """Handle the result of a channel's new subscription, which the backend made on its own."""
+        """Handle the result when the backend has subscribed the bindings of a channel again."""
         self.at(now)
         self._changes.relisted(channel, answer)
 

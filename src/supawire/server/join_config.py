@@ -110,10 +110,7 @@ def _token(payload: Json) -> str | None:
 
 
 def usable(token: object) -> str | None:
-    """Return the token if the server uses it:
-
-    API keys of the newer kind and values that are not strings are ignored.
-    """
+    """Return the token; None for what the server ignores: API keys of the newer kind and values other than strings."""
     return token if isinstance(token, str) and not token.startswith("sb_") else None
 
 

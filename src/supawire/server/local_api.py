@@ -140,8 +140,7 @@ class FaultApi:
         self._do(lambda hub, now: hub.faults.drop_connections(code, connection=connection))
 
     def refuse_connections(self, times: int | None = None, *, seconds: float | None = None, status: int = 503) -> None:
-        """Refuse the next `times` handshakes, or all for `seconds`, or all until `accept_connections`, with this
-        status."""
+        """Refuse the next `times` handshakes, all for `seconds`, or all until `accept_connections`; answer `status`."""
         self._do(lambda hub, now: hub.faults.refuse_connections(times=times, seconds=seconds, status=status))
 
     def accept_connections(self) -> None:
@@ -308,7 +307,7 @@ class DatabaseApi:
 
     @property
     def database_url(self) -> str:
-        """The URL of the database. The role of an embedded database is a superuser."""
+        """The URL of the database. With an embedded database its role has all rights."""
         if self._level is None:
             raise StateError("the memory level has no database", hint="Use emit() to make changes.")
         return self._level.url
