@@ -1,13 +1,12 @@
-"""The hot lane's last part: frames of one connection go to their listeners (architecture: Two walks).
+"""The sockets of one client, and the sink that passes their frames to listeners.
 
-What is done per frame: one call of the core, and the listeners. Everything else is per batch: the clock is read when
-the first frame of a batch comes, and `end_batch` runs when no more frames wait, before the event loop has its turn.
-No task, future, timer or closure is made for a message.
+There is one connection attempt at a time, identified by its generation. A task opens the socket and then reads it to
+its end, so every outcome is reported to the core in one place. Late reports of an abandoned attempt have an old
+generation, and the core drops them.
 
-The sockets of one client: one attempt at a time, known by its generation.
-
-A task of the client's own opens the socket and then reads it to its end, so whatever becomes of it is told to the core
-in one place. What an attempt that was given up still says has an old generation, and the core drops it.
+The frame sink is the hot path. Per frame it makes one call of the core and calls the listeners. Everything else is done
+per batch: the clock is read at the first frame, and `end_batch` runs when no more frames wait, before other tasks of
+the event loop run. No task, future, timer or closure is created per message.
 """
 
 import asyncio
@@ -28,15 +27,15 @@ if TYPE_CHECKING:
 
 
 MAX_BATCH: Final = 256
-"""The most frames that are taken before the event loop gets its turn."""
+"""The most frames that are handled before other tasks of the event loop run."""
 
 
 WEIGHED: Final = 16_000_000
-"""Bytes of heavy frames after which the buffers are weighed."""
+"""Bytes of large frames after which the sizes of the buffers are checked."""
 
 
 class FrameSink:
-    """Takes the frames of one generation; a `Sink` of the transport."""
+    """Receives the frames of one generation; a `Sink` of the transport."""
 
     def __init__(self, driver: "Driver", generation: int) -> None:
         self._driver = driver
@@ -44,17 +43,17 @@ class FrameSink:
         self._receive = driver.session.receive
         self._receive_heavy = driver.session.receive_heavy
         self._heavy = 0
-        """Bytes of heavy frames since buffers were weighed."""
+        """Bytes of large frames since the last check of the buffers."""
         self._effects = driver.session.effects
         self._gone = driver.registry.gone
         self._now: Instant | None = None
         self._ordered = False
-        """Whether the batch has frames that are no data: the core may want something, an effect or a deadline."""
+        """Whether the batch has frames other than data, which may create effects or change the deadline of the core."""
         self.max_batch = MAX_BATCH
-        """Never more than the smallest buffer takes, or a consumer that is fast would overflow all the same."""
+        """At most the size of the smallest buffer; otherwise a batch could overflow the buffer of a fast consumer."""
 
-    def frame(self, data: bytes, binary: bool, /) -> None:  # noqa: C901  one walk, with as few calls as can be
-        """Take one frame."""
+    def frame(self, data: bytes, binary: bool, /) -> None:  # noqa: C901  hot path, few calls
+        """Handle one frame."""
         now = self._now
         if now is None:
             now = self._begin_batch()
@@ -69,7 +68,7 @@ class FrameSink:
         if delivery is None:
             self._ordered = True
             return
-        if self._effects:  # of earlier frames: they come first
+        if self._effects:  # effects of earlier frames come first
             self._driver.pump()
         listeners, event = delivery
         gone = self._gone
@@ -81,11 +80,11 @@ class FrameSink:
             except BaseException as error:  # noqa: BLE001  errors of user code never end the client
                 self._driver.inline_raised(listener, error, event)
             else:
-                if given is not None and given is not True:  # buffers say True
+                if given is not None and given is not True:  # True is the result of a buffer's put
                     self._driver.inline_returned(listener, given, event)
 
     def _take_heavy(self, data: bytes, binary: bool, now: Instant) -> Delivery | None:
-        """Take a heavy frame; now and then buffers are weighed, which costs nothing beside what was read since."""
+        """Handle a large frame; check the sizes of the buffers from time to time."""
         self._heavy += len(data)
         if self._heavy > WEIGHED:
             self._heavy = 0
@@ -97,7 +96,7 @@ class FrameSink:
         return now
 
     def batch_done(self) -> None:
-        """No more frames for now: the batch is over."""
+        """End the batch, because no more frames wait."""
         began, self._now = self._now, None
         ordered, self._ordered = self._ordered, False
         if began is not None:
@@ -105,16 +104,16 @@ class FrameSink:
 
 
 class TappedFrameSink(FrameSink):
-    """The same with the user's `on_frame`."""
+    """A frame sink that also calls the user's `on_frame`."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
-        """Show the frame, then take it."""
+        """Call `on_frame`, then handle the frame."""
         self._driver.tap("in", data, binary)
         super().frame(data, binary)
 
 
 def name_topic(event: Any) -> str | None:
-    """The topic of an event, for an error's text."""
+    """Return the topic of an event, for error messages."""
     return getattr(event, "topic", None)
 
 
@@ -122,13 +121,13 @@ _BUGS: Final = (
     ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, NameError,
     NotImplementedError, RecursionError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
-"""Exceptions of Python that say that a program is wrong, here or in a dependency; some of them are an `OSError` too."""
+"""Exceptions that indicate a bug, here or in a dependency; some of them are subclasses of `OSError` too."""
 
 _GIVEN_UP: Final = Cause(text="the attempt was given up")
 
 
 class Sockets:
-    """Performs what the core orders of sockets."""
+    """Opens, reads and closes sockets, as the core's effects say."""
 
     __slots__ = (
         "_burst", "_current", "_current_sink", "_driver", "_generation", "_lane", "_open", "_request", "_stops",
@@ -141,14 +140,14 @@ class Sockets:
         self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
         self._lane: Callable[[Driver, int], FrameSink] = FrameSink if options.on_frame is None else TappedFrameSink
         self.tapped: bool = options.on_frame is not None
-        """Whether the user looks at each frame."""
+        """Whether `on_frame` is set."""
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0
         self._current: Connection | None = None
         self._current_sink: FrameSink | None = None
         self._burst = MAX_BATCH
         self._stops: dict[str, None] = {}
-        """Who does not want the socket to be read now."""
+        """Who has paused reading."""
 
     # --- orders
 
@@ -160,7 +159,7 @@ class Sockets:
             self._open.setdefault(generation, (task, None))  # an eager task may have opened it already
 
     def disconnect(self, order: Disconnect) -> None:
-        """Close the socket of this generation, or throw it away."""
+        """Close the socket of this generation, or abort it."""
         entry = self._open.get(order.generation)
         if entry is None:
             return
@@ -180,19 +179,19 @@ class Sockets:
             self._current.write(order.data, order.binary)
 
     def pause(self, order: PauseReading) -> None:
-        """Stop reading."""
+        """Pause reading."""
         if order.generation == self._generation:
             self.set_reading(False, "session")
 
     def resume(self, order: ResumeReading) -> None:
-        """Go on reading."""
+        """Resume reading."""
         if order.generation == self._generation:
             self.set_reading(True, "session")
 
     # --- for the driver
 
     def set_reading(self, reads: bool, who: str) -> None:
-        """Stop or go on reading; it is read when nobody wants it stopped."""
+        """Pause or resume reading on behalf of `who`; it resumes when nothing pauses it any more."""
         if reads:
             self._stops.pop(who, None)
         else:
@@ -201,30 +200,30 @@ class Sockets:
             (self._current.pause_reading if self._stops else self._current.resume_reading)()
 
     def set_smallest_buffer(self, limit: int | None) -> None:
-        """A listener came or went: this is the smallest buffer now."""
+        """Limit the batches to the smallest buffer of the listeners."""
         self._burst = MAX_BATCH if limit is None else min(MAX_BATCH, limit)
         if self._current_sink is not None:
             self._current_sink.max_batch = self._burst
 
     def has_written(self, generation: int, sequence: int) -> bool:
-        """Whether this frame was handed to the network."""
+        """Return whether this frame was written to the network."""
         current = self._current
         return current is not None and generation == self._generation and current.written >= sequence
 
     async def flush(self, generation: int, sequence: int) -> None:
-        """Wait until this frame is handed to the network. Raises `ConnectionLostError` when it never will be."""
+        """Wait until this frame is written to the network. Raises `ConnectionLostError` when it never will be."""
         entry = self._open.get(generation)
         connection = entry[1] if entry is not None else None
         if connection is None or not await connection.flush(sequence):
             raise ConnectionLostError("the connection was lost before the frame was sent", maybe_sent=False)
 
     def descriptors(self) -> list[int]:
-        """The numbers under which the system knows our open sockets, of transports that say so by a `fileno()`."""
+        """Return the file descriptors of our open sockets, for transports that have `fileno()`."""
         connections: list[Any] = [connection for _, connection in self._open.values()]
         return [connection.fileno() for connection in connections if hasattr(connection, "fileno")]
 
     def abort(self) -> None:
-        """Throw everything away; the tasks are ended by their owner."""
+        """Abort all sockets; their tasks are ended by `Tasks`."""
         for _, connection in self._open.values():
             if connection is not None:
                 connection.abort()
@@ -236,7 +235,7 @@ class Sockets:
         try:
             cause = await self._open_and_read(generation)
         except asyncio.CancelledError:
-            # At the end of the event loop all tasks are cancelled at once, and the client is told of it after this one.
+            # At the end of the event loop all tasks are cancelled at once; this lets the root task handle it first.
             self._driver.loop.call_soon(self._gone, generation, cause)
             raise
         self._gone(generation, cause)
@@ -245,7 +244,7 @@ class Sockets:
         self._open.pop(generation, None)
         if self._generation == generation:
             self._current = None
-        if not self._driver.tasks.stopping:  # else it has ended already, or is about to
+        if not self._driver.tasks.stopping:  # otherwise the client has ended or is ending
             self._driver.closed(generation, cause)
 
     async def _open_and_read(self, generation: int) -> Cause:
@@ -260,7 +259,7 @@ class Sockets:
         assert task is not None
         self._open[generation] = task, connection
         self._generation, self._current = generation, connection
-        self._stops.pop("session", None)  # of the socket before
+        self._stops.pop("session", None)  # set for the previous socket
         if self._stops:
             connection.pause_reading()
         self._driver.opened(generation, getattr(connection, "clock_offset", None))
@@ -281,10 +280,10 @@ class Sockets:
         return self._transport
 
     def _broken(self, error: Exception) -> Cause:
-        """What a transport raised that is not a `ConnectError`.
+        """Handle an exception of a transport that is not a `ConnectError`.
 
-        A bug does not go away by trying again: it ends the client with itself as the cause, and so does a request that
-        this machine cannot serve. What a transport of the user's raises besides is reported and tried again (R2).
+        A bug does not go away by retrying: it ends the client with itself as the cause, and so does a request that this
+        machine cannot serve. Other exceptions of a user's transport are reported, and the connection is retried.
         """
         if isinstance(error, InvalidArgumentError):
             self._driver.abort(error)

@@ -1,8 +1,8 @@
-"""Every task of a client, and their one owner.
+"""The tasks of a client, and the root task that owns them.
 
-One root task runs from the opening to the end and holds all others in a task group, however the client was opened. A
-task that raises ends the client with that error, so that nothing fails unseen (R2). The end is ordered: first all tasks
-but those that called `close()` (they cannot wait for themselves), then what else there is to release, then those.
+The root task runs for the whole life of the client and holds all others in a task group. A task that raises ends the
+client with that error, so no failure goes unnoticed. The shutdown has an order: first all tasks except those that
+called `close()` (they cannot wait for themselves), then other resources, then the remaining tasks.
 """
 
 import asyncio
@@ -12,25 +12,28 @@ from typing import Any, Final, Protocol, cast
 from supawire.aio.usercode import Call
 
 SHUTDOWN_TIMEOUT: Final = 5.0
-"""Seconds after which nobody waits any longer for a handler that does not let itself be cancelled."""
+"""Seconds that the shutdown waits for a handler that suppresses its cancellation."""
 
 _LOOK_AGAIN: Final = 0.1
 
 
 class Client(Protocol):
-    """Whose tasks they are."""
+    """The owner of the tasks."""
 
     async def tasks_ended(self) -> None:
-        """Let go of what is no task."""
+        """Release what is not a task."""
         ...
 
     def tasks_failed(self, bug: BaseException | None) -> None:
-        """A task raised this, or with None the root task was cancelled from outside; waiting is over, all is gone."""
+        """Release everything, without waiting.
+
+        Args: bug: what a task raised, or None if the root task was cancelled from outside.
+        """
         ...
 
 
 class Latch:
-    """What happens once, and may be waited for: an event that has no queue, of 760 bytes, before somebody waits."""
+    """A one-shot event that creates its `asyncio.Event` (760 bytes) only when something waits for it."""
 
     __slots__ = ("_event", "is_set")
 
@@ -39,13 +42,13 @@ class Latch:
         self.is_set: bool = False
 
     def set(self) -> None:
-        """It has happened."""
+        """Set it, and wake the waiters."""
         self.is_set = True
         if self._event is not None:
             self._event.set()
 
     async def wait(self) -> None:
-        """Until it has happened."""
+        """Wait until it is set."""
         if self.is_set:
             return
         if self._event is None:
@@ -68,21 +71,21 @@ class Tasks:
         self._quiet = Latch()
         self._over = Latch()
         self.stopping: bool = False
-        """Tasks are about to be cancelled, or were."""
+        """Whether tasks are being cancelled, or were."""
 
     @property
     def ending(self) -> bool:
-        """Whether a cancellation is the end of the client or of its event loop, which cancels tasks in any order."""
+        """Whether a cancellation is due to the end of the client or of its event loop (which cancels in any order)."""
         root = self._root
         return self.stopping or (root is not None and (root.done() or root.cancelling() > 0))
 
     async def start(self) -> None:
         """Start the root task."""
         self._root = asyncio.create_task(self._live(), name="supawire")
-        await asyncio.sleep(0)  # it has begun when we go on
+        await asyncio.sleep(0)  # lets the root task begin
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
-        """Own one more task; None when everything is ending, and the work is not begun."""
+        """Start and own a task; during shutdown, close the coroutine and return None."""
         if self._group is None or self.stopping:
             work.close()
             return None
@@ -92,20 +95,20 @@ class Tasks:
         return task
 
     def stop(self) -> None:
-        """End everything; `ended` waits for it."""
+        """Begin the shutdown; `ended` waits for it."""
         self.stopping = True
         if not self._stop.done():
             self._stop.set_result(None)
 
     def spare(self) -> None:
-        """The caller is about to wait for the end: a task of ours in which it runs, or whose call it is, goes on."""
+        """Exclude the caller's own task, or the handler that the caller runs in, from what the shutdown waits for."""
         call = Call.of(self)
         for task in (asyncio.current_task(), call.task if call is not None else None):
             if task is not None and (task in self._owned or call is not None):
                 self._spared.append(task)
 
     async def ended(self) -> None:
-        """Wait until everything has ended but tasks that wait for this themselves, or cannot be ended."""
+        """Wait until all tasks have ended, except those that wait for this themselves, or cannot be ended."""
         await self._quiet.wait()
         if not self._owned:
             await self._over.wait()
@@ -116,7 +119,7 @@ class Tasks:
                 try:
                     await self._stop
                 finally:
-                    self.stopping = True  # whatever ends us now, the tasks shall know that it is the end
+                    self.stopping = True  # tasks check this flag when they are cancelled
                 await self._end_others()
                 await self._client.tasks_ended()
                 self._quiet.set()
@@ -131,7 +134,7 @@ class Tasks:
             self._over.set()
 
     async def _end_others(self) -> None:
-        """Cancel all but the spared ones, and wait; while we wait, a task may be spared, or turn out to be stubborn."""
+        """Cancel all tasks except excluded ones, and wait up to `SHUTDOWN_TIMEOUT`; more may be excluded meanwhile."""
         asked: set[asyncio.Task[Any]] = set()
         bound = asyncio.get_running_loop().time() + SHUTDOWN_TIMEOUT
         while others := self._owned.difference(self._spared):
@@ -144,7 +147,7 @@ class Tasks:
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error in a group of groups."""
+    """Return the first error in nested exception groups."""
     first: Any = failures
     while isinstance(first, BaseExceptionGroup):
         first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]

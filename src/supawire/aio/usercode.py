@@ -1,10 +1,9 @@
-"""What becomes of an exception out of the user's code, and whose call is under way (R1).
+"""Handling of exceptions from user code, and tracking of the user code that is running.
 
 Handlers, token providers, `fetch`, `backoff`, `on_frame` and `on_error` may raise anything: it is reported, and the
-client goes on, whatever its kind is. There is one exception: `SystemExit` and `KeyboardInterrupt` that are raised on
-the event loop of an async client leave it, as they leave any task or callback of asyncio, and end the program. On a
-thread of the client, where all this runs in the blocking door, they could end nothing but that thread, so they are
-reported.
+client continues. There is one exception: `SystemExit` and `KeyboardInterrupt` that are raised on the event loop of an
+async client propagate, as from any task or callback of asyncio, and end the program. On a thread of the client, where
+all user code of the blocking client runs, they could only end that thread, so they are reported.
 """
 
 import asyncio
@@ -18,12 +17,12 @@ _EXITS: Final = (SystemExit, KeyboardInterrupt)
 
 
 class Exits:
-    """Lets `SystemExit` and `KeyboardInterrupt` leave the event loop of one client, once.
+    """Lets `SystemExit` and `KeyboardInterrupt` propagate out of the event loop of one client, once.
 
-    It leaves from a callback of its own. From a task of the client it would come a second time, out of the task that
-    owns it, while asyncio.run ends what is left.
+    The exception is raised in a callback of its own. Raised in a task of the client, it would come a second time out of
+    the task that owns it, while `asyncio.run` cancels the remaining tasks.
 
-    Args: allowed: whether it may leave, which it may not while everything is ending.
+    Args: allowed: returns whether it may propagate, which it may not during shutdown.
     """
 
     __slots__ = ("_allowed", "_leaves")
@@ -33,7 +32,7 @@ class Exits:
         self._leaves = False
 
     def take(self, error: BaseException) -> bool:
-        """Let an error leave that ends the program; False for any other, which is to be reported."""
+        """Let an exception propagate that ends the program; return False for any other, which the caller reports."""
         if not isinstance(error, _EXITS) or not self._allowed():
             return False
         if not self._leaves:
@@ -47,7 +46,7 @@ class Exits:
 
 
 def is_closed_from_outside(error: BaseException, own: "asyncio.Task[object] | None") -> bool:
-    """Whether a coroutine gets `GeneratorExit` because it is thrown away, which it may not survive."""
+    """Return whether a coroutine gets `GeneratorExit` because it is being closed; then it must not continue."""
     if not isinstance(error, GeneratorExit):
         return False
     try:
@@ -57,24 +56,24 @@ def is_closed_from_outside(error: BaseException, own: "asyncio.Task[object] | No
 
 
 def is_unawaited(given: object) -> bool:
-    """Whether a handler returned something that runs only when it is awaited; a task or future runs by itself."""
+    """Return whether a handler returned an awaitable that must be awaited to run; a task or future runs by itself."""
     return inspect.isawaitable(given) and not isinstance(given, asyncio.Future)
 
 
 def dispose(given: object) -> None:
-    """Close a coroutine that is not run, or Python would warn about it; for one that has ended it does nothing."""
+    """Close a coroutine that will not run, so that Python does not warn; does nothing for a finished one."""
     if inspect.iscoroutine(given):
         given.close()
 
 
 class Call:
-    """A call of the user's code that is under way; a context manager.
+    """A running call of user code; a context manager.
 
-    A context variable holds it, so it is also found in tasks that the user's code starts meanwhile, and in coroutines
-    that it hands to an event loop from a thread. Whoever calls `close()` there does not make the client wait for the
-    call, which may wait for `close()`.
+    A context variable holds it, so it is also found in tasks that the user's code starts, and in coroutines that it
+    passes to an event loop from a thread. When `close()` is called there, the client does not wait for the call,
+    because the call may be waiting for `close()`.
 
-    Args: owner: who would wait for the call, or cancel it. task: the task it runs in, None for a thread.
+    Args: owner: the object that would wait for the call, or cancel it. task: its task, or None for a thread.
     """
 
     __slots__ = ("_active", "_outer", "_token", "owner", "task")
@@ -88,7 +87,7 @@ class Call:
 
     def __enter__(self) -> None:
         outer = _call.get()
-        while outer is not None and not outer._active:  # else calls that have ended would pile up behind this one
+        while outer is not None and not outer._active:  # skip ended calls, or they would accumulate
             outer = outer._outer
         self._outer = outer
         self._active = True
@@ -98,12 +97,12 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._active = False
-        if self._token is not None and not isinstance(error, GeneratorExit):  # that may come from another context
+        if self._token is not None and not isinstance(error, GeneratorExit):  # it may come from another context
             _call.reset(self._token)
 
     @staticmethod
     def of(owner: object) -> "Call | None":
-        """The call of this owner in which the caller runs, None when it runs in none."""
+        """Return the running call of this owner that the current code belongs to, or None."""
         call = _call.get()
         while call is not None and not (call._active and call.owner is owner):
             call = call._outer
