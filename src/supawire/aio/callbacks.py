@@ -1,7 +1,7 @@
-"""Where the core asks the user something: a token, a delay (api §6: Where code of the user runs).
+"""Calls of user callbacks on behalf of the core: the token provider and backoff functions.
 
-A provider of tokens that is a coroutine function runs on the loop; a plain one may block, so it runs on a thread of
-ours that ends with its answer. The core has the deadline, and an answer that comes too late is dropped there.
+A token provider that is a coroutine function runs on the event loop. A plain one may block, so it runs on a thread of
+ours, which ends with its result. The core has the deadline, and drops results that arrive too late.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
 RANDOM: Final[Uniform] = random.SystemRandom()
-"""Draws the jitter of all clients; without a state, which forked processes would share, and then come back together."""
+"""The source of jitter for all clients. It has no state, which forked processes would share, and so draw the same."""
 
 
 class _NoToken(Exception):
-    """The provider returned something else than a token; the cause says what."""
+    """The provider returned something that is not a token; see the cause."""
 
 
 def is_async(function: object) -> bool:
-    """Whether calling this gives a coroutine: also behind partials, bound methods and `__call__`."""
+    """Return whether calling it returns a coroutine; looks through partials, bound methods and `__call__`."""
     while isinstance(function, partial):
         function = cast("partial[Any]", function).func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 class TokenSource:
-    """The user's token provider."""
+    """Calls the user's token provider."""
 
     def __init__(self, driver: "Driver", provider: TokenProvider | None) -> None:
         self._driver = driver
@@ -48,7 +48,7 @@ class TokenSource:
         self._number = 0
 
     def fetch(self, order: FetchToken) -> None:
-        """Ask the provider; one that still thinks about an older question is given up."""
+        """Call the provider; a call that is still running is cancelled."""
         self._number = order.number
         if self._asking is not None:
             self._asking.cancel()
@@ -95,7 +95,7 @@ async def _call(provider: TokenProvider) -> Secret | None:
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Call on a daemon thread, which a provider that never returns does not keep the process alive with."""
+    """Call the function on a daemon thread, so that one that never returns does not keep the process alive."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
@@ -107,12 +107,12 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
         answer, error = None, None
         try:
             answer = function()
-        except BaseException as raised:  # noqa: BLE001  it is told where it is awaited
+        except BaseException as raised:  # noqa: BLE001  raised where it is awaited
             error = raised
         try:
             loop.call_soon_threadsafe(settle, answer, error)
         except RuntimeError:
-            return  # the loop was closed meanwhile: nobody waits
+            return  # the loop was closed meanwhile
 
     threading.Thread(target=work, name="supawire-token", daemon=True).start()
     answer, error = await answered
@@ -122,7 +122,7 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
 
 
 def ask_delay(order: AskDelay, options: ClientOptions, exits: Exits) -> tuple[float, BaseException | None]:
-    """Seconds that the user's function wants, or, with what it raised, those of the default."""
+    """Return the delay from the user's backoff function; if it raises, the default delay and the exception."""
     chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
     default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
     if isinstance(chosen, Backoff):

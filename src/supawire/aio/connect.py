@@ -11,7 +11,7 @@ from supawire.errors import StateError
 
 
 class Closable(Protocol):
-    """What can be closed."""
+    """An object with an async `close`."""
 
     async def close(self) -> None:
         """Close it."""
@@ -32,14 +32,14 @@ def _hint(call: str) -> str:
 
 
 class ClientOpener(Generic[C]):
-    """A client that is not open yet; nothing is started before it is awaited or entered, and that once.
+    """A client that is not open yet. Nothing starts before it is awaited or entered, which can be done once.
 
     `client = await connect_async(...)`, or `async with connect_async(...) as client:`.
     """
 
     def __init__(self, start: Callable[[], Awaitable[C]], call: str = "connect_async") -> None:
         self._start: Callable[[], Awaitable[C]] | None = start
-        """None when it was used: what it holds is of no use then."""
+        """None after use, to release what it refers to."""
         self._call = call
         self._client: C | None = None
         self._misused = False

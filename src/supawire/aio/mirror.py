@@ -1,13 +1,10 @@
-"""What iterators over a mirror read: every change, or, behind a slow one, what the changes come to.
+"""The async mirror: the asyncio shell around `core.mirror`.
 
-A mirror can always say what its copy is. So nothing has to be dropped for an iterator that is slow: when more events
-wait than have room, they are merged into one `Resynced` that tells all of them.
+`AsyncMirror` passes the events of its channel to the state machine, calls the user's `fetch`, keeps the one timer, and
+sends events to iterators. `read_mirror_options` checks the arguments of `client.mirror(...)`.
 
-The arguments of `client.mirror(...)`: checked, and put where they belong.
-
-A mirror as the async door shows it: the shell around `core.mirror`.
-
-It gives the machine what its channel says, calls the user's `fetch`, keeps the one timer, hands events to iterators.
+Iterators over a mirror never lose changes: when more events wait than fit into the buffer, they are merged into one
+`Resynced`, which the mirror can always compute from its rows.
 """
 
 import asyncio
@@ -56,25 +53,25 @@ from supawire.selectors import ANY, ChangesSelector, changes, gaps, status, syst
 
 
 class Merging(Buffer):
-    """Events for one iterator. `merge` makes one of all that wait."""
+    """Events for one iterator; when it is full, `merge` combines all waiting events into one."""
 
     def __init__(self, limit: int, merge: Callable[[list[MirrorEvent[Any]]], MirrorEvent[Any]]) -> None:
         super().__init__(limit)
         self._merge = merge
 
     def overflow(self, event: Any) -> None:
-        """There is no room for this event: one takes the place of all."""
+        """Replace all waiting events and this one by their merged event."""
         merged = self._merge([*self.events, event])
         self.events.clear()
         self.events.append(merged)
 
 
 _FLAT: Final = frozenset({str, int, float, bool, bytes, type(None), UUID, Decimal, datetime, date, time})
-"""Types of values that nobody can change."""
+"""Immutable types, whose values are not copied."""
 
 
 class MirrorOptions(Struct, frozen=True):
-    """What a mirror is to be. timeout: seconds of one fetch, None for no limit."""
+    """The checked options of a mirror. timeout: seconds of one fetch, None for no limit."""
 
     topic: str
     channel: ChannelOptions
@@ -104,7 +101,7 @@ def read_mirror_options(
     buffer: int,
     refresh_every: float | None,
 ) -> MirrorOptions:
-    """Check everything. `taken`: the topics that are in use. Raises: InvalidArgumentError."""
+    """Check all options. taken: the topics that are in use. Raises: InvalidArgumentError."""
     wanted = cast("ChangesSelector[Any]", changes(table, schema=schema, filter=filter, where=where, select=select))
     if ANY in (table, wanted.schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
@@ -122,7 +119,7 @@ def read_mirror_options(
     columns_of = KeyColumns(columns)
     return MirrorOptions(
         check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{wanted.schema}.{table}", taken),
-        ChannelOptions(private=private, replay_gaps=False),  # or a gap would wait for messages that nobody wants
+        ChannelOptions(private=private, replay_gaps=False),  # a mirror does not use replayed messages
         MirrorSettings(
             table,
             columns,
@@ -146,7 +143,7 @@ def read_mirror_options(
 
 
 def check_key(key: object) -> tuple[str, ...]:
-    """The columns of a mirror's key. Raises: InvalidArgumentError."""
+    """Return the columns of a mirror's key. Raises: InvalidArgumentError."""
     columns = (
         (key,) if isinstance(key, str) else tuple(cast("Sequence[object]", key)) if isinstance(key, Sequence) else ()
     )
@@ -160,13 +157,13 @@ def check_key(key: object) -> tuple[str, ...]:
 
 
 def _free(topic: str, taken: Container[str]) -> str:
-    """The topic, or with a number behind it the first that nobody uses."""
+    """Return the topic if it is not in use, else the first unused one with a number appended."""
     tried = (topic if number == 1 else f"{topic}:{number}" for number in count(1))
     return check_topic(next(name for name in tried if name not in taken))
 
 
 def show_rows(columns: KeyColumns, model: Model | None) -> RowView:
-    """How users see rows with this key, as dicts or as objects of the model."""
+    """Return the view that converts rows with this key to dicts or to objects of the model."""
     return RowView(columns.shown, _copied if model is None else partial(_made, model))
 
 
@@ -175,7 +172,7 @@ def _made(model: Model, row: Row) -> Any:
 
 
 def _copied(row: Row) -> Row:
-    """A row to give away: nothing in it is shared with the one that is kept."""
+    """Return a copy that shares nothing mutable with the stored row."""
     return {name: value if type(value) in _FLAT else deepcopy(value) for name, value in row.items()}
 
 
@@ -207,7 +204,7 @@ class AsyncMirror(Mapping[Any, R]):
         )
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
-        """When the timer is due."""
+        """The time of the timer."""
         self._pumping = False
         self._was = self._machine.state
         self._waiting: set[asyncio.Future[None]] = set()
@@ -278,7 +275,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._check()
         own = None if self._limit is None else 2 * self._driver.options.timeout + self._limit
         limit = check_timeout(timeout, None if own is None else own + self._machine.settings.settle)
-        if self._core.state is ChannelState.FAILED:  # tried again, and not only for as long as somebody waits
+        if self._core.state is ChannelState.FAILED:  # join again, and keep trying after this call has ended
             self._driver.session.join(self._topic, self._driver.now())
         bound = asyncio.timeout(limit)
         try:
@@ -329,14 +326,14 @@ class AsyncMirror(Mapping[Any, R]):
     ) -> None:
         await self.close()
 
-    # --- inside: what the channel says
+    # --- internal: events of the channel
 
     def _begin(self) -> None:
         driver = self._driver
         self._listen()
         try:
             driver.session.join(self._topic, driver.now())
-        except RealtimeError:  # too many channels are wanted
+        except RealtimeError:  # too many channels are subscribed
             driver.session.remove(self._topic, driver.now())
             driver.registry.remove_all(self._topic)
             raise
@@ -374,10 +371,10 @@ class AsyncMirror(Mapping[Any, R]):
         if status.state in (ChannelState.FAILED, ChannelState.CLOSED):
             self._refuse(status.cause or self._closed())
 
-    # --- inside: what the machine orders
+    # --- internal: effects of the machine
 
     def _pump(self) -> None:
-        """Perform what was ordered, and arm the timer; `on_error` may call us meanwhile, and adds to it."""
+        """Perform the effects of the machine, and set the timer; `on_error` may add effects meanwhile."""
         if self._pumping:
             return
         self._pumping = True
@@ -403,7 +400,7 @@ class AsyncMirror(Mapping[Any, R]):
             case Abandon():
                 self._fetching.abandon()
             case ReportError(error):
-                # texts of a fetch may differ each time; its failures are of one kind all the same
+                # group by type: the text of a fetch error may differ each time
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
 
     def _emit(self, event: MirrorEvent[Any]) -> None:
@@ -441,7 +438,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._machine.fetched(generation, answer, now)
         self._pump()
 
-    # --- inside: who waits
+    # --- internal: iterators and waiting callers
 
     def _feed(self, kept: Any) -> Registration:
         registration = self._driver.registry.add(self._topic, (), kept.put, kept, self._driver.now())
@@ -458,7 +455,7 @@ class AsyncMirror(Mapping[Any, R]):
         return Resynced("merged", rewound(rows, events, self._machine.key.of), dict(rows), self._shown)
 
     async def _moving(self) -> None:
-        """Wait until it stands elsewhere, if it is not live. Raises why that will not be."""
+        """Wait until the state changes, unless the mirror is live. Raises if it cannot become live."""
         if self.live:
             return
         waiter: asyncio.Future[None] = self._driver.loop.create_future()
@@ -487,7 +484,7 @@ class AsyncMirror(Mapping[Any, R]):
 
 
 class _Events:
-    """Where the iterators of a mirror get their events from; a `Source`."""
+    """The source of the events of a mirror's iterators; a `Source`."""
 
     def __init__(self, driver: Driver, core: CoreChannel) -> None:
         self._driver = driver
@@ -495,7 +492,7 @@ class _Events:
         self._core = core
 
     def may_come(self) -> bool:
-        """Until the mirror or the client has ended, or the channel has failed for good."""
+        """Return whether the mirror is open. Raises if the client has ended or the channel has failed permanently."""
         driver, core = self._driver, self._core
         driver.check_loop()
         if core.state is ChannelState.FAILED and core.error is not None:
@@ -507,7 +504,7 @@ class _Events:
         return core.state is not ChannelState.CLOSED
 
     async def begin(self) -> None:
-        """It has begun with the mirror."""
+        """Do nothing: the mirror has started already."""
 
     def end(self) -> None:
-        """The mirror goes on without its iterators."""
+        """Do nothing: the mirror does not depend on its iterators."""

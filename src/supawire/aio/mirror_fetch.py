@@ -1,9 +1,8 @@
-"""The user's `fetch`: called where it may wait, or block, and given up when nobody wants its answer any more.
+"""Calls of the user's `fetch` for a mirror: on the event loop or on a thread, with timeout and cancellation.
 
-A coroutine function runs on the loop. A plain one may block, so it runs on a thread of ours, a generator's steps too,
-and there its rows are read.
-A thread cannot be stopped: one that was given up is left alone, and the next call waits until it has ended, so that a
-fetch that hangs for ever holds one thread and not one for each attempt.
+A coroutine function runs on the event loop. A plain function may block, so it runs on a thread of ours, together with
+the iteration of its result. A thread cannot be stopped: an abandoned one is left running, and the next call waits until
+it has ended, so that a hanging fetch occupies one thread, not one per attempt.
 """
 
 import asyncio
@@ -20,14 +19,14 @@ from supawire.aio.usercode import Call, is_closed_from_outside
 from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
 SHUTDOWN_TIMEOUT: Final = 5.0
-"""Seconds that the end of a mirror waits for a fetch that does not let itself be cancelled."""
+"""Seconds that the end of a mirror waits for a fetch that suppresses its cancellation."""
 
 
 class MirrorFetcher:
-    """Fetches of one mirror, as tasks of its client.
+    """The fetches of one mirror, as tasks of its client.
 
-    Args: timeout: seconds of one; None: no limit. answered: told of each one's rows, or why there are none, unless it
-    was given up.
+    Args: timeout: seconds of one fetch; None: no limit. answered: called with the rows or the error of each fetch that
+    was not abandoned.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class MirrorFetcher:
         self._asked: int | None = None
 
     def begin(self, generation: int) -> None:
-        """Fetch; what comes of it is told with this generation."""
+        """Start a fetch; its result is reported with this generation."""
         self._asked = generation
         task = self._driver.tasks.spawn(self._run(generation), f"fetch-{generation}")
         if task is not None:
@@ -57,13 +56,13 @@ class MirrorFetcher:
             task.add_done_callback(self._tasks.discard)
 
     def abandon(self) -> None:
-        """Nobody wants the answer any more."""
+        """Cancel the running fetch, whose result is no longer needed."""
         self._asked = None
         for task in self._tasks:
             task.cancel()
 
     async def ended(self) -> None:
-        """Wait until none is left, but for the one that waits for this itself, or cannot be ended."""
+        """Wait until no fetch is running, except one that the caller runs in, or that cannot be ended."""
         if self._tasks and (others := self._tasks - {asyncio.current_task()}):
             await asyncio.wait(others, timeout=SHUTDOWN_TIMEOUT)
 
@@ -104,9 +103,9 @@ class MirrorFetcher:
 
 
 class Calls:
-    """Calls of one `fetch`, one at a time. `read` makes of what it gives what is wanted of it.
+    """Calls of one `fetch`, one at a time. `read` converts the result to rows.
 
-    Args: blocking: for the blocking door, whose loop runs no code of the user.
+    Args: blocking: for the blocking client, whose event loop runs no user code.
     """
 
     def __init__(self, fetch: RowSource, read: Callable[[Iterable[Any]], Rows], *, blocking: bool) -> None:
@@ -116,7 +115,7 @@ class Calls:
         self._busy: asyncio.Future[tuple[Any, BaseException | None]] | None = None
 
     async def rows(self) -> Rows:
-        """The rows that it gives. Raises what it raises, and `RowError` for what are no rows."""
+        """Return the fetched rows. Raises what `fetch` raises, and `RowError` if the result is not rows."""
         given: Any = self._fetch() if is_async(self._fetch) else await self._on_thread()
         if isinstance(given, _Read):
             return given.rows
@@ -138,12 +137,12 @@ class Calls:
             given, error = None, None
             try:
                 given = self._gather(self._fetch())
-            except BaseException as raised:  # noqa: BLE001  it is told where it is awaited
+            except BaseException as raised:  # noqa: BLE001  raised where it is awaited
                 error = raised
             try:
                 loop.call_soon_threadsafe(settle, given, error)
             except RuntimeError:
-                return  # the loop was closed meanwhile: nobody waits
+                return  # the loop was closed meanwhile
 
         threading.Thread(target=work, name="supawire-fetch", daemon=True).start()
         given, error = await asyncio.shield(busy)
@@ -154,7 +153,7 @@ class Calls:
         return given
 
     def _gather(self, given: Any) -> Any:
-        """The rows, but for those that only the loop can wait for."""
+        """Read the rows, unless they must be awaited on the event loop."""
         if not (inspect.isawaitable(given) or hasattr(given, "__aiter__")):
             return _Read(self._read(cast("Iterable[Any]", given)))
         if self._blocking:
@@ -165,7 +164,7 @@ class Calls:
 
 
 def not_here() -> InvalidArgumentError:
-    """The error for an async fetch in the blocking door."""
+    """Return the error for an async fetch in the blocking client."""
     return InvalidArgumentError(
         "the blocking door has no event loop for an async fetch: give a plain function, which may block",
         hint="It runs on a thread of its own, where asyncio.run() works; or use connect_async.",
