@@ -1,16 +1,12 @@
-"""What users give to `publish` and `publish_many`, checked, and what they get back.
+"""Broadcasts by HTTP: `publish`, `publish_many`, and what `offline="http"` sends.
 
-One HTTP request of a broadcast, until what became of it is certain (protocol §6.7).
+`core.http_broadcast` decides in which form messages are sent and what an answer means. `HttpSender` sends one request
+and repeats it. Delivery is at most once: an answer that leaves open whether the message was accepted raises an error
+that says so. A message that was certainly not accepted is retried within the call's timeout; one with an id is retried
+also when that is uncertain.
 
-At most once: an answer that leaves open whether the message was taken is an error that says so. What was certainly not
-taken is tried again, within the call's timeout; what has an id also when it is not certain.
-
-Broadcasts by HTTP: `publish`, `publish_many`, and what `offline="http"` sends (protocol §6.5 to §6.7).
-
-What goes out in which form, and what an answer means, is `core.rest`'s; a request and its repetitions are `posting`'s.
-
-Each call is a task of the client's own and a ticket of its session. So it ends with the client, its caller hears of it,
-and a caller who goes away takes it along.
+Each call is a task of the client and a ticket of its session. So it ends with the client, its caller gets the outcome,
+and it is cancelled together with its caller. See docs/protocol.md, HTTP batch, HTTP single and HTTP answers.
 """
 
 import asyncio
@@ -63,24 +59,24 @@ _KEYS: Final = (*_NEEDED, "private", "id")
 
 
 class Published(Struct, frozen=True):
-    """What `publish_many` did: each message was accepted by the server. That says nothing of anybody having got it.
+    """The result of `publish_many`: the server has accepted each message; delivery is not guaranteed.
 
-    `sent`: how each went out, in the order given. `acked` is False for those in a batch: it is accepted as a whole,
-    also with private messages that the token may not send, and those are dropped.
+    `sent`: how each message was sent, in the order given. `acked` is False for messages in a batch: it is accepted as a
+    whole, even if it has private messages that the token may not send, and those are dropped.
     """
 
     sent: tuple[Sent, ...]
 
     @property
     def accepted(self) -> int:
-        """How many messages the server took."""
+        """How many messages the server accepted."""
         return len(self.sent)
 
 
 def read_message(
     topic: object, event: object, payload: object, private: object, id: object, limit: int | None
 ) -> HttpMessage:
-    """One message as it was given. Raises `InvalidArgumentError`, `PayloadTooLargeError`."""
+    """Check one message. Raises `InvalidArgumentError`, `PayloadTooLargeError`."""
     name = check_topic(topic).removeprefix("realtime:")
     json = not isinstance(payload, bytes | bytearray | memoryview)
     body = check_json(payload) if json else bytes(cast("bytes", payload))
@@ -89,7 +85,7 @@ def read_message(
 
 
 def read_messages(messages: Iterable[object], limit: int | None) -> list[HttpMessage]:
-    """Many messages; an error says which one it means."""
+    """Check many messages; an error names the index of the wrong one."""
     if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
         raise InvalidArgumentError(f"messages must be an iterable of dicts, not {cast('object', messages)!r:.80}")
     letters: list[HttpMessage] = []
@@ -109,7 +105,7 @@ def _read(message: object, limit: int | None) -> HttpMessage:
     given = cast("Mapping[object, object]", message)
     for key in given:
         if key not in _KEYS:
-            from difflib import get_close_matches  # a start needs no near words
+            from difflib import get_close_matches  # imported late, because it is needed only for errors
 
             near = get_close_matches(str(key), _KEYS, n=1)
             raise InvalidArgumentError(
@@ -132,14 +128,14 @@ def _uuid(id: object) -> str | None:
 
 
 BACKOFF: Final = Backoff(initial=0.5, maximum=8)
-"""Between attempts of one call; a longer Retry-After counts instead."""
+"""The pauses between attempts of one call; a longer Retry-After takes precedence."""
 
 _OURS: Final = frozenset({"authorization", "apikey", "content-type", "content-length", "host"})
-"""Headers that are set here, whatever the client's `headers` say."""
+"""Headers that are set here, overriding the client's `headers`."""
 
 
 class HttpSender:
-    """Sends the requests of one client."""
+    """Sends the HTTP requests of one client."""
 
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
@@ -154,7 +150,7 @@ class HttpSender:
     async def post(
         self, letters: Sequence[HttpMessage], form: Form, token: Secret | None, deadline: float | None
     ) -> HttpError | None:
-        """Send until it is taken, or cannot be: None when it was, the error when the server has no such route.
+        """Send until the request is accepted; return None, or the error if the server does not have this route.
 
         Raises every other error.
         """
@@ -178,7 +174,7 @@ class HttpSender:
     async def _ask(
         self, form: Form, token: Secret | None, deadline: float | None, topic: str | None
     ) -> tuple[HttpOutcome, HttpError | None]:
-        """Send once."""
+        """Send the request once."""
         bound = asyncio.timeout_at(deadline)
         try:
             async with bound:
@@ -205,7 +201,7 @@ class HttpSender:
         )
 
     def _broken(self, error: Exception, topic: str | None) -> HttpError:
-        """A client of the user's raised what it should not: nobody knows how far it was."""
+        """Return the error for an unexpected exception of a user's HTTP client; the message may have been sent."""
         text = f"the HTTP client {described(type(self._http))} raised {type(error).__name__}"
         return HttpError(text, topic=topic, maybe_sent=True, hint="It should raise HttpError.")
 
@@ -232,7 +228,7 @@ class HttpSender:
     # --- waiting
 
     async def _pace(self, messages: int, deadline: float | None, topic: str | None) -> None:
-        """Wait for the limit on messages, which the socket counts too."""
+        """Wait for the limit on messages per second, which is shared with the WebSocket."""
         while (ready_at := self._posts.ready_at(now := self._now(), messages)) > now:
             if deadline is not None and ready_at >= deadline:
                 raise RateLimitedError("the limit on messages per second holds it beyond its timeout", topic=topic)
@@ -240,7 +236,7 @@ class HttpSender:
         self._posts.spend(now, messages)
 
     async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
-        """Wait before another attempt; raise the error when there is no time for one."""
+        """Wait before the next attempt; raise the error if the deadline does not allow one."""
         asked = min(error.retry_after or 0.0, self._options.max_retry_after)
         seconds = max(delay(BACKOFF, attempt, RANDOM), asked)
         if deadline is not None and self._now() + seconds >= deadline:
@@ -248,9 +244,9 @@ class HttpSender:
         await asyncio.sleep(seconds)
 
     async def _refresh(self, used: Secret | None, error: HttpError, deadline: float | None) -> None:
-        """Get a newer token than the one that was refused; raise the error when there is none."""
+        """Get a newer token than the one that was refused; raise the error if there is none."""
         if not same(used, self._posts.token):
-            return  # it came meanwhile
+            return  # a newer one arrived meanwhile
         if not self._posts.refreshable:
             raise error
         try:
@@ -267,18 +263,18 @@ class HttpSender:
     # --- the end
 
     async def close(self) -> None:
-        """Close the connections of our own client."""
+        """Close the connections of our own HTTP client."""
         if self._pooled is not None:
             await self._pooled.close()
 
     def abort(self) -> None:
-        """The same, without waiting."""
+        """Close the connections without waiting."""
         if self._pooled is not None:
             self._pooled.abort()
 
 
 def _is_only_a_key(token: Secret) -> bool:
-    """Whether it says who calls, not who the user is: in Authorization only our own key may (protocol §7.5)."""
+    """Return whether it is an API key, not a JWT; in Authorization only the client's own key is allowed."""
     return token.reveal().startswith("sb_")
 
 
@@ -286,7 +282,7 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class Publisher:
-    """The HTTP side of one client."""
+    """The broadcasts of one client by HTTP."""
 
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
@@ -295,7 +291,7 @@ class Publisher:
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._old: int | None = None
-        """The generation in which the server turned out to have no single form; with the next one it may be another."""
+        """The generation in which the server was found to lack the single form; it may differ after a reconnect."""
 
     # --- calls
 
@@ -305,17 +301,17 @@ class Publisher:
         return cast("Sent", await self._outcome(lambda: self._one(letter, None, deadline)))
 
     async def publish_many(self, letters: Sequence[HttpMessage], timeout: float | None) -> Published:
-        """Send many; see `AsyncClient.publish_many`."""
+        """Send many messages; see `AsyncClient.publish_many`."""
         deadline = self._deadline(timeout)
         return cast("Published", await self._outcome(lambda: self._many(letters, deadline)))
 
     def perform(self, order: Publish) -> None:
-        """Send what a channel could not, after what it gave before."""
+        """Send a broadcast of a channel that is not joined, after its earlier ones."""
         deadline = self._deadline(order.timeout)
         self._start(order.ticket, lambda: self._in_turn(order, deadline))
 
     def cancel(self, ticket: Ticket) -> None:
-        """Its caller went away."""
+        """Cancel the call of this ticket."""
         task = self._running.pop(ticket, None)
         if task is not None:
             task.cancel()
@@ -335,7 +331,7 @@ class Publisher:
             self._running[ticket] = task
 
     async def _settle(self, ticket: Ticket, work: Work) -> None:
-        await asyncio.sleep(0)  # a loop with eager tasks would be here before anybody waits
+        await asyncio.sleep(0)  # an eager task would otherwise run before its caller waits
         outcome: Any = HttpError("the HTTP request was given up; it may have arrived", maybe_sent=True)
         try:
             outcome = await work()
@@ -381,7 +377,7 @@ class Publisher:
         return Published(tuple(sent))
 
     async def _in_turn(self, order: Publish, deadline: float | None) -> Sent:
-        """One broadcast of a channel after another, so that their order is kept."""
+        """Send one broadcast of a channel at a time, to keep their order."""
         topic = order.letter.topic
         turn = self._turns.setdefault(topic, asyncio.Lock())
         try:
@@ -413,7 +409,7 @@ def _too_old(status: int, body: str | None = None) -> HttpError:
 
 
 def _partly(messages: int, sent: Sequence[Sent], tried: int, error: RealtimeError) -> HttpError:
-    """The error for `publish_many`, with what became of each message."""
+    """Return the error for `publish_many`, with the outcome of each message."""
     rest_of_them = messages - len(sent) - tried
     skipped = HttpError("not sent, because an earlier message of the call failed", retryable=True)
     answer = error if isinstance(error, HttpError) else None

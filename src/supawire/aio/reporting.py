@@ -1,9 +1,7 @@
-"""What `on_frame` sees: frames as they are on the wire, without tokens (R48).
+"""Logging, calls of `on_error`, and the redaction of frames for `on_frame`.
 
-What the client says about itself: log lines, and errors that nobody waits for (R48).
-
-One logger per concern under `supawire`: link, channel, token, wire, handler. In normal operation everything is DEBUG; a
-lost connection is one WARNING, and one INFO when it is back. No line holds a token, a key or a payload.
+There is one logger per subject under `supawire`: link, channel, token, wire, handler. In normal operation everything is
+DEBUG; a lost connection is one WARNING, and one INFO when it is restored. No line contains a token, a key or a payload.
 """
 
 import logging
@@ -29,7 +27,7 @@ _HIDDEN: Final = "***"
 
 
 def redact_frame(data: bytes, *, binary: bool, secret: bool) -> bytes:
-    """The frame with every `access_token` member hidden; one that holds a token and cannot be read is hidden whole."""
+    """Return the frame with every `access_token` value hidden; if it cannot be parsed, it is hidden as a whole."""
     if binary or not (secret or _TOKEN in data):
         return data
     try:
@@ -47,14 +45,14 @@ def _hide(value: Any) -> Any:
     return value
 
 
-_TROUBLE: Final = (ConnectionState.RETRYING, ChannelState.RETRYING)  # a failure for good is raised, or goes to on_error
+_TROUBLE: Final = (ConnectionState.RETRYING, ChannelState.RETRYING)  # permanent ones go to the caller or on_error
 _GOOD: Final = (ConnectionState.OPEN, ChannelState.JOINED)
 _CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
-"""Which logger an error belongs to that nobody waits for; the others are the channel's."""
+"""The logger for an error that is not raised to a caller, by report; all others go to the logger "channel"."""
 
 
 _AGAIN: Final = 60.0
-"""Seconds after which an error that goes on is logged again, with its number."""
+"""Seconds after which a repeated error is logged again, with its count."""
 
 _MILESTONES: Final = frozenset(10**power for power in range(1, 10))
 
@@ -63,11 +61,11 @@ _KINDS: Final = 256
 
 
 class Reports:
-    """The one place from which this client logs and calls `on_error`.
+    """The one place from which a client logs and calls `on_error`.
 
-    Args: on_error: the user's hook, None to log. logger: the parent of our loggers. tell: calls a function with an
-    error where the hook shall run, or returns False when that is over; left out, it runs here. clock: seconds.
-    exits: lets errors of the hook leave that end the program.
+    Args: on_error: the user's callback, None to log. logger: the parent of our loggers. tell: calls a function with an
+    error on the thread of the callback, or returns False if that thread has ended; if omitted, the callback runs here.
+    clock: returns seconds. exits: lets exceptions of the callback that end the program propagate.
     """
 
     __slots__ = ("_clock_now", "_exits", "_logged", "_logger", "_on_error", "_tell", "_troubled", "_warned")
@@ -88,14 +86,14 @@ class Reports:
         self._warned: tuple[str, ...] = ()
         self._clock_now = clock
         self._logged: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
-        """How often errors of each kind came, and when the last one was logged."""
+        """The count of errors by kind, and when the last one was logged."""
 
     def log(self, concern: str) -> logging.Logger:
-        """The logger of one concern."""
+        """Return the logger of one subject."""
         return _child(self._logger, concern)
 
     def take(self, report: Report) -> None:
-        """A report of the core."""
+        """Handle a report of the core."""
         log = self._LOGGED.get(report.what)
         if log is not None:
             log(self, report)
@@ -103,9 +101,11 @@ class Reports:
             self.error(report.error, _CONCERNS.get(report.what, "channel"))
 
     def error(self, error: Exception, concern: str, kind: Hashable = None) -> None:
-        """Call the user's hook with an error that nobody waits for, or log it. A hook that raises ends nothing (R1).
+        """Call `on_error` with an error that is not raised to a caller, or log it.
 
-        Args: kind: what the errors have in common that are logged once in full, then counted; left out, class and text.
+        An exception of `on_error` itself is logged and never ends the client.
+
+        Args: kind: groups errors of which the first is logged in full and others counted; if omitted, class and text.
         """
         if self._on_error is None:
             self._log_error(error, concern, kind)
@@ -115,7 +115,7 @@ class Reports:
             self._log_error(error, concern, kind)
 
     def _log_error(self, error: Exception, concern: str, kind: Hashable) -> None:
-        """Log the first error of a kind with its traceback, and of later ones a line when their number says much."""
+        """Log the first error of a kind with its traceback; later ones in one line, at intervals or powers of ten."""
         key = (concern, type(error), str(error) if kind is None else kind)
         count, logged_at = self._logged.pop(key, (0, 0.0))
         count, now = count + 1, self._clock_now()
@@ -135,7 +135,7 @@ class Reports:
         assert self._on_error is not None
         try:
             given = self._on_error(error)
-        except BaseException as raised:  # noqa: BLE001  it is the user's code
+        except BaseException as raised:  # noqa: BLE001  errors of user code never end the client
             self.log("handler").error("on_error raised for %r", error, exc_info=raised)
             if self._exits is not None:
                 self._exits.take(raised)
@@ -147,7 +147,7 @@ class Reports:
             )
 
     def raised(self, what: str, name: object, error: BaseException, topic: str | None = None) -> None:
-        """The user's code raised where nobody catches it."""
+        """Report an exception of user code that has no caller to raise it to."""
         text = f"{what} {described(name)} raised {type(error).__name__}: {error}"
         wrapped = HandlerError(text, topic=topic, hint="Other events and handlers go on.")
         wrapped.__cause__ = error
@@ -179,7 +179,7 @@ class Reports:
     def _gap(self, report: Report) -> None:
         gap: Any = report.detail["gap"]
         lost = ", ".join(sorted(gap.lost))
-        if lost:  # else nobody listens to what may be missing
+        if lost:  # otherwise there is no listener for what may be missing
             self._warn_once(
                 "channel",
                 "channel %s: events may be missing between %s and %s (%s; perhaps lost: %s); listen to gaps()",
@@ -187,7 +187,7 @@ class Reports:
             )  # fmt: skip
 
     def _warn_once(self, concern: str, text: str, *values: object) -> None:
-        """A warning the first time, for what may come a thousand times and needs the user once; then DEBUG (R48)."""
+        """Log a warning the first time and DEBUG afterwards, for events that may occur very often."""
         known = text in self._warned
         if not known:
             self._warned += (text,)
@@ -207,12 +207,12 @@ class Reports:
 
 @cache
 def _child(logger: logging.Logger, concern: str) -> logging.Logger:
-    """Kept, as `logging` keeps them: `getChild` takes a lock and 5 µs, and a join reports three times."""
+    """Cache the loggers: `getChild` takes a lock and 5 µs, and a join reports three times."""
     return logger.getChild(concern)
 
 
 def described(name: object) -> str:
-    """How a callable is called in a text; never its arguments or bound values."""
+    """Return the name of a callable for messages; never its arguments or bound values."""
     while isinstance(name, partial | ModelAdapter):
         name = name.deliver if isinstance(name, ModelAdapter) else cast("partial[Any]", name).func
     return str(getattr(name, "__qualname__", None) or type(name).__qualname__)

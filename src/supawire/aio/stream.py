@@ -1,4 +1,4 @@
-"""Iterators over events: `async for change in channel.listen(changes("users"))`."""
+"""Async iterators over events: `async for change in channel.listen(changes("users"))`."""
 
 import asyncio
 import weakref

@@ -1,12 +1,12 @@
-"""Realtime beside a client of the package `supabase`: its URL, its key, and the token of whoever is signed in there.
+"""A Realtime client that follows a client of the package `supabase`: its URL, its key, and the token of its user.
 
 The package is not imported. Of a client, sync or async, four public names are used: `supabase_url`, `supabase_key`,
-`auth.get_session()` and `auth.on_auth_state_change()`; and a fifth where nobody signs in, but the client was made with
-an `Authorization` header for a user, as servers do for each request.
+`auth.get_session()` and `auth.on_auth_state_change()`. A fifth is used when no user signs in, but the client was made
+with an `Authorization` header for a user, as servers do for each request.
 
-The session is asked before each connect and join, as any token provider is; in between the events of `auth` bring what
-changes: a refresh, another user, nobody. `auth` calls us wherever that happens, in any thread and in the middle of the
-user's `sign_in`, so what it calls waits for nothing and raises nothing.
+The session is read before each connect and join, as with any token provider; in between, the events of `auth` report a
+refresh, another user, or a sign-out. `auth` calls us on any thread and in the middle of the user's `sign_in`, so our
+callback never waits or raises.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Supabase(Protocol):
 
     @property
     def supabase_url(self) -> object:
-        """The project's URL, a string or an object that prints as one."""
+        """The project's URL, a string or an object that converts to one."""
         ...
 
     @property
@@ -46,12 +46,12 @@ class Supabase(Protocol):
 
     @property
     def auth(self) -> Any:
-        """Its client of Auth, with `get_session` and `on_auth_state_change`."""
+        """Its Auth client, with `get_session` and `on_auth_state_change`."""
         ...
 
 
 class Passed(TypedDict, total=False):
-    """The options of `connect` but `token`, which the session gives; see `ClientOptions`."""
+    """The options of `connect` except `token`, which comes from the session; see `ClientOptions`."""
 
     protocol: Version
     heartbeat: float
@@ -80,16 +80,16 @@ class Passed(TypedDict, total=False):
 def from_supabase_async(
     client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]
 ) -> ClientOpener[AsyncClient]:
-    """A client of Realtime in this event loop, for a client of the package `supabase`, sync or async.
+    """Make a Realtime client in this event loop that follows the session of a client of the package `supabase`.
 
-    URL and key are the other client's, and the token is that of the user who is signed in there: also after a refresh,
-    after somebody else has signed in, and when nobody is signed in any more; then it is the key. A client that was made
-    with an `Authorization` header sends that one until somebody signs in. Closing this client lets go of the other one,
-    and does not close it. Everything else as with `connect_async`.
+    The given client may be sync or async. URL and key are those of that client, and the token is that of its signed-in
+    user, also after a refresh or a new sign-in; after a sign-out the key is used. A client that was made with an
+    `Authorization` header sends that header until a user signs in. Closing the Realtime client unsubscribes from the
+    given client, and does not close it. Everything else as with `connect_async`.
 
-    Args: client: what `create_client` or `acreate_client` of `supabase` gives. close_on_sign_out: end this client with
-        `AuthError` when the session is lost, by a sign-out or because it cannot be refreshed; left out, it goes on with
-        the key. options: those of `connect_async`, but `token`.
+    Args: client: the result of `create_client` or `acreate_client` of `supabase`. close_on_sign_out: end this client
+        with `AuthError` when the session is lost, by a sign-out or because it cannot be refreshed; if False, continue
+        with the key. options: those of `connect_async`, except `token`.
     Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
     """
     account = Account(client, "from_supabase_async", close_on_sign_out)
@@ -104,7 +104,7 @@ def from_supabase_async(
 
 
 class Account:
-    """Who is signed in at a client of `supabase`. Args: call: the name of ours that was called, for errors."""
+    """The session of a client of `supabase`. Args: call: the name of our function that was called, for errors."""
 
     def __init__(self, client: Supabase, call: str, close_on_sign_out: bool) -> None:
         self._call = call
@@ -117,11 +117,11 @@ class Account:
             raise _wrong(client, call)
         self._auth: Any = auth
         self.waits: bool = is_async(self._auth.get_session)
-        """The session is that of an async client, and is asked with `await`."""
+        """Whether the client is async, so that its session must be awaited."""
         self._told = False
 
     def read(self, options: Passed) -> tuple[ClientOptions, Any]:
-        """The options with the session's token, and the endpoint. Raises InvalidArgumentError."""
+        """Return the options with the session's token, and the endpoint. Raises InvalidArgumentError."""
         if "token" in options:
             raise InvalidArgumentError(
                 f"{self._call} takes no token: it is that of the session of the supabase client",
@@ -133,7 +133,7 @@ class Account:
         return chosen, chosen.endpoint(str(self._client.supabase_url), self._client.supabase_key)
 
     async def open(self, driver: Driver) -> None:
-        """Open, and hear of changes of the session until the end of the client."""
+        """Open, and follow changes of the session until the client ends."""
         listening = self._auth.on_auth_state_change(partial(self._changed, driver))
         try:
             await driver.open()
@@ -149,11 +149,11 @@ class Account:
     # --- the token
 
     def ask(self) -> Secret | None:
-        """The token now, of a sync client: it may ask the server for a newer one."""
+        """Return the current token of a sync client; it may ask the server for a newer one."""
         return self._token(self._auth.get_session())
 
     async def ask_async(self) -> Secret | None:
-        """The same of an async client."""
+        """Return the current token of an async client."""
         return self._token(await self._auth.get_session())
 
     def _token(self, session: Any) -> Secret | None:
@@ -162,7 +162,7 @@ class Account:
         return _token_of(session)
 
     def _from_header(self) -> Secret | None:
-        """What the client was made with; once somebody has signed in or out, the header is theirs and not looked at."""
+        """Return the token in the client's header; not used after a sign-in or sign-out, which changes that header."""
         headers = getattr(getattr(self._client, "options", None), "headers", None)
         if not isinstance(headers, Mapping):
             return None
@@ -175,7 +175,7 @@ class Account:
         try:
             driver.loop.call_soon_threadsafe(self._take, driver, event, session)
         except RuntimeError:
-            return  # that loop has ended, and the client with it
+            return  # the loop has ended, and the client with it
 
     def _take(self, driver: Driver, event: str, session: Any) -> None:
         if driver.session.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
@@ -194,7 +194,7 @@ class Account:
 
 
 async def _last() -> None:
-    """As long as the client."""
+    """Run as long as the client."""
     await asyncio.get_running_loop().create_future()
 
 
