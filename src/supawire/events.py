@@ -1,12 +1,7 @@
-"""Changes of rows as users receive them: made for every frame, decoded when they are first read (protocol §4.4).
+"""The objects that users receive and read: events, presence, states and results.
 
-Presence events as users receive them (protocol §5): made for every diff, payloads decoded when they are read.
-
-What users receive and look at: events, presence, states, results (api: "What handlers and iterators receive").
-
-Events are made for every frame, so they are `msgspec` structs that cost next to nothing to make, and what is
-expensive (`payload`, `record`) is decoded when it is first read, then kept. Server data is never validated here.
-Changes of rows stand in `_changes`.
+Events are created for every frame, so they are `msgspec` structs that are cheap to create. Expensive parts (`payload`,
+`record`) are decoded on first access and cached. Data from the server is not validated here.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +21,7 @@ from supawire._values.models import Model
 from supawire._values.rows import Column, decode_columns, decode_row, unsent_columns
 from supawire.errors import RealtimeError, RowError
 
-if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+if TYPE_CHECKING:  # strict checkers require a default; at run time it needs Python 3.13
     import typing_extensions
 
     R = typing_extensions.TypeVar("R", default=dict[str, Any])
@@ -46,7 +41,10 @@ def read_json(raw: Raw | bytes, what: str) -> Any:
 
 
 class ChangeData(Struct, gc=False):
-    """`data` of a `postgres_changes` frame as it came; rows and columns stay undecoded (protocol §4.4)."""
+    """The `data` of a `postgres_changes` frame; rows and columns are decoded on access.
+
+    See docs/protocol.md, Change payload.
+    """
 
     schema: str = ""
     table: str = ""
@@ -62,9 +60,9 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
     topic: str
     _data: ChangeData
     _record: Any = UNSET
-    """What it was made into; before that UNSET, or the model that it is to be made into."""
+    """The decoded row or model object; before that UNSET, or the model to create."""
     _row: dict[str, Any] | UnsetType = UNSET
-    """The row when `_record` is, or will be, something else."""
+    """The row as a dict when `_record` is, or will be, a model object."""
     _old_record: dict[str, Any] | UnsetType = UNSET
 
     @property
@@ -93,7 +91,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """What the server says is wrong with this row, nearly always nothing."""
+        """The server's errors about this row; nearly always empty."""
         errors = read_json(self._data.errors, "errors")
         if errors is None:
             return ()
@@ -101,17 +99,17 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
 
     @property
     def truncated(self) -> bool:
-        """The row was too large: values over 64 bytes are missing (`Error 413`)."""
+        """Whether the row was too large, so that values over 64 bytes are missing (`Error 413`)."""
         return any("413" in error for error in self.errors)
 
     @property
     def unauthorized(self) -> bool:
-        """The role may not read the row's key: the row is empty (`Error 401`)."""
+        """Whether the role may not read the row's key, so that the row is empty (`Error 401`)."""
         return any("401" in error for error in self.errors)
 
     @property
     def raw(self) -> dict[str, Any]:
-        """`data` of the frame as plain JSON, nothing converted."""
+        """The `data` of the frame as plain JSON, without conversions."""
         data = self._data
         parts = {"columns": data.columns, "record": data.record, "old_record": data.old_record, "errors": data.errors}
         plain = {"schema": data.schema, "table": data.table, "type": data.type}
@@ -150,14 +148,16 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         return value
 
     def _sent(self, raw: Raw) -> Any:
-        """A row as the server sent it, for printing and comparing; nothing is kept, and no model is made."""
+        """Return a row as the server sent it, for printing and comparing; caches nothing and
+        creates no model object.
+        """
         try:
             return decode_row(self._data.columns, raw)
         except RowError:
             return Unreadable(bytes(raw))
 
     def __eq__(self, other: object) -> bool:
-        """Whether the same change was sent; what `model=` makes of its row is not compared."""
+        """Compare the changes as sent; objects created for `model=` are not compared."""
         if type(self) is not type(other) or not isinstance(other, _Change):
             return NotImplemented
         mine, theirs = self._data, other._data
@@ -192,7 +192,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
 
 
 def _loose(raw: Raw) -> Any:
-    """A small part of a change as JSON, or as bytes where it is not JSON."""
+    """Decode a small part of a change as JSON; return the bytes if it is not JSON."""
     try:
         return read_json(raw, "errors")
     except RowError:
@@ -202,17 +202,20 @@ def _loose(raw: Raw) -> Any:
 class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
     @property
     def record(self) -> R:
-        """The new row, by its column types, and with `model=` as such an object; made when first read, then kept.
+        """The new row with values converted by column type, or an object of the class in `model=`.
 
-        In an Update a large value (over some 2 kB) that was left alone is missing, not None, unless the table has
-        REPLICA IDENTITY FULL (protocol §4.4). A model is made only when all that it has a field for was sent.
+        Decoded on first access.
 
-        Raises: RowError, with the row as it came: it is no JSON object, or does not fit the model.
+        In an Update an unchanged large value (over some 2 kB) is missing, not None, unless the table has REPLICA
+        IDENTITY
+        FULL. A model object is created only when all columns for its fields were sent.
+
+        Raises: RowError, with the row as it was sent: it is not a JSON object, or does not fit the model.
         """
         kept: Any = self._record
         if kept is UNSET:
             data = self._data
-            try:  # as `_keep`, without the call, which costs 0.08 of 3.8 µs for each change
+            try:  # the same as `_keep`, inlined because the call costs 0.08 of 3.8 µs per change
                 kept = decode_row(data.columns, data.record)
             except RowError as error:
                 error.topic = self.topic
@@ -223,7 +226,7 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
 
     @property
     def row(self) -> dict[str, Any]:
-        """The new row as an exact dict, also with `model=`, and also when not all of it was sent."""
+        """The new row as a dict, also with `model=`, and also when some of its columns were not sent."""
         is_record = self._row is UNSET and type(self._record) is not Model
         return cast("dict[str, Any]", self.record) if is_record else self._read_row()
 
@@ -247,7 +250,7 @@ class Update(_Written[R], frozen=True, gc=False, eq=False):
 
     @property
     def old_record(self) -> dict[str, Any]:
-        """The old row as an exact dict, never a model: its key only, or all columns under REPLICA IDENTITY FULL."""
+        """The old row as a dict, never a model object: only its key, or all columns under REPLICA IDENTITY FULL."""
         kept = self._old_record
         return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
 
@@ -262,10 +265,10 @@ class Delete(_Change, frozen=True, gc=False, eq=False):
 
     @property
     def old_record(self) -> dict[str, Any]:
-        """The old row as an exact dict, never a model: its key only.
+        """The old row as a dict, never a model object: only its key.
 
-        All columns under REPLICA IDENTITY FULL, but never with row level security: then the key only, and sent to
-        everyone who listens to the table.
+        With REPLICA IDENTITY FULL all columns, except with row level security: then only the key, and it is sent to all
+        subscribers of the table.
         """
         kept = self._old_record
         return self._keep("_old_record", self._data.old_record) if kept is UNSET else kept
@@ -283,7 +286,7 @@ class Delete(_Change, frozen=True, gc=False, eq=False):
 
 
 def row_size(change: Insert[Any] | Update[Any] | Delete) -> int:
-    """Bytes of the rows as they came."""
+    """Return the bytes of the rows as received."""
     data = change._data  # pyright: ignore[reportPrivateUsage]  of this module
     return len(data.record) + len(data.old_record)
 
@@ -293,14 +296,14 @@ type_of_change: Final[dict[str, type[Insert[Any] | Update[Any] | Delete]]] = {
     "UPDATE": Update,
     "DELETE": Delete,
 }
-"""Event class by `data.type`; the classes themselves, as a call of `Insert[Any]` costs 1.5 µs more."""
+"""Event class by `data.type`. The bare classes, because calling `Insert[Any]` costs 1.5 µs more."""
 
 Change = Insert[R] | Update[R] | Delete
-"""Any change of a row."""
+"""A change of a row."""
 
 
 class Presence(Struct, frozen=True, gc=False, eq=False):
-    """One participant's tracked payload. One key may hold several: tabs or devices of the same person."""
+    """The tracked payload of one participant. One key may have several: tabs or devices of the same user."""
 
     key: str
     ref: str
@@ -310,7 +313,7 @@ class Presence(Struct, frozen=True, gc=False, eq=False):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What was tracked, without the server's `phx_*` members."""
+        """The tracked payload, without the server's `phx_*` members."""
         if self._payload is UNSET:
             tracked = read_json(self._raw, "the presence payload")
             own = {name: value for name, value in tracked.items() if not name.startswith("phx_")}
@@ -338,7 +341,7 @@ class Presence(Struct, frozen=True, gc=False, eq=False):
 
 
 class PresenceJoin(Struct, frozen=True, gc=False):
-    """Somebody came, or came with one more device. `current` and `previous` are all of the key's entries."""
+    """A participant joined, or joined with another device. `current` and `previous` are all entries of the key."""
 
     topic: str
     key: str
@@ -349,7 +352,7 @@ class PresenceJoin(Struct, frozen=True, gc=False):
 
 
 class PresenceLeave(Struct, frozen=True, gc=False):
-    """Somebody left, or left with one of several devices."""
+    """A participant left, or left with one of several devices."""
 
     topic: str
     key: str
@@ -360,7 +363,7 @@ class PresenceLeave(Struct, frozen=True, gc=False):
 
 
 class PresenceUpdate(Struct, frozen=True, gc=False):
-    """Somebody tracked another payload."""
+    """A participant tracked another payload."""
 
     topic: str
     key: str
@@ -371,11 +374,11 @@ class PresenceUpdate(Struct, frozen=True, gc=False):
 
 
 PresenceState = Mapping[str, tuple[Presence, ...]]
-"""Everyone who is here, by presence key. Immutable."""
+"""All participants, by presence key. Immutable."""
 
 
 class PresenceSync(Struct, frozen=True, gc=False, eq=False):
-    """The state is complete: after each `presence_state`, and after the other events of a diff."""
+    """The presence state is complete: sent after each `presence_state`, and after the other events of a diff."""
 
     topic: str
     _take: Callable[[], PresenceState]
@@ -383,7 +386,7 @@ class PresenceSync(Struct, frozen=True, gc=False, eq=False):
 
     @property
     def state(self) -> PresenceState:
-        """Everyone who is here, taken when first read."""
+        """All participants; copied on first access."""
         if self._state is UNSET:
             force_setattr(self, "_state", self._take())
         return cast("PresenceState", self._state)
@@ -407,13 +410,13 @@ class PresenceSync(Struct, frozen=True, gc=False, eq=False):
 
 
 def sync_of(topic: str, state: dict[str, tuple[Presence, ...]]) -> PresenceSync:
-    """Make the event of a state that is known."""
+    """Create the event for a given state."""
     kept = MappingProxyType(state)
     return PresenceSync(topic, lambda: kept, kept)
 
 
 PresenceEvent = PresenceJoin | PresenceLeave | PresenceUpdate | PresenceSync
-"""What `presence()` listeners receive."""
+"""An event that `presence()` listeners receive."""
 
 
 __all__ = [
@@ -448,7 +451,7 @@ __all__ = [
     "with_model",
 ]
 
-if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+if TYPE_CHECKING:  # strict checkers require a default; at run time it needs Python 3.13
     import typing_extensions
 
     P = typing_extensions.TypeVar("P", default=Any)
@@ -457,7 +460,7 @@ else:
 
 
 class Instant(Struct, frozen=True, gc=False):
-    """One reading of both clocks, in seconds: deadlines are on `mono`, token expiry and gaps on `wall` (Unix time)."""
+    """One reading of both clocks, in seconds: `mono` for deadlines, `wall` (Unix time) for token expiry and gaps."""
 
     mono: float
     wall: float
@@ -469,12 +472,12 @@ class Instant(Struct, frozen=True, gc=False):
         return self.mono > other.mono
 
     def at(self) -> datetime:
-        """The wall clock's reading in UTC."""
+        """The wall clock time in UTC."""
         return datetime.fromtimestamp(self.wall, UTC)
 
 
 class ConnectionState(StrEnum):
-    """Where the one connection of a client stands."""
+    """The state of a client's connection."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -485,7 +488,7 @@ class ConnectionState(StrEnum):
 
 
 class ChannelState(StrEnum):
-    """Where a channel stands."""
+    """The state of a channel."""
 
     IDLE = "idle"
     WAITING = "waiting"
@@ -502,10 +505,10 @@ class ChannelState(StrEnum):
 
 
 class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
-    """A message of another client, of the HTTP interface, or of the database (protocol §6).
+    """A message sent by another client, by the HTTP interface, or by the database. See docs/protocol.md, Broadcast.
 
-    `payload` is any JSON value, or `bytes` for a binary message; with `model=` such an object. `id` is there for
-    messages that the server stored; `replayed` says that it was sent before this channel joined.
+    `payload` is any JSON value, or `bytes` for a binary message; with `model=` an object of that class. `id` is set for
+    messages that the server stored; `replayed`: the message was sent before this channel joined.
     """
 
     topic: str
@@ -514,14 +517,14 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
     id: str | None = None
     replayed: bool = False
     _frame: bytes = b""
-    """The frame in which it came, if a model is to be made of its text."""
+    """The frame it was received in, if its text is to be converted to a model object."""
 
     def _sent(self) -> Any:
-        """The payload as it was sent, for printing and comparing."""
+        """Return the payload as sent, for printing and comparing."""
         return self.payload
 
     def __eq__(self, other: object) -> bool:
-        """Whether the same message was sent; what `model=` makes of its payload is not compared."""
+        """Compare the messages as sent; objects created for `model=` are not compared."""
         if not isinstance(other, Broadcast):
             return NotImplemented
         theirs = cast("Broadcast[Any]", other)
@@ -542,26 +545,26 @@ class Broadcast(Struct, Generic[P], frozen=True, gc=False, eq=False):
 
 
 _kept_payload: Final[Any] = vars(Broadcast)["payload"]
-"""The slot, which the property of the class below hides."""
+"""The slot, which is hidden by the property of the subclass below."""
 
 
 def frame_of(event: Broadcast[Any]) -> bytes:
-    """The frame in which it came; empty when it came otherwise."""
+    """Return the frame it was received in; empty if it has none."""
     return event._frame  # pyright: ignore[reportPrivateUsage]  of this module
 
 
 class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
-    """A broadcast whose payload is made when it is first read: an object of a class, or an error if it is no JSON."""
+    """A broadcast whose payload is decoded on first access: an object of a class, or an error if it is not JSON."""
 
     _raw: Raw | bytes = NULL
-    """What came: JSON text, or the bytes of a binary message."""
+    """The received JSON text, or the bytes of a binary message."""
     _model: Model | None = None
 
     @property
     def payload(self) -> P:  # pyright: ignore[reportIncompatibleVariableOverride]  to read it is all that users do
-        """The object, made when first read, then kept.
+        """The decoded payload; decoded on first access, then cached.
 
-        Raises: RowError, with the message as it came: its text is not JSON after all, or does not fit the model.
+        Raises: RowError, with the message as it was sent: it is not JSON, or does not fit the model.
         """
         kept: Any = _kept_payload.__get__(self)
         if kept is UNSET:
@@ -592,12 +595,12 @@ class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
 
 
 def text_size(event: LateBroadcast[Any]) -> int:
-    """Bytes of the payload as it came."""
+    """Return the bytes of the payload as received."""
     return len(event._raw)  # pyright: ignore[reportPrivateUsage]  of this module
 
 
 def with_model(change: Change[Any], model: Model) -> Any:
-    """The same change, for a listener that wants its rows as objects of a class."""
+    """Return the same change for a listener with `model=`."""
     return replace(change, _record=model)
 
 
@@ -605,7 +608,7 @@ def with_model(change: Change[Any], model: Model) -> Any:
 
 
 class System(Struct, frozen=True):
-    """A `system` message of the server (protocol §3.6)."""
+    """A `system` message of the server. See docs/protocol.md, System messages."""
 
     topic: str
     extension: str
@@ -620,10 +623,10 @@ Verdict = Literal["complete", "truncated", "not_replayable"]
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time in which events may be missing; refetch what matters to you.
+    """A period in which events may be missing; fetch your data again.
 
-    `verdict` speaks of stored messages: all were replayed, perhaps only the newest were, or they cannot be replayed.
-    `lost` names the kinds of events that may be missing: "changes", "broadcast", "presence".
+    `verdict` is about stored messages: all were replayed, only the newest may have been, or they cannot be replayed.
+    `lost`: the kinds of events that may be missing: "changes", "broadcast", "presence".
     """
 
     topic: str
@@ -637,7 +640,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A channel or the link (topic None) went from one state to another, or became ready, or lost it."""
+    """A change of state of a channel, or of the connection (topic None): from one state to another, or of `ready`."""
 
     topic: str | None
     state: ConnectionState | ChannelState
@@ -646,7 +649,7 @@ class Status:
     ready: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """Causes are the same when they are of one class and say the same."""
+        """Compare the statuses. Causes are equal when they have the same class and text."""
         if not isinstance(other, Status):
             return NotImplemented
         return (self.topic, self.state, self.previous, self.ready) == (
@@ -662,10 +665,10 @@ def _told(error: RealtimeError | None) -> tuple[type[RealtimeError], str] | None
 
 
 class Heartbeat(Struct, frozen=True):
-    """What became of a heartbeat, the client's own or a `ping()`.
+    """The outcome of a heartbeat, sent by the client itself or by `ping()`.
 
-    `latency`: seconds of the round trip, with "ok" and "error". "timeout": no answer came in time. "disconnected": the
-    connection ended, and no heartbeat is sent until another one is open.
+    `latency`: seconds of the round trip, for "ok" and "error". "timeout": no answer in time. "disconnected": the
+    connection ended; no heartbeats are sent until it is open again.
     """
 
     status: Literal["sent", "ok", "error", "timeout", "disconnected"]
@@ -673,14 +676,16 @@ class Heartbeat(Struct, frozen=True):
 
 
 Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent | System | Gap | Status
-"""Anything that a handler or iterator can receive."""
+"""An object that a handler or iterator can receive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a broadcast went out. `acked`: the server confirmed it; by HTTP, that it was allowed and is on its way.
+    """The result of sending a broadcast.
 
-    `id`: that of the stored message, where the server stores it and says so, or the one given to `publish`.
+    `acked`: the server confirmed it; by HTTP, that it was authorized and is queued.
+
+    `id`: the id of the stored message, if the server stores it and returns it, or the one given to `publish`.
     """
 
     via: Literal["socket", "http", "queue"]
@@ -690,7 +695,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the client was made, and what is going on now."""
+    """Counters since the client was created, and its current state."""
 
     state: ConnectionState
     frames_received: int

@@ -1,18 +1,10 @@
-"""Python values as texts that PostgreSQL casts to the type of a column, for the values of filters (protocol §4.2).
+"""Filters written as Python expressions: `changes("orders", where=(col("total") >= 100) & col("note").is_(None))`.
 
-The server casts both sides of a comparison: the text that stands in the filter, and the JSON text of the row's value.
-So every text here is one that PostgreSQL reads as exactly this value, and not only the local server.
+An expression can contain what the server supports: comparisons of a column with a value, negated or not, joined by AND.
+Other operators raise an error with a hint when they are used, and are hidden from type checkers.
 
-What stands in `changes(where=…)`: conditions joined by AND, as `conditions.col` makes them.
-
-Beyond that Python can write what the server has no word for. It is refused where it is written, with a word on what to
-do instead; to a checker these operators are not even there.
-
-Filters written as Python expressions: `changes("orders", where=(col("total") >= 100) & col("note").is_(None))`.
-
-An expression is the conditions that the server can be asked for and nothing else (protocol §4.2): a column against a
-value, negated or not, and any number of these joined by AND, which is `_where`. `_literals` writes the values, and
-`filters` the conditions.
+Values are written as text. The server casts both the text in the filter and the JSON text of the row's value to the
+column's type, so each text is one that PostgreSQL parses as exactly this value. See docs/protocol.md, Filters.
 """
 
 from collections.abc import Callable, Iterable, Set
@@ -36,14 +28,14 @@ Network: TypeAlias = IPv4Address | IPv6Address | IPv4Interface | IPv6Interface |
 Scalar: TypeAlias = (
     str | int | float | Decimal | bool | datetime | date | time | timedelta | UUID | Network | bytes | bytearray
 )
-"""What a column can be compared with."""
+"""The types of values that a column can be compared with."""
 
 _MOST_DIGITS: Final = 131_072
 _MOST_DECIMALS: Final = 16_383
 
 
 def literal(column: str, value: object) -> str:
-    """The text of a value. Raises: InvalidArgumentError, which names the column."""
+    """Return the text of a value. Raises: InvalidArgumentError, which names the column."""
     write = next((write for kind, write in _WRITE if isinstance(value, kind)), None)
     if write is None:
         raise _unfit(column, value)
@@ -54,14 +46,14 @@ def literal(column: str, value: object) -> str:
 
 
 def text(column: str, value: str) -> str:
-    """A text that can be sent and stored. Raises: InvalidArgumentError."""
+    """Check that a text can be sent and stored, and return it. Raises: InvalidArgumentError."""
     if "\0" in value:
         raise InvalidArgumentError(f"{column}: {value!r} has a NUL character, which PostgreSQL cannot store")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"{column}: {value!r} cannot be written as UTF-8: {error.reason}") from error
-    return str.__str__(value)  # of a text that is a member of an enum too, whose own str() may be its name
+    return str.__str__(value)  # a member of a string enum may define another str()
 
 
 def _unfit(column: str, value: object) -> InvalidArgumentError:
@@ -95,12 +87,12 @@ def _decimal(value: Decimal) -> str:
 
 
 def _int(value: int) -> str:
-    return _decimal(Decimal(value))  # Python writes no int of more than 4300 digits
+    return _decimal(Decimal(value))  # Python refuses to convert an int of more than 4300 digits
 
 
 def _float(value: float) -> str:
     if value.is_integer() and abs(value) < 1e15:
-        return str(int(value))  # a float has no scale, and 10 is read for every type of number, 10.0 not for integers
+        return str(int(value))  # a float has no scale; every numeric type parses 10, but integers do not parse 10.0
     return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(written := float.__repr__(value), written)
 
 
@@ -115,7 +107,10 @@ def _clock(value: time) -> str:
 
 
 _WRITE: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...]] = (
-    (bool, lambda value: "true" if value else "false"),  # the first that fits: a bool is an int, a datetime is a date
+    (
+        bool,
+        lambda value: "true" if value else "false",
+    ),  # the first match is used: a bool is an int, a datetime is a date
     (int, _int),
     (float, _float),
     (Decimal, _decimal),
@@ -124,12 +119,12 @@ _WRITE: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...]] 
     (time, _clock),
     (timedelta, to_wire),
     ((UUID, *get_args(Network)), str),
-    ((bytes, bytearray), lambda value: value.hex()),  # as rows have it; the cast takes both for text, which is alike
+    ((bytes, bytearray), lambda value: value.hex()),  # the form used in rows; the cast treats both as text
 )
 
 
 Truth: TypeAlias = bool | Literal["unknown"] | None
-"""What `is_` asks for."""
+"""Argument of `is_`."""
 
 TRUTHS: Final[dict[str, Truth]] = {"null": None, "true": True, "false": False, "unknown": "unknown"}
 JOIN: Final = "Put each comparison in parentheses and join them with &: (col('a') >= 1) & (col('b') == 2)."
@@ -141,24 +136,23 @@ _METHODS: Final = {
 
 
 class Where(Struct, frozen=True):
-    """Conditions that must all be true for a row; `str()` is their text for the server.
+    """Conditions that must all be true for a row; `str()` returns their text for the server.
 
-    Joined by `&`; a single one is negated by `~`. Equal ones have the same text, so they can be keys and members of
-    sets.
+    Combine with `&`; negate a single condition with `~`. Filters with the same text are equal and hashable.
     """
 
     conditions: tuple[Condition, ...]
 
     def __and__(self, other: "Where") -> "Where":
-        """Both."""
+        """Return a filter that requires both."""
         if not isinstance(other, Where):
             raise _no_condition(other)
         return Where(self.conditions + other.conditions)
 
     def __invert__(self) -> "Where":
-        """Not this one; null stays no match, except under `is_` and `is_distinct_from`.
+        """Negate the condition. Null still does not match, except with `is_` and `is_distinct_from`.
 
-        Raises: InvalidArgumentError: they are several; not all of them would be an OR.
+        Raises: InvalidArgumentError: there are several conditions; their negation would be an OR.
         """
         if len(self.conditions) != 1:
             raise InvalidArgumentError(
@@ -174,7 +168,7 @@ class Where(Struct, frozen=True):
     def __repr__(self) -> str:
         return " & ".join(map(_shown, self.conditions))
 
-    if not TYPE_CHECKING:  # to a checker they are not there; at run time a hint says more than a TypeError
+    if not TYPE_CHECKING:  # hidden from type checkers; at run time a hint is more helpful than a TypeError
 
         def __rand__(self, other: object) -> NoReturn:
             raise _no_condition(other)
@@ -198,7 +192,7 @@ class Where(Struct, frozen=True):
 
 
 def filter_text(filter: str | None, where: Where | None) -> str | None:
-    """The filter of a selector, from either of its two forms; checked. Raises: InvalidArgumentError."""
+    """Return the checked filter of a selector, given in one of two forms. Raises: InvalidArgumentError."""
     if where is None and filter is None:
         return None
     if where is None:
@@ -223,7 +217,7 @@ def _no_condition(given: object) -> InvalidArgumentError:
 
 
 def _shown(condition: Condition) -> str:
-    """The condition in Python, with its value as the text that is sent."""
+    """Format the condition as Python code, with its value as the text that is sent."""
     value: object = condition.value
     if condition.op == "in":
         value = list(condition.items)
@@ -238,9 +232,9 @@ __all__ = ["FilterColumn", "Scalar", "Truth", "Where", "col"]
 
 
 class FilterColumn(Struct, frozen=True, eq=False):
-    """A column of a table, from `col`: compared with a value it is a condition, a `Where`.
+    """A column of a table, made by `col`; comparing it with a value gives a condition (`Where`).
 
-    Null matches no comparison, list or pattern, negated or not, as in SQL: see `is_` and `is_distinct_from`.
+    As in SQL, null matches no comparison, list or pattern, negated or not: see `is_` and `is_distinct_from`.
     """
 
     name: str
@@ -264,17 +258,17 @@ class FilterColumn(Struct, frozen=True, eq=False):
         return self._compare("gte", value)
 
     def __hash__(self) -> int:
-        return object.__hash__(self)  # two of one name are not equal: comparing them is a mistake that raises
+        return object.__hash__(self)  # columns of the same name are not equal: comparing them raises an error
 
     def in_(self, values: Iterable[Scalar]) -> Where:
-        """One of these values, at most 100.
+        """Match one of these values, at most 100.
 
-        Raises: InvalidArgumentError: no value, too many, null, or one that the server does not compare.
+        Raises: InvalidArgumentError: no value, too many, null, or one that the server cannot compare.
         """
         return Where((Condition(self.name, "in", filter_syntax.in_list(self._items(values))),))
 
     def is_(self, value: Truth) -> Where:
-        """Null (None), or for a boolean column True, False or "unknown", which is null; `~` for is not."""
+        """Match null (None), or for a boolean column True, False or "unknown", which is null; negate with `~`."""
         named = [name for name, truth in TRUTHS.items() if truth is value or (truth == value == "unknown")]
         if not named:
             null = str(value).lower() in {"null", "none"}
@@ -287,23 +281,23 @@ class FilterColumn(Struct, frozen=True, eq=False):
         return Where((Condition(self.name, "is", named[0]),))
 
     def is_distinct_from(self, value: Scalar) -> Where:
-        """Unlike this value, where null is one more value: `!=` that matches null too; with `~` it is `==`."""
+        """Match values that differ, treating null as a value: like `!=`, but null matches too; with `~` like `==`."""
         return self._compare("isdistinct", value)
 
     def like(self, pattern: str) -> Where:
-        r"""Text that matches: `%` stands for any text, `_` for one character, `\` before them for themselves."""
+        r"""Match text against a pattern: `%` is any text, `_` any character; a `\` before them makes them literal."""
         return self._like("like", pattern)
 
     def ilike(self, pattern: str) -> Where:
-        """`like`, where upper and lower case are the same."""
+        """Like `like`, ignoring case."""
         return self._like("ilike", pattern)
 
     def match(self, pattern: str) -> Where:
-        """Text in which this POSIX regular expression is found, PostgreSQL's `~`."""
+        """Match text that contains this POSIX regular expression, PostgreSQL's `~`."""
         return self._pattern("match", pattern)
 
     def imatch(self, pattern: str) -> Where:
-        """`match`, where upper and lower case are the same, PostgreSQL's `~*`."""
+        """Like `match`, ignoring case, PostgreSQL's `~*`."""
         return self._pattern("imatch", pattern)
 
     def __repr__(self) -> str:
@@ -347,7 +341,7 @@ class FilterColumn(Struct, frozen=True, eq=False):
                 f"{self.name}: null is found in no list", hint=f"Add a selector with {self!r}.is_(None)."
             )
         items = [self._value(value) for value in given]
-        return sorted(items) if isinstance(values, Set) else items  # equal sets are equal filters
+        return sorted(items) if isinstance(values, Set) else items  # equal sets give equal filters
 
     def _like(self, op: str, pattern: str) -> Where:
         where = self._pattern(op, pattern)
@@ -364,7 +358,7 @@ class FilterColumn(Struct, frozen=True, eq=False):
         filter_syntax.check_condition(condition, f"{self!r}.{op}({pattern!r})")
         return Where((condition,))
 
-    if not TYPE_CHECKING:  # to a checker they are not there; at run time a hint says more than a TypeError
+    if not TYPE_CHECKING:  # hidden from type checkers; at run time a hint is more helpful than a TypeError
 
         def __bool__(self) -> NoReturn:
             raise InvalidArgumentError(
@@ -388,12 +382,12 @@ class FilterColumn(Struct, frozen=True, eq=False):
 
 
 def col(name: str) -> FilterColumn:
-    """The column of that name, to be compared in `changes(where=…)`.
+    """Return the column of that name, for comparisons in `changes(where=…)`.
 
     Comparisons give a `Where`: `==`, `!=`, `<`, `<=`, `>`, `>=` with a Python value, `in_`, `is_`,
     `is_distinct_from`, `like`, `ilike`, `match`, `imatch`.
-    Raises: InvalidArgumentError: a name that no filter can have.
-    Wire: protocol §4.2.
+    Raises: InvalidArgumentError: a name that cannot be used in a filter.
+    Wire: docs/protocol.md, Filters.
     """
     if not isinstance(name, str):
         raise InvalidArgumentError(f"a column's name is a str, not {type(name).__name__}")
@@ -409,7 +403,7 @@ def col(name: str) -> FilterColumn:
 
 
 def _survives(condition: Condition) -> bool:
-    """Whether the condition is read back, first and after another one."""
+    """Return whether the condition can be parsed back, both as the first one and after another one."""
     try:
         return filter_syntax.parse(f"{condition},{condition}") == (condition, condition)
     except filter_syntax.FilterSyntaxError:

@@ -1,7 +1,7 @@
-"""Settings, validated when they are made; frozen afterwards, and what users pass in is copied, never changed.
+"""Options, validated when they are created and frozen afterwards; mutable arguments are copied.
 
-`ClientOptions` is what `connect` takes, `SessionOptions` the part of it that the pure core needs, `ChannelOptions` what
-`channel` takes; `Endpoint` reads the URL. The checks that every other call makes of its arguments come from here too.
+`ClientOptions` are those of `connect`, `SessionOptions` the part of them that the core needs, `ChannelOptions` those of
+`channel`; `Endpoint` parses the URL. The argument checks of all other calls are re-exported from here too.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Backoff:
     """How long to wait before another attempt, in seconds.
 
     Attempt n = 0, 1, 2 … has the step min(maximum, initial * factor**n). Attempt 0 waits between 0 and its step, later
-    ones between step * (1 - jitter/2) and the step; jitter=0 waits the step exactly. max_attempts: None for no end;
-    max_elapsed: seconds since the first failure, after which no attempt is made any more; None for no end.
+    ones between step * (1 - jitter/2) and the step; jitter=0 waits exactly the step. max_attempts: None for no limit;
+    max_elapsed: seconds since the first failure after which no further attempt is made; None for no limit.
     """
 
     initial: float = 1.5
@@ -116,7 +116,7 @@ class Backoff:
             check_number("max_elapsed", self.max_elapsed, above=0, unit="seconds", why="None means no end")
 
     def ends(self, attempts: int, elapsed: float) -> bool:
-        """Whether after so many attempts and seconds no other one is made."""
+        """Return whether no further attempt is made after this number of attempts and seconds."""
         return (self.max_attempts is not None and attempts >= self.max_attempts) or (
             self.max_elapsed is not None and elapsed >= self.max_elapsed
         )
@@ -124,11 +124,11 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the client paces or refuses by itself; None: no limit.
+    """Limits that the client enforces itself, by delaying or refusing calls; None: no limit.
 
-    channels: wanted channels per connection. joins_per_second, messages_per_second: averages, with bursts of a second.
-    presence_calls: track and untrack per channel in `presence_window` seconds;
-    presence_per_second: of all channels, an average; presence_keys: in one payload. payload_bytes, frame_bytes: sizes.
+    channels: per connection. joins_per_second, messages_per_second: averages, with bursts of one second.
+    presence_calls: track and untrack calls per channel in `presence_window` seconds;
+    presence_per_second: average over all channels; presence_keys: in one payload. payload_bytes, frame_bytes: sizes.
     """
 
     channels: int | None = 100
@@ -151,7 +151,7 @@ class Limits:
 
     @classmethod
     def free(cls) -> Limits:
-        """The numbers of the hosted free plan (protocol §8)."""
+        """Return the limits of the hosted free plan. See docs/protocol.md, Limits."""
         return cls(
             joins_per_second=100,
             messages_per_second=100,
@@ -162,28 +162,29 @@ class Limits:
 
     @classmethod
     def pro(cls) -> Limits:
-        """The numbers of the hosted pro plan (protocol §8)."""
+        """Return the limits of the hosted pro plan. See docs/protocol.md, Limits."""
         return cls(joins_per_second=500, messages_per_second=500, presence_per_second=50, presence_keys=10)
 
     @classmethod
     def team(cls) -> Limits:
-        """The numbers of the hosted team and higher plans (protocol §8)."""
+        """Return the limits of the hosted team and higher plans. See docs/protocol.md, Limits."""
         return cls(joins_per_second=2500, messages_per_second=2500, presence_per_second=1000, presence_keys=10)
 
     @classmethod
     def off(cls) -> Limits:
-        """No limit on this side; the server's own stay, and some of them close channels."""
+        """Return no client-side limits. The server's own limits still apply, and some of them close channels."""
         return cls(None, None, None, None, payload_bytes=None, frame_bytes=None)
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
-    """What `channel` takes; equal options mean the same channel.
+    """The options of `channel`; equal options mean the same channel.
 
-    private: the room that policies guard. echo: get back what we broadcast. ack: broadcasts wait for the server's
-    confirmation. presence_key: our name in presence. replay_since: Unix seconds or an aware datetime; replay_limit: 1
-    to 25; both only on private channels. replay_gaps: after a rejoin of a private channel ask for what was stored
-    meanwhile. replication_ready: say when database broadcasts are live. token: its own one.
+    private: use the private channel, which policies protect. echo: receive our own broadcasts. ack: broadcasts wait for
+    the server's confirmation. presence_key: our key in presence. replay_since: Unix seconds or an aware datetime;
+    replay_limit: 1 to 25; both for private channels only. replay_gaps: after a private channel is rejoined, request the
+    messages stored meanwhile. replication_ready: report when database broadcasts are live. token: for this channel
+    only.
     """
 
     private: bool = False
@@ -222,7 +223,7 @@ class ChannelOptions:
 
     @property
     def replay_since_ms(self) -> int | None:
-        """The start of the replay as the wire wants it: whole milliseconds since 1970, rounded down."""
+        """The start of the replay as sent to the server: whole milliseconds since 1970, rounded down."""
         return None if self.replay_since is None else math.floor(_unix_seconds(self.replay_since) * 1000)
 
     @property
@@ -243,7 +244,7 @@ def _unix_seconds(value: object) -> float:
 
 
 class SessionOptions(Struct, frozen=True):
-    """The part of the settings that the pure core decides by; a delay of None is asked from the shell (`AskDelay`)."""
+    """The options that the core uses; where a delay is None, the core requests it from the shell (`AskDelay`)."""
 
     protocol: Protocol = "2.0.0"
     heartbeat: float = 25.0
@@ -262,14 +263,16 @@ class SessionOptions(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """Every option of `connect`; times in seconds.
+    """All options of `connect`; times in seconds.
 
     token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for
     one connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline:
-    what a send does while not joined. queue_size: how many sends "queue" holds. idle_disconnect: close the socket
-    when no channel is wanted for so long. token_on_heartbeat: ask the callable of token= at each heartbeat too.
-    max_retry_after: the longest wait that the server may ask for (Retry-After). host: Host and TLS name instead of
-    the URL's. on_error: gets errors nobody waits for.
+    what sending does while the channel is not joined. queue_size: how many messages "queue" holds. idle_disconnect:
+    close
+    the socket after this time without channels. token_on_heartbeat: call the callable of token= at each heartbeat too.
+    max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of the
+    URL's.
+    on_error: receives errors that no caller is waiting for.
     """
 
     token: str | Secret | TokenProvider | None = field(default=None, repr=False)
@@ -347,20 +350,20 @@ class ClientOptions:
 
     @property
     def secret(self) -> Secret | None:
-        """The token, when it was given as a string."""
+        """The token, if it was given as a string."""
         return self.token if isinstance(self.token, Secret) else None
 
     @property
     def token_provider(self) -> TokenProvider | None:
-        """The token's callable, when it was given as one."""
+        """The callable, if the token was given as one."""
         return self.token if callable(self.token) else None
 
     def endpoint(self, url: str, key: str | Secret) -> Endpoint:
-        """Where these options reach `url`."""
+        """Return the addresses for `url` with these options."""
         return Endpoint.of(url, key, protocol=self.protocol, params=self.params, host=self.host)
 
     def session(self) -> SessionOptions:
-        """The part for the core."""
+        """Return the options for the core."""
         return SessionOptions(
             protocol=self.protocol,
             heartbeat=self.heartbeat,

@@ -1,8 +1,8 @@
-"""What a handler or iterator wants to receive: small frozen objects, made by functions.
+"""Selectors say what a handler or iterator receives: small immutable objects, made by functions.
 
     broadcast("typing")    changes("users", event="INSERT")    presence()    system()    gaps()    status()
 
-Only the caller's values are checked here, and at once; what the server makes of a binding it says when it is joined.
+Only the arguments are checked here, immediately; the server checks a binding when the channel joins.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from supawire.events import Broadcast, Change, Delete, Gap, Insert, PresenceEven
 from supawire.filters import Where, filter_text
 from supawire.options import check_choice, check_event
 
-if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
+if TYPE_CHECKING:  # strict checkers require a default; at run time it needs Python 3.13
     import typing_extensions
 
     E_co = typing_extensions.TypeVar("E_co", covariant=True, default=Any)
@@ -34,11 +34,11 @@ _CHANGE_EVENTS: Final = ("*", "INSERT", "UPDATE", "DELETE")
 
 
 class Selector(Struct, Generic[E_co], frozen=True):
-    """What is wanted; the type parameter is what the handler or iterator receives."""
+    """Base class of selectors; the type parameter is the type that the handler or iterator receives."""
 
 
 class BroadcastSelector(Selector[E_co], frozen=True):
-    """Broadcasts of one event name, or of all with `*`."""
+    """Broadcasts with one event name, or all of them with `*`."""
 
     event: str = ANY
 
@@ -47,7 +47,7 @@ class BroadcastSelector(Selector[E_co], frozen=True):
 
 
 class ChangesSelector(Selector[E_co], frozen=True):
-    """Row changes: one binding of the join (protocol §4.2)."""
+    """Row changes: one binding of the join. See docs/protocol.md, Bindings."""
 
     schema: str = "public"
     table: str = ANY
@@ -62,7 +62,10 @@ class ChangesSelector(Selector[E_co], frozen=True):
         return f"changes({', '.join([brief(self.table), *told])})"
 
     def binding(self) -> dict[str, Any]:
-        """The element of `postgres_changes` in the join. What is not wanted is left out, since null is refused."""
+        """Return the element of `postgres_changes` for the join.
+
+        Unused keys are omitted, since the server refuses null.
+        """
         binding: dict[str, Any] = {"event": self.event, "schema": self.schema, "table": self.table}
         if self.filter is not None:
             binding["filter"] = self.filter
@@ -72,7 +75,7 @@ class ChangesSelector(Selector[E_co], frozen=True):
 
 
 class ModelSelector(Selector[E_co], frozen=True):
-    """What a plain selector wants, its payloads or rows as objects of a class."""
+    """A selector whose payloads or rows are converted to objects of a class."""
 
     plain: Selector[Any]
     model: Model
@@ -83,7 +86,7 @@ class ModelSelector(Selector[E_co], frozen=True):
 
 
 class PresenceSelector(Selector[E_co], frozen=True):
-    """Who comes, changes, goes, and is here."""
+    """Presence events: joins, leaves, updates, and the complete state."""
 
     def __repr__(self) -> str:
         return "presence()"
@@ -97,14 +100,14 @@ class SystemSelector(Selector[E_co], frozen=True):
 
 
 class GapsSelector(Selector[E_co], frozen=True):
-    """Times in which events may be missing."""
+    """Periods in which events may be missing."""
 
     def __repr__(self) -> str:
         return "gaps()"
 
 
 class StatusSelector(Selector[E_co], frozen=True):
-    """Moves of the channel from state to state."""
+    """Changes of the channel's state."""
 
     def __repr__(self) -> str:
         return "status()"
@@ -115,14 +118,15 @@ def broadcast(event: str = ANY, *, model: None = None) -> Selector[Broadcast[Any
 @overload
 def broadcast(event: str = ANY, *, model: type[P]) -> Selector[Broadcast[P]]: ...
 def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[Broadcast[Any]]:
-    """Messages sent to the channel under this event name; `*` is every name.
+    """Select the messages sent to the channel under this event name; `*` is every name.
 
     Args:
-        model: what `payload` is made into when it is read: a dataclass, TypedDict, `msgspec.Struct` or pydantic model.
-            A message that does not fit raises `RowError` there.
+        model: the class of `payload`, which is converted on access: a dataclass, TypedDict, `msgspec.Struct` or
+        pydantic
+            model. A message that does not fit raises `RowError` there.
 
-    Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8; the model is no such class.
-    Wire: protocol §6.
+    Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8; the model is not a supported class.
+    Wire: docs/protocol.md, Broadcast.
     """
     return _with_model(BroadcastSelector(check_event(event)), model)
 
@@ -177,22 +181,24 @@ def changes(
     select: Sequence[str] | None = None,
     model: type[Any] | None = None,
 ) -> Selector[Any]:
-    """Inserts, updates and deletes of the rows of a table (`*`: of all tables of the schema).
+    """Select inserts, updates and deletes of the rows of a table (`*`: of all tables of the schema).
 
     Args:
-        schema: left out, "public". event: "INSERT", "UPDATE", "DELETE" or "*".
-        where: which rows, such as `col("total") >= 100`. They are judged as they are after the change; on a DELETE
-            only the key columns are there, unless the table has REPLICA IDENTITY FULL.
-        filter: the same as a ready text in the grammar of protocol §4.2, such as "status=eq.open"; all must match.
-        select: the columns wanted; the key is always among them. Needs a table.
-        model: what `record` is made into when it is read: a dataclass, TypedDict, `msgspec.Struct` or pydantic model. A
-            row that does not fit raises `RowError` there, and `row` has it as a dict. `old_record` is always a dict.
+        schema: "public" if omitted. event: "INSERT", "UPDATE", "DELETE" or "*".
+        where: which rows, such as `col("total") >= 100`. Rows are checked as they are after the change; a DELETE has
+        only
+            the key columns, unless the table has REPLICA IDENTITY FULL.
+        filter: the same as text, such as "status=eq.open"; all conditions must match. See docs/protocol.md, Filters.
+        select: the columns to receive; the key is always included. Requires a table.
+        model: the class of `record`, which is converted on access: a dataclass, TypedDict, `msgspec.Struct` or pydantic
+            model. A row that does not fit raises `RowError` there, and `row` has it as a dict. `old_record` is always a
+            dict.
 
-    A DELETE of a table with row level security goes to every subscriber, with the key only.
+    A DELETE on a table with row level security is sent to all subscribers, with the key only.
     `_` and `%` in names are wildcards of the server: `user_a` also matches `userXa`.
 
     Raises: InvalidArgumentError: an unknown event, a filter that the server would refuse for every table, both filter
-    and where, a name that is no string.
+    and where, a name that is not a string.
     """
     schema = _schema_of(table, schema)
     for name, value in (("table", table), ("schema", schema)):
@@ -210,22 +216,22 @@ def changes(
 
 
 def presence() -> Selector[PresenceEvent]:
-    """Who comes, changes and goes, then `PresenceSync` with everyone who is here (protocol §5)."""
+    """Select presence joins, updates and leaves, each followed by `PresenceSync` with the complete state."""
     return PresenceSelector()
 
 
 def system() -> Selector[System]:
-    """The server's messages about the channel, such as "Subscribed to PostgreSQL" (protocol §3.6)."""
+    """Select the server's messages about the channel, such as "Subscribed to PostgreSQL"."""
     return SystemSelector()
 
 
 def gaps() -> Selector[Gap]:
-    """Times in which events may be missing, each reported when events flow again."""
+    """Select gaps: periods in which events may be missing, each reported when events arrive again."""
     return GapsSelector()
 
 
 def status() -> Selector[Status]:
-    """Moves of the channel: joined, ready, retrying with the cause."""
+    """Select the channel's changes of state: joined, ready, retrying with the cause."""
     return StatusSelector()
 
 
@@ -242,7 +248,7 @@ def _schema_of(table: object, schema: str | None) -> str:
 
 
 def check_selector(value: object) -> Selector[Any]:
-    """`value`, when it is a selector. Raises: InvalidArgumentError, which says how to write one."""
+    """Return `value` if it is a selector. Raises: InvalidArgumentError, which explains how to write one."""
     if isinstance(value, Selector):
         return cast("Selector[Any]", value)
     if isinstance(value, str):

@@ -1,8 +1,9 @@
-"""Values compared as PostgreSQL would compare them after casting both sides to the column's type (protocol §4.2).
+"""Compare values as PostgreSQL does after casting both sides to the column's type. See docs/protocol.md, Matching rows.
 
-What differs from the database: text is ordered by code point and not by collation, enums by their names; dates and
-times are read in ISO form only; intervals, networks, money and ranges are equal as text; regular expressions have no
-back references and do not look ahead or behind (`_patterns`); jsonb is equal or not, and not ordered.
+Differences from the database: text is ordered by code point, not by collation, and enums by name; dates and times are
+parsed in ISO format only; intervals, networks, money and ranges are compared as text; regular expressions do not
+support
+back references or lookaround (`patterns.py`); jsonb supports equality but no order.
 """
 
 import json
@@ -34,7 +35,7 @@ SQL_NAMES: Final = {
     "time": "time without time zone",
     "timetz": "time with time zone",
 }
-"""What PostgreSQL's error texts call the types of the catalogue."""
+"""The names of catalog types in PostgreSQL's error texts."""
 
 _RANGES: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -52,10 +53,10 @@ _BOOLS: Final = {
 
 
 def compare(op: str, kind: str, value: Any, operand: str) -> bool | None:
-    """`value op operand` for a wire value that is not null; None where PostgreSQL says NULL.
+    """Return `value op operand` for a wire value that is not null; None where PostgreSQL returns NULL.
 
-    Raises: ValueError when one side is no value of the type, or the type has no such operator. The server casts the
-    JSON text of a value, which no array type reads, so that nothing holds for an array.
+    Raises: ValueError when a side is not a value of the type, or the type has no such operator. The server casts the
+    JSON text of a value, which array types cannot parse, so no condition holds for an array.
     """
     if kind.startswith("_") or (kind == "json" and op != "is"):
         raise ValueError(f"{kind} has no operator {op}")
@@ -91,7 +92,7 @@ def _is(kind: str, value: Any, operand: str) -> bool:
 
 
 def to_comparable(kind: str, value: Any) -> Any:
-    """A wire value, or PostgreSQL's text for one, as something that is ordered as the type is. Raises: ValueError."""
+    """Convert a wire value, or PostgreSQL's text of one, to a value with the order of the type. Raises: ValueError."""
     if isinstance(value, list) and kind != "jsonb":
         raise ValueError(f"a list is no {kind}")
     if kind in {"json", "jsonb"}:
@@ -107,7 +108,7 @@ def to_comparable(kind: str, value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A wire value as PostgreSQL's text of it."""
+    """Return PostgreSQL's text of a wire value."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -118,7 +119,9 @@ def text_of(value: Any) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return read_bytes(text) if text.startswith("\\x") else text.encode()  # the wire's plain hex is cast like any text
+    return (
+        read_bytes(text) if text.startswith("\\x") else text.encode()
+    )  # plain hex, as sent by the server, is cast like any text
 
 
 def _decimal(text: str) -> tuple[bool, Decimal | float]:
@@ -135,7 +138,7 @@ _SPELLED: Final = {"nan": "NaN"} | {
 
 
 def _number(value: Decimal | float) -> tuple[bool, Decimal | float]:
-    return (True, 0) if math.isnan(value) else (False, value)  # NaN equals itself and is the greatest
+    return (True, 0) if math.isnan(value) else (False, value)  # NaN equals itself and is the greatest value
 
 
 def _moment(text: str) -> tuple[int, datetime]:
@@ -167,7 +170,7 @@ def _clock(text: str) -> tuple[bool, time]:
 
 
 def _clock_with_zone(text: str) -> tuple[timedelta, timedelta]:
-    """By the moment in UTC, and among equals by the zone."""
+    """Return a sort key: the time in UTC, then the zone."""
     moment = read_time(text.strip())
     offset = moment.utcoffset() or timedelta()
     return datetime.combine(date.min, moment.replace(tzinfo=None)) - datetime.combine(
@@ -200,14 +203,14 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def pattern(op: str, kind: str, text: str) -> Callable[[str], bool]:
-    """The test of a pattern operator. Raises: ValueError for a bad pattern, or a type that is no text."""
+    """Return the test for a pattern operator. Raises: ValueError for an invalid pattern or a type that is not text."""
     if kind not in TEXT_TYPES and (kind in _READ or kind in _RANGES or kind == "jsonb"):
         raise ValueError(f"{kind} is no text")
     return compiled(op, text.rstrip() if kind == "bpchar" else text).search
 
 
 def is_beyond_us(op: str, text: str) -> bool:
-    """Whether a pattern is one that only PostgreSQL can judge."""
+    """Return whether only PostgreSQL can evaluate the pattern."""
     try:
         compiled(op, text)
     except BeyondUs:

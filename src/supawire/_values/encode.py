@@ -1,4 +1,4 @@
-"""Python values as the server sends them, for rows that come from Python and not from PostgreSQL (protocol §4.4)."""
+"""Encode Python values as the server sends them, for rows that do not come from PostgreSQL."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +13,9 @@ from supawire.errors import InvalidArgumentError
 
 T = TypeVar("T")
 
-_COLUMN_TYPES: Final[tuple[tuple[type, str], ...]] = (  # the first that fits: a bool is an int, a datetime is a date
+_COLUMN_TYPES: Final[
+    tuple[tuple[type, str], ...]
+] = (  # the first match is used: a bool is an int, a datetime is a date
     (bool, "bool"),
     (int, "int8"),
     (float, "float8"),
@@ -31,16 +33,16 @@ _COLUMN_TYPES: Final[tuple[tuple[type, str], ...]] = (  # the first that fits: a
 
 
 def infer_columns(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Columns for a row of Python values, as the wire lists them.
+    """Infer the columns of a row of Python values, in the wire format.
 
     An int outside int8 is numeric, an aware datetime timestamptz; a list is an array when its items are of one scalar
-    type, else jsonb; None is text. Raises: InvalidArgumentError for values that have no column type.
+    type, else jsonb; None is text. Raises: InvalidArgumentError for values without a matching column type.
     """
     return [{"name": name, "type": inferred_type(value, name)} for name, value in record.items()]
 
 
 def inferred_type(value: Any, name: str = "value") -> str:
-    """The column type of one Python value. Raises: InvalidArgumentError."""
+    """Return the column type of one Python value. Raises: InvalidArgumentError."""
     if value is None:
         return "text"
     if isinstance(value, list | tuple):
@@ -72,7 +74,9 @@ def _leaves(items: list[Any]) -> Iterator[Any]:
 
 
 def to_wire(value: Any) -> Any:
-    """The JSON value in which the server sends this Python value: a Decimal becomes `Raw`, a number with its scale."""
+    """Convert a Python value to the JSON value that the server sends; a Decimal becomes `Raw`, a
+    number with its scale.
+    """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):

@@ -1,11 +1,11 @@
-"""The text of `changes(filter=…)`: read, written, checked and, for the local server, evaluated (protocol §4.2, §4.3).
+"""Parse, format and check the text of `changes(filter=…)` and, for the local server, evaluate it.
 
     filter    := condition ("," condition)*                 all must match
     condition := column "=" ["not."] op "." value
     value     := text, or a quoted text; for in: "(" item ("," item)* ")"
 
-In a quoted text, quotes and backslashes have a backslash in front. `parse` reads as the server does and refuses what it
-refuses; `check` also refuses what the server would only refuse when subscribing, whatever the table.
+In a quoted text, quotes and backslashes are escaped by a backslash. `parse` accepts exactly what the server's parser
+accepts; `check` also refuses what the server would refuse on subscribing to any table. See docs/protocol.md, Filters.
 """
 
 import re
@@ -43,9 +43,9 @@ _REFUSED: Final = "ERROR P0001 (raise_exception) "
 
 
 class FilterSyntaxError(InvalidArgumentError):
-    """A filter that cannot be read.
+    """A filter that cannot be parsed.
 
-    `parts`: the pieces that the server's text lists, or none; `server_text`: that text, word for word (protocol §3.6).
+    `parts`: the parsed pieces that the server's text lists, if any; `server_text`: the server's exact error text.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FilterSyntaxError(InvalidArgumentError):
 
 
 class Condition(Struct, frozen=True):
-    """One condition; `str()` writes it. value: without quotes; for `in` what stands between the parentheses."""
+    """One condition; `str()` formats it. value: without quotes; for `in` the text between the parentheses."""
 
     column: str
     op: str
@@ -66,12 +66,12 @@ class Condition(Struct, frozen=True):
 
     @property
     def wire_value(self) -> str:
-        """The value as the server keeps it: for `in` an array literal."""
+        """The value as the server stores it: for `in` an array literal."""
         return "{" + self.value + "}" if self.op == "in" else self.value
 
     @property
     def items(self) -> tuple[str | None, ...]:
-        """The items of an `in`, None for NULL. Raises: InvalidArgumentError when the list cannot be read."""
+        """The items of an `in`, None for NULL. Raises: InvalidArgumentError when the list cannot be parsed."""
         try:
             return tuple(cast("list[str | None]", read_array(self.wire_value)))
         except ValueError as error:
@@ -96,7 +96,7 @@ _PLAIN_ITEM: Final = re.compile(r"(?!null\Z)[\w.:+@/-]+", re.IGNORECASE)
 
 
 def in_list(items: Iterable[str | None]) -> str:
-    """Texts as the value of an `in` condition, quoted where the list would else be read differently."""
+    """Format texts as the value of an `in` condition, quoted where necessary."""
     return ",".join("NULL" if item is None else _item(item) for item in items)
 
 
@@ -108,7 +108,7 @@ def _item(item: str) -> str:
 
 
 def parse(text: str) -> tuple[Condition, ...]:
-    """The conditions of a filter, none for a blank one. Raises: FilterSyntaxError."""
+    """Parse a filter into its conditions; a blank one has none. Raises: FilterSyntaxError."""
     return tuple(map(_condition, _parts(text)))
 
 
@@ -118,7 +118,10 @@ def _parts(text: str) -> list[str]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Cut at commas outside of parentheses and quotes; a quote opens only directly after `.`, `(` or an inner comma."""
+    """Split at commas outside of parentheses and quotes.
+
+    A quote opens only directly after `.`, `(` or an inner comma.
+    """
     start = depth = at = 0
     before = ""
     while at < len(text):
@@ -157,7 +160,7 @@ def _condition(text: str) -> Condition:
     if not dot:
         raise _refusal(f"{text!r} has no '.' after its operator, as in status=eq.open", op)
     if op not in OPERATORS:
-        from difflib import get_close_matches  # a start needs no near words
+        from difflib import get_close_matches  # slow to import, and only needed for errors
 
         near = get_close_matches(op, OPERATORS, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]!r}?" if near else ""
@@ -181,7 +184,7 @@ def _refusal(message: str, *parts: str, reason: str | None = None) -> FilterSynt
 
 
 def _unquoted(value: str) -> str:
-    """The text between quotes that enclose the whole value; any other value as it is."""
+    """Remove the quotes that enclose the whole value; other values are unchanged."""
     if not value.startswith('"') or len(value) < 2 or _end_of_quote(value, 1) != len(value) - 1:
         return value
     return _ESCAPED.sub(r"\1", value[1:-1])
@@ -191,7 +194,7 @@ def _unquoted(value: str) -> str:
 
 
 def check(text: str) -> tuple[Condition, ...]:
-    """The conditions of a caller's filter. Raises: InvalidArgumentError also for what no table can satisfy."""
+    """Parse and check a filter. Raises: InvalidArgumentError, also for a filter that no table can satisfy."""
     parts = _parts(text)
     conditions = tuple(map(_condition, parts))
     for condition, part in zip(conditions, parts, strict=True):
@@ -200,15 +203,15 @@ def check(text: str) -> tuple[Condition, ...]:
 
 
 _OF_POSTGRES: Final = re.compile(r"\A\*\*\*|\(\?|\[\[|\[[:.=]|\\(?![dswDSW])\w|\{,|--|&&|~~|\|\|")
-"""What regular expressions of PostgreSQL may have and those of Python read differently."""
+"""Syntax of PostgreSQL's regular expressions that Python's interpret differently."""
 
 
 def check_condition(condition: Condition, written: str | None = None) -> None:
-    """Judge a condition; `written`: how its user wrote it, which errors quote.
+    """Check a condition; `written`: the user's text of it, for error texts.
 
-    Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every one.
+    Raises: InvalidArgumentError: no table can satisfy it, or the server refuses it for every table.
 
-    A regular expression is judged only where PostgreSQL's and Python's are written alike.
+    A regular expression is checked only where PostgreSQL's and Python's syntax agree.
     """
     if not condition.column:
         raise InvalidArgumentError(f"the condition {written or str(condition)!r} names no column")
@@ -225,9 +228,9 @@ def check_condition(condition: Condition, written: str | None = None) -> None:
 
 
 def problem(condition: Condition, kind: str | None = None) -> str | None:
-    """What PostgreSQL says when such a condition is subscribed to, as the server's message quotes it; None if nothing.
+    """Return PostgreSQL's error for subscribing to this condition, as quoted in the server's message; None if valid.
 
-    kind: the type of the column in the catalogue's words, None when it is not known.
+    kind: the type of the column as named in the catalog, None when unknown.
     """
     op, value = condition.op, condition.value
     if op == "is":
@@ -285,10 +288,11 @@ def _problem_of_value(value: str, kind: str) -> str | None:
 
 
 def matches(conditions: Iterable[Condition], row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> bool:
-    """Whether every condition is true for the row: wire values or Python values by column.
+    """Return whether every condition is true for the row: wire values or Python values by column.
 
-    columns: the types by name; those left out are taken from the value. A column that the row lacks makes a condition
-    false, and so does NULL, except under `is` and `isdistinct`; so does a value that is none of the column's type.
+    columns: the types by name; missing ones are inferred from the value. A condition is false if the row lacks the
+    column,
+    if the value is NULL (except with `is` and `isdistinct`), or if it is not a value of the column's type.
     """
     return all(_matches(condition, row, columns or {}) for condition in conditions)
 
@@ -312,5 +316,5 @@ def _matches_null(condition: Condition) -> bool:
     if condition.op == "is" and condition.value in _IS_VALUES:
         return (condition.value in {"null", "unknown"}) is not condition.negated
     if condition.op == "in":
-        return condition.negated and not condition.value.strip(_BLANKS)  # null is in no empty list, for certain
+        return condition.negated and not condition.value.strip(_BLANKS)  # null is definitely not in an empty list
     return condition.op == "isdistinct" and not condition.negated

@@ -1,12 +1,12 @@
-"""`model=`: rows and payloads as objects of the user's own classes (R42).
+"""`model=`: convert rows and payloads to objects of user-defined classes.
 
-A class is looked at once, when its selector is made; what msgspec or pydantic can never make is refused there.
-Dataclasses, TypedDicts and structs are converted by msgspec in its strict mode, pydantic's classes by pydantic, which
-is not imported for anybody else: who has such a class has imported it.
+A class is analysed once, when its selector is created; classes that msgspec or pydantic cannot create are refused
+there. Dataclasses, TypedDicts and structs are converted by msgspec in strict mode, pydantic classes by pydantic, which
+is never imported here: users of such a class have already imported it.
 
-An object is made of what the server sent and of nothing else. A column that it lists and did not send (a large value
-that the update left alone, a row over a megabyte) must not turn into the default of a field, which would look like the
-value; only fields that can say "not sent" may stay without.
+An object is created only from what the server sent. If a column was not sent (a large value that an update did not
+change, a row over a megabyte), its field must not get its default, which would look like the value; only fields that
+can represent "not sent" may be missing.
 """
 
 import re
@@ -23,19 +23,21 @@ from supawire.errors import InvalidArgumentError, RowError
 _SHOWN: Final = 5
 _PATH: Final = " - at `$"
 _SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
-"""Texts of msgspec that end with the value."""
+"""Error texts of msgspec that end with the value."""
 
 _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What msgspec and pydantic raise for a value that does not fit; what else the user's own code raises stays that."""
+"""Errors of msgspec and pydantic for a value that does not fit; other exceptions of the user's code
+are not converted.
+"""
 
 _ALLOWED: Final = "a dataclass, an attrs class, a TypedDict, a msgspec.Struct or a pydantic model"
 
 
 class Model(Struct, frozen=True, eq=False):
-    """One class, and how its objects are made. Two of the same class are equal.
+    """One class and its converters. Models of the same class are equal.
 
-    from_row: of a dict with Python values. from_json: of a JSON text. misfit: what such an error says, without the
-    values. fields: for each field that must be sent, the names under which it may be.
+    from_row: converts a dict of Python values. from_json: converts a JSON text. misfit: returns the text for an error,
+    without the values. fields: for each field that must be sent, the column names that it accepts.
     """
 
     kind: type[Any]
@@ -62,7 +64,7 @@ class Model(Struct, frozen=True, eq=False):
         return check_model, (self.kind,)
 
     def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
-        """The object of a row. `unsent`: the columns that the server lists and did not send. Raises: RowError."""
+        """Convert a row. `unsent`: the columns that the server lists but did not send. Raises: RowError."""
         lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()
         if lacking:
             raise RowError(
@@ -76,7 +78,7 @@ class Model(Struct, frozen=True, eq=False):
         raise RowError(f"the row is no {self.name}: {misfit}", hint="`row` has it as a dict.")
 
     def read(self, text: bytes | msgspec.Raw) -> Any:
-        """The object of a JSON text. Raises: RowError."""
+        """Convert a JSON text. Raises: RowError."""
         try:
             return self.from_json(text)
         except _MISFITS as error:
@@ -88,13 +90,13 @@ class Model(Struct, frozen=True, eq=False):
 
 
 def check_model(model: type[Any] | None) -> Model | None:
-    """How objects of this class are made; None for None.
+    """Return the model of this class; None for None.
 
-    Raises: InvalidArgumentError: no class of the four kinds, or one that cannot be made from JSON values.
+    Raises: InvalidArgumentError: not a class of the four kinds, or one that cannot be created from JSON values.
     """
     if model is None:
         return None
-    origin = get_origin(model) or model  # of Box[int] Box
+    origin = get_origin(model) or model  # Box for Box[int]
     if not isinstance(origin, type):
         raise _refuse(model, f"give the class itself, {type(model).__name__}" if _maker(type(model)) else "")
     make = _maker(origin)
@@ -133,7 +135,7 @@ def _of_msgspec(model: type[Any]) -> Model:
     try:
         decode = msgspec.json.Decoder(model, dec_hook=_other).decode
         kind = cast("inspect.StructType", inspect.type_info(model))
-    except (NameError, AttributeError) as error:  # an annotation that is a text, and names what cannot be found
+    except (NameError, AttributeError) as error:  # a string annotation with an unknown name
         raise TypeError(f"an annotation cannot be resolved: {error}") from error
     if getattr(kind, "array_like", False):
         raise TypeError("it is array_like, and rows are JSON objects")
@@ -154,9 +156,9 @@ def _of_msgspec(model: type[Any]) -> Model:
 
 
 def _other(kind: Any, value: Any) -> Any:
-    """A class that msgspec does not know: networks are read, and what is an object of it already is taken.
+    """Convert to a class that msgspec does not know: networks are parsed, and instances of the class are accepted.
 
-    Raises: TypeError, which msgspec makes a misfit of; without the value, which the errors of `ipaddress` show.
+    Raises: TypeError, which msgspec converts; without the value, which errors of `ipaddress` would show.
     """
     if isinstance(kind, type) and isinstance(value, kind):
         return value
@@ -169,13 +171,13 @@ def _other(kind: Any, value: Any) -> Any:
 
 
 def _holds(wanted: Any, kind: type[Any]) -> bool:
-    """Whether a field is of this kind, or None, or a list of these."""
+    """Return whether a field is of this kind, optional or not, or a list of it."""
     parts = getattr(wanted, "types", None) or (getattr(wanted, "item_type", None),)
     return isinstance(wanted, kind) or any(part is not None and _holds(part, kind) for part in parts)
 
 
 def _spans(value: Any) -> Any:
-    """PostgreSQL's text of an interval as what msgspec takes for a timedelta, where it is one."""
+    """Convert PostgreSQL's text of an interval to a timedelta, if it is one."""
     if isinstance(value, list):
         return [_spans(item) for item in cast("list[Any]", value)]
     try:
@@ -185,12 +187,12 @@ def _spans(value: Any) -> Any:
 
 
 def _may_lack(one: Any) -> bool:
-    """Whether its absence can be seen: a key that is NotRequired, or a field that is UNSET then."""
+    """Return whether a missing value is visible: a NotRequired key, or a field that is UNSET then."""
     return not one.required and one.default is one.default_factory is msgspec.NODEFAULT
 
 
 def _misfit(error: Exception) -> str:
-    """Where and why, but not with which value: errors are logged."""
+    """Describe the place and the reason without the value, because errors are logged."""
     text = str(error)
     before, _, path = text.rpartition(_PATH)
     path = path.removesuffix("`").removeprefix(".")
@@ -210,7 +212,7 @@ def _of_pydantic(model: type[Any]) -> Model:
             model.model_rebuild()
             fields, config = model.model_fields, model.model_config
             from_row, from_json = model.model_validate, model.model_validate_json
-        else:  # pydantic's dataclasses
+        else:  # pydantic dataclasses
             adapter = pydantic.TypeAdapter[Any](model)
             fields, config = model.__pydantic_fields__, getattr(model, "__pydantic_config__", {})
             from_row, from_json = adapter.validate_python, adapter.validate_json
@@ -236,7 +238,7 @@ def _names_of(name: str, one: Any, *, by_name: bool) -> Iterable[str]:
 
 
 def _misfit_of_pydantic(error: Exception) -> str:
-    """The same of pydantic, for each place; one of its texts shows a value, the tag that is none."""
+    """Describe each pydantic error; the text of an invalid union tag is replaced because it shows the value."""
     import pydantic
 
     if not isinstance(error, pydantic.ValidationError):

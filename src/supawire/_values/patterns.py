@@ -1,13 +1,9 @@
-"""Regular expressions as PostgreSQL writes them ("advanced" ones), read into a tree.
+"""Match LIKE patterns and PostgreSQL's "advanced" regular expressions in bounded time.
 
-LIKE as PostgreSQL reads it, in time that is bounded: nothing that was found is given up again.
-
-Patterns as PostgreSQL finds them, in time that is linear in the text.
-
-Python's `re` goes back and tries again, which takes exponential time for some patterns; here pattern and text may both
-come from outside. A regular expression becomes an automaton whose states are made when the text first needs them, and
-only whether it is found is asked, so one pass over the text is enough. What such an automaton cannot do (back
-references, looking ahead or behind) is refused.
+Python's `re` backtracks, which takes exponential time for some patterns; here both pattern and text may be untrusted.
+A regular expression is parsed into a tree and converted to an automaton whose states are created on demand. Only
+whether it matches anywhere is needed, so a single pass over the text suffices. Features that such an automaton does not
+support (back references, lookaround) are refused. LIKE is matched without backtracking, too.
 """
 
 import re
@@ -55,11 +51,11 @@ _PLACES: Final = frozenset("AmMyYZ")
 
 
 class BeyondUs(ValueError):
-    """A regular expression that PostgreSQL may take, and we do not."""
+    """A regular expression that PostgreSQL may support, but this implementation does not."""
 
 
 class Reader:
-    """Reads one pattern. Raises: ValueError with PostgreSQL's words."""
+    """Parses one pattern. Raises: ValueError with PostgreSQL's text."""
 
     def __init__(self, text: str) -> None:
         if len(text) > _LONGEST:
@@ -136,7 +132,7 @@ class Reader:
         if bounds is None and self._text[self._at : self._at + 1] == "{" and self._digit(self._at + 1):
             bounds = self._bounds()
         if bounds is not None:
-            self._takes("?")  # the shortest or the longest: found is found
+            self._takes("?")  # greediness does not affect whether there is a match
         return bounds
 
     def _digit(self, at: int) -> bool:
@@ -281,7 +277,7 @@ def _one_of(classes: list[Takes]) -> Takes:
 
 
 class NoneOf:
-    """Every letter but those; a class, so that the other case of a letter is looked at before it is turned round."""
+    """All letters except those; a class, so that the other case of a letter is checked before negating."""
 
     def __init__(self, classes: list[Takes]) -> None:
         self.takes = _one_of(classes)
@@ -295,11 +291,11 @@ def none_of(classes: list[Takes]) -> Takes:
 
 
 _LIKE_WORK: Final = 100_000_000
-"""Comparisons of one letter that a LIKE may need at most."""
+"""Maximum comparisons of single letters for one LIKE."""
 
 
 class Like:
-    """A LIKE pattern: `%` is any text, `_` any letter. escapes: a backslash takes its meaning from the next letter.
+    """A LIKE pattern: `%` is any text, `_` any letter. escapes: a backslash makes the next letter literal.
 
     Raises: ValueError: the pattern ends with an escape.
     """
@@ -319,12 +315,12 @@ class Like:
             else:
                 self._parts[-1].append("." if letter == "_" else re.escape(letter))
         self._width = sum(map(len, self._parts))
-        """Letters that a text has at least."""
+        """Minimum length of a matching text."""
         self._longest = max(map(len, self._parts))
         self._compiled: list[re.Pattern[str]] | None = None
 
     def search(self, text: str) -> bool:
-        """Whether the whole text is like the pattern. Raises: ValueError: it would take too long to find out."""
+        """Return whether the whole text matches. Raises: ValueError if it would take too long."""
         size = len(text)
         if self._width > size or (len(self._parts) == 1 and self._width != size):
             return False
@@ -347,9 +343,9 @@ class Like:
 
 
 def like_without_escapes(pattern: str, text: str) -> bool:
-    """Whether the text is like the pattern, where nothing is an escape.
+    """Return whether the text matches a pattern without escapes.
 
-    Most patterns are seen often and are kept; of one from outside nothing is kept that is longer than twice the text.
+    Patterns are cached, except those longer than twice the text, because they may be untrusted input.
     """
     if len(pattern) - pattern.count("%") > len(text):
         return False
@@ -365,19 +361,19 @@ def _without_escapes(pattern: str) -> Like:
 
 
 _WORK: Final = 1_000_000
-"""Nodes that are visited for one text at most; text whose letters repeat needs next to none."""
+"""Maximum nodes visited for one text; texts with repeating letters need few."""
 
 _NODES: Final = 2000
 _KEPT: Final = 20_000
-"""Entries of the states that one automaton keeps, before it begins anew."""
+"""Maximum entries of the cached states of one automaton; then the cache is cleared."""
 
 _FOUND: Final = 0
 _START, _WORD, _OTHER = range(3)
-"""What stands before a letter."""
+"""The kind of the preceding letter."""
 
 
 class _State:
-    """Where the automaton may be before a letter. moves: by letter what follows, None when the pattern is found."""
+    """A state of the automaton. moves: the next state by letter, None when the pattern has matched."""
 
     __slots__ = ("before", "moves", "nodes")
 
@@ -388,7 +384,7 @@ class _State:
 
 
 class Regex:
-    """A regular expression of PostgreSQL ("advanced"). Raises: ValueError with PostgreSQL's words, or ours."""
+    """A regular expression of PostgreSQL ("advanced"). Raises: ValueError with PostgreSQL's text or our own."""
 
     def __init__(self, text: str, *, ignore_case: bool = False) -> None:
         reader = Reader(text)
@@ -399,7 +395,7 @@ class Regex:
         self._forget()
 
     def search(self, text: str) -> bool:
-        """Whether the pattern is found in the text. Raises: ValueError: it would take too long to find out."""
+        """Return whether the pattern occurs in the text. Raises: ValueError if it would take too long."""
         work = _WORK
         state = self._begin
         for letter in text:
@@ -484,7 +480,7 @@ class Regex:
         return frozenset(nodes)
 
     def _reached(self, state: _State, letter: str | None) -> set[int]:
-        """The nodes that are reached without a letter; `letter`: the one that comes next, None at the end."""
+        """Return the nodes reachable without consuming a letter; `letter`: the next one, None at the end."""
         reached: set[int] = set()
         waiting = list(state.nodes)
         while waiting:
@@ -519,7 +515,7 @@ def _in_any_case(takes: Takes) -> Takes:
 
 
 def compiled(op: str, text: str) -> Like | Regex:
-    """The pattern of one of the operators like, ilike, match and imatch; long ones are not kept. Raises: ValueError."""
+    """Return the compiled pattern of like, ilike, match or imatch; long ones are not cached. Raises: ValueError."""
     return (_kept if len(text) <= _LONGEST_KEPT else _made)(op, text)
 
 

@@ -1,14 +1,10 @@
-"""PostgreSQL's types: what each becomes in Python, and how its text forms are read (protocol §4.4).
+"""Decode rows to Python values, by the column types that the server sends with them.
 
-Today's server sends JSON values; servers before it sent every value as PostgreSQL's own text, arrays as `{1,2}`.
-Text that Python has no value for (infinite dates, years before 1 or after 9999, 24:00:00) raises ValueError here, and
-stays text in the row.
-
-Rows as Python values, by the column types that the server sends with them (protocol §4.4).
-
-One decoder is made per list of columns and kept. It decodes a row in one typed pass; what does not fit that pass (a
-missing column, an infinite date, a server that sends everything as text) is decoded again, column by column, and what
-still does not fit stays as it was sent. The way back, for the local server, is `_towire`.
+Today's server sends JSON values; older ones sent every value as PostgreSQL's own text, arrays as `{1,2}`. One decoder
+is created per list of columns and cached. It decodes a row in one typed pass; if that fails (a missing column, an
+infinite date, a server that sends everything as text) the row is decoded again, column by column. Values that still do
+not fit (infinite dates, years before 1 or after 9999, 24:00:00) stay as they were sent. See docs/protocol.md, Value
+types. For the opposite direction, used by the local server, see `encode.py`.
 
 | PostgreSQL | Python |
 | --- | --- |
@@ -24,7 +20,7 @@ still does not fit stays as it was sent. The way back, for the local server, is 
 | arrays | lists of these |
 | json, jsonb | as they are: integers exact, other numbers `float`; `Decimal` beyond the range of these |
 | everything else: enums, ranges, interval, inet, money, … | as sent, nearly always text |
-| numbers in it: domains and composites | exact: `int`, and `Decimal` for what is not whole |
+| numbers inside these: domains and composites | exact: `int`, and `Decimal` for other numbers |
 """
 
 import json
@@ -52,12 +48,12 @@ _INTERVAL: Final = re.compile(
 
 
 def read_int(text: str) -> int:
-    """An integer; no blanks or underscores."""
+    """Parse an integer; blanks and underscores are refused."""
     return int(_whole(_INTEGER, text))
 
 
 def read_decimal(text: str) -> Decimal:
-    """A numeric with its scale; NaN and Infinity are Decimals too. Raises: ValueError also for an endless exponent."""
+    """Parse a numeric with its scale, NaN or Infinity. Raises: ValueError, also for an exponent that is too large."""
     number = _whole(_NUMBER, text)
     try:
         return Decimal(number)
@@ -66,12 +62,12 @@ def read_decimal(text: str) -> Decimal:
 
 
 def read_float(text: str) -> float:
-    """A float; NaN and Infinity are floats too."""
+    """Parse a float, NaN or Infinity."""
     return float(_whole(_NUMBER, text))
 
 
 def read_bool(text: str) -> bool:
-    """A boolean as PostgreSQL (`t`), JSON or SQL write it."""
+    """Parse a boolean in the notation of PostgreSQL (`t`), JSON or SQL."""
     if text in {"t", "true"}:
         return True
     if text in {"f", "false"}:
@@ -80,10 +76,11 @@ def read_bool(text: str) -> bool:
 
 
 def read_bytes(text: str) -> bytes:
-    r"""A bytea: plain hex as today's server sends it, or with `\x` in front.
+    r"""Parse a bytea: plain hex as sent by today's server, or with a prefix `\x`.
 
-    Hex is read once. Some older servers sent the hex of `\x…`; that is the same text as the hex of such bytes, so it is
-    left to the caller, who knows: `bytes.fromhex(value[2:].decode())`.
+    Some older servers sent the hex of the text `\x…`. This cannot be distinguished from the hex of such bytes, so only
+    one
+    level is decoded; a caller that knows can apply `bytes.fromhex(value[2:].decode())`.
     """
     digits = text.removeprefix("\\x")
     if " " in digits or not digits.isascii():
@@ -92,19 +89,19 @@ def read_bytes(text: str) -> bytes:
 
 
 def read_time(text: str) -> time:
-    """A time, with its offset where it has one."""
-    if text.startswith("24"):  # newer Pythons read it as 00:00
+    """Parse a time, with its offset if it has one."""
+    if text.startswith("24"):  # newer Python versions parse it as 00:00
         raise ValueError("24:00 is no time in Python")
     return time.fromisoformat(text)
 
 
 def read_datetime(text: str) -> datetime:
-    """A timestamp in JSON's form (`T`) or PostgreSQL's (blank)."""
+    """Parse a timestamp in JSON's form (`T`) or PostgreSQL's (blank)."""
     return datetime.fromisoformat(text)
 
 
 def read_interval(text: str) -> timedelta:
-    """An interval of days and less; a day has 24 hours. Not part of a row: years and months have no length."""
+    """Parse an interval of days and smaller units, with 24 hours per day. Not used for rows: years and months vary."""
     found = _INTERVAL.fullmatch(text)
     if not found or not text:
         raise ValueError("an interval with years or months is no timedelta")
@@ -120,7 +117,7 @@ def read_interval(text: str) -> timedelta:
 
 
 def read_text(text: str) -> str:
-    """Text as it is."""
+    """Return the text unchanged."""
     return text
 
 
@@ -131,7 +128,9 @@ def _whole(pattern: re.Pattern[str], text: str) -> str:
 
 
 class RowType(Struct, frozen=True):
-    """One type. target: what msgspec makes of the JSON. read: from text. late: target is text, and read follows."""
+    """One type. target: msgspec's target type for the JSON. read: parses text. late: target is
+    text, to be parsed by read.
+    """
 
     target: Any
     read: Callable[[str], Any]
@@ -156,7 +155,7 @@ TYPES: Final[dict[str, RowType]] = {
     "uuid": RowType(UUID, UUID),
     "bytea": RowType(str, read_bytes, late=True),
 }
-"""The types with a Python value; every other one stays as it was sent."""
+"""The types with a Python equivalent; values of all others stay as sent."""
 
 
 _TOKEN: Final = re.compile(
@@ -171,18 +170,18 @@ _TOKEN: Final = re.compile(
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _MOST_DIMENSIONS: Final = 6
-"""Of an array in PostgreSQL; a deeper literal is none."""
+"""Maximum dimensions of an array in PostgreSQL."""
 
 
 def read_array(text: str) -> list[Any]:
-    """The items of an array literal, `{1,NULL,"a b",{…}}`: strings, None for an unquoted NULL, lists for inner braces.
+    """Parse an array literal, `{1,NULL,"a b",{…}}`: strings, None for an unquoted NULL, lists for inner braces.
 
     Raises: ValueError.
     """
     outer: list[Any] = []
     stack = [outer]
     wants_item = True
-    for mark, item in _tokens(text.partition("=")[2] if text.startswith("[") else text):  # [0:1]={1,2} has bounds
+    for mark, item in _tokens(text.partition("=")[2] if text.startswith("[") else text):  # explicit bounds: [0:1]={1,2}
         if _misplaced(mark, stack, wants_item):
             raise ValueError("malformed array literal")
         if mark == "{":
@@ -229,15 +228,15 @@ __all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire",
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, ArithmeticError)
 _KEPT: Final = 256
 _LONGEST_KEPT: Final = 64_000
-"""Bytes of a list of columns whose plan is kept for later."""
+"""Maximum bytes of a list of columns whose plan is cached."""
 _MOST_COLUMNS: Final = 1600
-"""Of a table in PostgreSQL."""
+"""Maximum columns of a table in PostgreSQL."""
 _NOTHING: Final[Set[str]] = frozenset()
-_LONGEST_INT: Final = 4000  # Python refuses to read longer ones, for the time that it takes
+_LONGEST_INT: Final = 4000  # Python refuses to parse longer ones, since it takes too long
 _AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
-"""Types whose numbers are those of JSON; "": no type was sent. Any other that we do not know may hold a numeric."""
+"""Types whose numbers are JSON numbers; "": no type was sent. Any other unknown type may contain a numeric."""
 
-_ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # no field of a struct can be called so
+_ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # cannot be the name of a struct field
 
 _any: Final = msgspec.json.Decoder()
 _exact: Final = msgspec.json.Decoder(float_hook=Decimal)
@@ -248,7 +247,7 @@ _fields: Final[msgspec.json.Decoder[dict[str, msgspec.Raw] | None]] = msgspec.js
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column of a row: its name, and its type as PostgreSQL's catalogue names it (`int4`, `_text`)."""
+    """One column of a row: its name, and its type as named in PostgreSQL's catalog (`int4`, `_text`)."""
 
     name: str
     type: str = ""
@@ -259,15 +258,15 @@ _scalars: Final = {name: msgspec.json.Decoder(kind.target) for name, kind in TYP
 
 
 def decode_columns(columns: bytes | msgspec.Raw) -> tuple[Column, ...]:
-    """The columns of a change; none for null and for what is no list of columns."""
+    """Decode the columns of a change; empty for null and for invalid lists."""
     return _plan_of(bytes(columns)).columns
 
 
 def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dict[str, Any]:
-    """The row as a dict, its values by the types of `columns`.
+    """Decode a row into a dict, with values converted by the types of `columns`.
 
-    A column that was not sent is missing, a key that is no column stays as sent, null gives an empty dict.
-    Raises: RowError, with `.raw`, for what is no JSON object.
+    A column that was not sent is missing, the value of an unknown column is not converted, null gives an empty dict.
+    Raises: RowError, with `.raw`, if the row is not a JSON object.
     """
     known, plan = _newest
     if columns != known:
@@ -285,7 +284,7 @@ def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dic
 
 
 def unsent_columns(columns: bytes | msgspec.Raw, row: Mapping[str, Any]) -> Set[str]:
-    """The columns that the server lists and did not send: large values that an update left alone, or of a large row."""
+    """Return the columns that the server lists but did not send: unchanged large values, or values of a large row."""
     known, plan = _newest
     if columns != known:
         plan = _plan_anew(columns)
@@ -294,10 +293,10 @@ def unsent_columns(columns: bytes | msgspec.Raw, row: Mapping[str, Any]) -> Set[
 
 
 class _Plan(msgspec.Struct, frozen=True, eq=False):
-    """What is known about one list of columns.
+    """The decoder for one list of columns.
 
-    whole: decodes a row that has them all, None when that is not possible; shortest: no such row has fewer bytes.
-    late: what is to be done to columns after it. build: from its struct to a dict.
+    whole: decodes a row that has all columns, None when not possible; shortest: minimum bytes of such a row.
+    late: conversions applied after it. build: converts its struct to a dict.
     """
 
     columns: tuple[Column, ...]
@@ -328,7 +327,7 @@ def _plan(columns: bytes) -> _Plan:
         "Row",
         [(field, _target(column.type)) for field, column in zip(fields, listed, strict=True)],
         rename=dict(zip(fields, types, strict=True)),
-        forbid_unknown_fields=True,  # so that a key that is no column is not lost
+        forbid_unknown_fields=True,  # so that keys of unknown columns are not lost
         gc=False,
     )
     shortest = sum(len(name) + len('"":0,') for name in types)
@@ -336,13 +335,16 @@ def _plan(columns: bytes) -> _Plan:
 
 
 _newest: tuple[msgspec.Raw, _Plan] = msgspec.Raw(b""), _Plan((), {}, (), None, 0, dict)
-"""The columns that came last, and their plan: nearly always those that come next. Found by a comparison, which costs
-0.02 µs against 0.29 for their bytes, a hash and the cache."""
+"""The newest columns and their plan, which usually match the next change.
+
+The comparison costs 0.02 µs, against 0.29 for
+their bytes, a hash and the cache.
+"""
 
 
 def _plan_anew(columns: bytes | msgspec.Raw) -> _Plan:
-    global _newest  # noqa: PLW0603  one name for both, so that no thread sees half of it
-    copied = bytes(columns)  # what came is a view, and would keep its whole frame alive
+    global _newest  # noqa: PLW0603  one variable for both, so that threads never see a mixed pair
+    copied = bytes(columns)  # a Raw is a view that would keep its whole frame alive
     plan = _plan_of(copied)
     _newest = msgspec.Raw(copied), plan
     return plan
@@ -359,7 +361,10 @@ def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], 
 
 @lru_cache(_KEPT)
 def _builder(size: int) -> Callable[..., Callable[[Any], dict[str, Any]]]:
-    """A function from names to a function from struct to dict; names reach the generated code as values only."""
+    """Return a function that maps names to a converter from struct to dict.
+
+    Names enter the generated code as values only.
+    """
     names = ", ".join(f"k{number}" for number in range(size))
     items = ", ".join(f"k{number}: row.f{number}" for number in range(size))
     made: Callable[..., Callable[[Any], dict[str, Any]]] = eval(f"lambda {names}: lambda row: {{{items}}}")  # noqa: S307
@@ -378,11 +383,11 @@ def _target(kind: str) -> Any:
 
 
 class _Inexact(ValueError):
-    """A float, where the server may have sent a numeric with more digits."""
+    """A float where the server may have sent a numeric with more digits."""
 
 
 def _without_float(value: Any) -> Any:
-    """The value of a type that we do not know. Raises: _Inexact."""
+    """Return a value of an unknown type, which must not contain a float. Raises: _Inexact."""
     kept: Any = value
     if isinstance(value, float):
         raise _Inexact
@@ -435,7 +440,7 @@ def _value(kind: str, text: bytes) -> Any:
         try:
             return _scalars[kind].decode(text)
         except _UNREADABLE:
-            pass  # from here on: not today's form of this type
+            pass  # not today's format of this type: try the following ones
     return _read(known, _plain(text))
 
 
@@ -453,7 +458,7 @@ def _plain(text: bytes, decoder: msgspec.json.Decoder[Any] = _any) -> Any:
         msgspec.DecodeError,
         ValueError,
         ArithmeticError,
-    ):  # perhaps a number that no float, or no int that Python reads, can hold
+    ):  # perhaps a number that exceeds float, or an int too long to parse
         return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
 
 
