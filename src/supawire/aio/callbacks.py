@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from supawire.aio.driver import Driver
 
 RANDOM: Final[Uniform] = random.SystemRandom()
-"""The source of jitter for all clients. It has no state, which forked processes would share, and so draw the same."""
+"""The source of jitter for all clients.
+
+It has no state: processes would share it after a fork, draw the same delays and reconnect at the same time.
+"""
 
 
 class _NoToken(Exception):

@@ -97,7 +97,7 @@ class AsyncChannel:
         self._core = driver.session.channel(topic, options)
         self._topic = topic
 
-    # --- what it is
+    # --- state
 
     @property
     def topic(self) -> str:

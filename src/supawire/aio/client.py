@@ -152,7 +152,7 @@ class AsyncClient:
         self._driver.finalizer = weakref.finalize(self, _forgotten, self._driver, call_site())
         self._driver.finalizer.atexit = False
 
-    # --- what it is
+    # --- state
 
     @property
     def state(self) -> ConnectionState:

@@ -80,7 +80,7 @@ class FrameSink:
             except BaseException as error:  # noqa: BLE001  errors of user code never end the client
                 self._driver.inline_raised(listener, error, event)
             else:
-                if given is not None and given is not True:  # True is the result of a buffer's put
+                if given is not None and given is not True:  # `ThreadBuffer.put` returns True
                     self._driver.inline_returned(listener, given, event)
 
     def _take_heavy(self, data: bytes, binary: bool, now: Instant) -> Delivery | None:
@@ -149,7 +149,7 @@ class Sockets:
         self._stops: dict[str, None] = {}
         """Who has paused reading."""
 
-    # --- orders
+    # --- effects of the core
 
     def connect(self, order: Connect) -> None:
         """Open a socket."""
@@ -191,7 +191,7 @@ class Sockets:
     # --- for the driver
 
     def set_reading(self, reads: bool, who: str) -> None:
-        """Pause or resume reading on behalf of `who`; it resumes when nothing pauses it any more."""
+        """Pause or resume reading on behalf of `who`; reading resumes when no other caller has paused it."""
         if reads:
             self._stops.pop(who, None)
         else:

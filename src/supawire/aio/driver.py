@@ -200,7 +200,7 @@ class Driver:
             )
         return self._grace_pause
 
-    # --- the cycle
+    # --- the main cycle
 
     def now(self) -> Instant:
         """Return the current time of the monotonic and the wall clock."""
@@ -275,7 +275,7 @@ class Driver:
                 now - began.mono,
             )
 
-    # --- what callers wait for
+    # --- pending calls
 
     async def outcome(self, ticket: Ticket) -> Any:
         """Wait for a ticket and return its value, or raise its error. If cancelled, withdraw the ticket."""
@@ -319,7 +319,7 @@ class Driver:
         except TimeoutError as error:
             raise OperationTimeout("the network did not take the frame in time; it may still be sent") from error
 
-    # --- from the beginning to the end
+    # --- opening and closing
 
     async def open(self) -> None:
         """Start, and wait for the first connection; everything is released when this raises."""
@@ -422,7 +422,7 @@ class Driver:
         self.session.token_ready(number, answer, self.now())
         self.pump()
 
-    # --- effects
+    # --- performing effects
 
     def _fetch_token(self, effect: FetchToken) -> None:
         if self._tokens is None:
@@ -478,7 +478,7 @@ class Driver:
             self.reports.raised("the backoff", effect.key[0], raised)
         self.session.delay_ready(effect.key, seconds, self.now())
 
-    # --- the user's code
+    # --- user code
 
     def handler_raised(self, handler: object, error: BaseException, event: Any) -> None:
         """Report an exception of a handler to `on_error`."""

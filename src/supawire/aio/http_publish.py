@@ -260,7 +260,7 @@ class HttpSender:
     def _now(self) -> float:
         return self._driver.loop.time()
 
-    # --- the end
+    # --- closing
 
     async def close(self) -> None:
         """Close the connections of our own HTTP client."""

@@ -119,7 +119,7 @@ def read_mirror_options(
     columns_of = KeyColumns(columns)
     return MirrorOptions(
         check_topic(topic) if topic is not None else _free(f"{PREFIX}mirror:{wanted.schema}.{table}", taken),
-        ChannelOptions(private=private, replay_gaps=False),  # a mirror does not use replayed messages
+        ChannelOptions(private=private, replay_gaps=False),  # otherwise a gap would wait for a replay
         MirrorSettings(
             table,
             columns,
@@ -212,7 +212,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._source = _Events(driver, self._core)
         self._begin()
 
-    # --- what it is
+    # --- state
 
     @property
     def state(self) -> MirrorState:
@@ -232,7 +232,7 @@ class AsyncMirror(Mapping[Any, R]):
     def __repr__(self) -> str:
         return f"<AsyncMirror of {self._machine.settings.table!r} {self.state}, {len(self)} rows>"
 
-    # --- the copy
+    # --- rows
 
     def __getitem__(self, key: Any) -> R:
         return cast("R", self._shown.row(self._machine.rows[self._machine.key.asked(key)]))
@@ -250,7 +250,7 @@ class AsyncMirror(Mapping[Any, R]):
         """Return all rows by key as a new dict. Raises `RowError` when a row does not fit the model."""
         return {self._shown.key(row): cast("R", self._shown.row(row)) for row in self._machine.rows.values()}
 
-    # --- what happens to it
+    # --- events and life cycle
 
     def listen(self, *, buffer: int = 1000) -> AsyncStream[MirrorEvent[R]]:
         """Return an iterator over changes of the copy: `RowInserted`, `RowUpdated`, `RowDeleted`, `Resynced`.
@@ -300,8 +300,8 @@ class AsyncMirror(Mapping[Any, R]):
     async def close(self) -> None:
         """Stop following the table: leave the channel and end iterators; the rows stay readable.
 
-        A second call does nothing.
-        Returns when nothing of the mirror is left, except a plain `fetch` that is still running on its thread.
+        Returns when nothing of the mirror is left, except a plain `fetch` that is still running on its thread. A second
+        call does nothing.
         """
         self._driver.check_loop()
         if self._core.state is not ChannelState.CLOSED:

@@ -205,7 +205,7 @@ class ThreadBuffer:
                 if self._gate is gate:
                     self._gate = None
 
-    # --- inside, with the lock held
+    # --- internal, with the lock held
 
     def _put_tightly(self, event: Any) -> None:
         """Add an event when at most one more fits; the last one that fits pauses reading."""

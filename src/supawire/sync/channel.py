@@ -68,7 +68,7 @@ class Channel:
         self._portal = portal
         self._async = channel
 
-    # --- what it is
+    # --- state
 
     @property
     def topic(self) -> str:

@@ -124,7 +124,7 @@ class Client:
         driver.finalizer.atexit = False
         self._channels: dict[str, Channel] = {}
 
-    # --- what it is
+    # --- state
 
     @property
     def state(self) -> ConnectionState:

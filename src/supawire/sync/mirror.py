@@ -35,7 +35,7 @@ class Mirror(Mapping[Any, R]):
         self._portal = portal
         self._async = mirror
 
-    # --- what it is
+    # --- state
 
     @property
     def state(self) -> MirrorState:
@@ -55,7 +55,7 @@ class Mirror(Mapping[Any, R]):
     def __repr__(self) -> str:
         return f"<Mirror of {self._async.table!r} {self.state}, {len(self)} rows>"
 
-    # --- the copy
+    # --- rows
 
     def __getitem__(self, key: Any) -> R:
         return cast("R", self._async[key])
@@ -74,7 +74,7 @@ class Mirror(Mapping[Any, R]):
         shown = self._async.shown
         return {shown.key(row): cast("R", shown.row(row)) for row in self._portal.run(self._async.kept)}
 
-    # --- what happens to it
+    # --- events and life cycle
 
     def listen(self, *, buffer: int = 1000) -> Stream[MirrorEvent[R]]:
         """Return an iterator over changes of the copy: `RowInserted`, `RowUpdated`, `RowDeleted`, `Resynced`.
@@ -106,8 +106,8 @@ class Mirror(Mapping[Any, R]):
     def close(self) -> None:
         """Stop following the table: leave the channel and end iterators; the rows stay readable.
 
-        A second call does nothing.
-        Returns when nothing of the mirror is left, except a plain `fetch` that is still running on its thread.
+        Returns when nothing of the mirror is left, except a plain `fetch` that is still running on its thread. A second
+        call does nothing.
         """
         self._portal.call(self._async.close)
 

@@ -194,7 +194,7 @@ class Portal:
         self.inherited: bool = False
         """Whether this process is a forked child, and the client belongs to its parent."""
 
-    # --- the beginning and the end
+    # --- opening and closing
 
     def open(self, start: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
         """Start the thread, and a driver on it; if this raises, or on Ctrl-C, everything is released."""
@@ -400,7 +400,7 @@ class Portal:
         loop.set_default_executor(_Lookups())
         return loop
 
-    # --- in a forked child
+    # --- fork
 
     def inherit(self) -> set[int]:
         """Mark the client as inherited in a forked child; return the descriptors to be replaced."""
