@@ -2,14 +2,14 @@
 
 A page marks the place, and what stands between the marks is written by `python -m docs.tables`:
 
-    <!-- table: link -->
+    <!-- table: connection -->
     <!-- end of table -->
 
 A table is a function without arguments that returns Markdown. It registers itself under its name, in any module of this
 package; all of them are imported:
 
-    @table("link")
-    def link() -> str: ...
+    @table("connection")
+    def connection() -> str: ...
 
 `tests/docs/test_tables.py` compares pages with code, and fails for a table that no page shows.
 """

@@ -32,15 +32,15 @@ def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: t
     return f"\n{len(moves)} of {pairs} pairs are moves; each of the other {pairs - len(moves)} is impossible.\n"
 
 
-@table("link")
-def link() -> str:
-    """Every move of the link."""
+@table("connection")
+def connection() -> str:
+    """Every transition of the connection."""
     return _moves(LINK) + _impossible(LINK, ConnectionState, ConnectionOn)
 
 
 @table("channel")
 def channel() -> str:
-    """Every move of a channel."""
+    """Every transition of a channel."""
     return _moves(CHANNEL) + _impossible(CHANNEL, ChannelState, ChannelOn)
 
 
@@ -62,5 +62,5 @@ def mirror_states() -> str:
 
 @table("mirror")
 def mirror() -> str:
-    """Every move of a mirror."""
+    """Every transition of a mirror."""
     return _moves(MIRROR) + _impossible(MIRROR, MirrorState, MirrorOn)

@@ -5,7 +5,7 @@ Every transition is looked up here, and the state is assigned on the line after 
 *failed* and *refused*, or *retry* and *give up*, are different events. A pair without a cell is impossible: it raises
 `LocalProtocolError` in development and tests, and is reported and ignored in production.
 
-`ARCHITECTURE.md` prints these tables, and a test checks that every pair is either a cell or listed as impossible, so
+`docs/states.md` prints these tables, and a test checks that every pair is either a cell or listed as impossible, so
 that no new state or event can be forgotten.
 """
 
