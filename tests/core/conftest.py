@@ -23,7 +23,7 @@ TROUBLE = '{:error, "Too many database timeouts"}'
 
 
 class Pushed(NamedTuple):
-    """A broadcast as it went out, whatever the version."""
+    """An outgoing broadcast, in either version."""
 
     join_ref: str
     ref: str
@@ -33,7 +33,7 @@ class Pushed(NamedTuple):
 
 
 class Story(SessionHarness):
-    """A pilot with the moves that many stories begin with."""
+    """A session harness with the steps that many tests share."""
 
     def __init__(self, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, **settings)
@@ -41,61 +41,61 @@ class Story(SessionHarness):
         self._beaten = 0
 
     def sent(self, event: str | None = None) -> list[Frame]:
-        """The text frames sent so far, all or those of one event; each is decoded once."""
+        """Return the text frames sent so far, all or those of one event; each is decoded once."""
         data = [effect.data for effect in self.effects if isinstance(effect, Transmit) and not effect.binary]
         self._read |= {one: self.codec.plain(one) for one in data if one not in self._read}
         every = [self._read[one] for one in data]
         return [frame for frame in every if event in (None, frame.event)]
 
     def open(self) -> None:
-        """Connect."""
+        """Open the connection."""
         self.call(self.session.open)
         self.accept()
 
     def come_back(self) -> None:
-        """Let the backoff pass, and accept the attempt that follows."""
+        """Wait for the backoff, and accept the next connection attempt."""
         self.run_to_attempt()
         self.accept()
 
     def run_to_attempt(self) -> None:
-        """Let time pass until there is an attempt to connect."""
+        """Advance time until there is a connection attempt."""
         while self.session.state is ConnectionState.RETRYING:
             assert self.session.next_deadline is not None
             self.run_for(self.session.next_deadline - self.now.mono)
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
-        """Listen; the events that arrive."""
+        """Register a listener and return the list that its events are appended to."""
         heard: list[Any] = []
         self.call(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
 
     def watch(self) -> list[Any]:
-        """Listen to the client itself; what it tells."""
+        """Watch the client and return the list that its events are appended to."""
         heard: list[Any] = []
         self.session.watch(heard.append)
         return heard
 
     def join(self, topic: str, response: Any = None, **waiting: Any) -> Ticket:
-        """Ask to join and let the server say ok; the ticket."""
+        """Join, let the server accept it, and return the ticket."""
         ticket = self.call(self.session.join, topic, **waiting)
         self.answer_join(response)
         return ticket
 
     def joined(self, name: str = "room", **options: Any) -> str:
-        """A channel that is joined; its full topic."""
+        """Create and join a channel; return its full topic."""
         topic = self.channel(name, **options)
         self.join(topic)
         return topic
 
     def answer_join(self, response: Any = None) -> None:
-        """Let the server say ok to the newest join, echoing its bindings with ids 100, 101, …"""
+        """Accept the newest join, echoing its bindings with ids 100, 101, …"""
         frame = self.sent("phx_join")[-1]
         wanted = frame.payload["config"]["postgres_changes"]
         echoed = [{**binding, "id": 100 + place} for place, binding in enumerate(wanted)]
         self.reply(frame, {"postgres_changes": echoed} if response is None else response)
 
     def refuse_join(self, reason: str) -> None:
-        """Let the server say no to the newest join."""
+        """Refuse the newest join."""
         self.reply(self.sent("phx_join")[-1], {"reason": reason}, status="error")
 
     def broadcast(
@@ -107,29 +107,29 @@ class Story(SessionHarness):
         timeout: float | None = 10.0,
         patient: bool = True,
     ) -> Any:
-        """Send a broadcast of the event "e"; its ticket, None when nothing more will come."""
+        """Send a broadcast of the event "e"; return its ticket, or None if no reply is expected."""
         message = OutgoingBroadcast("e", payload, ack=ack, timeout=timeout, patient=patient)
         return self.call(self.session.broadcast, topic, message)
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:
-        """Let the server say something about the topic's newest join."""
+        """Send a `system` message for the topic's newest join."""
         newest = [join for join in self.sent("phx_join") if join.topic == topic][-1]
         join_ref = newest.ref if self.options.protocol == "2.0.0" else None
         said = {"extension": extension, "status": status, "message": message, "channel": topic.split(":", 1)[1]}
         self.receive(topic, "system", said, join_ref=join_ref)
 
     def close_channel(self, topic: str, ref: str | None, *, event: str = "phx_close") -> None:
-        """Let the server end the join with this ref, as each version says it (protocol §3.3)."""
+        """Let the server end the join with this ref, in the form of each version."""
         join_ref = ref if self.options.protocol == "2.0.0" else None
         self.receive(topic, event, {}, ref=ref, join_ref=join_ref)
 
     def end_channel(self, topic: str, why: str) -> None:
-        """Let the server say why, and close the channel."""
+        """Let the server send the reason and close the channel."""
         self.system(topic, why, status="error", extension="system")
         self.close_channel(topic, self.sent("phx_join")[-1].ref)
 
     def row(self, topic: str, *ids: int, kind: str = "INSERT", **record: Any) -> None:
-        """Let a row change that matches these bindings."""
+        """Send a row change that matches these bindings."""
         columns = [{"name": name, "type": "int8"} for name in record]
         data = {
             "schema": "public",
@@ -143,12 +143,12 @@ class Story(SessionHarness):
         self.receive(topic, "postgres_changes", {"ids": list(ids), "data": data})
 
     def give_token(self, token: str | RealtimeError | None) -> None:
-        """Let the provider answer the newest question."""
+        """Let the provider answer the newest request."""
         number = [effect.number for effect in self.effects if isinstance(effect, FetchToken)][-1]
         self.call(self.session.token_ready, number, Secret(token) if isinstance(token, str) else token)
 
     def run_alive(self, seconds: float) -> None:
-        """Let time pass while the server answers heartbeats, those that were sent with a join before it too."""
+        """Advance time while the server answers heartbeats, including those sent before a join."""
         end = self.now.mono + seconds
         self._answer_beats()
         while (deadline := self.session.next_deadline) is not None and deadline <= end:
@@ -166,36 +166,36 @@ class Story(SessionHarness):
     # --- looking
 
     def at(self, topic: str) -> CoreChannel:
-        """The channel itself."""
+        """Return the channel object."""
         return self.session.channels[topic]
 
     def state(self, topic: str) -> ChannelState:
-        """Where the channel stands."""
+        """Return the state of the channel."""
         return self.at(topic).state
 
     @property
     def connects(self) -> int:
-        """How many sockets were asked for."""
+        """Number of sockets requested."""
         return sum(isinstance(effect, Connect) for effect in self.effects)
 
     @property
     def fetches(self) -> int:
-        """How many tokens were asked for."""
+        """Number of tokens requested."""
         return sum(isinstance(effect, FetchToken) for effect in self.effects)
 
     @property
     def aborts(self) -> list[int]:
-        """The generations whose sockets we threw away ourselves."""
+        """The generations whose sockets the client aborted."""
         return [effect.generation for effect in self.effects if isinstance(effect, Disconnect) and effect.abort]
 
     @property
     def errors(self) -> list[RealtimeError]:
-        """What was reported for `on_error`."""
+        """The errors reported to `on_error`."""
         reports = [effect for effect in self.effects if isinstance(effect, Report)]
         return [report.error for report in reports if report.error is not None]
 
     def pushed(self) -> list[Pushed]:
-        """The broadcasts that went out."""
+        """The broadcasts that were sent."""
         if self.options.protocol == "1.0.0":
             frames = self.sent("broadcast")
             return [Pushed(str(f.join_ref), str(f.ref), f.topic, *_said(f)) for f in frames]
@@ -213,7 +213,7 @@ def _said(frame: Frame) -> tuple[str, bytes]:
 
 
 def raised(call: Callable[[], Any]) -> RealtimeError | None:
-    """What a call raises, None for nothing."""
+    """Return the exception that a call raises, None if it raises nothing."""
     try:
         call()
     except RealtimeError as error:

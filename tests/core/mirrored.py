@@ -1,4 +1,4 @@
-"""Changes, and a mirror that is driven by hand, for the tests of mirrors."""
+"""Changes, and a hand-driven mirror, for the tests of mirrors."""
 
 import random
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def change(
     errors: str | None = None,
     committed: str = "2026-11-24T12:00:00.000Z",
 ) -> Any:
-    """A change as it comes from the wire; of an UPDATE the old row is its key, if it is not given."""
+    """Return a change as it is received. Of an UPDATE the old row is its key, unless given."""
     listed = [{"name": name, "type": kind} for name, kind in columns.items()]
     data = ChangeData("public", table, kind, committed, Raw(json.encode(listed)))
     if kind != "DELETE":
@@ -44,17 +44,17 @@ def row(key: int, a: int = 0, big: str = "x", v: int = 0) -> Row:
 
 
 def at(mono: float) -> Instant:
-    """An instant."""
+    """Return an instant."""
     return Instant(mono, 1_764_000_000.0 + mono)
 
 
 def gap(*lost: str) -> Gap:
-    """Something was missed."""
+    """Return a gap."""
     return Gap("users", at(0).at(), at(1).at(), "connection_lost", lost=frozenset(lost))
 
 
 class Driven:
-    """A mirror, driven by hand."""
+    """A hand-driven mirror."""
 
     def __init__(self, **settings: Any) -> None:
         settings = {"table": "users", "key": ("id",), "backoff": Backoff(initial=1, jitter=0), **settings}
@@ -95,7 +95,7 @@ class Driven:
         self.run()
 
     def answer(self, *rows: Any) -> None:
-        """As the shell does it."""
+        """Answer the fetch as the shell does."""
         try:
             self.mirror.fetched(self.fetches[-1], self.mirror.read(rows), at(self.now))
         except RowError as error:

@@ -1,13 +1,13 @@
-"""What servers say when they refuse, and what follows (protocol §1.3, §3.6, §9.2).
+"""Refusals and errors that servers send, and the expected reaction.
 
-Written from the protocol page, not from the code: a row that the code lost or changed fails a test.
+Written from docs/protocol.md, not from the code, so that a row that the code lost or changed fails a test.
 """
 
 from typing import Literal
 
 Class = Literal["retry", "slow", "refresh", "refresh once", "give up"]
 
-REASONS: dict[str, Class] = {  # protocol §9.2
+REASONS: dict[str, Class] = {  # docs/protocol.md, Join errors
     "TopicNameRequired: You must provide a topic name": "give up",
     "InvalidJWTToken: Token has expired 5 seconds ago": "refresh",
     "InvalidJWTToken: Fields `role` and `exp` are required in JWT": "give up",
@@ -46,14 +46,14 @@ REASONS: dict[str, Class] = {  # protocol §9.2
     "join crashed": "retry",
     "too many channels joined": "give up",
     "unmatched topic": "give up",
-    # §9.1: an unknown code is retried; §10: never require a code, match "expired" in the text
+    # an unknown code is retried; "expired" is matched in the text, without a code
     "SomethingNew: of a newer server": "retry",
     "no code at all": "retry",
     "": "retry",
     '%{reason: :token_expired, message: "expired"}': "refresh",
 }
 
-SYSTEMS: dict[str, Class] = {  # protocol §3.6, extension "system": each is followed by phx_close
+SYSTEMS: dict[str, Class] = {  # docs/protocol.md, System messages: extension "system"; each is followed by phx_close
     "Replication connection was not established in time": "retry",
     "Token has expired 7 seconds ago": "refresh",
     "Fields `role` and `exp` are required in JWT": "give up",
@@ -75,7 +75,7 @@ SYSTEMS: dict[str, Class] = {  # protocol §3.6, extension "system": each is fol
     "something new": "retry",
 }
 
-CHANGES: dict[str, Literal["passes", "never"]] = {  # protocol §3.6, extension "postgres_changes": the channel stays
+CHANGES: dict[str, Literal["passes", "never"]] = {  # extension "postgres_changes": the channel stays
     'Error parsing `filter` params: ["foo", "hey"]': "never",
     "Error parsing `select` params: expected a list of column name strings, got: 1": "never",
     "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name.": "never",
@@ -88,7 +88,7 @@ CHANGES: dict[str, Literal["passes", "never"]] = {  # protocol §3.6, extension 
     "something new": "passes",
 }
 
-HANDSHAKES: list[tuple[int, bytes, Class]] = [  # protocol §1.3
+HANDSHAKES: list[tuple[int, bytes, Class]] = [  # docs/protocol.md, Refused handshakes
     (403, b"", "refresh once"),
     (404, b'{"error":"Tenant not found"}', "give up"),
     (403, b'{"error":"Realtime was disabled for this tenant"}', "give up"),
@@ -121,4 +121,4 @@ HANDSHAKES: list[tuple[int, bytes, Class]] = [  # protocol §1.3
 ]
 
 SOON, SLOWLY, LONGEST = 1.0, 15.0, 30.0
-"""Seconds of the default rejoin backoff: its first step; half its longest step; its longest step."""
+"""Seconds of the default rejoin backoff: its first step, half its longest step, and its longest step."""

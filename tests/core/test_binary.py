@@ -1,4 +1,4 @@
-"""The byte layouts of protocol §2.3, byte for byte."""
+"""Byte layouts of binary frames."""
 
 import pytest
 from hypothesis import given
@@ -54,7 +54,7 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_bytes_of_the_protocol_page(name: str) -> None:
-    """Each example of protocol §2.3 is read as it says, and written to the same bytes."""
+    """Each example of docs/protocol.md, Binary frames, is decoded as documented and encoded to the same bytes."""
     layouts, text, expected = EXAMPLES[name]
     layout, fields, json, payload = expected
     assert binary.unpack(layouts, bytes.fromhex(text)) == expected
@@ -63,7 +63,7 @@ def test_the_bytes_of_the_protocol_page(name: str) -> None:
 
 @given(st.sampled_from([binary.UP, binary.DOWN]), st.binary(max_size=64))
 def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.BinaryLayout], data: bytes) -> None:
-    """Reading arbitrary bytes raises nothing but ValueError, and what is read is written to the same bytes."""
+    """Decoding arbitrary bytes raises only ValueError, and a decoded frame is encoded to the same bytes."""
     try:
         unpacked = binary.unpack(layouts, data)
     except ValueError:
@@ -78,7 +78,7 @@ def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.
 
 @pytest.mark.parametrize("length", [255, 256])
 def test_a_header_field_has_at_most_255_bytes(length: int) -> None:
-    """A field of 255 bytes is written, one of 256 is refused by name."""
+    """A field of 255 bytes is encoded; one of 256 is refused by name."""
     fields = b"7", b"12", LAB, b"x" * length, b""
     if length == 255:
         assert binary.pack(binary.USER_PUSH, *fields, payload=b"")[4] == 255
@@ -89,7 +89,7 @@ def test_a_header_field_has_at_most_255_bytes(length: int) -> None:
 
 @pytest.mark.parametrize("json", [True, False])
 def test_the_short_way_to_a_broadcast_is_the_long_one(json: bool):
-    """`user_push` makes the bytes that `pack` makes, and refuses what it refuses."""
+    """`user_push` produces the same bytes as `pack` and refuses the same input."""
     fields = b"1", b"22", b"realtime:room", b"typing"
     packed = binary.pack(binary.USER_PUSH, *fields, b"", payload=b"{}", json=json)
     assert binary.user_push(*fields, b"{}", json=json) == packed

@@ -1,7 +1,7 @@
-"""Random lives of a session against a server without sense: no order of events is impossible, nothing is left behind.
+"""Random input to a session from a server without any logic: no order of events is impossible, nothing leaks.
 
-The simulation in `tests/linked` has a real server on the other side and checks what it means; here replies, closes and
-words come in any order and for any join, old or new, so that every cell of the tables of states is walked through.
+The simulation in `tests/linked` has a real server on the other side and checks the meaning; here replies, closes and
+system messages come in any order and for any join, old or new, so that every cell of the state tables is visited.
 """
 
 import random
@@ -28,7 +28,7 @@ TIGHT = Limits(channels=2, joins_per_second=2, messages_per_second=2)
 
 
 class Life:
-    """One session, and the dice."""
+    """One session and its random source."""
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)
@@ -55,7 +55,7 @@ class Life:
     # --- choosing
 
     def topic(self) -> str:
-        """One of the topics, made if it is not there."""
+        """Return one of the topics, creating it if needed."""
         name = self.rng.choice(TOPICS)
         options = ChannelOptions(
             ack=True,
@@ -67,12 +67,12 @@ class Life:
         return f"realtime:{name}"
 
     def frame(self, *events: str) -> Any:
-        """A request that went out on any socket, rather a late one."""
+        """Return a sent request of any socket, preferably a recent one."""
         every = [one for one in self.story.sent() if one.event in events]
         return self.rng.choice(every[-4:] if self.rng.random() < 0.8 else every) if every else None
 
     def owe(self, ticket: Any) -> None:
-        """Somebody waits."""
+        """Record a pending call."""
         if ticket is not None:
             self.owed.append(ticket)
 
@@ -222,7 +222,7 @@ class Life:
 
 
 def _ignore(event: object) -> None:
-    """Events are looked at elsewhere."""
+    """Ignore an event, which other tests check."""
 
 
 ACTS = [name for name in vars(Life) if name.startswith("do_")]
@@ -231,7 +231,7 @@ WEIGHTS = [OFTEN.get(name, 1) for name in ACTS]
 
 
 def live(seed: int) -> Life:
-    """Live one life to its end: random steps, then close."""
+    """Run one session to its end: random steps, then close."""
     life = Life(seed)
     story = life.story
     for _ in range(STEPS):
@@ -241,7 +241,7 @@ def live(seed: int) -> Life:
         except LocalProtocolError:
             raise
         except RealtimeError:
-            pass  # what a command may say in this state
+            pass  # errors that a command may raise in this state
         if story.session.state is ConnectionState.CLOSED:
             break
     story.call(story.session.close)
@@ -253,7 +253,7 @@ def live(seed: int) -> Life:
 
 @pytest.mark.parametrize("seed", [*range(10), 2347])
 def test_a_random_life_ends_with_nothing_owed(seed: int) -> None:
-    """Whatever happens in whatever order: no impossible move, every ticket settled once, nothing left (R10, R31)."""
+    """Any order of events causes no impossible transition, resolves each ticket once, leaves nothing (R10, R31)."""
     for number in range(seed * 10, seed * 10 + 10) if seed < 10 else (seed,):
         life = live(number)
         story, context = life.story, life.story.session._context

@@ -1,4 +1,4 @@
-"""Closing for good, from every state: bounded, complete, and final."""
+"""Closing permanently, from every state: bounded, complete and final."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,27 +17,27 @@ from .conftest import Story, raised
 
 
 def idle(story: Story) -> None:
-    """Nothing was begun."""
+    """Do nothing."""
 
 
 def connecting(story: Story) -> None:
-    """The first attempt is under way."""
+    """Start the first attempt."""
     story.call(story.session.open)
 
 
 def backing_off(story: Story) -> None:
-    """The attempt failed."""
+    """Let the first attempt fail."""
     story.call(story.session.open)
     story.drop(text="refused")
 
 
 def is_open(story: Story) -> None:
-    """Connected, nothing else."""
+    """Connect only."""
     story.open()
 
 
 def busy(story: Story) -> None:
-    """A channel in each state, and something owed for each."""
+    """Create a channel in each state, with a pending call for each."""
     story.open()
     for name in ("joined", "leaving", "retrying", "failed"):
         story.joined(name, ack=True, presence_key="me")
@@ -60,7 +60,7 @@ STATES = (idle, connecting, backing_off, is_open, busy)
 @pytest.mark.parametrize("begin", STATES)
 @pytest.mark.parametrize("polite", [True, False], ids=["answered", "peer is silent"])
 def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], polite: bool) -> None:
-    """After close no ticket, deadline or living channel is left, within a bound, whatever the peer does (R10)."""
+    """After close no ticket, deadline or active channel is left, within a time limit, whatever the peer does (R10)."""
     story = Story()
     begin(story)
     owed = set(story.session._context.tickets._open)
@@ -82,7 +82,7 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
 
 @pytest.mark.parametrize("begin", STATES)
 def test_close_is_idempotent(begin: Callable[[Story], None]) -> None:
-    """Every close is settled, the second and third too, before and after the end (R10)."""
+    """Every close is resolved, also the second and third, before and after the end (R10)."""
     story = Story()
     begin(story)
     tickets = [story.call(story.session.close), story.call(story.session.close)]
@@ -93,7 +93,7 @@ def test_close_is_idempotent(begin: Callable[[Story], None]) -> None:
 
 
 def test_close_leaves_then_closes(story: Story) -> None:
-    """An open client says goodbye to each joined topic, then closes the socket with 1000 (R10)."""
+    """An open client leaves each joined topic, then closes the socket with 1000 (R10)."""
     story.open()
     rooms = [story.joined(name) for name in ("a", "b")]
     story.call(story.session.close)
@@ -104,7 +104,7 @@ def test_close_leaves_then_closes(story: Story) -> None:
 
 
 def test_a_dead_socket_is_not_lost_while_it_is_being_closed(make_story: Callable[..., Story]) -> None:
-    """A join deadline that passes between close and its bound makes no reconnect; close ends by its bound (R10)."""
+    """A join deadline between close and its time limit causes no reconnect; close ends in time (R10)."""
     for backoff in (None, Backoff()):
         story = make_story(backoff=backoff)
         story.open()
@@ -154,7 +154,7 @@ COMMANDS: dict[str, Callable[[Story, str], Any]] = {
 @pytest.mark.parametrize("closing", [True, False], ids=["closing", "closed"])
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: bool) -> None:
-    """Every command on a client that closes or is closed raises ClosedError; it never opens again (R10, R11)."""
+    """Every command on a closing or closed client raises ClosedError; it never opens again (R10, R11)."""
     story = Story()
     story.open()
     room = story.joined()
@@ -170,7 +170,7 @@ def test_a_closed_client_says_so(command: Callable[[Story, str], Any], closing: 
 
 
 def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., Story]) -> None:
-    """Frames, tokens, sockets and ticks that come after the end do nothing and arm nothing (R10)."""
+    """Frames, tokens, sockets and ticks after the end have no effect and set no deadline (R10)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
     story.give_token("one")
@@ -194,7 +194,7 @@ def test_the_world_has_nothing_to_say_after_the_end(make_story: Callable[..., St
 
 
 def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story]) -> None:
-    """A jump of the clock between close and its end neither probes nor fetches (R10)."""
+    """A clock jump during close neither sends a heartbeat nor fetches a token (R10)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
     story.give_token("one")
@@ -208,7 +208,7 @@ def test_a_sleep_while_closing_asks_for_no_token(make_story: Callable[..., Story
 
 
 def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
-    """abort() ends at once, without a word on the wire, and who waits gets the cause (R2, R10)."""
+    """abort() ends at once, without sending anything, and pending calls get the cause (R2, R10)."""
     story.open()
     room = story.joined(ack=True)
     acked, joining = story.broadcast(room, ack=True), story.call(story.session.join, story.channel("other"))
@@ -228,7 +228,7 @@ def test_a_failure_of_ours_ends_everything_with_its_cause(story: Story) -> None:
 
 
 def test_a_permanent_refusal_ends_the_client_with_it(story: Story) -> None:
-    """A client whose connection is refused for good is closed, and later calls say why (R11)."""
+    """A client whose connection is refused permanently is closed, and later calls give the reason (R11)."""
     room = story.channel()
     joining = story.call(story.session.join, room)
     story.drop(status=404, body=b'{"error":"Tenant not found"}')
@@ -240,7 +240,7 @@ def test_a_permanent_refusal_ends_the_client_with_it(story: Story) -> None:
 
 
 def test_opening_and_closing_two_hundred_times_leaves_nothing() -> None:
-    """Two hundred sessions, opened and closed in every state, owe and await nothing afterwards (R10)."""
+    """Two hundred sessions, opened and closed in every state, have nothing pending afterwards (R10)."""
     for turn in range(200):
         story = Story(seed=turn)
         STATES[turn % len(STATES)](story)
@@ -251,7 +251,7 @@ def test_opening_and_closing_two_hundred_times_leaves_nothing() -> None:
 
 
 def test_removing_a_channel_ends_its_object(story: Story) -> None:
-    """remove leaves at once, settles who waits, ends the iterators, and later calls on the topic raise (R10, R24)."""
+    """remove leaves at once, fails pending calls, ends iterators, and later calls on the topic raise (R10, R24)."""
     story.open()
     room = story.joined(ack=True)
     acked = story.broadcast(room, ack=True)
@@ -268,7 +268,7 @@ def test_removing_a_channel_ends_its_object(story: Story) -> None:
 
 
 def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
-    """Whatever is owed when a socket dies and the client closes at the same instant is settled once (R31)."""
+    """Calls pending when a socket dies and the client closes at the same instant are resolved once (R31)."""
     story = Story()
     busy(story)
     owed = set(story.session._context.tickets._open)
@@ -281,7 +281,7 @@ def test_every_ticket_is_settled_once_through_a_violent_end() -> None:
 
 
 def test_closing_while_connecting_throws_the_attempt_away(story: Story) -> None:
-    """The socket that is being opened is aborted, and one that opens all the same is nobody's (R10)."""
+    """The socket being opened is aborted; if it opens nevertheless, it is ignored (R10)."""
     opened = story.call(story.session.open)
     story.call(story.session.close)
     assert story.aborts == [1]

@@ -1,4 +1,4 @@
-"""What nests deeper than Python reads is missing alone; a frame that nobody can read is a gap where changes count."""
+"""Only a value that is nested too deeply is missing; an unreadable frame is a gap if there are change listeners."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ DEEP = "[" * 20_000 + "]" * 20_000
 
 
 def listening(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
-    """A joined room, and what is heard there."""
+    """Return a joined channel and the list of its events."""
     room = story.channel()
     heard = story.collect(room, *selectors)
     story.join(room)
@@ -29,7 +29,7 @@ def listening(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
 
 
 def framed(story: Story, room: str, event: str, payload: str) -> bytes:
-    """A frame in the story's version, with a payload that is text."""
+    """Return a frame in the version of the story, with the payload given as text."""
     if story.options.protocol == "2.0.0":
         return f'[null,null,"{room}","{event}",{payload}]'.encode()
     return f'{{"topic":"{room}","event":"{event}","payload":{payload},"ref":null}}'.encode()
@@ -41,7 +41,7 @@ def inserted(record: str, data: str = '"type":"INSERT","schema":"public","table"
 
 
 def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> None:
-    """The change is told; only reading its row raises, with the row as it came."""
+    """The change is delivered; only reading its row raises, with the row as received."""
     each.open()
     room, heard = listening(each, changes("users"), gaps())
     record = f'{{"id":1,"doc":{DEEP}}}'
@@ -55,7 +55,7 @@ def test_a_deep_row_is_an_event_that_says_so_where_it_is_read(each: Story) -> No
 
 
 def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story) -> None:
-    """As any other payload that cannot be read (R40)."""
+    """The same holds for a broadcast payload that cannot be read (R40)."""
     each.open()
     room, heard = listening(each, broadcast())
     each.receive_raw(framed(each, room, "broadcast", f'{{"type":"broadcast","event":"e","payload":{DEEP}}}'))
@@ -65,7 +65,7 @@ def test_a_deep_payload_is_a_broadcast_that_says_so_where_it_is_read(each: Story
 
 
 def test_a_deep_value_of_one_participant_hides_nobody(each: Story) -> None:
-    """Anybody may track such a thing, and would else stop the presence of all."""
+    """Any user may track such a value, which would otherwise stop presence for all."""
     each.open()
     room, heard = listening(each, presence())
     metas = f'{{"a":{{"metas":[{{"phx_ref":"1","x":{DEEP}}}]}},"b":{{"metas":[{{"phx_ref":"2"}}]}}}}'
@@ -86,7 +86,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> None:
-    """The gap is told at once, since the next change comes again."""
+    """The gap is reported at once, since the next change arrives again."""
     each.open()
     room, heard = listening(each, changes("users"), gaps())
     text = framed(each, room, "postgres_changes", "PAYLOAD")
@@ -98,7 +98,7 @@ def test_what_may_have_been_a_change_opens_a_gap(each: Story, payload: str) -> N
 
 
 def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
-    """What cannot be read may have been anything; only changes must not be missed."""
+    """An unreadable frame may have been anything; only changes must not be missed."""
     each.open()
     _, heard = listening(each, broadcast(), gaps())
     each.receive_raw(b"{")
@@ -106,7 +106,7 @@ def test_no_gap_is_told_where_nobody_listens_to_changes(each: Story) -> None:
 
 
 def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
-    """One error until the next fetch, for however many rows."""
+    """One error until the next fetch, for any number of rows."""
     mirror = Driven()
     mirror.live(row(1))
     for _ in range(3):
@@ -118,14 +118,14 @@ def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
 
 
 def test_cutting_takes_one_pass_whatever_comes():
-    """Unclosed quotes and brackets, each of which a careless pattern would try to close again from the next."""
+    """Unclosed quotes and brackets, each of which a careless pattern would rescan from its position."""
     for text in (b'"' + b'\\"' * 500_000, b"[" * 500_000, b"]" * 500_000, b'{"a":"' * 200_000):
         cut, values = codec.cut(text, codec.ROW)
         assert cut == text and values == []
 
 
 def test_what_was_cut_out_is_put_back():
-    """Strings are passed over, numbers of the sender's stay what they are."""
+    """Strings are skipped, and the sender's own numbers are not changed."""
     one, two = (opening + b"[" * 200 + b"]" * 200 + closing for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")))
     text = b'[["[[[[",[' + one + b"," + two + b',[]],"\\""]]'
     cut, values = codec.cut(text, 3)

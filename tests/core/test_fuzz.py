@@ -1,4 +1,4 @@
-"""Any bytes and any JSON through codec and session: no exception, and later frames arrive (R40)."""
+"""Any bytes and any JSON through codec and session: no exception, and later frames are delivered (R40)."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ DEEP = 100_000
 
 
 def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
-    """A joined channel with a listener of every kind; what they hear."""
+    """Return a joined channel with a listener of every kind, and their events."""
     story = Story(SessionOptions(protocol=protocol))
     story.open()
     room = story.channel("room", ack=True, presence_key="ada")
@@ -40,7 +40,7 @@ Live = tuple[Story, str, list[Any]]
 
 
 def text(story: Story, *parts: Any) -> bytes:
-    """A frame of these five parts, of any types, in the story's version."""
+    """Return a frame of these five parts, of any types, in the version of the story."""
     if story.options.protocol == "2.0.0":
         return json.dumps(parts).encode()
     join_ref, ref, topic, event, payload = parts
@@ -48,7 +48,7 @@ def text(story: Story, *parts: Any) -> bytes:
 
 
 def still_hears(live: Live) -> bool:
-    """Whether later frames arrive: a broadcast, a row, and a reply."""
+    """Check that later frames are delivered: a broadcast, a row and a reply."""
     story, room, heard = live
     before = len(heard)
     story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
@@ -81,7 +81,7 @@ PAYLOAD = st.one_of(JSON, st.dictionaries(MEMBER, JSON, max_size=5))
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @given(data=BYTES)
 def test_arbitrary_bytes_raise_remote_protocol_error_or_nothing(protocol: Protocol, data: bytes) -> None:
-    """The tolerant reader gives a frame of five parts, or raises `RemoteProtocolError`, for any bytes (R40)."""
+    """The lenient decoder returns a frame of five parts or raises `RemoteProtocolError`, for any bytes (R40)."""
     try:
         frame = CODECS[protocol].plain(data)
     except RemoteProtocolError:
@@ -95,7 +95,7 @@ def test_arbitrary_bytes_raise_remote_protocol_error_or_nothing(protocol: Protoc
 @given(frames=st.lists(st.tuples(BYTES, st.booleans()), max_size=5))
 @settings(max_examples=50)
 def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, frames: list[tuple[bytes, bool]]) -> None:
-    """Any bytes, as text and as binary, are received without an exception, and later frames arrive (R40)."""
+    """Any bytes, as text or binary, raise no exception, and later frames are delivered (R40)."""
     live = busy(protocol)
     for data, as_binary in frames:
         live[0].receive_raw(data, binary=as_binary)
@@ -106,7 +106,7 @@ def test_arbitrary_frames_never_raise_out_of_the_session(protocol: Protocol, fra
 @given(parts=st.lists(st.tuples(REF, REF, st.just("realtime:room"), EVENT, PAYLOAD), max_size=4))
 @settings(max_examples=40)
 def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Protocol, parts: list[Any]) -> None:
-    """Frames of any event with any refs and members raise nothing, and reading what was delivered is safe (R40)."""
+    """Frames of any event with any refs and members raise nothing, and the delivered events are readable (R40)."""
     story, _, heard = busy(protocol)
     for one in parts:
         story.receive_raw(text(story, *one))
@@ -121,7 +121,7 @@ def test_arbitrary_json_in_frames_of_the_right_shape_never_raises(protocol: Prot
 def test_what_is_encoded_is_decoded(
     protocol: Protocol, join_ref: str | None, ref: str | None, topic: str, event: str, payload: object
 ) -> None:
-    """A frame of any parts comes out of its own codec as it went in."""
+    """A frame of any parts is decoded to the same parts by its own codec."""
     codec = CODECS[protocol]
     assert codec.plain(codec.encode(join_ref, ref, topic, event, payload)) == (join_ref, ref, topic, event, payload)
 
@@ -133,7 +133,7 @@ NAME = st.text(max_size=60)
 def test_a_broadcast_is_decoded_as_it_was_encoded(
     join_ref: str, ref: str, topic: str, event: str, payload: bytes, as_json: bool
 ) -> None:
-    """A binary broadcast of any parts has them all, the payload byte for byte."""
+    """A binary broadcast of any parts keeps them all, the payload byte for byte."""
     data, is_binary = CODECS["2.0.0"].encode_broadcast(join_ref, ref, topic, event, payload, json=as_json)
     unpacked = binary.unpack(binary.UP, data)
     assert is_binary

@@ -1,4 +1,4 @@
-"""Times in which something may be missing: always told, replayed where the server can, each message once (R44)."""
+"""Gaps: always reported, replayed where the server can, each message delivered once (R44)."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,19 +18,19 @@ from .conftest import SUBSCRIBED, TROUBLE, Story
 
 
 def stored(story: Story, topic: str, identity: str, *, replayed: bool = False, event: str = "e") -> None:
-    """Let a stored message arrive."""
+    """Deliver a stored message."""
     meta = {"id": identity, "replayed": True} if replayed else {"id": identity}
     join_ref = story.sent("phx_join")[-1].ref if replayed and story.options.protocol == "2.0.0" else None
     story.receive(topic, "broadcast", {"event": event, "payload": {"id": identity}, "meta": meta}, join_ref=join_ref)
 
 
 def replays(story: Story) -> list[dict[str, int] | None]:
-    """What each join asked to be replayed."""
+    """Return the replay request of each join."""
     return [frame.payload["config"]["broadcast"].get("replay") for frame in story.sent("phx_join")]
 
 
 def again(story: Story) -> None:
-    """The connection is lost and comes back; the channel is joined again."""
+    """Lose the connection, reconnect, and join the channel again."""
     story.drop(1006)
     story.come_back()
     story.answer_join()
@@ -40,7 +40,7 @@ def again(story: Story) -> None:
 
 
 def test_every_rejoin_is_told_with_when_why_and_what(each: Story) -> None:
-    """A lost connection is a gap from the last word of the server to the join, with the kinds somebody hears (R44)."""
+    """A lost connection is a gap from the last received frame to the join, with the kinds that have listeners (R44)."""
     each.open()
     room = each.channel()
     told = each.collect(room, gaps())
@@ -83,7 +83,7 @@ def test_a_gap_says_why(story: Story, reason: str, end: Callable[[Story, str], N
 
 
 def test_several_losses_are_one_gap_from_the_first(story: Story) -> None:
-    """Losing the connection again before the join is back makes no second gap, and moves no beginning (R44)."""
+    """Losing the connection again before the rejoin opens no second gap and keeps the start (R44)."""
     story.open()
     room = story.channel()
     told = story.collect(room, gaps())
@@ -97,7 +97,7 @@ def test_several_losses_are_one_gap_from_the_first(story: Story) -> None:
 
 
 def test_a_gap_is_told_to_the_client_too_and_logged_when_nobody_listens(story: Story) -> None:
-    """client.listen() gets gaps of every channel; with no listener at all the gap is reported once (R44)."""
+    """client.listen() receives gaps of every channel; without any listener the gap is logged once (R44)."""
     story.open()
     room = story.joined()
     again(story)
@@ -110,7 +110,7 @@ def test_a_gap_is_told_to_the_client_too_and_logged_when_nobody_listens(story: S
 
 
 def test_the_gap_of_changes_is_told_when_they_are_live(each: Story) -> None:
-    """With changes listeners the gap is told at ready, so that a refetch on it misses nothing (R44)."""
+    """With change listeners the gap is reported at ready, so that a refetch in response misses nothing (R44)."""
     each.open()
     db = each.channel("db")
     told = each.collect(db, gaps())
@@ -125,7 +125,7 @@ def test_the_gap_of_changes_is_told_when_they_are_live(each: Story) -> None:
 
 
 def test_a_gap_that_nothing_will_close_is_told_when_the_channel_is_left(story: Story) -> None:
-    """Leaving during a gap tells of it then; the next join is a first one, without a gap (R44)."""
+    """A leave during a gap reports the gap; the next join counts as the first, without a gap (R44)."""
     story.open()
     room = story.channel(private=True)
     told = story.collect(room, gaps())
@@ -141,7 +141,7 @@ def test_a_gap_that_nothing_will_close_is_told_when_the_channel_is_left(story: S
 
 
 def test_leaving_by_wish_is_no_gap(each: Story) -> None:
-    """What happens between a leave and the next subscribe is nobody's loss (R44)."""
+    """Events between a leave and the next subscribe are not reported as missed (R44)."""
     each.open()
     room = each.channel()
     told = each.collect(room, gaps())
@@ -153,7 +153,7 @@ def test_leaving_by_wish_is_no_gap(each: Story) -> None:
 
 
 def test_kinds_that_are_wanted_during_a_gap_are_in_it(story: Story) -> None:
-    """A listener that is added while the channel is away is told that its kind may be missing too (R44)."""
+    """A listener added during a gap is notified that its kind may be missing too (R44)."""
     story.open()
     room = story.channel()
     told = story.collect(room, gaps())
@@ -171,7 +171,7 @@ def test_kinds_that_are_wanted_during_a_gap_are_in_it(story: Story) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ten_messages_stored_in_a_gap_arrive_once_and_in_order(protocol: Protocol) -> None:
-    """A private channel loses its connection, ten messages are stored, and all ten come with the rejoin (R44)."""
+    """A private channel loses its connection, ten messages are stored, and the rejoin delivers all ten (R44)."""
     world, ada, heard, told = linked_private(protocol)
     world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
     world.run_for(6)
@@ -189,7 +189,7 @@ def test_ten_messages_stored_in_a_gap_arrive_once_and_in_order(protocol: Protoco
 
 
 def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
-    """The replay asks from some seconds before the gap, as clocks differ; what is known is dropped by id (R44)."""
+    """The replay starts some seconds before the gap, as clocks differ; known messages are dropped by id (R44)."""
     world, ada, heard, told = linked_private("2.0.0")
     for number in range(5):
         world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
@@ -203,7 +203,7 @@ def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
 
 
 def test_more_than_the_server_replays_is_said() -> None:
-    """Thirty messages in a gap: the newest twenty-five come, and the gap says that older ones are missing (R44)."""
+    """Of thirty messages in a gap the newest 25 arrive, and the gap says that older ones are missing (R44)."""
     world, ada, heard, told = linked_private("2.0.0")
     world.run_for(6)
     cut_off(world, ada)
@@ -217,7 +217,7 @@ def test_more_than_the_server_replays_is_said() -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("skew", [4.0, 6.0, 3600.0, -6.0, -3600.0])
 def test_a_clock_that_is_wrong_loses_no_stored_message(protocol: Protocol, skew: float) -> None:
-    """However far this machine's clock is from the server's, all that was stored in the gap comes again (R44)."""
+    """Whatever the difference between the two clocks, all messages stored in the gap are replayed (R44)."""
     world, ada, heard, told = linked_private(protocol, skew)
     world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
     world.run_for(30)
@@ -232,7 +232,7 @@ def test_a_clock_that_is_wrong_loses_no_stored_message(protocol: Protocol, skew:
 @pytest.mark.parametrize("correction", [3600.0, -3600.0])
 @pytest.mark.parametrize("when", ["joined", "away"])
 def test_a_clock_that_is_set_loses_no_stored_message(when: str, correction: float) -> None:
-    """Setting the clock right while joined or during the outage moves no replay, and no gap ends before it began."""
+    """Setting the clock while joined or disconnected does not move the replay, and no gap ends before it starts."""
     world, ada, heard, told = linked_private("2.0.0", -correction)
     if when == "joined":
         ada.skew = 0.0
@@ -248,7 +248,7 @@ def test_a_clock_that_is_set_loses_no_stored_message(when: str, correction: floa
 
 @pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
 def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, offset: float | None) -> None:
-    """A server that does not say its time, or no time that a clock has: what is missing cannot be known (R44)."""
+    """If the server gives no plausible time, no gap is reported as complete (R44)."""
     each.call(each.session.open)
     each.accept(clock_offset=offset)
     room = each.channel(private=True)
@@ -256,14 +256,14 @@ def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, 
     each.join(room)
     each.drop(1006)
     each.run_to_attempt()
-    each.accept(clock_offset=0.0)  # what it says now may be another time: this clock may have been set meanwhile
+    each.accept(clock_offset=0.0)  # the server's time may differ now: its clock may have been set in between
     each.answer_join()
     each.run_alive(1.1)
     assert [gap.verdict for gap in told] == ["truncated"]
 
 
 def test_the_time_of_the_server_is_counted_with_care() -> None:
-    """Our monotonic clock may be a little too fast, so after a day the server's time may be some seconds less (R44)."""
+    """The monotonic clock may be slightly fast, so the estimated server time lags by seconds after a day (R44)."""
     clock = ServerClock()
     clock.learn(5.0, Instant(100.0, 1000.0))
     assert clock.earliest(Instant(100.0, 1000.0)) == 1005.0
@@ -274,7 +274,7 @@ def test_the_time_of_the_server_is_counted_with_care() -> None:
 
 
 def test_a_slow_replay_is_counted_to_its_end(each: Story) -> None:
-    """A gap is told when what was in line has come, though it takes longer than a moment: the server says so (R44)."""
+    """A gap is reported when the queued messages have arrived, however long that takes (R44)."""
     each.open()
     room = each.channel(private=True)
     told = each.collect(room, gaps())
@@ -291,7 +291,7 @@ def test_a_slow_replay_is_counted_to_its_end(each: Story) -> None:
 
 
 def test_the_heartbeat_behind_a_replay_ends_no_connection(story: Story) -> None:
-    """Its answer waits behind the replayed messages, perhaps for minutes; the next heartbeat's serves as well (R44)."""
+    """Its reply waits behind the replayed messages, perhaps for minutes; that of the next one serves as well (R44)."""
     story.open()
     room = story.channel(private=True)
     told = story.collect(room, gaps())
@@ -308,7 +308,7 @@ def test_the_heartbeat_behind_a_replay_ends_no_connection(story: Story) -> None:
 
 
 def test_a_heartbeat_from_before_says_nothing_of_a_replay(story: Story) -> None:
-    """Only the answer to a heartbeat that was sent after the messages were in line comes after them (R44)."""
+    """Only the reply to a heartbeat sent after the messages were queued arrives after them (R44)."""
     story.open()
     room = story.channel(private=True)
     told = story.collect(room, gaps())
@@ -345,7 +345,7 @@ def test_what_several_joins_brought_back_is_counted_together(each: Story) -> Non
 
 @pytest.mark.parametrize("end", ["leave", "replaced"])
 def test_a_join_that_is_over_brings_nothing_more(each: Story, end: str) -> None:
-    """What a join was to bring back says nothing of a gap after it: that one has no replay yet (R44)."""
+    """The expected replay of an ended join does not count for a later gap, which has no replay yet (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False, replay_since=1.0)
     told = each.collect(room, gaps())
@@ -360,7 +360,7 @@ def test_a_join_that_is_over_brings_nothing_more(each: Story, end: str) -> None:
 
 
 def test_a_gap_after_a_replay_is_not_made_good_by_it(each: Story) -> None:
-    """What a join has brought back says nothing of what is missed later while it lives (R44)."""
+    """The replay of a join does not cover what is missed later during the same join (R44)."""
     each.open()
     room = each.channel(private=True)
     told = each.collect(room, changes("users"), gaps())
@@ -379,7 +379,7 @@ def test_a_gap_after_a_replay_is_not_made_good_by_it(each: Story) -> None:
 
 
 def test_a_replay_that_is_left_before_it_came_is_not_called_complete(each: Story) -> None:
-    """Leaving ends the gap and the replay: whatever had come by then, nobody knows whether it was all (R44)."""
+    """A leave ends the gap and the replay; it is unknown whether the messages so far were all (R44)."""
     each.open()
     room = each.channel(private=True)
     told = each.collect(room, gaps())
@@ -391,7 +391,7 @@ def test_a_replay_that_is_left_before_it_came_is_not_called_complete(each: Story
 
 
 def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, LinkedClient, list[Any], list[Any]]:
-    """A client on a private channel of the local server; what it hears and is told."""
+    """Return a client on a private channel of the local server, with its events and gaps."""
     world = World(hub=HubOptions(secret=SECRET))
     ada = world.client(SessionOptions(protocol=protocol), token=world.token())
     ada.skew = skew
@@ -403,14 +403,14 @@ def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, Linked
 
 
 def cut_off(world: World, ada: LinkedClient) -> None:
-    """The connection breaks."""
+    """Break the connection."""
     assert ada.wire is not None
     world.cut(ada.wire)
     world.run_for(0.001)
 
 
 def test_the_replay_begins_at_the_gap(each: Story) -> None:
-    """The join after a loss asks for what was stored since the last word of the server, less the clocks' skew (R44)."""
+    """The join after a loss requests messages stored since the last received frame, minus the clock skew (R44)."""
     each.open()
     room = each.channel(private=True)
     each.join(room)
@@ -421,7 +421,7 @@ def test_the_replay_begins_at_the_gap(each: Story) -> None:
 
 
 def test_public_channels_ask_for_no_replay(each: Story) -> None:
-    """A replay on a public channel would refuse the join: the key is left out (R44)."""
+    """A replay on a public channel would make the server refuse the join, so the key is omitted (R44)."""
     each.open()
     each.joined()
     again(each)
@@ -430,7 +430,7 @@ def test_public_channels_ask_for_no_replay(each: Story) -> None:
 
 
 def test_the_first_join_replays_what_was_asked_for(each: Story) -> None:
-    """replay_since and replay_limit are for the first join of a wish; gaps ask for their own time (R44)."""
+    """replay_since and replay_limit apply to the first join after a subscribe; gaps use their own time (R44)."""
     each.open()
     since = datetime(2026, 1, 5, 10, 11, 12, 345600, tzinfo=UTC)
     room = each.channel(private=True, replay_since=since, replay_limit=7)
@@ -449,7 +449,7 @@ def test_the_first_join_replays_what_was_asked_for(each: Story) -> None:
 
 
 def test_gaps_can_be_left_unreplayed(each: Story) -> None:
-    """With replay_gaps=False a rejoin asks for nothing, and the gap says so (R44)."""
+    """With replay_gaps=False a rejoin requests no replay, and the gap says so (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False)
     told = each.collect(room, gaps())
@@ -461,7 +461,7 @@ def test_gaps_can_be_left_unreplayed(each: Story) -> None:
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, "complete"), (24, "complete"), (25, "truncated")])
 def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: str) -> None:
-    """As many messages as were asked for may not be all; fewer are (R44)."""
+    """If as many messages arrive as were requested, some may be missing; if fewer arrive, none is (R44)."""
     each.open()
     room = each.channel(private=True)
     told, heard = each.collect(room, gaps()), each.collect(room, broadcast())
@@ -475,7 +475,7 @@ def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: st
 
 
 def test_a_copy_of_a_message_is_dropped_whichever_comes_first(each: Story) -> None:
-    """Live and replayed copies of a stored message are one message, also for wildcard and named listeners (R44)."""
+    """Live and replayed copies of a stored message are delivered once, also to wildcard listeners (R44)."""
     each.open()
     room = each.channel(private=True)
     every, named = each.collect(room, broadcast()), each.collect(room, broadcast("e"))
@@ -488,7 +488,7 @@ def test_a_copy_of_a_message_is_dropped_whichever_comes_first(each: Story) -> No
 
 
 def test_messages_without_an_id_are_never_taken_for_copies(each: Story) -> None:
-    """Broadcasts that nobody stored have no id, and all are delivered (R44)."""
+    """Broadcasts that are not stored have no id, and all are delivered (R44)."""
     each.open()
     room = each.channel()
     heard = each.collect(room, broadcast())
@@ -499,7 +499,7 @@ def test_messages_without_an_id_are_never_taken_for_copies(each: Story) -> None:
 
 
 def test_ids_are_remembered_within_a_bound() -> None:
-    """A thousand ids are enough to know a copy by, and no more are kept (R44)."""
+    """The last thousand ids are remembered to detect copies, and no more (R44)."""
     memory = Gaps("room", ChannelOptions(private=True), ServerClock())
     for number in range(5000):
         assert memory.takes(f"{number}", replayed=False)
@@ -509,7 +509,7 @@ def test_ids_are_remembered_within_a_bound() -> None:
 
 
 def test_a_gap_keeps_its_earliest_beginning() -> None:
-    """Of several beginnings the earliest counts, whatever the order in which they are told (R44)."""
+    """Of several starts the earliest counts, in whatever order they are reported (R44)."""
     memory = Gaps("room", ChannelOptions(), ServerClock())
     for mono in (20.0, 10.0, 30.0):
         memory.open(Instant(mono, mono), f"at {mono:g}", frozenset({f"{mono:g}"}))
@@ -521,7 +521,7 @@ def test_a_gap_keeps_its_earliest_beginning() -> None:
 
 
 def test_what_a_blocked_socket_hides_is_inside_the_gap(story: Story) -> None:
-    """An end that is heard after an unanswered join may be as old as the join: the gap begins there (R44)."""
+    """A close received after an unanswered join may be as old as the join: the gap starts there (R44)."""
     story.open()
     room = story.channel()
     told = story.collect(room, gaps())
@@ -540,7 +540,7 @@ def test_what_a_blocked_socket_hides_is_inside_the_gap(story: Story) -> None:
 
 
 def test_what_a_join_that_was_given_up_hides_is_inside_the_gap(story: Story) -> None:
-    """A join that timed out may still keep the server busy, until its late answer: the same holds (R44)."""
+    """The same holds for a join that timed out, which the server may still process until its late reply (R44)."""
     story.open()
     room, other = story.channel(), story.joined("other")
     told = story.collect(room, gaps())
@@ -560,7 +560,7 @@ def test_what_a_join_that_was_given_up_hides_is_inside_the_gap(story: Story) -> 
 
 
 def test_what_was_answered_long_ago_hides_nothing(story: Story) -> None:
-    """A join that was slow a minute ago moves no gap: it begins when the channel ended (R44)."""
+    """A join that was slow a minute ago does not move a gap: it starts when the channel ended (R44)."""
     story.open()
     room = story.channel()
     told = story.collect(room, gaps())

@@ -1,4 +1,4 @@
-"""Where a gap begins when the server was busy with a join: it says nothing else meanwhile (protocol §3.2)."""
+"""The start of a gap while the server processes a join and sends nothing else."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from .conftest import SUBSCRIBED, TROUBLE, Story
 
 
 def test_a_gap_begins_where_the_server_could_say_nothing(make_story: Callable[..., Story]) -> None:
-    """A connection that is lost behind an unanswered join: what was held back since that join is in the gap (R44)."""
+    """If the connection is lost behind an unanswered join, the gap includes what was delayed since that join (R44)."""
     story = make_story()
     story.open()
     told = story.collect(story.joined("room"), broadcast(), gaps())
@@ -29,7 +29,7 @@ def test_a_gap_begins_where_the_server_could_say_nothing(make_story: Callable[..
 
 
 def test_a_gap_does_not_begin_before_the_join_that_it_is_about(make_story: Callable[..., Story]) -> None:
-    """A channel that was joined while the server was busy with another one misses nothing of before (R44)."""
+    """A channel that was joined while the server was busy with another join misses nothing from before (R44)."""
     story = make_story()
     story.open()
     story.call(story.session.join, story.channel("slow"))
@@ -47,7 +47,7 @@ def test_a_gap_does_not_begin_before_the_join_that_it_is_about(make_story: Calla
 
 
 def test_a_gap_of_changes_begins_where_the_server_could_not_say_so(make_story: Callable[..., Story]) -> None:
-    """Trouble with changes that is heard behind a slow join may be as old as that join; its gap is (R19, R44)."""
+    """An error of changes received behind a slow join may be as old as that join, and so is its gap (R19, R44)."""
     story = make_story()
     story.open()
     told = story.collect(story.channel("db"), changes("users"), gaps())

@@ -1,4 +1,4 @@
-"""Refused handshakes: typed, with the server's word, and tried again or not as it deserves (R30)."""
+"""Refused handshakes: typed, with the server's reason, and retried according to the error table (R30)."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from .server_words import CHANGES, HANDSHAKES, LONGEST, REASONS, SLOWLY, SYSTEMS
 def test_each_refused_handshake_leads_to_what_its_row_says(
     make_story: Callable[..., Story], status: int, body: bytes, what: Class, provider: bool
 ) -> None:
-    """401 is one token refresh, then the end; 403 and 404 are the end; 429 and 5xx are retried (R30)."""
+    """401 causes one token refresh, then the end; 403 and 404 are final; 429 and 5xx are retried (R30)."""
     story = make_story(has_token_provider=provider, open_timeout=None)
     opened = story.call(story.session.open)
     if provider:
@@ -57,7 +57,7 @@ def test_each_refused_handshake_leads_to_what_its_row_says(
 
 @pytest.mark.parametrize(("status", "body", "what"), HANDSHAKES)
 def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: int, body: bytes, what: Class) -> None:
-    """The error has the status and the text of the JSON body, or of any body (R30)."""
+    """The error contains the status and the text of the JSON body, or of any body (R30)."""
     story.call(story.session.open)
     story.drop(status=status, body=body)
     error = story.session.error
@@ -71,7 +71,7 @@ def test_a_refused_handshake_keeps_what_the_server_said(story: Story, status: in
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) -> None:
-    """The server's Retry-After wins over a shorter backoff, for that attempt alone (R30)."""
+    """A Retry-After longer than the backoff applies to that attempt only (R30)."""
     story.call(story.session.open)
     story.accept()
     story.drop(1006)
@@ -91,7 +91,7 @@ def test_retry_after_is_honoured_when_it_is_longer(story: Story, status: int) ->
 def test_a_retry_after_is_cut_to_the_bound(
     make_story: Callable[..., Story], asked: float, backoff: Backoff | None
 ) -> None:
-    """However long the server asks us to wait, the next attempt comes after `max_retry_after` (R30)."""
+    """However long the server's Retry-After, the next attempt comes after at most `max_retry_after` (R30)."""
     story = make_story(open_timeout=None, max_retry_after=120.0, backoff=backoff)
     story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
@@ -105,7 +105,7 @@ def test_a_retry_after_is_cut_to_the_bound(
 
 @pytest.mark.parametrize("asked", [float("nan"), -1e9])
 def test_a_retry_after_that_is_no_wait_counts_as_none(story: Story, asked: float) -> None:
-    """A transport that gives no number, or one below zero, leaves the backoff as it is (R30)."""
+    """A Retry-After that is negative or not a number does not change the backoff (R30)."""
     story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
     story.run_for(2.0)
@@ -113,7 +113,7 @@ def test_a_retry_after_that_is_no_wait_counts_as_none(story: Story, asked: float
 
 
 def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
-    """Retry-After of a second after a 429 leaves the slow wait as it is (R30)."""
+    """A Retry-After of one second after a 429 does not shorten the slow backoff (R30)."""
     story.call(story.session.open)
     story.accept()
     story.drop(1006)
@@ -123,7 +123,7 @@ def test_a_short_retry_after_does_not_shorten_the_backoff(story: Story) -> None:
 
 
 def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., Story]) -> None:
-    """Where the user has a function for the backoff, the longer of both counts (R30)."""
+    """If the backoff is the user's function, the longer of the two delays counts (R30)."""
     story = make_story(backoff=None, open_timeout=None)
     story.call(story.session.open)
     story.drop(status=503, retry_after=40.0)
@@ -135,7 +135,7 @@ def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., S
 
 
 def test_one_refresh_is_for_one_connection(make_story: Callable[..., Story]) -> None:
-    """After a connection that succeeded, a 401 is again answered with one refresh (R30)."""
+    """After a successful connection, a 401 again causes one refresh (R30)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Heartbeats: on time, answered or the socket is given up; and a machine that slept (R4-R6)."""
+"""Heartbeats on time, dead connections, and clock jumps (R4-R6)."""
 
 from collections.abc import Callable
 from typing import cast
@@ -16,7 +16,7 @@ from .conftest import Story
 
 
 def beats_of(story: Story) -> list[Heartbeat]:
-    """Watch heartbeats; those that are told."""
+    """Watch heartbeats and return the list of them."""
     heard: list[object] = []
     story.session.watch(heard.append, heartbeats=True)
     return cast("list[Heartbeat]", heard)
@@ -27,7 +27,7 @@ def told(heard: list[Heartbeat]) -> list[tuple[str, float | None]]:
 
 
 def test_each_heartbeat_is_told_when_it_is_sent_and_answered(story: Story) -> None:
-    """Who asks for heartbeats gets "sent", then "ok" with the seconds of the round trip; others get none."""
+    """Heartbeat watchers receive "sent", then "ok" with the round-trip seconds; other watchers receive none."""
     heard, plain = beats_of(story), story.watch()
     story.open()
     story.run_for(25)
@@ -39,7 +39,7 @@ def test_each_heartbeat_is_told_when_it_is_sent_and_answered(story: Story) -> No
 
 
 def test_a_refused_heartbeat_is_told(story: Story) -> None:
-    """An error reply is told as such: the connection lives."""
+    """An error reply is reported as such, and the connection stays."""
     heard = beats_of(story)
     story.open()
     story.run_for(25)
@@ -48,7 +48,7 @@ def test_a_refused_heartbeat_is_told(story: Story) -> None:
 
 
 def test_a_heartbeat_without_answer_is_told_and_the_end_of_the_connection_too(story: Story) -> None:
-    """Then comes "timeout", and as the socket is given up, "disconnected"; after a reconnect it goes on."""
+    """The events are "timeout", then "disconnected" as the socket is dropped; after a reconnect they continue."""
     heard = beats_of(story)
     story.open()
     story.run_for(35)
@@ -59,7 +59,7 @@ def test_a_heartbeat_without_answer_is_told_and_the_end_of_the_connection_too(st
 
 
 def test_a_ping_is_told_too(story: Story) -> None:
-    """`ping()` is a heartbeat, and its answer is told as of any."""
+    """`ping()` is a heartbeat, and its reply is reported like any other."""
     heard = beats_of(story)
     story.open()
     story.call(story.session.ping, 5.0)
@@ -69,7 +69,7 @@ def test_a_ping_is_told_too(story: Story) -> None:
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_provider_is_asked_at_each_heartbeat_when_wanted(make_story: Callable[..., Story], wanted: bool) -> None:
-    """With token_on_heartbeat=True a token that was replaced reaches the server before the old one runs out (R26)."""
+    """With token_on_heartbeat=True a replaced token reaches the server before the old one expires (R26)."""
     story = make_story(has_token_provider=True, token_on_heartbeat=wanted)
     story.call(story.session.open)
     story.give_token("first")
@@ -90,7 +90,7 @@ def test_the_provider_is_asked_at_each_heartbeat_when_wanted(make_story: Callabl
 
 
 def test_heartbeats_carry_refs_and_keep_the_connection(story: Story) -> None:
-    """A heartbeat goes out at each interval with a ref of its own, and answered ones keep the socket (R4)."""
+    """A heartbeat with its own ref is sent at each interval, and answered ones keep the connection (R4)."""
     story.open()
     story.run_alive(101)
     refs = [beat.ref for beat in story.sent("heartbeat")]
@@ -101,7 +101,7 @@ def test_heartbeats_carry_refs_and_keep_the_connection(story: Story) -> None:
 
 
 def test_an_unanswered_heartbeat_ends_the_socket_within_interval_and_timeout(story: Story) -> None:
-    """A server that answers nothing is left at heartbeat + timeout, without waiting for a close handshake (R4)."""
+    """A silent server is dropped after heartbeat + timeout, without waiting for a close handshake (R4)."""
     story.open()
     story.run_for(34.9)
     assert story.session.state is ConnectionState.OPEN
@@ -115,7 +115,7 @@ def test_an_unanswered_heartbeat_ends_the_socket_within_interval_and_timeout(sto
 
 
 def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> None:
-    """Frames that keep coming do not hide that heartbeats are not answered (R4)."""
+    """Other incoming frames do not hide that heartbeats are not answered (R4)."""
     story.open()
     room = story.joined()
     for _ in range(40):
@@ -126,7 +126,7 @@ def test_other_traffic_does_not_stand_for_a_heartbeat_reply(story: Story) -> Non
 
 @pytest.mark.parametrize("heartbeat", [0.5, 7.0, 59.0])
 def test_any_interval_is_honoured(make_story: Callable[..., Story], heartbeat: float) -> None:
-    """The interval is the one that was asked for, never a nearer one (R4)."""
+    """The interval is the configured one, never a nearby one (R4)."""
     story = make_story(heartbeat=heartbeat, timeout=10.0)
     story.open()
     story.run_alive(10 * heartbeat + 0.01)
@@ -134,7 +134,7 @@ def test_any_interval_is_honoured(make_story: Callable[..., Story], heartbeat: f
 
 
 def test_heartbeats_keep_their_schedule_under_constant_traffic(story: Story) -> None:
-    """Ninety seconds of inbound frames move no heartbeat (R5)."""
+    """Ninety seconds of incoming frames do not delay a heartbeat (R5)."""
     story.open()
     room = story.joined()
     frame = story.codec.encode(None, None, room, "broadcast", {"event": "e", "payload": {}})
@@ -149,7 +149,7 @@ def test_heartbeats_keep_their_schedule_under_constant_traffic(story: Story) -> 
 
 
 def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
-    """The first beat of a new socket is not held to the deadline of one that the old socket swallowed (R5)."""
+    """The first heartbeat of a new socket ignores the deadline of an unanswered one of the old socket (R5)."""
     story.open()
     story.run_for(26)
     assert len(story.new_frames("heartbeat")) == 1, "sent, and not answered"
@@ -164,7 +164,7 @@ def test_a_pending_heartbeat_dies_with_its_socket(story: Story) -> None:
 
 
 def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) -> None:
-    """Joins block the server's socket: a heartbeat behind one has its time when the join is answered (R4)."""
+    """Joins block the connection: the timeout of a heartbeat behind one starts when the join is answered (R4)."""
     story.open()
     story.run_for(14)
     one, two = story.channel("one"), story.channel("two")
@@ -184,7 +184,7 @@ def test_heartbeats_are_not_expected_while_a_join_is_unanswered(story: Story) ->
 
 
 def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> None:
-    """Its answer does not wait for the join's, so a socket that was silent for long is noticed in time (R4)."""
+    """Its reply does not wait for that of the join, so a connection silent for long is detected in time (R4)."""
     story.open()
     story.run_for(24.9)
     story.call(story.session.join, story.channel())
@@ -196,7 +196,7 @@ def test_a_heartbeat_that_is_due_soon_goes_out_before_a_join(story: Story) -> No
 
 
 def test_one_heartbeat_before_a_join_finds_a_half_open_socket_out(make_story: Callable[..., Story]) -> None:
-    """The join is answered, the heartbeat before it is not: its time ends the socket, not that of the next (R4)."""
+    """If the join is answered but the heartbeat before it is not, that heartbeat's timeout ends the socket (R4)."""
     story = make_story(heartbeat=8.0, timeout=10.0)
     story.open()
     story.call(story.session.join, story.channel())
@@ -209,7 +209,7 @@ def test_one_heartbeat_before_a_join_finds_a_half_open_socket_out(make_story: Ca
 
 
 def test_a_heartbeat_that_is_not_due_soon_waits_for_its_time(story: Story) -> None:
-    """Joins cost no more heartbeats than they need: one was sent a moment ago, the next comes at its interval (R3)."""
+    """A join causes no extra heartbeat if one was sent recently; the next comes at its interval (R3)."""
     story.open()
     story.run_alive(26)
     story.call(story.session.join, story.channel())
@@ -217,7 +217,7 @@ def test_a_heartbeat_that_is_not_due_soon_waits_for_its_time(story: Story) -> No
 
 
 def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(story: Story) -> None:
-    """A ping whose time is over together with that of a heartbeat is settled once, with whichever comes first (R4)."""
+    """A ping that times out together with a heartbeat is resolved once, with whichever comes first (R4)."""
     story.open()
     story.run_for(25)
     pings = [story.call(story.session.ping, 10.0) for _ in range(3)]
@@ -231,7 +231,7 @@ def test_requests_end_with_the_socket_whose_heartbeat_ends_at_the_same_instant(s
 def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
     make_story: Callable[..., Story], number: int, said: float | None
 ) -> None:
-    """A join is answered, perhaps something more is said, then there is silence: 35 s later the socket is over (R4)."""
+    """After a join reply, maybe one more frame, then silence: the socket is dropped 35 s later (R4)."""
     story = make_story(limits=Limits(joins_per_second=None))
     story.open()
     rooms = [story.channel(f"room-{place}") for place in range(number)]
@@ -249,7 +249,7 @@ def test_a_dead_socket_is_noticed_in_time_however_many_joins_are_unanswered(
 
 @pytest.mark.parametrize("silent", [0.0, 5.0, 14.0, 15.0, 20.0, 24.99])
 def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, silent: float) -> None:
-    """A join that is sent into a socket that has been dead for a while moves the 35 s by nothing (R4)."""
+    """A join sent into a dead connection does not delay its detection after 35 s (R4)."""
     story.open()
     story.run_alive(25)
     story.run_for(silent)
@@ -259,7 +259,7 @@ def test_a_dead_socket_is_noticed_in_time_whenever_a_join_is_sent(story: Story, 
 
 
 def test_a_ping_gives_the_round_trip(story: Story) -> None:
-    """ping is settled with the seconds until its own reply, one that is not answered with a timeout, and no harm."""
+    """A ping resolves with the seconds until its own reply; an unanswered ping times out and does no harm."""
     story.open()
     ping, lost = story.call(story.session.ping, 10.0), story.call(story.session.ping, 2.0)
     story.run_for(0.25)
@@ -275,7 +275,7 @@ def test_a_ping_gives_the_round_trip(story: Story) -> None:
 
 
 def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
-    """After an hour's sleep a heartbeat goes out within a few seconds of waking, not at the next interval (R6)."""
+    """After an hour's sleep a heartbeat is sent within a few seconds, not at the next interval (R6)."""
     story.open()
     story.run_for(6)
     story.clock.sleep(3600)
@@ -286,7 +286,7 @@ def test_a_jump_of_the_clock_is_noticed_within_seconds(story: Story) -> None:
 
 
 def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
-    """When the probe is answered the connection stays (R6)."""
+    """If the probe is answered, the connection stays (R6)."""
     story.open()
     story.clock.sleep(-3600)
     story.run_alive(60)
@@ -295,7 +295,7 @@ def test_a_jump_with_a_living_server_costs_nothing(story: Story) -> None:
 
 
 def test_small_steps_of_the_clock_are_no_sleep(story: Story) -> None:
-    """A clock that is corrected by some seconds causes no probe (R6)."""
+    """A clock correction of some seconds causes no probe (R6)."""
     story.open()
     for _ in range(10):
         story.clock.sleep(4)
@@ -304,7 +304,7 @@ def test_small_steps_of_the_clock_are_no_sleep(story: Story) -> None:
 
 
 def test_after_a_jump_the_next_join_carries_a_token_fetched_after_it(make_story: Callable[..., Story]) -> None:
-    """The token of the join after a sleep was asked for after the sleep (R6, R25)."""
+    """The token of the first join after a sleep was fetched after the sleep (R6, R25)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
     story.give_token("old")

@@ -1,4 +1,4 @@
-"""Large frames: their payloads are decoded when they are read, since lists of nothing take 24 times their bytes."""
+"""Large frames: payloads are decoded when read, since a decoded list can take 24 times its bytes on the wire."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ TEXT = json.dumps([[]] * HEAVY).encode()
 
 
 def take(story: Story, data: bytes, *, is_binary: bool = False) -> None:
-    """As the shell does it with a large frame."""
+    """Receive a large frame as the shell does."""
     delivery = story.session.receive_heavy(story.session._context.generation, data, is_binary, story.now)
     for listener in delivery[0] if delivery else ():
         listener(delivery[1] if delivery else None)
@@ -31,14 +31,14 @@ def listening(each: Story) -> tuple[Story, str, list[Any]]:
 
 
 def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, str, list[Any]]) -> None:
-    """It keeps the text, and gives the same payload."""
+    """The event keeps the text and returns the same payload."""
     story, room, heard = listening
     payload = b'{"type":"broadcast","event":"e","meta":{"id":"m1"},"payload":' + TEXT + b"}"
     if story.options.protocol == "2.0.0":
         take(story, b'[null,null,"%s","broadcast",%s]' % (room.encode(), payload))
         frame = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b'{"id":"m2"}', payload=TEXT, json=True)
         take(story, frame, is_binary=True)
-        take(story, frame, is_binary=True)  # it was stored, and has come
+        take(story, frame, is_binary=True)  # it is stored, and has arrived before
     else:
         take(story, b'{"topic":"%s","event":"broadcast","payload":%s,"ref":null}' % (room.encode(), payload))
     assert [type(event) for event in heard] == [LateBroadcast] * len(heard)
@@ -48,7 +48,7 @@ def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, st
 
 
 def test_other_large_frames_are_taken_as_always(listening: tuple[Story, str, list[Any]]) -> None:
-    """Changes, bytes, garbage, and what nobody has joined."""
+    """Changes, bytes, unreadable frames, and frames of topics that are not joined."""
     story, room, heard = listening
     story.row(room, 100, id=1)
     row = {"data": {"type": "INSERT", "record": {"id": "x" * HEAVY}, "columns": [], "errors": None}, "ids": [100]}

@@ -1,4 +1,4 @@
-"""A socket that no channel wants is closed, and opened again when one does."""
+"""A socket that no channel needs is closed, and opened again on demand."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def test_an_idle_socket_is_closed_and_opened_again(make_story: Callable[..., Sto
 
 
 def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., Story]) -> None:
-    """A beat that was unanswered when the idle socket was closed ends no later one (R5)."""
+    """A heartbeat unanswered when the idle socket was closed does not end a later socket (R5)."""
     story = make_story(idle_disconnect=26.0)
     story.open()
     story.run_for(26.1)
@@ -48,7 +48,7 @@ def test_a_heartbeat_of_an_idle_socket_is_forgotten(make_story: Callable[..., St
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "remove"])
 def test_a_withdrawn_wish_lets_the_socket_go_idle(make_story: Callable[..., Story], how: str) -> None:
-    """A subscribe that nobody waits for any more, and a removed channel, count as no channel."""
+    """A subscribe whose callers have all given up, and a removed channel, do not count as channels."""
     story = make_story(idle_disconnect=30.0)
     story.open()
     room = story.channel()
@@ -65,7 +65,7 @@ def test_a_withdrawn_wish_lets_the_socket_go_idle(make_story: Callable[..., Stor
 
 
 def test_a_wish_during_a_leave_keeps_the_socket(make_story: Callable[..., Story]) -> None:
-    """A channel that is wanted again while the last one leaves finds its socket open (R24)."""
+    """A channel subscribed again while the last one leaves finds its socket open (R24)."""
     story = make_story(idle_disconnect=1.0)
     story.open()
     room, other = story.joined(), story.channel("other")

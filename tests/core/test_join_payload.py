@@ -1,4 +1,4 @@
-"""What a join asks for, what its echo says, and what a late listener costs (R15-R17)."""
+"""The payload of a join, the echo in its reply, and the effect of late listeners (R15-R17)."""
 
 import pytest
 
@@ -12,7 +12,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
 def hears(story: Story, topic: str) -> bool:
-    """Whether a broadcast gets through, both ways."""
+    """Return whether broadcasts get through in both directions."""
     heard = story.collect(topic, broadcast("hello"))
     story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
@@ -21,7 +21,7 @@ def hears(story: Story, topic: str) -> bool:
 
 
 def test_bindings_find_their_listeners_after_every_drop(each: Story) -> None:
-    """Five bindings, twenty drops, other ids each time: each row reaches exactly its own listener, once (R15)."""
+    """Five bindings, twenty reconnects, new ids each time: each row reaches exactly its own listener, once (R15)."""
     each.open()
     db = each.channel("db")
     tables = ["a", "b", "c", "d", "e"]
@@ -35,7 +35,7 @@ def test_bindings_find_their_listeners_after_every_drop(each: Story) -> None:
         each.answer_join({"postgres_changes": [{**binding, "id": ids[binding["table"]]} for binding in wanted]})
         for place, table in enumerate(tables):
             each.row(db, ids[table], id=turn * 10 + place)
-            each.row(db, ids[table] - 1000, id=-1)  # an id of the join before
+            each.row(db, ids[table] - 1000, id=-1)  # an id of the previous join
         if turn < 20:
             each.drop(1006)
             each.come_back()
@@ -44,7 +44,7 @@ def test_bindings_find_their_listeners_after_every_drop(each: Story) -> None:
 
 
 def test_each_join_asks_for_what_is_wanted_then(story: Story) -> None:
-    """Listeners that came and went while the socket was down are and are not in the next join (R15)."""
+    """Listeners added and removed while disconnected are and are not in the next join (R15)."""
     story.open()
     db = story.channel("db")
     gone = story.collect(db, changes("users"))
@@ -75,7 +75,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
 def test_an_echo_that_says_the_same_is_no_mismatch(story: Story, echo: dict[str, object]) -> None:
-    """Null, missing and default members, case and unknown keys in the server's echo are no difference (R16)."""
+    """Null, missing and default members, letter case and unknown keys in the echo are not a difference (R16)."""
     story.open()
     db = story.channel("db")
     heard = story.collect(db, changes("users", event="INSERT"))
@@ -99,7 +99,7 @@ def test_an_echo_that_says_the_same_is_no_mismatch(story: Story, echo: dict[str,
     ],
 )
 def test_a_real_mismatch_is_an_error_that_names_the_binding_and_ends_nothing(story: Story, echoed: object) -> None:
-    """A binding that the server did not take as sent is told with a typed error; the channel stays joined (R16)."""
+    """A binding not confirmed as sent is reported with a typed error; the channel stays joined (R16)."""
     story.open()
     db = story.channel("db")
     story.collect(db, changes("users", event="INSERT"))
@@ -114,7 +114,7 @@ def test_a_real_mismatch_is_an_error_that_names_the_binding_and_ends_nothing(sto
 
 
 def test_listeners_added_late_just_work(story: Story) -> None:
-    """Broadcast, system and status listeners hear at once, without a new join (R17)."""
+    """Broadcast, system and status listeners receive events at once, without a new join (R17)."""
     story.open()
     room = story.joined()
     heard = story.collect(room, broadcast("hello"), system(), status())
@@ -126,7 +126,7 @@ def test_listeners_added_late_just_work(story: Story) -> None:
 
 
 def test_the_first_presence_listener_added_late_joins_again(story: Story) -> None:
-    """Presence that was not enabled in the join is enabled by another; the second listener costs nothing (R17)."""
+    """Presence not enabled in the join is enabled by another; the second listener needs no join (R17)."""
     story.open()
     room = story.joined()
     assert story.sent("phx_join")[0].payload["config"]["presence"] == {"enabled": False}
@@ -142,7 +142,7 @@ def test_the_first_presence_listener_added_late_joins_again(story: Story) -> Non
 
 
 def test_the_old_join_counts_until_the_new_one_does(each: Story) -> None:
-    """While a channel joins again for a late listener, rows, broadcasts and sends of the rest go on (R17)."""
+    """During a rejoin for a late listener, rows, broadcasts and sends of the others continue (R17)."""
     each.open()
     db = each.channel("db", ack=True)
     rows, heard = each.collect(db, changes("users")), each.collect(db, broadcast())
@@ -168,7 +168,7 @@ def test_the_old_join_counts_until_the_new_one_does(each: Story) -> None:
 
 
 def test_the_close_of_the_old_join_may_come_first(each: Story) -> None:
-    """When the server closes the old join before it answers the new one, the new one still lives (R17)."""
+    """If the server closes the old join before it answers the new one, the new one continues (R17)."""
     each.open()
     db = each.joined("db")
     late = each.collect(db, changes("users"))
