@@ -107,10 +107,7 @@ def _clock(value: time) -> str:
 
 
 _WRITE: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...]] = (
-    (
-        bool,
-        lambda value: "true" if value else "false",
-    ),  # the first match is used: a bool is an int, a datetime is a date
+    (bool, lambda value: "true" if value else "false"),  # first match: a bool is an int, a datetime is a date
     (int, _int),
     (float, _float),
     (Decimal, _decimal),

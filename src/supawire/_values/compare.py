@@ -119,9 +119,7 @@ def text_of(value: Any) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return (
-        read_bytes(text) if text.startswith("\\x") else text.encode()
-    )  # plain hex, as sent by the server, is cast like any text
+    return read_bytes(text) if text.startswith("\\x") else text.encode()  # plain hex is cast like any text
 
 
 def _decimal(text: str) -> tuple[bool, Decimal | float]:

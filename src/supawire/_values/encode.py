@@ -13,9 +13,7 @@ from supawire.errors import InvalidArgumentError
 
 T = TypeVar("T")
 
-_COLUMN_TYPES: Final[
-    tuple[tuple[type, str], ...]
-] = (  # the first match is used: a bool is an int, a datetime is a date
+_COLUMN_TYPES: Final[tuple[tuple[type, str], ...]] = (  # first match: a bool is an int, a datetime is a date
     (bool, "bool"),
     (int, "int8"),
     (float, "float8"),

@@ -1,10 +1,11 @@
-"""What tests of your own may use: events, a server without a network, time that jumps, HTTP without a network.
+"""Tools for tests of your own: events, a server without a network, virtual time, HTTP without a network.
 
-`insert`, `update`, `delete`, `broadcast`, `presence` and the other functions make events as a client receives them.
+`insert`, `update`, `delete`, `broadcast`, `presence` and the other functions create events as a client receives them.
 
-`VirtualServer` and `VirtualTimeLoop` make hours pass at once; `RecordingTransport` keeps every frame, alone or around
-another transport; `FakeHttp` answers as it is told; `VirtualClock`, `World` and `LinkedClient` are for who drives the
-protocol itself, without asyncio. The fixtures for pytest are in `plugin`.
+With `VirtualServer` and `VirtualTimeLoop`, hours pass at once; `RecordingTransport` records every frame, alone or
+around
+another transport; `FakeHttp` gives the answers that you set; `VirtualClock`, `World` and `LinkedClient` drive the
+protocol without asyncio. The fixtures for pytest are in `plugin`.
 """
 
 from importlib import import_module
@@ -79,10 +80,10 @@ _HOMES: Final = {
     "update": "events",
 }
 
-if not TYPE_CHECKING:  # a checker that saw this would take every misspelt name for a public one
+if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
 
     def __getattr__(name: str) -> Any:
-        """Found when first used: pytest imports this package in every run."""
+        """Import names on first use: pytest imports this package in every run."""
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

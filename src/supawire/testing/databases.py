@@ -1,6 +1,6 @@
-"""A fresh database for each test, copied from one that was prepared once.
+"""Create a new database for each test, copied from a template that is prepared once.
 
-A copy takes a fifth of the time that preparing takes, and a test may do to its database what it likes.
+Copying takes a fifth of the time of preparing, and each test can modify its database freely.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ COPY: Final = SQL("create database {} template {} strategy file_copy")
 COPY_BEFORE_15: Final = SQL("create database {} template {}")
 
 CLOSE: Final = SQL("alter database {} allow_connections false")
-"""A server that still runs would come back at once."""
+"""Otherwise a server that is still running would reconnect at once."""
 END_STREAMS: Final = (
     "select pg_terminate_backend(active_pid, %s) from pg_replication_slots where active and database = %s"
 )
-"""`with (force)` ends sessions, but a slot that is in use for a moment longer would still be in the way."""
+"""`with (force)` ends sessions, but a replication slot that is still active would make the drop fail."""
 PATIENCE: Final = 10_000
-"""Milliseconds that such a session has to end."""
+"""Milliseconds to wait for such a session to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prepared database in the server of this URL."""
+    """A prepared database on the server of this URL."""
 
     url: str
     name: str
@@ -40,9 +40,9 @@ class Template:
 
 @contextmanager
 def template_in(url: str, schema: str = "") -> Generator[Template]:
-    """Have a database with what the local server wants and then this SQL; it is dropped at the end.
+    """Create a database with the server's schema, then run this SQL in it; it is dropped at the end.
 
-    `url` is any database of that server, with a role that may make databases and replicate.
+    `url` is any database of that server, with a role that may create databases and replicate.
     """
     template = Template(url, _new_name())
     _make(url, template.name, "template1")
@@ -58,7 +58,7 @@ def template_in(url: str, schema: str = "") -> Generator[Template]:
 
 @contextmanager
 def copy_of(template: Template) -> Generator[str]:
-    """The URL of a fresh copy; it is dropped at the end, whoever is still connected."""
+    """Create a copy and provide its URL; the copy is dropped at the end, even if it has open connections."""
     name = _new_name()
     _make(template.url, name, template.name)
     try:

@@ -1,11 +1,11 @@
-"""Events as a client receives them, for unit tests of code that handles them.
+"""Create events as a client receives them, for unit tests of code that handles them.
 
     from supawire.testing import insert
 
     def test_a_new_order_is_shipped():
         ship(insert("orders", {"id": 7, "status": "paid"}))
 
-Rows go through the form in which the server sends them, so a `Decimal` or `datetime` of a test is read back as from a
+Rows are converted to the wire format of the server and back, so a `Decimal` or `datetime` of a test is decoded as in a
 real change.
 """
 
@@ -43,7 +43,7 @@ from supawire.options import check_event
 M = TypeVar("M")
 
 Columns = Mapping[str, str] | Sequence[Column]
-"""Names and PostgreSQL types, such as {"id": "int8"}; left out, they are inferred from the values."""
+"""Names and PostgreSQL types, such as {"id": "int8"}; if omitted, they are inferred from the values."""
 
 _TOPIC = "test"
 _refs = count(1)
@@ -70,11 +70,11 @@ def insert(
     errors: Sequence[str] = (),
     model: type[Any] | None = None,
 ) -> Insert[Any]:
-    """Make the event of an inserted row.
+    """Create the event of an inserted row.
 
-    Args: columns: column names and PostgreSQL types; left out, they are inferred from the values. model: as for
+    Args: columns: column names and PostgreSQL types; if omitted, they are inferred from the values. model: as for
         `changes(model=…)`.
-    Raises: InvalidArgumentError: a value that no column can hold.
+    Raises: InvalidArgumentError: a value without a matching column type.
     """
     data = _change("INSERT", table, record, None, schema, columns, commit_timestamp, errors)
     return _modelled(Insert(topic, data), model)
@@ -104,11 +104,11 @@ def update(
     errors: Sequence[str] = (),
     model: type[Any] | None = None,
 ) -> Update[Any]:
-    """Make the event of an updated row.
+    """Create the event of an updated row.
 
-    Args: old_record: what the server sends of the old row, which is the key alone without REPLICA IDENTITY FULL; left
-        out, an empty row. The others as for `insert`.
-    Raises: InvalidArgumentError: a value that no column can hold.
+    Args: old_record: the part of the old row that the server sends, only the key without REPLICA IDENTITY FULL; if
+        omitted, an empty row. The others as for `insert`.
+    Raises: InvalidArgumentError: a value without a matching column type.
     """
     data = _change("UPDATE", table, record, old_record or {}, schema, columns, commit_timestamp, errors)
     return _modelled(Update(topic, data), model)
@@ -124,11 +124,11 @@ def delete(
     commit_timestamp: datetime | None = None,
     errors: Sequence[str] = (),
 ) -> Delete:
-    """Make the event of a deleted row.
+    """Create the event of a deleted row.
 
-    Args: old_record: what the server sends of the old row, which is the key alone without REPLICA IDENTITY FULL. The
+    Args: old_record: the part of the old row that the server sends, only the key without REPLICA IDENTITY FULL. The
         others as for `insert`.
-    Raises: InvalidArgumentError: a value that no column can hold.
+    Raises: InvalidArgumentError: a value without a matching column type.
     """
     return Delete(topic, _change("DELETE", table, None, old_record, schema, columns, commit_timestamp, errors))
 
@@ -150,10 +150,10 @@ def broadcast(
     replayed: bool = False,
     model: type[Any] | None = None,
 ) -> Broadcast[Any]:
-    """Make the event of a received message; its payload is read back from JSON, unless it is `bytes`.
+    """Create the event of a received message; its payload is encoded as JSON and decoded, unless it is `bytes`.
 
     Args: id: of a stored message. model: as for `broadcast(model=…)` of `supawire`.
-    Raises: InvalidArgumentError: a payload that JSON cannot hold.
+    Raises: InvalidArgumentError: a payload that cannot be encoded as JSON.
     """
     name = check_event(event)
     made = check_model(model)
@@ -166,32 +166,36 @@ def broadcast(
 def presence(
     key: str, payload: Mapping[str, Any] | None = None, *, ref: str | None = None, previous_ref: str | None = None
 ) -> Presence:
-    """Make one participant's entry, as presence events and `presence_state()` hold them.
+    """Create one participant's entry, as contained in presence events and `presence_state()`.
 
-    Args: ref, previous_ref: the server's names of this entry and of the one that it replaces; left out, a new one, and
-        none.
+    Args: ref, previous_ref: the server's references of this entry and of the one that it replaces; if omitted, a new
+    one
+        and None.
     """
     own = ref or f"ref-{next(_refs)}"
     return Presence(key, own, previous_ref, Raw(_object(dict(payload or {}), "payload")))
 
 
 def presence_join(*current: Presence, previous: Sequence[Presence] = (), topic: str = _TOPIC) -> PresenceJoin:
-    """Make the event of somebody who came. Args: current, previous: all entries of the key, after and before."""
+    """Create the event of a participant who joined.
+
+    Args: current, previous: all entries of the key, after and before.
+    """
     return PresenceJoin(topic, _key_of((*current, *previous)), current, tuple(previous))
 
 
 def presence_leave(*previous: Presence, current: Sequence[Presence] = (), topic: str = _TOPIC) -> PresenceLeave:
-    """Make the event of somebody who left. Args: previous, current: all entries of the key, before and after."""
+    """Create the event of a participant who left. Args: previous, current: all entries of the key, before and after."""
     return PresenceLeave(topic, _key_of((*previous, *current)), tuple(current), previous)
 
 
 def presence_update(current: Presence, previous: Presence, *, topic: str = _TOPIC) -> PresenceUpdate:
-    """Make the event of somebody who tracked another payload."""
+    """Create the event of a participant who tracked another payload."""
     return PresenceUpdate(topic, _key_of((current, previous)), (current,), (previous,))
 
 
 def presence_sync(*here: Presence, topic: str = _TOPIC) -> PresenceSync:
-    """Make the event that the state is complete. Args: here: the entries of everyone who is here."""
+    """Create the event of a complete state. Args: here: the entries of all participants."""
     state: dict[str, tuple[Presence, ...]] = {}
     for one in here:
         state[one.key] = (*state.get(one.key, ()), one)
@@ -201,19 +205,19 @@ def presence_sync(*here: Presence, topic: str = _TOPIC) -> PresenceSync:
 def row_inserted(
     row: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None
 ) -> RowInserted[Any]:
-    """Make the mirror's event of a row that came into the copy. Args: key, model: those of the mirror."""
+    """Create the mirror's event of an added row. Args: key, model: those of the mirror."""
     return RowInserted(dict(row), show_rows(_columns(key, row), check_model(model)))
 
 
 def row_updated(
     row: Mapping[str, Any], old: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None
 ) -> RowUpdated[Any]:
-    """Make the mirror's event of a row that changed. Args: key, model: those of the mirror."""
+    """Create the mirror's event of a changed row. Args: key, model: those of the mirror."""
     return RowUpdated(dict(row), dict(old), show_rows(_columns(key, row, old), check_model(model)))
 
 
 def row_deleted(old: Mapping[str, Any], *, key: str | Sequence[str], model: type[Any] | None = None) -> RowDeleted[Any]:
-    """Make the mirror's event of a row that left the copy. Args: key, model: those of the mirror."""
+    """Create the mirror's event of a removed row. Args: key, model: those of the mirror."""
     return RowDeleted(dict(old), show_rows(_columns(key, old), check_model(model)))
 
 
@@ -225,9 +229,10 @@ def resynced(
     reason: str = "first",
     model: type[Any] | None = None,
 ) -> Resynced[Any]:
-    """Make the mirror's event of a copy that was made anew.
+    """Create the mirror's event of a reload.
 
-    Args: rows: all rows of the copy. before: those that the iterator knew. key, model: those of the mirror.
+    Args: rows: all rows of the mirror. before: the rows that the iterator had reported. key, model: those of the
+    mirror.
     """
     columns = _columns(key, *rows, *before)
 

@@ -1,12 +1,12 @@
-"""A session driven by hand, under virtual time: what it sends is collected, what it hears is given.
+"""Drive a session by hand under virtual time: frames it sends are collected, frames it receives are passed in.
 
-    pilot = Pilot()
-    joined = pilot.do(pilot.session.open)
-    pilot.accept()
+    harness = SessionHarness()
+    joined = harness.call(harness.session.open)
+    harness.accept()
     ...
-    assert pilot.outcome(joined) is None
+    assert harness.outcome(joined) is None
 
-Nothing here knows what a server would answer; `linked` joins a session to the local server's hub.
+The harness does not simulate a server; `linked` connects a session to the local server's hub.
 """
 
 import random
@@ -39,11 +39,14 @@ from supawire.testing.virtual import VirtualClock
 R = TypeVar("R")
 
 NOT_YET: Any = object()
-"""The outcome of a ticket that is not settled."""
+"""The outcome of a ticket that is not resolved."""
 
 
 class SessionHarness:
-    """Performs a session's effects by writing them down. Override the `on_…` methods to connect it to something."""
+    """Records a session's effects instead of performing them.
+
+    Override the `on_…` methods to connect it to something.
+    """
 
     def __init__(
         self,
@@ -71,19 +74,21 @@ class SessionHarness:
     # --- acting
 
     def call(self, command: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Call a command or input of the session with the present time, and perform what comes of it."""
+        """Call a command or input of the session with the current time, and perform the resulting effects."""
         result = command(*args, now=self.now, **kwargs)
         self.pump()
         return result
 
     def channel(self, topic: str = "room", **options: Any) -> str:
-        """Make a channel; its full topic."""
+        """Create a channel and return its full topic."""
         full = f"realtime:{topic}"
         self.session.channel(full, ChannelOptions(**options))
         return full
 
     def accept(self, *, clock_offset: float | None = 0.0) -> None:
-        """Let the newest connection attempt succeed; the server's clock is so many seconds ahead of ours."""
+        """Let the newest connection attempt succeed; `clock_offset`: seconds by which the server's
+        clock is ahead of ours.
+        """
         self.call(self.session.transport_opened, self._generation, clock_offset=clock_offset)
 
     def drop(self, code: int | None = None, **cause: Any) -> None:
@@ -93,11 +98,11 @@ class SessionHarness:
     def receive(
         self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None
     ) -> None:
-        """Give the session a text frame."""
+        """Pass a text frame to the session."""
         self.receive_raw(self.codec.encode(join_ref, ref, topic, event, payload))
 
     def receive_raw(self, data: bytes, *, binary: bool = False) -> None:
-        """Give the session any frame."""
+        """Pass any frame to the session."""
         delivery = self.session.receive(self._generation, data, binary, self.now)
         if delivery is not None:
             listeners, event = delivery
@@ -121,30 +126,30 @@ class SessionHarness:
     # --- looking
 
     def outcome(self, ticket: Ticket | None) -> Any:
-        """What a ticket was settled with; `NOT_YET` before."""
+        """Return the result of a ticket; `NOT_YET` if it is not resolved."""
         assert ticket is not None, "nothing is owed"
         return self.outcomes.get(ticket, NOT_YET)
 
     def sent(self, event: str | None = None) -> list[Frame]:
-        """The text frames sent so far, all or those of one event."""
+        """Return the text frames sent so far, all or those of one event."""
         data = [effect.data for effect in self.effects if isinstance(effect, Transmit) and not effect.binary]
         every = [self.codec.plain(one) for one in data]
         return [frame for frame in every if event in (None, frame.event)]
 
     def new_frames(self, event: str | None = None) -> list[Frame]:
-        """The text frames sent since the last call of this."""
+        """Return the text frames sent since the last call of this method."""
         frames = self.sent()
         fresh, self._answered = frames[self._answered :], len(frames)
         return [frame for frame in fresh if event in (None, frame.event)]
 
     def reports(self, what: str) -> list[Report]:
-        """The reports of one kind."""
+        """Return the reports of one kind."""
         return [effect for effect in self.effects if isinstance(effect, Report) and effect.what == what]
 
     # --- performing
 
     def pump(self) -> None:
-        """Perform the effects that wait."""
+        """Perform the pending effects."""
         while (effect := self.session.next_effect()) is not None:
             self.effects.append(effect)
             self.perform(effect)
@@ -174,22 +179,22 @@ class SessionHarness:
                 pass
 
     def on_connect(self, generation: int) -> None:
-        """A socket is wanted."""
+        """Called when the session needs a socket."""
 
     def on_transmit(self, effect: Transmit) -> None:
-        """A frame is sent."""
+        """Called when the session sends a frame."""
 
     def on_disconnect(self, effect: Disconnect) -> None:
-        """The socket is to be closed."""
+        """Called when the session closes the socket."""
 
     def on_fetch_token(self, number: int) -> None:
-        """A token is wanted."""
+        """Called when the session needs a token."""
 
     def on_other(self, effect: Effect) -> None:
-        """Anything else."""
+        """Called for any other effect."""
 
 
 def error_of(outcome: Any) -> RealtimeError:
-    """The error of an outcome that is one."""
+    """Return an outcome that is an error; fail if it is not."""
     assert isinstance(outcome, RealtimeError), f"settled with {outcome!r}"
     return outcome

@@ -19,29 +19,29 @@ from supawire.transport.http import HttpRequest, HttpResponse
 
 
 class FakeHttp:
-    """Keeps every request, and answers as it was told: in the order of the calls, then 202 for ever."""
+    """Records every request, and answers in call order with the answers that were set, then always with 202."""
 
     def __init__(self) -> None:
         self.requests: list[HttpRequest] = []
-        """Every request so far."""
+        """All requests so far."""
         self._script: deque[HttpResponse | HttpError | tuple[asyncio.Event, HttpResponse]] = deque()
 
     def answer(
         self, status: int = 202, body: bytes | Any = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
     ) -> None:
-        """Answer the next requests with this; a body that is not bytes is sent as JSON."""
+        """Set the answer to the next requests; a body that is not bytes is sent as JSON."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         named = {name.lower(): value for name, value in (headers or {}).items()}
         self._script.extend([HttpResponse(status, data, named)] * times)
 
     def fail(self, *, maybe_sent: bool = False, retryable: bool = True, times: int = 1) -> None:
-        """Give no answer to the next requests: nobody listens, or, with `maybe_sent`, the connection breaks."""
+        """Let the next requests fail: the connection is refused or, with `maybe_sent`, breaks after sending."""
         text = "the connection broke" if maybe_sent else "nobody listens"
         for _ in range(times):
             self._script.append(HttpError(text, maybe_sent=maybe_sent, retryable=retryable))
 
     def hold(self, status: int = 202) -> asyncio.Event:
-        """Answer the next request when this event is set."""
+        """Delay the answer to the next request until the returned event is set."""
         gate = asyncio.Event()
         self._script.append((gate, HttpResponse(status)))
         return gate

@@ -1,14 +1,14 @@
-"""Client sessions and the local server's hub, linked in memory under one virtual clock.
+"""Client sessions and the local server's hub, connected in memory under one virtual clock.
 
     world = World(seed=7)
     ada = world.client()
     room = ada.channel("lobby")
-    heard = ada.collect(room, broadcast("typing"))
+    events = ada.collect(room, broadcast("typing"))
     ada.start(ada.session.join, room)
     world.run_for(1)
 
-Nothing sleeps and nothing is random but by the seed: the same calls give the same frames at the same instants. The wire
-between the two can be cut, made deaf, slowed, or made to refuse.
+Nothing sleeps, and all randomness comes from the seed: the same calls give the same frames at the same times. The wires
+between the two can be cut, made half-open or slow, or refuse connections.
 """
 
 import heapq
@@ -32,24 +32,24 @@ from supawire.server.tokens import sign
 from supawire.testing.harness import SessionHarness
 from supawire.testing.virtual import VirtualClock
 
-SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
+SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa: S105  not accepted by any real server
 LATENCY = 0.001
-"""Seconds that a frame is on its way, when nothing slows it."""
+"""Seconds of transmission of a frame, unless slowed down."""
 
 SPINNING = 10_000
-"""Turns at one instant after which time is said to stand still."""
+"""Iterations at one instant after which the simulation is assumed to loop forever."""
 
 
 @dataclass(slots=True)
 class Wire:
-    """One socket: a client's generation on one side, a connection of the hub on the other."""
+    """One socket, between a client's generation and a connection of the hub."""
 
     client: "LinkedClient"
     generation: int
     number: int
     open: bool = True
     deaf: bool = False
-    """Half-open: both sides believe in it, and nothing arrives."""
+    """Half-open: both sides consider it open, and nothing arrives."""
     latency: float = LATENCY
     up_at: float = 0.0
     down_at: float = 0.0
@@ -66,33 +66,33 @@ class World:
         self.clients: list[LinkedClient] = []
         self.wires: dict[int, Wire] = {}
         self.refusing: tuple[int, bytes] | None = None
-        """Status and body with which every handshake is answered, None for the hub's own answer."""
+        """Status and body of the answer to every handshake, None for the hub's own answer."""
         self.unreachable = False
-        """Whether connecting fails as if nobody listened."""
+        """Whether connecting fails as if no server were listening."""
         self._numbers = count(1)
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._turns = 0
 
     def client(self, options: SessionOptions | None = None, **settings: Any) -> "LinkedClient":
-        """One more client, with its own session."""
+        """Add a client with a session of its own."""
         return LinkedClient(self, options, **settings)
 
     def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
-        """A token that the hub accepts."""
+        """Return a token that the hub accepts."""
         return sign({"role": role, "exp": int(self.clock.now.wall + expires_in), **claims}, SECRET)
 
     # --- time
 
     def run_for(self, seconds: float) -> None:
-        """Let time pass, and everything happen that comes up in it."""
+        """Let time pass, and perform everything that is due."""
         end = self.clock.now.mono + seconds
         while (at := self._next()) is not None and at <= end:
             self._run(at)
         self.clock.advance_to(end)
 
     def run_until(self, done: Callable[[], bool], limit: float) -> bool:
-        """Let time pass until this holds, at most `limit` seconds; whether it holds."""
+        """Let time pass until `done()` is true, at most `limit` seconds; return whether it is true."""
         end = self.clock.now.mono + limit
         while not done() and (at := self._next()) is not None and at <= end:
             self._run(at)
@@ -120,20 +120,20 @@ class World:
                 client.call(client.session.tick)
 
     def later(self, at: float, do: Callable[[], None]) -> None:
-        """Do this at that instant, after what was planned for it before."""
+        """Schedule a call at that time, after those scheduled for it before."""
         heapq.heappush(self._coming, (at, next(self._order), do))
 
     # --- the server's side
 
     def act(self, order: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Let the hub or its faults do something now."""
+        """Call a method of the hub or of its faults at the current time."""
         self.hub.at(self.clock.now)
         result = order(*args, **kwargs)
         self.pump()
         return result
 
     def pump(self) -> None:
-        """Perform the hub's effects: frames and closes go onto the wires, in order."""
+        """Perform the hub's effects: put frames and closes on the wires, in order."""
         while (effect := self.hub.next_effect()) is not None:
             match effect:
                 case Send(conn, data, binary):
@@ -144,7 +144,7 @@ class World:
                     self.outside(effect)
 
     def outside(self, effect: Effect) -> None:
-        """Anything else that the hub orders: questions for a database, of which there is none here, and reports."""
+        """Perform any other effect of the hub: queries, for which there is no database here, and reports."""
 
     def _down(self, number: int, data: bytes, binary: bool) -> None:
         wire = self.wires.get(number)
@@ -163,7 +163,7 @@ class World:
     # --- the wires
 
     def connect(self, client: "LinkedClient", generation: int) -> None:
-        """A client opens a socket."""
+        """Called when a client opens a socket."""
         self.later(self.clock.now.mono + LATENCY, lambda: self._handshake(client, generation))
 
     def _handshake(self, client: "LinkedClient", generation: int) -> None:
@@ -185,7 +185,7 @@ class World:
         self.later(self.clock.now.mono + LATENCY, lambda: client.opened(wire))
 
     def up(self, wire: Wire, data: bytes, binary: bool) -> None:
-        """A frame goes from client to server."""
+        """Transfer a frame from client to server."""
         wire.sent += 1
         if not wire.deaf:
             wire.up_at = max(wire.up_at, self.clock.now.mono + wire.latency)
@@ -197,7 +197,7 @@ class World:
             self.pump()
 
     def hang_up(self, wire: Wire) -> None:
-        """The client's side of the socket is gone: the server hears of it."""
+        """Called when the client has closed its side of the socket; notifies the server."""
         if self.wires.pop(wire.number, None) is not None:
             self.later(self.clock.now.mono + wire.latency, lambda: self._gone(wire.number))
 
@@ -206,19 +206,19 @@ class World:
         self.pump()
 
     def cut(self, wire: Wire, code: int | None = None) -> None:
-        """Break a socket: what is on its way is lost, both sides hear of it."""
+        """Break a socket: frames in transit are lost, and both sides are notified."""
         if self.wires.pop(wire.number, None) is not None:
             wire.deaf = True
             self._gone(wire.number)
             self.later(self.clock.now.mono + wire.latency, lambda: wire.client.ended(wire, code))
 
     def live(self) -> Iterator[Wire]:
-        """The sockets that the server holds."""
+        """Return the open sockets of the server."""
         return iter(list(self.wires.values()))
 
 
 class LinkedClient(SessionHarness):
-    """A session whose socket leads to the world's server."""
+    """A session whose socket is connected to the world's server."""
 
     def __init__(self, world: World, options: SessionOptions | None = None, **settings: Any) -> None:
         super().__init__(options, clock=world.clock, **settings)
@@ -229,13 +229,13 @@ class LinkedClient(SessionHarness):
         self.skew = 0.0
         """Seconds by which this client's wall clock is ahead of the server's."""
         self.provide: Callable[[], str | None | RealtimeError] | None = None
-        """Answers the session's questions for a token; what it returns is given at once."""
+        """Called when the session needs a token; its result is passed on immediately."""
         self.keep_history = True
-        """Whether performed effects are kept in `effects`; long runs turn it off."""
+        """Whether performed effects are recorded in `effects`; disabled for long runs."""
 
     @property
     def now(self) -> Instant:
-        """The virtual time by this client's clocks."""
+        """The virtual time on this client's clocks."""
         now = super().now
         return Instant(now.mono, now.wall + self.skew) if self.skew else now
 
@@ -244,15 +244,15 @@ class LinkedClient(SessionHarness):
         return Request("127.0.0.1", {"apikey": self.key, "vsn": self.codec.version})
 
     def clock_offset(self) -> float | None:
-        """Return by how many seconds the server's clock is ahead of this client's, as its answer in whole ones says."""
+        """The seconds by which the server's clock is ahead of this client's, at the precision of a Date header."""
         return int(self.world.clock.now.wall) - self.now.wall
 
     def start(self, command: Callable[..., Ticket], *args: Any, **kwargs: Any) -> Ticket:
-        """Begin something that is answered later."""
+        """Start a call that returns a ticket."""
         return self.call(command, *args, **kwargs)
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
-        """Listen; the events that arrive."""
+        """Add a listener and return the list to which events are appended."""
         heard: list[Any] = []
         self.call(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
@@ -260,7 +260,7 @@ class LinkedClient(SessionHarness):
     # --- what the world does
 
     def opened(self, wire: Wire) -> None:
-        """The handshake is done."""
+        """Called when the handshake is complete."""
         if wire.number not in self.world.wires:
             return
         if wire.generation != self.session.generation:
@@ -270,11 +270,11 @@ class LinkedClient(SessionHarness):
         self.call(self.session.transport_opened, wire.generation, clock_offset=self.clock_offset())
 
     def fail(self, generation: int, cause: Cause) -> None:
-        """The socket could not be opened."""
+        """Called when the socket could not be opened."""
         self.call(self.session.transport_closed, generation, cause)
 
     def arrive(self, wire: Wire, data: bytes, binary: bool) -> None:
-        """A frame of the server."""
+        """Called with a frame from the server."""
         if wire.deaf or not wire.open:
             return
         delivery = self.session.receive(wire.generation, data, binary, self.now)
@@ -285,7 +285,7 @@ class LinkedClient(SessionHarness):
         self.pump()
 
     def ended(self, wire: Wire, code: int | None) -> None:
-        """The socket is closed, or broke."""
+        """Called when the socket was closed or broke."""
         if wire.open:
             wire.open = False
             if self.wire is wire:
@@ -295,30 +295,30 @@ class LinkedClient(SessionHarness):
     # --- what the session orders
 
     def pump(self) -> None:
-        """Perform the effects that wait."""
+        """Perform the pending effects."""
         while (effect := self.session.next_effect()) is not None:
             if self.keep_history:
                 self.effects.append(effect)
             self.perform(effect)
 
     def on_connect(self, generation: int) -> None:
-        """A socket is wanted: the world opens one."""
+        """Open a socket in the world."""
         self.world.connect(self, generation)
 
     def on_transmit(self, effect: Transmit) -> None:
-        """A frame goes onto the wire of its generation."""
+        """Put a frame on the wire of its generation."""
         wire = self.wire
         if wire is not None and wire.generation == effect.generation and wire.open:
             self.world.up(wire, effect.data, effect.binary)
 
     def on_disconnect(self, effect: Disconnect) -> None:
-        """The socket is closed from our side."""
+        """Close the socket from the client's side."""
         wire = self.wire
         if wire is None or wire.generation != effect.generation:
             return
         self.wire, wire.open = None, False
         self.world.later(
-            self.now.mono + wire.latency,  # frames that were written before arrive first
+            self.now.mono + wire.latency,  # frames written before arrive first
             lambda: self.world.hang_up(wire),
         )
         if not effect.abort:
@@ -327,7 +327,7 @@ class LinkedClient(SessionHarness):
             self.world.later(self.now.mono + 2 * wire.latency, closed)
 
     def on_fetch_token(self, number: int) -> None:
-        """A token is wanted: `provide` gives it."""
+        """Pass the token from `provide` to the session."""
         answer = self.provide() if self.provide is not None else AuthError("no provider was given")
         token = Secret(answer) if isinstance(answer, str) else answer
         self.world.later(self.now.mono, lambda: self.call(self.session.token_ready, number, token))

@@ -1,11 +1,11 @@
-"""Fixtures for pytest, found by its entry point `pytest11`.
+"""Fixtures for pytest, loaded through the entry point `pytest11`.
 
-pytest loads this module in every run of everybody who has supawire installed, so nothing but pytest is imported before
-a fixture is used. Each test gets a server of its own, since that takes milliseconds (measured: 4; on PostgreSQL 150,
-with a fresh database); only the PostgreSQL itself lives as long as the session.
+pytest loads this module in every run in an environment with supawire, so only pytest is imported before a fixture is
+used. Each test gets its own server, since that takes only milliseconds (measured: 4; on PostgreSQL 150, with a new
+database); only the PostgreSQL itself runs for the whole session.
 
 An async fixture belongs to the plugin that runs the test. There is one client for each of the two plugins, and
-`realtime_async_client` takes the one that fits.
+`realtime_async_client` returns the matching one.
 """
 
 from collections.abc import AsyncGenerator, Generator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SERVERS: Final = ("realtime_server", "realtime_pg_server")
 PYTEST_ASYNCIO: Final = ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin")
-"""By entry point it has the first name, by `-p` one of the others."""
+"""Its plugin names: the first by entry point, the others by `-p`."""
 EXTRAS: Final = {"jwt": "server", "psycopg": "postgres"}
 MISSING: Final = "{fixture} needs the extra `{extra}`: pip install 'supawire[{extra}]'"
 NO_RUNNER: Final = "realtime_async_client needs a test that anyio or pytest-asyncio runs; realtime_client works without"
@@ -30,7 +30,7 @@ NO_TRIO: Final = "supawire runs on asyncio; a fixture anyio_backend that returns
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-asyncio run its client, where that plugin is in use."""
+    """Register the client fixture for pytest-asyncio if that plugin is in use."""
     if _runs_asyncio(config):
         import pytest_asyncio
 
@@ -50,7 +50,7 @@ def realtime_options() -> dict[str, Any]:
 
 @pytest.fixture
 def realtime_client_options() -> dict[str, Any]:
-    """Options of the clients, as `supawire.connect` takes them; override it to set some."""
+    """Options of the clients, as for `supawire.connect`; override it to set some."""
     return {}
 
 
@@ -59,7 +59,7 @@ def realtime_client_options() -> dict[str, Any]:
 
 @pytest.fixture
 def realtime_server(realtime_options: dict[str, Any]) -> "Generator[LocalServer]":
-    """A local server for this test alone: `supawire.LocalServer`, running."""
+    """A running local server (`supawire.LocalServer`) for this test only."""
     with _extra("realtime_server"):
         from supawire import LocalServer
     with LocalServer(**realtime_options) as server:
@@ -71,9 +71,9 @@ def realtime_server(realtime_options: dict[str, Any]) -> "Generator[LocalServer]
 
 @pytest.fixture(scope="session")
 def realtime_postgres() -> "Generator[str]":
-    """URL of a PostgreSQL that runs as long as the test session; override it to name one of yours."""
+    """URL of a PostgreSQL that runs for the whole test session; override it to use your own."""
     with _extra("realtime_postgres"):
-        import_module("psycopg")  # before a cluster is started in vain
+        import_module("psycopg")  # fail before a cluster is started
 
         from supawire.server.postgres.cluster import Cluster
     with Cluster() as cluster:
@@ -82,7 +82,7 @@ def realtime_postgres() -> "Generator[str]":
 
 @pytest.fixture(scope="session")
 def realtime_schema() -> str:
-    """SQL that makes your tables, run once for all tests; override it to have some."""
+    """SQL that creates your tables, run once for all tests; override it to provide some."""
     return ""
 
 
@@ -96,7 +96,7 @@ def _realtime_template(realtime_postgres: str, realtime_schema: str) -> "Generat
 
 @pytest.fixture
 def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[str, Any]) -> "Generator[LocalServer]":
-    """A local server on a fresh database, both for this test alone."""
+    """A local server on a new database, both for this test only."""
     from supawire import LocalServer
     from supawire.testing.databases import copy_of
 
@@ -109,8 +109,8 @@ def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[st
 
 @pytest.fixture
 def realtime_any_server(request: pytest.FixtureRequest, realtime_options: dict[str, Any]) -> "LocalServer":
-    """This test's server: `realtime_pg_server` where the test asks for that one alone, else `realtime_server`."""
-    del realtime_options  # both take it; named, parametrize can set it
+    """This test's server: `realtime_pg_server` if the test uses only that one, else `realtime_server`."""
+    del realtime_options  # both servers use it; as an argument it can be set by parametrize
     asked = [name for name in SERVERS if name in request.fixturenames]
     return request.getfixturevalue(asked[0] if asked else SERVERS[0])
 
@@ -123,7 +123,7 @@ def realtime_key(realtime_any_server: "LocalServer") -> str:
 
 @pytest.fixture
 def realtime_client(realtime_any_server: "LocalServer", realtime_client_options: dict[str, Any]) -> "Generator[Client]":
-    """An open client of this test's server, for code that blocks; closed after the test."""
+    """An open client of this test's server, for blocking code; closed after the test."""
     from supawire import connect
 
     server = realtime_any_server
@@ -139,7 +139,7 @@ def realtime_async_client(
     del (
         realtime_any_server,
         realtime_client_options,
-    )  # the two below take them
+    )  # used by the two fixtures below
     if "anyio_backend" in request.fixturenames:
         if request.getfixturevalue("anyio_backend_name") != "asyncio":
             pytest.skip(NO_TRIO)
@@ -176,7 +176,7 @@ def _runs_asyncio(config: pytest.Config) -> bool:
 
 @contextmanager
 def _extra(fixture: str) -> "Generator[None]":
-    """Say which extra is missing, if one is."""
+    """Name the missing extra if an import fails."""
     try:
         yield
     except ImportError as error:

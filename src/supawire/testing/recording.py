@@ -1,19 +1,16 @@
-"""One frame as a test looks at it: decoded, whichever version and direction, without tokens.
-
-What is answered to the frames of a client: as a test says, else yes.
-
-Joins, leaves, tracks, heartbeats and broadcasts that want a confirmation get "ok", a join of row changes also the word
-that they are live. Nothing else is said, and nobody else is there: for that there are servers (`VirtualServer`,
-`LocalServer`).
-
-A transport that keeps every frame, and answers as a test says.
+"""A transport that records every frame, and answers as the test defines.
 
     wire = RecordingTransport()                     # alone: no network and no server, everything is answered "ok"
     wire = RecordingTransport(WebSocketTransport()) # around another one, whose server answers
     async with connect_async(url, key, transport=wire) as client: ...
     assert [frame.user_event for frame in wire.sent("broadcast")] == ["typing"]
 
-With the blocking door the client is on a thread of its own; every call here may come from any thread.
+Without rules, and without another transport, joins, leaves, tracks, heartbeats and broadcasts with acknowledgement are
+answered "ok", and a join with row changes also gets the confirmation of its subscription. There are no other messages
+and no other participants: use `VirtualServer` or `LocalServer` for that. Recorded frames are decoded and contain no
+tokens.
+
+A sync client runs on a thread of its own; all methods here may be called from any thread.
 """
 
 import asyncio
@@ -41,11 +38,13 @@ _LAYOUTS: Final = {"out": binary.UP, "in": binary.DOWN}
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """A frame that the client wrote (`direction` "out") or got ("in").
+    """A frame that the client sent (`direction` "out") or received ("in").
 
-    connection: 1 for the first socket, 2 for the next. topic, event: the wire's. payload: decoded JSON, or bytes; of a
-    broadcast what its sender gave, and `user_event` its event. data: the frame itself. Tokens are hidden in all of it.
-    A frame that cannot be read has no topic and no event, and its bytes as payload.
+    connection: 1 for the first socket, 2 for the next. topic, event: those of the frame. payload: decoded JSON, or
+    bytes;
+    for a broadcast the sender's payload, and `user_event` its event. data: the frame itself. Tokens are hidden in all
+    of
+    it. A frame that cannot be decoded has neither topic nor event, and its bytes as payload.
     """
 
     direction: Direction
@@ -61,13 +60,13 @@ class RecordedFrame:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a join asks for."""
+        """The `config` of a join."""
         config = self.payload.get("config") if is_object(self.payload) else None
         return config if is_object(config) else {}
 
 
 def read(direction: Direction, connection: int, data: bytes, is_binary: bool) -> RecordedFrame:
-    """The frame that these bytes are."""
+    """Decode a frame."""
     shown = redact_frame(data, binary=is_binary, secret=False)
     try:
         frame, user_event = _read_binary(direction, data) if is_binary else _read_text(shown)
@@ -80,7 +79,7 @@ def read(direction: Direction, connection: int, data: bytes, is_binary: bool) ->
 
 
 def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether this is a JSON object."""
+    """Return whether this is a JSON object."""
     return isinstance(value, dict)
 
 
@@ -110,7 +109,7 @@ def _json(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return data  # what phoenix pushes may be raw too
+        return data  # a plain Phoenix push may be binary too
 
 
 ANSWERED: Final = (frames.JOIN, frames.LEAVE, frames.HEARTBEAT, frames.BROADCAST, frames.PRESENCE)
@@ -119,12 +118,12 @@ ANSWERED: Final = (frames.JOIN, frames.LEAVE, frames.HEARTBEAT, frames.BROADCAST
 STATUSES: Final = ("ok", "error")
 
 Said = tuple[str, str, Any, str | None, str | None]
-"""Topic, event, payload, ref and join_ref of what the client is to get."""
+"""Topic, event, payload, ref and join_ref of a frame for the client."""
 
 
 @dataclass
 class Rule:
-    """What the next frames of an event are answered."""
+    """The answer to the next frames of an event."""
 
     event: str
     topic: str | None
@@ -132,30 +131,30 @@ class Rule:
     left: int | None
 
     def fits(self, frame: RecordedFrame) -> bool:
-        """Whether this frame is one of them."""
+        """Return whether the rule applies to this frame."""
         return frame.event == self.event and self.topic in (None, frame.topic)
 
 
 class Answers:
-    """The rules of a test, newest last; and what is said when none fits."""
+    """The rules of a test, newest last, and the default answers."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
         self._confirmed: set[str] = set()
-        """The topics whose joins asked for confirmations of broadcasts."""
+        """Topics joined with acknowledgement of broadcasts."""
 
     def add(self, event: str, topic: str | None, reply: dict[str, Any] | None, times: int | None) -> None:
-        """Answer the next frames so, `times` of them or for ever; a reply of None: not at all."""
+        """Add a rule for the next `times` frames, or all if None; with a reply of None they are not answered."""
         check_choice("event", event, ANSWERED)
         full = topic if topic in (None, frames.PHOENIX) else check_topic(topic)
         self._rules.append(Rule(event, full, reply, None if times is None else check_count("times", times)))
 
     def clear(self) -> None:
-        """Forget the rules."""
+        """Remove all rules."""
         self._rules.clear()
 
     def find(self, frame: RecordedFrame) -> Rule | None:
-        """The rule for this frame, which is used up by it."""
+        """Return the rule for this frame and count it as used."""
         rule = next((rule for rule in self._rules if rule.fits(frame)), None)
         if rule is not None and rule.left is not None:
             rule.left -= 1
@@ -164,12 +163,12 @@ class Answers:
         return rule
 
     def ruled(self, rule: Rule, frame: RecordedFrame) -> Iterator[Said]:
-        """What a rule says."""
+        """Yield the frames of a rule's answer."""
         if rule.reply is not None:
             yield str(frame.topic), frames.REPLY, rule.reply, frame.ref, frame.join_ref
 
     def usual(self, frame: RecordedFrame) -> Iterator[Said]:
-        """What is said when no rule fits, and nobody else answers."""
+        """Yield the default answer to a frame."""
         if frame.event not in ANSWERED or frame.topic is None:
             return
         if frame.event == frames.BROADCAST and frame.topic not in self._confirmed:
@@ -200,11 +199,14 @@ def _after_join(frame: RecordedFrame) -> Iterator[Said]:
 
 
 MAX_FRAMES_KEPT: Final = 10_000
-"""The newest frames are kept, so many of them."""
+"""Maximum number of recorded frames; older ones are discarded."""
 
 
 class RecordingTransport:
-    """Keeps the frames of every connection. Args: inner: the transport that opens them; left out, there is none."""
+    """Records the frames of every connection.
+
+    Args: inner: the transport that opens them; if omitted, there is no server.
+    """
 
     def __init__(self, inner: Transport | None = None) -> None:
         self._inner = inner
@@ -219,19 +221,19 @@ class RecordingTransport:
 
     @property
     def frames(self) -> list[RecordedFrame]:
-        """The newest 10,000 frames in their order, both directions."""
+        """The newest 10,000 frames of both directions, in order."""
         return list(self._frames)
 
     def sent(self, event: str | None = None, *, topic: str | None = None) -> list[RecordedFrame]:
-        """What the client wrote: all of it, or one event of the wire, or one topic."""
+        """Return the frames that the client sent: all, or those of one event or topic."""
         return self._chosen("out", event, topic)
 
     def received(self, event: str | None = None, *, topic: str | None = None) -> list[RecordedFrame]:
-        """What the client got."""
+        """Return the frames that the client received."""
         return self._chosen("in", event, topic)
 
     def clear(self) -> None:
-        """Forget the frames so far."""
+        """Remove the recorded frames."""
         self._frames.clear()
 
     def _chosen(self, direction: str, event: str | None, topic: str | None) -> list[RecordedFrame]:
@@ -250,10 +252,11 @@ class RecordingTransport:
         topic: str | None = None,
         times: int | None = 1,
     ) -> None:
-        """Answer the client's next frames of this event so; they do not go to the other transport.
+        """Set the answer to the client's next frames of this event; they are not passed to the inner transport.
 
-        Args: event: the wire's: phx_join, phx_leave, heartbeat, broadcast or presence. response: what the reply holds;
-            left out, nothing. times: how many frames; None: all from now on.
+        Args: event: phx_join, phx_leave, heartbeat, broadcast or presence. response: the response in the reply; empty
+        if
+            omitted. times: how many frames; None: all from now on.
         Raises: InvalidArgumentError.
         """
         check_choice("status", status, STATUSES)
@@ -261,34 +264,34 @@ class RecordingTransport:
         self._answers.add(event, topic, {"status": status, "response": held}, times)
 
     def ignore(self, event: str, *, topic: str | None = None, times: int | None = 1) -> None:
-        """Give no answer to the client's next frames of this event."""
+        """Do not answer the client's next frames of this event."""
         self._answers.add(event, topic, None, times)
 
     def refuse(
         self, status: int | None = None, body: str = "", *, retry_after: float | None = None, times: int = 1
     ) -> None:
-        """Refuse the next attempts to connect: with an HTTP status, or, without one, as if nobody listened."""
+        """Refuse the next connection attempts: with an HTTP status or, without one, as if no server were listening."""
         for _ in range(times):
             self._refusals.append(
                 ConnectError("refused by the test", status=status, body=body or None, retry_after=retry_after)
             )
 
     def reset(self) -> None:
-        """Answer and refuse nothing more by rule."""
+        """Remove all rules for answers and refusals."""
         self._answers.clear()
         self._refusals.clear()
 
     def say(self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None) -> None:
-        """Let the client get this frame, as from the server. Raises: StateError: it has no connection."""
+        """Pass this frame to the client, as if sent by the server. Raises: StateError if there is no connection."""
         self._newest().say([(check_topic(topic), event, Raw(check_json(payload)), ref, join_ref)])
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Let the client get this broadcast. Raises: StateError: it has no connection."""
+        """Pass this broadcast to the client. Raises: StateError if there is no connection."""
         message = {"type": "broadcast", "event": check_event(event), "payload": payload}
         self.say(topic, frames.BROADCAST, message)
 
     def drop(self) -> None:
-        """Cut the connection without a word. Raises: StateError: there is none."""
+        """Drop the connection without a close frame. Raises: StateError if there is none."""
         self._newest().drop()
 
     def _newest(self) -> "RecordingConnection":
@@ -299,7 +302,7 @@ class RecordingTransport:
     # --- for the client
 
     async def open(self, request: OpenRequest, /) -> "RecordingConnection":
-        """Open a connection that is kept; see `Transport.open`."""
+        """Open a recorded connection; see `Transport.open`."""
         self.attempts += 1
         number = self.attempts
         if self._refusals:
@@ -311,17 +314,17 @@ class RecordingTransport:
         return connection
 
     def keep(self, frame: RecordedFrame) -> None:
-        """A frame has passed."""
+        """Record a frame."""
         self._frames.append(frame)
 
     def gone(self, connection: "RecordingConnection") -> None:
-        """A connection has ended."""
+        """Called when a connection has ended."""
         if connection in self._open:
             self._open.remove(connection)
 
 
 class RecordingConnection:
-    """The client's end of a connection that is kept."""
+    """The client's end of a recorded connection."""
 
     def __init__(
         self,
@@ -342,7 +345,7 @@ class RecordingConnection:
         self._loop = asyncio.get_running_loop()
         self._given = 0
         self._kept_back: list[int] = []
-        """Which frames, counted from 1, were answered here and did not go on."""
+        """Numbers, counted from 1, of the frames that were answered here and not passed on."""
         self._sink: Sink | None = None
         self._waiting: deque[bytes] = deque()
         self._reads = True
@@ -351,22 +354,22 @@ class RecordingConnection:
 
     @property
     def fileno(self) -> Callable[[], int]:
-        """That of the connection inside, where it has one."""
+        """The method of the inner connection, if it has one."""
         inner: Any = self._inner
         return inner.fileno
 
     @property
     def clock_offset(self) -> float | None:
-        """That of the connection inside, where it has one."""
+        """The value of the inner connection, if it has one."""
         return getattr(self._inner, "clock_offset", None)
 
     @property
     def written(self) -> int:
-        """How many frames were handed on, those that were answered here included."""
+        """The number of frames handed on, including those answered here."""
         return self._counted(self._inner.written)
 
     def write(self, data: bytes, binary: bool, /) -> None:
-        """Keep a frame, and answer it or hand it on."""
+        """Record a frame, and answer it or pass it on."""
         self._given += 1
         frame = read("out", self._number, data, binary)
         self._transport.keep(frame)
@@ -379,15 +382,17 @@ class RecordingConnection:
             self.say(self._answers.usual(frame))
 
     async def flush(self, count: int, /) -> bool:
-        """Wait until `count` frames are handed on; False when the connection ends before."""
+        """Wait until `count` frames are handed on; return False when the connection ends before."""
         return await self._inner.flush(count - bisect_right(self._kept_back, count))
 
     async def run(self, sink: Sink, /) -> Closed:
-        """Read until the end, and say what it was."""
+        """Read until the connection ends, and return how it ended."""
         self._sink = sink
         self._hand_over()
         try:
-            end = await self._inner.run(cast("Sink", _Tee(self, sink)))  # its burst is the other one's, so a property
+            end = await self._inner.run(
+                cast("Sink", _Tee(self, sink))
+            )  # its max_batch is a property that follows the other sink's
         finally:
             self._sink = None
             self._transport.gone(self)
@@ -395,36 +400,36 @@ class RecordingConnection:
         return Closed(end.code, end.text, written)
 
     def pause_reading(self) -> None:
-        """Give no more frames to the sink."""
+        """Stop passing frames to the sink."""
         self._reads = False
         self._inner.pause_reading()
 
     def resume_reading(self) -> None:
-        """Give frames again."""
+        """Continue to pass frames to the sink."""
         self._reads = True
         self._inner.resume_reading()
         self._loop.call_soon(self._hand_over)
 
     async def close(self, code: int = 1000) -> None:
-        """Say goodbye."""
+        """Close the connection with a close frame."""
         self._transport.gone(self)
         await self._inner.close(code)
 
     def abort(self) -> None:
-        """End at once."""
+        """Close the connection at once."""
         self._transport.gone(self)
         self._inner.abort()
 
     # --- what the test does, in any thread
 
     def say(self, frames_: Iterable[Said]) -> None:
-        """Let the client get these frames, in the next turn of its event loop."""
+        """Pass these frames to the client, in the next iteration of its event loop."""
         every = [self._encode(*said) for said in frames_]
         if every:
             self._loop.call_soon_threadsafe(self._arrive, every)
 
     def drop(self) -> None:
-        """Cut the connection."""
+        """Drop the connection."""
         self._loop.call_soon_threadsafe(self._inner.abort)
 
     def _encode(self, topic: str, event: str, payload: Any, ref: str | None, join_ref: str | None) -> bytes:
@@ -442,12 +447,14 @@ class RecordingConnection:
             self._sink.batch_done()
 
     def pass_on(self, sink: Sink, data: bytes, *, binary: bool) -> None:
-        """Keep a frame, and give it to the client."""
+        """Record a frame and pass it to the client."""
         self._transport.keep(read("in", self._number, data, binary))
         sink.frame(data, binary)
 
     def _counted(self, inner: int) -> int:
-        """How many of the frames given to us are done when the other connection has handed over so many of its own."""
+        """Return how many of the frames passed to `write` are done when the inner connection has
+        written `inner` frames.
+        """
         done = inner
         for number in self._kept_back:
             if number > done + 1:
@@ -457,7 +464,7 @@ class RecordingConnection:
 
 
 class _Tee:
-    """The client's sink, with us looking on."""
+    """Records the frames on their way to the client's sink."""
 
     def __init__(self, connection: RecordingConnection, sink: Sink) -> None:
         self._connection = connection
@@ -465,7 +472,7 @@ class _Tee:
 
     @property
     def max_batch(self) -> int:
-        """As the client wants it."""
+        """The value of the client's sink."""
         return self._sink.max_batch
 
     @max_batch.setter
@@ -473,16 +480,16 @@ class _Tee:
         self._sink.max_batch = max_batch
 
     def frame(self, data: bytes, binary: bool, /) -> None:
-        """One frame."""
+        """Pass one frame on."""
         self._connection.pass_on(self._sink, data, binary=binary)
 
     def batch_done(self) -> None:
-        """No more for now."""
+        """Pass the call on."""
         self._sink.batch_done()
 
 
 class _Nowhere:
-    """A connection to nobody."""
+    """A connection without a peer."""
 
     def __init__(self) -> None:
         self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()

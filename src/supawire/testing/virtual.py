@@ -1,8 +1,4 @@
-"""Time that moves only when it is told to.
-
-An event loop in which waiting takes no time.
-
-The local server inside the event loop of a test: no port, no thread, and the time of that loop.
+"""Virtual time, and a local server that runs inside the event loop of a test: no port, no thread, the loop's time.
 
     async def test():
         server = VirtualServer()
@@ -14,7 +10,7 @@ The local server inside the event loop of a test: no port, no thread, and the ti
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(test())
 
-In a `VirtualTimeLoop` that hour is over at once, and all that would have happened in it has happened in order.
+In a `VirtualTimeLoop` this hour takes no time, and everything that is due in it happens in order.
 """
 
 import asyncio
@@ -47,33 +43,33 @@ from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
 
 
 class VirtualClock:
-    """Both clocks in seconds. `sleep` moves the wall clock alone, as a suspended machine does."""
+    """Both clocks in seconds. `sleep` advances only the wall clock, as when the machine is suspended."""
 
     def __init__(self, mono: float = 1000.0, wall: float = 1_764_000_000.0) -> None:
         self.now: Instant = Instant(mono, wall)
 
     def advance(self, seconds: float) -> Instant:
-        """Both clocks go on."""
+        """Advance both clocks."""
         self.now = Instant(self.now.mono + seconds, self.now.wall + seconds)
         return self.now
 
     def advance_to(self, mono: float) -> Instant:
-        """Both clocks go on to this monotonic time; never back."""
+        """Advance both clocks to this monotonic time; never back."""
         return self.advance(max(0.0, mono - self.now.mono))
 
     def sleep(self, seconds: float) -> Instant:
-        """The machine was suspended, or its clock was set: only the wall clock moved."""
+        """Simulate a suspended machine or a clock adjustment: advance only the wall clock."""
         self.now = Instant(self.now.mono, self.now.wall + seconds)
         return self.now
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Waits for nothing: when nothing is ready, its clock is where the wait would have ended."""
+    """A selector that does not wait: when nothing is ready, it advances its clock by the timeout."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        """What is ready. Without a timer that could come, it waits as any other."""
+        """Return what is ready. Without a timeout it waits like any other selector."""
         if timeout is None:
             return super().select(None)
         ready = super().select(0)
@@ -83,13 +79,14 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer whenever nothing is ready: an hour's wait is over at once.
+    """An event loop whose clock jumps to the next timer whenever nothing is ready, so that waiting takes no time.
 
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             runner.run(test())
 
-    For what lives in this loop alone, as with `MemoryTransport` and `FakeHttp`: it does not wait for a network or for
-    threads. Only the monotonic clock jumps, `time.time()` goes on as it does.
+    Use it for code that runs only in this loop, as with `MemoryTransport` and `FakeHttp`: it does not wait for a
+    network
+    or for threads. Only the monotonic clock jumps; `time.time()` is unchanged.
     """
 
     def __init__(self) -> None:
@@ -97,12 +94,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual time in seconds."""
         return self._jumping.now
 
 
 T = TypeVar("T")
-SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  signs what no server accepts
+SECRET: Final = "a secret of tests, longer than thirty-two characters"  # noqa: S105  not accepted by any real server
 TOKEN_LIFETIME: Final = 10 * 365 * 24 * 3600.0
 logger: Final = logging.getLogger("supawire.server")
 
@@ -110,7 +107,7 @@ logger: Final = logging.getLogger("supawire.server")
 class VirtualServer(ActApi, FaultApi):
     """A local server without a network, with the methods of `LocalServer`, for one event loop.
 
-    Args: strict, limits: as those of `LocalServer`. seed: the same one gives the same ids.
+    Args: strict, limits: as for `LocalServer`. seed: the same seed gives the same ids.
     """
 
     def __init__(self, *, strict: bool = False, limits: ServerLimits | None = None, seed: int = 0) -> None:
@@ -121,7 +118,7 @@ class VirtualServer(ActApi, FaultApi):
         self._numbers = count(1)
         self._timer: asyncio.TimerHandle | None = None
         self.url: Final = "http://127.0.0.1"
-        """What to give to a client, with `transport` and `http`."""
+        """The URL for clients, together with `transport` and `http`."""
         self.anon_key: Final = self.token("anon", TOKEN_LIFETIME)
         """A key with the role `anon`."""
         self.service_key: Final = self.token("service_role", TOKEN_LIFETIME)
@@ -132,31 +129,31 @@ class VirtualServer(ActApi, FaultApi):
         """A key of the newer kind, `sb_secret_…`, for the role `service_role`."""
         self._gateway: Final = Gateway(SECRET)
         self.transport: Final = HubTransport(self)
-        """Leads clients to this server: `connect_async(..., transport=server.transport)`."""
+        """Connects clients to this server: `connect_async(..., transport=server.transport)`."""
         self.http: Final = HubHttp(self)
-        """Carries their HTTP requests to it: `connect_async(..., http=server.http)`."""
+        """Sends their HTTP requests to it: `connect_async(..., http=server.http)`."""
 
     def connect(self, **options: Any) -> ClientOpener[AsyncClient]:
-        """A client of this server, opened by `async with` or `await`; options are those of `connect_async`."""
+        """Open a client of this server, by `async with` or `await`; options are those of `connect_async`."""
         chosen: dict[str, Any] = {"transport": self.transport, "http": self.http, **options}
         return connect_async(self.url, self.anon_key, **chosen)
 
     def token(self, role: str = "authenticated", expires_in: float = 3600, **claims: Any) -> str:
-        """A token with this role and these claims; negative `expires_in` seconds make one that has run out.
+        """Return a token with this role and these claims; with negative `expires_in` seconds it has already expired.
 
-        Only waiting is virtual: `time.time()` goes on as it does, so an hour in a `VirtualTimeLoop` ends no token;
-        `expire_tokens` does.
+        Only waiting is virtual: `time.time()` is unchanged, so tokens do not expire when an hour passes in a
+        `VirtualTimeLoop`; use `expire_tokens`.
         """
         return sign({"role": role, "exp": int(time.time() + expires_in), **claims}, SECRET)
 
     def policy(self, function: Policy) -> Policy:
-        """Decide about private channels with this function, also as a decorator; see `LocalServer.policy`."""
+        """Use this function to authorize private channels, also as a decorator; see `LocalServer.policy`."""
         self._hub.set_policy(function)
         return function
 
     @property
     def frames(self) -> list[ReceivedFrame]:
-        """What clients sent, oldest first, without tokens; the newest 10,000."""
+        """The frames sent by clients, oldest first, without tokens; the newest 10,000."""
         return self._hub.received.frames()
 
     # --- inputs of the hub
@@ -169,7 +166,7 @@ class VirtualServer(ActApi, FaultApi):
         return result
 
     def _memory_only(self, name: str) -> None:
-        """Everything of the memory level is here."""
+        """Everything that works without a database is supported here."""
 
     def _now(self) -> Instant:
         try:
@@ -180,7 +177,7 @@ class VirtualServer(ActApi, FaultApi):
             ) from None
 
     async def open(self, request: OpenRequest) -> MemoryConnection:
-        """A client opens a socket. Raises: ConnectError when it is refused."""
+        """Open a client's socket. Raises: ConnectError when it is refused."""
         await asyncio.sleep(0)
         parts = urlsplit(request.endpoint.reveal())
         number = next(self._numbers)
@@ -198,7 +195,7 @@ class VirtualServer(ActApi, FaultApi):
         return connection
 
     async def rest(self, request: HttpRequest) -> HttpResponse:
-        """A client sends an HTTP request."""
+        """Answer a client's HTTP request."""
         await asyncio.sleep(0)
         parts = urlsplit(request.url)
         headers = {name.lower(): value for name, value in request.reveal().items()}
@@ -207,11 +204,11 @@ class VirtualServer(ActApi, FaultApi):
         if path != parts.path:
             asked = self._gateway.rest(asked, self._now())
         answer = self._do(lambda hub, now: hub.rest(asked, now))
-        assert isinstance(answer, RestAnswer)  # without a database nothing has to be asked first
+        assert isinstance(answer, RestAnswer)  # without a database no query has to be answered first
         return HttpResponse(answer.status, answer.body, dict(answer.headers))
 
     def arrived(self, number: int, item: MemoryFrame | Closed) -> None:
-        """A client sent a frame, or its socket has ended."""
+        """Process a client's frame, or the end of its socket."""
         if isinstance(item, Closed):
             self._wires.pop(number, None)
             self._do(lambda hub, now: hub.disconnected(number, now))
@@ -229,7 +226,7 @@ class VirtualServer(ActApi, FaultApi):
                     self._close(self._wires.pop(number), code)
                 case Report(text):
                     logger.warning("%s", text)
-                case _:  # a socket that is gone; and in memory, nothing has to be held back
+                case _:  # a closed socket; and in memory, reading is never paused
                     pass
         self._arm(self._hub.next_deadline)
 
@@ -260,23 +257,23 @@ class HubTransport:
         self._server = server
 
     async def open(self, request: OpenRequest, /) -> MemoryConnection:
-        """See `Transport.open`."""
+        """Open a connection; see `Transport.open`."""
         return await self._server.open(request)
 
 
 class HubHttp:
-    """Carries requests to a `VirtualServer`."""
+    """Sends requests to a `VirtualServer`."""
 
     def __init__(self, server: VirtualServer) -> None:
         self._server = server
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
-        """See `HttpClient.request`."""
+        """Answer a request; see `HttpClient.request`."""
         return await self._server.rest(request)
 
 
 class _Wire(MemoryPeer):
-    """The server's end of one connection: what comes goes into the hub at once."""
+    """The server's end of one connection; passes frames to the hub at once."""
 
     def __init__(self, connection: MemoryConnection, server: VirtualServer, number: int) -> None:
         super().__init__(connection)
