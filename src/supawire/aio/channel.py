@@ -414,7 +414,10 @@ class _Events:
         self._wish: Ticket | None = None
 
     def may_come(self) -> bool | None:
-        """Return None before the channel is subscribed, and False after it was left, has failed or is closed."""
+        """Return None before the channel is subscribed, and False after it was left or closed.
+
+        Raises the error of a channel that has failed, or whose changes can never become live.
+        """
         driver, core = self._driver, self._core
         driver.check_loop()
         if not core.begun and not core.wanted and core.state is not ChannelState.CLOSED:
