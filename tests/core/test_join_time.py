@@ -1,4 +1,4 @@
-"""How long a join may take, and what stands still meanwhile (R22)."""
+"""The timeout of a join, and which timeouts are paused meanwhile (R22)."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
 def hears(story: Story, topic: str) -> bool:
-    """Whether a broadcast gets through, both ways."""
+    """Return whether broadcasts get through in both directions."""
     heard = story.collect(topic, broadcast("hello"))
     story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
@@ -27,7 +27,7 @@ def hears(story: Story, topic: str) -> bool:
 
 
 def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
-    """A drop at 80 % of a join's timeout gives the next join the full timeout again (R22)."""
+    """A connection lost at 80 % of a join's timeout gives the next join the full timeout again (R22)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -46,7 +46,7 @@ def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
 
 @pytest.mark.parametrize("end", ["reply", "leave", "drop"])
 def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None:
-    """After its reply, a leave or a drop, the deadline of a join does nothing (R22)."""
+    """After its reply, a leave or a lost connection, the deadline of a join has no effect (R22)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -69,7 +69,7 @@ def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None
 
 
 def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None:
-    """The deadline of a join starts when the one before it on this socket is answered (R22)."""
+    """The timeout of a join starts when the join before it on this connection is answered (R22)."""
     story.open()
     one, two = story.channel("one"), story.channel("two")
     story.call(story.session.join, one)
@@ -85,7 +85,7 @@ def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None
 
 
 def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> None:
-    """A join deadline that passes without any frame since the join was sent ends the socket, not the join."""
+    """If no frame arrives between a join and its deadline, the socket is dropped instead of the join."""
     story.open()
     story.joined("other")
     room = story.channel()
@@ -99,7 +99,7 @@ def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> Non
 
 
 def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
-    """The deadline of an ack runs only while no join of its socket is unanswered."""
+    """The timeout of an ack runs only while no join of its connection is unanswered."""
     story.open()
     room, slow = story.joined(ack=True), story.channel("slow")
     story.run_for(1)
@@ -116,7 +116,7 @@ def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
 
 
 def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> None:
-    """A caller who names a time for an ack or a ping gets the outcome in that time, whatever holds the socket (R22)."""
+    """An explicit timeout of an ack or a ping is kept, whatever blocks the connection (R22)."""
     story.open()
     room = story.joined(ack=True)
     before = story.broadcast(room, ack=True, timeout=2.0, patient=False)
@@ -142,7 +142,7 @@ def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> N
 def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
     make_story: Callable[..., Story], patient: bool, seconds: float
 ) -> None:
-    """A broadcast that was kept for nine seconds has one left for its ack, when the caller named ten (R32)."""
+    """A broadcast queued for nine of its explicit ten seconds has one second left for its ack (R32)."""
     story = make_story(offline="wait")
     story.open()
     room = story.channel(ack=True)
@@ -157,7 +157,7 @@ def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
 
 
 def test_refused_joins_of_ten_cost_no_reconnect() -> None:
-    """Ten refused among a hundred channels, each holding the socket for 5 s, cost no reconnect; ninety are joined."""
+    """Ten refused joins of a hundred, each blocking the connection for 5 s, cause no reconnect; ninety are joined."""
     world = World(hub=HubOptions(secret=SECRET, timings=Timings.strict()))
     ada = world.client(SessionOptions())
     ada.keep_history = False
@@ -174,7 +174,7 @@ def test_refused_joins_of_ten_cost_no_reconnect() -> None:
 
 
 def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
-    """The join of a new socket leads its row, whatever the old socket left unanswered: it times out by itself (R22)."""
+    """The join of a new socket is first in its queue, whatever the old socket left unanswered, and times out (R22)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -186,7 +186,7 @@ def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
 
 
 def test_a_channel_says_that_its_join_was_not_answered(story: Story) -> None:
-    """While it waits to try again, `error` is the timeout (R22, R23)."""
+    """While the channel waits for the retry, `error` is the timeout (R22, R23)."""
     story.open()
     other, room = story.joined("other"), story.channel()
     story.call(story.session.join, room)

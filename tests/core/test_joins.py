@@ -1,4 +1,4 @@
-"""One join after another: which one counts, and what is said of it on the wire (R12-R14)."""
+"""Successive joins of a channel: which one counts, and which refs are sent (R12-R14)."""
 
 import pytest
 
@@ -14,7 +14,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
 def hears(story: Story, topic: str) -> bool:
-    """Whether a broadcast gets through, both ways."""
+    """Return whether broadcasts get through in both directions."""
     heard = story.collect(topic, broadcast("hello"))
     story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
@@ -26,7 +26,7 @@ def hears(story: Story, topic: str) -> bool:
 
 
 def timed_out_then_joined(story: Story) -> tuple[str, str]:
-    """A channel whose first join was not answered, and whose second was; its topic and the first join's ref."""
+    """Return a channel whose first join timed out and whose second was accepted, and the first join's ref."""
     story.open()
     other, room = story.channel("other"), story.channel()
     story.join(other)
@@ -44,7 +44,7 @@ def timed_out_then_joined(story: Story) -> tuple[str, str]:
 
 @pytest.mark.parametrize("event", ["phx_close", "phx_error"])
 def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Story, event: str) -> None:
-    """A join times out, the next is accepted, the late phx_close or phx_error of the first ends nothing (R12)."""
+    """After a timed-out and an accepted join, a late phx_close or phx_error of the first ends nothing (R12)."""
     room, old = timed_out_then_joined(each)
     stale = each.session.stats().stale_frames
     each.close_channel(room, old, event=event)
@@ -95,7 +95,7 @@ def test_a_late_reply_to_an_old_join_moves_nothing(each: Story, status: str) -> 
 
 
 def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
-    """Events, system messages and presence that name an older join reach nobody (R12)."""
+    """Events, system messages and presence that name an older join are not delivered (R12)."""
     room, old = timed_out_then_joined(story)
     heard = story.collect(room, broadcast(), system(), presence())
     stale = story.session.stats().stale_frames
@@ -110,7 +110,7 @@ def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
 
 
 def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> None:
-    """Live data counts only while a join is living: not before the ok, and not after the end (R12)."""
+    """Live data is delivered only while a join is active: not before the ok, and not after the end (R12)."""
     each.open()
     room = each.channel()
     heard = each.collect(room, broadcast())
@@ -125,7 +125,7 @@ def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> No
 
 
 def test_the_end_of_the_living_join_is_followed_by_another(each: Story) -> None:
-    """phx_close and phx_error of the present join are taken: the channel is joined again after the backoff (R12)."""
+    """After phx_close or phx_error of the active join, the channel joins again after the backoff (R12)."""
     each.open()
     room = each.joined()
     for event in ("phx_close", "phx_error"):
@@ -140,14 +140,14 @@ def test_the_end_of_the_living_join_is_followed_by_another(each: Story) -> None:
 
 
 def test_a_join_that_timed_out_is_left_before_the_next(each: Story) -> None:
-    """Before the next join goes out, phx_leave names the one that was not answered (R13)."""
+    """Before the next join is sent, phx_leave names the one that was not answered (R13)."""
     room, old = timed_out_then_joined(each)
     ours = [(frame.event, frame.join_ref) for frame in each.sent() if frame.topic == room]
     assert ours == [("phx_join", old), ("phx_leave", old), ("phx_join", ours[2][1])]
 
 
 def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
-    """When a join over a living one is not answered, both are left: the server holds one of them (R13)."""
+    """If a rejoin over an active join is not answered, both are left: the server has one of them (R13)."""
     each.open()
     other, db = each.joined("other"), each.joined("db")
     first = each.sent("phx_join")[-1].ref
@@ -161,7 +161,7 @@ def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
 
 
 def test_a_topic_is_joined_once_while_it_is_held(each: Story) -> None:
-    """Repeated wishes, listeners that need no join, and replies to other requests send no second join (R13)."""
+    """Repeated subscribes, listeners that need no join, and replies to other requests cause no second join (R13)."""
     each.open()
     room = each.joined()
     for _ in range(3):
@@ -199,7 +199,7 @@ def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -
 
 
 def test_binary_data_without_a_living_join_is_dropped_and_counted(story: Story) -> None:
-    """A binary broadcast for a channel that is not joined, or for a topic nobody has, reaches nobody (R12)."""
+    """A binary broadcast for a channel that is not joined, or for an unknown topic, is not delivered (R12)."""
     story.open()
     room = story.channel()
     heard = story.collect(room, broadcast())
@@ -212,7 +212,7 @@ def test_binary_data_without_a_living_join_is_dropped_and_counted(story: Story) 
 
 
 def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
-    """What the transport of an older generation still brings reaches nobody, and is no sign of life (R12)."""
+    """Frames from the transport of an older generation are not delivered and do not count as activity (R12)."""
     each.open()
     room = each.channel()
     heard = each.collect(room, broadcast())

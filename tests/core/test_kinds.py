@@ -1,4 +1,4 @@
-"""Every kind of event that a server sends does what the page about the original says of it."""
+"""Each kind of server event has the effect documented on the page about the original client."""
 
 from collections.abc import Callable
 from typing import Any
@@ -111,7 +111,7 @@ SCENES: dict[str, Callable[[Story, list[Any]], None]] = {
 @pytest.mark.parametrize("kind", [kind.there for kind in KINDS])
 @pytest.mark.parametrize("version", PROTOCOLS)
 def test_each_kind_does_what_the_page_says(version: Any, kind: str) -> None:
-    """A frame of the kind becomes what the page says of it, in either version of the wire (R40)."""
+    """A frame of the kind has the documented effect, in either wire version (R40)."""
     story = Story(SessionOptions(protocol=version))
     story.open()
     story.channel("room", ack=True)

@@ -1,4 +1,4 @@
-"""Leaving a channel and wanting it again; one topic, one channel."""
+"""Leaving a channel and subscribing again; one topic, one channel."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {}}
 
 
 def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> None:
-    """The same object joins, hears its old listeners, and leaves, again and again, with a definite result (R20)."""
+    """The same object joins, delivers to its old listeners, and leaves, repeatedly, with a definite result (R20)."""
     each.open()
     room = each.channel()
     heard, rows = each.collect(room, broadcast()), each.collect(room, changes("users"))
@@ -39,7 +39,7 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
 
 @pytest.mark.parametrize("why", ["cancel", "timeout", "refused", "leave"])
 def test_a_subscribe_that_came_to_nothing_can_be_repeated(each: Story, why: str) -> None:
-    """Cancelled, timed out, refused or left: the next subscribe on the same object succeeds (R20)."""
+    """After a subscribe that was cancelled, timed out, refused or left, the next one succeeds (R20)."""
     each.open()
     room = each.channel()
     joining = each.call(each.session.join, room, timeout=5.0)
@@ -65,7 +65,7 @@ def test_a_subscribe_that_came_to_nothing_can_be_repeated(each: Story, why: str)
 
 
 def test_a_wish_is_withdrawn_only_when_nobody_waits(story: Story) -> None:
-    """With two callers, one who gives up changes nothing; the last one does. Who is joined stays joined (R20)."""
+    """Of two callers only the last one to give up withdraws the subscribe; a joined channel stays joined (R20)."""
     story.open()
     room = story.channel()
     first, second = story.call(story.session.join, room, timeout=2.0), story.call(story.session.join, room, timeout=9.0)
@@ -81,7 +81,7 @@ def test_a_wish_is_withdrawn_only_when_nobody_waits(story: Story) -> None:
 
 
 def test_giving_up_while_a_lost_channel_comes_back_does_not_withdraw_it(story: Story) -> None:
-    """A caller's timeout on a channel that was joined before leaves the wish: it joins when it can (R20)."""
+    """A caller's timeout on a channel that was joined before does not withdraw the subscribe (R20)."""
     story.open()
     room = story.joined()
     story.drop(1006)
@@ -94,7 +94,7 @@ def test_giving_up_while_a_lost_channel_comes_back_does_not_withdraw_it(story: S
 
 
 def test_a_new_wish_after_a_failure_has_all_its_attempts(make_story: Callable[..., Story]) -> None:
-    """subscribe after FAILED begins anew: attempts are counted from nothing (R20)."""
+    """subscribe after FAILED starts again: attempts are counted from zero (R20)."""
     story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=1))
     story.open()
     room = story.joined()
@@ -111,7 +111,7 @@ def test_a_new_wish_after_a_failure_has_all_its_attempts(make_story: Callable[..
 
 
 def test_leaving_is_bounded(story: Story) -> None:
-    """A leave that the server does not answer is over after its bound, and reported once (R24)."""
+    """An unanswered leave ends after its time limit, and is reported once (R24)."""
     story.open()
     room = story.joined()
     moves = story.collect(room, status())
@@ -128,7 +128,7 @@ def test_leaving_is_bounded(story: Story) -> None:
 
 @pytest.mark.parametrize("by", ["reply", "close", "drop"])
 def test_a_leave_is_settled_by_whichever_comes_first(each: Story, by: str) -> None:
-    """The ack, the phx_close or the loss of the socket each end a leave, and what follows it is nothing (R24)."""
+    """The reply, the phx_close and the loss of the socket each end a leave; what follows has no effect (R24)."""
     each.open()
     room = each.joined()
     left = each.call(each.session.leave, room, 10.0)
@@ -144,7 +144,7 @@ def test_a_leave_is_settled_by_whichever_comes_first(each: Story, by: str) -> No
 
 
 def test_leaving_twice_and_leaving_what_is_out_are_fine(story: Story) -> None:
-    """A second leave shares the first one's end; one of a channel that is out is settled at once (R24)."""
+    """A second leave shares the end of the first; one of a channel that is not joined resolves at once (R24)."""
     story.open()
     room = story.joined()
     one, two = story.call(story.session.leave, room, 10.0), story.call(story.session.leave, room, 10.0)
@@ -156,7 +156,7 @@ def test_leaving_twice_and_leaving_what_is_out_are_fine(story: Story) -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "retrying", "failed"])
 def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) -> None:
-    """Where the server holds nothing, nothing is sent and nothing is waited for (R24)."""
+    """If the server has no join of the channel, nothing is sent and nothing is waited for (R24)."""
     room = story.channel()
     if state == "waiting":
         joining = story.call(story.session.join, room)
@@ -176,7 +176,7 @@ def test_a_channel_that_is_not_joined_is_left_at_once(story: Story, state: str) 
 
 
 def test_leaving_one_channel_leaves_the_others_alone(each: Story) -> None:
-    """Of three channels the middle one is left or removed; the others hear and send as before (R24)."""
+    """Of three channels the middle one is left or removed; the others receive and send as before (R24)."""
     for how in ("leave", "remove"):
         story = Story(each.options)
         story.open()
@@ -195,7 +195,7 @@ def test_leaving_one_channel_leaves_the_others_alone(each: Story) -> None:
 
 
 def test_a_removed_topic_can_be_made_anew_at_once(each: Story) -> None:
-    """The registry forgets a removed channel at once; the late end of its join does not reach the new one (R24)."""
+    """A removed channel can be created again at once; the late end of its join does not affect the new one (R24)."""
     each.open()
     room = each.joined("room")
     old = each.sent("phx_join")[0].ref
@@ -210,7 +210,7 @@ def test_a_removed_topic_can_be_made_anew_at_once(each: Story) -> None:
 
 
 def test_a_thousand_cycles_leave_nothing_behind() -> None:
-    """After 1,000 subscribes and leaves registry, deadlines, tickets and replies are as after 10 (R24)."""
+    """After 1,000 subscribes and leaves channels, deadlines, tickets and replies are as after 10 (R24)."""
     world = World()
     ada = world.client()
     ada.keep_history = False
@@ -236,7 +236,7 @@ def test_a_thousand_cycles_leave_nothing_behind() -> None:
 
 
 def test_asking_again_with_equal_options_gives_the_same_channel(story: Story) -> None:
-    """One topic is one channel, also asked for without options; others are refused with the way out (R21)."""
+    """One topic is one channel, also without options; different options are refused with a hint (R21)."""
     first = story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada"))
     assert story.session.channel("realtime:room", ChannelOptions(private=True, presence_key="ada")) is first
     assert story.session.channel("realtime:room", ChannelOptions()) is first
@@ -250,7 +250,7 @@ def test_asking_again_with_equal_options_gives_the_same_channel(story: Story) ->
 
 
 def test_a_cancelled_send_that_was_not_sent_never_is(make_story: Callable[..., Story]) -> None:
-    """Cancelling a broadcast that waits for the join takes it out of the queue (R32)."""
+    """Cancelling a broadcast that waits for the join removes it from the queue (R32)."""
     story = make_story(offline="wait")
     story.open()
     room = story.channel()
@@ -264,7 +264,7 @@ def test_a_cancelled_send_that_was_not_sent_never_is(make_story: Callable[..., S
 
 
 def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
-    """Whatever comes for a topic that nobody has is dropped and counted, not raised (R24, R40)."""
+    """Frames for an unknown topic are dropped and counted, and raise nothing (R24, R40)."""
     story.open()
     room = story.joined()
     story.call(story.session.remove, room)
@@ -284,7 +284,7 @@ def test_frames_of_channels_that_are_gone_are_counted(story: Story) -> None:
 
 
 def test_a_join_that_waits_for_its_turn_is_not_sent_after_a_leave(make_story: Callable[..., Story]) -> None:
-    """Left while pacing held it back: its join never goes out, and those behind it are not kept waiting (R24)."""
+    """A channel left while pacing delays its join is never joined, and does not delay those behind it (R24)."""
     story = make_story(limits=Limits(joins_per_second=1))
     story.open()
     story.joined("first")

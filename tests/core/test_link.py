@@ -1,4 +1,4 @@
-"""The one connection: attempts, backoff, and coming back."""
+"""The connection: attempts, backoff and reconnects."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ CLOSES = [None, 1000, 1001, 1002, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 3000
 
 @pytest.mark.parametrize("code", CLOSES)
 def test_every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(code: int | None) -> None:
-    """Whatever the close code, also none and 1000, the client comes back and its channel is joined again (R7)."""
+    """Whatever the close code, also none and 1000, the client reconnects and joins its channel again (R7)."""
     world = World()
     ada = world.client()
     room = ada.channel("lobby")
@@ -34,7 +34,7 @@ def test_every_close_that_we_did_not_ask_for_is_followed_by_a_reconnect(code: in
 
 
 def test_accept_then_close_does_not_spin() -> None:
-    """A server that accepts and closes at once sees at most six connections in ten seconds, then ever fewer (R8)."""
+    """A server that accepts and closes at once gets at most six connections in ten seconds, then fewer (R8)."""
     for seed in range(50):
         story = Story(seed=seed)
         story.call(story.session.open)
@@ -48,7 +48,7 @@ def test_accept_then_close_does_not_spin() -> None:
 
 
 def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(story: Story) -> None:
-    """The backoff begins anew only after an ok reply and five seconds up, both (R8)."""
+    """The backoff restarts only after both an ok reply and five seconds open (R8)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -63,7 +63,7 @@ def test_a_connection_that_answers_and_dies_young_does_not_reset_the_backoff(sto
 
 
 def test_a_proven_connection_makes_the_next_attempt_a_first_one(story: Story) -> None:
-    """After an ok reply and five seconds up the next reconnect comes within the first step again (R8)."""
+    """After an ok reply and five seconds open, the next reconnect comes within the first step again (R8)."""
     story.open()
     for _ in range(6):
         story.drop(1006)
@@ -92,7 +92,7 @@ def test_clients_that_were_dropped_together_come_back_spread_out() -> None:
 
 
 def test_many_channels_are_joined_at_the_pace_that_is_allowed() -> None:
-    """A hundred channels rejoin at no more than fifty a second, and every one ends joined (R9)."""
+    """A hundred channels rejoin at no more than fifty a second, and all end up joined (R9)."""
     world = World()
     ada = world.client()
     rooms = [ada.channel(f"room-{number}") for number in range(100)]
@@ -113,7 +113,7 @@ def test_many_channels_are_joined_at_the_pace_that_is_allowed() -> None:
 
 
 def test_by_default_it_is_tried_for_ever() -> None:
-    """A server that is away for ten times the longest step finds the client back within the longest step (R3)."""
+    """After an outage of ten times the longest step, the client reconnects within the longest step (R3)."""
     world = World()
     ada = world.client()
     room = ada.channel("lobby")
@@ -152,7 +152,7 @@ def test_attempts_that_are_used_up_reach_everyone_who_waits(make_story: Callable
 
 
 def test_the_first_opening_ends_after_its_time(story: Story) -> None:
-    """open_timeout ends all attempts of the first opening with one ConnectError that says what the last one said."""
+    """open_timeout ends all attempts of the first connection with one ConnectError that includes the last error."""
     opened = story.call(story.session.open)
     while story.session.state is not ConnectionState.CLOSED:
         if story.session.state is ConnectionState.CONNECTING:
@@ -167,7 +167,7 @@ def test_the_first_opening_ends_after_its_time(story: Story) -> None:
 
 @pytest.mark.parametrize("limit", ["attempts", "time"])
 def test_the_end_of_all_attempts_carries_the_last_answer(make_story: Callable[..., Story], limit: str) -> None:
-    """Status, body, `retry_after` and hint of the last refusal are those of the error that ends the opening (R3)."""
+    """The final error has the status, body, `retry_after` and hint of the last refusal (R3)."""
     story = make_story(backoff=Backoff(max_attempts=1) if limit == "attempts" else Backoff())
     opened = story.call(story.session.open)
     while story.session.state is not ConnectionState.CLOSED:
@@ -181,7 +181,7 @@ def test_the_end_of_all_attempts_carries_the_last_answer(make_story: Callable[..
 
 
 def test_open_timeout_counts_only_until_the_first_connection(story: Story) -> None:
-    """A client that was open once is not ended by open_timeout."""
+    """A client that was connected once is not ended by open_timeout."""
     story.open()
     story.drop(1006)
     story.run_for(1000)
@@ -189,7 +189,7 @@ def test_open_timeout_counts_only_until_the_first_connection(story: Story) -> No
 
 
 def test_an_attempt_that_hangs_is_given_up(story: Story) -> None:
-    """A handshake that nobody answers is thrown away after `timeout` and tried again."""
+    """A handshake that is not answered is aborted after `timeout` and retried."""
     story.call(story.session.open)
     story.run_for(10.01)
     assert story.session.state is ConnectionState.RETRYING
@@ -202,7 +202,7 @@ def test_an_attempt_that_hangs_is_given_up(story: Story) -> None:
 
 
 def test_reconnect_does_not_wait_for_the_backoff(story: Story) -> None:
-    """reconnect() connects now, while backing off and while open, where it replaces the socket."""
+    """reconnect() connects at once, during the backoff and while open, where it replaces the socket."""
     story.open()
     room = story.joined()
     for _ in range(8):
@@ -225,7 +225,7 @@ def test_reconnect_does_not_wait_for_the_backoff(story: Story) -> None:
 
 
 def test_wishes_for_another_connection_are_no_failed_attempts(make_story: Callable[..., Story]) -> None:
-    """However often the user reconnects, no attempt is used up by it."""
+    """Reconnects by the user do not count as attempts."""
     story = make_story(backoff=Backoff(max_attempts=2))
     story.open()
     for _ in range(5):
@@ -235,7 +235,7 @@ def test_wishes_for_another_connection_are_no_failed_attempts(make_story: Callab
 
 
 def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., Story]) -> None:
-    """With a function for a backoff the core asks for each delay, numbered from 0, and waits what it says."""
+    """If the backoff is a function, the core requests each delay, numbered from 0, and waits that long."""
     story = make_story(backoff=None)
     story.open()
     asked = list[int]()
@@ -254,7 +254,7 @@ def test_a_backoff_of_the_user_is_asked_and_awaited(make_story: Callable[..., St
 def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
     make_story: Callable[..., Story], key: tuple[str, ...]
 ) -> None:
-    """A delay that is answered after close() arms no deadline (R10)."""
+    """A delay returned after close() sets no deadline (R10)."""
     story = make_story(backoff=None, rejoin_backoff=None)
     story.open()
     room = story.joined()
@@ -266,7 +266,7 @@ def test_an_answer_about_a_delay_that_comes_too_late_is_nothing(
 
 
 def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
-    """Who watches the client hears every move of the link in order, with what caused it, and no more of it (R23)."""
+    """A watcher receives each status change of the connection once, in order and with its cause (R23)."""
     moves = story.watch()
     story.open()
     story.drop(1012)
@@ -288,7 +288,7 @@ def test_each_move_of_the_link_is_told_with_its_cause(story: Story) -> None:
 
 
 def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_story: Callable[..., Story]) -> None:
-    """Only an answer on the socket itself makes the backoff start anew: silent ones after a good one use it up (R8)."""
+    """Only a reply on the same socket restarts the backoff: silent ones after a good one use it up (R8)."""
     story = make_story(backoff=Backoff(jitter=0, max_attempts=2))
     story.open()
     story.joined()
@@ -303,7 +303,7 @@ def test_a_connection_is_not_proven_by_what_the_one_before_had_answered(make_sto
 
 
 def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> None:
-    """With max_elapsed attempts go on for so many seconds since the first failure, however many they are (R3)."""
+    """With max_elapsed, attempts end that many seconds after the first failure, however many they are (R3)."""
     story = make_story(backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=20), open_timeout=None)
     story.open()
     story.drop(text="gone")
@@ -312,7 +312,7 @@ def test_attempts_end_after_max_elapsed(make_story: Callable[..., Story]) -> Non
         story.drop(text="nobody listens")
     assert {story.session.state} == {ConnectionState.RETRYING}
     story.come_back()
-    story.run_alive(30)  # proven: it starts anew
+    story.run_alive(30)  # stable: the backoff restarts
     story.drop(text="gone")
     for attempt in range(30):
         story.run_to_attempt()

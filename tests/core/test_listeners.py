@@ -1,4 +1,4 @@
-"""Who gets an event: wildcards, binding ids, each listener once (R41)."""
+"""Routing of events to listeners: wildcards, binding ids, each listener once (R41)."""
 
 import itertools
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ KINDS = ("INSERT", "UPDATE", "DELETE")
 
 
 def test_wildcards_hear_every_event(each: Story) -> None:
-    """`*` for broadcasts hears all events, named or not, and named listeners hear theirs alone (R41)."""
+    """`*` for broadcasts receives all events, and named listeners receive only theirs (R41)."""
     each.open()
     room = each.channel()
     every, typing = each.collect(room, broadcast("*")), each.collect(room, broadcast("typing"))
@@ -59,7 +59,7 @@ def test_binary_broadcasts_find_the_same_listeners(story: Story) -> None:
 
 
 def test_a_listener_hears_an_event_once_however_often_it_asks(each: Story) -> None:
-    """Overlapping selectors of one listener give each event and each row once (R41)."""
+    """Overlapping selectors of one listener deliver each event and each row once (R41)."""
     each.open()
     db = each.channel("db")
     rows = changes("*"), changes("users"), changes("users", event="INSERT")
@@ -73,7 +73,7 @@ def test_a_listener_hears_an_event_once_however_often_it_asks(each: Story) -> No
 
 
 def test_rows_go_by_binding_id_alone(each: Story) -> None:
-    """Which listener hears a row is what its ids say: same table, other filter, other listener (R41)."""
+    """The binding ids decide which listener receives a row: same table, other filter, other listener (R41)."""
     each.open()
     db = each.channel("db")
     low = each.collect(db, changes("users", filter="id=lt.10"))
@@ -89,7 +89,7 @@ def test_rows_go_by_binding_id_alone(each: Story) -> None:
 
 
 def test_equal_bindings_are_one_binding(each: Story) -> None:
-    """Two listeners for the same rows cost one binding, and both hear (R41)."""
+    """Two listeners for the same rows need one binding, and both receive the rows (R41)."""
     each.open()
     db = each.channel("db")
     one, two = each.collect(db, changes("users")), each.collect(db, changes("users", event="*", schema="public"))
@@ -100,7 +100,7 @@ def test_equal_bindings_are_one_binding(each: Story) -> None:
 
 
 def test_bindings_with_equal_ids_each_hear_their_kind(each: Story) -> None:
-    """When the server gives two bindings one id, each listener still hears the kinds it asked for, once (R41)."""
+    """If two bindings have the same id, each listener still receives only its kinds, once (R41)."""
     each.open()
     db = each.channel("db")
     inserts = each.collect(db, changes("users", event="INSERT"))
@@ -115,7 +115,7 @@ def test_bindings_with_equal_ids_each_hear_their_kind(each: Story) -> None:
 
 
 def test_a_cancelled_listener_hears_nothing_more_and_the_others_do(each: Story) -> None:
-    """Unlistening takes effect at once, also twice, also while an event is delivered (R41)."""
+    """Removing a listener takes effect at once, also twice, also while an event is delivered (R41)."""
     each.open()
     room = each.channel()
     heard: list[Any] = []
@@ -137,7 +137,7 @@ def test_a_cancelled_listener_hears_nothing_more_and_the_others_do(each: Story) 
 
 
 def test_listeners_are_called_in_the_order_in_which_they_came(each: Story) -> None:
-    """Wildcard or named, the one that was there first hears first (R41)."""
+    """Wildcard or named, the listener that was added first is called first (R41)."""
     each.open()
     room = each.channel()
     order: list[int] = []
@@ -149,7 +149,7 @@ def test_listeners_are_called_in_the_order_in_which_they_came(each: Story) -> No
 
 
 def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
-    """Presence, system, gaps and status go to those who asked, and to nobody else."""
+    """Presence, system, gaps and status events are delivered only to listeners for them."""
     story.open()
     room = story.channel()
     selectors: list[Selector[Any]] = [presence(), system(), gaps(), status()]
@@ -178,7 +178,7 @@ class Note(msgspec.Struct):
 
 
 def test_each_listener_gets_rows_as_it_asked_for_them(each: Story) -> None:
-    """One row goes to listeners with different models and without one, each by its own; they share a binding (R42)."""
+    """Listeners with different models and without one each receive a row in their form and share a binding (R42)."""
     each.open()
     db = each.channel("db")
     selectors = changes("users"), changes("users", model=User), changes("users", model=Note), changes("users")
@@ -191,16 +191,16 @@ def test_each_listener_gets_rows_as_it_asked_for_them(each: Story) -> None:
     later = each.collect(db, changes("users", model=Note))
     each.row(db, 100, id=2)
     assert [change.record for change in later] == [Note(2)]
-    assert len(each.sent("phx_join")) == 1  # the join has this binding, whatever is made of its rows
+    assert len(each.sent("phx_join")) == 1  # the join includes this binding, whatever model its rows have
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("ids", [(100, 101), (101, 100)])
 def test_the_first_of_a_listeners_selectors_says_the_model(story: Story, swapped: bool, ids: tuple[int, ...]) -> None:
-    """A row that several selectors of a listener match comes once, by the first of them, whatever the order of ids."""
+    """A row that matches several selectors of a listener is delivered once, by the first, in any order of ids."""
     story.open()
     db = story.channel("db")
-    story.collect(db, changes("users", event="INSERT"))  # so that the order of bindings is not that of selectors
+    story.collect(db, changes("users", event="INSERT"))  # so that bindings and selectors differ in order
     pair = [changes("users", model=User), changes("users", event="INSERT", model=Note)]
     heard = story.collect(db, *(reversed(pair) if swapped else pair))
     story.join(db)
@@ -212,7 +212,7 @@ def test_the_first_of_a_listeners_selectors_says_the_model(story: Story, swapped
 
 
 def test_a_plain_selector_before_one_with_a_model_gives_dicts(story: Story) -> None:
-    """Of two selectors for the same rows in one listener the first counts, also when it has no model."""
+    """Of two selectors for the same rows in one listener the first counts, even if it has no model."""
     story.open()
     db = story.channel("db")
     plain_first = story.collect(db, changes("users"), changes("users", model=User))
@@ -223,7 +223,7 @@ def test_a_plain_selector_before_one_with_a_model_gives_dicts(story: Story) -> N
 
 
 def test_messages_of_every_form_become_objects(each: Story) -> None:
-    """Text, binary and stored broadcasts, by name and wildcard, reach each listener by its own model."""
+    """Text, binary and stored broadcasts, by name and wildcard, reach each listener in its own model."""
     each.open()
     room = each.channel()
     named, every = each.collect(room, broadcast("e", model=User)), each.collect(room, broadcast(model=Row))
@@ -241,7 +241,7 @@ def test_messages_of_every_form_become_objects(each: Story) -> None:
 
 
 def test_endless_combinations_of_ids_do_not_fill_the_memory() -> None:
-    """Who hears a row of several bindings is remembered, and only so often: the server says which ids."""
+    """The cache for rows with several binding ids is bounded, since the server chooses the ids."""
     index = Index()
     index.add(Listener((changes("users"),), print))
     index.joined(dict.fromkeys(index.bindings, 1))
@@ -265,7 +265,7 @@ LISTENERS = st.lists(st.lists(st.sampled_from(SELECTORS), min_size=1, max_size=4
 def test_the_compiled_index_finds_whom_a_search_finds(
     wanted: list[list[Selector[Any]]], same_ids: bool, gone: set[int]
 ) -> None:
-    """For any listeners, the lookups give exactly the listeners that a search through all selectors gives (R41)."""
+    """For any listeners, the lookups return exactly what a search through all selectors returns (R41)."""
     index = Index()
     listeners = [Listener(tuple(selectors), [].append) for selectors in wanted]
     for listener in listeners:
@@ -295,7 +295,7 @@ def test_the_compiled_index_finds_whom_a_search_finds(
 
 @given(steps=st.lists(st.tuples(st.integers(0, 5), st.lists(st.sampled_from(SELECTORS), min_size=1, max_size=3))))
 def test_the_index_stays_right_while_listeners_come_and_go(steps: list[tuple[int, list[Selector[Any]]]]) -> None:
-    """After each of any listeners that come and go, lookups give whom a search gives, in the order of their coming."""
+    """The lookups equal a search, in order of registration, while listeners are added and removed."""
     index = Index()
     ids = {selector: place // 2 for place, selector in enumerate(SELECTORS) if isinstance(selector, ChangesSelector)}
     index.joined(ids)
@@ -333,7 +333,7 @@ def _hears(listener: Listener, event: str) -> bool:
 
 @pytest.mark.parametrize("kind", ["changes", "broadcast", "presence"])
 def test_the_kinds_that_a_gap_may_swallow_are_those_that_somebody_hears(kind: str) -> None:
-    """A gap names changes, broadcast and presence where somebody listens to them, and nothing else (R44)."""
+    """A gap names changes, broadcast and presence if there are listeners for them, and nothing else (R44)."""
     index = Index()
     assert index.kinds() == frozenset()
     selector: Selector[Any] = {"changes": changes("t"), "broadcast": broadcast("e"), "presence": presence()}[kind]
@@ -350,7 +350,7 @@ def test_the_kinds_that_a_gap_may_swallow_are_those_that_somebody_hears(kind: st
 def test_a_first_message_reaches_a_listener_whichever_way_it_is_read(
     story: Story, payload: bytes, heavy: bool, is_binary: bool
 ) -> None:
-    """The first message after a listener came reaches it, plain or too deep, by text or binary, light or heavy."""
+    """The first message after a listener was added reaches it: deep or not, text or binary, small or large."""
     story.open()
     room = story.joined()
     take = story.session.receive_heavy if heavy else story.session.receive

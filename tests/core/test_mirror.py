@@ -1,4 +1,4 @@
-"""The machine behind a mirror: when it fetches, what it applies, and what it says."""
+"""The state machine of a mirror: when it fetches, what it applies, and what it reports."""
 
 from decimal import Decimal
 
@@ -17,7 +17,7 @@ from .mirrored import Driven, at, change, gap, row
 
 
 def test_nothing_is_fetched_before_changes_are_live() -> None:
-    """A fetch that began earlier would miss what is committed until then."""
+    """An earlier fetch would miss commits until then."""
     driven = Driven()
     driven.run(60)
     assert driven.fetches == [] and driven.state is MirrorState.JOINING
@@ -26,7 +26,7 @@ def test_nothing_is_fetched_before_changes_are_live() -> None:
 
 
 def test_what_comes_during_a_fetch_is_applied_over_its_rows() -> None:
-    """A newer update wins over the fetched row, a deleted row stays deleted, an inserted one stays."""
+    """A newer update replaces the fetched row, a deleted row stays deleted, an inserted one stays."""
     driven = Driven()
     driven.ready()
     driven.hear(change("UPDATE", row(1, v=9)), change("DELETE", {"id": 2}), change("INSERT", row(3, v=9)))
@@ -36,7 +36,7 @@ def test_what_comes_during_a_fetch_is_applied_over_its_rows() -> None:
 
 
 def test_what_came_before_a_fetch_is_in_it() -> None:
-    """A change that came before the fetch began is not applied over newer rows."""
+    """A change received before the fetch began is not applied over newer rows."""
     driven = Driven()
     driven.live(row(1))
     driven.mirror.mark_stale("refresh")
@@ -48,7 +48,7 @@ def test_what_came_before_a_fetch_is_in_it() -> None:
 
 
 def test_the_copy_is_shown_when_what_the_fetch_saw_has_come() -> None:
-    """Until `settle` seconds after the answer nothing is shown, and a change that the fetch has seen is never seen."""
+    """The copy is not shown until `settle` seconds after the fetch, and changes it includes are not visible."""
     driven = Driven(settle=0.5)
     driven.ready()
     driven.answer(row(1, v=2))
@@ -62,7 +62,7 @@ def test_the_copy_is_shown_when_what_the_fetch_saw_has_come() -> None:
 
 
 def test_a_server_that_is_behind_is_waited_for() -> None:
-    """While changes come that were committed before the answer, the copy is not shown yet; but not for ever."""
+    """While changes arrive that were committed before the fetch result, the copy is delayed, but not forever."""
     driven = Driven(settle=1.0)
     driven.ready()
     driven.answer(row(1, v=9))
@@ -84,7 +84,7 @@ def test_a_server_that_is_behind_is_waited_for() -> None:
 
 
 def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
-    """While the rows are fetched anew, changes are still applied and told."""
+    """While the rows are fetched again, changes are still applied and reported."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
     driven.run()
@@ -101,7 +101,7 @@ def test_the_old_copy_follows_changes_until_there_is_a_new_one() -> None:
 
 
 def test_a_gap_in_changes_fetches_anew() -> None:
-    """After a gap the rows are fetched, and what was missed is told as one event; a gap in anything else is none."""
+    """After a gap the rows are fetched, and the difference is one event; gaps of other kinds have no effect."""
     driven = Driven().live(row(1), row(2))
     driven.mirror.gap(gap("broadcast"))
     driven.run()
@@ -119,7 +119,7 @@ def test_a_gap_in_changes_fetches_anew() -> None:
 
 
 def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None:
-    """Its word that changes are live, said once more, is a doubt; the first one and other words are none."""
+    """A repeated "changes are live" makes the copy stale; the first one and other messages do not."""
     word = System("users", "postgres_changes", "ok", "Subscribed to PostgreSQL")
     driven = Driven()
     driven.mirror.said(word)
@@ -135,7 +135,7 @@ def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None
 
 
 def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:
-    """Both come together, and the fetch that is due then is begun once."""
+    """A gap and a repeated "changes are live" arrive together and cause a single fetch."""
     driven = Driven().live()
     driven.mirror.changes_lost(None)
     driven.mirror.changes_live()
@@ -145,7 +145,7 @@ def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:
 
 
 def test_a_loss_during_a_fetch_gives_it_up() -> None:
-    """The answer of a fetch during which changes were lost counts no more, whenever it comes."""
+    """The result of a fetch during which changes were lost is ignored, whenever it arrives."""
     driven = Driven()
     driven.ready()
     driven.mirror.changes_lost(HandlerError("the line"))
@@ -161,7 +161,7 @@ def test_a_loss_during_a_fetch_gives_it_up() -> None:
 
 
 def test_a_loss_while_it_settles_drops_the_new_copy() -> None:
-    """What was to be shown has holes now."""
+    """The copy that was about to be shown is now incomplete."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
     driven.run()
@@ -178,7 +178,7 @@ TRUNCATED = change("UPDATE", {"id": 1}, errors="Error 413: Payload Too Large")
 
 
 def test_a_doubt_during_a_fetch_is_followed_by_another() -> None:
-    """The fetch may have been too early: what it gave is shown, and is not live before the next."""
+    """The fetch may have been too early: its result is shown, but is not live before the next."""
     driven = Driven()
     driven.ready()
     driven.hear(TRUNCATED)
@@ -193,7 +193,7 @@ def test_a_doubt_during_a_fetch_is_followed_by_another() -> None:
 
 
 def test_rows_in_doubt_are_fetched_together() -> None:
-    """However many come, from one answer to the next fetch there is a pause."""
+    """Several stale rows share one fetch, since there is a pause between two fetches."""
     driven = Driven().live(row(1))
     for _ in range(100):
         driven.hear(TRUNCATED)
@@ -217,7 +217,7 @@ BAD_ROWS = {
 
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_what_are_no_rows_fails_the_fetch(name: str) -> None:
-    """The reason is told and visible, the copy is not touched, and it is tried again."""
+    """The reason is reported and visible, the copy is not changed, and the fetch is retried."""
     rows, words = BAD_ROWS[name]
     driven = Driven()
     driven.ready()
@@ -232,7 +232,7 @@ def test_what_are_no_rows_fails_the_fetch(name: str) -> None:
 
 
 def test_a_fetch_that_fails_is_tried_again_ever_later() -> None:
-    """Each failure is told and waited for longer; the first success starts the waits anew."""
+    """Each failure is reported and increases the delay; the first success resets it."""
     driven = Driven(backoff=Backoff(initial=1, maximum=8, jitter=0))
     driven.ready()
     for wait in (1, 2, 4, 8, 8):
@@ -249,7 +249,7 @@ def test_a_fetch_that_fails_is_tried_again_ever_later() -> None:
 
 
 def test_too_many_changes_during_a_fetch_fail_it() -> None:
-    """What is kept is bounded: nothing is lost in silence, the fetch is given up and tried again."""
+    """The buffer is bounded: nothing is lost silently, the fetch is cancelled and retried."""
     driven = Driven(buffer=3)
     driven.ready()
     driven.hear(*(change("INSERT", row(key)) for key in range(4)))
@@ -263,14 +263,14 @@ def test_too_many_changes_during_a_fetch_fail_it() -> None:
 
 
 def test_more_columns_than_selected_are_left_out() -> None:
-    """With `select`, a column that changes will never have would go stale."""
+    """With `select`, a column that changes never include would become stale."""
     driven = Driven(select=("id", "a")).live(row(1, 3))
     assert driven.rows == [{"id": 1, "a": 3}]
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_rows_of_different_make_are_told_once(plain: bool) -> None:
-    """When fetch and changes give values of different types, `on_error` hears it with what to do."""
+    """If fetch and changes give values of different types, `on_error` is called once, with a hint."""
     columns = {"id": "int8", "price": "numeric"}
     driven = Driven(plain=plain).live({"id": 1, "price": Decimal("1.5") if plain else 1.5})
     driven.hear(*(change("UPDATE", {"id": 1, "price": price}, columns=columns) for price in (2.5, 3.5)))
@@ -280,7 +280,7 @@ def test_rows_of_different_make_are_told_once(plain: bool) -> None:
 
 
 def test_rows_of_one_make_are_no_matter() -> None:
-    """Nulls, ints beside floats and JSON columns differ without harm."""
+    """Nulls, ints next to floats and JSON columns may differ without an error."""
     columns = {"id": "int8", "f": "float8", "j": "jsonb", "n": "text"}
     driven = Driven().live({"id": 1, "f": 1.5, "j": [1], "n": None})
     driven.hear(change("UPDATE", {"id": 1, "f": 2, "j": {"a": 1}, "n": "x"}, columns=columns))
@@ -288,7 +288,7 @@ def test_rows_of_one_make_are_no_matter() -> None:
 
 
 def test_plain_rows_are_as_they_were_sent() -> None:
-    """With plain=True a change's row has the same form as PostgREST gives it."""
+    """With plain=True a change's row has the form that PostgREST uses."""
     columns = {"id": "uuid", "at": "timestamptz", "n": "int8"}
     sent = {"id": "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11", "at": "2026-01-05T10:11:12+00:00", "n": 2**60}
     driven = Driven(plain=True).live()
@@ -302,14 +302,14 @@ def test_plain_rows_are_as_they_were_sent() -> None:
 
 
 def test_a_change_that_changes_nothing_is_no_event() -> None:
-    """An UPDATE to the same values is not told."""
+    """An UPDATE to the same values is not reported."""
     driven = Driven().live(row(1))
     driven.hear(change("UPDATE", row(1)))
     assert driven.events == []
 
 
 def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
-    """After close nothing changes it, and an answer that was on its way is dropped."""
+    """After close nothing changes the copy, and the result of a running fetch is dropped."""
     driven = Driven().live(row(1))
     driven.mirror.mark_stale("refresh")
     driven.run()
@@ -326,7 +326,7 @@ def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
 
 
 def test_an_impossible_move_is_said() -> None:
-    """A move that the table does not have raises."""
+    """A transition missing from the table raises."""
     with pytest.raises(LocalProtocolError, match="JOINING; DUE is no move"):
         Driven().mirror._move(MirrorOn.DUE)
 
@@ -335,7 +335,7 @@ def test_an_impossible_move_is_said() -> None:
 
 
 def comparing(**settings: object) -> Driven:
-    """A live mirror of one row that is compared every 100 s, give or take 10."""
+    """Return a live mirror of one row that is compared every 100 s ± 10 s."""
     driven = Driven(refresh_every=100.0, **settings)
     driven.live(row(1))
     driven.events.clear()
@@ -343,7 +343,7 @@ def comparing(**settings: object) -> Driven:
 
 
 def test_without_refresh_every_a_live_mirror_fetches_nothing() -> None:
-    """A live copy is left alone by default."""
+    """A live copy is not fetched again by default."""
     driven = Driven()
     driven.live(row(1))
     before = len(driven.fetches)
@@ -352,7 +352,7 @@ def test_without_refresh_every_a_live_mirror_fetches_nothing() -> None:
 
 
 def test_a_comparison_applies_and_tells_what_was_lost() -> None:
-    """What the server lost is found, told as one event with what differs; the mirror is live all the time."""
+    """Lost changes are found and reported as one event with the difference; the mirror stays live."""
     driven = comparing()
     driven.run(111)
     assert driven.fetches[-1] == 2 and driven.state is MirrorState.LIVE
@@ -365,7 +365,7 @@ def test_a_comparison_applies_and_tells_what_was_lost() -> None:
 
 
 def test_a_comparison_that_finds_nothing_is_no_event() -> None:
-    """Equal rows are not told, NaN is equal to NaN, and the next comparison comes after the same time."""
+    """Equal rows are not reported, NaN equals NaN, and the next comparison comes after the same time."""
     driven = Driven(refresh_every=100.0)
     driven.live({"id": 1, "v": float("nan"), "w": [float("nan")], "x": Decimal("NaN")})
     driven.events.clear()
@@ -380,7 +380,7 @@ def test_a_comparison_that_finds_nothing_is_no_event() -> None:
 
 
 def test_changes_during_a_comparison_are_in_both_copies() -> None:
-    """What comes while rows are fetched and settle is told once, and a comparison does not take it back."""
+    """A change during a comparison is reported once, and the comparison does not undo it."""
     driven = comparing()
     driven.run(111)
     driven.hear(change("UPDATE", row(1, v=1)))
@@ -395,7 +395,7 @@ def test_changes_during_a_comparison_are_in_both_copies() -> None:
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_doubt_ends_a_comparison(answered: bool) -> None:
-    """A doubt during a comparison is a fetch of its own, and what the comparison gives counts no more."""
+    """If the copy becomes stale during a comparison, it is fetched again and the comparison is ignored."""
     driven = comparing()
     driven.run(111)
     if answered:
@@ -411,7 +411,7 @@ def test_a_doubt_ends_a_comparison(answered: bool) -> None:
 
 
 def test_a_comparison_that_fails_leaves_the_copy_live() -> None:
-    """A fetch that raises during a comparison is told, and the next one comes later."""
+    """A fetch that raises during a comparison is reported, and the next one comes later."""
     driven = comparing()
     driven.run(111)
     error = HandlerError("the database is away")
@@ -423,7 +423,7 @@ def test_a_comparison_that_fails_leaves_the_copy_live() -> None:
 
 
 def test_a_lost_connection_ends_a_comparison() -> None:
-    """When changes stop during a comparison, it is given up, and everything is fetched when they flow again."""
+    """If changes stop during a comparison, it is cancelled, and all rows are fetched when they resume."""
     driven = comparing()
     driven.run(111)
     driven.mirror.changes_lost(None)
@@ -435,7 +435,7 @@ def test_a_lost_connection_ends_a_comparison() -> None:
 
 
 def test_a_comparison_with_too_many_changes_is_given_up() -> None:
-    """More changes than `buffer` during a comparison end it, and the mirror stays live."""
+    """More changes than `buffer` during a comparison cancel it, and the mirror stays live."""
     driven = comparing(buffer=2)
     driven.run(111)
     driven.hear(*(change("UPDATE", row(1, v=number)) for number in range(5)))

@@ -1,8 +1,8 @@
-"""A mirror and a table under random commits, fetches, losses and delays: what is live is right, and nothing goes back.
+"""A mirror and a table under random commits, fetches, losses and delays: a live copy is correct and never goes back.
 
-The model knows what the mirror cannot: which commit a snapshot was taken at, and which changes are on their way. A
-change is told in the order of commits, and less than `settle` seconds after its commit; a fetch sees the table at any
-moment between request and answer.
+The model knows what the mirror cannot: the commit of each snapshot, and the changes in flight. Changes are delivered
+in commit order, less than `settle` seconds after their commit; a fetch sees the table at any moment between request
+and answer.
 """
 
 import random
@@ -26,37 +26,37 @@ FILTERS = {"all": frozenset[str](), "a": frozenset({"a"}), "big": frozenset({"bi
 
 
 def fits(name: str, row: Row) -> bool:
-    """Whether a row, as far as it is known, is in the set; a column that is not there fits nothing."""
+    """Return whether a row, as far as known, matches the filter; a missing column matches nothing."""
     return {"all": True, "a": row.get("a", 0) >= 5, "big": row.get("big", "").startswith("y")}[name]
 
 
 class Life:
-    """A table, the way from it to the mirror, and the mirror."""
+    """A table, the transport of its changes, and the mirror."""
 
     def __init__(self, which: str) -> None:
         self.which = which
         self.now = 1000.0
         self.table: dict[int, Row] = {}
         self.history: list[dict[int, Row]] = [{}]
-        """The set after each commit."""
+        """The matching rows after each commit."""
         self.log: list[Any] = [None]
-        """The change of each commit, and whether the server says that it fits."""
+        """The change of each commit, and whether it matches the filter."""
         self.coming: deque[tuple[float, int]] = deque()
-        """When each change arrives at the latest, and the number of its commit."""
+        """Latest arrival time of each change, and the number of its commit."""
         self.told = 0
         """The newest commit that arrived."""
         self.joined = self.ever_joined = False
         self.fetch: Fetch | None = None
         self.snapshot: list[Row] | None = None
         self.late: tuple[Fetch, list[Row]] | None = None
-        """A fetch that was given up, and what it answers all the same."""
+        """A cancelled fetch and the answer that it gives nevertheless."""
         self.folded: dict[int, Row] = {}
-        """What somebody holds who only reads the events."""
+        """The rows as known from the events alone."""
         self.version: dict[int, int] = {}
         self.doubtful = False
-        """The newest fetch that is shown was not free of doubt."""
+        """Whether the latest fetch that was shown may have been incomplete."""
         self.ever: set[tuple[Any, ...]] = set()
-        """Every row that there ever was."""
+        """Every row that ever existed."""
 
         text = None if which == "all" else f"{which}=gte.5"
         self.mirror = Mirror(
@@ -79,7 +79,7 @@ class Life:
 
     @property
     def stamp(self) -> str:
-        """The time as the server writes it."""
+        """Return the time in the server's format."""
         return at(self.now).at().isoformat()
 
     def put(self, kind: str, key: int, row: Row, **told: Any) -> None:
@@ -93,7 +93,7 @@ class Life:
             self.put("INSERT", key, {"id": key, "a": a, "big": big, "v": len(self.log)})
 
     def update(self, key: int, a: int) -> None:
-        """Without a new value, the large one is not sent."""
+        """Update without a new value: the large one is not sent."""
         big = ("x", "y", None)[a % 3]
         if key in self.table:
             row = {**self.table[key], "a": a, "v": len(self.log)} | ({} if big is None else {"big": big})
@@ -111,7 +111,7 @@ class Life:
             self.commit(change("DELETE", {"id": key}, committed=self.stamp))
 
     def update_to_a_large_row(self, key: int, a: int) -> None:
-        """The server leaves out what is large, and says so."""
+        """Update to a large row: the server omits its values and says so."""
         if key in self.table:
             row = {**self.table[key], "a": a, "big": "y" * 99, "v": len(self.log)}
             self.put("UPDATE", key, row, unsent={"big"}, errors="Error 413: Payload Too Large")
@@ -119,7 +119,7 @@ class Life:
     # --- the way
 
     def join(self, early: int = 0, _: int = 0) -> None:
-        """Changes are live; some that were committed just before are told too."""
+        """Make changes live; some that were committed just before are delivered too."""
         if self.joined:
             return
         self.joined = True
@@ -169,7 +169,7 @@ class Life:
     # --- the fetch
 
     def see(self, *_: int) -> None:
-        """The database answers with what it holds now; the answer is on its way."""
+        """Let the database answer with its current rows; the answer is in flight."""
         if self.fetch is not None and self.snapshot is None:
             self.snapshot = [dict(row) for row in self.history[-1].values()]
 
@@ -236,10 +236,10 @@ class Life:
                     self.version.clear()
 
     def check(self) -> None:
-        """What is live is the table after the newest change that came; events tell all of it; rows never lie.
+        """Check that a live copy equals the table after the latest change, and that events describe all of it.
 
-        Each row that somebody sees is one that there was, and never an older one than he saw before; but for rows in
-        doubt, until the next fetch.
+        Each visible row existed at some time and is never older than one seen before, except stale rows until the next
+        fetch.
         """
         if self.mirror.state is MirrorState.LIVE:
             assert self.mirror.rows == self.history[self.told]
@@ -250,7 +250,7 @@ class Life:
             self.version[key] = row["v"]
 
     def end(self) -> None:
-        """When nothing happens any more, it is live, and it is the table."""
+        """Check that the mirror is live and equals the table once nothing happens any more."""
         self.join()
         for _ in range(20):
             self.wait(4)
@@ -266,14 +266,14 @@ ACTS: dict[Callable[..., None], int] = {
     Life.join: 4, Life.lose: 1, Life.arrive: 6, Life.wait: 8,
     Life.see: 8, Life.answer: 4, Life.answer_late: 2, Life.fail: 1, Life.refresh: 1,
 }  # fmt: skip
-"""What may happen, and how often."""
+"""The possible steps and their frequency."""
 
 CHOICES = [act for act, weight in ACTS.items() for _ in range(weight)]
 Step = tuple[Callable[..., None], int, int]
 
 
 def play(which: str, steps: Iterable[Step]) -> None:
-    """One life."""
+    """Run one sequence of steps."""
     life = Life(which)
     for act, key, number in steps:
         act(life, key, number)
@@ -282,14 +282,14 @@ def play(which: str, steps: Iterable[Step]) -> None:
 
 
 def dice(seed: int) -> tuple[str, list[Step]]:
-    """A life for a number, always the same."""
+    """Return the reproducible sequence for this number."""
     rng = random.Random(seed)
     steps = [(rng.choice(CHOICES), rng.randint(1, 4), rng.randint(0, 9)) for _ in range(80)]
     return rng.choice(sorted(FILTERS)), steps
 
 
 def play_many(count: int) -> None:
-    """The first so many lives."""
+    """Run this many sequences."""
     for seed in range(count):
         play(*dice(seed))
 
@@ -300,12 +300,12 @@ def play_many(count: int) -> None:
     steps=st.lists(st.tuples(st.sampled_from(CHOICES), st.integers(1, 4), st.integers(0, 9)), min_size=40, max_size=80),
 )
 def test_a_mirror_is_the_table_when_it_is_live(which: str, steps: list[Step]) -> None:
-    """Whatever is committed, lost, late or fetched when: what is live is right, and no row goes back (R44)."""
+    """Whatever is committed, lost, late or fetched: a live copy is correct, and no row goes back (R44)."""
     play(which, steps)
 
 
 def _instead(patch: pytest.MonkeyPatch, name: str, before: Callable[[Mirror], None]) -> None:
-    """Do this to the mirror before each call of one of its methods."""
+    """Call a function with the mirror before each call of one of its methods."""
     method = getattr(Mirror, name)
 
     def wrapped(self: Mirror, *args: Any) -> None:
@@ -338,7 +338,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_model_finds_a_mirror_that_is_wrong(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way to get the order wrong is found out by lives as those of the test above."""
+    """Each way to get the order wrong is detected by sequences like those of the test above."""
     MUTANTS[mutant](monkeypatch)
     with pytest.raises(AssertionError):
         play_many(1000)
