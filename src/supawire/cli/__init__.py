@@ -1,4 +1,4 @@
-"""The command line, `supawire`: one module for each command. It comes with the extra `supawire[cli]`."""
+"""The command line, `supawire`, with one module per command. Requires the extra `supawire[cli]`."""
 
 import sys
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ NEEDED: Final = ("cyclopts", "rich", "jwt")
 
 
 def main() -> int:
-    """Run the command that the shell asked for; the exit code: 0 well, 1 not, 2 asked wrongly or not installed."""
+    """Run the command line. Return the exit code: 0 success, 1 failure, 2 wrong usage or a missing extra."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         print(
@@ -22,5 +22,5 @@ def main() -> int:
         from supawire.cli.app import run
 
         return run(sys.argv[1:])
-    except KeyboardInterrupt:  # while modules were imported; later ones are told by `run`
+    except KeyboardInterrupt:  # during imports; later interrupts are handled by `run`
         return 130

@@ -1,4 +1,4 @@
-"""Which commands there are, and what the shell gets back."""
+"""The commands, and the exit codes of the command line."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,18 +12,18 @@ from supawire.cli.serve import serve
 from supawire.errors import InvalidArgumentError, RealtimeError
 
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as used by shells."""
 
 
 def build() -> App:
-    """The application with its commands."""
+    """Create the application with its commands."""
     app = App(
         "supawire",
         help="Supabase Realtime on this machine: a local server for development and tests, and a short tour.",
         version=f"supawire {version('supawire')}",
         help_format="plaintext",
         console=console_of(),
-        suppress_keyboard_interrupt=False,  # below we say so, and with which exit code
+        suppress_keyboard_interrupt=False,  # `run` handles it and sets the exit code
     )
     app.command(serve, name="serve")
     app.command(demo, name="demo")
@@ -31,7 +31,7 @@ def build() -> App:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command line; the exit code: 0 well, 1 not, 2 asked wrongly, 130 interrupted."""
+    """Run a command line. Return the exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     tolerate_narrow_encodings()
     app = build()
     try:

@@ -1,9 +1,4 @@
-"""Where the commands print, and how much they may decorate.
-
-What `supawire serve` gives to paste: clients, and what makes something happen.
-
-What `supawire serve` says when it listens.
-"""
+"""The output of `supawire serve`: where the server listens, and code to paste for clients and for changing rows."""
 
 import os
 import sys
@@ -22,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def console_of(*, plain: bool = False) -> Console:
-    """Stdout. Without styles when `plain` or NO_COLOR is set, and where there is no terminal."""
+    """Return a console for stdout. Without styles if `plain` or NO_COLOR is set, or stdout is not a terminal."""
     bare = plain or bool(os.environ.get("NO_COLOR"))
     return Console(highlight=False, emoji=False, markup=False, color_system=None if bare else "auto")
 
 
 def complain(text: str) -> None:
-    """One message to stderr, under the name of the program."""
+    """Print one message to stderr, prefixed with the program's name."""
     print(f"supawire: {text}", file=sys.stderr)
 
 
 def tolerate_narrow_encodings() -> None:
-    """Print `?` for a character that the output cannot hold, instead of failing in the middle of a line."""
+    """Print `?` for characters that the output encoding lacks, instead of failing in the middle of a line."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -95,11 +90,11 @@ alter publication supabase_realtime add table todos;
 {grant}insert into todos (body) values ('hello');"""
 
 GRANT: Final = "grant select on todos to anon, authenticated;\n"
-"""What a given database wants; an embedded one lets the roles of clients read every table."""
+"""Required in a given database; in an embedded one the roles of clients can read every table."""
 
 
 def banner(console: Console, wish: ServeSettings, values: Mapping[str, str]) -> None:
-    """Say where the server is, how to get its keys, and what to paste. Keys only when they were asked for."""
+    """Print where the server is, how to get its keys, and what to paste. Keys only if requested."""
     url = values[URL]
     kind = f"PostgreSQL {wish.level.version}" if wish.level else "memory level"
     strict = ", strict" if wish.strict else ""
@@ -169,7 +164,7 @@ def _about_keys(wish: ServeSettings) -> Iterator[str]:
 
 
 def _ran(project: "Project") -> str:
-    """Return what of a project has run."""
+    """Describe what was run of the project."""
     counts = ((len(project.migrations), "migration"), (len(project.seeds), "seed"))
     files = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
     return f"{files} of {project.root.name} have run"
@@ -182,7 +177,7 @@ def _tour(wish: ServeSettings, url: str) -> str:
 
 
 def code(console: Console, text: str, language: str) -> None:
-    """A block to copy: coloured in a terminal, never cut or wrapped by us."""
+    """Print a block to copy: coloured in a terminal, never cut or wrapped."""
     syntax = Syntax("", language, theme="ansi_dark", background_color="default")
     for line in syntax.highlight(text).split("\n"):
         console.print(Text.assemble("    ", line) if line.plain else line, soft_wrap=True)

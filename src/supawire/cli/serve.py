@@ -1,4 +1,4 @@
-"""`supawire serve`: the local server, until it is told to stop."""
+"""`supawire serve`: run the local server until it is interrupted."""
 
 import asyncio
 import errno
@@ -145,7 +145,7 @@ def serve(
     )
     try:
         asyncio.run(_serve(wish, console_of()))
-    except RealtimeError:  # some of them are OSError too
+    except RealtimeError:  # before OSError: some RealtimeErrors are OSErrors too
         raise
     except OSError as error:
         complain(f"cannot listen on {host}, port {port}: {_reason(error)}")

@@ -1,7 +1,4 @@
-"""A file with the address and the keys of a running server, in the form that shells and dotenv read.
-
-What `supawire serve` was asked for, and what follows from it.
-"""
+"""The settings of `supawire serve`, and the file with the address and keys of a running server in dotenv format."""
 
 import ipaddress
 import os
@@ -26,12 +23,15 @@ URL: Final = "SUPAWIRE_URL"
 KEY: Final = "SUPAWIRE_KEY"
 SERVICE_KEY: Final = "SUPAWIRE_SERVICE_KEY"
 PUBLISHABLE_KEY: Final = "SUPAWIRE_PUBLISHABLE_KEY"
-SECRET_KEY: Final = "SUPAWIRE_SECRET_KEY"  # noqa: S105  a name
+SECRET_KEY: Final = "SUPAWIRE_SECRET_KEY"  # noqa: S105  the name of a variable
 DATABASE_URL: Final = "SUPAWIRE_DATABASE_URL"
 
 
 class EnvFile:
-    """A file of ours, readable by its owner alone. Raises: InvalidArgumentError when another's stands there."""
+    """A file written by `supawire serve`, readable by its owner only.
+
+    Raises: InvalidArgumentError if another file exists.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path: Final = path
@@ -44,7 +44,7 @@ class EnvFile:
             )
 
     def write(self, values: Mapping[str, str]) -> None:
-        """Write it anew. Raises: InvalidArgumentError when that cannot be."""
+        """Write the file. Raises: InvalidArgumentError when that is not possible."""
         text = "\n".join([FIRST_LINE, *lines(values), ""])
         try:
             self.path.unlink(missing_ok=True)
@@ -56,18 +56,20 @@ class EnvFile:
         self._text = text
 
     def remove(self) -> None:
-        """Remove it, unless somebody has changed it meanwhile."""
+        """Remove the file, unless its contents have been changed by someone else."""
         if self._text and self.path.is_file() and self.path.read_text(encoding="utf-8") == self._text:
             self.path.unlink()
 
 
 def lines(values: Mapping[str, str]) -> list[str]:
-    """`NAME=value` for each, in quotes where a shell wants them: the URL of a database may be anything."""
+    """Format the values as `NAME=value`, quoted for a shell where necessary: the URL of a database
+    may have any character.
+    """
     return [f"{name}={quote(value)}" for name, value in values.items()]
 
 
 def read(path: Path) -> dict[str, str]:
-    """The values of a file written by `supawire serve`. Raises: InvalidArgumentError."""
+    """Return the values of a file written by `supawire serve`. Raises: InvalidArgumentError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -89,20 +91,20 @@ def _is_ours(path: Path) -> bool:
 
 
 def _plain(value: str) -> str:
-    """A value without the quotes that `lines` puts around some."""
+    """Remove the quotes that `lines` adds."""
     try:
         return "".join(split(value))
-    except ValueError:  # somebody's own line
+    except ValueError:  # a line added by the user
         return value
 
 
-EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  somebody may ask for it
-"""Addresses that mean all of this machine's, and one that a client can use instead."""
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  users may choose it
+"""Addresses that mean all interfaces, each with one that a client can use instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """What was asked for on the command line, checked."""
+    """The checked settings from the command line."""
 
     host: str
     port: int
@@ -114,7 +116,7 @@ class ServeSettings:
     allow_host: tuple[str, ...] = ()
     inspector: bool = True
     level: "PostgresBackend | None" = None
-    """The database that was asked for."""
+    """The chosen database."""
 
     @property
     def local(self) -> bool:
@@ -123,11 +125,11 @@ class ServeSettings:
 
     @property
     def inspected(self) -> bool:
-        """Whether the inspector is there: never where others could reach it."""
+        """Whether the inspector is enabled: never when other machines can reach the server."""
         return self.inspector and self.local
 
     def options(self) -> HubOptions:
-        """For the server. Without `strict` it answers at once and has no limits, as `LocalServer` does."""
+        """Return the options of the hub. Without `strict` it answers at once and has no limits, like `LocalServer`."""
         names = {tenant(in_url(name)) for name in (self.host, *self.allow_host) if name not in ("", "0.0.0.0")}  # noqa: S104
         return HubOptions(
             secret=self.secret,
@@ -140,7 +142,7 @@ class ServeSettings:
         )
 
     def values(self, port: int) -> dict[str, str]:
-        """What a client needs, by the names of environment variables."""
+        """Return what a client needs, by the names of environment variables."""
         keys = LocalServer(secret=self.secret)
         values = {
             URL: url_of(self.host, port),
@@ -153,7 +155,7 @@ class ServeSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own."""
+    """Return whether an address is a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -161,10 +163,10 @@ def is_loopback(host: str) -> bool:
 
 
 def in_url(host: str) -> str:
-    """A host as URLs and the Host header have it: an IPv6 address in brackets."""
+    """Format a host for URLs and the Host header: an IPv6 address in brackets."""
     return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
 
 
 def url_of(host: str, port: int) -> str:
-    """Where a client on this machine finds the server."""
+    """Return the URL for clients on this machine."""
     return f"http://{in_url(EVERYWHERE.get(host, host))}:{port}"

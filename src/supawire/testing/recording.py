@@ -390,9 +390,7 @@ class RecordingConnection:
         self._sink = sink
         self._hand_over()
         try:
-            end = await self._inner.run(
-                cast("Sink", _Tee(self, sink))
-            )  # its max_batch is a property that follows the other sink's
+            end = await self._inner.run(cast("Sink", _Tee(self, sink)))  # cast: its max_batch is a property
         finally:
             self._sink = None
             self._transport.gone(self)

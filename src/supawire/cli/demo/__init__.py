@@ -77,13 +77,13 @@ def _stage(url: str | None, key: str | None, env_file: Path | None) -> DemoBacke
 
 
 async def _play(stage: DemoBackend, screen: Screen, ledger: Checks, speed: float | None) -> int:
-    """Play the tour and judge it; the exit code."""
+    """Run the tour and return the exit code."""
 
     async def pause(seconds: float) -> None:
         if speed is not None:
             await asyncio.sleep(seconds / speed)
 
-    from supawire.cli.demo.tour import Tour  # the clients take a moment to load, and nobody else needs them
+    from supawire.cli.demo.tour import Tour  # importing the clients is slow, and only the tour needs them
 
     started = time.perf_counter()
     suffix = "" if isinstance(stage, OwnBackend) else f"-{secrets.token_hex(2)}"

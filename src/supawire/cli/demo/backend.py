@@ -1,4 +1,4 @@
-"""The server that a tour plays on: one of its own, or one that runs elsewhere."""
+"""The server that a tour uses: its own, or one that is already running."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ Row = Mapping[str, Any]
 
 
 class DemoBackend(Protocol):
-    """Where the tour's clients connect, and how rows change there."""
+    """The server that the tour's clients connect to, and its way of changing rows."""
 
     url: str
     key: str
     title: str
     emits: str
-    """The code that makes a change, as it is shown; empty when nobody can."""
+    """The code that makes a change, for display; empty when it is not possible."""
     why_not: str
-    """Why nobody can."""
+    """Why row changes are not possible."""
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
-        """A row changes."""
+        """Change a row."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -42,7 +42,7 @@ class DemoBackend(Protocol):
 
 
 class OwnBackend:
-    """A local server in this process, for as long as the tour lasts."""
+    """A local server in this process, for the duration of the tour."""
 
     why_not = ""
     emits = 'server.emit("INSERT", "items", record={"id": 1, "name": "Lamp"})'
@@ -54,7 +54,7 @@ class OwnBackend:
         self.title: str = ""
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
-        """A row changes."""
+        """Change a row."""
         await asyncio.to_thread(self._server.emit, type, table, record=record, old_record=old_record)
 
     async def __aenter__(self) -> Self:
@@ -70,7 +70,7 @@ class OwnBackend:
 
 
 class OtherBackend:
-    """A server that runs already. Rows change by its development route, when it has one and the key is allowed to."""
+    """A running server. Rows change through its development route, if it has one and the key permits it."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -81,7 +81,7 @@ class OtherBackend:
         self._route: Final = ClientOptions().endpoint(url, key).rest_url.removesuffix("/api") + ROUTE
 
     async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
-        """A row changes. Raises: HttpError."""
+        """Change a row. Raises: HttpError."""
         row = record if record is not None else old_record or {}
         change = {"type": type, "table": table, "columns": infer_columns(row)}
         rows = {"record": record, "old_record": old_record}
@@ -101,7 +101,7 @@ class OtherBackend:
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE))
         try:
-            status, _ = await self._post(b"")  # says no change: with the route and the right key that is 422
+            status, _ = await self._post(b"")  # an invalid change: 422 means that the route exists and the key is right
         except BaseException:
             await self._http.close()
             raise

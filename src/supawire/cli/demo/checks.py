@@ -1,4 +1,4 @@
-"""What was sent to whom, and what arrived there: compared one by one, so that a tour can say whether it worked."""
+"""Compare what was sent to each client with what arrived there, so that a tour can report whether it worked."""
 
 import asyncio
 import time
@@ -9,17 +9,17 @@ from typing import Final, Literal, TypeAlias, cast
 Kind: TypeAlias = Literal["broadcast", "presence", "changes"]
 
 LEAST: Final = 0.2
-"""Seconds to wait for something even when the patience is used up."""
+"""Minimum seconds to wait for a delivery, even when the total timeout is used up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """What is sent or arrives: a name, such as the event, and its content. Equal to the last digit and type."""
+    """Something sent or received: a name, such as the event, and its content. Compared exactly, including types."""
 
     name: str
     body: object = None
     text: str = ""
-    """How the content is shown; its repr when left out."""
+    """How the content is displayed; its repr if empty."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Told) and (self.name, exact(self.body)) == (other.name, exact(other.body))
@@ -33,7 +33,7 @@ class Told:
 
 
 def exact(value: object) -> object:
-    """A value for comparison: 1, 1.0 and True differ, and 19.9 and 19.90 as well; the order of keys does not matter."""
+    """Return a value for exact comparison: 1, 1.0 and True differ, as do 19.9 and 19.90; key order is ignored."""
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return {repr(name): exact(item) for name, item in pairs}
@@ -44,7 +44,7 @@ def exact(value: object) -> object:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One thing that one client should receive, or did."""
+    """One item that one client should receive, or has received."""
 
     who: str
     kind: Kind
@@ -57,9 +57,9 @@ class Item:
 
 
 class Checks:
-    """The books of a tour.
+    """The expected and actual deliveries of a tour.
 
-    Args: patience: seconds that are waited for what does not come, in all.
+    Args: patience: total seconds to wait for missing deliveries.
     """
 
     def __init__(self, patience: float) -> None:
@@ -70,7 +70,7 @@ class Checks:
         self.round_trips: Final[list[float]] = []
 
     def send(self, kind: Kind, what: Told, receivers: Iterable[str]) -> list[Item]:
-        """Note, before it is sent, what will be and who must get it. What nobody gets by the protocol is sent too."""
+        """Record, before sending, an item and its receivers, which may be none according to the protocol."""
         now = time.perf_counter()
         items = [Item(who, kind, what, now) for who in receivers]
         self.expected.extend(items)
@@ -78,7 +78,7 @@ class Checks:
         return items
 
     def arrive(self, who: str, kind: Kind, what: Told) -> float | None:
-        """Note what came. The seconds since it was sent, or None when nobody sent it to this client (again)."""
+        """Record an arrival. Return the seconds since it was sent, or None if it is unexpected or a duplicate."""
         now = time.perf_counter()
         for item in self.expected:
             if not item.arrived.is_set() and (item.who, item.kind) == (who, kind) and item.what == what:
@@ -88,7 +88,7 @@ class Checks:
         return None
 
     async def settle(self, items: Iterable[Item]) -> None:
-        """Wait until these have arrived, or the patience is used up."""
+        """Wait until these have arrived, or the total timeout is used up."""
         started = time.perf_counter()
         try:
             async with asyncio.timeout(max(self._patience, LEAST)):
@@ -99,18 +99,18 @@ class Checks:
 
     @property
     def missing(self) -> list[Item]:
-        """What was sent and has not arrived."""
+        """Return the items that have not arrived."""
         return [item for item in self.expected if not item.arrived.is_set()]
 
     def arrivals(self, kind: Kind | None = None) -> int:
-        """How much of what was sent has arrived."""
+        """Return the number of items that have arrived."""
         return sum(item.arrived.is_set() for item in self.expected if kind in (None, item.kind))
 
     def owed(self, kind: Kind | None = None) -> int:
-        """How much should have arrived."""
+        """Return the number of items that should have arrived."""
         return sum(kind in (None, item.kind) for item in self.expected)
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was sent arrived, and nothing else."""
+        """Whether all items arrived, and nothing else."""
         return not self.missing and not self.surplus

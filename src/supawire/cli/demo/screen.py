@@ -1,4 +1,4 @@
-"""What a tour looks like: a transcript that grows, and in a terminal one line below it that says how things stand."""
+"""The output of the tour: a growing transcript and, in a terminal, a status line below it."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -18,15 +18,15 @@ from supawire.cli.demo.checks import Checks, Kind
 COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
 KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")
 WIDEST: Final = 100
-"""Columns that the eye can follow."""
+"""Maximum width in columns, for readability."""
 SHOWN_AT_MOST: Final = 20
-"""Lines of what is missing, before the rest is only counted."""
+"""Maximum lines about missing deliveries; the rest is only counted."""
 GLYPHS: Final = {"out": "→", "in": "←", "ok": "✓", "": " "}
 ASCII: Final = {"out": "->", "in": "<-", "ok": "ok", "": "  "}
 
 
 class Screen:
-    """Prints a tour. `plain`: whole lines, one after the other, and nothing that moves or has a colour."""
+    """Prints a tour. `plain`: whole lines only, without a status line and colours."""
 
     def __init__(self, console: Console, ledger: Checks, *, plain: bool) -> None:
         self._console = console
@@ -36,11 +36,11 @@ class Screen:
         self._step = ""
         self._kept: list[RenderableType] | None = None
         self.here: Sequence[str] = ()
-        """Who is present, for the line below."""
+        """Who is present, for the status line."""
 
     @contextmanager
     def live(self) -> Generator[None]:
-        """Keep the line below up to date meanwhile."""
+        """Keep the status line up to date inside the block."""
         if self._plain:
             yield
             return
@@ -49,7 +49,7 @@ class Screen:
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Keep what happens meanwhile and print it afterwards: printing takes longer than a broadcast does."""
+        """Buffer the output inside the block and print it afterwards: printing takes longer than a broadcast."""
         kept = self._kept = []
         try:
             yield
@@ -78,14 +78,14 @@ class Screen:
     # --- the transcript
 
     def opening(self, where: str, who: Sequence[tuple[str, str]]) -> None:
-        """The first lines: which server, and who takes part."""
+        """Print the first lines: which server, and who takes part."""
         self._line(Text("supawire: a short tour of Realtime", style="bold"))
         self._line(Text(f"Server: {where}"))
         for name, part in who:
             self._line(Text.assemble("  ", (f"{name:<10}", COLOURS[name]), f" {part}"))
 
     def step(self, number: int, of: int, title: str, code: str) -> None:
-        """A new step, with the code that it takes."""
+        """Print the title of a step and the code that it takes."""
         self._step = f"{number}/{of} {title}"
         self._head(self._step)
         if self._console.color_system is None:
@@ -104,19 +104,19 @@ class Screen:
             self._put(Rule(Text(title, style="bold"), align="left", style="dim"))
 
     def sends(self, who: str, text: str) -> None:
-        """Somebody does something."""
+        """Print that a participant sends something."""
         self._say(who, "out", text)
 
     def receives(self, who: str, text: str, seconds: float | None) -> None:
-        """Something arrives; None: nobody sent it."""
+        """Print that something arrives; `seconds` is None when nobody sent it."""
         self._say(who, "in", text, "nobody sent this" if seconds is None else f"after {duration(seconds)}")
 
     def succeeds(self, who: str, text: str, seconds: float | None = None) -> None:
-        """A call has returned."""
+        """Print that a call has returned."""
         self._say(who, "ok", text, "" if seconds is None else duration(seconds))
 
     def note(self, text: str) -> None:
-        """A remark."""
+        """Print a remark."""
         self._say("", "", text, style="dim")
 
     def _say(self, who: str, glyph: str, text: str, aside: str = "", style: str = "") -> None:
@@ -139,7 +139,7 @@ class Screen:
     # --- the end
 
     def result(self, problems: Sequence[str], seconds: float) -> bool:
-        """Say what was sent and what arrived, and what did not; whether all is well."""
+        """Print how many items were sent and received, and what is missing; return whether all arrived."""
         ledger = self._ledger
         self._head("Result")
         for kind in KINDS:
@@ -175,7 +175,7 @@ class Screen:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for the eye: `0.42 ms`, `12.3 ms`, `1.20 s`."""
+    """Format seconds for display: `0.42 ms`, `12.3 ms`, `1.20 s`."""
     if seconds >= 1:
         return f"{seconds:.2f} s"
     milliseconds = seconds * 1000

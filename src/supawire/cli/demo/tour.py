@@ -1,7 +1,4 @@
-"""Who takes part in the tour, the code that is shown, and the rows that change.
-
-The tour itself: three clients in one room, six steps, and for each step the code that it takes.
-"""
+"""The tour: three clients in one room and six steps, with the code of each step and the rows that change."""
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -70,12 +67,12 @@ DESK: Final[Row] = {
     "id": 2**53 + 1,
     "name": "Desk",
     "price": Decimal("249.00"),
-}  # an id that no float holds
+}  # an id that a float cannot represent
 
 
 STEP: Final = 1.0
 LINE: Final = 0.45
-"""Seconds to read the code of a step, and to watch one thing happen."""
+"""Seconds to read the code of a step, and to watch one event."""
 
 
 @dataclass(slots=True)
@@ -88,10 +85,10 @@ class Person:
 
 
 class Tour:
-    """Plays the six steps on a stage.
+    """Runs the six steps against a server.
 
-    Args: suffix: added to the names of topics and tables, so that two tours on one server do not hear each other.
-    pause: waits so many seconds at normal speed. problems: gets what goes wrong beside deliveries.
+    Args: suffix: added to the names of topics and tables, so that two tours on one server do not interfere.
+    pause: waits this number of seconds, scaled by the speed. problems: receives errors other than missing deliveries.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class Tour:
         self._problems = problems
 
     async def run(self) -> None:
-        """Play all steps. Raises: RealtimeError."""
+        """Run all steps. Raises: RealtimeError."""
         self._screen.opening(self._stage.title, [(name, part) for name, _, part in CAST])
         acts = (self._connect, self._join, self._broadcast, self._presence, self._changes, self._leave)
         async with AsyncExitStack() as clients:
@@ -177,7 +174,7 @@ class Tour:
 
     @asynccontextmanager
     async def _delivery(self, items: Sequence[Item]) -> AsyncGenerator[None]:
-        """Around what sends something: wait for its arrivals, then print them, then give time to read."""
+        """Wait for the items sent inside the block, print their arrivals, and pause for reading."""
         with self._screen.held():
             yield
             await self._ledger.settle(items)
@@ -217,7 +214,7 @@ class Tour:
         self._screen.here = tuple(key.capitalize() for key in present)
 
     def _check_state(self, person: Person) -> None:
-        """What `presence_state` says must be what was tracked."""
+        """Check that the presence state equals what was tracked."""
         state = {key: [entry.payload for entry in entries] for key, entries in person.room.presence_state().items()}
         wanted = {key: [payload] for key, payload in self._present.items()}
         if state == wanted:
@@ -265,7 +262,7 @@ class Tour:
 
     def _hear_presence(self, name: Name, event: PresenceEvent) -> None:
         if isinstance(event, PresenceSync):
-            return  # the state is looked at when the step is over
+            return  # the state is checked at the end of the step
         verb = type(event).__name__.removeprefix("Presence").lower()
         entries = event.previous if verb == "leave" else event.current
         self._arrive(name, "presence", Told(f"{verb} {event.key}", entries[-1].payload if entries else None))
@@ -283,7 +280,7 @@ class Tour:
 
 
 def row_told(type: str, table: str, record: Row | None, old_record: Row | None) -> Told:
-    """A change of a row. Of an update is shown what it changed; everything is compared."""
+    """Describe a change of a row. For an update only the changed values are shown, but all are compared."""
     shown = dict(record or old_record or {})
     text = " ".join(f"{name}={value!r}" for name, value in shown.items())
     if record is not None and old_record is not None:
