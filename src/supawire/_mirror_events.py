@@ -148,8 +148,7 @@ class RowDeleted(Struct, Generic[R], frozen=True, eq=False):
 
 
 class Resynced(Struct, Generic[R], frozen=True, eq=False):
-    """The mirror was reloaded: `rows` has all rows, `changes` the differences from what this iterator has reported
-    before.
+    """The mirror was reloaded: `rows` has all rows, `changes` the differences from what this iterator has reported.
 
     `reason`: why, such as "first", "gap: connection_lost" or "refresh"; "begin" is where a later iterator begins;
     "merged" replaces changes that exceeded the buffer of a slow iterator; "compared": `refresh_every` found a

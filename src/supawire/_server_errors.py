@@ -424,9 +424,7 @@ def reason_of(response: object) -> str:
 
 
 def body_text(body: bytes | str) -> str | None:
-    """Return the text of an error body: `error`, `message` or `msg` of its JSON, else its `errors`
-    as JSON, else None.
-    """
+    """Return the text of an error body: `error`, `message` or `msg` of its JSON, else its `errors` as JSON, or None."""
     try:
         document = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

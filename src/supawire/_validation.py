@@ -25,9 +25,9 @@ class NoAttributeError(StateError, AttributeError):
 
 
 class NotSupportedError(StateError, TypeError):
-    """A `StateError` for an unsupported protocol that is also a TypeError: web frameworks detect what a stream is by
-    the
-    `TypeError` that `iter()` raises.
+    """A `StateError` for an unsupported protocol that is also a TypeError.
+
+    Web frameworks detect what a stream is by the `TypeError` that `iter()` raises.
     """
 
 

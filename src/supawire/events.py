@@ -148,9 +148,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         return value
 
     def _sent(self, raw: Raw) -> Any:
-        """Return a row as the server sent it, for printing and comparing; caches nothing and
-        creates no model object.
-        """
+        """Return a row as the server sent it, for printing and comparing; nothing is cached."""
         try:
             return decode_row(self._data.columns, raw)
         except RowError:
@@ -604,7 +602,7 @@ def with_model(change: Change[Any], model: Model) -> Any:
     return replace(change, _record=model)
 
 
-# --- the rest -------------------------------------------------------------------------------------------------------
+# --- system, status, statistics -------------------------------------------------------------------------------------
 
 
 class System(Struct, frozen=True):

@@ -72,9 +72,7 @@ def _leaves(items: list[Any]) -> Iterator[Any]:
 
 
 def to_wire(value: Any) -> Any:
-    """Convert a Python value to the JSON value that the server sends; a Decimal becomes `Raw`, a
-    number with its scale.
-    """
+    """Convert a Python value to the JSON value that the server sends; a Decimal becomes a `Raw` number."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):

@@ -26,9 +26,7 @@ _SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 """Error texts of msgspec that end with the value."""
 
 _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
-"""Errors of msgspec and pydantic for a value that does not fit; other exceptions of the user's code
-are not converted.
-"""
+"""Errors of msgspec and pydantic for values that do not fit; other exceptions of user code are not converted."""
 
 _ALLOWED: Final = "a dataclass, an attrs class, a TypedDict, a msgspec.Struct or a pydantic model"
 

@@ -277,7 +277,7 @@ def _one_of(classes: list[Takes]) -> Takes:
 
 
 class NoneOf:
-    """All letters except those; a class, so that the other case of a letter is checked before negating."""
+    """All characters except those; a class, so that the other case of a character is checked before negating."""
 
     def __init__(self, classes: list[Takes]) -> None:
         self.takes = _one_of(classes)
@@ -291,11 +291,11 @@ def none_of(classes: list[Takes]) -> Takes:
 
 
 _LIKE_WORK: Final = 100_000_000
-"""Maximum comparisons of single letters for one LIKE."""
+"""Maximum comparisons of single characters for one LIKE."""
 
 
 class Like:
-    """A LIKE pattern: `%` is any text, `_` any letter. escapes: a backslash makes the next letter literal.
+    """A LIKE pattern: `%` is any text, `_` any character. escapes: a backslash makes the next character literal.
 
     Raises: ValueError: the pattern ends with an escape.
     """
@@ -361,7 +361,7 @@ def _without_escapes(pattern: str) -> Like:
 
 
 _WORK: Final = 1_000_000
-"""Maximum nodes visited for one text; texts with repeating letters need few."""
+"""Maximum nodes visited for one text; texts with repeating characters need few."""
 
 _NODES: Final = 2000
 _KEPT: Final = 20_000
@@ -369,11 +369,11 @@ _KEPT: Final = 20_000
 
 _FOUND: Final = 0
 _START, _WORD, _OTHER = range(3)
-"""The kind of the preceding letter."""
+"""The kind of the preceding character."""
 
 
 class _State:
-    """A state of the automaton. moves: the next state by letter, None when the pattern has matched."""
+    """A state of the automaton. moves: the next state by character, None when the pattern has matched."""
 
     __slots__ = ("before", "moves", "nodes")
 
@@ -411,7 +411,7 @@ class Regex:
             state = following
         return _FOUND in self._reached(state, None)
 
-    # --- making it
+    # --- construction
 
     def _add(self, tree: Tree, then: int) -> int:
         match tree:
@@ -448,7 +448,7 @@ class Regex:
         self._nodes.append((kind, what, then))
         return len(self._nodes) - 1
 
-    # --- running it
+    # --- execution
 
     def _forget(self) -> None:
         self._begin = _State(frozenset([self._first]), _START)
@@ -480,7 +480,7 @@ class Regex:
         return frozenset(nodes)
 
     def _reached(self, state: _State, letter: str | None) -> set[int]:
-        """Return the nodes reachable without consuming a letter; `letter`: the next one, None at the end."""
+        """Return the nodes reachable without consuming a character; `letter`: the next one, None at the end."""
         reached: set[int] = set()
         waiting = list(state.nodes)
         while waiting:

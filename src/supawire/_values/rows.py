@@ -128,9 +128,7 @@ def _whole(pattern: re.Pattern[str], text: str) -> str:
 
 
 class RowType(Struct, frozen=True):
-    """One type. target: msgspec's target type for the JSON. read: parses text. late: target is
-    text, to be parsed by read.
-    """
+    """One type. target: msgspec's type for the JSON. read: parses text. late: target is text, to be parsed by read."""
 
     target: Any
     read: Callable[[str], Any]

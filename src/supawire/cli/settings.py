@@ -62,9 +62,7 @@ class EnvFile:
 
 
 def lines(values: Mapping[str, str]) -> list[str]:
-    """Format the values as `NAME=value`, quoted for a shell where necessary: the URL of a database
-    may have any character.
-    """
+    """Format the values as `NAME=value`, quoted for a shell where necessary; the database URL may be any text."""
     return [f"{name}={quote(value)}" for name, value in values.items()]
 
 

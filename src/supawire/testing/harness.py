@@ -71,7 +71,7 @@ class SessionHarness:
         """The virtual time."""
         return self.clock.now
 
-    # --- acting
+    # --- commands
 
     def call(self, command: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Call a command or input of the session with the current time, and perform the resulting effects."""
@@ -86,8 +86,9 @@ class SessionHarness:
         return full
 
     def accept(self, *, clock_offset: float | None = 0.0) -> None:
-        """Let the newest connection attempt succeed; `clock_offset`: seconds by which the server's
-        clock is ahead of ours.
+        """Let the newest connection attempt succeed.
+
+        `clock_offset`: seconds by which the server's clock is ahead of ours.
         """
         self.call(self.session.transport_opened, self._generation, clock_offset=clock_offset)
 
@@ -123,7 +124,7 @@ class SessionHarness:
             self.call(self.session.tick)
         self.clock.advance_to(end)
 
-    # --- looking
+    # --- inspection
 
     def outcome(self, ticket: Ticket | None) -> Any:
         """Return the result of a ticket; `NOT_YET` if it is not resolved."""
@@ -146,7 +147,7 @@ class SessionHarness:
         """Return the reports of one kind."""
         return [effect for effect in self.effects if isinstance(effect, Report) and effect.what == what]
 
-    # --- performing
+    # --- effects
 
     def pump(self) -> None:
         """Perform the pending effects."""

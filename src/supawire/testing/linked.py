@@ -257,7 +257,7 @@ class LinkedClient(SessionHarness):
         self.call(self.session.listen, topic, Listener(selectors, heard.append))
         return heard
 
-    # --- what the world does
+    # --- called by the world
 
     def opened(self, wire: Wire) -> None:
         """Called when the handshake is complete."""
@@ -292,7 +292,7 @@ class LinkedClient(SessionHarness):
                 self.wire = None
             self.call(self.session.transport_closed, wire.generation, Cause(code=code, written=wire.sent))
 
-    # --- what the session orders
+    # --- effects of the session
 
     def pump(self) -> None:
         """Perform the pending effects."""

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(holder, "supawire-asyncio")
 
 
-# --- what a test may change: fixtures to override, for a module, a class or by parametrize
+# --- fixtures to override, for a module, a class or by parametrize
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[st
         yield server
 
 
-# --- clients, of the server that the test asked for
+# --- clients of the test's server
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def _runs_asyncio(config: pytest.Config) -> bool:
     return any(config.pluginmanager.has_plugin(name) for name in PYTEST_ASYNCIO)
 
 
-# --- what is there
+# --- missing extras
 
 
 @contextmanager

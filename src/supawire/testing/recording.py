@@ -217,7 +217,7 @@ class RecordingTransport:
         self.attempts: int = 0
         """How many times the client has tried to connect."""
 
-    # --- what was seen
+    # --- recorded frames
 
     @property
     def frames(self) -> list[RecordedFrame]:
@@ -241,7 +241,7 @@ class RecordingTransport:
         every = [frame for frame in self.frames if frame.direction == direction]
         return [frame for frame in every if event in (None, frame.event) and full in (None, frame.topic)]
 
-    # --- what is to happen
+    # --- rules
 
     def answer(
         self,
@@ -299,7 +299,7 @@ class RecordingTransport:
             raise StateError("the client has no connection now")
         return self._open[-1]
 
-    # --- for the client
+    # --- transport interface
 
     async def open(self, request: OpenRequest, /) -> "RecordingConnection":
         """Open a recorded connection; see `Transport.open`."""
@@ -350,7 +350,7 @@ class RecordingConnection:
         self._waiting: deque[bytes] = deque()
         self._reads = True
 
-    # --- what the client does
+    # --- connection interface
 
     @property
     def fileno(self) -> Callable[[], int]:
@@ -418,7 +418,7 @@ class RecordingConnection:
         self._transport.gone(self)
         self._inner.abort()
 
-    # --- what the test does, in any thread
+    # --- called by the test, from any thread
 
     def say(self, frames_: Iterable[Said]) -> None:
         """Pass these frames to the client, in the next iteration of its event loop."""
@@ -450,9 +450,7 @@ class RecordingConnection:
         sink.frame(data, binary)
 
     def _counted(self, inner: int) -> int:
-        """Return how many of the frames passed to `write` are done when the inner connection has
-        written `inner` frames.
-        """
+        """Return how many frames passed to `write` are done when the inner connection has written `inner` frames."""
         done = inner
         for number in self._kept_back:
             if number > done + 1:

@@ -166,7 +166,7 @@ class VirtualServer(ActApi, FaultApi):
         return result
 
     def _memory_only(self, name: str) -> None:
-        """Everything that works without a database is supported here."""
+        """Do nothing: everything that works without a database is supported here."""
 
     def _now(self) -> Instant:
         try:

@@ -135,9 +135,7 @@ class Dropped(Exception):
 
 
 def _straight() -> aiohttp.TCPConnector:
-    """Return a connector without limits and without DNS cache, so that a server that moved is found
-    at its new address.
-    """
+    """Return a connector without limits and without DNS cache, so that a server that moved is found again."""
     return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
 
 

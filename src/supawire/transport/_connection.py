@@ -353,7 +353,7 @@ class WebSocketConnection:
             self._resumed.set()
             self._resumed = None
 
-    # --- the end
+    # --- closing
 
     async def close(self, code: int = 1000) -> None:
         """Send a close frame, wait up to `CLOSE_BOUND` seconds for the peer's, and close the connection."""

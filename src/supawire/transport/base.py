@@ -50,9 +50,7 @@ class Sink(Protocol):
     """Receives the frames of a connection."""
 
     max_batch: int
-    """Maximum number of frames before the connection yields to the event loop, at least 1; it may
-    change at any time.
-    """
+    """Maximum number of frames before the connection yields to the event loop, at least 1; may change at any time."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Receive one frame. Must not raise."""

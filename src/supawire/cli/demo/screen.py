@@ -136,7 +136,7 @@ class Screen:
     def _line(self, text: Text) -> None:
         self._put(text)
 
-    # --- the end
+    # --- the result
 
     def result(self, problems: Sequence[str], seconds: float) -> bool:
         """Print how many items were sent and received, and what is missing; return whether all arrived."""

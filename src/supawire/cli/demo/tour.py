@@ -255,7 +255,7 @@ class Tour:
             await person.client.close()
             self._screen.succeeds(person.name, "closed")
 
-    # --- what arrives
+    # --- received events
 
     def _hear_broadcast(self, name: Name, message: Broadcast[Any]) -> None:
         self._arrive(name, "broadcast", Told(message.event, message.payload))

@@ -107,7 +107,7 @@ class PostgresBackend:
         """URL of the database for the backend itself; uses a Unix socket where there is one."""
         return self.url if self._cluster is None else self._cluster.socket_url()
 
-    # --- life ---
+    # --- lifecycle ---
 
     async def start(self) -> None:
         """Start and prepare the database, check it and start all components. Raises: RealtimeError."""
@@ -206,9 +206,7 @@ class PostgresBackend:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Log the failure of a task that should run until `stop`, and mark the backend as down so that joins are
-        refused.
-        """
+        """Log the failure of a task that should run until `stop`, and refuse joins from now on."""
         if self._stopping or task.cancelled():
             return
         logger.error("a task of the local server has ended", exc_info=task.exception())

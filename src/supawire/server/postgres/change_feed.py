@@ -89,9 +89,7 @@ class Feed:
         return {SubscribeQuery: self._subscribe}
 
     async def start(self) -> None:
-        """Open the stream. Changes committed from now on are delivered to channels that have subscribed before the
-        commit.
-        """
+        """Open the stream: changes committed from now on can be delivered."""
         await self._open()
 
     async def run(self) -> None:
@@ -122,7 +120,7 @@ class Feed:
         await stream.close()
         return stream.slot
 
-    # --- who listens ---
+    # --- subscriptions ---
 
     def unsubscribe(self, channel: int) -> None:
         """Remove the subscriptions of a channel that has ended."""
@@ -324,8 +322,7 @@ class Feed:
         return tuple(found)
 
     async def _look_again(self) -> None:
-        """Detect tables that were added to or removed from the publication; reopen the stream if the publications
-        changed.
+        """Detect tables added to or removed from the publication; reopen the stream if the publications changed.
 
         Clients are not notified when a table leaves or comes back, as with the real server.
         """

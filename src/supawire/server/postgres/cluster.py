@@ -108,7 +108,7 @@ class Cluster:
     def __repr__(self) -> str:
         return f"Cluster(port={self._running.port})" if self._running else "Cluster(not running)"
 
-    # --- life ---
+    # --- lifecycle ---
 
     def start(self) -> Self:
         """Start the server. Returns when it accepts connections."""
@@ -163,7 +163,7 @@ class Cluster:
         """Whether the supervisor is running; it ends when PostgreSQL ends unexpectedly."""
         return self._supervisor is not None and self._supervisor.poll() is None
 
-    # --- what it is ---
+    # --- properties ---
 
     @property
     def url(self) -> str:
@@ -196,7 +196,7 @@ class Cluster:
 
     @property
     def folder(self) -> Path:
-        """The data folder's parent."""
+        """The temporary folder that contains the data folder."""
         return self._now.folder
 
     @property

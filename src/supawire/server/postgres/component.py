@@ -76,9 +76,7 @@ class BackendContext:
         self.behaviour: Final = behaviour or Behaviour()
         self.database: Final = Database(url)
         self.row_consumers: Final[dict[str, Take]] = {}
-        """Consumers of committed rows, by the publication they need. Each receives all rows and skips the irrelevant
-        ones.
-        """
+        """Consumers of committed rows, by the publication they need. Each gets all rows and skips irrelevant ones."""
         self._do = do
 
     def follow(self, publication: str, take: Take) -> None:

@@ -93,8 +93,9 @@ class Database:
         return "Database()"  # without the URL, which contains a password
 
     async def query(self, text: Text | str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement in autocommit mode and return its rows. `text` has `%s` for parameters. Raises:
-        DatabaseError.
+        """Run one statement in autocommit mode and return its rows.
+
+        `text` has `%s` for parameters. Raises: DatabaseError.
         """
         async with self.connection() as connection:
             # never contains a value: callers pass literals or compose it with psycopg.sql

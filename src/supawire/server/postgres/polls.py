@@ -79,9 +79,7 @@ class Polls:
         return []
 
     def left(self) -> None:
-        """Check whether the subscribers for whom a policy raises have left; called when a channel
-        ends or resubscribes.
-        """
+        """Drop failures of subscribers that have left; called when a channel ends or subscribes again."""
         if self._failing:
             here = self._book.viewers()
             self._keep({viewer: failure for viewer, failure in self._failing.items() if viewer in here})

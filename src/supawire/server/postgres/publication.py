@@ -74,9 +74,7 @@ class WatchedPublication:
             logger.info("the publication %s could not be removed: %s", WHOLE, error.text)
 
     async def _widened(self) -> str:
-        """Create or update the second publication and return its name; return the first one where
-        this is not possible.
-        """
+        """Create or update the second publication and return its name, or the first one's if that is not possible."""
         if not await self._database.query(_MAY_WIDEN, [OURS]):
             return PUBLICATION
         wanted = await self._database.query(_STATE, [PUBLICATION])

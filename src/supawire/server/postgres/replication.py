@@ -216,14 +216,12 @@ class Stream:
     # --- positions ---
 
     def confirm(self, lsn: int) -> None:
-        """Confirm that all changes up to this position have been processed; PostgreSQL may discard
-        the log before it.
-        """
+        """Confirm that all changes up to this position were processed; PostgreSQL may discard the log before it."""
         self._confirmed = max(self._confirmed, lsn)
 
     def _report_position(self, *, wants_answer: bool = False) -> None:
-        """Send our position to PostgreSQL. Its reply contains the end of the log, which moves
-        without changes for us too.
+        """Send our position to PostgreSQL. Its reply has the end of the log, which also moves
+        without changes for us.
         """
         lsn = self._confirmed
         self._pg.put_copy_data(_STATUS.pack(b"r", lsn, lsn, lsn, 0, wants_answer))
@@ -238,7 +236,7 @@ class Stream:
         except psycopg.Error:  # `read` raises the same error, with PostgreSQL's reason
             self._readable.set()
 
-    # --- the end ---
+    # --- closing ---
 
     async def close(self) -> None:
         """Close the connection; the temporary slot is dropped with it."""

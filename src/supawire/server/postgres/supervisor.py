@@ -103,9 +103,7 @@ class PostgresProcess:
         (self._data / "postgresql.conf").write_text("".join(lines))
 
     def _make(self, template: Path) -> None:
-        """Create the prepared data folder under a temporary name and rename it, so that concurrent
-        processes are safe.
-        """
+        """Create the prepared data folder under a temporary name and rename it, for safety with other processes."""
         new = Path(tempfile.mkdtemp(prefix="new-", dir=template.parent))
         try:
             password = self._init(new)

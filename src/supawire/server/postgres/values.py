@@ -106,9 +106,7 @@ def _bytes(text: bytes) -> bytes:
 
 
 def _first(text: bytes) -> bytes:
-    """Return the first character, a blank if empty: the result of a cast to a type without length,
-    which defaults to 1.
-    """
+    """Return the first character, a blank if empty: the result of a cast to a type of the default length 1."""
     return string((text.decode()[:1] or " ").encode())
 
 
@@ -148,8 +146,7 @@ class Writers:
         """JSON by type and text, for types that only PostgreSQL can cast (`asks`); filled before encoding."""
 
     def asks(self, oid: int) -> bool:
-        """Return whether PostgreSQL computes the JSON of this type: `json`, one with its own cast, or one containing
-        these.
+        """Return whether PostgreSQL computes the JSON of this type: `json`, one with its own cast, or containing one.
 
         PostgreSQL converts `json` to jsonb with limits on digits, depth and characters, which the real server has too.
         """
