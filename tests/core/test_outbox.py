@@ -1,4 +1,4 @@
-"""Broadcasts on their way: kept in order, sent once, paced, and never too big."""
+"""Outgoing broadcasts: queued in order, sent once, paced, and limited in size."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,7 +26,7 @@ from .conftest import Story, raised
 
 
 def payloads(story: Story) -> list[int]:
-    """The numbers that went out, in order."""
+    """Return the numbers that were sent, in order."""
     return [int(pushed.payload) for pushed in story.pushed()]
 
 
@@ -36,7 +36,7 @@ def payloads(story: Story) -> list[int]:
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_hundred_sends_over_a_drop(ack: bool, protocol: Protocol) -> None:
-    """With a queue, what is reported as sent is what arrives: in order, once, and nothing is lost in between (R32)."""
+    """With a queue, what is reported as sent arrives: in order, once, and nothing in between is lost (R32)."""
     world = World(seed=3)
     ada = world.client(SessionOptions(protocol=protocol, offline="queue"))
     bob = world.client()
@@ -67,7 +67,7 @@ def test_a_hundred_sends_over_a_drop(ack: bool, protocol: Protocol) -> None:
 
 
 def test_kept_sends_go_out_in_order_after_the_join_only(each: Story) -> None:
-    """What is kept is sent when the channel is joined, in the order it was given, before anything newer (R32)."""
+    """Queued broadcasts are sent when the channel is joined, in their order, before anything newer (R32)."""
     story = Story(SessionOptions(protocol=each.options.protocol, offline="wait"))
     room = story.channel()
     tickets = [story.broadcast(room, b"%d" % number) for number in range(5)]
@@ -102,7 +102,7 @@ def test_kept_sends_survive_drops_and_are_sent_once(make_story: Callable[..., St
 
 
 def test_a_full_queue_refuses_and_keeps_what_it_has(make_story: Callable[..., Story]) -> None:
-    """Over queue_size a send raises at once and names the size; the queue is untouched, and counted (R32)."""
+    """Over queue_size a send raises at once and names the size; the queue is unchanged (R32)."""
     story = make_story(offline="queue", queue_size=3)
     story.open()
     room, other = story.channel(), story.channel("other")
@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_and_keeps_what_it_has(make_story: Callable[..., St
 
 
 def test_each_kept_send_expires_alone(make_story: Callable[..., Story]) -> None:
-    """Of three kept sends the one whose time is over fails, is never sent, and leaves the others (R32)."""
+    """Of three queued sends the one that times out fails, is never sent, and does not affect the others (R32)."""
     story = make_story(offline="queue")
     story.open()
     room = story.channel()
@@ -135,7 +135,7 @@ def test_each_kept_send_expires_alone(make_story: Callable[..., Story]) -> None:
 
 
 def test_the_time_of_an_ack_begins_when_it_is_sent(make_story: Callable[..., Story]) -> None:
-    """A kept send with ack has its timeout for the reply, not what the waiting left of it."""
+    """A queued send with ack has its full timeout for the reply, however long it was queued."""
     story = make_story(offline="wait")
     story.open()
     room = story.channel(ack=True)
@@ -168,7 +168,7 @@ def test_unacked_sends_leave_nothing(story: Story) -> None:
 
 
 def test_acked_sends_leave_nothing_when_they_are_answered(story: Story) -> None:
-    """Acked sends are out of every table with their reply, and their heap of deadlines does not grow (R33)."""
+    """Acked sends leave every table with their reply, and the heap of deadlines does not grow (R33)."""
     story.open()
     room = story.joined(ack=True)
     for number in range(3000):
@@ -186,7 +186,7 @@ def test_acked_sends_leave_nothing_when_they_are_answered(story: Story) -> None:
 
 
 def test_messages_are_paced_and_kept_in_order(make_story: Callable[..., Story]) -> None:
-    """Over the limit on messages per second sends wait their turn, and none is lost or overtaken (R35)."""
+    """Over the limit on messages per second sends are queued, and none is lost or overtaken (R35)."""
     story = make_story(limits=Limits(messages_per_second=10))
     story.open()
     room, other = story.joined("a"), story.joined("b")
@@ -208,7 +208,7 @@ def test_messages_are_paced_and_kept_in_order(make_story: Callable[..., Story]) 
 
 
 def test_a_send_that_pacing_holds_too_long_says_so(make_story: Callable[..., Story]) -> None:
-    """Held beyond its timeout by the limit on messages, a send fails with RateLimitedError and is not sent (R35)."""
+    """A send delayed beyond its timeout by the message limit fails with RateLimitedError and is not sent (R35)."""
     story = make_story(limits=Limits(messages_per_second=1))
     story.open()
     room = story.joined()
@@ -223,7 +223,7 @@ def test_a_send_that_pacing_holds_too_long_says_so(make_story: Callable[..., Sto
 
 
 def test_slow_limits_are_kept_too(make_story: Callable[..., Story]) -> None:
-    """A limit below one a second is one call in so many seconds (R35)."""
+    """A limit below one per second is one call in a longer window (R35)."""
     story = make_story(limits=Limits(messages_per_second=0.2))
     story.open()
     room = story.joined()
@@ -237,7 +237,7 @@ def test_slow_limits_are_kept_too(make_story: Callable[..., Story]) -> None:
 
 
 def test_more_channels_than_a_connection_may_have_are_refused(make_story: Callable[..., Story]) -> None:
-    """The 101st wanted channel raises, and says the limit and what to do; one that is left makes room (R35)."""
+    """The 101st channel raises with the limit and a hint; leaving one makes room (R35)."""
     story = make_story(limits=Limits(joins_per_second=None))
     story.open()
     rooms = [story.joined(f"room-{number}") for number in range(100)]
@@ -258,7 +258,7 @@ def test_more_channels_than_a_connection_may_have_are_refused(make_story: Callab
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 def test_a_payload_over_the_limit_is_refused_before_anything_is_sent(story: Story, ack: bool) -> None:
-    """3,000,001 bytes raise at once, with size and limit; 3,000,000 go out (R36)."""
+    """3,000,001 bytes raise at once, with size and limit; 3,000,000 are sent (R36)."""
     story.open()
     room = story.joined(ack=True)
     error = raised(lambda: story.broadcast(room, b"1" * 3_000_001, ack=ack))
@@ -273,7 +273,7 @@ def test_a_payload_over_the_limit_is_refused_before_anything_is_sent(story: Stor
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 def test_a_frame_over_the_limit_is_refused_before_anything_is_sent(make_story: Callable[..., Story], ack: bool) -> None:
-    """With no limit on payloads the frame limit holds: the server would close the socket with 1009 (R36)."""
+    """Without a payload limit the frame limit applies: the server would close the socket with 1009 (R36)."""
     story = make_story(limits=Limits(payload_bytes=None))
     story.open()
     room = story.joined(ack=True)
@@ -289,7 +289,7 @@ def test_a_frame_over_the_limit_is_refused_before_anything_is_sent(make_story: C
 
 
 def test_a_kept_frame_over_the_limit_fails_its_own_send(make_story: Callable[..., Story]) -> None:
-    """A kept send whose frame turns out too big gets the error; those behind it are sent (R36)."""
+    """A queued send whose frame is too large gets the error; those behind it are sent (R36)."""
     story = make_story(limits=Limits(payload_bytes=None), offline="wait")
     story.open()
     room = story.channel()
@@ -300,7 +300,7 @@ def test_a_kept_frame_over_the_limit_fails_its_own_send(make_story: Callable[...
 
 
 def test_bytes_need_version_two(make_story: Callable[..., Story]) -> None:
-    """Binary payloads are refused on version 1.0.0, at once and by name."""
+    """Binary payloads are refused at once on version 1.0.0, with an explanation."""
     story = make_story(protocol="1.0.0")
     story.open()
     room = story.joined()
@@ -331,7 +331,7 @@ def test_bytes_go_out_as_they_are_on_version_two(story: Story) -> None:
 
 
 def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callable[..., Story]) -> None:
-    """When a channel is left, no deadline of what was kept for it remains (R33)."""
+    """When a channel is left, no deadline of its queued sends remains (R33)."""
     story = make_story(offline="queue")
     story.open()
     room = story.joined()
@@ -345,7 +345,7 @@ def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callabl
 
 
 def test_a_hint_says_who_joins_a_channel_that_is_not_joined(story: Story) -> None:
-    """Only when nobody subscribed the hint says to do it; else the client joins by itself."""
+    """The hint suggests subscribe() only if it was not called; otherwise the client joins by itself."""
     story.open()
     room = story.channel()
     with pytest.raises(StateError) as idle:

@@ -26,64 +26,64 @@ from .conftest import Pushed, Story
 
 
 def joined(story: Story, room: str) -> None:
-    """The server has said ok."""
+    """Let the server accept the join."""
     story.join(room)
 
 
 def joining(story: Story, room: str) -> None:
-    """The join is out."""
+    """Send the join."""
     story.call(story.session.join, room)
 
 
 def rejoining(story: Story, room: str) -> None:
-    """The join for a late listener is out; the one before lives."""
+    """Send the join for a late listener while the previous join is active."""
     story.join(room)
     story.collect(room, changes("users"))
     story.run_for(0)
 
 
 def retrying(story: Story, room: str) -> None:
-    """The join was refused for a reason that passes."""
+    """Let the join be refused for a transient reason."""
     story.call(story.session.join, room)
     story.refuse_join("RealtimeRestarting: wait")
 
 
 def idle(story: Story, room: str) -> None:
-    """Nobody has subscribed."""
+    """Create the channel without subscribing."""
 
 
 def failed(story: Story, room: str) -> None:
-    """The join was refused for good."""
+    """Let the join be refused permanently."""
     story.call(story.session.join, room)
     story.refuse_join("Unauthorized: no")
 
 
 def waiting(story: Story, room: str) -> None:
-    """The link is down."""
+    """Lose the connection."""
     story.join(room)
     story.drop(1006)
 
 
 def leaving(story: Story, room: str) -> None:
-    """The leave is out."""
+    """Send the leave."""
     story.join(room)
     story.call(story.session.leave, room, 10.0)
 
 
 def removed(story: Story, room: str) -> None:
-    """The channel was removed."""
+    """Remove the channel."""
     story.join(room)
     story.call(story.session.remove, room)
 
 
 def closing(story: Story, room: str) -> None:
-    """The client is saying goodbye."""
+    """Start to close the client."""
     story.join(room)
     story.call(story.session.close)
 
 
 def closed(story: Story, room: str) -> None:
-    """The client is closed."""
+    """Close the client."""
     story.join(room)
     story.call(story.session.close)
     story.drop(1000)
@@ -97,24 +97,24 @@ ENDED = (removed, closing, closed)
 
 
 class Fate(NamedTuple):
-    """What the world does after the frame was handed over, and what an acked send gets."""
+    """What happens after the frame was sent, and the outcome of an acked send."""
 
     does: Callable[[Story, Pushed], None]
     gets: Any
 
 
 def reply(response: Any, status: str) -> Callable[[Story, Pushed], None]:
-    """The server answers."""
+    """Return a step in which the server replies."""
     return lambda story, pushed: story.answer_push(pushed, response, status=status)
 
 
 def silence(story: Story, pushed: Pushed) -> None:
-    """The server says nothing about it, and is otherwise alive."""
+    """Let the server not reply, although it is alive."""
     story.run_alive(10.1)
 
 
 def lost(written: bool | None) -> Callable[[Story, Pushed], None]:
-    """The link is lost; the transport knows, or not, whether the frame had been written."""
+    """Return a step that loses the connection; the transport knows, or not, whether the frame was written."""
 
     def does(story: Story, pushed: Pushed) -> None:
         total = story.session.sequence
@@ -124,7 +124,7 @@ def lost(written: bool | None) -> Callable[[Story, Pushed], None]:
 
 
 def end(story: Story, pushed: Pushed) -> None:
-    """The server ends the channel."""
+    """Let the server end the channel."""
     story.close_channel(pushed.topic, pushed.join_ref)
 
 
@@ -151,11 +151,11 @@ FATES = {
 
 
 def drop(ticket: Ticket) -> None:
-    """The outcome of the command itself is told elsewhere."""
+    """Ignore the outcome of the command itself, which other tests check."""
 
 
 def send(story: Story, room: str, *, ack: bool) -> Any:
-    """A broadcast's ticket, None, or the error that it raised at once."""
+    """Return a broadcast's ticket, None, or the error that it raised at once."""
     try:
         return story.broadcast(room, ack=ack, timeout=10.0)
     except RealtimeError as error:
@@ -163,7 +163,7 @@ def send(story: Story, room: str, *, ack: bool) -> Any:
 
 
 def is_a(outcome: Any, expected: Any) -> None:
-    """The outcome is this value, or an error of this class, perhaps with this `maybe_sent`."""
+    """Check that the outcome is this value, or an error of this class, perhaps with this `maybe_sent`."""
     if isinstance(expected, tuple):
         kind, maybe_sent = expected
         assert isinstance(outcome, kind), repr(outcome)
@@ -176,7 +176,7 @@ def is_a(outcome: Any, expected: Any) -> None:
 
 @pytest.fixture(params=["2.0.0", "1.0.0"])
 def begin(request: pytest.FixtureRequest) -> Callable[..., tuple[Story, str]]:
-    """A story in a state, with its channel."""
+    """A function that creates a story in a state, with its channel."""
 
     def begin(state: Callable[[Story, str], None], offline: Offline = "raise") -> tuple[Story, str]:
         story = Story(SessionOptions(protocol=request.param, offline=offline))
@@ -193,7 +193,7 @@ Begin = Callable[..., tuple[Story, str]]
 
 @pytest.mark.parametrize("fate", FATES)
 def test_an_acked_send_gets_what_became_of_it(begin: Begin, fate: str) -> None:
-    """Joined, with ack: the outcome is the server's word, or says whether it may have arrived (R31)."""
+    """Joined, with ack: the outcome is the server's reply, or says whether the message may have arrived (R31)."""
     story, room = begin(joined)
     ticket = send(story, room, ack=True)
     assert story.outcome(ticket) is NOT_YET
@@ -206,7 +206,7 @@ def test_an_acked_send_gets_what_became_of_it(begin: Begin, fate: str) -> None:
 
 @pytest.mark.parametrize("fate", FATES)
 def test_an_unacked_send_is_over_when_it_is_handed_over(begin: Begin, fate: str) -> None:
-    """Joined, without ack: the send is over at once, and whatever comes later is nobody's (R31)."""
+    """Joined, without ack: the send is complete at once, and later events have no effect (R31)."""
     story, room = begin(joined)
     owed = story.session.stats().pending
     assert send(story, room, ack=False) is None
@@ -220,7 +220,7 @@ def test_an_unacked_send_is_over_when_it_is_handed_over(begin: Begin, fate: str)
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("state", NOT_JOINED)
 def test_a_send_while_not_joined_is_refused_at_once(begin: Begin, state: Any, ack: bool) -> None:
-    """Not joined, by default: StateError that names the state and, where there is one, the reason (R31)."""
+    """Not joined, by default: StateError with the state and, if there is one, the reason (R31)."""
     story, room = begin(state)
     error = send(story, room, ack=ack)
     assert type(error) is StateError
@@ -237,7 +237,7 @@ def test_a_send_while_not_joined_is_refused_at_once(begin: Begin, state: Any, ac
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("state", ENDED)
 def test_a_send_after_the_end_raises_closed(begin: Begin, state: Any, ack: bool, offline: Offline) -> None:
-    """Removed, closing or closed: ClosedError, whatever the policy (R31)."""
+    """Removed, closing or closed: ClosedError, whatever the `offline` option (R31)."""
     story, room = begin(state, offline)
     assert type(send(story, room, ack=ack)) is ClosedError
     assert story.session.stats().queued == 0
@@ -248,7 +248,7 @@ def test_a_send_after_the_end_raises_closed(begin: Begin, state: Any, ack: bool,
 def test_a_kept_acked_send_is_sent_after_the_join_and_gets_what_became_of_it(
     begin: Begin, state: Any, fate: str
 ) -> None:
-    """Kept until the join, then as if sent while joined: each fate has the same outcome (R31, R32)."""
+    """Queued until the join, then as if sent while joined: each event has the same outcome (R31, R32)."""
     story, room = begin(state, "wait")
     ticket = send(story, room, ack=True)
     assert story.outcome(ticket) is NOT_YET
@@ -262,7 +262,7 @@ def test_a_kept_acked_send_is_sent_after_the_join_and_gets_what_became_of_it(
 
 @pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
 def test_a_kept_unacked_send_is_over_when_it_is_handed_over(begin: Begin, state: Any) -> None:
-    """Kept, without ack: the outcome is "sent by socket" at the moment of the join (R31, R32)."""
+    """Queued, without ack: the outcome is "sent by socket" at the moment of the join (R31, R32)."""
     story, room = begin(state, "queue")
     ticket = send(story, room, ack=False)
     assert story.outcome(ticket) is NOT_YET
@@ -272,7 +272,7 @@ def test_a_kept_unacked_send_is_over_when_it_is_handed_over(begin: Begin, state:
 
 
 def bring_in(story: Story, room: str) -> None:
-    """Whatever the state, the channel gets joined."""
+    """Join the channel from any state."""
     if story.session.state is ConnectionState.RETRYING:
         story.come_back()
     if story.state(room) in (ChannelState.IDLE, ChannelState.LEAVING):
@@ -297,7 +297,7 @@ UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("how", UNSENT)
 def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bool) -> None:
-    """Kept and never sent: its caller gets the reason, and the frame never goes out (R31, R32)."""
+    """Queued and never sent: the caller gets the reason, and the frame is not sent (R31, R32)."""
     story, room = begin(joining, "wait")
     ticket = send(story, room, ack=ack)
     does, kind = UNSENT[how]
@@ -313,7 +313,7 @@ def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bo
 
 @pytest.mark.parametrize("state", NOT_JOINED)
 def test_with_http_a_send_while_not_joined_is_an_order_to_publish(begin: Begin, state: Any) -> None:
-    """offline="http": the shell is told to publish with the channel's privacy, and the ticket waits for it (R31)."""
+    """offline="http": the shell publishes with the channel's privacy and resolves the ticket (R31)."""
     story, room = begin(state, "http")
     ticket = send(story, room, ack=True)
     (order,) = [effect for effect in story.effects if isinstance(effect, Publish)]
@@ -324,7 +324,7 @@ def test_with_http_a_send_while_not_joined_is_an_order_to_publish(begin: Begin, 
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 def test_an_ack_that_the_server_would_never_send_is_refused(story: Story, ack: bool) -> None:
-    """ack=True on a channel that was joined without ack would wait for ever: it raises at once (R31)."""
+    """ack=True on a channel joined without ack would wait forever, so it raises at once (R31)."""
     story.open()
     room = story.joined()
     error = send(story, room, ack=ack)
@@ -345,7 +345,7 @@ def test_every_state_is_in_the_matrix() -> None:
 
 
 def test_what_was_written_is_counted_for_each_socket_anew(story: Story) -> None:
-    """On a second socket "one frame was written" is that socket's join, not anything of the first (R31)."""
+    """On a second socket "one frame was written" means that socket's join, not a frame of the first (R31)."""
     story.open()
     room = story.joined(ack=True)
     for _ in range(5):
@@ -361,7 +361,7 @@ def test_what_was_written_is_counted_for_each_socket_anew(story: Story) -> None:
 
 
 def test_a_push_that_a_channels_end_swallows_says_what_ended_it(story: Story) -> None:
-    """The error of an ack that will not come has the reason of the end as its cause (R31)."""
+    """If the channel ends before an ack, the error has the reason as its cause (R31)."""
     story.open()
     room = story.joined(ack=True)
     acked = story.broadcast(room, ack=True)

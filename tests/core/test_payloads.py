@@ -1,4 +1,4 @@
-"""Payloads of broadcasts: decoded with their frame, or read from its text when somebody wants more than that."""
+"""Payloads of broadcasts: decoded with their frame, or from the text where decoding fails or a model is used."""
 
 import json
 from decimal import Decimal
@@ -15,7 +15,7 @@ from supawire.selectors import broadcast
 from .conftest import Story
 
 HUGE = '{"amount": 1e400, "note": "a"}'
-"""JSON that PostgreSQL can send and that has a number which no float holds."""
+"""Valid JSON for PostgreSQL with a number that does not fit a float."""
 
 
 class Price(msgspec.Struct):
@@ -24,7 +24,7 @@ class Price(msgspec.Struct):
 
 
 def framed(story: Story, room: str, message: str, join_ref: str = "null") -> bytes:
-    """A broadcast with this text as `payload` of its frame."""
+    """Return a broadcast with this text as the `payload` of its frame."""
     if story.options.protocol == "2.0.0":
         return f'[{join_ref},null,"{room}","broadcast",{message}]'.encode()
     return f'{{"topic":"{room}","event":"broadcast","payload":{message},"ref":null}}'.encode()
@@ -55,7 +55,7 @@ def refusal(event: Any) -> RowError:
 
 
 def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) -> None:
-    """The message is delivered, its text is in the error whenever it is read, and it is no garbage (R40)."""
+    """The message is delivered, each read raises an error with the text, and it does not count as garbage (R40)."""
     room, heard = listening(story, broadcast())
     story.receive_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
     assert [(one.topic, one.event, one.id) for one in heard] == [("room", "e", None)]
@@ -65,7 +65,7 @@ def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) ->
 
 
 def test_the_same_in_a_binary_frame() -> None:
-    """Says JSON and is none: `raw` has the bytes (R40)."""
+    """The frame is marked as JSON but is not: `raw` has the bytes (R40)."""
     story = Story()
     story.open()
     room, heard = listening(story, broadcast("e"))
@@ -74,7 +74,7 @@ def test_the_same_in_a_binary_frame() -> None:
 
 
 def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> None:
-    """It is known by its id like any other (R44)."""
+    """It is recognised by its id like any other (R44)."""
     room, heard = listening(story, broadcast())
     frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
     for _ in range(2):
@@ -85,7 +85,7 @@ def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> Non
 
 
 def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
-    """Nobody can be told where it is read, so it is counted and reported (R40)."""
+    """No listener can get it, so it is counted and reported (R40)."""
     _, heard = listening(story, broadcast())
     message = f'{{"event":"e","payload":{HUGE}}}'
     story.receive_raw(framed(story, "realtime:elsewhere", message))
@@ -94,7 +94,7 @@ def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
 
 
 def test_a_model_is_made_of_the_text_that_came(story: Story) -> None:
-    """Every digit and the scale of a number arrive in a Decimal, also one that no float holds; others get floats."""
+    """A Decimal gets every digit and the scale of a number, even beyond the range of float; others get floats."""
     room, heard = listening(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     for number in ("1.10", "12345678901234567.890", "1e400"):
@@ -105,7 +105,7 @@ def test_a_model_is_made_of_the_text_that_came(story: Story) -> None:
 
 
 def test_a_model_of_a_binary_frame() -> None:
-    """JSON becomes an object; bytes do not, and come whole in the error."""
+    """JSON becomes an object; bytes do not, and are complete in the error."""
     story = Story()
     story.open()
     room, heard = listening(story, broadcast("e", model=Price))
@@ -116,7 +116,7 @@ def test_a_model_of_a_binary_frame() -> None:
 
 
 def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
-    """What had to be read the tolerant way becomes an object all the same (R40)."""
+    """A frame that was decoded leniently becomes an object as well (R40)."""
     room, heard = listening(story, broadcast("e", model=Price))
     frame = json.loads(framed(story, room, '{"event":"e","payload":{"amount":"1.10"}}'))
     if isinstance(frame, list):
@@ -128,7 +128,7 @@ def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
 
 
 def test_a_misfit_raises_where_it_is_read(story: Story) -> None:
-    """With the text as it came, and the other listener has its dict (R42)."""
+    """The error has the received text, and the other listener gets its dict (R42)."""
     room, heard = listening(story, broadcast("e", model=Price))
     plain = story.collect(room, broadcast("e"))
     story.receive_raw(framed(story, room, '{"event":"e","payload":{"amount": "dear"}}'))

@@ -1,4 +1,4 @@
-"""What goes out by HTTP, as the session sees it."""
+"""HTTP broadcasts, from the session's side."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ MESSAGE = OutgoingBroadcast("typing", b'{"n":1}', timeout=7.0)
 
 
 def offline(**options: Any) -> SessionHarness:
-    """A client that sends by HTTP while it is not joined, and is connected."""
+    """Return a connected client that sends by HTTP while a channel is not joined."""
     harness = SessionHarness(SessionOptions(offline="http", **options), token="the-token")
     harness.call(harness.session.open)
     harness.accept()
@@ -27,7 +27,7 @@ def orders(harness: SessionHarness) -> list[Publish]:
 
 
 def test_a_broadcast_goes_out_by_http_while_not_joined():
-    """The order has the channel's privacy and its own token, and its outcome is the caller's (R31)."""
+    """The effect has the channel's privacy and its own token, and its outcome goes to the caller (R31)."""
     harness = offline()
     room = harness.channel(private=True, token="its-own")
     ticket = harness.call(harness.session.broadcast, room, MESSAGE)
@@ -41,7 +41,7 @@ def test_a_broadcast_goes_out_by_http_while_not_joined():
 
 
 def test_a_channel_without_a_token_of_its_own_uses_the_newest():
-    """The order names no token then: the newest is looked up when it goes out."""
+    """The effect has no token then: the current one is used when the request is made."""
     harness = offline()
     harness.call(harness.session.broadcast, harness.channel(), MESSAGE)
     assert orders(harness)[0].token is None
@@ -51,7 +51,7 @@ def test_a_channel_without_a_token_of_its_own_uses_the_newest():
 
 
 def test_what_http_cannot_carry_is_refused_at_the_call():
-    """A payload that is no object, or too large, raises, and nothing is owed."""
+    """A payload that is not an object, or too large, raises, and no ticket is pending."""
     harness = offline(limits=Limits(payload_bytes=10))
     room = harness.channel()
     with pytest.raises(InvalidArgumentError, match="JSON object"):
@@ -63,7 +63,7 @@ def test_what_http_cannot_carry_is_refused_at_the_call():
 
 
 def test_a_post_is_settled_once():
-    """Whoever is first settles it: `close()` here, and the answer that comes later changes nothing (R31)."""
+    """`close()` resolves the ticket first, and the later response has no effect (R31)."""
     harness = offline()
     ticket = harness.call(harness.session.broadcast, harness.channel(), MESSAGE)
     post = harness.session.posts.open()
@@ -81,7 +81,7 @@ def test_a_post_is_settled_once():
 
 
 class Provided(SessionHarness):
-    """A pilot with a token provider that answers when the test says so."""
+    """A harness with a token provider that answers when the test says so."""
 
     def __init__(self) -> None:
         super().__init__(SessionOptions(has_token_provider=True))
@@ -103,17 +103,17 @@ def provided() -> Provided:
 
 
 def test_a_refresh_gives_the_newest_token():
-    """Those who ask together are told by one question to the provider."""
+    """Concurrent callers share one request to the provider."""
     harness = provided()
     one, two = harness.call(harness.session.posts.refresh), harness.call(harness.session.posts.refresh)
-    assert len(harness.asked) == 2  # one for the connection, one for both
+    assert len(harness.asked) == 2  # one for the connection, one for both callers
     assert harness.outcome(one) is NOT_YET
     harness.give(Secret("second"))
     assert harness.outcome(one) == harness.outcome(two) == harness.session.posts.token == Secret("second")
 
 
 def test_a_refresh_that_fails_says_why():
-    """The error of the provider, or its lateness, is the outcome, and the old token stays (R27)."""
+    """The outcome is the provider's error or its timeout, and the old token stays (R27)."""
     harness = provided()
     raised = harness.call(harness.session.posts.refresh)
     harness.give(AuthError("no"))
@@ -125,7 +125,7 @@ def test_a_refresh_that_fails_says_why():
 
 
 def test_a_token_that_the_user_sets_answers_a_refresh():
-    """Who waits for the provider takes the token that came otherwise meanwhile."""
+    """A caller that waits for the provider gets a token that the user sets in the meantime."""
     harness = provided()
     ticket = harness.call(harness.session.posts.refresh)
     harness.call(harness.session.set_token, Secret("mine"))

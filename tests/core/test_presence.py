@@ -1,4 +1,4 @@
-"""Who is here: the roster against the simplest model of it, and what is told of each change (R45)."""
+"""The presence state compared with a simple model, and the events for each change (R45)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,26 +24,26 @@ from supawire.selectors import presence
 from .conftest import Story
 
 Entries = Mapping[str, list[dict[str, Any]]]
-"""Metas by key, as a server would write them."""
+"""Metas by key, as a server would send them."""
 
 
 def raw(entries: Entries) -> Raw:
-    """A `presence_state`, or one half of a diff."""
+    """Return a `presence_state`, or one half of a diff."""
     return Raw(encode_json({key: {"metas": metas} for key, metas in entries.items()}))
 
 
 def meta(ref: str, previous: str | None = None, **payload: Any) -> dict[str, Any]:
-    """One tracked payload."""
+    """Return one tracked payload."""
     return {**payload, "phx_ref": ref} if previous is None else {**payload, "phx_ref": ref, "phx_ref_prev": previous}
 
 
 def refs(state: PresenceState) -> dict[str, list[str]]:
-    """The refs that are here, by key."""
+    """Return the present refs by key."""
     return {key: [one.ref for one in metas] for key, metas in state.items()}
 
 
 def told(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[str]]]:
-    """What was told: kind, key, and the refs after and before."""
+    """Return the events as kind, key, and the refs after and before."""
     kinds = {PresenceJoin: "join", PresenceLeave: "leave", PresenceUpdate: "update"}
     return [
         (kinds[type(event)], event.key, [one.ref for one in event.current], [one.ref for one in event.previous])
@@ -53,7 +53,7 @@ def told(events: list[PresenceEvent]) -> list[tuple[str, str, list[str], list[st
 
 
 def settled(entries: Entries) -> ChannelPresence:
-    """A roster of a join whose state has come."""
+    """Return the presence of a join whose state has arrived."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.replace(raw(entries))
@@ -66,7 +66,7 @@ NOBODY: Entries = {}
 
 
 def test_a_join_a_leave_and_an_update_are_told_as_what_they_are() -> None:
-    """One new meta is a join, one gone a leave, one that names the ref it replaces an update (R45)."""
+    """A new meta is a join, a removed one a leave, one that names the ref it replaces an update (R45)."""
     roster = settled(NOBODY)
     assert told(roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY))) == [("join", "ada", ["A"], [])]
     assert told(roster.apply(raw({"ada": [meta("B", "A")]}), raw({"ada": [meta("A")]}))) == [
@@ -77,7 +77,7 @@ def test_a_join_a_leave_and_an_update_are_told_as_what_they_are() -> None:
 
 
 def test_a_key_lives_until_its_last_device_is_gone() -> None:
-    """A key with two metas keeps one when the other leaves; only the last one removes the key (R45)."""
+    """A key with two metas keeps one when the other leaves; only the last leave removes the key (R45)."""
     roster = settled({"ada": [meta("A"), meta("B")]})
     assert told(roster.apply(raw(NOBODY), raw({"ada": [meta("A")]}))) == [("leave", "ada", ["B"], ["A", "B"])]
     assert refs(roster.state()) == {"ada": ["B"]}
@@ -85,7 +85,7 @@ def test_a_key_lives_until_its_last_device_is_gone() -> None:
 
 
 def test_a_leave_of_somebody_unknown_ends_nothing() -> None:
-    """In a diff with an unknown leave the other keys are applied and told; alone it tells nothing (R45)."""
+    """In a diff with an unknown leave the other keys are applied and reported; alone it has no effect (R45)."""
     roster = settled({"ada": [meta("A")]})
     events = roster.apply(raw({"bob": [meta("B")]}), raw({"ghost": [meta("X")], "ada": [meta("A")]}))
     assert sorted(told(events)) == [("join", "bob", ["B"], []), ("leave", "ada", [], ["A"])]
@@ -95,7 +95,7 @@ def test_a_leave_of_somebody_unknown_ends_nothing() -> None:
 
 
 def test_a_diff_that_changes_nothing_tells_nothing() -> None:
-    """Known joins again, and empty diffs, give no event, no sync, and the same snapshot (R45)."""
+    """Repeated joins and empty diffs cause no event, no sync, and the same snapshot (R45)."""
     roster = settled({"ada": [meta("A")]})
     before = roster.state()
     assert roster.apply(raw({"ada": [meta("A")]}), raw(NOBODY)) == []
@@ -104,7 +104,7 @@ def test_a_diff_that_changes_nothing_tells_nothing() -> None:
 
 
 def test_diffs_before_the_state_are_held_and_applied_after_it() -> None:
-    """Nothing is told before the state of this join; then the state, and the held diffs in order (R45)."""
+    """Nothing is reported before the state of this join; then the state, and the buffered diffs in order (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     assert roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY)) == []
@@ -118,7 +118,7 @@ def test_diffs_before_the_state_are_held_and_applied_after_it() -> None:
 
 
 def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
-    """The next join's state replaces the old one: only what differs is told; meanwhile the old one is shown (R45)."""
+    """The next join's state replaces the old one, visible until then; only differences are reported (R45)."""
     roster = settled({"ada": [meta("A")], "bob": [meta("B")], "eve": [meta("E")]})
     roster.joined(enabled=True)
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"], "eve": ["E"]}
@@ -132,7 +132,7 @@ def test_a_new_join_does_not_look_as_if_everybody_had_left() -> None:
 
 
 def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
-    """Diffs that waited for the state of a join that ended are not applied to the next one's state (R45)."""
+    """Diffs buffered for a join that ended are not applied to the state of the next (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.apply(raw({"ghost": [meta("G")]}), raw({"ada": [meta("A")]}))
@@ -142,7 +142,7 @@ def test_what_was_held_for_an_old_join_is_forgotten_with_it() -> None:
 
 
 def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> None:
-    """Diffs name no join: those up to the close of an older one are in the state that follows, or of who left (R45)."""
+    """Diffs received before the close of an older join are included in the state that follows (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.apply(raw({"ghost": [meta("G")]}), raw(NOBODY))
@@ -155,7 +155,7 @@ def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> No
 
 
 def test_a_join_without_presence_shows_no_ghosts() -> None:
-    """No state will come for a join without presence: what the join before knew is not shown any more (R45)."""
+    """A join without presence receives no state, so the state of the previous join is cleared (R45)."""
     roster = settled({"ada": [meta("A")]})
     roster.joined(enabled=False)
     assert refs(roster.state()) == {}
@@ -163,14 +163,14 @@ def test_a_join_without_presence_shows_no_ghosts() -> None:
 
 
 def test_a_state_that_nobody_asked_for_is_taken() -> None:
-    """Old servers send the state unasked: it is a state (protocol §10)."""
+    """Old servers send an unrequested state, which is applied."""
     roster = ChannelPresence("room")
     roster.joined(enabled=False)
     assert told(roster.replace(raw({"ada": [meta("A")]}))) == [("join", "ada", ["A"], [])]
 
 
 def test_an_empty_state_is_told_too() -> None:
-    """After each presence_state comes one sync, also when nobody is there and nothing changed (R45)."""
+    """Each presence_state causes one sync, even if it is empty and nothing changed (R45)."""
     roster = settled(NOBODY)
     (event,) = roster.replace(raw(NOBODY))
     assert isinstance(event, PresenceSync)
@@ -178,7 +178,7 @@ def test_an_empty_state_is_told_too() -> None:
 
 
 def test_snapshots_do_not_change() -> None:
-    """A state that was given out stays as it was, and cannot be written to (R45)."""
+    """A returned snapshot never changes and is read-only (R45)."""
     roster = settled({"ada": [meta("A")]})
     before = roster.state()
     roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
@@ -188,7 +188,7 @@ def test_snapshots_do_not_change() -> None:
 
 
 def test_payloads_come_without_the_servers_members() -> None:
-    """`payload` is what was tracked; ref and previous ref stand beside it (R45)."""
+    """`payload` is what was tracked; ref and previous ref are separate attributes (R45)."""
     roster = settled({"ada": [meta("B", "A", name="Ada", phx_custom=1)]})
     (one,) = roster.state()["ada"]
     assert isinstance(one, Presence)
@@ -196,7 +196,7 @@ def test_payloads_come_without_the_servers_members() -> None:
 
 
 def test_what_waits_for_a_state_that_never_comes_is_bounded() -> None:
-    """A server that sends diffs for ever and no state does not make us grow for ever (R45)."""
+    """Memory is bounded if a server sends diffs forever and no state (R45)."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     for number in range(5000):
@@ -227,7 +227,7 @@ ODD: list[tuple[bytes, dict[str, list[str]]]] = [
 
 @pytest.mark.parametrize(("data", "expected"), ODD)
 def test_odd_states_are_read_as_far_as_they_can_be(data: bytes, expected: dict[str, list[str]]) -> None:
-    """What has the right shape counts, what has not is left out, and nothing raises (R40, R45)."""
+    """Members of the right shape count, others are omitted, and nothing raises (R40, R45)."""
     roster = settled({"ada": [meta("A")]})
     roster.replace(Raw(data))
     assert refs(roster.state()) == expected
@@ -235,7 +235,7 @@ def test_odd_states_are_read_as_far_as_they_can_be(data: bytes, expected: dict[s
 
 @pytest.mark.parametrize(("data", "_"), ODD)
 def test_odd_diffs_do_not_raise(data: bytes, _: object) -> None:
-    """Either half of a diff may be odd: the sound half of a readable one is applied (R40, R45)."""
+    """Either half of a diff may be malformed: the other half of a readable one is applied (R40, R45)."""
     for halves in ((Raw(data), raw(NOBODY)), (raw(NOBODY), Raw(data))):
         roster = settled({"ada": [meta("A")]})
         roster.apply(*halves)
@@ -260,14 +260,14 @@ STEPS = st.lists(
 
 
 class Model:
-    """Presence as protocol §5.2 says it, with plain lists: known refs are not added twice, listed refs are removed."""
+    """The documented rules of presence with plain lists: known refs are not added twice, listed refs are removed."""
 
     def __init__(self) -> None:
         self.state: dict[str, list[str]] = {}
         self.held: list[tuple[Entries, Entries]] | None = None
 
     def take(self, step: Any) -> None:
-        """One step."""
+        """Apply one step."""
         match step:
             case ("join", enabled):
                 self.held = [] if enabled else None
@@ -289,7 +289,7 @@ class Model:
                 raise AssertionError(step)
 
     def apply(self, joins: Entries, leaves: Entries) -> None:
-        """First those who came, then those who left."""
+        """Apply the joins, then the leaves."""
         for key, metas in joins.items():
             here = self.state.setdefault(key, [])
             here += [one["phx_ref"] for one in metas if one["phx_ref"] not in here]
@@ -300,7 +300,7 @@ class Model:
 
 
 def perform(roster: ChannelPresence, step: Any) -> list[PresenceEvent]:
-    """The same step for the roster."""
+    """Apply the same step to the presence state."""
     match step:
         case ("join", enabled):
             roster.joined(enabled=enabled)
@@ -317,7 +317,7 @@ def perform(roster: ChannelPresence, step: Any) -> list[PresenceEvent]:
 
 @given(STEPS)
 def test_any_sequence_of_states_and_diffs_equals_the_model(steps: list[Any]) -> None:
-    """Whatever states, diffs, joins and leaves come, the roster holds what the simplest model holds (R45)."""
+    """Whatever states, diffs, joins and leaves come, the state equals that of the model (R45)."""
     roster, model = ChannelPresence("room"), Model()
     for step in steps:
         perform(roster, step)
@@ -326,13 +326,13 @@ def test_any_sequence_of_states_and_diffs_equals_the_model(steps: list[Any]) -> 
 
 
 def here(state: PresenceState) -> dict[str, set[str]]:
-    """The refs that are here, by key; in what order a server lists them says nothing."""
+    """Return the present refs by key; the server's order has no meaning."""
     return {key: {one.ref for one in metas} for key, metas in state.items()}
 
 
 @given(STEPS)
 def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
-    """Somebody who only follows the events knows who is here, between two syncs and through every rejoin (R45)."""
+    """The events alone describe the state, between two syncs and through every rejoin (R45)."""
     roster = ChannelPresence("room")
     known: dict[str, set[str]] = {}
     for step in steps:
@@ -356,7 +356,7 @@ def test_what_is_told_adds_up_to_the_state(steps: list[Any]) -> None:
 
 
 def test_presence_goes_through_the_wire(each: Story) -> None:
-    """State and diffs reach listeners of the living join, in both versions, whatever the keys are called (R45)."""
+    """State and diffs reach listeners of the active join, in both versions, whatever the keys are called (R45)."""
     each.open()
     room = each.channel()
     heard = each.collect(room, presence())
@@ -376,7 +376,7 @@ def test_presence_goes_through_the_wire(each: Story) -> None:
 
 
 def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
-    """Two channels keep two rosters (R45)."""
+    """Two channels have separate presence states (R45)."""
     each.open()
     one, two = each.joined("one", presence_key="a"), each.joined("two", presence_key="a")
     each.receive(one, "presence_state", {"ada": {"metas": [meta("A")]}})
@@ -386,7 +386,7 @@ def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
 
 
 def test_presence_of_too_many_is_bounded_and_counted() -> None:
-    """One key with half a million devices, and more participants than anybody shows."""
+    """One key with half a million devices, and an excessive number of participants."""
     metas = [meta(str(number)) for number in range(MOST_METAS + 5)]
     roster = settled({"a": metas})
     assert (len(roster.state()["a"]), roster.malformed) == (MOST_METAS, 1)
@@ -400,7 +400,7 @@ def test_presence_of_too_many_is_bounded_and_counted() -> None:
 
 
 def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
-    """The oldest are in the state that will come."""
+    """The oldest diffs are dropped, since the state that follows includes them."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     for number in range(10):
@@ -410,7 +410,7 @@ def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
 
 
 def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
-    """It is not swallowed: the log has it."""
+    """It is not dropped silently, but logged."""
     story.open()
     room = story.channel()
     story.collect(room, presence())

@@ -1,4 +1,4 @@
-"""Joined, and ready: what the server says about changes and database broadcasts after the join."""
+"""Joined and ready: the server's messages about changes and database broadcasts after the join."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ NEVER = (
 
 
 def test_ready_waits_for_the_system_message_and_a_row_after_it_arrives() -> None:
-    """With changes that take seconds to be live, ready comes after them, and a row written then is heard (R18)."""
+    """If changes take seconds to be live, ready comes after that, and a row written then is received (R18)."""
     world = World()
     ada = world.client()
     db = ada.channel("db")
@@ -41,7 +41,7 @@ def test_ready_waits_for_the_system_message_and_a_row_after_it_arrives() -> None
 
 
 def test_joined_and_ready_are_two_levels(each: Story) -> None:
-    """Between the join's ok and the system message a channel is joined and not ready; statuses say which (R18)."""
+    """Between the join's ok and the system message a channel is joined but not ready, as its statuses show (R18)."""
     each.open()
     db = each.channel("db")
     moves = each.collect(db, status())
@@ -78,7 +78,7 @@ def test_ready_waits_for_both_when_both_were_asked_for(story: Story, order: tupl
 
 
 def test_a_timeout_while_waiting_for_ready_leaves_the_channel_joined(story: Story) -> None:
-    """The timeout says that the channel is joined and not ready; it stays joined (R18)."""
+    """The timeout error says that the channel is joined but not ready; it stays joined (R18)."""
     story.open()
     db = story.channel("db")
     story.collect(db, changes("users"))
@@ -116,7 +116,7 @@ def test_a_system_error_of_changes_is_degraded_and_no_rejoin(each: Story) -> Non
 
 
 def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
-    """A bad binding ends the wait for ready at once with the server's text; the channel stays joined (R19)."""
+    """A bad binding fails the callers waiting for ready at once with the server's text; the channel stays (R19)."""
     each.open()
     db = each.channel("db")
     each.collect(db, changes("users"))
@@ -133,7 +133,7 @@ def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> No
 
 
 def test_what_passes_by_itself_does_not_end_the_wait_for_ready(story: Story) -> None:
-    """A transient trouble with changes leaves those who wait for ready waiting, until the ok (R19)."""
+    """After a transient error of changes, callers continue to wait for ready until the ok (R19)."""
     story.open()
     db = story.channel("db")
     story.collect(db, changes("users"))
@@ -146,7 +146,7 @@ def test_what_passes_by_itself_does_not_end_the_wait_for_ready(story: Story) -> 
 
 
 def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
-    """After a token refresh the server says "Subscribed" again: no status, no gap, no join (R19)."""
+    """After a token refresh the server sends "Subscribed" again: no status, no gap, no join (R19)."""
     story.open()
     db = story.channel("db")
     moves, told = story.collect(db, status()), story.collect(db, gaps())
@@ -161,7 +161,7 @@ def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
 
 
 def test_the_gap_of_changes_is_told_when_they_are_live_whatever_else_is_awaited(story: Story) -> None:
-    """A server that never speaks of replication does not keep the gap of changes from being told (R44)."""
+    """A server that never confirms replication does not delay the gap of changes (R44)."""
     story.open()
     db = story.channel("db", replication_ready=True)
     told = story.collect(db, gaps())
@@ -180,7 +180,7 @@ def test_the_gap_of_changes_is_told_when_they_are_live_whatever_else_is_awaited(
 
 
 def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> None:
-    """While a channel joins again, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
+    """During a rejoin, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
     each.open()
     db = each.channel("db")
     told = each.collect(db, gaps())
@@ -204,7 +204,7 @@ def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> N
 
 
 def test_a_gap_that_settles_while_changes_fail_stays_open() -> None:
-    """Trouble with changes during the second in which replays are counted keeps the gap open until the ok (R44)."""
+    """An error of changes during the second in which replays are counted keeps the gap open until the ok (R44)."""
     story = Story()
     story.open()
     db = story.channel("db", private=True)
@@ -228,7 +228,7 @@ def test_a_gap_that_settles_while_changes_fail_stays_open() -> None:
 
 @pytest.mark.parametrize("extension", ["postgres_changes", "system", "other"])
 def test_unknown_words_of_the_system_change_nothing(story: Story, extension: str) -> None:
-    """An ok with an unknown text, and a status that nobody knows, reach listeners and move nothing (R40)."""
+    """An ok with an unknown text, and an unknown status, reach listeners and have no other effect (R40)."""
     story.open()
     db = story.channel("db")
     said = story.collect(db, system())
@@ -245,7 +245,7 @@ def test_unknown_words_of_the_system_change_nothing(story: Story, extension: str
 
 
 def late(each: Story) -> str:
-    """A channel that is joined and ready, and gets a listener that its join did not ask for; its topic."""
+    """Return a joined and ready channel that has a new listener missing from its join."""
     each.open()
     db = each.channel("db")
     each.join(db)
@@ -255,7 +255,7 @@ def late(each: Story) -> str:
 
 
 def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: Story) -> None:
-    """Right after a late listener for changes, ready means the new join, not the present one (R17, R18)."""
+    """Right after a late listener for changes was added, ready means the new join, not the active one (R17, R18)."""
     db = late(each)
     ready = each.call(each.session.join, db, ready=True)
     joined = each.call(each.session.join, db)
@@ -268,7 +268,7 @@ def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: S
 
 
 def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None:
-    """When the late listener is gone before the new join, ready is what the present join is."""
+    """If the late listener is removed before the new join, ready refers to the active join."""
     each.open()
     db = each.channel("db")
     each.join(db)
@@ -283,7 +283,7 @@ def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None
 
 
 def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_next(each: Story) -> None:
-    """A late listener may make a hopeless channel ready: the next join is waited for, and its own answer counts."""
+    """A late listener may repair a channel that cannot be ready: the next join's result counts."""
     each.open()
     db = each.channel("db")
     each.collect(db, changes("users"))
@@ -299,7 +299,7 @@ def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_nex
 
 
 def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
-    """ "Subscribed" for the second time, and no token was pushed: the server's worker was replaced, rows may miss."""
+    """A repeated "Subscribed" without a token push: the server's worker was replaced, rows may be missing."""
     each.open()
     db = each.channel("db")
     told = each.collect(db, changes("users"), gaps())
@@ -318,7 +318,7 @@ def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
 
 
 def test_a_subscription_before_a_rejoin_is_answered_is_of_the_join_before(make_story: Callable[..., Story]) -> None:
-    """Nothing of a join comes before its answer, so a frame that names no join speaks of the older one: a gap (R12)."""
+    """Frames of a new join come only after its reply, so this message is about the older one: a gap (R12)."""
     story = make_story(protocol="1.0.0")
     story.open()
     db = story.channel("db")
@@ -338,7 +338,7 @@ def test_a_subscription_before_a_rejoin_is_answered_is_of_the_join_before(make_s
 
 @pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])
 def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: int, gaps_told: int) -> None:
-    """Each token that is pushed makes the server subscribe again and say so; what it says besides is a gap (R25)."""
+    """Each pushed token makes the server report a subscription; any additional report is a gap (R25)."""
     story.open()
     db = story.channel("db")
     told = story.collect(db, changes("users"), gaps())
@@ -353,7 +353,7 @@ def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: in
 
 
 def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(story: Story) -> None:
-    """A token that was pushed long ago is not what the server speaks of now (R25)."""
+    """A token pushed long ago does not explain a new subscription (R25)."""
     story.open()
     db = story.channel("db")
     told = story.collect(db, changes("users"), gaps())
@@ -366,7 +366,7 @@ def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(stor
 
 
 def test_a_channel_without_changes_takes_no_subscription_for_a_gap(story: Story) -> None:
-    """What a server says of changes that nobody asked for is nobody's loss (R44)."""
+    """Messages about changes that were not requested cause no gap (R44)."""
     story.open()
     told = story.collect(story.joined(), gaps())
     story.system("realtime:room", SUBSCRIBED)

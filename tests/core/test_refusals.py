@@ -1,4 +1,4 @@
-"""Refused joins and system errors: each row of the server's tables leads to what it says (R29)."""
+"""Refused joins and system errors: each row of the server's tables has the documented consequence (R29)."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from .server_words import CHANGES, LONGEST, REASONS, SLOWLY, SOON, SYSTEMS, Clas
 
 
 def with_provider(name: str = "room") -> tuple[Story, str]:
-    """A client with a token provider and a channel whose join is out; it does not count channels itself."""
+    """Return a client with a token provider, no channel limit, and a channel whose join is unanswered."""
     story = Story(SessionOptions(has_token_provider=True, limits=Limits(channels=None)))
     story.call(story.session.open)
     story.give_token("first")
@@ -27,7 +27,7 @@ def with_provider(name: str = "room") -> tuple[Story, str]:
 
 
 def follow(story: Story, room: str, says: Callable[[], None], what: Class) -> None:
-    """Let the server say it, and check that what the row says follows."""
+    """Let the server send the error, and check the consequence given by the row."""
     says()
     if what == "give up":
         assert story.state(room) is ChannelState.FAILED
@@ -52,7 +52,7 @@ def follow(story: Story, room: str, says: Callable[[], None], what: Class) -> No
 
 @pytest.mark.parametrize(("reason", "what"), REASONS.items())
 def test_each_reason_of_a_refused_join_leads_to_what_its_row_says(reason: str, what: Class) -> None:
-    """Fatal reasons stop, passing ones are retried, limits more slowly, tokens after a fresh one (R29)."""
+    """Fatal reasons stop, transient ones are retried, limits more slowly, tokens after a fresh one (R29)."""
     story, room = with_provider()
     waiting = story.call(story.session.join, room)
     follow(story, room, lambda: story.refuse_join(reason), what)
@@ -68,7 +68,7 @@ def test_each_reason_of_a_refused_join_leads_to_what_its_row_says(reason: str, w
 
 @pytest.mark.parametrize(("text", "what"), SYSTEMS.items())
 def test_each_system_error_leads_to_what_its_row_says(text: str, what: Class) -> None:
-    """A system error and the phx_close after it: the same classes, with the server's text as the reason (R29)."""
+    """A system error followed by phx_close: the same classes, with the server's text as the reason (R29)."""
     story, room = with_provider()
     story.answer_join()
     follow(story, room, lambda: story.end_channel(room, text), what)
@@ -78,7 +78,7 @@ def test_each_system_error_leads_to_what_its_row_says(text: str, what: Class) ->
 
 @pytest.mark.parametrize(("text", "what"), CHANGES.items())
 def test_no_system_error_of_changes_ends_the_channel(text: str, what: str) -> None:
-    """Each is a lost readiness with the server's text; those that the server never retries are reported (R19, R29)."""
+    """Each ends readiness with the server's text; those that the server never retries are reported (R19, R29)."""
     story, db = with_provider("db")
     story.call(story.session.leave, db, 1.0)
     story.reply(story.sent("phx_join")[-1], {})
@@ -100,7 +100,7 @@ def test_no_system_error_of_changes_ends_the_channel(text: str, what: str) -> No
 
 
 def test_a_fatal_refusal_is_tried_again_when_the_token_changes(make_story: Callable[..., Story]) -> None:
-    """Unauthorized stops until the token changes; the same token again changes nothing (R29)."""
+    """Unauthorized stops until the token changes; setting the same token has no effect (R29)."""
     story = make_story(token="v1")
     story.open()
     room = story.channel(private=True)
@@ -115,7 +115,7 @@ def test_a_fatal_refusal_is_tried_again_when_the_token_changes(make_story: Calla
 
 
 def test_a_fatal_refusal_stays_through_reconnects(story: Story) -> None:
-    """A channel that was refused for good is not joined again because the socket is new (R29)."""
+    """A channel that was refused permanently is not joined again after a reconnect (R29)."""
     story.open()
     room, other = story.channel(), story.joined("other")
     story.call(story.session.join, room)
@@ -130,7 +130,7 @@ def test_a_fatal_refusal_stays_through_reconnects(story: Story) -> None:
     "response", [{"reason": "RealtimeRestarting: wait"}, "RealtimeRestarting: wait", {}, None, [], 5]
 )
 def test_a_refusal_of_any_shape_is_a_refusal(story: Story, response: object) -> None:
-    """Reasons that are bare strings, missing, or no text at all are taken as refusals that may pass (R29, R40)."""
+    """Reasons that are bare strings, missing, or not text count as transient refusals (R29, R40)."""
     story.open()
     room = story.channel()
     story.call(story.session.join, room)
@@ -140,7 +140,7 @@ def test_a_refusal_of_any_shape_is_a_refusal(story: Story, response: object) -> 
 
 
 def test_the_reason_of_a_close_is_the_word_before_it(story: Story) -> None:
-    """A phx_close after a system error has that error; one without a word has none of an earlier join (R29)."""
+    """A phx_close after a system error has that error; one without it has none of an earlier join (R29)."""
     story.open()
     room = story.joined()
     story.end_channel(room, "Too many messages per second")
@@ -153,7 +153,7 @@ def test_the_reason_of_a_close_is_the_word_before_it(story: Story) -> None:
 
 
 def test_an_expired_token_is_an_auth_error(story: Story) -> None:
-    """What ends a channel for its token is an AuthError, also for `except PermissionError` (R29)."""
+    """The error of a channel closed for its token is an AuthError and a PermissionError (R29)."""
     story.open()
     room = story.joined()
     story.end_channel(room, "Token has expired 1 seconds ago")
@@ -165,7 +165,7 @@ TOO_MANY = "ChannelRateLimitReached: Too many channels"
 
 
 def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: Callable[..., Story]) -> None:
-    """The server counts late what was just left; said twice it is final, and a new wish has a new try (R29)."""
+    """The server's count lags after a leave; the second refusal is final, until the next subscribe (R29)."""
     story = make_story(limits=Limits(channels=2))
     story.open()
     left, room = story.joined("left"), story.channel()
@@ -183,7 +183,7 @@ def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: C
 
 
 def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story]) -> None:
-    """The second try finds the place that the first did not, and a later refusal has one more try again (R29)."""
+    """The second attempt succeeds, and a later refusal has one more attempt again (R29)."""
     story = make_story(limits=Limits(channels=1))
     story.open()
     room = story.channel()
@@ -199,7 +199,7 @@ def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story
 
 
 def test_too_many_channels_is_final_where_nobody_counts(make_story: Callable[..., Story]) -> None:
-    """Without a limit on our side we cannot know better than the server (R29)."""
+    """Without a client-side limit the server's answer is final (R29)."""
     story = make_story(limits=Limits.off())
     story.open()
     room = story.channel()

@@ -1,4 +1,4 @@
-"""What the core owes and awaits: tickets, replies with deadlines in socket time, and the one heap of deadlines."""
+"""Pending calls, pending pushes with deadlines in socket time, and the heap of deadlines."""
 
 from collections import deque
 
@@ -16,7 +16,7 @@ from supawire.errors import ClosedError
 
 @given(st.lists(st.tuples(st.sampled_from(["open", "settle", "drop", "all"]), st.integers(0, 9)), max_size=40))
 def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]]) -> None:
-    """Settling twice, after a drop, or at the end again, pays nobody twice; at the end nobody is owed (R31)."""
+    """Resolving twice, after a drop, or again at the end has no effect; at the end nothing is pending (R31)."""
     effects: Effects = deque()
     tickets = Tickets(effects)
     opened: list[Ticket] = []
@@ -44,7 +44,7 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
 
 
 def test_tickets_are_told_apart() -> None:
-    """Every ticket has a number of its own, and knows what it is for."""
+    """Every ticket has its own number and purpose."""
     tickets = Tickets(deque())
     assert len({tickets.create("join") for _ in range(100)}) == 100
 
@@ -76,7 +76,7 @@ def test_deadlines_of_replies_stand_still_while_frozen() -> None:
 
 
 def test_a_push_that_was_sent_while_frozen_has_its_whole_time_after_it() -> None:
-    """A request made while a join is unanswered gets its full timeout from the answer on (R4)."""
+    """A push sent while a join is unanswered gets its full timeout from the join's reply on (R4)."""
     replies = Replies()
     replies.freeze(100.0)
     replies.expect("1", _pending(110.0), 5.0)
@@ -85,7 +85,7 @@ def test_a_push_that_was_sent_while_frozen_has_its_whole_time_after_it() -> None
 
 
 def test_clearing_ends_the_freeze_and_forgets_all() -> None:
-    """When the socket is gone everything pending is handed out once, and the next socket starts unfrozen (R5)."""
+    """When the socket is lost, all pending pushes are returned once, and the next socket is not frozen (R5)."""
     replies = Replies()
     replies.expect("1", _pending(100.0), 5.0)
     replies.freeze(101.0)
@@ -97,7 +97,7 @@ def test_clearing_ends_the_freeze_and_forgets_all() -> None:
 
 
 def test_forgetting_a_channel_leaves_the_others() -> None:
-    """The end of one channel takes its own pushes out, with their deadlines (R24)."""
+    """The end of one channel removes only its own pushes and their deadlines (R24)."""
     replies = Replies()
     for ref, topic in (("1", "a"), ("2", "b"), ("3", "a")):
         replies.expect(ref, Pending("broadcast", topic, None, 1, 0.0), 5.0)
@@ -117,7 +117,7 @@ def test_forgetting_a_channel_leaves_the_others() -> None:
 def test_a_deadline_that_was_told_is_due_when_it_comes(
     start: float, freezes: list[tuple[float, float]], timeout: float
 ) -> None:
-    """Whatever was frozen and rounded: at the instant that `next` names, `due` gives the push (R4)."""
+    """Whatever was frozen and rounded: at the instant returned by `next`, `due` yields the push (R4)."""
     replies = Replies()
     replies.expect("1", _pending(start), timeout)
     at = start
@@ -133,7 +133,7 @@ def test_a_deadline_that_was_told_is_due_when_it_comes(
 
 
 class TimersMachine(RuleBasedStateMachine):
-    """The heap against a plain dict of deadlines."""
+    """The heap compared with a plain dict of deadlines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @rule(key=st.integers(0, 12), deadline=st.floats(0, 100))
     def set(self, key: int, deadline: float) -> None:
-        """Set, or set anew."""
+        """Set or replace a deadline."""
         self.timers.set(key, deadline)
         self.model[key] = deadline
 
@@ -155,7 +155,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @rule(mono=st.floats(0, 100))
     def due(self, mono: float) -> None:
-        """Time passes."""
+        """Advance time."""
         due = list(self.timers.due(mono))
         expected = {key for key, deadline in self.model.items() if deadline <= mono}
         assert set(due) == expected
@@ -166,7 +166,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @rule(key=st.integers(0, 3))
     def churn(self, key: int) -> None:
-        """One key is set over and over, as a heartbeat's or a paced queue's."""
+        """Set one key repeatedly, like that of a heartbeat or a paced queue."""
         for number in range(70):
             self.set(key, 50.0 + number)
 
@@ -180,7 +180,7 @@ class TimersMachine(RuleBasedStateMachine):
 
 
 def test_deadlines_are_given_in_order_and_the_heap_does_not_grow() -> None:
-    """Whatever is set, replaced, cancelled and taken, the heap holds what was set last, in order, and stays small."""
+    """The heap keeps the latest deadlines, in order, and stays small, whatever is set, replaced and cancelled."""
     run_state_machine_as_test(TimersMachine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))
 
 
@@ -189,7 +189,7 @@ def test_deadlines_are_given_in_order_and_the_heap_does_not_grow() -> None:
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 2), min_size=1, max_size=60))
 def test_no_window_holds_more_calls_than_the_pace(limit: int, waits: list[float]) -> None:
-    """However calls come, when each waits until it may, no second holds more than the limit (R35)."""
+    """If each call waits until it is allowed, no window of a second has more calls than the limit (R35)."""
     pace = Pace(limit)
     at, calls = 0.0, list[float]()
     for wait in waits:
@@ -201,7 +201,7 @@ def test_no_window_holds_more_calls_than_the_pace(limit: int, waits: list[float]
 
 
 def test_no_limit_never_waits() -> None:
-    """None is no limit, and remembers nothing."""
+    """None means no limit and stores nothing."""
     pace = Pace(None)
     for _ in range(1000):
         pace.spend(1.0)

@@ -1,4 +1,4 @@
-"""The forms of a broadcast by HTTP, and what answers mean; without HTTP."""
+"""The request forms of an HTTP broadcast and the meaning of responses, without HTTP."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def test_one_message_goes_by_the_single_form():
 
 
 def test_bytes_are_an_octet_stream():
-    """Bytes go out as they are."""
+    """Bytes are sent unchanged."""
     form = single(made(b"\x00\xff"))
     assert form is not None
     assert (form.content_type, form.body) == ("application/octet-stream", b"\x00\xff")
@@ -42,29 +42,29 @@ def test_bytes_are_an_octet_stream():
     ids=str,
 )
 def test_some_messages_need_the_batch_form(options: dict[str, Any]):
-    """An id, a top-level key `private`, and a name that a path would lose cannot go by the single form."""
+    """An id, a top-level key `private`, and a name that a path would lose do not fit the single form."""
     assert single(made(**options)) is None
 
 
 def test_a_private_key_further_down_is_harmless():
-    """Only a top-level `private` is read as the option, so only that is kept from the single form."""
+    """Only a top-level `private` is read as an option, so nested ones are sent in the single form."""
     assert single(made({"a": {"private": True}, "privately": 1})) is not None
 
 
 def test_an_escaped_private_key_is_seen():
-    """The key counts as the server reads it, not as it is spelled."""
+    """An escaped key counts by its decoded value."""
     assert http_message("room", "e", rb'{"\u0070rivate":true}', json=True, private=False, id=None).overrides
 
 
 @pytest.mark.parametrize("payload", ["[1]", '"text"', "7", "null", "true"])
 def test_only_objects_go_by_http(payload: str):
-    """A JSON value that is no object is refused, since the server would wrap it."""
+    """A JSON value that is not an object is refused, since the server would wrap it."""
     with pytest.raises(InvalidArgumentError, match="JSON object"):
         http_message("room", "e", payload.encode(), json=True, private=False, id=None)
 
 
 def test_bytes_have_no_id():
-    """Bytes with an id are refused: no form carries both."""
+    """Bytes with an id are refused: no form supports both."""
     with pytest.raises(InvalidArgumentError, match="batch form"):
         made(b"x", id=ID)
 
@@ -94,7 +94,7 @@ def test_a_batch_has_each_message():
     st.lists(st.tuples(st.booleans(), st.integers(0, 4_000_000)), max_size=12), st.one_of(st.none(), st.integers(1, 4))
 )
 def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], most: int | None):
-    """Cutting messages into requests loses none, keeps their order, and no request is over a limit."""
+    """Splitting messages into requests loses none, keeps their order, and no request exceeds a limit."""
     letters = [HttpMessage("t", str(index), bytes(size), json=json) for index, (json, size) in enumerate(messages)]
     cut = list(batches(letters, most))
     assert [one for run in cut for one in run] == letters
@@ -105,7 +105,7 @@ def test_runs_keep_the_order_and_the_limits(messages: list[tuple[bool, int]], mo
 
 
 def test_runs_are_as_few_as_can_be():
-    """JSON messages that fit go together."""
+    """JSON messages that fit share a request."""
     letters = [made({"n": n}) for n in range(5)]
     assert [len(run) for run in batches(letters, None)] == [5]
     assert [len(run) for run in batches(letters, 2)] == [2, 2, 1]
@@ -148,13 +148,13 @@ def error(text: str) -> bytes:
     ],
 )
 def test_answers_are_judged(status: int, body: bytes, verdict: HttpOutcome):
-    """Each answer of protocol §6.7, and those of gateways, says whether the message was taken, or may be later."""
+    """Each response of the server or a gateway shows whether the message was accepted or may be later."""
     assert judge(status, body) is verdict
 
 
 @pytest.mark.parametrize("verdict", HttpOutcome)
 def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
-    """A request is repeated when it was certainly not taken, and when it may have been only if all have an id."""
+    """A request is repeated if it was certainly not accepted, or possibly accepted and all messages have an id."""
     named, plain = made(id=ID), made()
     later, unsure = verdict is HttpOutcome.LATER, verdict is HttpOutcome.UNSURE
     assert may_repeat(verdict, [plain]) is later
@@ -163,7 +163,7 @@ def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
 
 
 def test_the_pace_counts_several_at_once():
-    """So many messages are allowed when so many slots are free, and not before."""
+    """Several messages are allowed once enough slots are free, and not before."""
     pace = Pace(4, 1.0)
     pace.spend(10.0, 2)
     pace.spend(10.5)

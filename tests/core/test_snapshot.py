@@ -1,4 +1,4 @@
-"""Snapshots of presence: what was true at one moment stays so, whatever happens to the state since."""
+"""Snapshots of presence: they never change, whatever happens to the state."""
 
 import threading
 import tracemalloc
@@ -20,7 +20,7 @@ def metas(key: str, number: int) -> Metas:
 
 
 class Model:
-    """A state that changes as the roster changes it, and what each snapshot has to show."""
+    """A state that changes as presence changes it, and the expected content of each snapshot."""
 
     def __init__(self, members: int = 0) -> None:
         self.live: dict[str, Metas] = {f"user-{number}": metas("user", number) for number in range(members)}
@@ -63,7 +63,7 @@ STEPS = st.one_of(
 
 @given(st.lists(STEPS, max_size=40))
 def test_a_snapshot_never_changes(steps: list[tuple[str, str | int, bool]]):
-    """Each snapshot that is held shows what was true when it was taken, whichever others are held or dropped."""
+    """Each snapshot shows the state at its time, whichever others are kept or dropped."""
     model = Model()
     for number, (what, *more) in enumerate(steps):
         match what, more:
@@ -81,7 +81,7 @@ def test_a_snapshot_never_changes(steps: list[tuple[str, str | int, bool]]):
 
 
 def test_the_same_object_until_something_changes():
-    """Two reads of an unchanged state give the same object; it cannot be changed."""
+    """Two reads of an unchanged state return the same read-only object."""
     model = Model()
     model.change("a", metas("a", 1))
     one, other = model.snapshots.take(model.live), model.snapshots.take(model.live)
@@ -98,7 +98,7 @@ MANY = 20_000
 
 
 def allocated(work: Callable[[], object]) -> int:
-    """The most bytes that it held at one time, in blocks that are not freed before the next is made."""
+    """Return the maximum number of bytes allocated at one time."""
     tracemalloc.start()
     try:
         work()
@@ -108,7 +108,7 @@ def allocated(work: Callable[[], object]) -> int:
 
 
 def test_len_and_a_lookup_after_each_diff_copy_nothing():
-    """A state that is read after every diff, by its length and one key, is copied for a few of these only."""
+    """If length and one key are read after every diff, the state is copied only rarely."""
     model = Model(MANY)
     whole = allocated(model.live.copy)
     model.take()
@@ -125,7 +125,7 @@ def test_len_and_a_lookup_after_each_diff_copy_nothing():
 
 
 def test_a_whole_read_is_kept():
-    """What the first iteration of a snapshot has merged serves all that come after it."""
+    """The merged state of the first iteration is cached."""
     model = Model(MANY)
     whole = allocated(model.live.copy)
     model.take()
@@ -137,7 +137,7 @@ def test_a_whole_read_is_kept():
 
 
 def test_changes_of_a_state_that_nobody_reads_are_not_kept():
-    """After one read, what changes is recorded up to a bound only."""
+    """After one read, changes are recorded only up to a limit."""
     model = Model(100)
     model.take()
     for number in range(1_000):
@@ -146,7 +146,7 @@ def test_changes_of_a_state_that_nobody_reads_are_not_kept():
 
 
 def test_a_snapshot_may_be_read_while_the_state_changes():
-    """Another thread that reads a snapshot sees no change of the state that is going on meanwhile."""
+    """A snapshot read on another thread shows no concurrent change of the state."""
     model = Model()
     everyone = [f"user-{number}" for number in range(200)]
     for key in everyone:

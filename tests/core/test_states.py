@@ -1,4 +1,4 @@
-"""The three tables of states."""
+"""The three state tables."""
 
 import pytest
 
@@ -41,7 +41,7 @@ IMPOSSIBLE_MIRROR = {
 
 @pytest.mark.parametrize("state", ConnectionState)
 def test_every_pair_of_the_link_is_a_move_or_impossible(state: ConnectionState) -> None:
-    """Each state of the link has a cell, or a listed impossibility, for each event."""
+    """Each state of the connection has a cell, or a listed impossibility, for each event."""
     moves = {on.name for at, on in LINK if at is state}
     impossible = set(IMPOSSIBLE_LINK[state].split())
     assert moves | impossible == {on.name for on in ConnectionOn}
@@ -67,7 +67,7 @@ def test_every_pair_of_a_mirror_is_a_move_or_impossible(state: MirrorState) -> N
 
 
 def test_closed_is_final() -> None:
-    """Nothing leads out of CLOSED, for the link, a channel or a mirror (R10, R11)."""
+    """No transition leaves CLOSED, for the connection, a channel or a mirror (R10, R11)."""
     assert {move.next for (at, _), move in MIRROR.items() if at is MirrorState.CLOSED} == {MirrorState.CLOSED}
     assert {move.next for (at, _), move in LINK.items() if at is ConnectionState.CLOSED} == {ConnectionState.CLOSED}
     assert {move.next for (at, _), move in CHANNEL.items() if at is ChannelState.CLOSED} == {ChannelState.CLOSED}

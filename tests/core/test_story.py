@@ -1,4 +1,4 @@
-"""Join, talk, leave: the session's normal life, told frame by frame."""
+"""Join, send, receive, leave: the normal life of a session, frame by frame."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .conftest import Story
 
 
 def test_open_join_broadcast_leave_close(story: Story) -> None:
-    """A channel is joined, sends, hears, is left; the client closes, and nothing is owed any more."""
+    """A channel is joined, sends, receives, is left; the client closes, and no call is pending."""
     opened = story.call(story.session.open)
     assert story.session.state is ConnectionState.CONNECTING
     story.accept()
@@ -81,7 +81,7 @@ def test_binary_broadcasts_arrive_on_the_same_channel(story: Story) -> None:
 
 
 def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
-    """A row goes by binding id to its listeners, once each, also with binding id 0 and several ids (R15, R41)."""
+    """A row is delivered by binding id, once to each listener, also with id 0 and several ids (R15, R41)."""
     story.open()
     db = story.channel("db")
     inserts = story.collect(db, changes("users", event="INSERT"))
@@ -99,7 +99,7 @@ def test_changes_reach_each_listener_of_the_binding_once(story: Story) -> None:
 
 
 def test_a_change_of_another_kind_is_not_delivered(story: Story) -> None:
-    """An old server's id that matches the wrong kind of change is filtered here (protocol §10, 2.74.0)."""
+    """A change whose binding id matches another kind is dropped, as older servers send every kind."""
     story.open()
     db = story.channel("db")
     updates = story.collect(db, changes("users", event="UPDATE"))
@@ -130,7 +130,7 @@ def test_ready_comes_after_joined(story: Story) -> None:
 
 
 def test_presence_is_tracked_and_told(story: Story) -> None:
-    """A presence listener enables presence; a tracked payload is sent after the join, and diffs are told (R45)."""
+    """A presence listener enables presence; a payload is tracked after the join, diffs are delivered (R45)."""
     story.open()
     room = story.channel("lobby", presence_key="ada")
     heard = story.collect(room, presence())
@@ -149,7 +149,7 @@ def test_presence_is_tracked_and_told(story: Story) -> None:
 
 
 def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
-    """With ack the outcome is the server's: confirmed, or refused with a bare string (R31)."""
+    """With ack the outcome is the server's reply: confirmed, or refused with a bare string (R31)."""
     story.open()
     room = story.channel("lobby", ack=True)
     story.join(room)
@@ -165,7 +165,7 @@ def test_an_acked_broadcast_waits_for_its_reply(story: Story) -> None:
 
 
 def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> None:
-    """Changes wanted after the join cost one more join for all of them, and a Gap tells of the moment between (R17)."""
+    """Changes added after the join cause one more join for all of them, and a Gap for the time between (R17)."""
     story.open()
     db = story.channel("db")
     story.join(db)
@@ -185,7 +185,7 @@ def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> No
 
 
 def test_what_is_closed_says_so(story: Story) -> None:
-    """After close every command raises ClosedError, and who waited gets it (R10, R11)."""
+    """After close every command raises ClosedError, and pending calls get it (R10, R11)."""
     story.open()
     room = story.channel("lobby")
     joining = story.call(story.session.join, room)
@@ -198,7 +198,7 @@ def test_what_is_closed_says_so(story: Story) -> None:
 
 
 def test_a_send_while_not_joined_is_refused_with_the_reason(story: Story) -> None:
-    """With the default policy a broadcast on a channel that is not joined raises at once (R31)."""
+    """By default a broadcast on a channel that is not joined raises at once (R31)."""
     story.open()
     room = story.channel("lobby")
     error = _raised(lambda: story.call(story.session.broadcast, room, OutgoingBroadcast("e", b"{}")))

@@ -1,4 +1,4 @@
-"""subscribe: settled by the join, with the reason when there is none, and patient (R23)."""
+"""subscribe: resolved by the join, fails with its reason, and patient timeouts (R23)."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
 def hears(story: Story, topic: str) -> bool:
-    """Whether a broadcast gets through, both ways."""
+    """Return whether broadcasts get through in both directions."""
     heard = story.collect(topic, broadcast("hello"))
     story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
@@ -23,7 +23,7 @@ def hears(story: Story, topic: str) -> bool:
 
 
 def test_subscribe_is_settled_by_the_join_not_before(story: Story) -> None:
-    """subscribe returns when joined, also through a connection that has to be opened first (R23)."""
+    """subscribe returns when joined, also if the connection must be opened first (R23)."""
     room = story.channel()
     joining = story.call(story.session.join, room)
     assert story.session.state is ConnectionState.CONNECTING
@@ -34,7 +34,7 @@ def test_subscribe_is_settled_by_the_join_not_before(story: Story) -> None:
 
 
 def test_a_fatal_refusal_is_raised_at_once_with_the_reason(story: Story) -> None:
-    """subscribe gets the server's reason, code and what can be done, as one typed error (R23)."""
+    """subscribe raises the server's reason, code and a hint as one typed error (R23)."""
     story.open()
     room = story.channel()
     joining = story.call(story.session.join, room)
@@ -47,7 +47,7 @@ def test_a_fatal_refusal_is_raised_at_once_with_the_reason(story: Story) -> None
 
 
 def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
-    """A refusal that may pass is tried again; the timeout then says what the last refusal was (R23)."""
+    """A transient refusal is retried; the timeout error includes the last refusal (R23)."""
     story.open()
     room = story.channel()
     joining = story.call(story.session.join, room, timeout=20.0)
@@ -63,7 +63,7 @@ def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
 
 
 def test_statuses_tell_every_move_with_its_cause(story: Story) -> None:
-    """A status listener hears each move of its channel in order, with the error that caused it (R23)."""
+    """A status listener receives each status change of its channel in order, with its cause (R23)."""
     story.open()
     room = story.channel()
     moves = story.collect(room, status())
@@ -91,7 +91,7 @@ def test_statuses_tell_every_move_with_its_cause(story: Story) -> None:
 
 
 def test_patience_does_not_count_what_others_cost(story: Story) -> None:
-    """A patient timeout stands still behind other unanswered joins; a plain one does not."""
+    """A patient timeout is paused behind other unanswered joins; a plain one is not."""
     story.open()
     slow, patient, plain = story.channel("slow"), story.channel("patient"), story.channel("plain")
     story.call(story.session.join, slow)
@@ -108,7 +108,7 @@ def test_patience_does_not_count_what_others_cost(story: Story) -> None:
 
 
 def test_patience_ends_with_the_socket(story: Story) -> None:
-    """Time while there is no connection counts, also for who waited behind others when it was lost."""
+    """Time without a connection counts, also for callers that waited behind other joins when it was lost."""
     story.open()
     first, last = story.channel("first"), story.channel("last")
     story.call(story.session.join, first)
@@ -135,7 +135,7 @@ def test_patience_does_not_count_pacing(make_story: Callable[..., Story]) -> Non
 
 
 def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[..., Story]) -> None:
-    """With max_attempts for rejoins a channel ends FAILED with the reason, refused or never answered alike (R3)."""
+    """With max_attempts for rejoins a channel ends FAILED with the reason, whether refused or unanswered (R3)."""
     for answered in (True, False):
         story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=2))
         story.open()
@@ -157,7 +157,7 @@ def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[
 
 
 def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> None:
-    """A join that is answered before its turn holds nobody any more: the wait for its retry counts."""
+    """After a join is answered before its turn, the time until its retry counts."""
     story.open()
     story.call(story.session.join, story.channel("first"))
     last = story.channel("last")
@@ -169,7 +169,7 @@ def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> 
 
 
 def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) -> None:
-    """A channel that was held when it was left is not held when it is wanted again without a connection."""
+    """A channel that was paused when it was left is not paused when subscribed again without a connection."""
     story = make_story(limits=Limits(joins_per_second=0.1))
     story.open()
     story.joined("first")
@@ -183,7 +183,7 @@ def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) 
 
 
 def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_story: Callable[..., Story]) -> None:
-    """Held three times, a patient caller has the sum of the times between, and not less (R23)."""
+    """Paused three times, a patient caller has the sum of the times between, and not less (R23)."""
     story = make_story(limits=Limits(joins_per_second=None), rejoin_backoff=Backoff(initial=1, factor=1, jitter=0))
     story.open()
     slow, room = story.channel("slow"), story.channel()
@@ -203,7 +203,7 @@ def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_st
 
 
 def test_rejoins_end_after_max_elapsed(make_story: Callable[..., Story]) -> None:
-    """With max_elapsed a channel ends FAILED so many seconds after the first refusal (R3)."""
+    """With max_elapsed a channel ends FAILED that many seconds after the first refusal (R3)."""
     story = make_story(rejoin_backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=10))
     story.open()
     room = story.channel()

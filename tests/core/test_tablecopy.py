@@ -1,4 +1,4 @@
-"""What a change does to the copy of a table, and what cannot be applied."""
+"""The effect of changes on the copy of a table, and changes that cannot be applied."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ UNCLEAR = {
 
 @pytest.mark.parametrize("name", UNCLEAR)
 def test_a_change_that_does_not_say_all_fetches_anew(name: str) -> None:
-    """The copy stays as it is, is live no more, and the rows are fetched; the reason is told."""
+    """The copy is unchanged but no longer live, the rows are fetched, and the reason is reported."""
     driven = Driven().live(row(1), row(2))
     driven.hear(UNCLEAR[name])
     assert driven.state is MirrorState.WAITING and driven.rows == [row(1), row(2)]
@@ -43,7 +43,7 @@ def test_a_change_that_does_not_say_all_fetches_anew(name: str) -> None:
 
 
 def test_a_large_value_that_is_not_sent_is_the_known_one() -> None:
-    """An UPDATE without an unchanged large column keeps it, in the order of columns."""
+    """An UPDATE without an unchanged large column keeps its value, in column order."""
     driven = Driven().live(row(1, big="x" * 5000))
     driven.hear(change("UPDATE", {"id": 1, "a": 5, "v": 1}))
     assert driven.rows == [row(1, 5, "x" * 5000, 1)] and list(driven.rows[0]) == list(COLUMNS)
@@ -51,7 +51,7 @@ def test_a_large_value_that_is_not_sent_is_the_known_one() -> None:
 
 
 def test_the_key_is_enough_to_delete() -> None:
-    """A DELETE of a row that is too large, or of one that is not there, needs no fetch."""
+    """A DELETE of a row that is too large, or unknown, needs no fetch."""
     driven = Driven().live(row(1))
     driven.hear(change("DELETE", {"id": 1}, errors="Error 413: Payload Too Large"), change("DELETE", {"id": 5}))
     assert driven.rows == [] and driven.state is MirrorState.LIVE
@@ -61,7 +61,7 @@ def test_the_key_is_enough_to_delete() -> None:
 
 
 def test_a_row_whose_key_changes_is_one_row() -> None:
-    """It is told as an update with both keys."""
+    """It is reported as an update with both keys."""
     driven = Driven().live(row(1))
     driven.hear(change("UPDATE", row(2, v=1), {"id": 1}))
     [event] = driven.events
@@ -79,7 +79,7 @@ def test_several_columns_are_one_key() -> None:
 
 
 def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
-    """A fetch that gives UUIDs as text and changes that give objects speak of the same row."""
+    """A fetch that returns UUIDs as text and changes that contain objects refer to the same row."""
     columns = {"id": "uuid", "a": "int4"}
     text = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
     driven = Driven().live({"id": text, "a": 1})
@@ -92,11 +92,11 @@ def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
 
 
 def unheard(change: Any, *, inside: bool) -> None:
-    """Nobody listens."""
+    """Ignore a change."""
 
 
 def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[..., None]]:
-    """A mirror with a filter, and what gives it a change as a frame does: to whom it fits, in the listeners' order."""
+    """Return a mirror with a filter, and a function that delivers a change to its listeners in order, as a frame does."""
     driven = Driven(filter=filter, judged=frozenset({"a"}), **settings)
     listeners = driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside))
 
@@ -108,7 +108,7 @@ def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[...
 
 
 def test_a_row_that_leaves_the_filter_is_gone() -> None:
-    """An UPDATE that the filter does not fit any more takes the row out; one that it fits now takes one in."""
+    """An UPDATE that no longer matches the filter removes the row; one that matches now adds it."""
     driven, frame = both()
     driven.live(row(1, 6))
     frame(change("UPDATE", row(2, 7)), fits=True)
@@ -120,7 +120,7 @@ def test_a_row_that_leaves_the_filter_is_gone() -> None:
 
 
 def test_a_filter_asks_for_the_whole_table_too() -> None:
-    """Of most DELETEs and of rows that leave, a filter alone is told nothing; narrow=True accepts that."""
+    """A filtered subscription misses most DELETEs and rows that leave; narrow=True accepts that."""
     asked = [one.selectors[0] for one in both()[0].mirror.listeners(unheard)]
     assert [(one.filter, one.table) for one in asked if isinstance(one, ChangesSelector)] == [
         ("a=gte.5", "users"),
@@ -132,7 +132,7 @@ def test_a_filter_asks_for_the_whole_table_too() -> None:
 
 @pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
 def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -> None:
-    """The server lists the ids of a row's bindings in no useful order; that of the listeners counts (protocol §4.4)."""
+    """The server lists the ids of a row's bindings in no useful order; the listeners' order counts."""
     driven, index = Driven(filter="a=gte.5", judged=frozenset({"a"})), Index()
     for listener in driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside)):
         index.add(listener)
@@ -147,7 +147,7 @@ def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -
 
 
 def test_a_filter_judged_without_its_column_fetches_anew() -> None:
-    """What is not sent fits no condition: whether the row has left cannot be known."""
+    """A value that is not sent never matches: whether the row has left is unknown."""
     driven, frame = both()
     driven.live(row(1, 6))
     frame(change("UPDATE", {"id": 1, "big": "x", "v": 1}), fits=False)
@@ -155,7 +155,7 @@ def test_a_filter_judged_without_its_column_fetches_anew() -> None:
 
 
 def test_a_table_with_a_similar_name_is_another() -> None:
-    """`_` in a name is a wildcard of the server; its changes of `userXa` are not those of `user_a`."""
+    """`_` in a table name is a wildcard for the server; changes of `userXa` are not those of `user_a`."""
     driven = Driven(table="user_a").live()
     driven.hear(change("INSERT", row(1), table="userXa"), change("INSERT", row(2), table="user_a"))
     assert driven.rows == [row(2)]

@@ -1,4 +1,4 @@
-"""The user's token: the newest in every join, fetched before it runs out, and never shown."""
+"""The user's token: the current one in every join, fetched before it expires, and never printed."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ BROKEN = AuthError("the provider is out of order", retryable=True)
 
 
 def jwt(story: Story, lives: float, **claims: Any) -> str:
-    """A token that runs out after these seconds."""
+    """Return a token that expires after these seconds."""
     body = json.dumps({"exp": story.now.wall + lives, **claims}).encode()
     return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
 
@@ -39,7 +39,7 @@ def asking() -> Story:
 
 
 def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
-    """The tokens in the frames of an event."""
+    """Return the tokens in the frames of an event."""
     return [frame.payload.get("access_token") for frame in story.sent(event)]
 
 
@@ -47,7 +47,7 @@ def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
 
 
 def test_the_provider_is_asked_before_each_connect_and_each_join(asking: Story) -> None:
-    """A connect and a join each ask once, and the join carries the answer (R25)."""
+    """A connect and a join each fetch a token once, and the join carries it (R25)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     assert asking.fetches == 2
@@ -75,7 +75,7 @@ def test_a_token_set_while_disconnected_is_in_the_next_join(make_story: Callable
 
 
 def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..., Story]) -> None:
-    """Three joined channels get one access_token push each; the same token again, and a channel's own, none (R25)."""
+    """Three joined channels get one access_token push each; none for the same token or a channel's own (R25)."""
     story = make_story(token="v1")
     story.open()
     rooms = [story.joined(name) for name in ("a", "b", "c")]
@@ -97,7 +97,7 @@ def test_a_new_token_is_told_once_to_each_joined_channel(make_story: Callable[..
 def test_a_token_that_comes_while_a_join_is_unanswered_is_told_after_it(
     make_story: Callable[..., Story], own: bool
 ) -> None:
-    """The server learns of a token that is newer than the join it has just accepted (R25)."""
+    """The server receives a token that is newer than the join it has just accepted (R25)."""
     story = make_story(token="v1")
     story.open()
     room = story.channel()
@@ -113,7 +113,7 @@ def test_a_token_that_comes_while_a_join_is_unanswered_is_told_after_it(
 
 
 def test_a_channel_may_have_its_own_token(make_story: Callable[..., Story]) -> None:
-    """A channel's own token is in its joins and pushes, and no other channel's (R25)."""
+    """A channel's own token is in its joins and pushes, and in no other channel's (R25)."""
     story = make_story(token="v1")
     story.open()
     story.joined("own", token="mine")
@@ -130,7 +130,7 @@ def test_a_channel_may_have_its_own_token(make_story: Callable[..., Story]) -> N
 
 
 def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
-    """What was set on a channel holds until the provider answers; one made with a token keeps its own (R25)."""
+    """A token set on a channel is used until the provider answers; one given in its options is kept (R25)."""
     room, own = asking.channel("room"), asking.channel("own", token="mine")
     for topic in (room, own):
         asking.call(asking.session.join, topic)
@@ -146,7 +146,7 @@ def test_the_provider_wins_over_set_auth_of_a_channel(asking: Story) -> None:
 
 
 def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
-    """At 75 to 85 % of its life the provider is asked again, and the answer is told to the channels (R25)."""
+    """At 75 to 85 % of its lifetime the token is fetched again and sent to the channels (R25)."""
     asking.call(asking.session.join, asking.channel())
     asking.give_token(jwt(asking, 1000))
     asking.answer_join()
@@ -165,7 +165,7 @@ def test_a_token_is_fetched_before_it_runs_out(asking: Story) -> None:
 
 
 def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
-    """After a jump of the clock the provider is asked at once, not when the timer says (R25, R6)."""
+    """After a clock jump the token is fetched at once, not when the timer fires (R25, R6)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     asking.give_token(jwt(asking, 3600))
@@ -179,7 +179,7 @@ def test_sleeping_through_the_refresh_asks_on_waking(asking: Story) -> None:
 
 
 def test_refreshes_are_spread() -> None:
-    """Clients with tokens of the same life do not ask together: the moment is drawn (R25)."""
+    """Clients with tokens of the same lifetime do not fetch together: the time is random (R25)."""
     moments = set[float]()
     for seed in range(40):
         story = Story(SessionOptions(has_token_provider=True, heartbeat=59), seed=seed)
@@ -194,7 +194,7 @@ def test_refreshes_are_spread() -> None:
 
 
 def test_a_token_set_by_the_user_goes_before_an_open_question(asking: Story) -> None:
-    """set_token while the provider is being asked: joins go on with it at once, the answer is dropped (R27)."""
+    """set_token during a request to the provider: joins continue at once, the answer is dropped (R27)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     asking.call(asking.session.set_token, Secret("mine"))
@@ -220,7 +220,7 @@ def test_a_token_set_by_the_user_lets_the_connection_go_on(make_story: Callable[
 
 
 def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
-    """The join goes out with the token there is; the error is reported once; it is asked again, ever later (R27)."""
+    """The join uses the current token; the error is reported once; retries get slower (R27)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     asking.give_token(BROKEN)
@@ -245,7 +245,7 @@ def test_a_provider_that_raises_keeps_the_token(asking: Story) -> None:
 
 
 def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> None:
-    """After `timeout` the join goes on with the token there is, and the lateness is an AuthError (R27)."""
+    """After `timeout` the join uses the current token, and an AuthError is reported (R27)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     asking.run_alive(10.1)
@@ -256,7 +256,7 @@ def test_a_provider_that_never_answers_holds_nobody_for_ever(asking: Story) -> N
 
 
 def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story]) -> None:
-    """Without any token from the provider no join goes out; the connection does, and the join follows (R27)."""
+    """Before the provider's first token no join is sent; the connection opens, and the join follows (R27)."""
     story = make_story(has_token_provider=True)
     story.call(story.session.open)
     story.give_token(BROKEN)
@@ -273,7 +273,7 @@ def test_a_join_waits_for_the_first_token_ever(make_story: Callable[..., Story])
 
 
 def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None:
-    """Of two questions the newer one's answer counts, in whatever order they come (R27)."""
+    """Of two requests the answer to the newer one counts, in whatever order they arrive (R27)."""
     session = asking.session
     asking.call(session.join, asking.channel())
     first = asking.fetches
@@ -289,7 +289,7 @@ def test_a_slow_older_answer_never_overwrites_a_newer_one(asking: Story) -> None
 
 
 def test_a_slow_answer_does_not_bring_a_token_back_after_sign_out(asking: Story) -> None:
-    """set_token(None) while a question is open: the answer is dropped (R27)."""
+    """set_token(None) during a request: the answer is dropped (R27)."""
     asking.call(asking.session.join, asking.channel("first"))
     asking.call(asking.session.set_token, None)
     asking.give_token("one again")
@@ -300,7 +300,7 @@ def test_a_slow_answer_does_not_bring_a_token_back_after_sign_out(asking: Story)
 
 
 def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., Story]) -> None:
-    """set_token(None): later joins carry no token, so that the server takes the key; nothing is pushed (R27)."""
+    """set_token(None): later joins carry no token, so that the server uses the key; nothing is pushed (R27)."""
     story = make_story(token="v1")
     story.open()
     story.call(story.session.set_token, None)
@@ -312,7 +312,7 @@ def test_without_a_token_joins_fall_back_to_the_key(make_story: Callable[..., St
 
 @pytest.mark.parametrize("key", [None, "sb_publishable_x"])
 def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable[..., Story], key: str | None) -> None:
-    """With no token to push instead, a joined channel joins again without one, once, and says so as a gap (R27)."""
+    """Without another token to push, a joined channel rejoins once without one, which is a gap (R27)."""
     story = make_story(token="v1")
     story.open()
     told = story.collect(story.joined("a"), gaps(), broadcast())
@@ -328,11 +328,11 @@ def test_a_joined_channel_stops_standing_for_who_signed_out(make_story: Callable
 
 
 def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -> None:
-    """Who signs out and in within a loop turn is only told: the join stays."""
+    """After a sign-out and sign-in in one event-loop iteration the token is pushed, without a rejoin."""
     story = make_story(token="v1")
     story.open()
     story.joined("a")
-    story.session.set_token(None, story.now)  # and the shell does nothing in between
+    story.session.set_token(None, story.now)  # before the shell does anything
     story.call(story.session.set_token, Secret("v2"))
     story.run_for(1)
     assert tokens(story) == ["v1"] and tokens(story, "access_token") == ["v2"]
@@ -358,7 +358,7 @@ def test_a_token_in_time_spares_the_new_join(make_story: Callable[..., Story]) -
     ],
 )
 def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, text: str) -> None:
-    """Keys of the new kind, and whatever is no readable JWT, are no error and plan no refresh (R28)."""
+    """New API keys and unreadable JWTs are accepted and cause no scheduled refresh (R28)."""
     asking.call(asking.session.join, asking.channel())
     asking.give_token(text)
     assert expiry(Secret(text)) is None
@@ -368,7 +368,7 @@ def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, te
 
 
 def test_new_keys_are_not_sent_as_tokens(make_story: Callable[..., Story]) -> None:
-    """`sb_` values are never an access_token on the wire, in joins and pushes alike (R28)."""
+    """`sb_` values are never sent as access_token, in joins or pushes (R28)."""
     story = make_story(token="sb_publishable_x")
     story.open()
     story.joined()
@@ -382,7 +382,7 @@ def test_new_keys_are_not_sent_as_tokens(make_story: Callable[..., Story]) -> No
 
 
 def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story]) -> None:
-    """Joins, token pushes and HTTP sends print, compare and fail without their token (R48)."""
+    """Joins, token pushes and HTTP sends never show their token in a repr, a comparison or an error (R48)."""
     story = make_story(token="very-secret-1", offline="http")
     story.open()
     room, away = story.joined(), story.channel("away", token="very-secret-3")
@@ -403,7 +403,7 @@ def _errors(story: Story) -> list[RealtimeError]:
 
 
 def test_a_token_of_the_client_wakes_no_channel_that_has_its_own(make_story: Callable[..., Story]) -> None:
-    """A channel whose own token was refused would be refused again: a newer token of the client is not its (R25)."""
+    """A channel refused for its own token does not retry when the client's token changes (R25)."""
     story = make_story()
     story.open()
     own, other = story.channel("own", token="mine"), story.channel("other")

@@ -1,4 +1,4 @@
-"""A token that ran out: a fresh one and on, or a visible error and few attempts (R26)."""
+"""An expired token: a fresh one is used, or a visible error and few attempts (R26)."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ BROKEN = AuthError("the provider is out of order")
 
 
 def jwt(story: Story, lives: float, **claims: Any) -> str:
-    """A token that runs out after these seconds."""
+    """Return a token that expires after these seconds."""
     body = json.dumps({"exp": story.now.wall + lives, **claims}).encode()
     return f"h.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.s"
 
@@ -40,12 +40,12 @@ def asking() -> Story:
 
 
 def tokens(story: Story, event: str = "phx_join") -> list[str | None]:
-    """The tokens in the frames of an event."""
+    """Return the tokens in the frames of an event."""
     return [frame.payload.get("access_token") for frame in story.sent(event)]
 
 
 def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
-    """The server expires the token: with a provider the channel hears again without user code (R26)."""
+    """The server expires the token: with a provider the channel recovers without user code (R26)."""
     world = World(hub=HubOptions(secret=SECRET))
     ada = world.client(SessionOptions(has_token_provider=True))
     ada.provide = lambda: world.token(n=world.random.random())
@@ -66,7 +66,7 @@ def test_a_channel_whose_token_ran_out_comes_back_with_a_fresh_one() -> None:
 
 
 def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> None:
-    """A join refused for its age is followed by one with the provider's next token, soon (R26)."""
+    """A join refused for an expired token is retried soon with the provider's next token (R26)."""
     joining = asking.call(asking.session.join, asking.channel())
     asking.give_token("old")
     asking.refuse_join(EXPIRED)
@@ -80,7 +80,7 @@ def test_an_expired_join_is_tried_again_with_a_fresh_token(asking: Story) -> Non
 
 @pytest.mark.parametrize("how", ["refused", "closed"])
 def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how: str) -> None:
-    """A provider that gives the dead token again: an AuthError is reported, and attempts per minute are few (R26)."""
+    """If the provider returns the expired token again, an AuthError is reported and attempts are few (R26)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     minutes = list[int]()
@@ -106,7 +106,7 @@ def test_a_stuck_provider_is_a_visible_error_and_few_attempts(asking: Story, how
 
 
 def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: Story) -> None:
-    """A token that is expired when it comes is no reason to ask every second: the questions get rarer (R26)."""
+    """If tokens are already expired when they arrive, requests to the provider become less frequent (R26)."""
     room = asking.channel()
     asking.call(asking.session.join, room)
     dead = jwt(asking, -5)
@@ -123,7 +123,7 @@ def test_a_provider_that_gives_expired_tokens_is_not_asked_all_the_time(asking: 
 def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
     make_story: Callable[..., Story],
 ) -> None:
-    """A fixed token that ran out is not sent again and again; set_token joins by itself (R26)."""
+    """An expired fixed token is not sent again; set_token makes the channel join (R26)."""
     story = make_story(token="v1")
     story.open()
     room = story.channel()
@@ -142,7 +142,7 @@ def test_without_a_provider_an_expired_token_fails_at_once_and_a_new_one_cures(
 
 
 def test_a_token_that_is_newer_than_the_refused_one_is_tried_at_once(make_story: Callable[..., Story]) -> None:
-    """When the user gave a newer token while the join was out, the refusal of the old one gives nothing up (R26)."""
+    """If the user set a newer token while the join was unanswered, the refusal of the old one is not final (R26)."""
     story = make_story(token="v1")
     story.open()
     room = story.channel()

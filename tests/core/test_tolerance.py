@@ -1,4 +1,4 @@
-"""Whatever comes from the other side: nothing raises, nothing vanishes uncounted, and what follows arrives (R40)."""
+"""Any input from the server: nothing raises, everything dropped is counted, and later frames arrive (R40)."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ DEEP = 100_000
 
 
 def busy(protocol: Protocol) -> tuple[Story, str, list[Any]]:
-    """A joined channel with a listener of every kind; what they hear."""
+    """Return a joined channel with a listener of every kind, and their events."""
     story = Story(SessionOptions(protocol=protocol))
     story.open()
     room = story.channel("room", ack=True, presence_key="ada")
@@ -37,7 +37,7 @@ Live = tuple[Story, str, list[Any]]
 
 
 def text(story: Story, *parts: Any) -> bytes:
-    """A frame of these five parts, of any types, in the story's version."""
+    """Return a frame of these five parts, of any types, in the version of the story."""
     if story.options.protocol == "2.0.0":
         return json.dumps(parts).encode()
     join_ref, ref, topic, event, payload = parts
@@ -45,7 +45,7 @@ def text(story: Story, *parts: Any) -> bytes:
 
 
 def still_hears(live: Live) -> bool:
-    """Whether later frames arrive: a broadcast, a row, and a reply."""
+    """Check that later frames are delivered: a broadcast, a row and a reply."""
     story, room, heard = live
     before = len(heard)
     story.receive(room, "broadcast", {"type": "broadcast", "event": "after", "payload": {}})
@@ -105,7 +105,7 @@ BINARIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) -> None:
-    """Broken JSON, wrong shapes, bad UTF-8 and endless nesting are counted; later frames arrive (R40)."""
+    """Broken JSON, wrong shapes, bad UTF-8 and deep nesting are counted; later frames arrive (R40)."""
     story, _, heard = live
     story.receive_raw(TEXTS[name])
     stats = story.session.stats()
@@ -115,7 +115,7 @@ def test_text_that_is_no_frame_is_counted_and_survived(live: Live, name: str) ->
 
 @pytest.mark.parametrize("name", BINARIES)
 def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str) -> None:
-    """Unknown kinds and headers that are cut off are counted; later frames arrive (R40)."""
+    """Unknown kinds and truncated headers are counted; later frames arrive (R40)."""
     story, _, _ = live
     story.receive_raw(BINARIES[name], binary=True)
     assert story.session.stats().garbage_frames == 1
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str)
 
 
 def test_the_servers_dozen_of_garbage_is_survived(live: Live) -> None:
-    """What the local server's fault `garbage` sends ends nothing (R40)."""
+    """The frames of the local server's fault `garbage` end nothing (R40)."""
     story, _, _ = live
     for data, binary_ in GARBAGE:
         story.receive_raw(data, binary=binary_)
@@ -132,7 +132,7 @@ def test_the_servers_dozen_of_garbage_is_survived(live: Live) -> None:
 
 
 def test_binary_frames_of_plain_phoenix_are_known_and_counted(live: Live) -> None:
-    """Kinds 0 to 2, which nothing sends to us, are told as unknown, not as garbage (R40)."""
+    """Kinds 0 to 2, which the server does not use, are reported as unknown, not as garbage (R40)."""
     story, room, _ = live
     for layout in (binary.PUSH_DOWN, binary.REPLY, binary.BROADCAST):
         fields = (b"1", b"2", room.encode(), b"ok")[-len(layout.fields) :]
@@ -146,7 +146,7 @@ def test_binary_frames_of_plain_phoenix_are_known_and_counted(live: Live) -> Non
 
 
 def test_refs_may_be_numbers(live: Live) -> None:
-    """A proxy that makes numbers of refs does not break replies, events or presence (R40)."""
+    """A proxy that converts refs to numbers does not break replies, events or presence (R40)."""
     story, room, heard = live
     join = story.sent("phx_join")[-1]
     number = int(join.ref or 0)
@@ -182,7 +182,7 @@ def test_any_json_is_delivered_as_a_broadcasts_payload(live: Live, payload: obje
     ["broadcast", "postgres_changes", "presence_state", "presence_diff", "system", "phx_reply", "phx_close", "new_one"],
 )
 def test_any_json_as_the_payload_of_any_event_is_survived(live: Live, event: str, payload: object) -> None:
-    """Whatever stands where an object is expected: no exception, and the next frames arrive (R40)."""
+    """Any value in place of an object raises no exception, and the next frames arrive (R40)."""
     story, room, _ = live
     story.receive_raw(text(story, None, None, room, event, payload))
     assert story.session.stats().frames_received == 2
@@ -210,7 +210,7 @@ def test_any_json_as_the_payload_of_any_event_is_survived(live: Live, event: str
     ],
 )
 def test_any_json_as_any_member_is_survived(live: Live, event: str, member: str, value: object) -> None:
-    """Each member of each event may be of any type: no exception, and the next frames arrive (R40)."""
+    """Each member of each event may have any type: no exception, and the next frames arrive (R40)."""
     story, room, _ = live
     whole: dict[str, Any] = {
         "broadcast": {"type": "broadcast", "event": "e", "payload": {}, "meta": {"id": "1"}},
@@ -225,7 +225,7 @@ def test_any_json_as_any_member_is_survived(live: Live, event: str, member: str,
 
 
 def test_a_message_that_is_an_object_is_shown_as_its_json(live: Live) -> None:
-    """Old servers send an inspected object as the message of a system event: it reaches listeners as text (R40)."""
+    """Old servers send an inspected object as the message of a system event; listeners get it as text (R40)."""
     story, room, heard = live
     said = {"extension": "postgres_changes", "status": "error", "message": {"reason": "no"}, "channel": "room"}
     story.receive_raw(text(story, None, None, room, "system", said))
@@ -233,7 +233,7 @@ def test_a_message_that_is_an_object_is_shown_as_its_json(live: Live) -> None:
 
 
 def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
-    """An event that nobody knows is told with topic and name, on a joined topic and on a strange one (R40)."""
+    """An unknown event is reported with topic and name, on a joined topic and on an unknown one (R40)."""
     story, room, _ = live
     story.receive(room, "of_tomorrow", {"a": 1})
     story.receive("realtime:elsewhere", "of_tomorrow", {})
@@ -245,7 +245,7 @@ def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
 
 
 def test_unknown_members_and_more_elements_change_nothing(live: Live) -> None:
-    """More members in objects, and more elements in version 2.0.0's arrays, are ignored (R40)."""
+    """Additional members in objects, and additional elements in arrays of version 2.0.0, are ignored (R40)."""
     story, room, heard = live
     payload = {"type": "broadcast", "event": "e", "payload": 1, "of": "tomorrow", "ids": "x"}
     if story.options.protocol == "2.0.0":
@@ -285,7 +285,7 @@ def test_rows_with_odd_members_are_delivered(live: Live, name: str) -> None:
 
 
 def test_each_kind_of_row_has_its_class(live: Live) -> None:
-    """INSERT, UPDATE and DELETE are three classes; a kind of tomorrow is counted, not raised (R40)."""
+    """INSERT, UPDATE and DELETE are three classes; an unknown kind is counted and does not raise (R40)."""
     story, room, heard = live
     for kind in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
         story.row(room, 100, kind=kind, id=1)
@@ -294,7 +294,7 @@ def test_each_kind_of_row_has_its_class(live: Live) -> None:
 
 
 def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
-    """System messages without channel, with unknown extensions and statuses, reach listeners as they are (R40)."""
+    """System messages without channel, with unknown extensions and statuses, reach listeners unchanged (R40)."""
     story, room, heard = live
     story.receive_raw(
         text(story, None, None, room, "system", {"status": "ok", "message": "Server requested disconnect"})
@@ -305,7 +305,7 @@ def test_a_message_for_a_channel_may_carry_any_extension(live: Live) -> None:
 
 
 def test_replies_that_nobody_waits_for_are_counted(live: Live) -> None:
-    """A reply with an unknown ref, none, or one that was answered before is counted and settles nothing (R40)."""
+    """A reply with an unknown ref, none, or one already answered is counted and resolves nothing (R40)."""
     story, room, _ = live
     join = story.sent("phx_join")[-1]
     for ref in ("999", None, join.ref):

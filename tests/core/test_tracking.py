@@ -1,4 +1,4 @@
-"""Our own presence: a wish that outlives joins, merged to what the server allows (R35, R45)."""
+"""This client's own presence: kept across joins, and limited to what the server allows (R35, R45)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from .conftest import Story
 
 
 def asked(story: Story) -> list[Any]:
-    """The payloads of the presence requests that went out, None for an untrack."""
+    """Return the payloads of the presence requests that were sent, None for an untrack."""
     payloads = [frame.payload for frame in story.sent("presence")]
     return [payload["payload"] if payload["event"] == "track" else None for payload in payloads]
 
@@ -41,12 +41,12 @@ Here = tuple[Story, str]
 
 
 def track(story: Story, room: str, wish: bytes | None, timeout: float | None = 10.0) -> Any:
-    """Wish; the ticket."""
+    """Track a payload and return the ticket."""
     return story.call(story.session.track, room, wish, timeout)
 
 
 def test_track_is_settled_by_its_confirmation(here: Here) -> None:
-    """track returns when the server has confirmed it, and untrack too (R45)."""
+    """track and untrack return when the server has confirmed them (R45)."""
     story, room = here
     tracked = track(story, room, b'{"n":1}')
     assert story.outcome(tracked) is NOT_YET
@@ -59,7 +59,7 @@ def test_track_is_settled_by_its_confirmation(here: Here) -> None:
 
 
 def test_a_refused_track_raises_and_the_channel_lives(here: Here) -> None:
-    """An error reply reaches the caller as PushError; nothing is sent again by itself (R45)."""
+    """An error reply reaches the caller as PushError; the request is not repeated (R45)."""
     story, room = here
     tracked = track(story, room, b'{"n":1}')
     story.reply(story.sent("presence")[-1], {"reason": "Presence track payload must be a map"}, status="error")
@@ -70,7 +70,7 @@ def test_a_refused_track_raises_and_the_channel_lives(here: Here) -> None:
 
 
 def test_an_unanswered_track_times_out_and_the_next_wish_goes_out(here: Here) -> None:
-    """Without a reply the caller gets a timeout; what the server holds is unknown, so any newer wish is sent."""
+    """Without a reply the caller times out; the server's state is unknown, so any newer payload is sent."""
     story, room = here
     tracked = track(story, room, b'{"n":1}', None)
     story.run_alive(10.1)
@@ -82,7 +82,7 @@ def test_an_unanswered_track_times_out_and_the_next_wish_goes_out(here: Here) ->
 
 
 def test_a_refused_presence_that_nobody_waits_for_is_reported(story: Story) -> None:
-    """When the track after a rejoin is refused or not answered, `on_error` hears of it: nothing vanishes (R45)."""
+    """If the track after a rejoin is refused or not answered, `on_error` is called (R45)."""
     story.open()
     room = story.channel(presence_key="ada")
     track(story, room, b"{}")
@@ -97,7 +97,7 @@ def test_a_refused_presence_that_nobody_waits_for_is_reported(story: Story) -> N
 
 
 def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) -> None:
-    """Each join is followed by one track of the newest wish, before anything else; after untrack by none (R45)."""
+    """Each join is followed by one track of the latest payload, before anything else; none after untrack (R45)."""
     each.open()
     room = each.channel(presence_key="ada")
     each.call(each.session.track, room, b'{"n":1}', 10.0)
@@ -126,7 +126,7 @@ def test_the_wish_is_sent_again_after_every_rejoin_until_untrack(each: Story) ->
 
 
 def test_a_first_track_without_presence_enables_it(story: Story) -> None:
-    """track on a channel that was joined without presence joins again with it, tracks, and returns (R45)."""
+    """track on a channel joined without presence joins again with it, tracks, and returns (R45)."""
     story.open()
     room = story.joined()
     tracked = track(story, room, b'{"n":1}', 60.0)
@@ -141,7 +141,7 @@ def test_a_first_track_without_presence_enables_it(story: Story) -> None:
 
 
 def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
-    """In every state that is not joined a track is a wish: settled, and sent after the join, the newest only (R45)."""
+    """In every state that is not joined a track resolves at once; only the latest is sent after the join (R45)."""
     room = story.channel(presence_key="ada")
     for number in range(3):
         assert story.outcome(track(story, room, b"%d" % number)) is None
@@ -153,7 +153,7 @@ def test_a_wish_while_not_joined_returns_at_once(story: Story) -> None:
 
 
 def test_wishes_are_merged_while_one_is_on_its_way(here: Here) -> None:
-    """Of ten wishes in a row the first and the last are sent; all callers are settled by the last (R35)."""
+    """Of ten payloads in a row the first and the last are sent; the last resolves all callers (R35)."""
     story, room = here
     tickets = [track(story, room, b"%d" % number) for number in range(10)]
     assert asked(story) == [0]
@@ -165,7 +165,7 @@ def test_wishes_are_merged_while_one_is_on_its_way(here: Here) -> None:
 
 
 def test_the_same_wish_again_costs_nothing(here: Here) -> None:
-    """A payload that the server already has is settled at once, without a request (R35)."""
+    """A payload that the server already has resolves at once, without a request (R35)."""
     story, room = here
     track(story, room, b"1")
     answer(story)
@@ -174,7 +174,7 @@ def test_the_same_wish_again_costs_nothing(here: Here) -> None:
 
 
 def test_no_more_presence_calls_than_the_server_takes(here: Here) -> None:
-    """The sixth call in 30 s waits; the newest wish goes out when the window is over (R35)."""
+    """The sixth call in 30 s is delayed; the latest payload is sent when the window ends (R35)."""
     story, room = here
     for number in range(5):
         track(story, room, b"%d" % number)
@@ -189,7 +189,7 @@ def test_no_more_presence_calls_than_the_server_takes(here: Here) -> None:
 
 
 def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: Here) -> None:
-    """Beyond its timeout the caller gets RateLimitedError with the limit; the wish is sent all the same (R35)."""
+    """After its timeout the caller gets RateLimitedError with the limit; the payload is sent anyway (R35)."""
     story, room = here
     for number in range(5):
         track(story, room, b"%d" % number)
@@ -204,7 +204,7 @@ def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: He
 
 
 def test_a_new_join_counts_anew(here: Here) -> None:
-    """After a rejoin five calls are allowed again at once: the server counts by channel process (R35)."""
+    """After a rejoin five calls are allowed again at once: the server counts per channel process (R35)."""
     story, room = here
     for number in range(5):
         track(story, room, b"%d" % number)
@@ -220,7 +220,7 @@ def test_a_new_join_counts_anew(here: Here) -> None:
 
 
 def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
-    """A client that tracks ten times a second for two minutes is never closed for it, and its last wish holds (R35)."""
+    """A client that tracks ten times a second for two minutes is never closed, and its last payload is set (R35)."""
     world = World(hub=HubOptions(secret=SECRET, limits=ServerLimits(presence_calls=5)))
     ada, bob = world.client(), world.client()
     room, there = ada.channel("lobby", presence_key="ada"), bob.channel("lobby")
@@ -238,7 +238,7 @@ def test_the_server_never_has_to_enforce_its_presence_limit() -> None:
 
 @pytest.mark.parametrize("calls", [1, 3, None])
 def test_the_presence_limit_is_a_setting(make_story: Callable[..., Story], calls: int | None) -> None:
-    """Another limit, or none, is what is kept (R35)."""
+    """Another limit, or none, is respected (R35)."""
     story = make_story(limits=Limits(presence_calls=calls))
     story.open()
     room = story.joined(presence_key="ada")
@@ -249,7 +249,7 @@ def test_the_presence_limit_is_a_setting(make_story: Callable[..., Story], calls
 
 
 def test_the_allowance_is_the_servers_window() -> None:
-    """The window begins with the first call; the next call after it begins another (protocol §5.5)."""
+    """The window starts with the first call; the first call after it starts another."""
     allowance = Allowance(2, 30.0)
     assert allowance.ready_at(100.0) == 100.0
     allowance.spend(100.0)
@@ -264,7 +264,7 @@ def test_the_allowance_is_the_servers_window() -> None:
 
 @pytest.mark.parametrize("how", ["leave", "remove", "cancel", "drop", "closed"])
 def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> None:
-    """Leaving, removing, losing or closing ends the wait with a reason; the wish stays with the channel (R31)."""
+    """Leaving, removing, losing or closing fails the callers with a reason; the payload is kept (R31)."""
     story, room = here
     tracked = track(story, room, b"1", None)
     if how == "leave":
@@ -291,7 +291,7 @@ def test_who_waits_for_a_track_is_settled_by_every_end(here: Here, how: str) -> 
 
 
 def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
-    """While the channel joins again nothing is sent on the old join: the wish goes out once, on the new one (R45)."""
+    """During a rejoin nothing is sent on the old join: the payload is sent once, on the new one (R45)."""
     story, room = here
     story.collect(room, changes("users"))
     story.run_for(0)
@@ -309,7 +309,7 @@ def test_a_wish_during_a_rejoin_is_sent_on_the_new_join(here: Here) -> None:
 
 
 def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
-    """track() after subscribe() joins again for presence; without any listener there is no gap to tell (R17, R44)."""
+    """track() after subscribe() rejoins for presence; without any listener no gap is reported (R17, R44)."""
     each.open()
     room = each.joined()
     watched = each.watch()
@@ -322,7 +322,7 @@ def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
 
 
 def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
-    """The second join may lose broadcasts; presence, to which nobody listens, is not in its gap (R17, R44)."""
+    """The rejoin may lose broadcasts; presence has no listener, so it is not in the gap (R17, R44)."""
     each.open()
     room = each.channel()
     told = each.collect(room, gaps())
@@ -335,7 +335,7 @@ def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:
 
 
 def test_a_listener_that_comes_while_a_first_wish_joins_again_is_told(each: Story) -> None:
-    """It may have missed what was said since it was added (R44)."""
+    """It may have missed events since it was added (R44)."""
     each.open()
     room = each.joined()
     told = each.collect(room, gaps())
@@ -367,7 +367,7 @@ def test_presence_calls_of_all_channels_keep_the_rate_of_the_project(make_story:
 def test_a_payload_with_too_many_keys_is_refused_at_once(
     make_story: Callable[..., Story], limits: Limits, keys: int
 ) -> None:
-    """The hosted plans take ten keys in a payload: one more raises before anything is sent or wished (R36)."""
+    """The hosted plans allow ten keys in a payload: one more raises before anything is sent or stored (R36)."""
     story = make_story(limits=limits)
     story.open()
     room = story.joined(presence_key="me")
@@ -390,7 +390,7 @@ def test_a_payload_that_is_too_large_is_refused_at_once(make_story: Callable[...
 
 @pytest.mark.parametrize("late", [0.05, 0.2, 0.4])
 def test_a_first_push_that_was_slow_makes_the_sixth_wait_longer(late: float) -> None:
-    """The server's window begins when the first push reaches it: the sixth comes after its end all the same (R35)."""
+    """The server's window starts when it receives the first push: the sixth is sent after its end (R35)."""
     world = World(hub=HubOptions(secret=SECRET, limits=ServerLimits(presence_calls=5)))
     ada = world.client()
     room = ada.channel("room", presence_key="ada")
