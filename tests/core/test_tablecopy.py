@@ -96,7 +96,7 @@ def unheard(change: Any, *, inside: bool) -> None:
 
 
 def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[..., None]]:
-    """Return a mirror with a filter, and a function that delivers a change to its listeners in order, as a frame does."""
+    """Return a mirror with a filter, and a function that delivers a change to its listeners in order."""
     driven = Driven(filter=filter, judged=frozenset({"a"}), **settings)
     listeners = driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside))
 

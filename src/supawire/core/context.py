@@ -118,7 +118,7 @@ class Context:
         timeout: float | None = None,
         firm: bool = False,
     ) -> str:
-        """Send a request, wait for its reply, and return its ref."""
+        """Send a request, record it as a pending push, and return its ref."""
         ref = self.next_ref()
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
         self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
@@ -137,7 +137,7 @@ class Context:
         *,
         firm: bool = False,
     ) -> None:
-        """Expect a reply to the last transmitted frame. `firm`: time spent behind unanswered joins counts as well."""
+        """Record the last transmitted frame as a pending push. `firm`: time behind unanswered joins counts as well."""
         self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, firm), timeout)
 
     def beat(self, now: Instant) -> None:

@@ -164,7 +164,7 @@ class Replies:
         self.late: int = 0
 
     def expect(self, ref: str, pending: Pending, timeout: float | None) -> None:
-        """Wait for the reply to `ref` for `timeout` seconds, None for as long as the connection lasts."""
+        """Add a push that waits `timeout` seconds for its reply, None for as long as the connection lasts."""
         self._pending[ref] = pending
         if pending.event == frames.HEARTBEAT and self._frozen_at is None:
             pending.firm = True

@@ -502,7 +502,7 @@ class Session:
             self._watch_idle(now)
 
     def _watch_clock(self, now: Instant) -> None:
-        """Probe the connection if one clock moved against the other: the machine slept or its clock was set."""
+        """Probe the connection and fetch a token after a clock jump: the machine slept or its clock was set."""
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > JUMP:
             self._context.report("clock", jump=self._drift - before)
