@@ -52,7 +52,7 @@ async def test_a_channel_that_ends_while_it_is_looked_up_is_not_kept(meanwhile: 
     """Its listings would stay for as long as the server runs, and be judged with each change."""
     database = SlowDatabase()
     do: Callable[[Any], Any] = lambda act: None  # noqa: E731
-    ground = SimpleNamespace(url="", database=database, behaviour=Behaviour(), followers={}, do=do)
+    ground = SimpleNamespace(url="", database=database, behaviour=Behaviour(), row_consumers={}, do=do)
     feed = Feed(cast("BackendContext", ground))
     feed._flowing(True)
     asking = asyncio.ensure_future(feed.answers[SubscribeQuery](subscription(5)))

@@ -153,7 +153,7 @@ async def test_a_policy_that_fails_or_never_ends_is_trouble(
     policies: Policies, sql: Sql, action: Action, policy: str, trouble: QueryError, monkeypatch: pytest.MonkeyPatch
 ):
     """What comes of it is said by who asked; the connection is good for the next question."""
-    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
     run(sql, f"create policy r on realtime.messages for select using ({policy})")
     run(sql, f"create policy w on realtime.messages for insert with check ({policy})")
     assert await policies.permissions(ask(action)) is trouble

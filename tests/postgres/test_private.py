@@ -121,7 +121,7 @@ async def test_what_is_wrong_with_the_database_is_the_reason(
     server: LocalServer, sql: Sql, sabotage: LiteralString, reason: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Each with the server's text (§9.2)."""
-    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
     sql.execute(sabotage)
     async with wire(server, member(server)) as client:
         assert await client.join() == denied(reason)
@@ -292,7 +292,7 @@ async def test_what_is_wrong_is_said_to_who_posts(
     server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str, monkeypatch: pytest.MonkeyPatch
 ):
     """422 with the server's text (§6.7)."""
-    monkeypatch.setattr("supawire.server.postgres.policies.PATIENCE", "200ms")
+    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
     sql.execute(sabotage)
     path = "/realtime/v1/api/broadcast/lab/events/ping?private=true"
     assert await post(server, path, {}, member(server)) == (422, {"message": answer})

@@ -50,8 +50,8 @@ def test_tokens_never_come_out() -> None:
 
 def test_memory_is_bounded(monkeypatch: Any) -> None:
     """In frames and in bytes: the oldest are forgotten."""
-    monkeypatch.setattr(recorder, "KEPT", 3)
-    monkeypatch.setattr(recorder, "KEPT_BYTES", 50)
+    monkeypatch.setattr(recorder, "MAX_FRAMES_KEPT", 3)
+    monkeypatch.setattr(recorder, "MAX_BYTES_KEPT", 50)
     kept = Recorder()
     for n in range(5):
         kept.note(n, True, b"x", False)
