@@ -226,7 +226,7 @@ class LinkedClient(SessionHarness):
         world.clients.append(self)
         self.key: str = world.token("anon", 10 * 365 * 86400)
         self.wire: Wire | None = None
-        self.skew = 0.0
+        self.skew: float = 0.0
         """Seconds by which this client's wall clock is ahead of the server's."""
         self.provide: Callable[[], str | None | RealtimeError] | None = None
         """Called when the session needs a token; its result is passed on immediately."""
