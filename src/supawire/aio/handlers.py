@@ -186,7 +186,7 @@ class InlineFeed:
     def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
         self._handler = handler
         self._feed = TaskRunner(driver, self._finish, buffer, handler)
-        self.cancel = self._feed.cancel
+        self.cancel: Callable[[], None] = self._feed.cancel
 
     def put(self, given: Any, event: Any) -> None:
         """Add what the handler returned for an event."""

@@ -79,8 +79,8 @@ class Call:
     __slots__ = ("_active", "_outer", "_token", "owner", "task")
 
     def __init__(self, owner: object, task: "asyncio.Task[object] | None") -> None:
-        self.owner = owner
-        self.task = task
+        self.owner: object = owner
+        self.task: asyncio.Task[object] | None = task
         self._active = False
         self._outer: Call | None = None
         self._token: Token[Call | None] | None = None
