@@ -375,11 +375,9 @@ def check_json(payload: object, name: str = "payload") -> bytes:
     """Encode `payload` as JSON.
 
     Besides dicts, lists and plain values, all types that msgspec encodes are accepted: dataclasses, attrs classes,
-    structs,
-    sets, datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. Also accepted are pydantic
-    models, numpy numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings. The page
-    on
-    broadcasts has the table.
+    structs, sets, datetimes, UUIDs; a Decimal and nested bytes become strings, the bytes in base64. Also accepted are
+    pydantic models, numpy numbers and arrays, addresses of `ipaddress`, and subclasses of texts, numbers and mappings.
+    The page on broadcasts has the table.
     NaN and Infinity, keys other than texts or numbers, and other objects raise `InvalidArgumentError` with their path.
     """
     try:

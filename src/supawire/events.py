@@ -205,8 +205,7 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
         Decoded on first access.
 
         In an Update an unchanged large value (over some 2 kB) is missing, not None, unless the table has REPLICA
-        IDENTITY
-        FULL. A model object is created only when all columns for its fields were sent.
+        IDENTITY FULL. A model object is created only when all columns for its fields were sent.
 
         Raises: RowError, with the row as it was sent: it is not a JSON object, or does not fit the model.
         """

@@ -268,10 +268,9 @@ class ClientOptions:
     token: a string, or a callable that returns one or None. heartbeat: its interval. timeout: for replies, and for
     one connection attempt. open_timeout: for the first connection, all attempts together; None: no limit. offline:
     what sending does while the channel is not joined. queue_size: how many messages "queue" holds. idle_disconnect:
-    close
-    the socket after this time without channels. token_on_heartbeat: call the callable of token= at each heartbeat too.
-    max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of the
-    URL's.
+    close the socket after this time without channels. token_on_heartbeat: call the callable of token= at each heartbeat
+    too. max_retry_after: the longest wait accepted from the server (Retry-After). host: Host and TLS name instead of
+    the URL's.
     on_error: receives errors that no caller is waiting for.
     """
 

@@ -122,8 +122,7 @@ def broadcast(event: str = ANY, *, model: type[Any] | None = None) -> Selector[B
 
     Args:
         model: the class of `payload`, which is converted on access: a dataclass, TypedDict, `msgspec.Struct` or
-        pydantic
-            model. A message that does not fit raises `RowError` there.
+            pydantic model. A message that does not fit raises `RowError` there.
 
     Raises: InvalidArgumentError: the name is empty or over 255 bytes of UTF-8; the model is not a supported class.
     Wire: docs/protocol.md, Broadcast.
@@ -186,8 +185,7 @@ def changes(
     Args:
         schema: "public" if omitted. event: "INSERT", "UPDATE", "DELETE" or "*".
         where: which rows, such as `col("total") >= 100`. Rows are checked as they are after the change; a DELETE has
-        only
-            the key columns, unless the table has REPLICA IDENTITY FULL.
+            only the key columns, unless the table has REPLICA IDENTITY FULL.
         filter: the same as text, such as "status=eq.open"; all conditions must match. See docs/protocol.md, Filters.
         select: the columns to receive; the key is always included. Requires a table.
         model: the class of `record`, which is converted on access: a dataclass, TypedDict, `msgspec.Struct` or pydantic
@@ -216,7 +214,7 @@ def changes(
 
 
 def presence() -> Selector[PresenceEvent]:
-    """Select presence joins, updates and leaves, each followed by `PresenceSync` with the complete state."""
+    """Select presence joins, updates and leaves, and after those of a diff `PresenceSync` with the complete state."""
     return PresenceSelector()
 
 

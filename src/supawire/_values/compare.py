@@ -2,8 +2,7 @@
 
 Differences from the database: text is ordered by code point, not by collation, and enums by name; dates and times are
 parsed in ISO format only; intervals, networks, money and ranges are compared as text; regular expressions do not
-support
-back references or lookaround (`patterns.py`); jsonb supports equality but no order.
+support back references or lookaround (`patterns.py`); jsonb supports equality but no order.
 """
 
 import json

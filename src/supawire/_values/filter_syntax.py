@@ -291,8 +291,7 @@ def matches(conditions: Iterable[Condition], row: Mapping[str, Any], columns: Ma
     """Return whether every condition is true for the row: wire values or Python values by column.
 
     columns: the types by name; missing ones are inferred from the value. A condition is false if the row lacks the
-    column,
-    if the value is NULL (except with `is` and `isdistinct`), or if it is not a value of the column's type.
+    column, if the value is NULL (except with `is` and `isdistinct`), or if it is not a value of the column's type.
     """
     return all(_matches(condition, row, columns or {}) for condition in conditions)
 

@@ -79,8 +79,7 @@ def read_bytes(text: str) -> bytes:
     r"""Parse a bytea: plain hex as sent by today's server, or with a prefix `\x`.
 
     Some older servers sent the hex of the text `\x…`. This cannot be distinguished from the hex of such bytes, so only
-    one
-    level is decoded; a caller that knows can apply `bytes.fromhex(value[2:].decode())`.
+    one level is decoded; a caller that knows can apply `bytes.fromhex(value[2:].decode())`.
     """
     digits = text.removeprefix("\\x")
     if " " in digits or not digits.isascii():

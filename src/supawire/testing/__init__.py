@@ -3,9 +3,8 @@
 `insert`, `update`, `delete`, `broadcast`, `presence` and the other functions create events as a client receives them.
 
 With `VirtualServer` and `VirtualTimeLoop`, hours pass at once; `RecordingTransport` records every frame, alone or
-around
-another transport; `FakeHttp` gives the answers that you set; `VirtualClock`, `World` and `LinkedClient` drive the
-protocol without asyncio. The fixtures for pytest are in `plugin`.
+around another transport; `FakeHttp` gives the answers that you set; `VirtualClock`, `World` and `LinkedClient` drive
+the protocol without asyncio. The fixtures for pytest are in `plugin`.
 """
 
 from importlib import import_module

@@ -169,8 +169,7 @@ def presence(
     """Create one participant's entry, as contained in presence events and `presence_state()`.
 
     Args: ref, previous_ref: the server's references of this entry and of the one that it replaces; if omitted, a new
-    one
-        and None.
+        one and None.
     """
     own = ref or f"ref-{next(_refs)}"
     return Presence(key, own, previous_ref, Raw(_object(dict(payload or {}), "payload")))

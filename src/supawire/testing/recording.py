@@ -41,10 +41,8 @@ class RecordedFrame:
     """A frame that the client sent (`direction` "out") or received ("in").
 
     connection: 1 for the first socket, 2 for the next. topic, event: those of the frame. payload: decoded JSON, or
-    bytes;
-    for a broadcast the sender's payload, and `user_event` its event. data: the frame itself. Tokens are hidden in all
-    of
-    it. A frame that cannot be decoded has neither topic nor event, and its bytes as payload.
+    bytes; for a broadcast the sender's payload, and `user_event` its event. data: the frame itself. Tokens are hidden
+    in all of it. A frame that cannot be decoded has neither topic nor event, and its bytes as payload.
     """
 
     direction: Direction
@@ -255,8 +253,7 @@ class RecordingTransport:
         """Set the answer to the client's next frames of this event; they are not passed to the inner transport.
 
         Args: event: phx_join, phx_leave, heartbeat, broadcast or presence. response: the response in the reply; empty
-        if
-            omitted. times: how many frames; None: all from now on.
+            if omitted. times: how many frames; None: all from now on.
         Raises: InvalidArgumentError.
         """
         check_choice("status", status, STATUSES)

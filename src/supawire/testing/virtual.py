@@ -85,8 +85,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             runner.run(test())
 
     Use it for code that runs only in this loop, as with `MemoryTransport` and `FakeHttp`: it does not wait for a
-    network
-    or for threads. Only the monotonic clock jumps; `time.time()` is unchanged.
+    network or for threads. Only the monotonic clock jumps; `time.time()` is unchanged.
     """
 
     def __init__(self) -> None:

@@ -191,8 +191,7 @@ async def _ask(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -
     """Send the request once and accept no status other than 101.
 
     aiohttp would repeat a request whose connection was dropped, bypassing our backoff. It would also follow redirects,
-    and
-    send the key and the token to another host.
+    and send the key and the token to another host.
     """
     try:
         response = await ask(request)
