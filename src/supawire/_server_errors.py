@@ -112,7 +112,7 @@ KEY_HINTS: Final = {
     "token-signature": _SAME,
     "token-signer": f"{_SAME} After a rotation of the project's keys copy the new one.",
 }
-"""Additional hints by slug, for errors where the key was refused and no token was given."""
+"""Hints by slug, put after `KEY_JUDGED`, for errors where the key was refused because no token was given."""
 
 KEY_JUDGED: Final = "No token was given, so the server judges the key: "
 _OPENS: Final = "The key opens the connection, whatever token= is: "

@@ -41,7 +41,7 @@ def misused(message: str, hint: str) -> Callable[..., Any]:
 
 
 def not_built(kind: str, value: object, wanted: type[T], call: str) -> T:
-    """Check an argument that only the library itself passes.
+    """Return `value` if it has the type that only this library passes, so that users do not call a constructor.
 
     Raises: InvalidArgumentError, which names `call` to use.
     """
