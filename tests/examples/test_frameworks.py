@@ -117,11 +117,12 @@ async def test_the_notebook_runs(require: Callable[[str], str]):
             out, err = await ended
             assert program.returncode == 0, err.decode()
     shown = json.loads(out)
+    address = server.url.removeprefix("http://")
     assert shown == [
-        "<Client open, 1 channels>",
+        f"<Client of {address} open, 1 channels>",
         "{'user': 'alice'}",
         "(True, {'user': 'bob'})",
         "{'id': 7}",
         "{'user': 'carol'}",
-        "<Client closed, 1 channels>",
+        f"<Client of {address} closed, 1 channels>",
     ]
