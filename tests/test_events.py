@@ -30,7 +30,7 @@ from supawire import (
     testing,
 )
 from supawire._values.models import check_model
-from supawire.events import ChangeData, Insert, LateBroadcast, Presence
+from supawire.events import ChangeData, Insert, LateBroadcast, Presence, PresenceSync, presence_with_model
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl"
@@ -46,6 +46,14 @@ ROW = {"id": 7, "name": "alice"}
 ALICE = testing.presence("alice", {"at": 1}, ref="a")
 PHONE = testing.presence("alice", {"at": 2}, ref="b", previous_ref="a")
 
+
+def modelled(event: PresenceSync) -> Any:
+    """The event as a listener with the model gets it."""
+    model = check_model(User)
+    assert model is not None
+    return presence_with_model(event, model)
+
+
 MAKERS: dict[str, Any] = {
     "insert": lambda: testing.insert("users", ROW, commit_timestamp=NOW),
     "insert with a model": lambda: testing.insert("users", ROW, model=User),
@@ -55,10 +63,12 @@ MAKERS: dict[str, Any] = {
     "broadcast with a model": lambda: testing.broadcast("typing", {"id": 1}, model=User),
     "bytes": lambda: testing.broadcast("typing", b"\x00\x01"),
     "presence": lambda: testing.presence("alice", {"at": 1}, ref="a"),
+    "presence with a model": lambda: testing.presence("alice", {"id": 1}, ref="a", model=User),
     "join": lambda: testing.presence_join(ALICE, PHONE, previous=[ALICE]),
     "leave": lambda: testing.presence_leave(ALICE),
     "update of presence": lambda: testing.presence_update(PHONE, ALICE),
     "sync": lambda: testing.presence_sync(ALICE, PHONE, testing.presence("bob", ref="c")),
+    "sync with a model": lambda: modelled(testing.presence_sync(testing.presence("alice", {"id": 1}, ref="a"))),
     "system": lambda: System("room", "postgres_changes", "ok", "Subscribed to PostgreSQL"),
     "gap": lambda: Gap("room", NOW, NOW, "connection_lost", 3, "complete", frozenset({"changes"})),
     "status": lambda: Status("room", ChannelState.FAILED, ChannelState.JOINING, JoinError("refused", hint="ask")),
@@ -114,6 +124,8 @@ def test_a_copy_is_equal(make: Any, read: bool, copied: Any):
         ("broadcast with a model", "payload={'id': 1}"),
         ("bytes", r"payload=b'\x00\x01'"),
         ("presence", "Presence(key='alice', payload={'at': 1}, ref='a')"),
+        ("presence with a model", "Presence(key='alice', payload={'id': 1}, ref='a')"),
+        ("sync with a model", "state={'alice': (Presence(key='alice', payload={'id': 1}, ref='a'),)}"),
         ("join", "current=(Presence(key='alice', payload={'at': 1}, ref='a'), "),
         ("sync", "state={'alice': (Presence("),
         ("row updated", "RowUpdated(key=7, row={'id': 7, 'name': 'alice'}, old={'id': 7, 'name': 'a'})"),
@@ -207,7 +219,9 @@ def test_printing_makes_no_model():
 
     change = testing.insert("t", {"id": 1}, model=Counted)
     message = testing.broadcast("e", {"id": 2}, model=Counted)
+    entry = testing.presence("alice", {"id": 3}, model=Counted)
     print(change, message, change == copy.copy(change), hash(message))
+    print(entry, entry == testing.presence("alice", {"id": 4}, ref=entry.ref, model=Counted))
     assert made == []
     assert (change.record.id, message.payload.id, made) == (1, 2, [1, 2])
 
@@ -231,6 +245,7 @@ def test_what_is_built_is_what_would_be_received():
     assert testing.delete("orders", {"id": 2}, errors=["Error 413: Payload Too Large"]).truncated
     assert testing.insert("users", ROW, model=User).record == User(7, "alice")
     assert testing.broadcast("e", {"id": 7}, model=User).payload == User(7)
+    assert testing.presence("alice", {"id": 7}, model=User).payload == User(7)
     assert testing.presence_sync(ALICE, PHONE).state == {"alice": (ALICE, PHONE)}
     assert testing.row_inserted(ROW, key="id", model=User).row == User(7, "alice")
     (change,) = testing.resynced([ROW], [], key=["id"]).changes
@@ -263,7 +278,8 @@ def test_what_cannot_be_built_is_refused(call: Any, says: str):
         (changes("users"), "changes('users')"),
         (changes("users", schema="app", event="INSERT", filter="id=eq.1", select=["id"], model=User),
          "changes('users', schema='app', event='INSERT', filter='id=eq.1', select=('id',), model=User)"),
-        (presence(), "presence()"), (system(), "system()"), (gaps(), "gaps()"), (status(), "status()"),
+        (presence(), "presence()"), (presence(model=User), "presence(model=User)"),
+        (system(), "system()"), (gaps(), "gaps()"), (status(), "status()"),
     ],
 )  # fmt: skip
 def test_a_selector_prints_as_it_is_written(selector: object, shown: str):

@@ -4,7 +4,7 @@ Events are created for every frame, so they are `msgspec` structs that are cheap
 `record`) are decoded on first access and cached. Data from the server is not validated here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -31,11 +31,12 @@ else:
 NULL: Final = Raw(b"null")
 
 _decode: Final = msgspec.json.Decoder().decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def read_json(raw: Raw | bytes, what: str) -> Any:
+def read_json(raw: Raw | bytes, what: str, decode: Callable[[Raw | bytes], Any] = _decode) -> Any:
     try:
-        return _decode(raw)
+        return decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RowError(f"{what} is not JSON that can be read: {error}", raw=bytes(raw)) from error
 
@@ -299,7 +300,7 @@ Change = Insert[R] | Update[R] | Delete
 """A change of a row."""
 
 
-class Presence(Struct, frozen=True, gc=False, eq=False):
+class Presence(Struct, Generic[R], frozen=True, gc=False, eq=False):
     """The tracked payload of one participant. One key may have several: tabs or devices of the same user."""
 
     key: str
@@ -307,29 +308,49 @@ class Presence(Struct, frozen=True, gc=False, eq=False):
     previous_ref: str | None
     _raw: Raw
     _payload: Any = UNSET
+    """The decoded payload; before that UNSET, or the model that it is converted to."""
 
     @property
-    def payload(self) -> dict[str, Any]:
-        """The tracked payload, without the server's `phx_*` members."""
-        if self._payload is UNSET:
-            tracked = read_json(self._raw, "the presence payload")
-            own = {name: value for name, value in tracked.items() if not name.startswith("phx_")}
-            force_setattr(self, "_payload", own)
-        return cast("dict[str, Any]", self._payload)
+    def payload(self) -> R:
+        """The tracked payload, without the server's `phx_*` members; with `model=` an object of that class.
+
+        Raises: RowError, with the entry as it was received: it cannot be read, or does not fit the model.
+        """
+        kept = self._payload
+        if kept is UNSET or type(kept) is Model:
+            kept = self._tracked(_decode) if kept is UNSET else self._make(kept)
+            force_setattr(self, "_payload", kept)
+        return cast("R", kept)
+
+    def _tracked(self, decode: Callable[[Raw | bytes], Any]) -> dict[str, Any]:
+        sent = read_json(self._raw, "the presence payload", decode)
+        return {name: value for name, value in sent.items() if not name.startswith("phx_")}
+
+    def _make(self, model: Model) -> Any:
+        """Create the object from the received text, so that numbers keep their digits."""
+        text = msgspec.json.encode(self._tracked(_decode_members))
+        try:
+            return model.read(text)
+        except RowError as error:
+            error.raw = bytes(self._raw)
+            raise
 
     def __eq__(self, other: object) -> bool:
+        """Compare the tracked payloads; objects that `model=` created from them are not compared."""
         if not isinstance(other, Presence):
             return NotImplemented
-        return (self.key, self.ref, self.previous_ref) == (other.key, other.ref, other.previous_ref) and bool(
-            self._raw == other._raw or self._sent() == other._sent()
+        theirs = cast("Presence[Any]", other)
+        return (self.key, self.ref, self.previous_ref) == (theirs.key, theirs.ref, theirs.previous_ref) and bool(
+            self._raw == theirs._raw or self._sent() == theirs._sent()
         )
 
     def __hash__(self) -> int:
         return hash((self.key, self.ref))
 
     def _sent(self) -> Any:
+        """Return the payload as a dict, for printing and comparing; it is not cached, and no model is used."""
         try:
-            return self.payload
+            return self._tracked(_decode)
         except RowError:
             return Unreadable(bytes(self._raw))
 
@@ -337,61 +358,62 @@ class Presence(Struct, frozen=True, gc=False, eq=False):
         return brief_event("Presence", key=self.key, payload=self._sent(), ref=self.ref)
 
 
-class PresenceJoin(Struct, frozen=True, gc=False):
+class PresenceJoin(Struct, Generic[R], frozen=True, gc=False):
     """A participant joined, or joined with another device. `current` and `previous` are all entries of the key."""
 
     topic: str
     key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
+    current: tuple[Presence[R], ...]
+    previous: tuple[Presence[R], ...]
 
     __repr__ = brief_fields
 
 
-class PresenceLeave(Struct, frozen=True, gc=False):
+class PresenceLeave(Struct, Generic[R], frozen=True, gc=False):
     """A participant left, or left with one of several devices."""
 
     topic: str
     key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
+    current: tuple[Presence[R], ...]
+    previous: tuple[Presence[R], ...]
 
     __repr__ = brief_fields
 
 
-class PresenceUpdate(Struct, frozen=True, gc=False):
+class PresenceUpdate(Struct, Generic[R], frozen=True, gc=False):
     """A participant tracked another payload."""
 
     topic: str
     key: str
-    current: tuple[Presence, ...]
-    previous: tuple[Presence, ...]
+    current: tuple[Presence[R], ...]
+    previous: tuple[Presence[R], ...]
 
     __repr__ = brief_fields
 
 
-PresenceState = Mapping[str, tuple[Presence, ...]]
+PresenceState = Mapping[str, tuple[Presence[R], ...]]
 """All participants, by presence key. Immutable."""
 
 
-class PresenceSync(Struct, frozen=True, gc=False, eq=False):
+class PresenceSync(Struct, Generic[R], frozen=True, gc=False, eq=False):
     """The presence state is complete: sent after each `presence_state`, and after the other events of a diff."""
 
     topic: str
-    _take: Callable[[], PresenceState]
-    _state: PresenceState | UnsetType = UNSET
+    _take: Callable[[], PresenceState[R]]
+    _state: PresenceState[R] | UnsetType = UNSET
 
     @property
-    def state(self) -> PresenceState:
+    def state(self) -> PresenceState[R]:
         """All participants; copied on first access."""
         if self._state is UNSET:
             force_setattr(self, "_state", self._take())
-        return cast("PresenceState", self._state)
+        return cast("PresenceState[R]", self._state)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PresenceSync):
             return NotImplemented
-        return self.topic == other.topic and dict(self.state) == dict(other.state)
+        theirs = cast("PresenceSync[Any]", other)
+        return self.topic == theirs.topic and dict(self.state) == dict(theirs.state)
 
     def __hash__(self) -> int:
         return hash((PresenceSync, self.topic, len(self.state)))
@@ -399,21 +421,59 @@ class PresenceSync(Struct, frozen=True, gc=False, eq=False):
     def __reduce__(self) -> tuple[Any, ...]:
         return sync_of, (self.topic, dict(self.state))
 
-    def __copy__(self) -> "PresenceSync":
+    def __copy__(self) -> "PresenceSync[R]":
         return self
 
     def __repr__(self) -> str:
         return brief_event("PresenceSync", topic=self.topic, state=self.state)
 
 
-def sync_of(topic: str, state: dict[str, tuple[Presence, ...]]) -> PresenceSync:
+def sync_of(topic: str, state: dict[str, tuple[Presence[R], ...]]) -> PresenceSync[R]:
     """Create the event for a given state."""
     kept = MappingProxyType(state)
     return PresenceSync(topic, lambda: kept, kept)
 
 
-PresenceEvent = PresenceJoin | PresenceLeave | PresenceUpdate | PresenceSync
+PresenceEvent = PresenceJoin[R] | PresenceLeave[R] | PresenceUpdate[R] | PresenceSync[R]
 """An event that `presence()` listeners receive."""
+
+
+class _ModelledState(Mapping[str, tuple[Presence[Any], ...]]):
+    """A state whose payloads are objects of a class; the entries of a key are created on its first access."""
+
+    __slots__ = ("_made", "_model", "_state")
+
+    def __init__(self, state: PresenceState[Any], model: Model) -> None:
+        self._state = state
+        self._model = model
+        self._made: dict[str, tuple[Presence[Any], ...]] = {}
+
+    def __getitem__(self, key: str) -> tuple[Presence[Any], ...]:
+        made = self._made.get(key)
+        return self._made.setdefault(key, _modelled(self._state[key], self._model)) if made is None else made
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._state
+
+    def __repr__(self) -> str:
+        return repr(self._state)
+
+
+def _modelled(entries: tuple[Presence[Any], ...], model: Model) -> tuple[Presence[Any], ...]:
+    return tuple([replace(entry, _payload=model) for entry in entries])
+
+
+def presence_with_model(event: PresenceEvent[Any], model: Model) -> PresenceEvent[Any]:
+    """Return the same event for a listener that takes payloads as objects of a class."""
+    if isinstance(event, PresenceSync):
+        return PresenceSync(event.topic, lambda: _ModelledState(event.state, model))
+    return replace(event, current=_modelled(event.current, model), previous=_modelled(event.previous, model))
 
 
 __all__ = [
@@ -443,6 +503,7 @@ __all__ = [
     "System",
     "Update",
     "Verdict",
+    "presence_with_model",
     "sync_of",
     "type_of_change",
     "with_model",
@@ -672,7 +733,7 @@ class Heartbeat(Struct, frozen=True):
     latency: float | None = None
 
 
-Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent | System | Gap | Status
+Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any] | System | Gap | Status
 """An object that a handler or iterator can receive."""
 
 
@@ -711,4 +772,4 @@ class Stats:
     """Seconds of the newest heartbeat's round trip."""
 
 
-EMPTY_STATE: Final[PresenceState] = MappingProxyType({})
+EMPTY_STATE: Final[PresenceState[dict[str, Any]]] = MappingProxyType({})

@@ -213,9 +213,21 @@ def changes(
     return _with_model(ChangesSelector(schema, table, wanted, text, _columns(select)), model)
 
 
-def presence() -> Selector[PresenceEvent]:
-    """Select presence joins, updates and leaves, and after those of a diff `PresenceSync` with the complete state."""
-    return PresenceSelector()
+@overload
+def presence(*, model: None = None) -> Selector[PresenceEvent[dict[str, Any]]]: ...
+@overload
+def presence(*, model: type[P]) -> Selector[PresenceEvent[P]]: ...
+def presence(*, model: type[Any] | None = None) -> Selector[PresenceEvent[Any]]:
+    """Select presence joins, updates and leaves, and after those of a diff `PresenceSync` with the complete state.
+
+    Args:
+        model: the class of the `payload` of each entry, created on first access: a dataclass, attrs class, TypedDict,
+            `msgspec.Struct` or pydantic model. A payload that does not fit raises `RowError` on access; the rest of
+            the event can still be read.
+
+    Raises: InvalidArgumentError: the model is no such class.
+    """
+    return _with_model(PresenceSelector(), model)
 
 
 def system() -> Selector[System]:

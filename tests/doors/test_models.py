@@ -15,10 +15,15 @@ from supawire import (
     Insert,
     InvalidArgumentError,
     LocalServer,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceSync,
+    PresenceUpdate,
     RowError,
     Update,
     broadcast,
     changes,
+    presence,
 )
 from tests.doors.door import Door, until
 
@@ -74,6 +79,47 @@ async def test_iterators_and_handlers_get_objects(door: Door, server: LocalServe
     assert isinstance(deleted, Delete) and deleted.old_record == {"id": 2}
     assert isinstance(message, Broadcast) and message.payload == model(**ALICE)
     assert handled == [model(**ALICE), model(**ALICE)]
+
+
+@pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
+async def test_presence_arrives_as_objects(door: Door, server: LocalServer, model: Any):
+    """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts (R42)."""
+    handled: list[Any] = []
+    threaded: list[Any] = []
+
+    def hear(event: Any) -> None:
+        if isinstance(event, PresenceSync):
+            handled.extend(entry.payload for entries in event.state.values() for entry in entries)
+
+    def hear_on_a_thread(event: Any) -> None:
+        if isinstance(event, PresenceSync):
+            threaded.extend(entry.payload for entries in event.state.values() for entry in entries)
+
+    async with door.client(server) as client:
+        room = await client.channel("room", presence_key="alice")
+        people = await room.listen(presence(model=model))
+        plain = await room.listen(presence())
+        await room.on(presence(model=model), hear)
+        await room.on(presence(model=model), hear_on_a_thread, thread=True)
+        await room.subscribe()
+        await room.track(ALICE)
+        first, joined, sync = await people.take(3)
+        assert isinstance(first, PresenceSync) and isinstance(joined, PresenceJoin) and isinstance(sync, PresenceSync)
+        assert [entry.payload for entry in sync.state["alice"]] == [model(**ALICE)]
+        await room.track(BOB)
+        updated, _ = await people.take(2)
+        await room.untrack()
+        left, empty = await people.take(2)
+        _, seen = await plain.take(2)
+        await until(lambda: len(handled) == len(threaded) == 2)
+        assert (await room.presence_state()) == {}
+    assert [entry.payload for entry in joined.current] == [model(**ALICE)]
+    assert isinstance(updated, PresenceUpdate)
+    assert [entry.payload for entry in (*updated.current, *updated.previous)] == [model(**BOB), model(**ALICE)]
+    assert isinstance(left, PresenceLeave) and [entry.payload for entry in left.previous] == [model(**BOB)]
+    assert isinstance(empty, PresenceSync) and dict(empty.state) == {}
+    assert [entry.payload for entry in seen.current] == [ALICE]
+    assert handled == threaded == [model(**ALICE), model(**BOB)]
 
 
 async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(door: Door, server: LocalServer):

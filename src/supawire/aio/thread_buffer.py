@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, ThreadFlowControl, make_buffer
 from supawire.errors import SlowConsumerError, StateError
 from supawire.events import PresenceSync
-from supawire.selectors import PresenceSelector, Selector
+from supawire.selectors import ModelSelector, PresenceSelector, Selector
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -74,7 +74,8 @@ def make_thread_safe(
         else:
             put(event)
 
-    has_presence = any(isinstance(selector, PresenceSelector) for selector in selectors)
+    plain = (selector.plain if isinstance(selector, ModelSelector) else selector for selector in selectors)
+    has_presence = any(isinstance(selector, PresenceSelector) for selector in plain)
     return put_safely if has_presence else cast("Callable[[Any], None]", put)  # its result is ignored
 
 

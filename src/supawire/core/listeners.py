@@ -22,7 +22,17 @@ from supawire.core import binary
 from supawire.core.codec import CODECS, DECODE_ERRORS, encode_json
 from supawire.core.effects import Listeners
 from supawire.core.frames import V1, V2
-from supawire.events import Broadcast, Change, LateBroadcast, frame_of, with_model
+from supawire.events import (
+    Broadcast,
+    Delete,
+    Insert,
+    LateBroadcast,
+    PresenceEvent,
+    Update,
+    frame_of,
+    presence_with_model,
+    with_model,
+)
 from supawire.selectors import (
     ANY,
     BroadcastSelector,
@@ -51,10 +61,16 @@ class ModelAdapter:
         return self.deliver(_with_model(event, self._model))
 
 
-def _with_model(event: Broadcast[Any] | Change[Any], model: Model) -> Broadcast[Any] | Change[Any]:
+_CHANGE_TYPES: Final = (Insert, Update, Delete)
+_Modelled = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any]
+
+
+def _with_model(event: _Modelled, model: Model) -> _Modelled:
     if isinstance(event, Broadcast):
         return _late(event.topic, event.event, UNSET, event.id, event.replayed, b"", _text(event), model)
-    return with_model(event, model)
+    if isinstance(event, _CHANGE_TYPES):
+        return with_model(event, model)
+    return presence_with_model(event, model)
 
 
 def _text(event: Broadcast[Any]) -> Raw | bytes:

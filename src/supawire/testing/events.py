@@ -163,19 +163,36 @@ def broadcast(
     return Broadcast(topic, name, raw if raw is payload else msgspec.json.decode(raw), id, replayed)
 
 
+@overload
 def presence(
-    key: str, payload: Mapping[str, Any] | None = None, *, ref: str | None = None, previous_ref: str | None = None
-) -> Presence:
+    key: str, payload: Mapping[str, Any] | None = None, *, ref: str | None = ..., previous_ref: str | None = ...,
+    model: None = None,
+) -> Presence[dict[str, Any]]: ...  # fmt: skip
+@overload
+def presence(
+    key: str, payload: Mapping[str, Any] | None = None, *, ref: str | None = ..., previous_ref: str | None = ...,
+    model: type[M],
+) -> Presence[M]: ...  # fmt: skip
+def presence(
+    key: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    ref: str | None = None,
+    previous_ref: str | None = None,
+    model: type[Any] | None = None,
+) -> Presence[Any]:
     """Create one participant's entry, as contained in presence events and `presence_state()`.
 
     Args: ref, previous_ref: the server's references of this entry and of the one that it replaces; if omitted, a new
-        one and None.
+        one and None. model: as for `presence(model=…)` of `supawire`.
     """
     own = ref or f"ref-{next(_refs)}"
-    return Presence(key, own, previous_ref, Raw(_object(dict(payload or {}), "payload")))
+    made = check_model(model)
+    raw = Raw(_object(dict(payload or {}), "payload"))
+    return Presence(key, own, previous_ref, raw, UNSET if made is None else made)
 
 
-def presence_join(*current: Presence, previous: Sequence[Presence] = (), topic: str = _TOPIC) -> PresenceJoin:
+def presence_join(*current: Presence[M], previous: Sequence[Presence[M]] = (), topic: str = _TOPIC) -> PresenceJoin[M]:
     """Create the event of a participant who joined.
 
     Args: current, previous: all entries of the key, after and before.
@@ -183,19 +200,21 @@ def presence_join(*current: Presence, previous: Sequence[Presence] = (), topic: 
     return PresenceJoin(topic, _key_of((*current, *previous)), current, tuple(previous))
 
 
-def presence_leave(*previous: Presence, current: Sequence[Presence] = (), topic: str = _TOPIC) -> PresenceLeave:
+def presence_leave(
+    *previous: Presence[M], current: Sequence[Presence[M]] = (), topic: str = _TOPIC
+) -> PresenceLeave[M]:
     """Create the event of a participant who left. Args: previous, current: all entries of the key, before and after."""
     return PresenceLeave(topic, _key_of((*previous, *current)), tuple(current), previous)
 
 
-def presence_update(current: Presence, previous: Presence, *, topic: str = _TOPIC) -> PresenceUpdate:
+def presence_update(current: Presence[M], previous: Presence[M], *, topic: str = _TOPIC) -> PresenceUpdate[M]:
     """Create the event of a participant who tracked another payload."""
     return PresenceUpdate(topic, _key_of((current, previous)), (current,), (previous,))
 
 
-def presence_sync(*here: Presence, topic: str = _TOPIC) -> PresenceSync:
+def presence_sync(*here: Presence[M], topic: str = _TOPIC) -> PresenceSync[M]:
     """Create the event of a complete state. Args: here: the entries of all participants."""
-    state: dict[str, tuple[Presence, ...]] = {}
+    state: dict[str, tuple[Presence[M], ...]] = {}
     for one in here:
         state[one.key] = (*state.get(one.key, ()), one)
     return sync_of(topic, state)
@@ -289,7 +308,7 @@ def _modelled(change: Any, model: type[Any] | None) -> Any:
     return change if made is None else msgspec.structs.replace(change, _record=made)
 
 
-def _key_of(entries: Sequence[Presence]) -> str:
+def _key_of(entries: Sequence[Presence[Any]]) -> str:
     keys = {entry.key for entry in entries}
     if len(keys) != 1:
         raise InvalidArgumentError(f"one event is about the entries of one key, and {len(keys)} keys are given")

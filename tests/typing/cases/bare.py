@@ -14,6 +14,11 @@ from supawire import (
     Insert,
     Mirror,
     MirrorEvent,
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceState,
+    PresenceSync,
     Resynced,
     RowDeleted,
     RowInserted,
@@ -23,6 +28,7 @@ from supawire import (
     Update,
     broadcast,
     changes,
+    presence,
 )
 
 
@@ -51,6 +57,26 @@ def anything(change: Change) -> None:
             gone(change)
 
 
+def somebody(event: PresenceEvent) -> None:
+    match event:
+        case PresenceSync():
+            everyone(event.state)
+        case _:
+            assert_type([entry.payload for entry in event.current], list[dict[str, Any]])
+
+
+def joined(event: PresenceJoin) -> None:
+    entry(event.current[0])
+
+
+def entry(one: Presence) -> None:
+    assert_type(one.payload, dict[str, Any])
+
+
+def everyone(state: PresenceState) -> None:
+    assert_type(state["alice"][0].payload, dict[str, Any])
+
+
 def of_a_mirror(event: MirrorEvent, mirror: Mirror, live: AsyncMirror) -> None:
     match event:
         case RowInserted() | RowUpdated():
@@ -73,5 +99,7 @@ def register(channel: AsyncChannel, client: Client) -> None:
     channel.on(changes("users", event="INSERT"), added)
     channel.on(changes("users"), anything)
     channel.on(changes("users", event="DELETE"), gone)
+    channel.on(presence(), somebody)
+    everyone(channel.presence_state())
     for change in client.channel("db").listen(changes("users")):
         anything(change)

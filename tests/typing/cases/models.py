@@ -14,12 +14,20 @@ from supawire import (
     Channel,
     Delete,
     Insert,
+    Presence,
+    PresenceEvent,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceState,
+    PresenceSync,
+    PresenceUpdate,
     Selector,
     Stream,
     Subscription,
     Update,
     broadcast,
     changes,
+    presence,
 )
 
 T = TypeVar("T")
@@ -59,6 +67,11 @@ def every_kind_of_class() -> None:
     assert_type(broadcast("a", model=Note), Selector[Broadcast[Note]])
     assert_type(broadcast("a", model=Job), Selector[Broadcast[Job]])
     assert_type(broadcast("a", model=None), Selector[Broadcast[Any]])
+    assert_type(presence(model=User), Selector[PresenceEvent[User]])
+    assert_type(presence(model=Order), Selector[PresenceEvent[Order]])
+    assert_type(presence(model=Note), Selector[PresenceEvent[Note]])
+    assert_type(presence(model=Job), Selector[PresenceEvent[Job]])
+    assert_type(presence(model=None), Selector[PresenceEvent[dict[str, Any]]])
 
 
 def every_kind_of_change() -> None:
@@ -91,6 +104,26 @@ def a_match(change: Change[User]) -> User | None:
         case Delete(old_record=row):
             assert_type(row, dict[str, Any])
             return None
+
+
+def who_is_here(event: PresenceEvent[User]) -> None:
+    match event:
+        case PresenceJoin() | PresenceUpdate() | PresenceLeave():
+            assert_type(event.current, tuple[Presence[User], ...])
+            assert_type([entry.payload for entry in event.previous], list[User])
+            print(event.current[0].payload.nmae)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        case PresenceSync():
+            assert_type(event.state, PresenceState[User])
+            assert_type(event.state["alice"][0].payload, User)
+
+
+def people(room: Channel, later: AsyncChannel) -> None:
+    assert_type(room.on(presence(model=User), who_is_here), Subscription)
+    assert_type(later.on(presence(model=User), who_is_here), Subscription)
+    assert_type(room.listen(presence(model=User)), Stream[PresenceEvent[User]])
+    assert_type(later.listen(presence(model=Job)), AsyncStream[PresenceEvent[Job]])
+    room.on(presence(model=Note), who_is_here)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    later.on(presence(), who_is_here)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def added(change: Insert[User]) -> None: ...
@@ -150,4 +183,6 @@ def no_such_class(user: User) -> None:
     changes("users", model=user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     changes("users", model="User")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     broadcast("a", model=user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    presence(model=user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    presence(User)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     broadcast("a", modle=User)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,153 @@
+"""`presence(model=…)`: what is tracked, as objects of the user's own classes."""
+
+from dataclasses import dataclass, make_dataclass
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+from msgspec import Raw
+from pydantic import create_model
+
+from supawire import InvalidArgumentError, PresenceJoin, PresenceSync, RowError, presence, testing
+from supawire._values.models import check_model
+from supawire.core.listeners import ModelAdapter
+from supawire.core.presence import ChannelPresence
+from supawire.events import Presence
+from tests.modelled import refusal, typed_dict
+
+create: Any = create_model  # what it takes depends on the fields
+FIELDS: dict[str, Any] = {"name": str, "score": Decimal, "big": int}
+KINDS: dict[str, type[Any]] = {
+    "dataclass": make_dataclass("User", FIELDS.items()),
+    "attrs": attrs.make_class("User", {name: attrs.field(type=of) for name, of in FIELDS.items()}),
+    "struct": msgspec.defstruct("User", FIELDS.items(), forbid_unknown_fields=True),
+    "TypedDict": typed_dict("User", FIELDS),
+    "pydantic": create("User", __config__={"extra": "forbid"}, **{name: (of, ...) for name, of in FIELDS.items()}),
+}
+
+
+@dataclass
+class User:
+    name: str
+
+
+def entries(*names: str, of: str = '{{"phx_ref":"{0}","name":"{0}"}}') -> Raw:
+    """A state, or half a diff, in which everyone has the key, the name and the ref that are given."""
+    shown = [f'"{name}":{{"metas":[{of.format(name)}]}}' for name in names]
+    return Raw(f"{{{','.join(shown)}}}".encode())
+
+
+def heard(*states: Raw, model: type[Any]) -> list[Any]:
+    """What a listener with the model gets when the server sends these states one after another."""
+    made = check_model(model)
+    assert made is not None
+    events: list[Any] = []
+    deliver, roster = ModelAdapter(events.append, made), ChannelPresence("room")
+    for state in states:
+        roster.joined(enabled=True)
+        for event in roster.replace(state):
+            deliver(event)
+    return events
+
+
+@pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
+def test_entries_become_objects(model: type[Any]):
+    """The payload of an entry is an object of the class; the server's own members are not in it, numbers are exact."""
+    raw = Raw(b'{"phx_ref":"1","phx_ref_prev":"0","name":"alice","score":1.10,"big":9007199254740993}')
+    entry: Presence[Any] = Presence("alice", "1", "0", raw, check_model(model))
+    payload = entry.payload
+    assert payload == model(name="alice", score=Decimal("1.10"), big=9007199254740993) and entry.payload is payload
+
+
+def test_every_event_has_objects():
+    """`current` and `previous` of joins, updates and leaves, and the state of a sync, hold objects (R42)."""
+    update = entries("alice", of='{{"phx_ref":"2","phx_ref_prev":"{0}","name":"ann"}}')
+    join, first, updated, second, left, third = heard(entries("alice"), update, entries(), model=User)
+    assert [type(event).__name__[8:] for event in (join, updated, left)] == ["Join", "Update", "Leave"]
+    assert [entry.payload for entry in join.current] == [User("alice")]
+    assert [entry.payload for entry in (*updated.current, *updated.previous)] == [User("ann"), User("alice")]
+    assert [entry.payload for entry in left.previous] == [User("ann")]
+    assert all(isinstance(event, PresenceSync) for event in (first, second, third))
+
+
+def test_a_state_makes_only_what_is_read():
+    """A state of many costs nothing for those who are not looked at; an entry that was read stays the same object."""
+    made: list[str] = []
+
+    @dataclass
+    class Counted:
+        name: str
+
+        def __post_init__(self) -> None:
+            made.append(self.name)
+
+    *_, sync = heard(entries(*map(str, range(100))), model=Counted)
+    assert len(sync.state) == 100 and "7" in sync.state and "alice" not in sync.state and not made
+    assert list(sync.state) == list(map(str, range(100)))
+    assert sync.state["7"][0].payload is sync.state["7"][0].payload
+    assert sync.state.get("alice") is None
+    assert made == ["7"]
+
+
+def test_listeners_of_one_event_get_their_own():
+    """A listener without a model, and one with another, are not touched: the state is one, and taken once (R41)."""
+    roster = ChannelPresence("room")
+    roster.joined(enabled=True)
+    *_, sync = roster.replace(entries("alice"))
+    assert isinstance(sync, PresenceSync)
+    modelled: list[Any] = []
+    for model in KINDS["TypedDict"], User:
+        made = check_model(model)
+        assert made is not None
+        ModelAdapter(modelled.append, made)(sync)
+    assert modelled[1].state["alice"][0].payload == User("alice")
+    roster.apply(entries("bob"), entries())
+    assert {key: one.payload for key, (one,) in sync.state.items()} == {"alice": {"name": "alice"}}
+    assert set(modelled[0].state) == {"alice"}
+    assert modelled[0] == modelled[1] == sync and repr(modelled[1]) == repr(sync)
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ('{"phx_ref":"1","name":7}', "the payload is no User: name: Expected `str`, got `int`"),
+        ('{"phx_ref":"1"}', "the payload is no User: Object missing required field `name`"),
+        ('{"phx_ref":"1","name":', "the presence payload is not JSON that can be read"),
+    ],
+)
+def test_what_does_not_fit_raises_where_it_is_read(sent: str, why: str):
+    """R42: RowError, with the entry as it was sent; the entry itself stays readable, and can be printed."""
+    entry: Presence[Any] = Presence("alice", "1", None, Raw(sent.encode()), check_model(User))
+    for _ in range(2):
+        error = refusal(entry, "payload")
+        assert str(error).startswith(why) and error.raw == sent.encode()
+    assert (entry.key, entry.ref) == ("alice", "1") and repr(entry)
+
+
+def test_one_misfit_leaves_the_others():
+    """Whoever tracks what does not fit spoils neither the event nor the entries of others."""
+    odd = Raw(b'{"bob":{"metas":[{"phx_ref":"1","name":null}]},' + bytes(entries("alice"))[1:])
+    bob, alice, sync = heard(odd, model=User)
+    assert isinstance(bob, PresenceJoin) and isinstance(alice, PresenceJoin)
+    with pytest.raises(RowError):
+        _ = bob.current[0].payload
+    assert alice.current[0].payload == sync.state["alice"][0].payload == User("alice")
+
+
+def test_equal_by_what_was_sent():
+    """Entries that differ in `model=` alone are equal, before and after they are read."""
+    plain = testing.presence("alice", {"name": "a"}, ref="1")
+    modelled = testing.presence("alice", {"name": "a"}, ref="1", model=User)
+    other = testing.presence("alice", {"name": "b"}, ref="1", model=User)
+    for _ in range(2):
+        assert plain == modelled != other and repr(plain) == repr(modelled) and hash(plain) == hash(modelled)
+        assert (plain.payload, modelled.payload, other.payload) == ({"name": "a"}, User("a"), User("b"))
+
+
+@pytest.mark.parametrize("model", [int, dict, "User", User("alice")])
+def test_what_is_no_such_class_is_refused(model: Any):
+    """It raises where the selector is made."""
+    with pytest.raises(InvalidArgumentError, match="model must be"):
+        presence(model=model)
