@@ -116,8 +116,8 @@ async def test_the_notebook_runs(require: Callable[[str], str]):
             server.emit("INSERT", "users", record={"id": 7})
             out, err = await ended
             assert program.returncode == 0, err.decode()
+        address = server.url.removeprefix("http://")
     shown = json.loads(out)
-    address = server.url.removeprefix("http://")
     assert shown == [
         f"<Client of {address} open, 1 channels>",
         "{'user': 'alice'}",
