@@ -441,16 +441,18 @@ class Driver:
             waiting.set_result(outcome)
 
     def _deliver(self, effect: Deliver) -> None:
+        gone = self.registry.gone
         for event in effect.events:
             for listener in effect.listeners:
-                if self.registry.gone and self.registry.is_gone(listener):
+                if gone and self.registry.is_gone(listener):
                     continue
                 try:
                     given = listener(event)
                 except BaseException as error:  # noqa: BLE001  errors of user code never end the client
                     self.inline_raised(listener, error, event)
                 else:
-                    self.inline_returned(listener, given, event)
+                    if given is not None and given is not True:  # `ThreadBuffer.put` returns True
+                        self.inline_returned(listener, given, event)
 
     def _ended(self, effect: Ended) -> None:
         """Wake the iterators of a channel or client that has ended; an error that no caller gets goes to `on_error`."""
