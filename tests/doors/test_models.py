@@ -106,12 +106,13 @@ async def test_presence_arrives_as_objects(door: Door, server: LocalServer, mode
         first, joined, sync = await people.take(3)
         assert isinstance(first, PresenceSync) and isinstance(joined, PresenceJoin) and isinstance(sync, PresenceSync)
         assert [entry.payload for entry in sync.state["alice"]] == [model(**ALICE)]
+        await until(lambda: len(handled) == len(threaded) == 1)  # a state is the one at its first read
         await room.track(BOB)
         updated, _ = await people.take(2)
+        await until(lambda: len(handled) == len(threaded) == 2)
         await room.untrack()
         left, empty = await people.take(2)
         _, seen = await plain.take(2)
-        await until(lambda: len(handled) == len(threaded) == 2)
         assert (await room.presence_state()) == {}
     assert [entry.payload for entry in joined.current] == [model(**ALICE)]
     assert isinstance(updated, PresenceUpdate)
