@@ -4,7 +4,7 @@ import inspect
 
 from docs.tables import rows, table
 from supawire.server.local_api import FaultApi
-from supawire.server.postgres.project import LACKING
+from supawire.server.postgres.extensions import LACKING
 
 
 @table("faults")

@@ -107,7 +107,7 @@ def test_a_change_counts_its_channels() -> None:
 
 def test_a_change_that_is_nested_too_deeply_is_one_line_too() -> None:
     """What cannot be read is shown as it came, and costs no other line."""
-    deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 3000 + b"]" * 3000 + b"}"
+    deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     book = Journal()
     book.changed(deep, 1, NOW)
     (line,) = book.take().changes

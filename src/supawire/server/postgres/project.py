@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from supawire.errors import StateError
 from supawire.server.postgres.database import connect, one_line
+from supawire.server.postgres.extensions import LACKING
 
 _TOKEN: Final = re.compile(
     r"""--[^\n]*                                     # comment to the end of the line
@@ -120,43 +121,6 @@ def _after_quoted(text: str, sign: str, position: int, previous: str) -> int:
 FOLDER: Final = "supabase"
 MIGRATION: Final = re.compile(r"([0-9]{1,32})_[^/]*\.sql", re.ASCII)
 DEFAULT_SEED: Final = ("./seed.sql",)
-LACKING: Final = {
-    "http": "requests from SQL",
-    "hypopg": "hypothetical indexes",
-    "index_advisor": "advice on indexes",
-    "pg_cron": "jobs by the clock (schema cron)",
-    "pg_graphql": "GraphQL (schema graphql)",
-    "pg_hashids": "short ids",
-    "pg_jsonschema": "checks of JSON schemas",
-    "pg_net": "requests from SQL (schema net)",
-    "pg_partman": "kept partitions",
-    "pg_plan_filter": "refused plans",
-    "pg_repack": "tables made anew",
-    "pg_tle": "extensions from packages",
-    "pgaudit": "an audit log",
-    "pgcrypto": "pgp_* and encrypt*; digest, hmac, gen_random_bytes, crypt and gen_salt are there, see the page",
-    "pgjwt": "tokens made in SQL",
-    "pgmq": "queues",
-    "pgroonga": "full text search",
-    "pgrouting": "routes",
-    "pgsodium": "encryption (schema pgsodium)",
-    "pgtap": "tests in SQL",
-    "plcoffee": "functions in CoffeeScript",
-    "plls": "functions in LiveScript",
-    "plpgsql_check": "checks of functions",
-    "plv8": "functions in JavaScript",
-    "postgis": "geometry",
-    "postgis_raster": "rasters",
-    "postgis_sfcgal": "geometry in three dimensions",
-    "postgis_tiger_geocoder": "addresses",
-    "postgis_topology": "topology",
-    "rum": "indexes of kind rum",
-    "supabase_vault": "secrets (schema vault)",
-    "timescaledb": "time series",
-    "uuid-ossp": "uuid_generate_v1, v3 and v5; uuid_generate_v4 and uuid_nil are there",
-    "wrappers": "foreign data",
-}
-"""Supabase extensions that the local server's PostgreSQL lacks, and the feature each provides."""
 _ENVIRONMENT: Final = re.compile(r"env\(([A-Za-z_][A-Za-z0-9_]*)\)", re.ASCII)
 _SHORTEST_SECRET: Final = 32
 _MISSING: Final = object()
