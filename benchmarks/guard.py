@@ -54,14 +54,19 @@ async def ratios(seconds: float) -> dict[str, float]:
     return {name: best["lane", name] / best[_BARE, _FRAMES.get(name, "broadcast")] for name in LANES}
 
 
+def allowed(name: str) -> float:
+    """Return the factor by which this lane may differ; the one of two threads varies by a third from run to run."""
+    return 1.4 if name == "blocking door" else ALLOWED
+
+
 def slower(found: dict[str, float], kept: dict[str, float]) -> list[str]:
     """Return the lanes that cost too much more than what is kept, or of which nothing is kept."""
-    return [name for name, ratio in found.items() if name not in kept or ratio > kept[name] * ALLOWED]
+    return [name for name, ratio in found.items() if name not in kept or ratio > kept[name] * allowed(name)]
 
 
 def stale(found: dict[str, float], kept: dict[str, float]) -> list[str]:
     """Return the lanes whose kept figure is too high, so that it would hide a slow-down, and those that are no more."""
-    return [name for name, ratio in kept.items() if name not in found or found[name] * ALLOWED < ratio]
+    return [name for name, ratio in kept.items() if name not in found or found[name] * allowed(name) < ratio]
 
 
 def main() -> int:
