@@ -195,6 +195,7 @@ def test_callers_may_ask_everything_else():
 
 
 RAISED = "ERROR P0001 (raise_exception) "
+TOO_LARGE = "ERROR 22003 (numeric_value_out_of_range) "
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,16 @@ RAISED = "ERROR P0001 (raise_exception) "
             "int4",
             'ERROR 22003 (numeric_value_out_of_range) value "99999999999" is out of range for type integer',
         ),
+        ("n=eq.1e9999999999999999999", "numeric", f"{TOO_LARGE}value overflows numeric format"),
+        ("n=eq.1e131072", "numeric", f"{TOO_LARGE}value overflows numeric format"),
+        ("n=eq.1e-16384", "numeric", f"{TOO_LARGE}value overflows numeric format"),
+        ("n=eq.1e131071", "numeric", None),
+        ("n=eq.1e999", "float8", f'{TOO_LARGE}"1e999" is out of range for type double precision'),
+        ("n=eq.inf", "float8", None),
+        ("j=eq.1e9999999999999999999", "jsonb", f"{TOO_LARGE}value overflows numeric format"),
+        ("j=eq.[1e131072]", "jsonb", f"{TOO_LARGE}value overflows numeric format"),
+        ("j=eq." + "9" * 5000, "jsonb", None),
+        ("j=eq.NaN", "jsonb", 'ERROR 22P02 (invalid_text_representation) invalid input syntax for type jsonb: "NaN"'),
         ("d=eq.x", "date", 'ERROR 22007 (invalid_datetime_format) invalid input syntax for type date: "x"'),
         ("id=in.(1,x)", "int4", 'ERROR 22P02 (invalid_text_representation) invalid input syntax for type integer: "x"'),
         ("id=in.(1,null)", "int4", None),

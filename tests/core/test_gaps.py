@@ -246,6 +246,20 @@ def test_a_clock_that_is_set_loses_no_stored_message(when: str, correction: floa
     assert all(gap.started_at <= gap.ended_at for gap in told)
 
 
+@pytest.mark.parametrize("correction", [-30.0, 30.0])
+def test_a_clock_of_the_server_that_is_set_loses_no_stored_message(correction: float) -> None:
+    """If the clock of everybody is set during a connection, the next handshake corrects the start of the replay."""
+    world, ada, heard, told = linked_private("2.0.0", 0.0)
+    world.run_for(10)
+    world.clock.sleep(correction)
+    world.run_for(10)
+    cut_off(world, ada)
+    world.act(world.hub.send, "lobby", "e", {"n": 1}, world.clock.now)
+    world.run_for(5)
+    assert [message.payload["n"] for message in heard] == [1]
+    assert [gap.verdict for gap in told] == ["complete"]
+
+
 @pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
 def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, offset: float | None) -> None:
     """If the server gives no plausible time, no gap is reported as complete (R44)."""

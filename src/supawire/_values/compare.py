@@ -11,13 +11,13 @@ import operator
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import msgspec
 
 from supawire._values.patterns import BeyondUs, compiled
-from supawire._values.rows import read_array, read_bytes, read_decimal, read_float, read_int, read_time
+from supawire._values.rows import TooLargeError, read_array, read_bytes, read_decimal, read_float, read_int, read_time
 
 TEXT_TYPES: Final = frozenset({"text", "varchar", "bpchar", "char", "name"})
 SQL_NAMES: Final = {
@@ -35,6 +35,14 @@ SQL_NAMES: Final = {
     "timetz": "time with time zone",
 }
 """The names of catalog types in PostgreSQL's error texts."""
+
+_MAX_DIGITS: Final = 131072
+"""Maximum number of digits of a numeric before the decimal point."""
+
+_MAX_SCALE: Final = 16383
+"""Maximum number of digits of a numeric after the decimal point."""
+
+_TOO_LARGE: Final = "value overflows numeric format"
 
 _RANGES: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -91,17 +99,20 @@ def _is(kind: str, value: Any, operand: str) -> bool:
 
 
 def to_comparable(kind: str, value: Any) -> Any:
-    """Convert a wire value, or PostgreSQL's text of one, to a value with the order of the type. Raises: ValueError."""
+    """Convert a wire value, or PostgreSQL's text of one, to a value with the order of the type.
+
+    Raises: ValueError if it is not a value of the type, OverflowError with PostgreSQL's text if it is out of range.
+    """
     if isinstance(value, list) and kind != "jsonb":
         raise ValueError(f"a list is no {kind}")
     if kind in {"json", "jsonb"}:
-        return json.loads(text_of(value), parse_float=Decimal)
+        return json.loads(text_of(value), parse_float=_numeric, parse_int=_numeric, parse_constant=_not_json)
     text = text_of(value)
     read = _READ.get(kind)
     if kind in _RANGES:
         number = read_int(text.strip())
         if not -_RANGES[kind] <= number < _RANGES[kind]:
-            raise OverflowError(f"{text} is out of range")
+            raise OverflowError(f'value "{text}" is out of range for type {SQL_NAMES.get(kind, kind)}')
         return number
     return read(text) if read else text
 
@@ -121,12 +132,31 @@ def _bytes(text: str) -> bytes:
     return read_bytes(text) if text.startswith("\\x") else text.encode()  # plain hex is cast like any text
 
 
+def _numeric(text: str) -> Decimal:
+    """Parse a number. Raises: OverflowError if it has more digits than PostgreSQL's numeric can hold."""
+    try:
+        number = read_decimal(text)
+    except TooLargeError as error:
+        raise OverflowError(_TOO_LARGE) from error
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int) and (exponent < -_MAX_SCALE or (number and number.adjusted() >= _MAX_DIGITS)):
+        raise OverflowError(_TOO_LARGE)
+    return number
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _decimal(text: str) -> tuple[bool, Decimal | float]:
-    return _number(read_decimal(_SPELLED.get(text.strip().lower(), text.strip())))
+    return _number(_numeric(_SPELLED.get(text.strip().lower(), text.strip())))
 
 
 def _float(text: str) -> tuple[bool, Decimal | float]:
-    return _number(read_float(_SPELLED.get(text.strip().lower(), text.strip())))
+    number = read_float(_SPELLED.get(text.strip().lower(), text.strip()))
+    if math.isinf(number) and text.strip().lower() not in _SPELLED:
+        raise OverflowError(f'"{text}" is out of range for type double precision')
+    return _number(number)
 
 
 _SPELLED: Final = {"nan": "NaN"} | {

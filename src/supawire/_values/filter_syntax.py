@@ -275,8 +275,8 @@ def _problem_of_value(value: str, kind: str) -> str | None:
     name = compare.SQL_NAMES.get(kind, kind)
     try:
         compare.to_comparable(kind, value)
-    except OverflowError:
-        return f'ERROR 22003 (numeric_value_out_of_range) value "{value}" is out of range for type {name}'
+    except OverflowError as error:
+        return f"ERROR 22003 (numeric_value_out_of_range) {error}"
     except (ValueError, RecursionError):
         about_time = kind.startswith(("time", "date"))
         code = "22007 (invalid_datetime_format)" if about_time else "22P02 (invalid_text_representation)"

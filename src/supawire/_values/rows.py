@@ -52,13 +52,17 @@ def read_int(text: str) -> int:
     return int(_whole(_INTEGER, text))
 
 
+class TooLargeError(ValueError):
+    """A number is valid, but too large for a Decimal."""
+
+
 def read_decimal(text: str) -> Decimal:
-    """Parse a numeric with its scale, NaN or Infinity. Raises: ValueError, also for an exponent that is too large."""
+    """Parse a numeric with its scale, NaN or Infinity. Raises: ValueError, TooLargeError for a too large exponent."""
     number = _whole(_NUMBER, text)
     try:
         return Decimal(number)
     except ArithmeticError as error:
-        raise ValueError("a number of this size is no Decimal") from error
+        raise TooLargeError("a number of this size is not a Decimal") from error
 
 
 def read_float(text: str) -> float:

@@ -66,6 +66,15 @@ class ServerClock:
         passed = instant.mono - self._at
         return None if self._wall is None or passed < 0 else self._wall + passed * (1 - DRIFT)
 
+    def counted_back(self, instant: Instant) -> float | None:
+        """Return the server's time at an instant before the connection, None if unknown.
+
+        It is too late if the machine slept in between. It is right where `earliest` is too late: if the server's clock
+        was set back during the connection before this one.
+        """
+        passed = instant.mono - self._at
+        return None if self._wall is None or passed >= 0 else self._wall + passed
+
 
 class Gaps:
     """The gaps of one channel, one at a time."""
@@ -115,8 +124,10 @@ class Gaps:
         since: int | None = None
         self._known = self._since is not None
         if self._options.private and self._options.replay_gaps and self._began is not None:
-            began = self._began[0].wall if self._since is None else self._since
-            since = max(0, int((began - SKEW) * 1000))
+            began = self._began[0]
+            known = (self._since, self._clock.counted_back(began))
+            earliest = min((at for at in known if at is not None), default=began.wall)
+            since = max(0, int((earliest - SKEW) * 1000))
         elif self._first:
             since, limit = self._options.replay_since_ms, self._options.replay_limit or LIMIT
         self._asked = None if since is None else limit
