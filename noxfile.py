@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 TOOL = "cosmic-ray==8.7.0"
 AREAS = {
     "core": ("src/supawire/core", "tests/core"),
-    "sync": ("src/supawire/sync", "tests/sync tests/doors"),
+    "sync": ("src/supawire/sync", "tests/sync tests/clients"),
     "visibility": ("src/supawire/server/postgres/visibility.py", "tests/postgres/test_row_security.py"),
 }
 """What is mutated, and the tests that have to notice."""

@@ -19,7 +19,7 @@ from sybil.parsers.markdown import CodeBlockParser
 from docs.tables import ROOT, pages
 from supawire import AsyncClient, LocalServer, connect_async
 from tests import loops
-from tests.doors.accounts import Supabase
+from tests.clients.accounts import Supabase
 
 ON_POSTGRES = "local-postgres.md"
 NO_POSTGRES = pytest.mark.skipif(not find_spec("psycopg"), reason="this page needs the extra postgres")

@@ -17,7 +17,7 @@ from supawire._values.filter_syntax import Condition, check_condition, matches, 
 from supawire._values.rows import to_wire
 from supawire.errors import InvalidArgumentError
 from supawire.server.postgres.cluster import Cluster
-from tests.doors.test_filters import ROWS, WANTED
+from tests.clients.test_filters import ROWS, WANTED
 
 from .listening import Ear
 

@@ -1,4 +1,4 @@
-"""A private room, its database and our client, through both doors."""
+"""A private room, its database and our client, with both clients."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from supawire import (
     broadcast,
     gaps,
 )
-from tests.doors.door import Door, until
+from tests.clients.client_api import ClientApi, until
 
 pytestmark = pytest.mark.slow
 
@@ -40,22 +40,22 @@ SCHEMA = """
 """
 
 
-@pytest.fixture(params=["async", "blocking"])
-def door(request: pytest.FixtureRequest) -> Door:
-    """The door that is gone through."""
-    return Door(request.param)
+@pytest.fixture(params=["async", "sync"])
+def api(request: pytest.FixtureRequest) -> ClientApi:
+    """The kind of client that the scenario runs with."""
+    return ClientApi(request.param)
 
 
 def ids(events: list[Any]) -> list[int]:
     return [event.payload["record"]["id"] for event in events]
 
 
-async def test_a_private_room_lives_on_its_database(door: Door, database: str):
+async def test_a_private_room_lives_on_its_database(api: ClientApi, database: str):
     """A member gets rows as messages, those of its absence too, and is out when it is no member any more (R29, R44)."""
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
         tokens = iter([server.token(sub="ada"), server.token(sub="ada", n=2)])
-        async with door.client(server, token=next(tokens)) as client:
+        async with api.client(server, token=next(tokens)) as client:
             room = await client.channel(ROOM, private=True, ack=True, replication_ready=True)
             heard, away = await room.listen(broadcast("note")), await room.listen(gaps())
             await room.subscribe()
@@ -85,14 +85,14 @@ async def test_a_private_room_lives_on_its_database(door: Door, database: str):
                 await heard.next()
 
 
-async def test_who_may_not_hear_or_speak_is_told_what_the_server_tells(door: Door, database: str):
+async def test_who_may_not_hear_or_speak_is_told_what_the_server_tells(api: ClientApi, database: str):
     """An outsider is refused at the join; who may only hear is told nothing, or an error where there is one (R29)."""
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
-        async with door.client(server, token=server.token(sub="eve")) as eve:
+        async with api.client(server, token=server.token(sub="eve")) as eve:
             with pytest.raises(JoinDeniedError, match="You do not have permissions to read"):
                 await (await eve.channel(ROOM, private=True)).subscribe()
-        async with door.client(server, token=server.token(sub="mute")) as mute:
+        async with api.client(server, token=server.token(sub="mute")) as mute:
             room = await mute.channel(ROOM, private=True, ack=True)
             await room.subscribe()
             with pytest.raises(OperationTimeout):

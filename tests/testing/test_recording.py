@@ -1,4 +1,4 @@
-"""The transport that keeps every frame and answers as it is told, through both doors."""
+"""`RecordingTransport` with both clients."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from supawire import (
 )
 from supawire.testing.recording import RecordingTransport, read
 from supawire.transport.websocket import WebSocketTransport
-from tests.doors.door import until
+from tests.clients.client_api import until
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +164,7 @@ async def test_around_another_transport_the_server_answers():
         assert [frame.user_event for frame in wire.received("broadcast")] == ["through", "from the test"]
 
 
-def test_with_the_blocking_door_it_is_used_from_any_thread():
+def test_the_sync_client_uses_it_from_any_thread():
     """Answers, frames from the server and the cut work from the thread that blocks."""
     wire = RecordingTransport()
     with connect(URL, KEY, transport=wire, backoff=lambda attempt: 0.0) as client:

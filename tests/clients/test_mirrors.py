@@ -1,4 +1,4 @@
-"""Mirrors through both doors, over real sockets: a table that is committed to while the server misbehaves."""
+"""Mirrors of both clients, over real sockets: a table that is committed to while the server misbehaves."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ import pytest
 from supawire import LocalServer, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated, col
 from supawire.errors import ClosedError, HandlerError, InvalidArgumentError, OperationTimeout
 from supawire.options import Backoff
-from tests.doors.door import END, Door, Through, until
+from tests.clients.client_api import END, AwaitableProxy, ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
@@ -32,16 +32,16 @@ def put(server: LocalServer, table: Rows, key: int, **values: Any) -> None:
     server.emit(kind, "users", record=table[key])
 
 
-async def mirror_of(client: Through, table: Mapping[int, Any], **options: Any) -> Through:
+async def mirror_of(client: AwaitableProxy, table: Mapping[int, Any], **options: Any) -> AwaitableProxy:
     """A mirror with a plain fetch that shows the table quickly."""
     chosen: dict[str, Any] = {"key": "id", "fetch": lambda: list(table.values()), "settle": 0, "backoff": QUICK}
     return await client.mirror("users", **{**chosen, **options})
 
 
-async def test_a_mirror_follows_its_table(door: Door, server: LocalServer):
+async def test_a_mirror_follows_its_table(api: ClientApi, server: LocalServer):
     """It is read as a mapping, its iterator tells each change, and both agree."""
     table: Rows = {1: {"id": 1, "name": "alice"}}
-    async with door.client(server) as client, await mirror_of(client, table) as users:
+    async with api.client(server) as client, await mirror_of(client, table) as users:
         assert (users.state, users.live, users.error) == (MirrorState.LIVE, True, None)
         events = await users.listen()
         assert (await events.next()).rows == table
@@ -58,11 +58,11 @@ async def test_a_mirror_follows_its_table(door: Door, server: LocalServer):
         assert rows == {3: {"id": 3, "name": "bert"}}
         inner = users.inner
         read = lambda: (list(inner), len(inner), 3 in inner, 1 in inner, inner[3], inner.get(1), dict(inner.items()))  # noqa: E731
-        seen = read() if door.name == "async" else await asyncio.to_thread(read)
+        seen = read() if api.name == "async" else await asyncio.to_thread(read)
         assert seen == ([3], 1, True, False, rows[3], None, rows)
 
 
-async def test_a_mirror_comes_right_after_faults(door: Door, server: LocalServer):
+async def test_a_mirror_comes_right_after_faults(api: ClientApi, server: LocalServer):
     """Over real sockets: cut, refused, crashed and degraded, the mirror ends as the table is, and said so meanwhile."""
     table: Rows = {1: {"id": 1, "v": 0}}
     faults: list[Callable[[], None]] = [
@@ -72,7 +72,7 @@ async def test_a_mirror_comes_right_after_faults(door: Door, server: LocalServer
         lambda: server.send_system("mirror:public.users", "error", "Unable to connect", extension="postgres_changes"),
         lambda: server.emit("UPDATE", "users", record={"id": 1}, errors="Error 413: Payload Too Large"),
     ]
-    async with door.client(server) as client, await mirror_of(client, table) as users:
+    async with api.client(server) as client, await mirror_of(client, table) as users:
         events = await users.listen()
         await events.next()
         for number, fault in enumerate(faults, 1):
@@ -92,11 +92,11 @@ async def test_a_mirror_comes_right_after_faults(door: Door, server: LocalServer
         assert await users.snapshot() == table
 
 
-async def test_a_filtered_mirror_sees_rows_leave(door: Door, server: LocalServer):
+async def test_a_filtered_mirror_sees_rows_leave(api: ClientApi, server: LocalServer):
     """A row that an UPDATE takes out of the filter is gone, and one that a DELETE takes is gone too."""
     table: Rows = {1: {"id": 1, "v": 5}, 2: {"id": 2, "v": 6}}
     async with (
-        door.client(server) as client,
+        api.client(server) as client,
         await mirror_of(client, table, where=col("v") >= 3, model=Thing) as things,
     ):
         events = await things.listen()
@@ -114,7 +114,7 @@ class Thing:
     v: int
 
 
-async def test_a_fetch_may_block_and_raise(door: Door, server: LocalServer):
+async def test_a_fetch_may_block_and_raise(api: ClientApi, server: LocalServer):
     """A plain fetch blocks nobody; what it raises goes to `on_error`, is seen in `error`, and is tried again."""
     errors: list[Exception] = []
     gate = threading.Event()
@@ -125,7 +125,7 @@ async def test_a_fetch_may_block_and_raise(door: Door, server: LocalServer):
             raise ConnectionError("the database is away")
         return [{"id": 1}]
 
-    async with door.client(server, on_error=errors.append) as client:
+    async with api.client(server, on_error=errors.append) as client:
         users = await mirror_of(client, {}, fetch=fetch)
         await until(lambda: users.state is MirrorState.FETCHING)
         assert await client.ping() >= 0
@@ -140,10 +140,10 @@ async def test_a_fetch_may_block_and_raise(door: Door, server: LocalServer):
         await users.close()
 
 
-async def test_a_slow_iterator_is_told_what_it_comes_to(door: Door, server: LocalServer):
+async def test_a_slow_iterator_is_told_what_it_comes_to(api: ClientApi, server: LocalServer):
     """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
     table: Rows = {}
-    async with door.client(server) as client, await mirror_of(client, table) as users:
+    async with api.client(server) as client, await mirror_of(client, table) as users:
         events = await users.listen(buffer=3)
         for number in range(40):
             put(server, table, number % 7, v=number)
@@ -160,9 +160,9 @@ async def test_a_slow_iterator_is_told_what_it_comes_to(door: Door, server: Loca
         assert "merged" in reasons and events.dropped == 0
 
 
-async def test_mirrors_end_with_their_client(door: Door, server: LocalServer):
+async def test_mirrors_end_with_their_client(api: ClientApi, server: LocalServer):
     """Closing either ends iterators and waits; the copy can still be read, and nothing else can be asked."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         kept, closed = [await mirror_of(client, {1: {"id": 1}}) for _ in range(2)]
         await kept.ready()
         await closed.ready()
@@ -181,10 +181,10 @@ async def test_mirrors_end_with_their_client(door: Door, server: LocalServer):
         await kept.close()
 
 
-async def test_many_mirrors_are_on_one_client(door: Door, server: LocalServer):
+async def test_many_mirrors_are_on_one_client(api: ClientApi, server: LocalServer):
     """Each follows its own table, also where a name is a pattern of the other."""
     names = ["user_a", "userXa", *(f"table_{number}" for number in range(8))]
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         mirrors = [await client.mirror(name, key="id", fetch=list, settle=0) for name in names]
         for mirror in mirrors:
             await mirror.ready()
@@ -198,9 +198,9 @@ async def test_many_mirrors_are_on_one_client(door: Door, server: LocalServer):
             assert mirror.inner[1] == {"id": 1, "of": name}
 
 
-async def test_wrong_arguments_raise_in_both_doors(door: Door, server: LocalServer):
+async def test_wrong_arguments_raise_in_both_clients(api: ClientApi, server: LocalServer):
     """A key that is none, and a function that is none, are refused at once."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         for wrong in ({"key": ""}, {"fetch": []}, {"table": "*"}):
             with pytest.raises(InvalidArgumentError):
                 await client.mirror(**{"table": "users", "key": "id", "fetch": list, **wrong})

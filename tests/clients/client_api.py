@@ -1,7 +1,7 @@
-"""One way to say a scenario, whichever door it goes through: everything is awaited, and a blocking call has a thread.
+"""One interface to the async and the sync client, so that a scenario is written once.
 
-A `Through` stands for a client, a channel or an iterator of one door. Its methods are coroutines with the arguments of
-the real ones, and what they return is wrapped again when it has methods of its own.
+An `AwaitableProxy` wraps a client, a channel or an iterator. Its methods are coroutines with the arguments of the real
+ones; calls of the sync client run on a thread. Results that have methods of their own are wrapped again.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ WRAPPED: Final = (
 )  # fmt: skip
 
 
-class Through:
-    """An object behind one of the doors."""
+class AwaitableProxy:
+    """An object of the async or the sync client, with methods that are all awaited."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -48,13 +48,13 @@ class Through:
             return value
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            given = [argument.inner if isinstance(argument, Through) else argument for argument in args]
+            given = [argument.inner if isinstance(argument, AwaitableProxy) else argument for argument in args]
             if isinstance(self.inner, AsyncClient | AsyncChannel | AsyncStream | AsyncQueuedSent | AsyncMirror):
                 result = value(*given, **kwargs)
                 result = await result if inspect.isawaitable(result) else result
             else:
                 result = await asyncio.to_thread(value, *given, **kwargs)
-            return Through(result) if isinstance(result, WRAPPED) else result
+            return AwaitableProxy(result) if isinstance(result, WRAPPED) else result
 
         return call
 
@@ -68,7 +68,7 @@ class Through:
         """So many events."""
         return [await self.next() for _ in range(count)]
 
-    async def __aenter__(self) -> "Through":
+    async def __aenter__(self) -> "AwaitableProxy":
         if isinstance(self.inner, ASYNC):
             await self.inner.__aenter__()
         else:
@@ -83,19 +83,19 @@ class Through:
 
 
 @dataclass(frozen=True)
-class Door:
-    """One of the two."""
+class ClientApi:
+    """Opens clients of one kind."""
 
-    name: Literal["async", "blocking"]
+    name: Literal["async", "sync"]
 
-    async def open(self, url: str, key: str, **options: Any) -> Through:
+    async def open(self, url: str, key: str, **options: Any) -> AwaitableProxy:
         """An open client."""
         if self.name == "async":
-            return Through(await connect_async(url, key, **options))
-        return Through(await asyncio.to_thread(connect, url, key, **options))
+            return AwaitableProxy(await connect_async(url, key, **options))
+        return AwaitableProxy(await asyncio.to_thread(connect, url, key, **options))
 
     @asynccontextmanager
-    async def client(self, server: LocalServer, **options: Any) -> AsyncGenerator[Through, None]:
+    async def client(self, server: LocalServer, **options: Any) -> AsyncGenerator[AwaitableProxy, None]:
         """An open client of this server, that does not wait before it tries again."""
         quick: dict[str, Any] = {"backoff": lambda attempt: 0.0, "rejoin_backoff": lambda attempt: 0.0}
         async with await self.open(server.url, server.anon_key, **{**quick, **options}) as client:

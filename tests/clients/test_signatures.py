@@ -1,4 +1,4 @@
-"""The two doors have one face: names, signatures and promises, `async` apart."""
+"""Both clients have the same names, signatures and docstrings, apart from `async`."""
 
 import inspect
 from collections.abc import Callable
@@ -40,11 +40,11 @@ WAITS = {
     "AsyncQueuedSent": {"wait"},
     "AsyncMirror": {"ready", "close", "__aenter__", "__aexit__"},
 }  # fmt: skip
-"""What is a coroutine in the async door; everything else is a plain call in both."""
+"""The coroutine functions of the async client; everything else is a plain call in both clients."""
 
 
 def plain(text: object) -> str:
-    """An annotation or a signature in the words of the blocking door."""
+    """An annotation or a signature with the names of the sync client."""
     words = str(text).replace("supawire.aio", "supawire").replace("supawire.sync", "supawire")
     return words.replace("Async", "").replace("'", "").replace('"', "")
 
@@ -71,41 +71,41 @@ def face(kind: type) -> dict[str, tuple[str, str, list[str]]]:
     return shown
 
 
-@pytest.mark.parametrize(("blocking", "other"), TWINS, ids=lambda kind: kind.__name__)
-def test_the_doors_have_one_face(blocking: type, other: type):
-    """Classes of both doors have the same names, signatures, overloads and first docstring lines (R46)."""
-    assert face(blocking) == face(other)
+@pytest.mark.parametrize(("sync", "other"), TWINS, ids=lambda kind: kind.__name__)
+def test_both_clients_have_the_same_signatures(sync: type, other: type):
+    """Classes of both clients have the same names, signatures, overloads and first docstring lines."""
+    assert face(sync) == face(other)
 
 
 @pytest.mark.parametrize(
     "kind", [AsyncClient, AsyncChannel, AsyncStream, AsyncQueuedSent, AsyncMirror], ids=lambda kind: kind.__name__
 )
 def test_what_waits_is_a_coroutine(kind: type):
-    """In the async door exactly the calls that wait for something are coroutines."""
+    """In the async client exactly the calls that wait for something are coroutines."""
     waiting = {name for name, member in vars(kind).items() if inspect.iscoroutinefunction(member)}
     assert {name for name in waiting if not name.startswith("_") or name.startswith("__")} == WAITS[kind.__name__]
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in TWINS], ids=lambda kind: kind.__name__)
-def test_nothing_in_the_blocking_door_is_a_coroutine(kind: type):
-    """No public call of the blocking door is a coroutine."""
+def test_nothing_in_the_sync_client_is_a_coroutine(kind: type):
+    """No public call of the sync client is a coroutine."""
     assert [name for name, member in members(kind).items() if inspect.iscoroutinefunction(member)] == []
 
 
 def test_both_ways_to_connect_take_the_same_options():
     """`connect` and `connect_async` have the same parameters, and those are the fields of `ClientOptions`."""
-    blocking, other = inspect.signature(connect), inspect.signature(connect_async)
-    assert blocking.parameters == other.parameters
+    sync, other = inspect.signature(connect), inspect.signature(connect_async)
+    assert sync.parameters == other.parameters
     options = list(inspect.signature(ClientOptions).parameters.values())
-    assert [*blocking.parameters][2:] == [option.name for option in options]
-    assert [one.default for one in blocking.parameters.values()][2:] == [
+    assert [*sync.parameters][2:] == [option.name for option in options]
+    assert [one.default for one in sync.parameters.values()][2:] == [
         option.default if option.name not in ("headers", "params", "token", "proxy") else None for option in options
     ]
 
 
-def test_the_blocking_door_is_found_where_it_is_looked_for():
-    """The names of both doors are exported, and found lazily."""
-    for blocking, other in TWINS:
-        assert getattr(supawire, blocking.__name__) is blocking
+def test_the_classes_of_both_clients_are_exported():
+    """The classes of both clients are exported, and imported on first use."""
+    for sync, other in TWINS:
+        assert getattr(supawire, sync.__name__) is sync
         assert getattr(supawire, other.__name__) is other
     assert {"connect", "connect_async"} <= set(supawire.__all__)

@@ -8,7 +8,7 @@ import pytest
 
 from supawire import ChannelState, LocalServer, broadcast, changes
 from supawire.errors import AuthError, InvalidArgumentError, JoinError, OperationTimeout
-from tests.doors.door import Door, until
+from tests.clients.client_api import ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +34,10 @@ async def hanging() -> str:
     ("provider", "words"), [(broken, "token provider broken raised RuntimeError"), (hanging, "no token came in 0.05 s")]
 )
 async def test_subscribe_fails_with_what_the_token_provider_did(
-    door: Door, server: LocalServer, provider: Any, words: str
+    api: ClientApi, server: LocalServer, provider: Any, words: str
 ):
     """A provider that raises or hangs before it ever gave a token is the cause of the timeout of `subscribe`."""
-    async with door.client(server, token=provider, timeout=0.05, on_error=lambda error: None) as client:
+    async with api.client(server, token=provider, timeout=0.05, on_error=lambda error: None) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(OperationTimeout, match=words) as caught:
             await room.subscribe()
@@ -46,7 +46,7 @@ async def test_subscribe_fails_with_what_the_token_provider_did(
             assert isinstance(caught.value.__cause__.__cause__, RuntimeError)
 
 
-async def test_a_provider_that_is_still_at_work_is_named(door: Door, server: LocalServer):
+async def test_a_provider_that_is_still_at_work_is_named(api: ClientApi, server: LocalServer):
     """A `subscribe` whose time is over before the provider's says that the provider has not answered."""
     asked = 0
 
@@ -55,19 +55,21 @@ async def test_a_provider_that_is_still_at_work_is_named(door: Door, server: Loc
         asked += 1
         return broken() if asked == 1 else await hanging()
 
-    async with door.client(server, token=second_hangs, on_error=lambda error: None) as client:
+    async with api.client(server, token=second_hangs, on_error=lambda error: None) as client:
         with pytest.raises(OperationTimeout, match="the token provider has not answered yet"):
             await (await client.channel("room")).subscribe(timeout=0.05)
 
 
 @pytest.mark.parametrize("answer", [{"access_token": "secret-token"}, b"secret-token", "secret-token\n", ""])
-async def test_subscribe_fails_at_once_when_the_provider_gives_no_token(door: Door, server: LocalServer, answer: Any):
+async def test_subscribe_fails_at_once_when_the_provider_gives_no_token(
+    api: ClientApi, server: LocalServer, answer: Any
+):
     """A provider that returns a dict fails `subscribe` without waiting for its time limit, and no token is shown."""
 
     def provider() -> Any:
         return answer
 
-    async with door.client(server, token=provider, on_error=lambda error: None) as client:
+    async with api.client(server, token=provider, on_error=lambda error: None) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(AuthError, match="must return a string or None") as caught:
             await room.subscribe(timeout=None)
@@ -75,13 +77,13 @@ async def test_subscribe_fails_at_once_when_the_provider_gives_no_token(door: Do
         assert room.state is ChannelState.FAILED
 
 
-async def test_a_channel_that_got_no_token_is_joined_with_the_next(door: Door, server: LocalServer):
+async def test_a_channel_that_got_no_token_is_joined_with_the_next(api: ClientApi, server: LocalServer):
     """A channel that failed with its provider's answer is joined when a token is there."""
 
     def provider() -> Any:
         return 5
 
-    async with door.client(server, token=provider, on_error=lambda error: None) as client:
+    async with api.client(server, token=provider, on_error=lambda error: None) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(AuthError):
             await room.subscribe()
@@ -89,19 +91,19 @@ async def test_a_channel_that_got_no_token_is_joined_with_the_next(door: Door, s
         await until(lambda: room.state is ChannelState.JOINED)
 
 
-async def test_a_provider_that_takes_arguments_is_refused(door: Door, server: LocalServer):
+async def test_a_provider_that_takes_arguments_is_refused(api: ClientApi, server: LocalServer):
     """A provider that cannot be called without arguments raises before anything is opened."""
 
     def of_user(user: str) -> str:
         return user
 
     with pytest.raises(InvalidArgumentError, match=r"token must be .*function without arguments.*of_user\(user"):
-        await door.open(server.url, server.anon_key, token=of_user)
+        await api.open(server.url, server.anon_key, token=of_user)
 
 
-async def test_a_failing_provider_is_logged_once(door: Door, server: LocalServer, caplog: pytest.LogCaptureFixture):
+async def test_a_failing_provider_is_logged_once(api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture):
     """The same failure at the opening and at the join is one record."""
-    async with door.client(server, token=broken, timeout=0.05) as client:
+    async with api.client(server, token=broken, timeout=0.05) as client:
         with pytest.raises(OperationTimeout):
             await (await client.channel("room")).subscribe()
     assert warnings(caplog) == [message for message in warnings(caplog)[:1] if "broken" in message] != []
@@ -120,10 +122,10 @@ async def refused(server: LocalServer, client: Any, *selectors: Any) -> Any:
 
 
 async def test_an_iterator_over_changes_raises_their_refusal(
-    door: Door, server: LocalServer, caplog: pytest.LogCaptureFixture
+    api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
     """An iterator of changes that will never come raises the reason each time, and nothing is logged, then or later."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         _, heard = await refused(server, client, changes("nope"))
         for _ in range(2):
             with pytest.raises(JoinError, match="Unable to subscribe"):
@@ -131,9 +133,9 @@ async def test_an_iterator_over_changes_raises_their_refusal(
     assert warnings(caplog) == []
 
 
-async def test_an_iterator_over_more_than_changes_goes_on_after_the_refusal(door: Door, server: LocalServer):
+async def test_an_iterator_over_more_than_changes_goes_on_after_the_refusal(api: ClientApi, server: LocalServer):
     """The refusal is raised once to an iterator that waits for broadcasts too, and one of broadcasts never sees it."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room, both = await refused(server, client, changes("nope"), broadcast())
         plain = await room.listen(broadcast())
         with pytest.raises(JoinError, match="Unable to subscribe"):
@@ -143,10 +145,10 @@ async def test_an_iterator_over_more_than_changes_goes_on_after_the_refusal(door
 
 
 async def test_a_refusal_of_changes_is_logged_once_when_no_iterator_raises_it(
-    door: Door, server: LocalServer, caplog: pytest.LogCaptureFixture
+    api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
     """With handlers alone the refusal is one record, and leaving adds no warning of a gap."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await room.on(changes("nope"), lambda change: None)
         await room.subscribe(wait="ready")

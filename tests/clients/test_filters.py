@@ -1,4 +1,4 @@
-"""Filters through both doors: the server leaves out what an expression does not want."""
+"""Filters with both clients: the server omits rows that do not match."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,7 +9,7 @@ import pytest
 
 from supawire import LocalServer, Where, changes, col
 from supawire.errors import InvalidArgumentError
-from tests.doors.door import END, Door
+from tests.clients.client_api import END, ClientApi
 
 pytestmark = pytest.mark.anyio
 
@@ -55,9 +55,9 @@ WANTED: Final[tuple[tuple[Where, set[int]], ...]] = (
 )
 
 
-async def test_rows_come_as_expressions_want_them(door: Door, server: LocalServer):
+async def test_rows_come_as_expressions_want_them(api: ClientApi, server: LocalServer):
     """Each of many filters, with every type of value, lets through exactly the rows that fit it (R43)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db")
         heard = [await room.listen(changes("orders", where=where)) for where, _ in WANTED]
         await room.subscribe(wait="ready")
@@ -69,9 +69,9 @@ async def test_rows_come_as_expressions_want_them(door: Door, server: LocalServe
         assert [await each.next() for each in heard] == [END] * len(heard)  # nothing else came
 
 
-async def test_the_key_decides_about_a_delete(door: Door, server: LocalServer):
+async def test_the_key_decides_about_a_delete(api: ClientApi, server: LocalServer):
     """A DELETE is judged by its old row, of which only the key is there (R43)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db")
         by_key = await room.listen(changes("orders", event="DELETE", where=col("id") >= 2))
         by_total = await room.listen(changes("orders", event="DELETE", where=col("total") >= 0))
@@ -83,9 +83,9 @@ async def test_the_key_decides_about_a_delete(door: Door, server: LocalServer):
         assert await by_total.next() == END
 
 
-async def test_a_mistake_is_told_before_anything_is_sent(door: Door, server: LocalServer):
+async def test_a_mistake_is_told_before_anything_is_sent(api: ClientApi, server: LocalServer):
     """An expression that cannot be sent raises where it is written; the channel is as it was (R43)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db")
         with pytest.raises(InvalidArgumentError, match="an empty list never matches"):
             await room.listen(changes("orders", where=col("id").in_([])))

@@ -1,4 +1,4 @@
-"""The orderly end, through both doors."""
+"""`drain` with both clients."""
 
 import asyncio
 from typing import Any
@@ -18,13 +18,13 @@ from supawire import (
 )
 from supawire.errors import ClosedError, InvalidArgumentError
 from supawire.events import ConnectionState, Sent
-from tests.doors.door import Door, until
+from tests.clients.client_api import ClientApi, until
 
 
-async def test_what_is_being_sent_is_finished(door: Door, server: LocalServer):
+async def test_what_is_being_sent_is_finished(api: ClientApi, server: LocalServer):
     """A drain returns after each send got its confirmation, and after the client is closed."""
     server.delay_replies(0.2)
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", ack=True)
         await room.subscribe()
         sends = [asyncio.ensure_future(room.broadcast("a", number)) for number in range(5)]
@@ -34,9 +34,9 @@ async def test_what_is_being_sent_is_finished(door: Door, server: LocalServer):
         assert await asyncio.gather(*sends) == [Sent("socket", acked=True)] * 5
 
 
-async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalServer):
+async def test_queued_sends_go_out_over_a_reconnect(api: ClientApi, server: LocalServer):
     """What waits in the queue for a lost connection is sent by the next one before the end (R31, R32)."""
-    async with door.client(server, offline="queue") as client:
+    async with api.client(server, offline="queue") as client:
         room = await client.channel("room")
         await room.subscribe()
         server.refuse_connections()
@@ -51,10 +51,10 @@ async def test_queued_sends_go_out_over_a_reconnect(door: Door, server: LocalSer
     assert arrived == [0, 1, 2]
 
 
-async def test_nothing_new_is_taken(door: Door, server: LocalServer):
+async def test_nothing_new_is_taken(api: ClientApi, server: LocalServer):
     """While the client drains, sends, subscriptions and posts raise StateError, and events still arrive."""
     server.drop_reply("broadcast", times=1)
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room, late = await client.channel("room", ack=True), await client.channel("late")
         heard = await room.listen(broadcast("from the server"))
         await room.subscribe()
@@ -78,9 +78,9 @@ async def test_nothing_new_is_taken(door: Door, server: LocalServer):
         await draining
 
 
-async def test_presence_goes_with_the_leave(door: Door, server: LocalServer):
+async def test_presence_goes_with_the_leave(api: ClientApi, server: LocalServer):
     """After a drain nobody sees us any more."""
-    async with door.client(server) as client, door.client(server) as witness:
+    async with api.client(server) as client, api.client(server) as witness:
         watching = await witness.channel("room")
         seen = await watching.listen(presence())
         await watching.subscribe()
@@ -93,10 +93,10 @@ async def test_presence_goes_with_the_leave(door: Door, server: LocalServer):
         assert [type(event) for event in await seen.take(2)] == [PresenceSync, PresenceLeave]
 
 
-async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServer):
+async def test_the_deadline_closes_it_all_the_same(api: ClientApi, server: LocalServer):
     """What is not finished in time is said, raises for its own caller, and the client is closed."""
     server.drop_reply("broadcast")
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", ack=True)
         await room.subscribe()
         last = asyncio.ensure_future(room.broadcast("a", 1, timeout=None))
@@ -109,17 +109,17 @@ async def test_the_deadline_closes_it_all_the_same(door: Door, server: LocalServ
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "5"])
-async def test_a_wrong_deadline_ends_nothing(door: Door, server: LocalServer, wrong: Any):
+async def test_a_wrong_deadline_ends_nothing(api: ClientApi, server: LocalServer, wrong: Any):
     """It is refused at once, and the client goes on."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         with pytest.raises(InvalidArgumentError):
             await client.drain(wrong)
         assert await client.ping() > 0
 
 
-async def test_draining_a_closed_client_is_closing_it(door: Door, server: LocalServer):
+async def test_draining_a_closed_client_is_closing_it(api: ClientApi, server: LocalServer):
     """Twice is once, after `close` there is nothing to finish, and what is called then is told that it is closed."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await client.drain()
         await client.drain()

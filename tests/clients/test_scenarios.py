@@ -1,4 +1,4 @@
-"""What users do, through both doors."""
+"""Scenarios of users, with both clients."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ from supawire.errors import (
     SlowConsumerError,
     StateError,
 )
-from tests.doors.door import END, Door, until
+from tests.clients.client_api import END, ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
@@ -57,10 +57,10 @@ def pushes(server: LocalServer, event: str) -> int:
 # --- listening
 
 
-async def test_messages_reach_iterators_and_handlers(door: Door, server: LocalServer):
+async def test_messages_reach_iterators_and_handlers(api: ClientApi, server: LocalServer):
     """A broadcast reaches every iterator and handler whose selector it fits, in order (R41)."""
     heard: list[Any] = []
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         every, one = await room.listen(broadcast()), await room.listen(broadcast("a"))
         await room.on(broadcast("a"), heard.append)
@@ -74,9 +74,9 @@ async def test_messages_reach_iterators_and_handlers(door: Door, server: LocalSe
         assert isinstance(heard[0], Broadcast) and heard[0].topic == "room"
 
 
-async def test_bytes_are_payloads_too(door: Door, server: LocalServer):
+async def test_bytes_are_payloads_too(api: ClientApi, server: LocalServer):
     """A broadcast of bytes arrives as the same bytes."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         await room.subscribe()
@@ -84,9 +84,9 @@ async def test_bytes_are_payloads_too(door: Door, server: LocalServer):
         assert (await heard.next()).payload == b"\x00\xff"
 
 
-async def test_rows_are_typed(door: Door, server: LocalServer):
+async def test_rows_are_typed(api: ClientApi, server: LocalServer):
     """An inserted row arrives as an `Insert` whose values are exact (R42)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         table = await (await client.channel("db")).listen(changes("users", event="INSERT"))
         reading = asyncio.ensure_future(table.next())
         await until(lambda: (pushes(server, "phx_join")) == 1)
@@ -97,9 +97,9 @@ async def test_rows_are_typed(door: Door, server: LocalServer):
         assert change.record == {"id": 9007199254740993, "price": Decimal("1.10")}
 
 
-async def test_one_iterator_over_several_selectors(door: Door, server: LocalServer):
+async def test_one_iterator_over_several_selectors(api: ClientApi, server: LocalServer):
     """An iterator over several selectors gives the events of all, in the order in which they came."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         union = await room.listen(broadcast("a"), status(), system())
         await room.subscribe()
@@ -108,9 +108,9 @@ async def test_one_iterator_over_several_selectors(door: Door, server: LocalServ
         assert kinds[-1] is Broadcast and set(kinds) <= {Broadcast, Status, System}
 
 
-async def test_iterating_subscribes_and_leaving_ends_it(door: Door, server: LocalServer):
+async def test_iterating_subscribes_and_leaving_ends_it(api: ClientApi, server: LocalServer):
     """The first `next` joins a channel that nobody joined; `unsubscribe` ends the iteration, of later ones too."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         reading = asyncio.ensure_future(heard.next())
@@ -126,9 +126,9 @@ async def test_iterating_subscribes_and_leaving_ends_it(door: Door, server: Loca
         assert room.state is ChannelState.JOINED
 
 
-async def test_closing_ends_iterators_after_what_they_have(door: Door, server: LocalServer):
+async def test_closing_ends_iterators_after_what_they_have(api: ClientApi, server: LocalServer):
     """Closing the client ends an iterator; events that came before are still read."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         seen = await room.listen(broadcast())
@@ -142,10 +142,10 @@ async def test_closing_ends_iterators_after_what_they_have(door: Door, server: L
         assert await heard.next() == END
 
 
-async def test_an_iterator_raises_why_its_channel_failed(door: Door, server: LocalServer):
+async def test_an_iterator_raises_why_its_channel_failed(api: ClientApi, server: LocalServer):
     """When a channel is refused for good, its iterators raise that; so does `subscribe`, and `error` says it (R23)."""
     server.reject_join("room", "Unauthorized: You do not have permissions to read from this Channel topic: room")
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", private=True)
         heard = await room.listen(broadcast())
         with pytest.raises(JoinDeniedError, match="permissions"):
@@ -155,9 +155,9 @@ async def test_an_iterator_raises_why_its_channel_failed(door: Door, server: Loc
         assert room.state is ChannelState.FAILED and isinstance(room.error, JoinDeniedError)
 
 
-async def test_waiting_for_an_event_has_a_time_limit(door: Door, server: LocalServer):
+async def test_waiting_for_an_event_has_a_time_limit(api: ClientApi, server: LocalServer):
     """`get(timeout=...)` raises OperationTimeout and the iterator goes on; after the end it raises ClosedError."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         await room.subscribe()
@@ -177,10 +177,10 @@ async def test_waiting_for_an_event_has_a_time_limit(door: Door, server: LocalSe
         assert await heard.next() == END
 
 
-async def test_an_iterator_outlives_a_time_limit_during_the_first_join(door: Door, server: LocalServer):
+async def test_an_iterator_outlives_a_time_limit_during_the_first_join(api: ClientApi, server: LocalServer):
     """`get(timeout=...)` before the channel is joined raises, and a later one goes on with the same join."""
     server.drop_reply("phx_join", 1)
-    async with door.client(server, timeout=0.3) as client:
+    async with api.client(server, timeout=0.3) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         for limit in (0, 0.01, 0.05):
@@ -192,10 +192,10 @@ async def test_an_iterator_outlives_a_time_limit_during_the_first_join(door: Doo
         assert (await coming).payload == 1
 
 
-async def test_an_iterator_outlives_its_own_time_limit_for_the_join(door: Door, server: LocalServer):
+async def test_an_iterator_outlives_its_own_time_limit_for_the_join(api: ClientApi, server: LocalServer):
     """A join that takes longer than `subscribe` would wait raises OperationTimeout once, and the iterator goes on."""
     server.drop_reply("phx_join")
-    async with door.client(server, timeout=0.02) as client:
+    async with api.client(server, timeout=0.02) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         with pytest.raises(OperationTimeout, match="not joined in time"):
@@ -207,10 +207,10 @@ async def test_an_iterator_outlives_its_own_time_limit_for_the_join(door: Door, 
         assert (await coming).payload == 1
 
 
-async def test_an_iterator_outlives_a_subscribe_that_timed_out(door: Door, server: LocalServer):
+async def test_an_iterator_outlives_a_subscribe_that_timed_out(api: ClientApi, server: LocalServer):
     """What `subscribe(timeout=...)` withdraws is asked for again by an iterator that is read."""
     server.drop_reply("phx_join", 1)
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         with pytest.raises(OperationTimeout):
@@ -221,10 +221,10 @@ async def test_an_iterator_outlives_a_subscribe_that_timed_out(door: Door, serve
         assert (await coming).payload == 1
 
 
-async def test_closing_an_iterator_withdraws_the_join_that_it_began(door: Door, server: LocalServer):
+async def test_closing_an_iterator_withdraws_the_join_that_it_began(api: ClientApi, server: LocalServer):
     """A channel that only a closed iterator wanted, and that was never joined, is left."""
     server.drop_reply("phx_join")
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         with pytest.raises(OperationTimeout):
@@ -234,9 +234,9 @@ async def test_closing_an_iterator_withdraws_the_join_that_it_began(door: Door, 
         await until(lambda: room.state is ChannelState.IDLE)
 
 
-async def test_a_slow_consumer_is_told_and_goes_on(door: Door, server: LocalServer):
+async def test_a_slow_consumer_is_told_and_goes_on(api: ClientApi, server: LocalServer):
     """More events than the buffer holds: what fits is read, then SlowConsumerError, and then new events again (R39)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast(), buffer=3)
         latest = await room.listen(broadcast(), buffer=2, overflow="latest", key=lambda event: event.event)
@@ -254,11 +254,11 @@ async def test_a_slow_consumer_is_told_and_goes_on(door: Door, server: LocalServ
         assert {4, 5} & set(payloads(await latest.take(2)))
 
 
-async def test_iterators_and_subscriptions_can_be_ended(door: Door, server: LocalServer):
+async def test_iterators_and_subscriptions_can_be_ended(api: ClientApi, server: LocalServer):
     """`with` around an iterator and `cancel()` of a handler end them; others go on."""
     heard: list[Any] = []
     other: list[Any] = []
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         subscription = await room.on(broadcast(), heard.append)
         await room.on(broadcast(), other.append)
@@ -275,10 +275,10 @@ async def test_iterators_and_subscriptions_can_be_ended(door: Door, server: Loca
         assert payloads(heard) == [1]
 
 
-async def test_on_is_a_decorator(door: Door, server: LocalServer):
+async def test_on_is_a_decorator(api: ClientApi, server: LocalServer):
     """`@channel.on(selector)` registers a function and gives it back."""
     heard: list[Any] = []
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
 
         def function(event: Broadcast[Any]) -> None:
@@ -291,7 +291,7 @@ async def test_on_is_a_decorator(door: Door, server: LocalServer):
         await until(lambda: heard == [1])
 
 
-async def test_async_handlers_run_in_order(door: Door, server: LocalServer):
+async def test_async_handlers_run_in_order(api: ClientApi, server: LocalServer):
     """An async handler is called with one event after another, also when it waits in between (R37)."""
     heard: list[Any] = []
 
@@ -300,7 +300,7 @@ async def test_async_handlers_run_in_order(door: Door, server: LocalServer):
         await asyncio.sleep(0)
         heard.append(("end", event.payload))
 
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", echo=True)
         await room.on(broadcast(), handler)
         await room.subscribe()
@@ -311,7 +311,7 @@ async def test_async_handlers_run_in_order(door: Door, server: LocalServer):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
-async def test_what_a_handler_raises_reaches_on_error(door: Door, server: LocalServer, is_async: bool):
+async def test_what_a_handler_raises_reaches_on_error(api: ClientApi, server: LocalServer, is_async: bool):
     """A handler that raises is told to `on_error`, once each time, and gets the next event (R1)."""
     errors: list[Exception] = []
     calls: list[Any] = []
@@ -323,7 +323,7 @@ async def test_what_a_handler_raises_reaches_on_error(door: Door, server: LocalS
     async def coroutine(event: Any) -> None:
         plain(event)
 
-    async with door.client(server, on_error=errors.append) as client:
+    async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room", echo=True)
         await room.on(broadcast(), coroutine if is_async else plain)
         await room.subscribe()
@@ -336,9 +336,9 @@ async def test_what_a_handler_raises_reaches_on_error(door: Door, server: LocalS
         assert client.state is ConnectionState.OPEN
 
 
-async def test_wrong_listeners_raise_at_once(door: Door, server: LocalServer):
+async def test_wrong_listeners_raise_at_once(api: ClientApi, server: LocalServer):
     """What cannot be called with one event, is no selector, or no policy, is refused where it is registered (R38)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         for wrong in (
             room.on(broadcast(), lambda: None),
@@ -358,9 +358,9 @@ async def test_wrong_listeners_raise_at_once(door: Door, server: LocalServer):
 # --- joining, and the life of a connection
 
 
-async def test_asking_again_gives_the_same_channel(door: Door, server: LocalServer):
+async def test_asking_again_gives_the_same_channel(api: ClientApi, server: LocalServer):
     """The same topic and options give the same object, other options raise, a removed one is gone (R21, R24)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         assert (await client.channel("realtime:room")).inner is room.inner
         assert dict(client.channels) == {"room": room.inner}
@@ -380,16 +380,16 @@ async def test_asking_again_gives_the_same_channel(door: Door, server: LocalServ
 
 
 @pytest.mark.parametrize("wrong", ["room", None, 5])
-async def test_only_a_channel_can_be_removed(door: Door, server: LocalServer, wrong: Any):
+async def test_only_a_channel_can_be_removed(api: ClientApi, server: LocalServer, wrong: Any):
     """A topic, or anything else, is refused with a word on what is wanted."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         with pytest.raises(InvalidArgumentError, match=r"a channel of client\.channel"):
             await client.remove_channel(wrong)
 
 
-async def test_a_channel_is_a_context_manager(door: Door, server: LocalServer):
+async def test_a_channel_is_a_context_manager(api: ClientApi, server: LocalServer):
     """Entering joins, leaving leaves, and it works again (R20)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         for _ in range(2):
             async with room:
@@ -398,9 +398,9 @@ async def test_a_channel_is_a_context_manager(door: Door, server: LocalServer):
         assert pushes(server, "phx_leave") == 2
 
 
-async def test_ready_is_more_than_joined(door: Door, server: LocalServer):
+async def test_ready_is_more_than_joined(api: ClientApi, server: LocalServer):
     """`subscribe(wait="ready")` returns when changes are live, and a row written then is delivered (R18)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db")
         table = await room.listen(changes("users"))
         await room.subscribe(wait="ready")
@@ -412,9 +412,9 @@ async def test_ready_is_more_than_joined(door: Door, server: LocalServer):
 
 
 @pytest.mark.parametrize("call", ["ready", "subscribe"])
-async def test_ready_counts_a_listener_that_came_late(door: Door, server: LocalServer, call: str):
+async def test_ready_counts_a_listener_that_came_late(api: ClientApi, server: LocalServer, call: str):
     """A row that is emitted right after `ready()` reaches a listener that was added to a joined channel."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
         heard = await room.listen(changes("users"))
@@ -423,10 +423,10 @@ async def test_ready_counts_a_listener_that_came_late(door: Door, server: LocalS
         assert (await heard.get(timeout=30)).record == {"id": 1}
 
 
-async def test_a_join_that_gets_no_answer_times_out(door: Door, server: LocalServer):
+async def test_a_join_that_gets_no_answer_times_out(api: ClientApi, server: LocalServer):
     """`subscribe(timeout=...)` raises OperationTimeout and withdraws the wish; later it works (R20, R22)."""
     server.drop_reply("phx_join", times=1)
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         with pytest.raises(OperationTimeout):
             await room.subscribe(timeout=0.05)
@@ -434,9 +434,9 @@ async def test_a_join_that_gets_no_answer_times_out(door: Door, server: LocalSer
         assert room.state is ChannelState.JOINED
 
 
-async def test_a_lost_connection_comes_back_and_says_what_was_missed(door: Door, server: LocalServer):
+async def test_a_lost_connection_comes_back_and_says_what_was_missed(api: ClientApi, server: LocalServer):
     """After a drop the channel is joined again, events flow, and the time away is a Gap (R7, R44)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         away, heard = await room.listen(gaps()), await room.listen(broadcast())
         moves = await client.listen()
@@ -451,10 +451,10 @@ async def test_a_lost_connection_comes_back_and_says_what_was_missed(door: Door,
         assert (await client.stats()).reconnects == 1
 
 
-async def test_a_refusal_for_good_ends_the_client_everywhere(door: Door, server: LocalServer):
+async def test_a_refusal_for_good_ends_the_client_everywhere(api: ClientApi, server: LocalServer):
     """A refused reconnect ends the client: `wait_closed`, iterators, waiting and later calls raise it (R2, R30)."""
     errors: list[Exception] = []
-    async with door.client(server, on_error=errors.append) as client:
+    async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room")
         heard, moves = await room.listen(broadcast()), await client.listen()
         await room.subscribe()
@@ -476,27 +476,27 @@ async def test_a_refusal_for_good_ends_the_client_everywhere(door: Door, server:
         await until(lambda: [type(error) for error in errors] == [ConnectError])
 
 
-async def test_opening_fails_with_the_reason(door: Door, server: LocalServer):
+async def test_opening_fails_with_the_reason(api: ClientApi, server: LocalServer):
     """A refusal for good raises at once; one that may pass is tried again until `open_timeout` (R30)."""
     server.refuse_connections(status=403)
     with pytest.raises(ConnectError, match="403"):
-        await door.open(server.url, server.anon_key)
+        await api.open(server.url, server.anon_key)
     server.refuse_connections(status=503)
     with pytest.raises(ConnectError, match=r"within 0\.1 s"):
-        await door.open(server.url, server.anon_key, backoff=lambda attempt: 0.01, open_timeout=0.1)
+        await api.open(server.url, server.anon_key, backoff=lambda attempt: 0.01, open_timeout=0.1)
     with pytest.raises(InvalidArgumentError):
-        await door.open(server.url, server.anon_key, heartbeat=90)
+        await api.open(server.url, server.anon_key, heartbeat=90)
     with pytest.raises(InvalidArgumentError):
-        await door.open("ftp://example", server.anon_key)
+        await api.open("ftp://example", server.anon_key)
     server.accept_connections()
-    async with await door.open(server.url, server.anon_key) as client:
+    async with await api.open(server.url, server.anon_key) as client:
         assert client.state is ConnectionState.OPEN
     assert client.state is ConnectionState.CLOSED
 
 
-async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
+async def test_the_connection_is_looked_after(api: ClientApi, server: LocalServer):
     """`ping` gives seconds, `stats` counts, `reconnect` replaces the connection, and `repr` says how it stands."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
         assert 0 < await client.ping() < 10
@@ -512,12 +512,12 @@ async def test_the_connection_is_looked_after(door: Door, server: LocalServer):
         assert (room.topic, room.error, room.options.echo) == ("room", None, False)
 
 
-async def test_what_listens_says_to_what(door: Door, server: LocalServer):
+async def test_what_listens_says_to_what(api: ClientApi, server: LocalServer):
     """Iterators and subscriptions print their selectors, their channel and how many events wait."""
 
     def added(change: Any) -> None: ...
 
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         stream = await room.listen(broadcast("typing"), changes("users", event="INSERT"))
         wanted = "broadcast('typing'), changes('users', event='INSERT') on 'room'"
@@ -531,9 +531,9 @@ async def test_what_listens_says_to_what(door: Door, server: LocalServer):
         assert "Stream of status() and gaps() of the client, 0 waiting" in repr(every.inner)
 
 
-async def test_heartbeats_can_be_watched(door: Door, server: LocalServer):
+async def test_heartbeats_can_be_watched(api: ClientApi, server: LocalServer):
     """`listen(heartbeats=True)` gives what became of each; without it only moves and gaps come."""
-    async with door.client(server, heartbeat=0.05) as client:
+    async with api.client(server, heartbeat=0.05) as client:
         beats, plain = await client.listen(heartbeats=True), await client.listen()
         sent, answered = [event for event in await beats.take(2) if isinstance(event, Heartbeat)]
         assert (sent.status, sent.latency, answered.status) == ("sent", None, "ok")
@@ -542,9 +542,9 @@ async def test_heartbeats_can_be_watched(door: Door, server: LocalServer):
         assert await plain.next() == END
 
 
-async def test_a_published_message_tells_its_id(door: Door, server: LocalServer):
+async def test_a_published_message_tells_its_id(api: ClientApi, server: LocalServer):
     """`Sent.id` is the id that was given; None without one."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         number = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
         assert (await client.publish("room", "e", {}, id=number)).id == number
         assert (await client.publish("room", "e", {})).id is None
@@ -578,9 +578,9 @@ QUIET = {"remove_channel", "remove_all_channels", "stats", "close", "wait_closed
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_after_close_every_call_has_an_answer(door: Door, server: LocalServer, name: str):
+async def test_after_close_every_call_has_an_answer(api: ClientApi, server: LocalServer, name: str):
     """After `close` a call raises ClosedError, or is one of those that have nothing left to do (R10, R11)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await room.subscribe()
         await client.close()
@@ -592,11 +592,11 @@ async def test_after_close_every_call_has_an_answer(door: Door, server: LocalSer
         assert (client.state, room.state) == (ConnectionState.CLOSED, ChannelState.CLOSED)
 
 
-async def test_who_waits_when_it_closes_gets_closed_error(door: Door, server: LocalServer):
+async def test_who_waits_when_it_closes_gets_closed_error(api: ClientApi, server: LocalServer):
     """Closing settles the calls that wait, and a `wait_closed` returns (R10)."""
     server.drop_reply("phx_join")
     server.drop_reply("heartbeat")
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         calls = [asyncio.ensure_future(call) for call in (room.subscribe(), client.ping(), client.wait_closed())]
         await until(lambda: pushes(server, "heartbeat") and pushes(server, "phx_join"))
@@ -608,9 +608,9 @@ async def test_who_waits_when_it_closes_gets_closed_error(door: Door, server: Lo
 # --- sending
 
 
-async def test_a_confirmed_broadcast(door: Door, server: LocalServer):
+async def test_a_confirmed_broadcast(api: ClientApi, server: LocalServer):
     """With ack the call returns when the server has confirmed, and times out when it does not (R31)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", ack=True)
         await room.subscribe()
         assert await room.broadcast("a", 1) == Sent("socket", acked=True)
@@ -619,12 +619,12 @@ async def test_a_confirmed_broadcast(door: Door, server: LocalServer):
             await room.broadcast("a", 2, timeout=0.05)
 
 
-async def test_sending_while_not_joined(door: Door, server: LocalServer):
+async def test_sending_while_not_joined(api: ClientApi, server: LocalServer):
     """`offline` decides: raise, queue, wait, or HTTP; nothing is sent twice (R32, R34)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         with pytest.raises(StateError, match="not joined"):
             await (await client.channel("room")).broadcast("a", 1)
-    async with door.client(server, offline="queue") as client:
+    async with api.client(server, offline="queue") as client:
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         sent = [await room.broadcast("a", number) for number in range(3)]
@@ -632,22 +632,22 @@ async def test_sending_while_not_joined(door: Door, server: LocalServer):
         await room.subscribe()
         assert [await one.wait() for one in sent] == [Sent("socket")] * 3
         assert payloads(await heard.take(3)) == [0, 1, 2]
-    async with door.client(server, offline="wait") as client:
+    async with api.client(server, offline="wait") as client:
         room = await client.channel("room", echo=True)
         heard = await room.listen(broadcast())
         sending = asyncio.ensure_future(room.broadcast("a", "waited"))
-        await until(lambda: client.inner._driver.session.stats().queued if door.name == "async" else True)
+        await until(lambda: client.inner._driver.session.stats().queued if api.name == "async" else True)
         await room.subscribe()
         assert await sending == Sent("socket")
         assert (await heard.next()).payload == "waited"
-    async with door.client(server, offline="http") as client:
+    async with api.client(server, offline="http") as client:
         assert (await (await client.channel("room")).broadcast("a", {"by": "http"})).via == "http"
 
 
-async def test_what_was_queued_fails_with_its_reason(door: Door, server: LocalServer):
+async def test_what_was_queued_fails_with_its_reason(api: ClientApi, server: LocalServer):
     """A queued broadcast that is never sent raises in `wait` and reaches `on_error`, also at the end (R31)."""
     errors: list[Exception] = []
-    async with door.client(server, offline="queue", on_error=errors.append) as client:
+    async with api.client(server, offline="queue", on_error=errors.append) as client:
         sent = await (await client.channel("room")).broadcast("a", 1)
         await client.close()
         with pytest.raises(ClosedError):
@@ -655,9 +655,9 @@ async def test_what_was_queued_fails_with_its_reason(door: Door, server: LocalSe
     await until(lambda: [type(error) for error in errors] == [ClosedError])
 
 
-async def test_publishing_needs_no_channel(door: Door, server: LocalServer):
+async def test_publishing_needs_no_channel(api: ClientApi, server: LocalServer):
     """`publish` and `publish_many` send by HTTP to whoever listens (R34)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         heard = await room.listen(broadcast())
         await room.subscribe()
@@ -674,9 +674,9 @@ async def test_publishing_needs_no_channel(door: Door, server: LocalServer):
 # --- presence and tokens
 
 
-async def test_presence(door: Door, server: LocalServer):
+async def test_presence(api: ClientApi, server: LocalServer):
     """Who comes, changes and goes is told, and the state is a snapshot of who is here (R45)."""
-    async with door.client(server) as client, door.client(server) as other:
+    async with api.client(server) as client, api.client(server) as other:
         room = await client.channel("room", presence_key="me")
         seen = await room.listen(presence())
         await room.subscribe()
@@ -699,7 +699,7 @@ async def test_presence(door: Door, server: LocalServer):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "coroutine"])
-async def test_a_token_is_asked_for(door: Door, server: LocalServer, is_async: bool):
+async def test_a_token_is_asked_for(api: ClientApi, server: LocalServer, is_async: bool):
     """A plain or async `token=` is called, and what it gives opens a private channel (R25, R29)."""
     asked: list[datetime] = []
 
@@ -710,14 +710,14 @@ async def test_a_token_is_asked_for(door: Door, server: LocalServer, is_async: b
     async def coroutine() -> str:
         return plain()
 
-    async with door.client(server, token=coroutine if is_async else plain) as client:
+    async with api.client(server, token=coroutine if is_async else plain) as client:
         await (await client.channel("room", private=True)).subscribe()
     assert asked
 
 
-async def test_a_token_can_be_set(door: Door, server: LocalServer):
+async def test_a_token_can_be_set(api: ClientApi, server: LocalServer):
     """`set_auth` of the client or of one channel is what private channels join with, and a wrong one raises (R27)."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", private=True)
         with pytest.raises(JoinError):
             await room.subscribe(timeout=5)
@@ -730,9 +730,9 @@ async def test_a_token_can_be_set(door: Door, server: LocalServer):
             await client.set_auth("")
 
 
-async def test_every_error_has_one_base(door: Door, server: LocalServer):
+async def test_every_error_has_one_base(api: ClientApi, server: LocalServer):
     """What a call raises is a RealtimeError, raised as itself and not wrapped."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         with pytest.raises(RealtimeError) as caught:
             await (await client.channel("room")).broadcast("a", 1)
         assert caught.value.__cause__ is None and caught.value.topic == "room"

@@ -35,7 +35,7 @@ def threads(prefix: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
 
 
-def test_a_blocking_client_that_is_collected_ends_and_warns():
+def test_a_sync_client_that_is_collected_ends_and_warns():
     """Its thread and socket end, its presence is gone, and a ResourceWarning names the line that opened it."""
 
     def forget(server: LocalServer) -> None:
@@ -57,7 +57,7 @@ def test_a_blocking_client_that_is_collected_ends_and_warns():
             left += type(seen.get(timeout=10)).__name__ == "PresenceLeave"
 
 
-def test_what_is_in_use_keeps_its_blocking_client():
+def test_what_is_in_use_keeps_its_sync_client():
     """A channel, an iterator or a handler keeps the client open from which it came; a closed one warns of nothing."""
     with LocalServer() as server:
         heard = threading.Event()

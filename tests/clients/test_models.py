@@ -1,4 +1,4 @@
-"""`model=`, through both doors."""
+"""`model=` with both clients."""
 
 import logging
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from supawire import (
     changes,
     presence,
 )
-from tests.doors.door import Door, until
+from tests.clients.client_api import ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
@@ -56,10 +56,10 @@ BOB: dict[str, Any] = {"id": 2, "name": "bob"}
 
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
-async def test_iterators_and_handlers_get_objects(door: Door, server: LocalServer, model: Any):
+async def test_iterators_and_handlers_get_objects(api: ClientApi, server: LocalServer, model: Any):
     """Rows and payloads arrive as objects of the class that the selector has, in iterators and in handlers (R42)."""
     handled: list[Any] = []
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db", echo=True)
         events = await room.listen(changes("users", model=model), broadcast("hello", model=model))
         await room.on(changes("users", event="INSERT", model=model), lambda change: handled.append(change.record))
@@ -82,7 +82,7 @@ async def test_iterators_and_handlers_get_objects(door: Door, server: LocalServe
 
 
 @pytest.mark.parametrize("model", [User, UserDict, UserStruct, UserModel])
-async def test_presence_arrives_as_objects(door: Door, server: LocalServer, model: Any):
+async def test_presence_arrives_as_objects(api: ClientApi, server: LocalServer, model: Any):
     """Entries of all presence events, and of the state, are objects; a plain listener beside it gets dicts (R42)."""
     handled: list[Any] = []
     threaded: list[Any] = []
@@ -95,7 +95,7 @@ async def test_presence_arrives_as_objects(door: Door, server: LocalServer, mode
         if isinstance(event, PresenceSync):
             threaded.extend(entry.payload for entries in event.state.values() for entry in entries)
 
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room", presence_key="alice")
         people = await room.listen(presence(model=model))
         plain = await room.listen(presence())
@@ -123,9 +123,9 @@ async def test_presence_arrives_as_objects(door: Door, server: LocalServer, mode
     assert handled == threaded == [model(**ALICE), model(**BOB)]
 
 
-async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(door: Door, server: LocalServer):
+async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(api: ClientApi, server: LocalServer):
     """R42: a row that does not fit raises RowError where it is read, with the row; the iterator gives the next one."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("db")
         users = await room.listen(changes("users", model=User))
         await room.subscribe(wait="ready")
@@ -140,7 +140,7 @@ async def test_an_iterator_goes_on_after_a_row_that_does_not_fit(door: Door, ser
 
 
 @pytest.mark.parametrize("how", ["plain", "async", "threaded"])
-async def test_a_misfit_in_a_handler_reaches_on_error(door: Door, server: LocalServer, how: str):
+async def test_a_misfit_in_a_handler_reaches_on_error(api: ClientApi, server: LocalServer, how: str):
     """R42: where a handler reads what does not fit, `on_error` gets the RowError, and the handler the next event."""
     errors: list[Exception] = []
     names: list[str] = []
@@ -151,7 +151,7 @@ async def test_a_misfit_in_a_handler_reaches_on_error(door: Door, server: LocalS
     async def hear_async(message: Any) -> None:
         names.append(message.payload.name)
 
-    async with door.client(server, on_error=errors.append) as client:
+    async with api.client(server, on_error=errors.append) as client:
         room = await client.channel("room")
         handler = hear_async if how == "async" else hear
         await room.on(broadcast("hello", model=UserStruct), handler, **({"thread": True} if how == "threaded" else {}))
@@ -167,10 +167,10 @@ async def test_a_misfit_in_a_handler_reaches_on_error(door: Door, server: LocalS
 
 
 async def test_what_is_logged_of_a_misfit_shows_no_value(
-    door: Door, server: LocalServer, caplog: pytest.LogCaptureFixture
+    api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture
 ):
     """R48: without on_error the misfit is logged, and nothing of the payload with it."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         await room.on(broadcast("hello", model=UserModel), lambda message: message.payload)
         await room.subscribe()
@@ -181,9 +181,9 @@ async def test_what_is_logged_of_a_misfit_shows_no_value(
     assert "secret-value" not in caplog.text
 
 
-async def test_a_model_that_is_none_is_refused_before_anything_is_sent(door: Door, server: LocalServer):
+async def test_a_model_that_is_none_is_refused_before_anything_is_sent(api: ClientApi, server: LocalServer):
     """What is no such class raises where the selector is made, and the channel is as it was."""
-    async with door.client(server) as client:
+    async with api.client(server) as client:
         room = await client.channel("room")
         with pytest.raises(InvalidArgumentError, match="model must be"):
             await room.on(changes("users", model=int), print)

@@ -1,4 +1,4 @@
-"""A client of Realtime beside one of the package `supabase`, through both doors."""
+"""A client of Realtime beside one of the package `supabase`, with both clients."""
 
 import asyncio
 import inspect
@@ -22,34 +22,34 @@ from supawire import (
     from_supabase_async,
 )
 from supawire.aio.supabase import Passed
-from tests.doors.accounts import Supabase
-from tests.doors.door import Door, Through, until
+from tests.clients.accounts import Supabase
+from tests.clients.client_api import AwaitableProxy, ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
 
-async def opened(door: Door, account: Any, **options: Any) -> Through:
+async def opened(api: ClientApi, account: Any, **options: Any) -> AwaitableProxy:
     options.setdefault("backoff", lambda attempt: 0.0)
-    if door.name == "async":
-        return Through(await from_supabase_async(account, **options))
-    return Through(await asyncio.to_thread(from_supabase, account, **options))
+    if api.name == "async":
+        return AwaitableProxy(await from_supabase_async(account, **options))
+    return AwaitableProxy(await asyncio.to_thread(from_supabase, account, **options))
 
 
 @asynccontextmanager
-async def following(door: Door, account: Any, **options: Any) -> AsyncGenerator[Through, None]:
-    async with await opened(door, account, **options) as client:
+async def following(api: ClientApi, account: Any, **options: Any) -> AsyncGenerator[AwaitableProxy, None]:
+    async with await opened(api, account, **options) as client:
         yield client
 
 
-@pytest.fixture(params=["async, async", "async, sync", "blocking, sync"])
+@pytest.fixture(params=["async, async", "async, sync", "sync, sync"])
 def pair(request: pytest.FixtureRequest) -> list[str]:
-    """A door, and a kind of client that it takes."""
+    """A kind of client, and a kind of `supabase` client that it accepts."""
     return request.param.split(", ")
 
 
 @pytest.fixture
-def door(pair: list[Any]) -> Door:
-    return Door(pair[0])
+def api(pair: list[Any]) -> ClientApi:
+    return ClientApi(pair[0])
 
 
 @pytest.fixture
@@ -73,10 +73,12 @@ def users(server: LocalServer) -> list[Any]:
     return seen
 
 
-async def test_the_token_is_that_of_the_session(door: Door, server: LocalServer, account: Supabase, users: list[Any]):
+async def test_the_token_is_that_of_the_session(
+    api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
+):
     """Who is signed in is who joins; a refresh, another user and the sign-out reach a joined channel by themselves."""
     account.auth.become("SIGNED_IN", server.token(sub="alice"))
-    async with following(door, account) as client:
+    async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
         assert users == ["alice"]
         account.auth.become("TOKEN_REFRESHED", server.token(sub="alice again"))
@@ -88,9 +90,9 @@ async def test_the_token_is_that_of_the_session(door: Door, server: LocalServer,
         assert users == ["alice", "alice again", "bob", None]
 
 
-async def test_nobody_need_be_signed_in(door: Door, server: LocalServer, account: Supabase, users: list[Any]):
+async def test_nobody_need_be_signed_in(api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]):
     """Without a session the key stands for the user, and a later sign-in is heard of."""
-    async with following(door, account) as client:
+    async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
         assert users == [None]
         account.auth.become("SIGNED_IN", server.token(sub="alice"))
@@ -98,11 +100,11 @@ async def test_nobody_need_be_signed_in(door: Door, server: LocalServer, account
 
 
 async def test_a_client_made_for_a_user_stands_for_that_user(
-    door: Door, server: LocalServer, account: Supabase, users: list[Any]
+    api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
     """The `Authorization` header of a client counts until somebody signs in or out, and not after."""
     account.options.headers["Authorization"] = f"Bearer {server.token(sub='carol')}"
-    async with following(door, account) as client:
+    async with following(api, account) as client:
         await (await client.channel("room", private=True)).subscribe()
         assert users == ["carol"]
         account.auth.become("SIGNED_OUT", None)
@@ -115,10 +117,10 @@ async def test_a_client_made_for_a_user_stands_for_that_user(
 
 
 async def test_the_session_is_asked_before_each_connection(
-    door: Door, server: LocalServer, account: Supabase, users: list[Any]
+    api: ClientApi, server: LocalServer, account: Supabase, users: list[Any]
 ):
     """After a lost connection the channel joins with the session's token of then, events or not (R25)."""
-    async with following(door, account, rejoin_backoff=lambda attempt: 0.0) as client:
+    async with following(api, account, rejoin_backoff=lambda attempt: 0.0) as client:
         room = await client.channel("room", private=True)
         heard = await room.listen(broadcast())
         await room.subscribe()
@@ -134,14 +136,14 @@ async def test_the_session_is_asked_before_each_connection(
         account.auth.listeners[0] = print  # what close() takes away
 
 
-async def test_a_lost_session_ends_the_client_when_wanted(door: Door, server: LocalServer, account: Supabase):
+async def test_a_lost_session_ends_the_client_when_wanted(api: ClientApi, server: LocalServer, account: Supabase):
     """With close_on_sign_out=True a sign-out ends the client with AuthError; without it goes on with the key."""
     account.auth.become("SIGNED_IN", server.token(sub="alice"))
-    async with following(door, account) as client:
+    async with following(api, account) as client:
         account.auth.become("SIGNED_OUT", None)
         assert await client.ping() > 0
     account.auth.become("SIGNED_IN", server.token(sub="alice"))
-    client = await opened(door, account, close_on_sign_out=True)
+    client = await opened(api, account, close_on_sign_out=True)
     account.auth.become("TOKEN_REFRESHED", server.token(sub="alice"))
     assert await client.ping() > 0
     account.auth.become("SIGNED_OUT", None)
@@ -152,19 +154,19 @@ async def test_a_lost_session_ends_the_client_when_wanted(door: Door, server: Lo
     await client.close()
 
 
-async def test_the_end_lets_go_of_the_session(door: Door, server: LocalServer, account: Supabase):
+async def test_the_end_lets_go_of_the_session(api: ClientApi, server: LocalServer, account: Supabase):
     """After `close`, after an opening that failed and after an end by itself nothing of `auth` leads to us (R10)."""
-    async with following(door, account):
+    async with following(api, account):
         assert len(account.auth.listeners) == 1
     assert account.auth.listeners == {}
     account.auth.become("SIGNED_IN", server.token())
 
     server.refuse_connections(1, status=403)
     with pytest.raises(ConnectError):
-        await opened(door, account)
+        await opened(api, account)
     assert account.auth.listeners == {}
 
-    client = await opened(door, account)
+    client = await opened(api, account)
     server.refuse_connections(1, status=403)
     server.drop_connections()
     with pytest.raises(ConnectError):
@@ -173,9 +175,9 @@ async def test_the_end_lets_go_of_the_session(door: Door, server: LocalServer, a
     await client.close()
 
 
-async def test_an_event_after_the_end_harms_nobody(door: Door, server: LocalServer, account: Supabase):
+async def test_an_event_after_the_end_harms_nobody(api: ClientApi, server: LocalServer, account: Supabase):
     """Whoever tells a client that has ended is not disturbed: sign-in works on."""
-    client = await opened(door, account)
+    client = await opened(api, account)
     listeners = dict(account.auth.listeners)
     await client.close()
     account.auth.listeners |= listeners
@@ -184,10 +186,10 @@ async def test_an_event_after_the_end_harms_nobody(door: Door, server: LocalServ
     assert client.state is ConnectionState.CLOSED
 
 
-async def test_a_session_that_cannot_be_asked_is_told(door: Door, server: LocalServer, account: Supabase):
+async def test_a_session_that_cannot_be_asked_is_told(api: ClientApi, server: LocalServer, account: Supabase):
     """What `get_session` raises reaches `on_error` as an AuthError with that cause; a token that is none, too (R27)."""
     errors: list[Exception] = []
-    async with following(door, account, on_error=errors.append) as client:
+    async with following(api, account, on_error=errors.append) as client:
         account.auth.error = RuntimeError("no way to Auth")
         await client.reconnect()
         await until(lambda: errors)
@@ -198,13 +200,13 @@ async def test_a_session_that_cannot_be_asked_is_told(door: Door, server: LocalS
         assert "no token" not in "".join(map(str, errors))
 
 
-async def test_options_pass_through(door: Door, server: LocalServer, account: Supabase):
+async def test_options_pass_through(api: ClientApi, server: LocalServer, account: Supabase):
     """Options are those of `connect`, checked at once; an unknown one is Python's own TypeError."""
     frames: list[Any] = []
-    async with following(door, account, protocol="1.0.0", on_frame=lambda *frame: frames.append(frame)) as client:
+    async with following(api, account, protocol="1.0.0", on_frame=lambda *frame: frames.append(frame)) as client:
         await client.ping()
     assert b'"topic":"phoenix"' in frames[0][1]
-    call: Any = from_supabase_async if door.name == "async" else from_supabase
+    call: Any = from_supabase_async if api.name == "async" else from_supabase
     with pytest.raises(InvalidArgumentError, match="below 60"):
         call(account, heartbeat=90)
     with pytest.raises(TypeError, match="hartbeat"):
@@ -244,8 +246,8 @@ async def test_a_client_that_is_not_made_yet_is_refused():
     assert "awaited first" in str(caught.value.hint)
 
 
-def test_an_async_client_is_for_the_async_door(server: LocalServer):
-    """The blocking door refuses an async client, whose session it cannot ask, and names the call that can."""
+def test_the_sync_client_refuses_an_async_supabase_client(server: LocalServer):
+    """The sync client refuses an async client, whose session it cannot read; the error names the call that can."""
     with pytest.raises(InvalidArgumentError) as caught:
         from_supabase(Supabase(server.url, server.anon_key, waits=True))
     assert "from_supabase_async" in str(caught.value.hint)
