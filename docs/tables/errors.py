@@ -1,4 +1,4 @@
-"""The page of errors, from the tree of errors and the rows of what the server says."""
+"""Tables of the page of errors, from the error classes and the table of the server's error answers."""
 
 import inspect
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from supawire._server_errors import Action, Known
 from supawire.errors import TREE, RealtimeError
 
 _FOLLOWS = {
-    Action.RETRY: "tried again by itself",
-    Action.SLOW_RETRY: "tried again by itself, after a longer wait",
-    Action.REFRESH: "tried again with a fresh token",
-    Action.GIVE_UP: "given up until you change something",
+    Action.RETRY: "retried",
+    Action.SLOW_RETRY: "retried after a longer delay",
+    Action.REFRESH: "retried with a fresh token",
+    Action.GIVE_UP: "not retried",
 }
 
 _SOURCES = (
@@ -26,7 +26,7 @@ _SOURCES = (
 
 
 def _known() -> Iterator[tuple[str, Known, bool]]:
-    """Where each row belongs, the row, and whether it stands for all that no other row fits."""
+    """Yield where each row occurs, the row, and whether it applies when no other row matches."""
     for where, listed, others in _SOURCES:
         yield from ((where, row, False) for row in listed)
         yield from ((where, row, True) for row in others)
@@ -48,7 +48,7 @@ def _first_sentence(kind: type[RealtimeError]) -> str:
 
 @table("error-classes")
 def error_classes() -> str:
-    """The tree of errors: class, what it is besides, and what it says."""
+    """Return the table of error classes with their base classes and the first sentence of their docstrings."""
     lines: list[list[str]] = []
     for kind in TREE:
         parents = [parent.__name__ for parent in kind.__bases__ if parent is not Exception]
@@ -58,7 +58,7 @@ def error_classes() -> str:
 
 @table("server-errors")
 def server_errors() -> str:
-    """A section for each anchor that `error.docs` names: what to do, and what the server says that leads there."""
+    """Return a section for each anchor that `error.docs` names, with hints and the server's answers."""
     sections: dict[str, list[tuple[str, Known, bool]]] = {}
     for where, row, is_rest in _known():
         sections.setdefault(row.slug, []).append((where, row, is_rest))
@@ -68,15 +68,15 @@ def server_errors() -> str:
 def _section(slug: str, known: list[tuple[str, Known, bool]]) -> str:
     hints = dict.fromkeys(row.hint for _, row, _ in known)
     lines = [[where, _said(row, is_rest), f"`{row.error.__name__}`", _follows(row)] for where, row, is_rest in known]
-    return f"### {slug}\n\n{' '.join(hints)}\n\n{rows(['where', 'the server says', 'error', 'what follows'], lines)}"
+    return f"### {slug}\n\n{' '.join(hints)}\n\n{rows(['where', 'the server says', 'error', 'what the client does'], lines)}"
 
 
 @table("close-codes")
 def close_codes() -> str:
-    """What follows the end of a connection, by its close code; every one is followed by a new connection."""
-    waits = {Action.RETRY: "by `backoff`", Action.SLOW_RETRY: "the longest step of `backoff` at once"}
+    """Return the table of close codes with the delay before the next connection."""
+    waits = {Action.RETRY: "by `backoff`", Action.SLOW_RETRY: "the longest step of `backoff`"}
     lines = [[f"`{row.code}`", waits[row.action], row.hint] for row in codes.CLOSE_CODES]
     return rows(
-        ["close code", "the wait", "and"],
+        ["close code", "delay before the next connection", "hint"],
         [*lines, ["any other, or none (1006)", waits[codes.CLOSED.action], codes.CLOSED.hint]],
     )
