@@ -2,16 +2,19 @@
 
 Arguments are checked where they enter the library; an error states the given value, the allowed values, the reason and
 the closest match. Methods that only raise such an error are hidden from type checkers, which report these mistakes
-themselves. Also encodes payloads as JSON, and finds the part of a payload that cannot be encoded.
+themselves. Also encodes payloads as JSON, finds the part of a payload that cannot be encoded, and warns about a client
+or local server that was garbage-collected without being closed.
 """
 
 import enum
 import math
 import re
+import warnings
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -470,3 +473,31 @@ def _where_nan(payload: object, name: str) -> tuple[str, float]:
         elif type(value) not in _PLAIN:
             left.extend(reversed(list(_parts(msgspec.to_builtins(value, enc_hook=_plain), path))))
     return name, math.nan
+
+
+# --- objects that were never closed
+
+_PACKAGE: Final = str(Path(__file__).parent)
+
+
+class Site(NamedTuple):
+    """A line of the user's code."""
+
+    file: str
+    line: int
+
+
+def call_site() -> Site:
+    """Return the innermost line of the call stack that is outside this package."""
+    import inspect  # slow to import, and needed only when something is opened
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return Site("<unknown>", 0) if frame is None else Site(frame.f_code.co_filename, frame.f_lineno)
+
+
+def warn_unclosed(what: str, site: Site, hint: str) -> None:
+    """Emit a `ResourceWarning` for the line that opened an object which was never closed, as Python does for files."""
+    text = f"{what} that was opened at {site.file}:{site.line} was never closed; {hint}"
+    warnings.warn_explicit(text, ResourceWarning, site.file, site.line)

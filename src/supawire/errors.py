@@ -1,12 +1,10 @@
-"""The exceptions of supawire. Users import them from here."""
+"""The exceptions of supawire, and `Sent`, the result of a send, which stands beside errors in `HttpError.outcomes`."""
 
 from copy import copy
-from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
+from dataclasses import dataclass
+from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 from supawire._display import hide_tokens, printable
-
-if TYPE_CHECKING:
-    from supawire.events import Sent
 
 _LONGEST: Final = 2000
 """Maximum characters of a message."""
@@ -155,6 +153,20 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent data that cannot be understood."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The result of sending a broadcast.
+
+    `acked`: the server confirmed it; by HTTP, that it was authorized and is queued.
+
+    `id`: the id of the stored message, if the server stores it and returns it, or the one given to `publish`.
+    """
+
+    via: Literal["socket", "http", "queue"]
+    acked: bool = False
+    id: str | None = None
+
+
 class HttpError(RealtimeError):
     """An HTTP request failed or was refused. `status`, `body`: the response; `status` is None when there was none.
 
@@ -171,7 +183,7 @@ class HttpError(RealtimeError):
         body: str | None = None,
         maybe_sent: bool = False,
         retry_after: float | None = None,
-        outcomes: "tuple[Sent | RealtimeError, ...]" = (),
+        outcomes: tuple[Sent | RealtimeError, ...] = (),
         **details: Unpack[Details],
     ) -> None:
         super().__init__(message, **details)
@@ -238,5 +250,3 @@ TREE: Final = (
     JoinDeniedError,
     PushError,
 )
-for _error in TREE:
-    _error.__module__ = "supawire.errors"  # tracebacks and pickles show the module that users import from

@@ -19,7 +19,7 @@ from supawire._display import Unreadable, brief_event, brief_fields, content_has
 from supawire._validation import NoAttributeError
 from supawire._values.models import Model
 from supawire._values.rows import Column, decode_columns, decode_row, unsent_columns
-from supawire.errors import RealtimeError, RowError
+from supawire.errors import RealtimeError, RowError, Sent
 
 if TYPE_CHECKING:  # strict checkers require a default; at run time it needs Python 3.13
     import typing_extensions
@@ -735,20 +735,6 @@ class Heartbeat(Struct, frozen=True):
 
 Event = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any] | System | Gap | Status
 """An object that a handler or iterator can receive."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The result of sending a broadcast.
-
-    `acked`: the server confirmed it; by HTTP, that it was authorized and is queued.
-
-    `id`: the id of the stored message, if the server stores it and returns it, or the one given to `publish`.
-    """
-
-    via: Literal["socket", "http", "queue"]
-    acked: bool = False
-    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

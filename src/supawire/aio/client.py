@@ -10,9 +10,8 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
-from supawire._forgotten import Site, call_site, warn_of
 from supawire._mirror_events import RowSource
-from supawire._validation import misused, not_built
+from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
 from supawire.aio.connect import ClientOpener
@@ -133,7 +132,7 @@ def _forgotten(driver: Driver, site: Site) -> None:
         driver.loop.call_soon_threadsafe(driver.abort, None)
     except RuntimeError:
         return  # the loop has ended, and everything with it
-    warn_of("a client", site, "use async with, or await its close()")
+    warn_unclosed("a client", site, "use async with, or await its close()")
 
 
 class AsyncClient:

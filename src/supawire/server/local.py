@@ -20,7 +20,7 @@ from contextlib import (
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from supawire._forgotten import Site, call_site, warn_of
+from supawire._validation import Site, call_site, warn_unclosed
 from supawire.errors import StateError
 from supawire.events import Instant
 from supawire.options import check_bool, check_callable, check_count, check_json, check_kind, check_number, check_text
@@ -347,7 +347,7 @@ def _forgotten(loop: asyncio.AbstractEventLoop | None, stop: asyncio.Event | Non
         return
     with suppress(RuntimeError):  # the loop has failed
         loop.call_soon_threadsafe(stop.set)
-    warn_of("a local server", site, "use a with block, or its stop()")
+    warn_unclosed("a local server", site, "use a with block, or its stop()")
 
 
 def _not_running() -> StateError:

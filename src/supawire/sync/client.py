@@ -9,9 +9,8 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
-from supawire._forgotten import call_site
 from supawire._mirror_events import RowSource
-from supawire._validation import misused, not_built
+from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.client import HttpClient, Transport, check_present
 from supawire.aio.driver import Driver

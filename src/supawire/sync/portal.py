@@ -30,7 +30,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from supawire._forgotten import Site, warn_of
+from supawire._validation import Site, warn_unclosed
 from supawire.aio.driver import Driver
 from supawire.aio.thread_buffer import locked_gate, wait_at_gate
 from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
@@ -237,7 +237,7 @@ class Portal:
         if self._over or self._goodbye is not None or self.inherited or os.getpid() != self._pid:
             return
         self.end_soon()
-        warn_of("a client", site, "use a with block, or its close()")
+        warn_unclosed("a client", site, "use a with block, or its close()")
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the end of the thread."""
