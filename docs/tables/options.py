@@ -1,4 +1,4 @@
-"""The options, from `supawire.options`; one without its meaning here fails the test."""
+"""Tables of the options, from `supawire.options`. An option without a meaning here fails the test."""
 
 from dataclasses import Field, fields
 from typing import Any
@@ -7,55 +7,57 @@ from docs.tables import rows, table
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 
 CLIENT = {
-    "token": "The user's JWT, or a callable (plain or `async`) that returns one or `None`. The callable is asked before every "
-    "connection and join, and before the token runs out.",
-    "protocol": 'Version of the wire; `"1.0.0"` for old servers. Payloads of bytes need `"2.0.0"`.',
-    "heartbeat": "Seconds between two heartbeats, below 60. A heartbeat that is not answered within `timeout` ends the connection, "
-    "and a new one is made.",
-    "timeout": "Seconds for the reply to a request and for one attempt to connect; joins get twice that. Calls take their own.",
+    "token": "The user's JWT, or a callable (plain or `async`) that returns one or `None`. It is called before every connection and "
+    "join, and before the token expires.",
+    "protocol": 'Protocol version; `"1.0.0"` for old servers. Payloads of bytes need `"2.0.0"`.',
+    "heartbeat": "Seconds between two heartbeats, below 60. If one is not answered within `timeout`, the connection is closed and "
+    "replaced.",
+    "timeout": "Seconds to wait for the reply to a request and for one attempt to connect; twice that for joins. Calls have their own "
+    "`timeout`.",
     "open_timeout": "Seconds for the first connection, all attempts together; `None`: no limit.",
-    "backoff": "Delays between attempts to connect: a `Backoff`, or a callable from the number of the attempt to seconds.",
+    "backoff": "Delays between attempts to connect: a `Backoff`, or a callable that takes the number of the attempt and returns seconds.",
     "rejoin_backoff": "The same for attempts to join a channel.",
-    "offline": 'What a send does while the channel is not joined: `"raise"`, `"wait"` until sent or timed out, `"queue"` and '
-    'return at once, or `"http"`: go out by HTTP, visibly.',
-    "queue_size": 'How many sends `offline="queue"` holds.',
-    "limits": "What the client paces or refuses by itself, see below.",
-    "idle_disconnect": "Close the socket after so many seconds without a wanted channel; the next `subscribe` opens it again.",
-    "token_on_heartbeat": "Ask the callable of `token` at each heartbeat too, for tokens that may be withdrawn or replaced before "
-    "they run out; a changed one is told to the server at once.",
-    "max_retry_after": "The longest wait in seconds that the server may ask for with `Retry-After`; a longer one is cut to this.",
-    "headers": "More headers for the handshake and for HTTP requests.",
-    "params": "More parameters for the query of the URL.",
-    "ssl": "The TLS settings; certificates are verified unless you say otherwise here.",
-    "proxy": "URL of a proxy: `http://`, `https://`, or with the extra `supawire[socks]` `socks5://`, `socks5h://` (names are looked up there), `socks4://`, `socks4a://`.",
-    "host": "Name for the Host header and for TLS, where it is not the URL's.",
-    "on_error": "Gets every error that no call waits for: exceptions of handlers, failures in the background. Left out, they are "
+    "offline": 'What a send does while the channel is not joined: `"raise"`, `"wait"` until it is sent or its timeout has passed, '
+    '`"queue"` and return at once, or send by HTTP (`"http"`; the result says so).',
+    "queue_size": 'Number of sends that `offline="queue"` keeps.',
+    "limits": "Limits that the client enforces itself, see below.",
+    "idle_disconnect": "Seconds without a subscribed channel after which the connection is closed; the next `subscribe` opens it again.",
+    "token_on_heartbeat": "Also call the callable of `token` at each heartbeat, for tokens that can be revoked or replaced before they "
+    "expire; a changed token is sent to the server at once.",
+    "max_retry_after": "Longest delay in seconds that the server can request with `Retry-After`; longer ones are reduced to this.",
+    "headers": "Additional headers for the handshake and for HTTP requests.",
+    "params": "Additional parameters for the query of the URL.",
+    "ssl": "TLS settings; certificates are verified unless an `ssl.SSLContext` here says otherwise.",
+    "proxy": "URL of a proxy: `http://`, `https://`, or with the extra `supawire[socks]` `socks5://`, `socks5h://` (the proxy resolves "
+    "names), `socks4://`, `socks4a://`.",
+    "host": "Name for the Host header and for TLS, if it differs from the URL's.",
+    "on_error": "Called with every error that no call raises: exceptions of handlers, failures in the background. Without it they are "
     "logged.",
-    "transport": "Another WebSocket, see `supawire.transport`.",
-    "http": "Another HTTP client, see `supawire.transport.HttpClient`.",
-    "logger": "Another logger than `supawire`.",
-    "on_frame": "Sees every frame, without tokens. Must be quick.",
+    "transport": "A WebSocket implementation, see `supawire.transport`.",
+    "http": "An HTTP client, see `supawire.transport.HttpClient`.",
+    "logger": "The parent logger, instead of `supawire`.",
+    "on_frame": "Called with every frame, without tokens. Must return quickly.",
 }
 
 CHANNEL = {
-    "private": "Join the private room of that name, which policies guard. A public room of the same name is another room.",
-    "echo": "Also get what this client broadcasts.",
+    "private": "Join the private topic of that name, which policies protect. The public topic of the same name is separate.",
+    "echo": "Also receive this client's own broadcasts.",
     "ack": "Each broadcast waits for the server's confirmation.",
-    "presence_key": "This client's name in presence; left out, the server makes one up.",
-    "replay_since": "Get stored messages since then: Unix seconds or an aware `datetime`. Private channels only.",
-    "replay_limit": "How many of them, 1 to 25: the newest. After a gap it is always 25.",
-    "replay_gaps": "After a rejoin of a private channel, get what the server stored meanwhile; see `Gap`.",
-    "replication_ready": "Ask the server to say when broadcasts from the database are live; `ready()` waits for it.",
-    "token": "A token for this channel alone.",
+    "presence_key": "This client's key in presence; if omitted, the server generates one.",
+    "replay_since": "Receive messages stored since then: Unix seconds or an aware `datetime`. Private channels only.",
+    "replay_limit": "Number of messages to replay, 1 to 25; the newest are sent. After a gap it is always 25.",
+    "replay_gaps": "After a rejoin of a private channel, receive the messages stored meanwhile; see `Gap`.",
+    "replication_ready": "Ask the server to report when broadcasts from the database are live; `ready()` waits for it.",
+    "token": "A token for this channel only.",
 }
 
 LIMITS = {
-    "channels": "wanted channels on one connection",
+    "channels": "subscribed channels on one connection",
     "joins_per_second": "joins",
     "messages_per_second": "messages sent",
     "presence_calls": "`track` and `untrack` on one channel within `presence_window`",
     "presence_window": "seconds",
-    "presence_per_second": "`track` and `untrack` on all channels of the client; the project counts everybody's",
+    "presence_per_second": "`track` and `untrack` on all channels of the client; the server's limit is for all clients of the project",
     "presence_keys": "keys of one tracked payload",
     "payload_bytes": "size of a broadcast's payload",
     "frame_bytes": "size of a frame",
@@ -78,19 +80,19 @@ def _options(kind: type[ClientOptions | ChannelOptions], meanings: dict[str, str
 
 @table("options")
 def options() -> str:
-    """Every option of `connect` and `connect_async`."""
+    """Return the table of the options of `connect` and `connect_async`."""
     return _options(ClientOptions, CLIENT)
 
 
 @table("channel-options")
 def channel_options() -> str:
-    """Every option of `channel`."""
+    """Return the table of the options of `channel`."""
     return _options(ChannelOptions, CHANNEL)
 
 
 @table("limits")
 def limits() -> str:
-    """What each ready-made `Limits` says."""
+    """Return the table of the predefined `Limits`."""
     plans = {
         "Limits()": Limits(),
         ".free()": Limits.free(),
