@@ -20,7 +20,11 @@ from tests import loops
 
 ROOT = Path(__file__).resolve().parent.parent
 
-settings.register_profile("supawire", deadline=None, print_blob=True)
+FRESH = os.environ.get("SUPAWIRE_TEST_FRESH", "") not in ("", "0")
+"""Whether generated inputs (Hypothesis, the simulation) differ from run to run. By default they are always the same, so
+that a failure is due to the change that is tested."""
+
+settings.register_profile("supawire", deadline=None, print_blob=True, derandomize=not FRESH)
 settings.load_profile("supawire")
 
 loops.install()

@@ -1,4 +1,7 @@
-"""Fuzzing by hand and in CI: `python -m tests.fuzz TARGET --seconds 60`; `--input` runs one input again."""
+"""Fuzz a target: `python -m tests.fuzz TARGET --seconds 60` takes another seed each time.
+
+`--inputs N --seed S` runs the same N inputs each time, as CI does; `--input` runs one input again.
+"""
 
 import argparse
 import base64
@@ -6,7 +9,7 @@ import random
 import sys
 import time
 
-from tests.fuzz.engine import Finding, fuzz, run_once, shrunk
+from tests.fuzz.engine import Finding, after_inputs, after_seconds, corpus, fuzz, run_once, shrunk
 from tests.fuzz.targets import TARGETS
 
 
@@ -14,7 +17,9 @@ def main() -> int:
     """Fuzz one target; the exit status is 1 when something was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    bound = parser.add_mutually_exclusive_group()
+    bound.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    bound.add_argument("--inputs", type=int, default=None, help="how many inputs, those of the corpus included")
     parser.add_argument("--seed", type=int, default=None, help="of the random numbers; left out, another each time")
     parser.add_argument("--input", default=None, help="run only this input, in base64, as a finding prints it")
     options = parser.parse_args()
@@ -26,7 +31,11 @@ def main() -> int:
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"{options.target}: seed {seed}", flush=True)
     began = time.monotonic()
-    count, finding = fuzz(target, random.Random(seed), until=lambda: time.monotonic() - began > options.seconds)
+    if options.inputs is None:
+        until = after_seconds(options.seconds)
+    else:
+        until = after_inputs(options.inputs - len(corpus(target)))
+    count, finding = fuzz(target, random.Random(seed), until)
     print(f"{options.target}: {count} inputs in {time.monotonic() - began:.0f} s")
     if finding is None:
         return 0

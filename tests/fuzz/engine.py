@@ -109,6 +109,18 @@ def fuzz(target: Target, random: Random, until: Callable[[], bool]) -> tuple[int
     return count, None
 
 
+def after_seconds(seconds: float) -> Callable[[], bool]:
+    """Return what says when that many seconds are over."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def after_inputs(count: int) -> Callable[[], bool]:
+    """Return what says when it was asked before each of that many inputs."""
+    left = iter(range(count))
+    return lambda: next(left, None) is None
+
+
 def shrunk(target: Target, finding: Finding, seconds: float) -> Finding:
     """The same finding with a smaller input, as far as that gets in the time."""
     until = time.monotonic() + seconds
