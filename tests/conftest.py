@@ -127,10 +127,11 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "chromium": _on_path("chromium", "chromium-browser", "google-chrome"),
     "conformance": _beside("shared/conformance/replay.py"),
     "frames": _beside("shared/frames"),
-    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/20-interop puts these three there
+    "realtime-py": _installed("build/interop-python", "realtime"),  # .ci/steps.d/20-interop puts these four there
     "supabase-py": _installed("build/interop-python", "supabase"),
     "frameworks": _installed("build/frameworks", "fastapi"),  # and 20-frameworks this one
     "realtime-js": _inside("tests/interop/peers/node_modules/@supabase/realtime-js"),
+    "supabase-js": _inside("tests/interop/peers/node_modules/@supabase/supabase-js"),
 }
 
 

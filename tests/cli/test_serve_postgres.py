@@ -1,9 +1,12 @@
 """`supawire serve` with a database."""
 
+import contextlib
+import queue
 import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 
 from supawire.cli import settings
 from supawire.cli.app import run
-from tests.cli.conftest import ENVIRONMENT, Serving
+from tests.cli.conftest import DEADLINE, ENVIRONMENT, Serving
 
 psycopg = pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
 pytestmark = pytest.mark.slow
@@ -29,39 +32,98 @@ def block(banner: str, title: str) -> str:
     return textwrap.dedent(found[0]).strip()
 
 
-def test_what_the_banner_gives_works_when_it_is_pasted(serving: Start, tmp_path: Path):
-    """psql makes the table, and the client in Python prints what is inserted, updated and deleted; nothing is left."""
+class Printed:
+    """The programs that `supawire serve --postgres` printed, and the database that they are for."""
+
+    def __init__(self, server: Serving, env_file: Path) -> None:
+        self._psql = block(server.banner, "The database:")
+        self.folder = Path(self._psql.partition("passfile=")[2].rstrip('"')).parent
+        table = block(server.banner, "A table that clients are told about, and a row, for psql:")
+        self.create_table, _, self.insert = table.rpartition("\n")
+        self.python = block(server.banner, "A client in Python, which prints what changes:")
+        title = "The same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:"
+        self.javascript = block(server.banner, title)
+        self.environment = ENVIRONMENT | settings.read(env_file)
+
+    def run_sql(self, sql: str) -> None:
+        """Give SQL to the printed psql command."""
+        subprocess.run(
+            ["bash", "-c", self._psql], input=sql, text=True, check=True, env=ENVIRONMENT, capture_output=True
+        )
+
+
+def test_the_printed_python_program_receives_rows(serving: Start, tmp_path: Path):
+    """psql creates the table, the program prints what is inserted, updated and deleted, and no file is left."""
     path = tmp_path / "dev.env"
     server = serving("--postgres", "--env-file", str(path))
-    psql = block(server.banner, "The database:")
-    folder = Path(psql.partition("passfile=")[2].rstrip('"')).parent
-    assert folder.is_dir()
-
-    def say(sql: str) -> None:
-        subprocess.run(["bash", "-c", psql], input=sql, text=True, check=True, env=ENVIRONMENT, capture_output=True)
-
-    make, _, insert = block(server.banner, "A table that clients are told about, and a row, for psql:").rpartition("\n")
-    say(make)
-    script = block(server.banner, "A client in Python, which prints what changes:")
-    script = script.replace("async with room:", "async with room:\n            print('joined', await room.ready())")
+    printed = Printed(server, path)
+    assert printed.folder.is_dir()
+    printed.run_sql(printed.create_table)
+    script = printed.python.replace(
+        "async with room:", "async with room:\n            print('joined', await room.ready())"
+    )
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", script], env=ENVIRONMENT | settings.read(path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", script], env=printed.environment, stdout=subprocess.PIPE, text=True
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline().startswith("joined")
         for sql, shown in (
-            (insert, "record={'id': 1, 'body': 'hello'}"),
+            (printed.insert, "record={'id': 1, 'body': 'hello'}"),
             ("update todos set body = 'bye';", "record={'id': 1, 'body': 'bye'}, old_record={'id': 1}"),
             ("delete from todos;", "old_record={'id': 1}"),
-            (insert, "record={'id': 2, 'body': 'hello'}"),
+            (printed.insert, "record={'id': 2, 'body': 'hello'}"),
         ):
-            say(sql)
+            printed.run_sql(sql)
             kind = sql.split()[0].capitalize()
             line = client.stdout.readline()
             assert line.startswith(f"{kind}(topic='todos', schema='public', table='todos', {shown}, commit_timestamp=")
         client.kill()
     assert server.stop().code == 0
-    assert not folder.exists()
+    assert not printed.folder.exists()
+
+
+PACKAGES = Path(__file__).parents[1] / "interop" / "peers"
+"""The folder in which the official JavaScript packages are installed."""
+
+
+@pytest.mark.needs("node", "supabase-js")
+def test_the_printed_javascript_program_receives_rows(serving: Start, tmp_path: Path, require: Callable[[str], str]):
+    """The program of the official client joins and prints the row that the printed SQL inserts."""
+    path = tmp_path / "dev.env"
+    printed = Printed(serving("--postgres", "--env-file", str(path)), path)
+    printed.run_sql(printed.create_table)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with subprocess.Popen(
+        [require("node"), *websocket_option(require("node")), "--input-type=module", "--eval", printed.javascript],
+        cwd=PACKAGES,
+        env=printed.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stdout is not None
+        reader = threading.Thread(target=lambda out=client.stdout: [lines.put(line) for line in out])
+        reader.start()
+        try:
+            assert lines.get(timeout=DEADLINE) == "SUBSCRIBED\n"
+            text = ""
+            while not text.endswith("\n}\n"):
+                # SUBSCRIBED comes before changes are live, so the first rows may be missed
+                printed.run_sql(printed.insert)
+                with contextlib.suppress(queue.Empty):
+                    while not text.endswith("\n}\n"):
+                        text += lines.get(timeout=0.5)
+            assert "eventType: 'INSERT'" in text
+            assert re.search(r"new: \{ id: \d+, body: 'hello' \}", text)
+            assert "errors: null" in text
+        finally:
+            client.kill()
+            reader.join()
+
+
+def websocket_option(node: str) -> list[str]:
+    """Return the option that node before 22 needs to have a global `WebSocket`, as browsers have."""
+    found = subprocess.run([node, "--print", "typeof WebSocket"], capture_output=True, text=True, check=True)
+    return ["--experimental-websocket"] if found.stdout.strip() == "undefined" else []
 
 
 def test_the_password_is_shown_when_keys_are(serving: Start):
