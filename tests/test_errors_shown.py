@@ -7,7 +7,7 @@ import pytest
 
 from supawire import _server_errors
 from supawire.aio.reporting import Reports
-from supawire.core.effects import Report
+from supawire.core.effects import UnknownEvent
 from supawire.errors import TREE
 from supawire.options import Endpoint, Secret
 from supawire.transport._aiohttp import hide
@@ -45,7 +45,7 @@ def test_no_error_repeats_a_token_or_a_control_character_or_without_end(name: st
 def test_a_log_of_unknown_frames_is_one_line(caplog: pytest.LogCaptureFixture):
     """Topic and event come from outside."""
     caplog.set_level(logging.DEBUG, "supawire")
-    Reports(None, None).take(Report("unknown", ODD, None, {"event": ODD}))
+    Reports(None, None).take(UnknownEvent(ODD, ODD))
     (record,) = caplog.records
     assert record.getMessage().isprintable() and len(record.getMessage()) < 1200
     assert "eyJ" not in record.getMessage()

@@ -8,7 +8,7 @@ import pytest
 from supawire.core import binary
 from supawire.core.channel import CoreChannel
 from supawire.core.codec import encode_json
-from supawire.core.effects import Connect, Disconnect, FetchToken, Report, Ticket, Transmit
+from supawire.core.effects import Connect, Disconnect, ErrorReport, FetchToken, Ticket, Transmit
 from supawire.core.frames import Frame
 from supawire.core.listeners import Listener
 from supawire.core.outbox import OutgoingBroadcast
@@ -191,8 +191,7 @@ class Story(SessionHarness):
     @property
     def errors(self) -> list[RealtimeError]:
         """The errors reported to `on_error`."""
-        reports = [effect for effect in self.effects if isinstance(effect, Report)]
-        return [report.error for report in reports if report.error is not None]
+        return [report.error for report in self.reports(ErrorReport)]
 
     def pushed(self) -> list[Pushed]:
         """The broadcasts that were sent."""

@@ -152,9 +152,9 @@ class Life:
             self.story.call(self.story.session.token_ready, self.rng.choice(numbers[-2:]), token)
 
     def do_delay(self) -> None:
-        keys = [effect.key for effect in self.story.effects if isinstance(effect, AskDelay)]
-        if keys:
-            self.story.call(self.story.session.delay_ready, self.rng.choice(keys[-3:]), self.rng.choice((0.0, 3.0)))
+        topics = [effect.topic for effect in self.story.effects if isinstance(effect, AskDelay)]
+        if topics:
+            self.story.call(self.story.session.delay_ready, self.rng.choice(topics[-3:]), self.rng.choice((0.0, 3.0)))
 
     def do_publish(self) -> None:
         for effect in self.story.effects:

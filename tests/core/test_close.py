@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from supawire.core.effects import Disconnect, Ended, Settle
+from supawire.core.effects import Disconnect, Ended, Settle, TicketKind
 from supawire.core.listeners import Listener
 from supawire.errors import ClosedError, RemoteProtocolError
 from supawire.events import ChannelState, ConnectionState
@@ -74,7 +74,7 @@ def test_close_from_every_state_leaves_nothing(begin: Callable[[Story], None], p
     assert story.session.stats().pending == 0
     assert story.session.next_deadline is None
     assert {channel.state for channel in story.session.channels.values()} <= {ChannelState.CLOSED}
-    for ticket in owed - {ticket for ticket in owed if ticket.what == "leave"}:
+    for ticket in owed - {ticket for ticket in owed if ticket.kind is TicketKind.LEAVE}:
         assert isinstance(error_of(story.outcome(ticket)), ClosedError), ticket
     (last,) = [effect for effect in story.effects if isinstance(effect, Ended) and effect.topic is None]
     assert last.error is None, "iterators end, they do not raise"

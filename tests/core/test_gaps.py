@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from supawire.core.effects import GapReported
 from supawire.core.gaps import Gaps, ServerClock
 from supawire.events import ConnectionState, Gap, Instant
 from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
@@ -101,11 +102,11 @@ def test_a_gap_is_told_to_the_client_too_and_logged_when_nobody_listens(story: S
     story.open()
     room = story.joined()
     again(story)
-    assert [report.topic for report in story.reports("gap")] == ["room"]
+    assert [report.gap.topic for report in story.reports(GapReported)] == ["room"]
     heard = story.watch()
     again(story)
     assert [event.topic for event in heard if isinstance(event, Gap)] == ["room"]
-    assert len(story.reports("gap")) == 1
+    assert len(story.reports(GapReported)) == 1
     assert room
 
 

@@ -96,7 +96,7 @@ def test_a_retry_after_is_cut_to_the_bound(
     story.call(story.session.open)
     story.drop(status=503, retry_after=asked)
     if backoff is None:
-        story.call(story.session.delay_ready, ("connect",), 2.0)
+        story.call(story.session.delay_ready, None, 2.0)
     story.run_for(119.9)
     assert story.session.state is ConnectionState.RETRYING
     story.run_for(0.2)
@@ -127,7 +127,7 @@ def test_retry_after_holds_for_a_backoff_of_the_user(make_story: Callable[..., S
     story = make_story(backoff=None, open_timeout=None)
     story.call(story.session.open)
     story.drop(status=503, retry_after=40.0)
-    story.call(story.session.delay_ready, ("connect",), 2.0)
+    story.call(story.session.delay_ready, None, 2.0)
     story.run_for(39.9)
     assert story.session.state is ConnectionState.RETRYING
     story.run_for(0.2)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from docs.tables.kinds import KINDS
+from supawire.core.effects import UnknownEvent
 from supawire.events import (
     Broadcast,
     ChannelState,
@@ -90,7 +91,7 @@ def word(story: Story, heard: list[Any]) -> None:
 
 def unknown(story: Story, heard: list[Any]) -> None:
     story.receive(ROOM, "postgres_cdc_of_tomorrow", {"x": 1})
-    assert story.session.stats().unknown_frames == 1 and len(story.reports("unknown")) == 1
+    assert story.session.stats().unknown_frames == 1 and len(story.reports(UnknownEvent)) == 1
     assert heard == [] and story.state(ROOM) is ChannelState.JOINED
 
 

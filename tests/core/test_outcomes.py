@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from supawire.core.effects import Publish, Ticket
+from supawire.core.effects import Publish, Ticket, TicketKind
 from supawire.errors import (
     ClosedError,
     ConnectionLostError,
@@ -214,7 +214,7 @@ def test_an_unacked_send_is_over_when_it_is_handed_over(begin: Begin, fate: str)
     (pushed,) = story.pushed()
     before = dict(story.outcomes)
     FATES[fate].does(story, pushed)
-    assert {ticket.what for ticket in story.outcomes.keys() - before.keys()} <= {"leave", "close"}
+    assert {ticket.kind for ticket in story.outcomes.keys() - before.keys()} <= {TicketKind.LEAVE, TicketKind.CLOSE}
 
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])

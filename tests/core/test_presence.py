@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from supawire.core.codec import encode_json
+from supawire.core.effects import UnreadableFrame
 from supawire.core.presence import MOST_KEYS, MOST_METAS, ChannelPresence
 from supawire.events import (
     Presence,
@@ -416,4 +417,4 @@ def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
     story.collect(room, presence())
     story.join(room)
     story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
-    assert len(story.reports("garbage")) == 1
+    assert len(story.reports(UnreadableFrame)) == 1

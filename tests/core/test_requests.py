@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from supawire.core.effects import Effects, Settle, Ticket
+from supawire.core.effects import Effects, Settle, Ticket, TicketKind
 from supawire.core.pacing import Pace
 from supawire.core.requests import Pending, Replies, Tickets, Timers
 from supawire.errors import ClosedError
@@ -23,7 +23,7 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
     dropped = set[Ticket]()
     for what, number in steps:
         if what == "open":
-            opened.append(tickets.create("test"))
+            opened.append(tickets.create(TicketKind.PING))
         elif what == "all":
             tickets.settle_all(ClosedError("the end"))
         elif opened:
@@ -46,7 +46,7 @@ def test_a_ticket_is_settled_once_whatever_happens(steps: list[tuple[str, int]])
 def test_tickets_are_told_apart() -> None:
     """Every ticket has its own number and purpose."""
     tickets = Tickets(deque())
-    assert len({tickets.create("join") for _ in range(100)}) == 100
+    assert len({tickets.create(TicketKind.JOIN) for _ in range(100)}) == 100
 
 
 # --- replies

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from supawire.core.effects import Disconnect, Transmit
+from supawire.core.effects import Disconnect, GapReported, Transmit
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import ClosedError, RealtimeError, StateError
 from supawire.events import ChannelState, ConnectionState, Insert, PresenceJoin, PresenceSync, Sent
@@ -179,7 +179,7 @@ def test_a_late_listener_for_changes_joins_again_and_says_so(story: Story) -> No
     story.receive(
         db, "system", {"extension": "postgres_changes", "status": "ok", "message": "Subscribed to PostgreSQL"}
     )
-    (gap,) = [report.detail["gap"] for report in story.reports("gap")]
+    (gap,) = [report.gap for report in story.reports(GapReported)]
     assert (gap.topic, gap.reason) == ("db", "rejoin")
     assert gap.lost == {"changes"}
 

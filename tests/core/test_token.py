@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from supawire.core.effects import Publish, Transmit
+from supawire.core.requests import TimerKind
 from supawire.core.token import expiry, on_wire
 from supawire.errors import AuthError, RealtimeError
 from supawire.events import ChannelState
@@ -185,7 +186,7 @@ def test_refreshes_are_spread() -> None:
         story = Story(SessionOptions(has_token_provider=True, heartbeat=59), seed=seed)
         story.call(story.session.open)
         story.give_token(jwt(story, 1000))
-        deadline = story.session._context.timers.deadline(("refresh",))
+        deadline = story.session.deadline(TimerKind.TOKEN_REFRESH)
         assert deadline is not None
         moments.add(round(deadline - story.now.mono))
     assert min(moments) >= 750
@@ -362,7 +363,7 @@ def test_a_token_that_cannot_be_read_is_used_and_not_scheduled(asking: Story, te
     asking.call(asking.session.join, asking.channel())
     asking.give_token(text)
     assert expiry(Secret(text)) is None
-    assert asking.session._context.timers.deadline(("refresh",)) is None
+    assert asking.session.deadline(TimerKind.TOKEN_REFRESH) is None
     assert asking.errors == []
     assert tokens(asking) == [None if text.startswith("sb_") else text]
 

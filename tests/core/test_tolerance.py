@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from supawire.core import binary
+from supawire.core.effects import UnknownEvent, UnreadableFrame
 from supawire.events import Broadcast, Delete, Insert, System, Update
 from supawire.options import PROTOCOLS, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence, status, system
@@ -119,7 +120,7 @@ def test_bytes_that_are_no_frame_are_counted_and_survived(live: Live, name: str)
     story, _, _ = live
     story.receive_raw(BINARIES[name], binary=True)
     assert story.session.stats().garbage_frames == 1
-    assert len(story.reports("garbage")) == 1
+    assert len(story.reports(UnreadableFrame)) == 1
     assert still_hears(live)
 
 
@@ -138,7 +139,7 @@ def test_binary_frames_of_plain_phoenix_are_known_and_counted(live: Live) -> Non
         fields = (b"1", b"2", room.encode(), b"ok")[-len(layout.fields) :]
         story.receive_raw(binary.pack(layout, *fields, payload=b"x"), binary=True)
     assert (story.session.stats().unknown_frames, story.session.stats().garbage_frames) == (3, 0)
-    assert len(story.reports("unknown")) == 3
+    assert len(story.reports(UnknownEvent)) == 3
     assert still_hears(live)
 
 
@@ -238,7 +239,7 @@ def test_unknown_events_are_counted_and_reported_by_name(live: Live) -> None:
     story.receive(room, "of_tomorrow", {"a": 1})
     story.receive("realtime:elsewhere", "of_tomorrow", {})
     assert story.session.stats().unknown_frames == 2
-    assert [(one.topic, one.detail["event"]) for one in story.reports("unknown")] == [
+    assert [(one.topic, one.event) for one in story.reports(UnknownEvent)] == [
         (room, "of_tomorrow"),
         ("realtime:elsewhere", "of_tomorrow"),
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from supawire.core.codec import encode_json
+from supawire.core.effects import GapReported
 from supawire.core.pacing import Allowance
 from supawire.errors import InvalidArgumentError, OperationTimeout, PayloadTooLargeError, PushError, RateLimitedError
 from supawire.events import ChannelState, Gap
@@ -318,7 +319,7 @@ def test_a_first_wish_loses_nothing_where_nobody_listens(each: Story) -> None:
     each.answer_join()
     assert len(each.sent("phx_join")) == 2
     assert [event for event in watched if isinstance(event, Gap)] == []
-    assert each.reports("gap") == []
+    assert each.reports(GapReported) == []
 
 
 def test_a_first_wish_loses_what_somebody_listens_to(each: Story) -> None:

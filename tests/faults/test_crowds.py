@@ -7,6 +7,7 @@ import pytest
 
 from supawire import AsyncClient, Backoff, ConnectionState, Limits, broadcast, connect_async
 from supawire.aio.channel import AsyncQueuedSent
+from supawire.core.requests import TimerKind
 from supawire.errors import ConnectionLostError
 from supawire.server import LocalServer
 from tests.faults.misbehaver import Misbehaver
@@ -45,10 +46,9 @@ async def test_a_crowd_comes_back_spread_over_time():
         loop = asyncio.get_running_loop()
         delays: list[float] = []
         for client, wire in zip(clients, list(server.wires), strict=True):
-            timers = client._driver.session._context.timers
             wire.reset()
             await comes_to(client, ConnectionState.RETRYING)
-            delays.append((timers.deadline(("connect",)) or 0.0) - loop.time())
+            delays.append((client._driver.session.deadline(TimerKind.RECONNECT) or 0.0) - loop.time())
             await client.close()
         assert max(delays) - min(delays) > 1.0
         thirds = [sum(third * 0.5 <= delay < (third + 1) * 0.5 for delay in delays) for third in range(3)]

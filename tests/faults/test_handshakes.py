@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from supawire import ConnectionState, broadcast, connect_async
+from supawire.core.requests import TimerKind
 from supawire.errors import AuthError, ClosedError, ConnectError, RealtimeError, ReconnectExhaustedError
 from supawire.options import Backoff
 from tests.faults.misbehaver import Misbehaver, Script, Wire, behave
@@ -286,7 +287,7 @@ async def test_retry_after_is_honoured():
         server.wire.reset()
         await server.connected(2)
         await comes_to(client, ConnectionState.RETRYING)
-        at = client._driver.session._context.timers.deadline(("connect",))
+        at = client._driver.session.deadline(TimerKind.RECONNECT)
         assert at is not None and at > client._driver.now().mono + 3000
         client.reconnect()
         await server.connected(3)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from supawire.core.effects import Report
+from supawire.core.effects import BindingMismatch, TransitionMissing, UnreadableFrame
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -301,9 +301,9 @@ def test_frames_are_only_given_up_where_the_recording_has_garbage(vsn: str, name
     """Garbage is counted for exactly the recorded frames that are none, and nothing is reported as impossible (R40)."""
     for where, life in lives_of(vsn, name):
         assert life.player.session.stats().garbage_frames == life.garbage, where
-        kinds = Counter(effect.what for effect in life.player.effects if isinstance(effect, Report))
-        assert kinds["garbage"] == life.garbage, where
-        assert not {"impossible", "binding"} & set(kinds), where
+        kinds = Counter(type(effect) for effect in life.player.effects)
+        assert kinds[UnreadableFrame] == life.garbage, where
+        assert not {TransitionMissing, BindingMismatch} & set(kinds), where
 
 
 def test_the_share_that_is_played():

@@ -126,8 +126,8 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
 
 def ask_delay(order: AskDelay, options: ClientOptions, exits: Exits) -> tuple[float, BaseException | None]:
     """Return the delay from the user's backoff function; if it raises, the default delay and the exception."""
-    chosen = options.backoff if order.key == ("connect",) else options.rejoin_backoff
-    default = Backoff() if order.key == ("connect",) else Backoff(initial=1.0)
+    chosen = options.backoff if order.topic is None else options.rejoin_backoff
+    default = Backoff() if order.topic is None else Backoff(initial=1.0)
     if isinstance(chosen, Backoff):
         return delay(chosen, order.attempt, RANDOM), None
     try:

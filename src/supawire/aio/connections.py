@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.thread_buffer import is_shutdown_error
 from supawire.core.connection import Cause
-from supawire.core.effects import Connect, Disconnect, PauseReading, ResumeReading, Transmit
+from supawire.core.effects import Connect, Disconnect, Transmit
 from supawire.core.receive import HEAVY, Delivery
 from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError
 from supawire.events import Instant
@@ -177,16 +177,6 @@ class Sockets:
             self._driver.tap("out", order.data, order.binary, secret=order.secret)
         if order.generation == self._generation and self._current is not None:
             self._current.write(order.data, order.binary)
-
-    def pause(self, order: PauseReading) -> None:
-        """Pause reading."""
-        if order.generation == self._generation:
-            self.set_reading(False, "session")
-
-    def resume(self, order: ResumeReading) -> None:
-        """Resume reading."""
-        if order.generation == self._generation:
-            self.set_reading(True, "session")
 
     # --- for the driver
 

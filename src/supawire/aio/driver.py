@@ -18,8 +18,8 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Iterable, Set
+from typing import Any, Final
 
 from supawire.aio.buffers import FlowControl
 from supawire.aio.callbacks import RANDOM, TokenSource, ask_delay
@@ -34,17 +34,19 @@ from supawire.aio.usercode import Exits, is_unawaited
 from supawire.core.connection import Cause
 from supawire.core.effects import (
     AskDelay,
+    ChangesFailed,
     Connect,
     Deliver,
     Disconnect,
+    Effect,
     Ended,
+    ErrorReport,
     FetchToken,
-    PauseReading,
     Publish,
     Report,
-    ResumeReading,
     Settle,
     Ticket,
+    TicketKind,
     Transmit,
 )
 from supawire.core.frames import PREFIX
@@ -77,7 +79,7 @@ class Clock:
         return self._loop.call_later(math.ceil(delay * 1000) / 1000, function, *args)
 
 
-SENDS: Final = frozenset({"broadcast", "track", "publish"})
+SENDS: Final = frozenset({TicketKind.BROADCAST, TicketKind.TRACK, TicketKind.PUBLISH})
 """Kinds of tickets that are pending sends; pending subscriptions end with the leave instead."""
 
 
@@ -215,7 +217,7 @@ class Driver:
         try:
             while (effect := next_effect()) is not None:
                 try:
-                    self._PERFORM[type(effect)](self, effect)
+                    self._perform(effect)
                 except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
                     self._break(bug)
         finally:
@@ -293,9 +295,9 @@ class Driver:
         self.pump()
         return waiting
 
-    def owed(self, kinds: Set[str]) -> "list[asyncio.Future[Any]]":
+    def owed(self, kinds: Set[TicketKind]) -> "list[asyncio.Future[Any]]":
         """Return the futures of pending tickets of these kinds."""
-        return [waiting for ticket, waiting in self._waiting.items() if ticket.what in kinds]
+        return [waiting for ticket, waiting in self._waiting.items() if ticket.kind in kinds]
 
     def withdraw(self, ticket: Ticket, waiting: "asyncio.Future[Any]") -> None:
         """Cancel a ticket whose caller no longer waits."""
@@ -424,6 +426,29 @@ class Driver:
 
     # --- performing effects
 
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Transmit():
+                self.sockets.transmit(effect)
+            case Deliver():
+                self._deliver(effect)
+            case Settle():
+                self._settle(effect)
+            case Ended():
+                self._ended(effect)
+            case Connect():
+                self.sockets.connect(effect)
+            case Disconnect():
+                self.sockets.disconnect(effect)
+            case FetchToken():
+                self._fetch_token(effect)
+            case AskDelay():
+                self._ask_delay(effect)
+            case Publish():
+                self.publisher.perform(effect)
+            case _:
+                self._report(effect)
+
     def _fetch_token(self, effect: FetchToken) -> None:
         if self._tokens is None:
             self._tokens = TokenSource(self, self.options.token_provider)
@@ -467,9 +492,9 @@ class Driver:
 
     def _report(self, effect: Report) -> None:
         """Log a report, or call `on_error`, unless a caller or an iterator raises the same error."""
-        error = effect.error
-        heard = effect.what == "changes" and self.registry.refused(f"{PREFIX}{effect.topic}")
-        if heard or (error is not None and error is self._told):
+        error = effect.error if isinstance(effect, ErrorReport) else None
+        raised = isinstance(effect, ChangesFailed) and self.registry.refused(f"{PREFIX}{effect.topic}")
+        if raised or (error is not None and error is self._told):
             return
         self._reported = error
         self.reports.take(effect)
@@ -477,8 +502,9 @@ class Driver:
     def _ask_delay(self, effect: AskDelay) -> None:
         seconds, raised = ask_delay(effect, self.options, self.exits)
         if raised is not None:
-            self.reports.raised("the backoff", effect.key[0], raised)
-        self.session.delay_ready(effect.key, seconds, self.now())
+            backoff = self.options.backoff if effect.topic is None else self.options.rejoin_backoff
+            self.reports.raised("the backoff", backoff, raised)
+        self.session.delay_ready(effect.topic, seconds, self.now())
 
     # --- user code
 
@@ -506,18 +532,3 @@ class Driver:
         except BaseException as error:  # noqa: BLE001  errors of user code never end the client
             if not self.exits.take(error):
                 self.reports.raised("on_frame", hook, error)
-
-    _PERFORM: ClassVar[Mapping[type[Any], Callable[[Any, Any], None]]] = {
-        Transmit: lambda driver, effect: driver.sockets.transmit(effect),
-        Settle: _settle,
-        Deliver: _deliver,
-        Report: _report,
-        Connect: lambda driver, effect: driver.sockets.connect(effect),
-        Disconnect: lambda driver, effect: driver.sockets.disconnect(effect),
-        FetchToken: _fetch_token,
-        AskDelay: _ask_delay,
-        PauseReading: lambda driver, effect: driver.sockets.pause(effect),
-        ResumeReading: lambda driver, effect: driver.sockets.resume(effect),
-        Publish: lambda driver, effect: driver.publisher.perform(effect),
-        Ended: _ended,
-    }

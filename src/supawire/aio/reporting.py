@@ -7,18 +7,28 @@ DEBUG; a lost connection is one WARNING, and one INFO when it is restored. No li
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from functools import cache, partial
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from supawire._display import printable
 from supawire.aio.usercode import Exits, dispose, is_unawaited
-from supawire.core.effects import Report
+from supawire.core.effects import (
+    ClientEnded,
+    ClockJumped,
+    ErrorReport,
+    GapReported,
+    Report,
+    StatusChanged,
+    TokenFailed,
+    UnknownEvent,
+    UnreadableFrame,
+)
 from supawire.core.listeners import ModelAdapter
 from supawire.errors import HandlerError, RealtimeError
-from supawire.events import ChannelState, ConnectionState
+from supawire.events import ChannelState, ConnectionState, Gap, Status
 
 Direction = Literal["in", "out"]
 
@@ -47,10 +57,6 @@ def _hide(value: Any) -> Any:
 
 _TROUBLE: Final = (ConnectionState.RETRYING, ChannelState.RETRYING)  # permanent ones go to the caller or on_error
 _GOOD: Final = (ConnectionState.OPEN, ChannelState.JOINED)
-_CONCERNS: Final = {"token": "token", "closed": "link", "clock": "link"}
-"""The logger for an error that is not raised to a caller, by report; all others go to the logger "channel"."""
-
-
 _AGAIN: Final = 60.0
 """Seconds after which a repeated error is logged again, with its count."""
 
@@ -94,11 +100,23 @@ class Reports:
 
     def take(self, report: Report) -> None:
         """Handle a report of the core."""
-        log = self._LOGGED.get(report.what)
-        if log is not None:
-            log(self, report)
-        elif report.error is not None:
-            self.error(report.error, _CONCERNS.get(report.what, "channel"))
+        match report:
+            case StatusChanged(status):
+                self._status(status)
+            case UnknownEvent(event, topic):
+                self.log("wire").debug("unknown event %s on %s", printable(event), printable(str(topic)))
+            case UnreadableFrame(reason):
+                self._warn_once("wire", "a frame that cannot be read was dropped: %s (stats() counts them)", reason)
+            case GapReported(gap):
+                self._gap(gap)
+            case ClockJumped(seconds):
+                self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", seconds)
+            case TokenFailed(error):
+                self.error(error, "token")
+            case ClientEnded(error):
+                self.error(error, "link")
+            case ErrorReport(error):
+                self.error(error, "channel")
 
     def error(self, error: Exception, concern: str, kind: Hashable = None) -> None:
         """Call `on_error` with an error that is not raised to a caller, or log it.
@@ -153,8 +171,8 @@ class Reports:
         wrapped.__cause__ = error
         self.error(wrapped, "handler", (what, described(name), type(error)))
 
-    def _state(self, report: Report) -> None:
-        topic, state, cause = report.topic, report.detail["state"], report.detail["cause"]
+    def _status(self, status: Status) -> None:
+        topic, state, cause = status.topic, status.state, status.cause
         log = self.log("link" if topic is None else "channel")
         who = "the connection" if topic is None else f"channel {topic}"
         if state in _TROUBLE and topic not in self._troubled:
@@ -164,26 +182,16 @@ class Reports:
             del self._troubled[topic]
             log.info("%s is %s again", who, state)
         else:
-            previous, ready = report.detail["previous"], report.detail["ready"]
-            now = f"{state}, {'ready' if ready else 'not ready'}" if state is previous else state
-            log.debug("%s is %s (was %s)%s", who, now, previous, f": {cause}" if cause else "")
+            now = f"{state}, {'ready' if status.ready else 'not ready'}" if state is status.previous else state
+            log.debug("%s is %s (was %s)%s", who, now, status.previous, f": {cause}" if cause else "")
 
-    def _unknown(self, report: Report) -> None:
-        event, topic = str(report.detail.get("event")), str(report.topic)
-        self.log("wire").debug("unknown event %s on %s", printable(event), printable(topic))
-
-    def _garbage(self, report: Report) -> None:
-        why = report.detail.get("detail_of")
-        self._warn_once("wire", "a frame that cannot be read was dropped: %s (stats() counts them)", why)
-
-    def _gap(self, report: Report) -> None:
-        gap: Any = report.detail["gap"]
+    def _gap(self, gap: Gap) -> None:
         lost = ", ".join(sorted(gap.lost))
         if lost:  # otherwise there is no listener for what may be missing
             self._warn_once(
                 "channel",
                 "channel %s: events may be missing between %s and %s (%s; perhaps lost: %s); listen to gaps()",
-                report.topic, gap.started_at, gap.ended_at, gap.reason, lost,
+                gap.topic, gap.started_at, gap.ended_at, gap.reason, lost,
             )  # fmt: skip
 
     def _warn_once(self, concern: str, text: str, *values: object) -> None:
@@ -192,17 +200,6 @@ class Reports:
         if not known:
             self._warned += (text,)
         self.log(concern).log(logging.DEBUG if known else logging.WARNING, text, *values)
-
-    def _clock(self, report: Report) -> None:
-        self.log("link").info("the clocks moved apart by %.0f s: the machine slept, or was set", report.detail["jump"])
-
-    _LOGGED: ClassVar[Mapping[str, Callable[[Any, Report], None]]] = {
-        "state": _state,
-        "unknown": _unknown,
-        "garbage": _garbage,
-        "gap": _gap,
-        "clock": _clock,
-    }
 
 
 @cache

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from supawire.core import http_broadcast
 from supawire.core.context import Context
-from supawire.core.effects import Ticket
+from supawire.core.effects import ChangesFailed, Ticket, UnreadableFrame
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import Membership
@@ -224,7 +224,7 @@ class CoreChannel:
                 self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
                     self._member.settle_waiters()
-                    self._context.report("changes", topic=self.name, error=reading.error)
+                    self._context.report(ChangesFailed(reading.error, self.name))
             case Said.ANEW:  # also before a rejoin is answered: frames of the new join come only after its reply
                 earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
                 self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
@@ -253,7 +253,7 @@ class CoreChannel:
         malformed = roster.malformed
         self._context.deliver(self._parts.index.presence, change(roster))
         if roster.malformed != malformed:
-            self._context.report("garbage", topic=self.name, detail_of="presence that is malformed, or of too many")
+            self._context.report(UnreadableFrame("presence that is malformed, or of too many", self.name))
 
     def older_join_ended(self) -> None:
         """Record that the server has closed a join older than the active one."""

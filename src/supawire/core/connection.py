@@ -13,6 +13,7 @@ from supawire._server_errors import Action, body_text, classify_close, classify_
 from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Connect, Disconnect
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.states import LINK, ConnectionOn
 from supawire.errors import (
     ClosedError,
@@ -35,6 +36,18 @@ CLOCK_LOOKS: Final = 5.0
 
 PROBE_TIMEOUT: Final = 5.0
 """Timeout in seconds of the heartbeat that is sent after a clock jump."""
+
+_ATTEMPT_TIMERS: Final = (
+    TimerKind.CONNECT_TIMEOUT,
+    TimerKind.OPEN_TIMEOUT,
+    TimerKind.CLOSE_TIMEOUT,
+    TimerKind.RECONNECT,
+    TimerKind.HEARTBEAT,
+    TimerKind.STABLE,
+    TimerKind.CLOCK_CHECK,
+    TimerKind.IDLE,
+)
+"""The deadlines that end with the present socket or attempt."""
 
 
 class Cause(Struct, frozen=True):
@@ -112,7 +125,7 @@ class Connection:
             return
         limit = self._context.options.open_timeout
         if not self._ever_open and limit is not None:
-            self._context.timers.set(("opening",), now.mono + limit)
+            self._context.timers.set(TimerKey(TimerKind.OPEN_TIMEOUT), now.mono + limit)
         self._connect(now)
 
     def reconnect(self, now: Instant) -> None:
@@ -136,7 +149,7 @@ class Connection:
         self._quiet()
         if was is ConnectionState.OPEN:
             self._context.effects.append(Disconnect(self._context.generation))
-            self._context.timers.set(("closing",), now.mono + CLOSE_BOUND)
+            self._context.timers.set(TimerKey(TimerKind.CLOSE_TIMEOUT), now.mono + CLOSE_BOUND)
             return
         if was is ConnectionState.CONNECTING:
             self._abort()
@@ -164,8 +177,8 @@ class Connection:
         self._context.counts.connects += 1
         self._context.counts.reconnects += self._ever_open
         self._ever_open = True
-        self._context.timers.set(("beat",), now.mono + self._context.options.heartbeat)
-        self._context.timers.set(("proven",), now.mono + PROVEN_AFTER)
+        self._context.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
+        self._context.timers.set(TimerKey(TimerKind.STABLE), now.mono + PROVEN_AFTER)
         self.look(now)
         self._owner.connection_opened(now)
 
@@ -190,7 +203,8 @@ class Connection:
 
     def token_ready(self, now: Instant) -> None:
         """Open the socket: the token for this attempt has arrived or timed out."""
-        if self.state is ConnectionState.CONNECTING and self._context.timers.deadline(("attempt",)) is None:
+        opening = self._context.timers.deadline(TimerKey(TimerKind.CONNECT_TIMEOUT)) is not None
+        if self.state is ConnectionState.CONNECTING and not opening:
             self._open_socket(now)
 
     def answered_ok(self) -> None:
@@ -202,13 +216,13 @@ class Connection:
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """Set the reconnect timer to the result of the user's backoff callable."""
         if self.state is ConnectionState.RETRYING:
-            self._context.timers.set(("connect",), now.mono + max(seconds, self._retry_after))
+            self._context.timers.set(TimerKey(TimerKind.RECONNECT), now.mono + max(seconds, self._retry_after))
 
     # --- deadlines
 
     def due(self, now: Instant) -> None:
         """Start the next attempt: the backoff is over."""
-        self._context.timers.cancel(("connect",))
+        self._context.timers.cancel(TimerKey(TimerKind.RECONNECT))
         self._move(ConnectionOn.DUE)
         self._connect(now)
 
@@ -244,7 +258,7 @@ class Connection:
 
     def look(self, now: Instant) -> None:
         """Schedule the next check for clock jumps; the clocks are compared at every deadline."""
-        self._context.timers.set(("clock",), now.mono + CLOCK_LOOKS)
+        self._context.timers.set(TimerKey(TimerKind.CLOCK_CHECK), now.mono + CLOCK_LOOKS)
 
     def probe(self, now: Instant) -> None:
         """Send a heartbeat at once, because the machine slept or its clock was set."""
@@ -272,11 +286,11 @@ class Connection:
             self._open_socket(now)
 
     def _open_socket(self, now: Instant) -> None:
-        self._context.timers.set(("attempt",), now.mono + self._context.options.timeout)
+        self._context.timers.set(TimerKey(TimerKind.CONNECT_TIMEOUT), now.mono + self._context.options.timeout)
         self._context.effects.append(Connect(self._context.generation))
 
     def _failed(self, cause: Cause, now: Instant) -> None:
-        self._context.timers.cancel(("attempt",))
+        self._context.timers.cancel(TimerKey(TimerKind.CONNECT_TIMEOUT))
         if cause.status is None:
             self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
             self._retry(ConnectionOn.FAILED, now)
@@ -315,11 +329,11 @@ class Connection:
             self._end(ConnectionOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
-        self._context.wait(("connect",), backoff, self._attempts, now, slow=slow)
+        self._context.wait(TimerKey(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
-        at = self._context.timers.deadline(("connect",))
+        at = self._context.timers.deadline(TimerKey(TimerKind.RECONNECT))
         if at is not None and at < now.mono + after:
-            self._context.timers.set(("connect",), now.mono + after)
+            self._context.timers.set(TimerKey(TimerKind.RECONNECT), now.mono + after)
 
     def _prove(self) -> None:
         if self.state is ConnectionState.OPEN and self._attempts:
@@ -338,8 +352,8 @@ class Connection:
         self._context.generation += 1
 
     def _quiet(self) -> None:
-        for key in ("attempt", "beat", "proven", "connect", "opening", "closing", "idle", "clock"):
-            self._context.timers.cancel((key,))
+        for kind in _ATTEMPT_TIMERS:
+            self._context.timers.cancel(TimerKey(kind))
 
     def _move(self, on: ConnectionOn, cause: RealtimeError | None = None) -> None:
         move = LINK.get((self.state, on))

@@ -1,22 +1,30 @@
 """State shared by the components of a session: effect queue, deadlines, pending requests and counters."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.codec import CODECS
-from supawire.core.effects import AskDelay, Deliver, Effects, FetchToken, Listeners, Report, Ticket, Transmit
+from supawire.core.effects import (
+    AskDelay,
+    Deliver,
+    Effects,
+    FetchToken,
+    Listeners,
+    Report,
+    StatusChanged,
+    Ticket,
+    TransitionMissing,
+    Transmit,
+)
 from supawire.core.gaps import ServerClock
 from supawire.core.pacing import Pace, Uniform, delay, slow_delay
-from supawire.core.requests import Pending, Replies, Tickets, Timers
+from supawire.core.requests import Pending, Replies, Tickets, TimerKey, TimerKind, Timers
 from supawire.core.token import Tokens
-from supawire.errors import LocalProtocolError, PayloadTooLargeError, RealtimeError
+from supawire.errors import LocalProtocolError, PayloadTooLargeError
 from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, Stats, Status
 from supawire.options import Backoff, Secret, SessionOptions
-
-Key = tuple[Hashable, ...]
-"""Purpose and topic of a deadline: ("beat",), ("rejoin", topic), ("ticket", topic, ticket) …"""
 
 
 class Counts:
@@ -52,7 +60,7 @@ class Context:
         self.strict: Final = strict
         self.codec: Final = CODECS[options.protocol]
         self.effects: Effects = deque()
-        self.timers: Timers[Key] = Timers()
+        self.timers: Timers[TimerKey] = Timers()
         self.tickets: Final = Tickets(self.effects)
         self.replies: Final = Replies()
         self.tokens: Final = Tokens(token, has_provider=options.has_token_provider, random=random)
@@ -142,12 +150,12 @@ class Context:
 
     def beat(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""
-        self.timers.set(("beat",), now.mono + self.options.heartbeat)
+        self.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self.options.heartbeat)
         self.push(frames.HEARTBEAT, {}, now, timeout=self.options.timeout)
 
     def fetch_token(self, now: Instant) -> None:
         """Request a token from the provider. If it is late, the session continues with the current token."""
-        self.timers.set(("token",), now.mono + self.options.timeout)
+        self.timers.set(TimerKey(TimerKind.TOKEN_TIMEOUT), now.mono + self.options.timeout)
         self.effects.append(FetchToken(self.tokens.ask()))
 
     # --- events and reports
@@ -164,32 +172,25 @@ class Context:
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
         """Notify listeners, watchers and the log of a status change."""
         self.deliver((*listeners, *self.watchers), (status,))
-        self.report(
-            "state",
-            topic=status.topic,
-            state=status.state,
-            previous=status.previous,
-            cause=status.cause,
-            ready=status.ready,
-        )
+        self.report(StatusChanged(status))
 
-    def report(self, what: str, *, topic: str | None = None, error: RealtimeError | None = None, **detail: Any) -> None:
-        """Report something to the log and, with `error`, to `on_error`."""
-        self.effects.append(Report(what, topic, error, detail))
+    def report(self, report: Report) -> None:
+        """Queue a report for the log or for `on_error`."""
+        self.effects.append(report)
 
     def impossible(self, who: str, state: ConnectionState | ChannelState, on: Any) -> None:
         """Handle a transition missing from the table (a bug): raise in strict mode, else report and continue."""
         error = LocalProtocolError(f"{who} is {state}; {on.name} is no move from there")
         if self.strict:
             raise error
-        self.report("bug", error=error)
+        self.report(TransitionMissing(error))
 
     # --- delays
 
-    def wait(self, key: Key, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False) -> None:
+    def wait(self, key: TimerKey, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False) -> None:
         """Set the deadline `key` after the backoff. If the backoff is a function of the user, ask the shell first."""
         if backoff is None:
-            self.effects.append(AskDelay(key, attempt))
+            self.effects.append(AskDelay(key.topic, attempt))
             return
         seconds = slow_delay(backoff, self.random) if slow else delay(backoff, attempt, self.random)
         self.timers.set(key, now.mono + seconds)

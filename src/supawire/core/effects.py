@@ -6,23 +6,43 @@ eleven dataclasses added 5 ms to every start.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from msgspec import Struct
 
 from supawire.core.http_broadcast import HttpMessage
 from supawire.errors import RealtimeError
+from supawire.events import Gap, Status
 from supawire.options import Secret
 
 Listeners = tuple[Callable[[Any], None], ...]
+
+
+class TicketKind(Enum):
+    """The calls that a ticket can stand for."""
+
+    OPEN = auto()
+    CLOSE = auto()
+    PING = auto()
+    TOKEN = auto()
+    """A caller that waits for the token provider."""
+    JOIN = auto()
+    READY = auto()
+    """A join whose caller waits until the channel is ready."""
+    LEAVE = auto()
+    BROADCAST = auto()
+    TRACK = auto()
+    PUBLISH = auto()
+    """A broadcast by HTTP."""
 
 
 class Ticket(Struct, frozen=True, eq=False):
     """A pending call, resolved exactly once with a value or a typed error. Tickets are compared by identity."""
 
     number: int
-    what: str
+    kind: TicketKind
 
 
 class Connect(Struct, frozen=True):
@@ -60,9 +80,9 @@ class FetchToken(Struct, frozen=True):
 
 
 class AskDelay(Struct, frozen=True):
-    """Call the user's backoff function. The answer comes back with this key."""
+    """Call the user's backoff function for a channel (topic None: for the connection)."""
 
-    key: tuple[Hashable, ...]
+    topic: str | None
     attempt: int
 
 
@@ -76,18 +96,6 @@ class Publish(Struct, frozen=True):
     letter: HttpMessage
     token: Secret | None
     timeout: float | None
-
-
-class PauseReading(Struct, frozen=True):
-    """Stop reading the socket of this generation."""
-
-    generation: int
-
-
-class ResumeReading(Struct, frozen=True):
-    """Resume reading the socket of this generation."""
-
-    generation: int
 
 
 class Deliver(Struct, frozen=True, gc=False):
@@ -111,27 +119,73 @@ class Ended(Struct, frozen=True):
     error: RealtimeError | None = None
 
 
-class Report(Struct, frozen=True):
-    """Something to log or to pass to `on_error`; no caller is waiting for the error."""
+# --- reports: what is logged, or passed to `on_error` because no caller is waiting for it
 
-    what: str
+
+class StatusChanged(Struct, frozen=True):
+    """The connection or a channel has another state."""
+
+    status: Status
+
+
+class UnknownEvent(Struct, frozen=True):
+    """A frame with an event that this client does not know was dropped."""
+
+    event: str
     topic: str | None = None
-    error: RealtimeError | None = None
-    detail: dict[str, Any] = {}
 
 
-Effect = (
-    Connect
-    | Disconnect
-    | Transmit
-    | FetchToken
-    | AskDelay
-    | Publish
-    | PauseReading
-    | ResumeReading
-    | Deliver
-    | Settle
-    | Ended
-    | Report
-)
+class UnreadableFrame(Struct, frozen=True):
+    """A frame, or a part of one, could not be read and was dropped."""
+
+    reason: str
+    topic: str | None = None
+
+
+class GapReported(Struct, frozen=True):
+    """Events may be missing, and no listener receives the gap."""
+
+    gap: Gap
+
+
+class ClockJumped(Struct, frozen=True):
+    """The wall clock and the monotonic clock moved apart by this many seconds."""
+
+    seconds: float
+
+
+class ErrorReport(Struct, frozen=True):
+    """An error that no caller is waiting for. topic: the channel's name, None for the client itself."""
+
+    error: RealtimeError
+    topic: str | None = None
+
+
+class ClientEnded(ErrorReport, frozen=True):
+    """The client ended because of this error."""
+
+
+class TokenFailed(ErrorReport, frozen=True):
+    """The token provider failed, or returned a token that the server refuses."""
+
+
+class ChangesFailed(ErrorReport, frozen=True):
+    """The server will not deliver the changes that a channel requested."""
+
+
+class BindingMismatch(ErrorReport, frozen=True):
+    """The server confirmed other changes than those that were requested."""
+
+
+class TrackFailed(ErrorReport, frozen=True):
+    """Presence could not be tracked again after a rejoin."""
+
+
+class TransitionMissing(ErrorReport, frozen=True):
+    """An input in a state for which the state table has no entry: a bug of this library."""
+
+
+Report = StatusChanged | UnknownEvent | UnreadableFrame | GapReported | ClockJumped | ErrorReport
+
+Effect = Connect | Disconnect | Transmit | FetchToken | AskDelay | Publish | Deliver | Settle | Ended | Report
 Effects = deque[Effect]

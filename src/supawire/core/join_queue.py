@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from msgspec import Raw, Struct
 
 from supawire.core.context import Context, pace
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.events import Instant
 
 _BEHIND: Final = 1.0
@@ -123,8 +124,8 @@ class JoinQueue:
         self._asked.clear()
         self._timed_out_refs.clear()
         self._blind = (None, 0.0)
-        self._context.timers.cancel(("join",))
-        self._context.timers.cancel(("joins",))
+        self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
+        self._context.timers.cancel(TimerKey(TimerKind.JOIN_QUEUE))
         return since
 
     def pump(self, now: Instant) -> None:
@@ -132,7 +133,7 @@ class JoinQueue:
         while self.is_open and self._waiting and self._context.tokens.usable:
             ready_at = self._pace.ready_at(now.mono)
             if ready_at > now.mono:
-                self._context.timers.set(("joins",), ready_at)
+                self._context.timers.set(TimerKey(TimerKind.JOIN_QUEUE), ready_at)
                 for channel in self._waiting:
                     channel.held(True, now)
                 return
@@ -169,7 +170,7 @@ class JoinQueue:
         if last_received_at <= self._led_at:
             return False
         if now.mono < self._late_at:  # this deadline only checked for silence
-            self._context.timers.set(("join",), self._late_at)
+            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._late_at)
             return True
         asked = self._asked[0]
         self._timed_out_refs[asked.ref] = None
@@ -177,7 +178,7 @@ class JoinQueue:
         if self._asked:
             options = self._context.options
             silent = max(now.mono, last_received_at + options.heartbeat + options.timeout)
-            self._context.timers.set(("join",), min(self._late_at, silent))
+            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), min(self._late_at, silent))
         asked.channel.join_timed_out(asked.ref, now)
         return True
 
@@ -193,7 +194,7 @@ class JoinQueue:
         if not self._asked:
             self._clear_stall(now)
             self._context.replies.thaw(now.mono)
-            self._context.timers.cancel(("join",))
+            self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
         elif led:
             self._start_head_timer(now)
 
@@ -202,7 +203,7 @@ class JoinQueue:
 
         Thus a join does not delay the detection of a dead connection.
         """
-        due = self._context.timers.deadline(("beat",))
+        due = self._context.timers.deadline(TimerKey(TimerKind.HEARTBEAT))
         if due is not None and due - now.mono < self._context.options.timeout:
             self._context.beat(now)
 
@@ -215,4 +216,4 @@ class JoinQueue:
         """Start the timeout of the join that is now first."""
         self._asked[0].channel.held(False, now)
         self._led_at, self._late_at = now.mono, now.mono + 2 * self._context.options.timeout
-        self._context.timers.set(("join",), self._late_at)
+        self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._late_at)

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from supawire._server_errors import Action, Known, classify_join, join_error
 from supawire.core import frames
 from supawire.core.context import Context
-from supawire.core.effects import Ended, Ticket
+from supawire.core.effects import BindingMismatch, Ended, GapReported, Ticket, TokenFailed
 from supawire.core.gaps import REJOIN, SETTLED, Gaps
 from supawire.core.join_payload import Join, binding_ids, join_payload
 from supawire.core.join_queue import JoinQueue
@@ -23,6 +23,7 @@ from supawire.core.listeners import Index
 from supawire.core.outbox import ChannelOutbox
 from supawire.core.presence import ChannelPresence
 from supawire.core.presence_tracking import PresenceTracking
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.states import CHANNEL, ChannelOn
 from supawire.core.token import on_wire, same, taken_back
 from supawire.core.waiters import ChannelReadiness, Reading, Waiters
@@ -158,14 +159,14 @@ class Rejoin:
         return first and not self.exhausted(now) and self._context.options.limits.channels is not None
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
-        """Set the deadline ("rejoin", topic) after the backoff."""
+        """Set the deadline of the next join after the backoff."""
         backoff = self._context.options.rejoin_backoff
-        self._context.wait(("rejoin", self._topic), backoff, self._attempts, now, slow=slow)
+        self._context.wait(TimerKey(TimerKind.REJOIN, self._topic), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
 
     def wait_for(self, seconds: float, now: Instant) -> None:
-        """Set the deadline ("rejoin", topic) after the delay from the user's backoff function."""
-        self._context.timers.set(("rejoin", self._topic), now.mono + seconds)
+        """Set the deadline of the next join after the delay from the user's backoff function."""
+        self._context.timers.set(TimerKey(TimerKind.REJOIN, self._topic), now.mono + seconds)
 
     def exhausted(self, now: Instant) -> bool:
         """Return whether the maximum number of attempts or the maximum duration is reached."""
@@ -244,7 +245,7 @@ class Membership:
         elif was is not ChannelState.LEAVING and join is not None:
             self._end_join(left)
             self._leaving = join.ref, self._push_leave(join.ref, now)
-            self._context.timers.set(("leave", self.topic), now.mono + bound)
+            self._context.timers.set(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic), now.mono + bound)
 
     def renew(self, now: Instant) -> None:
         """Join again with a new token after a failure with the old one."""
@@ -277,7 +278,7 @@ class Membership:
         elif not self._joins.waits(self):
             if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
                 self.gaps.open(now, REJOIN, lost)
-            self._context.timers.set(("again", self.topic), now.mono)
+            self._context.timers.set(TimerKey(TimerKind.JOIN_AGAIN, self.topic), now.mono)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
         """Close permanently: the channel was removed, the client closed, or the connection ended."""
@@ -338,7 +339,7 @@ class Membership:
         self.move(ChannelOn.OK, now)
         self.tell_token(now)
         for error in errors:
-            self._context.report("binding", topic=self.name, error=error)
+            self._context.report(BindingMismatch(error, self.name))
         self.settle_waiters()
         self.parts.tracking.joined(ref)
         if not self.needs_rejoin:  # otherwise the join that follows sends it
@@ -440,8 +441,8 @@ class Membership:
             return
         if not self.gaps.replay_pending:
             self._tell_gap(now)
-        elif self._marked_at is None and self._context.timers.deadline(("gap", self.topic)) is None:
-            self._context.timers.set(("gap", self.topic), now.mono + SETTLED)
+        elif self._marked_at is None and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None:
+            self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + SETTLED)
 
     def retry_due(self, now: Instant) -> None:
         """Start the next join: the backoff is over."""
@@ -490,7 +491,7 @@ class Membership:
             return
         reported = self.parts.readiness.hopeless is not None  # already reported as an error, with more detail
         if not self.index.gaps and not self._context.watchers and not reported:
-            self._context.report("gap", topic=self.name, gap=gap)
+            self._context.report(GapReported(gap))
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
 
     @property
@@ -519,7 +520,7 @@ class Membership:
         if verdict.stuck:
             stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
             stuck.__cause__ = error
-            self._context.report("token", topic=self.name, error=stuck)
+            self._context.report(TokenFailed(stuck, self.name))
         self.move(ChannelOn.RETRY, now, error)
         self.rejoin.wait(now, slow=verdict.slow)
 
@@ -541,8 +542,8 @@ class Membership:
         self.accepted_refs = _NO_REFS
         self.gaps.ended()
         self._joins.withdraw(self)
-        for key in ("rejoin", "again", "gap", "flush"):
-            self._context.timers.cancel((key, self.topic))
+        for kind in (TimerKind.REJOIN, TimerKind.JOIN_AGAIN, TimerKind.GAP, TimerKind.OUTBOX):
+            self._context.timers.cancel(TimerKey(kind, self.topic))
         for pending in self._context.replies.forget(self.topic):
             unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
             unanswered.__cause__ = error
@@ -559,7 +560,7 @@ class Membership:
     def _left(self, now: Instant) -> None:
         """Complete a leave."""
         self._leaving = None
-        self._context.timers.cancel(("leave", self.topic))
+        self._context.timers.cancel(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic))
         self._end_join(StateError("the channel was left", topic=self.name))
         self.parts.roster.clear()
         self._tell_gap(now)  # events missed so far cannot be recovered

@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from supawire.core import frames, http_broadcast
 from supawire.core.context import Context
-from supawire.core.effects import Publish, Ticket
+from supawire.core.effects import Publish, Ticket, TicketKind
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import (
     InvalidArgumentError,
     OperationTimeout,
@@ -65,7 +66,7 @@ class ChannelOutbox:
         if not message.ack:
             self._transmit(message, join_ref, now, None, None)
             return None
-        ticket = self._context.tickets.create("broadcast")
+        ticket = self._context.tickets.create(TicketKind.BROADCAST)
         try:
             self._transmit(message, join_ref, now, ticket, message.timeout)
         except PayloadTooLargeError:
@@ -81,10 +82,10 @@ class ChannelOutbox:
                 topic=self._name,
                 hint="Send less while it is not joined, or raise queue_size.",
             )
-        ticket = self._context.tickets.create("broadcast")
+        ticket = self._context.tickets.create(TicketKind.BROADCAST)
         self._kept[ticket] = message
         if message.timeout is not None:
-            self._context.timers.set(("ticket", self._topic, ticket), now.mono + message.timeout)
+            self._context.timers.set(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket), now.mono + message.timeout)
         return ticket
 
     def publish(self, message: OutgoingBroadcast, *, private: bool, token: Secret | None) -> Ticket:
@@ -92,7 +93,7 @@ class ChannelOutbox:
         letter = http_broadcast.http_message(
             self._name, message.event, message.payload, json=message.json, private=private, id=None
         )
-        ticket = self._context.tickets.create("broadcast")
+        ticket = self._context.tickets.create(TicketKind.BROADCAST)
         self._context.effects.append(Publish(ticket, letter, token, message.timeout))
         return ticket
 
@@ -101,12 +102,12 @@ class ChannelOutbox:
         while self._kept:
             ready_at = self._context.messages.ready_at(now.mono)
             if ready_at > now.mono:
-                self._context.timers.set(("flush", self._topic), ready_at)
+                self._context.timers.set(TimerKey(TimerKind.OUTBOX, self._topic), ready_at)
                 return
             ticket = next(iter(self._kept))
             message = self._kept.pop(ticket)
-            until = self._context.timers.deadline(("ticket", self._topic, ticket))
-            self._context.timers.cancel(("ticket", self._topic, ticket))
+            until = self._context.timers.deadline(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
+            self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             left = message.timeout if until is None or message.patient else max(0.0, until - now.mono)
             self._send_kept(ticket, message, join_ref, now, left)
 
@@ -114,14 +115,14 @@ class ChannelOutbox:
         """Fail all queued broadcasts, because the channel ended."""
         kept, self._kept = self._kept, {}
         for ticket in kept:
-            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             self._context.tickets.resolve(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
         """Remove a queued broadcast whose call was cancelled. Return False if it is not queued here."""
         if self._kept.pop(ticket, None) is None:
             return False
-        self._context.timers.cancel(("ticket", self._topic, ticket))
+        self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
         return True
 
     def expired(self, ticket: Ticket, *, joined: bool) -> bool:

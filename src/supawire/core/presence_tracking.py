@@ -12,8 +12,9 @@ from msgspec import Raw
 
 from supawire.core import frames
 from supawire.core.context import Context
-from supawire.core.effects import Ticket
+from supawire.core.effects import Ticket, TrackFailed
 from supawire.core.pacing import Allowance
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import OperationTimeout, RateLimitedError, RealtimeError
 from supawire.events import Instant
 
@@ -76,7 +77,7 @@ class PresenceTracking:
         """Record that the join ended. Without an error, callers keep waiting for the next join."""
         self._join_ref = None
         self._in_flight = None
-        self._context.timers.cancel(("track", self._topic))
+        self._context.timers.cancel(TimerKey(TimerKind.PRESENCE, self._topic))
         if error is not None:
             self._settle(error)
 
@@ -88,7 +89,7 @@ class PresenceTracking:
         """Resolve the ticket when this payload or a newer one is confirmed, at most `timeout` seconds from now."""
         self._tickets[ticket] = None
         if timeout is not None:
-            self._context.timers.set(("ticket", self._topic, ticket), now.mono + timeout)
+            self._context.timers.set(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket), now.mono + timeout)
 
     def advance(self, now: Instant) -> None:
         """Send the desired payload if it is not confirmed, no push is in flight and the rate limit allows it."""
@@ -102,7 +103,7 @@ class PresenceTracking:
             self._allowance = Allowance(limits.presence_calls, limits.presence_window + _MARGIN)
         ready_at = max(self._allowance.ready_at(now.mono), self._context.presence.ready_at(now.mono))
         if ready_at > now.mono:
-            self._context.timers.set(("track", self._topic), ready_at)
+            self._context.timers.set(TimerKey(TimerKind.PRESENCE, self._topic), ready_at)
             return
         self._allowance.spend(now.mono)
         self._context.presence.spend(now.mono)
@@ -126,7 +127,7 @@ class PresenceTracking:
             self._confirmed = _Unknown.UNKNOWN  # so that the next desired payload is always sent
         if error is not None and self.desired_payload == sent[0]:
             if not self._tickets:  # sent after a rejoin: no caller waits for the result
-                self._context.report("track", topic=self._name, error=error)
+                self._context.report(TrackFailed(error, self._name))
             self._settle(error)
             return
         self.advance(now)
@@ -142,10 +143,10 @@ class PresenceTracking:
     def dropped(self, ticket: Ticket) -> None:
         """Remove the ticket of a cancelled call. The desired payload stays."""
         if self._tickets.pop(ticket, ticket) is None:
-            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
 
     def _late(self) -> RealtimeError:
-        if self._context.timers.deadline(("track", self._topic)) is None:
+        if self._context.timers.deadline(TimerKey(TimerKind.PRESENCE, self._topic)) is None:
             return OperationTimeout("the server has not answered the presence request in time", topic=self._name)
         limits = self._context.options.limits
         return RateLimitedError(
@@ -157,5 +158,5 @@ class PresenceTracking:
     def _settle(self, outcome: RealtimeError | None) -> None:
         for ticket in list(self._tickets):
             del self._tickets[ticket]
-            self._context.timers.cancel(("ticket", self._topic, ticket))
+            self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             self._context.tickets.resolve(ticket, outcome)

@@ -28,7 +28,7 @@ from supawire.core.codec import (
 )
 from supawire.core.connection import Connection
 from supawire.core.context import Context
-from supawire.core.effects import Listeners
+from supawire.core.effects import Listeners, UnknownEvent, UnreadableFrame
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
 from supawire.core.join_queue import JoinQueue
 from supawire.core.membership import Membership
@@ -306,7 +306,7 @@ class Receiver:
         take = self._events.get(frame.event)
         if take is None and frame.event not in (BROADCAST, POSTGRES_CHANGES):
             self._counts.unknown += 1
-            self._context.report("unknown", topic=frame.topic, event=frame.event)
+            self._context.report(UnknownEvent(frame.event, frame.topic))
         elif channel is None or take is None:
             self._counts.stale += 1
         else:
@@ -405,11 +405,11 @@ class Receiver:
             self._garbage(RemoteProtocolError(str(error)))
             return
         self._counts.unknown += 1
-        self._context.report("unknown", event=f"binary frame of kind {unpacked.layout.kind}")
+        self._context.report(UnknownEvent(f"binary frame of kind {unpacked.layout.kind}"))
 
     def _garbage(self, error: RemoteProtocolError) -> None:
         self._counts.garbage += 1
-        self._context.report("garbage", detail_of=error.message)
+        self._context.report(UnreadableFrame(error.message))
 
 
 def _stored_id(response: Raw) -> str | None:

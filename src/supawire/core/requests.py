@@ -12,15 +12,60 @@ server answers a heartbeat before it processes the next join.
 
 import heapq
 from collections.abc import Collection, Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from enum import Enum, auto
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
 from supawire.core import frames
-from supawire.core.effects import Effects, Settle, Ticket
+from supawire.core.effects import Effects, Settle, Ticket, TicketKind
 from supawire.errors import ConnectionLostError, RealtimeError
 
 K = TypeVar("K", bound=Hashable)
+
+
+class TimerKind(Enum):
+    """The deadlines of a session: of the connection, of each channel, and of each call."""
+
+    CONNECT_TIMEOUT = auto()
+    """An attempt to open a socket."""
+    OPEN_TIMEOUT = auto()
+    """All attempts of the first connection together."""
+    CLOSE_TIMEOUT = auto()
+    RECONNECT = auto()
+    """The next attempt, after the backoff."""
+    HEARTBEAT = auto()
+    STABLE = auto()
+    """The connection has been open long enough to restart the backoff."""
+    CLOCK_CHECK = auto()
+    IDLE = auto()
+    """No channel needs the connection."""
+    JOIN_TIMEOUT = auto()
+    """The first unanswered join."""
+    JOIN_QUEUE = auto()
+    """The pace allows the next join."""
+    TOKEN_TIMEOUT = auto()
+    TOKEN_REFRESH = auto()
+    REJOIN = auto()
+    """The next join of a channel, after the backoff."""
+    JOIN_AGAIN = auto()
+    """The join that changes what a joined channel requests."""
+    LEAVE_TIMEOUT = auto()
+    GAP = auto()
+    """The open gap can be reported."""
+    PRESENCE = auto()
+    """The rate limit allows the next presence request."""
+    OUTBOX = auto()
+    """The rate limit allows the next queued broadcast."""
+    CALL_TIMEOUT = auto()
+
+
+class TimerKey(NamedTuple):
+    """Identifies a deadline. topic: the channel's, None for the connection. ticket: the call that times out."""
+
+    kind: TimerKind
+    topic: str | None = None
+    ticket: Ticket | None = None
 
 
 class Timers(Generic[K]):
@@ -90,10 +135,10 @@ class Tickets:
         self._open: dict[Ticket, None] = {}
         self._newest = 0
 
-    def create(self, what: str) -> Ticket:
+    def create(self, kind: TicketKind) -> Ticket:
         """Create a ticket for a pending call."""
         self._newest += 1
-        ticket = Ticket(self._newest, what)
+        ticket = Ticket(self._newest, kind)
         self._open[ticket] = None
         return ticket
 

@@ -8,106 +8,31 @@ clock and writes no log, so that the same inputs always produce the same effects
     delivery = session.receive(generation, data, False, now)   # hot path: listeners and event, or None
     while (effect := session.next_effect()) is not None: ...   # work for the shell
 
-`Session` only composes the components and decides which of them handles an input. `Deadlines` maps the first element
-of a deadline's key to the component that handles it. `Posts` is the interface for HTTP broadcasts: their tickets, the
-token they use and the rate limit. The HTTP requests themselves are made by the shell.
+`Session` only composes the components and decides which of them handles an input or a deadline. `Posts` is the
+interface for HTTP broadcasts: their tickets, the token they use and the rate limit. The HTTP requests themselves are
+made by the shell.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.channel import CoreChannel
 from supawire.core.connection import Cause, Connection
-from supawire.core.context import Context, Key
-from supawire.core.effects import Effect, Ended, Ticket
+from supawire.core.context import Context
+from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticket, TicketKind
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
-from supawire.core.membership import Membership
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.token_refresh import TokenRefresh
 from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
 from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats
 from supawire.options import ChannelOptions, Secret, SessionOptions
-
-
-class Deadlines:
-    """The components of a session that handle deadlines. `Session` itself handles the timeouts of callers."""
-
-    __slots__ = ("channels", "joins", "link", "receiver", "refresh")
-
-    def __init__(
-        self,
-        link: Connection,
-        joins: JoinQueue,
-        refresh: TokenRefresh,
-        receiver: Receiver,
-        channels: Mapping[str, CoreChannel],
-    ) -> None:
-        self.link: Final = link
-        self.joins: Final = joins
-        self.refresh: Final = refresh
-        self.receiver: Final = receiver
-        self.channels: Final = channels
-
-    def passed(self, key: Any, now: Instant) -> None:
-        """Handle the deadline with this key."""
-        _MEANINGS[key[0]](self, key, now)
-
-    def beat(self, now: Instant) -> None:
-        """Send a heartbeat; with `token_on_heartbeat`, also fetch a token."""
-        self.link.beat(now)
-        self.refresh.beat(now)
-
-    def join_late(self, now: Instant) -> None:
-        """Time out the first unanswered join, or drop the connection if nothing was received since it became first."""
-        heard = self.receiver.last_received_at
-        if not self.joins.timed_out(now, heard.mono if heard else 0.0):
-            self.link.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
-
-
-_Due = Callable[[Deadlines, Any, Instant], None]
-
-
-def _of_channel(call: Callable[[CoreChannel, Instant], None]) -> _Due:
-    """Return a handler that calls `call` with the channel whose topic is the second element of the key."""
-
-    def due(of: Deadlines, key: Any, now: Instant) -> None:
-        channel = of.channels.get(key[1])
-        if channel is not None:
-            call(channel, now)
-
-    return due
-
-
-def _of_member(call: Callable[[Membership, Instant], None]) -> _Due:
-    return _of_channel(lambda channel, now: call(channel.membership, now))
-
-
-_MEANINGS: Final[Mapping[Hashable, _Due]] = {
-    "attempt": lambda of, _, now: of.link.attempt_late(now),
-    "opening": lambda of, _, now: of.link.opening_late(now),
-    "closing": lambda of, _, now: of.link.closing_late(now),
-    "connect": lambda of, _, now: of.link.due(now),
-    "beat": lambda of, _, now: of.beat(now),
-    "proven": lambda of, _, __: of.link.up(),
-    "clock": lambda of, _, now: of.link.look(now),
-    "idle": lambda of, _, now: of.link.idle(now),
-    "join": lambda of, _, now: of.join_late(now),
-    "joins": lambda of, _, now: of.joins.pump(now),
-    "token": lambda of, _, now: of.refresh.late(now),
-    "refresh": lambda of, _, now: of.refresh.ask(now),
-    "rejoin": _of_member(Membership.retry_due),
-    "again": _of_member(Membership.again_due),
-    "leave": _of_member(Membership.leave_late),
-    "gap": _of_member(Membership.gap_due),
-    "track": _of_channel(CoreChannel.track_due),
-    "flush": _of_channel(CoreChannel.flush_due),
-}
 
 
 class Posts:
@@ -123,7 +48,7 @@ class Posts:
     def open(self) -> Ticket:
         """Create a ticket for an HTTP broadcast. Raises `ClosedError`."""
         self._connection.check_open()
-        return self._context.tickets.create("publish")
+        return self._context.tickets.create(TicketKind.PUBLISH)
 
     def settle(self, ticket: Ticket, outcome: Any) -> None:
         """Resolve the ticket with a result or an exception. Does nothing if it is already resolved."""
@@ -176,7 +101,6 @@ class Session:
         "_closers",
         "_connection",
         "_context",
-        "_deadlines",
         "_drift",
         "_joins",
         "_openers",
@@ -204,7 +128,6 @@ class Session:
         self._drift: float | None = None
         self._openers: tuple[Ticket, ...] = ()
         self._closers: tuple[Ticket, ...] = ()
-        self._deadlines = Deadlines(self._connection, self._joins, self._refresh, self._receiver, self._channels)
         self.receive: Final = self._receiver.receive
         """Hot path: `receive(generation, data, binary, now)`, see `Receiver.receive`."""
         self.receive_heavy: Final = self._receiver.receive_heavy
@@ -224,6 +147,10 @@ class Session:
         """Monotonic time at which `tick` must be called; None for never."""
         one, other = self._context.timers.next, self._context.replies.next
         return one if other is None else other if one is None else min(one, other)
+
+    def deadline(self, kind: TimerKind, topic: str | None = None) -> float | None:
+        """Return the monotonic time of one deadline, None if it is not set. For inspection only."""
+        return self._context.timers.deadline(TimerKey(kind, topic))
 
     @property
     def state(self) -> ConnectionState:
@@ -258,7 +185,7 @@ class Session:
 
     def open(self, now: Instant) -> Ticket:
         """Connect and stay connected. The ticket resolves with the first connection."""
-        ticket = self._context.tickets.create("open")
+        ticket = self._context.tickets.create(TicketKind.OPEN)
         if self.state is ConnectionState.OPEN:
             self._context.tickets.resolve(ticket, None)
             return ticket
@@ -269,7 +196,7 @@ class Session:
 
     def close(self, now: Instant) -> Ticket:
         """Close permanently: leave the channels, close the connection and fail all pending calls with `ClosedError`."""
-        ticket = self._context.tickets.create("close")
+        ticket = self._context.tickets.create(TicketKind.CLOSE)
         self._closers += (ticket,)
         for channel in self._channels.values():
             channel.close(None, now)
@@ -299,7 +226,7 @@ class Session:
         self._connection.check_open()
         if self.state is not ConnectionState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
-        ticket = self._context.tickets.create("ping")
+        ticket = self._context.tickets.create(TicketKind.PING)
         self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not patient)
         return ticket
 
@@ -361,16 +288,16 @@ class Session:
         """
         channel = self._get(topic)
         self._check_room(channel)
-        ticket = self._context.tickets.create("ready" if ready else "join")
+        ticket = self._context.tickets.create(TicketKind.READY if ready else TicketKind.JOIN)
         if self.state is ConnectionState.IDLE:
             self._connection.want(now)
-        self._context.timers.cancel(("idle",))
+        self._context.timers.cancel(TimerKey(TimerKind.IDLE))
         channel.subscribe(Waiter(ticket, ready, timeout, patient), now)
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
         """Leave the channel. The ticket resolves when the server confirms, or after `bound` seconds."""
-        ticket = self._context.tickets.create("leave")
+        ticket = self._context.tickets.create(TicketKind.LEAVE)
         self._get(topic).unsubscribe(ticket, bound, now)
         self._watch_idle(now)
         return ticket
@@ -397,7 +324,7 @@ class Session:
         """
         channel = self._get(topic)
         channel.check_presence(wish)
-        ticket = self._context.tickets.create("track")
+        ticket = self._context.tickets.create(TicketKind.TRACK)
         channel.track(wish, ticket, timeout, now)
         return ticket
 
@@ -438,15 +365,12 @@ class Session:
         """Handle the token provider's answer to request `number`: a token, or the error that it raised."""
         self._refresh.answered(number, token, now)
 
-    def delay_ready(self, key: Key, seconds: float, now: Instant) -> None:
-        """Handle the result of the user's backoff callable."""
-        match key:
-            case (_, str(topic)) if topic in self._channels:
-                self._channels[topic].membership.delay_ready(seconds, now)
-            case ("connect",):
-                self._connection.delay_ready(seconds, now)
-            case _:
-                pass  # the channel was removed meanwhile
+    def delay_ready(self, topic: str | None, seconds: float, now: Instant) -> None:
+        """Handle the result of the user's backoff function for a channel; topic None: for the connection."""
+        if topic is None:
+            self._connection.delay_ready(seconds, now)
+        elif topic in self._channels:  # otherwise it was removed meanwhile
+            self._channels[topic].membership.delay_ready(seconds, now)
 
     def tick(self, now: Instant) -> None:
         """Handle all deadlines that have passed."""
@@ -454,10 +378,7 @@ class Session:
         for pending in self._context.replies.due(now.mono):
             self._receiver.unanswered(pending, now)
         for key in self._context.timers.due(now.mono):
-            if key[0] == "ticket":
-                self._ticket_late(key, now)
-            else:
-                self._deadlines.passed(key, now)
+            self._deadline_passed(key, now)
 
     # --- connection events
 
@@ -489,23 +410,71 @@ class Session:
         self._context.timers.clear()
         self._context.effects.append(Ended(None, error))
         if error is not None and unheard:
-            self._context.report("closed", error=error)
+            self._context.report(ClientEnded(error))
         self._settle_closers()
 
     # --- internal
 
-    def _ticket_late(self, key: Any, now: Instant) -> None:
-        _, topic, ticket = key
-        channel = self._channels.get(topic)
-        if channel is not None:
-            channel.expired(ticket, now)
-            self._watch_idle(now)
+    def _deadline_passed(self, key: TimerKey, now: Instant) -> None:  # noqa: C901, PLR0912  one flat dispatch
+        """Pass a deadline to the component that has set it."""
+        connection = self._connection
+        channel = None if key.topic is None else self._channels.get(key.topic)
+        match key.kind:
+            case TimerKind.HEARTBEAT:
+                connection.beat(now)
+                self._refresh.beat(now)
+            case TimerKind.CLOCK_CHECK:
+                connection.look(now)
+            case TimerKind.CONNECT_TIMEOUT:
+                connection.attempt_late(now)
+            case TimerKind.OPEN_TIMEOUT:
+                connection.opening_late(now)
+            case TimerKind.CLOSE_TIMEOUT:
+                connection.closing_late(now)
+            case TimerKind.RECONNECT:
+                connection.due(now)
+            case TimerKind.STABLE:
+                connection.up()
+            case TimerKind.IDLE:
+                connection.idle(now)
+            case TimerKind.JOIN_TIMEOUT:
+                self._join_late(now)
+            case TimerKind.JOIN_QUEUE:
+                self._joins.pump(now)
+            case TimerKind.TOKEN_TIMEOUT:
+                self._refresh.late(now)
+            case TimerKind.TOKEN_REFRESH:
+                self._refresh.ask(now)
+            case _ if channel is None:
+                pass  # it was removed meanwhile
+            case TimerKind.REJOIN:
+                channel.membership.retry_due(now)
+            case TimerKind.JOIN_AGAIN:
+                channel.membership.again_due(now)
+            case TimerKind.LEAVE_TIMEOUT:
+                channel.membership.leave_late(now)
+            case TimerKind.GAP:
+                channel.membership.gap_due(now)
+            case TimerKind.PRESENCE:
+                channel.track_due(now)
+            case TimerKind.OUTBOX:
+                channel.flush_due(now)
+            case TimerKind.CALL_TIMEOUT:
+                assert key.ticket is not None
+                channel.expired(key.ticket, now)
+                self._watch_idle(now)
+
+    def _join_late(self, now: Instant) -> None:
+        """Time out the first unanswered join, or drop the connection if nothing was received since it became first."""
+        received_at = self._receiver.last_received_at
+        if not self._joins.timed_out(now, received_at.mono if received_at else 0.0):
+            self._connection.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
 
     def _watch_clock(self, now: Instant) -> None:
         """Probe the connection and fetch a token after a clock jump: the machine slept or its clock was set."""
         before, self._drift = self._drift, now.wall - now.mono
         if before is not None and abs(self._drift - before) > JUMP:
-            self._context.report("clock", jump=self._drift - before)
+            self._context.report(ClockJumped(self._drift - before))
             self._connection.probe(now)
             self._refresh.ask(now)
 
@@ -513,8 +482,8 @@ class Session:
         seconds = self._context.options.idle_disconnect
         if seconds is None or self.state is not ConnectionState.OPEN or self._wanted():
             return
-        if self._context.timers.deadline(("idle",)) is None:
-            self._context.timers.set(("idle",), now.mono + seconds)
+        if self._context.timers.deadline(TimerKey(TimerKind.IDLE)) is None:
+            self._context.timers.set(TimerKey(TimerKind.IDLE), now.mono + seconds)
 
     def _wanted(self) -> int:
         return sum(channel.wanted for channel in self._channels.values())

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from supawire.core.channel import CoreChannel
 from supawire.core.connection import Connection
 from supawire.core.context import Context
-from supawire.core.effects import Ticket
+from supawire.core.effects import Ticket, TicketKind, TokenFailed
 from supawire.core.join_queue import JoinQueue
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import AuthError, RealtimeError
 from supawire.events import ConnectionState, Instant
 from supawire.options import Secret
@@ -28,7 +29,7 @@ class TokenRefresh:
 
     def wait(self, now: Instant) -> Ticket:
         """Fetch a token for a caller. The ticket resolves with the new token or with the error."""
-        ticket = self._context.tickets.create("token")
+        ticket = self._context.tickets.create(TicketKind.TOKEN)
         self._waiting += (ticket,)
         self.ask(now)
         return ticket
@@ -50,7 +51,7 @@ class TokenRefresh:
         if not self._context.tokens.answers(number):
             self._context.counts.stale += 1
             return
-        self._context.timers.cancel(("token",))
+        self._context.timers.cancel(TimerKey(TimerKind.TOKEN_TIMEOUT))
         if isinstance(token, RealtimeError):
             self._failed(token, now)
         else:
@@ -65,7 +66,7 @@ class TokenRefresh:
 
     def set_by_user(self, token: Secret | None, now: Instant) -> None:
         """Set a token from the user. It supersedes a pending request to the provider."""
-        self._context.timers.cancel(("token",))
+        self._context.timers.cancel(TimerKey(TimerKind.TOKEN_TIMEOUT))
         self.apply(token, now)
         self._settled(now)
 
@@ -74,9 +75,9 @@ class TokenRefresh:
         changed = self._context.tokens.put(token)
         seconds = self._context.tokens.refresh_in(now)
         if seconds is None:
-            self._context.timers.cancel(("refresh",))
+            self._context.timers.cancel(TimerKey(TimerKind.TOKEN_REFRESH))
         else:
-            self._context.timers.set(("refresh",), now.mono + seconds)
+            self._context.timers.set(TimerKey(TimerKind.TOKEN_REFRESH), now.mono + seconds)
         if changed:
             for channel in list(self._channels.values()):
                 if not channel.own_token:
@@ -85,8 +86,8 @@ class TokenRefresh:
 
     def _failed(self, error: RealtimeError, now: Instant) -> None:
         """Keep the current token, report the error and retry later."""
-        self._context.timers.set(("refresh",), now.mono + self._context.tokens.failed())
-        self._context.report("token", error=error)
+        self._context.timers.set(TimerKey(TimerKind.TOKEN_REFRESH), now.mono + self._context.tokens.failed())
+        self._context.report(TokenFailed(error))
         if not self._context.tokens.fetched:
             for channel in list(self._channels.values()):
                 channel.token_missing(error, now)

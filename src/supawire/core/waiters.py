@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from supawire._server_errors import REPLICATING, SUBSCRIBED, Action, Known, classify_system, system_error
 from supawire.core import frames
-from supawire.core.context import Context, Key
+from supawire.core.context import Context
 from supawire.core.effects import Ticket
 from supawire.core.join_payload import Join
+from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import RealtimeError
 from supawire.events import Instant, System
 from supawire.options import ChannelOptions
@@ -106,8 +107,8 @@ class Waiters:
             waiter.since = None
             self._context.timers.cancel(self._key(waiter.ticket))
 
-    def _key(self, ticket: Ticket) -> Key:
-        return ("ticket", self._topic, ticket)
+    def _key(self, ticket: Ticket) -> TimerKey:
+        return TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket)
 
 
 _PROMPTED: Final = 60.0

@@ -16,15 +16,11 @@ from typing import Any, Final, TypeVar
 from supawire.core.codec import CODECS
 from supawire.core.connection import Cause
 from supawire.core.effects import (
-    AskDelay,
     Connect,
     Deliver,
     Disconnect,
     Effect,
-    Ended,
     FetchToken,
-    Publish,
-    Report,
     Settle,
     Ticket,
     Transmit,
@@ -143,9 +139,9 @@ class SessionHarness:
         fresh, self._answered = frames[self._answered :], len(frames)
         return [frame for frame in fresh if event in (None, frame.event)]
 
-    def reports(self, what: str) -> list[Report]:
-        """Return the reports of one kind."""
-        return [effect for effect in self.effects if isinstance(effect, Report) and effect.what == what]
+    def reports(self, kind: type[R]) -> list[R]:
+        """Return the reports of this class."""
+        return [effect for effect in self.effects if isinstance(effect, kind)]
 
     # --- effects
 
@@ -174,10 +170,8 @@ class SessionHarness:
                 self.outcomes[ticket] = outcome
             case FetchToken(number):
                 self.on_fetch_token(number)
-            case AskDelay() | Publish() | Ended() | Report():
-                self.on_other(effect)
             case _:
-                pass
+                self.on_other(effect)
 
     def on_connect(self, generation: int) -> None:
         """Called when the session needs a socket."""
