@@ -20,6 +20,7 @@ MEANINGS = {
     "queued": "broadcasts that are queued now until a channel is joined",
     "overflowed": "events dropped because a listener was too slow; registered listeners only",
     "last_round_trip": "round trip of the latest answered heartbeat in seconds; `None` before the first",
+    "malformed_presence": "presence payloads that were malformed or too large; what could be read of them was applied",
 }
 
 

@@ -756,6 +756,7 @@ class Stats:
     overflowed: int
     last_round_trip: float | None
     """Seconds of the newest heartbeat's round trip."""
+    malformed_presence: int = 0
 
 
 EMPTY_STATE: Final[PresenceState[dict[str, Any]]] = MappingProxyType({})

@@ -411,10 +411,10 @@ def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
 
 
 def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
-    """It is not dropped silently, but logged."""
+    """It is not dropped silently, but logged and counted."""
     story.open()
     room = story.channel()
     story.collect(room, presence())
     story.join(room)
     story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
-    assert len(story.reports(UnreadableFrame)) == 1
+    assert len(story.reports(UnreadableFrame)) == 1 == story.session.stats().malformed_presence

@@ -253,6 +253,7 @@ class CoreChannel:
         malformed = roster.malformed
         self._context.deliver(self._parts.index.presence, change(roster))
         if roster.malformed != malformed:
+            self._context.counts.malformed_presence += roster.malformed - malformed
             self._context.report(UnreadableFrame("presence that is malformed, or of too many", self.name))
 
     def older_join_ended(self) -> None:

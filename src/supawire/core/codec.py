@@ -47,7 +47,6 @@ class Payload(Struct, gc=False):
     leaves: Raw = NULL
     status: str = ""
     response: Raw = NULL
-    reason: str | None = None
     extension: str = ""
     message: str = ""
 
@@ -273,7 +272,6 @@ def _payload(given: Any) -> Payload:
         leaves=_raw(value.get("leaves")),
         status=_text(value.get("status")),
         response=_raw(value.get("response")),
-        reason=None if value.get("reason") is None else _text(value["reason"]),
         extension=_text(value.get("extension")),
         message=_text(value.get("message")),
     )

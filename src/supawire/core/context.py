@@ -31,7 +31,8 @@ class Counts:
     """Counters of a session, for `stats()`."""
 
     __slots__ = (
-        "connects", "frames_received", "frames_sent", "garbage", "joins", "reconnects", "stale", "unknown",
+        "connects", "frames_received", "frames_sent", "garbage", "joins", "malformed_presence", "reconnects", "stale",
+        "unknown",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class Counts:
         self.stale: int = 0
         self.garbage: int = 0
         self.unknown: int = 0
+        self.malformed_presence: int = 0
 
 
 class Context:
@@ -96,6 +98,7 @@ class Context:
             queued=queued,
             overflowed=0,
             last_round_trip=self.round_trip,
+            malformed_presence=counts.malformed_presence,
         )
 
     # --- frames
