@@ -1,4 +1,4 @@
-"""What three clients deliver for each type of PostgreSQL, as the last measurement found it."""
+"""Table of what three clients deliver for each PostgreSQL type, from the recorded measurement."""
 
 import json
 
@@ -11,7 +11,7 @@ MEASURED = ROOT / "tests" / "interop" / "rowtypes" / "measured.json"
 
 @table("client-types")
 def client_types() -> str:
-    """Each type with a value, its JSON on the wire, and what the handlers of each client get."""
+    """Return the table: each type with a value, its JSON on the wire, and what handlers of each client receive."""
     found: dict[str, dict[str, Got]] = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [
         [

@@ -1,4 +1,7 @@
-"""Filters: what each expression sends, and what is said to one that cannot be sent; all of it asked of the code."""
+"""Tables of filters: the text that each expression sends, and the errors for those that cannot be sent.
+
+All of it is computed by the library.
+"""
 
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -24,18 +27,18 @@ OPERATORS: Final = (
     ('col("total") > 10', "`total > 10`"),
     ('col("total") >= 10', "`total >= 10`"),
     ('col("status").in_(["open", "paid"])', "`status IN ('open', 'paid')`, at most 100 values"),
-    ('col("status").is_distinct_from("open")', "`status IS DISTINCT FROM 'open'`: unlike it, or null"),
+    ('col("status").is_distinct_from("open")', "`status IS DISTINCT FROM 'open'`: another value, or null"),
     ('~col("status").is_distinct_from("open")', "`status IS NOT DISTINCT FROM 'open'`"),
     ('col("note").is_(None)', "`note IS NULL`"),
     ('~col("note").is_(None)', "`note IS NOT NULL`"),
-    ('col("done").is_(True)', '`done IS TRUE`; also `False` and `"unknown"`, which is null; boolean columns only'),
+    ('col("done").is_(True)', '`done IS TRUE`; also `False` and `"unknown"` (null); boolean columns only'),
     ('~col("done").is_(True)', "`done IS NOT TRUE`: false or null"),
     ('col("name").like("a%")', "`name LIKE 'a%'`: `%` is any text, `_` one character; text columns only"),
-    ('col("name").ilike("a%")', "`name ILIKE 'a%'`, upper and lower case alike"),
-    ('col("name").match("^a|b$")', "`name ~ '^a|b$'`, a regular expression found anywhere; text columns only"),
-    ('col("name").imatch("^a")', "`name ~* '^a'`, upper and lower case alike"),
-    ('~col("name").like("a%")', "`NOT name LIKE 'a%'`; `~` goes before each of them"),
-    ('(col("total") >= 10) & (col("total") < 20)', "`total >= 10 AND total < 20`; any number"),
+    ('col("name").ilike("a%")', "`name ILIKE 'a%'`, ignoring case"),
+    ('col("name").match("^a|b$")', "`name ~ '^a|b$'`, a regular expression that matches anywhere; text columns only"),
+    ('col("name").imatch("^a")', "`name ~* '^a'`, ignoring case"),
+    ('~col("name").like("a%")', "`NOT name LIKE 'a%'`; `~` negates each operator"),
+    ('(col("total") >= 10) & (col("total") < 20)', "`total >= 10 AND total < 20`; any number of conditions"),
 )
 
 VALUES: Final = (
@@ -66,7 +69,7 @@ def _evaluated(expression: str) -> Any:
 
 @table("filter-operators")
 def operators() -> str:
-    """Every operator: Python, wire, SQL, and whether a row with null in the column comes."""
+    """Return the table of operators: Python, wire, SQL, and whether a row with null in the column is sent."""
     lines: list[list[str]] = []
     for expression, meaning in OPERATORS:
         where = _evaluated(expression)
@@ -74,19 +77,19 @@ def operators() -> str:
         assert isinstance(selector, ChangesSelector)
         null = matches(where.conditions, dict.fromkeys((condition.column for condition in where.conditions), None))
         lines.append([f"`{expression}`", f"`{selector.filter}`", meaning, "yes" if null else "no"])
-    return rows(["Python", "on the wire", "in SQL", "null comes"], lines)
+    return rows(["Python", "on the wire", "in SQL", "null matches"], lines)
 
 
 @table("filter-values")
 def values() -> str:
-    """Values of each type, and their texts."""
+    """Return the table of values of each type with their texts."""
     lines = [[f"`{value}`", f"`{col('a') == _evaluated(value)}`"] for value in VALUES]
     return rows(['`col("a") == …`', "on the wire"], lines)
 
 
 @table("filter-refusals")
 def refusals() -> str:
-    """What cannot be expressed, and what is said to it."""
+    """Return the table of expressions that cannot be sent, with their errors and hints."""
     lines: list[list[str]] = []
     for expression in REFUSED:
         try:

@@ -1,4 +1,4 @@
-"""The kinds of events that a server sends, by the names of the original's protocol namespace."""
+"""Table of the kinds of events that a server sends, by the names in supabase-clj's protocol namespace."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from supawire.core import frames
 
 
 class Kind(NamedTuple):
-    """A kind there, its event on the wire, and what the core makes of it."""
+    """A kind in supabase-clj, its event on the wire, and what the client does with it."""
 
     there: str
     event: str
@@ -18,36 +18,40 @@ KINDS = (
     Kind(
         ":phx-reply",
         frames.REPLY,
-        "the answer to one request, found by its `ref`: the call that waits returns or raises",
+        "the answer to the request with the same `ref`: the pending call returns or raises",
     ),
     Kind(
         ":heartbeat-reply",
         frames.REPLY,
-        f"the same on the topic `{frames.PHOENIX}`: the round trip that `ping` returns, and the proof that the server lives",
+        f"the same on the topic `{frames.PHOENIX}`: `ping` returns its round trip; it shows that the server responds",
     ),
     Kind(
-        ":phx-close", frames.CLOSE, "the end of the join that it names; a wanted channel joins again, or says why not"
+        ":phx-close",
+        frames.CLOSE,
+        "the end of the join that it names; a subscribed channel joins again, or fails with the reason",
     ),
     Kind(":phx-error", frames.ERROR, "the same after a crash on the server"),
     Kind(
-        ":postgres-changes", frames.POSTGRES_CHANGES, "`Insert`, `Update` or `Delete`, to those whose selector it fits"
+        ":postgres-changes",
+        frames.POSTGRES_CHANGES,
+        "`Insert`, `Update` or `Delete`, for listeners with a matching selector",
     ),
     Kind(":broadcast", frames.BROADCAST, "`Broadcast`"),
-    Kind(":presence-state", frames.PRESENCE_STATE, "`PresenceSync`, after a `PresenceJoin` for everyone who is new"),
+    Kind(":presence-state", frames.PRESENCE_STATE, "`PresenceSync`, after a `PresenceJoin` for each new entry"),
     Kind(
         ":presence-diff",
         frames.PRESENCE_DIFF,
         "`PresenceJoin`, `PresenceLeave` and `PresenceUpdate`, then `PresenceSync`",
     ),
-    Kind(":system", frames.SYSTEM, "`System`; it also moves `ready`, and opens or closes a `Gap`"),
-    Kind(":unknown", "anything else", "counted in `stats().unknown_frames` and logged once; nothing ends"),
+    Kind(":system", frames.SYSTEM, "`System`; it also changes `ready`, and starts or ends a `Gap`"),
+    Kind(":unknown", "anything else", "counted in `stats().unknown_frames` and logged; otherwise ignored"),
 )
 
 
 @table("wire-kinds")
 def wire_kinds() -> str:
-    """One line for each kind."""
+    """Return a table with one line per kind."""
     lines = [
         (f"`{kind.there}`", f"`{kind.event}`" if " " not in kind.event else kind.event, kind.here) for kind in KINDS
     ]
-    return rows(("there", "on the wire", "here"), lines)
+    return rows(("`supabase-clj`", "on the wire", "supawire"), lines)
