@@ -1,4 +1,4 @@
-"""The options of the commands, from the functions that they are."""
+"""Tables of the options of the commands, from the signatures of their functions."""
 
 import inspect
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from supawire.cli.serve import serve
 
 @table("serve-options")
 def serve_options() -> str:
-    """Every option of `supawire serve`."""
+    """Return the table of the options of `supawire serve`."""
     return _options(serve)
 
 
 @table("demo-options")
 def demo_options() -> str:
-    """Every option of `supawire demo`."""
+    """Return the table of the options of `supawire demo`."""
     return _options(demo)
 
 
@@ -27,9 +27,9 @@ def _options(command: Callable[..., int]) -> str:
     hints = get_type_hints(command, include_extras=True)
     lines: list[tuple[str, str, str]] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        said = next(extra for extra in get_args(hints[name]) if isinstance(extra, Parameter))
-        meaning = said.help or ""
-        if variables := said.env_var:
+        declared = next(extra for extra in get_args(hints[name]) if isinstance(extra, Parameter))
+        meaning = declared.help or ""
+        if variables := declared.env_var:
             named = [variables] if isinstance(variables, str) else list(variables)
             meaning += f" From the environment: {', '.join(f'`{each}`' for each in named)}."
         lines.append((f"`--{name.replace('_', '-')}`", _default(parameter.default), meaning))

@@ -1,4 +1,4 @@
-"""What faults do to the official client and to ours, as the last run of the matrix found it."""
+"""Table of what failures do to the official client and to supawire, from the recorded run of the matrix."""
 
 import json
 from typing import Any
@@ -11,13 +11,13 @@ RESULTS = ROOT / "tests" / "faults" / "matrix" / "results.json"
 
 @table("fault-matrix")
 def fault_matrix() -> str:
-    """Each case, and what became of either client."""
+    """Return the table of all cases with the outcome for both clients."""
     found: dict[str, dict[str, dict[str, Any]]] = json.loads(RESULTS.read_text(encoding="utf-8"))
     return rows(
-        ["what happens", "supawire", "`realtime` 2.34.1"],
-        [[one.title, *(_said(found[one.name][side]) for side in ("ours", "theirs"))] for one in CASES],
+        ["failure", "supawire", "`realtime` 2.34.1"],
+        [[one.title, *(_outcome(found[one.name][side]) for side in ("ours", "theirs"))] for one in CASES],
     )
 
 
-def _said(result: dict[str, Any]) -> str:
+def _outcome(result: dict[str, Any]) -> str:
     return f"{'✓' if result['good'] else '✗'} {result['says']}"

@@ -1,4 +1,4 @@
-"""What follows an answer by HTTP, from `supawire.core.http_broadcast` and the table of what the server says."""
+"""Table of HTTP answers and the client's reactions, from `core.http_broadcast` and the table of server errors."""
 
 import json
 
@@ -12,9 +12,9 @@ MIDWAY = b"upstream connect error or disconnect/reset before headers"
 FOLLOWS = {
     HttpOutcome.ACCEPTED: "the call returns",
     HttpOutcome.NO_ROUTE: "the batch form is used from now on, until the next connection; for bytes, and from the batch form itself: raised",
-    HttpOutcome.REFRESH: "the token provider is asked once, and the message sent once more if the token is a newer one; else raised",
-    HttpOutcome.LATER: "tried again, until the timeout; then raised",
-    HttpOutcome.UNSURE: "raised with `maybe_sent=True`; a message with an `id` is tried again",
+    HttpOutcome.REFRESH: "the token provider is called once, and the message is sent again if the token is newer; otherwise raised",
+    HttpOutcome.LATER: "retried until the timeout, then raised",
+    HttpOutcome.UNSURE: "raised with `maybe_sent=True`; a message with an `id` is retried",
     HttpOutcome.STRANGE: "raised with `maybe_sent=True`",
     HttpOutcome.REFUSED: "raised",
 }
@@ -22,7 +22,7 @@ FOLLOWS = {
 
 @table("http-answers")
 def http_answers() -> str:
-    """Each verdict, the answers that lead to it, and what follows."""
+    """Return the table of verdicts with the answers that lead to each, and the reaction."""
     answers: dict[HttpOutcome, list[str]] = {verdict: [] for verdict in HttpOutcome}
     for shown, status in OTHERS:
         answers[judge(status, b"")].append(shown)
@@ -30,10 +30,10 @@ def http_answers() -> str:
         status = int(row.code or 0)
         text = f"{status} “{row.starts} …”" if row.starts else str(status)
         answers[judge(status, json.dumps({"message": row.starts}).encode())].append(text)
-    answers[judge(503, MIDWAY)].append("503 of a proxy that lost the server midway")
+    answers[judge(503, MIDWAY)].append("503 of a proxy that lost the connection to the server")
     answers[HttpOutcome.LATER].append("no connection")
     answers[HttpOutcome.UNSURE].append("the connection ends without an answer")
     return rows(
-        ["answer", "that means", "what follows"],
+        ["answer", "meaning", "what the client does"],
         [[", ".join(answers[verdict]), verdict.value, FOLLOWS[verdict]] for verdict in HttpOutcome],
     )

@@ -1,4 +1,4 @@
-"""What the local server can do wrong on purpose."""
+"""Tables of the local server: its faults, and the extensions that its PostgreSQL lacks."""
 
 import inspect
 
@@ -9,16 +9,16 @@ from supawire.server.postgres.extensions import LACKING
 
 @table("faults")
 def faults() -> str:
-    """Every fault, as its docstring has it."""
+    """Return the table of all faults with their docstrings."""
     methods = [(name, it) for name, it in vars(FaultApi).items() if inspect.isfunction(it) and not name.startswith("_")]
     return rows(
-        ["fault", "what happens"], [[f"`{name}({_arguments(it)})`", inspect.getdoc(it) or ""] for name, it in methods]
+        ["fault", "effect"], [[f"`{name}({_arguments(it)})`", inspect.getdoc(it) or ""] for name, it in methods]
     )
 
 
 @table("lacking-extensions")
 def lacking_extensions() -> str:
-    """Extensions of a project that are left out, and what is missing then."""
+    """Return the table of extensions that are left out, with what is missing without them."""
     return rows(["extension", "what is missing"], [[f"`{name}`", what] for name, what in LACKING.items()])
 
 

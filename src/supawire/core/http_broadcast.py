@@ -54,13 +54,13 @@ class Form(Struct, frozen=True):
 class HttpOutcome(enum.Enum):
     """Meaning of an HTTP response for the caller."""
 
-    ACCEPTED = "the server took it"
-    NO_ROUTE = "the server does not have this form"
-    REFRESH = "not taken; with a newer token it may be"
-    LATER = "not taken; later it may be"
-    UNSURE = "it may have been taken, or not"
-    STRANGE = "this is not Realtime's answer, and nobody knows what was done"
-    REFUSED = "not taken, and will not be"
+    ACCEPTED = "accepted by the server"
+    NO_ROUTE = "the server does not have this route"
+    REFRESH = "not accepted; a newer token may be accepted"
+    LATER = "not accepted; may be accepted later"
+    UNSURE = "unknown whether it was accepted"
+    STRANGE = "not an answer of Realtime; unknown whether it was accepted"
+    REFUSED = "not accepted, and never will be"
 
 
 def check_size(payload: bytes, limit: int | None, topic: str) -> None:
