@@ -204,8 +204,8 @@ async def test_a_part_that_ends_by_a_bug_is_told(
     _, one, asked = part
     with caplog.at_level(logging.ERROR, "supawire.server"):
         one.broken.set()
-        await until(lambda: asked.app.hub._context.asking.trouble is not None)
-    assert asked.app.hub._context.asking.trouble is QueryError.DOWN
+        await until(lambda: asked.app.hub.database_error is not None)
+    assert asked.app.hub.database_error is QueryError.DOWN
     assert "a bug" in caplog.text
 
 

@@ -126,7 +126,7 @@ def test_a_database_of_its_own_that_ends_is_told():
             assert server._level is not None and server._level._cluster is not None
             os.kill(server._level._cluster.pid, signal.SIGKILL)
             assert said.wait(30)
-            assert server._do(lambda hub, now: hub._context.asking.trouble) is QueryError.DOWN
+            assert server._do(lambda hub, now: hub.database_error) is QueryError.DOWN
     finally:
         logging.getLogger("supawire.server").removeHandler(handler)
 

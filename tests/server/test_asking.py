@@ -59,7 +59,7 @@ def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(wor
     world.answer(BROADCAST)
     assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
     world.run(11)  # no deadline is left of what was answered
-    assert world.hub._context.asking.late == 0
+    assert world.hub.late_answers == 0
 
 
 def test_headers_of_the_socket_come_with_the_question(world: World) -> None:
@@ -129,7 +129,7 @@ def test_without_an_answer_a_join_is_refused_and_the_socket_goes_on(world: World
     assert client.events("phx_reply") == [denied(reason), OK]
     world.answer(BOTH)
     assert client.events("phx_reply") == [denied(reason), OK]
-    assert world.hub._context.asking.late == 1
+    assert world.hub.late_answers == 1
 
 
 def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> None:

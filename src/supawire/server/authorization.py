@@ -1,16 +1,23 @@
 """Authorization of reads and writes on private channels. See docs/protocol.md, Authorization.
 
-Without a database a policy function takes the place of row level security policies. With a database `Authorization`
-queries the database and waits for the answer.
+Without a database a policy function takes the place of row level security policies.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from supawire.server.connection import ServerChannel
-from supawire.server.mailboxes import Mailboxes
-from supawire.server.pending_queries import PendingQueries
-from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
+from supawire.server.queries import (
+    Action,
+    Extension,
+    PermissionsQuery,
+    QueryError,
+    QueryFailed,
+    Steps,
+    Who,
+    ask,
+    ask_all,
+)
 
 Policy: TypeAlias = Callable[[Mapping[str, Any], str, Extension, Action], bool]
 """`policy(claims, topic, extension, action)` returns whether the owner of these claims is allowed the action.
@@ -38,23 +45,20 @@ class Reads(NamedTuple):
 
 
 EVERYTHING: Final = Reads(broadcast=True, presence=True)
+NOTHING: Final = Reads(broadcast=False, presence=False)
 
 
 class Authorization:
     """Queries and caches access rights; a new token of a channel clears its cache."""
 
-    def __init__(
-        self, policy: Policy, asking: PendingQueries, standing: Mailboxes, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, policy: Policy, report: Callable[[str], None]) -> None:
         self.policy = policy
-        self._asking = asking
-        self._standing = standing
         self._report = report
-        asking.register_local(PermissionsQuery, self._decide)
 
     # --- the policy function ---
 
-    def _decide(self, asked: PermissionsQuery) -> frozenset[Extension]:
+    def decide(self, asked: PermissionsQuery) -> frozenset[Extension]:
+        """Return the extensions that the policy function allows."""
         return frozenset(extension for extension in asked.extensions if self._may(asked, extension))
 
     def _may(self, asked: PermissionsQuery, extension: Extension) -> bool:
@@ -68,62 +72,62 @@ class Authorization:
 
     # --- queries ---
 
-    def read(
-        self, who: Who, topic: str, *, private: bool, presence: bool, then: Callable[[Reads | QueryError], None]
-    ) -> None:
-        """Query read access; presence is queried only when requested. A policy that fails denies access."""
-
-        def heard(answer: frozenset[Extension] | QueryError) -> None:
-            if isinstance(answer, QueryError) and answer is not QueryError.POLICY:
-                then(answer)
-            else:
-                then(_reads(answer))
-
+    def read(self, who: Who, topic: str, *, private: bool, presence: bool) -> Steps[Reads]:
+        """Return read access; presence is queried only when requested. A policy that fails denies access."""
         if not private:
-            then(EVERYTHING)
-            return
+            return EVERYTHING
         extensions: tuple[Extension, ...] = ("broadcast", "presence") if presence else ("broadcast",)
-        self.ask(PermissionsQuery(who, topic, "read", extensions), heard)
+        return (yield from self._read(PermissionsQuery(who, topic, "read", extensions)))
 
-    def ask(self, question: PermissionsQuery, then: Callable[[frozenset[Extension] | QueryError], None]) -> None:
-        """Query access rights. Claims with a `sub` that is not a string fail, as the real server's query does."""
-        if isinstance(question.who.claims.values.get("sub", ""), str):
-            self._asking.ask(question, then)
-        else:
-            then(QueryError.UNKNOWN)
+    def read_presence(self, channel: ServerChannel) -> Steps[None]:
+        """Set whether a channel that joined without presence may read it."""
+        try:
+            reads = yield from self._read(PermissionsQuery(channel.who, channel.sub_topic, "read", ("presence",)))
+        except QueryFailed:
+            reads = NOTHING
+        channel.reads_presence = channel.hears_presence = reads.presence
 
-    def hear_presence(self, channel: ServerChannel, then: Callable[[], None]) -> None:
-        """Query read access to presence on a channel joined without it; the channel's frames wait meanwhile."""
-
-        def heard(answer: frozenset[Extension] | QueryError) -> None:
-            channel.reads_presence = channel.hears_presence = _reads(answer).presence
-            then()
-
-        question = PermissionsQuery(channel.who, channel.sub_topic, "read", ("presence",))
-        self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
+    def _read(self, query: PermissionsQuery) -> Steps[Reads]:
+        try:
+            answer = yield from self._ask(query)
+        except QueryFailed as failed:
+            if failed.error is not QueryError.POLICY:
+                raise
+            return NOTHING
+        return Reads("broadcast" in answer, "presence" in answer)
 
     def may_write(self, channel: ServerChannel, extension: Extension) -> bool | None:
         """Return the cached right to send or track; None when it has not been queried yet."""
         return channel.writes.get(extension) if channel.private else True
 
-    def write(self, channel: ServerChannel, extension: Extension, then: Callable[[bool], None]) -> None:
-        """Query the right to send or track; the channel's frames wait meanwhile."""
-
-        def heard(answer: frozenset[Extension] | QueryError) -> None:
-            if isinstance(answer, QueryError):  # denied, but not cached: the next frame queries again
-                then(False)
-                return
-            channel.writes[extension] = extension in answer
-            then(channel.writes[extension])
-
+    def write(self, channel: ServerChannel, extension: Extension) -> Steps[bool]:
+        """Return the right to send or track. A query that fails denies it, but the next frame queries again."""
         if (known := self.may_write(channel, extension)) is not None:
-            then(known)
-            return
-        question = PermissionsQuery(channel.who, channel.sub_topic, "write", (extension,))
-        self._standing.until_for(channel, lambda done: self.ask(question, done), heard)
+            return known
+        try:
+            answer = yield from self._ask(PermissionsQuery(channel.who, channel.sub_topic, "write", (extension,)))
+        except QueryFailed:
+            return False
+        channel.writes[extension] = extension in answer
+        return channel.writes[extension]
+
+    def write_broadcasts(self, who: Who, topics: Iterable[str]) -> Steps[dict[str, bool | QueryError]]:
+        """Return the right to send broadcasts for each of these private topics, or the error of its query."""
+        queries = [PermissionsQuery(who, topic, "write", ("broadcast",)) for topic in topics]
+        if _has_invalid_sub(who):
+            return {query.topic: QueryError.UNKNOWN for query in queries}
+        answers = yield from ask_all(queries)
+        return {
+            query.topic: answer if isinstance(answer, QueryError) else "broadcast" in answer
+            for query, answer in zip(queries, answers, strict=True)
+        }
+
+    def _ask(self, query: PermissionsQuery) -> Steps[frozenset[Extension]]:
+        if _has_invalid_sub(query.who):
+            raise QueryFailed(QueryError.UNKNOWN)
+        return (yield from ask(query))
 
 
-def _reads(answer: frozenset[Extension] | QueryError) -> Reads:
-    if isinstance(answer, QueryError):
-        return Reads(broadcast=False, presence=False)
-    return Reads("broadcast" in answer, "presence" in answer)
+def _has_invalid_sub(who: Who) -> bool:
+    """Return whether the claim `sub` is not a string; the real server's query then fails."""
+    return not isinstance(who.claims.values.get("sub", ""), str)

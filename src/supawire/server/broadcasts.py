@@ -1,6 +1,5 @@
 """Broadcasts from clients and from the server itself. See docs/protocol.md, Broadcast."""
 
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
@@ -8,7 +7,7 @@ from supawire.server.connection import ServerChannel
 from supawire.server.context import HubContext
 from supawire.server.limits import WORST_RATIO, term_size
 from supawire.server.message_store import Replay, Store, StoredMessage
-from supawire.server.queries import MessagesQuery, QueryError
+from supawire.server.queries import MessagesQuery, Steps, ask
 from supawire.server.rooms import Room
 from supawire.server.wire import (
     DECODE_ERRORS,
@@ -46,11 +45,11 @@ class Broadcasts:
         self._rooms = desk.rooms
         self._rights = desk.rights
         self._limits = desk.limits
-        self._asking = desk.asking
+        self._stepper = desk.stepper
         self._lookups: list[tuple[str, list[StoredMessage]]] = []
         """Topics with a pending replay query, and the messages delivered to them meanwhile."""
         self.store: Final = Store()
-        desk.asking.register_local(MessagesQuery, self._stored)
+        desk.stepper.register_local(MessagesQuery, self._stored)
 
     def push(self, channel: ServerChannel, push: Push) -> None:
         """Handle a client's broadcast. Without permission it is dropped without a reply, even with `ack`."""
@@ -58,7 +57,11 @@ class Broadcasts:
         if allowed:
             self._push(channel, push)
         elif allowed is None:
-            self._rights.write(channel, "broadcast", lambda may: self._push(channel, push) if may else None)
+            self._stepper.run(self._push_if_allowed(channel, push), channel)
+
+    def _push_if_allowed(self, channel: ServerChannel, push: Push) -> Steps[None]:
+        if (yield from self._rights.write(channel, "broadcast")):
+            self._push(channel, push)
 
     def _push(self, channel: ServerChannel, push: Push) -> None:
         if self._too_big(push):
@@ -125,16 +128,15 @@ class Broadcasts:
 
     # --- replay ---
 
-    def find(self, topic: str, wanted: Replay, then: Callable[[Missed | QueryError], None]) -> None:
-        """Query the messages to replay to a join. See docs/protocol.md, Replay."""
+    def find(self, topic: str, wanted: Replay) -> Steps[Missed]:
+        """Return the messages to replay to a join. See docs/protocol.md, Replay."""
         lookup: tuple[str, list[StoredMessage]] = topic, []
-
-        def heard(found: tuple[StoredMessage, ...] | QueryError) -> None:
-            self._lookups = [other for other in self._lookups if other is not lookup]
-            then(found if isinstance(found, QueryError) else Missed(found, tuple(lookup[1])))
-
         self._lookups.append(lookup)
-        self._asking.ask(MessagesQuery(topic, wanted), heard)
+        try:
+            found = yield from ask(MessagesQuery(topic, wanted))
+        finally:
+            self._lookups = [other for other in self._lookups if other is not lookup]
+        return Missed(found, tuple(lookup[1]))
 
     def _stored(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
         return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))

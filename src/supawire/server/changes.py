@@ -19,7 +19,7 @@ from supawire.server.connection import ServerChannel
 from supawire.server.context import HubContext
 from supawire.server.join_config import JoinConfig
 from supawire.server.limits import Meter
-from supawire.server.queries import QueryError, SubscribeQuery
+from supawire.server.queries import QueryFailed, Sleep, Steps, SubscribeQuery, ask
 from supawire.server.wire import encode, text
 
 READY: Final = "Replication connection established"
@@ -87,45 +87,47 @@ class Changes:
     def __init__(self, desk: HubContext) -> None:
         self._context = desk
         self._meter = Meter(desk.limits.changes)
-        desk.asking.register_local(SubscribeQuery, lambda asked: None)
+        desk.stepper.register_local(SubscribeQuery, lambda asked: None)
         self._schemas = {"public", ANY}
         """Known schemas; a join without `config` to any other schema is refused."""
 
     def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
         """Return the bindings of a join."""
-        return tuple(bind(element, database=self._context.asking.external) for element in config.changes)
+        return tuple(bind(element, database=self._context.stepper.external) for element in config.changes)
 
     def subscribe(self, channel: ServerChannel) -> None:
         """Subscribe the channel's bindings and send the result; one invalid binding makes all of them fail."""
-        if not channel.bindings or not channel.open:
-            return
-        error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
-        if error is not None:
-            self._subscribed(channel, error)
-            return
-        if self._context.asking.external:
-            self._context.rooms.listed[channel.id] = channel
-        question = SubscribeQuery(channel.id, channel.who, channel.bindings)
-        self._context.asking.ask(question, lambda answer: self._subscribed(channel, answer))
+        self._context.stepper.run(self._subscribe(channel))
 
-    def _subscribed(self, channel: ServerChannel, answer: str | QueryError | None) -> None:
-        """Send the result of a subscription; it is retried after a `QueryError`."""
-        if not channel.open:
-            return
-        channel.subscribed = answer is None
-        if isinstance(answer, QueryError):
-            at = self._context.now.mono + RETRY
-            self._context.schedule.at(at, lambda: self.subscribe(channel))
-            answer = TIMEOUTS
-        status = "error" if answer else "ok"
-        self._context.outbox.system(channel, POSTGRES_CHANGES, status, answer or SUBSCRIBED)
+    def _subscribe(self, channel: ServerChannel) -> Steps[None]:
+        while channel.bindings and channel.open:
+            error = next((error for binding in channel.bindings if (error := self._error(channel, binding))), None)
+            if error is not None:
+                self._subscribed(channel, error)
+                return
+            if self._context.stepper.external:
+                self._context.rooms.listed[channel.id] = channel
+            try:
+                answer = yield from ask(SubscribeQuery(channel.id, channel.who, channel.bindings))
+            except QueryFailed:
+                self._subscribed(channel, TIMEOUTS)
+                yield Sleep(RETRY)
+            else:
+                self._subscribed(channel, answer)
+                return
+
+    def _subscribed(self, channel: ServerChannel, error: str | None) -> None:
+        """Send the result of a subscription."""
+        if channel.open:
+            channel.subscribed = error is None
+            self._context.outbox.system(channel, POSTGRES_CHANGES, "error" if error else "ok", error or SUBSCRIBED)
 
     def _error(self, channel: ServerChannel, binding: Binding) -> str | None:
         """Return the error of a binding, if any.
 
         A join without `config` takes its schema from the topic, so there the schema must exist.
         """
-        here = channel.config.legacy and not self._context.asking.external
+        here = channel.config.legacy and not self._context.stepper.external
         if binding.error is None and here and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error

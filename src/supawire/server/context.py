@@ -13,9 +13,10 @@ from supawire.server.fault_rules import FaultRules
 from supawire.server.limits import ServerLimits
 from supawire.server.mailboxes import Mailboxes, Take
 from supawire.server.outbox import Outbox
-from supawire.server.pending_queries import PendingQueries
+from supawire.server.queries import PermissionsQuery, QueryError
 from supawire.server.rooms import Rooms
 from supawire.server.schedule import Schedule
+from supawire.server.stepper import Stepper
 
 TENANTS: Final = frozenset({"127", "localhost", "realtime-dev"})
 """First labels of the Host header that are served."""
@@ -96,11 +97,14 @@ class HubContext:
         self.schedule: Final = Schedule()
         self.outbox: Final = Outbox(self.schedule, self.rules)
         self.rooms: Final = Rooms(self.outbox, options.limits)
-        self.standing: Final = Mailboxes(self.schedule, self.outbox, take)
-        self.asking: Final = PendingQueries(
-            self.schedule, self.outbox, options.timings.answer, outside=options.database
+        self.mailboxes: Final = Mailboxes(self.outbox, take)
+        self.stepper: Final = Stepper(
+            self.schedule, self.outbox, self.mailboxes, options.timings.answer, external=options.database
         )
-        self.rights: Final = Authorization(options.policy, self.asking, self.standing, self.outbox.report)
+        self.rights: Final = Authorization(options.policy, self.outbox.report)
+        self.stepper.register_local(PermissionsQuery, self.rights.decide)
+        self.database_error: QueryError | None = None
+        """The database error last reported by the shell; while it is set, joins are refused."""
         self.peers: Final[dict[int, Peer]] = {}
         self.watchers: Final[list[Watcher]] = []
         """Receivers of every change."""

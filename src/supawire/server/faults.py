@@ -96,7 +96,7 @@ class Faults:
     def _pause(self, peer: Peer) -> None:
         if not peer.paused:
             peer.paused = True
-            self._context.standing.hold(peer)
+            self._context.mailboxes.suspend(peer)
 
     def resume(self, *, connection: int | None = None) -> None:
         """Handle the input received since `pause`, and continue normally."""
@@ -105,7 +105,7 @@ class Faults:
         for peer in self._peers(connection):
             if peer.paused:
                 peer.paused = False
-                self._context.standing.resume(peer)
+                self._context.mailboxes.resume(peer)
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
         """Delay everything that is sent by this many seconds, in order; 0 ends it."""

@@ -11,7 +11,7 @@ the same outputs. Sockets, rooms, broadcasts, presence, changes and joins are co
 dispatches each frame to one of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from supawire.core.frames import (
@@ -39,11 +39,11 @@ from supawire.server.fault_rules import sub_topic
 from supawire.server.faults import Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
 from supawire.server.inspector.overview import Overview, overview
-from supawire.server.join import Joined, JoinHandler, JoinIgnored, JoinRefused, Outcome
+from supawire.server.join import JoinHandler
 from supawire.server.limits import ServerLimits
 from supawire.server.message_store import StoredMessage
 from supawire.server.presence_push import PresencePush
-from supawire.server.queries import Answer, QueryError
+from supawire.server.queries import Answer, Query, QueryError
 from supawire.server.recorder import Recorder
 from supawire.server.rest import Rest
 from supawire.server.schedule import Timer
@@ -66,9 +66,17 @@ class Hub:
         self._changes = Changes(desk)
         self._renewal = TokenRefresh(desk, self._changes)
         self._readiness = SubscriptionReadiness(desk)
-        self._joining = JoinHandler(desk, self._broadcasts, self._tracking, self._changes, self._readiness)
-        self._handshake = Handshake(desk, self._joining)
         self._sockets = Sockets(desk, self._take)
+        self._joins = JoinHandler(
+            desk,
+            self._sockets,
+            self._broadcasts,
+            self._tracking,
+            self._changes,
+            self._readiness,
+            self._renewal,
+        )
+        self._handshake = Handshake(desk, self._joins)
         self._rest = Rest(desk, self._broadcasts)
         self._dev = Dev(desk, self._changes)
         self._recovery: Timer | None = None
@@ -143,7 +151,7 @@ class Hub:
     def answered(self, number: int, answer: Answer, now: Instant) -> None:
         """Handle the answer to an `Ask`; dropped when the query has already timed out."""
         self.at(now)
-        self._context.asking.answered(number, answer)
+        self._context.stepper.answered(number, answer)
 
     def deliver(self, message: StoredMessage, now: Instant) -> None:
         """Deliver a message that was stored in the database. See docs/protocol.md, Broadcast from the database."""
@@ -186,26 +194,40 @@ class Hub:
         After an outage the real server refuses joins for some time longer: `Timings.recovery`.
         """
         self.at(now)
-        asking, recovery = self._context.asking, self._context.timings.recovery
+        recovery = self._context.timings.recovery
         if self._recovery is not None:
             if trouble is None:
                 return
             self._recovery.cancel()
             self._recovery = None
-        if trouble is None and asking.trouble is not None and recovery:
+        if trouble is None and self._context.database_error is not None and recovery:
             self._recovery = self._context.schedule.at(now.mono + recovery, self._recovered)
             trouble = QueryError.BUSY
-        asking.trouble = trouble
+        self._context.database_error = trouble
 
     def _recovered(self) -> None:
         self._recovery = None
-        self._context.asking.trouble = None
+        self._context.database_error = None
 
     # --- inspection ---
 
     @property
     def options(self) -> HubOptions:
         return self._context.options
+
+    @property
+    def database_error(self) -> QueryError | None:
+        """The database error because of which joins are refused, or None."""
+        return self._context.database_error
+
+    @property
+    def late_answers(self) -> int:
+        """The number of answers that came after the timeout of their query."""
+        return self._context.stepper.late
+
+    def answer_locally(self, query: Query[Any]) -> Answer:
+        """Return the answer that the hub gives to a query without a database, for simulations of one."""
+        return self._context.stepper.answer_locally(query)
 
     def overview(self, now: Instant) -> Overview:
         """Return the connections, their channels and who is present."""
@@ -271,7 +293,7 @@ class Hub:
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
         if channel is not None and channel.waiting is not None:
-            self._context.standing.add_to(channel.waiting, peer, Inbound(data, binary))
+            self._context.mailboxes.add_to(channel.waiting, peer, Inbound(data, binary))
             return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)
@@ -304,40 +326,9 @@ class Hub:
         """Handle a join. One for a topic already joined replaces that channel, whose close follows the reply."""
         if old is not None:
             self._context.rooms.end(old)
-        delay = self._context.rules.join_delay(sub_topic(push.topic))
-        if delay:
-            self._context.standing.suspend(peer, delay, lambda: self._decide(peer, push))
-        else:
-            self._decide(peer, push)
+        self._context.stepper.run(self._joins.join(peer, push), peer)
         if old is not None:
             self._outbox.push(old, CLOSE, b"{}", ref=old.join_ref)
-
-    def _decide(self, peer: Peer, push: Push) -> None:
-        """Run the checks of a join; the socket is suspended until the outcome is known."""
-
-        def begin(done: Callable[[Outcome], None]) -> None:
-            self._joining.join(peer, push, done)
-
-        self._context.standing.until(peer, begin, lambda outcome: self._decided(peer, push, outcome))
-
-    def _decided(self, peer: Peer, push: Push, outcome: Outcome) -> None:
-        if isinstance(outcome, Joined):
-            self._joining.send_join_ok(outcome, push)
-            if outcome.channel.open:
-                self._renewal.watch(outcome.channel)
-        elif isinstance(outcome, JoinIgnored):
-            pass
-        elif outcome.at_once or not self._context.timings.join_error:
-            self._refuse(peer, push, outcome)
-        else:
-            held = self._context.timings.join_error
-            self._context.standing.suspend(peer, held, lambda: self._refuse(peer, push, outcome))
-
-    def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
-        payload = encode({"status": "error", "response": {"reason": refused.reason}})
-        self._outbox.reply(peer, encode(push.topic), JOIN, push.ref, push.join_ref, payload)
-        if refused.close is not None:
-            self._sockets.close(peer, refused.close)
 
     def _leave(self, peer: Peer, push: Push, channel: ServerChannel | None) -> None:
         """Handle a leave; one with a join_ref other than the channel's is ignored."""

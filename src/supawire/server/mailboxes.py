@@ -1,80 +1,68 @@
-"""Queues of frames that wait: for a suspended socket or for a channel with a pending authorization query.
+"""Queues of frames that wait: for a suspended connection or for a suspended channel.
 
-On the real server one process serves a socket and waits for the channel process during a join, so incoming and
-outgoing frames wait in the socket's mailbox, in order. A channel is a process of its own: during an authorization
+On the real server one process serves a connection and waits for the channel process during a join, so incoming and
+outgoing frames wait in the connection's mailbox, in order. A channel is a process of its own: during an authorization
 query only its own frames wait. See docs/protocol.md, Joins block the connection.
 """
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from supawire.server.connection import MAX_WAITING_IN, Inbound, Peer, ServerChannel
 from supawire.server.effects import Hold, Release
 from supawire.server.outbox import Outbox
-from supawire.server.schedule import Schedule
 
-T = TypeVar("T")
-Then: TypeAlias = Callable[[T], None]
 Take: TypeAlias = Callable[[Peer, bytes, bool], None]
 
 
 class Mailboxes:
-    """Suspends and resumes sockets and channels. `take` handles a frame when it is due."""
+    """Suspends and resumes connections and channels. `take` handles a frame when it is due."""
 
-    def __init__(self, schedule: Schedule, outbox: Outbox, take: Take) -> None:
-        self._schedule: Final = schedule
+    def __init__(self, outbox: Outbox, take: Take) -> None:
         self._outbox: Final = outbox
         self._take: Final = take
 
-    # --- sockets ---
+    def suspend(self, owner: Peer | ServerChannel | None) -> None:
+        """Let frames wait until `resume`: those of a connection, or those that a channel receives.
+
+        A connection stays suspended until `resume` has been called as often as `suspend`.
+        """
+        match owner:
+            case Peer():
+                owner.holds += 1
+                owner.suspended = True
+            case ServerChannel():
+                owner.waiting = deque()
+            case None:
+                pass
+
+    def resume(self, owner: Peer | ServerChannel | None) -> None:
+        """Handle the frames that waited, in order."""
+        match owner:
+            case Peer():
+                owner.holds -= 1
+                self._drain_connection(owner)
+            case ServerChannel():
+                waiting, owner.waiting = owner.waiting, None
+                if waiting is not None and not owner.peer.gone:
+                    self._drain_channel(owner.peer, waiting)
+            case None:
+                pass
 
     def add(self, peer: Peer, frame: Inbound) -> None:
-        """Queue a frame received on a suspended socket."""
+        """Queue a frame received on a suspended connection."""
         peer.mailbox.append(frame)
         self._count(peer, frame)
 
-    def suspend(self, peer: Peer, seconds: float, then: Callable[[], None]) -> None:
-        """Suspend a socket for some seconds, then call `then` and resume."""
+    def add_to(self, waiting: deque[Inbound], peer: Peer, frame: Inbound) -> None:
+        """Queue a frame received for a suspended channel."""
+        waiting.append(frame)
+        self._count(peer, frame)
 
-        def go() -> None:
-            if not peer.gone:
-                try:
-                    then()
-                finally:
-                    self.resume(peer)
-
-        self.hold(peer)
-        self._schedule.at(self._outbox.now.mono + seconds, go)
-
-    def until(self, peer: Peer, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
-        """Call `begin` with a callback for its result, now or later; the socket is suspended until then."""
-        came = held = False
-
-        def done(result: T) -> None:
-            nonlocal came
-            came = True
-            if peer.gone:
-                return
-            try:
-                then(result)
-            finally:
-                if held:
-                    self.resume(peer)
-
-        begin(done)
-        if not came:
-            held = True
-            self.hold(peer)
-
-    def hold(self, peer: Peer) -> None:
-        """Suspend the socket until `resume` has been called as often as `hold`."""
-        peer.holds += 1
-        peer.suspended = True
-
-    def resume(self, peer: Peer) -> None:
-        """Remove one suspension; after the last one, handle the queued frames in order."""
-        peer.holds -= 1
+    def _drain_connection(self, peer: Peer) -> None:
+        if peer.gone:
+            return
         while peer.mailbox and not peer.holds and not peer.gone:
             item = peer.mailbox.popleft()
             if isinstance(item, Inbound):
@@ -86,37 +74,8 @@ class Mailboxes:
         peer.suspended = bool(peer.holds or peer.mailbox)
         self._read_again(peer)
 
-    # --- channels ---
-
-    def add_to(self, waiting: deque[Inbound], peer: Peer, frame: Inbound) -> None:
-        """Queue a frame received for a waiting channel."""
-        waiting.append(frame)
-        self._count(peer, frame)
-
-    def until_for(self, channel: ServerChannel, begin: Callable[[Then[T]], None], then: Then[T]) -> None:
-        """Call `begin` with a callback for its result, now or later; the channel's frames wait until then.
-
-        `then` is not called when the channel has ended meanwhile.
-        """
-        came = False
-
-        def done(result: T) -> None:
-            nonlocal came
-            came = True
-            waiting, channel.waiting = channel.waiting, None
-            try:
-                if channel.open:
-                    then(result)
-            finally:
-                if waiting is not None and not channel.peer.gone:
-                    self._drain(channel.peer, waiting)
-
-        begin(done)
-        if not came:
-            channel.waiting = deque()
-
-    def _drain(self, peer: Peer, waiting: deque[Inbound]) -> None:
-        """Handle the queued frames; if the socket is suspended now, put them in front of its own queue."""
+    def _drain_channel(self, peer: Peer, waiting: deque[Inbound]) -> None:
+        """Handle the queued frames; if the connection is suspended now, put them in front of its own queue."""
         if peer.suspended:
             peer.mailbox.extendleft(reversed(waiting))
             return

@@ -7,6 +7,7 @@ from supawire.server.connection import ServerChannel
 from supawire.server.context import HubContext
 from supawire.server.limits import term_size
 from supawire.server.outbox import OK
+from supawire.server.queries import Steps
 from supawire.server.wire import Push, encode, is_object
 
 DENIED: Final = b'{"status":"error","response":{}}'
@@ -24,6 +25,7 @@ class PresencePush:
         self._rooms = desk.rooms
         self._rights = desk.rights
         self._limits = desk.limits
+        self._stepper = desk.stepper
         self._new_ref = desk.new_ref
 
     def push(self, channel: ServerChannel, push: Push, value: Any) -> None:
@@ -54,18 +56,15 @@ class PresencePush:
         if limit is not None and term_size(payload) > limit:
             self._rooms.shut(channel, TOO_BIG)
             return
-        self._rights.write(channel, "presence", lambda may: self._enter(channel, push, payload, may=may))
+        self._stepper.run(self._enter(channel, push, payload), channel)
 
-    def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any], *, may: bool) -> None:
+    def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> Steps[None]:
         """Track. A private channel joined without `enabled` receives diffs from its first own track on."""
-        if not may:
+        if not (yield from self._rights.write(channel, "presence")):
             self._answer(channel, push, DENIED)
-        elif channel.hears_presence or not channel.private or channel.config.presence:
-            self._put(channel, push, payload)
-        else:
-            self._rights.hear_presence(channel, lambda: self._put(channel, push, payload))
-
-    def _put(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> None:
+            return
+        if channel.private and not channel.hears_presence and not channel.config.presence:
+            yield from self._rights.read_presence(channel)
         room = self._rooms.of(channel)
         diff = room.roster.track(channel.id, channel.presence_key, payload, self._new_ref())
         self._answer(channel, push, OK)

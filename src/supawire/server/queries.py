@@ -11,12 +11,15 @@ Without a database the hub answers them itself, from the policy function, the me
 | `SubscribeQuery` | None: subscribed. A text: the reason why not |
 
 The answer to each of them may be a `QueryError` instead.
+
+Joins, authorization, subscriptions and HTTP requests are generators (`Steps`) that the hub's `Stepper` runs. They query
+with `answer = yield from ask(query)` and wait with `yield Sleep(seconds)`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from supawire.server.bindings import Binding
 from supawire.server.message_store import Replay, StoredMessage
@@ -25,6 +28,7 @@ from supawire.server.tokens import Claims
 Extension: TypeAlias = Literal["broadcast", "presence"]
 Action: TypeAlias = Literal["read", "write"]
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class QueryError(Enum):
@@ -131,3 +135,38 @@ class SubscribeQuery(Query[str | None]):
 
 
 Answer: TypeAlias = frozenset[Extension] | tuple[StoredMessage, ...] | str | QueryError | None
+
+
+# --- generators ---
+
+
+class QueryFailed(Exception):
+    """A query was answered with an error."""
+
+    def __init__(self, error: QueryError) -> None:
+        super().__init__(error.name)
+        self.error = error
+
+
+class Sleep(NamedTuple):
+    """Wait for some seconds."""
+
+    seconds: float
+
+
+Steps: TypeAlias = Generator[Sleep | tuple[Query[Any], ...], Any, R]
+"""A generator that yields what it waits for: some seconds, or the answers to these queries, as a list."""
+
+
+def ask(query: Query[T]) -> Steps[T]:
+    """Return the answer to a query. Raises: QueryFailed."""
+    (answer,) = yield from ask_all([query])
+    if isinstance(answer, QueryError):
+        raise QueryFailed(answer)
+    return answer
+
+
+def ask_all(queries: Iterable[Query[T]]) -> Steps[list[T | QueryError]]:
+    """Return the answers to queries that are made at the same time, in their order."""
+    answers: list[T | QueryError] = yield tuple(queries)
+    return answers

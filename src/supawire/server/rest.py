@@ -4,9 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from itertools import count
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -17,7 +15,7 @@ from supawire.server.context import HubContext
 from supawire.server.effects import Later, Respond, RestAnswer, RestRequest
 from supawire.server.handshake import JSON, tenant, x_headers
 from supawire.server.limits import Meter
-from supawire.server.queries import Extension, PermissionsQuery, QueryError, Who
+from supawire.server.queries import QueryError, Steps, Who
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
@@ -43,15 +41,6 @@ def _message(status: int, message: str) -> RestAnswer:
     return _json(status, {"message": message})
 
 
-@dataclass(frozen=True, slots=True)
-class _Post:
-    """A request that can be answered once write access to its private topics is known."""
-
-    who: Who
-    topics: tuple[str, ...]
-    send: Callable[[Mapping[str, bool | QueryError]], RestAnswer]
-
-
 class Rest:
     """Broadcasts over HTTP, and the two health endpoints."""
 
@@ -63,40 +52,14 @@ class Rest:
 
     def answer(self, request: RestRequest) -> RestAnswer | Later:
         """Answer a request now, or with a later `Respond`; an unknown route gets 404."""
-        checked = self._check(request)
-        return checked if isinstance(checked, RestAnswer) else self._settle(checked)
+        task = self._context.stepper.run(self._answer(request))
+        if task.result is not None:
+            return task.result
+        number = next(self._numbers)
+        task.on_return = lambda answer: self._context.outbox.effects.append(Respond(number, answer))
+        return Later(number)
 
-    def _settle(self, post: _Post) -> RestAnswer | Later:
-        """Query write access, then send; return `Later` when the answer has to come from a backend."""
-        number, later = next(self._numbers), False
-        answers: list[RestAnswer] = []
-
-        def done(allowed: Mapping[str, bool | QueryError]) -> None:
-            answer = self._with_rates(post.send(allowed))
-            if later:
-                self._context.outbox.effects.append(Respond(number, answer))
-            else:
-                answers.append(answer)
-
-        self._ask(post, done)
-        later = True
-        return answers[0] if answers else Later(number)
-
-    def _ask(self, post: _Post, done: Callable[[Mapping[str, bool | QueryError]], None]) -> None:
-        allowed: dict[str, bool | QueryError] = {}
-
-        def heard(topic: str, answer: frozenset[Extension] | QueryError) -> None:
-            allowed[topic] = answer if isinstance(answer, QueryError) else "broadcast" in answer
-            if len(allowed) == len(post.topics):
-                done(allowed)
-
-        for topic in post.topics:
-            question = PermissionsQuery(post.who, topic, "write", ("broadcast",))
-            self._context.rights.ask(question, partial(heard, topic))
-        if not post.topics:
-            done(allowed)
-
-    def _check(self, request: RestRequest) -> RestAnswer | _Post:
+    def _answer(self, request: RestRequest) -> Steps[RestAnswer]:
         route = request.method, request.path
         if route == ("GET", "/healthcheck"):
             return RestAnswer(200, b"ok", "text/plain; charset=utf-8")
@@ -112,15 +75,15 @@ class Rest:
             return body
         if single and _type(request) not in ("", "application/json", "application/octet-stream"):
             return _json(415, NO_TYPE)
-        checked = self._limited(request, body, (unquote(single[1]), unquote(single[2])) if single else None)
-        return self._with_rates(checked) if isinstance(checked, RestAnswer) else checked
+        named = (unquote(single[1]), unquote(single[2])) if single else None
+        return self._with_rates((yield from self._broadcast(request, body, named)))
 
     def _stranger(self, request: RestRequest) -> RestAnswer | None:
         known = tenant(request.host) in self._context.options.tenants
         return None if known else _message(401, "Tenant not found in database")
 
-    def _limited(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> RestAnswer | _Post:
-        """Run the checks common to both forms: tenant, rate, token."""
+    def _broadcast(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> Steps[RestAnswer]:
+        """Run the checks common to both forms (tenant, rate, token), then send."""
         mono = self._context.now.mono
         if (stranger := self._stranger(request)) is not None:
             return stranger
@@ -134,11 +97,11 @@ class Rest:
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         who = Who(claims, x_headers(request.headers))
-        return self._batch(who, body) if single is None else self._single(request, who, *single, body)
+        return (yield from self._batch(who, body) if single is None else self._single(request, who, *single, body))
 
     # --- batch ---
 
-    def _batch(self, who: Who, body: Any) -> RestAnswer | _Post:
+    def _batch(self, who: Who, body: Any) -> Steps[RestAnswer]:
         messages = body.get("messages") if is_object(body) else None
         if not messages:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
@@ -151,7 +114,8 @@ class Rest:
         if (refused := self._too_many(len(messages))) is not None:
             return refused
         topics = dict.fromkeys(message["topic"] for message in messages if message.get("private"))
-        return _Post(who, tuple(topics), lambda allowed: self._deliver(messages, allowed))
+        allowed = yield from self._context.rights.write_broadcasts(who, topics)
+        return self._deliver(messages, allowed)
 
     def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
         """Send a batch. Messages without write access are skipped, and the status is still 202."""
@@ -190,7 +154,7 @@ class Rest:
 
     # --- single ---
 
-    def _single(self, request: RestRequest, who: Who, topic: str, event: str, body: Any) -> RestAnswer | _Post:
+    def _single(self, request: RestRequest, who: Who, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
         json = _type(request) != "application/octet-stream"
         payload = encode({} if body is UNREAD else body) if json else request.body
         asked = body.get("private") if json and is_object(body) else None
@@ -199,19 +163,16 @@ class Rest:
             return _json(422, {"errors": {"payload": TOO_LARGE}})
         if (refused := self._too_many(1)) is not None:
             return refused
-        secret = private is True or private == "true"
-
-        def send(allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
-            may = not secret or allowed[topic]
-            if isinstance(may, QueryError):
-                return _message(may.status, may.rest_message)
-            if not may:
+        is_private = private is True or private == "true"
+        if is_private:
+            allowed = (yield from self._context.rights.write_broadcasts(who, [topic]))[topic]
+            if isinstance(allowed, QueryError):
+                return _message(allowed.status, allowed.rest_message)
+            if not allowed:
                 return _message(403, "Unauthorized")
-            shared = shared_user(PREFIX + topic, event.encode(), payload, json=json)
-            self._broadcasts.publish(topic, shared, private=secret)
-            return RestAnswer(202)
-
-        return _Post(who, (topic,) if secret else (), send)
+        shared = shared_user(PREFIX + topic, event.encode(), payload, json=json)
+        self._broadcasts.publish(topic, shared, private=is_private)
+        return RestAnswer(202)
 
     def _raw_exceeds(self, payload: bytes) -> bool:
         limit = self._context.limits.payload_bytes

@@ -1,6 +1,5 @@
 """New tokens of a channel by `access_token`, and its end when a token expires. See docs/protocol.md, Token refresh."""
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from supawire.server.authorization import Reads
@@ -8,7 +7,7 @@ from supawire.server.changes import Changes
 from supawire.server.connection import ServerChannel
 from supawire.server.context import HubContext
 from supawire.server.join_config import usable
-from supawire.server.queries import QueryError
+from supawire.server.queries import QueryFailed, Steps
 from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import is_object
 
@@ -37,16 +36,19 @@ class TokenRefresh:
             return
         channel.token, channel.claims = token, claims
         channel.writes.clear()
+        self._context.stepper.run(self._renew(channel), channel)
+
+    def _renew(self, channel: ServerChannel) -> Steps[None]:
+        """Query read access for the new token; end the channel if it has lost it."""
         presence = channel.config.presence or channel.hears_presence
-
-        def ask(done: Callable[[Reads | QueryError], None]) -> None:
-            who, topic, private = channel.who, channel.sub_topic, channel.private
-            self._context.rights.read(who, topic, private=private, presence=presence, then=done)
-
-        self._context.standing.until_for(channel, ask, lambda reads: self._renewed(channel, reads, presence=presence))
-
-    def _renewed(self, channel: ServerChannel, reads: Reads | QueryError, *, presence: bool) -> None:
-        lost = reads.message if isinstance(reads, QueryError) else self._lost(channel, reads, presence=presence)
+        try:
+            reads = yield from self._context.rights.read(
+                channel.who, channel.sub_topic, private=channel.private, presence=presence
+            )
+        except QueryFailed as failed:
+            lost = failed.error.message
+        else:
+            lost = self._lost(channel, reads, presence=presence)
         if lost is not None:
             self._context.rooms.shut(channel, lost)
             return

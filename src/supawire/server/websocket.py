@@ -150,7 +150,7 @@ class Sockets:
         elif not peer.suspended:
             self._take(peer, data, binary)
         else:
-            self._context.standing.add(peer, Inbound(data, binary))
+            self._context.mailboxes.add(peer, Inbound(data, binary))
 
     def gone(self, peer: Peer) -> None:
         """Remove a connection after its socket has ended, and end its channels."""

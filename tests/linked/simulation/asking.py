@@ -42,10 +42,8 @@ class AskingWorld(World):
 
     def _answer(self, number: int, question: Any) -> None:
         answer: Answer = None
-        if isinstance(question, PermissionsQuery):
-            answer = self.hub._context.rights._decide(question)
-        elif isinstance(question, MessagesQuery):
-            answer = self.hub._broadcasts._stored(question)
+        if isinstance(question, PermissionsQuery | MessagesQuery):
+            answer = self.hub.answer_locally(question)
         elif isinstance(question, SubscribeQuery) and self._fate.random() < self._trouble:
             answer = QueryError.BUSY
         self.hub.answered(number, answer, self.clock.now)
