@@ -18,7 +18,7 @@ from benchmarks.growth import grow
 from benchmarks.measure import Blaster, run
 from benchmarks.peers import ROOT, install_node, install_python, versions
 from benchmarks.report import KEPT, lines, load, markdown, save, table
-from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PLAIN, PYTHON, SCENARIOS, groups
+from benchmarks.scenarios import BARE, NODE, OURS, PLAIN, PYTHON, SCENARIOS, SYNC, groups
 
 FANOUT = "fan-out"
 GROWTH = "growth"
@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
 
 def present(without: Sequence[str]) -> set[str]:
     """The clients to compare with; one that is not there is named and left out."""
-    clients = {OURS, BARE, BLOCKING}
+    clients = {OURS, BARE, SYNC}
     for names, install in (((PYTHON, PLAIN), install_python), ((NODE,), install_node)):
         wanted = set(names) - set(without)
         if not wanted:

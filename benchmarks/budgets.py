@@ -1,29 +1,29 @@
-"""What is wanted of the figures, and whether they are so.
+"""Budgets for the measured figures.
 
-Judged are the best turns: CPU time of a turn that was not disturbed is what the code costs, everything above it is the
-machine's other business.
+The best turn of each is compared: the CPU time of an undisturbed turn is the cost of the code, and everything above it
+comes from other work of the machine.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.scenarios import BARE, BLOCKING, NODE, OURS, PYTHON, SERVER
+from benchmarks.scenarios import BARE, NODE, OURS, PYTHON, SERVER, SYNC
 
 Run = dict[str, Any]
-"""`machine`, `versions`, `rounds`, and under `scenarios` by name, client and measure the figures, one a round."""
+"""`machine`, `versions`, `rounds`, and `scenarios`: by name, client and measure a list with one figure per round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Which figure of a run."""
+    """Identifies a figure of a run."""
 
     scenario: str
     client: str = OURS
     measure: str = "cpu"
 
     def of(self, run: Run) -> float | None:
-        """Its best turn, None when it was not measured."""
+        """Return the best turn, or None if it was not measured."""
         turns: list[float] | None = run["scenarios"].get(self.scenario, {}).get(self.client, {}).get(self.measure)
         if not turns:
             return None
@@ -32,7 +32,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One figure, alone or as so many times another, is at most or at least this much."""
+    """An upper or lower limit for one figure, or for its ratio to another figure."""
 
     says: str
     figure: Figure
@@ -42,7 +42,7 @@ class Budget:
     unit: str = "×"
 
     def measured(self, run: Run) -> float | None:
-        """What the run says, None when it does not say."""
+        """Return the value in this run, or None if it was not measured."""
         one = self.figure.of(run)
         if self.times is None or one is None:
             return one
@@ -50,7 +50,7 @@ class Budget:
         return None if other is None else one / other
 
     def met(self, value: float) -> bool:
-        """Whether that is good."""
+        """Return whether the value is within the limit."""
         return value >= self.limit if self.least else value <= self.limit
 
 
@@ -76,7 +76,7 @@ BUDGETS: Final = (
     _loop("broadcast, `async for`", "broadcast-iterated", 1.7, "broadcast"),
     _loop("change, `async for`", "change-iterated", 1.5, "change"),
     Budget("one message per wake-up, above the bare loop", Figure("wake", OURS, "above"), 3, unit="µs"),
-    Budget("the same in the blocking door", Figure("wake", BLOCKING, "above"), 60, unit="µs"),
+    Budget("the same with the sync client", Figure("wake", SYNC, "above"), 60, unit="µs"),
     *(
         Budget(f"{count} {what} : 1", Figure(f"{what}-{count}"), 1.15, Figure(f"{what}-1"))
         for what in ("channels", "bindings")
@@ -84,7 +84,7 @@ BUDGETS: Final = (
     ),
     _loop("presence diff among 10,000", "diff", 3.5),
     Budget("presence diff among 10,000 : among 100", Figure("diff"), 1.15, Figure("diff-100")),
-    _loop("presence diff, number and one member read", "diff-read", 4.5, "diff"),
+    _loop("presence diff, number of members and one member read", "diff-read", 4.5, "diff"),
     Budget("the same among 10,000 : among 100", Figure("diff-read"), 1.15, Figure("diff-read-100")),
     _loop("presence state of 10,000", "state", 1.64),
     _loop("send without ack", "send", 1.7),
@@ -95,23 +95,23 @@ BUDGETS: Final = (
     _loop("`import supawire`", "import", 0.34),
     _loop("import and first connection", "start", 1.3),
     Budget(
-        "handlers of the blocking door : async door", Figure("broadcast-blocking", BLOCKING), 1.3, Figure("broadcast")
+        "handler of the sync client : async client", Figure("broadcast-sync", SYNC), 1.3, Figure("broadcast")
     ),
     Budget(
-        "iterators of the blocking door : async door",
-        Figure("broadcast-iterated", BLOCKING), 1.4, Figure("broadcast-iterated"),
+        "stream of the sync client : async client",
+        Figure("broadcast-iterated", SYNC), 1.4, Figure("broadcast-iterated"),
     ),
-    Budget("local server, CPU of a delivery", Figure("fan-out", SERVER), 8, unit="µs"),
+    Budget("local server, CPU per delivery", Figure("fan-out", SERVER), 8, unit="µs"),
     Budget(
         "local server, deliveries per second to separate receivers",
         Figure("fan-out-separate", SERVER, "rate"), 100_000, least=True, unit="/s",
     ),
 )  # fmt: skip
-"""From the design of the project; those given there in milliseconds stand here as multiples of the bare loop."""
+"""From the design of the project; limits given there in milliseconds are multiples of the bare loop here."""
 
 
 def judged(run: Run) -> Iterator[tuple[Budget, float]]:
-    """Every budget that the run says something about, and what it says."""
+    """Yield each budget whose figure the run contains, and the value."""
     for budget in BUDGETS:
         value = budget.measured(run)
         if value is not None:
@@ -119,7 +119,7 @@ def judged(run: Run) -> Iterator[tuple[Budget, float]]:
 
 
 def table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: what is wanted, what was measured, whether it is met."""
+    """Return the head and the lines of the table: budget, limit, measured value, whether it is met."""
     lines = [
         [
             budget.says,
@@ -129,4 +129,4 @@ def table(run: Run) -> tuple[list[str], list[list[str]]]:
         ]
         for budget, value in judged(run)
     ]
-    return ["budget", "wanted", "measured", ""], lines
+    return ["budget", "limit", "measured", ""], lines

@@ -1,4 +1,4 @@
-"""How cost grows with the number of things: curves, measured in memory, each flat or linear."""
+"""Curves of cost by number of channels, members and so on, measured in memory; each is flat or linear."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from benchmarks.lanes import Count, Turn, fed, opened
 from supawire import broadcast, changes, presence
 
 SECONDS: Final = 1.5
-"""Of measuring, for each point."""
+"""Duration of the measurement of each point."""
 
 TOPIC: Final = "realtime:lane"
 Made = AbstractAsyncContextManager[Turn]
@@ -23,7 +23,7 @@ Made = AbstractAsyncContextManager[Turn]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """says: what there is more of. each: what a figure is the microseconds of. make: a turn with so many."""
+    """A curve. says: what is counted. each: what a figure is the cost of. make: creates a turn with this count."""
 
     says: str
     each: str
@@ -32,17 +32,17 @@ class Curve:
 
 
 def read(event: Any) -> None:
-    """A handler."""
+    """Handle a broadcast: read its payload."""
     _ = event.payload
 
 
 def read_row(event: Any) -> None:
-    """The same of changes."""
+    """Handle a change: read its record."""
     _ = event.record
 
 
 def reader() -> Callable[[Any], None]:
-    """Another handler that does the same."""
+    """Return another handler that reads the payload."""
 
     def take(event: Any) -> None:
         _ = event.payload
@@ -52,7 +52,7 @@ def reader() -> Callable[[Any], None]:
 
 @asynccontextmanager
 async def channels(count: int) -> AsyncGenerator[Turn]:
-    """Messages to many channels by turns."""
+    """Messages to many channels in turn."""
     async with opened() as (client, _, memory):
         for number in range(count):
             channel = client.channel(topic_of("lane", number))
@@ -63,7 +63,7 @@ async def channels(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def bindings(count: int) -> AsyncGenerator[Turn]:
-    """Changes for many bindings by turns."""
+    """Changes for many bindings in turn."""
     async with opened() as (_, channel, memory):
         for number in range(count):
             channel.on(changes(table_of(number)), read_row)
@@ -73,7 +73,7 @@ async def bindings(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def listeners(count: int) -> AsyncGenerator[Turn]:
-    """Messages that many handlers get: the seconds of one delivery."""
+    """Messages for many handlers; returns the seconds per delivery."""
     async with opened() as (_, channel, memory):
         for _ in range(count):
             channel.on(broadcast(EVENT), reader())
@@ -88,7 +88,7 @@ async def listeners(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def present(count: int, take: Callable[[Any], None]) -> AsyncGenerator[Memory]:
-    """A room with many members, and a handler for its presence."""
+    """A channel with many members and a presence handler."""
     async with opened(presence_key=str(count)) as (_, channel, memory):
         channel.on(presence(), take)
         await channel.subscribe()
@@ -99,14 +99,14 @@ async def present(count: int, take: Callable[[Any], None]) -> AsyncGenerator[Mem
 
 @asynccontextmanager
 async def members(count: int) -> AsyncGenerator[Turn]:
-    """Diffs among many members, after each of which their number and one of them is read."""
+    """Diffs among many members; after each, their number and one of them is read."""
     async with present(count, state_read(Count())) as memory:
         yield fed(memory, plain("diff", "2.0.0", TOPIC))
 
 
 @asynccontextmanager
 async def everyone(count: int) -> AsyncGenerator[Turn]:
-    """Diffs among many members, after each of which all of them are read: the seconds of one member."""
+    """Diffs among many members; after each, all are read. Returns the seconds per member."""
     async with present(count, everyone_read(Count())) as memory:
         feed = fed(memory, plain("diff", "2.0.0", TOPIC)[: max(2, min(BLOCK, 20_000 // count))])
 
@@ -118,7 +118,7 @@ async def everyone(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def size(count: int) -> AsyncGenerator[Turn]:
-    """Messages of so many bytes: the seconds of 200 of them."""
+    """Messages of this many bytes; returns the seconds per 200 bytes."""
     body = compact({"event": EVENT, "payload": {"text": "x" * (count - 100)}, "type": "broadcast"})
     frame = f'[null,null,"{TOPIC}","broadcast",{body}]'.encode()
     async with opened() as (_, channel, memory):
@@ -134,10 +134,10 @@ async def size(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def backlog(count: int) -> AsyncGenerator[Turn]:
-    """An iterator that is so many messages behind catches up.
+    """A stream that is this many messages behind catches up.
 
-    In CPU time, unlike the others: a turn of many messages is long, and other processes have theirs during each. That
-    clock is coarse, so that a turn of few messages is made of several.
+    Measured in CPU time, unlike the others: a turn of many messages is long, and other processes run during it. The CPU
+    clock is coarse, so a turn of few messages is repeated.
     """
     async with opened() as (_, channel, memory):
         stream = channel.listen(broadcast(EVENT), buffer=count)
@@ -160,7 +160,7 @@ async def backlog(count: int) -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def iterators(count: int) -> AsyncGenerator[Turn]:
-    """To make another iterator on a channel that has so many, and to close it."""
+    """Create and close another stream on a channel that has this many."""
     async with opened() as (_, channel, _memory):
         others = [channel.listen(broadcast(EVENT)) for _ in range(count)]
         await channel.subscribe()
@@ -177,7 +177,7 @@ async def iterators(count: int) -> AsyncGenerator[Turn]:
 
 
 async def numbered(stream: Any) -> AsyncGenerator[int]:
-    """Read, and count."""
+    """Read the events of a stream and yield their count."""
     number = 0
     async for event in stream:
         read(event)
@@ -189,19 +189,17 @@ CURVES: Final = {
     "channels": Curve("channels on one connection", "a message", (1, 10, 100, 1_000), channels),
     "bindings": Curve("bindings of one channel", "a change", (1, 10, 100, 500), bindings),
     "listeners": Curve("handlers of one event", "a delivery", (1, 10, 100, 1_000), listeners),
-    "members": Curve(
-        "members who are present", "a diff, their number and one of them read", (10, 100, 1_000, 10_000), members
-    ),
-    "everyone": Curve("members, all read after each diff", "a member", (10, 100, 1_000, 10_000), everyone),
+    "members": Curve("members present", "a diff, their number and one member read", (10, 100, 1_000, 10_000), members),
+    "everyone": Curve("members present, all read after each diff", "a member", (10, 100, 1_000, 10_000), everyone),
     "size": Curve("bytes of a message", "200 bytes", (200, 2_000, 20_000, 200_000, 3_000_000), size),
-    "backlog": Curve("messages behind which an iterator is", "a message", (10, 100, 1_000, 10_000, 100_000), backlog),
-    "iterators": Curve("iterators on one channel", "`listen` and `close`", (1, 10, 100, 1_000, 10_000), iterators),
+    "backlog": Curve("messages waiting in a stream", "a message", (10, 100, 1_000, 10_000, 100_000), backlog),
+    "iterators": Curve("streams on one channel", "`listen` and `close`", (1, 10, 100, 1_000, 10_000), iterators),
 }
 """By name."""
 
 
 def grow() -> dict[str, list[list[float]]]:
-    """Every curve: pairs of how many there are, and microseconds."""
+    """Measure every curve; returns pairs of count and microseconds."""
     return {
         name: [[count, round(asyncio.run(best(curve, count)) * 1e6, 3)] for count in curve.points]
         for name, curve in CURVES.items()
@@ -209,7 +207,7 @@ def grow() -> dict[str, list[list[float]]]:
 
 
 async def best(curve: Curve, count: int) -> float:
-    """The best of many turns."""
+    """Return the seconds of the best of many turns."""
     async with curve.make(count) as turn:
         gc.collect()
         until, least = time.monotonic() + SECONDS, float("inf")

@@ -56,7 +56,7 @@ async def ratios(seconds: float) -> dict[str, float]:
 
 def allowed(name: str) -> float:
     """Return the factor by which this lane may differ; the one of two threads varies by a third from run to run."""
-    return 1.4 if name == "blocking door" else ALLOWED
+    return 1.4 if name == "sync client" else ALLOWED
 
 
 def slower(found: dict[str, float], kept: dict[str, float]) -> list[str]:

@@ -101,8 +101,8 @@ async def sending() -> AsyncGenerator[Turn]:
 
 
 @asynccontextmanager
-async def blocking() -> AsyncGenerator[Turn]:
-    """Turns in which a handler of the blocking door receives a block of frames, on its thread."""
+async def sync() -> AsyncGenerator[Turn]:
+    """Turns in which a handler of the sync client receives a block of frames, on its thread."""
     memories: list[Memory] = []
 
     class Late:
@@ -147,6 +147,6 @@ LANES: Final = {
     "change, columns read": lambda: receiving("change", changes(TABLE), columns_read),
     "presence diff, state read": lambda: receiving("diff", presence(), state_read),
     "send": sending,
-    "blocking door": blocking,
+    "sync client": sync,
 }
 """By name: what makes the turns."""

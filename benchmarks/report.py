@@ -11,36 +11,36 @@ from benchmarks.budgets import Run
 from benchmarks.scenarios import BARE, CLIENTS, OURS, SCENARIOS
 
 KEPT: Final = Path(__file__).resolve().parent / "results.json"
-"""The run that the page about performance shows."""
+"""The recorded run that the page of performance shows."""
 
 _SAYS: Final = {
-    "cpu": "", "wall": ", by the clock", "p50": ", half of the round trips", "p99": ", 99 of 100",
-    "traced": ", counted by Python", "rss": ", of the process", "above": "",
+    "cpu": "", "wall": ", wall-clock time", "p50": ", median round trip", "p99": ", 99th percentile",
+    "traced": ", as counted by Python", "rss": ", as resident memory of the process", "above": "",
 }  # fmt: skip
 _KIB: Final = ("traced", "rss")
 _ARRAY: Final = re.compile(r"\[[^\[\]{}]*\]")
 
 
 def load() -> Run:
-    """The run that is kept."""
+    """Return the recorded run."""
     return json.loads(KEPT.read_text(encoding="utf-8"))
 
 
 def save(run: Run, path: Path) -> None:
-    """Write a run, each list of figures in a line."""
+    """Write a run, with each list of figures on one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = _ARRAY.sub(lambda found: " ".join(found[0].split()), json.dumps(run, indent=1))
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: a line a figure, what each client needs at its best, and how supawire compares."""
+    """Return the head and the lines of the table: per figure, the best turn of each client and supawire's ratio."""
     head = ["scenario", *CLIENTS, f"{OURS} : {BARE}"]
     return head, [line for name in run["scenarios"] if name in SCENARIOS for line in lines(run, name)]
 
 
 def lines(run: Run, name: str) -> Iterator[list[str]]:
-    """The lines of one scenario."""
+    """Yield the lines of one scenario."""
     scenario, figures = SCENARIOS[name], run["scenarios"][name]
     for measure in scenario.shows:
         bare = run["scenarios"].get(scenario.against or name, {}).get(BARE, {}).get(measure)
@@ -50,7 +50,7 @@ def lines(run: Run, name: str) -> Iterator[list[str]]:
 
 
 def markdown(cells: Sequence[str]) -> str:
-    """A line of a table."""
+    """Return a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

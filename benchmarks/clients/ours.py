@@ -1,4 +1,4 @@
-"""supawire's async door: `python -m benchmarks.clients.ours URL TOPIC TASK`."""
+"""supawire's async client: `python -m benchmarks.clients.ours URL TOPIC TASK`."""
 
 import asyncio
 import json

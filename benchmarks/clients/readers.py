@@ -1,4 +1,4 @@
-"""What user code looks at, in both doors: handlers that count."""
+"""Handlers that count and read, for both clients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

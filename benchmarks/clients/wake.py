@@ -1,6 +1,6 @@
 """One message per wake-up: a bare loop and supawire in one process, whose turns alternate in small slices.
 
-`python -m benchmarks.clients.wake async|blocking URL TOPIC TASK`. What a wake-up costs is the system's affair and
+`python -m benchmarks.clients.wake async|sync URL TOPIC TASK`. What a wake-up costs is the system's affair and
 differs from minute to minute by more than a client adds; so compared is the difference only.
 """
 
@@ -42,7 +42,7 @@ class Counter(Meter):
         return (time.process_time() - began) / count
 
 
-async def main(door: str, url: str, topic: str, text: str) -> None:
+async def main(api: str, url: str, topic: str, text: str) -> None:
     """Join twice, then obey."""
     task = Task(**json.loads(text))
     ours, bare = Counter(), Counter()
@@ -54,15 +54,15 @@ async def main(door: str, url: str, topic: str, text: str) -> None:
             ours.stop()
 
     async with AsyncExitStack() as stack:
-        if door == "async":
+        if api == "async":
             channel = (await stack.enter_async_context(connect_async(url, "key"))).channel(f"{topic}-ours")
             channel.on(broadcast(EVENT), take)
             await channel.subscribe()
         else:
             client = await asyncio.to_thread(stack.enter_context, connect(url, "key"))
-            blocking = client.channel(f"{topic}-ours")
-            blocking.on(broadcast(EVENT), take)
-            await asyncio.to_thread(blocking.subscribe)
+            sync_channel = client.channel(f"{topic}-ours")
+            sync_channel.on(broadcast(EVENT), take)
+            await asyncio.to_thread(sync_channel.subscribe)
         socket = await stack.enter_async_context(connected(url))
         await join(socket, f"realtime:{topic}-bare", task)
         reader = asyncio.create_task(read(socket, bare, decode_json))

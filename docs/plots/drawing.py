@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from benchmarks.scenarios import BARE, BLOCKING, CLIENTS, NODE, OURS, PLAIN, PYTHON
+from benchmarks.scenarios import BARE, CLIENTS, NODE, OURS, PLAIN, PYTHON, SYNC
 from docs.plots import Panel, Plot
 
 INK: Final = "#1b1f24"
@@ -35,7 +35,7 @@ _KINDS: Final = {
     "aiohttp or websockets without a client": (FAINT, "s", "none"),
     "the official clients": (ORANGE, "D", "full"),
 }
-_KIND_OF: Final = dict(zip((OURS, BLOCKING, BARE, PLAIN, PYTHON, NODE), (0, 0, 1, 1, 2, 2), strict=True))
+_KIND_OF: Final = dict(zip((OURS, SYNC, BARE, PLAIN, PYTHON, NODE), (0, 0, 1, 1, 2, 2), strict=True))
 _STEPS: Final = (1, 3)
 _BEHIND: Final = {"facecolor": GROUND, "edgecolor": "none", "pad": 0.4}
 
@@ -112,7 +112,7 @@ def dots(plot: Plot) -> Figure:
         for row, client in enumerate(CLIENTS):
             _dot(axis, row, costs.get(client), costs.get(BARE), tuple(_KINDS.values())[_KIND_OF[client]])
     for label in (label for axis, _ in panels for label in axis.get_yticklabels()):
-        label.set_color(BLUE if label.get_text() in (OURS, BLOCKING) else INK)
+        label.set_color(BLUE if label.get_text() in (OURS, SYNC) else INK)
     figure.supxlabel(plot.panels[0].along, fontsize=8.5)
     handles = [_mark(kind, label=name) for name, kind in _KINDS.items()]
     handles.append(Line2D([], [], color=FAINT, linewidth=0.9, marker="|", markersize=0, label="the bare loop"))

@@ -1,4 +1,4 @@
-"""supawire's blocking door: `python -m benchmarks.clients.blocking URL TOPIC TASK`."""
+"""supawire's sync client: `python -m benchmarks.clients.sync URL TOPIC TASK`."""
 
 import json
 import sys
