@@ -13,6 +13,7 @@ from typing import Any
 from supawire import AsyncClient, connect_async
 from supawire.core import binary
 from supawire.core.frames import Frame
+from supawire.transport.base import CLOSE_TIMEOUT
 from supawire.transport.memory import MemoryPeer, MemoryTransport
 
 URL = "http://127.0.0.1:1"
@@ -25,8 +26,8 @@ class Server:
     Set an entry of `answers` to answer an event in another way; None: not at all.
     """
 
-    def __init__(self, *, capacity: int | None = None) -> None:
-        self.transport = MemoryTransport(capacity=capacity)
+    def __init__(self, **memory: Any) -> None:
+        self.transport = MemoryTransport(**memory)
         self.frames: list[Frame] = []
         self.connections = 0
         self.peer: MemoryPeer | None = None
@@ -163,9 +164,9 @@ def _read(data: bytes, is_binary: bool) -> Frame:
 
 
 @asynccontextmanager
-async def serving(*, capacity: int | None = None) -> AsyncGenerator[Server, None]:
-    """A server that runs."""
-    server = Server(capacity=capacity)
+async def serving(**memory: Any) -> AsyncGenerator[Server, None]:
+    """A server that runs; options are those of its `MemoryTransport`."""
+    server = Server(**memory)
     task = asyncio.create_task(server.serve())
     try:
         yield server
@@ -175,9 +176,11 @@ async def serving(*, capacity: int | None = None) -> AsyncGenerator[Server, None
 
 
 @asynccontextmanager
-async def connected(*, capacity: int | None = None, **options: Any) -> AsyncGenerator[tuple[AsyncClient, Server], None]:
-    """A client that is connected to a scripted server, and the server; waits of the client are short."""
-    async with serving(capacity=capacity) as server:
+async def connected(
+    *, capacity: int | None = None, close_timeout: float = CLOSE_TIMEOUT, **options: Any
+) -> AsyncGenerator[tuple[AsyncClient, Server], None]:
+    """A client that is connected to a scripted server, and the server; the client reconnects without waiting."""
+    async with serving(capacity=capacity, close_timeout=close_timeout) as server:
         options.setdefault("backoff", lambda attempt: 0.0)
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)
         async with connect_async(URL, KEY, transport=server.transport, **options) as client:

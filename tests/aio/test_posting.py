@@ -9,7 +9,7 @@ import pytest
 
 from supawire import AsyncClient, ConnectionState, connect_async
 from supawire.errors import AuthError, OperationTimeout
-from supawire.testing.http import FakeHttp
+from supawire.testing import FakeHttp
 from tests.aio.peer import KEY, URL, serving
 from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, tell, told
 

@@ -25,7 +25,7 @@ from supawire.errors import (
 )
 from supawire.options import Backoff
 from supawire.server.limits import ServerLimits
-from supawire.testing.http import FakeHttp
+from supawire.testing import FakeHttp
 from supawire.transport import HttpRequest, HttpResponse
 from tests.aio.peer import KEY, URL, connected, serving, settled
 from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, told

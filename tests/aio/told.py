@@ -9,7 +9,7 @@ import pytest
 
 from supawire import AsyncClient, Sent
 from supawire.errors import HttpError
-from supawire.testing.http import FakeHttp
+from supawire.testing import FakeHttp
 from supawire.testing.virtual import VirtualTimeLoop
 from tests.aio.peer import connected
 

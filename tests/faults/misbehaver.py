@@ -1,4 +1,4 @@
-"""A server of raw sockets that does what a test says, byte for byte, and is well-behaved only where nothing is said.
+"""A server on raw sockets whose behaviour a test defines byte by byte; by default it behaves like a real server.
 
     async def close_at_once(wire: Wire) -> None:
         await wire.upgrade()
@@ -7,6 +7,7 @@
     async with Misbehaver(close_at_once, behave) as server: ...
 
 The n-th connection is given to the n-th script, later ones to the last. A script that returns leaves its socket open.
+It speaks HTTP, WebSocket and Phoenix, and a script may also read and write bytes of any other protocol.
 """
 
 import asyncio
@@ -42,38 +43,42 @@ class Wire:
         self.server = server
         self.number = number
         self.head = ""
-        """The request that asked for the upgrade."""
+        """The request line and headers of the newest request."""
+        self.body = b""
+        """Its body."""
         self.pongs = 0
         self.close_code: int | None = None
         """The code of the client's close frame."""
+        self.done = asyncio.Event()
+        """Set when the script has ended, which it also does when the client closes the connection."""
         self._reader = reader
         self._writer = writer
 
-    # --- the handshake
+    # --- HTTP
 
     async def request(self) -> str:
-        """Read the request."""
+        """Read a request with its body, and return the request line and the headers."""
         self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        self.body = await self._reader.readexactly(int(self.header("content-length") or "0"))
+        self.server.heads.append(self.head)
+        self.server.tell()
         return self.head
 
-    async def upgrade(self) -> None:
-        """Read the request and say yes."""
+    async def upgrade(self, *headers: str) -> None:
+        """Read the request and accept the upgrade."""
         await self.request()
-        key = next(
-            line.partition(":")[2] for line in self.head.split("\r\n") if line.lower().startswith("sec-websocket-key")
-        )
-        accept = base64.b64encode(hashlib.sha1(key.strip().encode() + _GUID).digest()).decode()
-        self.write(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
-        )
+        key = self.header("sec-websocket-key").encode()
+        accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
+        lines = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}", *headers]
+        self.write("\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode())
 
-    def _header(self, name: str) -> bytes:
+    def header(self, name: str) -> str:
+        """Return a header of the newest request; empty if it is missing."""
         found = re.search(rf"^{name}: *(.*?) *$", self.head.replace("\r", ""), re.IGNORECASE | re.MULTILINE)
-        return found[1].encode() if found else b""
+        return found[1] if found else ""
 
     async def refuse(self, status: int, body: bytes = b"", *headers: str) -> None:
-        """Read the request and say no."""
+        """Read the request and refuse it."""
         await self.request()
         lines = [f"HTTP/1.1 {status} No", f"Content-Length: {len(body)}", "Connection: close", *headers]
         self.write("\r\n".join([*lines, "", ""]).encode() + body)
@@ -82,9 +87,9 @@ class Wire:
     # --- frames
 
     async def receive(self) -> Frame:
-        """The next frame of Phoenix; pings are answered, pongs counted. Raises EOFError at the end."""
+        """Return the next Phoenix frame; pongs are counted. Raises: EOFError at the end."""
         while True:
-            kind, data = await self._read()
+            kind, data = await self.read_frame()
             if kind == CLOSE:
                 self.close_code = int.from_bytes(data[:2]) if data else None
                 self.server.tell()
@@ -98,7 +103,12 @@ class Wire:
                 self.server.tell()
                 return frame
 
-    async def _read(self) -> tuple[int, bytes]:
+    async def read(self, count: int = -1) -> bytes:
+        """Read this many bytes of any protocol, or up to the end of the stream."""
+        return await (self._reader.read() if count < 0 else self._reader.readexactly(count))
+
+    async def read_frame(self) -> tuple[int, bytes]:
+        """Return kind and payload of the next WebSocket frame. Raises: EOFError at the end of the stream."""
         try:
             first, second = await self._reader.readexactly(2)
             size = second & 127
@@ -121,7 +131,7 @@ class Wire:
         self.write(bytes([0x80 | kind]) + length + raw)
 
     def say(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None, ref: str | None = None) -> None:
-        """Send a frame of Phoenix, in the version that the client asked for."""
+        """Send a Phoenix frame in the version that the client requested."""
         if "vsn=1.0.0" in self.head:
             self.send(json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref}))
         else:
@@ -133,22 +143,22 @@ class Wire:
         self.say(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
 
     def accept(self, frame: Frame) -> None:
-        """Say ok to a join."""
+        """Accept a join."""
         asked = frame.payload["config"]["postgres_changes"]
         self.reply(frame, response={"postgres_changes": [{"id": number, **one} for number, one in enumerate(asked)]})
 
     async def accept_join(self) -> None:
-        """Read up to the first join and say ok to it; a heartbeat that is sent before the join is answered too."""
+        """Read up to the first join and accept it; a heartbeat sent before the join is answered too."""
         while (frame := await self.receive()).event == "heartbeat":
             self.reply(frame)
         self.accept(frame)
 
     def deny(self, frame: Frame, reason: str) -> None:
-        """Say no to a join."""
+        """Refuse a join."""
         self.reply(frame, "error", {"reason": reason})
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """A message of somebody else."""
+        """Send a broadcast of another client."""
         self.say(f"realtime:{topic}", "broadcast", {"type": "broadcast", "event": event, "payload": payload})
 
     # --- the socket
@@ -159,22 +169,22 @@ class Wire:
             self._writer.write(data)
 
     def close(self, code: int | None) -> None:
-        """Send a close frame, and end the stream; the answer is not waited for."""
+        """Send a close frame and end the stream, without waiting for the answer."""
         self.send(b"" if code is None else code.to_bytes(2), CLOSE)
         self.hang_up()
 
     def stop_reading(self) -> None:
-        """Take nothing more, so that the way to us fills up."""
+        """Read nothing more, so that the network buffers fill up."""
         self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         transport: Any = self._writer.transport
         transport.pause_reading()
 
     def hang_up(self) -> None:
-        """End the stream after what was written."""
+        """End the stream after the written bytes."""
         self._writer.close()
 
     def reset(self) -> None:
-        """End it with a TCP reset."""
+        """End the connection with a TCP reset."""
         raw: socket.socket | None = self._writer.get_extra_info("socket")  # None when uvloop has closed it
         if raw is not None and raw.fileno() >= 0:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -186,13 +196,13 @@ Answer = Callable[[Wire, Frame], object]
 
 
 async def behave(wire: Wire) -> None:
-    """Answer as a server should, but for what `server.answers` says."""
+    """Accept the upgrade and answer each frame as `server.answers` defines."""
     await wire.upgrade()
     await talk(wire)
 
 
 async def talk(wire: Wire) -> None:
-    """The same on a socket that is open already."""
+    """Answer each frame as `server.answers` defines, on an open socket."""
     while True:
         try:
             frame = await wire.receive()
@@ -210,7 +220,7 @@ def _leave(wire: Wire, frame: Frame) -> None:
 
 
 class Misbehaver:
-    """Listens on 127.0.0.1 in the event loop of the test."""
+    """Listens on 127.0.0.1, in the event loop of the test."""
 
     def __init__(self, *scripts: Script) -> None:
         self.scripts = list(scripts or (behave,))
@@ -221,10 +231,12 @@ class Misbehaver:
             "presence": Wire.reply,
             "broadcast": Wire.reply,
         }
-        """What `behave` does with each event; None: nothing."""
+        """How `behave` answers each event; None: not at all."""
         self.wires: list[Wire] = []
+        self.heads: list[str] = []
+        """Request line and headers of all requests."""
         self.frames: list[Frame] = []
-        """What was received, of all connections."""
+        """The Phoenix frames received on all connections."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -232,7 +244,7 @@ class Misbehaver:
 
     @property
     def url(self) -> str:
-        """What to give to a client."""
+        """The URL for clients."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -259,12 +271,12 @@ class Misbehaver:
         await asyncio.sleep(0)
 
     async def listen(self) -> None:
-        """Be reachable, at the same port as before."""
+        """Listen, at the same port as before."""
         self._server = await asyncio.start_server(self._take, "127.0.0.1", self.port, limit=1 << 26, backlog=1000)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def leave(self) -> None:
-        """Be unreachable; what is connected stays."""
+        """Stop listening; open connections stay open."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -280,36 +292,38 @@ class Misbehaver:
         try:
             await self.scripts[min(number, len(self.scripts) - 1)](wire)
         except (EOFError, ConnectionError):
-            return  # the client went away in the middle: its right
+            return  # the client may close at any time
+        finally:
+            wire.done.set()
 
     # --- what tests wait for
 
     def tell(self) -> None:
-        """Something happened."""
+        """Wake up the waiting tests."""
         self._news.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until this holds; looked at whenever something came."""
+        """Wait until this holds; it is evaluated after each arrival."""
         while not holds():
             self._news.clear()
             await self._news.wait()
 
     async def connected(self, count: int) -> Wire:
-        """Wait for so many connections; the last of them."""
+        """Wait for this many connections and return the last of them."""
         await self.until(lambda: len(self.wires) >= count)
         return self.wires[count - 1]
 
     async def got(self, event: str, count: int = 1) -> Frame:
-        """Wait until an event was received so often; the last of them."""
+        """Wait until an event was received this often and return the last frame."""
         await self.until(lambda: len(self.of(event)) >= count)
         return self.of(event)[count - 1]
 
     def of(self, event: str) -> list[Frame]:
-        """What was received of an event."""
+        """Return the received frames of an event."""
         return [frame for frame in self.frames if frame.event == event]
 
     def events(self) -> Counter[str]:
-        """How often each event was received."""
+        """Count the received frames by event."""
         return Counter(frame.event for frame in self.frames)
 
 

@@ -1,4 +1,4 @@
-"""The two ends of every transport, behind one face, so that one contract is tested on all."""
+"""Both ends of every transport behind one interface, so that one contract test covers all transports."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
-
 from supawire.options import Endpoint
 from supawire.testing.recording import RecordingTransport
-from supawire.transport import Closed, Connection, OpenRequest, Transport, _aiohttp
+from supawire.transport import Closed, Connection, OpenRequest, Transport, websocket
 from supawire.transport._connection import AbortableWebSocket
+from supawire.transport.base import CLOSE_TIMEOUT
 from supawire.transport.memory import MemoryTransport
 from supawire.transport.websocket import WebSocketTransport
+from tests.faults.misbehaver import BINARY, CLOSE, TEXT, Misbehaver, Wire
 
 KEY = "a+secret/key="
 
@@ -33,14 +33,14 @@ class Peer(Protocol):
 
 
 class Rig(Protocol):
-    """A transport, and the server that it reaches."""
+    """A transport, and the server that it connects to."""
 
     @property
     def transport(self) -> Transport: ...
 
     @property
     def frame(self) -> int:
-        """The size of a frame of which a few hundred fill the way to a peer that receives nothing."""
+        """Size of a frame of which a few hundred fill the buffers on the way to a peer that does not read."""
         ...
 
     def request(self) -> OpenRequest: ...
@@ -50,19 +50,19 @@ class Rig(Protocol):
     async def refuse(self, status: int, body: str, retry_after: float | None) -> None: ...
 
     async def leave(self) -> None:
-        """Nobody listens any more."""
+        """Stop listening."""
         ...
 
 
 @dataclass
 class Collector:
-    """A sink that keeps everything."""
+    """A sink that collects all frames."""
 
     max_batch: int = 256
     frames: list[tuple[bytes, bool]] = field(default_factory=list[tuple[bytes, bool]])
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     batches: list[int] = field(default_factory=list[int])
-    """How many frames were there, each time that there were no more."""
+    """The number of frames received at each end of a batch."""
 
     def frame(self, data: bytes, binary: bool, /) -> None:
         self.frames.append((data, binary))
@@ -72,7 +72,7 @@ class Collector:
         self.batches.append(len(self.frames))
 
     async def has(self, count: int) -> list[tuple[bytes, bool]]:
-        """Wait for so many frames."""
+        """Wait for this many frames and return them."""
         while len(self.frames) < count:
             self.arrived.clear()
             await self.arrived.wait()
@@ -91,7 +91,7 @@ class Line:
 
 @asynccontextmanager
 async def line(rig: Rig, sink: Collector | None = None) -> AsyncGenerator[Line, None]:
-    """Open a connection and read it."""
+    """Open a connection and read from it in a task."""
     sink = sink or Collector()
     connection, peer = await asyncio.gather(rig.transport.open(rig.request()), rig.accept())
     run = asyncio.create_task(connection.run(sink))
@@ -106,7 +106,7 @@ async def line(rig: Rig, sink: Collector | None = None) -> AsyncGenerator[Line, 
 # --- memory
 
 
-class MemoryPeerFace:
+class AsyncMemoryPeer:
     def __init__(self, peer: Any) -> None:
         self._peer = peer
 
@@ -129,15 +129,15 @@ class MemoryPeerFace:
 class MemoryRig:
     frame = 10
 
-    def __init__(self) -> None:
-        self.memory = MemoryTransport(capacity=20)
+    def __init__(self, close_timeout: float) -> None:
+        self.memory = MemoryTransport(capacity=20, close_timeout=close_timeout)
         self.transport: Transport = self.memory
 
     def request(self) -> OpenRequest:
         return OpenRequest(Endpoint.of("http://127.0.0.1:1", KEY))
 
     async def accept(self) -> Peer:
-        return MemoryPeerFace(await self.memory.accept())
+        return AsyncMemoryPeer(await self.memory.accept())
 
     async def refuse(self, status: int, body: str, retry_after: float | None) -> None:
         self.memory.refuse(status, body, retry_after=retry_after)
@@ -147,10 +147,10 @@ class MemoryRig:
 
 
 class RecordingRig(MemoryRig):
-    """The same connections, with somebody who keeps what passes."""
+    """The same connections, whose frames are recorded."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, close_timeout: float) -> None:
+        super().__init__(close_timeout)
         self.transport = RecordingTransport(self.memory)
 
 
@@ -158,103 +158,70 @@ class RecordingRig(MemoryRig):
 
 
 class WebSocketPeer:
-    def __init__(self, socket: web.WebSocketResponse, request: web.Request) -> None:
-        self.socket = socket
-        self.request = request
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
 
     async def send(self, data: bytes, binary: bool = False) -> None:
-        await self.socket.send_frame(data, WSMsgType.BINARY if binary else WSMsgType.TEXT)
+        self.wire.send(data, BINARY if binary else TEXT)
 
     async def receive(self) -> tuple[bytes, bool]:
-        message = await self.socket.receive()
-        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-            return bytes(message.data), message.type is WSMsgType.BINARY
-        raise EOFError(f"the client closed with code {self.socket.close_code}")
+        kind, data = await self.wire.read_frame()
+        if kind == CLOSE:
+            raise EOFError(f"the client closed with code {int.from_bytes(data[:2])}")
+        return data, kind == BINARY
 
     async def close(self, code: int | None) -> None:
-        payload = b"" if code is None else code.to_bytes(2)
-        await self.socket.send_frame(payload, WSMsgType.CLOSE)
+        self.wire.send(b"" if code is None else code.to_bytes(2), CLOSE)
 
     async def drop(self) -> None:
-        assert self.request.transport is not None
-        self.request.transport.abort()
+        self.wire.reset()
 
     def never_answer_close(self) -> None:
-        """It reads nothing, so it answers nothing."""
+        """Do nothing: this peer answers only what a test makes it answer."""
 
 
 class WebSocketRig:
     frame = 100_000
 
-    def __init__(self) -> None:
-        self.transport = WebSocketTransport()
-        self._peers: asyncio.Queue[WebSocketPeer] = asyncio.Queue()
-        self._refusal: web.Response | None = None
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0.1)
-        self._over = asyncio.Event()
-        self.url = ""
-
-    def _app(self) -> web.Application:
-        app = web.Application()
-        app.router.add_route("GET", "/{path:.*}", self._serve)
-        return app
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        if self._refusal is not None:
-            return self._refusal
-        socket = web.WebSocketResponse(decode_text=False, autoclose=False, max_msg_size=1 << 24)
-        await socket.prepare(request)
-        self._peers.put_nowait(WebSocketPeer(socket, request))
-        await self._over.wait()
-        return socket
-
-    async def start(self) -> None:
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-
-    async def stop(self) -> None:
-        self._over.set()
-        await self._runner.cleanup()
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.server = Misbehaver(Wire.upgrade)
+        self._accepted = 0
 
     def request(self) -> OpenRequest:
-        return OpenRequest(Endpoint.of(self.url, KEY))
+        return OpenRequest(Endpoint.of(self.server.url, KEY))
 
     async def accept(self) -> WebSocketPeer:
-        return await self._peers.get()
+        self._accepted += 1
+        return WebSocketPeer(await self.server.connected(self._accepted))
 
     async def refuse(self, status: int, body: str, retry_after: float | None) -> None:
-        headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
-        self._refusal = web.Response(status=status, text=body, headers=headers)
+        headers = [] if retry_after is None else [f"Retry-After: {retry_after:g}"]
+        self.server.scripts = [lambda wire: wire.refuse(status, body.encode(), *headers)]
 
     async def leave(self) -> None:
-        await self.stop()
+        await self.server.leave()
 
 
 @asynccontextmanager
-async def memory_rig() -> AsyncGenerator[Rig, None]:
-    yield MemoryRig()
+async def memory_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[Rig, None]:
+    yield MemoryRig(close_timeout)
 
 
 @asynccontextmanager
-async def recording_rig() -> AsyncGenerator[Rig, None]:
-    yield RecordingRig()
+async def recording_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[Rig, None]:
+    yield RecordingRig(close_timeout)
 
 
 @asynccontextmanager
-async def websocket_rig() -> AsyncGenerator[WebSocketRig, None]:
-    rig = WebSocketRig()
-    await rig.start()
-    try:
+async def websocket_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[WebSocketRig, None]:
+    rig = WebSocketRig(WebSocketTransport(close_timeout=close_timeout))
+    async with rig.server:
         yield rig
-    finally:
-        await rig.stop()
 
 
-class _Receiving(AbortableWebSocket):
-    """As with an aiohttp that does not have the queue which is read otherwise."""
+class _ReceivingWebSocket(AbortableWebSocket):
+    """A socket of a newer aiohttp, without the queue of frames that is read otherwise."""
 
     def __init__(self, reader: Any, writer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(reader, writer, *args, **kwargs)
@@ -262,13 +229,13 @@ class _Receiving(AbortableWebSocket):
 
 
 @asynccontextmanager
-async def receiving_rig() -> AsyncGenerator[WebSocketRig, None]:
-    _aiohttp.AbortableWebSocket = _Receiving
+async def receiving_rig(close_timeout: float = CLOSE_TIMEOUT) -> AsyncGenerator[WebSocketRig, None]:
+    websocket.AbortableWebSocket = _ReceivingWebSocket
     try:
-        async with websocket_rig() as rig:
+        async with websocket_rig(close_timeout) as rig:
             yield rig
     finally:
-        _aiohttp.AbortableWebSocket = AbortableWebSocket
+        websocket.AbortableWebSocket = AbortableWebSocket
 
 
 RIGS = {

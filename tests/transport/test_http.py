@@ -1,4 +1,4 @@
-"""The built-in HTTP client on the wire, and the fake that stands in for it."""
+"""Tests of the built-in HTTP client against a server on raw sockets, and of `FakeHttp`."""
 
 import asyncio
 import gc
@@ -6,7 +6,6 @@ import importlib.util
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -14,9 +13,11 @@ import pytest
 
 from supawire.errors import HttpError, InvalidArgumentError
 from supawire.options import Secret
-from supawire.testing.http import FakeHttp
-from supawire.transport import HttpClient, HttpRequest, HttpResponse, _aiohttp
+from supawire.testing import FakeHttp
+from supawire.transport import HttpClient, HttpRequest, HttpResponse
+from supawire.transport._aiohttp import MAX_BODY
 from supawire.transport.pooled import PooledHttp
+from tests.faults.misbehaver import Misbehaver, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -24,63 +25,30 @@ KEY = "a-key-that-nobody-sees"
 OK = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
 
 
-@dataclass
-class Peer:
-    """A TCP server that answers each request with the next bytes of its script; None cuts the connection."""
+def peer(*answers: bytes | None, hang: bool = False) -> Misbehaver:
+    """Return a server that answers each request with the next of these, on any connection; None drops the connection.
 
-    script: list[bytes | None] = field(default_factory=list[bytes | None])
-    heads: list[str] = field(default_factory=list[str])
-    bodies: list[bytes] = field(default_factory=list[bytes])
-    connections: int = 0
-    hang: bool = False
-    """Keep connections open after the script's end, without an answer."""
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    """A connection was closed by the client."""
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    url: str = ""
+    hang: keep the connection open, without an answer, when no answers are left.
+    """
+    left = list(answers)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while await self._answer(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self.gone.set()
-        finally:
-            writer.close()
+    async def answer(wire: Wire) -> None:
+        open_for_more = True
+        while open_for_more:
+            await wire.request()
+            if not left and hang:
+                await wire.read()
+            data = left.pop(0) if left else None
+            wire.write(data or b"")
+            open_for_more = data is not None and b"Connection: close" not in data
+        wire.hang_up()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        lines = head.lower().split("\r\n")
-        length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
-        self.heads.append(head)
-        self.bodies.append(await reader.readexactly(length))
-        self.asked.set()
-        if not self.script and self.hang:
-            await reader.readexactly(1)
-        answer = self.script.pop(0)
-        if answer is None:
-            return False
-        writer.write(answer)
-        await writer.drain()
-        return b"Connection: close" not in answer
+    return Misbehaver(answer)
 
 
 @asynccontextmanager
-async def peer(*script: bytes | None, hang: bool = False) -> AsyncGenerator[Peer, None]:
-    it = Peer(list(script), hang=hang)
-    server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
-    it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield it
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-@asynccontextmanager
-async def client() -> AsyncGenerator[PooledHttp, None]:
-    http = PooledHttp()
+async def client(**options: Any) -> AsyncGenerator[PooledHttp, None]:
+    http = PooledHttp(**options)
     try:
         yield http
     finally:
@@ -103,8 +71,8 @@ def open_sessions() -> list[aiohttp.ClientSession]:
     return [it for it in gc.get_objects() if type(it) is aiohttp.ClientSession and not it.closed]
 
 
-async def test_a_request_goes_out_as_it_is():
-    """Method, the path as it was encoded, headers, secrets, Host and body arrive as they were given."""
+async def test_a_request_is_sent_unchanged():
+    """Method, encoded path, headers, secrets, Host and body arrive as given."""
     async with peer(OK) as it, client() as http:
         request = ask(it.url, "/api/broadcast/a%2Fb/events/%C3%BC%25?private=true", host="tenant.example:4000")
         assert (await http.request(request)).status == 202
@@ -113,45 +81,45 @@ async def test_a_request_goes_out_as_it_is():
     for line in ("Host: tenant.example:4000", f"apikey: {KEY}", f"Authorization: Bearer {KEY}", "User-Agent: supawire"):
         assert f"\r\n{line}\r\n" in head
     assert head.count("Content-Type") == 1
-    assert it.bodies == [b'{"n":1}']
+    assert it.wire.body == b'{"n":1}'
 
 
-async def test_a_long_body_arrives_whole():
-    """A body of megabytes arrives as it is, with its length told before."""
+async def test_a_long_body_is_sent_completely():
+    """A body of megabytes arrives unchanged, and its length is in the headers."""
     body = bytes(range(256)) * 20_000
     async with peer(OK) as it, client() as http:
         assert (await http.request(HttpRequest(it.url, body))).status == 202
-    assert it.bodies == [body]
+    assert it.wire.body == body
     assert "Content-Length: 5120000\r\n" in it.heads[0]
 
 
-async def test_an_answer_has_status_headers_and_body():
-    """Any status is an answer; names of headers are lower case."""
+async def test_a_response_has_status_headers_and_body():
+    """A response is returned whatever its status; header names are lower case."""
     answer = b'HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 13\r\n\r\n{"message":1}'
     async with peer(answer) as it, client() as http:
         response = await http.request(ask(it.url))
     assert (response.status, response.body, response.headers["retry-after"]) == (429, b'{"message":1}', "7")
 
 
-async def test_connections_are_kept_and_used_again():
-    """Requests one after another share one connection (R34)."""
+async def test_connections_are_reused():
+    """Consecutive requests share one connection."""
     async with peer(OK, OK, OK) as it, client() as http:
         for _ in range(3):
             await http.request(ask(it.url))
-        assert it.connections == 1
+        assert len(it.wires) == 1
 
 
-async def test_a_connection_that_was_closed_is_not_used_again():
-    """When the server closes after its answer, the next request opens a new connection instead of failing."""
+async def test_a_closed_connection_is_not_reused():
+    """When the server closes after its response, the next request opens a new connection instead of failing."""
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with peer(closing, OK) as it, client() as http:
         for _ in range(2):
             assert (await http.request(ask(it.url))).status == 202
-        assert it.connections == 2
+        assert len(it.wires) == 2
 
 
 async def test_nothing_is_open_before_the_first_request_and_after_close():
-    """The pool is made by the first request, and after `close` no session, connector or connection is left."""
+    """The first request creates the pool; after `close` no session, connector or connection is left."""
     before = open_sessions()
     async with peer(OK, OK) as it:
         http = PooledHttp()
@@ -163,30 +131,31 @@ async def test_nothing_is_open_before_the_first_request_and_after_close():
         assert connector is not None
         await http.close()
         assert session.closed and connector.closed
-        await it.gone.wait()
+        await it.wire.done.wait()
 
 
-async def test_abort_waits_for_nothing():
-    """`abort` closes every connection although nobody awaits anything; twice is once."""
+async def test_abort_closes_without_waiting():
+    """`abort` is not a coroutine and closes every connection; a second call does nothing."""
     async with peer(OK) as it:
         http = PooledHttp()
         await http.request(ask(it.url))
         http.abort()
         http.abort()
-        await it.gone.wait()
+        await it.wire.done.wait()
     assert [one for one in open_sessions() if one.connector is not None and not one.connector.closed] == []
 
 
-async def test_a_redirect_is_an_answer():
-    """A redirect is not followed, so that key and token go nowhere but where the user said."""
-    async with peer(OK) as other, peer() as it, client() as http:
-        it.script.append(f"HTTP/1.1 307 Elsewhere\r\nLocation: {other.url}/\r\nContent-Length: 0\r\n\r\n".encode())
-        assert (await http.request(ask(it.url))).status == 307
+async def test_a_redirect_is_returned():
+    """A redirect is not followed, so that key and token are sent only to the configured server."""
+    async with peer(OK) as other:
+        redirect = f"HTTP/1.1 307 Elsewhere\r\nLocation: {other.url}/\r\nContent-Length: 0\r\n\r\n".encode()
+        async with peer(redirect) as it, client() as http:
+            assert (await http.request(ask(it.url))).status == 307
         assert other.heads == []
 
 
-async def test_nobody_listens():
-    """A connection that cannot be made is an error that says that nothing was sent (R34)."""
+async def test_a_refused_connection_sends_nothing():
+    """When the connection cannot be opened, the error has `maybe_sent=False`."""
     async with peer() as it:
         url = it.url
     async with client() as http:
@@ -194,33 +163,29 @@ async def test_nobody_listens():
     assert (error.status, error.maybe_sent, error.retryable) == (None, False, True)
 
 
-async def test_a_connection_that_breaks_leaves_it_open_whether_it_arrived():
-    """A connection that ends without an answer is an error that says that the request may have arrived (R34)."""
+async def test_a_dropped_connection_may_have_sent_the_request():
+    """When the connection ends without a response, the error has `maybe_sent=True`."""
     async with peer(None) as it, client() as http:
         error = await failure(http, ask(it.url))
     assert (error.status, error.maybe_sent, error.retryable) == (None, True, True)
-    assert it.connections == 1  # it was not sent twice
+    assert len(it.wires) == 1  # it was not sent twice
 
 
-async def test_what_is_no_tls_is_not_tried_again():
-    """A failed TLS handshake sends nothing, and is no better a second later."""
+async def test_a_failed_tls_handshake_is_not_retryable():
+    """A failed TLS handshake sends nothing, and its error is not retryable."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(1)
-        writer.write(b"what?")
-        writer.close()
+    async def serve(wire: Wire) -> None:
+        await wire.read(1)
+        wire.write(b"what?")
+        wire.hang_up()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with client() as http:
-        error = await failure(http, ask(url))
-    server.close()
-    await server.wait_closed()
+    async with Misbehaver(serve) as server, client() as http:
+        error = await failure(http, ask(server.url.replace("http:", "https:")))
     assert (error.maybe_sent, error.retryable) == (False, False)
 
 
 class WatchedContext(ssl.SSLContext):
-    """A TLS context that says which name it is to check."""
+    """A TLS context that records the host name it verifies."""
 
     names: "asyncio.Queue[str]"
 
@@ -229,8 +194,8 @@ class WatchedContext(ssl.SSLContext):
         return super().wrap_bio(*args, **options)
 
 
-async def test_the_given_context_makes_tls_and_checks_the_given_name():
-    """`ssl` is what TLS is made with, and `host` without its port is the name that it checks."""
+async def test_tls_uses_the_given_context_and_host_name():
+    """TLS uses the context in `ssl`, and verifies the name in `host` without its port."""
     context = WatchedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.names = asyncio.Queue()
     async with peer() as it, client() as http:
@@ -243,7 +208,7 @@ async def test_the_given_context_makes_tls_and_checks_the_given_name():
 
 @pytest.mark.parametrize("answer", [None, b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 nonsense\r\n\r\n"], ids=str)
 async def test_errors_show_no_secret(answer: bytes | None):
-    """Neither the error nor what hangs on it holds the key or the token (R48)."""
+    """Neither the error nor its cause and context contain the key or the token."""
     async with peer(answer) as it, client() as http:
         error = await failure(http, ask(it.url))
     assert KEY not in f"{error!r} {error} {error.__dict__}"
@@ -251,56 +216,56 @@ async def test_errors_show_no_secret(answer: bytes | None):
 
 
 def test_requests_show_no_secret():
-    """A request prints neither its secrets nor its body."""
+    """The repr of a request shows neither its secrets nor its body."""
     shown = repr(ask("http://127.0.0.1"))
     assert KEY not in shown and '{"n"' not in shown
     assert ask("http://127.0.0.1").reveal()["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_body_that_hangs_does_not_hold_the_answer_up(monkeypatch: pytest.MonkeyPatch):
-    """The status is told although the body never ends."""
-    monkeypatch.setattr(_aiohttp, "_BODY_TIME", 0.05)
-    async with peer(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as it, client() as http:
+async def test_a_response_is_returned_although_its_body_never_ends():
+    """The status and the beginning of the body are returned after `body_timeout`."""
+    answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken"
+    async with peer(answer, hang=True) as it, client(body_timeout=0.05) as http:
         assert await http.request(ask(it.url)) == HttpResponse(503, b"broken", {"content-length": "50"})
 
 
-async def test_a_body_that_breaks_off_is_as_long_as_it_is():
-    """A body that ends early changes nothing about the answer."""
+async def test_a_truncated_body_is_returned():
+    """A body that ends early is returned as received, with the status."""
     answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 50\r\nConnection: close\r\n\r\nbroken"
     async with peer(answer) as it, client() as http:
         assert (await http.request(ask(it.url))).body == b"broken"
 
 
 async def test_a_long_body_is_cut():
-    """No more than the beginning of a body is read, and a connection with a rest in it is not used again."""
+    """Only the beginning of a body is read, and a connection with unread data is not reused."""
     answer = b"HTTP/1.1 500 Oh\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000)
     async with peer(answer, OK) as it, client() as http:
-        assert len((await http.request(ask(it.url))).body) == _aiohttp.BODY
+        assert len((await http.request(ask(it.url))).body) == MAX_BODY
         assert (await http.request(ask(it.url))).status == 202
-        assert it.connections == 2
+        assert len(it.wires) == 2
 
 
-async def test_a_cancelled_request_leaves_nothing():
-    """Cancelling a request closes its connection."""
+async def test_a_cancelled_request_closes_its_connection():
+    """After cancellation the server sees the end of the connection."""
     async with peer(hang=True) as it, client() as http:
         asking = asyncio.create_task(http.request(ask(it.url)))
-        await it.asked.wait()
+        await it.until(lambda: bool(it.heads))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await it.gone.wait()
+        await it.wire.done.wait()
 
 
-async def test_a_proxy_is_asked():
-    """An HTTP proxy gets the request for the server's address, and its answer is the answer."""
+async def test_requests_go_through_an_http_proxy():
+    """An HTTP proxy receives the request with the server's URL, and its response is returned."""
     async with peer(b"HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n") as it, client() as http:
         response = await http.request(ask("http://far.invalid", proxy=Secret(it.url)))
     assert response.status == 502
     assert it.heads[0].startswith("POST http://far.invalid/api/broadcast HTTP/1.1")
 
 
-async def test_a_proxy_that_makes_no_tunnel_got_nothing():
-    """When the proxy refuses the way to a TLS server, the request was not sent, and the error hides its password."""
+async def test_a_proxy_that_refuses_a_tunnel_receives_no_request():
+    """When the proxy refuses the tunnel to a TLS server, the request is not sent, and the error hides its password."""
     async with peer(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n") as it, client() as http:
         proxy = Secret(it.url.replace("//", "//user:hidden@"))
         error = await failure(http, ask("https://far.invalid", proxy=proxy))
@@ -318,8 +283,8 @@ async def test_socks_without_its_package_names_the_extra(monkeypatch: pytest.Mon
             await http.request(ask("http://127.0.0.1:1", proxy=Secret("socks5://127.0.0.1:1")))
 
 
-async def test_the_fake_answers_as_it_was_told():
-    """`FakeHttp` keeps the requests and follows its script, then answers 202."""
+async def test_fake_http_gives_the_configured_responses():
+    """`FakeHttp` records the requests and gives the configured responses in order, then always 202."""
     http = FakeHttp()
     http.answer(429, {"message": "no"}, {"Retry-After": "7"})
     http.fail(maybe_sent=True)

@@ -1,4 +1,4 @@
-"""Through a SOCKS proxy, with the package that the extra `socks` brings."""
+"""Tests of connections through a SOCKS proxy, which need the extra `socks`."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -12,9 +12,10 @@ from supawire import LocalServer, broadcast, connect_async
 from supawire.errors import ConnectError, HttpError
 from supawire.options import Endpoint, Secret
 from supawire.transport import OpenRequest
-from supawire.transport.http import HttpRequest
+from supawire.transport.base import HttpRequest
 from supawire.transport.pooled import PooledHttp
 from supawire.transport.websocket import WebSocketTransport
+from tests.faults.misbehaver import Misbehaver, Wire
 from tests.faults.steps import at_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(find_spec("aiohttp_socks") is None, reason="needs aiohttp-socks")]
@@ -23,7 +24,7 @@ SECRET = "a-key-that-nobody-else-has"
 
 
 class Proxy:
-    """As much of SOCKS 5 as a client without a password needs; every name leads to 127.0.0.1."""
+    """A SOCKS 5 proxy without passwords that resolves every name to 127.0.0.1."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -53,7 +54,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     try:
         while data := await reader.read(65_536):
             writer.write(data)
-    except ConnectionError:  # one side was cut: so is the other
+    except ConnectionError:  # one side was closed: close the other
         pass
     writer.close()
 
@@ -62,7 +63,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     ("scheme", "name"), [("socks5", "127.0.0.1"), ("socks5h", "localhost")], ids=["looked up here", "looked up there"]
 )
 async def test_all_traffic_goes_through_the_proxy(scheme: str, name: str):
-    """WebSocket and HTTP; with `socks5h` the proxy is given the name."""
+    """WebSocket and HTTP use the proxy; with `socks5h` the proxy resolves the host name."""
     proxy = Proxy()
     async with LocalServer() as server, proxy.running() as at:
         port = urlsplit(server.url).port
@@ -78,54 +79,52 @@ async def test_all_traffic_goes_through_the_proxy(scheme: str, name: str):
 
 
 @pytest.mark.parametrize("answer", [b"\x05\xff", b"", b"\x04\x04", b"\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"])
-async def test_a_proxy_that_refuses_is_a_failure_of_the_network(answer: bytes, caplog: pytest.LogCaptureFixture):
+async def test_a_refusing_proxy_is_a_network_error(answer: bytes, caplog: pytest.LogCaptureFixture):
     """Whatever a SOCKS proxy answers, opening and publishing raise their own errors; `on_error` is not called."""
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(3)
-        writer.write(answer)
-        writer.close()
+    async def refuse(wire: Wire) -> None:
+        await wire.read(3)
+        wire.write(answer)
+        wire.hang_up()
 
     errors: list[Exception] = []
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        at = f"socks5://ada:hidden@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with Misbehaver(refuse) as server:
+        at = f"socks5://ada:hidden@127.0.0.1:{server.port}"
         with pytest.raises(ConnectError, match="no connection within") as caught:
             await connect_async(
                 "http://127.0.0.1:9", "key", proxy=at, open_timeout=0.2, backoff=at_once, on_error=errors.append
             )
         http = PooledHttp()
         asked = HttpRequest("http://127.0.0.1:9/x", b"{}", proxy=Secret(at))
-        with pytest.raises(HttpError, match="no answer to the HTTP request") as failed:
+        with pytest.raises(HttpError, match="the HTTP request got no response") as failed:
             await http.request(asked)
         await http.close()
     assert errors == []
     assert "hidden" not in caplog.text + str(caught.value) + str(failed.value)
 
 
-async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readexactly(3)
-    writer.write(b"\x05\x00")
-    await reader.readexactly(4)
-    writer.write(b"\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00")
-    writer.close()
+async def refuse_host(wire: Wire) -> None:
+    """Accept the client, and refuse the connection to the host."""
+    await wire.read(3)
+    wire.write(b"\x05\x00")
+    await wire.read(4)
+    wire.write(b"\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00")
+    wire.hang_up()
 
 
 @pytest.mark.parametrize("dead", [True, False], ids=["dead", "refuses"])
-async def test_a_proxy_that_does_not_work_is_an_error_of_the_connection(dead: bool):
-    """For WebSocket and HTTP; no frame of its traceback knows the key, which tools that show local variables would."""
-    server = await asyncio.start_server(refusing, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    if dead:
-        server.close()
-        await server.wait_closed()
-    proxy = Secret(f"socks5://127.0.0.1:{port}")
-    with pytest.raises(ConnectError) as opening:
-        await WebSocketTransport().open(OpenRequest(Endpoint.of("http://127.0.0.1:9", SECRET), proxy=proxy))
-    http = PooledHttp()
-    with pytest.raises(HttpError) as asking:
-        await http.request(HttpRequest("http://127.0.0.1:9/x", secrets={"apikey": Secret(SECRET)}, proxy=proxy))
-    await http.close()
-    server.close()
+async def test_a_failing_proxy_raises_an_error_of_the_connection(dead: bool):
+    """For WebSocket and HTTP; no frame of the traceback contains the key, which some tools would print."""
+    async with Misbehaver(refuse_host) as server:
+        if dead:
+            await server.leave()
+        proxy = Secret(f"socks5://127.0.0.1:{server.port}")
+        with pytest.raises(ConnectError) as opening:
+            await WebSocketTransport().open(OpenRequest(Endpoint.of("http://127.0.0.1:9", SECRET), proxy=proxy))
+        http = PooledHttp()
+        with pytest.raises(HttpError) as asking:
+            await http.request(HttpRequest("http://127.0.0.1:9/x", secrets={"apikey": Secret(SECRET)}, proxy=proxy))
+        await http.close()
     for caught in (opening, asking):
         assert SECRET not in str(caught.value) and caught.value.__context__ is None
         frame = caught.value.__traceback__

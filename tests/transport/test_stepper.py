@@ -1,4 +1,4 @@
-"""A coroutine that is stepped by who brings what it waits for."""
+"""Tests of the stepper that runs the reader of a WebSocket."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Reader:
-    """Reads numbers out of futures, as the reader of a socket does out of its queue."""
+    """Reads numbers from futures, as the reader of a socket reads from its queue."""
 
     def __init__(self) -> None:
         self.read: list[int] = []
@@ -31,7 +31,7 @@ class Reader:
         self.next = asyncio.get_running_loop().create_future()
         return self.next
 
-    def bring(self, number: int) -> None:
+    def deliver(self, number: int) -> None:
         self.next.set_result(number)
 
 
@@ -42,40 +42,40 @@ async def started(reader: Reader) -> tuple["Stepper[list[int]]", "asyncio.Task[l
     return stepper, task
 
 
-async def test_it_goes_on_in_the_moment_in_which_something_is_brought() -> None:
-    """Not a turn of the event loop later, and once for each."""
+async def test_the_coroutine_is_resumed_at_once() -> None:
+    """It is resumed during the call, not an iteration of the event loop later, and once for each call."""
     reader = Reader()
     stepper, task = await started(reader)
-    stepper.bring(reader.bring, 1)
-    stepper.bring(reader.bring, 2)
+    stepper.bring(reader.deliver, 1)
+    stepper.bring(reader.deliver, 2)
     assert reader.read == [1, 2]
-    stepper.bring(reader.bring, -1)
+    stepper.bring(reader.deliver, -1)
     assert await task == [1, 2] and reader.closed
 
 
-async def test_what_comes_from_elsewhere_wakes_it_up_too() -> None:
-    """As it does with a task: in a later turn."""
+async def test_a_future_completed_elsewhere_resumes_the_coroutine() -> None:
+    """It is resumed in a later iteration, as a task is."""
     reader = Reader()
     stepper, task = await started(reader)
-    reader.bring(1)
+    reader.deliver(1)
     assert reader.read == []
     await asyncio.sleep(0)
     assert reader.read == [1]
-    stepper.bring(lambda _: None, 0)  # brings nothing: it waits on
-    reader.bring(2)
+    stepper.bring(lambda _: None, 0)  # completes nothing: the coroutine keeps waiting
+    reader.deliver(2)
     await asyncio.sleep(0)
     assert reader.read == [1, 2]
-    reader.bring(-1)
+    reader.deliver(-1)
     assert await task == [1, 2]
 
 
-async def test_bringing_that_fails_loses_nothing() -> None:
-    """What was brought before the error is taken, and it can be woken up afterwards."""
+async def test_an_error_of_the_call_loses_nothing() -> None:
+    """A value delivered before the error is read, and the coroutine can be resumed afterwards."""
     reader = Reader()
     stepper, task = await started(reader)
 
     def half(number: int) -> None:
-        reader.bring(number)
+        reader.deliver(number)
         raise ZeroDivisionError
 
     def not_at_all(number: int) -> None:
@@ -86,12 +86,12 @@ async def test_bringing_that_fails_loses_nothing() -> None:
     with pytest.raises(ZeroDivisionError):
         stepper.bring(not_at_all, 2)
     assert reader.read == [1]
-    reader.bring(-1)
+    reader.deliver(-1)
     assert await task == [1]
 
 
-async def test_it_may_give_others_their_turn() -> None:
-    """`sleep(0)` is one turn, in which what is brought waits."""
+async def test_sleep_0_lets_other_callbacks_run() -> None:
+    """`sleep(0)` takes one iteration, in which calls do not resume the coroutine."""
     order: list[str] = []
 
     async def polite() -> None:
@@ -103,13 +103,13 @@ async def test_it_may_give_others_their_turn() -> None:
     task = asyncio.Task(stepper.run())  # not an eager one, which would be ahead of the other
     asyncio.get_running_loop().call_soon(order.append, "other")
     await asyncio.sleep(0)
-    stepper.bring(order.append, "brought")
+    stepper.bring(order.append, "called")
     await task
-    assert order == ["first", "other", "brought", "second"]
+    assert order == ["first", "other", "called", "second"]
 
 
-async def test_its_error_is_for_who_awaits_it() -> None:
-    """And not for who brought what made it fail."""
+async def test_an_error_of_the_coroutine_is_raised_to_the_awaiting_task() -> None:
+    """It is not raised to the caller that resumed the coroutine."""
 
     async def fails(waits: "asyncio.Future[int]") -> None:
         await waits
@@ -124,8 +124,8 @@ async def test_its_error_is_for_who_awaits_it() -> None:
         await task
 
 
-async def test_a_wish_to_exit_goes_through() -> None:
-    """Ctrl-C in a handler ends the event loop, as it does from a task."""
+async def test_system_exit_is_raised_in_the_event_loop() -> None:
+    """Ctrl-C in a handler ends the event loop, as it does in a task."""
 
     async def exits(waits: "asyncio.Future[int]") -> None:
         await waits
@@ -148,8 +148,8 @@ async def _caught(stepper: "Stepper[Any]") -> BaseException | None:
     return None
 
 
-async def test_cancelled_it_ends_where_it_is() -> None:
-    """Its `finally` has run, and nothing wakes it any more."""
+async def test_cancelling_ends_the_coroutine() -> None:
+    """Its `finally` has run, and later calls do not resume it."""
     reader = Reader()
     stepper, task = await started(reader)
     task.cancel()

@@ -1,62 +1,55 @@
-"""What the WebSocket transport does on the wire, besides the contract."""
+"""Tests of the WebSocket transport on the wire, in addition to the contract."""
 
 import asyncio
 import importlib.util
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from aiohttp import WSMsgType, web
 
 from supawire.errors import ConnectError, InvalidArgumentError
 from supawire.options import Endpoint, Secret
-from supawire.transport import OpenRequest, _aiohttp
+from supawire.transport import OpenRequest, websocket
 from supawire.transport._connection import WebSocketConnection
-from supawire.transport.http import retry_after
+from supawire.transport.base import parse_retry_after
 from supawire.transport.websocket import WebSocketTransport
-from tests.transport.rigs import KEY, WebSocketPeer, line, websocket_rig
+from tests.faults.misbehaver import PING, PONG, Misbehaver, Wire
+from tests.transport.rigs import KEY, line, websocket_rig
 
 pytestmark = pytest.mark.anyio
 
 
-@asynccontextmanager
-async def raw_server(answer: bytes, *, hang: bool = False) -> AsyncGenerator[str, None]:
-    """A TCP server that answers every request with these bytes."""
+def raw_server(answer: bytes, *, hang: bool = False) -> Misbehaver:
+    """Return a server that answers every request with these bytes."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
+    async def serve(wire: Wire) -> None:
+        await wire.request()
+        wire.write(answer)
         if hang:
-            await reader.read()
-        writer.close()
+            await wire.read()
+        wire.hang_up()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        await server.wait_closed()
+    return Misbehaver(serve)
 
 
-async def refusal(url: str) -> ConnectError:
+async def refusal(server: Misbehaver, **options: Any) -> ConnectError:
     with pytest.raises(ConnectError) as caught:
-        await WebSocketTransport().open(OpenRequest(Endpoint.of(url, KEY)))
+        await WebSocketTransport(**options).open(OpenRequest(Endpoint.of(server.url, KEY)))
     return caught.value
 
 
-async def test_the_handshake_says_what_it_was_told():
-    """The key arrives unescaped, headers and Host as given, and no compression is offered."""
+async def test_the_upgrade_request_has_the_given_values():
+    """The key arrives unchanged, headers and Host as given, and no compression is offered."""
     async with websocket_rig() as rig:
-        endpoint = Endpoint.of(rig.url, KEY, host="tenant.example:4000", params={"log": "a b"})
+        endpoint = Endpoint.of(rig.server.url, KEY, host="tenant.example:4000", params={"log": "a b"})
         request = OpenRequest(endpoint, {"X-Gateway": "yes"})
         connection, peer = await asyncio.gather(rig.transport.open(request), rig.accept())
-        seen = peer.request
-        assert (seen.query["apikey"], seen.query["vsn"], seen.query["log"]) == (KEY, "2.0.0", "a b")
-        assert (seen.headers["Host"], seen.headers["X-Gateway"]) == ("tenant.example:4000", "yes")
-        assert "Sec-WebSocket-Extensions" not in seen.headers
+        query = dict(parse_qsl(urlsplit(peer.wire.head.split()[1]).query))
+        assert query == {"apikey": KEY, "vsn": "2.0.0", "log": "a b"}
+        assert (peer.wire.header("host"), peer.wire.header("x-gateway")) == ("tenant.example:4000", "yes")
+        assert not peer.wire.header("sec-websocket-extensions")
         connection.abort()
         await connection.run(_NoSink())
 
@@ -70,14 +63,14 @@ class _NoSink:
     def batch_done(self) -> None: ...
 
 
-async def test_sockets_of_one_loop_share_what_opens_them():
-    """Two transports open by one aiohttp session: it outlives one socket, ends with the last, and then comes anew."""
+async def test_sockets_of_one_loop_share_a_session():
+    """Two transports use one aiohttp session; it is closed with the last socket, and the next one creates another."""
     async with websocket_rig() as rig:
         one, other = [await WebSocketTransport().open(rig.request()) for _ in range(2)]
         first = await rig.accept()
         peer = await rig.accept()
         shared = one._session
-        assert isinstance(shared, _aiohttp.AiohttpSession)
+        assert isinstance(shared, websocket._Session)
         assert other._session is shared
         await first.close(1000)
         await one.run(_NoSink())
@@ -87,25 +80,24 @@ async def test_sockets_of_one_loop_share_what_opens_them():
         other.abort()
         await other.run(_NoSink())
         assert shared.aiohttp.closed
-        third = await rig.transport.open(rig.request())
+        third = await WebSocketTransport().open(rig.request())
         assert third._session is not shared
         third.abort()
         await third.run(_NoSink())
 
 
 async def test_a_redirect_is_not_followed():
-    """A redirect is a refusal, so that the key goes nowhere but where the user said."""
+    """A redirect is a refusal, so that the key is sent only to the configured server."""
     answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 5\r\n\r\nmoved"
-    async with raw_server(answer) as url:
-        error = await refusal(url)
+    async with raw_server(answer) as server:
+        error = await refusal(server)
     assert (error.status, error.body) == (302, "moved")
 
 
-async def test_a_body_that_hangs_does_not_hold_the_refusal_up(monkeypatch: pytest.MonkeyPatch):
-    """The status of a refusal is told although its body never ends."""
-    monkeypatch.setattr(_aiohttp, "_BODY_TIME", 0.05)
-    async with raw_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as url:
-        error = await refusal(url)
+async def test_a_refusal_is_raised_although_its_body_never_ends():
+    """The error has the status and the beginning of the body after `body_timeout`."""
+    async with raw_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nbroken", hang=True) as server:
+        error = await refusal(server, body_timeout=0.05)
     assert (error.status, error.body) == (503, "broken")
 
 
@@ -118,95 +110,76 @@ async def test_a_body_that_hangs_does_not_hold_the_refusal_up(monkeypatch: pytes
         b"",
     ],
 )
-async def test_an_answer_that_is_no_websocket_is_a_failure(answer: bytes):
-    """Anything that is no WebSocket handshake is a ConnectError without the key in it (R30, R48)."""
-    async with raw_server(answer) as url:
-        error = await refusal(url)
+async def test_a_response_that_is_not_a_websocket_handshake_is_an_error(answer: bytes):
+    """Any other response raises a ConnectError that does not contain the key."""
+    async with raw_server(answer) as server:
+        error = await refusal(server)
     assert KEY not in f"{error!r} {error}"
     assert "apikey" not in str(error)
     assert error.__cause__ is None and error.__context__ is None
 
 
-async def test_a_cancelled_opening_leaves_nothing():
+async def test_a_cancelled_opening_closes_the_socket():
     """Cancelling `open` while the server is silent closes the socket."""
-    asked, gone = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        asked.set()
-        await reader.read()
-        gone.set()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    opening = asyncio.create_task(WebSocketTransport().open(OpenRequest(Endpoint.of(url, KEY))))
-    await asked.wait()
-    opening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await opening
-    await gone.wait()
-    server.close()
-    await server.wait_closed()
+    async with raw_server(b"", hang=True) as server:
+        opening = asyncio.create_task(WebSocketTransport().open(OpenRequest(Endpoint.of(server.url, KEY))))
+        await server.until(lambda: bool(server.heads))
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await server.wire.done.wait()
 
 
 async def test_pings_are_answered_and_hidden():
-    """The server's pings are answered by themselves and never reach the sink."""
+    """Pings of the server are answered and not passed to the sink."""
     async with websocket_rig() as rig, line(rig) as it:
-        peer = it.peer
-        assert isinstance(peer, WebSocketPeer)
-        peer.socket._autoping = False
-        await peer.socket.ping(b"there?")
-        message = await peer.socket.receive()
-        assert (message.type, bytes(message.data)) == (WSMsgType.PONG, b"there?")
-        await peer.send(b"[]")
+        wire = rig.server.wire
+        wire.send(b"there?", PING)
+        assert await wire.read_frame() == (PONG, b"there?")
+        await it.peer.send(b"[]")
         assert await it.sink.has(1) == [(b"[]", False)]
 
 
-async def test_of_pongs_that_wait_the_newest_is_kept():
-    """A peer that pings and never reads does not fill our memory (RFC 6455 §5.5.3 wants the newest answered)."""
+async def test_of_waiting_pongs_only_the_newest_is_kept():
+    """A peer that sends pings and never reads does not fill our memory; RFC 6455 wants the newest ping answered."""
     async with websocket_rig() as rig, line(rig) as it:
-        peer, connection = it.peer, it.connection
-        assert isinstance(peer, WebSocketPeer) and isinstance(connection, WebSocketConnection)
-        peer.socket._autoping = False
+        wire, connection = rig.server.wire, it.connection
+        assert isinstance(connection, WebSocketConnection)
         sent = 0
         while not connection._full:
             connection.write(bytes(1_000_000), True)
             sent += 1
         for number in range(500):
-            await peer.socket.ping(b"%d" % number)
-        await peer.send(b"[]")
+            wire.send(b"%d" % number, PING)
+        await it.peer.send(b"[]")
         await it.sink.has(1)
         assert not connection._queue
-        messages = [await peer.socket.receive() for _ in range(sent + 1)]
-        assert [bytes(one.data) for one in messages if one.type is WSMsgType.PONG] == [b"499"]
+        received = [await wire.read_frame() for _ in range(sent + 1)]
+        assert [data for kind, data in received if kind == PONG] == [b"499"]
 
 
-async def test_a_frame_of_eight_megabytes_is_taken():
-    """Inbound frames of 8 MB pass (R36)."""
+async def test_a_frame_of_eight_megabytes_is_received():
+    """Frames of 8 MB are received."""
     async with websocket_rig() as rig, line(rig) as it:
         await it.peer.send(bytes(8_000_000), True)
         assert len((await it.sink.has(1))[0][0]) == 8_000_000
 
 
 async def test_a_frame_over_the_limit_ends_the_connection():
-    """A frame that is longer than allowed ends the connection, and the end says why."""
+    """A frame that is longer than allowed ends the connection, and the text of the end states the reason."""
     async with websocket_rig() as rig, line(rig) as it:
-        peer = it.peer
-        assert isinstance(peer, WebSocketPeer) and peer.request.transport is not None
-        peer.request.transport.write(b"\x82\x7f" + (16_000_001).to_bytes(8))
-        peer.request.transport.write(bytes(16_000_001))  # newer aiohttp ends it at the header, older ones at the end
+        wire = rig.server.wire
+        wire.write(b"\x82\x7f" + (16_000_001).to_bytes(8))
+        wire.write(bytes(16_000_001))  # newer aiohttp ends it at the header, older ones at the end
         end = await it.run
         assert end.code is None
         assert "rules of WebSocket" in end.text
 
 
 async def test_a_frame_may_come_in_fragments():
-    """Fragments are one frame to the sink."""
+    """The sink receives the fragments as one frame."""
     async with websocket_rig() as rig, line(rig) as it:
-        peer = it.peer
-        assert isinstance(peer, WebSocketPeer) and peer.request.transport is not None
-        peer.request.transport.write(b"\x01\x02he" + b"\x80\x03llo")
+        rig.server.wire.write(b"\x01\x02he" + b"\x80\x03llo")
         assert await it.sink.has(1) == [(b"hello", False)]
 
 
@@ -218,24 +191,14 @@ async def test_socks_without_its_package_names_the_extra(monkeypatch: pytest.Mon
         await WebSocketTransport().open(request)
 
 
-async def test_a_proxy_is_asked():
-    """An HTTP proxy gets the request for the server's address."""
-    asked: list[str] = []
-
-    async def proxy(request: web.BaseRequest) -> web.Response:
-        asked.append(str(request.url))
-        return web.Response(status=502)
-
-    runner = web.ServerRunner(web.Server(proxy))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    through = Secret(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    with pytest.raises(ConnectError) as caught:
-        await WebSocketTransport().open(OpenRequest(Endpoint.of("http://far.invalid", KEY), proxy=through))
-    await runner.cleanup()
+async def test_connections_go_through_an_http_proxy():
+    """An HTTP proxy receives the request with the server's URL."""
+    async with Misbehaver(lambda wire: wire.refuse(502)) as proxy:
+        request = OpenRequest(Endpoint.of("http://far.invalid", KEY), proxy=Secret(proxy.url))
+        with pytest.raises(ConnectError) as caught:
+            await WebSocketTransport().open(request)
     assert caught.value.status == 502
-    assert asked[0].startswith("ws://far.invalid/realtime/v1/websocket") or "far.invalid" in asked[0]
+    assert "far.invalid" in proxy.heads[0].splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -247,32 +210,19 @@ async def test_a_proxy_is_asked():
         ("", None),
     ],
 )
-async def test_the_date_of_the_answer_is_the_clock_of_the_server(date: str, ahead: datetime | None):
-    """A connection knows how far the server's clock is ahead of ours, None without a date that can be read (R44)."""
-
-    async def accept(request: web.BaseRequest) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        socket.headers["Date"] = date
-        await socket.prepare(request)
-        await socket.receive()
-        return socket
-
-    runner = web.ServerRunner(web.Server(accept))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    before = time.time()
-    request = OpenRequest(Endpoint.of(f"http://127.0.0.1:{runner.addresses[0][1]}", KEY))
-    connection = await WebSocketTransport().open(request)
-    after = time.time()
-    if ahead is None:
-        assert connection.clock_offset is None
-    else:
-        assert connection.clock_offset is not None
-        assert ahead.timestamp() - after <= connection.clock_offset <= ahead.timestamp() - before
-    connection.abort()
-    await connection.run(_NoSink())
-    await runner.cleanup()
+async def test_the_clock_offset_comes_from_the_date_header(date: str, ahead: datetime | None):
+    """`clock_offset` is how far the server's clock is ahead; None without a valid Date header."""
+    async with Misbehaver(lambda wire: wire.upgrade(f"Date: {date}")) as server:
+        before = time.time()
+        connection = await WebSocketTransport().open(OpenRequest(Endpoint.of(server.url, KEY)))
+        after = time.time()
+        if ahead is None:
+            assert connection.clock_offset is None
+        else:
+            assert connection.clock_offset is not None
+            assert ahead.timestamp() - after <= connection.clock_offset <= ahead.timestamp() - before
+        connection.abort()
+        await connection.run(_NoSink())
 
 
 @pytest.mark.parametrize(
@@ -297,5 +247,5 @@ async def test_the_date_of_the_answer_is_the_clock_of_the_server(date: str, ahea
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None):
-    """Retry-After is read in both of its forms; what cannot be read counts as absent (R30)."""
-    assert retry_after(header, datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds
+    """Retry-After is parsed in both of its forms; an invalid one is treated as missing."""
+    assert parse_retry_after(header, datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds

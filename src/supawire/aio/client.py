@@ -39,8 +39,7 @@ from supawire.options import (
     check_token,
     check_topic,
 )
-from supawire.transport.base import Transport
-from supawire.transport.http import HttpClient
+from supawire.transport.base import HttpClient, Transport
 
 if TYPE_CHECKING:
     import ssl as tls

@@ -37,7 +37,7 @@ from supawire.errors import (
 )
 from supawire.events import Sent
 from supawire.options import Backoff, ClientOptions, Endpoint, Secret, check_bool, check_event, check_json, check_topic
-from supawire.transport.http import HttpClient, HttpRequest, retry_after
+from supawire.transport.base import HttpClient, HttpRequest, parse_retry_after
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -197,7 +197,7 @@ class HttpSender:
             response.body,
             topic,
             maybe_sent=verdict in (HttpOutcome.UNSURE, HttpOutcome.STRANGE),
-            retry_after=retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
+            retry_after=parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC)),
         )
 
     def _broken(self, error: Exception, topic: str | None) -> HttpError:

@@ -2,9 +2,10 @@
 
 `insert`, `update`, `delete`, `broadcast`, `presence` and the other functions create events as a client receives them.
 
-With `VirtualServer` and `VirtualTimeLoop`, hours pass at once; `RecordingTransport` records every frame, alone or
-around another transport; `FakeHttp` gives the answers that you set; `VirtualClock`, `World` and `LinkedClient` drive
-the protocol without asyncio. The fixtures for pytest are in `plugin`.
+There is one fake for each purpose. `VirtualServer` is a server without a network; with `VirtualTimeLoop`, hours pass at
+once. `RecordingTransport` records every frame, alone or around another transport. `MemoryTransport` gives the test the
+other end of each connection, and `FakeHttp` gives the HTTP responses that you set. `VirtualClock`, `World` and
+`LinkedClient` drive the protocol without asyncio. The fixtures for pytest are in `plugin`.
 """
 
 from importlib import import_module
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
         row_updated,
         update,
     )
-    from supawire.testing.http import FakeHttp
     from supawire.testing.linked import LinkedClient, World
     from supawire.testing.recording import RecordedFrame, RecordingTransport
     from supawire.testing.virtual import VirtualClock, VirtualServer, VirtualTimeLoop
+    from supawire.transport.memory import FakeHttp, MemoryTransport
 
 __all__ = [
     "FakeHttp",
     "LinkedClient",
+    "MemoryTransport",
     "RecordedFrame",
     "RecordingTransport",
     "VirtualClock",
@@ -56,27 +58,28 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "FakeHttp": "http",
-    "LinkedClient": "linked",
-    "RecordedFrame": "recording",
-    "RecordingTransport": "recording",
-    "VirtualClock": "virtual",
-    "VirtualServer": "virtual",
-    "VirtualTimeLoop": "virtual",
-    "World": "linked",
-    "broadcast": "events",
-    "delete": "events",
-    "insert": "events",
-    "presence": "events",
-    "presence_join": "events",
-    "presence_leave": "events",
-    "presence_sync": "events",
-    "presence_update": "events",
-    "resynced": "events",
-    "row_deleted": "events",
-    "row_inserted": "events",
-    "row_updated": "events",
-    "update": "events",
+    "FakeHttp": "transport.memory",
+    "LinkedClient": "testing.linked",
+    "MemoryTransport": "transport.memory",
+    "RecordedFrame": "testing.recording",
+    "RecordingTransport": "testing.recording",
+    "VirtualClock": "testing.virtual",
+    "VirtualServer": "testing.virtual",
+    "VirtualTimeLoop": "testing.virtual",
+    "World": "testing.linked",
+    "broadcast": "testing.events",
+    "delete": "testing.events",
+    "insert": "testing.events",
+    "presence": "testing.events",
+    "presence_join": "testing.events",
+    "presence_leave": "testing.events",
+    "presence_sync": "testing.events",
+    "presence_update": "testing.events",
+    "resynced": "testing.events",
+    "row_deleted": "testing.events",
+    "row_inserted": "testing.events",
+    "row_updated": "testing.events",
+    "update": "testing.events",
 }
 
 if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept every misspelt name
@@ -86,7 +89,7 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would otherwise accept
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name)
+        value = getattr(import_module(f"supawire.{home}"), name)
         globals()[name] = value
         return value
 

@@ -30,6 +30,7 @@ from supawire.core.frames import Frame
 from supawire.errors import ConnectError, RemoteProtocolError, StateError
 from supawire.options import check_choice, check_count, check_event, check_json, check_topic
 from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
+from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
 
 Direction = Literal["in", "out"]
 
@@ -304,7 +305,7 @@ class RecordingTransport:
         number = self.attempts
         if self._refusals:
             raise self._refusals.popleft()
-        inner = _Nowhere() if self._inner is None else await self._inner.open(request)
+        inner = _connect_to_nobody() if self._inner is None else await self._inner.open(request)
         version = frames.V1 if f"vsn={frames.V1}" in request.endpoint.socket_url else frames.V2
         connection = RecordingConnection(self, self._answers, inner, version, number, alone=self._inner is None)
         self._open.append(connection)
@@ -481,33 +482,14 @@ class _Tee:
         self._sink.batch_done()
 
 
-class _Nowhere:
-    """A connection without a peer."""
+class _SilentPeer(MemoryPeer):
+    """A peer that discards all frames; `RecordingConnection` answers instead."""
 
-    def __init__(self) -> None:
-        self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
-        self.written = 0
-        self.clock_offset = 0.0
+    def take(self, item: MemoryFrame | Closed) -> None:
+        del item
 
-    def write(self, data: bytes, binary: bool, /) -> None:
-        self.written += not self._over.done()
 
-    async def flush(self, count: int, /) -> bool:
-        return self.written >= count
-
-    async def run(self, sink: Sink, /) -> Closed:
-        return await asyncio.shield(self._over)
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    async def close(self, code: int = 1000) -> None:
-        self._end(Closed(code, written=self.written))
-
-    def abort(self) -> None:
-        self._end(Closed(None, "the connection was lost", self.written))
-
-    def _end(self, end: Closed) -> None:
-        if not self._over.done():
-            self._over.set_result(end)
+def _connect_to_nobody() -> MemoryConnection:
+    connection = MemoryConnection()
+    connection.peer = _SilentPeer(connection)
+    return connection

@@ -37,8 +37,7 @@ from supawire.server.local_api import ActApi, FaultApi
 from supawire.server.recorder import ReceivedFrame
 from supawire.server.rest import RestAnswer, RestRequest
 from supawire.server.tokens import sign
-from supawire.transport.base import Closed, OpenRequest
-from supawire.transport.http import HttpRequest, HttpResponse
+from supawire.transport.base import Closed, HttpRequest, HttpResponse, OpenRequest
 from supawire.transport.memory import MemoryConnection, MemoryFrame, MemoryPeer
 
 

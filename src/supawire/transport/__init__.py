@@ -1,7 +1,15 @@
 """Transports and HTTP clients, which carry frames and HTTP requests; replaceable by `transport=` and `http=`."""
 
-from supawire.transport.base import Closed, Connection, OpenRequest, Sink, Transport
-from supawire.transport.http import HttpClient, HttpRequest, HttpResponse
+from supawire.transport.base import (
+    Closed,
+    Connection,
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    OpenRequest,
+    Sink,
+    Transport,
+)
 
 __all__ = [
     "Closed",

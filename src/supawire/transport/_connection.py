@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import aiohttp
 from aiohttp import EofStream, WSMsgType
 
-from supawire.transport.base import Closed, Sink
+from supawire.transport.base import CLOSE_TIMEOUT, Closed, Sink
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -98,9 +98,6 @@ class Stepper(Generic[T]):
                 self._await()
 
 
-CLOSE_BOUND: Final = 4.0
-"""Seconds that a close waits for the peer's close frame."""
-
 _NO_STATUS: Final = 0
 """aiohttp's code for a close frame without a code."""
 
@@ -171,12 +168,20 @@ class WebSocketConnection:
     """A `Connection` over one WebSocket. Releases its aiohttp session at the end."""
 
     __slots__ = (
-        "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed", "_session", "_shut",
-        "_socket", "clock_offset", "written",
+        "_close_timeout", "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed",
+        "_session", "_shut", "_socket", "clock_offset", "written",
     )  # fmt: skip
 
-    def __init__(self, session: Closable, socket: AbortableWebSocket, clock_offset: float | None = None) -> None:
+    def __init__(
+        self,
+        session: Closable,
+        socket: AbortableWebSocket,
+        clock_offset: float | None = None,
+        *,
+        close_timeout: float = CLOSE_TIMEOUT,
+    ) -> None:
         self._session = session
+        self._close_timeout = close_timeout
         self._socket = socket
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[bytes, WSMsgType]] | None = None
@@ -356,10 +361,10 @@ class WebSocketConnection:
     # --- closing
 
     async def close(self, code: int = 1000) -> None:
-        """Send a close frame, wait up to `CLOSE_BOUND` seconds for the peer's, and close the connection."""
+        """Send a close frame, wait a bounded time for the peer's, and close the connection."""
         self.resume_reading()
         try:
-            async with asyncio.timeout(CLOSE_BOUND):
+            async with asyncio.timeout(self._close_timeout):
                 if await self.flush(self._given):
                     self._say_goodbye(code)
                 await self._end()

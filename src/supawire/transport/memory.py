@@ -1,23 +1,31 @@
-"""A transport without a network: the peer is an object in the same event loop.
+"""A transport and an HTTP client without a network, for the tests of this library and of its users.
 
-For the tests of this library and of its users. The test controls the peer:
+The peer of a `MemoryTransport` is an object in the same event loop, controlled by the test:
 
     transport = MemoryTransport()
     client = connect_async(url, key, transport=transport)      # opened by another task
     peer = await transport.accept()
     frame = await peer.receive()
     peer.send(b"[null, ...]")
+
+`FakeHttp` answers what `publish` and `offline="http"` send:
+
+    http = FakeHttp()
+    http.answer(429, headers={"retry-after": "7"})
+    async with connect_async(url, key, http=http) as client:
+        await client.publish("room", "typing", {"user": "alice"})
+    assert http.requests[0].url.endswith("/broadcast/room/events/typing")
 """
 
 import asyncio
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from supawire.errors import ConnectError
-from supawire.transport.base import Closed, OpenRequest, Sink
+import msgspec
 
-CLOSE_BOUND: Final = 4.0
-"""Seconds that a close waits for the peer."""
+from supawire.errors import ConnectError, HttpError
+from supawire.transport.base import CLOSE_TIMEOUT, Closed, HttpRequest, HttpResponse, OpenRequest, Sink
 
 
 class MemoryFrame(NamedTuple):
@@ -28,10 +36,15 @@ class MemoryFrame(NamedTuple):
 
 
 class MemoryTransport:
-    """Opens connections in memory. `capacity`: how many frames a peer accepts before `receive` takes some."""
+    """Opens connections in memory.
 
-    def __init__(self, *, capacity: int | None = None) -> None:
+    Args: capacity: how many frames a peer accepts before `receive` takes some. close_timeout: seconds that a close
+        waits for the peer.
+    """
+
+    def __init__(self, *, capacity: int | None = None, close_timeout: float = CLOSE_TIMEOUT) -> None:
         self._capacity = capacity
+        self._close_timeout = close_timeout
         self._refusals: deque[ConnectError] = deque()
         self._peers: asyncio.Queue[MemoryPeer] = asyncio.Queue()
         self.requests: list[OpenRequest] = []
@@ -47,7 +60,7 @@ class MemoryTransport:
         await asyncio.sleep(0)
         if self._refusals:
             raise self._refusals.popleft()
-        connection = MemoryConnection(self._capacity)
+        connection = MemoryConnection(self._capacity, close_timeout=self._close_timeout)
         self._peers.put_nowait(connection.peer)
         return connection
 
@@ -108,9 +121,9 @@ class MemoryPeer:
 class MemoryConnection:
     """The client's end of a connection in memory."""
 
-    def __init__(self, capacity: int | None) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int | None = None, *, close_timeout: float = CLOSE_TIMEOUT) -> None:
         self._room = capacity
+        self._close_timeout = close_timeout
         self._inbox: asyncio.Queue[MemoryFrame | Closed] = asyncio.Queue()
         self._outbox: deque[MemoryFrame] = deque()
         self._progress = asyncio.Event()
@@ -172,10 +185,10 @@ class MemoryConnection:
         self._reading.set()
 
     async def close(self, code: int = 1000) -> None:
-        """Send a close frame, wait up to `CLOSE_BOUND` seconds for the peer's, and close."""
+        """Send a close frame, wait a bounded time for the peer's, and close."""
         self.resume_reading()
         try:
-            async with asyncio.timeout(CLOSE_BOUND):
+            async with asyncio.timeout(self._close_timeout):
                 if await self.flush(self._given) and not self._shut:
                     self._shut = True
                     self.peer.take(Closed(code))
@@ -191,7 +204,7 @@ class MemoryConnection:
         """Close at once."""
         self._end(Closed(None))
         self.resume_reading()
-        self._inbox.put_nowait(Closed(None, "aborted"))
+        self._inbox.put_nowait(Closed(None, "the connection was lost"))
 
     # --- the peer's side
 
@@ -225,3 +238,44 @@ class MemoryConnection:
             self._outbox.clear()
             self._over.set()
             self._progress.set()
+
+
+class FakeHttp:
+    """Records every request, and answers in call order with the answers that were set, then always with 202."""
+
+    def __init__(self) -> None:
+        self.requests: list[HttpRequest] = []
+        """All requests so far."""
+        self._script: deque[HttpResponse | HttpError | tuple[asyncio.Event, HttpResponse]] = deque()
+
+    def answer(
+        self, status: int = 202, body: bytes | Any = b"", headers: Mapping[str, str] | None = None, *, times: int = 1
+    ) -> None:
+        """Set the answer to the next requests; a body that is not bytes is sent as JSON."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        named = {name.lower(): value for name, value in (headers or {}).items()}
+        self._script.extend([HttpResponse(status, data, named)] * times)
+
+    def fail(self, *, maybe_sent: bool = False, retryable: bool = True, times: int = 1) -> None:
+        """Let the next requests fail: the connection is refused or, with `maybe_sent`, breaks after sending."""
+        text = "the connection broke" if maybe_sent else "nobody listens"
+        for _ in range(times):
+            self._script.append(HttpError(text, maybe_sent=maybe_sent, retryable=retryable))
+
+    def hold(self, status: int = 202) -> asyncio.Event:
+        """Delay the answer to the next request until the returned event is set."""
+        gate = asyncio.Event()
+        self._script.append((gate, HttpResponse(status)))
+        return gate
+
+    async def request(self, request: HttpRequest, /) -> HttpResponse:
+        """Answer one request; see `HttpClient.request`."""
+        self.requests.append(request)
+        await asyncio.sleep(0)
+        answer = self._script.popleft() if self._script else HttpResponse(202)
+        if isinstance(answer, tuple):
+            gate, answer = answer
+            await gate.wait()
+        if isinstance(answer, HttpError):
+            raise answer
+        return answer

@@ -12,17 +12,30 @@ import aiohttp
 from yarl import URL
 
 from supawire.errors import HttpError
-from supawire.transport._aiohttp import NO_LIMIT, beginning, connector, hide, http_proxy, network_errors, tls_name
-from supawire.transport.http import HttpRequest, HttpResponse
+from supawire.transport._aiohttp import (
+    BODY_TIMEOUT,
+    NO_LIMIT,
+    connector,
+    hide,
+    http_proxy,
+    network_errors,
+    read_beginning,
+    tls_name,
+)
+from supawire.transport.base import HttpRequest, HttpResponse
 
-AT_ONCE: Final = 1_000_000
+_MAX_WRITE: Final = 1_000_000
 """Maximum bytes of a request body written at once; between the parts of a longer one the event loop runs."""
 
 
 class PooledHttp:
-    """Sends requests over pooled connections; checks certificates, follows no redirects, stores no cookies."""
+    """Sends requests over pooled connections; checks certificates, follows no redirects, stores no cookies.
 
-    def __init__(self) -> None:
+    Args: body_timeout: seconds to wait for the body of a response, whose status is sufficient without it.
+    """
+
+    def __init__(self, *, body_timeout: float = BODY_TIMEOUT) -> None:
+        self._body_timeout = body_timeout
         self._session: aiohttp.ClientSession | None = None
 
     async def request(self, request: HttpRequest, /) -> HttpResponse:
@@ -30,7 +43,7 @@ class PooledHttp:
         session = self._session = self._session or _session(request)
         progress = SimpleNamespace(began=False)
         try:
-            return await _ask(session, request, progress)
+            return await self._send(session, request, progress)
         except network_errors() as error:
             failure = _failed(error, request, maybe_sent=progress.began)
         raise failure  # raised outside the handler: aiohttp's exception contains the headers with the key
@@ -48,24 +61,25 @@ class PooledHttp:
             session.connector._close(abort_ssl=True)  # pyright: ignore[reportPrivateUsage]  close() itself waits
             session.detach()
 
-
-async def _ask(session: aiohttp.ClientSession, request: HttpRequest, progress: SimpleNamespace) -> HttpResponse:
-    async with session.request(
-        request.method,
-        URL(request.url, encoded=True),
-        data=request.body if len(request.body) < AT_ONCE else io.BytesIO(request.body),
-        headers=request.reveal(),
-        allow_redirects=False,
-        server_hostname=tls_name(request.host),
-        ssl=True if request.ssl is None else request.ssl,
-        proxy=http_proxy(request.proxy),
-        trace_request_ctx=progress,
-    ) as response:
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        body = await beginning(response)
-        if response.status >= 400:  # the body becomes the text of an error, and gateways may repeat the refused request
-            body = _hide(body.decode("utf-8", "replace"), request).encode()
-        return HttpResponse(response.status, body, headers)
+    async def _send(
+        self, session: aiohttp.ClientSession, request: HttpRequest, progress: SimpleNamespace
+    ) -> HttpResponse:
+        async with session.request(
+            request.method,
+            URL(request.url, encoded=True),
+            data=request.body if len(request.body) < _MAX_WRITE else io.BytesIO(request.body),
+            headers=request.reveal(),
+            allow_redirects=False,
+            server_hostname=tls_name(request.host),
+            ssl=True if request.ssl is None else request.ssl,
+            proxy=http_proxy(request.proxy),
+            trace_request_ctx=progress,
+        ) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            body = await read_beginning(response, self._body_timeout)
+            if response.status >= 400:  # the body becomes an error's text, and gateways may repeat the request in it
+                body = _hide(body.decode("utf-8", "replace"), request).encode()
+            return HttpResponse(response.status, body, headers)
 
 
 def _hide(text: str, request: HttpRequest) -> str:
@@ -74,7 +88,7 @@ def _hide(text: str, request: HttpRequest) -> str:
 
 def _session(request: HttpRequest) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(_begins)
+    trace.on_request_headers_sent.append(_on_headers_sent)
     return aiohttp.ClientSession(
         connector=connector(request.proxy),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -84,7 +98,7 @@ def _session(request: HttpRequest) -> aiohttp.ClientSession:
     )
 
 
-async def _begins(_session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any) -> None:
+async def _on_headers_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any) -> None:
     """Trace hook: the connection is open and the request is about to be sent."""
     cast("SimpleNamespace", context.trace_request_ctx).began = True
 
@@ -92,8 +106,8 @@ async def _begins(_session: aiohttp.ClientSession, context: SimpleNamespace, _se
 def _failed(error: Exception, request: HttpRequest, *, maybe_sent: bool) -> HttpError:
     text = str(error) or type(error).__name__
     return HttpError(
-        f"no answer to the HTTP request: {_hide(text, request)}",
+        f"the HTTP request got no response: {_hide(text, request)}",
         maybe_sent=maybe_sent,
         retryable=not isinstance(error, aiohttp.ClientSSLError),  # an invalid certificate is permanent
-        hint="It may have arrived all the same." if maybe_sent else "It was not sent.",
+        hint="It may have reached the server." if maybe_sent else "It was not sent.",
     )

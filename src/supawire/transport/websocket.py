@@ -1,57 +1,76 @@
-"""The built-in transport: WebSocket by aiohttp. Imported at the first connect: importing aiohttp is slow."""
+"""The built-in transport: WebSocket by aiohttp. Imported at the first connect: importing aiohttp is slow.
 
+All WebSockets of an event loop share one aiohttp session, because a session and its connector take 5 KiB. It holds
+nothing that belongs to one client: headers, TLS settings and an HTTP proxy are passed with each request. It is created
+for the first socket and closed with the last one. A SOCKS proxy is a property of the connector, so each socket behind
+one has a session of its own.
+"""
+
+import asyncio
 import os
-from typing import Final
+import time
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
 
 from supawire.errors import ConnectError
+from supawire.options import Secret
 from supawire.transport._aiohttp import (
-    Answer,
-    Dropped,
-    RequestRefused,
-    answer,
+    BODY_TIMEOUT,
+    NO_LIMIT,
+    connector,
     hide,
     http_proxy,
+    is_socks,
     network_errors,
-    session,
+    read_beginning,
     tls_name,
 )
 from supawire.transport._connection import AbortableWebSocket, WebSocketConnection
-from supawire.transport.base import OpenRequest
+from supawire.transport.base import CLOSE_TIMEOUT, OpenRequest, parse_date, parse_retry_after
 
-_ELSEWHERE: Final = (301, 302, 303, 307, 308)
-"""Redirects, which are not followed."""
-
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+"""Statuses of redirects, which are not followed."""
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")
 """Reasons of `ssl.SSLError` when the server answers the TLS handshake with plain HTTP."""
 
 
 class WebSocketTransport:
-    """Opens WebSockets: checks certificates, follows no redirects, uses no compression, answers pings."""
+    """Opens WebSockets: checks certificates, follows no redirects, uses no compression, answers pings.
+
+    Args: close_timeout: seconds to wait for the peer's close frame. body_timeout: seconds to wait for the body of a
+        refusal, whose status is sufficient without it.
+    """
+
+    def __init__(self, *, close_timeout: float = CLOSE_TIMEOUT, body_timeout: float = BODY_TIMEOUT) -> None:
+        self._close_timeout = close_timeout
+        self._body_timeout = body_timeout
 
     async def open(self, request: OpenRequest, /) -> WebSocketConnection:
         """Open a socket; see `Transport.open`."""
-        opener = session(request.proxy)
+        opener = _session(request.proxy)
         failure: ConnectError | None = None
-        said = Answer()
-        token = answer.set(said)
+        handshake = _Handshake(self._body_timeout)
+        token = _handshake.set(handshake)
         try:
             socket = await _connect(opener.aiohttp, request)
-        except RequestRefused as refused:
+        except _RefusedError as refused:
             failure = _refusal(refused, request)
-        except (*network_errors(), Dropped) as error:
-            failure = _failed(error, request)
+        except (*network_errors(), _DroppedError) as error:
+            failure = _failure(error, request)
         except BaseException:
             await opener.close()
             raise
         else:
-            return WebSocketConnection(opener, socket, said.clock_offset)
+            return WebSocketConnection(opener, socket, handshake.clock_offset, close_timeout=self._close_timeout)
         finally:
-            answer.reset(token)
+            _handshake.reset(token)
         await opener.close()
         raise failure  # raised outside the handler: aiohttp's exception contains the URL with the key
 
@@ -75,20 +94,37 @@ async def _connect(opener: aiohttp.ClientSession, request: OpenRequest) -> Abort
     return socket
 
 
-def _refusal(refused: RequestRefused, request: OpenRequest) -> ConnectError:
-    where = " and wants us elsewhere, which is not followed" if refused.status in _ELSEWHERE else ""
+# --- errors
+
+
+class _RefusedError(Exception):
+    """The server's status was not 101. aiohttp's exception has no body, so the body is read before it is lost."""
+
+    def __init__(self, status: int, retry_after: float | None, body: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.retry_after = retry_after
+        self.body = body
+
+
+class _DroppedError(Exception):
+    """The peer closed the connection before it answered."""
+
+
+def _refusal(refused: _RefusedError, request: OpenRequest) -> ConnectError:
+    redirect = " (a redirect, which is not followed)" if refused.status in _REDIRECTS else ""
     return ConnectError(
-        f"the server refused the connection with status {refused.status}{where}",
+        f"the server refused the connection with status {refused.status}{redirect}",
         status=refused.status,
         body=_hide(refused.body.decode("utf-8", "replace"), request),
         retry_after=refused.retry_after,
     )
 
 
-def _failed(error: Exception, request: OpenRequest) -> ConnectError:
+def _failure(error: Exception, request: OpenRequest) -> ConnectError:
     text = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError):  # its text is the URL
-        text = f"the answer to the upgrade is no WebSocket: {error.message}"
+        text = f"the answer to the upgrade is not a WebSocket handshake: {error.message}"
     elif isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
         number = error.os_error.errno or 0
         reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
@@ -100,5 +136,103 @@ def _failed(error: Exception, request: OpenRequest) -> ConnectError:
 
 
 def _hide(text: str, request: OpenRequest) -> str:
-    told = (*request.headers.values(), *request.endpoint.params.values())
-    return hide(text, (request.endpoint.key, request.proxy), told)
+    sent = (*request.headers.values(), *request.endpoint.params.values())
+    return hide(text, (request.endpoint.key, request.proxy), sent)
+
+
+# --- the shared session
+
+
+class _Session:
+    """An aiohttp session that is closed with its last socket."""
+
+    __slots__ = ("__weakref__", "_loop", "_sockets", "aiohttp")
+
+    def __init__(self, proxy: Secret | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = 0
+        self.aiohttp: Final = aiohttp.ClientSession(
+            connector=_direct() if proxy is None else connector(proxy, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "supawire"},
+            timeout=NO_LIMIT,
+            middlewares=(_upgrade,),
+            ws_response_class=cast("Any", AbortableWebSocket),
+        )
+
+    def add_socket(self) -> "_Session":
+        """Count one more socket."""
+        self._sockets += 1
+        return self
+
+    async def close(self) -> None:
+        """Release one socket, which was aborted; it is closed when this returns."""
+        self._sockets -= 1
+        if self._sockets:
+            await asyncio.sleep(0)  # asyncio closes the socket in its next iteration
+            return
+        if _shared.get(self._loop) is self:
+            del _shared[self._loop]
+        await self.aiohttp.close()
+
+
+def _direct() -> aiohttp.TCPConnector:
+    """Return a connector without limits and without DNS cache, so that a server that moved is found again."""
+    return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
+
+
+_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, _Session]] = WeakValueDictionary()
+"""By event loop; only the open sockets keep a session alive."""
+
+
+def _session(proxy: Secret | None) -> _Session:
+    """Return the session for one more socket; close it together with the socket."""
+    if proxy is not None and is_socks(proxy):
+        return _Session(proxy).add_socket()
+    loop = asyncio.get_running_loop()
+    shared = _shared.get(loop)
+    if shared is None:
+        shared = _shared[loop] = _Session(None)
+    return shared.add_socket()
+
+
+# --- the upgrade
+
+
+class _Handshake:
+    """Data of one upgrade, shared with the middleware: only there does aiohttp give access to response headers."""
+
+    __slots__ = ("body_timeout", "clock_offset")
+
+    def __init__(self, body_timeout: float) -> None:
+        self.body_timeout = body_timeout
+        self.clock_offset: float | None = None
+        """Seconds by which the server's clock is ahead of ours, rounded down like its Date header; None if unknown."""
+
+
+_handshake: Final[ContextVar[_Handshake]] = ContextVar("supawire-handshake")
+"""Set by the task that opens a socket, read by the middleware."""
+
+
+async def _upgrade(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send the request once and accept no status other than 101.
+
+    aiohttp would repeat a request whose connection was dropped, bypassing our backoff. It would also follow redirects,
+    and send the key and the token to another host.
+    """
+    handshake = _handshake.get()
+    try:
+        response = await send(request)
+    except aiohttp.ClientConnectorError:
+        raise  # the request was not sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _DroppedError(str(error) or type(error).__name__) from error
+    if response.status == 101:
+        if (date := parse_date(response.headers.get("Date"))) is not None:
+            handshake.clock_offset = date - time.time()
+        return response
+    try:
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        raise _RefusedError(response.status, retry_after, await read_beginning(response, handshake.body_timeout))
+    finally:
+        response.close()
