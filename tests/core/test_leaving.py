@@ -231,8 +231,8 @@ def test_a_thousand_cycles_leave_nothing_behind() -> None:
         sizes.append(tuple(map(len, parts)))
     assert ada.session.channels[kept].state is ChannelState.JOINED
     assert max(sizes[10:]) <= (10, 3, 0, 150, 4)
-    assert len(ada.session._joins._asked) == 0
-    assert len(ada.session._joins._waiting) == 0
+    assert ada.session._joins.unanswered == 0
+    assert ada.session._joins.waiting == 0
 
 
 def test_asking_again_with_equal_options_gives_the_same_channel(story: Story) -> None:

@@ -11,30 +11,34 @@ from msgspec import Raw
 
 from supawire.core import http_broadcast
 from supawire.core.context import Context
-from supawire.core.effects import ChangesFailed, Ticket, UnreadableFrame
+from supawire.core.effects import Ticket, UnreadableFrame
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
-from supawire.core.membership import Membership
+from supawire.core.membership import (
+    Close,
+    Leave,
+    Membership,
+    RequirementsChanged,
+    Subscribe,
+    TokenChanged,
+    TokenUnavailable,
+    Waiter,
+)
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.presence import ChannelPresence
-from supawire.core.states import ChannelOn
-from supawire.core.waiters import Said, Waiter
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, StateError
-from supawire.events import ChannelState, Instant, PresenceEvent, PresenceState, System
+from supawire.events import ChannelState, Instant, PresenceEvent, PresenceState
 from supawire.options import ChannelOptions, Secret
 
 _keys: Final = msgspec.json.Decoder(dict[str, Raw])
-
-_REPLACED: Final = 60.0
-"""Seconds for which changes may have been missing before the server reports a new subscription; 37 were measured."""
 
 
 class CoreChannel:
     """The client side of one topic."""
 
-    __slots__ = ("_context", "_joins", "_member", "_parts", "begun", "membership", "name", "options", "topic")
+    __slots__ = ("_context", "_member", "begun", "membership", "name", "options", "topic")
 
-    def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
+    def __init__(self, context: Context, joins: JoinQueue[Membership], topic: str, options: ChannelOptions) -> None:
         self.topic: Final = topic
         self.options: Final = options
         self.membership: Final = Membership(context, joins, topic, options)
@@ -43,8 +47,6 @@ class CoreChannel:
         """Whether the user ever subscribed or unsubscribed, not counting a subscribe withdrawn before the join."""
         self._member = self.membership
         self._context = context
-        self._joins = joins
-        self._parts = self._member.parts
 
     @property
     def state(self) -> ChannelState:
@@ -71,12 +73,12 @@ class CoreChannel:
         """The error because of which the wanted changes will never arrive although the channel is joined, else None."""
         if self.state is not ChannelState.JOINED or self._member.missing_kinds:
             return None
-        return self._parts.readiness.hopeless
+        return self._member.readiness.hopeless
 
     @property
     def queued(self) -> int:
         """Number of queued broadcasts."""
-        return len(self._parts.outbox)
+        return len(self._member.outbox)
 
     @property
     def own_token(self) -> bool:
@@ -87,33 +89,31 @@ class CoreChannel:
 
     def has_listener(self, deliver: Callable[[Any], None]) -> bool:
         """Return whether this callable is already registered."""
-        return self._parts.index.has(deliver)
+        return self._member.index.has(deliver)
 
     def listen(self, listener: Listener, now: Instant) -> None:
         """Add a listener. New bindings, and the first presence listener, require a new join."""
-        self._parts.index.add(listener)
-        self._parts.gaps.widen(self._parts.index.kinds())
-        self._member.rejoin_if_needed(now)
+        self._member.index.add(listener)
+        self._member.gaps.widen(self._member.index.kinds())
+        self._member.handle(RequirementsChanged(), now)
 
     def unlisten(self, listener: Listener) -> None:
         """Remove a listener."""
-        self._parts.index.remove(listener)
+        self._member.index.remove(listener)
 
     def subscribe(self, waiter: Waiter, now: Instant) -> None:
         """Join and stay joined. The waiter is resolved when the channel is joined or ready."""
         self.begun = True
-        self._parts.waiters.add(waiter, now.mono)
-        self._member.want(now)
-        self._member.settle_waiters()
+        self._member.handle(Subscribe(waiter), now)
 
-    def unsubscribe(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
-        """Leave. The ticket resolves when the server confirms, or after `bound` seconds."""
+    def unsubscribe(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
+        """Leave. The ticket resolves when the server confirms, or after `timeout` seconds."""
         self.begun = True
-        self._member.leave(ticket, bound, now)
+        self._member.handle(Leave(ticket, timeout), now)
 
     def close(self, error: RealtimeError | None, now: Instant) -> None:
         """Close permanently: the channel was removed, the client was closed, or the connection ended with `error`."""
-        self._member.close(error, now)
+        self._member.handle(Close(error), now)
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """Set the channel's own token, used instead of the client's."""
@@ -127,38 +127,34 @@ class CoreChannel:
 
     def token_changed(self, now: Instant) -> None:
         """Send a changed token to the server once. A channel that failed with the old token joins again."""
-        if self.state is ChannelState.FAILED and self.wanted:
-            self._member.renew(now)
-        else:
-            self._member.tell_token(now)
+        self._member.handle(TokenChanged(), now)
 
     def token_missing(self, error: RealtimeError, now: Instant) -> None:
         """Record why there is no token to join with. A permanent error fails the waiting callers at once."""
-        if self.state is ChannelState.WAITING:
-            self._member.blocked(error, now)
+        self._member.handle(TokenUnavailable(error), now)
 
     def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Set the desired presence. The ticket resolves at once if not joined, else when the server confirms it."""
-        self._parts.tracking.set_desired(wish)
+        self._member.tracking.set_desired(wish)
         if self.state not in (ChannelState.JOINED, ChannelState.REJOINING):
             self._context.tickets.resolve(ticket, None)
             return
-        self._parts.tracking.add_waiter(ticket, timeout, now)
+        self._member.tracking.add_waiter(ticket, timeout, now)
         if self._member.needs_rejoin:
-            self._member.rejoin_if_needed(now)
+            self._member.handle(RequirementsChanged(), now)
         else:
-            self._parts.tracking.advance(now)
+            self._member.tracking.advance(now)
 
     def broadcast(self, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast, or apply the `offline` option. Return None if it was sent and no reply is expected."""
         self._check_broadcast(message)
         if self.state is ChannelState.JOINED and self._member.active_join is not None:
-            return self._parts.outbox.send(message, self._member.active_join.ref, now)
+            return self._member.outbox.send(message, self._member.active_join.ref, now)
         offline = self._context.options.offline
         if self.state is ChannelState.REJOINING or offline in ("wait", "queue"):
-            return self._parts.outbox.keep(message, now)
+            return self._member.outbox.keep(message, now)
         if offline == "http":
-            return self._parts.outbox.publish(message, private=self.options.private, token=self._member.token)
+            return self._member.outbox.publish(message, private=self.options.private, token=self._member.token)
         raise StateError(
             f"the channel is {self.state}, not joined" + self._because(),
             topic=self.name,
@@ -172,9 +168,9 @@ class CoreChannel:
     def expired(self, ticket: Ticket, now: Instant) -> None:
         """Fail a call whose timeout has passed."""
         joined = self.state is ChannelState.JOINED
-        if self._parts.outbox.expired(ticket, joined=joined) or self._parts.tracking.expired(ticket):
+        if self._member.outbox.expired(ticket, joined=joined) or self._member.tracking.expired(ticket):
             return
-        waiter = self._parts.waiters.take(ticket)
+        waiter = self._member.waiters.pop(ticket)
         if waiter is None:
             return
         what = "ready" if waiter.ready and joined else "joined"
@@ -185,9 +181,9 @@ class CoreChannel:
 
     def cancel(self, ticket: Ticket, now: Instant) -> None:
         """Discard the ticket of a cancelled call."""
-        self._parts.outbox.drop(ticket)
-        self._parts.tracking.dropped(ticket)
-        if self._parts.waiters.take(ticket) is not None:
+        self._member.outbox.drop(ticket)
+        self._member.tracking.dropped(ticket)
+        if self._member.waiters.pop(ticket) is not None:
             self._withdraw(now)
 
     def check_presence(self, wish: bytes | None) -> None:
@@ -205,40 +201,9 @@ class CoreChannel:
 
     def presence(self) -> PresenceState:
         """Return an immutable snapshot of the presence state."""
-        return self._parts.roster.state()
+        return self._member.roster.state()
 
-    # --- frames of the active join
-
-    def system(self, message: System, now: Instant) -> None:
-        """Handle a `system` message: readiness, an error of Postgres changes, or the reason of an imminent close."""
-        self._context.deliver(self._parts.index.system, (message,))
-        reading = self._parts.readiness.read(message, now, keyed=self._member.keyed)
-        joined = self.state is ChannelState.JOINED  # else the message is about the join that is being replaced
-        match reading.said:
-            case Said.READY:
-                self._member.move(ChannelOn.RECOVERED, now, announce=True)
-                self._member.settle_waiters()
-            case Said.DEGRADED:
-                since = self._member.rejoin.since(self._joins.stalled_since(now))  # maybe delayed behind a join
-                self._parts.gaps.open(since, "degraded", frozenset({"changes"}))
-                self._member.move(ChannelOn.DEGRADED, now, reading.error, announce=True)
-                if joined and reading.error is not None and reading.error is self._parts.readiness.hopeless:
-                    self._member.settle_waiters()
-                    self._context.report(ChangesFailed(reading.error, self.name))
-            case Said.ANEW:  # also before a rejoin is answered: frames of the new join come only after its reply
-                earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
-                self._parts.gaps.open(self._member.rejoin.since(earlier), "resubscribed", frozenset({"changes"}))
-            case Said.ENDING:
-                self._member.close_reason = reading
-            case Said.NOTHING:
-                pass
-        self._member.events_flow(now)
-
-    def missed_change(self, now: Instant) -> None:
-        """Open a gap, if there are change listeners, because a frame that may have been a change could not be read."""
-        if self._member.accepted_refs and self._parts.index.bindings:
-            self._parts.gaps.open(now, "unreadable", frozenset({"changes"}))
-            self._member.events_flow(now)
+    # --- presence frames of the active join
 
     def presence_state(self, raw: Raw) -> None:
         """Apply a `presence_state` and deliver the resulting events."""
@@ -249,39 +214,35 @@ class CoreChannel:
         self._tell_presence(lambda roster: roster.apply(joins, leaves))
 
     def _tell_presence(self, change: Callable[[ChannelPresence], list[PresenceEvent]]) -> None:
-        roster = self._parts.roster
+        roster = self._member.roster
         malformed = roster.malformed
-        self._context.deliver(self._parts.index.presence, change(roster))
+        self._context.deliver(self._member.index.presence, change(roster))
         if roster.malformed != malformed:
             self._context.counts.malformed_presence += roster.malformed - malformed
             self._context.report(UnreadableFrame("presence that is malformed, or of too many", self.name))
 
-    def older_join_ended(self) -> None:
-        """Record that the server has closed a join older than the active one."""
-        self._parts.roster.older_ended()
-
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
         """Handle the reply to a presence request, or its timeout."""
-        self._parts.tracking.answered(error, now)
-        self._member.rejoin_if_needed(now)
+        self._member.tracking.answered(error, now)
+        self._member.handle(RequirementsChanged(), now)
 
     # --- deadlines
 
     def track_due(self, now: Instant) -> None:
         """Send a delayed presence request, now that the rate limit allows it."""
-        self._parts.tracking.advance(now)
+        self._member.tracking.advance(now)
 
     def flush_due(self, now: Instant) -> None:
         """Send queued broadcasts, now that the rate limit allows it."""
         if self.state is ChannelState.JOINED and self._member.active_join is not None:
-            self._parts.outbox.flush(self._member.active_join.ref, now)
+            self._member.outbox.flush(self._member.active_join.ref, now)
 
     # --- internal
 
     def _withdraw(self, now: Instant) -> None:
         """Leave a channel that was never joined once its last waiter is gone, as if it had never been subscribed."""
-        if self.wanted and not self._member.ever_joined and not self._parts.waiters:
-            self._member.leave(None, self._context.options.timeout, now)
+        if self.wanted and not self._member.ever_joined and not self._member.waiters:
+            self._member.handle(Leave(None, self._context.options.timeout), now)
             self.begun = False  # so that iterators read later subscribe again instead of ending
 
     def _check_broadcast(self, message: OutgoingBroadcast) -> None:
@@ -293,7 +254,7 @@ class CoreChannel:
                 topic=self.name,
                 hint=f"client.channel({self.name!r}, ack=True)",
             )
-        self._parts.outbox.check(message)
+        self._member.outbox.check(message)
 
     def _because(self) -> str:
         if self.error is not None:

@@ -4,199 +4,108 @@ A join's timeout starts when the join before it is answered, because a refused j
 any join is unanswered, socket time is paused. If a timeout passes without a single frame since it started, the
 connection is considered dead, not the join slow; the same holds for a silence as long as a heartbeat interval plus its
 timeout. See docs/protocol.md, Joins block the connection.
+
+The queue sends nothing: `membership.send_joins` takes the channels from it and sends their joins.
 """
 
 from math import inf
-from typing import Final, Protocol
-
-from msgspec import Raw, Struct
+from typing import Final, Generic, Protocol, TypeVar
 
 from supawire.core.context import Context, pace
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.events import Instant
 
-_BEHIND: Final = 1.0
+_DELAY_AFTER_REPLY: Final = 1.0
 """Seconds after the last join reply in which frames delayed behind it may still arrive."""
 
 
 class Joiner(Protocol):
-    """What the queue and the receiver need of a channel's membership."""
+    """A channel that joins."""
 
-    def go(self, now: Instant) -> str:
-        """Send the join now and return its ref."""
-        ...
-
-    def held(self, held: bool, now: Instant) -> None:
-        """Record whether pacing or other channels' joins delay this channel."""
-        ...
-
-    def accepted(self, ref: str, response: Raw, now: Instant) -> None:
-        """Handle an ok reply to the join with this ref."""
-        ...
-
-    def refused(self, ref: str, reason: str, now: Instant) -> None:
-        """Handle an error reply to the join with this ref."""
-        ...
-
-    def join_timed_out(self, ref: str, now: Instant) -> None:
-        """Handle that the join with this ref was not answered in time."""
+    def pause_waiters(self, paused: bool, now: Instant) -> None:
+        """Pause or resume the timeouts of callers while pacing or other channels' joins delay this channel."""
         ...
 
 
-class _Asked(Struct, frozen=True):
-    channel: Joiner
-    ref: str
+J = TypeVar("J", bound=Joiner)
 
 
-class JoinQueue:
+class JoinQueue(Generic[J]):
     """Channels waiting to join, and unanswered joins."""
 
     __slots__ = (
-        "_asked",
-        "_blind",
-        "_context",
-        "_late_at",
-        "_led_at",
-        "_pace",
-        "_timed_out_refs",
-        "_waiting",
-        "is_open",
-    )
+        "_blocked", "_context", "_head_deadline", "_head_since", "_pace", "_stall", "_timed_out_refs", "_unanswered",
+        "_waiting", "is_open",
+    )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._pace = pace(context.options.limits.joins_per_second)
-        self._waiting: dict[Joiner, None] = {}
-        self._asked: list[_Asked] = []
-        self._led_at = self._late_at = 0.0
-        """When the first of the unanswered joins became the first, and when its timeout ends."""
         self.is_open: bool = False
+        """Whether the connection is open."""
+        self._waiting: dict[J, None] = {}
+        self._blocked = False
+        """Whether no join may be sent before the next `request` or `resume`."""
+        self._unanswered: dict[str, J] = {}
+        """The channels of the unanswered joins by ref, in the order of sending."""
+        self._head_since = self._head_deadline = 0.0
+        """When the first of the unanswered joins became the first, and when its timeout ends."""
         self._timed_out_refs: dict[str, None] = {}
         """Refs of timed-out joins that the server may still be processing."""
-        self._blind: tuple[float | None, float] = (None, 0.0)
+        self._stall: tuple[float | None, float] = (None, 0.0)
         """Start and end of the last period in which a join was unanswered."""
 
-    def want(self, channel: Joiner, now: Instant) -> None:
+    # --- channels waiting to join
+
+    def request(self, channel: J, now: Instant) -> None:
         """Join as soon as the connection is open, a token is available and pacing allows."""
         self._waiting[channel] = None
-        channel.held(False, now)
+        self._blocked = False
         tokens = self._context.tokens
         if self.is_open and tokens.has_provider and not tokens.fetching:
             self._context.fetch_token(now)
-        self.pump(now)
 
-    @property
-    def is_stalled(self) -> bool:
-        """Whether the server may be processing a join, during which it sends nothing else."""
-        return bool(self._asked or self._timed_out_refs)
-
-    def stalled_since(self, now: Instant) -> Instant:
-        """Return the earliest time at which a frame may have been delayed behind an unanswered join.
-
-        The server processes joins one at a time, so the event that ended a channel may be as old as the join before it.
-        """
-        began, ended = self._blind
-        blind = now.mono - began if began is not None and now.mono - ended <= _BEHIND else 0.0
-        return Instant(now.mono - blind, now.wall - blind)
-
-    def withdraw(self, channel: Joiner) -> None:
+    def withdraw(self, channel: J) -> None:
         """Remove the channel from the queue. A join already sent keeps its position until it is answered."""
         self._waiting.pop(channel, None)
 
-    def waits(self, channel: Joiner) -> bool:
+    def is_waiting(self, channel: J) -> bool:
         """Return whether this channel's next join has not been sent yet."""
         return channel in self._waiting
 
-    def opened(self, now: Instant) -> None:
-        """Start to send joins on a new connection."""
-        self.is_open = True
-        self.pump(now)
-
-    def lost(self, last_received_at: Instant, now: Instant) -> Instant:
-        """Drop all unanswered joins because the connection was lost.
-
-        Return the time from which events may be missing: the last received frame, or earlier if a join was unanswered.
-        """
-        since = min(last_received_at, self.stalled_since(now))
-        self.is_open = False
-        for channel in {**self._waiting, **dict.fromkeys(asked.channel for asked in self._asked)}:
-            channel.held(False, now)
-        self._asked.clear()
-        self._timed_out_refs.clear()
-        self._blind = (None, 0.0)
-        self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
-        self._context.timers.cancel(TimerKey(TimerKind.JOIN_QUEUE))
-        return since
-
-    def pump(self, now: Instant) -> None:
-        """Send the joins that may be sent now."""
-        while self.is_open and self._waiting and self._context.tokens.usable:
-            ready_at = self._pace.ready_at(now.mono)
-            if ready_at > now.mono:
-                self._context.timers.set(TimerKey(TimerKind.JOIN_QUEUE), ready_at)
-                for channel in self._waiting:
-                    channel.held(True, now)
-                return
-            channel = next(iter(self._waiting))
-            del self._waiting[channel]
-            self._pace.spend(now.mono)
-            self._context.counts.joins += 1
-            if not self._asked:
-                self._beat_before(now)
-            self._context.replies.freeze(now.mono)
-            if not self._asked and not self._timed_out_refs:
-                self._blind = (now.mono, inf)
-            self._asked.append(_Asked(channel, channel.go(now)))
-            if len(self._asked) == 1:
-                self._start_head_timer(now)
-            else:
-                channel.held(True, now)
-
-    def answered(self, ref: str | None, now: Instant) -> Joiner | None:
-        """Remove and return the channel whose join has this ref, or None if no such join is unanswered."""
-        asked = next((asked for asked in self._asked if asked.ref == ref), None)
-        if asked is None:
-            if ref is not None and ref in self._timed_out_refs:
-                del self._timed_out_refs[ref]
-                self._clear_stall(now)
-            return None
-        self._remove(asked, now)
-        return asked.channel
-
-    def timed_out(self, now: Instant, last_received_at: float) -> bool:
-        """Time out the first join. Return False if nothing was received since it became first (dead connection)."""
-        if not self._asked:
-            return True
-        if last_received_at <= self._led_at:
-            return False
-        if now.mono < self._late_at:  # this deadline only checked for silence
-            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._late_at)
-            return True
-        asked = self._asked[0]
-        self._timed_out_refs[asked.ref] = None
-        self._remove(asked, now)
-        if self._asked:
-            options = self._context.options
-            silent = max(now.mono, last_received_at + options.heartbeat + options.timeout)
-            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), min(self._late_at, silent))
-        asked.channel.join_timed_out(asked.ref, now)
-        return True
-
     @property
-    def unanswered(self) -> int:
-        """Number of unanswered joins."""
-        return len(self._asked)
+    def waiting(self) -> int:
+        """Number of channels whose next join has not been sent yet."""
+        return len(self._waiting)
 
-    def _remove(self, asked: _Asked, now: Instant) -> None:
-        led = asked is self._asked[0]
-        self._asked.remove(asked)
-        asked.channel.held(False, now)
-        if not self._asked:
-            self._clear_stall(now)
-            self._context.replies.thaw(now.mono)
-            self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
-        elif led:
-            self._start_head_timer(now)
+    def resume(self) -> None:
+        """Continue to send joins: pacing allows the next, or a token has arrived."""
+        self._blocked = False
+
+    def next(self, now: Instant) -> J | None:
+        """Remove and return the channel whose join may be sent now, None if there is none. `sent` has to follow."""
+        if self._blocked:
+            return None
+        if not (self.is_open and self._waiting and self._context.tokens.usable):
+            self._blocked = True
+            return None
+        ready_at = self._pace.ready_at(now.mono)
+        if ready_at > now.mono:
+            self._blocked = True
+            self._context.timers.set(TimerKey(TimerKind.JOIN_QUEUE), ready_at)
+            for channel in self._waiting:
+                channel.pause_waiters(True, now)
+            return None
+        channel = next(iter(self._waiting))
+        del self._waiting[channel]
+        self._pace.spend(now.mono)
+        self._context.counts.joins += 1
+        if not self._unanswered:
+            self._beat_before(now)
+        self._context.replies.freeze(now.mono)
+        if not self._unanswered and not self._timed_out_refs:
+            self._stall = (now.mono, inf)
+        return channel
 
     def _beat_before(self, now: Instant) -> None:
         """Send a heartbeat that is due soon before the join, since its reply would otherwise wait for the join's reply.
@@ -207,13 +116,103 @@ class JoinQueue:
         if due is not None and due - now.mono < self._context.options.timeout:
             self._context.beat(now)
 
+    # --- unanswered joins
+
+    def sent(self, channel: J, ref: str, now: Instant) -> None:
+        """Record the join that the channel has sent."""
+        self._unanswered[ref] = channel
+        if len(self._unanswered) == 1:
+            self._start_head_timer(now)
+        else:
+            channel.pause_waiters(True, now)
+
+    def answered(self, ref: str | None, now: Instant) -> J | None:
+        """Remove and return the channel whose join has this ref, or None if no such join is unanswered."""
+        if ref is None:
+            return None
+        if ref in self._unanswered:
+            return self._remove(ref, now)
+        if ref in self._timed_out_refs:
+            del self._timed_out_refs[ref]
+            self._clear_stall(now)
+        return None
+
+    def is_silent(self, last_received_at: float) -> bool:
+        """Return whether nothing was received since the first unanswered join became the first."""
+        return bool(self._unanswered) and last_received_at <= self._head_since
+
+    def timed_out(self, now: Instant, last_received_at: float) -> tuple[J, str] | None:
+        """Remove the first join if its timeout has passed, and return its channel and ref."""
+        if not self._unanswered:
+            return None
+        if now.mono < self._head_deadline:  # this deadline only checked for silence
+            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._head_deadline)
+            return None
+        ref = next(iter(self._unanswered))
+        self._timed_out_refs[ref] = None
+        channel = self._remove(ref, now)
+        if self._unanswered:
+            options = self._context.options
+            silent = max(now.mono, last_received_at + options.heartbeat + options.timeout)
+            self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), min(self._head_deadline, silent))
+        return channel, ref
+
+    @property
+    def unanswered(self) -> int:
+        """Number of unanswered joins."""
+        return len(self._unanswered)
+
+    def stalled_since(self, now: Instant) -> Instant:
+        """Return the earliest time at which a frame may have been delayed behind an unanswered join.
+
+        The server processes joins one at a time, so the event that ended a channel may be as old as the join before it.
+        """
+        began, ended = self._stall
+        seconds = now.mono - began if began is not None and now.mono - ended <= _DELAY_AFTER_REPLY else 0.0
+        return Instant(now.mono - seconds, now.wall - seconds)
+
+    def _remove(self, ref: str, now: Instant) -> J:
+        was_head = ref == next(iter(self._unanswered))
+        channel = self._unanswered.pop(ref)
+        channel.pause_waiters(False, now)
+        if not self._unanswered:
+            self._clear_stall(now)
+            self._context.replies.thaw(now.mono)
+            self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
+        elif was_head:
+            self._start_head_timer(now)
+        return channel
+
     def _clear_stall(self, now: Instant) -> None:
         """Record that the server is not processing any join, as far as is known."""
-        if not self._asked and not self._timed_out_refs:
-            self._blind = (self._blind[0], now.mono)
+        if not self._unanswered and not self._timed_out_refs:
+            self._stall = (self._stall[0], now.mono)
 
     def _start_head_timer(self, now: Instant) -> None:
         """Start the timeout of the join that is now first."""
-        self._asked[0].channel.held(False, now)
-        self._led_at, self._late_at = now.mono, now.mono + 2 * self._context.options.timeout
-        self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._late_at)
+        next(iter(self._unanswered.values())).pause_waiters(False, now)
+        self._head_since, self._head_deadline = now.mono, now.mono + 2 * self._context.options.timeout
+        self._context.timers.set(TimerKey(TimerKind.JOIN_TIMEOUT), self._head_deadline)
+
+    # --- the connection
+
+    def opened(self) -> None:
+        """Start to send joins on a new connection."""
+        self.is_open = True
+        self._blocked = False
+
+    def lost(self, last_received_at: Instant, now: Instant) -> Instant:
+        """Drop all unanswered joins because the connection was lost.
+
+        Return the time from which events may be missing: the last received frame, or earlier if a join was unanswered.
+        """
+        since = min(last_received_at, self.stalled_since(now))
+        self.is_open = False
+        for channel in {**self._waiting, **dict.fromkeys(self._unanswered.values())}:
+            channel.pause_waiters(False, now)
+        self._unanswered.clear()
+        self._timed_out_refs.clear()
+        self._stall = (None, 0.0)
+        self._context.timers.cancel(TimerKey(TimerKind.JOIN_TIMEOUT))
+        self._context.timers.cancel(TimerKey(TimerKind.JOIN_QUEUE))
+        return since

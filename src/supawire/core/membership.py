@@ -1,92 +1,848 @@
-"""The life cycle of a channel's joins: requested, active, left, lost.
+"""The life cycle of a channel's joins: request, queue, send, reply, retry, rejoin, close, leave.
+
+`Membership` is a state machine, one for each channel. Its only entry is `handle(event, now)`; the events are the
+classes below. Handling an event changes the state as the table `states.CHANNEL` says and appends effects. It never
+starts another join and never calls the machine again: a channel that becomes WAITING is put into the join queue, and
+`send_joins`, which the session calls after each input, sends the joins that may be sent now.
 
 Everything that the server assigns belongs to one join and is replaced by the next one: binding ids, presence state and
 readiness. Frames of an older join are recognised by their join_ref and dropped. What the user wants of the topic is
 recorded in `channel`.
 
-`Parts` bundles the other components of a channel. `Rejoin` decides what follows when a join is refused or ends: retry,
-retry more slowly, retry with a fresh token, or give up.
+`RetryPolicy` decides what follows when a join is refused or ends: retry, retry more slowly, retry with a fresh token,
+or give up. `Waiters` are the callers that wait for a join.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from msgspec import Raw, Struct
 
 from supawire._server_errors import Action, Known, classify_join, join_error
 from supawire.core import frames
+from supawire.core.codec import items, members, read
 from supawire.core.context import Context
-from supawire.core.effects import BindingMismatch, Ended, GapReported, Ticket, TokenFailed
+from supawire.core.effects import BindingMismatch, ChangesFailed, Ended, GapReported, Ticket, TokenFailed
 from supawire.core.gaps import REJOIN, SETTLED, Gaps
-from supawire.core.join_payload import Join, binding_ids, join_payload
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Index
 from supawire.core.outbox import ChannelOutbox
 from supawire.core.presence import ChannelPresence
 from supawire.core.presence_tracking import PresenceTracking
+from supawire.core.readiness import ChannelReadiness, SystemMeaning, SystemReading
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.states import CHANNEL, ChannelOn
 from supawire.core.token import on_wire, same, taken_back
-from supawire.core.waiters import ChannelReadiness, Reading, Waiters
 from supawire.errors import (
     AuthError,
     ClosedError,
     ConnectionLostError,
+    JoinError,
     OperationTimeout,
     RealtimeError,
     ServerError,
     StateError,
 )
-from supawire.events import ChannelState, Instant, Status
+from supawire.events import ChannelState, Instant, Status, System
 from supawire.options import ChannelOptions, Secret
+from supawire.selectors import ANY, ChangesSelector
+
+# --- events
 
 
-class Parts(Struct, frozen=True):
-    """The components of a channel; `membership` and `channel` connect them."""
+class Waiter(Struct):
+    """One caller. `left`: remaining seconds, None for no limit; `since`: when they started, None while paused."""
 
-    index: Index
-    roster: ChannelPresence
-    gaps: Gaps
-    tracking: PresenceTracking
-    outbox: ChannelOutbox
-    waiters: Waiters
-    readiness: ChannelReadiness
+    ticket: Ticket
+    ready: bool
+    left: float | None
+    ignore_queue_time: bool
+    since: float | None = None
 
-    @classmethod
-    def of(cls, context: Context, topic: str, name: str, options: ChannelOptions) -> "Parts":
-        """Create the components of a new channel."""
-        return cls(
-            index=Index(),
-            roster=ChannelPresence(name),
-            gaps=Gaps(name, options, context.server_clock),
-            tracking=PresenceTracking(context, topic, name),
-            outbox=ChannelOutbox(context, topic, name),
-            waiters=Waiters(context, topic),
-            readiness=ChannelReadiness(),
-        )
 
-    def wants_presence(self, options: ChannelOptions) -> bool:
-        """Whether the next join enables presence: there is a listener, a presence key or a payload to track."""
-        return (
-            self.index.wants_presence or options.presence_key is not None or self.tracking.desired_payload is not None
-        )
+class Subscribe(Struct, frozen=True):
+    """The user wants to be joined, and rejoined until left. The waiter is resolved when joined or ready."""
 
-    def unmet(self, join: Join | None, options: ChannelOptions) -> frozenset[str]:
-        """Return the kinds of wanted events that this join did not request; an empty set without a join."""
-        if join is None:
-            return frozenset()
-        unmet = set[str]()
-        if self.index.lacks(join.bindings):
-            unmet.add("changes")
-        if self.wants_presence(options) and not join.presence:
-            unmet.add("presence")
-        return frozenset(unmet)
+    waiter: Waiter
 
+
+class Leave(Struct, frozen=True):
+    """The user wants to leave. The ticket resolves when the server confirms, or after `timeout` seconds."""
+
+    ticket: Ticket | None
+    timeout: float
+
+
+class Close(Struct, frozen=True):
+    """The channel was removed, the client was closed, or the connection ended with this error."""
+
+    error: RealtimeError | None
+
+
+class RequirementsChanged(Struct, frozen=True):
+    """Listeners or presence changed, so that the active join may lack something."""
+
+
+class TokenChanged(Struct, frozen=True):
+    """The token that joins carry changed."""
+
+
+class TokenUnavailable(Struct, frozen=True):
+    """The token provider failed before its first token."""
+
+    error: RealtimeError
+
+
+class SendJoin(Struct, frozen=True):
+    """The channel is the next of the join queue."""
+
+
+class JoinAccepted(Struct, frozen=True):
+    """An ok reply to the join with this ref."""
+
+    ref: str
+    response: Raw
+
+
+class JoinRefused(Struct, frozen=True):
+    """An error reply to the join with this ref."""
+
+    ref: str
+    reason: str
+
+
+class JoinTimedOut(Struct, frozen=True):
+    """The join with this ref was not answered in time."""
+
+    ref: str
+
+
+class RetryDelay(Struct, frozen=True):
+    """The user's backoff function returned these seconds."""
+
+    seconds: float
+
+
+class RetryDue(Struct, frozen=True):
+    """The backoff before the next join is over."""
+
+
+class RejoinDue(Struct, frozen=True):
+    """The call is over that changed what a joined channel requires."""
+
+
+class ServerClosed(Struct, frozen=True):
+    """The server sent `phx_close`, or `phx_error` if `crashed`, for the join with this ref."""
+
+    ref: str | None
+    crashed: bool
+
+
+class SystemReceived(Struct, frozen=True):
+    """A `system` message for the active join."""
+
+    message: System
+
+
+class ChangeMissed(Struct, frozen=True):
+    """A frame that may have been a change of this channel could not be read."""
+
+
+class GapDue(Struct, frozen=True):
+    """The server has queued all replayed messages by now."""
+
+
+class HeartbeatAnswered(Struct, frozen=True):
+    """The reply to the heartbeat sent at this time: all frames that the server queued before it have arrived."""
+
+    sent_at: float
+
+
+class ConnectionLost(Struct, frozen=True):
+    """The connection was lost. Frames may be missing since `last_received_at`."""
+
+    error: ConnectionLostError
+    last_received_at: Instant
+
+
+class LeaveAnswered(Struct, frozen=True):
+    """The reply to the leave with this ref."""
+
+    ref: str | None
+
+
+class LeaveTimedOut(Struct, frozen=True):
+    """The time limit of the leave has passed."""
+
+
+Event = (
+    Subscribe
+    | Leave
+    | Close
+    | RequirementsChanged
+    | TokenChanged
+    | TokenUnavailable
+    | SendJoin
+    | JoinAccepted
+    | JoinRefused
+    | JoinTimedOut
+    | RetryDelay
+    | RetryDue
+    | RejoinDue
+    | ServerClosed
+    | SystemReceived
+    | ChangeMissed
+    | GapDue
+    | HeartbeatAnswered
+    | ConnectionLost
+    | LeaveAnswered
+    | LeaveTimedOut
+)
+
+
+class Join(Struct, frozen=True):
+    """One join as requested. It is active from the server's ok reply until it ends."""
+
+    ref: str
+    bindings: tuple[ChangesSelector[Any], ...] = ()
+    presence: bool = False
+    token: Secret | None = None
+
+
+class _PendingLeave(NamedTuple):
+    join_ref: str
+    ref: str
+
+
+_NO_REFS: Final[tuple[str | None, ...]] = ()
+
+_CHANGES: Final = frozenset({"changes"})
+
+_REPLACED: Final = 60.0
+"""Seconds for which changes may have been missing before the server reports a new subscription; 37 were measured."""
 
 CHANNEL_LIMIT: Final = "ChannelRateLimitReached"
 """Error code of a join that is refused because the connection has too many channels."""
 
-_STEADY: Final = 5.0
-"""Seconds a channel must stay joined before the backoff restarts."""
+
+# --- the machine
+
+
+class Membership:
+    """The successive joins of one topic."""
+
+    __slots__ = (
+        "_context", "_gap_heartbeat_at", "_joins", "_leavers", "_pending_leave", "_retry", "accepted_refs",
+        "active_join", "close_reason", "error", "ever_joined", "gaps", "index", "name", "options", "outbox",
+        "pending_join", "readiness", "roster", "sent_token", "state", "token", "topic", "tracking", "waiters", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, joins: "JoinQueue[Membership]", topic: str, options: ChannelOptions) -> None:
+        self._context = context
+        self._joins = joins
+        self.topic: Final = topic
+        self.name: Final = topic.removeprefix(frames.PREFIX)
+        self.options: Final = options
+        self.index: Final = Index()
+        self.roster: Final = ChannelPresence(self.name)
+        self.gaps: Final = Gaps(self.name, options, context.server_clock)
+        self.tracking: Final = PresenceTracking(context, topic, self.name)
+        self.outbox: Final = ChannelOutbox(context, topic, self.name)
+        self.waiters: Final = Waiters(context, topic)
+        self.readiness: Final = ChannelReadiness()
+        self._retry: Final = RetryPolicy(context, topic)
+        self.state: ChannelState = ChannelState.IDLE
+        self.error: RealtimeError | None = None
+        """Why the channel is not joined."""
+        self.wanted: bool = False
+        """Whether the user wants to be joined."""
+        self.ever_joined: bool = False
+        """Whether a join has succeeded since the user subscribed."""
+        self.token: Secret | None = options.secret
+        """The channel's own token, used instead of the client's."""
+        self.sent_token: Secret | None = None
+        """The last token that the server has received for this channel."""
+        self.pending_join: Join | None = None
+        """The join that is sent and not answered."""
+        self.active_join: Join | None = None
+        self.accepted_refs: tuple[str | None, ...] = _NO_REFS
+        """The join_refs accepted on data frames: None and that of the active join."""
+        self.close_reason: SystemReading | None = None
+        """Why the server is about to close the channel, if it has announced that."""
+        self._gap_heartbeat_at: float | None = None
+        """Send time of the heartbeat whose reply follows all replayed messages."""
+        self._pending_leave: _PendingLeave | None = None
+        self._leavers: tuple[Ticket, ...] = ()
+
+    def handle(self, event: Event, now: Instant) -> None:  # noqa: C901, PLR0912  one case for each event
+        """Change the state as the event requires, and put the channel into the join queue if it waits for a join."""
+        previous = self.state
+        match event:
+            case Subscribe(waiter):
+                self._subscribe(waiter, now)
+            case RequirementsChanged():
+                self._rejoin_if_needed(now)
+            case RejoinDue():
+                self._rejoin(now)
+            case TokenChanged():
+                self._token_changed(now)
+            case TokenUnavailable(error):
+                self._token_unavailable(error, now)
+            case SendJoin():
+                self._send_join(now)
+            case JoinAccepted(ref, response):
+                self._accepted(ref, response, now)
+            case JoinRefused(ref, reason):
+                self._refused(ref, reason, now)
+            case JoinTimedOut(ref):
+                self._timed_out(ref, now)
+            case RetryDelay(seconds):
+                self._retry_after(seconds, now)
+            case RetryDue():
+                self._retry_due(now)
+            case SystemReceived(message):
+                self._system(message, now)
+            case ChangeMissed():
+                self._change_missed(now)
+            case GapDue():
+                self._gap_due(now)
+            case HeartbeatAnswered(sent_at):
+                self._heartbeat_answered(sent_at, now)
+            case ServerClosed(ref, crashed):
+                self._closed_by_server(ref, crashed, now)
+            case ConnectionLost(error, last_received_at):
+                self._connection_lost(error, last_received_at, now)
+            case Leave(ticket, timeout):
+                self._leave(ticket, timeout, now)
+            case LeaveAnswered(ref):
+                self._leave_answered(ref, now)
+            case LeaveTimedOut():
+                self._leave_timed_out(now)
+            case Close(error):
+                self._close(error, now)
+        if self.state is ChannelState.WAITING and previous is not ChannelState.WAITING:
+            self._queue(now)
+
+    def _move(self, on: ChannelOn, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
+        """Change the state as the table says. Watchers are notified of a new state, or of any with `announce`."""
+        move = CHANNEL.get((self.state, on))
+        if move is None:
+            self._context.impossible(f"the channel {self.name}", self.state, on)
+            return
+        previous, self.state = self.state, move.next  # the only assignment of a channel's state
+        if previous is not self.state or announce:
+            self._context.announce(Status(self.name, self.state, previous, cause, self.ready), self.index.status)
+
+    # --- what the active join lacks
+
+    @property
+    def ready(self) -> bool:
+        """Whether the channel is joined and all events that its listeners want are requested and live."""
+        return self.state is ChannelState.JOINED and self.readiness.is_ready and not self.missing_kinds
+
+    @property
+    def missing_kinds(self) -> frozenset[str]:
+        """The kinds of wanted events that the active join did not request."""
+        join = self.active_join
+        if join is None or self.state is not ChannelState.JOINED:
+            return frozenset()
+        presence = not join.presence and self._wants_presence
+        changes = self.index.lacks(join.bindings)
+        return frozenset(kind for kind, lacks in (("changes", changes), ("presence", presence)) if lacks)
+
+    @property
+    def needs_rejoin(self) -> bool:
+        """Whether another join is needed: to request missing events, or to make the server drop a token."""
+        return bool(self.missing_kinds) or (self.state is ChannelState.JOINED and self._token_taken_back)
+
+    @property
+    def _wants_presence(self) -> bool:
+        """Whether the next join enables presence: there is a listener, a presence key or a payload to track."""
+        return (
+            self.index.wants_presence
+            or self.options.presence_key is not None
+            or self.tracking.desired_payload is not None
+        )
+
+    @property
+    def _newest_token(self) -> Secret | None:
+        return self.token or self._context.tokens.current
+
+    @property
+    def _token_taken_back(self) -> bool:
+        return taken_back(self.sent_token, self._newest_token)
+
+    @property
+    def _sends_api_key(self) -> bool:
+        """Whether joins carry the project's API key because there is no token."""
+        return self._newest_token is None
+
+    # --- request a join
+
+    def _subscribe(self, waiter: Waiter, now: Instant) -> None:
+        self.waiters.add(waiter, now.mono)
+        if not self.wanted or self.state is ChannelState.FAILED:
+            self._retry.reset()
+        if not self.wanted:
+            self.wanted, self.ever_joined = True, False
+        self._move(ChannelOn.SUBSCRIBE)
+        self._resolve_waiters()
+
+    def _queue(self, now: Instant) -> None:
+        """Put the channel into the join queue. Timeouts run until the queue says that it delays the join."""
+        self.waiters.pause(False, now.mono)
+        self._joins.request(self, now)
+
+    def pause_waiters(self, paused: bool, now: Instant) -> None:
+        """Pause or resume the waiters' timeouts while the join queue delays this channel."""
+        self.waiters.pause(paused, now.mono)
+
+    def _rejoin_if_needed(self, now: Instant) -> None:
+        if self.needs_rejoin:
+            self._schedule_rejoin(now)
+        else:
+            self._resolve_waiters()
+            self._report_gap_if_over(now)
+
+    def _schedule_rejoin(self, now: Instant) -> None:
+        """Schedule a rejoin, at most one per event-loop iteration.
+
+        The deadline is now, so the shell handles it after the current call: several changes share one join.
+        """
+        if self._joins.is_waiting(self):
+            return
+        if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
+            self.gaps.open(now, REJOIN, lost)
+        self._context.timers.set(TimerKey(TimerKind.JOIN_AGAIN, self.topic), now.mono)
+
+    def _rejoin(self, now: Instant) -> None:
+        """Request the join that `_schedule_rejoin` scheduled, if it is still needed."""
+        if self.tracking.busy:
+            return  # else its presence_diff is sent to the old join but arrives on the new one: a stale entry of ours
+        if self.needs_rejoin:
+            self._queue(now)
+        else:
+            self.tracking.advance(now)  # send what was postponed to the join that is no longer needed
+            self._resolve_waiters()
+            self._report_gap_if_over(now)
+
+    def _token_changed(self, now: Instant) -> None:
+        """Send the token to the server, or join again after a failure with the old one."""
+        if self.state is ChannelState.FAILED and self.wanted:
+            self._retry.reset()
+            self._move(ChannelOn.SUBSCRIBE)
+        else:
+            self._send_token(now)
+
+    def _send_token(self, now: Instant) -> None:
+        """Send the current token to the server if it changed. The server does not reply."""
+        join, token = self.active_join, self._newest_token
+        if self.state is not ChannelState.JOINED or join is None or same(token, self.sent_token):
+            return
+        if taken_back(self.sent_token, token):
+            self._schedule_rejoin(now)
+            return
+        self.sent_token = token
+        self.readiness.token_sent(now)
+        if (shown := on_wire(token)) is not None:
+            refs = join.ref, self._context.next_ref()
+            data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
+            self._context.transmit(data, secret=True)
+
+    def _token_unavailable(self, error: RealtimeError, now: Instant) -> None:
+        """Keep waiting for a token, or give up on a permanent error."""
+        if self.state is not ChannelState.WAITING:
+            return
+        if error.retryable:
+            self.error = error
+        else:
+            self._give_up(error)
+
+    # --- send it
+
+    def _send_join(self, now: Instant) -> None:
+        """Send the join with the current listeners, token and replay position."""
+        if self.state is ChannelState.JOINED:
+            self._move(ChannelOn.CHANGED)
+            self.tracking.ended(None)
+            self.gaps.open(self._retry.since(self._joins.stalled_since(now)), REJOIN, self.index.kinds())
+        else:
+            self._move(ChannelOn.GO)
+        self._gap_heartbeat_at = None
+        join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence, self._newest_token)
+        self.pending_join = join
+        payload = join_payload(join, self.options, self.gaps.replay())
+        data = self._context.codec.encode(join.ref, join.ref, self.topic, frames.JOIN, payload)
+        self._context.transmit(data, secret=True)
+
+    # --- its reply
+
+    def _accepted(self, ref: str, response: Raw, now: Instant) -> None:
+        join = self.pending_join
+        if join is None or join.ref != ref:
+            return
+        self.active_join, self.pending_join = join, None
+        self.accepted_refs = None, ref
+        self.sent_token = join.token
+        self.error = self.close_reason = None
+        self.ever_joined = True
+        ids, errors = binding_ids(join.bindings, response, self.name)
+        self.index.joined(ids)
+        self.roster.joined(enabled=join.presence)
+        self.readiness.joined(changes=bool(join.bindings), replication=self.options.replication_ready)
+        self._retry.joined(now)
+        self.gaps.joined()
+        self._move(ChannelOn.OK)
+        self._send_token(now)
+        for error in errors:
+            self._context.report(BindingMismatch(error, self.name))
+        self._resolve_waiters()
+        self.tracking.joined(ref)
+        needs_rejoin = self.needs_rejoin
+        if not needs_rejoin:  # otherwise the join that follows sends it
+            self.tracking.advance(now)
+        self.outbox.flush(ref, now)
+        if needs_rejoin:
+            self._schedule_rejoin(now)
+        else:
+            self._report_gap_if_over(now)
+
+    def _resolve_waiters(self) -> None:
+        """Resolve the callers whose state is reached, or can never be reached, while joined.
+
+        Callers that wait for "ready" also wait for the next join if the active one lacks what a listener wants.
+        """
+        if self.state is not ChannelState.JOINED or not self.waiters:
+            return
+        self.waiters.joined(ready=self.ready)
+        if self.readiness.hopeless is not None and not self.missing_kinds:
+            self.waiters.unready(self.readiness.hopeless)
+
+    def _refused(self, ref: str, reason: str, now: Instant) -> None:
+        if self.pending_join is not None and self.pending_join.ref == ref:
+            error = join_error(reason, self.name, keyed=self._sends_api_key)
+            self._fail(classify_join(reason), error, "join_refused", now)
+
+    def _timed_out(self, ref: str, now: Instant) -> None:
+        """Leave and retry an unanswered join. Without the leave the server could keep a join that we do not track."""
+        if self.pending_join is None or self.pending_join.ref != ref:
+            return
+        if self.active_join is not None and self.accepted_refs:
+            self._push_leave(self.active_join.ref, now)  # still joined if the server did not process the new join
+        self._push_leave(ref, now)
+        error = OperationTimeout("the server did not answer the join in time", topic=self.name)
+        self.error = error
+        self._lose_join("join_timeout", error, now)
+        self._move(ChannelOn.TIMEOUT, error)
+        if self._retry.exhausted(now):
+            self._give_up(error)
+        else:
+            self._retry.wait(now)
+
+    # --- retry
+
+    def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
+        """Handle a join that was refused, closed or crashed, according to the error table."""
+        join = self.pending_join or self.active_join
+        self.error = error
+        self._retry.ended(now)
+        decision = self._retry.decide(row, join.token if join else None, self.token, now)
+        self._lose_join(reason, error, self._joins.stalled_since(now))
+        if not decision.again:
+            self._give_up(error)
+            return
+        if decision.stuck:
+            stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
+            stuck.__cause__ = error
+            self._context.report(TokenFailed(stuck, self.name))
+        self._move(ChannelOn.RETRY, error)
+        self._retry.wait(now, slow=decision.slow)
+
+    def _retry_after(self, seconds: float, now: Instant) -> None:
+        if self.state is ChannelState.RETRYING:
+            self._retry.wait_for(seconds, now)
+
+    def _retry_due(self, now: Instant) -> None:
+        if self.state is ChannelState.RETRYING:
+            self._move(ChannelOn.DUE)
+
+    def _give_up(self, error: RealtimeError) -> None:
+        """Stop joining; only the user can start again."""
+        self._move(ChannelOn.GIVE_UP, error)
+        self._finish(error)
+        self._context.effects.append(Ended(self.topic, error))
+
+    # --- while joined
+
+    def _system(self, message: System, now: Instant) -> None:
+        """Handle a `system` message: readiness, an error of Postgres changes, or the reason of an imminent close."""
+        self._context.deliver(self.index.system, (message,))
+        reading = self.readiness.read(message, now, keyed=self._sends_api_key)
+        joined = self.state is ChannelState.JOINED  # else the message is about the join that is being replaced
+        match reading.meaning:
+            case SystemMeaning.READY:
+                self._move(ChannelOn.RECOVERED, announce=True)
+                self._resolve_waiters()
+            case SystemMeaning.DEGRADED:
+                since = self._retry.since(self._joins.stalled_since(now))  # maybe delayed behind a join
+                self.gaps.open(since, "degraded", _CHANGES)
+                self._move(ChannelOn.DEGRADED, reading.error, announce=True)
+                if joined and reading.error is not None and reading.error is self.readiness.hopeless:
+                    self._resolve_waiters()
+                    self._context.report(ChangesFailed(reading.error, self.name))
+            case SystemMeaning.RESUBSCRIBED:  # also while rejoining: frames of the new join come only after its reply
+                earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
+                self.gaps.open(self._retry.since(earlier), "resubscribed", _CHANGES)
+            case SystemMeaning.CLOSING:
+                self.close_reason = reading
+            case SystemMeaning.NOTHING:
+                pass
+        self._report_gap_if_over(now)
+
+    def _change_missed(self, now: Instant) -> None:
+        """Open a gap if there are change listeners."""
+        if self.accepted_refs and self.index.bindings:
+            self.gaps.open(now, "unreadable", _CHANGES)
+            self._report_gap_if_over(now)
+
+    def _report_gap_if_over(self, now: Instant) -> None:
+        """Report the open gap if all events arrive again, once the replayed messages have arrived."""
+        if not self.gaps.is_open or not self._events_arrive:
+            return
+        if not self.gaps.replay_pending:
+            self._report_gap(now)
+        elif (
+            self._gap_heartbeat_at is None
+            and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None
+        ):
+            self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + SETTLED)
+
+    def _gap_due(self, now: Instant) -> None:
+        """Send a heartbeat whose reply follows the replayed messages, since the server has queued them by now.
+
+        It has no timeout, because it waits behind the messages and behind joins. The regular heartbeats detect a dead
+        connection.
+        """
+        if self.gaps.replay_pending:
+            self._gap_heartbeat_at = now.mono
+            self._context.push(frames.HEARTBEAT, {}, now)
+        elif self._events_arrive:
+            self._report_gap(now)
+
+    def _heartbeat_answered(self, sent_at: float, now: Instant) -> None:
+        if self._gap_heartbeat_at is not None and sent_at >= self._gap_heartbeat_at:
+            self._gap_heartbeat_at = None
+            self.gaps.replay_ended()
+            self._report_gap_if_over(now)
+
+    @property
+    def _events_arrive(self) -> bool:
+        """Whether all wanted events are arriving, as far as is known."""
+        return self.state is ChannelState.JOINED and self.readiness.changes_live and not self.missing_kinds
+
+    def _report_gap(self, now: Instant) -> None:
+        if (gap := self.gaps.close(now)) is None:
+            return
+        reported = self.readiness.hopeless is not None  # already reported as an error, with more detail
+        if not self.index.gaps and not self._context.watchers and not reported:
+            self._context.report(GapReported(gap))
+        self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
+
+    # --- the end of a join
+
+    def _closed_by_server(self, ref: str | None, crashed: bool, now: Instant) -> None:
+        """Handle `phx_close` or `phx_error`, of which the server sends one for each join that ends."""
+        reason = self.close_reason
+        if self._pending_leave is not None and ref == self._pending_leave.join_ref:
+            self._left(now)
+        elif self.active_join is None or ref != self.active_join.ref:  # of an older join
+            self.roster.older_ended()
+            self._context.counts.stale += 1
+        elif self.state is ChannelState.REJOINING:
+            self.accepted_refs = _NO_REFS  # the join that replaces it was already sent
+        elif reason is not None and reason.row is not None and reason.error is not None:
+            self._fail(reason.row, reason.error, "channel_closed", now)
+        else:
+            what = "the channel crashed on the server" if crashed else "the server closed the channel"
+            error = ServerError(what, topic=self.name, retryable=True)
+            self._fail(classify_join(""), error, "channel_crashed" if crashed else "channel_closed", now)
+
+    def _connection_lost(self, error: ConnectionLostError, last_received_at: Instant, now: Instant) -> None:
+        if self.state is ChannelState.LEAVING:
+            self._left(now)
+        elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
+            self.error = error
+            self._lose_join("connection_lost", error, self._retry.since(last_received_at))
+            self._retry.ended(now)
+            self._move(ChannelOn.CONNECTION_LOST, error)
+
+    def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
+        """End a join although the user did not leave. If it was active, open a gap that starts at `since`."""
+        if self.active_join is not None:
+            self.gaps.open(since, reason, self.index.kinds())
+        self._end_join(error)
+
+    def _end_join(self, error: RealtimeError) -> None:
+        """Discard all state of the join, and fail its pending pushes with `error` as the cause."""
+        self.pending_join = self.active_join = self.close_reason = self._gap_heartbeat_at = None
+        self.accepted_refs = _NO_REFS
+        self.gaps.ended()
+        self._joins.withdraw(self)
+        for kind in (TimerKind.REJOIN, TimerKind.JOIN_AGAIN, TimerKind.GAP, TimerKind.OUTBOX):
+            self._context.timers.cancel(TimerKey(kind, self.topic))
+        for pending in self._context.replies.forget(self.topic):
+            unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
+            unanswered.__cause__ = error
+            self._context.tickets.resolve(pending.ticket, unanswered)
+        self.tracking.ended(error)
+
+    def _finish(self, error: RealtimeError) -> None:
+        """Fail all waiting callers, because the channel ended without a leave of the user."""
+        self.error = error
+        self._end_join(error)
+        self.waiters.fail(error)
+        self.outbox.fail(error)
+
+    # --- leave and close
+
+    def _leave(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
+        self.wanted = False
+        if ticket is not None:
+            self._leavers += (ticket,)
+        left = StateError("the channel was left", topic=self.name)
+        self.waiters.fail(left)
+        self.outbox.fail(left)
+        self._joins.withdraw(self)
+        previous, join = self.state, self.pending_join or self.active_join
+        self._move(ChannelOn.UNSUBSCRIBE)
+        if self.state is not ChannelState.LEAVING:
+            self._left(now)
+        elif previous is not ChannelState.LEAVING and join is not None:
+            self._end_join(left)
+            self._pending_leave = _PendingLeave(join.ref, self._push_leave(join.ref, now))
+            self._context.timers.set(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic), now.mono + timeout)
+
+    def _push_leave(self, join_ref: str, now: Instant) -> str:
+        timeout = self._context.options.timeout
+        return self._context.push(frames.LEAVE, {}, now, topic=self.topic, join_ref=join_ref, timeout=timeout)
+
+    def _leave_answered(self, ref: str | None, now: Instant) -> None:
+        if self._pending_leave is not None and ref == self._pending_leave.ref:
+            self._left(now)
+
+    def _leave_timed_out(self, now: Instant) -> None:
+        if self._pending_leave is not None:
+            self._left(now)
+
+    def _left(self, now: Instant) -> None:
+        """Complete a leave."""
+        self._pending_leave = None
+        self._context.timers.cancel(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic))
+        self._end_join(StateError("the channel was left", topic=self.name))
+        self.roster.clear()
+        self._report_gap(now)  # events missed so far cannot be recovered
+        self.gaps.forget()
+        if self.state is ChannelState.LEAVING:
+            self._move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT)
+        if not self.wanted and self.state is ChannelState.IDLE:
+            self.error = None
+            self._context.effects.append(Ended(self.topic))
+        leavers, self._leavers = self._leavers, ()
+        for ticket in leavers:
+            self._context.tickets.resolve(ticket, None)
+
+    def _close(self, error: RealtimeError | None, now: Instant) -> None:
+        """Close permanently."""
+        if self.state is ChannelState.CLOSED:
+            return
+        final = error or ClosedError("the channel was closed", topic=self.name)
+        for pending in self._context.replies.forget(self.topic):
+            self._context.tickets.resolve(pending.ticket, final)
+        join = self.pending_join or self.active_join
+        if error is None and join is not None and self._joins.is_open:
+            self._push_leave(join.ref, now)
+        self.wanted = False
+        self._joins.withdraw(self)
+        self._finish(final)
+        self._move(ChannelOn.CLOSE, error)
+        self._left(now)
+        self._context.effects.append(Ended(self.topic, error))
+
+
+def send_joins(joins: JoinQueue[Membership], now: Instant) -> None:
+    """Send the joins that may be sent now. The session calls this after each input."""
+    while (channel := joins.next(now)) is not None:
+        channel.handle(SendJoin(), now)
+        if channel.pending_join is not None:
+            joins.sent(channel, channel.pending_join.ref, now)
+
+
+# --- what a join requests, and what its reply confirms
+
+
+def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | None) -> dict[str, Any]:
+    """Return the payload of `phx_join`. No member is ever null. See docs/protocol.md, Join payload."""
+    broadcast: dict[str, Any] = {"self": options.echo, "ack": options.ack}
+    if replay is not None:
+        broadcast["replay"] = replay
+    if options.replication_ready:
+        broadcast["replication_ready"] = True
+    presence: dict[str, Any] = {"enabled": join.presence}
+    if options.presence_key is not None:
+        presence["key"] = options.presence_key
+    config = {
+        "broadcast": broadcast,
+        "presence": presence,
+        "postgres_changes": [binding.binding() for binding in join.bindings],
+        "private": options.private,
+    }
+    shown = on_wire(join.token)
+    return {"config": config} if shown is None else {"config": config, "access_token": shown}
+
+
+_BINDING_DEFAULTS: Final[dict[str, Any]] = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
+
+
+def binding_ids(
+    bindings: Sequence[ChangesSelector[Any]], response: Raw, topic: str
+) -> tuple[dict[ChangesSelector[Any], int], list[JoinError]]:
+    """Return the server's id of each binding, and an error for each binding that was not confirmed as sent.
+
+    See docs/protocol.md, Join reply.
+    """
+    if not bindings:
+        return {}, []
+    echoed = items((members(read(response)) or {}).get("postgres_changes"))
+    ids: dict[ChangesSelector[Any], int] = {}
+    errors: list[JoinError] = []
+    for place, binding in enumerate(bindings):
+        echo = members(echoed[place]) if place < len(echoed) else None
+        number = echo.get("id") if echo is not None else None
+        if isinstance(number, int) and not isinstance(number, bool):
+            ids[binding] = number
+        if binding not in ids or _plain(echo) != _plain(binding.binding()):
+            errors.append(_mismatch(binding, echo, topic))
+    return ids, errors
+
+
+def _plain(binding: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a binding with defaults for missing and null members, and the event in upper case."""
+    if binding is None:
+        return None
+    plain: dict[str, Any] = {name: binding.get(name) or default for name, default in _BINDING_DEFAULTS.items()}
+    return {**plain, "event": str(plain["event"]).upper()}
+
+
+def _mismatch(binding: ChangesSelector[Any], echo: Any, topic: str) -> JoinError:
+    return JoinError(
+        f"the server confirmed {binding.binding()} as {echo}: its changes may not arrive",
+        topic=topic,
+        retryable=True,
+        hint="An older server ignores select and newer filters; compare its version with the documentation.",
+    )
+
+
+# --- when to join again
 
 
 class RetryDecision(NamedTuple):
@@ -98,16 +854,18 @@ class RetryDecision(NamedTuple):
     """The provider returned the same token that was refused before."""
 
 
-class Rejoin:
+class RetryPolicy:
     """Retry policy for the joins of one channel."""
 
     __slots__ = (
-        "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_topic",
+        "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_steady_after", "_topic",
     )  # fmt: skip
 
-    def __init__(self, context: Context, topic: str) -> None:
+    def __init__(self, context: Context, topic: str, *, steady_after: float = 5.0) -> None:
+        """Create the policy of a channel. steady_after: seconds joined after which the backoff restarts."""
         self._context = context
         self._topic = topic
+        self._steady_after = steady_after
         self._attempts = 0
         self._failing_since: float | None = None
         self._joined_at: float | None = None
@@ -125,8 +883,8 @@ class Rejoin:
         self._refused, self._recounted = None, False
 
     def ended(self, now: Instant) -> None:
-        """Record that the join ended. The backoff restarts if it lasted at least `_STEADY` seconds."""
-        if self._joined_at is not None and now.mono - self._joined_at >= _STEADY:
+        """Record that the join ended. The backoff restarts if it lasted long enough."""
+        if self._joined_at is not None and now.mono - self._joined_at >= self._steady_after:
             self._attempts, self._failing_since = 0, None
         self._joined_at = None
 
@@ -135,8 +893,14 @@ class Rejoin:
         late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
         return Instant(instant.mono + late, instant.wall + late)
 
-    def judge(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
+    def decide(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
         """Decide what follows an error. `token`: the refused token; `own`: the channel's own token, if it has one."""
+        decision = self._decide(row, token, own, now)
+        if not decision.again and row.code == CHANNEL_LIMIT and self._may_recount(now):
+            return RetryDecision(again=True)
+        return decision
+
+    def _decide(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
         if self.exhausted(now) or row.action is Action.GIVE_UP:
             return RetryDecision(again=False)
         if row.action is not Action.REFRESH:
@@ -149,7 +913,7 @@ class Rejoin:
         stuck = before is not None and same(before[0], token)
         return RetryDecision(again=True, slow=stuck, stuck=stuck)
 
-    def may_recount(self, now: Instant) -> bool:
+    def _may_recount(self, now: Instant) -> bool:
         """Return whether to retry once after "too many channels", at most once per subscribe.
 
         The server's count lags: it may still include a channel that was just left. Our own count is exact, and we never
@@ -176,415 +940,85 @@ class Rejoin:
         return backoff is not None and backoff.ends(self._attempts, now.mono - self._failing_since)
 
 
-_NO_REFS: Final[tuple[str | None, ...]] = ()
+# --- who waits for it
 
 
-class Membership:
-    """The successive joins of one topic."""
+class Waiters:
+    """The callers that wait for a channel to be joined or ready, and their timeouts.
 
-    def __init__(self, context: Context, joins: JoinQueue, topic: str, options: ChannelOptions) -> None:
-        self.topic = topic
-        self.name: str = topic.removeprefix(frames.PREFIX)
-        self.options = options
-        self.parts: Final = Parts.of(context, topic, self.name, options)
-        self.index: Final = self.parts.index
-        self.gaps: Final = self.parts.gaps
-        self.state: ChannelState = ChannelState.IDLE
-        self.error: RealtimeError | None = None
-        """Why the channel is not joined."""
-        self.wanted: bool = False
-        self.token: Secret | None = options.secret
-        """The channel's own token, used instead of the client's."""
-        self.accepted_refs: tuple[str | None, ...] = _NO_REFS
-        """The join_refs accepted on data frames: None and that of the active join."""
-        self.active_join: Join | None = None
-        self.sent_token: Secret | None = None
-        """The last token that the server has received for this channel."""
-        self.ever_joined: bool = False
-        """Whether a join has succeeded since the user subscribed."""
+    A default timeout does not count the time behind pacing or behind other unanswered joins of the connection: it is
+    paused while the join queue delays the channel.
+    """
+
+    __slots__ = ("_context", "_paused", "_topic", "_waiters")
+
+    def __init__(self, context: Context, topic: str) -> None:
         self._context = context
-        self._joins = joins
-        self.rejoin: Final = Rejoin(context, topic)
-        self.pending_join: Join | None = None
-        self._leaving: tuple[str, str] | None = None
-        """Refs of the join that is being left, and of the leave."""
-        self._leavers: tuple[Ticket, ...] = ()
-        self._marked_at: float | None = None
-        """Send time of the heartbeat whose reply follows all replayed messages."""
-        self.close_reason: Reading | None = None
-        """Why the server is about to close the channel, if it has announced that."""
+        self._topic = topic
+        self._waiters: dict[Ticket, Waiter] = {}
+        self._paused = False
 
-    @property
-    def ready(self) -> bool:
-        """Whether the channel is joined and all events that its listeners want are requested and live."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.is_ready and not self.missing_kinds
+    def add(self, waiter: Waiter, mono: float) -> None:
+        """Add a waiter and start its timeout unless it is paused."""
+        self._waiters[waiter.ticket] = waiter
+        if not (self._paused and waiter.ignore_queue_time):
+            self._start(waiter, mono)
 
-    # --- user requests
-
-    def want(self, now: Instant) -> None:
-        """Join, and rejoin until left."""
-        if not self.wanted or self.state is ChannelState.FAILED:
-            self.rejoin.reset()
-        if not self.wanted:
-            self.wanted, self.ever_joined = True, False
-        self.move(ChannelOn.SUBSCRIBE, now)
-
-    def leave(self, ticket: Ticket | None, bound: float, now: Instant) -> None:
-        """Leave. The ticket resolves when the server confirms, or after `bound` seconds."""
-        self.wanted = False
-        if ticket is not None:
-            self._leavers += (ticket,)
-        left = StateError("the channel was left", topic=self.name)
-        self.parts.waiters.fail(left)
-        self.parts.outbox.fail(left)
-        self._joins.withdraw(self)
-        was, join = self.state, self.pending_join or self.active_join
-        self.move(ChannelOn.UNSUBSCRIBE, now)
-        if self.state is not ChannelState.LEAVING:
-            self._left(now)
-        elif was is not ChannelState.LEAVING and join is not None:
-            self._end_join(left)
-            self._leaving = join.ref, self._push_leave(join.ref, now)
-            self._context.timers.set(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic), now.mono + bound)
-
-    def renew(self, now: Instant) -> None:
-        """Join again with a new token after a failure with the old one."""
-        self.rejoin.reset()
-        self.move(ChannelOn.SUBSCRIBE, now)
-
-    def tell_token(self, now: Instant) -> None:
-        """Send the current token to the server if it changed. The server does not reply."""
-        token = self.token or self._context.tokens.current
-        if self.state is not ChannelState.JOINED or self.active_join is None or same(token, self.sent_token):
+    def pause(self, paused: bool, mono: float) -> None:
+        """Pause or resume the timeouts that ignore time in the queue."""
+        if paused is self._paused:
             return
-        if taken_back(self.sent_token, token):
-            self.rejoin_if_needed(now)
-            return
-        self.sent_token = token
-        self.parts.readiness.prompted(now)
-        if (shown := on_wire(token)) is not None:
-            refs = self.active_join.ref, self._context.next_ref()
-            data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
-            self._context.transmit(data, secret=True)
+        self._paused = paused
+        for waiter in self._waiters.values():
+            if not waiter.ignore_queue_time or waiter.left is None:
+                continue
+            if paused:
+                self._stop(waiter, mono)
+            else:
+                self._start(waiter, mono)
 
-    def rejoin_if_needed(self, now: Instant) -> None:
-        """Schedule a rejoin if one is needed, at most one per event-loop iteration.
+    def joined(self, *, ready: bool) -> None:
+        """Resolve the waiters for "joined" and, with `ready`, those for "ready"."""
+        for waiter in list(self._waiters.values()):
+            if ready or not waiter.ready:
+                self._resolve(waiter.ticket, None)
 
-        The deadline is now, so the shell handles it after the current call: several changes share one join.
-        """
-        if not self.needs_rejoin:
-            self.settle_waiters()
-            self.events_flow(now)
-        elif not self._joins.waits(self):
-            if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
-                self.gaps.open(now, REJOIN, lost)
-            self._context.timers.set(TimerKey(TimerKind.JOIN_AGAIN, self.topic), now.mono)
+    def unready(self, error: RealtimeError) -> None:
+        """Fail the waiters for "ready": it will never be reached. The channel stays joined."""
+        for waiter in list(self._waiters.values()):
+            if waiter.ready:
+                self._resolve(waiter.ticket, error)
 
-    def close(self, error: RealtimeError | None, now: Instant) -> None:
-        """Close permanently: the channel was removed, the client closed, or the connection ended."""
-        if self.state is ChannelState.CLOSED:
-            return
-        final = error or ClosedError("the channel was closed", topic=self.name)
-        for pending in self._context.replies.forget(self.topic):
-            self._context.tickets.resolve(pending.ticket, final)
-        join = self.pending_join or self.active_join
-        if error is None and join is not None and self._joins.is_open:
-            self._push_leave(join.ref, now)
-        self.wanted = False
-        self._joins.withdraw(self)
-        self._finish(final)
-        self.move(ChannelOn.CLOSE, now, error)
-        self._left(now)
-        self._context.effects.append(Ended(self.topic, error))
+    def fail(self, error: RealtimeError) -> None:
+        """Fail all waiters."""
+        for ticket in list(self._waiters):
+            self._resolve(ticket, error)
 
-    # --- the join
+    def pop(self, ticket: Ticket) -> Waiter | None:
+        """Remove and return a waiter, None if unknown."""
+        self._context.timers.cancel(self._key(ticket))
+        waiter = self._waiters.pop(ticket, None)
+        if not self._waiters:
+            self._waiters.clear()  # otherwise each joined channel would keep an empty table of 160 bytes
+        return waiter
 
-    def go(self, now: Instant) -> str:
-        """Send the join with the current listeners, token and replay position, and return its ref."""
-        if self.state is ChannelState.JOINED:
-            self.move(ChannelOn.CHANGED, now)
-            self.parts.tracking.ended(None)
-            self.gaps.open(self.rejoin.since(self._joins.stalled_since(now)), REJOIN, self.index.kinds())
-        else:
-            self.move(ChannelOn.GO, now)
-        self._marked_at = None
-        token = self.token or self._context.tokens.current
-        join = Join(self._context.next_ref(), self.index.bindings, self.parts.wants_presence(self.options), token)
-        self.pending_join = join
-        payload = join_payload(join, self.options, self.gaps.replay())
-        data = self._context.codec.encode(join.ref, join.ref, self.topic, frames.JOIN, payload)
-        self._context.transmit(data, secret=True)
-        return join.ref
+    def __len__(self) -> int:
+        return len(self._waiters)
 
-    def held(self, held: bool, now: Instant) -> None:
-        """Pause or resume the waiters' timeouts while other channels delay this one."""
-        self.parts.waiters.pause(held, now.mono)
+    def _resolve(self, ticket: Ticket, outcome: RealtimeError | None) -> None:
+        self.pop(ticket)
+        self._context.tickets.resolve(ticket, outcome)
 
-    def accepted(self, ref: str, response: Raw, now: Instant) -> None:
-        """Handle an ok reply to the join with this ref."""
-        join = self.pending_join
-        if join is None or join.ref != ref:
-            return
-        self.active_join, self.pending_join = join, None
-        self.sent_token = join.token
-        self.accepted_refs = None, ref
-        self.error = self.close_reason = None
-        self.ever_joined = True
-        ids, errors = binding_ids(join.bindings, response, self.name)
-        self.index.joined(ids)
-        self.parts.roster.joined(enabled=join.presence)
-        self.parts.readiness.joined(join, self.options)
-        self.rejoin.joined(now)
-        self.gaps.joined()
-        self.move(ChannelOn.OK, now)
-        self.tell_token(now)
-        for error in errors:
-            self._context.report(BindingMismatch(error, self.name))
-        self.settle_waiters()
-        self.parts.tracking.joined(ref)
-        if not self.needs_rejoin:  # otherwise the join that follows sends it
-            self.parts.tracking.advance(now)
-        self.parts.outbox.flush(ref, now)
-        self.rejoin_if_needed(now)
+    def _start(self, waiter: Waiter, mono: float) -> None:
+        if waiter.left is not None:
+            waiter.since = mono
+            self._context.timers.set(self._key(waiter.ticket), mono + waiter.left)
 
-    def settle_waiters(self) -> None:
-        """Resolve the callers whose state is reached, or can never be reached, while joined.
+    def _stop(self, waiter: Waiter, mono: float) -> None:
+        if waiter.left is not None and waiter.since is not None:
+            waiter.left -= mono - waiter.since
+            waiter.since = None
+            self._context.timers.cancel(self._key(waiter.ticket))
 
-        Callers that wait for "ready" also wait for the next join if the active one lacks what a listener wants.
-        """
-        if self.state is not ChannelState.JOINED:
-            return
-        self.parts.waiters.joined(ready=self.ready)
-        if self.parts.readiness.hopeless is not None and not self.missing_kinds:
-            self.parts.waiters.unready(self.parts.readiness.hopeless)
-
-    @property
-    def keyed(self) -> bool:
-        """Whether joins carry the project's API key because there is no token."""
-        return self.token is None and self._context.tokens.current is None
-
-    def refused(self, ref: str, reason: str, now: Instant) -> None:
-        """Handle an error reply to the join with this ref."""
-        if self.pending_join is not None and self.pending_join.ref == ref:
-            self._fail(classify_join(reason), join_error(reason, self.name, keyed=self.keyed), "join_refused", now)
-
-    def blocked(self, error: RealtimeError, now: Instant) -> None:
-        """Handle that the provider failed before its first token: keep waiting, or give up on a permanent error."""
-        if error.retryable:
-            self.error = error
-        else:
-            self._give_up(error, now)
-
-    def join_timed_out(self, ref: str, now: Instant) -> None:
-        """Leave and retry an unanswered join. Without the leave the server could keep a join that we do not track."""
-        if self.pending_join is None or self.pending_join.ref != ref:
-            return
-        if self.active_join is not None and self.accepted_refs:
-            self._push_leave(self.active_join.ref, now)  # still joined if the server did not process the new join
-        self._push_leave(ref, now)
-        error = OperationTimeout("the server did not answer the join in time", topic=self.name)
-        self.error = error
-        self._lose_join("join_timeout", error, now)
-        self.move(ChannelOn.TIMEOUT, now, error)
-        if self.rejoin.exhausted(now):
-            self._give_up(error, now)
-        else:
-            self.rejoin.wait(now)
-
-    def closed(self, ref: str | None, *, crashed: bool, now: Instant) -> bool:
-        """Handle `phx_close` or `phx_error`. Return False if it belongs to an older join."""
-        if self._leaving is not None and ref == self._leaving[0]:
-            self._left(now)
-            return True
-        if self.active_join is None or ref != self.active_join.ref:
-            return False
-        if self.state is ChannelState.REJOINING:
-            self.accepted_refs = _NO_REFS  # the join that replaces it was already sent
-        elif (
-            self.close_reason is not None and self.close_reason.row is not None and self.close_reason.error is not None
-        ):
-            self._fail(self.close_reason.row, self.close_reason.error, "channel_closed", now)
-        else:
-            what = "the channel crashed on the server" if crashed else "the server closed the channel"
-            error = ServerError(what, topic=self.name, retryable=True)
-            self._fail(classify_join(""), error, "channel_crashed" if crashed else "channel_closed", now)
-        return True
-
-    def leave_answered(self, ref: str | None, now: Instant) -> None:
-        """Handle the reply to a leave."""
-        if self._leaving is not None and ref == self._leaving[1]:
-            self._left(now)
-
-    def leave_late(self, now: Instant) -> None:
-        """Complete the leave without a reply, because its time limit has passed."""
-        if self._leaving is not None:
-            self._left(now)
-
-    def connection_lost(self, error: ConnectionLostError, last_received_at: Instant, now: Instant) -> None:
-        """Handle that the connection was lost."""
-        if self.state is ChannelState.LEAVING:
-            self._left(now)
-        elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
-            self.error = error
-            self._lose_join("connection_lost", error, self.rejoin.since(last_received_at))
-            self.rejoin.ended(now)
-            self.move(ChannelOn.CONNECTION_LOST, now, error)
-
-    def delay_ready(self, seconds: float, now: Instant) -> None:
-        """Set the rejoin timer to the result of the user's backoff function."""
-        if self.state is ChannelState.RETRYING:
-            self.rejoin.wait_for(seconds, now)
-
-    def events_flow(self, now: Instant) -> None:
-        """Report the open gap if all events arrive again, once the replayed messages have arrived."""
-        if not self.gaps.is_open or not self._flows:
-            return
-        if not self.gaps.replay_pending:
-            self._tell_gap(now)
-        elif self._marked_at is None and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None:
-            self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + SETTLED)
-
-    def retry_due(self, now: Instant) -> None:
-        """Start the next join: the backoff is over."""
-        if self.state is ChannelState.RETRYING:
-            self.move(ChannelOn.DUE, now)
-
-    def again_due(self, now: Instant) -> None:
-        """Request the join that `rejoin_if_needed` scheduled, if it is still needed."""
-        if self.parts.tracking.busy:
-            return  # else its presence_diff is sent to the old join but arrives on the new one: a stale entry of ours
-        if self.needs_rejoin:
-            self._joins.want(self, now)
-        else:
-            self.parts.tracking.advance(now)  # send what was postponed to the join that is no longer needed
-            self.settle_waiters()
-            self.events_flow(now)
-
-    def gap_due(self, now: Instant) -> None:
-        """Send a heartbeat whose reply follows the replayed messages, since the server has queued them by now.
-
-        It has no timeout, because it waits behind the messages and behind joins. The regular heartbeats detect a dead
-        connection.
-        """
-        if self.gaps.replay_pending:
-            self._marked_at = now.mono
-            self._context.push(frames.HEARTBEAT, {}, now)
-        elif self._flows:
-            self._tell_gap(now)
-
-    def beat_answered(self, sent_at: float, now: Instant) -> None:
-        """Handle the reply to the heartbeat sent at `sent_at`: everything that was queued before it has arrived."""
-        if self._marked_at is not None and sent_at >= self._marked_at:
-            self._marked_at = None
-            self.gaps.replay_ended()
-            self.events_flow(now)
-
-    # --- internal
-
-    @property
-    def _flows(self) -> bool:
-        """Whether all wanted events are arriving, as far as is known."""
-        return self.state is ChannelState.JOINED and self.parts.readiness.changes_live and not self.missing_kinds
-
-    def _tell_gap(self, now: Instant) -> None:
-        if (gap := self.gaps.close(now)) is None:
-            return
-        reported = self.parts.readiness.hopeless is not None  # already reported as an error, with more detail
-        if not self.index.gaps and not self._context.watchers and not reported:
-            self._context.report(GapReported(gap))
-        self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
-
-    @property
-    def needs_rejoin(self) -> bool:
-        """Whether another join is needed: to request missing events, or to make the server drop a token."""
-        newest = self.token or self._context.tokens.current
-        return bool(self.missing_kinds) or (self.state is ChannelState.JOINED and taken_back(self.sent_token, newest))
-
-    @property
-    def missing_kinds(self) -> frozenset[str]:
-        """The kinds of wanted events that the active join did not request."""
-        return self.parts.unmet(self.active_join if self.state is ChannelState.JOINED else None, self.options)
-
-    def _fail(self, row: Known, error: RealtimeError, reason: str, now: Instant) -> None:
-        """Handle a join that was refused, closed or crashed, according to the error table."""
-        join = self.pending_join or self.active_join
-        self.error = error
-        self.rejoin.ended(now)
-        verdict = self.rejoin.judge(row, join.token if join else None, self.token, now)
-        if not verdict.again and row.code == CHANNEL_LIMIT and self.rejoin.may_recount(now):
-            verdict = RetryDecision(again=True)
-        self._lose_join(reason, error, self._joins.stalled_since(now))
-        if not verdict.again:
-            self._give_up(error, now)
-            return
-        if verdict.stuck:
-            stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
-            stuck.__cause__ = error
-            self._context.report(TokenFailed(stuck, self.name))
-        self.move(ChannelOn.RETRY, now, error)
-        self.rejoin.wait(now, slow=verdict.slow)
-
-    def _give_up(self, error: RealtimeError, now: Instant) -> None:
-        """Stop joining; only the user can start again."""
-        self.move(ChannelOn.GIVE_UP, now, error)
-        self._finish(error)
-        self._context.effects.append(Ended(self.topic, error))
-
-    def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
-        """End a join although the user did not leave. If it was active, open a gap that starts at `since`."""
-        if self.active_join is not None:
-            self.gaps.open(since, reason, self.index.kinds())
-        self._end_join(error)
-
-    def _end_join(self, error: RealtimeError) -> None:
-        """Discard all state of the join, and fail its pending pushes with `error` as the cause."""
-        self.pending_join = self.active_join = self.close_reason = self._marked_at = None
-        self.accepted_refs = _NO_REFS
-        self.gaps.ended()
-        self._joins.withdraw(self)
-        for kind in (TimerKind.REJOIN, TimerKind.JOIN_AGAIN, TimerKind.GAP, TimerKind.OUTBOX):
-            self._context.timers.cancel(TimerKey(kind, self.topic))
-        for pending in self._context.replies.forget(self.topic):
-            unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
-            unanswered.__cause__ = error
-            self._context.tickets.resolve(pending.ticket, unanswered)
-        self.parts.tracking.ended(error)
-
-    def _finish(self, error: RealtimeError) -> None:
-        """Fail all waiting callers, because the channel ended without a leave of the user."""
-        self.error = error
-        self._end_join(error)
-        self.parts.waiters.fail(error)
-        self.parts.outbox.fail(error)
-
-    def _left(self, now: Instant) -> None:
-        """Complete a leave."""
-        self._leaving = None
-        self._context.timers.cancel(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic))
-        self._end_join(StateError("the channel was left", topic=self.name))
-        self.parts.roster.clear()
-        self._tell_gap(now)  # events missed so far cannot be recovered
-        self.gaps.forget()
-        if self.state is ChannelState.LEAVING:
-            self.move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT, now)
-        if not self.wanted and self.state is ChannelState.IDLE:
-            self.error = None
-            self._context.effects.append(Ended(self.topic))
-        leavers, self._leavers = self._leavers, ()
-        for ticket in leavers:
-            self._context.tickets.resolve(ticket, None)
-
-    def _push_leave(self, join_ref: str, now: Instant) -> str:
-        timeout = self._context.options.timeout
-        return self._context.push(frames.LEAVE, {}, now, topic=self.topic, join_ref=join_ref, timeout=timeout)
-
-    def move(self, on: ChannelOn, now: Instant, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
-        move = CHANNEL.get((self.state, on))
-        if move is None:
-            self._context.impossible(f"the channel {self.name}", self.state, on)
-            return
-        previous, self.state = self.state, move.next  # the only assignment of a channel's state
-        if previous is not self.state or announce:
-            self._context.announce(Status(self.name, self.state, previous, cause, self.ready), self.index.status)
-        if self.state is ChannelState.WAITING and previous is not self.state:
-            self._joins.want(self, now)
+    def _key(self, ticket: Ticket) -> TimerKey:
+        return TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket)

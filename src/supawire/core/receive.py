@@ -31,7 +31,17 @@ from supawire.core.context import Context
 from supawire.core.effects import Listeners, UnknownEvent, UnreadableFrame
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
 from supawire.core.join_queue import JoinQueue
-from supawire.core.membership import Membership
+from supawire.core.membership import (
+    ChangeMissed,
+    HeartbeatAnswered,
+    JoinAccepted,
+    JoinRefused,
+    LeaveAnswered,
+    Membership,
+    ServerClosed,
+    SystemReceived,
+    send_joins,
+)
 from supawire.core.requests import Pending
 from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError, RemoteProtocolError
 from supawire.events import Broadcast, Heartbeat, Instant, LateBroadcast, Sent, System, type_of_change
@@ -59,7 +69,7 @@ class Receiver:
     """Receiver of the frames of one session."""
 
     def __init__(
-        self, context: Context, link: Connection, joins: JoinQueue, channels: Mapping[str, CoreChannel]
+        self, context: Context, link: Connection, joins: JoinQueue[Membership], channels: Mapping[str, CoreChannel]
     ) -> None:
         self._context = context
         self._counts = context.counts
@@ -248,7 +258,7 @@ class Receiver:
         """Open a gap because an unreadable frame may have been a change, so that mirrors fetch their table again."""
         channel = self._channels.get(topic)
         if channel is not None and self.last_received_at is not None:
-            channel.missed_change(self.last_received_at)
+            channel.membership.handle(ChangeMissed(), self.last_received_at)
 
     def _unread_broadcast(self, data: bytes, text: bytes, values: list[bytes]) -> Delivery | None:
         """Deliver a broadcast whose payload cannot be read. Raises one of `DECODE_ERRORS` for any other frame."""
@@ -301,7 +311,11 @@ class Receiver:
     def _control(self, frame: Typed, data: bytes, now: Instant) -> None:
         if frame.event == frames.REPLY:
             self._reply(frame, now)
-            return
+        else:
+            self._route(frame, data, now)
+        send_joins(self._joins, now)
+
+    def _route(self, frame: Typed, data: bytes, now: Instant) -> None:
         channel = self._channels.get(frame.topic)
         take = self._events.get(frame.event)
         if take is None and frame.event not in (BROADCAST, POSTGRES_CHANGES):
@@ -320,9 +334,9 @@ class Receiver:
         member = self._joins.answered(ref, now)
         if member is not None and ref is not None:
             if status == "ok":
-                member.accepted(ref, response, now)
+                member.handle(JoinAccepted(ref, response), now)
             else:
-                member.refused(ref, reason_of(read(response)), now)
+                member.handle(JoinRefused(ref, reason_of(read(response))), now)
             return
         pending = self._context.replies.take(ref)
         if pending is not None:
@@ -338,7 +352,7 @@ class Receiver:
             case frames.HEARTBEAT:
                 self._context.round_trip = now.mono - pending.sent_at
                 for each in list(self._channels.values()):
-                    each.membership.beat_answered(pending.sent_at, now)
+                    each.membership.handle(HeartbeatAnswered(pending.sent_at), now)
                 self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
@@ -346,7 +360,7 @@ class Receiver:
             case frames.PRESENCE if channel is not None:
                 channel.track_answered(error, now)
             case frames.LEAVE if channel is not None:
-                channel.membership.leave_answered(ref, now)
+                channel.membership.handle(LeaveAnswered(ref), now)
             case _:
                 tickets.resolve(pending.ticket, error)
 
@@ -367,16 +381,15 @@ class Receiver:
     def _closed(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
         """Handle `phx_close` or `phx_error`. Version 1.0.0 has the join_ref in `ref`, version 2.0.0 in both fields."""
         ref = frame.join_ref if frame.join_ref is not None else frame.ref
-        if not channel.membership.closed(ref, crashed=frame.event == frames.ERROR, now=now):
-            channel.older_join_ended()
-            self._counts.stale += 1
+        channel.membership.handle(ServerClosed(ref, frame.event == frames.ERROR), now)
 
     def _system(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
         if frame.join_ref not in channel.membership.accepted_refs:
             self._counts.stale += 1
             return
         payload = frame.payload
-        channel.system(System(channel.name, payload.extension, payload.status, payload.message), now)
+        message = System(channel.name, payload.extension, payload.status, payload.message)
+        channel.membership.handle(SystemReceived(message), now)
 
     def _presence_state(self, frame: Typed, channel: CoreChannel, data: bytes, now: Instant) -> None:
         """Apply a `presence_state`. It is decoded again without types: its keys may be names of our struct fields."""

@@ -24,12 +24,23 @@ from supawire.core.context import Context
 from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticket, TicketKind
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
+from supawire.core.membership import (
+    ConnectionLost,
+    GapDue,
+    JoinTimedOut,
+    LeaveTimedOut,
+    Membership,
+    RejoinDue,
+    RetryDelay,
+    RetryDue,
+    Waiter,
+    send_joins,
+)
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.pacing import Uniform
 from supawire.core.receive import Receiver
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.token_refresh import TokenRefresh
-from supawire.core.waiters import Waiter
 from supawire.errors import ClosedError, ConnectionLostError, InvalidArgumentError, RateLimitedError, RealtimeError
 from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, PresenceState, Stats
 from supawire.options import ChannelOptions, Secret, SessionOptions
@@ -117,7 +128,7 @@ class Session:
         self, options: SessionOptions, *, random: Uniform, token: Secret | None = None, strict: bool = False
     ) -> None:
         self._context = Context(options, token, random, strict=strict)
-        self._joins = JoinQueue(self._context)
+        self._joins: Final[JoinQueue[Membership]] = JoinQueue(self._context)
         self._connection = Connection(self._context, self)
         self._channels: dict[str, CoreChannel] = {}
         self.channels: Final[Mapping[str, CoreChannel]] = MappingProxyType(self._channels)
@@ -234,6 +245,7 @@ class Session:
         """Set the client's token. With a provider, it is used until the provider returns the next one."""
         self._connection.check_open()
         self._refresh.set_by_user(token, now)
+        send_joins(self._joins, now)
 
     def watch(self, deliver: Callable[[Any], None], *, heartbeats: bool = False) -> None:
         """Register a callback for status changes of connection and channels, for gaps, and if requested heartbeats."""
@@ -293,6 +305,7 @@ class Session:
             self._connection.want(now)
         self._context.timers.cancel(TimerKey(TimerKind.IDLE))
         channel.subscribe(Waiter(ticket, ready, timeout, patient), now)
+        send_joins(self._joins, now)
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
@@ -331,6 +344,7 @@ class Session:
     def set_channel_token(self, topic: str, token: Secret | None, now: Instant) -> None:
         """Set the token of one channel."""
         self._get(topic).set_token(token, now)
+        send_joins(self._joins, now)
 
     def presence_state(self, topic: str) -> PresenceState:
         """Return an immutable snapshot of the presence state."""
@@ -355,6 +369,7 @@ class Session:
             self._watch_clock(now)
             self._context.server_clock.learn(clock_offset, now)
             self._connection.opened(now)
+            send_joins(self._joins, now)
 
     def transport_closed(self, generation: int, cause: Cause, now: Instant) -> None:
         """Handle that the socket of this generation was closed or could not be opened."""
@@ -364,13 +379,14 @@ class Session:
     def token_ready(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """Handle the token provider's answer to request `number`: a token, or the error that it raised."""
         self._refresh.answered(number, token, now)
+        send_joins(self._joins, now)
 
     def delay_ready(self, topic: str | None, seconds: float, now: Instant) -> None:
         """Handle the result of the user's backoff function for a channel; topic None: for the connection."""
         if topic is None:
             self._connection.delay_ready(seconds, now)
         elif topic in self._channels:  # otherwise it was removed meanwhile
-            self._channels[topic].membership.delay_ready(seconds, now)
+            self._channels[topic].membership.handle(RetryDelay(seconds), now)
 
     def tick(self, now: Instant) -> None:
         """Handle all deadlines that have passed."""
@@ -379,6 +395,7 @@ class Session:
             self._receiver.unanswered(pending, now)
         for key in self._context.timers.due(now.mono):
             self._deadline_passed(key, now)
+            send_joins(self._joins, now)
 
     # --- connection events
 
@@ -387,7 +404,7 @@ class Session:
         for ticket in self._openers:
             self._context.tickets.resolve(ticket, None)
         self._openers = ()
-        self._joins.opened(now)
+        self._joins.opened()
         self._watch_idle(now)
 
     def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
@@ -397,7 +414,7 @@ class Session:
             self._context.tickets.resolve(pending.ticket, pending.lost(error, written))
         since = self._joins.lost(self._receiver.last_received_at or now, now)
         for channel in list(self._channels.values()):
-            channel.membership.connection_lost(error, since, now)
+            channel.membership.handle(ConnectionLost(error, since), now)
 
     def connection_closed(self, error: RealtimeError | None, now: Instant) -> None:
         """Close the channels and fail all pending calls: the connection has ended permanently."""
@@ -440,7 +457,7 @@ class Session:
             case TimerKind.JOIN_TIMEOUT:
                 self._join_late(now)
             case TimerKind.JOIN_QUEUE:
-                self._joins.pump(now)
+                self._joins.resume()
             case TimerKind.TOKEN_TIMEOUT:
                 self._refresh.late(now)
             case TimerKind.TOKEN_REFRESH:
@@ -448,13 +465,13 @@ class Session:
             case _ if channel is None:
                 pass  # it was removed meanwhile
             case TimerKind.REJOIN:
-                channel.membership.retry_due(now)
+                channel.membership.handle(RetryDue(), now)
             case TimerKind.JOIN_AGAIN:
-                channel.membership.again_due(now)
+                channel.membership.handle(RejoinDue(), now)
             case TimerKind.LEAVE_TIMEOUT:
-                channel.membership.leave_late(now)
+                channel.membership.handle(LeaveTimedOut(), now)
             case TimerKind.GAP:
-                channel.membership.gap_due(now)
+                channel.membership.handle(GapDue(), now)
             case TimerKind.PRESENCE:
                 channel.track_due(now)
             case TimerKind.OUTBOX:
@@ -466,9 +483,13 @@ class Session:
 
     def _join_late(self, now: Instant) -> None:
         """Time out the first unanswered join, or drop the connection if nothing was received since it became first."""
-        received_at = self._receiver.last_received_at
-        if not self._joins.timed_out(now, received_at.mono if received_at else 0.0):
+        received = self._receiver.last_received_at
+        last_received_at = received.mono if received else 0.0
+        if self._joins.is_silent(last_received_at):
             self._connection.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
+        elif (late := self._joins.timed_out(now, last_received_at)) is not None:
+            channel, ref = late
+            channel.handle(JoinTimedOut(ref), now)
 
     def _watch_clock(self, now: Instant) -> None:
         """Probe the connection and fetch a token after a clock jump: the machine slept or its clock was set."""

@@ -7,6 +7,7 @@ from supawire.core.connection import Connection
 from supawire.core.context import Context
 from supawire.core.effects import Ticket, TicketKind, TokenFailed
 from supawire.core.join_queue import JoinQueue
+from supawire.core.membership import Membership
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import AuthError, RealtimeError
 from supawire.events import ConnectionState, Instant
@@ -19,7 +20,7 @@ class TokenRefresh:
     __slots__ = ("_channels", "_connection", "_context", "_joins", "_waiting")
 
     def __init__(
-        self, context: Context, link: Connection, joins: JoinQueue, channels: Mapping[str, CoreChannel]
+        self, context: Context, link: Connection, joins: JoinQueue[Membership], channels: Mapping[str, CoreChannel]
     ) -> None:
         self._context = context
         self._connection = link
@@ -97,7 +98,7 @@ class TokenRefresh:
     def _settled(self, now: Instant) -> None:
         """Continue the connection attempt and the joins that waited for the token."""
         self._connection.token_ready(now)
-        self._joins.pump(now)
+        self._joins.resume()
 
     def _settle(self, outcome: Secret | None | RealtimeError) -> None:
         for ticket in self._waiting:
