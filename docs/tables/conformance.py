@@ -1,4 +1,4 @@
-"""How the local server compares with recordings of the real one, from the verdicts that are kept in tests/conformance."""
+"""Tables that compare the local server with recordings of the real one, from the verdicts in tests/conformance."""
 
 import re
 from collections import Counter
@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from docs.tables import rows, table
 from tests.conformance.verdicts import IDENTICAL, LEVELS, Verdict, known, load
 
-_NAMES = {"memory": "memory level", "postgres": "PostgreSQL level"}
+_NAMES = {"memory": "without a database", "postgres": "with PostgreSQL"}
 _VERSIONS = ("1.0.0", "2.0.0")
 _PATH = re.compile(r"^.* #\d+[^ :]*\.")
-"""Where in a frame something differs; the member's name stays, and it is the same in both versions."""
+"""The position in a frame of a difference, without the member's name; it is the same in both versions."""
 
 
 @table("conformance-sum")
 def total() -> str:
-    """The counts, a sentence for each level."""
-    return "\n".join(f"* {_NAMES[level]}: {_sum(level)}" for level in LEVELS)
+    """Return the counts, one sentence per backend."""
+    return "\n".join(f"* {_heading(level)}: {_sum(level)}" for level in LEVELS)
+
+
+def _heading(level: str) -> str:
+    return _NAMES[level][0].upper() + _NAMES[level][1:]
 
 
 def _sum(level: str) -> str:
@@ -33,27 +37,27 @@ def _sum(level: str) -> str:
 
 @table("conformance")
 def scenarios() -> str:
-    """Every scenario, and what the judge says of it in each wire version."""
+    """Return the table of all scenarios with the verdict for each protocol version."""
     columns = [(level, vsn) for level in LEVELS for vsn in _VERSIONS]
     found: dict[str, dict[tuple[str, str], str]] = {}
     for level, vsn in columns:
         for verdict in load(level):
             if vsn in verdict.vsn:
-                found.setdefault(verdict.scenario, {})[level, vsn] = _said(verdict)
+                found.setdefault(verdict.scenario, {})[level, vsn] = _verdict(verdict)
     return rows(
-        ["scenario", *(f"{_NAMES[level].partition(' ')[0]}, {vsn}" for level, vsn in columns)],
-        [[f"`{name}`", *(said.get(column, "–") for column in columns)] for name, said in sorted(found.items())],
+        ["scenario", *(f"{_NAMES[level]}, {vsn}" for level, vsn in columns)],
+        [[f"`{name}`", *(verdicts.get(column, "–") for column in columns)] for name, verdicts in sorted(found.items())],
     )
 
 
-def _said(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict) -> str:
     return f"{verdict.result}, {verdict.frames} frames" if verdict.frames else verdict.result
 
 
 @table("conformance-differences")
 def differences() -> str:
-    """What is not identical, why, and each difference in the judge's words."""
-    return "\n".join(line for level in LEVELS for line in (f"### At the {_NAMES[level]}", "", *_reasons(level)))
+    """Return the scenarios that are not identical, with reasons and each difference."""
+    return "\n".join(line for level in LEVELS for line in (f"### {_heading(level)}", "", *_reasons(level)))
 
 
 def _reasons(level: str) -> Iterator[str]:
