@@ -1,4 +1,4 @@
-"""The tables of states, from `supawire.core.states`."""
+"""The state tables, from `supawire.core.states`."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,13 +13,13 @@ E = TypeVar("E", ConnectionOn, ChannelOn, MirrorOn)
 
 
 def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
-    """One line for all states that an event leads to the same place from, in the order in which the code has them."""
+    """Return a table with one line for all states in which an event has the same effect, in the order of the code."""
     lines: dict[tuple[E, str, str], list[S]] = {}
     for (state, on), move in moves.items():
         following = "same" if move.next is state else move.next.name
         lines.setdefault((on, following, move.then), []).append(state)
     return rows(
-        ["state", "on", "next", "and"],
+        ["state", "event", "next state", "action"],
         [
             [", ".join(state.name for state in states), f"{on.name}: {on.value}", following, then]
             for (on, following, then), states in lines.items()
@@ -29,38 +29,38 @@ def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
 
 def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: type[E]) -> str:
     pairs = len(states) * len(events)
-    return f"\n{len(moves)} of {pairs} pairs are moves; each of the other {pairs - len(moves)} is impossible.\n"
+    return f"\n{len(moves)} of {pairs} pairs are transitions; each of the other {pairs - len(moves)} is impossible.\n"
 
 
 @table("connection")
 def connection() -> str:
-    """Every transition of the connection."""
+    """Return the table of transitions of the connection."""
     return _moves(LINK) + _impossible(LINK, ConnectionState, ConnectionOn)
 
 
 @table("channel")
 def channel() -> str:
-    """Every transition of a channel."""
+    """Return the table of transitions of a channel."""
     return _moves(CHANNEL) + _impossible(CHANNEL, ChannelState, ChannelOn)
 
 
 MEANINGS = {
-    MirrorState.JOINING: "changes are not live: it waits for the connection, the channel, and the server's word",
-    MirrorState.WAITING: "changes are live, and a fetch is due: now, or after a pause or backoff",
-    MirrorState.FETCHING: "`fetch` runs; changes are kept",
-    MirrorState.SETTLING: "it has answered; changes that it has seen may still come",
-    MirrorState.LIVE: "the copy is the table",
-    MirrorState.CLOSED: "closed, by you or with the client; the copy stays",
+    MirrorState.JOINING: "changes are not live: waiting for the connection, the channel and the server's report",
+    MirrorState.WAITING: "changes are live; waiting for the next fetch, after a pause or backoff",
+    MirrorState.FETCHING: "`fetch` is running; changes are kept",
+    MirrorState.SETTLING: "it has returned; changes that it already includes may still arrive",
+    MirrorState.LIVE: "the copy equals the table",
+    MirrorState.CLOSED: "closed, by you or with the client; the rows stay readable",
 }
 
 
 @table("mirror-states")
 def mirror_states() -> str:
-    """What the states of a mirror mean."""
+    """Return the table of the states of a mirror."""
     return rows(["state", "meaning"], [[f"`{state.value}`", MEANINGS[state]] for state in MirrorState])
 
 
 @table("mirror")
 def mirror() -> str:
-    """Every transition of a mirror."""
+    """Return the table of transitions of a mirror."""
     return _moves(MIRROR) + _impossible(MIRROR, MirrorState, MirrorOn)
