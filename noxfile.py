@@ -1,23 +1,37 @@
-"""Sessions that are too long for each run of CI: `python -m nox -s mutation -- --minutes 30`.
+"""The checks of the project: `python -m nox -l` lists the sessions, `python -m nox` runs the quick gate.
 
-nox belongs to the extra `dev`. What a session installs is in an environment of its own; tests run with the interpreter
-that runs nox, which has everything that requirements/dev.txt pins.
+Sessions run in the environment that runs nox, which README's last command creates. With
+`--default-venv-backend virtualenv` each gets an environment of its own, with what requirements/dev.txt pins.
 """
 
 import argparse
+import filecmp
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 import nox
 
+nox.needs_version = ">=2025.11.12"
+nox.options.sessions = ["quick"]
+nox.options.default_venv_backend = "none"
+
 ROOT = Path(__file__).resolve().parent
+SOURCE_DATE_EPOCH = "1764000000"
+QUICK = ["tests/core", "tests/server", "tests/linked", "tests/golden", *map(str, sorted(Path("tests").glob("test_*")))]
+"""The tests of the core, of the local server and of the modules at the top of the package."""
+
+# so that the tools beside the interpreter are found when its environment is not activated
+os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))
+
 TOOL = "cosmic-ray==8.7.0"
 AREAS = {
     "core": ("src/supawire/core", "tests/core"),
@@ -28,7 +42,7 @@ AREAS = {
 CONFIG = """\
 [cosmic-ray]
 module-path = "{path}"
-timeout = 120.0
+timeout = 900.0
 excluded-modules = []
 test-command = "{python} tests/mutation/run_tests.py {original} {tests}"
 
@@ -37,7 +51,106 @@ name = "local"
 """
 
 
-@nox.session(reuse_venv=True)
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Lint, import contracts, types of src, and the fast tests of the pure half; at most three minutes on two cores."""
+    _install(session)
+    _lint(session)
+    session.run("lint-imports", "--no-cache")
+    session.run("basedpyright", "src")
+    session.run("pytest", "-q", "-n", "2", "-m", "not slow", *(session.posargs or QUICK))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, and the workflow files."""
+    _install(session)
+    _lint(session)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check the import contracts of pyproject.toml."""
+    _install(session)
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types strictly, and that the public types of the installed package are complete. Arguments: paths."""
+    _install(session)
+    session.run("basedpyright", *session.posargs)
+    if session.posargs:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("-q", "--no-deps", "--no-build-isolation")
+        session.run("python", "-m", "pip", "install", *options, "--target", folder, ".")
+        with session.chdir(folder):  # in the repository, the sources would be checked
+            command = ("basedpyright", "--verifytypes", "supawire", "--ignoreexternal")
+            session.run(*command, env={"PYTHONPATH": folder}, silent=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, or what the arguments say: `nox -s tests -- tests/core -k join`."""
+    _install(session)
+    workers = ("-n", str((os.cpu_count() or 1) + 1))  # one more, since much of it is waiting
+    session.run("pytest", *(session.posargs or workers))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages and the change log; warnings are errors."""
+    _install(session)
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", folder)
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the distributions twice, compare them, and look for the files that users need."""
+    _install(session)
+    with tempfile.TemporaryDirectory() as folder:
+        builds = [Path(folder, name) for name in ("one", "two")]
+        for build in builds:
+            session.run(
+                *("python", "-m", "build", "--no-isolation", "-o", str(build)),
+                env={"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH},
+                silent=True,
+            )
+        names = sorted(path.name for path in builds[0].iterdir())
+        _, different, missing = filecmp.cmpfiles(*builds, names, shallow=False)
+        if different or missing:
+            session.error(f"the second build differs: {', '.join(different + missing)}")
+        (wheel,) = builds[0].glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            packed = archive.namelist()
+    for wanted in ("supawire/py.typed", "inspector/static/index.html", "LICENSE"):
+        if not any(name.endswith(wanted) for name in packed):
+            session.error(f"{wanted} is not in the wheel")
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Run `.ci/run`: everything that must hold before a change goes in. Arguments: names of steps."""
+    session.run("bash", ".ci/run", *session.posargs, external=True)
+
+
+def _install(session: nox.Session) -> None:
+    if session.virtualenv.is_sandboxed:
+        session.install("-r", "requirements/dev.txt")
+        session.install("--no-deps", "--no-build-isolation", "-e", ".")
+
+
+def _lint(session: nox.Session) -> None:
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    workflows = sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+
+
+@nox.session(venv_backend="virtualenv", reuse_venv=True)
 def mutation(session: nox.Session) -> None:
     """Change the code at random places, in a copy, and list the changes that no test notices.
 

@@ -2,7 +2,7 @@
 
 import ast
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def files(folder: Path, pattern: str = "*.py") -> list[tuple[str, Path]]:
 def test_imports_point_one_way():
     """Every import-linter contract of pyproject.toml is kept."""
     pytest.importorskip("importlinter", reason="not run: import-linter belongs to the extra dev")
-    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    command = [Path(sysconfig.get_path("scripts"), "lint-imports"), "--no-cache"]
     # a process of its own: the linter sets logging up anew, and would silence the loggers that other tests look at
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,34 +1,73 @@
-"""Run tests until one fails, those first that are named like the changed module: `run_tests.py ORIGINAL FOLDER ...`.
+"""Run the tests that can notice a change until one fails: `run_tests.py ORIGINAL FOLDER ...`.
 
-The current folder is a copy of the repository in which one module differs from the original.
+The current folder is a copy of the repository in which one module differs from the original. Without a difference, all
+tests of the folders run, and `reach.py` records which of them call which function. After a change in a function,
+the tests that call it run, and those that start programs; after any other change, all tests.
 """
 
+import ast
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+REACH = Path("reach.json")
+SOURCE = Path("src")
 
-def changed(original: Path) -> list[Path]:
-    """Return the modules that differ from the original."""
-    return [file for file in sorted(Path("src").rglob("*.py")) if file.read_bytes() != (original / file).read_bytes()]
+
+def changed(original: Path) -> Path | None:
+    """Return the module that differs from the original."""
+    found = (file for file in sorted(SOURCE.rglob("*.py")) if file.read_bytes() != (original / file).read_bytes())
+    return next(found, None)
+
+
+def enclosing(module: Path, original: Path) -> int | None:
+    """Return the line where the function begins in which the module differs; None outside of functions."""
+    before = (original / module).read_text(encoding="utf-8")
+    pairs = zip(before.splitlines(), module.read_text(encoding="utf-8").splitlines(), strict=False)
+    line = next(number for number, (old, new) in enumerate(pairs, 1) if old != new)
+    starts = [
+        min((node.lineno, *(decorator.lineno for decorator in node.decorator_list)))
+        for node in ast.walk(ast.parse(before))
+        # the line of a `def` holds default values, which are made when the module is imported
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body[0].lineno <= line <= (node.end_lineno or 0)
+    ]
+    return max(starts, default=None)
+
+
+def selected(module: Path, original: Path, folders: list[str]) -> list[str]:
+    """Return what pytest gets as arguments, the tests named like the module first."""
+    stem = module.stem.strip("_")
+    line = enclosing(module, original)
+    if line is None:
+        named = [test for folder in folders if Path(folder).is_dir() for test in Path(folder).glob(f"test_{stem}*.py")]
+        return [*map(str, sorted(named)), *folders]
+    reach: dict[str, list[str]] = json.loads(REACH.read_text(encoding="utf-8"))
+    calling = reach.get(f"{module.relative_to(SOURCE).as_posix()}:{line}", [])
+    return [*sorted(calling, key=lambda test: f"/test_{stem}" not in test), *reach[""]]
 
 
 def main() -> int:
     """Return what pytest says."""
-    folders = sys.argv[2:]
-    first = [
-        str(test)
-        for module in changed(Path(sys.argv[1]))
-        for folder in folders
-        if Path(folder).is_dir()
-        for test in sorted(Path(folder).glob(f"test_{module.stem}*.py"))
-    ]
+    original, folders = Path(sys.argv[1]), sys.argv[2:]
     # tests with a database are all marked slow, and are the ones that look at it
     marks = [] if all(folder.startswith("tests/postgres") for folder in folders) else ["-m", "not slow"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", *marks, "-p", "no:randomly", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(Path("src").resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([*command, *first, *folders], env=environment, check=False).returncode
+    environment = os.environ | {"PYTHONPATH": str(SOURCE.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
+    module = changed(original)
+    if module is None:
+        return subprocess.run(
+            [*command, "-p", "tests.mutation.reach", *folders], env=environment, check=False
+        ).returncode
+    arguments = selected(module, original, folders)
+    if not arguments:
+        print("no test calls this function")
+        return 0
+    tests = Path("selected.txt")
+    tests.write_text("\n".join(arguments), encoding="utf-8")
+    return subprocess.run([*command, f"@{tests}"], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""pytest plugin that records which tests call which functions of `src`: `-p tests.mutation.reach`.
+
+Writes `reach.json` in the current folder: for each function, as "path:line", the tests that call it in this process,
+and under "" the tests that call no function of `src`, for example because they start other programs.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import pytest
+
+FILE: Final = Path("reach.json")
+SOURCE: Final = str(Path("src").resolve())
+
+
+class Reach:
+    """What the tests called so far."""
+
+    def __init__(self) -> None:
+        self.called: set[tuple[str, int]] = set()
+        self.tests: dict[str, list[str]] = {"": []}
+
+    def note(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Note a call; the profile function of each thread."""
+        if event == "call":
+            self.called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Note what is called from the set-up of a test to the end of its tear-down."""
+        self.called.clear()
+        threading.setprofile(self.note)
+        sys.setprofile(self.note)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            places = [f"{file}:{line}" for file, line in self.called if file.startswith(SOURCE)]
+            for place in places or [""]:
+                self.tests.setdefault(place.removeprefix(f"{SOURCE}/"), []).append(item.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        FILE.write_text(json.dumps(self.tests), encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin."""
+    config.pluginmanager.register(Reach(), "reach-of-tests")
