@@ -114,9 +114,7 @@ def members(frame: Typed) -> dict[str, Any]:
         for name in ("response", "joins", "leaves")
         if (raw := getattr(payload, name)) is not NULL
     }
-    plain |= {
-        name: text for name in ("event", "status", "extension", "message", "reason") if (text := getattr(payload, name))
-    }
+    plain |= {name: text for name in ("event", "status", "extension", "message") if (text := getattr(payload, name))}
     if payload.payload is not None:
         plain["payload"] = payload.payload
     if payload.ids:
@@ -144,7 +142,6 @@ OURS: Final = frozenset(
         "leaves",
         "status",
         "response",
-        "reason",
         "extension",
         "message",
     )
