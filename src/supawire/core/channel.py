@@ -15,14 +15,11 @@ from supawire.core.effects import Ticket, UnreadableFrame
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
-    Close,
     Leave,
     Membership,
     RequirementsChanged,
-    Subscribe,
     TokenChanged,
     TokenUnavailable,
-    Waiter,
 )
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.core.presence import ChannelPresence
@@ -36,15 +33,13 @@ _keys: Final = msgspec.json.Decoder(dict[str, Raw])
 class CoreChannel:
     """The client side of one topic."""
 
-    __slots__ = ("_context", "_member", "begun", "membership", "name", "options", "topic")
+    __slots__ = ("_context", "_member", "membership", "name", "options", "topic")
 
     def __init__(self, context: Context, joins: JoinQueue[Membership], topic: str, options: ChannelOptions) -> None:
         self.topic: Final = topic
         self.options: Final = options
         self.membership: Final = Membership(context, joins, topic, options)
         self.name: Final = self.membership.name
-        self.begun: bool = False
-        """Whether the user ever subscribed or unsubscribed, not counting a subscribe withdrawn before the join."""
         self._member = self.membership
         self._context = context
 
@@ -62,6 +57,11 @@ class CoreChannel:
     def wanted(self) -> bool:
         """Whether the user wants to be joined."""
         return self._member.wanted
+
+    @property
+    def begun(self) -> bool:
+        """Whether the user ever subscribed or unsubscribed, not counting a subscribe withdrawn before the join."""
+        return self._member.begun
 
     @property
     def ready(self) -> bool:
@@ -100,20 +100,6 @@ class CoreChannel:
     def unlisten(self, listener: Listener) -> None:
         """Remove a listener."""
         self._member.index.remove(listener)
-
-    def subscribe(self, waiter: Waiter, now: Instant) -> None:
-        """Join and stay joined. The waiter is resolved when the channel is joined or ready."""
-        self.begun = True
-        self._member.handle(Subscribe(waiter), now)
-
-    def unsubscribe(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
-        """Leave. The ticket resolves when the server confirms, or after `timeout` seconds."""
-        self.begun = True
-        self._member.handle(Leave(ticket, timeout), now)
-
-    def close(self, error: RealtimeError | None, now: Instant) -> None:
-        """Close permanently: the channel was removed, the client was closed, or the connection ended with `error`."""
-        self._member.handle(Close(error), now)
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """Set the channel's own token, used instead of the client's."""
@@ -243,7 +229,7 @@ class CoreChannel:
         """Leave a channel that was never joined once its last waiter is gone, as if it had never been subscribed."""
         if self.wanted and not self._member.ever_joined and not self._member.waiters:
             self._member.handle(Leave(None, self._context.options.timeout), now)
-            self.begun = False  # so that iterators read later subscribe again instead of ending
+            self._member.begun = False  # so that iterators read later subscribe again instead of ending
 
     def _check_broadcast(self, message: OutgoingBroadcast) -> None:
         if self.state is ChannelState.CLOSED:

@@ -216,7 +216,9 @@ class _PendingLeave(NamedTuple):
 
 _NO_REFS: Final[tuple[str | None, ...]] = ()
 
+_NOTHING: Final = frozenset[str]()
 _CHANGES: Final = frozenset({"changes"})
+_PRESENCE: Final = frozenset({"presence"})
 
 _REPLACED: Final = 60.0
 """Seconds for which changes may have been missing before the server reports a new subscription; 37 were measured."""
@@ -233,7 +235,7 @@ class Membership:
 
     __slots__ = (
         "_context", "_gap_heartbeat_at", "_joins", "_leavers", "_pending_leave", "_retry", "accepted_refs",
-        "active_join", "close_reason", "error", "ever_joined", "gaps", "index", "name", "options", "outbox",
+        "active_join", "begun", "close_reason", "error", "ever_joined", "gaps", "index", "name", "options", "outbox",
         "pending_join", "readiness", "roster", "sent_token", "state", "token", "topic", "tracking", "waiters", "wanted",
     )  # fmt: skip
 
@@ -256,6 +258,8 @@ class Membership:
         """Why the channel is not joined."""
         self.wanted: bool = False
         """Whether the user wants to be joined."""
+        self.begun: bool = False
+        """Whether the user ever subscribed or unsubscribed, not counting a subscribe withdrawn before the join."""
         self.ever_joined: bool = False
         """Whether a join has succeeded since the user subscribed."""
         self.token: Secret | None = options.secret
@@ -345,10 +349,9 @@ class Membership:
         """The kinds of wanted events that the active join did not request."""
         join = self.active_join
         if join is None or self.state is not ChannelState.JOINED:
-            return frozenset()
-        presence = not join.presence and self._wants_presence
-        changes = self.index.lacks(join.bindings)
-        return frozenset(kind for kind, lacks in (("changes", changes), ("presence", presence)) if lacks)
+            return _NOTHING
+        presence = _PRESENCE if not join.presence and self._wants_presence else _NOTHING
+        return presence | _CHANGES if self.index.lacks(join.bindings) else presence
 
     @property
     def needs_rejoin(self) -> bool:
@@ -380,6 +383,7 @@ class Membership:
     # --- request a join
 
     def _subscribe(self, waiter: Waiter, now: Instant) -> None:
+        self.begun = True
         self.waiters.add(waiter, now.mono)
         if not self.wanted or self.state is ChannelState.FAILED:
             self._retry.reset()
@@ -706,7 +710,7 @@ class Membership:
     # --- leave and close
 
     def _leave(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
-        self.wanted = False
+        self.begun, self.wanted = True, False
         if ticket is not None:
             self._leavers += (ticket,)
         left = StateError("the channel was left", topic=self.name)

@@ -25,14 +25,17 @@ from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticke
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
+    Close,
     ConnectionLost,
     GapDue,
     JoinTimedOut,
+    Leave,
     LeaveTimedOut,
     Membership,
     RejoinDue,
     RetryDelay,
     RetryDue,
+    Subscribe,
     Waiter,
     send_joins,
 )
@@ -210,7 +213,7 @@ class Session:
         ticket = self._context.tickets.create(TicketKind.CLOSE)
         self._closers += (ticket,)
         for channel in self._channels.values():
-            channel.close(None, now)
+            channel.membership.handle(Close(None), now)
         self._settle_all(ClosedError("the client was closed"))
         if self.state is ConnectionState.CLOSED:
             self._settle_closers()
@@ -304,14 +307,14 @@ class Session:
         if self.state is ConnectionState.IDLE:
             self._connection.want(now)
         self._context.timers.cancel(TimerKey(TimerKind.IDLE))
-        channel.subscribe(Waiter(ticket, ready, timeout, patient), now)
+        channel.membership.handle(Subscribe(Waiter(ticket, ready, timeout, patient)), now)
         send_joins(self._joins, now)
         return ticket
 
     def leave(self, topic: str, bound: float, now: Instant) -> Ticket:
         """Leave the channel. The ticket resolves when the server confirms, or after `bound` seconds."""
         ticket = self._context.tickets.create(TicketKind.LEAVE)
-        self._get(topic).unsubscribe(ticket, bound, now)
+        self._get(topic).membership.handle(Leave(ticket, bound), now)
         self._watch_idle(now)
         return ticket
 
@@ -320,7 +323,7 @@ class Session:
         channel = self._channels.pop(topic, None)
         if channel is not None:
             self._receiver.unregister(channel)
-            channel.close(None, now)
+            channel.membership.handle(Close(None), now)
             self._watch_idle(now)
 
     def broadcast(self, topic: str, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
@@ -421,7 +424,7 @@ class Session:
         unheard = not self._openers  # otherwise the caller of open() gets the error
         self._joins.lost(now, now)
         for channel in list(self._channels.values()):
-            channel.close(error, now)
+            channel.membership.handle(Close(error), now)
         self._settle_all(error or ClosedError("the client was closed"))
         self._context.tokens.forget()
         self._context.timers.clear()
@@ -507,11 +510,11 @@ class Session:
             self._context.timers.set(TimerKey(TimerKind.IDLE), now.mono + seconds)
 
     def _wanted(self) -> int:
-        return sum(channel.wanted for channel in self._channels.values())
+        return sum(channel.membership.wanted for channel in self._channels.values())
 
     def _check_room(self, channel: CoreChannel) -> None:
         limit = self._context.options.limits.channels
-        if not channel.wanted and limit is not None and self._wanted() >= limit:
+        if not channel.membership.wanted and limit is not None and self._wanted() >= limit:
             raise RateLimitedError(
                 f"{limit} channels are wanted already, the most that one connection may have",
                 topic=channel.name,
@@ -520,7 +523,7 @@ class Session:
 
     def _get(self, topic: str) -> CoreChannel:
         channel = self._channels.get(topic)
-        if channel is None or channel.state is ChannelState.CLOSED:
+        if channel is None or channel.membership.state is ChannelState.CLOSED:
             raise self._connection.reason("the channel or its client was closed")
         return channel
 
