@@ -89,7 +89,7 @@ def case(title: str, program: str, **options: Any) -> Callable[[Story], Story]:
 
 def back(count: int, seconds: float = 0) -> tuple[bool, str]:
     """The usual judgement: events flow again, or not."""
-    return (True, "comes back, events flow") if count else (False, f"no event in {seconds:g} s")
+    return (True, "reconnects, events arrive") if count else (False, f"no event in {seconds:g} s")
 
 
 @case("A handler raises on one event; five more follow", "listen_with_a_bug")
@@ -111,17 +111,17 @@ async def async_handler(stage: Stage) -> tuple[bool, str]:
     return len(stage.got) == 5, f"{len(stage.got)} of 5 are handled"
 
 
-@case("The handler of one channel works for 1 s; an event of another channel", "listen_slowly")
+@case("The handler of one channel takes 1 s; an event of another channel", "listen_slowly")
 async def slow_handler(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     stage.server.wire.broadcast("slow", "n", {"n": 1})
     stage.server.wire.broadcast("room", "n", {"n": 2})
     await stage.until(lambda: bool(stage.got) and {"slow": "done"} in stage.said, 5)
     first = stage.said.index({"got": 2}) < stage.said.index({"slow": "done"})
-    return first, "is handled meanwhile" if first else "waits until it is done"
+    return first, "is handled at once" if first else "waits for that handler"
 
 
-@case("The server is away for 20 s", "listen")
+@case("The server is unreachable for 20 s", "listen")
 async def server_away(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     await stage.server.leave()
@@ -138,7 +138,7 @@ async def close_1000(stage: Stage) -> tuple[bool, str]:
     return back(await stage.receives(10), 10)
 
 
-@case("The server accepts and closes at once, for 5 s", "listen")
+@case("The server accepts connections and closes them at once, for 5 s", "listen")
 async def accept_then_close(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
 
@@ -154,7 +154,7 @@ async def accept_then_close(stage: Stage) -> tuple[bool, str]:
     return few, "a handful of connections" if few else f"{count:,} connections"
 
 
-@case("Heartbeats are not answered, pings of the WebSocket are", "listen", heartbeat=1, timeout=2)
+@case("Heartbeats are not answered, WebSocket pings are", "listen", heartbeat=1, timeout=2)
 async def deaf_server(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     stage.server.answers["heartbeat"] = None
@@ -162,28 +162,30 @@ async def deaf_server(stage: Stage) -> tuple[bool, str]:
         async with asyncio.timeout(35):
             await stage.server.connected(2)
     except TimeoutError:
-        return False, "not noticed in 35 s"
-    return True, "noticed, connects again"
+        return False, "not detected in 35 s"
+    return True, "detected, reconnects"
 
 
-@case("The first join is refused for a passing reason", "listen")
+@case("The first join is refused for a temporary reason", "listen")
 async def join_refused_once(stage: Stage) -> tuple[bool, str]:
     return back(await stage.receives(15), 15)
 
 
-@case("A join is refused for good (Unauthorized); 8 s", "subscribe_denied")
+@case("A join is refused permanently (Unauthorized); 8 s", "subscribe_denied")
 async def join_denied(stage: Stage) -> tuple[bool, str]:
     said = await stage.fact("raised", 8)
     await asyncio.sleep(8)
     count = len(stage.server.of("phx_join"))
     how = (
-        "`subscribe()` raises the server's words" if said and "Unauthorized" in said else "`subscribe()` raises nothing"
+        "`subscribe()` raises the server's message"
+        if said and "Unauthorized" in said
+        else "`subscribe()` does not raise"
     )
     return bool(said) and count == 1, f"{how}, {count} join{'s' if count > 1 else ''}"
 
 
 @case(
-    "A join times out; the late `phx_close` of it comes after the next was accepted",
+    "A join times out; its late `phx_close` arrives after the next join was accepted",
     "listen_patiently",
     timeout=1,
     heartbeat=1,
@@ -196,10 +198,10 @@ async def late_close(stage: Stage) -> tuple[bool, str]:
     stage.server.wire.say("realtime:room", "phx_close", {}, join_ref=first.ref, ref=first.ref)
     await asyncio.sleep(0.5)
     count = await stage.receives(5)
-    return (True, "stays joined, events flow") if count else (False, "the channel is gone")
+    return (True, "stays joined, events arrive") if count else (False, "the channel is closed")
 
 
-@case("The token runs out, and the server ends the channel", "listen_with_tokens")
+@case("The token expires, and the server ends the channel", "listen_with_tokens")
 async def token_expires(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     server, join = stage.server, stage.server.of("phx_join")[-1]
@@ -221,7 +223,7 @@ async def token_expires(stage: Stage) -> tuple[bool, str]:
             return back(await stage.receives(5), 5)
         await asyncio.sleep(1)
     joins = len(server.of("phx_join")) - 1
-    return False, f"no fresh token in 10 s, {joins} joins with the dead one" if joins else "the channel is gone"
+    return False, f"no fresh token in 10 s, {joins} joins with the expired one" if joins else "the channel is closed"
 
 
 @case("1,000 sends in a row with ack, the connection is cut after 300", "send", count=1000)
@@ -241,7 +243,7 @@ async def sends_over_a_drop(stage: Stage) -> tuple[bool, str]:
     return done is not None and not lost, f"{lost} lost without an error, {len(failed)} with one"
 
 
-@case("2,000 sends without ack: tasks half a second later", "send_without_ack", count=2000)
+@case("2,000 sends without ack: tasks left half a second later", "send_without_ack", count=2000)
 async def sends_leave_tasks(stage: Stage) -> tuple[bool, str]:
     tasks = await stage.fact("tasks", 30)
     return tasks == 0, f"{tasks:,} more"
@@ -256,7 +258,7 @@ async def big_frame(stage: Stage) -> tuple[bool, str]:
     return stage.got == [7], "is delivered" if stage.got == [7] else "ends the connection" if lost else "is dropped"
 
 
-@case("`track()`, then the connection breaks", "track")
+@case("`track()`, then the connection is lost", "track")
 async def presence_after_a_drop(stage: Stage) -> tuple[bool, str]:
     await stage.ready()
     stage.server.wire.reset()
@@ -282,7 +284,7 @@ async def subscribe_again(stage: Stage) -> tuple[bool, str]:
 async def forbidden(stage: Stage) -> tuple[bool, str]:
     said = await stage.fact("raised", 40)
     count = len(stage.server.wires)
-    words = "with the server's words" if said and "disabled" in said else "without the server's words"
+    words = "with the server's message" if said and "disabled" in said else "without the server's message"
     return count == 1 and bool(said) and "disabled" in said, f"raises after {count} attempt{'s' * (count > 1)}, {words}"
 
 
