@@ -33,6 +33,7 @@ FOUND_ASKING = (
     70006147,  # the same behind a reconnect
     70012456,  # the same with a caller of little patience
     70016213,  # the same behind a cut connection
+    59589984,  # the judge looked at presence while a client whose clock was behind joined again with a fresh token
     70013376,  # the judge took the join of the wish before, left at the same instant, for one of the new wish
 )
 """The same where the server waits for its database."""
