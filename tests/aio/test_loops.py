@@ -12,7 +12,7 @@ import pytest
 
 from supawire import ChannelState, broadcast, changes, connect_async, status
 from supawire.server.app import App
-from supawire.server.context import HubOptions
+from supawire.server.hub_options import HubOptions
 from supawire.server.tokens import sign
 from tests.aio.peer import until
 from tests.loops import LOOPS, VARIABLE, chosen

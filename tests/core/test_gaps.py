@@ -11,7 +11,7 @@ from supawire.core.gaps import Gaps, ServerClock
 from supawire.events import ConnectionState, Gap, Instant
 from supawire.options import PROTOCOLS, ChannelOptions, Protocol, SessionOptions
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.context import HubOptions
+from supawire.server.hub_options import HubOptions
 from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import SECRET, LinkedClient, World
 

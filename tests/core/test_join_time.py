@@ -8,7 +8,7 @@ from supawire.errors import OperationTimeout
 from supawire.events import ChannelState, ConnectionState
 from supawire.options import SessionOptions
 from supawire.selectors import broadcast
-from supawire.server.context import HubOptions, Timings
+from supawire.server.hub_options import HubOptions, Timings
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
 

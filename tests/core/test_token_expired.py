@@ -11,7 +11,7 @@ from supawire.errors import AuthError, JoinError
 from supawire.events import ChannelState
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import broadcast
-from supawire.server.context import HubOptions
+from supawire.server.hub_options import HubOptions
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
 

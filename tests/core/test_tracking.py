@@ -12,7 +12,7 @@ from supawire.errors import InvalidArgumentError, OperationTimeout, PayloadTooLa
 from supawire.events import ChannelState, Gap
 from supawire.options import Limits
 from supawire.selectors import broadcast, changes, gaps, presence
-from supawire.server.context import HubOptions
+from supawire.server.hub_options import HubOptions
 from supawire.server.limits import ServerLimits
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World

@@ -11,13 +11,12 @@ import pytest
 from supawire.errors import StateError
 from supawire.server import HubOptions
 from supawire.server.app import App
-from supawire.server.message_store import Replay
 from supawire.server.postgres import backend as levels
 from supawire.server.postgres.backend import PostgresBackend, trouble_of
 from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import Database, DatabaseError
 from supawire.server.postgres.messages import Partitions
-from supawire.server.queries import MessagesQuery, Query, QueryError
+from supawire.server.queries import MessagesQuery, Query, QueryError, Replay
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ import pytest
 
 from supawire.errors import InvalidArgumentError
 from supawire.server import LocalServer
+from supawire.server.inspector.overview import overview
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.component import Behaviour
 from supawire.server.postgres.publication import WHOLE
@@ -84,7 +85,7 @@ def test_a_policy_that_raises_stops_every_change_of_everybody(brief: Ear, sql: S
             run(sql, f"insert into notes values (1, '{ADA}')", "insert into plain values (2)")
             run(sql, "insert into plain select generate_series(3, 50)")
             until_logged(caplog, "a row policy raised")
-            (shown,) = brief.server._do(lambda hub, now: hub.overview(now).faults)  # in the inspector
+            (shown,) = brief.server._do(lambda hub, now: overview(hub, now).faults)  # in the inspector
             assert "a row policy raised for role authenticated" in shown
         tries, told = until_told(sql, sound, "plain", 100)
         assert told >= 100

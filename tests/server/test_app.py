@@ -17,11 +17,12 @@ import aiohttp
 import pytest
 
 from supawire.events import Instant
-from supawire.server import HubOptions, ServerLimits, serve, websocket
+from supawire.server import HubOptions, ServerLimits, serve
 from supawire.server.app import App
-from supawire.server.context import Timings
+from supawire.server.connection import MAX_WAITING_IN
+from supawire.server.hub_options import Timings
 from supawire.server.tokens import sign
-from supawire.server.websocket import frame_of
+from supawire.server.websocket import MAX_UNSENT, frame_of
 from tests.server.world import OK, SECRET
 
 TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, SECRET)
@@ -60,8 +61,8 @@ class Net:
 
 
 @asynccontextmanager
-async def running(**options: Any) -> AsyncGenerator[Net]:
-    app = App(HubOptions(secret=SECRET, **options))
+async def running(max_unsent: int = MAX_UNSENT, **options: Any) -> AsyncGenerator[Net]:
+    app = App(HubOptions(secret=SECRET, **options), max_unsent=max_unsent)
     await app.start()
     try:
         async with aiohttp.ClientSession() as http:
@@ -127,7 +128,7 @@ async def test_what_is_no_upgrade_is_400() -> None:
         for method, query, status in (("GET", {"apikey": TOKEN}, 400), ("GET", {}, 401), ("POST", {}, 400)):
             async with net.http.request(method, net.url + "/socket/websocket", params=query) as answer:
                 assert answer.status == status
-        assert net.app.hub.next_deadline is None and not net.app._sockets
+        assert net.app.hub.next_deadline is None and net.app.open_sockets == 0
 
 
 async def test_requests_that_are_too_long_are_refused() -> None:
@@ -182,7 +183,7 @@ async def test_a_failure_on_the_clock_does_not_stop_it(caplog: pytest.LogCapture
 
     async with running() as net:
         ws = await net.joined()
-        schedule, now = net.app.hub._context.schedule, net.app.now().mono
+        schedule, now = net.app.hub.schedule, net.app.now().mono
         schedule.at(now, fail)
         net.fault("delay_replies", 0.01)
         await ws.send_json([None, "7", "phoenix", "heartbeat", {}])
@@ -206,7 +207,7 @@ async def test_pings_are_answered_and_count_as_life() -> None:
     """The server itself never pings."""
     async with running() as net:
         ws = await net.http.ws_connect(f"{net.url}/socket/websocket?vsn=2.0.0&apikey={TOKEN}", autoping=False)
-        (peer,) = net.app.hub._context.peers.values()
+        (peer,) = net.app.hub.connections.peers.values()
         peer.last_received_at -= 30
         before = peer.last_received_at
         await ws.ping(b"hello")
@@ -276,10 +277,9 @@ async def test_a_client_that_leaves_during_the_handshake_is_no_error(caplog: pyt
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for it is bounded; the others go on."""
-    monkeypatch.setattr(websocket, "MAX_UNSENT", 2_000_000)
-    async with running() as net:
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
+    """Unsent data of a connection is bounded; other connections are not affected."""
+    async with running(max_unsent=2_000_000) as net:
         reader, writer = await asyncio.open_connection("127.0.0.1", net.app.port, limit=1024)
         writer.write(UPGRADE)
         join = json.dumps(JOIN).encode()
@@ -291,21 +291,21 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
             assert (await ws.receive_json())[1] == str(n)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(20_000_000)
-        assert len(net.app._sockets) == 1
+        assert net.app.open_sockets == 1
         writer.close()
 
 
-async def test_a_socket_that_stands_still_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a held join reading stops over a bound; all of it is worked off later."""
-    monkeypatch.setattr("supawire.server.mailboxes.MAX_WAITING_IN", 1000)
+async def test_reading_pauses_behind_a_delayed_join() -> None:
+    """Reading pauses above a limit of queued bytes; after the join all frames are answered."""
+    frames = MAX_WAITING_IN // 1_000_000 + 3
     async with running() as net:
         ws = await net.open()
         net.fault("delay_join", "lab", 0.2)
         await ws.send_json(JOIN)
-        for n in range(20):
-            await ws.send_json([None, str(n), "phoenix", "heartbeat", {"x": "y" * 200}])
-        refs = [(await ws.receive_json())[1] for _ in range(21)]
-        assert refs == ["1", *map(str, range(20))]
+        for n in range(frames):
+            await ws.send_json([None, str(n), "phoenix", "heartbeat", {"x": "y" * 1_000_000}])
+        refs = [(await ws.receive_json())[1] for _ in range(frames + 1)]
+        assert refs == ["1", *map(str, range(frames))]
 
 
 async def test_a_failure_of_the_server_closes_the_socket_with_1011(

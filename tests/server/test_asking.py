@@ -4,11 +4,18 @@ from typing import Any
 
 import pytest
 
-from supawire.server.context import Timings
 from supawire.server.effects import RestAnswer
+from supawire.server.hub_options import Timings
 from supawire.server.limits import ServerLimits
-from supawire.server.message_store import Replay, StoredMessage
-from supawire.server.queries import Extension, MessagesQuery, PermissionsQuery, QueryError, SubscribeQuery
+from supawire.server.queries import (
+    Extension,
+    MessagesQuery,
+    PermissionsQuery,
+    QueryError,
+    Replay,
+    StoredMessage,
+    SubscribeQuery,
+)
 from tests.server.world import OK, PENDING, Client, World, denied, system
 
 LAB = "realtime:lab"

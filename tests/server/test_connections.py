@@ -6,8 +6,8 @@ from contextlib import closing
 import aiohttp
 import pytest
 
-from supawire.server.connections import Connections
-from supawire.server.context import Timings
+from supawire.server.hub_options import Timings
+from supawire.server.websocket import TcpConnections
 from tests.server.test_app import LAB, TOKEN, running
 
 SHORT = Timings(request=0.05)
@@ -36,7 +36,7 @@ async def test_half_a_request_is_not_waited_for(sent: bytes) -> None:
     """A connection without a whole request is cut, and nothing is kept of it."""
     async with running(timings=SHORT) as net:
         assert b"200" not in await answer(net.app.port, sent)
-        assert not net.app._connections.open
+        assert not net.app.tcp.open
 
 
 async def test_half_a_body_is_not_waited_for() -> None:
@@ -55,7 +55,7 @@ async def test_an_open_socket_outlives_the_time_for_its_request() -> None:
         await ws.send_json([None, "7", "phoenix", "heartbeat", {}])
         assert (await ws.receive_json())[1] == "2"
         assert (await ws.receive_json())[1] == "7"
-        (connection,) = net.app._connections.open.values()
+        (connection,) = net.app.tcp.open.values()
         assert connection.unfinished == 0
 
 
@@ -70,8 +70,8 @@ class Transport(asyncio.Transport):
 
 async def test_unfinished_bytes_are_bounded_in_all() -> None:
     """The connection that holds most is cut; the others, and what has arrived whole, stay."""
-    connections = Connections(patience=60, limit=1000)
-    make = connections.guarded(asyncio.Protocol)
+    connections = TcpConnections(timeout=60, limit=1000)
+    make = connections.wrap(asyncio.Protocol)
     transports = [Transport() for _ in range(4)]
     small, large, done, last = (make() for _ in transports)
     for connection, transport in zip((small, large, done, last), transports, strict=True):
@@ -81,7 +81,7 @@ async def test_unfinished_bytes_are_bounded_in_all() -> None:
         large.data_received(b"x" * 100)
     for _ in range(50):
         done.data_received(b"x" * 150)
-        done.arrived()
+        done.complete()
     assert not any(transport.aborted for transport in transports)
     last.data_received(b"x" * 300)
     assert [transport.aborted for transport in transports] == [False, True, False, False]
@@ -99,10 +99,10 @@ async def test_unfinished_frames_count_until_they_are_whole() -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"\x81\xff" + (4_000_000).to_bytes(8, "big") + b"\0\0\0\0" + b"x" * 100_000)
             await writer.drain()
-            (connection,) = net.app._connections.open.values()
+            (connection,) = net.app.tcp.open.values()
             while connection.unfinished < 100_000:  # noqa: ASYNC110  the bytes are on their way
                 await asyncio.sleep(0)
-            connection.cut()
+            connection.abort()
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
         async with aiohttp.ClientSession() as http, http.get(f"{net.url}/healthcheck") as health:

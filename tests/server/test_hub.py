@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from supawire.server.connection import MAX_WAITING_IN, MAX_WAITING_OUT
-from supawire.server.context import Timings
 from supawire.server.effects import Accepted, Refusal
+from supawire.server.hub_options import Timings
 from supawire.server.limits import ServerLimits
 from tests.server.world import OK, World, denied, system, unsigned
 
@@ -582,9 +582,8 @@ def test_clients_that_come_and_go_leave_nothing() -> None:
         client.join(config={"presence": {"enabled": True}})
         client.track(LAB, {})
         client.disconnect()
-    desk = world.hub._context
-    assert not desk.peers and desk.rooms.get("lab", False) is None
-    assert len(desk.schedule) < 300
+    assert not world.hub.connections.peers and world.hub.rooms.get("lab", False) is None
+    assert len(world.hub.schedule) < 300
 
 
 def test_no_token_in_a_join_stops_the_server() -> None:

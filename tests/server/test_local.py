@@ -412,5 +412,5 @@ def test_strict_means_the_real_servers_limits_and_delays() -> None:
         (True, ServerLimits(channels=3), 3, 2.0),
     ):
         with LocalServer(strict=strict, limits=limits) as server:
-            options = server._do(lambda hub, now: hub._context.options)
+            options = server._do(lambda hub, now: hub.options)
             assert (options.limits.channels, options.timings.handshake_error) == (channels, held)

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from supawire.server.authorization import default_policy
-from supawire.server.context import Timings
+from supawire.server.broadcasts import MessageStore
+from supawire.server.hub_options import Timings
 from supawire.server.limits import ServerLimits
-from supawire.server.message_store import Replay, Store, StoredMessage
+from supawire.server.queries import Replay, StoredMessage
 from tests.server.world import OK, Client, World, denied, system
 
 LAB = "realtime:lab"
@@ -245,7 +246,7 @@ def test_the_store_is_bounded() -> None:
     def message(n: int, at: float) -> StoredMessage:
         return StoredMessage(str(n), "lab", "e", b"{}", True, True, at)
 
-    store = Store(kept=3)
+    store = MessageStore(kept=3)
     for n in range(5):
         store.add(message(n, float(n)))
     assert [kept.id for kept in store.replay("lab", Replay(0, 25), 5.0)] == ["2", "3", "4"]

@@ -1,8 +1,5 @@
 """What is remembered of what clients sent."""
 
-from typing import Any
-
-from supawire.server import recorder
 from supawire.server.recorder import Recorder
 from tests.server.world import SECRET, World
 
@@ -42,21 +39,19 @@ def test_tokens_never_come_out() -> None:
     assert frames[0].payload == {"config": {}, "access_token": "***", "user_token": "***"}
     assert frames[1].payload == {"access_token": "***"}
     assert frames[2].event is None
-    shown = repr(frames) + repr(world.hub.__dict__["_context"].peers)
+    shown = repr(frames) + repr(world.hub.connections.peers)
     for part in token.split("."):
         assert part not in shown
-    assert SECRET not in shown + repr(world.hub.__dict__["_context"].options)
+    assert SECRET not in shown + repr(world.hub.options)
 
 
-def test_memory_is_bounded(monkeypatch: Any) -> None:
-    """In frames and in bytes: the oldest are forgotten."""
-    monkeypatch.setattr(recorder, "MAX_FRAMES_KEPT", 3)
-    monkeypatch.setattr(recorder, "MAX_BYTES_KEPT", 50)
-    kept = Recorder()
+def test_the_oldest_frames_are_removed_above_the_limits() -> None:
+    """The number of frames and their bytes are bounded."""
+    kept = Recorder(max_frames=3, max_bytes=50)
     for n in range(5):
-        kept.note(n, True, b"x", False)
+        kept.record(n, True, b"x", False)
     assert [frame.connection for frame in kept.frames()] == [2, 3, 4]
-    kept.note(9, True, b"x" * 49, False)
+    kept.record(9, True, b"x" * 49, False)
     assert [frame.connection for frame in kept.frames()] == [4, 9]
     kept.clear()
     assert kept.frames() == []

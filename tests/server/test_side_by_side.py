@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supawire.server.context import HubOptions, Timings
 from supawire.server.effects import Accepted, Refusal
+from supawire.server.hub_options import HubOptions, Timings
 from supawire.server.queries import QueryError
 from supawire.server.wire import decode
 from tests.server.test_app import TOKEN, running

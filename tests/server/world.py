@@ -8,7 +8,6 @@ from typing import Any
 from supawire.core import binary
 from supawire.events import Instant
 from supawire.server.bindings import make_change
-from supawire.server.context import HubOptions
 from supawire.server.effects import (
     Accepted,
     Ask,
@@ -27,6 +26,7 @@ from supawire.server.effects import (
     Unsubscribe,
 )
 from supawire.server.hub import Hub
+from supawire.server.hub_options import HubOptions
 from supawire.server.queries import Answer, Query
 from supawire.server.tokens import sign
 
@@ -216,7 +216,7 @@ class World:
             self.reports.append(effect.text)
             return
         if isinstance(effect, Ask):
-            assert self.hub._context.options.database, "a question to a database that is not there"
+            assert self.hub.options.database, "a question to a database that is not there"
             self.asked[effect.number] = effect.question
             return
         if isinstance(effect, Unsubscribe):

@@ -9,8 +9,8 @@ from shlex import quote, split
 from typing import TYPE_CHECKING, Final
 
 from supawire.errors import InvalidArgumentError
-from supawire.server.context import TENANTS, HubOptions, Timings
 from supawire.server.handshake import tenant
+from supawire.server.hub_options import TENANTS, HubOptions, Timings
 from supawire.server.limits import ServerLimits
 from supawire.server.local import LocalServer
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from supawire.server.authorization import Policy
-    from supawire.server.context import HubOptions, Timings
     from supawire.server.hub import Hub
+    from supawire.server.hub_options import HubOptions, Timings
     from supawire.server.limits import ServerLimits
     from supawire.server.local import LocalServer, serve
     from supawire.server.recorder import ReceivedFrame
@@ -19,12 +19,12 @@ __all__ = ["Hub", "HubOptions", "LocalServer", "Policy", "ReceivedFrame", "Serve
 
 _HOMES: Final = {
     "Hub": "hub",
-    "HubOptions": "context",
+    "HubOptions": "hub_options",
     "LocalServer": "local",
     "Policy": "authorization",
     "ReceivedFrame": "recorder",
     "ServerLimits": "limits",
-    "Timings": "context",
+    "Timings": "hub_options",
     "serve": "local",
 }
 

@@ -10,14 +10,12 @@ import logging
 import time
 from collections.abc import Callable
 from random import SystemRandom
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from supawire.core.frames import MAX_FRAME
 from supawire.events import Instant
-from supawire.server.connections import Connections
-from supawire.server.context import Bits, HubOptions
 from supawire.server.effects import (
     Ask,
     Close,
@@ -36,10 +34,11 @@ from supawire.server.effects import (
 )
 from supawire.server.gateway import GATEWAY, Gateway
 from supawire.server.hub import Hub
-from supawire.server.inspector.web import Inspector
+from supawire.server.hub_options import Bits, HubOptions
+from supawire.server.inspector.web import FrameWatcher, Inspector
 from supawire.server.queries import Answer, Query
 from supawire.server.rest import HTML, MAX_BODY
-from supawire.server.websocket import Socket, frame_of
+from supawire.server.websocket import MAX_UNSENT, Socket, TcpConnections, frame_of
 
 CORS: Final = {"Access-Control-Allow-Origin": "*"}
 PREFLIGHT: Final = {
@@ -77,18 +76,15 @@ def response_of(answer: RestAnswer) -> web.Response:
 logger: Final = logging.getLogger("supawire.server")
 
 SOCKET_PATHS: Final = frozenset({"/socket/websocket", f"{GATEWAY}/websocket"})
-LONGEST: Final = 2 * MAX_FRAME
+MAX_FRAME_READ: Final = 2 * MAX_FRAME
 """Maximum bytes of a frame that is read.
 
 It is above the hub's own limit: a frame over that limit is read completely, and then the hub closes with 1009. If the
 socket were closed earlier, the remaining bytes would reset the connection, and the close code could be lost.
 """
-Receive: TypeAlias = Callable[[int, bytes, bool, Instant], None]
-Came: TypeAlias = Receive
-Went: TypeAlias = Callable[[Send, Instant], None]
-KEPT: Final = 75.0
+KEEP_ALIVE: Final = 75.0
 """Keep-alive timeout after a response, in seconds; it also applies when part of the next request has arrived."""
-TURN: Final = 64
+FRAMES_PER_TURN: Final = 64
 """Number of frames read from one socket before the other sockets are served."""
 TURNS_TO_ACCEPT: Final = 3
 """Event loop iterations from accepting a connection until aiohttp has registered it."""
@@ -109,13 +105,15 @@ class Backend(Protocol):
 class App:
     """One local server on a port of this machine.
 
-    Call `start` and `stop` on the same event loop, and use `hub` only from there.
+    Call `start` and `stop` on the same event loop, and use `hub` only from there. `max_unsent`: maximum unsent bytes of
+    one connection; above it the connection is aborted.
     """
 
-    def __init__(self, options: HubOptions, random: Bits | None = None) -> None:
+    def __init__(self, options: HubOptions, random: Bits | None = None, *, max_unsent: int = MAX_UNSENT) -> None:
+        self._max_unsent: Final = max_unsent
         self.hub: Final = Hub(options, random or SystemRandom())
         self._gateway: Final = Gateway(options.secret)
-        self._connections: Final = Connections(options.timings.request)
+        self.tcp: Final = TcpConnections(options.timings.request)
         self._sockets: dict[int, Socket] = {}
         self._numbers = 0
         self._closers: set[asyncio.Task[None]] = set()
@@ -128,22 +126,18 @@ class App:
         """Deadline of the timer; the timer handles of some event loops have no `when()`."""
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        self._perform: Final[dict[type[Effect], Callable[..., None]]] = {
-            Send: self._send,
-            Close: self._close,
-            Hold: self._hold,
-            Release: self._release,
-            Report: self._report,
-            Ask: self._ask,
-            Unsubscribe: self._unsubscribe,
-            Respond: self._respond,
-        }
         self._waiting: dict[int, asyncio.Future[RestAnswer]] = {}
-        self._tapped: Receive | None = None
+        self.frame_watcher: FrameWatcher | None = None
+        """Gets every frame as well while it is set."""
         self._inspector = Inspector(self) if options.inspector else None
         self.port: int = 0
         self.backend: Backend | None = None
         """The backend that answers the hub's queries; set it before `start` with `HubOptions(database=True)`."""
+
+    @property
+    def open_sockets(self) -> int:
+        """The number of open WebSockets."""
+        return len(self._sockets)
 
     # --- lifecycle ---
 
@@ -158,11 +152,11 @@ class App:
             shutdown_timeout=0.25,
             max_field_size=65_536,
             max_line_size=65_536,
-            keepalive_timeout=KEPT,
-            lingering_time=self._connections.patience,
+            keepalive_timeout=KEEP_ALIVE,
+            lingering_time=self.tcp.timeout,
         )
         await self._runner.setup()
-        guarded = self._connections.guarded(cast("Callable[[], Any]", self._runner.server))
+        guarded = self.tcp.wrap(cast("Callable[[], Any]", self._runner.server))
         self._listener = await self._loop.create_server(guarded, host, port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
@@ -200,23 +194,6 @@ class App:
         """Return the current monotonic and wall time."""
         return Instant(self._loop.time(), time.time())
 
-    def tap(self, came: Came, went: Went) -> None:
-        """Pass every frame to these callbacks as well, until `untap`."""
-
-        def receive(conn: int, data: bytes, binary: bool, now: Instant) -> None:
-            came(conn, data, binary, now)
-            self.hub.receive(conn, data, binary, now)
-
-        def send(effect: Send) -> None:
-            went(effect, self.now())
-            self._send(effect)
-
-        self._tapped, self._perform[Send] = receive, send
-
-    def untap(self) -> None:
-        """Remove the callbacks set by `tap`."""
-        self._tapped, self._perform[Send] = None, self._send
-
     def answered(self, number: int, answer: Answer) -> None:
         """Pass the backend's answer to a query to the hub."""
         self._safely(lambda: self.hub.answered(number, answer, self.now()), "on an answer of the database")
@@ -235,7 +212,7 @@ class App:
         try:
             while (effect := self.hub.next_effect()) is not None:
                 try:
-                    self._perform[type(effect)](effect)
+                    self._perform(effect)
                 except Exception:
                     logger.exception("the local server failed to perform %s", type(effect).__name__)
         finally:
@@ -266,7 +243,28 @@ class App:
         self._safely(lambda: self.hub.tick(due), "on what was due")
         self.pump()
 
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case Close():
+                self._close(effect)
+            case Hold(conn):
+                self._set_reading(conn, False)
+            case Release(conn):
+                self._set_reading(conn, True)
+            case Report(text):
+                logger.warning("%s", text)
+            case Ask():
+                self._ask(effect)
+            case Unsubscribe(channel):
+                self._unsubscribe(channel)
+            case Respond():
+                self._respond(effect)
+
     def _send(self, effect: Send) -> None:
+        if self.frame_watcher is not None:
+            self.frame_watcher.frame_sent(effect, self.now())
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
@@ -287,7 +285,7 @@ class App:
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
-        socket.release()
+        socket.resume_reading()
         if effect.code is None:
             socket.abort()
             return
@@ -300,25 +298,22 @@ class App:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("closing a socket failed", exc_info=error)
 
-    def _hold(self, effect: Hold) -> None:
-        if (socket := self._sockets.get(effect.conn)) is not None:
-            socket.hold()
-
-    def _release(self, effect: Release) -> None:
-        if (socket := self._sockets.get(effect.conn)) is not None:
-            socket.release()
-
-    def _report(self, effect: Report) -> None:
-        logger.warning("%s", effect.text)
+    def _set_reading(self, conn: int, reading: bool) -> None:
+        """Pause or resume reading from a socket."""
+        if (socket := self._sockets.get(conn)) is not None:
+            if reading:
+                socket.resume_reading()
+            else:
+                socket.pause_reading()
 
     def _ask(self, effect: Ask) -> None:
         if self.backend is None:
-            raise RuntimeError("HubOptions(database=True) wants a backend, which answers the hub's questions")
+            raise RuntimeError("HubOptions(database=True) needs a backend: set App.backend before start()")
         self.backend.ask(effect.number, effect.question)
 
-    def _unsubscribe(self, effect: Unsubscribe) -> None:
+    def _unsubscribe(self, channel: int) -> None:
         if self.backend is not None:
-            self.backend.unsubscribe(effect.channel)
+            self.backend.unsubscribe(channel)
 
     def _respond(self, effect: Respond) -> None:
         waiting = self._waiting.pop(effect.number, None)
@@ -328,7 +323,7 @@ class App:
     # --- requests ---
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.arrived(request)
+        self.message_complete(request)
         if (refused := refused_as_too_long(request)) is not None:
             return refused
         if self._inspector is not None and (shown := await self._inspector.answer(request)) is not None:
@@ -341,13 +336,13 @@ class App:
         if request.method == "OPTIONS" and request.path.startswith(f"{GATEWAY}/"):  # answered by the gateway itself
             return web.Response(status=204, headers=PREFLIGHT)
         try:
-            async with asyncio.timeout(self._connections.patience):
+            async with asyncio.timeout(self.tcp.timeout):
                 body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return response_of(RestAnswer(413, b"Request Entity Too Large", HTML))
         except TimeoutError:
             return response_of(RestAnswer(408, b"Request Timeout", HTML))
-        self.arrived(request)
+        self.message_complete(request)
         path = request.rel_url.raw_path.removeprefix(GATEWAY)
         asked = RestRequest(request.method, path, request.host, dict(request.query), headers_of(request), body)
         if path != request.rel_url.raw_path:
@@ -376,8 +371,9 @@ class App:
             return response_of(RestAnswer(answer.status, answer.body, answer.content_type))
         socket = Socket(
             web.WebSocketResponse(
-                compress=False, max_msg_size=LONGEST, autoping=False, autoclose=False, decode_text=False
-            )
+                compress=False, max_msg_size=MAX_FRAME_READ, autoping=False, autoclose=False, decode_text=False
+            ),
+            self._max_unsent,
         )
         self._sockets[conn] = socket
         try:
@@ -393,18 +389,18 @@ class App:
         await socket.end()
         return socket.ws
 
-    def arrived(self, request: web.Request) -> None:
+    def message_complete(self, request: web.Request) -> None:
         """Record that a complete request, or a complete message on its socket, has arrived."""
-        if (connection := self._connections.open.get(request.protocol)) is not None:
-            connection.arrived()
+        if (connection := self.tcp.open.get(request.protocol)) is not None:
+            connection.complete()
 
     async def _read(self, conn: int, socket: Socket, request: web.Request) -> None:
         """Pass frames to the hub until the socket is closed."""
-        frames, connection = 0, self._connections.open.get(request.protocol)
+        frames, connection = 0, self.tcp.open.get(request.protocol)
         while True:
             message = await socket.ws.receive()
             if connection is not None and connection.unfinished:
-                connection.arrived()
+                connection.complete()
             try:
                 if not await self._hand_in(conn, socket, message):
                     return
@@ -412,7 +408,7 @@ class App:
                 logger.exception("the local server failed on a frame")
                 self._close(Close(conn, 1011))
             frames += 1
-            if frames % TURN == 0:
+            if frames % FRAMES_PER_TURN == 0:
                 await asyncio.sleep(0)
             if not socket.readable.is_set():
                 await socket.readable.wait()
@@ -420,8 +416,10 @@ class App:
     async def _hand_in(self, conn: int, socket: Socket, message: WSMessage) -> bool:
         kind = message.type
         if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
-            receive = self._tapped or self.hub.receive
-            receive(conn, message.data, kind is WSMsgType.BINARY, self.now())
+            binary, now = kind is WSMsgType.BINARY, self.now()
+            if self.frame_watcher is not None:
+                self.frame_watcher.frame_received(conn, message.data, binary, now)
+            self.hub.receive(conn, message.data, binary, now)
             self.pump()
             return True
         if kind is WSMsgType.PING:

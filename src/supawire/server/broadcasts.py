@@ -1,14 +1,16 @@
 """Broadcasts from clients and from the server itself. See docs/protocol.md, Broadcast."""
 
+from collections import deque
 from typing import Any, Final, NamedTuple
 
 from supawire.core.frames import BROADCAST, PREFIX
+from supawire.server.authorization import Authorization
 from supawire.server.connection import ServerChannel
-from supawire.server.context import HubContext
-from supawire.server.limits import WORST_RATIO, term_size
-from supawire.server.message_store import Replay, Store, StoredMessage
-from supawire.server.queries import MessagesQuery, Steps, ask
-from supawire.server.rooms import Room
+from supawire.server.limits import WORST_RATIO, ServerLimits, term_size
+from supawire.server.outbox import Outbox
+from supawire.server.queries import RETENTION, MessagesQuery, Replay, Steps, StoredMessage, ask
+from supawire.server.rooms import Room, Rooms
+from supawire.server.stepper import Stepper
 from supawire.server.wire import (
     DECODE_ERRORS,
     Push,
@@ -23,9 +25,36 @@ from supawire.server.wire import (
     user_payload,
 )
 
+MAX_MESSAGES_KEPT: Final = 10_000
 TOO_BIG: Final = b'{"status":"error","response":"payload_size_exceeded"}'
 RAW_OVERHEAD: Final = 50
 """Bytes that the server adds to the size of a raw payload when it applies the limit."""
+
+
+class MessageStore:
+    """The newest messages, bounded in number and age: the `realtime.messages` of a server without a database."""
+
+    def __init__(self, kept: int = MAX_MESSAGES_KEPT) -> None:
+        self._messages: deque[StoredMessage] = deque(maxlen=kept)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, message: StoredMessage) -> None:
+        """Add a message; the oldest is removed when there are too many."""
+        while self._messages and self._messages[0].sent_at < message.sent_at - RETENTION:
+            self._messages.popleft()
+        self._messages.append(message)
+
+    def replay(self, topic: str, wanted: Replay, wall: float) -> list[StoredMessage]:
+        """Return the newest private messages of a topic since the requested time, oldest first."""
+        found: list[StoredMessage] = []
+        for message in reversed(self._messages):
+            if message.sent_at < wall - RETENTION or len(found) == wanted.limit:
+                break
+            if message.private and message.topic == topic and int(message.sent_at * 1000) >= wanted.since:
+                found.append(message)
+        return found[::-1]
 
 
 class Missed(NamedTuple):
@@ -40,16 +69,18 @@ class Missed(NamedTuple):
 class Broadcasts:
     """Delivers broadcasts from a sender to the channels of a room."""
 
-    def __init__(self, desk: HubContext) -> None:
-        self._outbox = desk.outbox
-        self._rooms = desk.rooms
-        self._rights = desk.rights
-        self._limits = desk.limits
-        self._stepper = desk.stepper
+    def __init__(
+        self, outbox: Outbox, rooms: Rooms, rights: Authorization, stepper: Stepper, limits: ServerLimits
+    ) -> None:
+        self._outbox = outbox
+        self._rooms = rooms
+        self._rights = rights
+        self._limits = limits
+        self._stepper = stepper
         self._lookups: list[tuple[str, list[StoredMessage]]] = []
         """Topics with a pending replay query, and the messages delivered to them meanwhile."""
-        self.store: Final = Store()
-        desk.stepper.register_local(MessagesQuery, self._stored)
+        self.store: Final = MessageStore()
+        stepper.register_local(MessagesQuery, self._stored)
 
     def push(self, channel: ServerChannel, push: Push) -> None:
         """Handle a client's broadcast. Without permission it is dropped without a reply, even with `ack`."""

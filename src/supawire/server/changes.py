@@ -1,4 +1,4 @@
-"""Row changes and `replication_ready`: subscriptions, matching and frames. See docs/protocol.md, Postgres changes.
+"""Row changes: subscriptions, matching and frames. See docs/protocol.md, Postgres changes.
 
 Without a database, changes come from `emit`. There is no catalog: every binding with valid parameters is subscribed
 immediately, the primary key is the column `id`, and a filter on a column that the change does not have is false.
@@ -9,58 +9,22 @@ outage, and passes finished rows to `deliver`.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from supawire._values.filter_syntax import matches
 from supawire._values.rows import to_wire
 from supawire.core.frames import POSTGRES_CHANGES
+from supawire.events import Instant
 from supawire.server.bindings import ANY, UNPUBLISHED, Binding, Change, bind
 from supawire.server.connection import ServerChannel
-from supawire.server.context import HubContext
+from supawire.server.connections import Connections
 from supawire.server.join_config import JoinConfig
-from supawire.server.limits import Meter
+from supawire.server.limits import Meter, ServerLimits
+from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryFailed, Sleep, Steps, SubscribeQuery, ask
+from supawire.server.rooms import Rooms
+from supawire.server.stepper import Stepper
 from supawire.server.wire import encode, text
-
-READY: Final = "Replication connection established"
-NOT_IN_TIME: Final = "Replication connection was not established in time"
-
-
-class SubscriptionReadiness:
-    """The channels that wait until messages from the database are delivered, and whether they are.
-
-    Without a database the channels are notified immediately.
-    """
-
-    def __init__(self, desk: HubContext) -> None:
-        self._context = desk
-        self._flowing = not desk.options.database
-        self._waiting: dict[int, ServerChannel] = {}
-
-    def welcome(self, channel: ServerChannel) -> None:
-        """Send a channel that joined with `replication_ready` its message, now or when ready; close it on timeout."""
-        if not channel.config.replication_ready:
-            return
-        if self._flowing:
-            self._context.outbox.system(channel, "system", "ok", READY)
-            return
-        self._waiting[channel.id] = channel
-        at = self._context.now.mono + self._context.timings.replication
-        self._context.schedule.at(at, lambda: self._give_up(channel))
-
-    def flows(self, yes: bool) -> None:
-        """Record whether messages from the database are delivered; if so, notify the waiting channels."""
-        self._flowing = yes
-        waiting = list(self._waiting.values()) if yes else []
-        for channel in waiting:
-            del self._waiting[channel.id]
-            if channel.open:
-                self._context.outbox.system(channel, "system", "ok", READY)
-
-    def _give_up(self, channel: ServerChannel) -> None:
-        if self._waiting.pop(channel.id, None) is not None and channel.open:
-            self._context.rooms.shut(channel, NOT_IN_TIME)
-
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
@@ -81,23 +45,41 @@ class Delivery(NamedTuple):
     data: bytes
 
 
+class Watcher(Protocol):
+    """A receiver of every row change, for inspection."""
+
+    def changed(self, data: bytes, receivers: int, now: Instant) -> None:
+        """Handle one change: the `data` of its frames, and the number of channels that it was sent to."""
+        ...
+
+
 class Changes:
     """Subscribes bindings and delivers changes to channels."""
 
-    def __init__(self, desk: HubContext) -> None:
-        self._context = desk
-        self._meter = Meter(desk.limits.changes)
-        desk.stepper.register_local(SubscribeQuery, lambda asked: None)
+    def __init__(
+        self, outbox: Outbox, rooms: Rooms, connections: Connections, stepper: Stepper, limits: ServerLimits
+    ) -> None:
+        self._outbox = outbox
+        self._rooms = rooms
+        self._connections = connections
+        self._stepper = stepper
+        self._limits = limits
+        self._meter = Meter(limits.changes)
+        self.watchers: Final[list[Watcher]] = []
+        """Receivers of every change."""
+        self.problem: str | None = None
+        """Why row changes are currently lost, or None."""
+        stepper.register_local(SubscribeQuery, lambda query: None)
         self._schemas = {"public", ANY}
         """Known schemas; a join without `config` to any other schema is refused."""
 
     def bind(self, config: JoinConfig) -> tuple[Binding, ...]:
         """Return the bindings of a join."""
-        return tuple(bind(element, database=self._context.stepper.external) for element in config.changes)
+        return tuple(bind(element, database=self._stepper.external) for element in config.changes)
 
     def subscribe(self, channel: ServerChannel) -> None:
         """Subscribe the channel's bindings and send the result; one invalid binding makes all of them fail."""
-        self._context.stepper.run(self._subscribe(channel))
+        self._stepper.run(self._subscribe(channel))
 
     def _subscribe(self, channel: ServerChannel) -> Steps[None]:
         while channel.bindings and channel.open:
@@ -105,8 +87,8 @@ class Changes:
             if error is not None:
                 self._subscribed(channel, error)
                 return
-            if self._context.stepper.external:
-                self._context.rooms.listed[channel.id] = channel
+            if self._stepper.external:
+                self._rooms.listed[channel.id] = channel
             try:
                 answer = yield from ask(SubscribeQuery(channel.id, channel.who, channel.bindings))
             except QueryFailed:
@@ -120,60 +102,61 @@ class Changes:
         """Send the result of a subscription."""
         if channel.open:
             channel.subscribed = error is None
-            self._context.outbox.system(channel, POSTGRES_CHANGES, "error" if error else "ok", error or SUBSCRIBED)
+            self._outbox.system(channel, POSTGRES_CHANGES, "error" if error else "ok", error or SUBSCRIBED)
 
     def _error(self, channel: ServerChannel, binding: Binding) -> str | None:
         """Return the error of a binding, if any.
 
         A join without `config` takes its schema from the topic, so there the schema must exist.
         """
-        here = channel.config.legacy and not self._context.stepper.external
+        here = channel.config.legacy and not self._stepper.external
         if binding.error is None and here and binding.schema not in self._schemas:
             return UNPUBLISHED.format(given=binding.described)
         return binding.error
 
     def relisted(self, number: int, answer: str | None) -> None:
         """Handle the result when the backend has subscribed the bindings of a channel again."""
-        if (channel := self._context.rooms.listed.get(number)) is not None:
+        if (channel := self._rooms.listed.get(number)) is not None:
             self._subscribed(channel, answer)
 
     def interrupted(self) -> None:
         """Notify every subscribed channel that changes are lost until `relisted`."""
-        for channel in list(self._context.rooms.listed.values()):
+        for channel in list(self._rooms.listed.values()):
             if channel.subscribed:
                 channel.subscribed = False
-                self._context.outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
+                self._outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
 
     def deliver(self, deliveries: Iterable[Delivery]) -> None:
         """Deliver changes from the database to their channels; changes over the rate limit are dropped."""
-        mono = self._context.now.mono
+        mono = self._outbox.now.mono
         for delivery in deliveries:
-            channel = self._context.rooms.listed.get(delivery.channel)
+            channel = self._rooms.listed.get(delivery.channel)
             if channel is not None and not self._meter.tripped(mono):
                 self._deliver(channel, delivery.type, delivery.ids, delivery.data)
                 self._meter.count(mono)
 
-    def lost(self, changes: Iterable[tuple[str, str, str]], why: str) -> None:
+    def lost(self, changes: Iterable[tuple[str, str, str]]) -> None:
         """Show the watchers changes that were delivered to no channel."""
-        for schema, table, kind in changes if self._context.watchers else ():
-            self._show(encode({"schema": schema, "table": table, "type": kind, "errors": [why]}), 0)
+        errors = [self.problem or "lost"]
+        for schema, table, kind in changes if self.watchers else ():
+            self._show(encode({"schema": schema, "table": table, "type": kind, "errors": errors}), 0)
 
     def emit(self, change: Change) -> None:
         """Send a change to every channel with a matching binding; changes over the rate limit are dropped."""
         self._schemas.add(change.schema)
-        mono = self._context.now.mono
+        mono = self._outbox.now.mono
         if self._meter.tripped(mono):
             return
-        stamp = _stamp(self._context.now.wall)
+        stamp = _stamp(self._outbox.now.wall)
         data: dict[tuple[str, ...] | None, bytes] = {}
-        for peer in self._context.peers.values():
+        for peer in self._connections.peers.values():
             for channel in peer.channels.values():
                 for select, ids in _matching(channel, change).items():
                     if select not in data:
                         data[select] = encode(self._data(change, select, stamp))
                     self._deliver(channel, change.type, ids, data[select])
                     self._meter.count(mono)
-        if self._context.watchers and not data:
+        if self.watchers and not data:
             self._show(encode(self._data(change, None, stamp)), 0)
 
     def _deliver(self, channel: ServerChannel, type: str, ids: Sequence[int], data: bytes) -> None:
@@ -181,11 +164,11 @@ class Changes:
         payload = data if legacy else b'{"data":%b,"ids":%b}' % (data, encode(ids))
         event = type if legacy else POSTGRES_CHANGES
         self._show(data, 1)
-        self._context.outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
+        self._outbox.send(channel.peer, text(channel.peer.v2, channel.wire_topic, event, payload))
 
     def _show(self, data: bytes, receivers: int) -> None:
-        for watcher in self._context.watchers:
-            watcher.changed(data, receivers, self._context.now)
+        for watcher in self.watchers:
+            watcher.changed(data, receivers, self._outbox.now)
 
     def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
         """Return the `data` of a frame, restricted to the selected columns and the key.
@@ -210,7 +193,7 @@ class Changes:
 
     def _fit(self, data: dict[str, Any]) -> dict[str, Any]:
         """Remove long values from a row that is too large, and add the error for it."""
-        limit = self._context.limits.change_bytes
+        limit = self._limits.change_bytes
         if limit is not None and len(encode(data)) > limit:
             data["errors"] = [TOO_LARGE]
         if TOO_LARGE in (data["errors"] or ()):

@@ -9,7 +9,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from supawire.core.frames import PREFIX
 from supawire.server.bindings import Binding
 from supawire.server.effects import Send
 from supawire.server.join_config import JoinConfig
@@ -17,7 +16,7 @@ from supawire.server.limits import CallWindow
 from supawire.server.queries import Who
 from supawire.server.schedule import Timer
 from supawire.server.tokens import Claims
-from supawire.server.wire import encode
+from supawire.server.wire import encode, sub_topic
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +57,7 @@ class ServerChannel:
     @property
     def sub_topic(self) -> str:
         """The topic without the `realtime:` prefix, as policies and users write it."""
-        return self.topic.removeprefix(PREFIX)
+        return sub_topic(self.topic)
 
     @property
     def who(self) -> Who:

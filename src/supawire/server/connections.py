@@ -1,98 +1,103 @@
-"""TCP connections of the local server: a timeout for the first request and a limit on unfinished data.
+"""The open connections of a hub: received frames, idle timeouts, and the end of a connection with its channels."""
 
-`aiohttp` limits the size of one request or message, but neither the time until the first request is complete nor the
-sum over all connections. Therefore a `Connection` in front of each connection's protocol counts the bytes received
-since the last complete request or message.
-"""
+from typing import Final
 
-import asyncio
-import logging
-from collections.abc import Callable
-from typing import Any, Final, cast
-
-logger: Final = logging.getLogger("supawire.server")
-
-MAX_UNFINISHED: Final = 128_000_000
-"""Maximum bytes of unfinished requests and messages in all; above it the one with the most is aborted."""
-
-
-class Connection(asyncio.Protocol):
-    """A protocol in front of the protocol that parses the connection."""
-
-    __slots__ = ("_all", "_inner", "_timer", "_transport", "unfinished")
-
-    def __init__(self, everything: "Connections", inner: Any) -> None:
-        self._all: Final = everything
-        self._inner: Final = inner
-        self._timer: asyncio.TimerHandle | None = None
-        self._transport: asyncio.Transport | None = None
-        self.unfinished: int = 0
-        """Bytes received since the last complete request or message."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses of it
-        self._timer = asyncio.get_running_loop().call_later(self._all.patience, self.cut)
-        self._all.open[self._inner] = self
-        self._inner.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.unfinished += len(data)
-        self._all.count(len(data))
-        self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.arrived()
-        self._all.open.pop(self._inner, None)
-        self._inner.connection_lost(exc)
-
-    def arrived(self) -> None:
-        """Record that a request or message is complete."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._all.count(-self.unfinished)
-        self.unfinished = 0
-
-    def cut(self) -> None:
-        """Abort the connection."""
-        self.arrived()
-        if self._transport is not None:
-            self._transport.abort()
+from supawire.core.frames import MAX_FRAME
+from supawire.events import Instant
+from supawire.server.connection import Inbound, Peer
+from supawire.server.hub_options import Timings
+from supawire.server.mailboxes import Mailboxes, Take
+from supawire.server.outbox import Outbox
+from supawire.server.rooms import Rooms
+from supawire.server.schedule import Schedule
 
 
 class Connections:
-    """All open connections.
+    """All open connections of a hub. `take` handles a frame when its connection is not suspended.
 
-    patience: timeout of the first request in seconds. limit: maximum of unfinished bytes over all connections.
+    `limit`: maximum number of connections with a channel.
     """
 
-    def __init__(self, patience: float, limit: int = MAX_UNFINISHED) -> None:
-        self.patience: Final = patience
-        self.open: Final[dict[Any, Connection]] = {}
-        """By the protocol that parses the connection."""
-        self._limit: Final = limit
-        self._unfinished = 0
+    def __init__(
+        self,
+        schedule: Schedule,
+        outbox: Outbox,
+        rooms: Rooms,
+        mailboxes: Mailboxes,
+        timings: Timings,
+        limit: int | None,
+        take: Take,
+    ) -> None:
+        self.peers: Final[dict[int, Peer]] = {}
+        self._schedule = schedule
+        self._outbox = outbox
+        self._rooms = rooms
+        self._mailboxes = mailboxes
+        self._timings = timings
+        self._limit = limit
+        self._take: Final = take
 
-    def guarded(self, make: Callable[[], Any]) -> Callable[[], Connection]:
-        """Return a protocol factory that puts a `Connection` in front of each protocol."""
-        return lambda: Connection(self, make())
+    @property
+    def at_capacity(self) -> bool:
+        """Whether the number of connections with a channel has reached its limit."""
+        return self._limit is not None and sum(1 for peer in self.peers.values() if peer.channels) >= self._limit
 
-    def count(self, size: int) -> None:
-        """Add to the unfinished bytes; above the limit, abort the connection that has most of them."""
-        self._unfinished += size
-        if size > 0 and self._unfinished > self._limit:
-            largest = max(self.open.values(), key=lambda connection: connection.unfinished)
-            logger.warning(
-                "connections hold %d bytes of unfinished messages; the one with %d of them is cut",
-                *(self._unfinished, largest.unfinished),
-            )
-            largest.cut()
+    def open(self, peer: Peer) -> None:
+        """Register a connection and start its idle timeout."""
+        self.peers[peer.id] = peer
+        peer.idle = self._schedule.at(peer.last_received_at + self._timings.idle, lambda: self._check_idle(peer))
+        self._sweep_later(peer)
+
+    def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
+        """Handle a received frame, or queue it while the connection is suspended."""
+        peer.last_received_at = now.mono
+        if len(data) > MAX_FRAME:
+            self.close(peer, 1009)
+        elif not peer.suspended:
+            self._take(peer, data, binary)
+        else:
+            self._mailboxes.add(peer, Inbound(data, binary))
+
+    def gone(self, peer: Peer) -> None:
+        """Remove a connection after its socket has ended, and end its channels."""
+        peer.gone = True
+        self.peers.pop(peer.id, None)
+        self._end_channels(peer)
+        for timer in (peer.idle, peer.sweep):
+            if timer is not None:
+                timer.cancel()
+
+    def close(self, peer: Peer, code: int | None) -> None:
+        """Close a connection and end its channels. Without a code the connection is aborted."""
+        self._outbox.close(peer, code)
+        self._end_channels(peer)
+
+    def _end_channels(self, peer: Peer) -> None:
+        for channel in list(peer.channels.values()):
+            self._rooms.end(channel)
+
+    # --- idle timeout ---
+
+    def _check_idle(self, peer: Peer) -> None:
+        """Close a connection that has been idle for `Timings.idle` with 1000."""
+        if peer.gone:
+            return
+        at = peer.last_received_at + self._timings.idle
+        if self._outbox.now.mono >= at:
+            self.close(peer, 1000)
+        else:
+            peer.idle = self._schedule.at(at, lambda: self._check_idle(peer))
+
+    def _sweep_later(self, peer: Peer) -> None:
+        if self._timings.sweep is not None:
+            at = self._outbox.now.mono + self._timings.sweep
+            peer.sweep = self._schedule.at(at, lambda: self._sweep(peer))
+
+    def _sweep(self, peer: Peer) -> None:
+        """Abort a connection whose last channel has ended; one that never had a channel stays open."""
+        if peer.gone:
+            return
+        if peer.had_channels and not peer.channels:
+            self.close(peer, None)
+        else:
+            self._sweep_later(peer)

@@ -15,9 +15,10 @@ from msgspec import Struct
 from supawire.errors import InvalidArgumentError
 from supawire.server.bindings import Change, make_change
 from supawire.server.changes import Changes
-from supawire.server.context import HubContext
 from supawire.server.effects import RestAnswer, RestRequest
 from supawire.server.handshake import JSON
+from supawire.server.hub_options import HubOptions
+from supawire.server.outbox import Outbox
 from supawire.server.rest import token_of
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, encode
@@ -54,13 +55,14 @@ _body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)
 class Dev:
     """The handler of the route."""
 
-    def __init__(self, desk: HubContext, changes: Changes) -> None:
-        self._context = desk
+    def __init__(self, options: HubOptions, outbox: Outbox, changes: Changes) -> None:
+        self._options = options
+        self._outbox = outbox
         self._changes = changes
 
     def answer(self, request: RestRequest) -> RestAnswer | None:
         """Answer a request for this route; return None for another route or when the route is disabled."""
-        if not self._context.options.dev or request.path != PATH or request.method != "POST":
+        if not self._options.dev or request.path != PATH or request.method != "POST":
             return None
         if (refusal := self._refusal(request)) is not None:
             return refusal
@@ -74,7 +76,7 @@ class Dev:
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
         if not is_here(request.host):
             return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
-        claims = check(token_of(request) or "", self._context.options.secret, self._context.now)
+        claims = check(token_of(request) or "", self._options.secret, self._outbox.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         if claims.role != ROLE:

@@ -5,17 +5,21 @@ wherever it may be left out.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from supawire.core.frames import CLOSE
 from supawire.errors import InvalidArgumentError
+from supawire.events import Instant
 from supawire.options import check_bool, check_count, check_kind, check_number, check_text, check_writable
 from supawire.server.connection import Peer, ServerChannel
-from supawire.server.context import HubContext
-from supawire.server.fault_rules import ALL, sub_topic
-from supawire.server.websocket import Sockets
-from supawire.server.wire import text
+from supawire.server.connections import Connections
+from supawire.server.mailboxes import Mailboxes
+from supawire.server.outbox import Outbox
+from supawire.server.rooms import Rooms
+from supawire.server.wire import sub_topic, text
 
+ALL: Final = "*"
 GARBAGE: Final = (
     (b"{", False),
     (b"null", False),
@@ -34,13 +38,63 @@ GARBAGE: Final = (
 SECONDS: Final = "seconds"
 
 
+@dataclass(slots=True)
+class FaultRules:
+    """The faults in force; the defaults mean none."""
+
+    refusals: int = 0
+    """Number of handshakes still to refuse."""
+    refuse_until: float = 0.0
+    refuse_status: int = 503
+    reply_delay: float = 0.0
+    dropped: dict[str, int | None] = field(default_factory=dict[str, int | None])
+    """Replies to drop, by the event of the push: the remaining number, or None for all."""
+    rejected: dict[str, str] = field(default_factory=dict[str, str])
+    """Reasons of refused joins, by topic without prefix or `*`."""
+    join_delays: dict[str, float] = field(default_factory=dict[str, float])
+    lag: float = 0.0
+    """Delay of frames for new connections; existing ones have their own."""
+    paused: bool = False
+
+    def refusal(self, now: Instant) -> int | None:
+        """Return the status to refuse the next handshake with, or None. Counts the handshake."""
+        if self.refusals:
+            self.refusals -= 1
+            return self.refuse_status
+        return self.refuse_status if now.mono < self.refuse_until else None
+
+    def drops_reply(self, event: str) -> bool:
+        """Return whether to drop the reply to this push. Counts the reply."""
+        if event not in self.dropped:
+            return False
+        left = self.dropped[event]
+        if left is not None:
+            if left <= 1:
+                del self.dropped[event]
+            else:
+                self.dropped[event] = left - 1
+        return True
+
+    def rejection(self, topic: str) -> str | None:
+        """Return the reason to refuse a join of this topic with, or None."""
+        return self.rejected.get(topic, self.rejected.get(ALL))
+
+    def join_delay(self, topic: str) -> float:
+        """Return the seconds for which a join of this topic suspends the socket."""
+        return self.join_delays.get(topic, self.join_delays.get(ALL, 0.0)) + self.reply_delay
+
+
 class Faults:
     """The faults of a server. Call `Hub.at` with the time first."""
 
-    def __init__(self, desk: HubContext, sockets: Sockets) -> None:
-        self._context = desk
-        self._rules = desk.rules
-        self._sockets = sockets
+    def __init__(
+        self, rules: FaultRules, outbox: Outbox, rooms: Rooms, mailboxes: Mailboxes, connections: Connections
+    ) -> None:
+        self._rules = rules
+        self._outbox = outbox
+        self._rooms = rooms
+        self._mailboxes = mailboxes
+        self._connections = connections
 
     def apply_faults(self, peer: Peer) -> None:
         """Apply the rules in force to a new connection."""
@@ -51,7 +105,7 @@ class Faults:
     def _peers(self, connection: int | None) -> list[Peer]:
         if connection is not None:
             check_count("connection", connection)
-        peers = list(self._context.peers.values())
+        peers = list(self._connections.peers.values())
         return [peer for peer in peers if not peer.gone and connection in (None, peer.id)]
 
     def _channels(self, topic: str | None) -> Iterator[ServerChannel]:
@@ -69,7 +123,7 @@ class Faults:
         if code is not None:
             check_count("code", code, minimum=1000, maximum=4999)
         for peer in self._peers(connection):
-            self._sockets.close(peer, code)
+            self._connections.close(peer, code)
 
     def refuse_connections(self, *, times: int | None = None, seconds: float | None = None, status: int = 503) -> None:
         """Refuse the next `times` handshakes, all for `seconds`, or all until `accept_connections`; answer `status`."""
@@ -80,7 +134,7 @@ class Faults:
         self._rules.refuse_status = check_count("status", status, minimum=300, maximum=599)
         self._rules.refusals = times or 0
         if times is None:
-            self._rules.refuse_until = self._context.now.mono + (float("inf") if seconds is None else seconds)
+            self._rules.refuse_until = self._outbox.now.mono + (float("inf") if seconds is None else seconds)
 
     def accept_connections(self) -> None:
         """Stop refusing handshakes."""
@@ -96,7 +150,7 @@ class Faults:
     def _pause(self, peer: Peer) -> None:
         if not peer.paused:
             peer.paused = True
-            self._context.mailboxes.suspend(peer)
+            self._mailboxes.suspend(peer)
 
     def resume(self, *, connection: int | None = None) -> None:
         """Handle the input received since `pause`, and continue normally."""
@@ -105,7 +159,7 @@ class Faults:
         for peer in self._peers(connection):
             if peer.paused:
                 peer.paused = False
-                self._context.mailboxes.resume(peer)
+                self._mailboxes.resume(peer)
 
     def lag(self, seconds: float, *, connection: int | None = None) -> None:
         """Delay everything that is sent by this many seconds, in order; 0 ends it."""
@@ -118,7 +172,7 @@ class Faults:
     def _set_lag(self, peer: Peer, seconds: float) -> None:
         peer.lag = seconds
         if seconds:
-            peer.lagging_until = max(peer.lagging_until, self._context.now.mono, 1e-9)
+            peer.lagging_until = max(peer.lagging_until, self._outbox.now.mono, 1e-9)
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
         """Send arbitrary bytes as one frame; a text frame unless `binary`."""
@@ -127,7 +181,7 @@ class Faults:
         check_bool("binary", binary)
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         for peer in self._peers(connection):
-            self._context.outbox.send(peer, (raw, binary))
+            self._outbox.send(peer, (raw, binary))
 
     def garbage(self, *, connection: int | None = None) -> None:
         """Send a dozen invalid frames: broken JSON, wrong shapes, invalid UTF-8, short binary headers."""
@@ -169,28 +223,28 @@ class Faults:
         check_bool("stale", stale)
         for channel in self._channels(topic):
             if not stale:
-                self._context.rooms.close(channel)
+                self._rooms.close(channel)
                 continue
             peer = channel.peer
             former = peer.former.get(channel.topic, b'"0"')
-            self._context.outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
+            self._outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
 
     def crash_channel(self, topic: str) -> None:
         """End a topic's channels with `phx_error`, as when their process crashes."""
         for channel in self._channels(topic):
-            self._context.rooms.crash(channel)
+            self._rooms.crash(channel)
 
     def expire_tokens(self, topic: str | None = None) -> None:
         """End channels as if their token had just expired."""
         for channel in self._channels(topic):
-            self._context.rooms.shut(channel, "Token has expired 0 seconds ago")
+            self._rooms.shut(channel, "Token has expired 0 seconds ago")
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame without ending the channels."""
         for name, said in (("status", status), ("message", message), ("extension", extension)):
             _said(name, said)
         for channel in self._channels(topic):
-            self._context.outbox.system(channel, extension, status, message)
+            self._outbox.system(channel, extension, status, message)
 
 
 def _said(name: str, value: str) -> str:

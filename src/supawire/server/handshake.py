@@ -7,9 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from supawire.server.context import HubContext
+from supawire.server.connections import Connections
 from supawire.server.effects import Accepted, Refusal, Request
-from supawire.server.join import JoinHandler
+from supawire.server.faults import FaultRules
+from supawire.server.hub_options import HubOptions
+from supawire.server.limits import Meter
+from supawire.server.outbox import Outbox
 from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import encode
 
@@ -23,15 +26,20 @@ def tenant(host: str) -> str:
 
 
 class Handshake:
-    """Validates upgrade requests."""
+    """Validates upgrade requests. `joins` counts the joins of all connections."""
 
-    def __init__(self, desk: HubContext, joining: JoinHandler) -> None:
-        self._context = desk
-        self._joining = joining
+    def __init__(
+        self, options: HubOptions, rules: FaultRules, outbox: Outbox, connections: Connections, joins: Meter
+    ) -> None:
+        self._options = options
+        self._rules = rules
+        self._outbox = outbox
+        self._connections = connections
+        self._joins = joins
 
     def check(self, request: Request) -> Accepted | Refusal:
         """Return the response to an upgrade request; a refusal includes the delay of the response."""
-        if (status := self._context.rules.refusal(self._context.now)) is not None:
+        if (status := self._rules.refusal(self._outbox.now)) is not None:
             return Refusal(status, b"Service Unavailable", "text/plain; charset=utf-8")
         version = VERSION.fullmatch(request.query.get("vsn", "1.0.0"))
         if version is None:
@@ -40,21 +48,20 @@ class Handshake:
         if problem is None:
             return Accepted(v2=version[1] == "2")
         status, error = problem
-        return Refusal(status, encode({"error": error}), JSON, self._context.timings.handshake_error)
+        return Refusal(status, encode({"error": error}), JSON, self._options.timings.handshake_error)
 
     def _problem(self, request: Request) -> tuple[int, str] | None:
-        desk = self._context
-        if tenant(request.host) not in desk.options.tenants:
+        if tenant(request.host) not in self._options.tenants:
             return 404, "Tenant not found"
         key = key_of(request)
         if key is None:
             return 401, "API key is missing"
-        claims = check(key, desk.options.secret, desk.now)
+        claims = check(key, self._options.secret, self._outbox.now)
         if isinstance(claims, TokenRefused):
             return claims.status, claims.error
-        if desk.at_capacity:
+        if self._connections.at_capacity:
             return 429, "Too many connected users"
-        if self._joining.meter.tripped(desk.now.mono):
+        if self._joins.tripped(self._outbox.now.mono):
             return 429, "Too many joins per second"
         return None
 

@@ -27,29 +27,31 @@ from supawire.core.frames import (
     SYSTEM,
 )
 from supawire.events import Instant
-from supawire.server.authorization import Policy
+from supawire.server.authorization import Authorization, Policy
 from supawire.server.bindings import Change
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.changes import Changes, Delivery, SubscriptionReadiness
+from supawire.server.changes import Changes, Delivery, Watcher
 from supawire.server.connection import Inbound, Peer, ServerChannel
-from supawire.server.context import Bits, HubContext, HubOptions, Watcher
+from supawire.server.connections import Connections
+from supawire.server.database_state import BroadcastReadiness, DatabaseState
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
-from supawire.server.fault_rules import sub_topic
-from supawire.server.faults import Faults
+from supawire.server.faults import FaultRules, Faults
 from supawire.server.handshake import Handshake, key_of, x_headers
-from supawire.server.inspector.overview import Overview, overview
+from supawire.server.hub_options import Bits, HubOptions, Ids
 from supawire.server.join import JoinHandler
-from supawire.server.limits import ServerLimits
-from supawire.server.message_store import StoredMessage
+from supawire.server.limits import Meter, ServerLimits
+from supawire.server.mailboxes import Mailboxes
+from supawire.server.outbox import Outbox
 from supawire.server.presence_push import PresencePush
-from supawire.server.queries import Answer, Query, QueryError
+from supawire.server.queries import Answer, PermissionsQuery, Query, QueryError, StoredMessage
 from supawire.server.recorder import Recorder
 from supawire.server.rest import Rest
-from supawire.server.schedule import Timer
+from supawire.server.rooms import Rooms
+from supawire.server.schedule import Schedule
+from supawire.server.stepper import Stepper
 from supawire.server.token_refresh import TokenRefresh
-from supawire.server.websocket import Sockets
-from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, text
+from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, sub_topic, text
 
 UNMATCHED: Final = b'{"status":"error","response":{"reason":"unmatched topic"}}'
 DISCONNECT: Final = b'{"message":"Server requested disconnect","status":"ok","extension":"system"}'
@@ -59,31 +61,55 @@ class Hub:
     """The complete state of one local server."""
 
     def __init__(self, options: HubOptions, random: Bits) -> None:
-        desk = self._context = HubContext(options, random, self._take)
-        self._outbox = desk.outbox
-        self._broadcasts = Broadcasts(desk)
-        self._tracking = PresencePush(desk)
-        self._changes = Changes(desk)
-        self._renewal = TokenRefresh(desk, self._changes)
-        self._readiness = SubscriptionReadiness(desk)
-        self._sockets = Sockets(desk, self._take)
-        self._joins = JoinHandler(
-            desk,
-            self._sockets,
-            self._broadcasts,
-            self._tracking,
-            self._changes,
-            self._readiness,
-            self._renewal,
+        limits, timings = options.limits, options.timings
+        self.options: Final = options
+        self._ids = Ids(random)
+        self.fault_rules: Final = FaultRules()
+        self._joins_meter = Meter(limits.joins)
+        self.schedule: Final = Schedule()
+        self._outbox = Outbox(self.schedule, self.fault_rules)
+        self.rooms: Final = Rooms(self._outbox, limits)
+        self._mailboxes = Mailboxes(self._outbox, self._take)
+        self._stepper = Stepper(self.schedule, self._outbox, self._mailboxes, timings.answer, external=options.database)
+        self.connections: Final = Connections(
+            self.schedule, self._outbox, self.rooms, self._mailboxes, timings, limits.connections, self._take
         )
-        self._handshake = Handshake(desk, self._joins)
-        self._rest = Rest(desk, self._broadcasts)
-        self._dev = Dev(desk, self._changes)
-        self._recovery: Timer | None = None
-        """Timer after which joins are accepted again following a database outage."""
+        self._database = DatabaseState(self.schedule, self._outbox, timings.recovery)
+        self._readiness = BroadcastReadiness(
+            self.schedule, self._outbox, self.rooms, timings.replication, flowing=not options.database
+        )
+        self._rights = Authorization(options.policy, self._outbox.report)
+        self._stepper.register_local(PermissionsQuery, self._rights.decide)
+        self._broadcasts = Broadcasts(self._outbox, self.rooms, self._rights, self._stepper, limits)
+        self._presence = PresencePush(
+            self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref
+        )
+        self._changes = Changes(self._outbox, self.rooms, self.connections, self._stepper, limits)
+        self._token_refresh = TokenRefresh(
+            options, self.schedule, self._outbox, self.rooms, self._rights, self._stepper, self._changes
+        )
+        self._joins = JoinHandler(
+            options=options,
+            ids=self._ids,
+            meter=self._joins_meter,
+            rules=self.fault_rules,
+            outbox=self._outbox,
+            connections=self.connections,
+            rooms=self.rooms,
+            rights=self._rights,
+            database=self._database,
+            broadcasts=self._broadcasts,
+            presence=self._presence,
+            changes=self._changes,
+            readiness=self._readiness,
+            token_refresh=self._token_refresh,
+        )
+        self._handshake = Handshake(options, self.fault_rules, self._outbox, self.connections, self._joins_meter)
+        self._rest = Rest(options, self._outbox, self.rooms, self._rights, self._stepper, self._broadcasts)
+        self._dev = Dev(options, self._outbox, self._changes)
         self.received: Final = Recorder()
         """Frames that clients sent."""
-        self.faults: Final = Faults(desk, self._sockets)
+        self.faults: Final = Faults(self.fault_rules, self._outbox, self.rooms, self._mailboxes, self.connections)
         """Fault injection. As with every input, call `at(now)` first."""
 
     # --- inputs of the shell ---
@@ -94,29 +120,29 @@ class Hub:
         answer = self._handshake.check(request)
         if isinstance(answer, Accepted):
             peer = Peer(conn_id, answer.v2, key_of(request) or "", x_headers(request.headers), now.mono, now.wall)
-            self._sockets.open(peer)
+            self.connections.open(peer)
             self.faults.apply_faults(peer)
         return answer
 
     def receive(self, conn_id: int, data: bytes, binary: bool, now: Instant) -> None:
         """Handle a frame. Text is passed as bytes and may be invalid UTF-8. See docs/protocol.md, Malformed frames."""
         self.at(now)
-        peer = self._context.peers.get(conn_id)
+        peer = self.connections.peers.get(conn_id)
         if peer is not None and not peer.gone:
-            self.received.note(conn_id, peer.v2, data, binary)
-            self._sockets.received(peer, data, binary, now)
+            self.received.record(conn_id, peer.v2, data, binary)
+            self.connections.received(peer, data, binary, now)
 
     def heard(self, conn_id: int, now: Instant) -> None:
         """Reset the idle timeout after bytes that are not a protocol frame, such as a ping."""
         self.at(now)
-        if (peer := self._context.peers.get(conn_id)) is not None:
+        if (peer := self.connections.peers.get(conn_id)) is not None:
             peer.last_received_at = now.mono
 
     def disconnected(self, conn_id: int, now: Instant) -> None:
         """Handle the end of a socket, whichever side closed it."""
         self.at(now)
-        if (peer := self._context.peers.get(conn_id)) is not None:
-            self._sockets.gone(peer)
+        if (peer := self.connections.peers.get(conn_id)) is not None:
+            self.connections.gone(peer)
 
     def rest(self, request: RestRequest, now: Instant) -> RestAnswer | Later:
         """Answer an HTTP request now, or return `Later` and answer with a `Respond` effect."""
@@ -126,7 +152,7 @@ class Hub:
     def tick(self, now: Instant) -> None:
         """Run all timers that are due."""
         self.at(now)
-        self._context.schedule.run(now.mono)
+        self.schedule.run(now.mono)
 
     def at(self, now: Instant) -> None:
         """Set the time for the operations that follow."""
@@ -139,19 +165,19 @@ class Hub:
     @property
     def next_deadline(self) -> float | None:
         """Monotonic time at which `tick` must be called, or None."""
-        return self._context.schedule.next_at
+        return self.schedule.next_at
 
     @property
     def limits(self) -> ServerLimits:
         """The limits that apply to clients and to the size of a row in a change."""
-        return self._context.limits
+        return self.options.limits
 
     # --- inputs of a database ---
 
     def answered(self, number: int, answer: Answer, now: Instant) -> None:
         """Handle the answer to an `Ask`; dropped when the query has already timed out."""
         self.at(now)
-        self._context.stepper.answered(number, answer)
+        self._stepper.answered(number, answer)
 
     def deliver(self, message: StoredMessage, now: Instant) -> None:
         """Deliver a message that was stored in the database. See docs/protocol.md, Broadcast from the database."""
@@ -171,12 +197,12 @@ class Hub:
     def losing(self, problem: str | None, now: Instant) -> None:
         """Record why row changes are lost silently, or None when the problem is solved; shown in the inspector."""
         self.at(now)
-        self._context.problem = problem
+        self._changes.problem = problem
 
     def lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
         """Show the watchers changes that were delivered to no channel, as tuples of schema, table and type."""
         self.at(now)
-        self._changes.lost(changes, self._context.problem or "lost")
+        self._changes.lost(changes)
 
     def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
         """Handle the result when the backend has subscribed the bindings of a channel again."""
@@ -189,58 +215,43 @@ class Hub:
         self._readiness.flows(yes)
 
     def troubled(self, trouble: QueryError | None, now: Instant) -> None:
-        """Record an error of the database, or None when it works; until then joins are refused.
-
-        After an outage the real server refuses joins for some time longer: `Timings.recovery`.
-        """
+        """Record an error of the database, because of which joins are refused, or None when it works again."""
         self.at(now)
-        recovery = self._context.timings.recovery
-        if self._recovery is not None:
-            if trouble is None:
-                return
-            self._recovery.cancel()
-            self._recovery = None
-        if trouble is None and self._context.database_error is not None and recovery:
-            self._recovery = self._context.schedule.at(now.mono + recovery, self._recovered)
-            trouble = QueryError.BUSY
-        self._context.database_error = trouble
-
-    def _recovered(self) -> None:
-        self._recovery = None
-        self._context.database_error = None
+        self._database.report(trouble)
 
     # --- inspection ---
 
     @property
-    def options(self) -> HubOptions:
-        return self._context.options
-
-    @property
     def database_error(self) -> QueryError | None:
         """The database error because of which joins are refused, or None."""
-        return self._context.database_error
+        return self._database.error
 
     @property
     def late_answers(self) -> int:
         """The number of answers that came after the timeout of their query."""
-        return self._context.stepper.late
+        return self._stepper.late
 
     def answer_locally(self, query: Query[Any]) -> Answer:
         """Return the answer that the hub gives to a query without a database, for simulations of one."""
-        return self._context.stepper.answer_locally(query)
+        return self._stepper.answer_locally(query)
 
-    def overview(self, now: Instant) -> Overview:
-        """Return the connections, their channels and who is present."""
-        self.at(now)
-        return overview(self._context)
+    @property
+    def changes_problem(self) -> str | None:
+        """Why row changes are currently lost, or None."""
+        return self._changes.problem
+
+    @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """The receivers of every change."""
+        return tuple(self._changes.watchers)
 
     def watch(self, watcher: Watcher) -> None:
         """Pass every change to this watcher until `unwatch`."""
-        self._context.watchers.append(watcher)
+        self._changes.watchers.append(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Stop passing changes to this watcher."""
-        self._context.watchers.remove(watcher)
+        self._changes.watchers.remove(watcher)
 
     # --- inputs from the owner of the server ---
 
@@ -254,7 +265,7 @@ class Hub:
     ) -> str:
         """Store and deliver a message, as `realtime.send` does, and return its id."""
         self.at(now)
-        message_id = self._context.new_message_id()
+        message_id = self._ids.message_id()
         raw = payload if isinstance(payload, bytes) else encode({"id": message_id, **payload})
         json = not isinstance(payload, bytes)
         self._broadcasts.keep(StoredMessage(message_id, sub_topic(topic), event, raw, json, private, now.wall))
@@ -268,21 +279,21 @@ class Hub:
 
     def set_policy(self, policy: Policy) -> None:
         """Use this function to authorize private channels from now on."""
-        self._context.rights.policy = policy
+        self._rights.policy = policy
 
     def request_disconnect(self, now: Instant) -> None:
         """Send `Server requested disconnect` on every channel, then close every socket with 1012."""
         self.at(now)
-        for peer in list(self._context.peers.values()):
+        for peer in list(self.connections.peers.values()):
             for channel in peer.channels.values():
                 self._outbox.send(peer, text(peer.v2, channel.wire_topic, SYSTEM, DISCONNECT))
-            self._sockets.close(peer, 1012)
+            self.connections.close(peer, 1012)
 
     def shutdown(self, now: Instant) -> None:
         """Close every socket with 1012."""
         self.at(now)
-        for peer in list(self._context.peers.values()):
-            self._sockets.close(peer, 1012)
+        for peer in list(self.connections.peers.values()):
+            self.connections.close(peer, 1012)
 
     # --- dispatch of frames ---
 
@@ -293,7 +304,7 @@ class Hub:
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
         if channel is not None and channel.waiting is not None:
-            self._context.mailboxes.add_to(channel.waiting, peer, Inbound(data, binary))
+            self._mailboxes.add_to(channel.waiting, peer, Inbound(data, binary))
             return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)
@@ -318,15 +329,15 @@ class Hub:
         except DECODE_ERRORS:
             return
         if push.event == PRESENCE:
-            self._tracking.push(channel, push, value)
+            self._presence.push(channel, push, value)
         else:
-            self._renewal.push(channel, value)
+            self._token_refresh.push(channel, value)
 
     def _join(self, peer: Peer, push: Push, old: ServerChannel | None) -> None:
         """Handle a join. One for a topic already joined replaces that channel, whose close follows the reply."""
         if old is not None:
-            self._context.rooms.end(old)
-        self._context.stepper.run(self._joins.join(peer, push), peer)
+            self.rooms.end(old)
+        self._stepper.run(self._joins.join(peer, push), peer)
         if old is not None:
             self._outbox.push(old, CLOSE, b"{}", ref=old.join_ref)
 
@@ -335,6 +346,6 @@ class Hub:
         if channel is None:
             self._outbox.reply(peer, encode(push.topic), LEAVE, push.ref, push.join_ref)
         elif channel.join_ref == push.join_ref:
-            self._context.rooms.end(channel)
+            self.rooms.end(channel)
             self._outbox.reply(peer, channel.wire_topic, LEAVE, push.ref, channel.join_ref)
             self._outbox.push(channel, CLOSE, b"{}", ref=channel.join_ref)

@@ -6,19 +6,23 @@ See docs/protocol.md, Join.
 from typing import Any, Final
 
 from supawire.core.frames import JOIN, PREFIX
-from supawire.server.authorization import Reads
+from supawire.server.authorization import Authorization, Reads
 from supawire.server.broadcasts import Broadcasts, Missed
-from supawire.server.changes import Changes, SubscriptionReadiness
+from supawire.server.changes import Changes
 from supawire.server.connection import Peer, ServerChannel
-from supawire.server.context import HubContext
+from supawire.server.connections import Connections
+from supawire.server.database_state import BroadcastReadiness, DatabaseState
+from supawire.server.faults import FaultRules
+from supawire.server.hub_options import HubOptions, Ids
 from supawire.server.join_config import JoinConfig, parse_join
 from supawire.server.limits import Meter
+from supawire.server.outbox import Outbox
 from supawire.server.presence_push import PresencePush
 from supawire.server.queries import QueryFailed, Sleep, Steps, Who
+from supawire.server.rooms import Rooms
 from supawire.server.token_refresh import TokenRefresh
 from supawire.server.tokens import Claims, TokenRefused, check
-from supawire.server.websocket import Sockets
-from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object
+from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object, sub_topic
 
 NO_TOPIC: Final = "TopicNameRequired: You must provide a topic name"
 TOO_MANY_USERS: Final = "ConnectionRateLimitReached: Too many connected users"
@@ -47,36 +51,51 @@ class JoinHandler:
 
     def __init__(
         self,
-        desk: HubContext,
-        sockets: Sockets,
+        *,
+        options: HubOptions,
+        ids: Ids,
+        meter: Meter,
+        rules: FaultRules,
+        outbox: Outbox,
+        connections: Connections,
+        rooms: Rooms,
+        rights: Authorization,
+        database: DatabaseState,
         broadcasts: Broadcasts,
-        tracking: PresencePush,
+        presence: PresencePush,
         changes: Changes,
-        readiness: SubscriptionReadiness,
-        renewal: TokenRefresh,
+        readiness: BroadcastReadiness,
+        token_refresh: TokenRefresh,
     ) -> None:
-        self._context = desk
-        self._outbox = desk.outbox
-        self._sockets = sockets
+        self._secret = options.secret
+        self._max_channels = options.limits.channels
+        self._refusal_delay = options.timings.join_error
+        self._ids = ids
+        self._meter = meter
+        self._rules = rules
+        self._outbox = outbox
+        self._connections = connections
+        self._rooms = rooms
+        self._rights = rights
+        self._database = database
         self._broadcasts = broadcasts
-        self._tracking = tracking
+        self._presence = presence
         self._changes = changes
         self._readiness = readiness
-        self._renewal = renewal
-        self.meter: Final = Meter(desk.limits.joins)
+        self._token_refresh = token_refresh
 
     def join(self, peer: Peer, push: Push) -> Steps[None]:
         """Create a channel and send its first frames, or reply with the reason of the refusal."""
         try:
             yield from self._join(peer, push)
         except JoinRefused as refused:
-            if self._context.timings.join_error and not refused.at_once:
-                yield Sleep(self._context.timings.join_error)
+            if self._refusal_delay and not refused.at_once:
+                yield Sleep(self._refusal_delay)
             self._refuse(peer, push, refused)
 
     def _join(self, peer: Peer, push: Push) -> Steps[None]:
-        topic = push.topic.removeprefix(PREFIX)
-        if delay := self._context.rules.join_delay(topic):
+        topic = sub_topic(push.topic)
+        if delay := self._rules.join_delay(topic):
             yield Sleep(delay)
         config = _parse(push)
         self._check_limits(peer)
@@ -88,8 +107,8 @@ class JoinHandler:
         reads = yield from self._read_access(Who(claims, peer.headers), topic, config)
         self._check_rules(topic, config)
         missed = yield from self._missed(topic, config, reads)
-        channel = ServerChannel(self._context.new_id(), peer, push.topic, push.join_ref, config, token, claims)
-        channel.presence_key = config.presence_key or self._context.new_key()
+        channel = ServerChannel(self._ids.channel_number(), peer, push.topic, push.join_ref, config, token, claims)
+        channel.presence_key = config.presence_key or self._ids.presence_key()
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
         channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
@@ -99,27 +118,27 @@ class JoinHandler:
 
     def _check_limits(self, peer: Peer) -> None:
         mono = self._outbox.now.mono
-        if not peer.channels and self._context.at_capacity:
+        if not peer.channels and self._connections.at_capacity:
             raise JoinRefused(TOO_MANY_USERS)
-        self.meter.count(mono)
-        if self.meter.tripped(mono):
+        self._meter.count(mono)
+        if self._meter.tripped(mono):
             raise JoinRefused(TOO_MANY_JOINS, close=1001)
-        if self._context.limits.channels is not None and len(peer.channels) >= self._context.limits.channels:
+        if self._max_channels is not None and len(peer.channels) >= self._max_channels:
             raise JoinRefused(TOO_MANY_CHANNELS)
 
     def _check_token(self, token: str) -> Claims:
-        claims = check(token, self._context.options.secret, self._outbox.now)
+        claims = check(token, self._secret, self._outbox.now)
         if isinstance(claims, TokenRefused):
             raise JoinRefused(claims.reason)
         return claims
 
     def _check_database(self) -> None:
-        if (error := self._context.database_error) is not None:
+        if (error := self._database.error) is not None:
             raise JoinRefused(error.reason)
 
     def _read_access(self, who: Who, topic: str, config: JoinConfig) -> Steps[Reads]:
         try:
-            reads = yield from self._context.rights.read(who, topic, private=config.private, presence=config.presence)
+            reads = yield from self._rights.read(who, topic, private=config.private, presence=config.presence)
         except QueryFailed as failed:
             raise JoinRefused(failed.error.reason) from failed
         if not any(reads):
@@ -128,7 +147,7 @@ class JoinHandler:
 
     def _check_rules(self, topic: str, config: JoinConfig) -> None:
         """Refuse a join with an invalid configuration, or one that a fault rule rejects."""
-        reason = config.problem or self._context.rules.rejection(topic)
+        reason = config.problem or self._rules.rejection(topic)
         if reason is not None:
             raise JoinRefused(reason)
 
@@ -148,19 +167,19 @@ class JoinHandler:
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
         self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
-        self._context.rooms.enter(channel)
+        self._rooms.enter(channel)
         self._broadcasts.replay(channel, missed)
         self._changes.subscribe(channel)
-        self._readiness.welcome(channel)
-        self._tracking.send_state(channel)
+        self._readiness.announce(channel)
+        self._presence.send_state(channel)
         if channel.open:
-            self._renewal.watch(channel)
+            self._token_refresh.watch(channel)
 
     def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
         payload = encode({"status": "error", "response": {"reason": refused.reason}})
         self._outbox.reply(peer, encode(push.topic), JOIN, push.ref, push.join_ref, payload)
         if refused.close is not None:
-            self._sockets.close(peer, refused.close)
+            self._connections.close(peer, refused.close)
 
 
 def _parse(push: Push) -> JoinConfig:

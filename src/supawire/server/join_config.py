@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supawire.core.frames import PREFIX
-from supawire.server.message_store import Replay, parse_replay
+from supawire.server.queries import Replay
 from supawire.server.wire import is_list, is_object
 
 NO_SUCH_CLAUSE: Final = "UnknownErrorOnChannel: no function clause matching in Access.get/3"
 REPLAY_PUBLIC: Final = "UnableToReplayMessages: Replay is not allowed for public channels"
 REPLAY_PARAMS: Final = "UnableToReplayMessages: Replay params are not valid"
+MAX_REPLAY: Final = 25
+"""Maximum number of replayed messages, and the default."""
 
 Json = dict[str, Any]
 
@@ -96,8 +98,18 @@ def _replay(broadcast: Json, *, private: bool) -> tuple[Replay | None, str | Non
     wanted = broadcast["replay"]
     if wanted is None:
         return None, None
-    replay = parse_replay(wanted) if is_object(wanted) else None
+    replay = _parse_replay(wanted) if is_object(wanted) else None
     return replay, None if replay else REPLAY_PARAMS
+
+
+def _parse_replay(value: dict[str, Any]) -> Replay | None:
+    """Return the `replay` of a join; None when it is invalid. See docs/protocol.md, Replay."""
+    since, limit = value.get("since"), value.get("limit")
+    if limit is None:
+        limit = MAX_REPLAY
+    if type(since) is not int or type(limit) is not int:
+        return None
+    return Replay(since, min(max(limit, 1), MAX_REPLAY))
 
 
 def _token(payload: Json) -> str | None:

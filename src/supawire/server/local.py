@@ -26,9 +26,9 @@ from supawire.events import Instant
 from supawire.options import check_bool, check_callable, check_count, check_json, check_kind, check_number, check_text
 from supawire.server.app import App
 from supawire.server.authorization import Policy, default_policy
-from supawire.server.context import HubOptions, Timings
 from supawire.server.gateway import publishable_key, secret_key
 from supawire.server.hub import Hub
+from supawire.server.hub_options import HubOptions, Timings
 from supawire.server.limits import ServerLimits
 from supawire.server.local_api import ActApi, DatabaseApi, FaultApi
 from supawire.server.recorder import ReceivedFrame

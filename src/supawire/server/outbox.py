@@ -1,22 +1,32 @@
 """Output of the hub: a queue of effects; frames for a suspended socket wait in its mailbox."""
 
 from collections import deque
+from typing import Protocol
 
 from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
 from supawire.events import Instant
 from supawire.server.connection import MAX_WAITING_OUT, Peer, ServerChannel
 from supawire.server.effects import Close, Effect, Report, Send
-from supawire.server.fault_rules import FaultRules
 from supawire.server.schedule import Schedule
 from supawire.server.wire import NULL, Encoded, encode, text
 
 OK = b'{"status":"ok","response":{}}'
 
 
+class ReplyRules(Protocol):
+    """The fault rules for replies (`faults.FaultRules`)."""
+
+    reply_delay: float
+
+    def drops_reply(self, event: str) -> bool:
+        """Return whether to drop the reply to this push. Counts the reply."""
+        ...
+
+
 class Outbox:
     """Creates all effects of the hub, and applies the faults that drop or delay frames."""
 
-    def __init__(self, schedule: Schedule, rules: FaultRules) -> None:
+    def __init__(self, schedule: Schedule, rules: ReplyRules) -> None:
         self.effects: deque[Effect] = deque()
         self.now: Instant = Instant(0.0, 0.0)
         """The time of the input being handled."""

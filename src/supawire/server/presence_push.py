@@ -1,13 +1,16 @@
 """Handling of `presence` pushes: track and untrack, with replies and limits. See docs/protocol.md, Presence."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from supawire.core.frames import PRESENCE, PRESENCE_STATE
+from supawire.server.authorization import Authorization
 from supawire.server.connection import ServerChannel
-from supawire.server.context import HubContext
-from supawire.server.limits import term_size
-from supawire.server.outbox import OK
+from supawire.server.limits import ServerLimits, term_size
+from supawire.server.outbox import OK, Outbox
 from supawire.server.queries import Steps
+from supawire.server.rooms import Rooms
+from supawire.server.stepper import Stepper
 from supawire.server.wire import Push, encode, is_object
 
 DENIED: Final = b'{"status":"error","response":{}}'
@@ -18,15 +21,23 @@ TOO_BIG: Final = "Track message size exceeded"
 
 
 class PresencePush:
-    """Handles track and untrack."""
+    """Handles track and untrack. `new_ref` returns a new `phx_ref`."""
 
-    def __init__(self, desk: HubContext) -> None:
-        self._outbox = desk.outbox
-        self._rooms = desk.rooms
-        self._rights = desk.rights
-        self._limits = desk.limits
-        self._stepper = desk.stepper
-        self._new_ref = desk.new_ref
+    def __init__(
+        self,
+        outbox: Outbox,
+        rooms: Rooms,
+        rights: Authorization,
+        stepper: Stepper,
+        limits: ServerLimits,
+        new_ref: Callable[[], str],
+    ) -> None:
+        self._outbox = outbox
+        self._rooms = rooms
+        self._rights = rights
+        self._stepper = stepper
+        self._limits = limits
+        self._new_ref = new_ref
 
     def push(self, channel: ServerChannel, push: Push, value: Any) -> None:
         """Handle a presence push. Every push is answered, except one that exceeds a limit."""

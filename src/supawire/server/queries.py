@@ -19,11 +19,13 @@ with `answer = yield from ask(query)` and wait with `yield Sleep(seconds)`.
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from supawire.server.bindings import Binding
-from supawire.server.message_store import Replay, StoredMessage
 from supawire.server.tokens import Claims
+
+RETENTION: Final = 72 * 3600.0
+"""Seconds for which a stored message can be replayed."""
 
 Extension: TypeAlias = Literal["broadcast", "presence"]
 Action: TypeAlias = Literal["read", "write"]
@@ -96,6 +98,31 @@ class Who:
 
     claims: Claims = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A stored message. `payload` is JSON text, or raw bytes when `json` is False; `sent_at` is wall time."""
+
+    id: str
+    topic: str
+    event: str
+    payload: bytes
+    json: bool
+    private: bool
+    sent_at: float
+
+    def metadata(self, *, replayed: bool = False) -> bytes:
+        """Return the `meta` of the message's frames."""
+        return b'{"id":"%b"%b}' % (self.id.encode(), b',"replayed":true' if replayed else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The replay requested by a join: since when (Unix time in milliseconds) and at most how many messages."""
+
+    since: int
+    limit: int
 
 
 class Query(Generic[T]):

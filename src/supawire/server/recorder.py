@@ -34,15 +34,17 @@ class ReceivedFrame:
 class Recorder:
     """The newest frames, bounded in number and bytes; decoded and redacted when they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frames: int = MAX_FRAMES_KEPT, max_bytes: int = MAX_BYTES_KEPT) -> None:
+        self._max_frames: Final = max_frames
+        self._max_bytes: Final = max_bytes
         self._frames: deque[tuple[int, bool, bytes, bool]] = deque()
         self._bytes = 0
 
-    def note(self, connection: int, v2: bool, data: bytes, binary: bool) -> None:
+    def record(self, connection: int, v2: bool, data: bytes, binary: bool) -> None:
         """Record one frame."""
         self._frames.append((connection, v2, data, binary))
         self._bytes += len(data)
-        while len(self._frames) > MAX_FRAMES_KEPT or self._bytes > MAX_BYTES_KEPT:
+        while len(self._frames) > self._max_frames or self._bytes > self._max_bytes:
             self._bytes -= len(self._frames.popleft()[2])
 
     def clear(self) -> None:

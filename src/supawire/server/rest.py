@@ -10,12 +10,16 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
 from supawire.core.frames import PREFIX
+from supawire.server.authorization import Authorization
 from supawire.server.broadcasts import Broadcasts, server_message
-from supawire.server.context import HubContext
 from supawire.server.effects import Later, Respond, RestAnswer, RestRequest
 from supawire.server.handshake import JSON, tenant, x_headers
+from supawire.server.hub_options import HubOptions
 from supawire.server.limits import Meter
+from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryError, Steps, Who
+from supawire.server.rooms import Rooms
+from supawire.server.stepper import Stepper
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
@@ -44,19 +48,32 @@ def _message(status: int, message: str) -> RestAnswer:
 class Rest:
     """Broadcasts over HTTP, and the two health endpoints."""
 
-    def __init__(self, desk: HubContext, broadcasts: Broadcasts) -> None:
-        self._context = desk
+    def __init__(
+        self,
+        options: HubOptions,
+        outbox: Outbox,
+        rooms: Rooms,
+        rights: Authorization,
+        stepper: Stepper,
+        broadcasts: Broadcasts,
+    ) -> None:
+        self._options = options
+        self._limits = options.limits
+        self._outbox = outbox
+        self._rooms = rooms
+        self._rights = rights
+        self._stepper = stepper
         self._broadcasts = broadcasts
-        self._requests = Meter(desk.limits.messages)
+        self._requests = Meter(options.limits.messages)
         self._numbers = count(1)
 
     def answer(self, request: RestRequest) -> RestAnswer | Later:
         """Answer a request now, or with a later `Respond`; an unknown route gets 404."""
-        task = self._context.stepper.run(self._answer(request))
+        task = self._stepper.run(self._answer(request))
         if task.result is not None:
             return task.result
         number = next(self._numbers)
-        task.on_return = lambda answer: self._context.outbox.effects.append(Respond(number, answer))
+        task.on_return = lambda answer: self._outbox.effects.append(Respond(number, answer))
         return Later(number)
 
     def _answer(self, request: RestRequest) -> Steps[RestAnswer]:
@@ -79,12 +96,12 @@ class Rest:
         return self._with_rates((yield from self._broadcast(request, body, named)))
 
     def _stranger(self, request: RestRequest) -> RestAnswer | None:
-        known = tenant(request.host) in self._context.options.tenants
+        known = tenant(request.host) in self._options.tenants
         return None if known else _message(401, "Tenant not found in database")
 
     def _broadcast(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> Steps[RestAnswer]:
         """Run the checks common to both forms (tenant, rate, token), then send."""
-        mono = self._context.now.mono
+        mono = self._outbox.now.mono
         if (stranger := self._stranger(request)) is not None:
             return stranger
         if self._requests.tripped(mono):
@@ -93,7 +110,7 @@ class Rest:
         token = token_of(request)
         if token is None:
             return RestAnswer(500, b"Internal Server Error", HTML)
-        claims = check(token, self._context.options.secret, self._context.now)
+        claims = check(token, self._options.secret, self._outbox.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         who = Who(claims, x_headers(request.headers))
@@ -114,7 +131,7 @@ class Rest:
         if (refused := self._too_many(len(messages))) is not None:
             return refused
         topics = dict.fromkeys(message["topic"] for message in messages if message.get("private"))
-        allowed = yield from self._context.rights.write_broadcasts(who, topics)
+        allowed = yield from self._rights.write_broadcasts(who, topics)
         return self._deliver(messages, allowed)
 
     def _deliver(self, messages: list[dict[str, Any]], allowed: Mapping[str, bool | QueryError]) -> RestAnswer:
@@ -143,12 +160,12 @@ class Rest:
         return errors
 
     def _too_many(self, messages: int) -> RestAnswer | None:
-        limit, mono = self._context.limits.messages, self._context.now.mono
+        limit, mono = self._limits.messages, self._outbox.now.mono
         if limit is None:
             return None
-        if self._context.rooms.messages.tripped(mono):
+        if self._rooms.messages.tripped(mono):
             return _message(429, "You have exceeded your rate limit")
-        if messages + self._context.rooms.messages.average(mono) > limit:
+        if messages + self._rooms.messages.average(mono) > limit:
             return _message(429, "Too many messages to broadcast, please reduce the batch size")
         return None
 
@@ -165,7 +182,7 @@ class Rest:
             return refused
         is_private = private is True or private == "true"
         if is_private:
-            allowed = (yield from self._context.rights.write_broadcasts(who, [topic]))[topic]
+            allowed = (yield from self._rights.write_broadcasts(who, [topic]))[topic]
             if isinstance(allowed, QueryError):
                 return _message(allowed.status, allowed.rest_message)
             if not allowed:
@@ -175,14 +192,14 @@ class Rest:
         return RestAnswer(202)
 
     def _raw_exceeds(self, payload: bytes) -> bool:
-        limit = self._context.limits.payload_bytes
+        limit = self._limits.payload_bytes
         return limit is not None and len(payload) > limit
 
     def _with_rates(self, answer: RestAnswer) -> RestAnswer:
-        limit = self._context.limits.messages
+        limit = self._limits.messages
         if limit is None:
             return answer
-        rolling = int(self._requests.average(self._context.now.mono))
+        rolling = int(self._requests.average(self._outbox.now.mono))
         rates = (
             ("x-rate-rolling", str(rolling)),
             ("x-rate-limit", f"{limit:g}"),

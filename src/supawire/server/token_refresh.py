@@ -2,12 +2,16 @@
 
 from typing import Any, Final
 
-from supawire.server.authorization import Reads
+from supawire.server.authorization import Authorization, Reads
 from supawire.server.changes import Changes
 from supawire.server.connection import ServerChannel
-from supawire.server.context import HubContext
+from supawire.server.hub_options import HubOptions
 from supawire.server.join_config import usable
+from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryFailed, Steps
+from supawire.server.rooms import Rooms
+from supawire.server.schedule import Schedule
+from supawire.server.stepper import Stepper
 from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import is_object
 
@@ -21,8 +25,23 @@ class TokenRefresh:
     `access_token` pushes get no reply; an invalid token leads to a `system` error and the end of the channel.
     """
 
-    def __init__(self, desk: HubContext, changes: Changes) -> None:
-        self._context = desk
+    def __init__(
+        self,
+        options: HubOptions,
+        schedule: Schedule,
+        outbox: Outbox,
+        rooms: Rooms,
+        rights: Authorization,
+        stepper: Stepper,
+        changes: Changes,
+    ) -> None:
+        self._secret = options.secret
+        self._timings = options.timings
+        self._schedule = schedule
+        self._outbox = outbox
+        self._rooms = rooms
+        self._rights = rights
+        self._stepper = stepper
         self._changes = changes
 
     def push(self, channel: ServerChannel, value: Any) -> None:
@@ -30,19 +49,19 @@ class TokenRefresh:
         token = usable(value.get("access_token")) if is_object(value) else None
         if token is None or token == channel.token:
             return
-        claims = check(token, self._context.options.secret, self._context.now)
+        claims = check(token, self._secret, self._outbox.now)
         if isinstance(claims, TokenRefused):
-            self._context.rooms.shut(channel, claims.message)
+            self._rooms.shut(channel, claims.message)
             return
         channel.token, channel.claims = token, claims
         channel.writes.clear()
-        self._context.stepper.run(self._renew(channel), channel)
+        self._stepper.run(self._renew(channel), channel)
 
     def _renew(self, channel: ServerChannel) -> Steps[None]:
         """Query read access for the new token; end the channel if it has lost it."""
         presence = channel.config.presence or channel.hears_presence
         try:
-            reads = yield from self._context.rights.read(
+            reads = yield from self._rights.read(
                 channel.who, channel.sub_topic, private=channel.private, presence=presence
             )
         except QueryFailed as failed:
@@ -50,12 +69,12 @@ class TokenRefresh:
         else:
             lost = self._lost(channel, reads, presence=presence)
         if lost is not None:
-            self._context.rooms.shut(channel, lost)
+            self._rooms.shut(channel, lost)
             return
         self.watch(channel)
         if channel.bindings:
-            at = self._context.now.mono + self._context.timings.resubscribe
-            self._context.schedule.at(at, lambda: self._changes.subscribe(channel))
+            at = self._outbox.now.mono + self._timings.resubscribe
+            self._schedule.at(at, lambda: self._changes.subscribe(channel))
 
     def _lost(self, channel: ServerChannel, reads: Reads, *, presence: bool) -> str | None:
         """Apply new read access; return the message for a channel that has lost read access, else None."""
@@ -71,15 +90,15 @@ class TokenRefresh:
         """Schedule the next check of the token: when it expires, at the latest after `Timings.recheck`."""
         if channel.recheck is not None:
             channel.recheck.cancel()
-        now = self._context.now
-        wait = min(self._context.timings.recheck, max(channel.claims.exp - now.wall, 0.001))
-        channel.recheck = self._context.schedule.at(now.mono + wait, lambda: self._look(channel))
+        now = self._outbox.now
+        wait = min(self._timings.recheck, max(channel.claims.exp - now.wall, 0.001))
+        channel.recheck = self._schedule.at(now.mono + wait, lambda: self._check_expiry(channel))
 
-    def _look(self, channel: ServerChannel) -> None:
+    def _check_expiry(self, channel: ServerChannel) -> None:
         if not channel.open:
             return
-        expired = channel.claims.expired(self._context.now)
+        expired = channel.claims.expired(self._outbox.now)
         if expired is None:
             self.watch(channel)
         else:
-            self._context.rooms.shut(channel, expired.message)
+            self._rooms.shut(channel, expired.message)

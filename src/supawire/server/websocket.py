@@ -1,26 +1,28 @@
-"""WebSocket connections of the server: the hub's side (`Sockets`) and the writing side of one socket (`Socket`).
+"""WebSocket and TCP connections of the server: the writing side of a WebSocket, and limits on unfinished requests.
 
 `aiohttp` makes one system call per frame. Frames of a server are not masked, so a frame for many sockets is encoded
-once, and all frames for one socket within an event loop iteration are written together. The close frame is also
-written here: when a task other than the reader closes, `aiohttp` does not wait for the peer's close frame but aborts
-the connection, and a peer that reads slowly would report 1006.
+once, and all frames for one socket within an event loop iteration are written together (`Socket`). The close frame is
+also written here: when a task other than the reader closes, `aiohttp` does not wait for the peer's close frame but
+aborts the connection, and a peer that reads slowly would report 1006.
+
+`aiohttp` limits the size of one request or message, but neither the time until the first request is complete nor the
+sum over all connections. Therefore a `TcpConnection` in front of each connection's protocol counts the bytes received
+since the last complete request or message.
 """
 
 import asyncio
-from typing import Final
+import logging
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 from aiohttp import web
 
-from supawire.core.frames import MAX_FRAME
-from supawire.events import Instant
-from supawire.server.connection import Inbound, Peer
-from supawire.server.context import HubContext
-from supawire.server.mailboxes import Take
+logger: Final = logging.getLogger("supawire.server")
 
 MAX_UNSENT: Final = 32_000_000
 """Maximum unsent bytes for a client that does not read; above it the connection is aborted."""
 
-CLOSING: Final = 2.0
+CLOSE_TIMEOUT: Final = 2.0
 """Seconds to wait for the peer's close frame."""
 
 _TEXT: Final = 0x81
@@ -42,10 +44,11 @@ def frame_of(data: bytes, binary: bool) -> bytes:
 class Socket:
     """The writing side of one socket."""
 
-    __slots__ = ("_closing", "_ended", "_out", "_transport", "readable", "ws")
+    __slots__ = ("_closing", "_ended", "_max_unsent", "_out", "_transport", "readable", "ws")
 
-    def __init__(self, ws: web.WebSocketResponse) -> None:
+    def __init__(self, ws: web.WebSocketResponse, max_unsent: int = MAX_UNSENT) -> None:
         self.ws: Final = ws
+        self._max_unsent: Final = max_unsent
         self.readable: Final = asyncio.Event()
         """Cleared while reading is paused."""
         self.readable.set()
@@ -85,7 +88,7 @@ class Socket:
         if self._closing or not out or transport.is_closing():
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if transport.get_write_buffer_size() > MAX_UNSENT:
+        if transport.get_write_buffer_size() > self._max_unsent:
             self.abort()
 
     async def close(self, code: int) -> None:
@@ -96,7 +99,7 @@ class Socket:
             return
         transport.write(_CLOSE + code.to_bytes(2, "big"))
         try:
-            await asyncio.wait_for(self._ended.wait(), CLOSING)
+            await asyncio.wait_for(self._ended.wait(), CLOSE_TIMEOUT)
         except TimeoutError:
             pass  # no answer within the timeout
         finally:
@@ -117,81 +120,96 @@ class Socket:
         if self._transport is not None:
             self._transport.abort()
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """Pause reading."""
         self.readable.clear()
 
-    def release(self) -> None:
+    def resume_reading(self) -> None:
         """Resume reading."""
         self.readable.set()
 
 
-class Sockets:
-    """All open connections of a hub. `take` handles a frame when its connection is not suspended."""
+MAX_UNFINISHED: Final = 128_000_000
+"""Maximum bytes of unfinished requests and messages in all; above it the one with the most is aborted."""
 
-    def __init__(self, desk: HubContext, take: Take) -> None:
-        self._context = desk
-        self._outbox = desk.outbox
-        self._take: Final = take
 
-    def open(self, peer: Peer) -> None:
-        """Register a connection and start its idle timeout."""
-        self._context.peers[peer.id] = peer
-        peer.idle = self._context.schedule.at(
-            peer.last_received_at + self._context.timings.idle, lambda: self._listen(peer)
-        )
-        self._sweep_later(peer)
+class TcpConnection(asyncio.Protocol):
+    """A protocol in front of the protocol that parses the connection."""
 
-    def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
-        """Handle a received frame, or queue it while the connection is suspended."""
-        peer.last_received_at = now.mono
-        if len(data) > MAX_FRAME:
-            self.close(peer, 1009)
-        elif not peer.suspended:
-            self._take(peer, data, binary)
-        else:
-            self._context.mailboxes.add(peer, Inbound(data, binary))
+    __slots__ = ("_inner", "_owner", "_timer", "_transport", "unfinished")
 
-    def gone(self, peer: Peer) -> None:
-        """Remove a connection after its socket has ended, and end its channels."""
-        peer.gone = True
-        self._context.peers.pop(peer.id, None)
-        self._end_channels(peer)
-        for timer in (peer.idle, peer.sweep):
-            if timer is not None:
-                timer.cancel()
+    def __init__(self, owner: "TcpConnections", inner: Any) -> None:
+        self._owner: Final = owner
+        self._inner: Final = inner
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self.unfinished: int = 0
+        """Bytes received since the last complete request or message."""
 
-    def close(self, peer: Peer, code: int | None) -> None:
-        """Close a connection and end its channels. Without a code the connection is aborted."""
-        self._outbox.close(peer, code)
-        self._end_channels(peer)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not subclasses of it
+        self._timer = asyncio.get_running_loop().call_later(self._owner.timeout, self.abort)
+        self._owner.open[self._inner] = self
+        self._inner.connection_made(transport)
 
-    def _end_channels(self, peer: Peer) -> None:
-        for channel in list(peer.channels.values()):
-            self._context.rooms.end(channel)
+    def data_received(self, data: bytes) -> None:
+        self.unfinished += len(data)
+        self._owner.count(len(data))
+        self._inner.data_received(data)
 
-    # --- idle timeout ---
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
 
-    def _listen(self, peer: Peer) -> None:
-        """Close a connection that has been idle for `Timings.idle` with 1000."""
-        if peer.gone:
-            return
-        at = peer.last_received_at + self._context.timings.idle
-        if self._context.now.mono >= at:
-            self.close(peer, 1000)
-        else:
-            peer.idle = self._context.schedule.at(at, lambda: self._listen(peer))
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
 
-    def _sweep_later(self, peer: Peer) -> None:
-        if self._context.timings.sweep is not None:
-            at = self._context.now.mono + self._context.timings.sweep
-            peer.sweep = self._context.schedule.at(at, lambda: self._sweep(peer))
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
 
-    def _sweep(self, peer: Peer) -> None:
-        """Abort a connection whose last channel has ended; one that never had a channel stays open."""
-        if peer.gone:
-            return
-        if peer.had_channels and not peer.channels:
-            self.close(peer, None)
-        else:
-            self._sweep_later(peer)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.complete()
+        self._owner.open.pop(self._inner, None)
+        self._inner.connection_lost(exc)
+
+    def complete(self) -> None:
+        """Record that a request or message is complete."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._owner.count(-self.unfinished)
+        self.unfinished = 0
+
+    def abort(self) -> None:
+        """Abort the connection."""
+        self.complete()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class TcpConnections:
+    """All open connections.
+
+    timeout: timeout of the first request in seconds. limit: maximum of unfinished bytes over all connections.
+    """
+
+    def __init__(self, timeout: float, limit: int = MAX_UNFINISHED) -> None:
+        self.timeout: Final = timeout
+        self.open: Final[dict[Any, TcpConnection]] = {}
+        """By the protocol that parses the connection."""
+        self._limit: Final = limit
+        self._unfinished = 0
+
+    def wrap(self, make: Callable[[], Any]) -> Callable[[], TcpConnection]:
+        """Return a protocol factory that puts a `TcpConnection` in front of each protocol."""
+        return lambda: TcpConnection(self, make())
+
+    def count(self, size: int) -> None:
+        """Add to the unfinished bytes; above the limit, abort the connection that has most of them."""
+        self._unfinished += size
+        if size > 0 and self._unfinished > self._limit:
+            largest = max(self.open.values(), key=lambda connection: connection.unfinished)
+            logger.warning(
+                "connections hold %d bytes of unfinished messages; aborting the one with %d of them",
+                *(self._unfinished, largest.unfinished),
+            )
+            largest.abort()

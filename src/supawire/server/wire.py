@@ -30,6 +30,11 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
+def sub_topic(topic: str) -> str:
+    """Return a topic without the `realtime:` prefix."""
+    return topic.removeprefix(frames.PREFIX)
+
+
 class Push(NamedTuple):
     """A client's frame. `payload` is JSON text, or the payload of a binary frame of this `kind`."""
 

@@ -25,9 +25,9 @@ from supawire.errors import AuthError, RealtimeError
 from supawire.events import Instant
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
-from supawire.server.context import HubOptions
 from supawire.server.effects import Accepted, Close, Effect, Request, Send
 from supawire.server.hub import Hub
+from supawire.server.hub_options import HubOptions
 from supawire.server.tokens import sign
 from supawire.testing.harness import SessionHarness
 from supawire.testing.virtual import VirtualClock

@@ -28,10 +28,10 @@ from supawire.aio.connect import ClientOpener
 from supawire.errors import ConnectError, StateError
 from supawire.events import Instant
 from supawire.server.authorization import Policy
-from supawire.server.context import HubOptions, Timings
 from supawire.server.effects import Close, Refusal, Report, Request, Send
 from supawire.server.gateway import GATEWAY, Gateway, publishable_key, secret_key
 from supawire.server.hub import Hub
+from supawire.server.hub_options import HubOptions, Timings
 from supawire.server.limits import ServerLimits
 from supawire.server.local_api import ActApi, FaultApi
 from supawire.server.recorder import ReceivedFrame

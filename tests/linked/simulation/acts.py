@@ -161,19 +161,19 @@ def others_presence(stage: Stage) -> str:
 
 def expire(stage: Stage) -> str:
     """The client's tokens run out on the server. The witness has another connection, and is left alone."""
-    _on_ada(stage, lambda channel: stage.world.hub._context.rooms.shut(channel, "Token has expired 0 seconds ago"))
+    _on_ada(stage, lambda channel: stage.world.hub.rooms.shut(channel, "Token has expired 0 seconds ago"))
     return "tokens expire"
 
 
 def crash(stage: Stage) -> str:
     """The client's channels crash."""
-    _on_ada(stage, stage.world.hub._context.rooms.crash)
+    _on_ada(stage, stage.world.hub.rooms.crash)
     return "channels crash"
 
 
 def close_channels(stage: Stage) -> str:
     """The server closes the client's channels without a reason."""
-    _on_ada(stage, stage.world.hub._context.rooms.close)
+    _on_ada(stage, stage.world.hub.rooms.close)
     return "channels are closed"
 
 
@@ -293,7 +293,7 @@ def _happened(stage: Stage, number: int, topic: str, kind: str, name: str, *, st
 
 def _on_ada(stage: Stage, act: Callable[[ServerChannel], object]) -> None:
     wire = stage.ada.wire
-    peer = stage.world.hub._context.peers.get(wire.number) if wire is not None else None
+    peer = stage.world.hub.connections.peers.get(wire.number) if wire is not None else None
     if peer is not None:
         for channel in list(peer.channels.values()):
             stage.world.act(act, channel)

@@ -4,8 +4,8 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from supawire.server.context import HubOptions
 from supawire.server.effects import Ask, Effect
+from supawire.server.hub_options import HubOptions
 from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, QueryError, SubscribeQuery
 from supawire.testing.linked import World
 

@@ -11,7 +11,7 @@ from supawire.errors import AuthError, RealtimeError
 from supawire.events import ChannelState, Gap, Instant, Status
 from supawire.options import Backoff, Limits, Secret, SessionOptions
 from supawire.selectors import broadcast, presence
-from supawire.server.context import HubOptions, Timings
+from supawire.server.hub_options import HubOptions, Timings
 from supawire.server.limits import ServerLimits
 from supawire.testing.harness import NOT_YET
 from supawire.testing.linked import LATENCY, SECRET, LinkedClient, World
@@ -169,7 +169,7 @@ class Stage:
     def hides_events(self) -> bool:
         """Whether what the server says now does not reach the client, or only when an unanswered join is answered."""
         wire = self.ada.wire
-        peer = self.world.hub._context.peers.get(wire.number) if wire is not None else None
+        peer = self.world.hub.connections.peers.get(wire.number) if wire is not None else None
         return wire is not None and (wire.deaf or peer is None or peer.suspended)
 
     def heal_server(self) -> None:

@@ -15,7 +15,7 @@ TOKEN = sign({"role": "authenticated", "exp": 4_000_000_000}, "a secret that is 
 
 def one(data: bytes, *, is_binary: bool = False, out: bool = False) -> FrameLine:
     book = Journal()
-    (book.went if out else book.came)(7, data, is_binary, NOW)
+    (book.frame_sent if out else book.frame_received)(7, data, is_binary, NOW)
     (line,) = book.take().frames
     return line
 
@@ -67,8 +67,8 @@ def test_one_frame_for_many_is_one_line() -> None:
     book = Journal()
     newer, older = b'[null,null,"realtime:room","x",{}]', b'{"topic":"realtime:room","event":"x","payload":{}}'
     for number in range(500):
-        book.went(2 * number, newer, False, NOW)
-        book.went(2 * number + 1, older, False, NOW)
+        book.frame_sent(2 * number, newer, False, NOW)
+        book.frame_sent(2 * number + 1, older, False, NOW)
     lines = book.take().frames
     assert [(line.receivers, len(line.connections)) for line in lines] == [(500, journal.NUMBERS)] * 2
     assert book.take().frames == []
@@ -78,7 +78,7 @@ def test_what_nobody_fetches_is_bounded() -> None:
     """A page that does not ask costs a bounded number of lines, and is told how many it missed."""
     book = Journal()
     for number in range(journal.PENDING + 25):
-        book.came(1, b"%d" % number, False, NOW)
+        book.frame_received(1, b"%d" % number, False, NOW)
     news = book.take()
     assert (len(news.frames), news.missed, news.frames[-1].payload) == (journal.PENDING, 25, str(journal.PENDING + 24))
     assert book.take().missed == 0

@@ -12,7 +12,6 @@ import pytest
 from supawire import broadcast, changes, connect_async, presence
 from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
-from supawire.server.effects import Send
 from supawire.server.inspector import web
 from tests.server.inspector.looking import looking
 from tests.server.world import SECRET
@@ -173,30 +172,28 @@ async def test_keys_are_told_only_when_asked_for() -> None:
             await client.channel("room", private=True).subscribe()
 
 
-async def test_nobody_looking_costs_nothing() -> None:
-    """Frames take their plain way before the first page is open and after the last one is gone."""
+async def test_frames_are_recorded_only_while_a_page_is_open() -> None:
+    """Nothing is recorded before the first page is open and after the last one has closed."""
     async with running(inspector=True) as (app, url):
-        plain = app._perform[Send]
-        assert app._tapped is None and app.hub._context.watchers == []
+        assert app.frame_watcher is None and app.hub.watchers == ()
         async with looking(url), looking(url):
-            assert app._tapped is not None and app._perform[Send] is not plain and len(app.hub._context.watchers) == 2
+            assert app.frame_watcher is not None and len(app.hub.watchers) == 2
         async with asyncio.timeout(40):
-            while app.hub._context.watchers:  # noqa: ASYNC110  the server hears of a close when it does
+            while app.hub.watchers:  # noqa: ASYNC110  until the server receives the close
                 await asyncio.sleep(0.01)
-        assert app._tapped is None and app._perform[Send] == plain
+        assert app.frame_watcher is None
 
 
-async def test_pages_are_limited_and_closed_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One page too many is told so, and the end of the server closes the pages at once."""
-    monkeypatch.setattr(web, "MOST", 1)
+async def test_pages_are_limited_and_closed_with_the_server() -> None:
+    """A page above the limit is refused with 503, and the end of the server closes all pages at once."""
     async with aiohttp.ClientSession() as http:
         async with running(inspector=True) as (_, url):
-            ws = await http.ws_connect(url + web.LIVE, headers={"Origin": url})
+            pages = [await http.ws_connect(url + web.LIVE, headers={"Origin": url}) for _ in range(web.MAX_PAGES)]
             async with http.get(url + web.LIVE, headers={"Origin": url}) as answer:
                 assert answer.status == 503
-            reading = asyncio.create_task(_read(ws))
+            reading = asyncio.gather(*map(_read, pages))
         await reading
-        assert ws.close_code == 1001
+        assert {page.close_code for page in pages} == {1001}
 
 
 async def _read(ws: aiohttp.ClientWebSocketResponse) -> None:

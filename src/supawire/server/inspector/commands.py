@@ -13,9 +13,9 @@ from supawire.server.hub import Hub
 from supawire.server.tokens import sign
 from supawire.server.wire import DECODE_ERRORS
 
-YEARS: Final = 10 * 365 * 24 * 3600
+KEY_LIFETIME: Final = 10 * 365 * 24 * 3600
 ROLES: Final = {"anon": "anon", "service": "service_role"}
-LONGEST: Final = 1_000_000
+MAX_REQUEST: Final = 1_000_000
 """Maximum bytes of a request."""
 
 
@@ -68,7 +68,7 @@ def read(text: str | bytes) -> Order | Answer:
         return Answer("order", f"not understood: {error}")
 
 
-def obey(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
+def execute(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
     """Execute a request. The shell performs the effects."""
     try:
         match order:
@@ -84,7 +84,7 @@ def obey(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
                 hub.emit(make_change(type, table, schema=schema, record=record, old_record=old_record), now)
                 return Answer("emit")
             case Keys():
-                expires = int(now.wall) + YEARS
+                expires = int(now.wall) + KEY_LIFETIME
                 secret = hub.options.secret
                 return Answer(
                     "keys", keys={name: sign({"role": role, "exp": expires}, secret) for name, role in ROLES.items()}

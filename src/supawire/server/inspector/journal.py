@@ -119,11 +119,11 @@ class Journal:
 
     # --- inputs
 
-    def came(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
+    def frame_received(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
         """Record a frame from a client."""
         self._add(_Frame(now.wall, False, connection, data, is_binary))
 
-    def went(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
+    def frame_sent(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
         """Record a frame to a client."""
         for line in islice(reversed(self._frames), LOOK_BACK):
             if line.data is data and line.out:

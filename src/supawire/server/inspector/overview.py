@@ -5,18 +5,20 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from supawire.events import Instant
 from supawire.server.bindings import Binding
 from supawire.server.connection import Peer, ServerChannel
-from supawire.server.context import HubContext
+from supawire.server.faults import FaultRules
+from supawire.server.hub import Hub
 from supawire.server.inspector.journal import shown
 from supawire.server.rooms import Room
 from supawire.server.wire import encode
 
-MOST: Final = 200
+MAX_LISTED: Final = 200
 """Maximum connections and channels listed; the totals are given separately."""
-BRIEF: Final = 300
+MAX_PAYLOAD: Final = 300
 """Maximum characters of a tracked payload."""
-PRESENT: Final = 50
+MAX_KEYS: Final = 50
 """Maximum presence keys listed for one topic."""
 
 
@@ -71,16 +73,15 @@ class Overview(Struct, frozen=True):
     faults: list[str]
 
 
-def overview(desk: HubContext) -> Overview:
+def overview(hub: Hub, now: Instant) -> Overview:
     """Return the present state."""
-    peers = list(desk.peers.values())
-    rooms = desk.rooms.all()
+    peers, rooms, problem = list(hub.connections.peers.values()), hub.rooms.all(), hub.changes_problem
     return Overview(
-        [_connection(peer) for peer in peers[:MOST]],
-        [_topic(room) for room in rooms[:MOST]],
+        [_connection(peer) for peer in peers[:MAX_LISTED]],
+        [_topic(room) for room in rooms[:MAX_LISTED]],
         len(peers),
         len(rooms),
-        list(_faults(desk)),
+        [*([] if problem is None else [problem]), *_faults(hub.fault_rules, now)],
     )
 
 
@@ -92,7 +93,7 @@ def _connection(peer: Peer) -> Connection:
     else:
         state = f"lags by {peer.lag:g} s" if peer.lag else ""
     version = "2.0.0" if peer.v2 else "1.0.0"
-    channels = [_joined(channel) for channel in list(peer.channels.values())[:MOST]]
+    channels = [_joined(channel) for channel in list(peer.channels.values())[:MAX_LISTED]]
     return Connection(peer.id, version, peer.opened_at, state, channels)
 
 
@@ -110,7 +111,7 @@ def _binding(binding: Binding) -> str:
 
 def _topic(room: Room) -> Topic:
     state = room.roster.state()
-    present = [Present(key, [_bare(meta) for meta in state[key]["metas"]]) for key in list(state)[:PRESENT]]
+    present = [Present(key, [_bare(meta) for meta in state[key]["metas"]]) for key in list(state)[:MAX_KEYS]]
     name, private = room.key
     members = sorted(channel.peer.id for channel in room.members.values())
     return Topic(name, private, members, present, len(state))
@@ -118,18 +119,15 @@ def _topic(room: Room) -> Topic:
 
 def _bare(meta: dict[str, Any]) -> str:
     payload = {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
-    text, cut = shown(encode(payload), most=BRIEF)
+    text, cut = shown(encode(payload), most=MAX_PAYLOAD)
     return text + "…" * cut
 
 
-def _faults(desk: HubContext) -> Iterable[str]:
-    """Yield the faults in force and the problem of the database, as texts."""
-    rules = desk.rules
-    if desk.problem is not None:
-        yield desk.problem
+def _faults(rules: FaultRules, now: Instant) -> Iterable[str]:
+    """Yield the faults in force, as texts."""
     if rules.paused:
         yield "paused"
-    if rules.refusals or rules.refuse_until > desk.now.mono:
+    if rules.refusals or rules.refuse_until > now.mono:
         yield f"refuses connections with {rules.refuse_status}"
     if rules.lag:
         yield f"lags by {rules.lag:g} s"

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -24,12 +24,10 @@ from aiohttp import WSMsgType, web
 from supawire.events import Instant
 from supawire.server.dev import is_here
 from supawire.server.effects import Send
-from supawire.server.inspector.commands import LONGEST, Answer, Look, obey, read
+from supawire.server.hub import Hub
+from supawire.server.inspector.commands import MAX_REQUEST, Answer, Look, execute, read
 from supawire.server.inspector.journal import Journal
-
-if TYPE_CHECKING:
-    from supawire.server.app import App
-
+from supawire.server.inspector.overview import overview
 
 PROXIES: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "cf-connecting-ip")
 OUTSIDE: Final = ("cross-site", "same-site")
@@ -103,17 +101,50 @@ def file_at(path: str) -> File | None:
 
 REFRESH: Final = 0.2
 """Seconds between two updates of a page."""
-MOST: Final = 16
+MAX_PAGES: Final = 16
 """Maximum number of open pages."""
 logger: Final = logging.getLogger("supawire.server")
 encode: Final = msgspec.json.Encoder().encode
 
 
-class Viewer:
+class FrameWatcher(Protocol):
+    """A receiver of every frame."""
+
+    def frame_received(self, connection: int, data: bytes, binary: bool, now: Instant) -> None:
+        """Handle a frame from a client."""
+        ...
+
+    def frame_sent(self, effect: Send, now: Instant) -> None:
+        """Handle a frame to a client."""
+        ...
+
+
+class InspectedServer(Protocol):
+    """The server that the inspector shows (`app.App`)."""
+
+    frame_watcher: FrameWatcher | None
+
+    @property
+    def hub(self) -> Hub: ...
+
+    def now(self) -> Instant:
+        """Return the current monotonic and wall time."""
+        ...
+
+    def pump(self) -> None:
+        """Perform the effects of the hub."""
+        ...
+
+    def message_complete(self, request: web.Request) -> None:
+        """Record that a complete message has arrived on the WebSocket of a request."""
+        ...
+
+
+class Page:
     """One open page."""
 
     def __init__(self) -> None:
-        self.ws: Final = web.WebSocketResponse(compress=False, max_msg_size=LONGEST, timeout=1.0)
+        self.ws: Final = web.WebSocketResponse(compress=False, max_msg_size=MAX_REQUEST, timeout=1.0)
         self.journal: Final = Journal()
         self.frames = True
         self.answers: Final[list[Answer]] = []
@@ -123,9 +154,9 @@ class Viewer:
 class Inspector:
     """Serves `/` and `/inspector/` of one server."""
 
-    def __init__(self, app: "App") -> None:
+    def __init__(self, app: InspectedServer) -> None:
         self._app = app
-        self._viewers: Final[set[Viewer]] = set()
+        self._pages: Final[set[Page]] = set()
         self._started_at: Final = time.time()
 
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
@@ -140,97 +171,97 @@ class Inspector:
             return web.Response(status=403, text=reason, headers=HEADERS)
         if file is not None:
             return web.Response(body=file.content, headers={**HEADERS, "Content-Type": file.content_type})
-        if len(self._viewers) >= MOST:
-            return web.Response(status=503, text=f"{MOST} inspectors are open; close some", headers=HEADERS)
+        if len(self._pages) >= MAX_PAGES:
+            return web.Response(status=503, text=f"{MAX_PAGES} inspectors are open; close some", headers=HEADERS)
         return await self._live(request)
 
     async def stop(self) -> None:
         """Close the WebSockets of all pages."""
-        await asyncio.gather(*(viewer.ws.close(code=1001) for viewer in list(self._viewers)))
+        await asyncio.gather(*(page.ws.close(code=1001) for page in list(self._pages)))
 
     # --- one page
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        viewer = Viewer()
-        if not viewer.ws.can_prepare(request).ok:
+        page = Page()
+        if not page.ws.can_prepare(request).ok:
             return web.Response(status=400, text="this is for WebSockets", headers=HEADERS)
-        await viewer.ws.prepare(request)
-        self._enter(viewer)
-        telling = asyncio.get_running_loop().create_task(self._tell(viewer))
-        telling.add_done_callback(_told)
+        await page.ws.prepare(request)
+        self._enter(page)
+        sender = asyncio.get_running_loop().create_task(self._send_news(page))
+        sender.add_done_callback(_log_failure)
         try:
-            async for message in viewer.ws:
-                self._app.arrived(request)
+            async for message in page.ws:
+                self._app.message_complete(request)
                 if message.type is WSMsgType.TEXT:
-                    self._take(viewer, message.data)
+                    self._take(page, message.data)
         finally:
-            telling.cancel()
-            self._leave(viewer)
-            await asyncio.wait([telling])
-        return viewer.ws
+            sender.cancel()
+            self._leave(page)
+            await asyncio.wait([sender])
+        return page.ws
 
-    async def _tell(self, viewer: Viewer) -> None:
+    async def _send_news(self, page: Page) -> None:
         """Send new lines and changed state, as fast as the page reads."""
         hub = self._app.hub
         level = "PostgreSQL" if hub.options.database else "memory"
         about = {"version": version("supawire"), "level": level, "started_at": self._started_at}
         news: dict[str, Any] = {"about": about}
-        while not viewer.ws.closed:
-            overview = encode(hub.overview(self._app.now()))
-            if overview != viewer.overview:
-                viewer.overview = overview
-                news["overview"] = msgspec.Raw(overview)
-            seen = viewer.journal.take()
-            news |= {"frames": seen.frames} if seen.frames else {}
-            news |= {"changes": seen.changes} if seen.changes else {}
-            news |= {"missed": seen.missed} if seen.missed else {}
-            if viewer.answers:
-                news["answers"] = list(viewer.answers)
-                viewer.answers.clear()
+        while not page.ws.closed:
+            state = encode(overview(hub, self._app.now()))
+            if state != page.overview:
+                page.overview = state
+                news["overview"] = msgspec.Raw(state)
+            lines = page.journal.take()
+            news |= {"frames": lines.frames} if lines.frames else {}
+            news |= {"changes": lines.changes} if lines.changes else {}
+            news |= {"missed": lines.missed} if lines.missed else {}
+            if page.answers:
+                news["answers"] = list(page.answers)
+                page.answers.clear()
             if news:
                 try:
-                    await viewer.ws.send_str(encode(news).decode())
+                    await page.ws.send_str(encode(news).decode())
                 except ConnectionResetError:  # the page has disconnected; its reader ends too
                     return
             news = {}
             await asyncio.sleep(REFRESH)
 
-    def _take(self, viewer: Viewer, text: str) -> None:
+    def _take(self, page: Page, text: str) -> None:
         order = read(text)
         match order:
             case Answer():
-                viewer.answers.append(order)
+                page.answers.append(order)
             case Look(frames):
-                viewer.frames = frames
-                viewer.journal.forget_frames()
+                page.frames = frames
+                page.journal.forget_frames()
             case _:
-                viewer.answers.append(obey(order, self._app.hub, self._app.now()))
+                page.answers.append(execute(order, self._app.hub, self._app.now()))
                 self._app.pump()
 
     # --- recording of frames
 
-    def _enter(self, viewer: Viewer) -> None:
-        self._viewers.add(viewer)
-        self._app.hub.watch(viewer.journal)
-        self._app.tap(self._came, self._went)
+    def _enter(self, page: Page) -> None:
+        self._pages.add(page)
+        self._app.hub.watch(page.journal)
+        self._app.frame_watcher = self
 
-    def _leave(self, viewer: Viewer) -> None:
-        self._viewers.discard(viewer)
-        self._app.hub.unwatch(viewer.journal)
-        if not self._viewers:
-            self._app.untap()
+    def _leave(self, page: Page) -> None:
+        self._pages.discard(page)
+        self._app.hub.unwatch(page.journal)
+        if not self._pages:
+            self._app.frame_watcher = None
 
-    def _came(self, connection: int, data: bytes, binary: bool, now: Instant) -> None:
-        for viewer in self._viewers:
-            if viewer.frames:
-                viewer.journal.came(connection, data, binary, now)
+    def frame_received(self, connection: int, data: bytes, binary: bool, now: Instant) -> None:
+        for page in self._pages:
+            if page.frames:
+                page.journal.frame_received(connection, data, binary, now)
 
-    def _went(self, effect: Send, now: Instant) -> None:
-        for viewer in self._viewers:
-            if viewer.frames:
-                viewer.journal.went(effect.conn, effect.data, effect.binary, now)
+    def frame_sent(self, effect: Send, now: Instant) -> None:
+        for page in self._pages:
+            if page.frames:
+                page.journal.frame_sent(effect.conn, effect.data, effect.binary, now)
 
 
-def _told(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("the inspector failed", exc_info=error)

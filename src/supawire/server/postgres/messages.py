@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from supawire.server.message_store import RETENTION, StoredMessage
 from supawire.server.postgres.component import Answers, BackendContext
 from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.pgoutput import UNCHANGED
 from supawire.server.postgres.replication import RowChange
 from supawire.server.postgres.visibility import caught_up
-from supawire.server.queries import MessagesQuery
+from supawire.server.queries import RETENTION, MessagesQuery, StoredMessage
 
 logger: Final = logging.getLogger("supawire.server")
 

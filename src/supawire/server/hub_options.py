@@ -1,4 +1,4 @@
-"""State shared by the hub's components: options, outbox, rooms, authorization, clock and random source."""
+"""Options of a hub, and the ids that it creates."""
 
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
@@ -6,17 +6,8 @@ from itertools import count
 from typing import Final, Protocol
 from uuid import UUID
 
-from supawire.events import Instant
-from supawire.server.authorization import Authorization, Policy, default_policy
-from supawire.server.connection import Peer
-from supawire.server.fault_rules import FaultRules
+from supawire.server.authorization import Policy, default_policy
 from supawire.server.limits import ServerLimits
-from supawire.server.mailboxes import Mailboxes, Take
-from supawire.server.outbox import Outbox
-from supawire.server.queries import PermissionsQuery, QueryError
-from supawire.server.rooms import Rooms
-from supawire.server.schedule import Schedule
-from supawire.server.stepper import Stepper
 
 TENANTS: Final = frozenset({"127", "localhost", "realtime-dev"})
 """First labels of the Host header that are served."""
@@ -27,14 +18,6 @@ class Bits(Protocol):
 
     def getrandbits(self, k: int, /) -> int:
         """Return an integer with `k` random bits."""
-        ...
-
-
-class Watcher(Protocol):
-    """A receiver of every row change, for inspection."""
-
-    def changed(self, data: bytes, receivers: int, now: Instant) -> None:
-        """Handle one change: the `data` of its frames, and the number of channels that it was sent to."""
         ...
 
 
@@ -86,56 +69,25 @@ class HubOptions:
     """Whether to serve the inspector page; see `server/inspector`."""
 
 
-class HubContext:
-    """The shared state of one hub. Its components are created with it and find each other through it."""
+class Ids:
+    """Creates numbers, and ids from random bits."""
 
-    def __init__(self, options: HubOptions, random: Bits, take: Take) -> None:
-        self.options: Final = options
-        self.limits: Final = options.limits
-        self.timings: Final = options.timings
-        self.rules: Final = FaultRules()
-        self.schedule: Final = Schedule()
-        self.outbox: Final = Outbox(self.schedule, self.rules)
-        self.rooms: Final = Rooms(self.outbox, options.limits)
-        self.mailboxes: Final = Mailboxes(self.outbox, take)
-        self.stepper: Final = Stepper(
-            self.schedule, self.outbox, self.mailboxes, options.timings.answer, external=options.database
-        )
-        self.rights: Final = Authorization(options.policy, self.outbox.report)
-        self.stepper.register_local(PermissionsQuery, self.rights.decide)
-        self.database_error: QueryError | None = None
-        """The database error last reported by the shell; while it is set, joins are refused."""
-        self.peers: Final[dict[int, Peer]] = {}
-        self.watchers: Final[list[Watcher]] = []
-        """Receivers of every change."""
-        self.problem: str | None = None
-        """Why row changes are currently lost, or None."""
+    def __init__(self, random: Bits) -> None:
         self._random = random
         self._numbers = count(1)
 
-    @property
-    def now(self) -> Instant:
-        """The time of the input being handled."""
-        return self.outbox.now
-
-    @property
-    def at_capacity(self) -> bool:
-        """Whether the number of sockets with a channel has reached its limit."""
-        limit = self.limits.connections
-        return limit is not None and sum(1 for peer in self.peers.values() if peer.channels) >= limit
-
-    def new_id(self) -> int:
+    def channel_number(self) -> int:
         """Return a new channel number; numbers are never reused."""
         return next(self._numbers)
 
-    def new_ref(self) -> str:
+    def presence_ref(self) -> str:
         """Return a new `phx_ref` of 16 characters."""
         return urlsafe_b64encode(self._random.getrandbits(96).to_bytes(12, "big")).decode()
 
-    def new_key(self) -> str:
+    def presence_key(self) -> str:
         """Return a presence key for a client that did not give one."""
         return str(UUID(int=self._random.getrandbits(128), version=1))
 
-    def new_message_id(self) -> str:
+    def message_id(self) -> str:
         """Return the id for a new stored message."""
         return str(UUID(int=self._random.getrandbits(128), version=4))
