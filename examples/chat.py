@@ -1,8 +1,8 @@
-"""A room in the terminal: what you type is sent, what others type is shown.
+"""Chat in the terminal: send each line that you type, and show the lines of others.
 
     SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/chat.py alice
 
-End it with Ctrl-D. While the connection is lost, lines are kept for ten seconds and sent when it is back.
+End it with Ctrl-D. While the connection is lost, lines are kept for up to ten seconds and sent when it is restored.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from supawire import (
 
 
 async def show(events: "AsyncStream[Broadcast[dict[str, str]] | PresenceEvent]") -> None:
-    """Print what others say, and who comes and goes; ends when the channel is left."""
+    """Print the messages of others, and who joins and leaves. Returns when the channel is left."""
     async for event in events:
         match event:
             case Broadcast():
@@ -47,7 +47,7 @@ async def read(room: AsyncChannel, name: str) -> None:
 
 
 async def main(name: str) -> None:
-    """Be in the room until the input ends."""
+    """Stay in the channel until the input ends."""
     async with connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], offline="wait") as client:
         room = client.channel("room:chat", presence_key=name)
         events = room.listen(broadcast("line"), presence())

@@ -1,9 +1,9 @@
-"""Listen to rows, broadcasts and lost connections at once, until Ctrl-C.
+"""Listen to rows, broadcasts and the state of the connection at the same time, until Ctrl-C.
 
     SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/listener.py
 
-Each iterator has a task of its own in one group. When one of them raises, because the server refuses its channel for
-good, the group ends the others, the client is closed, and the program says why.
+Each stream is read by its own task in one group. If one of them raises, because the server refuses its channel
+permanently, the group cancels the others, the client is closed, and the program prints the reason.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from supawire import AsyncClient, Gap, RealtimeError, Status, broadcast, changes
 
 
 async def follow_orders(client: AsyncClient) -> None:
-    """Print what changes in the table `orders`."""
+    """Print the changes of the table `orders`."""
     channel = client.channel("orders")
     events = channel.listen(changes("orders"))
     await channel.subscribe(wait="ready")
@@ -24,13 +24,13 @@ async def follow_orders(client: AsyncClient) -> None:
 
 
 async def follow_alarms(client: AsyncClient) -> None:
-    """Print each alarm; iterating a channel that nobody has subscribed subscribes it."""
+    """Print each alarm. Reading a stream subscribes its channel if it has never been subscribed."""
     async for message in client.channel("alarms").listen(broadcast("alarm")):
         print("ALARM", message.payload, flush=True)
 
 
 async def follow_the_connection(client: AsyncClient) -> None:
-    """Say when something may have been missed, and how the connection is."""
+    """Print when events may have been missed, and the state of the connection."""
     async for event in client.listen():
         match event:
             case Gap():
@@ -44,7 +44,7 @@ async def follow_the_connection(client: AsyncClient) -> None:
 
 
 async def main() -> None:
-    """Run until cancelled, or until something ends for good."""
+    """Run until cancelled, or until a channel is refused permanently."""
     async with (
         connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]) as client,
         asyncio.TaskGroup() as tasks,

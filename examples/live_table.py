@@ -1,4 +1,4 @@
-"""Keep a table in memory and print how it changes; a script without `async`, its rows fetched from PostgREST.
+"""Keep a copy of a table in memory and print how it changes, with the sync client; rows are fetched from PostgREST.
 
 SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/live_table.py orders
 """
@@ -17,7 +17,7 @@ REST = os.environ.get("SUPAWIRE_REST", f"{URL}/rest/v1")
 
 
 def follow(table: str) -> None:
-    """Until Ctrl-C."""
+    """Print the changes of a table until Ctrl-C."""
 
     def fetch() -> list[dict[str, Any]]:
         request = Request(f"{REST}/{quote(table)}?select=*", headers={"apikey": KEY})  # noqa: S310  it is your URL
@@ -28,13 +28,13 @@ def follow(table: str) -> None:
         for event in rows.listen():
             match event:
                 case Resynced(reason=reason, changes=changes):
-                    print(f"{reason}: {len(rows)} rows, {len(changes)} of them new, other or gone", flush=True)
+                    print(f"{reason}: {len(rows)} rows, {len(changes)} changes", flush=True)
                 case RowInserted(row=row):
                     print("new", row, flush=True)
                 case RowUpdated(row=row, old=old):
-                    print("now", {name: value for name, value in row.items() if value != old.get(name)}, flush=True)
+                    print("changed", {name: value for name, value in row.items() if value != old.get(name)}, flush=True)
                 case RowDeleted(key=key):
-                    print("gone", key, flush=True)
+                    print("deleted", key, flush=True)
 
 
 if __name__ == "__main__":

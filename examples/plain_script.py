@@ -1,4 +1,4 @@
-"""Everything that a room can do, in a script without a line of asyncio.
+"""Broadcasts, presence and row changes with the sync client.
 
 SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/plain_script.py alice
 """
@@ -12,7 +12,7 @@ from supawire import Broadcast, Insert, broadcast, changes, connect
 
 
 def main(name: str) -> None:
-    """Say hello, be here, and show the next new user."""
+    """Send a broadcast, track presence, and print the next new user."""
     with connect(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"], on_error=print) as client:
         room = client.channel("room:lobby", echo=True, presence_key=name)
 
@@ -33,7 +33,7 @@ def main(name: str) -> None:
 
 
 def show(change: Insert[dict[str, Any]]) -> None:
-    """A row that came."""
+    """Print an inserted row."""
     print("new user:", change.record, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The whole of a room, one call a line, without a line of asyncio; docs/from-the-original.md explains each.
+"""Every call of a channel, one per line, with the sync client; docs/from-the-original.md explains each.
 
     supawire serve --env-file dev.env      # in one terminal
     set -a; . dev.env; set +a              # in another one
@@ -17,19 +17,19 @@ typed, present, inserted = Event(), Event(), Event()
 
 
 def new_user(change: Insert[dict[str, Any]]) -> None:
-    """A row was inserted."""
+    """Print an inserted row."""
     print("new user:", change.record, flush=True)
     inserted.set()
 
 
 def typing(message: Broadcast[dict[str, str]]) -> None:
-    """Somebody types."""
+    """Print who is typing."""
     print(message.payload["user"], "is typing", flush=True)
     typed.set()
 
 
 def here(event: PresenceEvent) -> None:
-    """Who is here has changed."""
+    """Print who is present."""
     if isinstance(event, PresenceSync):
         print("here:", *event.state, flush=True)
         if "alice" in event.state:
@@ -47,12 +47,12 @@ room.subscribe(wait="ready")
 room.broadcast("typing", {"user": "alice"})
 typed.wait()
 room.track({"status": "online"})
-present.wait()  # the server confirms first, and tells everybody then
+present.wait()  # the server confirms first and informs the clients afterwards
 print("state:", {key: [one.payload for one in ones] for key, ones in room.presence_state().items()}, flush=True)
 
 inserted.wait()
 
-client.set_auth(os.environ.get("SUPAWIRE_TOKEN"))  # a user's token; without one the key
+client.set_auth(os.environ.get("SUPAWIRE_TOKEN"))  # a user's token; if it is not set, the key is used
 room.untrack()
 room.unsubscribe()
 client.close()

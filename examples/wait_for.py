@@ -1,4 +1,4 @@
-"""Wait for the next row that is inserted into a table, but not for ever; a script without `async`.
+"""Wait a limited time for the next row that is inserted into a table, with the sync client.
 
 SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/wait_for.py orders 30
 """
@@ -10,7 +10,7 @@ from supawire import OperationTimeout, changes, connect
 
 
 def wait_for(table: str, seconds: float) -> int:
-    """Exit status 0 when a row came, 1 when not."""
+    """Return the exit status: 0 if a row arrived, 1 if not."""
     with connect(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]) as client:
         channel = client.channel("db")
         rows = channel.listen(changes(table, event="INSERT"))

@@ -1,10 +1,10 @@
-"""Browsers see the changes of a table: FastAPI relays them as server-sent events.
+"""Relay the changes of a table to browsers as server-sent events, with FastAPI.
 
     SUPAWIRE_URL=… SUPAWIRE_KEY=… uvicorn fastapi_relay:app --timeout-graceful-shutdown 1
 
-One client for the application, opened and closed with it; one iterator for each browser, with a bounded buffer of its
-own, so that a browser that does not read delays nobody and loses its oldest events. A lost connection is told too: the
-page fetches again what it shows.
+The application has one client, opened and closed with it. Each browser has its own stream with a bounded buffer, so a
+browser that does not read loses its oldest events and does not delay others. Gaps are relayed too, so that the page can
+fetch its data again.
 """
 
 import json
@@ -23,10 +23,10 @@ ORDERS = changes("orders")
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Joined before the first request, left after the last."""
+    """Join the channel before the first request, and leave it after the last."""
     async with connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]) as client:
         app.state.orders = client.channel("orders")
-        # what the join asks for stays the same however many browsers come and go, so none of them needs another join
+        # the join requests these changes from the start, so the streams of browsers need no new join
         app.state.orders.on(ORDERS, lambda change: None)
         await app.state.orders.subscribe(wait="ready")
         yield
@@ -36,7 +36,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 def as_json(event: Any) -> str:
-    """What the page gets; Decimal, datetime and the like as text."""
+    """Return the event as JSON; Decimal, datetime and similar values as text."""
     if isinstance(event, Gap):
         return json.dumps({"type": "GAP", "lost": sorted(event.lost)})
     row = event.old_record if event.type == "DELETE" else event.record
@@ -45,7 +45,7 @@ def as_json(event: Any) -> str:
 
 @app.get("/orders")
 async def orders(request: Request) -> StreamingResponse:
-    """The stream of one browser; its iterator ends with it."""
+    """Stream the changes to one browser until it disconnects."""
     events = request.app.state.orders.listen(ORDERS, gaps(), buffer=100, overflow="drop_oldest")
 
     async def lines() -> AsyncIterator[str]:
@@ -59,7 +59,7 @@ async def orders(request: Request) -> StreamingResponse:
 
 @app.get("/")
 async def page() -> HTMLResponse:
-    """A page that shows them."""
+    """Return a page that shows the changes."""
     return HTMLResponse("""<!doctype html><title>Orders</title><ul id="orders"></ul><script>
         new EventSource("/orders").onmessage = (message) => {
             const line = document.createElement("li");

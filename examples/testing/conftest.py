@@ -1,4 +1,4 @@
-"""What all tests of the kitchen share. The fixtures `realtime_…` come with supawire[pytest]."""
+"""Fixtures shared by all tests of the kitchen. The fixtures `realtime_…` come with supawire[pytest]."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,34 +11,34 @@ from supawire import LocalServer
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Async tests run under asyncio."""
+    """Run async tests with asyncio."""
     return "asyncio"
 
 
 @pytest.fixture
 def realtime_client_options(realtime_any_server: LocalServer) -> dict[str, Any]:
-    """The clients of the tests belong to the staff."""
+    """Give the clients of the tests a token of the staff."""
     return {"token": realtime_any_server.token(sub="ada", staff=True)}
 
 
 @pytest.fixture(scope="session")
 def realtime_schema() -> str:
-    """The tables of the app, and who may see what; for the tests on PostgreSQL."""
+    """Return the tables and policies of the app, for the tests on PostgreSQL."""
     return """
         create table orders (id bigint primary key, dish text not null, done boolean not null default false);
         alter publication supabase_realtime add table orders;
         alter table orders enable row level security;
-        create policy staff_see_orders on orders for select to authenticated using ((auth.jwt() ->> 'staff')::boolean);
-        create policy staff_hear on realtime.messages for select to authenticated
+        create policy staff_read_orders on orders for select to authenticated using ((auth.jwt() ->> 'staff')::boolean);
+        create policy staff_receive on realtime.messages for select to authenticated
             using (realtime.topic() = 'kitchen' and (auth.jwt() ->> 'staff')::boolean);
-        create policy staff_speak on realtime.messages for insert to authenticated
+        create policy staff_send on realtime.messages for insert to authenticated
             with check (realtime.topic() = 'kitchen' and (auth.jwt() ->> 'staff')::boolean);
     """
 
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """`await until(condition)` waits for what is to come, never for a time."""
+    """Return a function that waits until a condition is true."""
 
     async def until(condition: Callable[[], object]) -> None:
         async with asyncio.timeout(20):

@@ -1,7 +1,7 @@
-"""A small app, to show how such a thing is tested: the open orders of a kitchen, and a bell.
+"""A small app as an example for tests: the open orders of a kitchen, and a bell.
 
-Orders are rows of the table `orders`. Every screen of the kitchen keeps those that are open; whoever has cooked one
-rings, and all waiters hear it. Each screen says which cook is at it.
+Orders are rows of the table `orders`. Every screen of the kitchen shows the open ones. A cook who has finished one
+rings the bell, which all waiters receive. Each screen tracks its cook in presence.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ Fetch = Callable[[], Awaitable[list[Order]]]
 
 
 class Screen:
-    """The open orders, by number, and the cooks that are here. `fetch` reads the open orders from the database."""
+    """The open orders by number, and the cooks who are present. `fetch` reads the open orders from the database."""
 
     def __init__(self, client: AsyncClient, cook: str, fetch: Fetch) -> None:
         self.orders: dict[int, Order] = {}
@@ -26,18 +26,18 @@ class Screen:
         self._kitchen.on(presence(), lambda event: None)
 
     async def open(self) -> None:
-        """Show what there is, and keep it up to date."""
+        """Fetch the open orders, and keep them up to date."""
         await self._kitchen.subscribe(wait="ready")
         await self._kitchen.track({"since": "breakfast"})
         await self._refresh()
 
     @property
     def cooks(self) -> list[str]:
-        """Who is here."""
+        """The names of the cooks who are present."""
         return sorted(self._kitchen.presence_state())
 
     async def ring(self, number: int) -> None:
-        """Tell the waiters that an order is ready."""
+        """Inform the waiters that an order is ready."""
         await self._kitchen.broadcast("ready", {"order": number, "cook": self._cook})
 
     def _changed(self, change: Change[Order]) -> None:
@@ -57,7 +57,7 @@ class Screen:
 
 
 def wait_for_bell(client: Client) -> int:
-    """What a waiter's pager does, without async: the number of the next order that is ready."""
+    """Wait for the bell with the sync client; returns the number of the next order that is ready."""
     kitchen = client.channel("kitchen", private=True)
     bell = kitchen.listen(broadcast("ready"))
     kitchen.subscribe()

@@ -1,4 +1,4 @@
-"""Tests of the kitchen: on the server in memory, under virtual time, on PostgreSQL."""
+"""Tests of the kitchen: with the local server, with virtual time, and on PostgreSQL."""
 
 import asyncio
 import unittest
@@ -17,12 +17,12 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
 async def no_orders() -> list[Order]:
-    """An empty table."""
+    """Return the rows of an empty table."""
     return []
 
 
 async def test_orders_come_and_go(realtime_server: LocalServer, realtime_async_client: AsyncClient, until: Until):
-    """A screen shows what is ordered, and no more what is done or cancelled."""
+    """A screen shows new orders, and removes those that are done or deleted."""
     screen = Screen(realtime_async_client, "ada", no_orders)
     await screen.open()
     for number in (1, 2, 3):
@@ -34,7 +34,7 @@ async def test_orders_come_and_go(realtime_server: LocalServer, realtime_async_c
 
 
 async def test_cooks_see_each_other(realtime_server: LocalServer, realtime_async_client: AsyncClient, until: Until):
-    """Each screen knows every cook."""
+    """Each screen shows every cook."""
     token = realtime_server.token(sub="grace", staff=True)
     async with connect_async(realtime_server.url, realtime_server.anon_key, token=token) as other:
         ada, grace = Screen(realtime_async_client, "ada", no_orders), Screen(other, "grace", no_orders)
@@ -43,27 +43,27 @@ async def test_cooks_see_each_other(realtime_server: LocalServer, realtime_async
         await until(lambda: ada.cooks == grace.cooks == ["ada", "grace"])
 
 
-async def test_the_bell_says_who_rings(realtime_server: LocalServer, realtime_async_client: AsyncClient):
-    """What goes over the wire is what waiters expect; the server keeps it to look at."""
+async def test_the_bell_names_the_cook(realtime_server: LocalServer, realtime_async_client: AsyncClient):
+    """The message has the payload that waiters expect; the server records it."""
     screen = Screen(realtime_async_client, "ada", no_orders)
     await screen.open()
     await screen.ring(7)
-    await realtime_async_client.ping()  # what was sent before it has arrived
+    await realtime_async_client.ping()  # everything that was sent before has arrived
     (rung,) = [frame for frame in realtime_server.frames if frame.user_event == "ready"]
     assert rung.payload == {"order": 7, "cook": "ada"}
 
 
-def test_a_waiter_hears_the_bell(realtime_server: LocalServer, realtime_client: Client):
-    """The pager, which knows no async, waits for the next order that is ready."""
+def test_a_waiter_receives_the_bell(realtime_server: LocalServer, realtime_client: Client):
+    """The sync client of a waiter receives the number of the next order that is ready."""
     with ThreadPoolExecutor() as pool:
         waiter = pool.submit(wait_for_bell, realtime_client)
-        while not waiter.done():  # it hears what is rung once it listens
+        while not waiter.done():  # messages before its join do not arrive
             realtime_server.broadcast("kitchen", "ready", {"order": 7}, private=True)
         assert waiter.result() == 7
 
 
-async def test_guests_stay_out(realtime_server: LocalServer):
-    """Only the staff may join: the policy is asked with the claims of the token."""
+async def test_guests_cannot_join(realtime_server: LocalServer):
+    """Only the staff may join; the policy gets the claims of the token."""
 
     @realtime_server.policy
     def staff_only(claims: Mapping[str, Any], topic: str, extension: str, action: str) -> bool:
@@ -76,7 +76,7 @@ async def test_guests_stay_out(realtime_server: LocalServer):
 
 
 def test_after_an_outage_orders_are_fetched_again():
-    """Ten minutes without a server take no time, and what was ordered meanwhile is on the screen."""
+    """After ten virtual minutes without a server, the screen shows the orders of that time."""
 
     async def story() -> float:
         server, table = VirtualServer(), [{"id": 1, "dish": "soup", "done": False}]
@@ -102,7 +102,7 @@ def test_after_an_outage_orders_are_fetched_again():
 async def test_a_row_is_on_the_screen(
     realtime_pg_server: LocalServer, realtime_async_client: AsyncClient, until: Until
 ):
-    """On a real database: the policies let the staff in, and a row that is written is shown."""
+    """With PostgreSQL, the policies allow the staff to join, and an inserted row is shown."""
 
     async def fetch() -> list[Order]:
         rows = realtime_pg_server.sql("select id, dish, done from orders where not done")
@@ -118,16 +118,16 @@ async def test_a_row_is_on_the_screen(
 
 
 class WithoutPytest(unittest.IsolatedAsyncioTestCase):
-    """The same server, for who uses unittest."""
+    """The same server in a test with unittest."""
 
     async def asyncSetUp(self) -> None:
-        """A server and a client for each test."""
+        """Start a server and open a client for each test."""
         self.server = await self.enterAsyncContext(LocalServer())
         options: dict[str, Any] = {"token": self.server.token(staff=True), "backoff": Backoff(initial=0.05)}
         self.client = await self.enterAsyncContext(connect_async(self.server.url, self.server.anon_key, **options))
 
-    async def test_a_lost_connection_comes_back(self) -> None:
-        """A cut connection costs a refresh, and no order."""
+    async def test_orders_are_fetched_after_a_lost_connection(self) -> None:
+        """After a lost connection the orders are fetched again."""
         fetched = asyncio.Event()
 
         async def fetch() -> list[Order]:

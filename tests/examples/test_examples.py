@@ -124,16 +124,16 @@ async def test_two_people_chat():
         assert (await ended(alice))[::2] == (0, "")
 
 
-async def test_one_message_is_said():
-    """say.py sends one message by HTTP, and its exit status says what became of it."""
+async def test_one_message_is_sent():
+    """publish.py sends one message by HTTP, and its exit status is the outcome."""
     async with LocalServer() as server, connect_async(server.url, server.anon_key) as client:
-        heard = client.channel("room:lobby").listen(broadcast())
+        messages = client.channel("room:lobby").listen(broadcast())
         await client.channel("room:lobby").subscribe()
-        async with running(server, "say.py", "room:lobby", "hello", '{"n": 1}') as program:
-            assert await ended(program) == (0, "taken\n", "")
-        message = await anext(heard)
+        async with running(server, "publish.py", "room:lobby", "hello", '{"n": 1}') as program:
+            assert await ended(program) == (0, "confirmed\n", "")
+        message = await anext(messages)
         assert (message.event, message.payload) == ("hello", {"n": 1})
-        async with running(server, "say.py", "room:lobby", "hello", "[1]") as program:
+        async with running(server, "publish.py", "room:lobby", "hello", "[1]") as program:
             assert (await ended(program))[0] == 2
 
 
@@ -236,18 +236,18 @@ async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
     with rest(rows) as url:
         monkeypatch.setenv("SUPAWIRE_REST", url)
         async with LocalServer() as server, running(server, "live_table.py", "orders") as program:
-            assert await line_of(program) == "begin: 1 rows, 1 of them new, other or gone"
+            assert await line_of(program) == "begin: 1 rows, 1 changes"
             server.emit("INSERT", "orders", record={"id": 2, "state": "open"})
             server.emit("UPDATE", "orders", record={"id": 2, "state": "paid"})
             server.emit("DELETE", "orders", old_record={"id": 1})
             assert [await line_of(program) for _ in range(3)] == [
                 "new {'id': 2, 'state': 'open'}",
-                "now {'state': 'paid'}",
-                "gone 1",
+                "changed {'state': 'paid'}",
+                "deleted 1",
             ]
             rows[:] = [{"id": 2, "state": "paid"}, {"id": 3, "state": "open"}]
             server.drop_connections()
-            assert await line_of(program) == "gap: connection_lost: 2 rows, 1 of them new, other or gone"
+            assert await line_of(program) == "gap: connection_lost: 2 rows, 1 changes"
             program.send_signal(signal.SIGINT)
             assert (await ended(program))[0] == 130
 

@@ -1,4 +1,4 @@
-"""A Django project with one command, `python manage.py follow_orders`; its settings stand here, for one file less."""
+"""A Django project with one command, `python manage.py follow_orders`; its settings are in this file."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Follow a table from a management command: the blocking door, in a process of its own."""
+"""A management command that follows a table with the sync client, in its own process."""
 
 import signal
 from argparse import ArgumentParser
@@ -11,17 +11,17 @@ from supawire import Gap, RealtimeError, changes, connect, gaps
 
 
 class Command(BaseCommand):
-    """What is done with each row stands in `took`; here it is printed."""
+    """Prints each change; replace `process` with your own code."""
 
     help = "Follow the changes of the table orders, until SIGTERM or Ctrl-C."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """`--filter total=gte.100` follows a part of the table."""
+        """Add the option `--filter total=gte.100`, which follows a part of the table."""
         parser.add_argument("--filter")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until it is ended from outside, or by a refusal for good."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's word ends it like Ctrl-C
+        """Run until a signal or a permanent refusal ends it."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it like Ctrl-C
         try:
             with connect(settings.SUPAWIRE_URL, settings.SUPAWIRE_KEY) as client:
                 channel = client.channel("orders")
@@ -30,14 +30,14 @@ class Command(BaseCommand):
                 self.stdout.write("following")
                 self.stdout.flush()
                 for event in events:
-                    self.took(event)
+                    self.process(event)
         except KeyboardInterrupt:
             self.stdout.write("stopped")
         except RealtimeError as error:
             raise CommandError(str(error)) from error
 
-    def took(self, event: Any) -> None:
-        """A row, or a time in which rows may have been missed."""
+    def process(self, event: Any) -> None:
+        """Process a change, or a period in which changes may have been missed."""
         if isinstance(event, Gap):
             self.stdout.write("fetch again")
         else:

@@ -1,6 +1,6 @@
-"""Send one message by HTTP and say what became of it: no channel, no join.
+"""Send one message by HTTP, without a channel or a join, and print the outcome.
 
-SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/say.py room:lobby hello '{"name": "alice"}'
+SUPAWIRE_URL=… SUPAWIRE_KEY=… python examples/publish.py room:lobby hello '{"name": "alice"}'
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import sys
 from supawire import ConnectError, HttpError, InvalidArgumentError, connect_async
 
 
-async def say(topic: str, event: str, text: str) -> int:
-    """Exit status 0 when the server took it, 1 when not, 2 when the question was wrong."""
+async def publish(topic: str, event: str, text: str) -> int:
+    """Return the exit status: 0 if the server accepted the message, 1 if not, 2 for wrong arguments."""
     try:
         payload = json.loads(text)
         async with connect_async(os.environ["SUPAWIRE_URL"], os.environ["SUPAWIRE_KEY"]) as client:
@@ -23,11 +23,11 @@ async def say(topic: str, event: str, text: str) -> int:
     except (ConnectError, HttpError) as error:
         print(error, file=sys.stderr)
         return 1
-    print("taken" if sent.acked else "accepted")
+    print("confirmed" if sent.acked else "accepted")
     return 0
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        raise SystemExit("usage: say.py TOPIC EVENT JSON")
-    raise SystemExit(asyncio.run(say(*sys.argv[1:])))
+        raise SystemExit("usage: publish.py TOPIC EVENT JSON")
+    raise SystemExit(asyncio.run(publish(*sys.argv[1:])))
