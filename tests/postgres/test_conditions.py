@@ -13,8 +13,8 @@ from psycopg.sql import SQL, Composed
 
 from supawire import Where, changes, col, connect_async
 from supawire._values.compare import text_of
+from supawire._values.encode import to_wire
 from supawire._values.filter_syntax import Condition, check_condition, matches, parse
-from supawire._values.rows import to_wire
 from supawire.errors import InvalidArgumentError
 from supawire.server.postgres.cluster import Cluster
 from tests.clients.test_filters import ROWS, WANTED

@@ -34,8 +34,8 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict, astuple
 
-from supawire._values.encode import infer_columns, to_wire
 from supawire.errors import RowError
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
@@ -49,7 +49,7 @@ _INTERVAL: Final = re.compile(
 
 def read_int(text: str) -> int:
     """Parse an integer; blanks and underscores are refused."""
-    return int(_whole(_INTEGER, text))
+    return int(_match(_INTEGER, text))
 
 
 class TooLargeError(ValueError):
@@ -58,16 +58,16 @@ class TooLargeError(ValueError):
 
 def read_decimal(text: str) -> Decimal:
     """Parse a numeric with its scale, NaN or Infinity. Raises: ValueError, TooLargeError for a too large exponent."""
-    number = _whole(_NUMBER, text)
+    number = _match(_NUMBER, text)
     try:
         return Decimal(number)
     except ArithmeticError as error:
-        raise TooLargeError("a number of this size is not a Decimal") from error
+        raise TooLargeError("the number is too large for a Decimal") from error
 
 
 def read_float(text: str) -> float:
     """Parse a float, NaN or Infinity."""
-    return float(_whole(_NUMBER, text))
+    return float(_match(_NUMBER, text))
 
 
 def read_bool(text: str) -> bool:
@@ -76,7 +76,7 @@ def read_bool(text: str) -> bool:
         return True
     if text in {"f", "false"}:
         return False
-    raise ValueError(f"{text!r} is no boolean")
+    raise ValueError(f"{text!r} is not a boolean")
 
 
 def read_bytes(text: str) -> bytes:
@@ -87,14 +87,14 @@ def read_bytes(text: str) -> bytes:
     """
     digits = text.removeprefix("\\x")
     if " " in digits or not digits.isascii():
-        raise ValueError("blanks are no hex")
+        raise ValueError("hex digits must not contain blanks")
     return bytes.fromhex(digits)
 
 
 def read_time(text: str) -> time:
     """Parse a time, with its offset if it has one."""
     if text.startswith("24"):  # newer Python versions parse it as 00:00
-        raise ValueError("24:00 is no time in Python")
+        raise ValueError("24:00 is not a time in Python")
     return time.fromisoformat(text)
 
 
@@ -107,7 +107,7 @@ def read_interval(text: str) -> timedelta:
     """Parse an interval of days and smaller units, with 24 hours per day. Not used for rows: years and months vary."""
     found = _INTERVAL.fullmatch(text)
     if not found or not text:
-        raise ValueError("an interval with years or months is no timedelta")
+        raise ValueError("an interval with years or months cannot be a timedelta")
     days, sign, hours, minutes, seconds = found.groups()
     clock = timedelta(0)
     try:
@@ -116,7 +116,7 @@ def read_interval(text: str) -> timedelta:
             clock = timedelta(0, int(whole), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
         return timedelta(int(days or 0)) + (-clock if sign == "-" else clock)
     except OverflowError as error:
-        raise ValueError("an interval of this length is no timedelta") from error
+        raise ValueError("the interval is too long for a timedelta") from error
 
 
 def read_text(text: str) -> str:
@@ -124,14 +124,17 @@ def read_text(text: str) -> str:
     return text
 
 
-def _whole(pattern: re.Pattern[str], text: str) -> str:
+def _match(pattern: re.Pattern[str], text: str) -> str:
     if not pattern.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number")
+        raise ValueError(f"{text[:40]!r} is not a number")
     return text
 
 
 class RowType(Struct, frozen=True):
-    """One type. target: msgspec's type for the JSON. read: parses text. late: target is text, to be parsed by read."""
+    """How to decode one type.
+
+    target: msgspec's type for the JSON value. read: parses text. late: the target is text, to be parsed by `read`.
+    """
 
     target: Any
     read: Callable[[str], Any]
@@ -170,7 +173,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
-_MOST_DIMENSIONS: Final = 6
+_MAX_DIMENSIONS: Final = 6
 """Maximum dimensions of an array in PostgreSQL."""
 
 
@@ -216,7 +219,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str | None]]:
 
 def _misplaced(mark: str, stack: list[list[Any]], wants_item: bool) -> bool:
     if mark == "{":
-        return not wants_item or (len(stack) == 1 and bool(stack[0])) or len(stack) > _MOST_DIMENSIONS
+        return not wants_item or (len(stack) == 1 and bool(stack[0])) or len(stack) > _MAX_DIMENSIONS
     if len(stack) == 1:
         return True
     if mark == "}":
@@ -224,20 +227,22 @@ def _misplaced(mark: str, stack: list[list[Any]], wants_item: bool) -> bool:
     return wants_item if mark == "," else not wants_item
 
 
-__all__ = ["Column", "decode_columns", "decode_row", "infer_columns", "to_wire", "unsent_columns"]
+# --- rows
 
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, ArithmeticError)
-_KEPT: Final = 256
-_LONGEST_KEPT: Final = 64_000
+_MAX_PLANS: Final = 256
+"""Maximum number of lists of columns whose plan is cached."""
+_MAX_CACHED_BYTES: Final = 64_000
 """Maximum bytes of a list of columns whose plan is cached."""
-_MOST_COLUMNS: Final = 1600
+_MAX_COLUMNS: Final = 1600
 """Maximum columns of a table in PostgreSQL."""
-_NOTHING: Final[Set[str]] = frozenset()
-_LONGEST_INT: Final = 4000  # Python refuses to parse longer ones, since it takes too long
+_MAX_DIGITS: Final = 4000
+"""Maximum digits of an int; Python refuses to parse longer ones, since it takes too long."""
+_NO_COLUMNS: Final[Set[str]] = frozenset()
 _AS_JSON: Final = frozenset({"", "json", "jsonb", "geometry", "geography"})
 """Types whose numbers are JSON numbers; "": no type was sent. Any other unknown type may contain a numeric."""
 
-_ODD_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # cannot be the name of a struct field
+_UNSUPPORTED_NAME: Final = re.compile(r'["\\\x00-\x1f]')  # not possible as the JSON name of a struct field
 
 _any: Final = msgspec.json.Decoder()
 _exact: Final = msgspec.json.Decoder(float_hook=Decimal)
@@ -260,7 +265,7 @@ _scalars: Final = {name: msgspec.json.Decoder(kind.target) for name, kind in TYP
 
 def decode_columns(columns: bytes | msgspec.Raw) -> tuple[Column, ...]:
     """Decode the columns of a change; empty for null and for invalid lists."""
-    return _plan_of(bytes(columns)).columns
+    return _plans.find(columns).columns
 
 
 def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dict[str, Any]:
@@ -269,13 +274,11 @@ def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dic
     A column that was not sent is missing, the value of an unknown column is not converted, null gives an empty dict.
     Raises: RowError, with `.raw`, if the row is not a JSON object.
     """
-    known, plan = _newest
-    if columns != known:
-        plan = _plan_anew(columns)
-    decode = plan.whole
-    if decode is not None and len(record) >= plan.shortest:
+    plan = _plans.find(columns)
+    decode = plan.decode
+    if decode is not None and len(record) >= plan.min_bytes:
         try:
-            row = plan.build(decode(record))
+            row = plan.to_dict(decode(record))
             for name, convert in plan.late:
                 row[name] = convert(row[name])
         except _UNREADABLE:
@@ -286,44 +289,37 @@ def decode_row(columns: bytes | msgspec.Raw, record: bytes | msgspec.Raw) -> dic
 
 def unsent_columns(columns: bytes | msgspec.Raw, row: Mapping[str, Any]) -> Set[str]:
     """Return the columns that the server lists but did not send: unchanged large values, or values of a large row."""
-    known, plan = _newest
-    if columns != known:
-        plan = _plan_anew(columns)
-    listed = plan.types.keys()
-    return _NOTHING if listed == row.keys() else listed - row.keys()
+    listed = _plans.find(columns).types.keys()
+    return _NO_COLUMNS if listed == row.keys() else listed - row.keys()
 
 
 class _Plan(msgspec.Struct, frozen=True, eq=False):
     """The decoder for one list of columns.
 
-    whole: decodes a row that has all columns, None when not possible; shortest: minimum bytes of such a row.
-    late: conversions applied after it. build: converts its struct to a dict.
+    decode: decodes a row that has all columns to a struct, None when not possible; min_bytes: minimum bytes of such a
+    row. to_dict: converts the struct to a dict. late: conversions of single columns, applied after it.
     """
 
     columns: tuple[Column, ...]
     types: dict[str, str]
-    late: tuple[tuple[str, Callable[[Any], Any]], ...]
-    whole: Callable[[bytes | msgspec.Raw], Any] | None
-    shortest: int
-    build: Callable[[Any], dict[str, Any]]
+    late: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+    decode: Callable[[bytes | msgspec.Raw], Any] | None = None
+    min_bytes: int = 0
+    to_dict: Callable[[Any], dict[str, Any]] = dict
 
 
-def _plan_of(columns: bytes) -> _Plan:
-    return (_plan if len(columns) <= _LONGEST_KEPT else _plan.__wrapped__)(columns)
-
-
-@lru_cache(_KEPT)
-def _plan(columns: bytes) -> _Plan:
+def _make_plan(columns: bytes) -> _Plan:
     try:
         listed = tuple(_columns.decode(columns))
     except _UNREADABLE:
         listed = ()
     types = {column.name: column.type for column in listed}
     late = tuple(_late_columns(types))
-    odd = not listed or len(types) < len(listed) or len(listed) > _MOST_COLUMNS
-    if odd or any(_ODD_NAME.search(name) for name in types):
-        return _Plan(listed, types, late, None, 0, dict)
-    fields = [f"f{number}" for number in range(len(listed))]
+    odd = not listed or len(types) < len(listed) or len(listed) > _MAX_COLUMNS
+    if odd or any(_UNSUPPORTED_NAME.search(name) for name in types):
+        return _Plan(listed, types, late)
+    as_attributes = all(name.isidentifier() and not name.startswith("__") for name in types)
+    fields = list(types) if as_attributes else [f"f{number}" for number in range(len(listed))]
     row = msgspec.defstruct(
         "Row",
         [(field, _target(column.type)) for field, column in zip(fields, listed, strict=True)],
@@ -331,24 +327,42 @@ def _plan(columns: bytes) -> _Plan:
         forbid_unknown_fields=True,  # so that keys of unknown columns are not lost
         gc=False,
     )
-    shortest = sum(len(name) + len('"":0,') for name in types)
-    return _Plan(listed, types, late, msgspec.json.Decoder(row).decode, shortest, _builder(len(listed))(*types))
+    min_bytes = sum(len(name) + len('"":0,') for name in types)
+    to_dict = asdict if as_attributes else partial(_dict_by_position, tuple(types))
+    return _Plan(listed, types, late, msgspec.json.Decoder(row).decode, min_bytes, to_dict)
 
 
-_newest: tuple[msgspec.Raw, _Plan] = msgspec.Raw(b""), _Plan((), {}, (), None, 0, dict)
-"""The newest columns and their plan, which usually match the next change.
-
-The comparison costs 0.02 µs, against 0.29 for
-their bytes, a hash and the cache.
-"""
+def _dict_by_position(names: tuple[str, ...], row: Struct) -> dict[str, Any]:
+    return dict(zip(names, astuple(row), strict=True))
 
 
-def _plan_anew(columns: bytes | msgspec.Raw) -> _Plan:
-    global _newest  # noqa: PLW0603  one variable for both, so that threads never see a mixed pair
-    copied = bytes(columns)  # a Raw is a view that would keep its whole frame alive
-    plan = _plan_of(copied)
-    _newest = msgspec.Raw(copied), plan
-    return plan
+class PlanCache:
+    """The plans for lists of columns, as the server sends them.
+
+    The next change usually has the same columns as the one before, so the newest plan is found by comparing bytes. This
+    takes 0.02 µs; copying and hashing the bytes for the cache of all plans takes 0.3 µs.
+    """
+
+    def __init__(self, size: int = _MAX_PLANS) -> None:
+        self._newest = msgspec.Raw(b""), _Plan((), {})  # one attribute, so that threads never see a mixed pair
+        self._cached = lru_cache(size)(_make_plan)
+
+    def __len__(self) -> int:
+        return self._cached.cache_info().currsize
+
+    def find(self, columns: bytes | msgspec.Raw) -> _Plan:
+        """Return the plan for this list of columns."""
+        newest, plan = self._newest
+        return plan if columns == newest else self._find(columns)
+
+    def _find(self, columns: bytes | msgspec.Raw) -> _Plan:
+        copied = bytes(columns)  # a Raw is a view that would keep its whole frame in memory
+        plan = self._cached(copied) if len(copied) <= _MAX_CACHED_BYTES else _make_plan(copied)
+        self._newest = msgspec.Raw(copied), plan
+        return plan
+
+
+_plans: Final = PlanCache()
 
 
 def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
@@ -358,18 +372,6 @@ def _late_columns(types: dict[str, str]) -> Iterator[tuple[str, Callable[[Any], 
             yield name, _without_float
         elif known is not None and known.late:
             yield name, partial(_read_array if kind.startswith("_") else _read, known)
-
-
-@lru_cache(_KEPT)
-def _builder(size: int) -> Callable[..., Callable[[Any], dict[str, Any]]]:
-    """Return a function that maps names to a converter from struct to dict.
-
-    Names enter the generated code as values only.
-    """
-    names = ", ".join(f"k{number}" for number in range(size))
-    items = ", ".join(f"k{number}: row.f{number}" for number in range(size))
-    made: Callable[..., Callable[[Any], dict[str, Any]]] = eval(f"lambda {names}: lambda row: {{{items}}}")  # noqa: S307
-    return made
 
 
 def _item(kind: str) -> str:
@@ -425,7 +427,7 @@ def _column_by_column(plan: _Plan, record: bytes) -> dict[str, Any]:
         raw = _fields.decode(record) or {}
         return {name: _value(plan.types.get(name, ""), bytes(text)) for name, text in raw.items()}
     except _UNREADABLE as error:
-        why = "a number of it is too large" if isinstance(error, ArithmeticError) else error
+        why = "it contains a number that is too large" if isinstance(error, ArithmeticError) else error
         raise RowError(f"the row cannot be read: {why}", raw=record) from error
 
 
@@ -460,12 +462,12 @@ def _plain(text: bytes, decoder: msgspec.json.Decoder[Any] = _any) -> Any:
         ValueError,
         ArithmeticError,
     ):  # perhaps a number that exceeds float, or an int too long to parse
-        return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_no_json)
+        return json.loads(text.decode(), parse_float=Decimal, parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < _LONGEST_INT else Decimal(digits)
+    return int(digits) if len(digits) < _MAX_DIGITS else Decimal(digits)
 
 
-def _no_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not valid JSON")

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
+from supawire._values.encode import infer_columns
 from supawire._values.filter_syntax import Condition, FilterSyntaxError, parse, problem
 from supawire._values.patterns import like_without_escapes
-from supawire._values.rows import infer_columns
 from supawire.errors import InvalidArgumentError
 from supawire.options import check_choice, check_kind, check_text, check_writable, refuse
 from supawire.server.elixir_inspect import elixir_inspect, inspect_filters

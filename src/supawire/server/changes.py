@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
+from supawire._values.encode import to_wire
 from supawire._values.filter_syntax import matches
-from supawire._values.rows import to_wire
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.events import Instant
 from supawire.server.bindings import ANY, UNPUBLISHED, Binding, Change, bind

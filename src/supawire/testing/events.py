@@ -19,8 +19,9 @@ from msgspec import UNSET, Raw
 
 from supawire._mirror_events import Resynced, Row, RowDeleted, RowInserted, RowUpdated
 from supawire._validation import check_json
+from supawire._values.encode import infer_columns, to_wire
 from supawire._values.models import check_model
-from supawire._values.rows import Column, infer_columns, to_wire
+from supawire._values.rows import Column
 from supawire.aio.mirror import check_key, show_rows
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import InvalidArgumentError

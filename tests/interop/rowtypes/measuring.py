@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict, cast
 import msgspec
 
 from supawire import Insert, LocalServer, changes
-from supawire._values.rows import to_wire
+from supawire._values.encode import to_wire
 from supawire.aio.client import AsyncClient
 from supawire.aio.stream import AsyncStream
 from tests.interop.official import Process

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self
 import aiohttp
 import msgspec
 
-from supawire._values.rows import infer_columns, to_wire
+from supawire._values.encode import infer_columns, to_wire
 from supawire.errors import ConnectError, HttpError
 from supawire.options import ClientOptions
 from supawire.server import LocalServer
