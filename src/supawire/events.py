@@ -212,14 +212,7 @@ class _Written(_Change, Generic[R], frozen=True, gc=False, eq=False):
         """
         kept: Any = self._record
         if kept is UNSET:
-            data = self._data
-            try:  # the same as `_keep`, inlined because the call costs 0.08 of 3.8 µs per change
-                kept = decode_row(data.columns, data.record)
-            except RowError as error:
-                error.topic = self.topic
-                raise
-            force_setattr(self, "_record", kept)
-            return kept
+            return self._keep("_record", self._data.record)
         return self._make(kept) if type(kept) is Model else kept
 
     @property

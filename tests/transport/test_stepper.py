@@ -46,10 +46,10 @@ async def test_the_coroutine_is_resumed_at_once() -> None:
     """It is resumed during the call, not an iteration of the event loop later, and once for each call."""
     reader = Reader()
     stepper, task = await started(reader)
-    stepper.bring(reader.deliver, 1)
-    stepper.bring(reader.deliver, 2)
+    stepper.call_and_resume(reader.deliver, 1)
+    stepper.call_and_resume(reader.deliver, 2)
     assert reader.read == [1, 2]
-    stepper.bring(reader.deliver, -1)
+    stepper.call_and_resume(reader.deliver, -1)
     assert await task == [1, 2] and reader.closed
 
 
@@ -61,7 +61,7 @@ async def test_a_future_completed_elsewhere_resumes_the_coroutine() -> None:
     assert reader.read == []
     await asyncio.sleep(0)
     assert reader.read == [1]
-    stepper.bring(lambda _: None, 0)  # completes nothing: the coroutine keeps waiting
+    stepper.call_and_resume(lambda _: None, 0)  # completes nothing: the coroutine keeps waiting
     reader.deliver(2)
     await asyncio.sleep(0)
     assert reader.read == [1, 2]
@@ -82,9 +82,9 @@ async def test_an_error_of_the_call_loses_nothing() -> None:
         raise ZeroDivisionError(number)
 
     with pytest.raises(ZeroDivisionError):
-        stepper.bring(half, 1)
+        stepper.call_and_resume(half, 1)
     with pytest.raises(ZeroDivisionError):
-        stepper.bring(not_at_all, 2)
+        stepper.call_and_resume(not_at_all, 2)
     assert reader.read == [1]
     reader.deliver(-1)
     assert await task == [1]
@@ -103,7 +103,7 @@ async def test_sleep_0_lets_other_callbacks_run() -> None:
     task = asyncio.Task(stepper.run())  # not an eager one, which would be ahead of the other
     asyncio.get_running_loop().call_soon(order.append, "other")
     await asyncio.sleep(0)
-    stepper.bring(order.append, "called")
+    stepper.call_and_resume(order.append, "called")
     await task
     assert order == ["first", "other", "called", "second"]
 
@@ -119,7 +119,7 @@ async def test_an_error_of_the_coroutine_is_raised_to_the_awaiting_task() -> Non
     stepper = Stepper(fails(waits))
     task = asyncio.ensure_future(stepper.run())
     await asyncio.sleep(0)
-    stepper.bring(waits.set_result, 1)
+    stepper.call_and_resume(waits.set_result, 1)
     with pytest.raises(ZeroDivisionError):
         await task
 
@@ -136,7 +136,7 @@ async def test_system_exit_is_raised_in_the_event_loop() -> None:
     task = asyncio.ensure_future(_caught(stepper))
     await asyncio.sleep(0)
     with pytest.raises(SystemExit):
-        stepper.bring(waits.set_result, 1)
+        stepper.call_and_resume(waits.set_result, 1)
     assert isinstance(await task, SystemExit)
 
 
@@ -156,6 +156,6 @@ async def test_cancelling_ends_the_coroutine() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert reader.closed and reader.read == []
-    stepper.bring(lambda _: None, 0)
+    stepper.call_and_resume(lambda _: None, 0)
     await asyncio.sleep(0)
     assert reader.read == []

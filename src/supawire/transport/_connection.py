@@ -30,71 +30,71 @@ class Stepper(Generic[T]):
     """Runs one coroutine like a task, but resumes it without waiting for the next event loop iteration where possible.
 
     A task is resumed in the iteration after its future completes, which costs more than processing a message. Code that
-    completes the future calls `bring` instead, and the coroutine is resumed at once.
+    completes the future uses `call_and_resume` instead, and the coroutine is resumed at once.
     """
 
-    __slots__ = ("_coroutine", "_ended", "_loop", "_waits")
+    __slots__ = ("_coroutine", "_future", "_loop", "_result")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._loop = asyncio.get_running_loop()
         self._coroutine = coroutine
-        self._waits: asyncio.Future[Any] | None = None
-        self._ended: asyncio.Future[T] = self._loop.create_future()
+        self._future: asyncio.Future[Any] | None = None
+        self._result: asyncio.Future[T] = self._loop.create_future()
 
     async def run(self) -> T:
         """Run the coroutine to its end and return its result. Cancelling this cancels the coroutine."""
         self._step()
         try:
-            return await self._ended
+            return await self._result
         finally:
-            self._waits = None
-            if not self._ended.cancel() and not self._ended.cancelled():
-                self._ended.exception()  # mark the exception as retrieved, so that asyncio does not log it
+            self._future = None
+            if not self._result.cancel() and not self._result.cancelled():
+                self._result.exception()  # mark the exception as retrieved, so that asyncio does not log it
             self._coroutine.close()
 
-    def bring(self, what: Callable[[A], object], argument: A) -> None:
-        """Call `what`, which may complete the awaited future, and then resume the coroutine at once."""
-        waits = self._waits
-        if waits is None:
-            what(argument)
+    def call_and_resume(self, function: Callable[[A], object], argument: A) -> None:
+        """Call a function, which may complete the awaited future, and then resume the coroutine at once."""
+        awaited = self._future
+        if awaited is None:
+            function(argument)
             return
-        waits.remove_done_callback(self._woken)
+        awaited.remove_done_callback(self._on_done)
         try:
-            what(argument)
+            function(argument)
         finally:
-            if waits is self._waits:  # otherwise the call has ended the coroutine
-                (self._step if waits.done() else self._await)()
+            if awaited is self._future:  # otherwise the call has ended the coroutine
+                (self._step if awaited.done() else self._await)()
 
     def _await(self) -> None:
-        if self._waits is not None:
-            self._waits.add_done_callback(self._woken)
+        if self._future is not None:
+            self._future.add_done_callback(self._on_done)
 
-    def _woken(self, waits: "asyncio.Future[Any]") -> None:
-        if waits is self._waits:  # otherwise it has ended
+    def _on_done(self, awaited: "asyncio.Future[Any]") -> None:
+        if awaited is self._future:  # otherwise it has ended
             self._step()
 
-    def _turn(self) -> None:
-        if not self._ended.done():
+    def _next_iteration(self) -> None:
+        if not self._result.done():
             self._step()
 
     def _step(self) -> None:
-        self._waits = None
+        self._future = None
         try:
-            waits: asyncio.Future[Any] | None = self._coroutine.send(None)
+            awaited: asyncio.Future[Any] | None = self._coroutine.send(None)
         except StopIteration as end:
-            if not self._ended.done():
-                self._ended.set_result(end.value)
+            if not self._result.done():
+                self._result.set_result(end.value)
         except BaseException as error:  # as in a task: passed to the awaiting caller; exit requests also to the loop
-            if not self._ended.done():
-                self._ended.set_exception(error)
+            if not self._result.done():
+                self._result.set_exception(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
-            if waits is None:  # a bare yield: let other tasks run
-                self._loop.call_soon(self._turn)
+            if awaited is None:  # a bare yield: let other tasks run
+                self._loop.call_soon(self._next_iteration)
             else:
-                waits._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
-                self._waits = waits
+                awaited._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
+                self._future = awaited
                 self._await()
 
 
@@ -102,18 +102,18 @@ _NO_STATUS: Final = 0
 """aiohttp's code for a close frame without a code."""
 
 
-class _Bringing(asyncio.Protocol):
+class _ResumingProtocol(asyncio.Protocol):
     """Wraps aiohttp's protocol of a connection and resumes the reader after each of its callbacks."""
 
-    __slots__ = ("_bring", "_protocol", "_take")
+    __slots__ = ("_call", "_data_received", "_protocol")
 
     def __init__(self, protocol: asyncio.Protocol, reading: Stepper[Any]) -> None:
         self._protocol = protocol
-        self._bring: Final = reading.bring
-        self._take: Final = protocol.data_received
+        self._call: Final = reading.call_and_resume
+        self._data_received: Final = protocol.data_received
 
     def data_received(self, data: bytes) -> None:
-        self._bring(self._take, data)
+        self._call(self._data_received, data)
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
@@ -125,7 +125,7 @@ class _Bringing(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._bring(self._protocol.connection_lost, exc)
+        self._call(self._protocol.connection_lost, exc)
 
 
 class Closable(Protocol):
@@ -147,11 +147,11 @@ class AbortableWebSocket(aiohttp.ClientWebSocketResponse[bool]):
         self.queued: Sized = getattr(reader, "_buffer", ())
         """The messages already queued; empty where they are not accessible."""
 
-    def bring_to(self, reading: Stepper[Any]) -> None:
+    def resume_on_data(self, reading: Stepper[Any]) -> None:
         """Resume this stepper whenever the network delivers data."""
         protocol = self._transport.get_protocol()
         if isinstance(protocol, asyncio.Protocol):
-            self._transport.set_protocol(_Bringing(protocol, reading))
+            self._transport.set_protocol(_ResumingProtocol(protocol, reading))
 
     def fileno(self) -> int:
         """Return the file descriptor; -1 when closed."""
@@ -168,7 +168,7 @@ class WebSocketConnection:
     """A `Connection` over one WebSocket. Releases its aiohttp session at the end."""
 
     __slots__ = (
-        "_close_timeout", "_flushers", "_full", "_given", "_gone", "_loop", "_over", "_pong", "_queue", "_resumed",
+        "_close_timeout", "_ended", "_flushers", "_full", "_given", "_loop", "_pong", "_queue", "_resumed",
         "_session", "_shut", "_socket", "clock_offset", "written",
     )  # fmt: skip
 
@@ -194,9 +194,8 @@ class WebSocketConnection:
         """Whether writing has ended, by a close frame or an error."""
         self._flushers: list[tuple[int, asyncio.Future[bool]]] = []
         self._resumed: asyncio.Event | None = None
-        self._over = False
-        self._gone: asyncio.Event | None = None
-        """Set when the connection has ended; created on demand."""
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection has ended."""
         self.written = 0
         self.clock_offset = clock_offset
         """Seconds by which the server's clock is ahead of ours; None if unknown."""
@@ -212,7 +211,7 @@ class WebSocketConnection:
         """Wait until `count` frames are written; return False when the connection ends before."""
         if self.written >= count:
             return True
-        if self._over or (self._shut and not self._full):
+        if self._ended.done() or (self._shut and not self._full):
             return False
         flushed: asyncio.Future[bool] = self._loop.create_future()
         self._flushers.append((count, flushed))
@@ -239,7 +238,7 @@ class WebSocketConnection:
     def _step(self, sending: Coroutine[Any, Any, None], *, counts: bool) -> None:
         """Run the sender's first step. It writes before it waits, so its frame is written in any case."""
         try:
-            waits: asyncio.Future[Any] | None = sending.send(None)
+            awaited: asyncio.Future[Any] | None = sending.send(None)
         except StopIteration:
             self.written += counts
         except Exception:  # noqa: BLE001  any error ends writing; the reader gets the reason
@@ -247,16 +246,16 @@ class WebSocketConnection:
         else:
             self.written += counts
             self._full = True
-            self._wait(sending, waits)
+            self._wait(sending, awaited)
 
-    def _wait(self, sending: Coroutine[Any, Any, None], waits: "asyncio.Future[Any] | None") -> None:
-        if waits is None:
-            self._loop.call_soon(self._go_on, sending)
+    def _wait(self, sending: Coroutine[Any, Any, None], awaited: "asyncio.Future[Any] | None") -> None:
+        if awaited is None:
+            self._loop.call_soon(self._resume_sending, sending)
             return
-        waits._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
-        waits.add_done_callback(lambda _: self._go_on(sending))
+        awaited._asyncio_future_blocking = False  # as asyncio's Task does when it starts to wait
+        awaited.add_done_callback(lambda _: self._resume_sending(sending))
 
-    def _go_on(self, sending: Coroutine[Any, Any, None]) -> None:
+    def _resume_sending(self, sending: Coroutine[Any, Any, None]) -> None:
         """Called when the socket's buffer has room: complete the suspended sender, then send the queued frames."""
         self._full = False
         self._step(sending, counts=False)
@@ -277,7 +276,7 @@ class WebSocketConnection:
 
     def _release(self) -> None:
         """Resolve the flush waiters whose frames are written or will never be."""
-        lost = self._over or (self._shut and not self._full)
+        lost = self._ended.done() or (self._shut and not self._full)
         for count, flushed in list(self._flushers):
             if self.written >= count or lost:
                 self._flushers.remove((count, flushed))
@@ -289,17 +288,15 @@ class WebSocketConnection:
     async def run(self, sink: Sink, /) -> Closed:
         """Read until the connection ends, and return how it ended."""
         reading = Stepper(self._read(sink))
-        self._socket.bring_to(reading)
+        self._socket.resume_on_data(reading)
         try:
             code, text = await reading.run()
         finally:
             self._shut, self._full = True, False
-            self._over = True
             self._queue = None
-            if self._gone is not None:
-                self._gone.set()
+            self._ended.set_result(None)
             self._release()
-            await self._hang_up()
+            await self._close_socket()
         return Closed(code, text, self.written)
 
     async def _read(self, sink: Sink) -> tuple[int | None, str]:
@@ -314,7 +311,7 @@ class WebSocketConnection:
             except (EofStream, aiohttp.ClientError):
                 return None, "the connection was lost"
             except aiohttp.WebSocketError as error:
-                self._say_goodbye(error.code)
+                self._send_close(error.code)
                 return None, f"the peer broke the rules of WebSocket: {error}"
             kind = message.type
             if kind is text:
@@ -324,7 +321,7 @@ class WebSocketConnection:
             elif kind is WSMsgType.PING:
                 self._answer_ping(message.data)
             elif kind is not WSMsgType.PONG:
-                return self._ended(message)
+                return self._read_end(message)
             taken += 1
             if taken >= sink.max_batch or self._resumed is not None:
                 taken = 0
@@ -338,10 +335,10 @@ class WebSocketConnection:
         else:
             await self._resumed.wait()
 
-    def _ended(self, message: Any) -> tuple[int | None, str]:
+    def _read_end(self, message: Any) -> tuple[int | None, str]:
         if message.type is WSMsgType.CLOSE:
             code = None if message.data == _NO_STATUS else message.data
-            self._say_goodbye(code)
+            self._send_close(code)
             return code, message.extra or ""
         if message.type is WSMsgType.ERROR:
             return None, f"the peer broke the rules of WebSocket: {message.data}"
@@ -366,19 +363,12 @@ class WebSocketConnection:
         try:
             async with asyncio.timeout(self._close_timeout):
                 if await self.flush(self._given):
-                    self._say_goodbye(code)
-                await self._end()
+                    self._send_close(code)
+                await asyncio.shield(self._ended)
         except TimeoutError:
             return  # the peer does not answer
         finally:
             self.abort()
-
-    async def _end(self) -> None:
-        if self._over:
-            return
-        if self._gone is None:
-            self._gone = asyncio.Event()
-        await self._gone.wait()
 
     def fileno(self) -> int:
         """Return the file descriptor, which a forked child inherits; -1 when closed."""
@@ -388,12 +378,12 @@ class WebSocketConnection:
         """Close the connection at once."""
         self._socket.abort()
 
-    def _say_goodbye(self, code: int | None) -> None:
+    def _send_close(self, code: int | None) -> None:
         if not self._shut and not self._full:
             self._start(b"" if code is None else code.to_bytes(2), WSMsgType.CLOSE)
         self._shut = True
 
-    async def _hang_up(self) -> None:
+    async def _close_socket(self) -> None:
         """Close the socket without a TLS shutdown, for which asyncio waits up to 30 s."""
         self._socket.abort()
         await self._session.close()
