@@ -4,7 +4,7 @@ import inspect
 
 from docs.tables import rows, table
 from supawire.server.local_api import FaultApi
-from supawire.server.postgres.extensions import LACKING
+from supawire.server.postgres.project import MISSING_EXTENSIONS
 
 
 @table("faults")
@@ -19,7 +19,7 @@ def faults() -> str:
 @table("lacking-extensions")
 def lacking_extensions() -> str:
     """Return the table of extensions that are left out, with what is missing without them."""
-    return rows(["extension", "what is missing"], [[f"`{name}`", what] for name, what in LACKING.items()])
+    return rows(["extension", "what is missing"], [[f"`{name}`", what] for name, what in MISSING_EXTENSIONS.items()])
 
 
 def _arguments(function: object) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from supawire.server.postgres import schema
+from supawire.server.postgres import preflight
 from supawire.server.postgres.cluster import Cluster
 
 EMPTY = b"""
@@ -55,5 +55,5 @@ def empty(url: str) -> None:
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
         connection.execute(EMPTY)
-        connection.execute(schema.text("schema.sql"))
-        connection.execute(schema.text("open.sql"))
+        connection.execute(preflight.text("schema.sql"))
+        connection.execute(preflight.text("open.sql"))

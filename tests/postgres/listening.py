@@ -10,8 +10,7 @@ from typing import Any, Final
 from websockets.sync.client import ClientConnection, connect
 
 from supawire.server import LocalServer
-from supawire.server.postgres.backend import PostgresBackend
-from supawire.server.postgres.component import Behaviour
+from supawire.server.postgres.backend import BackendOptions, PostgresBackend
 
 PATIENCE: Final = 30.0
 """Seconds for anything to happen on a machine that is busy."""
@@ -71,15 +70,15 @@ class Listener:
         return [self.change() for _ in range(count)]
 
 
-class BriefServer(LocalServer):
-    """A server on this database that loses changes for other durations than the real one."""
+class ServerWithOptions(LocalServer):
+    """A server on this database with other timeouts than the real one."""
 
-    def __init__(self, database: str, behaviour: Behaviour, *, prepare: bool = False) -> None:
-        self._behaviour = behaviour
+    def __init__(self, database: str, options: BackendOptions, *, prepare: bool = False) -> None:
+        self._backend_options = options
         super().__init__(database=database, prepare=prepare)
 
     def _make_level(self) -> PostgresBackend:
-        return PostgresBackend(self._database, prepare=self._prepare, behaviour=self._behaviour)
+        return PostgresBackend(self._database, prepare=self._prepare, options=self._backend_options)
 
 
 class Ear:

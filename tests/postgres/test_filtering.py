@@ -12,12 +12,11 @@ from psycopg.conninfo import conninfo_to_dict
 from supawire._values.filter_syntax import Condition
 from supawire.server import LocalServer
 from supawire.server.postgres import filtering, rows
-from supawire.server.postgres.catalog import Catalog
+from supawire.server.postgres.catalog import Catalog, Type
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck, decide
-from supawire.server.postgres.pgoutput import Begin, Column, Relation, Row
-from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.values import Type, Writers
+from supawire.server.postgres.pgoutput import Begin, Column, Relation, Row, RowChange
+from supawire.server.postgres.values import Writers
 
 from .listening import Ear, of
 from .test_changes import publish, run
@@ -102,7 +101,7 @@ async def ours(url: str, cases: list[Case]) -> list[bool]:
             for (one, kind, value), yes in zip(cases, found, strict=True)
             if yes is None
         ]
-        known = await filtering.ask(database, doubts)
+        known = await filtering.evaluate(database, doubts)
         return [
             known[PendingCheck(one, kind, value or "")] if yes is None else yes
             for (one, kind, value), yes in zip(cases, found, strict=True)
@@ -118,13 +117,13 @@ async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
         catalog = Catalog(database)
         names = "select oid::int8, typname::text from pg_type where typname = any(%s) and oid < 16384"
         found = await database.query(names, [list(VALUES)])
-        await catalog.learn(oid for oid, _ in found)
+        await catalog.load_types(oid for oid, _ in found)
         columns = [(Column(name, oid, -1, in_identity=False), text) for oid, name in found for text in VALUES[name]]
         relation = Relation(1, "public", "todos", "d", tuple(column for column, _ in columns))
         row: Row = [None if text is None else text.encode() for _, text in columns]
         writers = Writers(catalog.types)
         change = RowChange(Begin(1, 0, 5), "INSERT", relation, row, None)
-        await rows.fill(database, catalog.types, writers, [change])
+        await rows.compute_json(database, catalog.types, writers, [change])
         return catalog.types, writers
     finally:
         await database.close()
@@ -149,7 +148,7 @@ def test_filters_hold_where_they_hold_in_postgresql(database: str, sql: Sql, see
     cases: list[Case] = []
     for condition, name, text in (drawn(random) for _ in range(1500)):
         written = b"null" if text is None else writers.of_column(named[name].oid)(text.encode())
-        cases.append((condition, named[name], filtering.given(written)))
+        cases.append((condition, named[name], filtering.text_of(written)))
     for case, yes in zip(cases, asyncio.run(ours(database, cases)), strict=True):
         assert judged(sql, *case) in {yes, None}, case
 

@@ -123,8 +123,8 @@ def test_a_database_of_its_own_that_ends_is_told():
     logging.getLogger("supawire.server").addHandler(handler)
     try:
         with LocalServer(postgres=True) as server:
-            assert server._level is not None and server._level._cluster is not None
-            os.kill(server._level._cluster.pid, signal.SIGKILL)
+            assert server._level is not None and server._level.cluster is not None
+            os.kill(server._level.cluster.pid, signal.SIGKILL)
             assert said.wait(30)
             assert server._do(lambda hub, now: hub.database_error) is QueryError.DOWN
     finally:
@@ -139,7 +139,7 @@ from supawire.server import LocalServer
 server = LocalServer(postgres=True)
 
 def interrupt():
-    while server._level is None or server._level._cluster is None:
+    while server._level is None or server._level.cluster is None:
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, LiteralString, cast
 
@@ -11,6 +11,8 @@ import psycopg
 import pytest
 
 from supawire.server import LocalServer, ServerLimits
+from supawire.server.postgres.database import Database
+from supawire.server.postgres.messages import Partitions
 from tests.postgres.wire import Wire, wire
 
 pytestmark = pytest.mark.slow
@@ -431,3 +433,38 @@ async def test_nothing_is_lost_or_doubled_between_replay_and_live(server: LocalS
                 joins += 1
     await writing
     assert joins
+
+
+# --- partitions
+
+
+async def test_missing_partitions_are_created_while_the_server_runs(
+    database: str, sql: Sql, caplog: pytest.LogCaptureFixture
+):
+    """A failure is logged, and the next check tries again."""
+    pool = Database(database)
+    partitions = Partitions(pool, interval=0.001)
+    await partitions.start()
+
+    def count() -> int:
+        row = sql.execute("select count(*) from pg_inherits where inhparent = 'realtime.messages'::regclass").fetchone()
+        assert row is not None
+        return row[0]
+
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110  the condition depends on another process
+            await asyncio.sleep(0.005)
+
+    assert count() == 4
+    sql.execute("do $$ begin execute format('drop table realtime.messages_%s', to_char(now(), 'YYYY_MM_DD')); end $$")
+    running = asyncio.create_task(partitions.run())
+    await until(lambda: count() == 4)
+    with caplog.at_level(logging.WARNING, "supawire.server"):
+        sql.execute("alter function realtime.keep_partitions() rename to gone")
+        await until(lambda: "could not be created" in caplog.text)
+    sql.execute("alter function realtime.gone() rename to keep_partitions")
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await pool.close()

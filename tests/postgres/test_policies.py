@@ -7,8 +7,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from supawire.server.postgres.component import BackendContext
-from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.policies import Policies
 from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
 from supawire.server.tokens import Claims
@@ -23,15 +22,19 @@ def run(sql: Sql, text: str) -> None:
     sql.execute(cast("LiteralString", text))
 
 
-def nothing(act: Any) -> Any:
-    raise AssertionError(f"the hub was given {act}")
+@pytest.fixture
+async def policies(database: str) -> AsyncIterator[Policies]:
+    policies = Policies(database)
+    yield policies
+    await policies.close()
 
 
 @pytest.fixture
-async def policies(database: str) -> AsyncIterator[Policies]:
-    policies = Policies(BackendContext(database, nothing))
+async def impatient(database: str) -> AsyncIterator[Policies]:
+    """Policies that are cancelled after 0.2 s."""
+    policies = Policies(database, timeout=0.2)
     yield policies
-    await policies.stop()
+    await policies.close()
 
 
 def ask(
@@ -134,11 +137,11 @@ async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: st
     for action in ("read", "write"):
         await policies.permissions(ask(action, sub="secret"))
     assert sql.execute("select count(*) from realtime.messages").fetchone() == (0,)
-    pool: Database = policies._database
+    pool = policies.database
     settings = "select current_setting('request.jwt.claims', true), current_user, current_setting('statement_timeout')"
     ((claims, user, timeout),) = await pool.query(settings)
     assert not claims and user != "authenticated" and timeout == "0"
-    assert len(pool._idle) == 1
+    assert pool.idle == 1
 
 
 # --- trouble ---
@@ -150,17 +153,17 @@ async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: st
     [("1 / 0 = 1", QueryError.POLICY), ("pg_sleep(20) is null", QueryError.CANCELED)],
 )
 async def test_a_policy_that_fails_or_never_ends_is_trouble(
-    policies: Policies, sql: Sql, action: Action, policy: str, trouble: QueryError, monkeypatch: pytest.MonkeyPatch
+    impatient: Policies, sql: Sql, action: Action, policy: str, trouble: QueryError
 ):
     """What comes of it is said by who asked; the connection is good for the next question."""
-    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
+    policies = impatient
     run(sql, f"create policy r on realtime.messages for select using ({policy})")
     run(sql, f"create policy w on realtime.messages for insert with check ({policy})")
     assert await policies.permissions(ask(action)) is trouble
     sql.execute("drop policy r on realtime.messages")
     sql.execute("drop policy w on realtime.messages")
     assert await policies.permissions(ask(action)) == frozenset()
-    assert len(policies._database._idle) == 1
+    assert policies.database.idle == 1
 
 
 @pytest.mark.parametrize("action", ["read", "write"])
@@ -177,14 +180,14 @@ async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str,
     sql.execute("grant usage on schema realtime to modest")
     sql.execute("grant all on realtime.messages to modest")
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
-    policies = Policies(BackendContext(make_conninfo(database, user="modest", password="m"), nothing))
+    policies = Policies(make_conninfo(database, user="modest", password="m"))
     try:
         assert await policies.permissions(ask("write")) == {"broadcast", "presence"}
         assert await policies.permissions(ask()) == {"broadcast", "presence"}
         for action in ("read", "write"):
             assert await policies.permissions(ask(action, role="service_role")) is QueryError.POLICY
     finally:
-        await policies.stop()
+        await policies.close()
         sql.execute("drop owned by modest")
         sql.execute("drop role modest")
 
@@ -219,7 +222,7 @@ async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Polic
 
 async def test_a_database_that_is_not_there_is_an_error(database: str):
     """The level makes `Trouble.DOWN` of it."""
-    policies = Policies(BackendContext(make_conninfo(database, port="1"), nothing))
+    policies = Policies(make_conninfo(database, port="1"))
     with pytest.raises(DatabaseError) as error:
         await policies.permissions(ask())
     assert error.value.retryable

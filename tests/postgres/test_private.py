@@ -12,7 +12,9 @@ import pytest
 from psycopg.sql import SQL, Identifier, Literal
 
 from supawire.server import LocalServer
+from supawire.server.postgres.backend import BackendOptions
 from supawire.server.postgres.cluster import Cluster
+from tests.postgres.listening import ServerWithOptions
 from tests.postgres.wire import Wire, wire
 
 pytestmark = pytest.mark.slow
@@ -36,6 +38,14 @@ async def server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
     """A server whose private topics are for those whose token lists them in `rooms`."""
     sql.execute(MEMBERS)
     async with LocalServer(database=database) as server:
+        yield server
+
+
+@pytest.fixture
+async def impatient_server(database: str, sql: Sql) -> AsyncIterator[LocalServer]:
+    """The same server, which cancels policies after 0.2 s."""
+    sql.execute(MEMBERS)
+    async with ServerWithOptions(database, BackendOptions(policy_timeout=0.2)) as server:
         yield server
 
 
@@ -118,11 +128,11 @@ async def test_the_service_key_is_let_in(server: LocalServer):
     ids=["failing", "endless", "no partition"],
 )
 async def test_what_is_wrong_with_the_database_is_the_reason(
-    server: LocalServer, sql: Sql, sabotage: LiteralString, reason: str, monkeypatch: pytest.MonkeyPatch
+    impatient_server: LocalServer, sql: Sql, sabotage: LiteralString, reason: str
 ):
     """Each with the server's text (§9.2)."""
-    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
     sql.execute(sabotage)
+    server = impatient_server
     async with wire(server, member(server)) as client:
         assert await client.join() == denied(reason)
 
@@ -289,11 +299,11 @@ async def test_a_post_needs_the_right_to_speak(server: LocalServer, sql: Sql):
     ids=["failing", "endless", "no partition"],
 )
 async def test_what_is_wrong_is_said_to_who_posts(
-    server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str, monkeypatch: pytest.MonkeyPatch
+    impatient_server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str
 ):
     """422 with the server's text (§6.7)."""
-    monkeypatch.setattr("supawire.server.postgres.policies.QUERY_TIMEOUT", "200ms")
     sql.execute(sabotage)
+    server = impatient_server
     path = "/realtime/v1/api/broadcast/lab/events/ping?private=true"
     assert await post(server, path, {}, member(server)) == (422, {"message": answer})
 

@@ -11,7 +11,7 @@ import pytest
 
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.server import LocalServer
-from supawire.server.postgres import schema
+from supawire.server.postgres import preflight
 from supawire.server.postgres.project import read_project
 
 pytestmark = pytest.mark.slow
@@ -205,8 +205,8 @@ def test_what_is_no_project_is_refused(project: Make, tmp_path: Path):
 def furnished(database: str) -> str:
     """A database with what migrations refer to."""
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(schema.text("supabase.sql"))
-        connection.execute(schema.text("supabase.sql"))  # it may run again
+        connection.execute(preflight.text("supabase.sql"))
+        connection.execute(preflight.text("supabase.sql"))  # it may run again
     return database
 
 

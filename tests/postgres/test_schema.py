@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Identifier
 from supawire.errors import StateError
 from supawire.server.postgres.cluster import Cluster
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.schema import prepare
+from supawire.server.postgres.preflight import prepare
 from tests.postgres import databases
 
 pytestmark = pytest.mark.slow

@@ -13,11 +13,11 @@ import pytest
 from supawire.errors import InvalidArgumentError
 from supawire.server import LocalServer
 from supawire.server.inspector.overview import overview
+from supawire.server.postgres.backend import BackendOptions
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.component import Behaviour
 from supawire.server.postgres.publication import WHOLE
 
-from .listening import PATIENCE, SUBSCRIBED, BriefServer, Ear, Listener, of
+from .listening import PATIENCE, SUBSCRIBED, Ear, Listener, ServerWithOptions, of
 from .test_changes import publish, run
 
 pytestmark = pytest.mark.slow
@@ -27,13 +27,13 @@ KILL = (
     "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
     "where database = current_database() and active"
 )
-BRIEF = Behaviour(outage=0.3, pause=0.1)
+BRIEF = BackendOptions(outage_loss=0.3, policy_loss=0.1)
 
 
 @pytest.fixture(name="brief")
 def _brief(database: str) -> Iterator[Ear]:
     """Listeners of a server that is silent as the real one, for a shorter time."""
-    with BriefServer(database, BRIEF) as server:
+    with ServerWithOptions(database, BRIEF) as server:
         yield Ear(server)
 
 
@@ -139,7 +139,7 @@ def test_a_connection_that_is_killed_is_replaced_silently(brief: Ear, sql: Sql, 
 
 def test_a_restart_of_the_database_is_silent():
     """No frame, no close, and the changes around it are lost; a join works when it is back."""
-    with Cluster() as cluster, BriefServer(cluster.url, BRIEF, prepare=True) as server:
+    with Cluster() as cluster, ServerWithOptions(cluster.url, BRIEF, prepare=True) as server:
         with psycopg.connect(cluster.url, autocommit=True) as sql:
             publish(sql, "todos", "id int4 primary key", "grant select on todos to authenticated")
         with Ear(server).listen(of("todos")) as listener:

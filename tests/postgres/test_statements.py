@@ -2,7 +2,7 @@
 
 import pytest
 
-from supawire.server.postgres.project import Statement, split
+from supawire.server.postgres.migrations import Statement, split
 
 
 @pytest.mark.parametrize(

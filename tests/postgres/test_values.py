@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supawire.server.postgres import rows
+from supawire.server.postgres.catalog import Type
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.pgoutput import Begin, Column, Relation
-from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.values import JSON, Type, Writers, read_record
+from supawire.server.postgres.pgoutput import Begin, Column, Relation, RowChange
+from supawire.server.postgres.values import JSON, Writers, read_record
 
 from .listening import Ear, of
 
@@ -242,11 +242,11 @@ async def test_exponents_that_add_up_to_too_much_are_not_asked_about():
     for text in ("[" + "1e131071," * 200 + "1]", "1e131071 " * 200, '"' * 200_001 + "1e999999"):
         row = RowChange(begin, "INSERT", relation, [text.encode()], None)
         asked = FakeDatabase()
-        await rows.fill(cast("Database", asked), types, made, [row])
+        await rows.compute_json(cast("Database", asked), types, made, [row])
         assert asked.values == [] or text.startswith('"')
     row = RowChange(begin, "INSERT", relation, [b'["1e131071", "' + b"1e131071 " * 200 + b'"]'], None)
     asked = FakeDatabase()
-    await rows.fill(cast("Database", asked), types, made, [row])
+    await rows.compute_json(cast("Database", asked), types, made, [row])
     assert len(asked.values) == 1
 
 

@@ -5,9 +5,10 @@ import asyncio
 import psycopg
 import pytest
 
+from supawire.server.postgres.catalog import wait_until_visible
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.subscriptions import Identity
-from supawire.server.postgres.visibility import Key, caught_up, seen
+from supawire.server.postgres.visibility import Key, find_visible_rows
 
 from .test_changes import Sql, run
 
@@ -31,7 +32,7 @@ async def test_a_transaction_of_the_batch_that_others_do_not_see_is_waited_for(d
         other.execute("insert into notes values (1)")
         xids = [first, second]
         looking = asyncio.ensure_future(
-            seen(pool, {viewer: [(7, key)]}, xids) if what == "rows" else caught_up(pool, None, xids)
+            find_visible_rows(pool, {viewer: [(7, key)]}, xids) if what == "rows" else wait_until_visible(pool, xids)
         )
         for _ in range(LOOKS):
             await pool.query("select 1")

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from random import SystemRandom
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, cast
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -39,6 +39,9 @@ from supawire.server.inspector.web import FrameWatcher, Inspector
 from supawire.server.queries import Answer, Query
 from supawire.server.rest import HTML, MAX_BODY
 from supawire.server.websocket import MAX_UNSENT, Socket, TcpConnections, frame_of
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 CORS: Final = {"Access-Control-Allow-Origin": "*"}
 PREFLIGHT: Final = {
@@ -99,6 +102,14 @@ class Backend(Protocol):
 
     def unsubscribe(self, channel: int) -> None:
         """Remove the subscriptions of a channel that has ended, and return immediately."""
+        ...
+
+
+class HubCall(Protocol):
+    """A way to use the hub from the app's event loop; `App.call_hub` is the implementation."""
+
+    def __call__(self, act: Callable[[Hub, *Ts, Instant], T], /, *args: *Ts) -> T:
+        """Call `act` with the hub, these arguments and the current time; then perform the hub's effects."""
         ...
 
 
@@ -193,6 +204,13 @@ class App:
     def now(self) -> Instant:
         """Return the current monotonic and wall time."""
         return Instant(self._loop.time(), time.time())
+
+    def call_hub(self, act: Callable[[Hub, *Ts, Instant], T], /, *args: *Ts) -> T:
+        """Call `act` with the hub, these arguments and the current time; then perform the hub's effects."""
+        try:
+            return act(self.hub, *args, self.now())
+        finally:
+            self.pump()
 
     def answered(self, number: int, answer: Answer) -> None:
         """Pass the backend's answer to a query to the hub."""

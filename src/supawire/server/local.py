@@ -361,10 +361,10 @@ async def _running(options: HubOptions, host: str, port: int, level: "PostgresBa
     try:
         if level is not None:
             app.backend = level
-            await level.start()
+            await level.start(app)
         await app.start(host, port)
         if level is not None:
-            level.run(app)
+            level.run()
         yield app
     finally:
         await app.stop()

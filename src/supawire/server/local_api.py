@@ -223,16 +223,15 @@ def make_backend(
     if sys.platform == "win32":
         raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
     try:
-        from supawire.server.postgres.backend import PostgresBackend
-        from supawire.server.postgres.component import Behaviour
+        from supawire.server.postgres.backend import BackendOptions, PostgresBackend
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise
         raise ImportError(
             "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
         ) from error
-    behaviour = Behaviour(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
-    return PostgresBackend(database, prepare=prepare, behaviour=behaviour, project=project)
+    options = BackendOptions(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
+    return PostgresBackend(database, prepare=prepare, options=options, project=project)
 
 
 def project_in(path: str | os.PathLike[str]) -> "Project":

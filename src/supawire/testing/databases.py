@@ -15,7 +15,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.schema import prepare
+from supawire.server.postgres.preflight import prepare
 
 COPY: Final = SQL("create database {} template {} strategy file_copy")
 COPY_BEFORE_15: Final = SQL("create database {} template {}")

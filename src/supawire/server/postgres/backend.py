@@ -1,34 +1,47 @@
-"""The PostgreSQL backend of the hub: starts and stops the database, its components and their tasks."""
+"""The PostgreSQL backend of the hub: starts and stops the database, and everything that uses it."""
 
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final
 
 from supawire.errors import StateError
-from supawire.events import Instant
 from supawire.server.app import App
 from supawire.server.hub import Hub
-from supawire.server.postgres.change_feed import Feed
+from supawire.server.postgres.change_feed import OUTAGE_LOSS, ChangeFeed
 from supawire.server.postgres.cluster import Cluster
-from supawire.server.postgres.component import BackendContext, Behaviour, Component
-from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.database import Database, DatabaseError, SqlSession
+from supawire.server.postgres.matching import MAX_POLL_INTERVAL
 from supawire.server.postgres.messages import MessageTable, Partitions
-from supawire.server.postgres.policies import Policies
-from supawire.server.postgres.preflight import check_url, run_checks, without_password
-from supawire.server.postgres.project import Project, migrate
-from supawire.server.postgres.schema import SqlSession, prepare
-from supawire.server.queries import Answer, Query, QueryError
+from supawire.server.postgres.migrations import migrate
+from supawire.server.postgres.policies import QUERY_TIMEOUT, Policies
+from supawire.server.postgres.preflight import check_url, prepare, run_checks, without_password
+from supawire.server.postgres.project import Project
+from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, Query, QueryError, SubscribeQuery
 
 logger: Final = logging.getLogger("supawire.server")
 
-T = TypeVar("T")
-POLL_INTERVAL: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks that the embedded cluster is running."""
-PARTS: Final[tuple[Callable[[BackendContext], Component], ...]] = (Partitions, Policies, MessageTable, Feed)
-"""The components of the backend, in start order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """How outages are reported to clients, and timeouts. The defaults are the real server's: no notification at all."""
+
+    announce_outages: bool = False
+    """Channels with Postgres changes receive an error when the database is lost, and a confirmation when it is back."""
+    isolate_policy_errors: bool = False
+    """A row policy that raises hides rows from its subscriber only, who receives an error instead of the row."""
+    outage_loss: float = OUTAGE_LOSS
+    """Minimum seconds of changes that are lost when the database was lost, unless outages are announced."""
+    policy_loss: float = MAX_POLL_INTERVAL
+    """Maximum seconds of changes that are lost after a policy stops raising."""
+    policy_timeout: float = QUERY_TIMEOUT
+    """Seconds after which a policy on `realtime.messages` is cancelled."""
 
 
 class PostgresBackend:
@@ -37,8 +50,9 @@ class PostgresBackend:
     Args:
         url: URL of the database; None for an embedded one.
         prepare: create missing schemas and tables; always done for an embedded database.
-        behaviour: how outages are reported to clients.
+        options: how outages are reported to clients.
         project: Supabase project whose migrations and seeds run on an embedded database.
+        make_feed: creates the change feed.
     """
 
     def __init__(
@@ -46,20 +60,23 @@ class PostgresBackend:
         url: str | None = None,
         *,
         prepare: bool = False,
-        behaviour: Behaviour | None = None,
+        options: BackendOptions | None = None,
         project: Project | None = None,
+        make_feed: Callable[..., ChangeFeed] = ChangeFeed,
     ) -> None:
         if url is not None:
             check_url(url)
-        self._given: Final = url
-        self._behaviour: Final = behaviour or Behaviour()
+        self._given_url: Final = url
+        self._options: Final = options or BackendOptions()
         self._prepare: Final = prepare or url is None
         self.project: Final = project
+        self._make_feed: Final = make_feed
         self._cluster: Cluster | None = None
-        self._ground: BackendContext | None = None
         self._app: App | None = None
-        self._parts: list[Component] = []
-        self._answers: dict[type[Query[Any]], Callable[[Any], Awaitable[Answer]]] = {}
+        self._partitions: Partitions
+        self._policies: Policies
+        self._messages: MessageTable
+        self._feed: ChangeFeed
         self._tasks: set[asyncio.Task[None]] = set()
         self._exits: Final = AsyncExitStack()
         self._stopping = False
@@ -71,8 +88,8 @@ class PostgresBackend:
     @property
     def url(self) -> str:
         """URL of the database for users and their programs. Raises: StateError when the database is not running."""
-        if self._given is not None:
-            return self._given
+        if self._given_url is not None:
+            return self._given_url
         if self._cluster is None:
             raise StateError(
                 "the database does not run yet; use it inside `with LocalServer(postgres=True) as server:`"
@@ -93,14 +110,19 @@ class PostgresBackend:
         return str(beside) if beside.exists() else "psql"
 
     @property
+    def cluster(self) -> Cluster | None:
+        """The embedded database, from the beginning of `start` until it has stopped; None for a given one."""
+        return self._cluster
+
+    @property
     def embedded(self) -> bool:
         """Whether the database is an embedded one."""
-        return self._given is None
+        return self._given_url is None
 
     @property
     def running(self) -> bool:
         """Whether the backend has started and has not been stopped."""
-        return self._ground is not None
+        return self._app is not None
 
     @property
     def own_url(self) -> str:
@@ -109,31 +131,49 @@ class PostgresBackend:
 
     # --- lifecycle ---
 
-    async def start(self) -> None:
-        """Start and prepare the database, check it and start all components. Raises: RealtimeError."""
+    async def start(self, app: App) -> None:
+        """Start and prepare the database for this app, check it, and open the stream of changes.
+
+        The app need not be listening yet. Raises: RealtimeError.
+        """
         try:
-            await self._start()
+            await self._start(app)
         except BaseException:
             await self.stop()
             raise
 
-    async def _start(self) -> None:
-        if self._given is None:
+    async def _start(self, app: App) -> None:
+        if self._given_url is None:
             self._cluster = cluster = Cluster()
             starting = asyncio.get_running_loop().run_in_executor(None, cluster.start)
-            self._exits.push_async_callback(self._end, cluster, starting)
+            self._exits.push_async_callback(self._stop_cluster, cluster, starting)
             await asyncio.shield(starting)
-        self._ground = ground = BackendContext(self.own_url, self._do, self._behaviour)
-        self._exits.push_async_callback(ground.database.close)
+        url, options = self.own_url, self._options
+        database = Database(url)
+        self._exits.push_async_callback(database.close)
         if self._prepare:
             await self._make_ready()
-        self.version = await run_checks(ground.database)
-        for make in PARTS:
-            part = make(ground)
-            self._parts.append(part)
-            self._answers.update(part.answers)
-            self._exits.push_async_callback(part.stop)
-            await part.start()
+        self.version = await run_checks(database)
+        self._partitions = Partitions(database)
+        self._messages = MessageTable(database, app.call_hub)
+        self._policies = Policies(url, timeout=options.policy_timeout)
+        self._feed = self._make_feed(
+            url,
+            database,
+            app.call_hub,
+            consumers=[self._messages.consumer],
+            announce_outages=options.announce_outages,
+            isolate_policy_errors=options.isolate_policy_errors,
+            outage_loss=options.outage_loss,
+            policy_loss=options.policy_loss,
+            max_change_bytes=app.hub.limits.change_bytes,
+        )
+        self._exits.push_async_callback(self._policies.close)
+        self._exits.push_async_callback(self._feed.stop)
+        await self._partitions.start()
+        await self._messages.start()
+        await self._feed.start()
+        self._app = app
 
     async def _make_ready(self) -> None:
         """Prepare the database on a separate connection, because some settings apply only to new connections."""
@@ -145,19 +185,18 @@ class PostgresBackend:
         if self.project is not None:
             await migrate(self.own_url, self.project)
 
-    async def _end(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
+    async def _stop_cluster(self, cluster: Cluster, starting: asyncio.Future[Cluster]) -> None:
         """Stop the embedded cluster, also when `start` was cancelled while the cluster was starting."""
         await asyncio.wait([starting])
         self._cluster = None
         await asyncio.to_thread(cluster.stop)
 
-    def run(self, app: App) -> None:
-        """Attach the app of the server, which is now listening, and start the components' tasks."""
-        self._app = app
-        for part in self._parts:
-            self._spawn(part.run()).add_done_callback(self._ended)
+    def run(self) -> None:
+        """Start the tasks; the app is listening now."""
+        self._run_until_stop(self._partitions.run())
+        self._run_until_stop(self._feed.run())
         if self._cluster is not None:
-            self._spawn(self._watch(self._cluster)).add_done_callback(self._ended)
+            self._run_until_stop(self._watch_cluster(self._cluster))
 
     async def stop(self) -> None:
         """Close all connections to the database; stop the cluster if it is embedded."""
@@ -166,7 +205,7 @@ class PostgresBackend:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._ground = None
+        self._app = None
         await self._exits.aclose()  # runs every callback, even if one fails
 
     # --- backend of the app ---
@@ -177,24 +216,34 @@ class PostgresBackend:
 
     def unsubscribe(self, channel: int) -> None:
         """Remove the subscriptions of a channel that has ended; returns at once."""
-        for part in self._parts:
-            part.unsubscribe(channel)
+        self._feed.unsubscribe(channel)
 
-    async def _answer(self, number: int, question: Query[Any]) -> None:
+    async def _answer(self, number: int, query: Query[Any]) -> None:
         answer: Answer = QueryError.UNKNOWN
         try:
-            answer = await self._answers[type(question)](question)
+            answer = await self._resolve(query)
         except DatabaseError as error:
-            answer = trouble_of(error)
+            answer = query_error_of(error)
         except Exception:
             logger.exception("the local server failed on a question to its database")
         if self._app is not None:
             self._app.answered(number, answer)
 
-    async def _watch(self, cluster: Cluster) -> None:
+    async def _resolve(self, query: Query[Any]) -> Answer:
+        match query:
+            case SubscribeQuery():
+                return await self._feed.subscribe(query)
+            case PermissionsQuery():
+                return await self._policies.permissions(query)
+            case MessagesQuery():
+                return await self._messages.replay(query)
+            case _:
+                raise TypeError(f"the database cannot answer a {type(query).__name__}")
+
+    async def _watch_cluster(self, cluster: Cluster) -> None:
         """Raise StateError when the embedded cluster ends. Unlike a given database, it is not restarted."""
         while cluster.lives:  # noqa: ASYNC110  the cluster is another process
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(CHECK_INTERVAL)
         raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
 
     # --- tasks ---
@@ -205,24 +254,19 @@ class PostgresBackend:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _run_until_stop(self, work: Coroutine[Any, Any, None]) -> None:
+        self._spawn(work).add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """Log the failure of a task that should run until `stop`, and refuse joins from now on."""
         if self._stopping or task.cancelled():
             return
         logger.error("a task of the local server has ended", exc_info=task.exception())
-        self._do(lambda hub, now: hub.troubled(QueryError.DOWN, now))
-
-    def _do(self, act: Callable[[Hub, Instant], T]) -> T:
-        app = self._app
-        if app is None:
-            raise StateError("the server does not run yet")
-        try:
-            return act(app.hub, app.now())
-        finally:
-            app.pump()
+        if self._app is not None:
+            self._app.call_hub(Hub.troubled, QueryError.DOWN)
 
 
-def trouble_of(error: DatabaseError) -> QueryError:
+def query_error_of(error: DatabaseError) -> QueryError:
     """Return the error that clients receive for a database error. See docs/protocol.md, Join errors."""
     if error.sqlstate == "57014":
         return QueryError.CANCELED

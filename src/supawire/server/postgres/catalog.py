@@ -1,14 +1,17 @@
-"""Queries about types, tables and column privileges.
+"""Query and cache types, tables, primary keys and column privileges.
 
-Types are cached permanently. Facts about tables come from one query; `visibility.py` decides how long to cache them.
+Types are cached permanently. Privileges may change in the transaction that writes a row, so each batch of changes first
+queries the versions of its tables, in a snapshot that includes the batch; facts are cached by version. Changes that do
+not modify a table's catalog rows, such as role memberships, take effect up to a second later.
 """
 
+import asyncio
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.values import Type
 
 PUBLICATION: Final = "supabase_realtime"
 """The publication whose tables are watched. See docs/protocol.md, Postgres changes."""
@@ -80,8 +83,46 @@ _PUBLISHED: Final = """
     order by 2, 3
 """
 
+_SNAPSHOT: Final = "select pg_current_snapshot()::text"
+
 UNKNOWN: Final = "text"
 """The type used for a type that no longer exists: its values are sent as strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A type of the catalog. name: as in pg_type; sql: its SQL name, quoted and qualified where needed.
+
+    kind: `b`ase, `c`omposite, `d`omain, `e`num, `p`seudo, `r`ange or `m`ultirange, as in pg_type; `j` for one with a
+    cast to JSON of its own, such as hstore. item: for an array the oid of its items. base: for a domain the oid of its
+    base type. fields: for a composite names and oids.
+    """
+
+    oid: int
+    name: str
+    sql: str
+    kind: str = "b"
+    item: int = 0
+    delimiter: str = ","
+    base: int = 0
+    fields: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """The type to cast a text to without truncation: `character` alone means a length of one."""
+        return _WITHOUT_LENGTH.get(self.oid, self.sql)
+
+
+_WITHOUT_LENGTH: Final = {1042: "pg_catalog.bpchar", 1560: 'pg_catalog."bit"'}
+
+
+FIRST_USER_OID: Final = 16_384
+"""First oid that PostgreSQL assigns to objects created by users."""
+
+
+def is_builtin(type: Type) -> bool:
+    """Return whether this is a base type of PostgreSQL itself; a user-defined type may have the same name."""
+    return type.kind == "b" and type.oid < FIRST_USER_OID
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +171,24 @@ class TransactionSnapshot:
         return full < self.below and full not in self.running
 
 
+class _CachedFacts(NamedTuple):
+    version: str | None
+    facts: Facts | None
+    expires_at: float
+
+
 class Catalog:
-    """Queries of the system catalogs. `types` holds the types loaded so far."""
+    """Queries of the system catalogs, and a cache of the facts about tables.
+
+    `types` holds the types loaded so far.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.types: Final[dict[int, Type]] = {}
+        self._facts: dict[tuple[int, str], _CachedFacts] = {}
 
-    async def learn(self, oids: Iterable[int]) -> None:
+    async def load_types(self, oids: Iterable[int]) -> None:
         """Load these types and the types they consist of.
 
         Loaded types are not replaced: their writers refer to them.
@@ -153,13 +204,47 @@ class Catalog:
         for oid in unknown:
             self.types.setdefault(oid, Type(oid, UNKNOWN, UNKNOWN))
 
-    async def versions(self, oids: Collection[int]) -> tuple[Mapping[int, str], TransactionSnapshot]:
-        """Return a text for each table that changes with its columns and privileges, and the snapshot of this query."""
-        rows = await self._database.query(_VERSIONS, [list(oids)])
-        return {oid: version for _, oid, version in rows if oid is not None}, TransactionSnapshot.parse(rows[0][0])
+    async def facts(
+        self, oids: Collection[int], roles: Collection[str], xids: Collection[int]
+    ) -> Mapping[tuple[int, str], Facts]:
+        """Return the facts by table and role, once these transactions are visible.
 
-    async def facts(self, oids: Collection[int], roles: Collection[str]) -> Mapping[tuple[int, str], Facts]:
-        """Return the current facts by table and role. Tables and roles that do not exist have no entry."""
+        A table or role that no longer exists has no entry.
+        """
+        now = time.monotonic()
+        versions = await self._versions(oids, xids)
+        pairs = [(oid, role) for oid in oids for role in roles]
+        cached = {
+            pair: one
+            for pair in pairs
+            if (one := self._facts.get(pair)) is not None
+            and one.version == versions.get(pair[0])
+            and one.expires_at > now
+        }
+        if len(cached) == len(pairs):
+            return {pair: one.facts for pair, one in cached.items() if one.facts is not None}
+        found = await self._load_facts(oids, roles)
+        if len(self._facts) > MAX_CACHED_FACTS:
+            self._facts.clear()
+        for oid, role in pairs:
+            self._facts[oid, role] = _CachedFacts(versions.get(oid), found.get((oid, role)), now + FACTS_LIFETIME)
+        return found
+
+    async def _versions(self, oids: Collection[int], xids: Collection[int]) -> Mapping[int, str]:
+        """Return a text for each table that changes with its columns and privileges.
+
+        The query is repeated until its snapshot includes these transactions.
+        """
+        attempts = 0
+        while True:
+            rows = await self._database.query(_VERSIONS, [list(oids)])
+            snapshot = TransactionSnapshot.parse(rows[0][0])
+            if all(map(snapshot.sees, xids)):
+                return {oid: version for _, oid, version in rows if oid is not None}
+            await asyncio.sleep(snapshot_delay(attempts))
+            attempts += 1
+
+    async def _load_facts(self, oids: Collection[int], roles: Collection[str]) -> Mapping[tuple[int, str], Facts]:
         found: dict[tuple[int, str], Facts] = {}
         for oid, role, sql, secured, key, names, types, readable in await self._database.query(
             _FACTS, [list(oids), list(roles)]
@@ -172,3 +257,26 @@ class Catalog:
     async def published(self) -> tuple[Table, ...]:
         """Return the tables of the publication; empty when the publication does not exist."""
         return tuple(Table(*row) for row in await self._database.query(_PUBLISHED, [PUBLICATION]))
+
+
+FACTS_LIFETIME: Final = 1.0
+"""Maximum seconds for which facts are cached."""
+MAX_CACHED_FACTS: Final = 10_000
+SNAPSHOT_DELAYS: Final = (0.0, 0.0005, 0.002, 0.01, 0.05)
+"""Seconds between two checks of a snapshot that is behind; the last value repeats."""
+
+
+def snapshot_delay(attempts: int) -> float:
+    """Return the seconds to wait after this many checks of a snapshot that is behind."""
+    return SNAPSHOT_DELAYS[min(attempts, len(SNAPSHOT_DELAYS) - 1)]
+
+
+async def wait_until_visible(database: Database, xids: Collection[int]) -> None:
+    """Wait until the effects of these transactions are visible to all sessions."""
+    attempts = 0
+    while True:
+        ((text,),) = await database.query(_SNAPSHOT)
+        if all(map(TransactionSnapshot.parse(text).sees, xids)):
+            return
+        await asyncio.sleep(snapshot_delay(attempts))
+        attempts += 1

@@ -1,10 +1,11 @@
-"""The connection pool that all backend components share, and helpers for quoting names in SQL.
+"""The connections to the database: a pool for the backend, a session for the server's owner, and quoting of names.
 
 In SQL with parameters a percent sign must be doubled, also within a quoted name.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString, TypeAlias, cast
 
@@ -27,10 +28,10 @@ def identifier(name: str) -> sql.SQL:
 
 Text: TypeAlias = LiteralString | sql.SQL | sql.Composed
 Row: TypeAlias = tuple[Any, ...]
-CONNECTIONS: Final = 4
-NAME: Final = "supawire"
+MAX_CONNECTIONS: Final = 4
+APPLICATION_NAME: Final = "supawire"
 """The application name shown in `pg_stat_activity`."""
-CONNECTING: Final = 10
+CONNECT_TIMEOUT: Final = 10
 """Connection timeout in seconds; a local connection takes some milliseconds."""
 
 
@@ -46,7 +47,7 @@ class DatabaseError(RealtimeError):
         self.text: Final = text
 
 
-def told(error: psycopg.Error) -> DatabaseError:
+def error_of(error: psycopg.Error) -> DatabaseError:
     """Convert a psycopg error to a DatabaseError."""
     text = error.diag.message_primary or one_line(error)
     return DatabaseError(
@@ -73,24 +74,29 @@ def is_lost(error: psycopg.Error) -> bool:
 
 async def connect(url: str, **more: Any) -> AsyncConnection[TupleRow]:
     """Open one connection in autocommit mode. Raises: DatabaseError."""
-    options: dict[str, Any] = {"application_name": NAME, "connect_timeout": CONNECTING, **more}
+    options: dict[str, Any] = {"application_name": APPLICATION_NAME, "connect_timeout": CONNECT_TIMEOUT, **more}
     try:
         return await AsyncConnection.connect(url, autocommit=True, **options)
     except psycopg.Error as error:
-        raise told(error) from error
+        raise error_of(error) from error
 
 
 class Database:
     """A pool of connections, opened on demand and replaced when they are lost."""
 
-    def __init__(self, url: str, size: int = CONNECTIONS) -> None:
+    def __init__(self, url: str, size: int = MAX_CONNECTIONS) -> None:
         self.url: Final = url
         self._idle: list[AsyncConnection[TupleRow]] = []
-        self._free: Final = asyncio.Semaphore(size)
+        self._slots: Final = asyncio.Semaphore(size)
         self._closed = False
 
     def __repr__(self) -> str:
         return "Database()"  # without the URL, which contains a password
+
+    @property
+    def idle(self) -> int:
+        """The number of open connections that are not in use."""
+        return len(self._idle)
 
     async def query(self, text: Text | str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement in autocommit mode and return its rows.
@@ -109,17 +115,17 @@ class Database:
         The connection is discarded after a connection error, when a transaction is left open, and when the block was
         cancelled: the next query could otherwise receive the results of the cancelled one.
         """
-        async with self._free:
+        async with self._slots:
             connection = await self._take()
             try:
                 yield connection
             except psycopg.Error as error:
-                raise told(error) from error
+                raise error_of(error) from error
             except BaseException:
                 await connection.close()
                 raise
             finally:
-                await self._give_back(connection)
+                await self._put_back(connection)
 
     @asynccontextmanager
     async def transaction(self, *, rollback: bool = False) -> AsyncGenerator[AsyncConnection[TupleRow]]:
@@ -143,9 +149,52 @@ class Database:
                 return connection
         return await connect(self.url)
 
-    async def _give_back(self, connection: AsyncConnection[TupleRow]) -> None:
+    async def _put_back(self, connection: AsyncConnection[TupleRow]) -> None:
         idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         if self._closed or connection.closed or not idle:
             await connection.close()
         else:
             self._idle.append(connection)
+
+
+class SqlSession:
+    """One connection shared by all threads, opened on first use and reopened after it was lost.
+
+    url: returns the URL of the database, once it runs.
+    """
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url: Final = url
+        self._lock: Final = threading.Lock()
+        self._connection: psycopg.Connection[TupleRow] | None = None
+        self._closed = False
+
+    def run(self, text: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run statements in autocommit mode and return the rows of the last one that has any.
+
+        Raises: psycopg.Error; StateError once it is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise StateError("the local server has stopped")
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = self._connection = psycopg.connect(
+                    self._url(), autocommit=True, application_name=APPLICATION_NAME, connect_timeout=CONNECT_TIMEOUT
+                )
+            with connection.cursor() as cursor:
+                cursor.execute(cast("LiteralString", text), parameters or None)  # written by the test's author
+                rows: list[tuple[Any, ...]] = []
+                more: bool | None = True
+                while more:
+                    if cursor.description is not None:
+                        rows = cursor.fetchall()
+                    more = cursor.nextset()
+                return rows
+
+    def close(self) -> None:
+        """Close the connection permanently, after the running statement."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()

@@ -15,12 +15,13 @@ import msgspec
 from psycopg import sql
 
 from supawire._values.filter_syntax import Condition, matches
+from supawire.server.postgres.catalog import Type, is_builtin
 from supawire.server.postgres.database import Database, DatabaseError, quoted
-from supawire.server.postgres.values import NULL, Type, is_builtin
+from supawire.server.postgres.values import NULL
 
 ORDERED: Final = frozenset({"eq", "neq", "lt", "lte", "gt", "gte", "in", "isdistinct"})
 EQUAL: Final = frozenset({"eq", "neq", "in", "isdistinct"})
-_CERTAIN: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
+_PYTHON_RULES: Final[dict[str, tuple[frozenset[str], re.Pattern[str]]]] = {
     **dict.fromkeys(("int2", "int4", "int8"), (ORDERED, re.compile(r"-?\d{1,18}", re.ASCII))),
     **dict.fromkeys(("numeric", "float8"), (ORDERED, re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII))),
     "bool": (ORDERED, re.compile("true|false|t|f")),
@@ -51,28 +52,33 @@ _SQL: Final[dict[str, LiteralString]] = {
     "isdistinct": "v.given::{type} is distinct from ({operand})::{type}",
 }
 
-_ONE: Final = "select {}::int, v.place::int, {} from unnest(%s::text[]) with ordinality v(given, place)"
+_CHECK: Final = "select {}::int, v.place::int, {} from unnest(%s::text[]) with ordinality v(given, place)"
 
-Given: TypeAlias = str | None
+ValueText: TypeAlias = str | None
 """The text of a value, None for NULL."""
 
 
-def given(written: bytes) -> Given:
+def text_of(written: bytes) -> ValueText:
     """Return the text that the real server casts: that of a JSON value, without the quotes of a string."""
     if written == NULL:
         return None
     return msgspec.json.decode(written, type=str) if written.startswith(b'"') else written.decode()
 
 
-def decide(condition: Condition, type: Type, value: Given) -> bool | None:
+def decide(condition: Condition, type: Type, value: ValueText) -> bool | None:
     """Return whether the condition holds, or None when PostgreSQL must evaluate it."""
     kind = _kind(type)
-    if value is not None and kind not in _NEVER and condition.op != "is" and not _certain(condition, kind, value):
+    if (
+        value is not None
+        and kind not in _WITHOUT_OPERATORS
+        and condition.op != "is"
+        and not _python_can_evaluate(condition, kind, value)
+    ):
         return None
     return matches([condition], {condition.column: value}, {condition.column: kind})
 
 
-_NEVER: Final = frozenset({"json", "_"})
+_WITHOUT_OPERATORS: Final = frozenset({"json", "_"})
 """Types for which conditions on values never hold: the cast fails or the type has no operators."""
 
 
@@ -84,18 +90,18 @@ def _kind(type: Type) -> str:
     return type.name if is_builtin(type) else "?"
 
 
-def _certain(condition: Condition, kind: str, value: str) -> bool:
-    rule = _CERTAIN.get(kind)
-    readable = _readable if len(condition.value) <= _LONGEST_KEPT else _readable.__wrapped__
-    return rule is not None and readable(condition, kind) and rule[1].fullmatch(value) is not None
+def _python_can_evaluate(condition: Condition, kind: str, value: str) -> bool:
+    rule = _PYTHON_RULES.get(kind)
+    operands_fit = _operands_fit if len(condition.value) <= _MAX_CACHED_LENGTH else _operands_fit.__wrapped__
+    return rule is not None and operands_fit(condition, kind) and rule[1].fullmatch(value) is not None
 
 
-_LONGEST_KEPT: Final = 4096
+_MAX_CACHED_LENGTH: Final = 4096
 
 
 @lru_cache(maxsize=4096)
-def _readable(condition: Condition, kind: str) -> bool:
-    operators, form = _CERTAIN[kind]
+def _operands_fit(condition: Condition, kind: str) -> bool:
+    operators, form = _PYTHON_RULES[kind]
     if condition.op not in operators:
         return False
     operands = condition.items if condition.op == "in" else (condition.value,)
@@ -111,15 +117,15 @@ class PendingCheck:
     value: str
 
 
-async def ask(database: Database, doubts: Iterable[PendingCheck]) -> dict[PendingCheck, bool]:
+async def evaluate(database: Database, checks: Iterable[PendingCheck]) -> dict[PendingCheck, bool]:
     """Return the results of the checks, from one query. A check that fails with an error counts as false."""
     groups: dict[tuple[str, str, str], list[PendingCheck]] = {}
-    for doubt in dict.fromkeys(doubts):
-        groups.setdefault((doubt.type.sql, doubt.condition.op, doubt.condition.wire_value), []).append(doubt)
-    return await _ask(database, list(groups.values()))
+    for check in dict.fromkeys(checks):
+        groups.setdefault((check.type.sql, check.condition.op, check.condition.wire_value), []).append(check)
+    return await _evaluate(database, list(groups.values()))
 
 
-async def _ask(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
+async def _evaluate(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
     if not groups:
         return {}
     texts: list[sql.Composed] = []
@@ -129,28 +135,28 @@ async def _ask(database: Database, groups: Sequence[list[PendingCheck]]) -> dict
             type=quoted(group[0].type.sql),
             operand=sql.SQL("%s::text"),
         )
-        texts.append(sql.SQL(_ONE).format(sql.Literal(number), test))
-        parameters += [group[0].condition.wire_value, [doubt.value for doubt in group]]
+        texts.append(sql.SQL(_CHECK).format(sql.Literal(number), test))
+        parameters += [group[0].condition.wire_value, [check.value for check in group]]
     try:
         rows = await database.query(sql.Composed(texts).join(" union all "), parameters)
     except DatabaseError as error:
         if error.retryable:
             raise
-        return await _ask_apart(database, groups)
+        return await _evaluate_split(database, groups)
     answers: dict[PendingCheck, bool] = {}
     for number, place, found in rows:
-        doubt = groups[int(number)][int(place) - 1]
-        answers[doubt] = found is not None and found is not doubt.condition.negated
+        check = groups[int(number)][int(place) - 1]
+        answers[check] = found is not None and found is not check.condition.negated
     return answers
 
 
-async def _ask_apart(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
+async def _evaluate_split(database: Database, groups: Sequence[list[PendingCheck]]) -> dict[PendingCheck, bool]:
     """Run the checks after a failed query: split them in halves until the failing one is isolated."""
     if len(groups) > 1:
         half = len(groups) // 2
-        return {**await _ask(database, groups[:half]), **await _ask(database, groups[half:])}
+        return {**await _evaluate(database, groups[:half]), **await _evaluate(database, groups[half:])}
     (group,) = groups
     if len(group) == 1:
         return {group[0]: False}
     half = len(group) // 2
-    return {**await _ask(database, [group[:half]]), **await _ask(database, [group[half:]])}
+    return {**await _evaluate(database, [group[:half]]), **await _evaluate(database, [group[half:]])}

@@ -4,90 +4,131 @@ For each change and role: check the primary key and the privileges, find the sub
 identities that can see the row, and write one text for each list of columns. Database queries: table facts unless
 cached, one for filters that only PostgreSQL can evaluate, and one per identity for tables with row level security.
 See docs/protocol.md, Delivery of changes.
+
+`Polls` simulates the polls of the real server, where one policy that raises makes a whole poll fail. Then no client
+receives any change of any table, and no frame reports it. This lasts until the policy no longer raises for the same
+rows or its subscriber has left, and for as long again, up to five seconds, because the real server polls less and less
+often. Changes committed meanwhile are lost. Developers see it in the log and in the inspector of the local server. See
+docs/protocol.md, How the server polls.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from msgspec.json import decode
+
+from supawire.server.app import HubCall
 from supawire.server.changes import Delivery
+from supawire.server.hub import Hub
 from supawire.server.postgres import filtering, rows, visibility
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck
-from supawire.server.postgres.pgoutput import UNCHANGED, Relation
-from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.rows import Changed, RowLayout, View
-from supawire.server.postgres.subscriptions import Identity, SubscriptionTable, TableSubscription
+from supawire.server.postgres.pgoutput import UNCHANGED, Relation, RowChange
+from supawire.server.postgres.rows import EncodedChange, RowLayout
+from supawire.server.postgres.subscriptions import (
+    ChangeKind,
+    Identity,
+    SubscriptionsByRole,
+    SubscriptionTable,
+    TableSubscription,
+)
 from supawire.server.postgres.values import Writers
-from supawire.server.postgres.visibility import CatalogCache, Key, Seen
+from supawire.server.postgres.visibility import Failure, Key, PolicyFailed, VisibleRows
 
 Select: TypeAlias = tuple[str, ...] | None
-NOTHING: Final = Seen(frozenset(), frozenset())
-MOST_WARNINGS: Final = 1_000
+NO_ROWS: Final = VisibleRows(frozenset(), frozenset())
+MAX_WARNINGS: Final = 1_000
 """Maximum number of columns for which a warning is logged."""
 
 logger: Final = logging.getLogger("supawire.server")
 
 
-class _Hit(NamedTuple):
-    """A subscription that matches a change, provided that its pending check holds and its identity can see the row."""
+class _Match(NamedTuple):
+    """A subscription that matches a change, provided that its pending checks hold and its identity can see the row."""
 
-    listing: TableSubscription
-    doubts: tuple[PendingCheck, ...]
+    subscription: TableSubscription
+    checks: tuple[PendingCheck, ...]
 
 
 class _Case(NamedTuple):
     """One change for one role. error: why the role's subscriptions receive no data."""
 
     number: int
-    row: Changed
+    row: EncodedChange
     facts: Facts
     error: str | None
-    hits: list[_Hit]
+    matches: list[_Match]
 
 
 class Matcher:
-    """Holds the subscriptions and computes the deliveries for changes."""
+    """Computes the deliveries for changes.
 
-    def __init__(self, database: Database, catalog: Catalog, book: SubscriptionTable, *, isolate: bool = False) -> None:
+    limit: maximum bytes of a change; larger ones are sent without data. See docs/protocol.md, Payload size.
+    isolate: a row policy that raises hides rows from its identity only; otherwise it makes the whole batch fail.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        subscriptions: SubscriptionTable,
+        *,
+        limit: int | None = None,
+        isolate: bool = False,
+    ) -> None:
         self._database = database
-        self._isolate = isolate
         self._catalog = catalog
-        self._facts = CatalogCache(catalog)
-        self._book = book
-        self.limit: int | None = None
-        """Maximum bytes of a change; larger ones are sent without data. See docs/protocol.md, Payload size."""
+        self._subscriptions = subscriptions
+        self._limit = limit
+        self._isolate = isolate
         self._writers: Final = Writers(catalog.types)
         self._layouts: dict[int, RowLayout] = {}
         self._warned: set[tuple[int, str]] = set()
 
     async def deliveries(self, changes: Iterable[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
-        """Return the deliveries for these changes, in order. Raises: PolicyFailed, DatabaseError."""
-        wanted = [change for change in changes if self._book.of_table(change.relation.oid)]
+        """Return the deliveries for these changes, in order, to the channels in `only` or to all.
+
+        Raises: PolicyFailed, DatabaseError.
+        """
+        changes = list(changes)
+        subscribed = self._subscriptions.select({(one.relation.oid, one.type) for one in changes}, only)
+        wanted = [one for one in changes if (one.relation.oid, one.type) in subscribed]
         if not wanted:
             return []
-        await self._know(wanted)
-        relations = {change.relation.oid: change.relation for change in wanted}
-        roles = {listing.viewer.role for oid in relations for listing in self._book.of_table(oid)}
+        await self._prepare_layouts(wanted)
+        roles = {role for by_role in subscribed.values() for role, _ in by_role}
         xids = {change.begin.xid for change in wanted}
-        facts = await self._facts.of(relations.keys(), roles, xids)
-        await rows.fill(self._database, self._catalog.types, self._writers, wanted)
-        cases = self._cases(wanted, facts, only)
-        answers = await filtering.ask(self._database, _doubts(cases))
-        keys = _keys(cases, answers)
-        looks = {viewer: list(numbered.items()) for viewer, numbered in keys.items()}
-        seen = await visibility.seen(self._database, looks, xids, isolate=self._isolate)
-        return _told(cases, answers, seen)
+        facts = await self._catalog.facts({oid for oid, _ in subscribed}, roles, xids)
+        if computed := [change for change in wanted if self._layouts[change.relation.oid].computed]:
+            await rows.compute_json(self._database, self._catalog.types, self._writers, computed)
+        cases = self._cases(wanted, facts, subscribed)
+        results: Mapping[PendingCheck, bool] = {}
+        if checks := [check for case in cases for match in case.matches for check in match.checks]:
+            results = await filtering.evaluate(self._database, checks)
+        visible: Mapping[Identity, VisibleRows] = {}
+        if keys := _keys(cases, results):
+            visible = await visibility.find_visible_rows(
+                self._database,
+                {identity: list(numbered.items()) for identity, numbered in keys.items()},
+                xids,
+                isolate=self._isolate,
+            )
+        return _deliveries(cases, results, visible)
 
-    async def _know(self, changes: Sequence[RowChange]) -> None:
-        """Load the types of each table version in the stream."""
-        new: dict[int, Relation] = {}
-        for change in changes:
-            layout = self._layouts.get(change.relation.oid)
-            if layout is None or layout.relation is not change.relation:
-                new[id(change.relation)] = change.relation
-        await self._catalog.learn(column.type for relation in new.values() for column in relation.columns)
+    async def _prepare_layouts(self, changes: Sequence[RowChange]) -> None:
+        """Load the types of each new table version in the stream."""
+        new = {
+            id(change.relation): change.relation
+            for change in changes
+            if (layout := self._layouts.get(change.relation.oid)) is None or layout.relation is not change.relation
+        }
+        if new:
+            await self._catalog.load_types(column.type for relation in new.values() for column in relation.columns)
+            for relation in new.values():
+                self._layout(relation)
 
     def _layout(self, relation: Relation) -> RowLayout:
         layout = self._layouts.get(relation.oid)
@@ -96,33 +137,29 @@ class Matcher:
         return layout
 
     def _cases(
-        self, changes: Sequence[RowChange], facts: Mapping[tuple[int, str], Facts], only: frozenset[int] | None
+        self,
+        changes: Sequence[RowChange],
+        facts: Mapping[tuple[int, str], Facts],
+        subscribed: Mapping[ChangeKind, SubscriptionsByRole],
     ) -> list[_Case]:
         cases: list[_Case] = []
-        wanted: dict[tuple[int, str], list[tuple[str, list[TableSubscription]]]] = {}
         for number, change in enumerate(changes):
-            what = change.relation.oid, change.type
-            by_role = wanted.get(what)
-            if by_role is None:
-                by_role = wanted[what] = self._by_role(*what, only)
-            if not by_role:
-                continue
-            row = Changed(change, self._layout(change.relation), self.limit)
+            row = EncodedChange(change, self._layout(change.relation), self._limit)
             if row.failed:
                 self._warn(change.relation, row.failed)
-            for role, listings in by_role:
+            for role, subscriptions in subscribed[change.relation.oid, change.type]:
                 known = facts.get((change.relation.oid, role))
                 if known is not None:
                     error = rows.error_of(row, known)
-                    hits = [hit for one in listings if (hit := _match(one, row, error)) is not None]
-                    cases.append(_Case(number, row, known, error, hits))
+                    matches = [found for one in subscriptions if (found := _match(one, row, error)) is not None]
+                    cases.append(_Case(number, row, known, error, matches))
         return cases
 
     def _warn(self, relation: Relation, columns: Collection[str]) -> None:
         """Log each column that had a value without JSON once."""
         for name in columns:
             place = relation.oid, name
-            if place not in self._warned and len(self._warned) < MOST_WARNINGS:
+            if place not in self._warned and len(self._warned) < MAX_WARNINGS:
                 self._warned.add(place)
                 logger.warning(
                     "a value of column %s of table %s.%s cannot be written as JSON and is left out; on the real server "
@@ -130,54 +167,42 @@ class Matcher:
                     *(name, relation.schema, relation.table),
                 )
 
-    def _by_role(self, oid: int, type: str, only: frozenset[int] | None) -> list[tuple[str, list[TableSubscription]]]:
-        """Return the subscriptions to changes of this type by role, restricted to the channels in `only` if given."""
-        found: dict[str, list[TableSubscription]] = {}
-        for listing in self._book.of_table(oid):
-            if listing.wants(type) and (only is None or listing.channel in only):
-                found.setdefault(listing.viewer.role, []).append(listing)
-        return sorted(found.items())
 
-
-def _match(listing: TableSubscription, row: Changed, error: str | None) -> _Hit | None:
-    if error is not None or not listing.conditions:
-        return _Hit(listing, ())
-    doubts: list[PendingCheck] = []
-    for condition in listing.conditions:
-        written = row.judged.get(condition.column)
+def _match(subscription: TableSubscription, row: EncodedChange, error: str | None) -> _Match | None:
+    if error is not None or not subscription.conditions:
+        return _Match(subscription, ())
+    checks: list[PendingCheck] = []
+    for condition in subscription.conditions:
+        written = row.filtered.get(condition.column)
         if written is None:
             return None
-        value, kind = filtering.given(written), row.layout.type_of(condition.column)
+        value, kind = filtering.text_of(written), row.layout.type_of(condition.column)
         verdict = filtering.decide(condition, kind, value)
         if verdict is False:
             return None
         if verdict is None and value is not None:
-            doubts.append(PendingCheck(condition, kind, value))
-    return _Hit(listing, tuple(doubts))
+            checks.append(PendingCheck(condition, kind, value))
+    return _Match(subscription, tuple(checks))
 
 
-def _doubts(cases: Iterable[_Case]) -> list[PendingCheck]:
-    return [doubt for case in cases for hit in case.hits for doubt in hit.doubts]
+def _holds(match: _Match, results: Mapping[PendingCheck, bool]) -> bool:
+    return not match.checks or all(results[check] for check in match.checks)
 
 
-def _holds(hit: _Hit, answers: Mapping[PendingCheck, bool]) -> bool:
-    return not hit.doubts or all(answers[doubt] for doubt in hit.doubts)
-
-
-def _secured(case: _Case) -> bool:
+def _needs_visibility_check(case: _Case) -> bool:
     return case.error is None and case.facts.row_security and case.row.new is not None
 
 
-def _keys(cases: Iterable[_Case], answers: Mapping[PendingCheck, bool]) -> dict[Identity, dict[int, Key]]:
+def _keys(cases: Iterable[_Case], results: Mapping[PendingCheck, bool]) -> dict[Identity, dict[int, Key]]:
     """Return by identity the rows whose visibility must be checked, without duplicates."""
     wanted: dict[Identity, dict[int, Key]] = {}
     for case in cases:
-        if not _secured(case):
+        if not _needs_visibility_check(case):
             continue
         key = _key(case)
-        for hit in case.hits:
-            if key is not None and _holds(hit, answers):
-                wanted.setdefault(hit.listing.viewer, {})[case.number] = key
+        for match in case.matches:
+            if key is not None and _holds(match, results):
+                wanted.setdefault(match.subscription.identity, {})[case.number] = key
     return wanted
 
 
@@ -198,53 +223,144 @@ def _key(case: _Case) -> Key | None:
     return Key(case.facts.sql, names, types, tuple(values))
 
 
-def _told(
-    cases: Iterable[_Case], answers: Mapping[PendingCheck, bool], seen: Mapping[Identity, Seen]
+def _deliveries(
+    cases: Iterable[_Case], results: Mapping[PendingCheck, bool], visible: Mapping[Identity, VisibleRows]
 ) -> list[Delivery]:
-    told: list[Delivery] = []
-    views: dict[tuple[int, Select], View] = {}
+    deliveries: list[Delivery] = []
     for case in cases:
-        visible, failed = _sorted(case, answers, seen)
-        for select in sorted(visible, key=_place):
-            if case.error is not None:
-                data = rows.refused(case.row, case.error)
-            else:
-                view = views.get((id(case.facts), select))
-                if view is None:
-                    view = views[id(case.facts), select] = View(case.facts, select)
-                data = rows.data(case.row, view)
-            told += _frames(case, visible[select], data)
-        for select in sorted(failed, key=_place):
-            told += _frames(case, failed[select], rows.refused(case.row, rows.POLICY_FAILED))
-    return told
+        receivers, failed = _receivers(case, results, visible)
+        for select in sorted(receivers, key=_sort_key):
+            error = case.error
+            data = rows.data(case.row, case.facts, select) if error is None else rows.data_without_row(case.row, error)
+            deliveries += _frames(case, receivers[select], data)
+        for select in sorted(failed, key=_sort_key):
+            deliveries += _frames(case, failed[select], rows.data_without_row(case.row, rows.POLICY_FAILED))
+    return deliveries
 
 
-def _sorted(
-    case: _Case, answers: Mapping[PendingCheck, bool], seen: Mapping[Identity, Seen]
+def _receivers(
+    case: _Case, results: Mapping[PendingCheck, bool], visible: Mapping[Identity, VisibleRows]
 ) -> tuple[dict[Select, list[TableSubscription]], dict[Select, list[TableSubscription]]]:
     """Return by list of columns: the subscriptions that receive the row, and those for which a policy failed."""
-    visible: dict[Select, list[TableSubscription]] = {}
+    receivers: dict[Select, list[TableSubscription]] = {}
     failed: dict[Select, list[TableSubscription]] = {}
-    secured = _secured(case)
-    for hit in case.hits:
-        listing = hit.listing
-        if not _holds(hit, answers):
+    check_visibility = _needs_visibility_check(case)
+    for match in case.matches:
+        subscription = match.subscription
+        if not _holds(match, results):
             continue
-        sight = seen.get(listing.viewer, NOTHING) if secured else None
-        if sight is None or case.number in sight.visible:
-            visible.setdefault(listing.select, []).append(listing)
-        elif case.number in sight.failed:
-            failed.setdefault(listing.select, []).append(listing)
-    return visible, failed
+        found = visible.get(subscription.identity, NO_ROWS) if check_visibility else None
+        if found is None or case.number in found.visible:
+            receivers.setdefault(subscription.select, []).append(subscription)
+        elif case.number in found.failed:
+            failed.setdefault(subscription.select, []).append(subscription)
+    return receivers, failed
 
 
-def _place(select: Select) -> str:
+def _sort_key(select: Select) -> str:
     return ",".join(select or ())
 
 
-def _frames(case: _Case, listings: Iterable[TableSubscription], data: bytes) -> list[Delivery]:
+def _frames(case: _Case, subscriptions: Iterable[TableSubscription], data: bytes) -> list[Delivery]:
     """Return one delivery per channel, with the ids of all its matching bindings."""
     ids: dict[int, list[int]] = {}
-    for listing in listings:
-        ids.setdefault(listing.channel, []).append(listing.id)
+    for subscription in subscriptions:
+        ids.setdefault(subscription.channel, []).append(subscription.id)
     return [Delivery(channel, tuple(own), case.row.change.type, data) for channel, own in ids.items()]
+
+
+MAX_POLL_INTERVAL: Final = 5.0
+"""Maximum seconds between two polls of the real server."""
+MAX_SHOWN_TEXT: Final = 200
+"""Maximum characters shown of a database message or a claim."""
+
+POLICY_RAISED: Final = (
+    "changes of rows are lost: a row policy raised %s, so every poll of the real server fails, nobody gets any change "
+    "of any table and clients are not informed, until that client leaves or the policy is corrected. This server does "
+    "the same, unless it is started with isolate_policy_errors=True (--isolate-policy-errors)."
+)
+CHANGES_RESUMED: Final = "changes of rows are sent again; %d were lost since a row policy raised"
+
+
+class Polls:
+    """Computes the deliveries of each batch; none while a policy raises.
+
+    max_pause: maximum seconds without changes after the cause is gone.
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        subscriptions: SubscriptionTable,
+        database: Database,
+        call_hub: HubCall,
+        *,
+        max_pause: float = MAX_POLL_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._matcher: Final = matcher
+        self._subscriptions: Final = subscriptions
+        self._database: Final = database
+        self._call_hub: Final = call_hub
+        self._max_pause: Final = max_pause
+        self._clock: Final = clock
+        self._failing: dict[Identity, Failure] = {}
+        self._failing_since = 0.0
+        self._resume_at: float | None = None
+        """When the next poll succeeds, once the cause is gone."""
+        self._lost = 0
+
+    async def deliveries(self, changes: Sequence[RowChange], only: frozenset[int] | None = None) -> list[Delivery]:
+        """Return the deliveries of these changes to the channels in `only`, or all. Raises: DatabaseError."""
+        if self._failing:
+            await self._retry()
+        if not self._failing and (self._resume_at is None or self._clock() >= self._resume_at):
+            self._resume()
+            try:
+                return await self._matcher.deliveries(changes, only)
+            except PolicyFailed as failed:
+                self._stop(failed.failures)
+        self._count_lost(changes)
+        return []
+
+    def forget_absent(self) -> None:
+        """Drop failures of subscribers that have left; called when a channel ends or subscribes again."""
+        if self._failing:
+            present = self._subscriptions.identities()
+            self._keep({identity: failure for identity, failure in self._failing.items() if identity in present})
+
+    async def _retry(self) -> None:
+        self.forget_absent()
+        if self._failing:
+            self._keep(await visibility.still_failing(self._database, self._failing))
+
+    def _keep(self, failing: dict[Identity, Failure]) -> None:
+        if self._failing and not failing:
+            now = self._clock()
+            self._resume_at = now + min(self._max_pause, now - self._failing_since)
+        self._failing = failing
+
+    def _stop(self, failures: Mapping[Identity, Failure]) -> None:
+        self._failing, self._failing_since, self._resume_at = dict(failures), self._clock(), None
+        what = "; ".join(_describe(identity, failure) for identity, failure in list(failures.items())[:3])
+        logger.error(POLICY_RAISED, what)
+        problem = f"changes of rows are lost: a row policy raised {what}"
+        self._call_hub(Hub.losing, problem)
+
+    def _resume(self) -> None:
+        if self._resume_at is not None:
+            logger.warning(CHANGES_RESUMED, self._lost)
+            self._resume_at, self._lost = None, 0
+            self._call_hub(Hub.losing, None)
+
+    def _count_lost(self, changes: Sequence[RowChange]) -> None:
+        self._lost += len(changes)
+        kinds = {(one.relation.schema, one.relation.table, one.type) for one in changes}
+        self._call_hub(Hub.lost, sorted(kinds))
+
+
+def _describe(identity: Identity, failure: Failure) -> str:
+    """Describe the failure: role, claims and error message."""
+    claims: Mapping[str, object] = decode(identity.claims)
+    subject = f" with sub {repr(claims['sub'])[:MAX_SHOWN_TEXT]}" if "sub" in claims else ""
+    return f"for role {identity.role}{subject}: {' '.join(failure.error.split())[:MAX_SHOWN_TEXT]}"

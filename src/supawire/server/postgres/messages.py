@@ -9,18 +9,20 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from supawire.server.postgres.component import Answers, BackendContext
-from supawire.server.postgres.database import DatabaseError
-from supawire.server.postgres.pgoutput import UNCHANGED
-from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.visibility import caught_up
+from supawire.events import Instant
+from supawire.server.app import HubCall
+from supawire.server.hub import Hub
+from supawire.server.postgres.catalog import wait_until_visible
+from supawire.server.postgres.database import Database, DatabaseError
+from supawire.server.postgres.pgoutput import UNCHANGED, RowChange
+from supawire.server.postgres.replication import RowConsumer
 from supawire.server.queries import RETENTION, MessagesQuery, StoredMessage
 
 logger: Final = logging.getLogger("supawire.server")
 
-EVERY: Final = 60.0
+CHECK_INTERVAL: Final = 60.0
 """Seconds between two checks of the partitions, which are created two days ahead: the machine may be suspended."""
-_OURS: Final = """
+_IS_OURS: Final = """
     select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
                    where n.nspname = 'realtime' and proname = 'keep_partitions'
                    and pg_has_role(current_user, p.proowner, 'usage'))
@@ -31,36 +33,26 @@ _KEEP: Final = "select realtime.keep_partitions()"
 class Partitions:
     """Creates and drops partitions where this library owns the schema; a foreign schema is left to its owner."""
 
-    def __init__(self, ground: BackendContext, every: float = EVERY) -> None:
-        self._database = ground.database
-        self._every = every
+    def __init__(self, database: Database, interval: float = CHECK_INTERVAL) -> None:
+        self._database = database
+        self._interval = interval
         self._ours = False
-
-    @property
-    def answers(self) -> Answers:
-        return {}
 
     async def start(self) -> None:
         """Create the current partitions."""
-        self._ours = bool((await self._database.query(_OURS))[0][0])
+        self._ours = bool((await self._database.query(_IS_OURS))[0][0])
         if self._ours:
             await self._database.query(_KEEP)
 
     async def run(self) -> None:
         """Keep creating partitions ahead of time."""
         while True:
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._interval)
             try:
                 if self._ours:
                     await self._database.query(_KEEP)
             except DatabaseError as error:  # retried at the next interval
-                logger.warning("the partitions of realtime.messages could not be kept: %s", error)
-
-    async def stop(self) -> None:
-        """Do nothing."""
-
-    def unsubscribe(self, channel: int) -> None:
-        """Do nothing."""
+                logger.warning("the partitions of realtime.messages could not be created: %s", error)
 
 
 PUBLICATION: Final = "supabase_realtime_messages_publication"
@@ -71,10 +63,10 @@ UNPUBLISHED: Final = (
 )
 SCHEMA: Final = "realtime"
 TABLE: Final = "messages"
-RECENT: Final = 1_000
+MAX_TRANSACTIONS: Final = 1_000
 """Transactions remembered; far more than can be between arriving in the stream and being visible to queries."""
 YEAR_2000: Final = 946_684_800
-BOUNDS: Final = -(10**13), 10**14
+TIME_RANGE: Final = -(10**13), 10**14
 """Range of milliseconds that PostgreSQL can represent as a time."""
 
 _PUBLISHED: Final = "select from pg_publication where pubname = %s"
@@ -91,50 +83,36 @@ _REPLAY: Final = """
 
 
 class MessageTable:
-    """Component that delivers and replays messages sent from the database."""
+    """Delivers and replays messages sent from the database."""
 
-    def __init__(self, ground: BackendContext) -> None:
-        self._ground = ground
-        self._delivered: deque[int] = deque(maxlen=RECENT)
+    def __init__(self, database: Database, call_hub: HubCall) -> None:
+        self._database = database
+        self._call_hub = call_hub
+        self._delivered: deque[int] = deque(maxlen=MAX_TRANSACTIONS)
         """Transactions whose messages were delivered and have not been checked for visibility since."""
-        ground.follow(PUBLICATION, self.take)
-
-    @property
-    def answers(self) -> Answers:
-        return {MessagesQuery: self.replay}
+        self.consumer: Final = RowConsumer(PUBLICATION, SCHEMA, self._take)
 
     async def start(self) -> None:
         """Log a warning when messages cannot be delivered. The change feed notices when the publication is created."""
-        if not await self._ground.database.query(_PUBLISHED, [PUBLICATION]):
+        if not await self._database.query(_PUBLISHED, [PUBLICATION]):
             logger.warning("%s", UNPUBLISHED)
 
-    async def run(self) -> None:
-        """Do nothing: the change feed passes committed rows to `take`."""
-        await asyncio.Event().wait()
-
-    async def stop(self) -> None:
-        """Do nothing."""
-
-    def unsubscribe(self, channel: int) -> None:
-        """Do nothing."""
-
-    async def replay(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
+    async def replay(self, query: MessagesQuery) -> tuple[StoredMessage, ...]:
         """Return the newest messages since the given time, oldest first; within a transaction in insertion order.
 
         The stream may contain a transaction shortly before it is visible to queries. A message delivered before this
         query must be in the result, or the joining client would receive it neither live nor by replay.
         """
-        database, delivered = self._ground.database, set(self._delivered)
-        if delivered:
-            await caught_up(database, None, delivered)
-            self._delivered = deque((xid for xid in self._delivered if xid not in delivered), maxlen=RECENT)
-        since = min(max(asked.wanted.since, BOUNDS[0]), BOUNDS[1])
-        parameters = [asked.topic, since, RETENTION, asked.wanted.limit]
-        rows = await database.query(_REPLAY, parameters)
+        if delivered := set(self._delivered):
+            await wait_until_visible(self._database, delivered)
+            self._delivered = deque((xid for xid in self._delivered if xid not in delivered), maxlen=MAX_TRANSACTIONS)
+        since = min(max(query.wanted.since, TIME_RANGE[0]), TIME_RANGE[1])
+        parameters = [query.topic, since, RETENTION, query.wanted.limit]
+        rows = await self._database.query(_REPLAY, parameters)
         return tuple(
             StoredMessage(
                 number,
-                asked.topic,
+                query.topic,
                 event,
                 text.encode() if raw is None else raw,
                 json=raw is None,
@@ -144,13 +122,17 @@ class MessageTable:
             for number, event, text, raw, sent_at in reversed(rows)
         )
 
-    def take(self, rows: Sequence[RowChange]) -> None:
+    def _take(self, rows: Sequence[RowChange]) -> None:
         """Deliver those of the committed rows that are messages, in order."""
         found = [(row.begin.xid, message) for row in rows if is_message(row) and (message := message_of(row))]
         if found:
-            messages = [message for _, message in found]
             self._delivered.extend(dict.fromkeys(xid for xid, _ in found))
-            self._ground.do(lambda hub, now: [hub.deliver(message, now) for message in messages])
+            self._call_hub(_deliver, [message for _, message in found])
+
+
+def _deliver(hub: Hub, messages: Sequence[StoredMessage], now: Instant) -> None:
+    for message in messages:
+        hub.deliver(message, now)
 
 
 def is_message(row: RowChange) -> bool:

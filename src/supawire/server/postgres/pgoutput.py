@@ -5,7 +5,7 @@ forwarded to clients unchanged. See "Logical Replication Message Formats" in Pos
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -106,6 +106,18 @@ class Other(Struct, frozen=True, gc=False):
 
 StreamMessage: TypeAlias = Begin | Commit | Relation | TypeName | InsertMessage | UpdateMessage | DeleteMessage | Other
 
+
+class RowChange(Struct, frozen=True):
+    """A committed change of a row. type: INSERT, UPDATE or DELETE. whole: whether `old` has every column."""
+
+    begin: Begin
+    type: str
+    relation: Relation
+    new: Row | None
+    old: Row | None
+    whole: bool = False
+
+
 _BEGIN: Final = struct.Struct(">QqI")
 _COMMIT: Final = struct.Struct(">BQQq")
 _OID: Final = struct.Struct(">I")
@@ -121,11 +133,30 @@ _SAME: Final = ord("u")
 
 def decode(data: bytes) -> StreamMessage:
     """Decode one message. Raises: StreamError."""
-    read = _READ.get(data[:1])
     try:
-        return Other(data[:1].decode("ascii")) if read is None else read(data)
+        return _decode(data)
     except (IndexError, ValueError, struct.error) as error:
         raise StreamError(f"a message of {len(data)} bytes that begins with {data[:1]!r} cannot be read") from error
+
+
+def _decode(data: bytes) -> StreamMessage:
+    match data[:1]:
+        case b"I":
+            return _insert(data)
+        case b"U":
+            return _update(data)
+        case b"D":
+            return _delete(data)
+        case b"B":
+            return _begin(data)
+        case b"C":
+            return _commit(data)
+        case b"R":
+            return _relation(data)
+        case b"Y":
+            return _type(data)
+        case other:
+            return Other(other.decode("ascii"))
 
 
 def _begin(data: bytes) -> Begin:
@@ -214,12 +245,46 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode(), end + 1
 
 
-_READ: Final[Mapping[bytes, Callable[[bytes], StreamMessage]]] = {
-    b"B": _begin,
-    b"C": _commit,
-    b"R": _relation,
-    b"Y": _type,
-    b"I": _insert,
-    b"U": _update,
-    b"D": _delete,
-}
+class ChangeDecoder:
+    """Decodes the messages of one stream to row changes: joins each row with its transaction and its table."""
+
+    def __init__(self) -> None:
+        self._relations: dict[int, Relation] = {}
+        self._begin: Begin | None = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the last transaction has not ended yet."""
+        return self._begin is not None
+
+    def decode(self, messages: Iterable[bytes], changes: list[RowChange]) -> int:
+        """Append the row changes in these messages to `changes`.
+
+        Returns the position to confirm once they are processed, 0 if no transaction ended. Raises: StreamError.
+        """
+        end_lsn = 0
+        for data in messages:
+            match decode(data):
+                case InsertMessage() | UpdateMessage() | DeleteMessage() as message:
+                    changes.append(self._row_change(message))
+                case Relation() as relation:
+                    self._relations[relation.oid] = relation
+                case Begin() as begin:
+                    self._begin = begin
+                case Commit() as commit:
+                    self._begin, end_lsn = None, commit.end_lsn
+                case TypeName() | Other():
+                    pass
+        return end_lsn
+
+    def _row_change(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> RowChange:
+        begin, relation = self._begin, self._relations.get(message.relation)
+        if begin is None or relation is None:
+            raise StreamError("a row outside of a transaction, or of a table that was not announced")
+        match message:
+            case InsertMessage():
+                return RowChange(begin, "INSERT", relation, message.new, None)
+            case UpdateMessage():
+                return RowChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
+            case DeleteMessage():
+                return RowChange(begin, "DELETE", relation, None, message.old, message.whole)

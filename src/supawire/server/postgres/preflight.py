@@ -1,6 +1,8 @@
-"""Checks that a database is usable; each problem is reported as one sentence with a hint."""
+"""Prepare a database and check that it is usable; each problem is reported as one sentence with a hint."""
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -11,27 +13,31 @@ from supawire.server.postgres.database import Database, DatabaseError
 
 EXAMPLE: Final = "postgresql://USER:PASSWORD@127.0.0.1:5432/DATABASE"
 ROLES: Final = ("anon", "authenticated", "service_role")
-PREPARE: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), makes what is missing."
-OLDEST: Final = 150_000
-_PLACED: Final = ("user", "host", "port", "dbname")
-_SECRET: Final = ("password", "sslpassword", "oauth_client_secret")
+PREPARE_HINT: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), makes what is missing."
+OLDEST_VERSION: Final = 150_000
+_URL_PARTS: Final = ("user", "host", "port", "dbname")
+_SECRET_PARTS: Final = ("password", "sslpassword", "oauth_client_secret")
 
 
-class _Known(NamedTuple):
+class _ConnectionHint(NamedTuple):
     """A known libpq connection error and its hint."""
 
     pattern: str
     hint: str
 
 
-_REFUSALS: Final = (
-    _Known("password authentication failed|no password supplied", "Correct user and password in the URL."),
-    _Known("role .* does not exist", "Correct the user in the URL, or make it: createuser --replication NAME."),
-    _Known("database .* does not exist", "Correct the name in the URL, or make it: createdb NAME."),
-    _Known("no pg_hba.conf entry", "Allow this address in pg_hba.conf, and reload PostgreSQL."),
-    _Known("too many (clients|connections)|remaining connection slots", "Close others, or raise max_connections."),
-    _Known("starting up|shutting down", "Try again when it is up."),
-    _Known("", f"Is it running, and is the URL right? It is like {EXAMPLE}."),
+_CONNECTION_ERRORS: Final = (
+    _ConnectionHint("password authentication failed|no password supplied", "Correct user and password in the URL."),
+    _ConnectionHint(
+        "role .* does not exist", "Correct the user in the URL, or make it: createuser --replication NAME."
+    ),
+    _ConnectionHint("database .* does not exist", "Correct the name in the URL, or make it: createdb NAME."),
+    _ConnectionHint("no pg_hba.conf entry", "Allow this address in pg_hba.conf, and reload PostgreSQL."),
+    _ConnectionHint(
+        "too many (clients|connections)|remaining connection slots", "Close others, or raise max_connections."
+    ),
+    _ConnectionHint("starting up|shutting down", "Try again when it is up."),
+    _ConnectionHint("", f"Is it running, and is the URL right? It is like {EXAMPLE}."),
 )
 
 _STATE: Final = """
@@ -67,7 +73,7 @@ def without_password(url: str) -> str:
     place = host if not host.startswith("/") else ""
     more = {"host": host} if host.startswith("/") else {}
     port = f":{given['port']}" if given.get("port") else ""
-    more |= {name: str(value) for name, value in given.items() if name not in {*_PLACED, *_SECRET} and value}
+    more |= {name: str(value) for name, value in given.items() if name not in {*_URL_PARTS, *_SECRET_PARTS} and value}
     user = f"{quote(str(who), safe='')}@" if who else ""
     query = f"?{urlencode(more)}" if more else ""
     return f"postgresql://{user}{f'[{place}]' if ':' in place else place}{port}/{given.get('dbname', '')}{query}"
@@ -80,7 +86,7 @@ async def run_checks(database: Database) -> str:
     except DatabaseError as error:
         raise _unreachable(error) from error
     version, wal_level, replicates, user, messages, publication, missing, foreign, bound = row
-    if version < OLDEST:
+    if version < OLDEST_VERSION:
         raise StateError(f"the database is PostgreSQL {version // 10_000}", hint="15 is the oldest that is supported.")
     if wal_level != "logical":
         raise StateError(
@@ -92,13 +98,13 @@ async def run_checks(database: Database) -> str:
             f"the role {user} may not replicate, so it cannot hear which rows change",
             hint=f"Run ALTER ROLE {_quoted(user)} REPLICATION as a superuser, or use another role.",
         )
-    lacking = [
+    missing_objects = [
         *([] if messages else ["the table realtime.messages"]),
         *([] if publication else ["the publication supabase_realtime"]),
         *(f"the role {name}" for name in missing or ()),
     ]
-    if lacking:
-        raise StateError(f"the database is not prepared: it lacks {', '.join(lacking)}", hint=PREPARE)
+    if missing_objects:
+        raise StateError(f"the database is not prepared: it lacks {', '.join(missing_objects)}", hint=PREPARE_HINT)
     if foreign:
         raise StateError(
             f"the role {user} may not act as {', '.join(foreign)}, as row level security wants",
@@ -117,10 +123,57 @@ def _unreachable(error: DatabaseError) -> RealtimeError:
     if error.sqlstate is not None and not error.retryable:
         return error
     lines = [line.strip() for line in error.text.splitlines() if line.strip()]
-    said = lines[-1] if lines else "it said nothing"
-    hint = next(known.hint for known in _REFUSALS if re.search(known.pattern, said[:1000]))
-    return ConnectError(f"the database cannot be reached: {said}", hint=hint)
+    reason = lines[-1] if lines else "no reason was given"
+    hint = next(one.hint for one in _CONNECTION_ERRORS if re.search(one.pattern, reason[:1000]))
+    return ConnectError(f"the database cannot be reached: {reason}", hint=hint)
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+HERE: Final = Path(__file__).parent
+OURS: Final = "supawire"
+"""Comment that marks a schema `realtime` created by this library."""
+ADVISORY_LOCK: Final = 7_320_117
+"""Key of the advisory lock that serializes preparations of the same database."""
+INSUFFICIENT_PRIVILEGE: Final = "42501"
+
+_OWNER_MARK: Final = """
+    select obj_description(oid, 'pg_namespace') from pg_namespace where nspname = 'realtime'
+"""
+
+
+async def prepare(database: Database, *, ours: bool = False) -> None:
+    """Create whatever is missing; may be called repeatedly.
+
+    `ours`: the database is in an embedded cluster, so privileges on `public` are granted as in a Supabase project, and
+    roles and schemas that migrations refer to are created.
+    Raises: StateError when a schema `realtime` exists that this library did not create, or the role lacks privileges.
+    """
+    mark = await database.query(_OWNER_MARK)
+    if mark and mark[0][0] != OURS:
+        raise StateError(
+            "the database has a schema realtime that supawire has not made",
+            hint="If it is a Supabase database, leave out --prepare: it has what is needed. Otherwise rename it.",
+        )
+    try:
+        async with database.transaction() as connection:
+            await connection.execute("select pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
+            await connection.execute(text("schema.sql"))
+            if ours:
+                await connection.execute(text("open.sql"))
+                await connection.execute(text("supabase.sql"))
+    except DatabaseError as error:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise StateError(
+            f"the database cannot be prepared: {error.text}",
+            hint="Use a superuser, or the owner of the database with CREATEROLE.",
+        ) from error
+
+
+@cache
+def text(name: str) -> bytes:
+    """Return the contents of an SQL file in this folder."""
+    return (HERE / name).read_bytes()

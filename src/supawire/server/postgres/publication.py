@@ -7,13 +7,14 @@ warning is logged. See docs/protocol.md, Surprises.
 """
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from psycopg import sql
 
 from supawire.server.postgres.catalog import PUBLICATION
 from supawire.server.postgres.database import Database, DatabaseError, quoted
-from supawire.server.postgres.schema import OURS
+from supawire.server.postgres.preflight import OURS
 
 logger: Final = logging.getLogger("supawire.server")
 
@@ -28,7 +29,7 @@ APPLIED: Final = (
     "both and sends every row and column. Use row level security and column privileges to hide data."
 )
 
-_NARROWED: Final = """
+_NARROWED_TABLES: Final = """
     select c.oid::regclass::text
     from pg_publication_rel r
     join pg_publication p on p.oid = r.prpubid
@@ -36,7 +37,8 @@ _NARROWED: Final = """
     where p.pubname = %s and (r.prqual is not null or r.prattrs is not null)
     order by 1
 """
-_MAY_WIDEN: Final = "select from pg_namespace where nspname = 'realtime' and obj_description(oid, 'pg_namespace') = %s"
+_IS_OURS: Final = "select from pg_namespace where nspname = 'realtime' and obj_description(oid, 'pg_namespace') = %s"
+_EXISTING: Final = "select pubname::text from pg_publication where pubname = any(%s) order by 1"
 _STATE: Final = """
     select p.pubinsert, p.pubupdate, p.pubdelete, p.pubviaroot,
       array(select format('%%I.%%I', t.schemaname, t.tablename)
@@ -53,16 +55,26 @@ class WatchedPublication:
         self._database: Final = database
         self._warned: tuple[str, ...] = ()
 
-    async def to_stream(self) -> str:
-        """Return the name of the publication to stream, after updating its tables. Raises: DatabaseError."""
-        narrowed = tuple(name for (name,) in await self._database.query(_NARROWED, [PUBLICATION]))
-        name = await self._widened() if narrowed else PUBLICATION
+    async def names_to_stream(self, others: Iterable[str]) -> tuple[str, ...]:
+        """Return the existing publications among the watched one and these: a stream that names a missing one fails.
+
+        The second publication takes the place of the watched one where it is needed. Raises: DatabaseError.
+        """
+        rows = await self._database.query(_EXISTING, [[PUBLICATION, *others]])
+        names = [name for (name,) in rows]
+        if PUBLICATION in names:
+            names[names.index(PUBLICATION)] = await self._whole_or_watched()
+        return tuple(names)
+
+    async def _whole_or_watched(self) -> str:
+        narrowed = tuple(name for (name,) in await self._database.query(_NARROWED_TABLES, [PUBLICATION]))
+        name = await self._update_whole() if narrowed else PUBLICATION
         if narrowed and narrowed != self._warned:
             logger.warning(APPLIED if name == PUBLICATION else IGNORED, PUBLICATION, ", ".join(narrowed))
         self._warned = narrowed
         return name
 
-    async def tidy(self, names: tuple[str, ...]) -> None:
+    async def drop_unused(self, names: tuple[str, ...]) -> None:
         """Drop the second publication if it is not in `names`."""
         if WHOLE in names or not await self._database.query(_STATE, [WHOLE]):
             return
@@ -71,25 +83,25 @@ class WatchedPublication:
         except DatabaseError as error:
             if error.retryable:
                 raise
-            logger.info("the publication %s could not be removed: %s", WHOLE, error.text)
+            logger.info("the publication %s could not be dropped: %s", WHOLE, error.text)
 
-    async def _widened(self) -> str:
+    async def _update_whole(self) -> str:
         """Create or update the second publication and return its name, or the first one's if that is not possible."""
-        if not await self._database.query(_MAY_WIDEN, [OURS]):
+        if not await self._database.query(_IS_OURS, [OURS]):
             return PUBLICATION
         wanted = await self._database.query(_STATE, [PUBLICATION])
-        there = await self._database.query(_STATE, [WHOLE])
-        if wanted and wanted != there:
+        existing = await self._database.query(_STATE, [WHOLE])
+        if wanted and wanted != existing:
             try:
-                await self._make(*wanted[0])
+                await self._create(*wanted[0])
             except DatabaseError as error:
                 if error.retryable:
                     raise
-                logger.info("the publication %s cannot be made: %s", WHOLE, error.text)
+                logger.info("the publication %s cannot be created: %s", WHOLE, error.text)
                 return PUBLICATION
         return WHOLE
 
-    async def _make(self, inserts: Any, updates: Any, deletes: Any, via_root: Any, tables: list[str]) -> None:
+    async def _create(self, inserts: Any, updates: Any, deletes: Any, via_root: Any, tables: list[str]) -> None:
         kinds = [kind for kind, yes in (("insert", inserts), ("update", updates), ("delete", deletes)) if yes]
         async with self._database.transaction() as connection:
             await connection.execute(sql.SQL("drop publication if exists {}").format(sql.Identifier(WHOLE)))

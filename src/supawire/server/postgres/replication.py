@@ -15,28 +15,17 @@ import asyncio
 import secrets
 import struct
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+from collections.abc import Callable, Sequence, Sized
+from typing import Final, NamedTuple, NoReturn, Self
 
 import psycopg
-from msgspec import Struct
 from psycopg import AsyncConnection, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from supawire.server.postgres.database import CONNECTING, NAME, one_line
-from supawire.server.postgres.pgoutput import (
-    Begin,
-    Commit,
-    DeleteMessage,
-    InsertMessage,
-    Relation,
-    Row,
-    StreamError,
-    UpdateMessage,
-    decode,
-)
+from supawire.server.postgres.database import APPLICATION_NAME, CONNECT_TIMEOUT, one_line
+from supawire.server.postgres.pgoutput import ChangeDecoder, RowChange, StreamError
 
-STYLE: Final = " ".join(
+OUTPUT_FORMAT: Final = " ".join(
     f"-c {name}={value}"
     for name, value in {
         "client_encoding": "UTF8",
@@ -51,9 +40,8 @@ STYLE: Final = " ".join(
     }.items()
 )
 """Options that fix the output format of values, independent of the database's settings."""
-BATCH: Final = 2_000
-"""Maximum rows of one batch."""
-BEAT: Final = 5.0
+MAX_BATCH_ROWS: Final = 2_000
+REPORT_INTERVAL: Final = 5.0
 """Seconds between two position reports; PostgreSQL ends a replication connection that is silent for a minute."""
 
 _DATA: Final = struct.Struct(">cQQq")
@@ -63,17 +51,6 @@ _STATUS: Final = struct.Struct(">cQQQqB")
 
 class StreamLost(Exception):
     """The replication connection has ended; the text is PostgreSQL's."""
-
-
-class RowChange(Struct, frozen=True):
-    """A committed change of a row. type: INSERT, UPDATE or DELETE. whole: whether `old` has every column."""
-
-    begin: Begin
-    type: str
-    relation: Relation
-    new: Row | None
-    old: Row | None
-    whole: bool = False
 
 
 class Batch(NamedTuple):
@@ -92,11 +69,10 @@ class Stream:
         self._pg: Final = connection.pgconn
         self._loop: Final = asyncio.get_running_loop()
         self._readable: Final = asyncio.Event()
-        self._relations: dict[int, Relation] = {}
-        self._begin: Begin | None = None
-        self._handed_out = 0
-        self._confirmed = 0
-        self._beat: asyncio.TimerHandle | None = None
+        self._decoder: Final = ChangeDecoder()
+        self._returned_lsn = 0
+        self._confirmed_lsn = 0
+        self._report_timer: asyncio.TimerHandle | None = None
         self._socket = -1
         self._abandoned: str | None = None
 
@@ -108,9 +84,9 @@ class Stream:
             conninfo,
             autocommit=True,
             replication="database",
-            options=f"{given} {STYLE}" if given else STYLE,
-            application_name=NAME,
-            connect_timeout=CONNECTING,
+            options=f"{given} {OUTPUT_FORMAT}" if given else OUTPUT_FORMAT,
+            application_name=APPLICATION_NAME,
+            connect_timeout=CONNECT_TIMEOUT,
         )
         stream = cls(connection, f"supawire_{secrets.token_hex(8)}")
         try:
@@ -134,7 +110,7 @@ class Stream:
             await self._wait()
         result = self._pg.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
-            raise self._lost(_words(result))
+            raise self._lost(_message_of(result))
         self._report_position()
 
     # --- reading ---
@@ -144,13 +120,23 @@ class Stream:
         while True:
             rows: list[RowChange] = []
             end_lsn = 0
-            while len(rows) < BATCH:
+            messages: list[bytes] = []
+            while len(messages) < MAX_BATCH_ROWS:
                 size, data = self._next()
                 if size == 0:
                     break
-                end_lsn = self._take(bytes(data), rows) or end_lsn
+                message = bytes(data)
+                if message[:1] == b"k":
+                    end_lsn = self._decoder.decode(messages, rows) or end_lsn
+                    messages.clear()
+                    self._on_keepalive(message)
+                elif message[:1] == b"w" and len(message) > _DATA.size:
+                    messages.append(message[_DATA.size :])
+                else:
+                    raise StreamError(f"a message that begins with {message[:1]!r} is not part of a stream")
+            end_lsn = self._decoder.decode(messages, rows) or end_lsn
             if end_lsn:
-                self._handed_out = end_lsn
+                self._returned_lsn = end_lsn
             if rows or end_lsn:
                 return Batch(rows, end_lsn)
             await self._wait()
@@ -162,7 +148,7 @@ class Stream:
         except psycopg.Error as error:
             raise self._lost(one_line(error)) from error
         if size < 0:
-            raise self._lost(_words(ended))
+            raise self._lost(_message_of(ended))
         return size, data
 
     def abandon(self, why: str) -> None:
@@ -180,57 +166,32 @@ class Stream:
         except psycopg.Error as error:
             raise self._lost(one_line(error)) from error
 
-    def _take(self, data: bytes, rows: list[RowChange]) -> int:
-        """Process one message of the stream; return the position to confirm if it ends a transaction, else 0."""
-        if data[:1] == b"k":
-            _kind, end, _sent_at, wanted = _ALIVE.unpack(data)
-            if self._begin is None and self._confirmed >= self._handed_out:
-                self._confirmed = max(self._confirmed, end)
-            if wanted:
-                self._report_position()
-            return 0
-        if data[:1] != b"w" or len(data) <= _DATA.size:
-            raise StreamError(f"a message that begins with {data[:1]!r} is no part of a stream")
-        message = decode(data[_DATA.size :])
-        if isinstance(message, InsertMessage | UpdateMessage | DeleteMessage):
-            rows.append(self._row(message))
-        elif isinstance(message, Relation):
-            self._relations[message.oid] = message
-        elif isinstance(message, Begin):
-            self._begin = message
-        elif isinstance(message, Commit):
-            self._begin = None
-            return message.end_lsn
-        return 0
-
-    def _row(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> RowChange:
-        begin, relation = self._begin, self._relations.get(message.relation)
-        if begin is None or relation is None:
-            raise StreamError("a row outside of a transaction, or of a table that was not announced")
-        if isinstance(message, InsertMessage):
-            return RowChange(begin, "INSERT", relation, message.new, None)
-        if isinstance(message, UpdateMessage):
-            return RowChange(begin, "UPDATE", relation, message.new, message.old, message.whole)
-        return RowChange(begin, "DELETE", relation, None, message.old, message.whole)
+    def _on_keepalive(self, message: bytes) -> None:
+        """Process the end of the log, which PostgreSQL sends; answer if it asks for our position."""
+        _kind, end, _sent_at, wants_answer = _ALIVE.unpack(message)
+        if not self._decoder.in_transaction and self._confirmed_lsn >= self._returned_lsn:
+            self._confirmed_lsn = max(self._confirmed_lsn, end)
+        if wants_answer:
+            self._report_position()
 
     # --- positions ---
 
     def confirm(self, lsn: int) -> None:
         """Confirm that all changes up to this position were processed; PostgreSQL may discard the log before it."""
-        self._confirmed = max(self._confirmed, lsn)
+        self._confirmed_lsn = max(self._confirmed_lsn, lsn)
 
     def _report_position(self, *, wants_answer: bool = False) -> None:
         """Send our position to PostgreSQL. Its reply has the end of the log, which also moves
         without changes for us.
         """
-        lsn = self._confirmed
+        lsn = self._confirmed_lsn
         self._pg.put_copy_data(_STATUS.pack(b"r", lsn, lsn, lsn, 0, wants_answer))
         self._pg.flush()
-        if self._beat is not None:
-            self._beat.cancel()
-        self._beat = self._loop.call_later(BEAT, self._on_beat)
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+        self._report_timer = self._loop.call_later(REPORT_INTERVAL, self._on_report_due)
 
-    def _on_beat(self) -> None:
+    def _on_report_due(self) -> None:
         try:
             self._report_position(wants_answer=True)
         except psycopg.Error:  # `read` raises the same error, with PostgreSQL's reason
@@ -240,30 +201,38 @@ class Stream:
 
     async def close(self) -> None:
         """Close the connection; the temporary slot is dropped with it."""
-        self._deafen()
+        self._stop_reading()
         await self._connection.close()
 
-    def _deafen(self) -> None:
+    def _stop_reading(self) -> None:
         """Remove the socket from the event loop: after it is closed, its number may be reused."""
-        if self._beat is not None:
-            self._beat.cancel()
+        if self._report_timer is not None:
+            self._report_timer.cancel()
         if self._socket >= 0:
             self._loop.remove_reader(self._socket)
             self._socket = -1
 
     def _lost(self, why: str) -> StreamLost:
-        self._deafen()
+        self._stop_reading()
         return StreamLost(why)
 
 
-def _words(result: pq.abc.PGresult | None) -> str:
+def _message_of(result: pq.abc.PGresult | None) -> str:
     """Return PostgreSQL's message for the end of the stream."""
     text = b"" if result is None else result.error_message
     return text.decode("utf-8", "replace").strip() or "the database ended the replication connection"
 
 
-LIMIT: Final = 5 * BATCH
+MAX_BACKLOG_ROWS: Final = 5 * MAX_BATCH_ROWS
 """Maximum rows in the backlog; further rows stay in the database's log."""
+
+
+class RowConsumer(NamedTuple):
+    """A receiver of committed rows of one schema, in commit order, and the publication that it needs."""
+
+    publication: str
+    schema: str
+    take: Callable[[Sequence[RowChange]], None]
 
 
 class Backlog:
@@ -272,9 +241,9 @@ class Backlog:
     def __init__(self) -> None:
         self._batches: deque[Batch] = deque()
         self._rows = 0
-        self._came: Final = asyncio.Event()
-        self._room: Final = asyncio.Event()
-        self._room.set()
+        self._not_empty: Final = asyncio.Event()
+        self._not_full: Final = asyncio.Event()
+        self._not_full.set()
 
     def add(self, batch: Batch) -> None:
         """Add a batch. A batch without rows only advances the position of the previous one."""
@@ -283,24 +252,37 @@ class Backlog:
             return
         self._batches.append(batch)
         self._rows += len(batch.rows)
-        self._came.set()
-        if self._rows >= LIMIT:
-            self._room.clear()
+        self._not_empty.set()
+        if self._rows >= MAX_BACKLOG_ROWS:
+            self._not_full.clear()
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until another batch may be read."""
-        await self._room.wait()
+        await self._not_full.wait()
+
+    async def fill(self, stream: Stream, consumers: Sequence[RowConsumer], subscribed: Sized) -> NoReturn:
+        """Read the stream: pass rows to their consumers at once, and store them if any channel is subscribed.
+
+        Raises: StreamLost, StreamError.
+        """
+        while True:
+            await self.wait_for_space()
+            batch = await stream.read()
+            for consumer in consumers:
+                if rows := [row for row in batch.rows if row.relation.schema == consumer.schema]:
+                    consumer.take(rows)
+            self.add(batch if subscribed else batch._replace(rows=[]))
 
     async def next(self) -> Batch:
         """Return the oldest batches merged into one, with the last position."""
-        await self._came.wait()
+        await self._not_empty.wait()
         batch = self._batches.popleft()
-        while self._batches and len(batch.rows) + len(self._batches[0].rows) <= BATCH:
+        while self._batches and len(batch.rows) + len(self._batches[0].rows) <= MAX_BATCH_ROWS:
             more = self._batches.popleft()
             batch = Batch([*batch.rows, *more.rows], more.end_lsn or batch.end_lsn)
         self._rows -= len(batch.rows)
         if not self._batches:
-            self._came.clear()
-        if self._rows < LIMIT:
-            self._room.set()
+            self._not_empty.clear()
+        if self._rows < MAX_BACKLOG_ROWS:
+            self._not_full.set()
         return batch

@@ -15,16 +15,15 @@ import msgspec
 from psycopg import sql
 
 from supawire.server.changes import jsonb_order
-from supawire.server.postgres.catalog import Facts
+from supawire.server.postgres.catalog import Facts, Type
 from supawire.server.postgres.database import Database, DatabaseError, quoted
-from supawire.server.postgres.pgoutput import UNCHANGED, Relation
+from supawire.server.postgres.pgoutput import UNCHANGED, Relation, RowChange
 from supawire.server.postgres.pgoutput import Row as RawRow
-from supawire.server.postgres.replication import RowChange
-from supawire.server.postgres.values import NULL, Type, Write, Writers, asked
+from supawire.server.postgres.values import NULL, Write, Writers
 
-MOST_DIGITS: Final = 131_072
+MAX_NUMERIC_DIGITS: Final = 131_072
 """Digits of the largest numeric that PostgreSQL accepts."""
-LONGEST: Final = 16 * 2**20
+MAX_VALUE_BYTES: Final = 16 * 2**20
 """Maximum bytes of JSON of one value. `1e131071` has 8 characters as json and 131,072 as jsonb."""
 
 _ONE: Final = """
@@ -35,20 +34,22 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[eE]\+?0*(\d+)', re.DOTALL)
 """A string, also an unterminated one so that each byte is scanned once only; or an exponent."""
 
 
-async def fill(database: Database, types: Mapping[int, Type], writers: Writers, changes: Sequence[RowChange]) -> None:
+async def compute_json(
+    database: Database, types: Mapping[int, Type], writers: Writers, changes: Sequence[RowChange]
+) -> None:
     """Let PostgreSQL compute the JSON of the values in these changes, and store exactly these in the writers.
 
     Values that PostgreSQL cannot cast, or whose JSON is too long, are left out.
     """
-    writers.cast.clear()
-    if not any(map(asked, types.values())):
-        return
+    writers.computed.clear()
     texts = _texts(writers, changes)
-    todo = [[(oid, text.decode()) for oid, some in texts.items() for text in some if _expanded(text) <= LONGEST]]
+    todo = [
+        [(oid, text.decode()) for oid, some in texts.items() for text in some if _expanded(text) <= MAX_VALUE_BYTES]
+    ]
     while todo:
         part = todo.pop()
         try:
-            writers.cast.update(await _cast(database, types, part))
+            writers.computed.update(await _cast(database, types, part))
         except DatabaseError as error:
             if error.retryable:
                 raise
@@ -66,8 +67,8 @@ async def _cast(
     by_type: dict[int, list[str]] = {}
     for oid, text in values:
         by_type.setdefault(oid, []).append(text)
-    longest = sql.Literal(LONGEST)
-    queries = [sql.SQL(_ONE).format(sql.Literal(oid), longest, quoted(types[oid].sql)) for oid in by_type]
+    limit = sql.Literal(MAX_VALUE_BYTES)
+    queries = [sql.SQL(_ONE).format(sql.Literal(oid), limit, quoted(types[oid].sql)) for oid in by_type]
     rows = await database.query(sql.Composed(queries).join(" union all "), list(by_type.values()))
     return {(int(oid), str(given).encode()): str(made).encode() for oid, given, made in rows if made is not None}
 
@@ -75,7 +76,7 @@ async def _cast(
 def _expanded(text: bytes) -> int:
     """Return how many digits the exponents of a json text expand to; checked before PostgreSQL writes them out."""
     exponents = (found[1] for found in _TOKEN.finditer(text) if found[1])
-    return sum(MOST_DIGITS if len(digits) > 6 else min(int(digits), MOST_DIGITS) for digits in exponents)
+    return sum(MAX_NUMERIC_DIGITS if len(digits) > 6 else min(int(digits), MAX_NUMERIC_DIGITS) for digits in exponents)
 
 
 def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[bytes]]:
@@ -86,8 +87,8 @@ def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[byte
         relation = change.relation
         known = places.get(relation.oid)
         if known is None or known[0] is not relation:
-            asks = [(place, one.type) for place, one in enumerate(relation.columns) if writers.asks(one.type)]
-            known = places[relation.oid] = relation, asks
+            columns = [(place, one.type) for place, one in enumerate(relation.columns) if writers.computes(one.type)]
+            known = places[relation.oid] = relation, columns
         for place, oid in known[1]:
             for row in (change.new, change.old):
                 value: Any = None if row is None else row[place]
@@ -96,7 +97,7 @@ def _texts(writers: Writers, changes: Iterable[RowChange]) -> dict[int, set[byte
     return texts
 
 
-KEPT: Final = 64
+MAX_KEPT_BYTES: Final = 64
 """Maximum bytes of JSON of a value that is kept in a row that is too large."""
 NO_KEY: Final = "Error 400: Bad Request, no primary key"
 NO_RIGHT: Final = "Error 401: Unauthorized"
@@ -104,7 +105,7 @@ TOO_LARGE: Final = "Error 413: Payload Too Large"
 UNWRITABLE: Final = "Error 500: Internal Server Error, the value of column {name} cannot be written as JSON"
 """A text of this library: on the real server such a value makes the whole poll fail."""
 POLICY_FAILED: Final = "Error 500: Internal Server Error, RLS policy evaluation failed"
-"""A text of this library, used with `isolate_policy_errors`: the real server loses all changes (`polls.py`)."""
+"""A text of this library, used with `isolate_policy_errors`: the real server loses all changes (`matching.py`)."""
 
 Values = dict[str, bytes]
 """JSON by column; columns with unknown values are missing."""
@@ -118,6 +119,8 @@ class RowLayout(NamedTuple):
     types: tuple[Type, ...]
     writes: tuple[Write, ...]
     identity: tuple[str, ...]
+    computed: bool
+    """Whether PostgreSQL computes the JSON of a column."""
 
     @classmethod
     def of(cls, relation: Relation, types: Mapping[int, Type], writers: Writers) -> "RowLayout":
@@ -129,6 +132,7 @@ class RowLayout(NamedTuple):
             tuple(types[column.type] for column in columns),
             tuple(writers.of_column(column.type) for column in columns),
             tuple(column.name for column in columns if column.in_identity),
+            any(writers.computes(column.type) for column in columns),
         )
 
     def values(self, row: RawRow, failed: set[str]) -> Values:
@@ -140,9 +144,9 @@ class RowLayout(NamedTuple):
                 if value is not UNCHANGED
             }
         except Exception:  # noqa: BLE001  an error in one value must not affect the others
-            return dict(self._apart(row, failed))
+            return dict(self._one_by_one(row, failed))
 
-    def _apart(self, row: RawRow, failed: set[str]) -> Iterator[tuple[str, bytes]]:
+    def _one_by_one(self, row: RawRow, failed: set[str]) -> Iterator[tuple[str, bytes]]:
         """Encode a row one value at a time, skipping those that fail."""
         for name, write, value in zip(self.names, self.writes, row, strict=False):
             try:
@@ -155,7 +159,7 @@ class RowLayout(NamedTuple):
         return self.types[self.names.index(name)]
 
 
-class Changed:
+class EncodedChange:
     """One change with its encoded values. new and old: None where the key does not apply to this type of change."""
 
     __slots__ = ("change", "failed", "layout", "new", "old", "record", "too_large")
@@ -172,7 +176,7 @@ class Changed:
         self.record: Final = _filled(change, self.new, self.old)
 
     @property
-    def judged(self) -> Values:
+    def filtered(self) -> Values:
         """The row that filters are applied to: the new one, or the known columns of a deleted one."""
         return (self.old if self.new is None else self.new) or {}
 
@@ -193,7 +197,7 @@ def _filled(change: RowChange, new: Values | None, old: Values | None) -> Values
     return {**old, **new}
 
 
-def _longer_than(limit: int, row: Changed) -> bool:
+def _longer_than(limit: int, row: EncodedChange) -> bool:
     """Return whether the text that the real server measures (names, types and values) exceeds the limit."""
     size = 0
     for values in (row.new, row.old):
@@ -210,7 +214,7 @@ def _longer_than(limit: int, row: Changed) -> bool:
 
 
 class View:
-    """The columns of a table that one role receives for one `select`; None for all. Created once per batch."""
+    """The columns of a table that one role receives for one `select`; None for all."""
 
     __slots__ = ("columns", "facts", "shown")
 
@@ -225,7 +229,12 @@ class View:
         )
 
 
-def error_of(row: Changed, facts: Facts) -> str | None:
+@lru_cache(maxsize=256)
+def _view(facts: Facts, select: tuple[str, ...] | None) -> View:
+    return View(facts, select)
+
+
+def error_of(row: EncodedChange, facts: Facts) -> str | None:
     """Return why the role receives no data of this change, None if it does. See docs/protocol.md, Row errors."""
     if row.record is None:
         return None
@@ -235,13 +244,14 @@ def error_of(row: Changed, facts: Facts) -> str | None:
     return None if key <= facts.readable else NO_RIGHT
 
 
-def refused(row: Changed, error: str) -> bytes:
+def data_without_row(row: EncodedChange, error: str) -> bytes:
     """Return the `data` of a change whose rows are withheld."""
     return _data(row, b"[]", NULL, _errors(error), b"{}", b"{}")
 
 
-def data(row: Changed, view: View) -> bytes:
-    """Return the `data` of a change for one role and one list of columns."""
+def data(row: EncodedChange, facts: Facts, select: tuple[str, ...] | None) -> bytes:
+    """Return the `data` of a change for one role and one list of columns; None for all columns."""
+    view = _view(facts, select)
     only = view.facts.key if row.new is None and view.facts.row_security else None
     return _data(
         row,
@@ -253,7 +263,7 @@ def data(row: Changed, view: View) -> bytes:
     )
 
 
-def _data(row: Changed, columns: bytes, stamp: bytes, errors: bytes, record: bytes, old_record: bytes) -> bytes:
+def _data(row: EncodedChange, columns: bytes, stamp: bytes, errors: bytes, record: bytes, old_record: bytes) -> bytes:
     relation = row.layout.relation
     head = b'{"schema":%b,"table":%b,"type":%b,"commit_timestamp":%b,"columns":%b,"errors":%b' % (
         text(relation.schema),
@@ -268,7 +278,7 @@ def _data(row: Changed, columns: bytes, stamp: bytes, errors: bytes, record: byt
     return head + new + old + b"}"
 
 
-def _record(row: Changed, values: Values | None, view: View, only: Collection[str] | None = None) -> bytes:
+def _record(row: EncodedChange, values: Values | None, view: View, only: Collection[str] | None = None) -> bytes:
     if values is None:
         return b"{}"
     shown = view.shown
@@ -278,7 +288,7 @@ def _record(row: Changed, values: Values | None, view: View, only: Collection[st
             for name, head in shown.items()
             if name in values
             and (only is None or name in only)
-            and (not row.too_large or (values[name] != NULL and len(values[name]) <= KEPT))
+            and (not row.too_large or (values[name] != NULL and len(values[name]) <= MAX_KEPT_BYTES))
         )
     return _object([head + values[name] for name, head in shown.items() if name in values])
 
@@ -293,7 +303,7 @@ def text(value: str) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _wrong(row: Changed, view: View) -> list[str]:
+def _wrong(row: EncodedChange, view: View) -> list[str]:
     """Return the errors of the row, restricted to the columns of the view."""
     wrong = [UNWRITABLE.format(name=name) for name in sorted(row.failed) if name in view.shown]
     return [TOO_LARGE, *wrong] if row.too_large else wrong

@@ -6,9 +6,9 @@ together. See docs/protocol.md, Bindings.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, errors, sql
@@ -37,11 +37,12 @@ class TableSubscription:
     event: str
     conditions: tuple[Condition, ...]
     select: tuple[str, ...] | None
-    viewer: Identity
+    identity: Identity
 
-    def wants(self, type: str) -> bool:
-        """Return whether changes of this type are subscribed."""
-        return self.event in (ANY, type)
+
+ChangeKind: TypeAlias = tuple[int, str]
+"""The oid of a table, and INSERT, UPDATE or DELETE."""
+SubscriptionsByRole: TypeAlias = list[tuple[str, list[TableSubscription]]]
 
 
 class SubscriptionTable:
@@ -50,53 +51,62 @@ class SubscriptionTable:
     def __init__(self) -> None:
         self._tables: dict[int, list[TableSubscription]] = {}
         self._channels: dict[int, frozenset[int]] = {}
-        self._viewers: dict[int, Identity] = {}
+        self._identities: dict[int, Identity] = {}
         self.replaced: Final[set[int]] = set()
         """Channels whose claims were replaced since this set was last cleared."""
 
-    def __len__(self) -> int:
-        return len(self._channels)
+    @property
+    def channels(self) -> Collection[int]:
+        """The channels that have subscriptions."""
+        return self._channels.keys()
 
     def __contains__(self, channel: object) -> bool:
         return channel in self._channels
 
-    def of_table(self, oid: int) -> list[TableSubscription]:
-        """Return the subscriptions on this table."""
-        return self._tables.get(oid, _NOBODY)
+    def select(
+        self, kinds: Iterable[ChangeKind], only: frozenset[int] | None
+    ) -> Mapping[ChangeKind, SubscriptionsByRole]:
+        """Return the subscriptions to each of these kinds of changes; kinds without any have no entry.
 
-    def put(self, channel: int, listings: Iterable[tuple[int, TableSubscription]]) -> None:
+        only: the channels to include; None for all.
+        """
+        found: dict[ChangeKind, SubscriptionsByRole] = {}
+        for kind in kinds:
+            table, event = kind
+            by_role: dict[str, list[TableSubscription]] = {}
+            for one in self._tables.get(table, ()):
+                if one.event in (ANY, event) and (only is None or one.channel in only):
+                    by_role.setdefault(one.identity.role, []).append(one)
+            if by_role:
+                found[kind] = sorted(by_role.items())
+        return found
+
+    def put(self, channel: int, subscriptions: Iterable[tuple[int, TableSubscription]]) -> None:
         """Set a channel's subscriptions, each with its table; replaces earlier ones."""
-        former = self._viewers.get(channel)
+        former = self._identities.get(channel)
         self.remove(channel)
         tables: set[int] = set()
-        for oid, listing in listings:
+        for oid, subscription in subscriptions:
             tables.add(oid)
-            self._tables.setdefault(oid, []).append(listing)
-            self._viewers[channel] = listing.viewer
-            if former is not None and listing.viewer != former:
+            self._tables.setdefault(oid, []).append(subscription)
+            self._identities[channel] = subscription.identity
+            if former is not None and subscription.identity != former:
                 self.replaced.add(channel)
         self._channels[channel] = frozenset(tables)
 
     def remove(self, channel: int) -> None:
         """Remove a channel's subscriptions."""
-        self._viewers.pop(channel, None)
+        self._identities.pop(channel, None)
         for oid in self._channels.pop(channel, ()):
-            left = [listing for listing in self._tables[oid] if listing.channel != channel]
+            left = [subscription for subscription in self._tables[oid] if subscription.channel != channel]
             if left:
                 self._tables[oid] = left
             else:
                 del self._tables[oid]
 
-    def viewers(self) -> set[Identity]:
+    def identities(self) -> set[Identity]:
         """Return the identities of all subscriptions."""
-        return set(self._viewers.values())
-
-    def channels(self) -> Iterator[int]:
-        """Return the channels that have subscriptions."""
-        return iter(tuple(self._channels))
-
-
-_NOBODY: Final[list[TableSubscription]] = []
+        return set(self._identities.values())
 
 
 RAISED: Final = "P0001"
@@ -132,61 +142,65 @@ class _Column(NamedTuple):
     has_regex: bool
 
 
-class _Refused(Exception):
+class _InvalidBinding(Exception):
     """Carries an error text of the trigger."""
 
 
-async def listings_of(database: Database, asked: SubscribeQuery) -> list[tuple[int, TableSubscription]] | str:
+async def resolve_bindings(database: Database, query: SubscribeQuery) -> list[tuple[int, TableSubscription]] | str:
     """Return the subscriptions, each with its table, or the error text of the `system` frame. Raises: DatabaseError."""
-    claims = asked.who.claims.values
-    viewer = Identity(str(claims.get("role")), json.dumps(claims))
+    claims = query.who.claims.values
+    identity = Identity(str(claims.get("role")), json.dumps(claims))
     found: list[tuple[int, TableSubscription]] = []
     async with database.transaction(rollback=True) as connection:
-        for binding in asked.bindings:
+        for binding in query.bindings:
             try:
-                tables = await _tables(connection, binding, viewer)
+                tables = await _tables(connection, binding, identity)
             except psycopg.Error as error:
                 if is_lost(error):
                     raise
-                return EXCEPTION.format(given=binding.described, error=_words(error))
-            except _Refused as refused:
-                return EXCEPTION.format(given=binding.described, error=f"ERROR {RAISED} ({_name(RAISED)}) {refused}")
+                return EXCEPTION.format(given=binding.described, error=_error_text(error))
+            except _InvalidBinding as refused:
+                return EXCEPTION.format(
+                    given=binding.described, error=f"ERROR {RAISED} ({_condition_name(RAISED)}) {refused}"
+                )
             if not tables:
                 return UNPUBLISHED.format(given=binding.described)
             select = None if binding.select is None else tuple(sorted(set(binding.select)))
-            listing = TableSubscription(asked.channel, binding.id, binding.event, binding.conditions, select, viewer)
-            found += [(table, listing) for table in tables]
+            subscription = TableSubscription(
+                query.channel, binding.id, binding.event, binding.conditions, select, identity
+            )
+            found += [(table, subscription) for table in tables]
     return found
 
 
-async def _tables(connection: AsyncConnection, binding: Binding, viewer: Identity) -> list[int]:
+async def _tables(connection: AsyncConnection, binding: Binding, identity: Identity) -> list[int]:
     """Return the published tables that the binding names, after checking it against each of them."""
     named = binding.schema, binding.schema, binding.table, binding.table
     cursor = await connection.execute(_TABLES, [PUBLICATION, *named])
     tables = [oid for (oid,) in await cursor.fetchall()]
     for table in tables:
-        cursor = await connection.execute(_COLUMNS, [table, viewer.role])
+        cursor = await connection.execute(_COLUMNS, [table, identity.role])
         columns = {name: _Column(*rest) for name, *rest in await cursor.fetchall()}
         for condition in binding.conditions:
             await _check(connection, condition, columns)
         for name in binding.select or ():
             if name not in columns:
-                raise _Refused(f"invalid column for select {name}")
+                raise _InvalidBinding(f"invalid column for select {name}")
     return tables
 
 
 async def _check(connection: AsyncConnection, condition: Condition, columns: Mapping[str, _Column]) -> None:
     column = columns.get(condition.column)
     if column is None:
-        raise _Refused(f"invalid column for filter {condition.column}")
+        raise _InvalidBinding(f"invalid column for filter {condition.column}")
     if condition.op == "is":
         _check_is(condition, column)
     elif condition.op in ("like", "ilike"):
         if not column.has_like:
-            raise _Refused(_no_text(condition, column))
+            raise _InvalidBinding(_no_text(condition, column))
     elif condition.op in ("match", "imatch"):
         if not column.has_regex:
-            raise _Refused(_no_text(condition, column))
+            raise _InvalidBinding(_no_text(condition, column))
         await _check_regex(connection, condition)
     elif condition.op == "in":
         await _check_list(connection, condition, column)
@@ -200,9 +214,9 @@ def _no_text(condition: Condition, column: _Column) -> str:
 
 def _check_is(condition: Condition, column: _Column) -> None:
     if condition.value not in ("null", "true", "false", "unknown"):
-        raise _Refused("invalid value for is filter: must be null, true, false, or unknown")
+        raise _InvalidBinding("invalid value for is filter: must be null, true, false, or unknown")
     if condition.value != "null" and not column.is_bool:
-        raise _Refused(f"is {condition.value} filter requires a boolean column, got {column.shown}")
+        raise _InvalidBinding(f"is {condition.value} filter requires a boolean column, got {column.shown}")
 
 
 async def _check_regex(connection: AsyncConnection, condition: Condition) -> None:
@@ -211,13 +225,13 @@ async def _check_regex(connection: AsyncConnection, condition: Condition) -> Non
             await connection.execute("select '' ~ %s", [condition.value])
     except errors.InvalidRegularExpression as error:
         why = error.diag.message_primary
-        raise _Refused(f"invalid regular expression for {condition.op} filter: {why}") from error
+        raise _InvalidBinding(f"invalid regular expression for {condition.op} filter: {why}") from error
 
 
 async def _check_list(connection: AsyncConnection, condition: Condition, column: _Column) -> None:
     rows = await _cast(connection, condition.wire_value, column.sql + "[]", "coalesce(array_length({}, 1), 0)")
     if rows[0][0] > MAX_ITEMS:
-        raise _Refused(f"too many values for `in` filter. Maximum {MAX_ITEMS}")
+        raise _InvalidBinding(f"too many values for `in` filter. Maximum {MAX_ITEMS}")
 
 
 async def _cast(
@@ -229,12 +243,12 @@ async def _cast(
     return await cursor.fetchall()
 
 
-def _words(error: psycopg.Error) -> str:
+def _error_text(error: psycopg.Error) -> str:
     """Return PostgreSQL's error as the real server prints it."""
-    return f"ERROR {error.sqlstate} ({_name(error.sqlstate or '')}) {error.diag.message_primary}"
+    return f"ERROR {error.sqlstate} ({_condition_name(error.sqlstate or '')}) {error.diag.message_primary}"
 
 
-def _name(state: str) -> str:
+def _condition_name(state: str) -> str:
     """Return the condition name of an SQLSTATE from PostgreSQL's manual, such as `undefined_object`."""
     try:
         name = errors.lookup(state).__name__

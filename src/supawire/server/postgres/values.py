@@ -11,45 +11,18 @@ except in arrays. See docs/protocol.md, Value types.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
 from supawire._values.rows import read_array
+from supawire.server.postgres.catalog import Type, is_builtin
 
 Write: TypeAlias = Callable[[bytes], bytes]
 """Converts PostgreSQL's text to JSON."""
 
 NULL: Final = b"null"
-
-
-@dataclass(frozen=True, slots=True)
-class Type:
-    """A type of the catalog. name: as in pg_type; sql: its SQL name, quoted and qualified where needed.
-
-    kind: `b`ase, `c`omposite, `d`omain, `e`num, `p`seudo, `r`ange or `m`ultirange, as in pg_type; `j` for one with a
-    cast to JSON of its own, such as hstore. item: for an array the oid of its items. base: for a domain the oid of its
-    base type. fields: for a composite names and oids.
-    """
-
-    oid: int
-    name: str
-    sql: str
-    kind: str = "b"
-    item: int = 0
-    delimiter: str = ","
-    base: int = 0
-    fields: tuple[tuple[str, int], ...] = ()
-
-    @property
-    def whole(self) -> str:
-        """The type to cast a text to without truncation: `character` alone means a length of one."""
-        return _LENGTHY.get(self.oid, self.sql)
-
-
-_LENGTHY: Final = {1042: "pg_catalog.bpchar", 1560: 'pg_catalog."bit"'}
 
 
 def string(text: bytes) -> bytes:
@@ -142,28 +115,28 @@ class Writers:
     def __init__(self, types: Mapping[int, Type]) -> None:
         self._types = types
         self._made: dict[int, Write] = {}
-        self.cast: Final[dict[tuple[int, bytes], bytes]] = {}
-        """JSON by type and text, for types that only PostgreSQL can cast (`asks`); filled before encoding."""
+        self.computed: Final[dict[tuple[int, bytes], bytes]] = {}
+        """JSON by type and text, for types that only PostgreSQL can cast (`computes`); filled before encoding."""
 
-    def asks(self, oid: int) -> bool:
+    def computes(self, oid: int) -> bool:
         """Return whether PostgreSQL computes the JSON of this type: `json`, one with its own cast, or containing one.
 
         PostgreSQL converts `json` to jsonb with limits on digits, depth and characters, which the real server has too.
         """
         whole = self._types[oid]
         parts = [part for part in (whole.item, whole.base, *(kind for _, kind in whole.fields)) if part]
-        return asked(whole) or any(map(self.asks, parts))
+        return is_computed(whole) or any(map(self.computes, parts))
 
     def of_column(self, oid: int) -> Write:
         """Return the encoder for a column of this type. Raises: KeyError for a type that is not in the catalog."""
         write = self._made.get(oid)
         if write is None:
-            write = self._looked_up(oid) if self.asks(oid) else self._of_column(self._types[oid])
+            write = self._precomputed(oid) if self.computes(oid) else self._of_column(self._types[oid])
             self._made[oid] = write
         return write
 
-    def _looked_up(self, oid: int) -> Write:
-        return lambda text: self.cast[oid, text]
+    def _precomputed(self, oid: int) -> Write:
+        return lambda text: self.computed[oid, text]
 
     def _of_column(self, type: Type) -> Write:
         if type.item:
@@ -182,19 +155,12 @@ class Writers:
         return _WRITE.get(type.name, string) if is_builtin(type) else string
 
 
-def is_builtin(type: Type) -> bool:
-    """Return whether this is a base type of PostgreSQL itself; a user-defined type may have the same name."""
-    return type.kind == "b" and type.oid < FIRST_OF_USERS
-
-
-def asked(type: Type) -> bool:
+def is_computed(type: Type) -> bool:
     """Return whether PostgreSQL computes the JSON of values of this type itself."""
     return type.kind == "j" or type.oid == JSON
 
 
 JSON: Final = 114
-FIRST_OF_USERS: Final = 16_384
-"""First oid that PostgreSQL assigns to objects created by users."""
 
 
 def _array(write: Write, delimiter: str) -> Write:

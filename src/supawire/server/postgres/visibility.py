@@ -1,16 +1,11 @@
 """Row level security: find which rows an identity can see, with one query per role and claims in a batch.
 
 As on the real server, visibility is evaluated at query time, by primary key, with the role and the claims. The stream
-may contain a transaction shortly before other sessions see it, so the queries wait until the snapshot includes it.
-
-Also caches facts about tables: primary keys, column privileges, row level security. Privileges may change in the
-transaction that writes the row, so each batch first queries the versions of its tables, in a snapshot that includes the
-batch; facts are cached per version. Changes that do not modify a table's catalog rows, such as role memberships, take
-effect up to a second later. See docs/protocol.md, Row level security of changes.
+may contain a transaction shortly before other sessions see it, so the queries wait until the snapshot includes it. See
+docs/protocol.md, Row level security of changes.
 """
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, cast
@@ -18,22 +13,20 @@ from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, cast
 from psycopg import AsyncCursor, sql
 from psycopg.rows import TupleRow
 
-from supawire.server.postgres.catalog import Catalog, Facts, TransactionSnapshot
+from supawire.server.postgres.catalog import TransactionSnapshot, snapshot_delay, wait_until_visible
 from supawire.server.postgres.database import Database, DatabaseError, identifier, quoted
 from supawire.server.postgres.subscriptions import Identity
 
 _SNAPSHOT: Final = "select pg_current_snapshot()::text"
-_BECOME: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"
-_SEEN: Final = """
+_SET_IDENTITY: Final = "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)"
+_VISIBLE: Final = """
     select v.place from unnest({arrays}) with ordinality v({keys}, place)
     cross join lateral (select from {table} t where {equal} limit 1) row
 """
 """One index look-up per row. As a join, PostgreSQL would evaluate the policy on the whole table."""
-PAUSES: Final = (0.0, 0.0005, 0.002, 0.01, 0.05)
-"""Seconds between two checks of a snapshot that is behind; the last value repeats."""
-FAILURES: Final = 8
+MAX_SINGLE_FAILURES: Final = 8
 """Failing rows that are checked one by one before the policy is assumed to fail for the remaining rows."""
-TOGETHER: Final = 50
+MAX_IDENTITIES_PER_QUERY: Final = 50
 """Maximum identities checked in one round trip."""
 
 
@@ -46,21 +39,11 @@ class Key(NamedTuple):
     values: tuple[str, ...]
 
 
-class Seen(NamedTuple):
+class VisibleRows(NamedTuple):
     """The visible rows, by number, and the rows for which a policy failed."""
 
     visible: frozenset[int]
     failed: frozenset[int]
-
-
-async def caught_up(database: Database, snapshot: TransactionSnapshot | None, xids: Collection[int]) -> None:
-    """Wait until the effects of these transactions are visible to all sessions."""
-    looks = 0
-    while snapshot is None or not all(map(snapshot.sees, xids)):
-        await asyncio.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
-        looks += 1
-        ((text,),) = await database.query(_SNAPSHOT)
-        snapshot = TransactionSnapshot.parse(text)
 
 
 Table: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -79,36 +62,38 @@ class Failure(NamedTuple):
 class PolicyFailed(Exception):
     """A policy raised; has the failures by identity."""
 
-    def __init__(self, viewers: Mapping[Identity, Failure]) -> None:
-        super().__init__(f"a row policy raised for {len(viewers)} viewers")
-        self.viewers: Final = viewers
+    def __init__(self, failures: Mapping[Identity, Failure]) -> None:
+        super().__init__(f"a row policy raised for {len(failures)} identities")
+        self.failures: Final = failures
 
 
-async def seen(
+async def find_visible_rows(
     database: Database, wanted: Mapping[Identity, Rows], xids: Collection[int], *, isolate: bool = False
-) -> dict[Identity, Seen]:
+) -> dict[Identity, VisibleRows]:
     """Return what each identity sees of these rows, once these transactions are visible.
 
     isolate: a policy that raises hides rows from its identity only. Raises: PolicyFailed otherwise; DatabaseError.
     """
-    found: dict[Identity, Seen] = {}
+    found: dict[Identity, VisibleRows] = {}
     failing: dict[Identity, Failure] = {}
-    viewers = list(wanted)
-    for first in range(0, len(viewers), TOGETHER):
-        some = viewers[first : first + TOGETHER]
+    identities = list(wanted)
+    for first in range(0, len(identities), MAX_IDENTITIES_PER_QUERY):
+        some = identities[first : first + MAX_IDENTITIES_PER_QUERY]
         try:
-            looks = await _look_late(database, [(viewer, wanted[viewer]) for viewer in some], xids)
+            results = await _check_included(database, [(identity, wanted[identity]) for identity in some], xids)
         except DatabaseError as error:
             if error.retryable:
                 raise
             if isolate:
-                for viewer in some:
-                    found[viewer] = await _seen_apart(database, viewer, wanted[viewer], xids)
+                for identity in some:
+                    found[identity] = await _find_visible_rows_one_by_one(database, identity, wanted[identity], xids)
             else:
-                suspects = {viewer: Failure(wanted[viewer], error.text) for viewer in some}
+                suspects = {identity: Failure(wanted[identity], error.text) for identity in some}
                 failing.update(await still_failing(database, suspects) or suspects)
         else:
-            found.update((viewer, Seen(visible, frozenset())) for viewer, visible in zip(some, looks, strict=True))
+            found.update(
+                (identity, VisibleRows(visible, frozenset())) for identity, visible in zip(some, results, strict=True)
+            )
     if failing:
         raise PolicyFailed(failing)
     return found
@@ -120,22 +105,24 @@ async def still_failing(database: Database, suspects: Mapping[Identity, Failure]
     Raises: DatabaseError when the database cannot be reached.
     """
     failing: dict[Identity, Failure] = {}
-    for viewer, failure in suspects.items():
+    for identity, failure in suspects.items():
         try:
-            await _look(database, [(viewer, failure.rows)])
+            await _check(database, [(identity, failure.rows)])
         except DatabaseError as error:
             if error.retryable:
                 raise
-            failing[viewer] = Failure(failure.rows, error.text)
+            failing[identity] = Failure(failure.rows, error.text)
     return failing
 
 
-async def _seen_apart(database: Database, viewer: Identity, rows: Rows, xids: Collection[int]) -> Seen:
+async def _find_visible_rows_one_by_one(
+    database: Database, identity: Identity, rows: Rows, xids: Collection[int]
+) -> VisibleRows:
     """Return what one identity sees when a policy may raise.
 
     A policy that raises hides the row it raises for; after repeated failures all remaining rows are hidden.
     """
-    await caught_up(database, None, xids)
+    await wait_until_visible(database, xids)
     visible: set[int] = set()
     failed: set[int] = set()
     waiting = [rows]
@@ -143,33 +130,33 @@ async def _seen_apart(database: Database, viewer: Identity, rows: Rows, xids: Co
     while waiting:
         part = waiting.pop()
         try:
-            visible.update(*(await _look(database, [(viewer, part)]))[1])
+            visible.update(*(await _check(database, [(identity, part)]))[1])
         except DatabaseError as error:
             if error.retryable:
                 raise
-            if len(part) == 1 or alone >= FAILURES:
+            if len(part) == 1 or alone >= MAX_SINGLE_FAILURES:
                 failed.update(number for number, _ in part)
                 alone += 1
             else:
                 waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
-    return Seen(frozenset(visible), frozenset(failed))
+    return VisibleRows(frozenset(visible), frozenset(failed))
 
 
-async def _look_late(
-    database: Database, looks: Sequence[tuple[Identity, Rows]], xids: Collection[int]
+async def _check_included(
+    database: Database, checks: Sequence[tuple[Identity, Rows]], xids: Collection[int]
 ) -> list[frozenset[int]]:
     """Check the rows, and repeat the check if the snapshot did not include the transactions."""
-    tries = 0
+    attempts = 0
     while True:
-        snapshot, found = await _look(database, looks)
+        snapshot, found = await _check(database, checks)
         if all(map(snapshot.sees, xids)):
             return found
-        await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-        tries += 1
+        await asyncio.sleep(snapshot_delay(attempts))
+        attempts += 1
 
 
-async def _look(
-    database: Database, looks: Sequence[tuple[Identity, Rows]]
+async def _check(
+    database: Database, checks: Sequence[tuple[Identity, Rows]]
 ) -> tuple[TransactionSnapshot, list[frozenset[int]]]:
     """Run one check per identity in one round trip. All checks include what the returned snapshot includes.
 
@@ -178,19 +165,19 @@ async def _look(
     cursors: list[tuple[AsyncCursor[TupleRow], list[Rows]]] = []
     async with database.connection() as one:
         async with one.pipeline(), one.transaction(force_rollback=True):
-            taken = await one.execute(_SNAPSHOT)
-            for viewer, rows in looks:
-                query, parameters, groups = _question(rows)
-                await one.execute(_BECOME, [viewer.role, viewer.claims])
+            snapshot_cursor = await one.execute(_SNAPSHOT)
+            for identity, rows in checks:
+                query, parameters, groups = _build_query(rows)
+                await one.execute(_SET_IDENTITY, [identity.role, identity.claims])
                 cursors.append((await one.execute(query, parameters), groups))
-        ((snapshot,),) = await taken.fetchall()
+        ((snapshot,),) = await snapshot_cursor.fetchall()
         return TransactionSnapshot.parse(snapshot), [
             frozenset(groups[int(group)][int(place) - 1][0] for group, place in await cursor.fetchall())
             for cursor, groups in cursors
         ]
 
 
-def _question(rows: Rows) -> tuple[LiteralString, list[Any], list[Rows]]:
+def _build_query(rows: Rows) -> tuple[LiteralString, list[Any], list[Rows]]:
     """Return the query for these rows, its parameters, and the rows by table in the order of the result."""
     tables: dict[Table, list[tuple[int, Key]]] = {}
     for number, key in rows:
@@ -213,7 +200,7 @@ def _query(tables: tuple[Table, ...]) -> LiteralString:
 
 def _of_table(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> sql.Composed:
     names = [sql.Identifier(f"k{place}") for place in range(len(columns))]
-    return sql.SQL(_SEEN).format(
+    return sql.SQL(_VISIBLE).format(
         arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns)),
         keys=sql.SQL(", ").join(names),
         table=quoted(table),
@@ -222,57 +209,3 @@ def _of_table(table: str, columns: tuple[str, ...], types: tuple[str, ...]) -> s
             for column, name, kind in zip(columns, names, types, strict=True)
         ),
     )
-
-
-LASTING: Final = 1.0
-"""Seconds for which facts are cached at most."""
-MOST: Final = 10_000
-"""Maximum number of cached entries (table and role)."""
-
-
-class _Known(NamedTuple):
-    version: str | None
-    facts: Facts | None
-    until: float
-
-
-class CatalogCache:
-    """Cache of facts by table and role."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._known: dict[tuple[int, str], _Known] = {}
-
-    async def of(
-        self, oids: Collection[int], roles: Collection[str], xids: Collection[int]
-    ) -> Mapping[tuple[int, str], Facts]:
-        """Return the facts about these tables and roles, once these transactions are visible.
-
-        A table or role that no longer exists has no entry.
-        """
-        now = time.monotonic()
-        versions = await self._versions(oids, xids)
-        pairs = [(oid, role) for oid in oids for role in roles]
-        known = {
-            pair: one
-            for pair in pairs
-            if (one := self._known.get(pair)) is not None and one.version == versions.get(pair[0]) and one.until > now
-        }
-        if len(known) == len(pairs):
-            return {pair: one.facts for pair, one in known.items() if one.facts is not None}
-        found = await self._catalog.facts(oids, roles)
-        if len(self._known) > MOST:
-            self._known.clear()
-        for oid, role in pairs:
-            self._known[oid, role] = _Known(versions.get(oid), found.get((oid, role)), now + LASTING)
-        return found
-
-    async def _versions(self, oids: Collection[int], xids: Collection[int]) -> Mapping[int, str]:
-        """Query the versions repeatedly until the snapshot includes these transactions."""
-        looks = 0
-        while True:
-            versions, snapshot = await self._catalog.versions(oids)
-            if all(map(snapshot.sees, xids)):
-                return versions
-            await asyncio.sleep(PAUSES[min(looks, len(PAUSES) - 1)])
-            looks += 1
