@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from supawire.server.limits import ServerLimits
-from supawire.server.presence import RoomPresence
+from supawire.server.rooms import RoomPresence
 from tests.server.world import OK, World, system
 
 ENABLED = {"presence": {"enabled": True, "key": "ada"}}

@@ -43,7 +43,7 @@ from supawire.server.join import JoinHandler
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.mailboxes import Mailboxes
 from supawire.server.outbox import Outbox
-from supawire.server.presence_push import PresencePush
+from supawire.server.presence import Presence
 from supawire.server.queries import Answer, PermissionsQuery, Query, QueryError, StoredMessage
 from supawire.server.recorder import Recorder
 from supawire.server.rest import Rest
@@ -81,9 +81,7 @@ class Hub:
         self._rights = Authorization(options.policy, self._outbox.report)
         self._stepper.register_local(PermissionsQuery, self._rights.decide)
         self._broadcasts = Broadcasts(self._outbox, self.rooms, self._rights, self._stepper, limits)
-        self._presence = PresencePush(
-            self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref
-        )
+        self._presence = Presence(self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref)
         self._changes = Changes(self._outbox, self.rooms, self.connections, self._stepper, limits)
         self._token_refresh = TokenRefresh(
             options, self.schedule, self._outbox, self.rooms, self._rights, self._stepper, self._changes

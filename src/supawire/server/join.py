@@ -17,7 +17,7 @@ from supawire.server.hub_options import HubOptions, Ids
 from supawire.server.join_config import JoinConfig, parse_join
 from supawire.server.limits import Meter
 from supawire.server.outbox import Outbox
-from supawire.server.presence_push import PresencePush
+from supawire.server.presence import Presence
 from supawire.server.queries import QueryFailed, Sleep, Steps, Who
 from supawire.server.rooms import Rooms
 from supawire.server.token_refresh import TokenRefresh
@@ -62,7 +62,7 @@ class JoinHandler:
         rights: Authorization,
         database: DatabaseState,
         broadcasts: Broadcasts,
-        presence: PresencePush,
+        presence: Presence,
         changes: Changes,
         readiness: BroadcastReadiness,
         token_refresh: TokenRefresh,

@@ -1,84 +1,113 @@
-"""Presence of one room: tracked payloads and their diffs. See docs/protocol.md, Presence."""
+"""Handling of `presence` pushes: track and untrack, with replies and limits. See docs/protocol.md, Presence."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
-import msgspec
+from supawire.core.frames import PRESENCE, PRESENCE_STATE
+from supawire.server.authorization import Authorization
+from supawire.server.connection import ServerChannel
+from supawire.server.limits import ServerLimits, term_size
+from supawire.server.outbox import OK, Outbox
+from supawire.server.queries import Steps
+from supawire.server.rooms import Rooms
+from supawire.server.stepper import Stepper
+from supawire.server.wire import Push, encode, is_object
 
-from supawire.server.wire import encode
-
-Metas = dict[str, dict[str, list[dict[str, Any]]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """A `presence_diff`; both sides map keys to metas and may be empty."""
-
-    joins: Metas
-    leaves: Metas
-
-    def payload(self) -> bytes:
-        """Return the JSON text of the frame's payload."""
-        return encode({"joins": self.joins, "leaves": self.leaves})
+DENIED: Final = b'{"status":"error","response":{}}'
+NOT_A_MAP: Final = b'{"status":"error","response":{"reason":"Presence track payload must be a map"}}'
+TOO_MANY_CALLS: Final = "Client presence rate limit exceeded"
+TOO_MANY: Final = "Too many presence messages per second"
+TOO_BIG: Final = "Track message size exceeded"
 
 
-@dataclass(slots=True)
-class _Entry:
-    key: str
-    payload: dict[str, Any]
-    ref: str
-    previous: str | None = None
+class Presence:
+    """Handles track and untrack. `new_ref` returns a new `phx_ref`."""
 
-    def meta(self) -> dict[str, Any]:
-        previous = {} if self.previous is None else {"phx_ref_prev": self.previous}
-        return {**self.payload, "phx_ref": self.ref, **previous}
+    def __init__(
+        self,
+        outbox: Outbox,
+        rooms: Rooms,
+        rights: Authorization,
+        stepper: Stepper,
+        limits: ServerLimits,
+        new_ref: Callable[[], str],
+    ) -> None:
+        self._outbox = outbox
+        self._rooms = rooms
+        self._rights = rights
+        self._stepper = stepper
+        self._limits = limits
+        self._new_ref = new_ref
 
-    def alone(self) -> Metas:
-        return {self.key: {"metas": [self.meta()]}}
+    def push(self, channel: ServerChannel, push: Push, value: Any) -> None:
+        """Handle a presence push. Every push is answered, except one that exceeds a limit."""
+        if not is_object(value):
+            self._answer(channel, push, OK)
+            return
+        event = value.get("event")
+        if not isinstance(event, str):
+            self._answer(channel, push, OK if event is None else DENIED)
+        elif event.lower() == "track":
+            self._track(channel, push, value.get("payload", {}))
+        elif event.lower() == "untrack":
+            self._untrack(channel, push)
+        else:
+            self._answer(channel, push, DENIED)
 
+    def _track(self, channel: ServerChannel, push: Push, payload: Any) -> None:
+        if not self._allowed(channel):
+            return
+        if payload is None and channel.id not in self._rooms.of(channel).presence:
+            self._answer(channel, push, OK)  # equals the tracked payload, which is none
+            return
+        if not is_object(payload):
+            self._answer(channel, push, NOT_A_MAP)
+            return
+        limit = self._limits.payload_bytes
+        if limit is not None and term_size(payload) > limit:
+            self._rooms.shut(channel, TOO_BIG)
+            return
+        self._stepper.run(self._enter(channel, push, payload), channel)
 
-class RoomPresence:
-    """The tracked payloads of one room, at most one per channel; several channels may share a key."""
+    def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> Steps[None]:
+        """Track. A private channel joined without `enabled` receives diffs from its first own track on."""
+        if not (yield from self._rights.write(channel, "presence")):
+            self._answer(channel, push, DENIED)
+            return
+        if channel.private and not channel.hears_presence and not channel.config.presence:
+            yield from self._rights.read_presence(channel)
+        room = self._rooms.of(channel)
+        diff = room.presence.track(channel.id, channel.presence_key, payload, self._new_ref())
+        self._answer(channel, push, OK)
+        self._rooms.send_presence_diff(room, diff)
 
-    def __init__(self) -> None:
-        self._entries: dict[int, _Entry] = {}
+    def _untrack(self, channel: ServerChannel, push: Push) -> None:
+        if not self._allowed(channel):
+            return
+        room = self._rooms.of(channel)
+        self._answer(channel, push, OK)
+        self._rooms.send_presence_diff(room, room.presence.untrack(channel.id))
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def _allowed(self, channel: ServerChannel) -> bool:
+        """Count a call; when it exceeds the limit, close the channel without a reply."""
+        mono = self._outbox.now.mono
+        self._rooms.presence.count(mono)
+        if not channel.calls.allows(mono, self._limits):
+            self._rooms.shut(channel, TOO_MANY_CALLS)
+        elif self._rooms.presence.tripped(mono):
+            self._rooms.shut(channel, TOO_MANY)
+        return channel.open
 
-    def __contains__(self, channel: int) -> bool:
-        return channel in self._entries
+    def _answer(self, channel: ServerChannel, push: Push, payload: bytes) -> None:
+        self._outbox.reply(channel.peer, channel.wire_topic, PRESENCE, push.ref, channel.join_ref, payload)
 
-    def track(self, channel: int, key: str, payload: dict[str, Any], ref: str) -> Diff | None:
-        """Add or replace a payload and return the diff; None when the same payload is already tracked."""
-        old = self._entries.get(channel)
-        if old is None:
-            entry = self._entries[channel] = _Entry(key, payload, ref)
-            return Diff(entry.alone(), {})
-        if _same(old.payload, payload):
-            return None
-        entry = self._entries[channel] = _Entry(key, payload, ref, previous=old.ref)
-        return Diff(entry.alone(), old.alone())
-
-    def untrack(self, channel: int) -> Diff | None:
-        """Remove the channel's payload and return the diff; None when there was none."""
-        old = self._entries.pop(channel, None)
-        return None if old is None else Diff({}, old.alone())
-
-    def state(self) -> Metas:
-        """Return the full state in the form of `presence_state`."""
-        state: Metas = {}
-        for entry in self._entries.values():
-            state.setdefault(entry.key, {"metas": []})["metas"].append(entry.meta())
-        return state
-
-    def keys(self) -> Iterator[str]:
-        """Return the keys that are present, each as often as it has metas."""
-        return (entry.key for entry in self._entries.values())
-
-
-def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    if old != new:
-        return False
-    return msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")  # True == 1 in Python
+    def send_state(self, channel: ServerChannel) -> None:
+        """Send the full state, once after a join with presence enabled and readable."""
+        if not (channel.config.presence and channel.reads_presence):
+            return
+        mono = self._outbox.now.mono
+        self._rooms.presence.count(mono)
+        if self._rooms.presence.tripped(mono):
+            self._rooms.shut(channel, TOO_MANY)
+            return
+        self._outbox.push(channel, PRESENCE_STATE, encode(self._rooms.of(channel).presence.state()))

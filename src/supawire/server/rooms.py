@@ -1,30 +1,112 @@
-"""Rooms: the channels joined to each topic, delivery to them, and the ways in which a channel ends.
+"""Rooms: the channels joined to each topic and their presence, delivery to them, and how a channel ends.
 
 The private and the public channels of one topic are in different rooms.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
 
 from supawire.core.frames import CLOSE, ERROR, PRESENCE_DIFF
 from supawire.server.connection import ServerChannel
 from supawire.server.effects import Send, Unsubscribe
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox
-from supawire.server.presence import Diff, RoomPresence
 from supawire.server.wire import Shared, encode, shared_text
 
 TOO_MANY_MESSAGES: Final = "Too many messages per second"
 
 
+Metas = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceDiff:
+    """A `presence_diff`; both sides map keys to metas and may be empty."""
+
+    joins: Metas
+    leaves: Metas
+
+    def payload(self) -> bytes:
+        """Return the JSON text of the frame's payload."""
+        return encode({"joins": self.joins, "leaves": self.leaves})
+
+
+@dataclass(slots=True)
+class _Entry:
+    key: str
+    payload: dict[str, Any]
+    ref: str
+    previous: str | None = None
+
+    def meta(self) -> dict[str, Any]:
+        previous = {} if self.previous is None else {"phx_ref_prev": self.previous}
+        return {**self.payload, "phx_ref": self.ref, **previous}
+
+    def alone(self) -> Metas:
+        return {self.key: {"metas": [self.meta()]}}
+
+
+class RoomPresence:
+    """The tracked payloads of one room, at most one per channel; several channels may share a key.
+
+    See docs/protocol.md, Presence.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, channel: int) -> bool:
+        return channel in self._entries
+
+    def track(self, channel: int, key: str, payload: dict[str, Any], ref: str) -> PresenceDiff | None:
+        """Add or replace a payload and return the diff; None when the same payload is already tracked."""
+        old = self._entries.get(channel)
+        if old is None:
+            entry = self._entries[channel] = _Entry(key, payload, ref)
+            return PresenceDiff(entry.alone(), {})
+        if _same(old.payload, payload):
+            return None
+        entry = self._entries[channel] = _Entry(key, payload, ref, previous=old.ref)
+        return PresenceDiff(entry.alone(), old.alone())
+
+    def untrack(self, channel: int) -> PresenceDiff | None:
+        """Remove the channel's payload and return the diff; None when there was none."""
+        old = self._entries.pop(channel, None)
+        return None if old is None else PresenceDiff({}, old.alone())
+
+    def state(self) -> Metas:
+        """Return the full state in the form of `presence_state`."""
+        state: Metas = {}
+        for entry in self._entries.values():
+            state.setdefault(entry.key, {"metas": []})["metas"].append(entry.meta())
+        return state
+
+    def keys(self) -> Iterator[str]:
+        """Return the keys that are present, each as often as it has metas."""
+        return (entry.key for entry in self._entries.values())
+
+
+def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    if old != new:
+        return False
+    return msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")  # True == 1 in Python
+
+
 class Room:
     """The private or the public channels of one topic."""
 
-    __slots__ = ("key", "members", "roster", "wire_topic")
+    __slots__ = ("key", "members", "presence", "wire_topic")
 
     def __init__(self, key: tuple[str, bool], topic: str) -> None:
         self.key: Final = key
         self.members: Final[dict[int, ServerChannel]] = {}
-        self.roster: Final = RoomPresence()
+        self.presence: Final = RoomPresence()
         self.wire_topic: Final = encode(topic)
 
 
@@ -95,7 +177,7 @@ class Rooms:
             if member is not skip and member.reads_broadcast:
                 self.shut(member, TOO_MANY_MESSAGES)
 
-    def tell_presence(self, room: Room, diff: Diff | None) -> None:
+    def send_presence_diff(self, room: Room, diff: PresenceDiff | None) -> None:
         """Deliver a presence diff to every channel in the room that receives diffs."""
         if diff is None:
             return
@@ -124,7 +206,7 @@ class Rooms:
         channel.peer.former[channel.topic] = channel.join_ref
         room = self.of(channel)
         del room.members[channel.id]
-        self.tell_presence(room, room.roster.untrack(channel.id))
+        self.send_presence_diff(room, room.presence.untrack(channel.id))
         if not room.members:
             del self._rooms[room.key]
 

@@ -110,7 +110,7 @@ def _binding(binding: Binding) -> str:
 
 
 def _topic(room: Room) -> Topic:
-    state = room.roster.state()
+    state = room.presence.state()
     present = [Present(key, [_bare(meta) for meta in state[key]["metas"]]) for key in list(state)[:MAX_KEYS]]
     name, private = room.key
     members = sorted(channel.peer.id for channel in room.members.values())
