@@ -50,6 +50,7 @@ MEANINGS = {
     MirrorState.FETCHING: "`fetch` is running; changes are kept",
     MirrorState.SETTLING: "it has returned; changes that it already includes may still arrive",
     MirrorState.LIVE: "the copy equals the table",
+    MirrorState.REFETCHING: "as live, except for single rows that `fetch_row` is fetching",
     MirrorState.CLOSED: "closed, by you or with the client; the rows stay readable",
 }
 

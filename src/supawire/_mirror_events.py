@@ -36,6 +36,7 @@ class MirrorState(StrEnum):
     FETCHING = "fetching"
     SETTLING = "settling"
     LIVE = "live"
+    REFETCHING = "refetching"
     CLOSED = "closed"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from msgspec import Raw, json
 
 from supawire._mirror_events import MirrorState, Row, RowView
-from supawire.core.mirror import PAUSE, Abandon, Emit, Fetch, Mirror, MirrorSettings, ReportError
+from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings, ReportError
+from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import RowError
 from supawire.events import NULL, ChangeData, Gap, Instant, type_of_change
@@ -69,6 +70,9 @@ class Driven:
         self.abandoned: list[int] = []
         self.events: list[Any] = []
         self.errors: list[Exception] = []
+        self.rows_fetched: dict[int, Row] = {}
+        """The keys of the running fetches of single rows, by number."""
+        self.rows_abandoned: list[int] = []
 
     def pump(self) -> None:
         while self.mirror.effects:
@@ -77,6 +81,11 @@ class Driven:
                     self.fetches.append(generation)
                 case Abandon(generation):
                     self.abandoned.append(generation)
+                case FetchRow(number, key):
+                    self.rows_fetched[number] = key
+                case AbandonRow(number):
+                    del self.rows_fetched[number]
+                    self.rows_abandoned.append(number)
                 case Emit(event):
                     self.events.append(event)
                 case ReportError(error):
@@ -102,6 +111,16 @@ class Driven:
             self.mirror.failed(self.fetches[-1], error, at(self.now))
         self.pump()
 
+    def answer_row(self, given: Any, number: int | None = None) -> None:
+        """Answer the newest fetch of a row, or the one with this number."""
+        number = max(self.rows_fetched) if number is None else number
+        key = self.rows_fetched.pop(number)
+        try:
+            self.mirror.row_fetched(number, self.mirror.read_row(key, given), at(self.now))
+        except RowError as error:
+            self.mirror.row_failed(number, error)
+        self.pump()
+
     def hear(self, *changes: Any, inside: bool = True) -> None:
         for one in changes:
             self.mirror.take(one, at(self.now), inside=inside)
@@ -112,7 +131,7 @@ class Driven:
         self.answer(*rows)
         self.run(1)
         assert self.mirror.state is MirrorState.LIVE
-        self.run(PAUSE)
+        self.run(self.mirror.settings.pause)
         self.events.clear()
         return self
 

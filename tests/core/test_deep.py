@@ -7,7 +7,6 @@ from msgspec import Raw
 
 from supawire._mirror_events import MirrorState
 from supawire.core import codec
-from supawire.core.mirror import PAUSE
 from supawire.errors import RowError
 from supawire.events import Gap
 from supawire.selectors import broadcast, changes, gaps, presence
@@ -113,7 +112,7 @@ def test_a_mirror_fetches_what_it_could_not_read_and_says_it_once() -> None:
         mirror.hear(change("INSERT", {"id": Raw(b"1e9999999999999999999")}))
     assert [type(error) for error in mirror.errors] == [RowError]
     assert mirror.state is not MirrorState.LIVE
-    mirror.run(PAUSE)
+    mirror.run(mirror.mirror.settings.pause)
     assert len(mirror.fetches) == 2
 
 

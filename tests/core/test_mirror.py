@@ -5,7 +5,6 @@ from decimal import Decimal
 import pytest
 
 from supawire._mirror_events import MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
-from supawire.core.mirror import PAUSE
 from supawire.core.states import MirrorOn
 from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolError, RowError, SlowConsumerError
 from supawire.events import System
@@ -185,7 +184,7 @@ def test_a_doubt_during_a_fetch_is_followed_by_another() -> None:
     driven.answer(row(1))
     driven.run(1)
     assert driven.state is MirrorState.WAITING and driven.rows == [row(1)]
-    driven.run(PAUSE)
+    driven.run(driven.mirror.settings.pause)
     assert driven.fetches == [1, 2]
     driven.answer(row(1, v=2))
     driven.run(1)

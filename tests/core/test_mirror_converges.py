@@ -7,7 +7,8 @@ and answer.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from hypothesis import strategies as st
 
 from supawire._mirror_events import MirrorState, Resynced, Row, RowDeleted, RowInserted, RowUpdated
 from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings
-from supawire.errors import HandlerError
+from supawire.core.row_fetch import AbandonRow, Answer, FetchRow, RowFetches
+from supawire.core.table_copy import Incomplete, Put, TableCopy
+from supawire.errors import HandlerError, LocalProtocolError
+from supawire.events import Instant
 from supawire.options import Backoff
 
 from .mirrored import PLAIN, at, change, gap
@@ -33,7 +37,7 @@ def fits(name: str, row: Row) -> bool:
 class Life:
     """A table, the transport of its changes, and the mirror."""
 
-    def __init__(self, which: str) -> None:
+    def __init__(self, which: str, *, by_row: bool = False, refresh_every: float | None = None) -> None:
         self.which = which
         self.now = 1000.0
         self.table: dict[int, Row] = {}
@@ -53,6 +57,14 @@ class Life:
         self.folded: dict[int, Row] = {}
         """The rows as known from the events alone."""
         self.version: dict[int, int] = {}
+        self.row_fetches: dict[int, FetchRow] = {}
+        self.seen_rows: dict[int, Row | None] = {}
+        """Answers in flight, by number of the fetch."""
+        self.late_rows: list[tuple[int, Row | None]] = []
+        """The answers of cancelled fetches of rows."""
+        self.fetched_rows = 0
+        self.fetches = 0
+        """Number of fetches of all rows."""
         self.doubtful = False
         """Whether the latest fetch that was shown may have been incomplete."""
         self.ever: set[tuple[Any, ...]] = set()
@@ -60,9 +72,18 @@ class Life:
 
         text = None if which == "all" else f"{which}=gte.5"
         self.mirror = Mirror(
-            MirrorSettings("users", ("id",), filter=text, judged=FILTERS[which], backoff=Backoff(jitter=0)),
+            MirrorSettings(
+                "users",
+                ("id",),
+                filter=text,
+                judged=FILTERS[which],
+                backoff=Backoff(jitter=0),
+                by_row=by_row,
+                most_rows=3,
+                refresh_every=refresh_every,
+            ),
             PLAIN,
-            None,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # nothing is drawn
+            random.Random(1),
         )
         for key in (1, 3):
             self.table[key] = {"id": key, "a": key * 2, "big": "x", "v": 0}
@@ -82,9 +103,9 @@ class Life:
         """Return the time in the server's format."""
         return at(self.now).at().isoformat()
 
-    def put(self, kind: str, key: int, row: Row, **told: Any) -> None:
+    def put(self, kind: str, key: int, row: Row, *, unsent: Collection[str] = (), **told: Any) -> None:
         self.table[key] = row
-        sent = {name: value for name, value in row.items() if name not in told.pop("unsent", ())}
+        sent = {name: value for name, value in row.items() if name not in unsent}
         self.commit(change(kind, sent, committed=self.stamp, **told), fitting=fits(self.which, sent))
 
     def insert(self, key: int, a: int) -> None:
@@ -132,6 +153,14 @@ class Life:
             self.mirror.gap(gap("changes"))
         self.ever_joined = True
         self.pump()
+
+    def become_live(self) -> None:
+        self.join()
+        self.wait(1)
+        self.see()
+        self.answer()
+        self.wait(4)
+        assert self.mirror.state is MirrorState.LIVE
 
     def lose(self, *_: int) -> None:
         if not self.joined:
@@ -194,6 +223,39 @@ class Life:
         self.mirror.failed(fetch.generation, HandlerError("no"), at(self.now))
         self.pump()
 
+    # --- the fetches of rows
+
+    def see_row(self, which: int = 0, _: int = 0) -> None:
+        """Let the database answer the fetch of a row with the current row; the answer is in flight."""
+        unseen = [number for number in self.row_fetches if number not in self.seen_rows]
+        if unseen:
+            number = unseen[which % len(unseen)]
+            row = self.history[-1].get(self.row_fetches[number].key["id"])
+            self.seen_rows[number] = None if row is None else dict(row)
+
+    def answer_row(self, which: int = 0, _: int = 0) -> None:
+        if not self.seen_rows:
+            return
+        number = sorted(self.seen_rows)[which % len(self.seen_rows)]
+        row = self.seen_rows.pop(number)
+        fetch = self.row_fetches.pop(number)
+        self.fetched_rows += 1
+        self.mirror.row_fetched(number, self.mirror.read_row(fetch.key, row), at(self.now))
+        self.pump()
+
+    def answer_row_late(self, *_: int) -> None:
+        if self.late_rows:
+            self.mirror.row_fetched(*self.late_rows.pop(), at(self.now))
+            self.pump()
+
+    def fail_row(self, which: int, _: int = 0) -> None:
+        if self.row_fetches:
+            number = sorted(self.row_fetches)[which % len(self.row_fetches)]
+            del self.row_fetches[number]
+            self.seen_rows.pop(number, None)
+            self.mirror.row_failed(number, HandlerError("no"))
+            self.pump()
+
     def refresh(self, *_: int) -> None:
         self.mirror.mark_stale("refresh")
         self.pump()
@@ -206,10 +268,19 @@ class Life:
                 case Fetch() as fetch:
                     assert self.fetch is None, "two fetches at once"
                     self.fetch, self.snapshot = fetch, None
+                    self.fetches += 1
                 case Abandon(generation):
                     assert self.fetch is not None and self.fetch.generation == generation
                     self.late = self.fetch, self.snapshot or [*self.history[-1].values()]
                     self.fetch = self.snapshot = None
+                case FetchRow(number) as fetch_row:
+                    keys = [one.key for one in self.row_fetches.values()]
+                    assert fetch_row.key not in keys, "two fetches of one row at once"
+                    assert len(keys) < self.mirror.settings.most_rows
+                    self.row_fetches[number] = fetch_row
+                case AbandonRow(number):
+                    key = self.row_fetches.pop(number).key["id"]
+                    self.late_rows.append((number, self.seen_rows.pop(number, self.history[-1].get(key))))
                 case Emit(event):
                     self.fold(event)
                 case _:
@@ -244,10 +315,17 @@ class Life:
         if self.mirror.state is MirrorState.LIVE:
             assert self.mirror.rows == self.history[self.told]
         assert self.mirror.rows == self.folded
+        fetched_now = {row["id"] for row in self.mirror.incomplete}
+        if self.mirror.state in (MirrorState.LIVE, MirrorState.REFETCHING):
+            for key in (self.folded.keys() | self.history[self.told].keys()) - fetched_now:
+                assert self.folded.get(key) == self.history[self.told].get(key)
+        for key in fetched_now:  # it may be shown newer than the changes that have arrived
+            self.version.pop(key, None)
         for key, row in self.folded.items() if not self.doubtful else ():
             assert tuple(sorted(row.items())) in self.ever
             assert row["v"] >= self.version.get(key, 0)
-            self.version[key] = row["v"]
+            if key not in fetched_now:
+                self.version[key] = row["v"]
 
     def end(self) -> None:
         """Check that the mirror is live and equals the table once nothing happens any more."""
@@ -256,7 +334,12 @@ class Life:
             self.wait(4)
             self.see()
             self.answer()
+            for _ in range(3):
+                self.see_row(0)
+                self.answer_row(0)
             self.check()
+            if self.mirror.state is MirrorState.LIVE and not self.coming:
+                break
         assert self.mirror.state is MirrorState.LIVE
         assert self.mirror.rows == self.history[-1]
 
@@ -272,26 +355,39 @@ CHOICES = [act for act, weight in ACTS.items() for _ in range(weight)]
 Step = tuple[Callable[..., None], int, int]
 
 
-def play(which: str, steps: Iterable[Step]) -> None:
-    """Run one sequence of steps."""
-    life = Life(which)
+def play(which: str, steps: Iterable[Step], *, by_row: bool = False, refresh_every: float | None = None) -> Life:
+    """Run one sequence of steps and return how it ended. by_row: the user can fetch single rows."""
+    life = Life(which, by_row=by_row, refresh_every=refresh_every)
+    if by_row:
+        life.become_live()
     for act, key, number in steps:
         act(life, key, number)
         life.check()
     life.end()
+    return life
 
 
-def dice(seed: int) -> tuple[str, list[Step]]:
+ROW_ACTS: dict[Callable[..., None], int] = {
+    Life.insert: 12, Life.update: 24, Life.move: 4, Life.delete: 8, Life.update_to_a_large_row: 24,
+    Life.join: 8, Life.lose: 1, Life.arrive: 24, Life.wait: 16, Life.see: 24, Life.answer: 24, Life.refresh: 1,
+    Life.see_row: 20, Life.answer_row: 16, Life.answer_row_late: 4, Life.fail_row: 1,
+}  # fmt: skip
+"""The possible steps of a mirror that fetches single rows, and their frequency."""
+
+ROW_CHOICES = [act for act, weight in ROW_ACTS.items() for _ in range(weight)]
+
+
+def dice(seed: int, choices: list[Callable[..., None]] = CHOICES) -> tuple[str, list[Step]]:
     """Return the reproducible sequence for this number."""
     rng = random.Random(seed)
-    steps = [(rng.choice(CHOICES), rng.randint(1, 4), rng.randint(0, 9)) for _ in range(80)]
+    steps = [(rng.choice(choices), rng.randint(1, 4), rng.randint(0, 9)) for _ in range(80)]
     return rng.choice(sorted(FILTERS)), steps
 
 
-def play_many(count: int) -> None:
+def play_many(count: int, *, by_row: bool = False) -> None:
     """Run this many sequences."""
     for seed in range(count):
-        play(*dice(seed))
+        play(*dice(seed, ROW_CHOICES if by_row else CHOICES), by_row=by_row)
 
 
 @settings(max_examples=80)
@@ -302,6 +398,65 @@ def play_many(count: int) -> None:
 def test_a_mirror_is_the_table_when_it_is_live(which: str, steps: list[Step]) -> None:
     """Whatever is committed, lost, late or fetched: a live copy is correct, and no row goes back (R44)."""
     play(which, steps)
+
+
+@settings(max_examples=80)
+@given(
+    which=st.sampled_from(sorted(FILTERS)),
+    refresh_every=st.sampled_from([None, 4.0]),
+    steps=st.lists(
+        st.tuples(st.sampled_from(ROW_CHOICES), st.integers(1, 4), st.integers(0, 9)), min_size=40, max_size=80
+    ),
+)
+def test_a_mirror_that_fetches_single_rows_is_the_table_when_it_is_live(
+    which: str, refresh_every: float | None, steps: list[Step]
+) -> None:
+    """The same with many incomplete rows, each of which is fetched by itself while all others stay correct."""
+    play(which, steps, by_row=True, refresh_every=refresh_every)
+
+
+def _complete(life: Life) -> None:
+    life.update(1, 4)
+
+
+def _partial(life: Life) -> None:
+    life.update(1, 5)
+
+
+def _truncated(life: Life) -> None:
+    life.update_to_a_large_row(1, 6)
+
+
+def _delete_or_insert(life: Life) -> None:
+    (life.delete if 1 in life.table else life.insert)(1, 7)
+
+
+def _wait(life: Life) -> None:
+    life.wait(3)
+
+
+ORDERS = [_complete, _partial, _truncated, _delete_or_insert, _wait, Life.arrive, Life.see_row, Life.answer_row]
+
+
+def play_in_order(acts: Iterable[Callable[[Life], None]]) -> None:
+    """Run these steps on a live mirror for whose first row an incomplete change has just arrived."""
+    life = Life("all", by_row=True)
+    life.become_live()
+    _truncated(life)
+    life.arrive()
+    assert life.mirror.state is MirrorState.REFETCHING
+    for act in acts:
+        act(life)
+        life.check()
+    life.end()
+    assert life.fetch is None and life.fetches == 1, "all rows were fetched again"
+
+
+@pytest.mark.parametrize("first", ORDERS, ids=lambda act: act.__name__.strip("_"))
+def test_every_order_of_changes_and_the_fetch_of_their_row(first: Callable[[Life], None]) -> None:
+    """After an incomplete change, every order of four steps ends with the right row and without a fetch of all rows."""
+    for others in product(ORDERS, repeat=3):
+        play_in_order((first, *others))
 
 
 def _instead(patch: pytest.MonkeyPatch, name: str, before: Callable[[Mirror], None]) -> None:
@@ -334,6 +489,60 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a gap is not noticed": lambda patch: patch.setattr(Mirror, "changes_lost", lambda *_: None),
     "a row that came in parts is passed over": lambda patch: patch.setattr(Mirror, "mark_stale", lambda *_: None),
 }
+
+
+def _settled_at_once(patch: pytest.MonkeyPatch) -> None:
+    method = RowFetches.answered
+
+    def wrapped(self: RowFetches, number: int, row: Row | None, now: Instant) -> Answer | None:
+        shown = method(self, number, row, now)
+        for one in self._fetches.values():
+            one.due_at = min(one.due_at, now.mono)
+        return shown
+
+    patch.setattr(RowFetches, "answered", wrapped)
+
+
+def _complete_without_fetch(self: TableCopy, op: Put, known_as: Any) -> Row | Incomplete:
+    return {**self.rows.get(known_as, {"a": 0, "big": "x", "v": 0}), **op.row}
+
+
+ROW_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a fetched row does not wait for late changes": _settled_at_once,
+    "a change during the fetch of its row is passed over": lambda patch: patch.setattr(
+        RowFetches, "changed", lambda *_: None
+    ),
+    "a delete does not end the fetch of its row": lambda patch: patch.setattr(
+        TableCopy, "_drop", lambda self, key: self.rows.pop(key, None) and None
+    ),
+    "a complete change does not end the fetch of its row": lambda patch: patch.setattr(
+        TableCopy, "_complete", lambda *_: None
+    ),
+    "the answer of a cancelled fetch counts": lambda patch: patch.setattr(
+        RowFetches, "_running", lambda self, number: next(iter(self._fetches.items()), None)
+    ),
+    "an omitted value is taken from an incomplete row": lambda patch: patch.setattr(
+        TableCopy, "_whole", _complete_without_fetch
+    ),
+    "a loss does not end the fetches": lambda patch: patch.setattr(Mirror, "_clear_row_fetches", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("mutant", ROW_MUTANTS)
+def test_the_model_finds_a_mirror_that_fetches_rows_wrongly(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to get the order of fetched rows wrong is detected."""
+    ROW_MUTANTS[mutant](monkeypatch)
+    with pytest.raises((AssertionError, LocalProtocolError, KeyError)):
+        play_many(1000, by_row=True)
+
+
+def test_rows_are_fetched_alone_in_the_model() -> None:
+    """The sequences of the model fetch many single rows."""
+    rows = 0
+    for seed in range(50):
+        which, steps = dice(seed, ROW_CHOICES)
+        rows += play(which, steps, by_row=True).fetched_rows
+    assert rows > 50
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

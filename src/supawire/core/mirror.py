@@ -13,7 +13,8 @@ Why the copy ends up correct:
   deliver changes up to 0.5 s late; longer while it still sends commits from before the answer. Only then is the
   mirror *live*. Meanwhile the old copy follows the changes, so that users never see a row go back.
 * After an incomplete change, such as a row over a megabyte, the copy is stale until a fetch that begins later. If it
-  arrives during a fetch, that fetch is not interrupted: each result is shown, but does not make the mirror live.
+  arrives during a fetch, that fetch is not interrupted: each result is shown, but does not make the mirror live. If the
+  user can fetch single rows (`by_row`), only that row is fetched, see `row_fetch`; the mirror is not live until then.
 * The server may lose changes silently, for example when its database restarts. With `refresh_every`, a live copy is
   compared with newly fetched rows at intervals. The mirror stays live, and only differences are applied and reported.
   If the copy becomes stale, the comparison is abandoned, since a new fetch is needed anyway.
@@ -25,19 +26,31 @@ See docs/protocol.md, Delivery of changes.
 """
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Rows, RowView, same_row
+from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Row, Rows, RowView, same_row
 from supawire._server_errors import SUBSCRIBED
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
 from supawire.core.pacing import Uniform, delay
+from supawire.core.row_fetch import AbandonRow, Answer, FetchRow, RowFetches
 from supawire.core.states import MIRROR, MirrorOn
-from supawire.core.table_copy import Drop, KeyColumns, Put, Reader, TableCopy, Undecidable, read_rows, unlike
+from supawire.core.table_copy import (
+    Delta,
+    Drop,
+    Incomplete,
+    KeyColumns,
+    Put,
+    Reader,
+    TableCopy,
+    Undecidable,
+    read_rows,
+    unlike,
+)
 from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
 from supawire.events import Change, Gap, Instant, System
 from supawire.options import Backoff
@@ -50,7 +63,8 @@ class MirrorSettings(Struct, frozen=True):
     filter: None for all rows. narrow: subscribe only to changes that match the filter. plain: rows as plain JSON.
     settle: seconds to wait after a fetch for changes that it already includes. backoff: between failed fetches.
     buffer: maximum number of changes buffered during a fetch. refresh_every: seconds between comparisons of a live copy
-    with the table, None for none.
+    with the table, None for none. by_row: fetch single rows that came incomplete, at most `most_rows` at once. pause:
+    minimum seconds from one fetch result to the next fetch, so that several stale rows share one fetch.
     """
 
     table: str
@@ -66,6 +80,9 @@ class MirrorSettings(Struct, frozen=True):
     backoff: Backoff = Backoff(initial=1.0)
     buffer: int = 10_000
     refresh_every: float | None = None
+    by_row: bool = False
+    most_rows: int = 10
+    pause: float = 1.0
 
 
 class Fetch(Struct, frozen=True):
@@ -92,7 +109,7 @@ class ReportError(Struct, frozen=True):
     error: RealtimeError
 
 
-MirrorEffect = Fetch | Abandon | Emit | ReportError
+MirrorEffect = Fetch | Abandon | FetchRow | AbandonRow | Emit | ReportError
 
 
 class Take(Protocol):
@@ -100,9 +117,6 @@ class Take(Protocol):
 
     def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
 
-
-PAUSE: Final = 1.0
-"""Minimum seconds from one fetch result to the next fetch, so that several stale rows share one fetch."""
 
 LONGEST: Final = 10
 """Maximum multiple of `settle` to wait for a lagging server. Its clock may differ from ours, hence the limit."""
@@ -133,7 +147,7 @@ class Mirror:
         """The copy that users see, None before the first."""
         self._next: TableCopy | None = None
         """The new copy, not yet settled."""
-        self._kept: list[Put | Drop] = []
+        self._kept: list[Put | Drop | Incomplete] = []
         self._generation = 0
         self._attempt = 0
         self._not_before = 0.0
@@ -149,6 +163,8 @@ class Mirror:
         self._reason = "first"
         """Why the latest fetch was started."""
         self._compared = settings.modelled
+        self._row_fetches: Final = RowFetches(settings.settle, LONGEST * settings.settle, settings.pause)
+        """The fetches of the incomplete rows of the copy, while it is otherwise live."""
 
     @property
     def rows(self) -> Rows:
@@ -168,12 +184,24 @@ class Mirror:
                 return self._not_before
             case MirrorState.SETTLING:
                 return self._settled_at
-            case MirrorState.LIVE if self._comparing:
-                return None if self._next is None else self._settled_at
-            case MirrorState.LIVE if self.settings.refresh_every is not None:
-                return self._compare_at
+            case MirrorState.LIVE | MirrorState.REFETCHING:
+                deadlines = (self._compare_deadline, self._row_fetches.next_deadline)
+                return min((one for one in deadlines if one is not None), default=None)
             case _:
                 return None
+
+    @property
+    def _compare_deadline(self) -> float | None:
+        """When the next comparison begins, or when the running one ends; None if not known."""
+        if self._comparing:
+            return None if self._next is None else self._settled_at
+        return None if self.settings.refresh_every is None else self._compare_at
+
+    @property
+    def incomplete(self) -> tuple[Row, ...]:
+        """The known values of the rows that are being fetched, in the state `REFETCHING`."""
+        copy = self._copy
+        return tuple(copy.incomplete.values()) if copy is not None and self.state is MirrorState.REFETCHING else ()
 
     def listeners(self, take: Take) -> tuple[Listener, ...]:
         """Return the listeners to register; `take` gets each change once, and whether it matches the filter.
@@ -211,6 +239,7 @@ class Mirror:
         self.error = error or self.error
         self._torn, self._reason = True, "gap"
         self._abandon()
+        self._clear_row_fetches()
         self._move(MirrorOn.LOST)
 
     def gap(self, gap: Gap) -> None:
@@ -231,6 +260,7 @@ class Mirror:
         self._stale = self._stale or why
         if self._comparing:
             self._abandon()
+        self._clear_row_fetches()
         self._move(MirrorOn.DOUBT)
 
     def take(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
@@ -240,15 +270,14 @@ class Mirror:
         op = self._reader.read(change, inside=inside)
         if op is None:
             return
-        if isinstance(op, Undecidable):
-            if op.error is not None and self._stale is None:  # report one until the next fetch
-                self.effects.append(ReportError(op.error))
-            self.mark_stale(f"row: {op.why}")
+        if isinstance(op, Undecidable) or (isinstance(op, Incomplete) and not self.settings.by_row):
+            self._doubt(op)
             return
+        if self._next is not None or self._row_fetches:
+            self._await_older(change, now)
         self._follow(op)
         if self._next is not None:
             self._settle(self._next, op)
-            self._await_older(change, now)
         elif self.state is MirrorState.FETCHING or self._comparing:
             self._kept.append(op)
             if len(self._kept) > self.settings.buffer:
@@ -291,53 +320,161 @@ class Mirror:
         self.error = error
         self._move(MirrorOn.FAILED)
 
+    def read_row(self, key: Row, given: Any) -> Row | None:
+        """Convert the row fetched for a key, for `row_fetched`. May run on any thread.
+
+        Raises: RowError: the result is not a row, or a row with another key.
+        """
+        if given is None:
+            return None
+        if not isinstance(given, Mapping):
+            raise RowError(
+                f"fetch_row must return a row, which is a mapping from column to value, or None, not {type(given)!r}",
+                hint="An answer of supabase-py has a list of rows in `.data`; return the only one, or None.",
+            )
+        ((found, row),) = self.read((cast("Any", given),)).items()
+        if found != self.key.of(key):
+            raise RowError(f"fetch_row returned the row with the key {found!r} when it was called with {key!r}")
+        return row
+
+    def row_fetched(self, number: int, row: Row | None, now: Instant) -> None:
+        """Handle the fetched row, None if there is none with its key. Results of abandoned fetches are dropped."""
+        self._show(self._row_fetches.answered(number, row, now))
+
+    def row_failed(self, number: int, error: RealtimeError) -> None:
+        """Fetch all rows, because the fetch of a single row raised an error or timed out."""
+        if self._row_fetches.failed(number):
+            self.effects.append(ReportError(error))
+            self.error = error
+            self.mark_stale("row: it could not be fetched")
+
     def tick(self, now: Instant) -> None:
         """Handle the deadline if it has passed."""
         deadline = self.next_deadline
         if deadline is None or deadline > now.mono:
             return
-        if self.state is MirrorState.SETTLING:
-            self._adopt(now)
+        match self.state:
+            case MirrorState.SETTLING:
+                self._adopt(now)
+            case MirrorState.WAITING:
+                self._reason, self._stale = self._stale or self._reason, None
+                self._move(MirrorOn.DUE)
+                self._fetch()
+            case _:
+                self._tick_live(now)
+
+    def _tick_live(self, now: Instant) -> None:
+        """Handle the deadlines of the fetches of single rows and of the comparison."""
+        for answer in self._row_fetches.due(now):
+            self._show(answer)
+            self._complete(answer)
+        self._fetch_incomplete()
+        deadline = self._compare_deadline
+        if not self._is_followed or deadline is None or deadline > now.mono:
             return
         if self._comparing:
             self._take_over(now)
-            return
-        self._generation += 1
-        self._kept = []
-        if self.state is MirrorState.LIVE:
-            self._comparing = True
         else:
-            self._reason, self._stale = self._stale or self._reason, None
-            self._move(MirrorOn.DUE)
-        self.effects.append(Fetch(self._generation))
+            self._comparing = True
+            self._fetch()
 
     def close(self, error: RealtimeError | None = None) -> None:
         """Close permanently. The copy keeps its last state."""
         self.error = error or self.error
         self._abandon()
+        self._clear_row_fetches()
         self._move(MirrorOn.CLOSE)
 
     # --- internal
 
-    def _follow(self, op: Put | Drop) -> None:
+    @property
+    def _is_followed(self) -> bool:
+        """Whether the copy equals the table, except for single rows that are being fetched."""
+        return self.state in (MirrorState.LIVE, MirrorState.REFETCHING)
+
+    def _fetch(self) -> None:
+        self._generation += 1
+        self._kept = []
+        self.effects.append(Fetch(self._generation))
+
+    def _follow(self, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the copy that users see."""
-        if self._copy is None or (self._torn and isinstance(op, Put) and op.unsent):
+        copy = self._copy
+        if copy is None or (self._torn and (isinstance(op, Incomplete) or (isinstance(op, Put) and op.unsent))):
             return
-        odd = self._compare(op, self._copy) if isinstance(op, Put) and not self._compared else None
-        delta = self._copy.follow(op)
-        if isinstance(delta, Undecidable):
-            if self.state is MirrorState.LIVE:  # otherwise it will be replaced anyway
-                self.mark_stale(f"row: {delta.why}")
-        elif delta is not None:
-            self.effects.append(Emit(delta))
+        odd = self._compare(op, copy) if isinstance(op, Put) and not self._compared else None
+        result = op if isinstance(op, Incomplete) else copy.follow(op)
+        if isinstance(result, Incomplete) and self.settings.by_row:
+            again = self._row_fetches.changed(result.key) if result.key in self._row_fetches else None
+            self._emit(copy.mark_incomplete(result))
+            self._show(again)
+        elif isinstance(result, Incomplete | Undecidable):
+            if self._is_followed:  # otherwise it will be replaced anyway
+                self.mark_stale(f"row: {result.why}")
+        else:
+            self._emit(result)
+        if self._is_followed and (copy.incomplete or self._row_fetches):
+            self._fetch_incomplete()
         if odd is not None:
             self.effects.append(ReportError(odd))
 
-    def _settle(self, copy: TableCopy, op: Put | Drop) -> None:
+    def _settle(self, copy: TableCopy, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the new copy."""
-        unclear = copy.replay(op)
-        if unclear is not None:
+        unclear = op if isinstance(op, Incomplete) else copy.replay(op)
+        if unclear is None:
+            return
+        if self.settings.by_row:
+            copy.mark_incomplete(unclear)
+        else:
             self.mark_stale(f"row: {unclear.why}")
+
+    def _emit(self, delta: Delta | None) -> None:
+        if delta is not None:
+            self.effects.append(Emit(delta))
+
+    def _doubt(self, op: Incomplete | Undecidable) -> None:
+        """Fetch all rows, because a change did not tell the whole row."""
+        if isinstance(op, Incomplete) and self._copy is not None:
+            self._copy.incomplete[op.key] = op.row  # later changes without all values cannot be applied to it either
+        elif isinstance(op, Undecidable) and op.error is not None and self._stale is None:
+            self.effects.append(ReportError(op.error))  # one until the next fetch
+        self.mark_stale(f"row: {op.why}")
+
+    # --- internal: single rows
+
+    def _fetch_incomplete(self) -> None:
+        """Fetch the incomplete rows of the copy one by one, or all rows if there are too many."""
+        assert self._copy is not None
+        incomplete = self._copy.incomplete
+        if len(incomplete) > self.settings.most_rows:
+            self.mark_stale(f"row: more than {self.settings.most_rows} are incomplete")
+            return
+        self._row_fetches.keep({key: self.key.values(row) for key, row in incomplete.items()})
+        self._forward_row_fetches()
+        if incomplete and self.state is MirrorState.LIVE:
+            self._move(MirrorOn.INCOMPLETE)
+        elif not incomplete and self.state is MirrorState.REFETCHING:
+            self._move(MirrorOn.COMPLETE)
+
+    def _show(self, answer: Answer | None) -> None:
+        """Show a fetched row in the copy."""
+        if answer is not None and self._copy is not None:
+            self._emit(self._copy.show_fetched(*answer))
+
+    def _complete(self, answer: Answer) -> None:
+        """Record that a shown row is the current one."""
+        if self._copy is not None:
+            self._copy.incomplete.pop(answer[0], None)
+
+    def _clear_row_fetches(self) -> None:
+        self._row_fetches.clear()
+        self._forward_row_fetches()
+
+    def _forward_row_fetches(self) -> None:
+        self.effects.extend(self._row_fetches.effects)
+        self._row_fetches.effects.clear()
+
+    # --- internal: all rows
 
     def _await_older(self, change: Change[Any], now: Instant) -> None:
         """Extend the settle time if the change was committed before the fetch result: the server is lagging."""
@@ -345,7 +482,10 @@ class Mirror:
             committed = change.commit_timestamp
         except RowError:
             return
-        if committed is not None and committed < self._answered_at.at():
+        if committed is None:
+            return
+        self._row_fetches.await_older(committed, now)
+        if self._next is not None and committed < self._answered_at.at():
             longest = self._answered_at.mono + LONGEST * self.settings.settle
             self._settled_at = max(self._settled_at, min(now.mono + self.settings.settle, longest))
 
@@ -354,7 +494,7 @@ class Mirror:
         assert self._next is not None
         reason = self._reason if self._copy is not None else "first"
         before, self._copy, self._next = self.rows, self._next, None
-        self._torn, self._not_before = False, now.mono + PAUSE
+        self._torn, self._not_before = False, now.mono + self.settings.pause
         if self._stale is None:
             self.error = None
             self._move(MirrorOn.SETTLED)
@@ -362,16 +502,22 @@ class Mirror:
             self._move(MirrorOn.UNSETTLED)
         self._compare_later(now)
         self.effects.append(Emit(Resynced(reason, before, dict(self._copy.rows), self._shown)))
+        if self._is_followed and self._copy.incomplete:
+            self._fetch_incomplete()
 
     def _take_over(self, now: Instant) -> None:
         """Apply and report the differences between the copy and the rows fetched for comparison."""
         assert self._next is not None
-        before, after = self.rows, self._next
+        assert self._copy is not None
+        copy, after = self._copy, self._next
         self._next, self._comparing = None, False
         self._compare_later(now)
+        after.keep_incomplete(copy)
+        before, self._copy = copy.rows, after
         if before.keys() != after.rows.keys() or not all(same_row(row, after.rows[key]) for key, row in before.items()):
-            self._copy = after
             self.effects.append(Emit(Resynced("compared", before, dict(after.rows), self._shown)))
+        if copy.incomplete:
+            self._fetch_incomplete()
 
     def _compare_later(self, now: Instant) -> None:
         """Schedule the next comparison, `refresh_every` after the last fetch, with jitter to spread out clients."""

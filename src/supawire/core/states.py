@@ -73,6 +73,8 @@ class MirrorOn(Enum):
     SETTLED = "the changes that the fetch may include have arrived"
     UNSETTLED = "the same, but rows may have been missed since the fetch began"
     DOUBT = "a gap, an incomplete row, or `refresh()`"
+    INCOMPLETE = "an incomplete row, and there is a `fetch_row`"
+    COMPLETE = "no row is incomplete any more"
     CLOSE = "closed by the user, or the client ended"
 
 
@@ -182,6 +184,13 @@ MIRROR: Final[Mapping[tuple[MirrorState, MirrorOn], Move[MirrorState]]] = {
     (_M.LIVE, MirrorOn.READY): Move(_M.LIVE),
     (_M.LIVE, MirrorOn.LOST): Move(_M.JOINING, "keep the copy"),
     (_M.LIVE, MirrorOn.DOUBT): Move(_M.WAITING, "fetch; changes are applied to the copy meanwhile"),
+    (_M.LIVE, MirrorOn.INCOMPLETE): Move(_M.REFETCHING, "fetch this row; all other rows stay live"),
     (_M.LIVE, MirrorOn.CLOSE): Move(_M.CLOSED),
+    (_M.REFETCHING, MirrorOn.INCOMPLETE): Move(_M.REFETCHING),
+    (_M.REFETCHING, MirrorOn.READY): Move(_M.REFETCHING),
+    (_M.REFETCHING, MirrorOn.LOST): Move(_M.JOINING, "abandon the fetches of rows"),
+    (_M.REFETCHING, MirrorOn.DOUBT): Move(_M.WAITING, "abandon the fetches of rows and fetch all"),
+    (_M.REFETCHING, MirrorOn.COMPLETE): Move(_M.LIVE),
+    (_M.REFETCHING, MirrorOn.CLOSE): Move(_M.CLOSED, "abandon the fetches of rows"),
     (_M.CLOSED, MirrorOn.CLOSE): Move(_M.CLOSED),
 }

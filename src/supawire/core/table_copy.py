@@ -1,13 +1,14 @@
 """A copy of a table, and the effect of changes on it.
 
 Each change is first converted to what it states about the table: the row now has these values (`Put`), the row is gone
-(`Drop`), or nothing reliable (`Undecidable`). A change carries the new row, not a difference, so applying it twice is
-harmless, and after applying all in commit order the last one wins. A value that a change omits (a large value that an
-UPDATE did not touch) is taken from the existing row; without one the change cannot be applied.
+(`Drop`), it has values that were not all sent (`Incomplete`), or nothing reliable (`Undecidable`). A change carries the
+new row, not a difference, so applying it twice is harmless, and after applying all in commit order the last one wins. A
+value that a change omits (a large value that an UPDATE did not touch) is taken from the existing row; without one the
+row is incomplete too.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Set
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -22,6 +23,9 @@ CUT: Final = frozenset({"bpchar", "bit"})
 
 _FREE: Final = frozenset({"json", "jsonb"})
 """Types whose values may have any Python type."""
+
+Key: TypeAlias = Hashable
+"""The key of a row in canonical form."""
 
 Delta = RowInserted[Any] | RowUpdated[Any] | RowDeleted[Any]
 
@@ -43,14 +47,23 @@ class Drop(NamedTuple):
     moved_to: Hashable
 
 
+class Incomplete(NamedTuple):
+    """A row has values that are not all known; the row must be fetched. row: the known values, with all key columns."""
+
+    key: Hashable
+    old_key: Hashable
+    row: Row
+    why: str
+
+
 class Undecidable(NamedTuple):
-    """A change whose result must be fetched. error: why the change could not be read, if that is the reason."""
+    """A change after which all rows must be fetched. error: why it could not be read, if that is the reason."""
 
     why: str
     error: RowError | None = None
 
 
-Op = Put | Drop | Undecidable
+Op = Put | Drop | Incomplete | Undecidable
 
 
 class KeyColumns:
@@ -69,6 +82,10 @@ class KeyColumns:
             return _canonical(row.get(self._only))
         key = tuple(_canonical(row.get(name)) for name in self.names)
         return None if None in key else key
+
+    def values(self, row: Row) -> Row:
+        """Return the key columns of a row and their values."""
+        return {name: row[name] for name in self.names}
 
     def asked(self, key: Any) -> Hashable:
         """Return a user's lookup key in canonical form. Raises: TypeError: it is not hashable."""
@@ -119,23 +136,24 @@ class Reader(Struct, frozen=True):
         return Undecidable(_without_key(change)) if key is None else Drop(key, key)
 
     def _put(self, change: Change[dict[str, Any]], *, inside: bool) -> Op:
-        if change.errors:
-            return Undecidable(", ".join(change.errors))
         row: Row = change.raw.get("record", {}) if self.plain else cast("Row", getattr(change, "record"))  # noqa: B009
         key = old_key = self.key.of(row)
         if isinstance(change, Update):
             old_key = self.key.of(self._old_row(change))
         if key is None or old_key is None:
             return Undecidable(_without_key(change))
+        if change.errors:
+            return Incomplete(key, old_key, row, ", ".join(change.errors))
         columns = change.columns
         cut = [column.name for column in columns if column.type in CUT and row.get(column.name) is not None]
         if cut:
-            return Undecidable(f"the server sends only the beginning of {', '.join(cut)}")
+            return Incomplete(key, old_key, row, f"the server sends only the beginning of {', '.join(cut)}")
         unsent = {column.name for column in columns} - row.keys()
         if inside:
             return Put(key, old_key, row, unsent, columns)
         if self.judged & unsent:  # a value that is not sent never matches the filter
-            return Undecidable(f"the filter was judged without {', '.join(sorted(self.judged & unsent))}")
+            missing = ", ".join(sorted(self.judged & unsent))
+            return Incomplete(key, old_key, row, f"the filter was judged without {missing}")
         return Drop(old_key, key)
 
     def _old_row(self, change: Update[Any] | Delete) -> Row:
@@ -151,49 +169,91 @@ class TableCopy:
 
     def __init__(self, rows: Rows, shown: RowView) -> None:
         self.rows = rows
+        self.incomplete: dict[Key, Row] = {}
+        """The rows that must be fetched, with the values known of them. `rows` has older ones, or none."""
         self._shown = shown
 
-    def follow(self, op: Put | Drop) -> Delta | None | Undecidable:
-        """Apply the next change and return the difference, or return `Undecidable` and change nothing."""
+    def follow(self, op: Put | Drop) -> Delta | None | Incomplete | Undecidable:
+        """Apply the next change and return the difference, or return why it cannot be applied and change nothing."""
         left, taken = (op.key, op.moved_to) if isinstance(op, Drop) else (op.old_key, op.key)
         if left != taken and taken in self.rows:
             return Undecidable("a row has the key of another")
         old = self.rows.get(left)
         if isinstance(op, Drop):
-            self.rows.pop(left, None)
-            return None if old is None else RowDeleted(old, self._shown)
-        row = _whole(op, old)
-        if isinstance(row, Undecidable) or (_same(row, old) and left == taken):
-            return row if isinstance(row, Undecidable) else None
+            return self._drop(left)
+        row = self._whole(op, left)
+        if isinstance(row, Incomplete):
+            return row
+        self._complete(op)
+        if _same(row, old) and left == taken:
+            return None
         self._put(op, row)
         return RowInserted(row, self._shown) if old is None else RowUpdated(row, old, self._shown)
 
-    def replay(self, op: Put | Drop) -> Undecidable | None:
+    def replay(self, op: Put | Drop) -> Incomplete | None:
         """Apply a change that the rows may already include."""
         if isinstance(op, Drop):
-            self.rows.pop(op.key, None)
+            self._drop(op.key)
             return None
-        if op.unsent and op.key != op.old_key:
-            return Undecidable("a row has another key, and was not sent whole")  # known under either key
-        row = _whole(op, self.rows.get(op.key))
-        if isinstance(row, Undecidable):
+        if op.unsent and op.key != op.old_key:  # known under either key
+            return Incomplete(op.key, op.old_key, op.row, "a row has another key, and was not sent whole")
+        row = self._whole(op, op.key)
+        if isinstance(row, Incomplete):
             return row
+        self._complete(op)
         self._put(op, row)
         return None
+
+    def mark_incomplete(self, op: Incomplete) -> Delta | None:
+        """Record that a row must be fetched, and return the difference: a row that changed its key is removed."""
+        self.incomplete[op.key] = op.row
+        return self._drop(op.old_key) if op.key != op.old_key else None
+
+    def show_fetched(self, key: Key, row: Row | None) -> Delta | None:
+        """Set a row to what was fetched, None if it does not exist, and return the difference."""
+        old = self.rows.get(key)
+        if row is None:
+            self.rows.pop(key, None)
+            return None if old is None else RowDeleted(old, self._shown)
+        if _same(row, old):
+            return None
+        self.rows[key] = row
+        return RowInserted(row, self._shown) if old is None else RowUpdated(row, old, self._shown)
+
+    def keep_incomplete(self, other: "TableCopy") -> None:
+        """Take over the rows that are incomplete here from another copy that has followed the same changes."""
+        for key in list(self.incomplete):
+            if key in other.rows:
+                self.rows[key] = other.rows[key]
+            else:
+                self.rows.pop(key, None)
+            if key not in other.incomplete:
+                del self.incomplete[key]
+
+    def _complete(self, op: Put) -> None:
+        if self.incomplete:
+            self.incomplete.pop(op.key, None)
+            self.incomplete.pop(op.old_key, None)
+
+    def _drop(self, key: Key) -> Delta | None:
+        self.incomplete.pop(key, None)
+        old = self.rows.pop(key, None)
+        return None if old is None else RowDeleted(old, self._shown)
 
     def _put(self, op: Put, row: Row) -> None:
         self.rows[op.key] = row
         if op.key != op.old_key:  # last, so that other threads find at least one of the two
             self.rows.pop(op.old_key, None)
 
-
-def _whole(op: Put, known: Row | None) -> Row | Undecidable:
-    """Return the complete row, with values that were not sent taken from the known row."""
-    if not op.unsent:
-        return op.row
-    if known is None or not op.unsent <= known.keys():
-        return Undecidable(f"{', '.join(sorted(op.unsent))} was not sent, and is not known")
-    return {column.name: (op.row if column.name in op.row else known)[column.name] for column in op.columns}
+    def _whole(self, op: Put, known_as: Key) -> Row | Incomplete:
+        """Return the complete row, with values that were not sent taken from the row with the key `known_as`."""
+        if not op.unsent:
+            return op.row
+        known = None if known_as in self.incomplete else self.rows.get(known_as)
+        if known is None or not op.unsent <= known.keys():
+            why = f"{', '.join(sorted(op.unsent))} was not sent, and is not known"
+            return Incomplete(op.key, op.old_key, op.row, why)
+        return {column.name: (op.row if column.name in op.row else known)[column.name] for column in op.columns}
 
 
 def _same(row: Row, other: Row | None) -> bool:
