@@ -1,1 +1,1 @@
-"""What the client costs, side by side with the official clients and with a loop that has no client in it."""
+"""Benchmarks: the client compared with the official clients and with a loop without a client."""

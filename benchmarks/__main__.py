@@ -1,4 +1,4 @@
-"""Measure side by side what things cost: `python -m benchmarks`; README.md beside this says how.
+"""Measure and compare all clients: `python -m benchmarks`. README.md in this folder describes the method.
 
 With `--strict` the exit status is 1 when a budget (`budgets.py`) is missed.
 """
@@ -25,7 +25,7 @@ GROWTH = "growth"
 
 
 def main() -> int:
-    """Measure, print, write, judge."""
+    """Measure, print and write the figures, and compare them with the budgets."""
     options = arguments()
     clients = present(options.without)
     names = options.only or [*SCENARIOS, FANOUT, GROWTH]
@@ -56,23 +56,25 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The options of the command line."""
+    """Parse the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     known = [*SCENARIOS, FANOUT, GROWTH]
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
     parser.add_argument("--rounds", type=int, default=9, help="turns of each client")
     parser.add_argument("--messages", type=int, default=20_480, help="in each turn; a slow client gets fewer")
-    parser.add_argument("--without", nargs="*", default=[], choices=[PLAIN, PYTHON, NODE], help="leave these out")
+    parser.add_argument("--without", nargs="*", default=[], choices=[PLAIN, PYTHON, NODE], help="omit these")
     parser.add_argument("--strict", action="store_true", help="fail when a budget is missed")
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="where the figures go")
     parser.add_argument(
-        "--write", action="store_true", help="keep the figures for the page; then python -m docs.tables"
+        "--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="where to write the figures"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="store the figures for the page; then run python -m docs.tables"
     )
     return parser.parse_args()
 
 
 def present(without: Sequence[str]) -> set[str]:
-    """The clients to compare with; one that is not there is named and left out."""
+    """Install the clients to compare with and return their names; report those that cannot be installed."""
     clients = {OURS, BARE, SYNC}
     for names, install in (((PYTHON, PLAIN), install_python), ((NODE,), install_node)):
         wanted = set(names) - set(without)

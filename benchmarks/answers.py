@@ -1,6 +1,6 @@
-"""What the server of the benchmarks says to what clients send: joins, heartbeats, and broadcasts that want an ack.
+"""Answers of the benchmark server to joins, heartbeats and broadcasts with ack.
 
-A client says by its presence key how many members there shall be.
+A client requests a number of members by its presence key.
 """
 
 import json
@@ -18,11 +18,11 @@ class Answers:
     def __init__(self, vsn: str) -> None:
         self.vsn: Final = vsn
         self.topics: Final[set[str]] = set()
-        """Those that were joined."""
+        """The joined topics."""
         self._acks: set[str] = set()
 
     def to_text(self, data: bytes) -> list[bytes]:
-        """The text frames that answer a text frame."""
+        """Return the text frames that answer a text frame."""
         frame: Any = json.loads(data)
         if self.vsn == V1:
             frame = [frame.get(name) for name in ("join_ref", "ref", "topic", "event", "payload")]
@@ -36,7 +36,7 @@ class Answers:
                 return [self._frame(join_ref, ref, topic, "phx_reply", _OK)]
 
     def to_binary(self, data: bytes) -> list[bytes]:
-        """The text frames that answer a broadcast in a binary frame."""
+        """Return the text frames that answer a broadcast in a binary frame."""
         if data[0] != _USER_PUSH or not self._acks:
             return []
         start = 7

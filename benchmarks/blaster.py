@@ -1,8 +1,8 @@
-"""The server of the benchmarks: `python -m benchmarks.blaster`.
+"""The benchmark server: `python -m benchmarks.blaster`.
 
-It answers joins, heartbeats and acks, and on command pushes frames that were built beforehand as fast as the receiver
-takes them, so that the receiver's cost is all there is to see. It prints its port, then takes orders as lines of JSON
-on standard input, see `Peer.blast`.
+It answers joins, heartbeats and acks, and on command sends prepared frames as fast as the receiver accepts them, so
+that only the receiver's cost is measured. It prints its port, then reads commands as lines of JSON from standard
+input, see `Peer.blast`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Peer:
         self._blocks: dict[tuple[str, str, int, int], list[bytes]] = {}
 
     async def serve(self) -> None:
-        """Answer until the client goes."""
+        """Answer until the client disconnects."""
         try:
             await self._shake_hands()
             unread = bytearray()
@@ -44,17 +44,17 @@ class Peer:
                         return
                     self._answer(kind, data)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # it went
+            pass  # the client has disconnected
         finally:
             self._writer.close()
 
     async def blast(
         self, topic: str, kind: str, count: int, channels: int = 1, bindings: int = 1, pace: float = 0
     ) -> None:
-        """Push frames; the socket's back-pressure is the only brake.
+        """Send frames, as fast as the socket accepts them.
 
-        channels: that the frames go to, by turns. bindings: that they are for. pace: seconds between two frames, for
-        one that comes when all is quiet.
+        channels: number of channels that get the frames in turn. bindings: number of bindings. pace: seconds between
+        two frames, to measure single messages.
         """
         key = topic, kind, channels, bindings
         if key not in self._blocks:
@@ -87,7 +87,7 @@ class Peer:
         )
 
     def _answer(self, kind: int, data: bytes) -> None:
-        if kind == 9:  # a ping: who gets no pong goes away after a while
+        if kind == 9:  # a ping: clients disconnect without a pong
             self._writer.write(bytes((0x8A, len(data))) + data)
         if kind not in (1, 2):
             return
@@ -98,7 +98,7 @@ class Peer:
 
 
 def _unmasked(unread: bytearray) -> Iterator[tuple[int, bytes]]:
-    """Take the whole frames that are there: their opcode and what is in them."""
+    """Remove the complete frames from the buffer; returns their opcodes and contents."""
     start = 0
     while len(unread) - start >= 6:
         size, head = unread[start + 1] & 127, 2
@@ -116,7 +116,7 @@ def _unmasked(unread: bytearray) -> Iterator[tuple[int, bytes]]:
 
 
 async def commands() -> asyncio.StreamReader:
-    """Standard input, for reading line by line."""
+    """Return a reader for the lines of standard input."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return reader

@@ -1,9 +1,9 @@
-"""What the local server needs for one message to a hundred receivers.
+"""The cost of the local server for one message to a hundred receivers.
 
-The server is one process, the crowd another: a hundred sockets that throw away what comes, and one that sends. The
-crowd sends as much as it likes, but never more than `WINDOW` messages ahead of the slowest receiver; or one message
-after another, each when everyone has the one before, so that nothing can be joined into one write. In a second crowd
-each socket is read by a process of its own, so that receivers compete for the machine as clients would.
+The server is one process, the crowd another: a hundred sockets that discard what they receive, and one that sends. The
+crowd sends at most `WINDOW` messages ahead of the slowest receiver; or one message at a time, each when all have
+received the previous one, so that messages cannot share a write. In a second crowd each socket is read by its own
+process, so that receivers compete for the machine like real clients.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ TOPIC: Final = "realtime:room"
 
 
 def fan_out(rounds: int) -> dict[str, dict[str, Figures]]:
-    """CPU microseconds of the server for one delivery, and deliveries a second: under load, and one by one."""
+    """Return the server's CPU microseconds per delivery and deliveries per second: under load, and one at a time."""
     figures: dict[str, Figures] = {name: {"cpu": [], "rate": []} for name in (*TURNS, *SEPARATE)}
     for who, turns in (("crowd", TURNS), ("separate", SEPARATE)):
         _measure(who, turns, rounds, figures)
@@ -48,7 +48,7 @@ def _measure(who: str, turns: dict[str, tuple[int, int]], rounds: int, figures: 
                     kept, before = figures[name], _cpu(server)
                     crowd.tell(f"{messages} {window}")
                     wall = float(crowd.hear())
-                    if number:  # the first turn is to get warm
+                    if number:  # the first turn warms up
                         kept["cpu"].append(round((_cpu(server) - before) / messages / RECEIVERS * 1e6, 4))
                         kept["rate"].append(round(messages * RECEIVERS / wall))
 
@@ -59,7 +59,7 @@ def _cpu(server: Child) -> float:
 
 
 def serve() -> None:
-    """The server: says where it is, then for each line how much CPU it has had."""
+    """Run the server: print its address, then its CPU time for each line of input."""
     from supawire.server import LocalServer
 
     with LocalServer() as server:
@@ -68,7 +68,7 @@ def serve() -> None:
             print(time.process_time(), flush=True)
 
 
-class Ear(asyncio.Protocol):
+class Receiver(asyncio.Protocol):
     """A socket that counts bytes."""
 
     def __init__(self, heard: asyncio.Event) -> None:
@@ -77,42 +77,42 @@ class Ear(asyncio.Protocol):
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Store the transport."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Something came."""
+        """Count received bytes."""
         self.bytes += len(data)
         self._heard.set()
 
     async def more_than(self, size: int) -> None:
-        """Until so many bytes have come."""
+        """Wait until this many bytes have arrived."""
         while self.bytes <= size:
             self._heard.clear()
             await self._heard.wait()
 
 
 class Crowd:
-    """A hundred receivers and a sender in one room."""
+    """A hundred receivers and a sender on one topic."""
 
     def __init__(self, url: str, key: str) -> None:
         self._where = urlsplit(url)
         self._key = key
         self._heard = asyncio.Event()
-        self._ears: list[Ear] = []
+        self._receivers: list[Receiver] = []
 
-    async def enter(self) -> None:
-        """Everyone joins; the sender is the last."""
+    async def join_all(self) -> None:
+        """Join all sockets, the sender last."""
         for _ in range(RECEIVERS + 1):
-            self._ears.append(await self._join())
+            self._receivers.append(await self._join())
         await asyncio.sleep(0.2)
         self._size = 0
-        self._size = await self._told(1)
+        self._size = await self._bytes_of(1)
 
-    async def shout(self, count: int, window: int) -> float:
-        """Send so many messages, so many ahead of who hears last, until everyone has them: seconds."""
+    async def send_all(self, count: int, window: int) -> float:
+        """Send messages, at most `window` ahead of the slowest receiver, until all have them; returns the seconds."""
         began = time.perf_counter()
-        goals = [ear.bytes for ear in self._ears[:-1]]
+        goals = [receiver.bytes for receiver in self._receivers[:-1]]
         sent = 0
         while sent < count:
             burst = min(MAX_BATCH, window, count - sent)
@@ -123,35 +123,35 @@ class Crowd:
         return time.perf_counter() - began
 
     async def _until(self, goals: list[int]) -> None:
-        while any(ear.bytes < goal for ear, goal in zip(self._ears, goals, strict=False)):
+        while any(receiver.bytes < goal for receiver, goal in zip(self._receivers, goals, strict=False)):
             self._heard.clear()
             await self._heard.wait()
 
-    async def _told(self, count: int) -> int:
-        """Bytes of so many messages."""
-        before = self._ears[0].bytes
+    async def _bytes_of(self, count: int) -> int:
+        """Return the bytes of this many messages."""
+        before = self._receivers[0].bytes
         self._send(count)
-        await self._ears[0].more_than(before)
-        await asyncio.sleep(0.1)  # the rest of it
-        return self._ears[0].bytes - before
+        await self._receivers[0].more_than(before)
+        await asyncio.sleep(0.1)  # the rest of the joins
+        return self._receivers[0].bytes - before
 
-    async def _join(self) -> Ear:
+    async def _join(self) -> Receiver:
         where = self._where
         loop = asyncio.get_running_loop()
-        _, ear = await loop.create_connection(lambda: Ear(self._heard), str(where.hostname), where.port or 80)
-        ear.transport.write(upgrade(where.netloc, self._key))
-        await ear.more_than(0)
-        upgraded = ear.bytes
-        ear.transport.write(JOIN)
-        await ear.more_than(upgraded)
-        return ear
+        _, receiver = await loop.create_connection(lambda: Receiver(self._heard), str(where.hostname), where.port or 80)
+        receiver.transport.write(upgrade(where.netloc, self._key))
+        await receiver.more_than(0)
+        upgraded = receiver.bytes
+        receiver.transport.write(JOIN)
+        await receiver.more_than(upgraded)
+        return receiver
 
     def _send(self, count: int) -> None:
-        self._ears[-1].transport.write(BROADCAST * count)
+        self._receivers[-1].transport.write(BROADCAST * count)
 
 
 class SeparateCrowd:
-    """The same number of sockets, each read by a process of its own that counts bytes in shared memory."""
+    """The same number of sockets, each read by its own process, which counts bytes in shared memory."""
 
     def __init__(self, url: str, key: str) -> None:
         self._where = urlsplit(url)
@@ -163,11 +163,11 @@ class SeparateCrowd:
         self._size = 0
         while not all(self._counts):
             time.sleep(POLL_INTERVAL)
-        time.sleep(0.2)  # the rest of it
+        time.sleep(0.2)  # the rest of the joins
         self._size = self._counts[0]
 
-    def shout(self, count: int, window: int) -> float:
-        """Send so many messages, so many ahead of the slowest receiver, until everyone has them: return the seconds."""
+    def send_all(self, count: int, window: int) -> float:
+        """Send messages, at most `window` ahead of the slowest receiver, until all have them; returns the seconds."""
         began, sent, start = time.perf_counter(), 0, list(self._counts)
         while sent < count:
             burst = min(MAX_BATCH, window, count - sent)
@@ -205,7 +205,7 @@ class SeparateCrowd:
 
 
 def framed(frame: Any) -> bytes:
-    """A client's frame, with a mask that changes nothing."""
+    """Return a client's frame, with a mask of zeros."""
     data = json.dumps(frame, separators=(",", ":")).encode()
     assert 126 <= len(data) < 1 << 16 or len(data) < 126
     size = bytes((0x80 | len(data),)) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
@@ -217,7 +217,7 @@ BROADCAST: Final = framed(["1", "2", TOPIC, "broadcast", {"type": "broadcast", "
 
 
 def upgrade(host: str, key: str) -> bytes:
-    """A WebSocket handshake."""
+    """Return the request of a WebSocket handshake."""
     return (
         f"GET /realtime/v1/websocket?apikey={key}&vsn=2.0.0 HTTP/1.1\r\nHost: {host}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -226,11 +226,11 @@ def upgrade(host: str, key: str) -> bytes:
 
 
 async def crowd(url: str, key: str) -> None:
-    """Enter, then shout on command."""
+    """Join, then send on command."""
     room = Crowd(url, key)
-    await room.enter()
+    await room.join_all()
     while line := await asyncio.to_thread(sys.stdin.readline):
-        print(await room.shout(*map(int, line.split())), flush=True)
+        print(await room.send_all(*map(int, line.split())), flush=True)
 
 
 if __name__ == "__main__":
@@ -239,6 +239,6 @@ if __name__ == "__main__":
     elif sys.argv[1] == "separate":
         separate = SeparateCrowd(*sys.argv[2:])
         for line in sys.stdin:
-            print(separate.shout(*map(int, line.split())), flush=True)
+            print(separate.send_all(*map(int, line.split())), flush=True)
     else:
         asyncio.run(crowd(*sys.argv[2:]))

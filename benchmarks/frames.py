@@ -1,4 +1,4 @@
-"""What the server of the benchmarks sends: WebSocket frames, built beforehand."""
+"""The prepared WebSocket frames that the benchmark server sends."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 V1: Final = "1.0.0"
 BLOCK: Final = 512
-"""Frames that are sent again and again, no two alike."""
+"""Number of different frames that are sent repeatedly."""
 
 EVENT: Final = "cursor"
 TABLE: Final = "todos"
@@ -26,48 +26,48 @@ COLUMNS: Final = {
 
 
 def table_of(binding: int) -> str:
-    """Which table the binding of this number is for."""
+    """Return the table of the binding with this number."""
     return TABLE if not binding else f"{TABLE}_{binding}"
 
 
 def topic_of(topic: str, channel: int) -> str:
-    """The topic of a client's channel of this number."""
+    """Return the topic of a client's channel with this number."""
     return topic if not channel else f"{topic}-{channel}"
 
 
 def compact(value: Any) -> str:
-    """JSON text without blanks."""
+    """Return JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def _text(vsn: str, topic: str, event: str, payload: str) -> str:
-    """The payload is JSON text already: the server relays rows as PostgreSQL wrote them, with blanks."""
+    """Return a text frame. The payload is JSON text: the server relays rows as PostgreSQL wrote them, with spaces."""
     if vsn == V1:
         return f'{{"ref":null,"topic":"{topic}","event":"{event}","payload":{payload}}}'
     return f'[null,null,"{topic}","{event}",{payload}]'
 
 
 def message(number: int) -> dict[str, Any]:
-    """What a user sends."""
+    """Return the payload of a user's message."""
     at = f"2026-11-24T05:47:{number % 60:02}.674Z"
     return {"user": f"user-{number:04}", "x": number * 1.5, "y": 77.25, "at": at, "tool": "pen", "down": True}
 
 
 def broadcast(vsn: str, topic: str, number: int, _: int) -> bytes:
-    """A user's broadcast in a text frame, 200 bytes with a short topic."""
+    """Return a broadcast in a text frame, 200 bytes with a short topic."""
     payload = compact(message(number))
     return _text(vsn, topic, "broadcast", f'{{"event":"{EVENT}","payload":{payload},"type":"broadcast"}}').encode()
 
 
 def binary(vsn: str, topic: str, number: int, _: int) -> bytes:
-    """The same message in a binary frame, as today's clients send it and the server relays it."""
+    """Return the same message in a binary frame, as current clients send it and the server relays it."""
     assert vsn != V1, "version 1.0.0 has no binary frames"
     head = bytes((4, len(topic), len(EVENT), 0, 1))
     return head + topic.encode() + EVENT.encode() + compact(message(number)).encode()
 
 
 def change(vsn: str, topic: str, number: int, bindings: int) -> bytes:
-    """A row that was inserted: eight columns of eight types, 600 bytes and some."""
+    """Return the insert of a row: eight columns of eight types, slightly over 600 bytes."""
     binding = number % max(1, bindings)
     record = {
         "id": 9007199254740993 + number,
@@ -88,12 +88,12 @@ def change(vsn: str, topic: str, number: int, bindings: int) -> bytes:
 
 
 def _meta(number: int) -> dict[str, Any]:
-    """A member's payload, as the server shows it; 10,000 fit into the 1 MiB that the official Python client takes."""
+    """Return a member's payload as the server sends it; 10,000 fit into the official Python client's 1 MiB."""
     return {"phx_ref": f"F-{number:012}", "name": f"user {number}"}
 
 
 def diff(vsn: str, topic: str, number: int, _: int) -> bytes:
-    """Somebody comes, and with the next frame goes: after an even number all is as it was."""
+    """Return a presence diff: a member joins and leaves with the next frame, so an even number changes nothing."""
     member = {f"guest-{number // 2}": {"metas": [_meta(1_000_000 + number // 2)]}}
     joins, leaves = (member, {}) if number % 2 == 0 else ({}, member)
     return _text(vsn, topic, "presence_diff", compact({"joins": joins, "leaves": leaves})).encode()
@@ -101,7 +101,7 @@ def diff(vsn: str, topic: str, number: int, _: int) -> bytes:
 
 @cache
 def state(vsn: str, topic: str, members: int) -> bytes:
-    """Who is here."""
+    """Return the presence state."""
     everyone = {f"user-{number}": {"metas": [_meta(number)]} for number in range(members)}
     return _text(vsn, topic, "presence_state", compact(everyone)).encode()
 
@@ -112,7 +112,7 @@ KINDS: Final[dict[str, Callable[[str, str, int, int], bytes]]] = {
 
 
 def framed(payload: bytes, *, is_binary: bool = False) -> bytes:
-    """A server's WebSocket frame: one piece, not masked."""
+    """Return a WebSocket frame of the server: unfragmented and not masked."""
     opcode = 0x82 if is_binary else 0x81
     if len(payload) < 126:
         return bytes((opcode, len(payload))) + payload
@@ -122,6 +122,6 @@ def framed(payload: bytes, *, is_binary: bool = False) -> bytes:
 
 
 def plain(kind: str, vsn: str, topic: str, *, channels: int = 1, bindings: int = 1) -> list[bytes]:
-    """The frames of one kind, to the client's channels by turns, without WebSocket around them."""
+    """Return the frames of one kind for the client's channels in turn, without the WebSocket framing."""
     build = KINDS[kind]
     return [build(vsn, topic_of(topic, number % channels), number, bindings) for number in range(BLOCK)]

@@ -1,10 +1,10 @@
 """A guard against slow-downs: `python -m benchmarks.guard`.
 
-What a message costs in memory, as so many times what a plain loop needs for the same frames, is compared with what is
-kept in `guard.json`. Each is the CPU time of the smallest of many short turns, interleaved, so a busy machine changes
-little. The exit status is 1 when something costs 15 % more than what is kept; everything is then measured once more,
-for longer. It is 1 as well when something costs 15 % less, since a figure that is too high would let slow-downs pass.
-`--write` keeps the figures (the median of five runs), as after a change that is worth its price, or on another machine.
+The cost of a message in memory, as a ratio to a plain loop with the same frames, is compared with the recorded figure
+in `guard.json`. Both are the CPU time of the smallest of many short, interleaved turns, so a busy machine changes
+little. The exit status is 1 when a case costs 15 % more than recorded, also in a second, longer measurement. It is 1 as
+well when one costs 15 % less, since a figure that is too high would hide slow-downs. `--write` records the figures (the
+median of five runs), after a change that is worth its cost, or on another machine.
 """
 
 import argparse
@@ -23,19 +23,19 @@ from benchmarks.lanes import LANES, TOPIC, bare_turn
 
 KEPT: Final = Path(__file__).resolve().parent / "guard.json"
 ALLOWED: Final = 1.15
-"""So many times the kept ratio, or so many times less, is still taken for noise."""
+"""The factor by which a ratio may differ from the recorded one, in both directions."""
 RUNS: Final = 5
-"""Runs whose median is kept."""
+"""Number of runs whose median is recorded."""
 SECONDS: Final = 4.0
 LONGER: Final = 15.0
 
 _BARE: Final = "plain loop"
 _FRAMES: Final = {"change": "change", "change, columns read": "change", "presence diff, state read": "diff"}
-"""Which frames a lane is compared on; the others on text."""
+"""The kind of frames of a case; broadcasts in text frames for the others."""
 
 
 async def ratios(seconds: float) -> dict[str, float]:
-    """What each lane costs, in plain loops; measured for so long."""
+    """Measure for this many seconds; returns the cost of each case as a multiple of a plain loop."""
     bare = {kind: bare_turn(plain(kind, "2.0.0", TOPIC)) for kind in ("broadcast", "change", "diff")}
     async with AsyncExitStack() as stack:
         turns = {(_BARE, kind): turn for kind, turn in bare.items()}
@@ -43,7 +43,7 @@ async def ratios(seconds: float) -> dict[str, float]:
         best = dict.fromkeys(turns, float("inf"))
         until = time.monotonic() + seconds
         gc.collect()
-        gc.disable()  # it comes when it likes, and is the machine's and the heap's affair
+        gc.disable()  # a collection at a random time would change the figures
         try:
             while time.monotonic() < until:
                 for name, turn in turns.items():
@@ -55,24 +55,24 @@ async def ratios(seconds: float) -> dict[str, float]:
 
 
 def allowed(name: str) -> float:
-    """Return the factor by which this lane may differ; the one of two threads varies by a third from run to run."""
+    """Return the factor by which this case may differ; the one with two threads varies by a third between runs."""
     return 1.4 if name == "sync client" else ALLOWED
 
 
 def slower(found: dict[str, float], kept: dict[str, float]) -> list[str]:
-    """Return the lanes that cost too much more than what is kept, or of which nothing is kept."""
+    """Return the cases that cost too much more than recorded, or that have no recorded figure."""
     return [name for name, ratio in found.items() if name not in kept or ratio > kept[name] * allowed(name)]
 
 
 def stale(found: dict[str, float], kept: dict[str, float]) -> list[str]:
-    """Return the lanes whose kept figure is too high, so that it would hide a slow-down, and those that are no more."""
+    """Return the cases whose recorded figure is too high, so that it would hide a slow-down, and removed cases."""
     return [name for name, ratio in kept.items() if name not in found or found[name] * allowed(name) < ratio]
 
 
 def main() -> int:
-    """Measure, then keep or compare."""
+    """Measure, then record or compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="keep the figures")
+    parser.add_argument("--write", action="store_true", help="record the figures")
     if parser.parse_args().write:
         runs = [asyncio.run(ratios(SECONDS)) for _ in range(RUNS)]
         found = {name: round(median(run[name] for run in runs), 3) for name in LANES}
@@ -82,15 +82,15 @@ def main() -> int:
     kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))
     found = asyncio.run(ratios(SECONDS))
     if missed := slower(found, kept):
-        print("once more, for longer:", ", ".join(missed))
+        print("measuring again, for longer:", ", ".join(missed))
         again = asyncio.run(ratios(LONGER))
         found = {name: min(ratio, again[name]) for name, ratio in found.items()}
     for name, ratio in found.items():
-        print(f"{name}: {ratio:.2f} plain loops, {ratio / kept.get(name, ratio):.2f} times what is kept")
+        print(f"{name}: {ratio:.2f} plain loops, {ratio / kept.get(name, ratio):.2f} times the recorded figure")
     if missed := slower(found, kept):
-        print(f"slower than what is kept, by more than {ALLOWED - 1:.0%}: {', '.join(missed)}")
+        print(f"slower than recorded, by more than {ALLOWED - 1:.0%}: {', '.join(missed)}")
     if old := stale(found, kept):
-        print(f"cheaper than what is kept, which would hide a slow-down; keep it with --write: {', '.join(old)}")
+        print(f"faster than recorded, which would hide a slow-down; record it with --write: {', '.join(old)}")
     return bool(missed or old)
 
 

@@ -1,7 +1,7 @@
-"""A client without a network: a transport that answers joins and gives the client frames when it is told to.
+"""A client without a network: a transport that answers joins and passes frames to the client on command.
 
-What a frame costs here is the client's part alone, and the smallest of many short turns is true to a few percent even
-on a machine that is busy.
+The cost of a frame is that of the client only, and the smallest of many short turns is exact to a few percent even on
+a busy machine.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ URL: Final = "http://127.0.0.1:1"
 
 
 class Memory:
-    """A transport of one connection, and that connection."""
+    """A transport with one connection, and that connection."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -25,18 +25,18 @@ class Memory:
         self._loop = asyncio.get_running_loop()
 
     async def open(self, request: OpenRequest, /) -> "Memory":
-        """Open."""
+        """Return the connection."""
         return self
 
     def write(self, data: bytes, binary: bool, /) -> None:
-        """Take a frame; its answers come with the loop's next turn."""
+        """Receive a frame; answers follow in the next iteration of the event loop."""
         self.written += 1
         answer = self._answers.to_binary if binary else self._answers.to_text
         for frame in answer(data):
             self._loop.call_soon(self.feed, (frame,))
 
     def feed(self, frames: Sequence[bytes], binary: bool = False) -> None:
-        """Give the client frames, all in one batch."""
+        """Pass frames to the client in one batch."""
         assert self._sink is not None
         take = self._sink.frame
         for frame in frames:
@@ -44,29 +44,29 @@ class Memory:
         self._sink.batch_done()
 
     def feed_from_outside(self, frames: Sequence[bytes]) -> None:
-        """The same, called on another thread."""
+        """Pass frames to the client from another thread."""
         self._loop.call_soon_threadsafe(self.feed, frames)
 
     async def flush(self, count: int, /) -> bool:
-        """All is written."""
+        """Return True: every frame is written."""
         return True
 
     async def run(self, sink: Sink, /) -> Closed:
-        """Until it is closed."""
+        """Wait until the connection is closed."""
         self._sink = sink
         await self._over.wait()
         return Closed(1000)
 
     def pause_reading(self) -> None:
-        """Nobody reads."""
+        """Do nothing."""
 
     def resume_reading(self) -> None:
-        """Nobody reads."""
+        """Do nothing."""
 
     async def close(self, code: int = 1000) -> None:
-        """End."""
+        """End the connection."""
         self._over.set()
 
     def abort(self) -> None:
-        """End."""
+        """End the connection."""
         self._over.set()

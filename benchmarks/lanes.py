@@ -1,4 +1,4 @@
-"""What one message costs in memory, of each kind: ours, and a plain loop that does the least with the same frames."""
+"""The cost per message in memory, by kind: the client, and a plain loop that does the minimum with the same frames."""
 
 import asyncio
 import time
@@ -19,26 +19,26 @@ MEMBERS: Final = 1000
 _decode = msgspec.json.Decoder().decode
 
 Turn = Callable[[], Coroutine[Any, Any, float]]
-"""Something that is done once; the seconds that a message took."""
+"""One turn; returns the seconds per message."""
 
 
 class Count(Meter):
-    """Counts without saying so."""
+    """Counts messages without a report."""
 
     def stop(self, **more: float) -> None:
-        """All came."""
+        """Do nothing."""
 
 
 @asynccontextmanager
 async def opened(topic: str = "lane", **options: Any) -> AsyncGenerator[tuple[AsyncClient, AsyncChannel, Memory]]:
-    """A client in memory, its channel, and what feeds it."""
+    """Open a client in memory; yields it with its channel and its transport."""
     memory = Memory()
     async with connect_async(URL, "key", transport=memory, limits=Limits.off()) as client:
         yield client, client.channel(topic, **options), memory
 
 
 def bare_turn(frames: Sequence[bytes]) -> Turn:
-    """Decode, look up by topic and event, call: what any client does at least."""
+    """Return a turn of a plain loop: decode, find the handler by topic and event, and call it."""
     listeners: dict[Any, dict[Any, Callable[[Any], None]]] = {}
     seen: list[Any] = [None]
 
@@ -60,7 +60,7 @@ def bare_turn(frames: Sequence[bytes]) -> Turn:
 
 
 def fed(memory: Memory, frames: Sequence[bytes], *, is_binary: bool = False) -> Turn:
-    """Give the client all frames, and let it end the batch."""
+    """Return a turn that passes all frames to the client and waits for the end of the batch."""
 
     async def turn() -> float:
         began = time.thread_time()
@@ -75,7 +75,7 @@ def fed(memory: Memory, frames: Sequence[bytes], *, is_binary: bool = False) -> 
 async def receiving(
     kind: str, selector: Selector[Any], read: Callable[[Meter], Callable[[Any], None]]
 ) -> AsyncGenerator[Turn]:
-    """Turns in which a handler receives a block of frames."""
+    """Create turns in which a handler receives a block of frames."""
     options: dict[str, Any] = {"presence_key": str(MEMBERS)} if kind == "diff" else {}
     async with opened(**options) as (_, channel, memory):
         channel.on(selector, read(Count()))
@@ -86,7 +86,7 @@ async def receiving(
 
 @asynccontextmanager
 async def sending() -> AsyncGenerator[Turn]:
-    """Turns in which a block of messages is sent."""
+    """Create turns in which a block of messages is sent."""
     payloads = [message(number) for number in range(BLOCK)]
     async with opened() as (_, channel, _):
         await channel.subscribe()
@@ -102,11 +102,11 @@ async def sending() -> AsyncGenerator[Turn]:
 
 @asynccontextmanager
 async def sync() -> AsyncGenerator[Turn]:
-    """Turns in which a handler of the sync client receives a block of frames, on its thread."""
+    """Create turns in which a handler of the sync client receives a block of frames in its thread."""
     memories: list[Memory] = []
 
     class Late:
-        """A transport that is made on the loop of the client."""
+        """A transport that is created on the client's event loop."""
 
         async def open(self, request: Any, /) -> Memory:
             memories.append(Memory())
@@ -149,4 +149,4 @@ LANES: Final = {
     "send": sending,
     "sync client": sync,
 }
-"""By name: what makes the turns."""
+"""The functions that create the turns, by name."""

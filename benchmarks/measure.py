@@ -1,7 +1,7 @@
-"""The runner: one server, one process per client, and rounds in which each client has its turn.
+"""The runner: one server, one process per client, and rounds in which the clients take turns.
 
-A machine's speed changes within minutes by more than the clients differ, so only figures of one round are compared:
-what is kept of a scenario is, per client, one figure for each round.
+A machine's speed changes within minutes by more than the clients differ, so only figures of the same round are
+compared: the result of a scenario has one figure per client and round.
 """
 
 import json
@@ -20,29 +20,29 @@ from benchmarks.peers import ROOT, command
 from benchmarks.scenarios import NODE, OURS, PYTHON, SCENARIOS, Scenario
 
 PATIENCE: Final = 60.0
-"""Seconds that a process may take to answer."""
+"""Seconds to wait for an answer of a process."""
 
 _WARM_UP: Final = {NODE: 6.0, PYTHON: 0.5}
-"""Messages before the first that counts, in rounds: JavaScript is compiled while it runs, and slow before."""
+"""Messages to warm up, in rounds: JavaScript is slow until it is compiled while running."""
 
 _SHARE: Final = {PYTHON: 0.1}
 """A slower client gets fewer messages."""
 
 _PACE: Final = 0.0003
-"""Seconds between two messages that shall wake up their receiver."""
+"""Seconds between two messages, so that each wakes up its receiver."""
 
 _ENVIRONMENT: Final = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
     "PYTHONPYCACHEPREFIX": str(ROOT / "build" / "pycache"),
 }
-"""What is imported is compiled already, as it is where it was installed."""
+"""Imported modules are already compiled, as in an installation."""
 
 Figures = dict[str, list[float]]
-"""Of one client in one scenario: for each measure one figure a round. `cpu` and `wall` are microseconds a message."""
+"""The figures of one client in one scenario: by measure, one per round. `cpu` and `wall`: microseconds per message."""
 
 
 class Child:
-    """A process that answers lines."""
+    """A process that answers lines of its standard input."""
 
     def __init__(self, line: Sequence[str]) -> None:
         self._process = subprocess.Popen(
@@ -51,12 +51,12 @@ class Child:
         self._heard = b""
 
     def tell(self, line: str) -> None:
-        """One line more on its standard input."""
+        """Write a line to its standard input."""
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
 
     def hear(self) -> str:
-        """Its next line. Raises `RuntimeError` when none comes."""
+        """Return its next line. Raises: RuntimeError if there is none in time."""
         output = self._process.stdout
         assert output is not None
         while b"\n" not in self._heard:
@@ -78,14 +78,14 @@ class Child:
 
 
 class Blaster(Child):
-    """The server."""
+    """The benchmark server."""
 
     def __init__(self) -> None:
         super().__init__([sys.executable, "-m", "benchmarks.blaster"])
         self.url = f"http://127.0.0.1:{self.hear()}"
 
     def blast(self, topic: str, **order: Any) -> None:
-        """Push frames to the client that has joined the topic; see `blaster.Peer.blast`."""
+        """Send frames to the client that has joined the topic; see `blaster.Peer.blast`."""
         self.tell(json.dumps({"topic": f"realtime:{topic}", **order}))
 
 
@@ -109,11 +109,11 @@ class Player:
         return child
 
     def warm_up(self, messages: int) -> None:
-        """Do it before it counts."""
+        """Run a turn that is not measured."""
         self._turn(messages * _WARM_UP.get(self.client, 1))
 
     def play(self, messages: int) -> None:
-        """One turn."""
+        """Run and record one turn."""
         for measure, value in self._turn(messages).items():
             self.figures.setdefault(measure, []).append(round(value, 4))
 
@@ -144,7 +144,7 @@ class Player:
 def run(
     blaster: Blaster, names: list[str], clients: set[str], messages: int, rounds: int
 ) -> dict[str, dict[str, Figures]]:
-    """Measure the scenarios of one group, with those of their clients that are there."""
+    """Measure the scenarios of one group with the available clients."""
     messages = messages // BLOCK * BLOCK
     with ExitStack() as stack:
         players = [
@@ -156,7 +156,7 @@ def run(
         for player in players:
             player.warm_up(messages)
         for number in range(rounds):
-            first = number % len(players)  # nobody always has his turn after the same neighbour's noise
+            first = number % len(players)  # so that no client always follows the same one
             for player in (*players[first:], *players[:first]):
                 if number < player.scenario.rounds:
                     player.play(messages)

@@ -1,6 +1,6 @@
-"""How each client is started; the official ones are installed first, pinned by hash, in places of their own.
+"""The commands that start the clients, and the installation of the official ones, pinned by hash.
 
-They are the places where the tests of `tests/interop` have them too.
+They are installed in the same folders as for `tests/interop`.
 """
 
 import json
@@ -19,7 +19,7 @@ _NODE_HOME: Final = ROOT / "tests" / "interop" / "peers"
 
 
 def install_python() -> str | None:
-    """Have the official Python client; why not, when that cannot be."""
+    """Install the official Python client; returns the reason if that fails, else None."""
     steps = [
         [sys.executable, "-m", "venv", str(_PYTHON_HOME)],
         [str(_PYTHON), "-m", "pip", "install", "-qq", "--require-hashes", "-r", "requirements/interop.txt"],
@@ -30,7 +30,7 @@ def install_python() -> str | None:
 
 
 def install_node() -> str | None:
-    """Have the official JavaScript client; why not, when that cannot be."""
+    """Install the official JavaScript client; returns the reason if that fails, else None."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return "node and npm are not on this machine"
     if (_NODE_HOME / "node_modules" / "@supabase").exists():
@@ -40,7 +40,7 @@ def install_node() -> str | None:
 
 
 def command(client: str, url: str, topic: str, task: str) -> list[str]:
-    """The command line that starts a client."""
+    """Return the command line that starts a client."""
     arguments = [url, topic, task]
     does = json.loads(task)["does"]
     if client == NODE:
@@ -57,7 +57,7 @@ def command(client: str, url: str, topic: str, task: str) -> list[str]:
 
 
 def versions(clients: set[str]) -> dict[str, str]:
-    """What was compared."""
+    """Return the versions of the compared clients."""
     said = "import sys, importlib.metadata as m; print(*(m.version(name) for name in sys.argv[1:]))"
     found: dict[str, str] = {}
     for wanted, python, names in (

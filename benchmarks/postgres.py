@@ -1,8 +1,8 @@
 """From commit to handler through the local server on PostgreSQL: `python -m benchmarks.postgres`.
 
-Server, database and whoever inserts are processes of their own; the client is this one, with three bindings on one
-channel. Without and with row level security: the time from the end of a commit to the handler, and rows each second,
-inserted by one statement and by one statement each.
+Server, database and the inserting program are separate processes; the client is this one, with three bindings on one
+channel. Measured without and with row level security: the time from the end of a commit to the handler, and rows per
+second, inserted by one statement for all and by one statement each.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BULK: Final[LiteralString] = "insert into rows (owner, n) select 'ada', n from g
 
 
 class Place(NamedTuple):
-    """What the other processes have to know."""
+    """The values that the other processes need."""
 
     url: str
     key: str
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
 
 def serve(pipe: "Connection[Any, Any]", secured: bool) -> None:
-    """The server's process: tells its place, and at the end its memory."""
+    """Run the server: send its addresses, and at the end its memory."""
     with LocalServer(postgres=True) as server:
         server.sql(TABLE + SECURED if secured else TABLE)
         pipe.send(Place(server.url, server.anon_key, server.token(sub="ada"), server.database_url))
@@ -58,7 +58,7 @@ def serve(pipe: "Connection[Any, Any]", secured: bool) -> None:
 
 
 def insert(pipe: "Connection[Any, Any]", database: str) -> None:
-    """The process that inserts: for each order, the times at which it began and ended."""
+    """Insert on command; sends the times of begin and end for each command."""
     with psycopg.connect(database, autocommit=True) as connection:
         while (order := pipe.recv()) is not None:
             statement, count, times = order
@@ -69,7 +69,7 @@ def insert(pipe: "Connection[Any, Any]", database: str) -> None:
 
 
 class Listener:
-    """Counts rows, and wakes who waits for the last one."""
+    """Counts rows, and wakes the function that waits for the last one."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -77,13 +77,13 @@ class Listener:
         self._done = threading.Event()
 
     def __call__(self, event: object) -> None:
-        """A row came."""
+        """Count a row."""
         self.seen.append(time.perf_counter())
         if len(self.seen) >= self._wanted:
             self._done.set()
 
     def expect(self, count: int) -> Callable[[], float]:
-        """A function that waits for so many rows from now on, and gives the time of the last."""
+        """Return a function that waits for this many rows from now on and returns the time of the last."""
         self.seen.clear()
         self._wanted = count
         self._done.clear()
@@ -97,7 +97,7 @@ class Listener:
 
 
 def measure(secured: bool, rows: int) -> list[str]:
-    """The cells of one line of the table."""
+    """Return the cells of one line of the table."""
     spawn = multiprocessing.get_context("spawn")
     server_pipe, theirs = spawn.Pipe()
     server = spawn.Process(target=serve, args=(theirs, secured))

@@ -1,4 +1,4 @@
-"""How the pages are built: `sphinx-build -W --keep-going -b html docs site`; a warning is an error."""
+"""Settings of Sphinx: `sphinx-build -W --keep-going -b html docs site` builds the pages; a warning is an error."""
 
 import sys
 from importlib.metadata import version as installed_version

@@ -1,8 +1,7 @@
-"""Docstrings of the house in the words of Sphinx.
+"""A Sphinx extension that converts the docstrings of this project to reStructuredText.
 
-A docstring here is a contract in plain sentences with Markdown's single backticks, and paragraphs that begin with
-`Args:`, `Returns:`, `Raises:`, `Attributes:`, `Yields:` or `Wire:`. They become a list of fields; code stays code, and
-nothing else is taken for markup.
+Docstrings are plain sentences with Markdown's single backticks, and paragraphs that begin with `Args:`, `Returns:`,
+`Raises:`, `Attributes:`, `Yields:` or `Wire:`, which become a list of fields. Code stays code; nothing else is markup.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ def _escape(text: str) -> str:
 
 
 def inline(text: str) -> str:
-    """One line: what stands in backticks becomes literal, the rest is text."""
+    """Return one line with the parts in backticks as literals and the rest escaped."""
     parts = _CODE.split(text)
     return "".join(f"`{part}`" if part.startswith("`") and len(part) > 2 else _escape(part) for part in parts)
 
 
 def converted(lines: list[str]) -> Iterator[str]:
-    """A docstring as reStructuredText, line by line."""
+    """Yield the lines of a docstring as reStructuredText."""
     in_field = False
     in_code = False
     for line in lines:
@@ -58,12 +57,12 @@ def converted(lines: list[str]) -> Iterator[str]:
 
 
 def process(_app: Sphinx, _what: str, _name: str, _it: Any, _options: Any, lines: list[str]) -> None:
-    """Sphinx asks for each docstring here."""
+    """Convert a docstring; called by Sphinx for each."""
     lines[:] = list(converted(lines))
 
 
 def keep_type(_app: Sphinx, document: Any) -> None:
-    """`type[...]` in a signature is Python's own, and no link to the property `type` of changes."""
+    """Replace links from `type[...]` in signatures, which would lead to the property `type` of changes, by text."""
     from docutils.nodes import Text
     from sphinx.addnodes import pending_xref
 
@@ -73,7 +72,7 @@ def keep_type(_app: Sphinx, document: Any) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Sphinx calls this once."""
+    """Register the extension; called by Sphinx."""
     app.connect("autodoc-process-docstring", process)
     app.connect("doctree-read", keep_type)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,1 +1,1 @@
-"""One module per client that is measured, each run in a process of its own."""
+"""One module per measured client; each runs in its own process."""

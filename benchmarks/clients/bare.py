@@ -1,4 +1,4 @@
-"""Our own libraries without our client: what receiving and decoding, or encoding and sending, costs at the least.
+"""A loop of supawire's libraries without a client: the minimum for receiving and decoding, or encoding and sending.
 
 `python -m benchmarks.clients.bare URL TOPIC TASK`
 """
@@ -24,20 +24,20 @@ encode = msgspec.json.Encoder().encode
 
 
 def decode_binary(data: bytes) -> tuple[str, str, Any]:
-    """Topic, event and payload of a user's broadcast: what a text frame says too."""
+    """Return topic, event and payload of a broadcast in a binary frame."""
     topic_end = 5 + data[1]
     event_end = topic_end + data[2]
     return data[5:topic_end].decode(), data[topic_end:event_end].decode(), decode(data[event_end + data[3] :])
 
 
 def encode_binary(ref: int, topic: str, event: str, payload: Any) -> bytes:
-    """A user's broadcast on its way to the server."""
+    """Return a broadcast as a binary frame to the server."""
     fields = [b"1", b"%d" % ref, topic.encode(), event.encode(), b""]
     return b"".join((bytes((3, *map(len, fields), 1)), *fields, encode(payload)))
 
 
 async def main(url: str, topic: str, text: str) -> None:
-    """Join, then do what the task says."""
+    """Join, then execute the task."""
     task, meter = Task(**json.loads(text)), Meter()
     topic = f"realtime:{topic}"
     async with connected(url) as socket, asyncio.TaskGroup() as tasks:
@@ -55,7 +55,7 @@ async def main(url: str, topic: str, text: str) -> None:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Socket]:
-    """An open socket."""
+    """Open a socket."""
     url = f"{url.replace('http', 'ws')}/realtime/v1/websocket?apikey=key&vsn=2.0.0"
     async with (
         aiohttp.ClientSession() as session,
@@ -65,7 +65,7 @@ async def connected(url: str) -> AsyncGenerator[Socket]:
 
 
 async def join(socket: Socket, topic: str, task: Task) -> None:
-    """Join, and wait for everything that comes before the data."""
+    """Join, and wait for all frames that precede the data."""
     bindings = [{"event": "*", "schema": "public", "table": table_of(number)} for number in range(task.bindings)]
     presence = {"enabled": bool(task.members), "key": str(task.members or "")}
     config = {"postgres_changes": bindings, "presence": presence, "broadcast": {"ack": task.does == "ack"}}
@@ -76,7 +76,7 @@ async def join(socket: Socket, topic: str, task: Task) -> None:
 
 
 async def read(socket: Socket, meter: Meter, decode: Callable[[bytes], object]) -> None:
-    """The loop."""
+    """Receive and decode frames in a loop."""
     receive, text, binary = socket.receive, aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
     while True:
         message = await receive()
@@ -92,7 +92,7 @@ Act = Callable[[int], Awaitable[dict[str, float] | None]]
 
 
 def sender(socket: Socket, topic: str) -> Act:
-    """Broadcasts one after another, as text, which costs this loop less than a binary frame that it puts together."""
+    """Return a function that sends broadcasts as text, which costs less here than building binary frames."""
     payloads = [message(number) for number in range(512)]
     text = aiohttp.WSMsgType.TEXT
 
@@ -106,7 +106,7 @@ def sender(socket: Socket, topic: str) -> Act:
 
 
 def acked(socket: Socket, topic: str) -> Act:
-    """The same, each after the ack of the one before."""
+    """Return a function that sends broadcasts, each after the ack of the previous one."""
     payload = message(1)
 
     async def once() -> None:
@@ -117,7 +117,7 @@ def acked(socket: Socket, topic: str) -> Act:
 
 
 def state_taker(socket: Socket, topic: str, members: int) -> Act:
-    """Joins channels in which many are present, and decodes who they are."""
+    """Return a function that joins channels with many members and decodes the presence state."""
     presence = {"enabled": True, "key": str(members)}
     asked = encode(["1", "1", topic, "phx_join", {"config": {"presence": presence}}]).decode()
 

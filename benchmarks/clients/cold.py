@@ -1,7 +1,7 @@
-"""What is done once in a process: `python -m benchmarks.clients.cold CLIENT URL TOPIC TASK`.
+"""Operations that happen once per process: `python -m benchmarks.clients.cold CLIENT URL TOPIC TASK`.
 
-Connecting and joining when nothing was connected before, and the memory that is taken. Each client is imported when it
-is asked for, since they live in several environments.
+The first connection with its joins, and the use of memory. Each client is imported when it is requested, since they
+are installed in several environments.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from typing import Any, Final
 from benchmarks.clients.meter import Meter, resident, say
 
 Joined = Callable[[str, str, int, AsyncExitStack], Awaitable[Any]]
-"""A client that has joined so many channels, until the stack ends."""
+"""Opens a client that has joined this many channels, until the stack is closed."""
 
 
 def listener(event: Any) -> None:
-    """Somebody has to listen."""
+    """Ignore an event; the channel needs a listener."""
 
 
 def ours() -> Joined:
     from benchmarks.frames import EVENT, topic_of
     from supawire import AsyncClient, Limits, broadcast, connect_async
 
-    import_module("supawire.transport.websocket")  # else it is imported with the first connection
+    import_module("supawire.transport.websocket")  # otherwise the first connection imports it
 
     async def joined(url: str, topic: str, channels: int, stack: AsyncExitStack) -> AsyncClient:
         client = await stack.enter_async_context(connect_async(url, "key", limits=Limits.off()))
@@ -74,11 +74,11 @@ def official() -> Joined:
 
 CLIENTS: Final[dict[str, Callable[[], Joined]]] = {"ours": ours, "bare": bare, "official": official}
 CROWD: Final = 20
-"""Clients whose memory is measured together."""
+"""Number of clients whose memory is measured together."""
 
 
 async def main(client: str, url: str, topic: str, text: str) -> None:
-    """Measure once."""
+    """Measure one turn."""
     task = json.loads(text)
     joined = CLIENTS[client]()
     say("joined")
@@ -95,11 +95,11 @@ async def main(client: str, url: str, topic: str, text: str) -> None:
 
 
 async def memory(joined: Joined, url: str, topic: str, channels: int, stack: AsyncExitStack) -> dict[str, float]:
-    """KiB that one channel more takes, or one client more; as Python counts them, and as the system does."""
+    """Return the KiB of one more channel or client, as counted by Python and as resident memory."""
     names = count()
 
     async def grown(measure: Callable[[], int], clients: int, channels: int) -> int:
-        """Bytes that so many clients with so many channels take."""
+        """Return the bytes used by this many clients with this many channels."""
         gc.collect()
         before = measure()
         for _ in range(clients):

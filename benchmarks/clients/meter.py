@@ -1,8 +1,8 @@
-"""The half of a measured client that every one of them shares: count, and say what the CPU did meanwhile.
+"""The part that all measured clients share: count messages and report the CPU time.
 
-Lines of standard input are orders: the number of messages of the next turn. The answer is a line `ready`, and when they
-were all delivered, or sent, a line of JSON with the seconds of CPU of the whole process and of the clock, and perhaps
-more. Only the standard library is used here, since this runs in several environments.
+Each line of standard input is the number of messages of the next turn. The answer is a line `ready` and, when all
+messages were delivered or sent, a line of JSON with the CPU time of the whole process and the elapsed time in seconds,
+and other figures of some tasks. Only the standard library is used, since this runs in several environments.
 """
 
 import asyncio
@@ -15,28 +15,28 @@ from typing import Any
 
 BREATH = 32
 _pauses: list[float] = []
-"""What one pause costs, when it was measured."""
+"""The CPU time of one pause, once it is measured."""
 
 
 class Meter:
-    """What is left to be delivered in this turn: whoever delivers counts `left` down, and calls `stop` at zero."""
+    """Counts the messages of a turn: each delivery decrements `left`, and the last one calls `stop`."""
 
     def __init__(self) -> None:
         self.left = 0
         self._began = 0.0, 0.0
 
     def start(self, count: int) -> None:
-        """Count so many messages."""
+        """Start a turn of this many messages."""
         self.left = count
         self._began = time.process_time(), time.perf_counter()
 
     def stop(self, **more: float) -> None:
-        """The last one was delivered."""
+        """End the turn and report its figures."""
         cpu, wall = time.process_time(), time.perf_counter()
         say(json.dumps({"cpu": cpu - self._began[0], "wall": wall - self._began[1], **more}))
 
     async def obey(self, act: Callable[[int], Awaitable[dict[str, float] | None]] | None = None) -> None:
-        """Take orders until standard input ends: to count what is received, or to do something so many times."""
+        """Read commands until standard input ends: count received messages, or call `act` with their number."""
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         say("joined")
@@ -49,7 +49,7 @@ class Meter:
 
 
 async def round_trips(count: int, once: Callable[[], Awaitable[Any]]) -> dict[str, float]:
-    """Do it so many times, one after another: the microseconds that half of them and 99 of 100 took at the most."""
+    """Call a function repeatedly; returns the median and the 99th percentile of its duration in microseconds."""
     took: list[float] = []
     for _ in range(count):
         began = time.perf_counter()
@@ -60,16 +60,17 @@ async def round_trips(count: int, once: Callable[[], Awaitable[Any]]) -> dict[st
 
 
 async def breath(number: int) -> None:
-    """After some messages let the server read, or who is faster than it has less to do: they wait for it, and are
-    written together.
+    """Pause after some messages so that the server can read them.
+
+    Otherwise messages of a faster client would wait and be written together, which costs less.
     """
     if number % BREATH == 0:
         await asyncio.sleep(0.001)
 
 
 async def above_pauses(count: int, send: Callable[[int], Awaitable[None]]) -> dict[str, float]:
-    """Send so many, and return the CPU that it took, less that of its pauses: they cost more than the cheapest send."""
-    if not _pauses:  # measured before the first message, since some clients leave work behind that pauses would do
+    """Send `count` messages; returns the CPU time without that of the pauses, which cost more than a cheap send."""
+    if not _pauses:  # before the first message, since some clients leave work for the pauses
         for number in range(100):
             await breath(BREATH * number)
         began = time.process_time()
@@ -82,10 +83,10 @@ async def above_pauses(count: int, send: Callable[[int], Awaitable[None]]) -> di
 
 
 def resident() -> int:
-    """Bytes of memory that this process has."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
 def say(line: str) -> None:
-    """A line for the runner."""
+    """Print a line for the runner."""
     print(line, flush=True)

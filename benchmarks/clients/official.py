@@ -1,6 +1,6 @@
-"""The official Python client, in an environment of its own: `python -m benchmarks.clients.official URL TOPIC TASK`.
+"""The official Python client, in its own environment: `python -m benchmarks.clients.official URL TOPIC TASK`.
 
-It speaks version 1.0.0 only, and knows no types of columns.
+It supports protocol 1.0.0 only, and does not convert columns.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from benchmarks.frames import EVENT, message, table_of, topic_of
 
 
 async def main(url: str, topic: str, text: str) -> None:
-    """Join, then do what the task says."""
+    """Join, then execute the task."""
     task, meter = json.loads(text), Meter()
     client = new_client(url)
     if task["does"] == "receive":
@@ -32,19 +32,19 @@ async def main(url: str, topic: str, text: str) -> None:
 
 
 def new_client(url: str) -> Any:
-    """A client of this server."""
+    """Return a client of this server."""
     return AsyncRealtimeClient(f"{url.replace('http', 'ws')}/realtime/v1", token="key")
 
 
 def channel_of(client: Any, topic: str, task: dict[str, Any]) -> Any:
-    """The channel; its presence key tells the server of the benchmarks how many shall be there."""
+    """Return the channel; its presence key requests a number of members from the benchmark server."""
     presence = {"key": str(task["members"] or ""), "enabled": bool(task["members"])}
     broadcast = {"ack": task["does"] == "ack", "self": False}
     return client.channel(topic, {"config": {"broadcast": broadcast, "presence": presence, "private": False}})
 
 
 async def subscribed(channel: Any) -> None:
-    """Joined."""
+    """Subscribe and wait for the join."""
     joined = asyncio.Event()
     await channel.subscribe(lambda state, error: joined.set())
     await joined.wait()
@@ -86,7 +86,7 @@ Act = Callable[[int], Awaitable[dict[str, float] | None]]
 
 
 def sender(channel: Any) -> Act:
-    """Broadcasts one after another."""
+    """Return a function that sends broadcasts one after another."""
     payloads = [message(number) for number in range(512)]
 
     async def send(count: int) -> None:
@@ -98,7 +98,7 @@ def sender(channel: Any) -> Act:
 
 
 def acked(channel: Any) -> Act:
-    """The same, each after the ack of the one before."""
+    """Return a function that sends broadcasts, each after the ack of the previous one."""
     body = {"type": "broadcast", "event": EVENT, "payload": message(1)}
 
     async def once() -> None:
@@ -111,7 +111,7 @@ def acked(channel: Any) -> Act:
 
 
 def state_taker(client: Any, topic: str, task: dict[str, Any]) -> Act:
-    """Joins channels in which many are present."""
+    """Return a function that joins channels with many members."""
 
     async def take(count: int) -> None:
         for _ in range(count):

@@ -25,7 +25,7 @@ from supawire import (
 
 
 async def main(url: str, topic: str, text: str) -> None:
-    """Join, then do what the task says."""
+    """Join, then execute the task."""
     task, meter = Task(**json.loads(text)), Meter()
     async with connect_async(url, "key", limits=Limits.off()) as client, asyncio.TaskGroup() as tasks:
         if task.does == "receive":
@@ -38,7 +38,7 @@ async def main(url: str, topic: str, text: str) -> None:
 
 
 async def listen(client: AsyncClient, topic: str, task: Task, meter: Meter) -> list[Any]:
-    """Join with the listeners of this task; what has to run for them."""
+    """Join with the listeners of this task; returns the coroutines that they need."""
     channels = [channel_of(client, topic_of(topic, number), task) for number in range(task.channels)]
     reader = READERS[task.reads](meter)
     streams = [
@@ -54,12 +54,12 @@ async def listen(client: AsyncClient, topic: str, task: Task, meter: Meter) -> l
 
 
 def channel_of(client: AsyncClient, topic: str, task: Task) -> AsyncChannel:
-    """The channel; its presence key tells the server of the benchmarks how many shall be there."""
+    """Return the channel; its presence key requests a number of members from the benchmark server."""
     return client.channel(topic, presence_key=str(task.members) if task.members else None, ack=task.does == "ack")
 
 
 def selectors(task: Task) -> list[Selector[Any]]:
-    """What is listened to."""
+    """Return the selectors of the task."""
     model = Todo if task.reads == "model" else None
     match task.kind:
         case "change":
@@ -80,7 +80,7 @@ def on(channel: AsyncChannel, selector: Selector[Any], reader: Callable[[Any], N
 
 
 async def iterate(events: AsyncStream[Any], reader: Callable[[Any], None]) -> None:
-    """`async for` that reads what the task says."""
+    """Read the events of the task with `async for`."""
     async for event in events:
         reader(event)
 
@@ -89,7 +89,7 @@ Act = Callable[[int], Awaitable[dict[str, float] | None]]
 
 
 async def sender(client: AsyncClient, topic: str, task: Task) -> Act:
-    """Broadcasts one after another."""
+    """Return a function that sends broadcasts one after another."""
     channel = channel_of(client, topic, task)
     await channel.subscribe()
     payloads = [message(number) for number in range(512)]
@@ -103,7 +103,7 @@ async def sender(client: AsyncClient, topic: str, task: Task) -> Act:
 
 
 async def acked(client: AsyncClient, topic: str, task: Task) -> Act:
-    """The same, each after the ack of the one before."""
+    """Return a function that sends broadcasts, each after the ack of the previous one."""
     channel = channel_of(client, topic, task)
     await channel.subscribe()
     payload = message(1)
@@ -111,7 +111,7 @@ async def acked(client: AsyncClient, topic: str, task: Task) -> Act:
 
 
 async def state_taker(client: AsyncClient, topic: str, task: Task) -> Act:
-    """Joins channels in which many are present."""
+    """Return a function that joins channels with many members."""
 
     async def take(count: int) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""What most would take: `websockets` and `json`, in a loop without a client. In the environment of the official client.
+"""A loop of `websockets` and `json` without a client, in the environment of the official client.
 
 `python -m benchmarks.clients.plain URL TOPIC TASK`
 """
@@ -16,7 +16,7 @@ from benchmarks.frames import EVENT, compact, message, table_of
 
 
 async def main(url: str, topic: str, text: str) -> None:
-    """Join, then do what the task says."""
+    """Join, then execute the task."""
     task, meter = json.loads(text), Meter()
     topic = f"realtime:{topic}"
     bindings = [{"event": "*", "schema": "public", "table": table_of(number)} for number in range(task["bindings"])]
@@ -34,7 +34,7 @@ async def main(url: str, topic: str, text: str) -> None:
 
 
 async def read(socket: Any, meter: Meter) -> None:
-    """The loop."""
+    """Receive and decode frames in a loop."""
     while True:
         json.loads(await socket.recv())
         meter.left -= 1
@@ -43,7 +43,7 @@ async def read(socket: Any, meter: Meter) -> None:
 
 
 def sender(socket: Any, topic: str) -> Callable[[int], Awaitable[dict[str, float]]]:
-    """Broadcasts one after another."""
+    """Return a function that sends broadcasts one after another."""
     payloads = [message(number) for number in range(512)]
 
     async def send(count: int) -> None:

@@ -13,7 +13,7 @@ from supawire import PresenceSync
 
 @dataclass
 class Todo:
-    """The row that changes, as a class of the user."""
+    """The changed row as a class of the user."""
 
     id: int
     title: str
@@ -26,7 +26,7 @@ class Todo:
 
 
 def payload_read(meter: Meter) -> Callable[[Any], None]:
-    """What was sent."""
+    """Return a handler that reads the payload."""
 
     def take(message: Any) -> None:
         _ = message.payload
@@ -38,7 +38,7 @@ def payload_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def record_read(meter: Meter) -> Callable[[Any], None]:
-    """The row."""
+    """Return a handler that reads the row."""
 
     def take(change: Any) -> None:
         _ = change.record
@@ -50,7 +50,7 @@ def record_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def columns_read(meter: Meter) -> Callable[[Any], None]:
-    """Each of the eight columns."""
+    """Return a handler that reads each of the eight columns."""
 
     def take(change: Any) -> None:
         row = change.record
@@ -63,7 +63,7 @@ def columns_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def not_read(meter: Meter) -> Callable[[Any], None]:
-    """Nothing. Of presence the joins and leaves are counted."""
+    """Return a handler that only counts; of presence it counts joins and leaves."""
 
     def take(event: Any) -> None:
         if event.__class__ is PresenceSync:
@@ -76,7 +76,7 @@ def not_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def state_read(meter: Meter) -> Callable[[Any], None]:
-    """Read how many are here and what one of them tracks, after every diff; the newest state is kept."""
+    """Return a handler that reads the number of members and one payload after every diff; it keeps the newest state."""
     newest: Any = None
 
     def take(event: Any) -> None:
@@ -93,7 +93,7 @@ def state_read(meter: Meter) -> Callable[[Any], None]:
 
 
 def everyone_read(meter: Meter) -> Callable[[Any], None]:
-    """Read everybody who is here, after every diff, as one does who draws a list of them; the newest state is kept."""
+    """Return a handler that reads all members after every diff, like a list on a screen; it keeps the newest state."""
     newest: Any = None
 
     def take(event: Any) -> None:

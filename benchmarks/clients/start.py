@@ -1,6 +1,6 @@
-"""What a program pays before its first message: `python benchmarks/clients/start.py CLIENT URL TOPIC TASK`.
+"""The cost of starting a program: `python benchmarks/clients/start.py CLIENT URL TOPIC TASK`.
 
-Run as a file, and with next to nothing imported here, so that what an import costs is the import's.
+It is run as a file and imports almost nothing, so that the measured cost of an import belongs to the client.
 """
 
 import sys
@@ -14,7 +14,7 @@ STATEMENTS = {
 
 
 def main(client: str, url: str, topic: str, task: str) -> None:
-    """Measure once: CPU and wall seconds of an import, or of everything up to the first joined channel."""
+    """Measure the CPU and wall-clock seconds of an import, or of everything up to the first joined channel."""
     print("joined", flush=True)
     sys.stdin.readline()
     print("ready", flush=True)

@@ -14,7 +14,7 @@ from supawire import Stream, connect
 
 
 def main(url: str, topic: str, text: str) -> None:
-    """Join with the listener of this task, then let it count."""
+    """Join with the listener of this task, then count messages."""
     task, meter = Task(**json.loads(text)), Meter()
     with connect(url, "key") as client:
         channel = client.channel(topic)
@@ -32,7 +32,7 @@ def main(url: str, topic: str, text: str) -> None:
 
 
 def iterate(events: Stream[Any], reader: Callable[[Any], None]) -> None:
-    """`for` that reads what the task says."""
+    """Read the events of the task with `for`."""
     for event in events:
         reader(event)
 

@@ -1,7 +1,7 @@
-"""One message per wake-up: a bare loop and supawire in one process, whose turns alternate in small slices.
+"""One message per wake-up: a bare loop and supawire in one process, in small alternating slices.
 
-`python -m benchmarks.clients.wake async|sync URL TOPIC TASK`. What a wake-up costs is the system's affair and
-differs from minute to minute by more than a client adds; so compared is the difference only.
+`python -m benchmarks.clients.wake async|sync URL TOPIC TASK`. The cost of a wake-up depends on the system and varies
+within minutes by more than a client adds, so only the difference is compared.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from supawire import broadcast, connect, connect_async
 
 
 class Counter(Meter):
-    """Says in this process that all were delivered."""
+    """Reports within this process that all messages were delivered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class Counter(Meter):
         self.done = asyncio.Event()
 
     def stop(self, **more: float) -> None:
-        """The last one was delivered, on whatever thread."""
+        """End the turn; may be called on any thread."""
         self._loop.call_soon_threadsafe(self.done.set)
 
     async def cost(self, topic: str, count: int) -> float:
-        """Let the runner send so many to this topic: CPU seconds of one."""
+        """Request this many messages for the topic; returns the CPU seconds per message."""
         self.done.clear()
         self.left = count
         began = time.process_time()
@@ -43,7 +43,7 @@ class Counter(Meter):
 
 
 async def main(api: str, url: str, topic: str, text: str) -> None:
-    """Join twice, then obey."""
+    """Join with both, then execute commands."""
     task = Task(**json.loads(text))
     ours, bare = Counter(), Counter()
 

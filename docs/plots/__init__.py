@@ -1,8 +1,8 @@
-"""Plots in pages: what each shows is data, made from what was measured, and written into the file that shows it.
+"""Plots in pages. The data of a plot is made from the measured figures and stored in its file.
 
-`python -m docs.tables` draws those again whose data or drawing changed, and pages show them through the tables
-`plot-<name>`. `tests/docs/test_plots.py` compares what a file says that it shows with what it ought to show, so another
-version of the library that draws is no reason to draw again. That library is needed for drawing only.
+`python -m docs.tables` draws a plot again when its data or the drawing code has changed. Pages show plots through the
+tables `plot-<name>`. `tests/docs/test_plots.py` compares the stored data with the current data, so a new version of the
+drawing library causes no change. The library is only needed for drawing.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A small diagram. along: what its lower axis says. points: pairs of who or how many, and a cost."""
+    """A small diagram. along: the label of the horizontal axis. points: pairs of a client or a count, and a cost."""
 
     title: str
     along: str
@@ -19,7 +19,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """kind: how it is drawn, "dots" or "curves". alt: what it shows, in words. panels: in reading order."""
+    """A plot. kind: "dots" or "curves". alt: a description in words. panels: in reading order."""
 
     kind: str
     title: str

@@ -1,8 +1,8 @@
-"""Plots as SVG that can be read by day and by night.
+"""Plots as SVG for light and dark pages.
 
-Colours are drawn as they are on white. A style sheet in the file says what each becomes where the reader prefers dark,
-and the plot brings its ground along, so that it can be read on any page. Who tells blue from orange can read it, and
-each kind of client has a shape of its own. Text is text: it can be searched, copied and read aloud.
+Colours are drawn for a white background. A style sheet in the file replaces them in dark mode, and the plot has its own
+background, so that it is legible on any page. The colours are distinguishable with colour blindness, and each kind of
+client has its own shape. Text is stored as text: it can be searched, copied and read aloud.
 """
 
 import io
@@ -25,10 +25,10 @@ GROUND: Final = "#ffffff"
 BLUE: Final = "#0072b2"
 ORANGE: Final = "#b84a00"
 DARK: Final = {INK: "#e6e8eb", FAINT: "#a3abb5", RULE: "#343a42", GROUND: "#16181c", BLUE: "#5cb8f0", ORANGE: "#f2a65a"}
-"""What a colour becomes in the dark."""
+"""The colours in dark mode."""
 
 WIDTH: Final = 7.6
-"""Inches, as wide as the text of a page."""
+"""The width of a page's text in inches."""
 
 _KINDS: Final = {
     "supawire": (BLUE, "o", "full"),
@@ -50,7 +50,7 @@ _LOOK: Final[dict[Any, Any]] = {
 
 
 def svg(plot: Plot, metadata: str) -> str:
-    """The plot as a file: its title and text for those who do not see it, the metadata, and what is drawn."""
+    """Return the SVG file: title and description for screen readers, the metadata, and the drawing."""
     text = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context():
@@ -77,7 +77,7 @@ def _style() -> str:
 
 
 def _panels(plot: Plot, height: float, **more: Any) -> tuple[Figure, list[tuple[Axes, Panel]]]:
-    """A figure with three panels in a row."""
+    """Return a figure with three panels in a row."""
     rows = -(-len(plot.panels) // 3)
     figure = Figure(figsize=(WIDTH, height * rows + 0.6), layout="constrained")
     axes = [axis for line in figure.subplots(rows, 3, squeeze=False, **more) for axis in line]
@@ -87,7 +87,7 @@ def _panels(plot: Plot, height: float, **more: Any) -> tuple[Figure, list[tuple[
 
 
 def dots(plot: Plot) -> Figure:
-    """A row for each client, on a scale of ratios: from the bare loop's line to each dot is how many times as dear."""
+    """Draw a row per client on a logarithmic scale, with a line at the cost of the bare loop."""
     figure, panels = _panels(plot, 1.75, sharex=True, sharey=True)
     every = [cost for panel in plot.panels for _, cost in panel.points]
     ticks = [step * 10.0**power for power in range(-2, 8) for step in _STEPS]
@@ -144,7 +144,7 @@ def _mark(kind: tuple[str, str, str], x: Any = (), y: Any = (), **more: Any) -> 
 
 
 def curves(plot: Plot) -> Figure:
-    """A panel for each curve: to the right how many, ten times as many a step; upwards what one costs, from nothing."""
+    """Draw a panel per curve: the count on a logarithmic axis, the cost on an axis that starts at zero."""
     figure, panels = _panels(plot, 1.75)
     for axis, panel in panels:
         counts, costs = [float(count) for count, _ in panel.points], [cost for _, cost in panel.points]

@@ -1,4 +1,4 @@
-"""The files of plots: which there are, what each says that it shows, and whether that is so."""
+"""The files of plots, the data stored in them, and whether it is up to date."""
 
 import json
 import re
@@ -15,35 +15,35 @@ from docs.plots.performance import clients, growth
 HERE: Final = Path(__file__).resolve().parent
 
 PLOTS: Final[dict[str, Callable[[], Plot]]] = {"performance-clients": clients, "performance-growth": growth}
-"""By the name of the file."""
+"""The functions that create the plots, by the name of the file."""
 
 _SHOWS: Final = re.compile(r'<metadata id="shows">(.*?)</metadata>', re.DOTALL)
 
 
 def file_of(name: str) -> Path:
-    """Where a plot is."""
+    """Return the path of a plot."""
     return HERE / f"{name}.svg"
 
 
 def wanted(name: str) -> Any:
-    """What the file of a plot ought to say: everything that it shows, and by which code it was drawn."""
+    """Return the data that the file of a plot should contain: everything shown, and a hash of the drawing code."""
     drawing = sha256((HERE / "drawing.py").read_bytes()).hexdigest()
     return json.loads(json.dumps({"drawing": drawing, **asdict(PLOTS[name]())}))
 
 
 def said(text: str) -> Any:
-    """What a file says, None when it says nothing."""
+    """Return the data stored in a file, or None."""
     found = _SHOWS.search(text)
     return found and json.loads(unescape(found[1]))
 
 
 def is_fresh(name: str) -> bool:
-    """Whether the file is there and says what it ought to."""
+    """Return whether the file exists and is up to date."""
     return file_of(name).exists() and said(file_of(name).read_text(encoding="utf-8")) == wanted(name)
 
 
 def draw(name: str) -> None:
-    """Write the file of a plot."""
+    """Draw a plot and write its file."""
     from docs.plots.drawing import svg
 
     shows = escape(json.dumps(wanted(name), ensure_ascii=False), quote=False)

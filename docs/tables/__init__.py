@@ -1,6 +1,6 @@
-"""Tables in pages that are printed by the code they describe, and the lines that show plots.
+"""Tables in pages that are generated from the code they describe, and the lines that show plots.
 
-A page marks the place, and what stands between the marks is written by `python -m docs.tables`:
+A page marks the place, and `python -m docs.tables` writes the text between the marks:
 
     <!-- table: connection -->
     <!-- end of table -->
@@ -11,7 +11,7 @@ package; all of them are imported:
     @table("connection")
     def connection() -> str: ...
 
-`tests/docs/test_tables.py` compares pages with code, and fails for a table that no page shows.
+`tests/docs/test_tables.py` compares the pages with the code, and fails for a table that is in no page.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def table(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
 
 
 def rows(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a `|` inside a cell is escaped."""
+    """Return a Markdown table; a `|` inside a cell is escaped."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
@@ -58,24 +58,24 @@ def load() -> None:
 
 
 def pages() -> list[Path]:
-    """Every page that may hold a table: those at the top and those of docs/."""
+    """Return every page that may contain a table: those in the root folder and in docs/."""
     return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def printed(name: str) -> str:
-    """The table as the code prints it now."""
+    """Return the table as generated from the current code."""
     return TABLES[name]().strip("\n") + "\n"
 
 
 def places(page: Path) -> list[tuple[str, str]]:
-    """Name and present text of each marked place of a page, in order."""
+    """Return name and current text of each marked place of a page, in order."""
     return [
         (place["name"], place["text"].strip("\n") + "\n") for place in _PLACE.finditer(page.read_text(encoding="utf-8"))
     ]
 
 
 def rewritten(page: Path) -> str:
-    """The text of the page with every table as the code prints it now."""
+    """Return the text of the page with all tables generated from the current code."""
     return _PLACE.sub(
         lambda place: f"{place[1]}\n{printed(place['name'])}\n{place[4]}", page.read_text(encoding="utf-8")
     )

@@ -1,4 +1,4 @@
-"""`python -m docs.tables` writes the tables and plots of all pages again and says what changed."""
+"""`python -m docs.tables` writes the tables and plots of all pages again and prints the changed files."""
 
 from docs.plots.files import PLOTS, draw, file_of, is_fresh
 from docs.tables import ROOT, load, pages, rewritten

@@ -1,4 +1,4 @@
-"""Which annotations of a model take which columns: tried out, with the classes of both libraries."""
+"""Table of the conversion of columns to fields of another type, tried with classes of both libraries."""
 
 from dataclasses import make_dataclass
 from datetime import date, datetime, timedelta
@@ -17,7 +17,7 @@ from supawire.errors import RowError
 
 
 class Mood(Enum):
-    """A type of the pages' database."""
+    """An enum for the table."""
 
     SAD = "sad"
 
@@ -48,7 +48,7 @@ _TRIED: Final[tuple[tuple[str, str, Any], ...]] = (
     ("inet", '"10.0.0.1/8"', IPv4Interface),
     ("float8", "null", float),
 )
-"""Column type, its value as it is sent, annotation."""
+"""Column type, value as it is sent, annotation of the field."""
 
 _create: Final[Any] = create_model
 
@@ -70,7 +70,7 @@ def _named(annotation: Any) -> str:
 
 @table("model-types")
 def model_types() -> str:
-    """What becomes of a column's value in a field that is annotated otherwise."""
+    """Return the table of columns and the resulting values of fields with other types."""
     lines: list[list[str]] = []
     for kind, sent, annotation in _TRIED:
         plain = _tried(make_dataclass("Row", [("v", annotation)]), kind, sent)

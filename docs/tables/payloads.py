@@ -1,4 +1,4 @@
-"""How values that JSON does not have are written in a payload: encoded by the library, with an example of each kind."""
+"""Table of the conversion of values to JSON in a payload, with an example of each kind, encoded by the library."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ class Point:
 
 
 class Model(BaseModel):
-    """A model of pydantic with an alias."""
+    """A pydantic model with an alias."""
 
     model_config = ConfigDict(populate_by_name=True)
     size: int = Field(alias="the size")
@@ -47,15 +47,15 @@ EXAMPLES: Final = (
     ("`timedelta`", "timedelta(minutes=1)"),
     ("`UUID`", "UUID(int=1)"),
     ("`Decimal`", 'Decimal("1.10")'),
-    ("`bytes` inside of a payload, in base64", '[b"ab"]'),
+    ("`bytes` inside a payload, in base64", '[b"ab"]'),
     ("a member of an enum: its value", "Color.RED"),
     ("an address of `ipaddress`", 'ip_address("127.0.0.1")'),
     ("a number or array of numpy", NUMPY),
 )
-"""Kind of value, and an expression that makes one."""
+"""Kind of value, and an expression that creates one."""
 
 WITHOUT_NUMPY: Final = "[1,[0,1]]"
-"""What is written for the example of numpy, which only some environments have; `tests/test_payloads.py` compares it."""
+"""The JSON of the numpy example, since numpy is not installed everywhere; `tests/test_payloads.py` compares it."""
 
 _NAMES: Final[dict[str, Any]] = {
     one.__name__: one for one in (Point, Model, Color, datetime, timedelta, UUID, Decimal, ip_address)
@@ -70,7 +70,7 @@ def value_of(expression: str) -> Any:
 
 @table("payloads")
 def payloads() -> str:
-    """Return the table of kinds, with the JSON that the library makes of each example."""
+    """Return the table of kinds with the JSON of each example."""
     lines: list[tuple[str, str, str]] = []
     for kind, expression in EXAMPLES:
         known = expression != NUMPY or find_spec("numpy") is not None

@@ -1,4 +1,4 @@
-"""The lines of pages that show a plot, with what it shows in words."""
+"""The lines of pages that show a plot, with its description."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from docs.tables import ROOT, table
 
 
 def shown(name: str) -> Callable[[], str]:
-    """What prints the line of a plot, for a page in docs/."""
+    """Return the function that prints the line of a plot for a page in docs/."""
     return lambda: f"![{PLOTS[name]().alt}]({file_of(name).relative_to(ROOT / 'docs').as_posix()})"
 
 

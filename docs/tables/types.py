@@ -1,4 +1,4 @@
-"""How the values of a row arrive, from the types that the library knows."""
+"""Table of the Python types of a row's values, from the types that the library knows."""
 
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -11,7 +11,7 @@ from supawire._values.rows import TYPES
 _LATE = {"bytea": bytes, "timetz": time}
 _ABOUT: dict[Any, str] = {
     int: "exact, whatever its size",
-    float: "NaN and Infinity arrive as `None`: the server has no other word for them; inside of an array they are floats",
+    float: "NaN and Infinity arrive as `None`, since the server sends them as null; inside an array they are floats",
     datetime: "with microseconds; aware for `timestamptz`, naive for `timestamp`",
     str: "",
     Decimal: "with its scale; NaN and Infinity arrive as `None`",
@@ -25,7 +25,7 @@ _ABOUT: dict[Any, str] = {
 
 @table("row-types")
 def row_types() -> str:
-    """PostgreSQL's types by the Python type they become."""
+    """Return the table of PostgreSQL types by their Python type."""
     kinds: dict[Any, list[str]] = {}
     for name, known in TYPES.items():
         kinds.setdefault(_LATE.get(name, known.target), []).append(f"`{name}`")
@@ -37,7 +37,7 @@ def row_types() -> str:
             ["arrays of these", "`list`", "nested like the array"],
             [
                 "`json`, `jsonb`, `geometry`",
-                "as they are",
+                "unchanged",
                 "integers exact, other numbers `float`, or `Decimal` beyond its range",
             ],
             [

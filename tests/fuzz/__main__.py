@@ -1,4 +1,4 @@
-"""Fuzz a target: `python -m tests.fuzz TARGET --seconds 60` takes another seed each time.
+"""Fuzz a target: `python -m tests.fuzz TARGET --seconds 60` uses a new seed each time.
 
 `--inputs N --seed S` runs the same N inputs each time, as CI does; `--input` runs one input again.
 """
@@ -14,13 +14,13 @@ from tests.fuzz.targets import TARGETS
 
 
 def main() -> int:
-    """Fuzz one target; the exit status is 1 when something was found."""
+    """Fuzz one target; returns the exit status, 1 when an error was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=TARGETS)
     bound = parser.add_mutually_exclusive_group()
     bound.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
     bound.add_argument("--inputs", type=int, default=None, help="how many inputs, those of the corpus included")
-    parser.add_argument("--seed", type=int, default=None, help="of the random numbers; left out, another each time")
+    parser.add_argument("--seed", type=int, default=None, help="of the random numbers; by default a new one each time")
     parser.add_argument("--input", default=None, help="run only this input, in base64, as a finding prints it")
     options = parser.parse_args()
     target = TARGETS[options.target]()
@@ -44,10 +44,10 @@ def main() -> int:
 
 
 def report(name: str, finding: Finding) -> None:
-    """Print what was found and how to see it again."""
+    """Print the finding and the command that repeats it."""
     print(finding.text)
     print(f"input ({len(finding.data)} bytes): {finding.data[:400]!r}")
-    print(f"again: python -m tests.fuzz {name} --input {base64.b64encode(finding.data).decode()}")
+    print(f"repeat: python -m tests.fuzz {name} --input {base64.b64encode(finding.data).decode()}")
 
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""Runs a target on inputs that come of its corpus: changed at random, joined, or made of what is known to hurt.
+"""Runs a target on inputs from its corpus, changed at random or joined, and on values that are known to cause errors.
 
 Everything comes from one random generator, so that a seed gives the same inputs again. A finding is an exception that
 the target does not allow, or an input on which it works for longer than `MOST_SECONDS` of processor time; time that
@@ -21,31 +21,31 @@ from typing import Any, Final, Protocol
 CORPUS: Final = Path(__file__).resolve().parent / "corpus"
 MOST_BYTES: Final = 64_000
 MOST_SECONDS: Final = 3.0
-"""Processor time for one input; a linear one needs some hundredths."""
+"""Limit of CPU time per input in seconds; linear code needs some hundredths."""
 
 
 class Target(Protocol):
-    """What is fuzzed. name: its folder in the corpus. words: what its inputs are made of."""
+    """A target. name: its folder in the corpus. words: parts of its inputs."""
 
     name: str
     words: tuple[bytes, ...]
 
     def run(self, data: bytes) -> None:
-        """Take an input. Whatever it raises is a finding."""
+        """Process an input. Any exception is a finding."""
         ...
 
     def make(self, random: Random) -> bytes:
-        """Make an input of the right shape."""
+        """Create an input of the right form."""
         ...
 
 
 class TooMuchWork(BaseException):
-    """The bound is over. No handler of exceptions may catch it."""
+    """The time limit is exceeded. Not an Exception, so that no handler catches it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An input, and what happened. kind: what has to stay the same while it is made smaller."""
+    """An input and its error. kind: what must stay the same while the input is reduced."""
 
     data: bytes
     kind: str
@@ -53,13 +53,13 @@ class Finding:
 
 
 def corpus(target: Target) -> list[bytes]:
-    """The inputs that are kept of a target, in the order of their names."""
+    """Return the recorded inputs of a target, in the order of their names."""
     return [path.read_bytes() for path in sorted((CORPUS / target.name).iterdir())]
 
 
 @contextmanager
 def bounded(seconds: float) -> Any:
-    """Raise `TooMuchWork` in what takes longer than this. Raises: TooMuchWork."""
+    """Limit the CPU time of a block. Raises: TooMuchWork: it took longer."""
 
     def over(number: int, frame: FrameType | None) -> None:
         raise TooMuchWork(f"it took more than {seconds} s of processor time")
@@ -75,12 +75,12 @@ def bounded(seconds: float) -> Any:
         if before is not None:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
-    if time.process_time() - began > seconds:  # code in C does not look for signals
+    if time.process_time() - began > seconds:  # C code does not check for signals
         raise TooMuchWork(f"it took {time.process_time() - began:.1f} s of processor time")
 
 
 def run_once(target: Target, data: bytes) -> Finding | None:
-    """Run one input; what was found."""
+    """Run one input; returns the finding, if any."""
     try:
         with bounded(MOST_SECONDS):
             target.run(data)
@@ -92,7 +92,7 @@ def run_once(target: Target, data: bytes) -> Finding | None:
 
 
 def fuzz(target: Target, random: Random, until: Callable[[], bool]) -> tuple[int, Finding | None]:
-    """Run inputs until that is true or something is found; how many, and the finding."""
+    """Run inputs until `until` returns true or an error is found; returns their number and the finding."""
     kept = corpus(target)
     count = 0
     for data in kept:
@@ -110,19 +110,19 @@ def fuzz(target: Target, random: Random, until: Callable[[], bool]) -> tuple[int
 
 
 def after_seconds(seconds: float) -> Callable[[], bool]:
-    """Return what says when that many seconds are over."""
+    """Return a function that is true after this many seconds."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 
 
 def after_inputs(count: int) -> Callable[[], bool]:
-    """Return what says when it was asked before each of that many inputs."""
+    """Return a function that is true after this many calls."""
     left = iter(range(count))
     return lambda: next(left, None) is None
 
 
 def shrunk(target: Target, finding: Finding, seconds: float) -> Finding:
-    """The same finding with a smaller input, as far as that gets in the time."""
+    """Return the finding with a smaller input, reduced as far as possible in the given time."""
     until = time.monotonic() + seconds
     size = max(1, len(finding.data) // 2)
     while size and time.monotonic() < until:
@@ -141,7 +141,7 @@ def shrunk(target: Target, finding: Finding, seconds: float) -> Finding:
 
 
 def changed(data: bytes, random: Random, kept: list[bytes], words: tuple[bytes, ...]) -> bytes:
-    """The input with one to six changes."""
+    """Return the input with one to six changes."""
     for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
         data = random.choice(_CHANGES)(data, random, kept, words)[:MOST_BYTES]
     return data
@@ -203,11 +203,11 @@ HURTING: Final = (
     b"eyJhbGciOiJIUzI1NiJ9.e30.x",
     b"a" * 3000,
 )
-"""What has hurt JSON decoders, numbers, patterns and readers of nested text before."""
+"""Values that are known to break JSON decoders, numbers, patterns and parsers of nested text."""
 
 
 def any_json(random: Random, depth: int = 3) -> Any:
-    """A JSON value, seldom a friendly one."""
+    """Return a random JSON value, usually an unusual one."""
     kind = random.randrange(9 if depth else 7)
     match kind:
         case 0:
@@ -250,5 +250,5 @@ TEXTS: Final = (
 
 
 def dumped(value: Any) -> bytes:
-    """A JSON value as text."""
+    """Return a random JSON value as text."""
     return json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""What is fuzzed, and what each of it may raise."""
+"""The fuzzed parts, and the exceptions that each may raise."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -147,7 +147,7 @@ class Codec:
 
 
 def look_at(event: Any) -> None:
-    """Read everything that a user can; only reading may raise, and only `RowError`."""
+    """Read every attribute that users can read; only `RowError` may be raised."""
     repr(event)
     for name in ("payload", "record", "row", "old_record", "columns", "errors", "commit_timestamp", "raw"):
         with suppress(RowError):
@@ -244,7 +244,7 @@ class Filters:
 
 
 class Pgoutput:
-    """Messages of PostgreSQL's stream, and texts of its records."""
+    """Messages of PostgreSQL's replication stream, and texts of its records."""
 
     name = "pgoutput"
     words: tuple[bytes, ...] = (
@@ -294,7 +294,7 @@ class Pgoutput:
 
 
 class Hub:
-    """Frames of a client and HTTP requests to the local server. Lines: `t` and a text frame, `b` and a binary one,
+    """Frames of a client and HTTP requests to the local server. Lines: `t` and a text frame, `b` and a binary frame,
     `h`, a path, a blank and a body; the first line is the version."""
 
     name = "hub"

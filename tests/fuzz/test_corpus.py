@@ -1,4 +1,4 @@
-"""The corpus of each fuzzer, and a few fresh inputs: what was found once is not found again."""
+"""The corpus of each fuzzer and a few new inputs cause no error."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,7 @@ def shown(finding: Finding | None) -> str:
 
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 def test_nothing_of_the_corpus_is_found_again(make: Callable[[], Target]):
-    """Each input raises what is documented or nothing, within its bound of work; so do the first of a seed."""
+    """Each input of the corpus, and the first of a seed, raise at most documented errors within the time limit."""
     target = make()
     assert corpus(target), "it has a corpus"
     count, finding = fuzz(target, Random(1), after_inputs(40))
@@ -25,7 +25,7 @@ def test_nothing_of_the_corpus_is_found_again(make: Callable[[], Target]):
 
 
 class Picky:
-    """Hates one byte."""
+    """Raises for one byte."""
 
     name = "codec"
     words: tuple[bytes, ...] = (b"x",)
@@ -39,7 +39,7 @@ class Picky:
 
 
 class Noting:
-    """Runs nothing, and keeps what it was given."""
+    """Records its inputs."""
 
     def __init__(self, target: Target) -> None:
         self.name, self.words, self.make = target.name, target.words, target.make
@@ -51,7 +51,7 @@ class Noting:
 
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 def test_the_same_seed_gives_the_same_inputs(make: Callable[[], Target]):
-    """A number of inputs of a seed are the same ones each time, so CI fails only when the code changed."""
+    """A seed gives the same inputs each time, so CI fails only when the code has changed."""
     first, second, other = (Noting(make()) for _ in range(3))
     for target, seed in ((first, 7), (second, 7), (other, 8)):
         fuzz(target, Random(seed), after_inputs(200))
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_inputs(make: Callable[[], Target]):
 
 
 def test_the_same_seed_finds_the_same_and_it_is_made_small():
-    """A finding can be had again, by its seed and by its input."""
+    """A finding can be repeated, by its seed and by its input."""
     findings = [fuzz(Picky(), Random(5), until=lambda: False) for _ in range(2)]
     assert findings[0] == findings[1]
     finding = findings[0][1]
@@ -70,7 +70,7 @@ def test_the_same_seed_finds_the_same_and_it_is_made_small():
 
 
 def test_what_works_for_too_long_is_stopped():
-    """Also where exceptions are caught."""
+    """The time limit also applies to code that catches exceptions."""
     with pytest.raises(TooMuchWork), bounded(0.05):
         never_end()
 

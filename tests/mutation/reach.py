@@ -19,20 +19,20 @@ SOURCE: Final = str(Path("src").resolve())
 
 
 class Reach:
-    """What the tests called so far."""
+    """The functions that the tests have called so far."""
 
     def __init__(self) -> None:
         self.called: set[tuple[str, int]] = set()
         self.tests: dict[str, list[str]] = {"": []}
 
     def note(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Note a call; the profile function of each thread."""
+        """Record a call; the profile function of each thread."""
         if event == "call":
             self.called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Note what is called from the set-up of a test to the end of its tear-down."""
+        """Record the calls from the set-up of a test to the end of its tear-down."""
         self.called.clear()
         threading.setprofile(self.note)
         sys.setprofile(self.note)
@@ -51,5 +51,5 @@ class Reach:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin."""
+    """Register the plugin."""
     config.pluginmanager.register(Reach(), "reach-of-tests")

@@ -1,4 +1,4 @@
-"""Run the tests that can notice a change until one fails: `run_tests.py ORIGINAL FOLDER ...`.
+"""Run the tests that can detect a change until one fails: `run_tests.py ORIGINAL FOLDER ...`.
 
 The current folder is a copy of the repository in which one module differs from the original. Without a difference, all
 tests of the folders run, and `reach.py` records which of them call which function. After a change in a function,
@@ -23,14 +23,14 @@ def changed(original: Path) -> Path | None:
 
 
 def enclosing(module: Path, original: Path) -> int | None:
-    """Return the line where the function begins in which the module differs; None outside of functions."""
+    """Return the first line of the function in which the module differs, or None outside functions."""
     before = (original / module).read_text(encoding="utf-8")
     pairs = zip(before.splitlines(), module.read_text(encoding="utf-8").splitlines(), strict=False)
     line = next(number for number, (old, new) in enumerate(pairs, 1) if old != new)
     starts = [
         min((node.lineno, *(decorator.lineno for decorator in node.decorator_list)))
         for node in ast.walk(ast.parse(before))
-        # the line of a `def` holds default values, which are made when the module is imported
+        # the line of a `def` has default values, which are evaluated when the module is imported
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.body[0].lineno <= line <= (node.end_lineno or 0)
     ]
@@ -38,7 +38,7 @@ def enclosing(module: Path, original: Path) -> int | None:
 
 
 def selected(module: Path, original: Path, folders: list[str]) -> list[str]:
-    """Return what pytest gets as arguments, the tests named like the module first."""
+    """Return the arguments of pytest, with the tests that are named like the module first."""
     stem = module.stem.strip("_")
     line = enclosing(module, original)
     if line is None:
@@ -50,9 +50,9 @@ def selected(module: Path, original: Path, folders: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """Return what pytest says."""
+    """Return the exit status of pytest."""
     original, folders = Path(sys.argv[1]), sys.argv[2:]
-    # tests with a database are all marked slow, and are the ones that look at it
+    # tests with a database are all marked slow, and are needed for this folder
     marks = [] if all(folder.startswith("tests/postgres") for folder in folders) else ["-m", "not slow"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", *marks, "-p", "no:randomly", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(SOURCE.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}

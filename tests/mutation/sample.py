@@ -1,4 +1,4 @@
-"""Choose mutants of a session of cosmic-ray at random, and report: `sample.py choose FILE COUNT SEED`, `report FILE`.
+"""Choose mutants of a cosmic-ray session at random, and report: `sample.py choose FILE COUNT SEED`, `report FILE`.
 
 Runs in the environment of cosmic-ray, see noxfile.py.
 """
@@ -21,10 +21,10 @@ def choose(database: Any, count: int, seed: int) -> None:
 
 
 def report(database: Any) -> None:
-    """Print how many were noticed, and each one that was not as a difference."""
+    """Print how many were detected, and the difference of each one that was not."""
     tried = [(item, result) for item, result in database.completed_work_items if result.test_outcome is not None]
     survived = [(item, result) for item, result in tried if not result.is_killed]
-    print(f"{len(tried)} tried, {len(tried) - len(survived)} noticed, {len(survived)} survived")
+    print(f"{len(tried)} tried, {len(tried) - len(survived)} detected, {len(survived)} survived")
     for _, result in survived:
         print(result.diff or "", "", sep="\n")
 
