@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from docs.tables import rows, table
 from supawire._mirror_events import MirrorState
-from supawire.core.states import CHANNEL, LINK, MIRROR, ChannelOn, ConnectionOn, MirrorOn, Move
+from supawire.core.states import CHANNEL, CONNECTION, MIRROR, ChannelOn, ConnectionOn, MirrorOn, Move
 from supawire.events import ChannelState, ConnectionState
 
 S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
@@ -17,7 +17,7 @@ def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
     lines: dict[tuple[E, str, str], list[S]] = {}
     for (state, on), move in moves.items():
         following = "same" if move.next is state else move.next.name
-        lines.setdefault((on, following, move.then), []).append(state)
+        lines.setdefault((on, following, move.action), []).append(state)
     return rows(
         ["state", "event", "next state", "action"],
         [
@@ -35,7 +35,7 @@ def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: t
 @table("connection")
 def connection() -> str:
     """Return the table of transitions of the connection."""
-    return _moves(LINK) + _impossible(LINK, ConnectionState, ConnectionOn)
+    return _moves(CONNECTION) + _impossible(CONNECTION, ConnectionState, ConnectionOn)
 
 
 @table("channel")

@@ -228,7 +228,7 @@ async def test_the_queue_is_bounded():
         room = client.channel("room")
         await room.broadcast("e", 1)
         await room.broadcast("e", 2)
-        with pytest.raises(StateError, match="2 broadcasts wait"):
+        with pytest.raises(StateError, match="2 broadcasts are already queued"):
             await room.broadcast("e", 3)
 
 

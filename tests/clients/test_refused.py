@@ -56,7 +56,7 @@ async def test_a_provider_that_is_still_at_work_is_named(api: ClientApi, server:
         return broken() if asked == 1 else await hanging()
 
     async with api.client(server, token=second_hangs, on_error=lambda error: None) as client:
-        with pytest.raises(OperationTimeout, match="the token provider has not answered yet"):
+        with pytest.raises(OperationTimeout, match="the token provider has not returned a token yet"):
             await (await client.channel("room")).subscribe(timeout=0.05)
 
 

@@ -105,10 +105,10 @@ class Story(SessionHarness):
         *,
         ack: bool = False,
         timeout: float | None = 10.0,
-        patient: bool = True,
+        ignore_queue_time: bool = True,
     ) -> Any:
         """Send a broadcast of the event "e"; return its ticket, or None if no reply is expected."""
-        message = OutgoingBroadcast("e", payload, ack=ack, timeout=timeout, patient=patient)
+        message = OutgoingBroadcast("e", payload, ack=ack, timeout=timeout, ignore_queue_time=ignore_queue_time)
         return self.call(self.session.broadcast, topic, message)
 
     def system(self, topic: str, message: str, *, status: str = "ok", extension: str = "postgres_changes") -> None:

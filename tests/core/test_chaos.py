@@ -82,7 +82,7 @@ class Life:
         patient, ready = self.rng.random() < 0.5, self.rng.random() < 0.4
         timeout = self.rng.choice((None, 0.5, 20.0))
         session = self.story.session
-        self.owe(self.story.call(session.join, self.topic(), ready=ready, timeout=timeout, patient=patient))
+        self.owe(self.story.call(session.join, self.topic(), ready=ready, timeout=timeout, ignore_queue_time=patient))
 
     def do_leave(self) -> None:
         self.owe(self.story.call(self.story.session.leave, self.topic(), self.rng.choice((0.0, 2.0, 10.0))))

@@ -280,7 +280,7 @@ def test_without_the_time_of_the_server_nothing_is_called_complete(each: Story, 
 def test_the_time_of_the_server_is_counted_with_care() -> None:
     """The monotonic clock may be slightly fast, so the estimated server time lags by seconds after a day (R44)."""
     clock = ServerClock()
-    clock.learn(5.0, Instant(100.0, 1000.0))
+    clock.set_offset(5.0, Instant(100.0, 1000.0))
     assert clock.earliest(Instant(100.0, 1000.0)) == 1005.0
     after_a_day = clock.earliest(Instant(86500.0, 0.0))
     assert after_a_day is not None
@@ -517,10 +517,10 @@ def test_ids_are_remembered_within_a_bound() -> None:
     """The last thousand ids are remembered to detect copies, and no more (R44)."""
     memory = Gaps("room", ChannelOptions(private=True), ServerClock())
     for number in range(5000):
-        assert memory.takes(f"{number}", replayed=False)
-    assert len(memory._seen or ()) == 1000
-    assert not memory.takes("4999", replayed=True)
-    assert not memory.takes("4100", replayed=True)
+        assert memory.add_stored(f"{number}", replayed=False)
+    assert len(memory._seen_ids or ()) == 1000
+    assert not memory.add_stored("4999", replayed=True)
+    assert not memory.add_stored("4100", replayed=True)
 
 
 def test_a_gap_keeps_its_earliest_beginning() -> None:

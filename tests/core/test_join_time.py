@@ -118,11 +118,14 @@ def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> N
     """An explicit timeout of an ack or a ping is kept, whatever blocks the connection (R22)."""
     story.open()
     room = story.joined(ack=True)
-    before = story.broadcast(room, ack=True, timeout=2.0, patient=False)
+    before = story.broadcast(room, ack=True, timeout=2.0, ignore_queue_time=False)
     story.run_for(1)
     story.call(story.session.join, story.channel("slow"))
-    behind = story.broadcast(room, ack=True, timeout=0.5, patient=False)
-    ping, patient = story.call(story.session.ping, 0.5), story.call(story.session.ping, 0.5, patient=True)
+    behind = story.broadcast(room, ack=True, timeout=0.5, ignore_queue_time=False)
+    ping, patient = (
+        story.call(story.session.ping, 0.5),
+        story.call(story.session.ping, 0.5, ignore_queue_time=True),
+    )
     story.run_for(0.49)
     assert {story.outcome(ticket) for ticket in (before, behind, ping, patient)} == {NOT_YET}
     story.run_for(0.02)
@@ -137,16 +140,16 @@ def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> N
     assert isinstance(error_of(story.outcome(patient)), OperationTimeout)
 
 
-@pytest.mark.parametrize(("patient", "seconds"), [(False, 10.0), (True, 19.0)])
+@pytest.mark.parametrize(("ignore_queue_time", "seconds"), [(False, 10.0), (True, 19.0)])
 def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
-    make_story: Callable[..., Story], patient: bool, seconds: float
+    make_story: Callable[..., Story], ignore_queue_time: bool, seconds: float
 ) -> None:
     """A broadcast queued for nine of its explicit ten seconds has one second left for its ack (R32)."""
     story = make_story(offline="wait")
     story.open()
     room = story.channel(ack=True)
     story.call(story.session.join, room)
-    kept = story.broadcast(room, ack=True, timeout=10.0, patient=patient)
+    kept = story.broadcast(room, ack=True, timeout=10.0, ignore_queue_time=ignore_queue_time)
     story.run_for(9)
     story.answer_join()
     story.run_for(seconds - 9 - 0.01)

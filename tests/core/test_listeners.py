@@ -276,7 +276,7 @@ def test_the_compiled_index_finds_whom_a_search_finds(
         index.remove(listeners[number])
     live = [listener for number, listener in enumerate(listeners) if number not in gone]
     for event in ("a", "b", "other"):
-        found = index.hearing(event)
+        found = index.listeners_of(event)
         assert list(found) == [listener.deliver for listener in live if _hears(listener, event)]
     for kind in KINDS:
         for binding, number in ids.items():
@@ -310,18 +310,18 @@ def test_the_index_stays_right_while_listeners_come_and_go(steps: list[tuple[int
         for event in ("a", "b", "other", "*"):
             expected = [listener.deliver for listener in live if _hears(listener, event)]
             name, binary = index.binary.get(event.encode(), (event, index.any_broadcast))
-            assert list(index.hearing(event)) == expected
+            assert list(index.listeners_of(event)) == expected
             assert list(binary) in ([], expected) and name == event
         for kind in KINDS:
             for number in set(ids.values()):
                 wanted = {selector for selector in ids if ids[selector] == number and selector.event in ("*", kind)}
                 hearing = [listener.deliver for listener in live if wanted & set(listener.selectors)]
                 by_kind = index.changes.get(number)
-                found = (index.fresh_changes(number) if by_kind is None else by_kind)[kind]
+                found = (index.build_changes(number) if by_kind is None else by_kind)[kind]
                 assert list(found) == list(index.union([number, 99], kind)) == hearing
         wanted_now = {each for listener in live for each in listener.selectors if isinstance(each, ChangesSelector)}
         assert set(index.bindings) == wanted_now
-        assert index.lacks(asked) == (not wanted_now <= set(asked))
+        assert index.lacks_binding(asked) == (not wanted_now <= set(asked))
     for listener in live:
         index.remove(listener)
     assert not (index.stale or index.broadcasts or index.binary or index.any_broadcast or index.kinds())

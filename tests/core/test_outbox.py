@@ -350,10 +350,10 @@ def test_a_hint_says_who_joins_a_channel_that_is_not_joined(story: Story) -> Non
     room = story.channel()
     with pytest.raises(StateError) as idle:
         story.broadcast(room)
-    assert idle.value.hint is not None and idle.value.hint.startswith("subscribe() first")
+    assert idle.value.hint is not None and idle.value.hint.startswith("Call subscribe() first")
     story.call(story.session.join, room)
     story.refuse_join("UnknownErrorOnChannel: x")
     assert story.state(room) is ChannelState.RETRYING
     with pytest.raises(StateError, match="retrying") as retrying:
         story.broadcast(room)
-    assert retrying.value.hint is not None and retrying.value.hint.startswith("It is joined by itself")
+    assert retrying.value.hint is not None and retrying.value.hint.startswith("It joins automatically")

@@ -263,7 +263,7 @@ class AsyncChannel:
         check_accepting_calls(self._driver)
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
-            self._topic, self._driver.now(), ready=ready, timeout=limit, patient=timeout is DEFAULT
+            self._topic, self._driver.now(), ready=ready, timeout=limit, ignore_queue_time=timeout is DEFAULT
         )
         await self._driver.outcome(ticket)
 
@@ -309,7 +309,7 @@ class AsyncChannel:
             json,
             self._core.options.ack if ack is None else check_bool("ack", ack),
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
-            patient=timeout is DEFAULT,
+            ignore_queue_time=timeout is DEFAULT,
         )
         return await send(driver, self._topic, message)
 
@@ -426,7 +426,7 @@ class _Events:
             raise again(core.error)
         if core.state is ChannelState.CLOSED and driver.error is not None:
             raise again(driver.error)
-        if (hopeless := core.hopeless) is not None:
+        if (hopeless := core.permanent_error) is not None:
             self._refuse(hopeless)
         return core.wanted and core.state is not ChannelState.CLOSED
 

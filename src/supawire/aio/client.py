@@ -394,7 +394,7 @@ class AsyncClient:
         """
         self._driver.check_loop()
         limit = check_timeout(timeout, self._driver.options.timeout)
-        ticket = self._driver.session.ping(limit, self._driver.now(), patient=timeout is DEFAULT)
+        ticket = self._driver.session.ping(limit, self._driver.now(), ignore_queue_time=timeout is DEFAULT)
         return await self._driver.outcome(ticket)
 
     def reconnect(self) -> None:

@@ -499,8 +499,8 @@ class _Events:
             raise again(core.error)
         if core.state is ChannelState.CLOSED and driver.error is not None:
             raise again(driver.error)
-        if core.hopeless is not None:
-            raise again(core.hopeless)
+        if core.permanent_error is not None:
+            raise again(core.permanent_error)
         return core.state is not ChannelState.CLOSED
 
     async def begin(self) -> None:

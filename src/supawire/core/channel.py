@@ -69,11 +69,11 @@ class CoreChannel:
         return self._member.ready
 
     @property
-    def hopeless(self) -> RealtimeError | None:
+    def permanent_error(self) -> RealtimeError | None:
         """The error because of which the wanted changes will never arrive although the channel is joined, else None."""
         if self.state is not ChannelState.JOINED or self._member.missing_kinds:
             return None
-        return self._member.readiness.hopeless
+        return self._member.readiness.permanent_error
 
     @property
     def queued(self) -> int:
@@ -81,7 +81,7 @@ class CoreChannel:
         return len(self._member.outbox)
 
     @property
-    def own_token(self) -> bool:
+    def has_own_token(self) -> bool:
         """Whether the channel has its own token."""
         return self._member.token is not None
 
@@ -89,12 +89,12 @@ class CoreChannel:
 
     def has_listener(self, deliver: Callable[[Any], None]) -> bool:
         """Return whether this callable is already registered."""
-        return self._member.index.has(deliver)
+        return self._member.index.has_callback(deliver)
 
     def listen(self, listener: Listener, now: Instant) -> None:
         """Add a listener. New bindings, and the first presence listener, require a new join."""
         self._member.index.add(listener)
-        self._member.gaps.widen(self._member.index.kinds())
+        self._member.gaps.add_kinds(self._member.index.kinds())
         self._member.handle(RequirementsChanged(), now)
 
     def unlisten(self, listener: Listener) -> None:
@@ -115,13 +115,13 @@ class CoreChannel:
         """Send a changed token to the server once. A channel that failed with the old token joins again."""
         self._member.handle(TokenChanged(), now)
 
-    def token_missing(self, error: RealtimeError, now: Instant) -> None:
+    def token_unavailable(self, error: RealtimeError, now: Instant) -> None:
         """Record why there is no token to join with. A permanent error fails the waiting callers at once."""
         self._member.handle(TokenUnavailable(error), now)
 
-    def track(self, wish: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
+    def track(self, payload: bytes | None, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Set the desired presence. The ticket resolves at once if not joined, else when the server confirms it."""
-        self._member.tracking.set_desired(wish)
+        self._member.tracking.set_desired(payload)
         if self.state not in (ChannelState.JOINED, ChannelState.REJOINING):
             self._context.tickets.resolve(ticket, None)
             return
@@ -138,16 +138,16 @@ class CoreChannel:
             return self._member.outbox.send(message, self._member.active_join.ref, now)
         offline = self._context.options.offline
         if self.state is ChannelState.REJOINING or offline in ("wait", "queue"):
-            return self._member.outbox.keep(message, now)
+            return self._member.outbox.enqueue(message, now)
         if offline == "http":
             return self._member.outbox.publish(message, private=self.options.private, token=self._member.token)
         raise StateError(
-            f"the channel is {self.state}, not joined" + self._because(),
+            f"the channel is {self.state}, not joined" + self._reason_suffix(),
             topic=self.name,
             hint=(
-                "It is joined by itself, and subscribe() waits for that; or choose offline='wait', 'queue' or 'http'."
+                "It joins automatically, and subscribe() waits for that; or set offline='wait', 'queue' or 'http'."
                 if self.wanted and self.state is not ChannelState.FAILED
-                else "subscribe() first, or choose offline='wait', 'queue' or 'http'."
+                else "Call subscribe() first, or set offline='wait', 'queue' or 'http'."
             ),
         )
 
@@ -160,7 +160,7 @@ class CoreChannel:
         if waiter is None:
             return
         what = "ready" if waiter.ready and joined else "joined"
-        error = OperationTimeout(f"the channel is not {what} in time" + self._because(), topic=self.name)
+        error = OperationTimeout(f"the channel was not {what} in time" + self._reason_suffix(), topic=self.name)
         error.__cause__ = self.error
         self._context.tickets.resolve(ticket, error)
         self._withdraw(now)
@@ -172,40 +172,40 @@ class CoreChannel:
         if self._member.waiters.pop(ticket) is not None:
             self._withdraw(now)
 
-    def check_presence(self, wish: bytes | None) -> None:
+    def check_presence(self, payload: bytes | None) -> None:
         """Raise an error for a payload that the server would refuse or close the channel for."""
-        if wish is None:
+        if payload is None:
             return
         limits = self._context.options.limits
-        http_broadcast.check_size(wish, limits.payload_bytes, self.name)
-        if limits.presence_keys is not None and (keys := len(_keys.decode(wish))) > limits.presence_keys:
+        http_broadcast.check_size(payload, limits.payload_bytes, self.name)
+        if limits.presence_keys is not None and (keys := len(_keys.decode(payload))) > limits.presence_keys:
             raise InvalidArgumentError(
-                f"the presence payload has {keys} keys, the project takes at most {limits.presence_keys}",
+                f"the presence payload has {keys} keys, at most {limits.presence_keys} are allowed",
                 topic=self.name,
-                hint="Put the rest below one key, or set Limits(presence_keys=…) to your project's limit.",
+                hint="Nest the other keys under one key, or set Limits(presence_keys=…) to your project's limit.",
             )
 
     def presence(self) -> PresenceState:
         """Return an immutable snapshot of the presence state."""
-        return self._member.roster.state()
+        return self._member.presence.state()
 
     # --- presence frames of the active join
 
     def presence_state(self, raw: Raw) -> None:
         """Apply a `presence_state` and deliver the resulting events."""
-        self._tell_presence(lambda roster: roster.replace(raw))
+        self._apply_presence(lambda presence: presence.replace(raw))
 
     def presence_diff(self, joins: Raw, leaves: Raw) -> None:
         """Apply a `presence_diff` and deliver the resulting events."""
-        self._tell_presence(lambda roster: roster.apply(joins, leaves))
+        self._apply_presence(lambda presence: presence.apply(joins, leaves))
 
-    def _tell_presence(self, change: Callable[[ChannelPresence], list[PresenceEvent]]) -> None:
-        roster = self._member.roster
-        malformed = roster.malformed
-        self._context.deliver(self._member.index.presence, change(roster))
-        if roster.malformed != malformed:
-            self._context.counts.malformed_presence += roster.malformed - malformed
-            self._context.report(UnreadableFrame("presence that is malformed, or of too many", self.name))
+    def _apply_presence(self, change: Callable[[ChannelPresence], list[PresenceEvent]]) -> None:
+        presence = self._member.presence
+        malformed = presence.malformed
+        self._context.deliver(self._member.index.presence, change(presence))
+        if presence.malformed != malformed:
+            self._context.counts.malformed_presence += presence.malformed - malformed
+            self._context.report(UnreadableFrame("malformed presence, or too many presence entries", self.name))
 
     def track_answered(self, error: RealtimeError | None, now: Instant) -> None:
         """Handle the reply to a presence request, or its timeout."""
@@ -236,15 +236,15 @@ class CoreChannel:
             raise ClosedError("the channel was closed", topic=self.name)
         if message.ack and not self.options.ack:
             raise StateError(
-                "ack=True needs a channel that was opened with ack=True: the server decides at the join",
+                "ack=True requires a channel created with ack=True, because it is set at the join",
                 topic=self.name,
                 hint=f"client.channel({self.name!r}, ack=True)",
             )
         self._member.outbox.check(message)
 
-    def _because(self) -> str:
+    def _reason_suffix(self) -> str:
         if self.error is not None:
             return f": {self.error.message}"
         tokens = self._context.tokens
         unanswered = self.state is ChannelState.WAITING and tokens.fetching and not tokens.fetched
-        return ": the token provider has not answered yet" if unanswered else ""
+        return ": the token provider has not returned a token yet" if unanswered else ""

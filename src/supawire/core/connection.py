@@ -14,7 +14,7 @@ from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Connect, Disconnect
 from supawire.core.requests import TimerKey, TimerKind
-from supawire.core.states import LINK, ConnectionOn
+from supawire.core.states import CONNECTION, ConnectionOn
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -337,7 +337,7 @@ class Connection:
 
     def _prove(self) -> None:
         if self.state is ConnectionState.OPEN and self._attempts:
-            self._move(ConnectionOn.PROVEN)
+            self._move(ConnectionOn.STABLE)
             self._attempts, self._failing_since = 0, None
 
     def _end(self, on: ConnectionOn, error: RealtimeError | None, now: Instant) -> None:
@@ -356,9 +356,9 @@ class Connection:
             self._context.timers.cancel(TimerKey(kind))
 
     def _move(self, on: ConnectionOn, cause: RealtimeError | None = None) -> None:
-        move = LINK.get((self.state, on))
+        move = CONNECTION.get((self.state, on))
         if move is None:
-            self._context.impossible("the link", self.state, on)
+            self._context.impossible("the connection", self.state, on)
             return
         previous, self.state = self.state, move.next  # the only assignment of the connection's state
         if self.state is not previous:

@@ -15,29 +15,29 @@ from typing import Final
 from supawire.events import Gap, Instant, Verdict
 from supawire.options import ChannelOptions
 
-SKEW: Final = 5.0
+REPLAY_MARGIN: Final = 5.0
 """Seconds by which a replay starts before the gap. The clock of the database, which stamps the messages, may be behind
 that of the server, or behind ours if the server's time is unknown.
 """
 
-DRIFT: Final = 1e-4
+MAX_CLOCK_DRIFT: Final = 1e-4
 """Maximum drift of our monotonic clock, in seconds per second."""
 
-_FAR: Final = 10 * 365 * 86400.0
+_MAX_CLOCK_OFFSET: Final = 10 * 365 * 86400.0
 """Maximum plausible difference of two clocks, in seconds."""
 
-LIMIT: Final = 25
+MAX_REPLAYED_MESSAGES: Final = 25
 """Maximum number of messages that the server replays."""
 
-SETTLED: Final = 1.0
+REPLAY_QUEUE_TIME: Final = 1.0
 """Seconds after a join until the server has queued all replayed messages, which it does not announce. Later replies
 follow them, however slow the connection is.
 """
 
-REJOIN: Final = "rejoin"
+REJOIN_REASON: Final = "rejoin"
 """Reason of a gap caused by the client itself, which joins again to request what the active join lacks."""
 
-_REMEMBERED: Final = 1000
+_MAX_REMEMBERED_IDS: Final = 1000
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -55,18 +55,18 @@ class ServerClock:
         self._at = 0.0
         self._wall: float | None = None
 
-    def learn(self, offset: float | None, now: Instant) -> None:
+    def set_offset(self, offset: float | None, now: Instant) -> None:
         """Set the seconds by which the server's clock is ahead of ours; None or an implausible value means unknown."""
-        usable = offset is not None and isfinite(offset) and abs(offset) < _FAR
+        usable = offset is not None and isfinite(offset) and abs(offset) < _MAX_CLOCK_OFFSET
         self._at = now.mono
         self._wall = now.wall + offset if usable and offset is not None else None
 
     def earliest(self, instant: Instant) -> float | None:
         """Return the server's Unix time at this instant or slightly before, None if unknown."""
         passed = instant.mono - self._at
-        return None if self._wall is None or passed < 0 else self._wall + passed * (1 - DRIFT)
+        return None if self._wall is None or passed < 0 else self._wall + passed * (1 - MAX_CLOCK_DRIFT)
 
-    def counted_back(self, instant: Instant) -> float | None:
+    def extrapolate_back(self, instant: Instant) -> float | None:
         """Return the server's time at an instant before the connection, None if unknown.
 
         It is too late if the machine slept in between. It is right where `earliest` is too late: if the server's clock
@@ -80,8 +80,8 @@ class Gaps:
     """The gaps of one channel, one at a time."""
 
     __slots__ = (
-        "_asked", "_began", "_came", "_clock", "_first", "_known", "_lost", "_name", "_options", "_replayed",
-        "_replaying", "_seen", "_settled", "_since",
+        "_active_limit", "_began", "_clock", "_is_first_join", "_lost_kinds", "_name", "_new_replayed", "_options",
+        "_received", "_replay_complete", "_requested_limit", "_seen_ids", "_since", "_start_known",
     )  # fmt: skip
 
     def __init__(self, name: str, options: ChannelOptions, clock: ServerClock) -> None:
@@ -91,17 +91,17 @@ class Gaps:
         self._began: tuple[Instant, str] | None = None
         self._since: float | None = None
         """The server's time at the start of the gap, None if unknown."""
-        self._lost = _NOTHING
-        self._seen: OrderedDict[str, None] | None = None
+        self._lost_kinds = _NOTHING
+        self._seen_ids: OrderedDict[str, None] | None = None
         """The ids of received stored messages; None on most channels, which receive none."""
-        self._asked: int | None = None
-        self._replaying: int | None = None
+        self._requested_limit: int | None = None
+        self._active_limit: int | None = None
         """Maximum number of messages that the active join replays."""
-        self._settled = self._known = False
+        self._replay_complete = self._start_known = False
         """Whether the active join has finished its replay, and whether its start was given in server time."""
-        self._came = self._replayed = 0
+        self._received = self._new_replayed = 0
         """Number of replayed messages in the active join, and of those in this gap that were new."""
-        self._first = True
+        self._is_first_join = True
 
     @property
     def is_open(self) -> bool:
@@ -111,82 +111,82 @@ class Gaps:
     def open(self, since: Instant, reason: str, lost: frozenset[str]) -> None:
         """Open a gap, or extend the open one: the earlier start counts."""
         if self._began is None:
-            self._replayed = 0
+            self._new_replayed = 0
         if self._began is None or since.mono < self._began[0].mono:
             self._began = (since, reason)
             self._since = self._clock.earliest(since)
-        self._lost |= lost
-        self._replaying = None  # what an earlier join replays cannot cover what is missed from now on
+        self._lost_kinds |= lost
+        self._active_limit = None  # what an earlier join replays cannot cover what is missed from now on
 
     def replay(self) -> dict[str, int] | None:
         """Return the replay request of the next join, None for no replay. Public channels have no replay."""
-        limit = LIMIT
+        limit = MAX_REPLAYED_MESSAGES
         since: int | None = None
-        self._known = self._since is not None
+        self._start_known = self._since is not None
         if self._options.private and self._options.replay_gaps and self._began is not None:
             began = self._began[0]
-            known = (self._since, self._clock.counted_back(began))
+            known = (self._since, self._clock.extrapolate_back(began))
             earliest = min((at for at in known if at is not None), default=began.wall)
-            since = max(0, int((earliest - SKEW) * 1000))
-        elif self._first:
-            since, limit = self._options.replay_since_ms, self._options.replay_limit or LIMIT
-        self._asked = None if since is None else limit
+            since = max(0, int((earliest - REPLAY_MARGIN) * 1000))
+        elif self._is_first_join:
+            since, limit = self._options.replay_since_ms, self._options.replay_limit or MAX_REPLAYED_MESSAGES
+        self._requested_limit = None if since is None else limit
         return None if since is None else {"since": since, "limit": limit}
 
     def joined(self) -> None:
         """Start to count replayed messages: the join was accepted."""
-        self._first = False
-        self._replaying, self._came, self._settled = self._asked, 0, False
+        self._is_first_join = False
+        self._active_limit, self._received, self._replay_complete = self._requested_limit, 0, False
 
     def replay_ended(self) -> None:
         """Record that the active join has finished its replay."""
-        self._settled = True
+        self._replay_complete = True
 
     def ended(self) -> None:
         """Stop the replay: the join has ended."""
-        self._replaying = None
+        self._active_limit = None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Reset everything after a leave by the user: nothing is missing, and the next join counts as the first."""
-        self._began, self._lost, self._first = None, _NOTHING, True
+        self._began, self._lost_kinds, self._is_first_join = None, _NOTHING, True
 
-    def takes(self, identity: str | None, *, replayed: bool) -> bool:
+    def add_stored(self, identity: str | None, *, replayed: bool) -> bool:
         """Record a stored message and return whether it is new."""
-        self._came += replayed
-        if identity is not None and self._seen is not None and identity in self._seen:
+        self._received += replayed
+        if identity is not None and self._seen_ids is not None and identity in self._seen_ids:
             return False
-        self._replayed += replayed
+        self._new_replayed += replayed
         if identity is None:
             return True
-        if self._seen is None:
-            self._seen = OrderedDict()
-        self._seen[identity] = None
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        if self._seen_ids is None:
+            self._seen_ids = OrderedDict()
+        self._seen_ids[identity] = None
+        if len(self._seen_ids) > _MAX_REMEMBERED_IDS:
+            self._seen_ids.popitem(last=False)
         return True
 
     @property
     def replay_pending(self) -> bool:
         """Whether more replayed messages may arrive."""
-        return self._replaying is not None and self._came < self._replaying and not self._settled
+        return self._active_limit is not None and self._received < self._active_limit and not self._replay_complete
 
-    def widen(self, lost: frozenset[str]) -> None:
+    def add_kinds(self, lost: frozenset[str]) -> None:
         """Add these kinds to an open gap, because listeners for them were added."""
         if self._began is not None:
-            self._lost |= lost
+            self._lost_kinds |= lost
 
     def close(self, now: Instant) -> Gap | None:
         """Close the gap because events arrive again. Return it, or None if there is nothing to report."""
         if self._began is None:
             return None
         (began, reason), self._began = self._began, None
-        lost, self._lost = self._lost, _NOTHING
-        if reason == REJOIN and not lost:
+        lost, self._lost_kinds = self._lost_kinds, _NOTHING
+        if reason == REJOIN_REASON and not lost:
             return None  # the client rejoined by its own choice, and no listener can have missed anything
         ended = max(began.at(), now.at())  # the clock may have been set back
-        return Gap(self._name, began.at(), ended, reason, self._replayed, self._verdict(), lost)
+        return Gap(self._name, began.at(), ended, reason, self._new_replayed, self._verdict(), lost)
 
     def _verdict(self) -> Verdict:
-        if self._replaying is None:
+        if self._active_limit is None:
             return "not_replayable"
-        return "truncated" if self._came >= self._replaying or not self._known else "complete"
+        return "truncated" if self._received >= self._active_limit or not self._start_known else "complete"

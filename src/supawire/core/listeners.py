@@ -62,10 +62,10 @@ class ModelAdapter:
 
 
 _CHANGE_TYPES: Final = (Insert, Update, Delete)
-_Modelled = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any]
+_ModelEvent = Broadcast[Any] | Insert[Any] | Update[Any] | Delete | PresenceEvent[Any]
 
 
-def _with_model(event: _Modelled, model: Model) -> _Modelled:
+def _with_model(event: _ModelEvent, model: Model) -> _ModelEvent:
     if isinstance(event, Broadcast):
         return _late(event.topic, event.event, UNSET, event.id, event.replayed, b"", _text(event), model)
     if isinstance(event, _CHANGE_TYPES):
@@ -88,7 +88,7 @@ def _text(event: Broadcast[Any]) -> Raw | bytes:
 
 
 _CHANGES: Final = ("INSERT", "UPDATE", "DELETE")
-_KEPT: Final = 256
+_MAX_UNIONS: Final = 256
 
 _Place = tuple[int, int]
 """Number of a listener and of one of its selectors; listeners are called in this order."""
@@ -107,39 +107,39 @@ class Index:
     """The listeners of a channel."""
 
     __slots__ = (
-        "_any", "_asked", "_bindings", "_compiled", "_covered", "_delivers", "_events", "_fresh", "_ids", "_kinds",
-        "_known", "_listeners", "_missing", "_models", "_number", "_unions", "_wanted", "any_broadcast", "binary",
-        "broadcasts", "changes", "stale",
+        "_any", "_binding_buckets", "_bindings", "_bindings_by_id", "_built", "_callback_counts", "_compiled",
+        "_covered", "_events", "_ids", "_kinds", "_listeners", "_missing", "_model_count", "_number", "_requested",
+        "_unions", "any_broadcast", "binary", "broadcasts", "changes", "stale",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._number = 0
         self._listeners: dict[Listener, int] = {}
-        self._delivers: dict[int, int] = {}
+        self._callback_counts: dict[int, int] = {}
         """Number of listeners that have the callable with this `id`."""
         self._events: dict[str, _Bucket] = {}
         self._any: _Bucket = {}
         self._kinds: dict[type[Selector[Any]], _Bucket] = {}
         self._compiled: dict[type[Selector[Any]], Listeners] = {}
-        self._wanted: dict[ChangesSelector[Any], _Bucket] = {}
+        self._binding_buckets: dict[ChangesSelector[Any], _Bucket] = {}
         self._bindings: tuple[ChangesSelector[Any], ...] | None = None
         self._ids: dict[ChangesSelector[Any], int] = {}
-        self._known: dict[int, list[ChangesSelector[Any]]] = {}
+        self._bindings_by_id: dict[int, list[ChangesSelector[Any]]] = {}
         self._unions: dict[tuple[str, frozenset[int]], Listeners] = {}
-        self._asked: tuple[ChangesSelector[Any], ...] = ()
+        self._requested: tuple[ChangesSelector[Any], ...] = ()
         self._covered: frozenset[ChangesSelector[Any]] = frozenset()
         self._missing: dict[ChangesSelector[Any], None] = {}
-        """The wanted bindings that are not in `_asked`."""
-        self._fresh: dict[str, None] = {}
+        """The bindings with listeners that are not in `_requested`."""
+        self._built: dict[str, None] = {}
         """The events whose tuples are built."""
-        self._models = 0
+        self._model_count = 0
         self.stale: dict[str, None] = {}
-        """The events whose tuples `fresh` has to build; `ANY` stands for all events that no selector names."""
+        """The events whose tuples `build_event` has to build; `ANY` stands for all events that no selector names."""
         self.broadcasts: dict[str, Listeners] = {}
         self.binary: dict[bytes, tuple[str, Listeners]] = {}
         self.any_broadcast: Listeners = ()
         self.changes: dict[int, dict[str, Listeners]] = {}
-        """Listeners by binding id and kind of change. Missing ids are looked up with `fresh_changes`."""
+        """Listeners by binding id and kind of change. Missing ids are looked up with `build_changes`."""
 
     # --- adding and removing listeners
 
@@ -149,41 +149,41 @@ class Index:
             return
         self._number += 1
         self._listeners[listener] = self._number
-        self._delivers[id(listener.deliver)] = self._delivers.get(id(listener.deliver), 0) + 1
+        self._callback_counts[id(listener.deliver)] = self._callback_counts.get(id(listener.deliver), 0) + 1
         for place, each in enumerate(listener.selectors):
             selector, deliver = _unwrapped(each, listener)
             self._bucket(selector)[self._number, place] = deliver
-            self._models += isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
-            self._spoil(selector)
+            self._model_count += isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
+            self._invalidate(selector)
 
     def remove(self, listener: Listener) -> None:
         """Unregister a listener. Does nothing if it is not registered."""
         number = self._listeners.pop(listener, None)
         if number is None:
             return
-        self._delivers[id(listener.deliver)] -= 1
-        if not self._delivers[id(listener.deliver)]:
-            del self._delivers[id(listener.deliver)]
+        self._callback_counts[id(listener.deliver)] -= 1
+        if not self._callback_counts[id(listener.deliver)]:
+            del self._callback_counts[id(listener.deliver)]
         for place, each in enumerate(listener.selectors):
             selector, _ = _unwrapped(each, listener)
             bucket = self._bucket(selector)
             deliver = bucket.pop((number, place))
-            self._models -= isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
-            self._spoil(selector)
+            self._model_count -= isinstance(selector, BroadcastSelector) and isinstance(deliver, ModelAdapter)
+            self._invalidate(selector)
             if not bucket:
-                self._forget(selector)
+                self._drop_selector(selector)
 
-    def has(self, deliver: Callable[[Any], None]) -> bool:
+    def has_callback(self, deliver: Callable[[Any], None]) -> bool:
         """Return whether a listener has this callable."""
-        return id(deliver) in self._delivers
+        return id(deliver) in self._callback_counts
 
     # --- the join
 
     def joined(self, ids: dict[ChangesSelector[Any], int]) -> None:
         """Set the binding ids from a join's reply; the ids of earlier joins become invalid."""
-        self._ids, self._known = ids, {}
+        self._ids, self._bindings_by_id = ids, {}
         for binding, number in ids.items():
-            self._known.setdefault(number, []).append(binding)
+            self._bindings_by_id.setdefault(number, []).append(binding)
         self._unions.clear()
         self.changes.clear()
 
@@ -191,27 +191,27 @@ class Index:
     def bindings(self) -> tuple[ChangesSelector[Any], ...]:
         """The distinct bindings that the listeners want, in order of registration."""
         if self._bindings is None:
-            self._bindings = tuple(self._wanted)
+            self._bindings = tuple(self._binding_buckets)
         return self._bindings
 
-    def lacks(self, asked: tuple[ChangesSelector[Any], ...]) -> bool:
-        """Return whether a wanted binding is missing in a join with the bindings `asked`."""
-        if asked is not self._asked:
-            self._asked, self._covered = asked, frozenset(asked)
-            self._missing = dict.fromkeys(binding for binding in self._wanted if binding not in self._covered)
+    def lacks_binding(self, requested: tuple[ChangesSelector[Any], ...]) -> bool:
+        """Return whether a listener's binding is missing in a join with the bindings `requested`."""
+        if requested is not self._requested:
+            self._requested, self._covered = requested, frozenset(requested)
+            self._missing = dict.fromkeys(binding for binding in self._binding_buckets if binding not in self._covered)
         return bool(self._missing)
 
     # --- lookups
 
     @property
-    def wants_presence(self) -> bool:
+    def has_presence(self) -> bool:
         """Whether there is a presence listener."""
         return PresenceSelector in self._kinds
 
     @property
-    def models(self) -> bool:
+    def has_models(self) -> bool:
         """Whether a broadcast listener wants objects of a class, for which the frame must be kept."""
-        return self._models > 0
+        return self._model_count > 0
 
     @property
     def presence(self) -> Listeners:
@@ -236,17 +236,17 @@ class Index:
     def kinds(self) -> frozenset[str]:
         """Return the kinds of events that have listeners and that may be lost in a gap."""
         wanted = {
-            "changes": self._wanted,
+            "changes": self._binding_buckets,
             "broadcast": self._any or self._events,
-            "presence": self.wants_presence,
+            "presence": self.has_presence,
         }
         return frozenset(kind for kind, listeners in wanted.items() if listeners)
 
-    def hearing(self, event: str) -> Listeners:
+    def listeners_of(self, event: str) -> Listeners:
         """Return the listeners of a broadcast event. The hot path inlines this to save the call."""
-        return self.broadcasts.get(event, self.any_broadcast) or (self.fresh(event) if self.stale else ())
+        return self.broadcasts.get(event, self.any_broadcast) or (self.build_event(event) if self.stale else ())
 
-    def fresh(self, event: str) -> Listeners:
+    def build_event(self, event: str) -> Listeners:
         """Build the tuple of a stale event and return its listeners."""
         exact = self._events.get(event)
         if exact is None:
@@ -256,38 +256,42 @@ class Index:
         listeners = self.broadcasts[event] = _merged(exact, self._any)
         self.binary[event.encode()] = event, listeners
         self.stale.pop(event, None)
-        self._fresh[event] = None
+        self._built[event] = None
         return listeners
 
-    def fresh_changes(self, number: int) -> dict[str, Listeners]:
+    def build_changes(self, number: int) -> dict[str, Listeners]:
         """Build the tuples of a binding id and return the listeners by kind of change; empty for an unknown id.
 
         The kind is also checked here, because servers before 2.74.0 send every kind.
         """
-        if number not in self._known:  # the server may send any id
+        if number not in self._bindings_by_id:  # the server may send any id
             return {}
-        found = self.changes[number] = {kind: self._find((number,), kind) for kind in _CHANGES}
+        found = self.changes[number] = {kind: self._merge_bindings((number,), kind) for kind in _CHANGES}
         return found
 
     def union(self, ids: Iterable[int], kind: str) -> Listeners:
         """Return the listeners of a row that matches several bindings: each once, by the first of its selectors."""
-        wanted = frozenset(self._known.keys() & ids)  # the server may send any ids, and any number of them
+        wanted = frozenset(self._bindings_by_id.keys() & ids)  # the server may send any ids, and any number of them
         if not wanted:
             return ()
         key = (kind, wanted)
         found = self._unions.get(key)
         if found is None:
-            found = self._find(wanted, kind)
-            if len(self._unions) >= _KEPT:
+            found = self._merge_bindings(wanted, kind)
+            if len(self._unions) >= _MAX_UNIONS:
                 self._unions.clear()
             self._unions[key] = found
         return found
 
     # --- internal
 
-    def _find(self, ids: Iterable[int], kind: str) -> Listeners:
-        selectors = (selector for number in ids for selector in self._known[number] if selector.event in (ANY, kind))
-        return _merged(*(self._wanted[selector] for selector in selectors if selector in self._wanted))
+    def _merge_bindings(self, ids: Iterable[int], kind: str) -> Listeners:
+        selectors = (
+            selector for number in ids for selector in self._bindings_by_id[number] if selector.event in (ANY, kind)
+        )
+        return _merged(
+            *(self._binding_buckets[selector] for selector in selectors if selector in self._binding_buckets)
+        )
 
     def _of(self, kind: type[Selector[Any]]) -> Listeners:
         found = self._compiled.get(kind)
@@ -302,24 +306,24 @@ class Index:
         if isinstance(selector, BroadcastSelector):
             return self._any if selector.event == ANY else self._events.setdefault(selector.event, {})
         if isinstance(selector, ChangesSelector):
-            if selector not in self._wanted:
-                self._wanted[selector] = {}
+            if selector not in self._binding_buckets:
+                self._binding_buckets[selector] = {}
                 self._bindings = None
                 if selector not in self._covered:
                     self._missing[selector] = None
-            return self._wanted[selector]
+            return self._binding_buckets[selector]
         return self._kinds.setdefault(type(selector), {})
 
-    def _spoil(self, selector: Selector[Any]) -> None:
+    def _invalidate(self, selector: Selector[Any]) -> None:
         """Drop the tuples that this selector contributes to."""
         if isinstance(selector, BroadcastSelector):
             if selector.event != ANY:
-                self._spoil_event(selector.event)
+                self._invalidate_event(selector.event)
                 return
             self.any_broadcast = ()
             self.stale[ANY] = None
-            for event in list(self._fresh):
-                self._spoil_event(event)
+            for event in list(self._built):
+                self._invalidate_event(event)
         elif isinstance(selector, ChangesSelector):
             self._unions.clear()
             if (number := self._ids.get(selector)) is not None:
@@ -327,13 +331,13 @@ class Index:
         else:
             self._compiled.pop(type(selector), None)
 
-    def _spoil_event(self, event: str) -> None:
+    def _invalidate_event(self, event: str) -> None:
         self.broadcasts[event] = ()
         self.binary[event.encode()] = event, ()
         self.stale[event] = None
-        self._fresh.pop(event, None)
+        self._built.pop(event, None)
 
-    def _forget(self, selector: Selector[Any]) -> None:
+    def _drop_selector(self, selector: Selector[Any]) -> None:
         """Remove the entry of a selector that no listener has any more."""
         if isinstance(selector, BroadcastSelector):
             event = selector.event
@@ -341,17 +345,17 @@ class Index:
             if event != ANY:
                 del self._events[event], self.broadcasts[event], self.binary[event.encode()]
         elif isinstance(selector, ChangesSelector):
-            del self._wanted[selector]
+            del self._binding_buckets[selector]
             self._missing.pop(selector, None)
             self._bindings = None
         else:
             del self._kinds[type(selector)]
 
 
-_Wanted = tuple[Selector[Any], Callable[[Any], None]]
+_SelectorCallback = tuple[Selector[Any], Callable[[Any], None]]
 
 
-def _unwrapped(selector: Selector[Any], listener: Listener) -> _Wanted:
+def _unwrapped(selector: Selector[Any], listener: Listener) -> _SelectorCallback:
     if isinstance(selector, ModelSelector):
         return selector.plain, ModelAdapter(listener.deliver, selector.model)
     return selector, listener.deliver

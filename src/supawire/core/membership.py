@@ -23,7 +23,7 @@ from supawire.core import frames
 from supawire.core.codec import items, members, read
 from supawire.core.context import Context
 from supawire.core.effects import BindingMismatch, ChangesFailed, Ended, GapReported, Ticket, TokenFailed
-from supawire.core.gaps import REJOIN, SETTLED, Gaps
+from supawire.core.gaps import REJOIN_REASON, REPLAY_QUEUE_TIME, Gaps
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Index
 from supawire.core.outbox import ChannelOutbox
@@ -51,13 +51,13 @@ from supawire.selectors import ANY, ChangesSelector
 
 
 class Waiter(Struct):
-    """One caller. `left`: remaining seconds, None for no limit; `since`: when they started, None while paused."""
+    """One caller. `remaining`: seconds, None for no limit; `running_since`: None while paused."""
 
     ticket: Ticket
     ready: bool
-    left: float | None
+    remaining: float | None
     ignore_queue_time: bool
-    since: float | None = None
+    running_since: float | None = None
 
 
 class Subscribe(Struct, frozen=True):
@@ -234,9 +234,10 @@ class Membership:
     """The successive joins of one topic."""
 
     __slots__ = (
-        "_context", "_gap_heartbeat_at", "_joins", "_leavers", "_pending_leave", "_retry", "accepted_refs",
+        "_context", "_gap_heartbeat_at", "_joins", "_leave_tickets", "_pending_leave", "_retry", "accepted_refs",
         "active_join", "begun", "close_reason", "error", "ever_joined", "gaps", "index", "name", "options", "outbox",
-        "pending_join", "readiness", "roster", "sent_token", "state", "token", "topic", "tracking", "waiters", "wanted",
+        "pending_join", "presence", "readiness", "sent_token", "state", "token", "topic", "tracking", "waiters",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, context: Context, joins: "JoinQueue[Membership]", topic: str, options: ChannelOptions) -> None:
@@ -246,7 +247,7 @@ class Membership:
         self.name: Final = topic.removeprefix(frames.PREFIX)
         self.options: Final = options
         self.index: Final = Index()
-        self.roster: Final = ChannelPresence(self.name)
+        self.presence: Final = ChannelPresence(self.name)
         self.gaps: Final = Gaps(self.name, options, context.server_clock)
         self.tracking: Final = PresenceTracking(context, topic, self.name)
         self.outbox: Final = ChannelOutbox(context, topic, self.name)
@@ -276,7 +277,7 @@ class Membership:
         self._gap_heartbeat_at: float | None = None
         """Send time of the heartbeat whose reply follows all replayed messages."""
         self._pending_leave: _PendingLeave | None = None
-        self._leavers: tuple[Ticket, ...] = ()
+        self._leave_tickets: tuple[Ticket, ...] = ()
 
     def handle(self, event: Event, now: Instant) -> None:  # noqa: C901, PLR0912  one case for each event
         """Change the state as the event requires, and put the channel into the join queue if it waits for a join."""
@@ -351,7 +352,7 @@ class Membership:
         if join is None or self.state is not ChannelState.JOINED:
             return _NOTHING
         presence = _PRESENCE if not join.presence and self._wants_presence else _NOTHING
-        return presence | _CHANGES if self.index.lacks(join.bindings) else presence
+        return presence | _CHANGES if self.index.lacks_binding(join.bindings) else presence
 
     @property
     def needs_rejoin(self) -> bool:
@@ -362,7 +363,7 @@ class Membership:
     def _wants_presence(self) -> bool:
         """Whether the next join enables presence: there is a listener, a presence key or a payload to track."""
         return (
-            self.index.wants_presence
+            self.index.has_presence
             or self.options.presence_key is not None
             or self.tracking.desired_payload is not None
         )
@@ -416,7 +417,7 @@ class Membership:
         if self._joins.is_waiting(self):
             return
         if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
-            self.gaps.open(now, REJOIN, lost)
+            self.gaps.open(now, REJOIN_REASON, lost)
         self._context.timers.set(TimerKey(TimerKind.JOIN_AGAIN, self.topic), now.mono)
 
     def _rejoin(self, now: Instant) -> None:
@@ -448,9 +449,9 @@ class Membership:
             return
         self.sent_token = token
         self.readiness.token_sent(now)
-        if (shown := on_wire(token)) is not None:
+        if (wire_token := on_wire(token)) is not None:
             refs = join.ref, self._context.next_ref()
-            data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": shown})
+            data = self._context.codec.encode(*refs, self.topic, frames.ACCESS_TOKEN, {"access_token": wire_token})
             self._context.transmit(data, secret=True)
 
     def _token_unavailable(self, error: RealtimeError, now: Instant) -> None:
@@ -469,9 +470,11 @@ class Membership:
         if self.state is ChannelState.JOINED:
             self._move(ChannelOn.CHANGED)
             self.tracking.ended(None)
-            self.gaps.open(self._retry.since(self._joins.stalled_since(now)), REJOIN, self.index.kinds())
+            self.gaps.open(
+                self._retry.not_before_join(self._joins.stalled_since(now)), REJOIN_REASON, self.index.kinds()
+            )
         else:
-            self._move(ChannelOn.GO)
+            self._move(ChannelOn.SEND)
         self._gap_heartbeat_at = None
         join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence, self._newest_token)
         self.pending_join = join
@@ -492,7 +495,7 @@ class Membership:
         self.ever_joined = True
         ids, errors = binding_ids(join.bindings, response, self.name)
         self.index.joined(ids)
-        self.roster.joined(enabled=join.presence)
+        self.presence.joined(enabled=join.presence)
         self.readiness.joined(changes=bool(join.bindings), replication=self.options.replication_ready)
         self._retry.joined(now)
         self.gaps.joined()
@@ -519,8 +522,8 @@ class Membership:
         if self.state is not ChannelState.JOINED or not self.waiters:
             return
         self.waiters.joined(ready=self.ready)
-        if self.readiness.hopeless is not None and not self.missing_kinds:
-            self.waiters.unready(self.readiness.hopeless)
+        if self.readiness.permanent_error is not None and not self.missing_kinds:
+            self.waiters.unready(self.readiness.permanent_error)
 
     def _refused(self, ref: str, reason: str, now: Instant) -> None:
         if self.pending_join is not None and self.pending_join.ref == ref:
@@ -555,10 +558,12 @@ class Membership:
         if not decision.again:
             self._give_up(error)
             return
-        if decision.stuck:
-            stuck = AuthError("the token provider gives a token again that the server refused", topic=self.name)
-            stuck.__cause__ = error
-            self._context.report(TokenFailed(stuck, self.name))
+        if decision.same_token:
+            repeated = AuthError(
+                "the token provider returned the same token that the server refused before", topic=self.name
+            )
+            repeated.__cause__ = error
+            self._context.report(TokenFailed(repeated, self.name))
         self._move(ChannelOn.RETRY, error)
         self._retry.wait(now, slow=decision.slow)
 
@@ -588,15 +593,15 @@ class Membership:
                 self._move(ChannelOn.RECOVERED, announce=True)
                 self._resolve_waiters()
             case SystemMeaning.DEGRADED:
-                since = self._retry.since(self._joins.stalled_since(now))  # maybe delayed behind a join
+                since = self._retry.not_before_join(self._joins.stalled_since(now))  # maybe delayed behind a join
                 self.gaps.open(since, "degraded", _CHANGES)
                 self._move(ChannelOn.DEGRADED, reading.error, announce=True)
-                if joined and reading.error is not None and reading.error is self.readiness.hopeless:
+                if joined and reading.error is not None and reading.error is self.readiness.permanent_error:
                     self._resolve_waiters()
                     self._context.report(ChangesFailed(reading.error, self.name))
             case SystemMeaning.RESUBSCRIBED:  # also while rejoining: frames of the new join come only after its reply
                 earlier = Instant(now.mono - _REPLACED, now.wall - _REPLACED)
-                self.gaps.open(self._retry.since(earlier), "resubscribed", _CHANGES)
+                self.gaps.open(self._retry.not_before_join(earlier), "resubscribed", _CHANGES)
             case SystemMeaning.CLOSING:
                 self.close_reason = reading
             case SystemMeaning.NOTHING:
@@ -619,7 +624,7 @@ class Membership:
             self._gap_heartbeat_at is None
             and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None
         ):
-            self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + SETTLED)
+            self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + REPLAY_QUEUE_TIME)
 
     def _gap_due(self, now: Instant) -> None:
         """Send a heartbeat whose reply follows the replayed messages, since the server has queued them by now.
@@ -647,7 +652,7 @@ class Membership:
     def _report_gap(self, now: Instant) -> None:
         if (gap := self.gaps.close(now)) is None:
             return
-        reported = self.readiness.hopeless is not None  # already reported as an error, with more detail
+        reported = self.readiness.permanent_error is not None  # already reported as an error, with more detail
         if not self.index.gaps and not self._context.watchers and not reported:
             self._context.report(GapReported(gap))
         self._context.deliver((*self.index.gaps, *self._context.watchers), (gap,))
@@ -660,7 +665,7 @@ class Membership:
         if self._pending_leave is not None and ref == self._pending_leave.join_ref:
             self._left(now)
         elif self.active_join is None or ref != self.active_join.ref:  # of an older join
-            self.roster.older_ended()
+            self.presence.older_ended()
             self._context.counts.stale += 1
         elif self.state is ChannelState.REJOINING:
             self.accepted_refs = _NO_REFS  # the join that replaces it was already sent
@@ -676,7 +681,7 @@ class Membership:
             self._left(now)
         elif self.state in (ChannelState.JOINING, ChannelState.REJOINING, ChannelState.JOINED, ChannelState.RETRYING):
             self.error = error
-            self._lose_join("connection_lost", error, self._retry.since(last_received_at))
+            self._lose_join("connection_lost", error, self._retry.not_before_join(last_received_at))
             self._retry.ended(now)
             self._move(ChannelOn.CONNECTION_LOST, error)
 
@@ -712,7 +717,7 @@ class Membership:
     def _leave(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
         self.begun, self.wanted = True, False
         if ticket is not None:
-            self._leavers += (ticket,)
+            self._leave_tickets += (ticket,)
         left = StateError("the channel was left", topic=self.name)
         self.waiters.fail(left)
         self.outbox.fail(left)
@@ -743,16 +748,16 @@ class Membership:
         self._pending_leave = None
         self._context.timers.cancel(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic))
         self._end_join(StateError("the channel was left", topic=self.name))
-        self.roster.clear()
+        self.presence.clear()
         self._report_gap(now)  # events missed so far cannot be recovered
-        self.gaps.forget()
+        self.gaps.reset()
         if self.state is ChannelState.LEAVING:
             self._move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT)
         if not self.wanted and self.state is ChannelState.IDLE:
             self.error = None
             self._context.effects.append(Ended(self.topic))
-        leavers, self._leavers = self._leavers, ()
-        for ticket in leavers:
+        tickets, self._leave_tickets = self._leave_tickets, ()
+        for ticket in tickets:
             self._context.tickets.resolve(ticket, None)
 
     def _close(self, error: RealtimeError | None, now: Instant) -> None:
@@ -800,8 +805,8 @@ def join_payload(join: Join, options: ChannelOptions, replay: dict[str, int] | N
         "postgres_changes": [binding.binding() for binding in join.bindings],
         "private": options.private,
     }
-    shown = on_wire(join.token)
-    return {"config": config} if shown is None else {"config": config, "access_token": shown}
+    wire_token = on_wire(join.token)
+    return {"config": config} if wire_token is None else {"config": config, "access_token": wire_token}
 
 
 _BINDING_DEFAULTS: Final[dict[str, Any]] = {"event": ANY, "schema": "public", "table": ANY, "filter": "", "select": []}
@@ -854,7 +859,7 @@ class RetryDecision(NamedTuple):
 
     again: bool
     slow: bool = False
-    stuck: bool = False
+    same_token: bool = False
     """The provider returned the same token that was refused before."""
 
 
@@ -862,7 +867,8 @@ class RetryPolicy:
     """Retry policy for the joins of one channel."""
 
     __slots__ = (
-        "_attempts", "_context", "_failing_since", "_joined_at", "_recounted", "_refused", "_steady_after", "_topic",
+        "_attempts", "_context", "_failing_since", "_joined_at", "_refused_token", "_retried_at_limit",
+        "_steady_after", "_topic",
     )  # fmt: skip
 
     def __init__(self, context: Context, topic: str, *, steady_after: float = 5.0) -> None:
@@ -873,18 +879,18 @@ class RetryPolicy:
         self._attempts = 0
         self._failing_since: float | None = None
         self._joined_at: float | None = None
-        self._refused: tuple[Secret | None] | None = None
-        self._recounted = False
+        self._refused_token: tuple[Secret | None] | None = None
+        self._retried_at_limit = False
 
     def reset(self) -> None:
         """Restart the attempts, because the user subscribed again."""
-        self._attempts, self._failing_since, self._joined_at, self._refused = 0, None, None, None
-        self._recounted = False
+        self._attempts, self._failing_since, self._joined_at, self._refused_token = 0, None, None, None
+        self._retried_at_limit = False
 
     def joined(self, now: Instant) -> None:
         """Record that a join was accepted."""
         self._joined_at = now.mono
-        self._refused, self._recounted = None, False
+        self._refused_token, self._retried_at_limit = None, False
 
     def ended(self, now: Instant) -> None:
         """Record that the join ended. The backoff restarts if it lasted long enough."""
@@ -892,15 +898,15 @@ class RetryPolicy:
             self._attempts, self._failing_since = 0, None
         self._joined_at = None
 
-    def since(self, instant: Instant) -> Instant:
+    def not_before_join(self, instant: Instant) -> Instant:
         """Return this instant, or the time of the join if that is later: nothing is missing before the join."""
-        late = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
-        return Instant(instant.mono + late, instant.wall + late)
+        later = 0.0 if self._joined_at is None else max(0.0, self._joined_at - instant.mono)
+        return Instant(instant.mono + later, instant.wall + later)
 
     def decide(self, row: Known, token: Secret | None, own: Secret | None, now: Instant) -> RetryDecision:
         """Decide what follows an error. `token`: the refused token; `own`: the channel's own token, if it has one."""
         decision = self._decide(row, token, own, now)
-        if not decision.again and row.code == CHANNEL_LIMIT and self._may_recount(now):
+        if not decision.again and row.code == CHANNEL_LIMIT and self._may_retry_at_limit(now):
             return RetryDecision(again=True)
         return decision
 
@@ -909,21 +915,21 @@ class RetryPolicy:
             return RetryDecision(again=False)
         if row.action is not Action.REFRESH:
             return RetryDecision(again=True, slow=row.action is Action.SLOW_RETRY)
-        before, self._refused = self._refused, (token,)
+        before, self._refused_token = self._refused_token, (token,)
         if not same(token, own or self._context.tokens.current):
             return RetryDecision(again=True)  # the user has set a newer token in the meantime
         if own is not None or not self._context.tokens.has_provider or (row.once and before is not None):
             return RetryDecision(again=False)
         stuck = before is not None and same(before[0], token)
-        return RetryDecision(again=True, slow=stuck, stuck=stuck)
+        return RetryDecision(again=True, slow=stuck, same_token=stuck)
 
-    def _may_recount(self, now: Instant) -> bool:
+    def _may_retry_at_limit(self, now: Instant) -> bool:
         """Return whether to retry once after "too many channels", at most once per subscribe.
 
         The server's count lags: it may still include a channel that was just left. Our own count is exact, and we never
         request more than `limits.channels`, so if that limit is set, the error is final only the second time.
         """
-        first, self._recounted = not self._recounted, True
+        first, self._retried_at_limit = not self._retried_at_limit, True
         return first and not self.exhausted(now) and self._context.options.limits.channels is not None
 
     def wait(self, now: Instant, *, slow: bool = False) -> None:
@@ -974,7 +980,7 @@ class Waiters:
             return
         self._paused = paused
         for waiter in self._waiters.values():
-            if not waiter.ignore_queue_time or waiter.left is None:
+            if not waiter.ignore_queue_time or waiter.remaining is None:
                 continue
             if paused:
                 self._stop(waiter, mono)
@@ -1014,14 +1020,14 @@ class Waiters:
         self._context.tickets.resolve(ticket, outcome)
 
     def _start(self, waiter: Waiter, mono: float) -> None:
-        if waiter.left is not None:
-            waiter.since = mono
-            self._context.timers.set(self._key(waiter.ticket), mono + waiter.left)
+        if waiter.remaining is not None:
+            waiter.running_since = mono
+            self._context.timers.set(self._key(waiter.ticket), mono + waiter.remaining)
 
     def _stop(self, waiter: Waiter, mono: float) -> None:
-        if waiter.left is not None and waiter.since is not None:
-            waiter.left -= mono - waiter.since
-            waiter.since = None
+        if waiter.remaining is not None and waiter.running_since is not None:
+            waiter.remaining -= mono - waiter.running_since
+            waiter.running_since = None
             self._context.timers.cancel(self._key(waiter.ticket))
 
     def _key(self, ticket: Ticket) -> TimerKey:

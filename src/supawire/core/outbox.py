@@ -24,7 +24,7 @@ from supawire.options import Secret
 class OutgoingBroadcast(Struct, frozen=True, gc=False):
     """One outgoing broadcast. `payload`: JSON text, or raw bytes if not `json`.
 
-    timeout: seconds until it is sent and, with ack, answered. patient: the timeout applies to each of the two
+    timeout: seconds until it is sent and, with ack, answered. ignore_queue_time: the timeout applies to each of the two
     separately, and the reply's does not count time behind unanswered joins.
     """
 
@@ -33,19 +33,19 @@ class OutgoingBroadcast(Struct, frozen=True, gc=False):
     json: bool = True
     ack: bool = False
     timeout: float | None = None
-    patient: bool = False
+    ignore_queue_time: bool = False
 
 
 class ChannelOutbox:
     """The outgoing broadcasts of one channel."""
 
-    __slots__ = ("_context", "_kept", "_name", "_topic")
+    __slots__ = ("_context", "_name", "_queued", "_topic")
 
     def __init__(self, context: Context, topic: str, name: str) -> None:
         self._context = context
         self._topic = topic
         self._name = name
-        self._kept: dict[Ticket, OutgoingBroadcast] = {}
+        self._queued: dict[Ticket, OutgoingBroadcast] = {}
         """Queued broadcasts in sending order."""
 
     def check(self, message: OutgoingBroadcast) -> None:
@@ -59,8 +59,8 @@ class ChannelOutbox:
 
         The broadcast is queued, and its ticket returned, if pacing or earlier broadcasts delay it.
         """
-        if self._kept or self._context.messages.ready_at(now.mono) > now.mono:
-            ticket = self.keep(message, now)
+        if self._queued or self._context.messages.ready_at(now.mono) > now.mono:
+            ticket = self.enqueue(message, now)
             self.flush(join_ref, now)
             return ticket
         if not message.ack:
@@ -74,53 +74,55 @@ class ChannelOutbox:
             raise
         return ticket
 
-    def keep(self, message: OutgoingBroadcast, now: Instant) -> Ticket:
+    def enqueue(self, message: OutgoingBroadcast, now: Instant) -> Ticket:
         """Queue until the channel is joined, at most for the message's timeout."""
-        if len(self._kept) >= self._context.options.queue_size:
+        if len(self._queued) >= self._context.options.queue_size:
             raise StateError(
-                f"{len(self._kept)} broadcasts wait already for this channel",
+                f"{len(self._queued)} broadcasts are already queued for this channel",
                 topic=self._name,
                 hint="Send less while it is not joined, or raise queue_size.",
             )
         ticket = self._context.tickets.create(TicketKind.BROADCAST)
-        self._kept[ticket] = message
+        self._queued[ticket] = message
         if message.timeout is not None:
             self._context.timers.set(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket), now.mono + message.timeout)
         return ticket
 
     def publish(self, message: OutgoingBroadcast, *, private: bool, token: Secret | None) -> Ticket:
         """Send by HTTP (`offline="http"`). Raises `InvalidArgumentError` for messages that HTTP cannot carry."""
-        letter = http_broadcast.http_message(
+        request = http_broadcast.http_message(
             self._name, message.event, message.payload, json=message.json, private=private, id=None
         )
         ticket = self._context.tickets.create(TicketKind.BROADCAST)
-        self._context.effects.append(Publish(ticket, letter, token, message.timeout))
+        self._context.effects.append(Publish(ticket, request, token, message.timeout))
         return ticket
 
     def flush(self, join_ref: str, now: Instant) -> None:
         """Send the queued broadcasts in order as fast as pacing allows, and schedule the rest."""
-        while self._kept:
+        while self._queued:
             ready_at = self._context.messages.ready_at(now.mono)
             if ready_at > now.mono:
                 self._context.timers.set(TimerKey(TimerKind.OUTBOX, self._topic), ready_at)
                 return
-            ticket = next(iter(self._kept))
-            message = self._kept.pop(ticket)
-            until = self._context.timers.deadline(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
+            ticket = next(iter(self._queued))
+            message = self._queued.pop(ticket)
+            deadline = self._context.timers.deadline(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
-            left = message.timeout if until is None or message.patient else max(0.0, until - now.mono)
-            self._send_kept(ticket, message, join_ref, now, left)
+            remaining = (
+                message.timeout if deadline is None or message.ignore_queue_time else max(0.0, deadline - now.mono)
+            )
+            self._send_queued(ticket, message, join_ref, now, remaining)
 
     def fail(self, error: RealtimeError) -> None:
         """Fail all queued broadcasts, because the channel ended."""
-        kept, self._kept = self._kept, {}
-        for ticket in kept:
+        queued, self._queued = self._queued, {}
+        for ticket in queued:
             self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
             self._context.tickets.resolve(ticket, error)
 
     def drop(self, ticket: Ticket) -> bool:
         """Remove a queued broadcast whose call was cancelled. Return False if it is not queued here."""
-        if self._kept.pop(ticket, None) is None:
+        if self._queued.pop(ticket, None) is None:
             return False
         self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
         return True
@@ -129,15 +131,17 @@ class ChannelOutbox:
         """Fail a queued broadcast that was not sent in time. Return False if it is not queued here."""
         if not self.drop(ticket):
             return False
-        error = RateLimitedError("the limit on messages per second held it beyond its timeout", topic=self._name)
-        late = OperationTimeout("the channel was not joined in time; it was not sent", topic=self._name)
+        error = RateLimitedError(
+            "the limit on messages per second delayed the broadcast beyond its timeout", topic=self._name
+        )
+        late = OperationTimeout("the channel was not joined in time; the broadcast was not sent", topic=self._name)
         self._context.tickets.resolve(ticket, error if joined else late)
         return True
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._queued)
 
-    def _send_kept(
+    def _send_queued(
         self, ticket: Ticket, message: OutgoingBroadcast, join_ref: str, now: Instant, timeout: float | None
     ) -> None:
         try:
@@ -159,4 +163,4 @@ class ChannelOutbox:
         context.transmit(data, binary=binary)
         context.messages.spend(now.mono)
         if ticket is not None:
-            context.expect(ref, frames.BROADCAST, self._topic, ticket, timeout, now, firm=not message.patient)
+            context.expect(ref, frames.BROADCAST, self._topic, ticket, timeout, now, firm=not message.ignore_queue_time)

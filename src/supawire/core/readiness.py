@@ -39,7 +39,7 @@ class SystemReading(NamedTuple):
 class ChannelReadiness:
     """Conditions that a join still waits for."""
 
-    __slots__ = ("_awaited", "_subscribes", "_token_pushes", "changes_live", "hopeless")
+    __slots__ = ("_awaited", "_subscribes", "_token_pushes", "changes_live", "permanent_error")
 
     def __init__(self) -> None:
         self._awaited: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class ChannelReadiness:
         """Times of token pushes for which the server has not yet reported a new subscription."""
         self.changes_live: bool = True
         """Whether no problem with changes is known."""
-        self.hopeless: RealtimeError | None = None
+        self.permanent_error: RealtimeError | None = None
         """Permanent error reported for changes of this join."""
 
     def joined(self, *, changes: bool, replication: bool) -> None:
@@ -58,7 +58,7 @@ class ChannelReadiness:
         self.changes_live = not changes
         self._subscribes = changes
         self._token_pushes = ()
-        self.hopeless = None
+        self.permanent_error = None
 
     def token_sent(self, now: Instant) -> None:
         """Record a token push: the server subscribes to changes again and reports it."""
@@ -83,7 +83,7 @@ class ChannelReadiness:
         self._awaited = (SUBSCRIBED, *self._without(SUBSCRIBED))
         self.changes_live = False
         if row.action is Action.GIVE_UP:
-            self.hopeless = error
+            self.permanent_error = error
         return SystemReading(SystemMeaning.DEGRADED, row, error)
 
     def _ok(self, text: str, now: Instant) -> SystemReading:
@@ -95,7 +95,7 @@ class ChannelReadiness:
             return SystemReading(SystemMeaning.NOTHING if pending else SystemMeaning.RESUBSCRIBED)
         self._awaited = self._without(text)
         if text == SUBSCRIBED:
-            self.changes_live, self.hopeless = True, None
+            self.changes_live, self.permanent_error = True, None
         return SystemReading(SystemMeaning.READY if self.is_ready else SystemMeaning.NOTHING)
 
     def _pending_token_pushes(self, now: Instant) -> tuple[float, ...]:

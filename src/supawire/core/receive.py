@@ -122,13 +122,13 @@ class Receiver:
                 event = payload.event or ""
                 index = member.index
                 listeners = index.broadcasts.get(event, index.any_broadcast) or (
-                    index.fresh(event) if index.stale else ()
+                    index.build_event(event) if index.stale else ()
                 )
                 if payload.meta is not None:
                     return self._stored(member, listeners, event, payload.meta, payload.payload, data)
                 if not listeners:
                     return None
-                kept = data if index.models else b""
+                kept = data if index.has_models else b""
                 return listeners, _broadcast(member.name, event, payload.payload, None, False, kept)
             if frame.event == POSTGRES_CHANGES:
                 return self._change(frame.payload, member)
@@ -154,7 +154,7 @@ class Receiver:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
-        listeners = member.index.hearing(event)
+        listeners = member.index.listeners_of(event)
         return member, listeners, event, payload.meta, payload.payload
 
     def _read_late(self, data: bytes) -> _Late | None:
@@ -167,7 +167,7 @@ class Receiver:
         if member is None or not member.accepted_refs:
             return None
         event = data[topic_end:event_end].decode("utf-8", "replace")
-        listeners = member.index.hearing(event)
+        listeners = member.index.listeners_of(event)
         meta = decode_meta(data[event_end:body]) if event_end < body else None
         return member, listeners, event, meta, Raw(data[body:])
 
@@ -184,7 +184,7 @@ class Receiver:
         if len(ids) == 1:
             by_kind = member.index.changes.get(ids[0])
             if by_kind is None:
-                by_kind = member.index.fresh_changes(ids[0])
+                by_kind = member.index.build_changes(ids[0])
             listeners = by_kind.get(data.type, ())
         else:
             listeners = member.index.union(ids, data.type)
@@ -209,7 +209,7 @@ class Receiver:
             entry = data[topic_end:event_end].decode("utf-8", "replace"), member.index.any_broadcast
         event, listeners = entry
         if not listeners and member.index.stale:
-            listeners = member.index.fresh(event)
+            listeners = member.index.build_event(event)
         payload: Any = data[body:]
         if data[4]:
             try:
@@ -221,15 +221,15 @@ class Receiver:
             return self._stored(member, listeners, event, decode_meta(data[event_end:body]), payload, data)
         if not listeners:
             return None
-        return listeners, _broadcast(member.name, event, payload, None, False, data if member.index.models else b"")
+        return listeners, _broadcast(member.name, event, payload, None, False, data if member.index.has_models else b"")
 
     def _stored(
         self, member: Membership, listeners: Listeners, event: str, meta: Meta, payload: Any, data: bytes
     ) -> Delivery | None:
         """Return the delivery of a stored message, or None if this message was delivered before."""
-        if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
+        if not member.gaps.add_stored(meta.id, replayed=meta.replayed) or not listeners:
             return None
-        kept = data if member.index.models else b""
+        kept = data if member.index.has_models else b""
         return listeners, _broadcast(member.name, event, payload, meta.id, meta.replayed, kept)
 
     def _unread(self, data: bytes, error: RemoteProtocolError) -> Delivery | None:
@@ -271,7 +271,7 @@ class Receiver:
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
-        listeners = member.index.hearing(event)
+        listeners = member.index.listeners_of(event)
         sent = codec.restored(payload.payload, values)
         return self._unreadable(member, listeners, event, payload.meta, sent, data)
 
@@ -302,7 +302,7 @@ class Receiver:
         self, member: Membership, listeners: Listeners, event: str, meta: Meta | None, text: Raw, data: bytes
     ) -> Delivery | None:
         meta = meta or Meta()
-        if not member.gaps.takes(meta.id, replayed=meta.replayed) or not listeners:
+        if not member.gaps.add_stored(meta.id, replayed=meta.replayed) or not listeners:
             return None
         return listeners, _late(member.name, event, UNSET, meta.id, meta.replayed, data, text)
 

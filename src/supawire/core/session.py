@@ -230,10 +230,10 @@ class Session:
         self._connection.check_open()
         self._connection.reconnect(now)
 
-    def ping(self, timeout: float | None, now: Instant, *, patient: bool = False) -> Ticket:
+    def ping(self, timeout: float | None, now: Instant, *, ignore_queue_time: bool = False) -> Ticket:
         """Send a heartbeat. The ticket resolves with the round-trip time in seconds.
 
-        `patient`: do not count time spent behind unanswered joins.
+        `ignore_queue_time`: do not count time spent behind unanswered joins.
 
         Raises: ConnectionLostError: there is no connection now.
         """
@@ -241,7 +241,7 @@ class Session:
         if self.state is not ConnectionState.OPEN:
             raise ConnectionLostError("there is no connection now", maybe_sent=False)
         ticket = self._context.tickets.create(TicketKind.PING)
-        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not patient)
+        self._context.push(frames.HEARTBEAT, {}, now, ticket=ticket, timeout=timeout, firm=not ignore_queue_time)
         return ticket
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
@@ -293,11 +293,17 @@ class Session:
             channel.unlisten(listener)
 
     def join(
-        self, topic: str, now: Instant, *, ready: bool = False, timeout: float | None = None, patient: bool = False
+        self,
+        topic: str,
+        now: Instant,
+        *,
+        ready: bool = False,
+        timeout: float | None = None,
+        ignore_queue_time: bool = False,
     ) -> Ticket:
         """Join the channel and stay joined. The ticket resolves when it is joined (or *ready*).
 
-        `patient`: do not count time spent waiting for pacing or for other joins.
+        `ignore_queue_time`: do not count time spent waiting for pacing or for other joins.
 
         Raises: RateLimitedError: the connection already has the maximum number of channels.
         """
@@ -307,7 +313,7 @@ class Session:
         if self.state is ConnectionState.IDLE:
             self._connection.want(now)
         self._context.timers.cancel(TimerKey(TimerKind.IDLE))
-        channel.membership.handle(Subscribe(Waiter(ticket, ready, timeout, patient)), now)
+        channel.membership.handle(Subscribe(Waiter(ticket, ready, timeout, ignore_queue_time)), now)
         send_joins(self._joins, now)
         return ticket
 
@@ -370,7 +376,7 @@ class Session:
         """
         if self._is_current(generation):
             self._watch_clock(now)
-            self._context.server_clock.learn(clock_offset, now)
+            self._context.server_clock.set_offset(clock_offset, now)
             self._connection.opened(now)
             send_joins(self._joins, now)
 

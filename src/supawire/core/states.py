@@ -23,7 +23,7 @@ class Move(NamedTuple, Generic[S]):
     """The next state, and a description of what is done on the way."""
 
     next: S
-    then: str = ""
+    action: str = ""
 
 
 class ConnectionOn(Enum):
@@ -31,9 +31,9 @@ class ConnectionOn(Enum):
 
     WANTED = "opened by the user, or needed by a channel"
     OPENED = "the socket is open"
-    FAILED = "the attempt failed, and another may succeed"
+    FAILED = "the attempt failed; another may succeed"
     REFUSED = "the server refuses permanently"
-    PROVEN = "an ok reply, and open for five seconds"
+    STABLE = "an ok reply, and open for five seconds"
     LOST = "closed by the peer or the network, heartbeat missed, or the clock jumped"
     IDLED = "no subscribed channels for `idle_disconnect` seconds"
     DUE = "the backoff is over, or `reconnect()`"
@@ -46,16 +46,16 @@ class ChannelOn(Enum):
     """Events of a channel."""
 
     SUBSCRIBE = "subscribed by the user"
-    GO = "the connection is open, and limits allow the join"
+    SEND = "the connection is open, and limits allow the join"
     OK = "the server accepted the join"
     TIMEOUT = "no answer to the join in time"
     CHANGED = "listeners or options need a new join"
     RETRY = "refused, ended or crashed for a temporary reason"
     GIVE_UP = "refused or ended permanently"
-    CONNECTION_LOST = "the socket is gone"
+    CONNECTION_LOST = "the connection was lost"
     DUE = "the backoff is over"
     DEGRADED = "a `system` error of postgres_changes"
-    RECOVERED = "its ok"
+    RECOVERED = "the `system` ok that follows it"
     UNSUBSCRIBE = "left by the user"
     LEFT = "the leave is answered, its time limit has passed, or the socket is gone"
     LEFT_WANTED = "the same, and the user has subscribed again"
@@ -80,17 +80,19 @@ class MirrorOn(Enum):
 
 _L, _C, _M = ConnectionState, ChannelState, MirrorState
 
-LINK: Final[Mapping[tuple[ConnectionState, ConnectionOn], Move[ConnectionState]]] = {
+CONNECTION: Final[Mapping[tuple[ConnectionState, ConnectionOn], Move[ConnectionState]]] = {
     (_L.IDLE, ConnectionOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
     (_L.IDLE, ConnectionOn.CLOSE): Move(_L.CLOSING),
     (_L.CONNECTING, ConnectionOn.WANTED): Move(_L.CONNECTING),
     (_L.CONNECTING, ConnectionOn.OPENED): Move(_L.OPEN, "start the heartbeat; waiting channels join within the limits"),
-    (_L.CONNECTING, ConnectionOn.FAILED): Move(_L.RETRYING, "wait for the backoff, or for Retry-After if longer"),
+    (_L.CONNECTING, ConnectionOn.FAILED): Move(
+        _L.RETRYING, "wait for the backoff, or for Retry-After if that is longer"
+    ),
     (_L.CONNECTING, ConnectionOn.REFUSED): Move(_L.CLOSED, "pending calls raise the refusal"),
     (_L.CONNECTING, ConnectionOn.EXHAUSTED): Move(_L.CLOSED, "the first opening ends with ConnectError"),
     (_L.CONNECTING, ConnectionOn.CLOSE): Move(_L.CLOSING),
     (_L.OPEN, ConnectionOn.WANTED): Move(_L.OPEN),
-    (_L.OPEN, ConnectionOn.PROVEN): Move(_L.OPEN, "reset the backoff"),
+    (_L.OPEN, ConnectionOn.STABLE): Move(_L.OPEN, "reset the backoff"),
     (_L.OPEN, ConnectionOn.LOST): Move(_L.RETRYING, "channels wait; pending requests are resolved; a gap begins"),
     (_L.OPEN, ConnectionOn.IDLED): Move(_L.IDLE, "close the socket until a channel needs it"),
     (_L.OPEN, ConnectionOn.CLOSE): Move(_L.CLOSING, "leave, close, then abort, within a time limit"),
@@ -110,7 +112,9 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.IDLE, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE),
     (_C.IDLE, ChannelOn.CLOSE): Move(_C.CLOSED),
     (_C.WAITING, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
-    (_C.WAITING, ChannelOn.GO): Move(_C.JOINING, "join with the live listeners, token and replay cursor"),
+    (_C.WAITING, ChannelOn.SEND): Move(
+        _C.JOINING, "send phx_join with the current listeners, token and replay position"
+    ),
     (_C.WAITING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
     (_C.WAITING, ChannelOn.GIVE_UP): Move(_C.FAILED, "pending calls raise the reason"),
     (_C.WAITING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
@@ -128,7 +132,7 @@ CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
     (_C.JOINED, ChannelOn.RETRY): Move(_C.RETRYING, "a gap begins"),
     (_C.JOINED, ChannelOn.GIVE_UP): Move(_C.FAILED, "a gap begins"),
     (_C.JOINED, ChannelOn.CONNECTION_LOST): Move(_C.WAITING, "a gap begins"),
-    (_C.JOINED, ChannelOn.DEGRADED): Move(_C.JOINED, "not ready; the server recovers by itself"),
+    (_C.JOINED, ChannelOn.DEGRADED): Move(_C.JOINED, "not ready until the server recovers"),
     (_C.JOINED, ChannelOn.RECOVERED): Move(_C.JOINED, "ready"),
     (_C.JOINED, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "within a time limit"),
     (_C.JOINED, ChannelOn.CLOSE): Move(_C.CLOSED),

@@ -81,7 +81,7 @@ class TokenRefresh:
             self._context.timers.set(TimerKey(TimerKind.TOKEN_REFRESH), now.mono + seconds)
         if changed:
             for channel in list(self._channels.values()):
-                if not channel.own_token:
+                if not channel.has_own_token:
                     channel.token_changed(now)
         self._settle(token)
 
@@ -91,7 +91,7 @@ class TokenRefresh:
         self._context.report(TokenFailed(error))
         if not self._context.tokens.fetched:
             for channel in list(self._channels.values()):
-                channel.token_missing(error, now)
+                channel.token_unavailable(error, now)
         self._settle(error)
         self._settled(now)
 
