@@ -250,12 +250,8 @@ class ChangeDecoder:
 
     def __init__(self) -> None:
         self._relations: dict[int, Relation] = {}
-        self._begin: Begin | None = None
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether the last transaction has not ended yet."""
-        return self._begin is not None
+        self.transaction: Begin | None = None
+        """The transaction of the next row; None between transactions."""
 
     def decode(self, messages: Iterable[bytes], changes: list[RowChange]) -> int:
         """Append the row changes in these messages to `changes`.
@@ -270,15 +266,15 @@ class ChangeDecoder:
                 case Relation() as relation:
                     self._relations[relation.oid] = relation
                 case Begin() as begin:
-                    self._begin = begin
+                    self.transaction = begin
                 case Commit() as commit:
-                    self._begin, end_lsn = None, commit.end_lsn
+                    self.transaction, end_lsn = None, commit.end_lsn
                 case TypeName() | Other():
                     pass
         return end_lsn
 
     def _row_change(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> RowChange:
-        begin, relation = self._begin, self._relations.get(message.relation)
+        begin, relation = self.transaction, self._relations.get(message.relation)
         if begin is None or relation is None:
             raise StreamError("a row outside of a transaction, or of a table that was not announced")
         match message:

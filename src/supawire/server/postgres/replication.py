@@ -119,37 +119,37 @@ class Stream:
         """Return the next changes, at least one, or only a position. Raises: StreamLost, StreamError."""
         while True:
             rows: list[RowChange] = []
-            end_lsn = 0
             messages: list[bytes] = []
-            while len(messages) < MAX_BATCH_ROWS:
-                size, data = self._next()
-                if size == 0:
-                    break
-                message = bytes(data)
-                if message[:1] == b"k":
-                    end_lsn = self._decoder.decode(messages, rows) or end_lsn
-                    messages.clear()
-                    self._on_keepalive(message)
-                elif message[:1] == b"w" and len(message) > _DATA.size:
+            end_lsn = 0
+            while len(messages) < MAX_BATCH_ROWS and (message := self._next()):
+                if message[:1] == b"w" and len(message) > _DATA.size:
                     messages.append(message[_DATA.size :])
                 else:
-                    raise StreamError(f"a message that begins with {message[:1]!r} is not part of a stream")
-            end_lsn = self._decoder.decode(messages, rows) or end_lsn
+                    end_lsn = self._decode(messages, rows) or end_lsn
+                    self._on_keepalive(message)
+            end_lsn = self._decode(messages, rows) or end_lsn
             if end_lsn:
                 self._returned_lsn = end_lsn
             if rows or end_lsn:
                 return Batch(rows, end_lsn)
             await self._wait()
 
-    def _next(self) -> tuple[int, memoryview]:
+    def _next(self) -> bytes:
+        """Return the next message that has arrived; empty if there is none."""
         try:
             size, data = self._pg.get_copy_data(1)
-            ended = None if size >= 0 else self._pg.get_result()
+            result = None if size >= 0 else self._pg.get_result()
         except psycopg.Error as error:
             raise self._lost(one_line(error)) from error
         if size < 0:
-            raise self._lost(_message_of(ended))
-        return size, data
+            raise self._lost(_message_of(result))
+        return bytes(data) if size else b""
+
+    def _decode(self, messages: list[bytes], rows: list[RowChange]) -> int:
+        """Move the row changes in these messages to `rows`; return the position to confirm, 0 if there is none."""
+        end_lsn = self._decoder.decode(messages, rows) if messages else 0
+        messages.clear()
+        return end_lsn
 
     def abandon(self, why: str) -> None:
         """Make `read` raise StreamLost, because another stream is needed."""
@@ -168,8 +168,10 @@ class Stream:
 
     def _on_keepalive(self, message: bytes) -> None:
         """Process the end of the log, which PostgreSQL sends; answer if it asks for our position."""
+        if message[:1] != b"k":
+            raise StreamError(f"a message that begins with {message[:1]!r} is not part of a stream")
         _kind, end, _sent_at, wants_answer = _ALIVE.unpack(message)
-        if not self._decoder.in_transaction and self._confirmed_lsn >= self._returned_lsn:
+        if self._decoder.transaction is None and self._confirmed_lsn >= self._returned_lsn:
             self._confirmed_lsn = max(self._confirmed_lsn, end)
         if wants_answer:
             self._report_position()
