@@ -26,8 +26,11 @@ nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).resolve().parent
 SOURCE_DATE_EPOCH = "1764000000"
-QUICK = ["tests/core", "tests/server", "tests/linked", "tests/golden", *map(str, sorted(Path("tests").glob("test_*")))]
-"""The tests of the core, of the local server and of the modules at the top of the package."""
+QUICK = [
+    *(f"tests/{folder}" for folder in ("core", "aio", "clients", "server", "linked", "golden")),
+    *map(str, sorted(Path("tests").glob("test_*"))),
+]
+"""Tests of both clients, of the core, of the local server in memory, and of the modules at the top of the package."""
 
 # so that the tools beside the interpreter are found when its environment is not activated
 os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", "")))
@@ -58,7 +61,7 @@ def quick(session: nox.Session) -> None:
     _lint(session)
     session.run("lint-imports", "--no-cache")
     session.run("basedpyright", "src")
-    session.run("pytest", "-q", "-n", "2", "-m", "not slow", *(session.posargs or QUICK))
+    session.run("pytest", "-q", "-n", "3", "-m", "not slow", *(session.posargs or QUICK))
 
 
 @nox.session

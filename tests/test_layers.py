@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import structure
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "supawire"
@@ -26,6 +27,12 @@ def test_imports_point_one_way():
     # a process of its own: the linter sets logging up anew, and would silence the loggers that other tests look at
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_do_not_import_each_other():
+    """There is no circle of imports at run time."""
+    known = structure.modules()
+    assert structure.circles(known, every=False) == []
 
 
 def called_names(path: Path) -> Iterator[tuple[int, str]]:
