@@ -418,7 +418,7 @@ class Membership:
             return
         if lost := self.missing_kinds & self.index.kinds():  # a rejoin for `track` loses nothing
             self.gaps.open(now, REJOIN_REASON, lost)
-        self._context.timers.set(TimerKey(TimerKind.JOIN_AGAIN, self.topic), now.mono)
+        self._context.timers.set(TimerKey(TimerKind.REJOIN, self.topic), now.mono)
 
     def _rejoin(self, now: Instant) -> None:
         """Request the join that `_schedule_rejoin` scheduled, if it is still needed."""
@@ -697,7 +697,7 @@ class Membership:
         self.accepted_refs = _NO_REFS
         self.gaps.ended()
         self._joins.withdraw(self)
-        for kind in (TimerKind.REJOIN, TimerKind.JOIN_AGAIN, TimerKind.GAP, TimerKind.OUTBOX):
+        for kind in (TimerKind.JOIN_RETRY, TimerKind.REJOIN, TimerKind.GAP, TimerKind.OUTBOX):
             self._context.timers.cancel(TimerKey(kind, self.topic))
         for pending in self._context.replies.forget(self.topic):
             unanswered = ConnectionLostError("the channel ended before the reply", maybe_sent=True, topic=self.name)
@@ -935,12 +935,12 @@ class RetryPolicy:
     def wait(self, now: Instant, *, slow: bool = False) -> None:
         """Set the deadline of the next join after the backoff."""
         backoff = self._context.options.rejoin_backoff
-        self._context.wait(TimerKey(TimerKind.REJOIN, self._topic), backoff, self._attempts, now, slow=slow)
+        self._context.wait(TimerKey(TimerKind.JOIN_RETRY, self._topic), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
 
     def wait_for(self, seconds: float, now: Instant) -> None:
         """Set the deadline of the next join after the delay from the user's backoff function."""
-        self._context.timers.set(TimerKey(TimerKind.REJOIN, self._topic), now.mono + seconds)
+        self._context.timers.set(TimerKey(TimerKind.JOIN_RETRY, self._topic), now.mono + seconds)
 
     def exhausted(self, now: Instant) -> bool:
         """Return whether the maximum number of attempts or the maximum duration is reached."""

@@ -46,9 +46,9 @@ class TimerKind(Enum):
     """The pace allows the next join."""
     TOKEN_TIMEOUT = auto()
     TOKEN_REFRESH = auto()
-    REJOIN = auto()
+    JOIN_RETRY = auto()
     """The next join of a channel, after the backoff."""
-    JOIN_AGAIN = auto()
+    REJOIN = auto()
     """The join that changes what a joined channel requests."""
     LEAVE_TIMEOUT = auto()
     GAP = auto()

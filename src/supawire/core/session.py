@@ -473,9 +473,9 @@ class Session:
                 self._refresh.ask(now)
             case _ if channel is None:
                 pass  # it was removed meanwhile
-            case TimerKind.REJOIN:
+            case TimerKind.JOIN_RETRY:
                 channel.membership.handle(RetryDue(), now)
-            case TimerKind.JOIN_AGAIN:
+            case TimerKind.REJOIN:
                 channel.membership.handle(RejoinDue(), now)
             case TimerKind.LEAVE_TIMEOUT:
                 channel.membership.handle(LeaveTimedOut(), now)
