@@ -10,7 +10,7 @@ from docs.tables.requirements import requirements
 
 generated = Path(__file__).resolve().parent / "_generated"
 generated.mkdir(exist_ok=True)
-(generated / "promises.md").write_text(requirements(), encoding="utf-8")
+(generated / "guarantees.md").write_text(requirements(), encoding="utf-8")
 
 project = "supawire"
 author = "the supawire authors"

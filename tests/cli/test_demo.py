@@ -59,7 +59,7 @@ def test_the_plain_tour_tells_all_and_succeeds():
 
 def test_the_page_shows_what_is_printed(capsys: Capture):
     """The excerpt in the page of the tour is one of a real tour, but for times and which of two clients is first."""
-    page = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     excerpt = next(block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if block.startswith("== 3/6"))
     assert run(["demo"]) == 0
     shown, printed = (re.sub(r"[\d.]+ ms", "# ms", text).splitlines() for text in (excerpt, capsys.readouterr().out))
