@@ -219,7 +219,7 @@ class Filters:
         with suppress(InvalidArgumentError):
             check(text)
         bind({"event": "*", "schema": "public", "table": "t", "filter": text})
-        bind({"event": "*", "schema": value, "table": text}).wants("INSERT", "public", value)
+        bind({"event": "*", "schema": value, "table": text}).covers("INSERT", "public", value)
         try:
             conditions = parse(text)
         except InvalidArgumentError:

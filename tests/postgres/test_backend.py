@@ -13,7 +13,7 @@ from supawire.server.app import App
 from supawire.server.postgres.backend import PostgresBackend, query_error_of
 from supawire.server.postgres.change_feed import ChangeFeed
 from supawire.server.postgres.database import Database, DatabaseError
-from supawire.server.queries import Query, QueryError, SubscribeQuery, Who
+from supawire.server.queries import Query, QueryError, Requester, SubscribeQuery
 from supawire.server.tokens import Claims
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def new_app() -> App:
     return App(HubOptions(secret="s" * 40, database=True))
 
 
-QUERY: Query[Any] = SubscribeQuery(1, Who(Claims({"role": "anon"}, "anon", 1), {}), ())
+QUERY: Query[Any] = SubscribeQuery(1, Requester(Claims({"role": "anon"}, "anon", 1), {}), ())
 
 
 @pytest.fixture(name="running")

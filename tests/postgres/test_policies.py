@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from supawire.server.postgres.database import DatabaseError
 from supawire.server.postgres.policies import Policies
-from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Who
+from supawire.server.queries import Action, Extension, PermissionsQuery, QueryError, Requester
 from supawire.server.tokens import Claims
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def ask(
     **claims: Any,
 ) -> PermissionsQuery:
     values = {"role": role, "exp": 1, **claims}
-    return PermissionsQuery(Who(Claims(values, role, 1), headers or {}), topic, action, extensions)
+    return PermissionsQuery(Requester(Claims(values, role, 1), headers or {}), topic, action, extensions)
 
 
 async def test_without_a_policy_nobody_may_do_anything(policies: Policies):

@@ -19,7 +19,7 @@ import pytest
 from supawire.events import Instant
 from supawire.server import HubOptions, ServerLimits, serve
 from supawire.server.app import App
-from supawire.server.connection import MAX_WAITING_IN
+from supawire.server.connection import MAX_QUEUED_IN
 from supawire.server.hub_options import Timings
 from supawire.server.tokens import sign
 from supawire.server.websocket import MAX_UNSENT, frame_of
@@ -200,7 +200,7 @@ async def test_an_effect_that_fails_does_not_hold_up_the_others(caplog: pytest.L
         other = await net.open()
         await other.send_json([None, "7", "phoenix", "heartbeat", {}])
         assert (await asyncio.wait_for(other.receive_json(), 5))[1] == "7"
-    assert "the local server failed to perform Ask" in caplog.messages
+    assert "the local server failed to perform SendQuery" in caplog.messages
 
 
 async def test_pings_are_answered_and_count_as_life() -> None:
@@ -297,7 +297,7 @@ async def test_a_client_that_does_not_read_is_disconnected() -> None:
 
 async def test_reading_pauses_behind_a_delayed_join() -> None:
     """Reading pauses above a limit of queued bytes; after the join all frames are answered."""
-    frames = MAX_WAITING_IN // 1_000_000 + 3
+    frames = MAX_QUEUED_IN // 1_000_000 + 3
     async with running() as net:
         ws = await net.open()
         net.fault("delay_join", "lab", 0.2)

@@ -59,7 +59,7 @@ def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(wor
     (question,) = world.asked.values()
     assert isinstance(question, PermissionsQuery)
     assert (question.topic, question.action, question.extensions) == ("lab", "read", ("broadcast", "presence"))
-    assert question.who.claims.values["sub"] == "7"
+    assert question.requester.claims.values["sub"] == "7"
     world.answer(BOTH)
     assert [event for event, _ in client.heard()] == ["phx_reply", "phx_reply", "presence_state"]
     assert [client.parts(frame).ref for frame in client.take()] == ["1", "2", None]
@@ -76,7 +76,7 @@ def test_headers_of_the_socket_come_with_the_question(world: World) -> None:
     client.join(config={"private": True})
     (question,) = world.asked.values()
     assert isinstance(question, PermissionsQuery)
-    assert question.who.headers == {"x-tenant-hint": "blue"}
+    assert question.requester.headers == {"x-tenant-hint": "blue"}
     assert "blue" not in repr(question)
     assert question.extensions == ("broadcast",)
 
@@ -154,12 +154,12 @@ def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> 
 
 def test_a_database_that_is_down_refuses_public_joins_too(world: World) -> None:
     """Until the shell says that it is back (§3.1: the connection is checked before anything is read)."""
-    world.hub.troubled(QueryError.DOWN, world.now)
+    world.hub.set_database_error(QueryError.DOWN, world.now)
     client = world.connect()
     client.join()
     reason = "UnableToConnectToProject: Realtime was unable to connect to the project database"
     assert client.events("phx_reply") == [denied(reason)]
-    world.hub.troubled(None, world.now)
+    world.hub.set_database_error(None, world.now)
     client.join()
     assert client.events("phx_reply")[-1]["status"] == "ok"
 
@@ -393,13 +393,13 @@ def test_a_client_that_sends_too_much_meanwhile_is_read_no_further(world: World)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     for _ in range(3):
         client.user_push(LAB, "big", b'"' + b"x" * 3_000_000 + b'"', json=True)
-    assert client.held == ["Hold"]
+    assert client.held == ["PauseReading"]
     world.answer(BROADCAST)
-    assert client.held == ["Hold", "Release"]
+    assert client.held == ["PauseReading", "ResumeReading"]
     assert len([frame for frame in client.got if isinstance(frame, bytes)]) == 3
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     world.answer(BOTH)
-    assert client.held == ["Hold", "Release"]
+    assert client.held == ["PauseReading", "ResumeReading"]
 
 
 # --- tokens ---
@@ -415,7 +415,7 @@ def test_a_new_token_asks_for_the_read_rights_and_forgets_the_others(world: Worl
     client.push(LAB, "broadcast", ping(2), join_ref="1")
     question = world.answer(BOTH)
     assert isinstance(question, PermissionsQuery)
-    assert question.action == "read" and question.who.claims.values["sub"] == "8"
+    assert question.action == "read" and question.requester.claims.values["sub"] == "8"
     question = world.answer(NONE)
     assert isinstance(question, PermissionsQuery) and question.action == "write"
     assert client.got == []
@@ -612,14 +612,14 @@ def test_who_asked_is_told_when_messages_flow(world: World) -> None:
     """At once when they do already (§3.6)."""
     client = joined(world, READY)
     assert client.got == []
-    world.hub.flows(True, world.now)
+    world.hub.set_broadcasts_ready(True, world.now)
     world.pump()
     assert client.events("system") == [ESTABLISHED]
     other = world.connect()
     other.join(config=READY)
     world.answer(BOTH)
     assert other.events("system") == [ESTABLISHED]
-    world.hub.flows(False, world.now)
+    world.hub.set_broadcasts_ready(False, world.now)
     assert joined(world, READY).got == []
     assert joined(world).got == []
 
@@ -635,7 +635,7 @@ def test_a_minute_without_messages_flowing_closes_who_asked() -> None:
     assert client.heard() == [("system", system(message)), ("phx_close", {})]
     assert other.got == []
     late = joined(world, READY)
-    world.hub.flows(True, world.now)
+    world.hub.set_broadcasts_ready(True, world.now)
     world.pump()
     late.take()
     at_once = joined(world, READY)

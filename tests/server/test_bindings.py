@@ -107,14 +107,14 @@ def test_a_select_without_names_is_all_columns(select: list[Any]) -> None:
 def test_tables_are_compared_as_sql_like(table: str, matched: list[str], others: list[str]) -> None:
     """`_` and `%` are wildcards without an escape; nothing else is."""
     binding = bind({"schema": "public", "table": table})
-    assert [name for name in matched + others if binding.wants("INSERT", "public", name)] == matched
+    assert [name for name in matched + others if binding.covers("INSERT", "public", name)] == matched
 
 
 def test_a_binding_wants_its_event_only() -> None:
     """Any case of an event counts; `*` is all."""
     insert = bind({**TODOS, "event": "insert"})
-    assert [kind for kind in ("INSERT", "UPDATE", "DELETE") if insert.wants(kind, "public", "todos")] == ["INSERT"]
-    assert bind(TODOS).wants("DELETE", "public", "todos")
+    assert [kind for kind in ("INSERT", "UPDATE", "DELETE") if insert.covers(kind, "public", "todos")] == ["INSERT"]
+    assert bind(TODOS).covers("DELETE", "public", "todos")
 
 
 def test_values_are_shown_as_elixir_shows_them() -> None:
@@ -145,8 +145,8 @@ def test_short_filters_stay_on_one_line() -> None:
 def test_wildcards_in_names_do_not_freeze_the_server():
     """Anybody who knows a key may ask for such a table."""
     binding = bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%b"})
-    assert not binding.wants("INSERT", "public", "a" * 63)
-    assert bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%"}).wants("INSERT", "public", "a" * 63)
+    assert not binding.covers("INSERT", "public", "a" * 63)
+    assert bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%"}).covers("INSERT", "public", "a" * 63)
 
 
 def test_a_pattern_in_a_filter_does_not_freeze_the_server():

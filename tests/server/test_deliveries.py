@@ -25,7 +25,7 @@ def listener(world: World, topic: str = "realtime:lab", vsn: str = "2.0.0") -> t
 
 
 def changed(world: World, *deliveries: Delivery) -> None:
-    world.hub.changed(deliveries, world.now)
+    world.hub.deliver_changes(deliveries, world.now)
     world.pump()
 
 
@@ -93,10 +93,10 @@ def test_an_interruption_is_told_once_and_so_is_its_end(world: World) -> None:
     idle.join(config={})
     idle.take()
     for _ in range(2):
-        world.hub.interrupted(world.now)
-    world.hub.relisted(one, None, world.now)
-    world.hub.relisted(two, "no such table", world.now)
-    world.hub.relisted(999, None, world.now)
+        world.hub.changes_interrupted(world.now)
+    world.hub.resubscribed(one, None, world.now)
+    world.hub.resubscribed(two, "no such table", world.now)
+    world.hub.resubscribed(999, None, world.now)
     world.pump()
     assert first.events("system") == [LOST, LIVE]
     refused: list[dict[str, Any]] = [{**LOST, "channel": "other"}]

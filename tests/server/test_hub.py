@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from supawire.server.connection import MAX_WAITING_IN, MAX_WAITING_OUT
+from supawire.server.connection import MAX_QUEUED_IN, MAX_QUEUED_OUT
 from supawire.server.effects import Accepted, Refusal
 from supawire.server.hub_options import Timings
 from supawire.server.limits import ServerLimits
@@ -43,9 +43,9 @@ def test_refusals_are_held_back_when_strict() -> None:
     """Two seconds for all but an unknown version; none by default."""
     strict = World(timings=Timings.strict())
     held = [strict.handshake(1, query) for query in ({}, {"vsn": "9.0.0"})]
-    assert [answer.held for answer in held if isinstance(answer, Refusal)] == [2.0, 0.0]
+    assert [answer.delay for answer in held if isinstance(answer, Refusal)] == [2.0, 0.0]
     answer = World().handshake(1, {})
-    assert isinstance(answer, Refusal) and answer.held == 0.0
+    assert isinstance(answer, Refusal) and answer.delay == 0.0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4000", "localhost", "realtime-dev.localhost:4000"])
@@ -132,7 +132,7 @@ def test_a_silent_socket_is_closed_with_1000_after_a_minute() -> None:
     world = World()
     client, other = world.connect(), world.connect()
     world.run(59)
-    world.hub.heard(client.number, world.now)
+    world.hub.reset_idle_timeout(client.number, world.now)
     world.run(2)
     assert (client.closed, other.closed) == (None, (1000,))
     world.run(58)
@@ -328,11 +328,11 @@ def test_a_socket_that_stands_still_is_read_no_further_than_some_megabytes() -> 
     client = world.connect()
     client.push("realtime:", "phx_join", {"config": {}})
     blob = "x" * 3_000_000
-    for _ in range(MAX_WAITING_IN // 3_000_000 + 1):
+    for _ in range(MAX_QUEUED_IN // 3_000_000 + 1):
         client.push("phoenix", "heartbeat", {"x": blob})
-    assert client.held == ["Hold"]
+    assert client.held == ["PauseReading"]
     world.run(5.1)
-    assert client.held == ["Hold", "Release"]
+    assert client.held == ["PauseReading", "ResumeReading"]
 
 
 def test_a_socket_that_stands_still_too_long_is_cut() -> None:
@@ -343,7 +343,7 @@ def test_a_socket_that_stands_still_too_long_is_cut() -> None:
     other.join()
     client.push("realtime:", "phx_join", {"config": {}})
     blob = {"event": "x", "payload": "x" * 4_000_000}
-    for _ in range(MAX_WAITING_OUT // 4_000_000 + 1):
+    for _ in range(MAX_QUEUED_OUT // 4_000_000 + 1):
         other.push(LAB, "broadcast", blob, join_ref="1")
     assert client.closed == (None,)
 

@@ -303,8 +303,8 @@ def test_after_an_outage_of_the_database_joins_are_refused_for_a_while() -> None
     for timings, waits in ((Timings.strict(), 60.0), (Timings(), 0.0)):
         world = World(database=True, timings=timings)
         client = world.connect()
-        world.hub.troubled(QueryError.DOWN, world.now)
-        world.hub.troubled(None, world.now)
+        world.hub.set_database_error(QueryError.DOWN, world.now)
+        world.hub.set_database_error(None, world.now)
         if waits:
             client.join()
             world.run(waits - 1)
@@ -318,7 +318,7 @@ def test_after_an_outage_of_the_database_joins_are_refused_for_a_while() -> None
 def test_a_first_look_that_finds_no_trouble_refuses_nothing() -> None:
     """The wait follows an outage, not a start."""
     world = World(database=True, timings=Timings.strict())
-    world.hub.troubled(None, world.now)
+    world.hub.set_database_error(None, world.now)
     client = world.connect()
     client.join()
     assert client.events("phx_reply")[0]["status"] == "ok"
@@ -327,6 +327,6 @@ def test_a_first_look_that_finds_no_trouble_refuses_nothing() -> None:
 def test_the_handshake_does_not_need_the_database() -> None:
     """Real: sockets are opened during an outage."""
     world = World(database=True)
-    world.hub.troubled(QueryError.DOWN, world.now)
+    world.hub.set_database_error(QueryError.DOWN, world.now)
     assert isinstance(world.handshake(9, {"apikey": world.token()}), Accepted)
     assert HubOptions(secret=SECRET).timings.recovery == 0.0

@@ -10,19 +10,19 @@ from supawire.events import Instant
 from supawire.server.bindings import make_change
 from supawire.server.effects import (
     Accepted,
-    Ask,
     Close,
     Effect,
-    Hold,
     Later,
+    PauseReading,
     Refusal,
-    Release,
     Report,
     Request,
     Respond,
     RestAnswer,
     RestRequest,
+    ResumeReading,
     Send,
+    SendQuery,
     Unsubscribe,
 )
 from supawire.server.hub import Hub
@@ -215,9 +215,9 @@ class World:
         if isinstance(effect, Report):
             self.reports.append(effect.text)
             return
-        if isinstance(effect, Ask):
+        if isinstance(effect, SendQuery):
             assert self.hub.options.database, "a question to a database that is not there"
-            self.asked[effect.number] = effect.question
+            self.asked[effect.number] = effect.query
             return
         if isinstance(effect, Unsubscribe):
             self.unsubscribed.append(effect.channel)
@@ -234,7 +234,7 @@ class World:
             client.times.append(self.now.mono - 1000.0)
         elif isinstance(effect, Close):
             client.closed = (effect.code,)
-        elif isinstance(effect, Hold | Release):
+        elif isinstance(effect, PauseReading | ResumeReading):
             client.held.append(type(effect).__name__)
 
     def run(self, seconds: float) -> None:

@@ -17,19 +17,19 @@ from aiohttp import WSMessage, WSMsgType, web
 from supawire.core.frames import MAX_FRAME
 from supawire.events import Instant
 from supawire.server.effects import (
-    Ask,
     Close,
     Effect,
-    Hold,
     Later,
+    PauseReading,
     Refusal,
-    Release,
     Report,
     Request,
     Respond,
     RestAnswer,
     RestRequest,
+    ResumeReading,
     Send,
+    SendQuery,
     Unsubscribe,
 )
 from supawire.server.gateway import GATEWAY, Gateway
@@ -267,13 +267,13 @@ class App:
                 self._send(effect)
             case Close():
                 self._close(effect)
-            case Hold(conn):
+            case PauseReading(conn):
                 self._set_reading(conn, False)
-            case Release(conn):
+            case ResumeReading(conn):
                 self._set_reading(conn, True)
             case Report(text):
                 logger.warning("%s", text)
-            case Ask():
+            case SendQuery():
                 self._ask(effect)
             case Unsubscribe(channel):
                 self._unsubscribe(channel)
@@ -324,10 +324,10 @@ class App:
             else:
                 socket.pause_reading()
 
-    def _ask(self, effect: Ask) -> None:
+    def _ask(self, effect: SendQuery) -> None:
         if self.backend is None:
             raise RuntimeError("HubOptions(database=True) needs a backend: set App.backend before start()")
-        self.backend.ask(effect.number, effect.question)
+        self.backend.ask(effect.number, effect.query)
 
     def _unsubscribe(self, channel: int) -> None:
         if self.backend is not None:
@@ -385,7 +385,7 @@ class App:
         answer = self.hub.connect(conn, asked, self.now())
         self.pump()
         if isinstance(answer, Refusal):
-            await asyncio.sleep(answer.held)
+            await asyncio.sleep(answer.delay)
             return response_of(RestAnswer(answer.status, answer.body, answer.content_type))
         socket = Socket(
             web.WebSocketResponse(
@@ -443,6 +443,6 @@ class App:
         if kind is WSMsgType.PING:
             await socket.ws.pong(message.data)
         if kind is WSMsgType.PING or kind is WSMsgType.PONG:
-            self.hub.heard(conn, self.now())
+            self.hub.reset_idle_timeout(conn, self.now())
             return True
         return False

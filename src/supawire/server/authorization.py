@@ -13,10 +13,10 @@ from supawire.server.queries import (
     PermissionsQuery,
     QueryError,
     QueryFailed,
+    Requester,
     Steps,
-    Who,
-    ask,
-    ask_all,
+    run_queries,
+    run_query,
 )
 
 Policy: TypeAlias = Callable[[Mapping[str, Any], str, Extension, Action], bool]
@@ -37,15 +37,15 @@ def default_policy(claims: Mapping[str, Any], topic: str, extension: Extension, 
     return claims.get("role") in TRUSTED
 
 
-class Reads(NamedTuple):
+class ReadAccess(NamedTuple):
     """Read access of a channel."""
 
     broadcast: bool
     presence: bool
 
 
-EVERYTHING: Final = Reads(broadcast=True, presence=True)
-NOTHING: Final = Reads(broadcast=False, presence=False)
+FULL_ACCESS: Final = ReadAccess(broadcast=True, presence=True)
+NO_ACCESS: Final = ReadAccess(broadcast=False, presence=False)
 
 
 class Authorization:
@@ -65,36 +65,36 @@ class Authorization:
         """Return the policy's decision; an exception denies access and is reported."""
         topic, action = asked.topic, asked.action
         try:
-            return bool(self.policy(dict(asked.who.claims.values), topic, extension, action))
+            return bool(self.policy(dict(asked.requester.claims.values), topic, extension, action))
         except Exception as error:  # noqa: BLE001  a policy is the user's code, and fails closed
             self._report(f"the policy raised {type(error).__name__} for {extension} {action} on {topic!r}: denied")
             return False
 
     # --- queries ---
 
-    def read(self, who: Who, topic: str, *, private: bool, presence: bool) -> Steps[Reads]:
+    def read(self, who: Requester, topic: str, *, private: bool, presence: bool) -> Steps[ReadAccess]:
         """Return read access; presence is queried only when requested. A policy that fails denies access."""
         if not private:
-            return EVERYTHING
+            return FULL_ACCESS
         extensions: tuple[Extension, ...] = ("broadcast", "presence") if presence else ("broadcast",)
         return (yield from self._read(PermissionsQuery(who, topic, "read", extensions)))
 
     def read_presence(self, channel: ServerChannel) -> Steps[None]:
         """Set whether a channel that joined without presence may read it."""
         try:
-            reads = yield from self._read(PermissionsQuery(channel.who, channel.sub_topic, "read", ("presence",)))
+            reads = yield from self._read(PermissionsQuery(channel.requester, channel.sub_topic, "read", ("presence",)))
         except QueryFailed:
-            reads = NOTHING
-        channel.reads_presence = channel.hears_presence = reads.presence
+            reads = NO_ACCESS
+        channel.reads_presence = channel.receives_presence_diffs = reads.presence
 
-    def _read(self, query: PermissionsQuery) -> Steps[Reads]:
+    def _read(self, query: PermissionsQuery) -> Steps[ReadAccess]:
         try:
             answer = yield from self._ask(query)
         except QueryFailed as failed:
             if failed.error is not QueryError.POLICY:
                 raise
-            return NOTHING
-        return Reads("broadcast" in answer, "presence" in answer)
+            return NO_ACCESS
+        return ReadAccess("broadcast" in answer, "presence" in answer)
 
     def may_write(self, channel: ServerChannel, extension: Extension) -> bool | None:
         """Return the cached right to send or track; None when it has not been queried yet."""
@@ -105,29 +105,29 @@ class Authorization:
         if (known := self.may_write(channel, extension)) is not None:
             return known
         try:
-            answer = yield from self._ask(PermissionsQuery(channel.who, channel.sub_topic, "write", (extension,)))
+            answer = yield from self._ask(PermissionsQuery(channel.requester, channel.sub_topic, "write", (extension,)))
         except QueryFailed:
             return False
         channel.writes[extension] = extension in answer
         return channel.writes[extension]
 
-    def write_broadcasts(self, who: Who, topics: Iterable[str]) -> Steps[dict[str, bool | QueryError]]:
+    def write_broadcasts(self, who: Requester, topics: Iterable[str]) -> Steps[dict[str, bool | QueryError]]:
         """Return the right to send broadcasts for each of these private topics, or the error of its query."""
         queries = [PermissionsQuery(who, topic, "write", ("broadcast",)) for topic in topics]
         if _has_invalid_sub(who):
             return {query.topic: QueryError.UNKNOWN for query in queries}
-        answers = yield from ask_all(queries)
+        answers = yield from run_queries(queries)
         return {
             query.topic: answer if isinstance(answer, QueryError) else "broadcast" in answer
             for query, answer in zip(queries, answers, strict=True)
         }
 
     def _ask(self, query: PermissionsQuery) -> Steps[frozenset[Extension]]:
-        if _has_invalid_sub(query.who):
+        if _has_invalid_sub(query.requester):
             raise QueryFailed(QueryError.UNKNOWN)
-        return (yield from ask(query))
+        return (yield from run_query(query))
 
 
-def _has_invalid_sub(who: Who) -> bool:
+def _has_invalid_sub(who: Requester) -> bool:
     """Return whether the claim `sub` is not a string; the real server's query then fails."""
     return not isinstance(who.claims.values.get("sub", ""), str)

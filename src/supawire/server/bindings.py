@@ -152,7 +152,7 @@ class Binding:
     error: str | None = None
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """The parameters as formatted in the server's error texts."""
         filters = inspect_filters([(c.column, c.op, c.wire_value, c.negated) for c in self.conditions])
         select = "nil" if self.select is None else elixir_inspect(list(self.select))
@@ -160,7 +160,7 @@ class Binding:
             f"[event: {self.event}, schema: {self.schema}, table: {self.table}, filters: {filters}, select: {select}]"
         )
 
-    def wants(self, type: str, schema: str, table: str) -> bool:
+    def covers(self, type: str, schema: str, table: str) -> bool:
         """Return whether the binding matches changes of this type and table, regardless of its filter."""
         return self.event in (ANY, type) and _like(self.schema, schema) and _like(self.table, table)
 
@@ -195,7 +195,7 @@ def _parse(element: Json, echo: Json, number: int) -> Binding:
 def _try(binding: Binding) -> None:
     for condition in binding.conditions:
         if (error := problem(condition)) is not None:
-            raise BindingError(EXCEPTION.format(given=binding.described, error=error))
+            raise BindingError(EXCEPTION.format(given=binding.description, error=error))
 
 
 def _relation(element: Json) -> tuple[str, str]:

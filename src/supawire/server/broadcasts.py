@@ -8,7 +8,7 @@ from supawire.server.authorization import Authorization
 from supawire.server.connection import ServerChannel
 from supawire.server.limits import WORST_RATIO, ServerLimits, term_size
 from supawire.server.outbox import Outbox
-from supawire.server.queries import RETENTION, MessagesQuery, Replay, Steps, StoredMessage, ask
+from supawire.server.queries import RETENTION, MessagesQuery, Replay, Steps, StoredMessage, run_query
 from supawire.server.rooms import Room, Rooms
 from supawire.server.stepper import Stepper
 from supawire.server.wire import (
@@ -57,12 +57,12 @@ class MessageStore:
         return found[::-1]
 
 
-class Missed(NamedTuple):
+class ReplayMessages(NamedTuple):
     """The messages for a join with replay."""
 
     stored: tuple[StoredMessage, ...] = ()
     """Stored messages, oldest first."""
-    passed: tuple[StoredMessage, ...] = ()
+    delivered_meanwhile: tuple[StoredMessage, ...] = ()
     """Messages delivered to the topic while the stored ones were queried; some may be in `stored` too."""
 
 
@@ -138,7 +138,7 @@ class Broadcasts:
         if room is not None:
             self._rooms.publish(room, shared, message_id=message_id)
 
-    def keep(self, message: StoredMessage) -> None:
+    def store_and_deliver(self, message: StoredMessage) -> None:
         """Store and deliver a message as `realtime.send` does, unless it is over a limit."""
         if not self._too_long(message):
             self.store.add(message)
@@ -159,25 +159,25 @@ class Broadcasts:
 
     # --- replay ---
 
-    def find(self, topic: str, wanted: Replay) -> Steps[Missed]:
+    def find_replay(self, topic: str, wanted: Replay) -> Steps[ReplayMessages]:
         """Return the messages to replay to a join. See docs/protocol.md, Replay."""
         lookup: tuple[str, list[StoredMessage]] = topic, []
         self._lookups.append(lookup)
         try:
-            found = yield from ask(MessagesQuery(topic, wanted))
+            found = yield from run_query(MessagesQuery(topic, wanted))
         finally:
             self._lookups = [other for other in self._lookups if other is not lookup]
-        return Missed(found, tuple(lookup[1]))
+        return ReplayMessages(found, tuple(lookup[1]))
 
     def _stored(self, asked: MessagesQuery) -> tuple[StoredMessage, ...]:
-        return tuple(self.store.replay(asked.topic, asked.wanted, self._outbox.now.wall))
+        return tuple(self.store.replay(asked.topic, asked.replay, self._outbox.now.wall))
 
-    def replay(self, channel: ServerChannel, missed: Missed) -> None:
+    def replay(self, channel: ServerChannel, missed: ReplayMessages) -> None:
         """Send the messages stored before the join; copies that are delivered later are skipped."""
         for message in missed.stored:
             channel.replayed.add(message.id)
             self._replay_one(channel, message)
-        for message in missed.passed:
+        for message in missed.delivered_meanwhile:
             frame = _live(message).get(channel.peer.v2)
             if frame is not None and message.id not in channel.replayed:
                 self._outbox.send(channel.peer, frame)

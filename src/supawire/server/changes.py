@@ -21,18 +21,18 @@ from supawire.server.connections import Connections
 from supawire.server.join_config import JoinConfig
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox
-from supawire.server.queries import QueryFailed, Sleep, Steps, SubscribeQuery, ask
+from supawire.server.queries import QueryFailed, Sleep, Steps, SubscribeQuery, run_query
 from supawire.server.rooms import Rooms
 from supawire.server.stepper import Stepper
 from supawire.server.wire import encode, text
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 TIMEOUTS: Final = '{:error, "Too many database timeouts"}'
-RETRY: Final = 5.0
+RETRY_DELAY: Final = 5.0
 """Seconds until a failed subscription is retried."""
 NO_DATA: Final = ("Error 400", "Error 401")
 TOO_LARGE: Final = "Error 413: Payload Too Large"
-KEPT_VALUE: Final = 64
+MAX_VALUE_KEPT: Final = 64
 """Maximum bytes of JSON of a value that remains in a row that is too large."""
 
 
@@ -88,12 +88,12 @@ class Changes:
                 self._subscribed(channel, error)
                 return
             if self._stepper.external:
-                self._rooms.listed[channel.id] = channel
+                self._rooms.database_channels[channel.id] = channel
             try:
-                answer = yield from ask(SubscribeQuery(channel.id, channel.who, channel.bindings))
+                answer = yield from run_query(SubscribeQuery(channel.id, channel.requester, channel.bindings))
             except QueryFailed:
                 self._subscribed(channel, TIMEOUTS)
-                yield Sleep(RETRY)
+                yield Sleep(RETRY_DELAY)
             else:
                 self._subscribed(channel, answer)
                 return
@@ -111,17 +111,17 @@ class Changes:
         """
         here = channel.config.legacy and not self._stepper.external
         if binding.error is None and here and binding.schema not in self._schemas:
-            return UNPUBLISHED.format(given=binding.described)
+            return UNPUBLISHED.format(given=binding.description)
         return binding.error
 
-    def relisted(self, number: int, answer: str | None) -> None:
+    def resubscribed(self, number: int, answer: str | None) -> None:
         """Handle the result when the backend has subscribed the bindings of a channel again."""
-        if (channel := self._rooms.listed.get(number)) is not None:
+        if (channel := self._rooms.database_channels.get(number)) is not None:
             self._subscribed(channel, answer)
 
     def interrupted(self) -> None:
         """Notify every subscribed channel that changes are lost until `relisted`."""
-        for channel in list(self._rooms.listed.values()):
+        for channel in list(self._rooms.database_channels.values()):
             if channel.subscribed:
                 channel.subscribed = False
                 self._outbox.system(channel, POSTGRES_CHANGES, "error", TIMEOUTS)
@@ -130,12 +130,12 @@ class Changes:
         """Deliver changes from the database to their channels; changes over the rate limit are dropped."""
         mono = self._outbox.now.mono
         for delivery in deliveries:
-            channel = self._rooms.listed.get(delivery.channel)
+            channel = self._rooms.database_channels.get(delivery.channel)
             if channel is not None and not self._meter.tripped(mono):
                 self._deliver(channel, delivery.type, delivery.ids, delivery.data)
                 self._meter.count(mono)
 
-    def lost(self, changes: Iterable[tuple[str, str, str]]) -> None:
+    def show_lost(self, changes: Iterable[tuple[str, str, str]]) -> None:
         """Show the watchers changes that were delivered to no channel."""
         errors = [self.problem or "lost"]
         for schema, table, kind in changes if self.watchers else ():
@@ -199,7 +199,7 @@ class Changes:
         if TOO_LARGE in (data["errors"] or ()):
             for name in ("record", "old_record"):
                 if name in data:
-                    data[name] = {key: item for key, item in data[name].items() if len(encode(item)) <= KEPT_VALUE}
+                    data[name] = {key: item for key, item in data[name].items() if len(encode(item)) <= MAX_VALUE_KEPT}
         return data
 
 
@@ -209,7 +209,7 @@ def _matching(channel: ServerChannel, change: Change) -> dict[tuple[str, ...] | 
     if channel.subscribed:
         row = change.record if change.type != "DELETE" else change.old_record
         for binding in channel.bindings:
-            wanted = binding.wants(change.type, change.schema, change.table)
+            wanted = binding.covers(change.type, change.schema, change.table)
             if wanted and matches(binding.conditions, row or {}, dict(change.columns)):
                 found.setdefault(binding.select, []).append(binding.id)
     return found

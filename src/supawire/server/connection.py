@@ -13,7 +13,7 @@ from supawire.server.bindings import Binding
 from supawire.server.effects import Send
 from supawire.server.join_config import JoinConfig
 from supawire.server.limits import CallWindow
-from supawire.server.queries import Who
+from supawire.server.queries import Requester
 from supawire.server.schedule import Timer
 from supawire.server.tokens import Claims
 from supawire.server.wire import encode, sub_topic
@@ -37,7 +37,7 @@ class ServerChannel:
     bindings: tuple[Binding, ...] = ()
     reads_broadcast: bool = True
     reads_presence: bool = True
-    hears_presence: bool = True
+    receives_presence_diffs: bool = True
     """Whether `presence_diff` frames are sent to this channel."""
     writes: dict[str, bool] = field(default_factory=dict[str, bool])
     """Cached write access by extension; cleared by a new token."""
@@ -45,10 +45,10 @@ class ServerChannel:
     calls: CallWindow = field(default_factory=CallWindow)
     subscribed: bool = False
     """Whether the bindings are subscribed."""
-    waiting: "deque[Inbound] | None" = None
+    queued: "deque[Inbound] | None" = None
     """Frames that wait for an authorization query of this channel; None without a pending query."""
     open: bool = True
-    recheck: Timer | None = None
+    expiry_timer: Timer | None = None
     wire_topic: bytes = b""
 
     def __post_init__(self) -> None:
@@ -60,9 +60,9 @@ class ServerChannel:
         return sub_topic(self.topic)
 
     @property
-    def who(self) -> Who:
+    def requester(self) -> Requester:
         """The identity for authorization queries."""
-        return Who(self.claims, self.peer.headers)
+        return Requester(self.claims, self.peer.headers)
 
     @property
     def private(self) -> bool:
@@ -70,9 +70,9 @@ class ServerChannel:
         return self.config.private
 
 
-MAX_WAITING_IN: Final = 8_000_000
+MAX_QUEUED_IN: Final = 8_000_000
 """Maximum bytes received behind a join before reading from the socket is paused."""
-MAX_WAITING_OUT: Final = 50_000_000
+MAX_QUEUED_OUT: Final = 50_000_000
 """Maximum bytes to send that wait behind a join before the connection is aborted."""
 
 
@@ -83,7 +83,7 @@ class Inbound(NamedTuple):
     binary: bool
 
 
-Waiting: TypeAlias = Send | Inbound
+QueuedFrame: TypeAlias = Send | Inbound
 
 
 @dataclass(slots=True, eq=False)
@@ -98,19 +98,19 @@ class Peer:
     opened_at: float = 0.0
     """Wall time."""
     channels: dict[str, ServerChannel] = field(default_factory=dict[str, ServerChannel])
-    former: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    former_join_refs: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """The join_ref of the last channel that ended, by topic."""
-    mailbox: deque[Waiting] = field(default_factory=deque[Waiting])
+    mailbox: deque[QueuedFrame] = field(default_factory=deque[QueuedFrame])
     suspended: bool = False
-    holds: int = 0
-    waiting_in: int = 0
-    waiting_out: int = 0
-    unread: bool = False
+    suspensions: int = 0
+    queued_in: int = 0
+    queued_out: int = 0
+    reading_paused: bool = False
     """Whether the shell was told to pause reading."""
     paused: bool = False
     had_channels: bool = False
     lag: float = 0.0
-    lagging_until: float = 0.0
-    gone: bool = False
-    idle: Timer | None = None
-    sweep: Timer | None = None
+    lag_until: float = 0.0
+    closed: bool = False
+    idle_timer: Timer | None = None
+    sweep_timer: Timer | None = None

@@ -45,7 +45,7 @@ class Connections:
     def open(self, peer: Peer) -> None:
         """Register a connection and start its idle timeout."""
         self.peers[peer.id] = peer
-        peer.idle = self._schedule.at(peer.last_received_at + self._timings.idle, lambda: self._check_idle(peer))
+        peer.idle_timer = self._schedule.at(peer.last_received_at + self._timings.idle, lambda: self._check_idle(peer))
         self._sweep_later(peer)
 
     def received(self, peer: Peer, data: bytes, binary: bool, now: Instant) -> None:
@@ -60,10 +60,10 @@ class Connections:
 
     def gone(self, peer: Peer) -> None:
         """Remove a connection after its socket has ended, and end its channels."""
-        peer.gone = True
+        peer.closed = True
         self.peers.pop(peer.id, None)
         self._end_channels(peer)
-        for timer in (peer.idle, peer.sweep):
+        for timer in (peer.idle_timer, peer.sweep_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -80,22 +80,22 @@ class Connections:
 
     def _check_idle(self, peer: Peer) -> None:
         """Close a connection that has been idle for `Timings.idle` with 1000."""
-        if peer.gone:
+        if peer.closed:
             return
         at = peer.last_received_at + self._timings.idle
         if self._outbox.now.mono >= at:
             self.close(peer, 1000)
         else:
-            peer.idle = self._schedule.at(at, lambda: self._check_idle(peer))
+            peer.idle_timer = self._schedule.at(at, lambda: self._check_idle(peer))
 
     def _sweep_later(self, peer: Peer) -> None:
         if self._timings.sweep is not None:
             at = self._outbox.now.mono + self._timings.sweep
-            peer.sweep = self._schedule.at(at, lambda: self._sweep(peer))
+            peer.sweep_timer = self._schedule.at(at, lambda: self._sweep(peer))
 
     def _sweep(self, peer: Peer) -> None:
         """Abort a connection whose last channel has ended; one that never had a channel stays open."""
-        if peer.gone:
+        if peer.closed:
             return
         if peer.had_channels and not peer.channels:
             self.close(peer, None)

@@ -67,7 +67,7 @@ class BroadcastReadiness:
         self._waiting[channel.id] = channel
         self._schedule.at(self._outbox.now.mono + self._timeout, lambda: self._time_out(channel))
 
-    def flows(self, yes: bool) -> None:
+    def set_ready(self, yes: bool) -> None:
         """Record whether messages from the database are delivered; if so, notify the waiting channels."""
         self._flowing = yes
         waiting = list(self._waiting.values()) if yes else []
@@ -78,4 +78,4 @@ class BroadcastReadiness:
 
     def _time_out(self, channel: ServerChannel) -> None:
         if self._waiting.pop(channel.id, None) is not None and channel.open:
-            self._rooms.shut(channel, NOT_IN_TIME)
+            self._rooms.close_with_error(channel, NOT_IN_TIME)

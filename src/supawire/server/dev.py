@@ -25,7 +25,7 @@ from supawire.server.wire import DECODE_ERRORS, encode
 
 PATH: Final = "/dev/emit"
 ROLE: Final = "service_role"
-LONGEST: Final = 1000
+MAX_DIGITS: Final = 1000
 """Maximum digits of a number: `1e999999999` is short but would expand to a huge integer."""
 
 
@@ -46,7 +46,7 @@ class _Emit(Struct, forbid_unknown_fields=True):
 
 def _number(text: str) -> Decimal | float:
     value = Decimal(text)
-    return value if abs(value.adjusted()) < LONGEST else float(text)
+    return value if abs(value.adjusted()) < MAX_DIGITS else float(text)
 
 
 _body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)

@@ -23,13 +23,13 @@ class Close(NamedTuple):
     code: int | None
 
 
-class Hold(NamedTuple):
+class PauseReading(NamedTuple):
     """Pause reading from a socket that has too many frames waiting behind a join."""
 
     conn: int
 
 
-class Release(NamedTuple):
+class ResumeReading(NamedTuple):
     """Resume reading from a socket."""
 
     conn: int
@@ -41,11 +41,11 @@ class Report(NamedTuple):
     text: str
 
 
-class Ask(NamedTuple):
+class SendQuery(NamedTuple):
     """Query the backend and pass the result to `Hub.answered(number, …)`; only with `HubOptions(database=True)`."""
 
     number: int
-    question: Query[Any]
+    query: Query[Any]
 
 
 class Unsubscribe(NamedTuple):
@@ -89,7 +89,7 @@ class Respond(NamedTuple):
     answer: RestAnswer
 
 
-Effect: TypeAlias = Send | Close | Hold | Release | Report | Ask | Unsubscribe | Respond
+Effect: TypeAlias = Send | Close | PauseReading | ResumeReading | Report | SendQuery | Unsubscribe | Respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +118,5 @@ class Refusal:
     status: int
     body: bytes = b""
     content_type: str | None = None
-    held: float = 0.0
+    delay: float = 0.0
     headers: tuple[tuple[str, str], ...] = ()

@@ -106,7 +106,7 @@ class Faults:
         if connection is not None:
             check_count("connection", connection)
         peers = list(self._connections.peers.values())
-        return [peer for peer in peers if not peer.gone and connection in (None, peer.id)]
+        return [peer for peer in peers if not peer.closed and connection in (None, peer.id)]
 
     def _channels(self, topic: str | None) -> Iterator[ServerChannel]:
         if topic is not None:
@@ -172,7 +172,7 @@ class Faults:
     def _set_lag(self, peer: Peer, seconds: float) -> None:
         peer.lag = seconds
         if seconds:
-            peer.lagging_until = max(peer.lagging_until, self._outbox.now.mono, 1e-9)
+            peer.lag_until = max(peer.lag_until, self._outbox.now.mono, 1e-9)
 
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
         """Send arbitrary bytes as one frame; a text frame unless `binary`."""
@@ -226,7 +226,7 @@ class Faults:
                 self._rooms.close(channel)
                 continue
             peer = channel.peer
-            former = peer.former.get(channel.topic, b'"0"')
+            former = peer.former_join_refs.get(channel.topic, b'"0"')
             self._outbox.send(peer, text(peer.v2, channel.wire_topic, CLOSE, b"{}", former, former))
 
     def crash_channel(self, topic: str) -> None:
@@ -237,7 +237,7 @@ class Faults:
     def expire_tokens(self, topic: str | None = None) -> None:
         """End channels as if their token had just expired."""
         for channel in self._channels(topic):
-            self._rooms.shut(channel, "Token has expired 0 seconds ago")
+            self._rooms.close_with_error(channel, "Token has expired 0 seconds ago")
 
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame without ending the channels."""

@@ -17,7 +17,7 @@ from supawire.server.tokens import sign
 GATEWAY: Final = "/realtime/v1"
 PUBLISHABLE_PREFIX: Final = "sb_publishable_"
 SECRET_PREFIX: Final = "sb_secret_"  # noqa: S105  prefix of a key
-LASTS: Final = 10 * 365 * 24 * 3600
+KEY_LIFETIME: Final = 10 * 365 * 24 * 3600
 """Lifetime of the JWT for a key in seconds, the same as of the other keys of the local server."""
 
 
@@ -62,5 +62,5 @@ class Gateway:
     def _translated(self, key: str, now: Instant) -> str | None:
         for known, role in self._roles.items():
             if hmac.compare_digest(key.encode(errors="replace"), known.encode()):
-                return sign({"role": role, "exp": int(now.wall) + LASTS}, self._secret)
+                return sign({"role": role, "exp": int(now.wall) + KEY_LIFETIME}, self._secret)
         return None

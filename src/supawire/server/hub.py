@@ -126,11 +126,11 @@ class Hub:
         """Handle a frame. Text is passed as bytes and may be invalid UTF-8. See docs/protocol.md, Malformed frames."""
         self.at(now)
         peer = self.connections.peers.get(conn_id)
-        if peer is not None and not peer.gone:
+        if peer is not None and not peer.closed:
             self.received.record(conn_id, peer.v2, data, binary)
             self.connections.received(peer, data, binary, now)
 
-    def heard(self, conn_id: int, now: Instant) -> None:
+    def reset_idle_timeout(self, conn_id: int, now: Instant) -> None:
         """Reset the idle timeout after bytes that are not a protocol frame, such as a ping."""
         self.at(now)
         if (peer := self.connections.peers.get(conn_id)) is not None:
@@ -173,7 +173,7 @@ class Hub:
     # --- inputs of a database ---
 
     def answered(self, number: int, answer: Answer, now: Instant) -> None:
-        """Handle the answer to an `Ask`; dropped when the query has already timed out."""
+        """Handle the answer to a `SendQuery`; dropped when the query has already timed out."""
         self.at(now)
         self._stepper.answered(number, answer)
 
@@ -182,37 +182,37 @@ class Hub:
         self.at(now)
         self._broadcasts.deliver(message)
 
-    def changed(self, deliveries: Iterable[Delivery], now: Instant) -> None:
+    def deliver_changes(self, deliveries: Iterable[Delivery], now: Instant) -> None:
         """Deliver row changes from the database."""
         self.at(now)
         self._changes.deliver(deliveries)
 
-    def interrupted(self, now: Instant) -> None:
+    def changes_interrupted(self, now: Instant) -> None:
         """Notify channels that row changes are being lost; each is notified again when it is `relisted`."""
         self.at(now)
         self._changes.interrupted()
 
-    def losing(self, problem: str | None, now: Instant) -> None:
+    def set_changes_problem(self, problem: str | None, now: Instant) -> None:
         """Record why row changes are lost silently, or None when the problem is solved; shown in the inspector."""
         self.at(now)
         self._changes.problem = problem
 
-    def lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
+    def changes_lost(self, changes: Iterable[tuple[str, str, str]], now: Instant) -> None:
         """Show the watchers changes that were delivered to no channel, as tuples of schema, table and type."""
         self.at(now)
-        self._changes.lost(changes)
+        self._changes.show_lost(changes)
 
-    def relisted(self, channel: int, answer: str | None, now: Instant) -> None:
+    def resubscribed(self, channel: int, answer: str | None, now: Instant) -> None:
         """Handle the result when the backend has subscribed the bindings of a channel again."""
         self.at(now)
-        self._changes.relisted(channel, answer)
+        self._changes.resubscribed(channel, answer)
 
-    def flows(self, yes: bool, now: Instant) -> None:
+    def set_broadcasts_ready(self, yes: bool, now: Instant) -> None:
         """Record whether messages from the database are delivered."""
         self.at(now)
-        self._readiness.flows(yes)
+        self._readiness.set_ready(yes)
 
-    def troubled(self, trouble: QueryError | None, now: Instant) -> None:
+    def set_database_error(self, trouble: QueryError | None, now: Instant) -> None:
         """Record an error of the database, because of which joins are refused, or None when it works again."""
         self.at(now)
         self._database.report(trouble)
@@ -266,7 +266,9 @@ class Hub:
         message_id = self._ids.message_id()
         raw = payload if isinstance(payload, bytes) else encode({"id": message_id, **payload})
         json = not isinstance(payload, bytes)
-        self._broadcasts.keep(StoredMessage(message_id, sub_topic(topic), event, raw, json, private, now.wall))
+        self._broadcasts.store_and_deliver(
+            StoredMessage(message_id, sub_topic(topic), event, raw, json, private, now.wall)
+        )
         return message_id
 
     def broadcast(self, topic: str, event: str, payload: Any, now: Instant, *, private: bool = False) -> None:
@@ -301,8 +303,8 @@ class Hub:
             return
         topic = push.topic
         channel = peer.channels.get(topic) if isinstance(topic, str) else None
-        if channel is not None and channel.waiting is not None:
-            self._mailboxes.add_to(channel.waiting, peer, Inbound(data, binary))
+        if channel is not None and channel.queued is not None:
+            self._mailboxes.add_to(channel.queued, peer, Inbound(data, binary))
             return
         if push.event == BROADCAST and channel is not None:
             self._broadcasts.push(channel, push)

@@ -6,8 +6,8 @@ See docs/protocol.md, Join.
 from typing import Any, Final
 
 from supawire.core.frames import JOIN, PREFIX
-from supawire.server.authorization import Authorization, Reads
-from supawire.server.broadcasts import Broadcasts, Missed
+from supawire.server.authorization import Authorization, ReadAccess
+from supawire.server.broadcasts import Broadcasts, ReplayMessages
 from supawire.server.changes import Changes
 from supawire.server.connection import Peer, ServerChannel
 from supawire.server.connections import Connections
@@ -18,7 +18,7 @@ from supawire.server.join_config import JoinConfig, parse_join
 from supawire.server.limits import Meter
 from supawire.server.outbox import Outbox
 from supawire.server.presence import Presence
-from supawire.server.queries import QueryFailed, Sleep, Steps, Who
+from supawire.server.queries import QueryFailed, Requester, Sleep, Steps
 from supawire.server.rooms import Rooms
 from supawire.server.token_refresh import TokenRefresh
 from supawire.server.tokens import Claims, TokenRefused, check
@@ -104,14 +104,14 @@ class JoinHandler:
         if config.unanswered:
             return
         self._check_database()
-        reads = yield from self._read_access(Who(claims, peer.headers), topic, config)
+        reads = yield from self._read_access(Requester(claims, peer.headers), topic, config)
         self._check_rules(topic, config)
         missed = yield from self._missed(topic, config, reads)
         channel = ServerChannel(self._ids.channel_number(), peer, push.topic, push.join_ref, config, token, claims)
         channel.presence_key = config.presence_key or self._ids.presence_key()
         channel.bindings = self._changes.bind(config)
         channel.reads_broadcast, channel.reads_presence = reads
-        channel.hears_presence = not config.private or (config.presence and channel.reads_presence)
+        channel.receives_presence_diffs = not config.private or (config.presence and channel.reads_presence)
         self._accept(channel, push, missed)
 
     # --- checks ---
@@ -136,7 +136,7 @@ class JoinHandler:
         if (error := self._database.error) is not None:
             raise JoinRefused(error.reason)
 
-    def _read_access(self, who: Who, topic: str, config: JoinConfig) -> Steps[Reads]:
+    def _read_access(self, who: Requester, topic: str, config: JoinConfig) -> Steps[ReadAccess]:
         try:
             reads = yield from self._rights.read(who, topic, private=config.private, presence=config.presence)
         except QueryFailed as failed:
@@ -151,23 +151,23 @@ class JoinHandler:
         if reason is not None:
             raise JoinRefused(reason)
 
-    def _missed(self, topic: str, config: JoinConfig, reads: Reads) -> Steps[Missed]:
+    def _missed(self, topic: str, config: JoinConfig, reads: ReadAccess) -> Steps[ReplayMessages]:
         """Return the messages to replay, if the join requests any."""
         if config.replay is None or not reads.broadcast:
-            return Missed()
+            return ReplayMessages()
         try:
-            return (yield from self._broadcasts.find(topic, config.replay))
+            return (yield from self._broadcasts.find_replay(topic, config.replay))
         except QueryFailed as failed:
             raise JoinRefused(NO_REPLAY) from failed
 
     # --- answers ---
 
-    def _accept(self, channel: ServerChannel, push: Push, missed: Missed) -> None:
+    def _accept(self, channel: ServerChannel, push: Push, missed: ReplayMessages) -> None:
         """Send the ok reply, then the frames that follow it. See docs/protocol.md, After a join."""
         echo = [binding.echo for binding in channel.bindings]
         payload: dict[str, Any] = {"status": "ok", "response": {"postgres_changes": echo}}
         self._outbox.reply(channel.peer, channel.wire_topic, JOIN, push.ref, push.join_ref, encode(payload))
-        self._rooms.enter(channel)
+        self._rooms.add(channel)
         self._broadcasts.replay(channel, missed)
         self._changes.subscribe(channel)
         self._readiness.announce(channel)

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from supawire.server.connection import MAX_WAITING_IN, Inbound, Peer, ServerChannel
-from supawire.server.effects import Hold, Release
+from supawire.server.connection import MAX_QUEUED_IN, Inbound, Peer, ServerChannel
+from supawire.server.effects import PauseReading, ResumeReading
 from supawire.server.outbox import Outbox
 
 Take: TypeAlias = Callable[[Peer, bytes, bool], None]
@@ -30,10 +30,10 @@ class Mailboxes:
         """
         match owner:
             case Peer():
-                owner.holds += 1
+                owner.suspensions += 1
                 owner.suspended = True
             case ServerChannel():
-                owner.waiting = deque()
+                owner.queued = deque()
             case None:
                 pass
 
@@ -41,11 +41,11 @@ class Mailboxes:
         """Handle the frames that waited, in order."""
         match owner:
             case Peer():
-                owner.holds -= 1
+                owner.suspensions -= 1
                 self._drain_connection(owner)
             case ServerChannel():
-                waiting, owner.waiting = owner.waiting, None
-                if waiting is not None and not owner.peer.gone:
+                waiting, owner.queued = owner.queued, None
+                if waiting is not None and not owner.peer.closed:
                     self._drain_channel(owner.peer, waiting)
             case None:
                 pass
@@ -61,17 +61,17 @@ class Mailboxes:
         self._count(peer, frame)
 
     def _drain_connection(self, peer: Peer) -> None:
-        if peer.gone:
+        if peer.closed:
             return
-        while peer.mailbox and not peer.holds and not peer.gone:
+        while peer.mailbox and not peer.suspensions and not peer.closed:
             item = peer.mailbox.popleft()
             if isinstance(item, Inbound):
-                peer.waiting_in -= len(item.data)
+                peer.queued_in -= len(item.data)
                 self._take(peer, item.data, item.binary)
             else:
-                peer.waiting_out -= len(item.data)
+                peer.queued_out -= len(item.data)
                 self._outbox.direct(peer, (item.data, item.binary))
-        peer.suspended = bool(peer.holds or peer.mailbox)
+        peer.suspended = bool(peer.suspensions or peer.mailbox)
         self._read_again(peer)
 
     def _drain_channel(self, peer: Peer, waiting: deque[Inbound]) -> None:
@@ -80,22 +80,22 @@ class Mailboxes:
             peer.mailbox.extendleft(reversed(waiting))
             return
         for frame in waiting:
-            peer.waiting_in -= len(frame.data)
+            peer.queued_in -= len(frame.data)
             if peer.suspended:
                 self.add(peer, frame)
-            elif not peer.gone:
+            elif not peer.closed:
                 self._take(peer, frame.data, frame.binary)
         self._read_again(peer)
 
     # --- limits of the queues ---
 
     def _count(self, peer: Peer, frame: Inbound) -> None:
-        peer.waiting_in += len(frame.data)
-        if peer.waiting_in > MAX_WAITING_IN and not peer.unread:
-            peer.unread = True
-            self._outbox.effects.append(Hold(peer.id))
+        peer.queued_in += len(frame.data)
+        if peer.queued_in > MAX_QUEUED_IN and not peer.reading_paused:
+            peer.reading_paused = True
+            self._outbox.effects.append(PauseReading(peer.id))
 
     def _read_again(self, peer: Peer) -> None:
-        if peer.unread and peer.waiting_in <= MAX_WAITING_IN // 2:
-            peer.unread = False
-            self._outbox.effects.append(Release(peer.id))
+        if peer.reading_paused and peer.queued_in <= MAX_QUEUED_IN // 2:
+            peer.reading_paused = False
+            self._outbox.effects.append(ResumeReading(peer.id))

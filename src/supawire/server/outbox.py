@@ -5,7 +5,7 @@ from typing import Protocol
 
 from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
 from supawire.events import Instant
-from supawire.server.connection import MAX_WAITING_OUT, Peer, ServerChannel
+from supawire.server.connection import MAX_QUEUED_OUT, Peer, ServerChannel
 from supawire.server.effects import Close, Effect, Report, Send
 from supawire.server.schedule import Schedule
 from supawire.server.wire import NULL, Encoded, encode, text
@@ -38,34 +38,34 @@ class Outbox:
         if not peer.suspended:
             self.direct(peer, frame)
             return
-        if peer.gone:
+        if peer.closed:
             return
         peer.mailbox.append(Send(peer.id, *frame))
-        peer.waiting_out += len(frame[0])
-        if peer.waiting_out > MAX_WAITING_OUT:
+        peer.queued_out += len(frame[0])
+        if peer.queued_out > MAX_QUEUED_OUT:
             self.close(peer, None)
 
     def direct(self, peer: Peer, frame: Encoded) -> None:
         """Send a frame of the socket's own process, ahead of its mailbox."""
-        if peer.gone:
+        if peer.closed:
             return
         if peer.paused:
             peer.mailbox.appendleft(Send(peer.id, *frame))
             return
-        if not peer.lagging_until:
+        if not peer.lag_until:
             self.effects.append(Send(peer.id, *frame))
             return
-        peer.lagging_until = max(self.now.mono + peer.lag, peer.lagging_until)
-        self._schedule.at(peer.lagging_until, lambda: self._late(peer, frame))
+        peer.lag_until = max(self.now.mono + peer.lag, peer.lag_until)
+        self._schedule.at(peer.lag_until, lambda: self._late(peer, frame))
 
     def _late(self, peer: Peer, frame: Encoded) -> None:
-        if not peer.gone:
+        if not peer.closed:
             self.effects.append(Send(peer.id, *frame))
 
     def close(self, peer: Peer, code: int | None) -> None:
         """Close a socket; nothing is sent on it afterwards."""
-        if not peer.gone:
-            peer.gone = True
+        if not peer.closed:
+            peer.closed = True
             self.effects.append(Close(peer.id, code))
 
     def reply(self, peer: Peer, topic: bytes, event: str, ref: bytes, join_ref: bytes, payload: bytes = OK) -> None:

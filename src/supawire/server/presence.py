@@ -65,7 +65,7 @@ class Presence:
             return
         limit = self._limits.payload_bytes
         if limit is not None and term_size(payload) > limit:
-            self._rooms.shut(channel, TOO_BIG)
+            self._rooms.close_with_error(channel, TOO_BIG)
             return
         self._stepper.run(self._enter(channel, push, payload), channel)
 
@@ -74,7 +74,7 @@ class Presence:
         if not (yield from self._rights.write(channel, "presence")):
             self._answer(channel, push, DENIED)
             return
-        if channel.private and not channel.hears_presence and not channel.config.presence:
+        if channel.private and not channel.receives_presence_diffs and not channel.config.presence:
             yield from self._rights.read_presence(channel)
         room = self._rooms.of(channel)
         diff = room.presence.track(channel.id, channel.presence_key, payload, self._new_ref())
@@ -93,9 +93,9 @@ class Presence:
         mono = self._outbox.now.mono
         self._rooms.presence.count(mono)
         if not channel.calls.allows(mono, self._limits):
-            self._rooms.shut(channel, TOO_MANY_CALLS)
+            self._rooms.close_with_error(channel, TOO_MANY_CALLS)
         elif self._rooms.presence.tripped(mono):
-            self._rooms.shut(channel, TOO_MANY)
+            self._rooms.close_with_error(channel, TOO_MANY)
         return channel.open
 
     def _answer(self, channel: ServerChannel, push: Push, payload: bytes) -> None:
@@ -108,6 +108,6 @@ class Presence:
         mono = self._outbox.now.mono
         self._rooms.presence.count(mono)
         if self._rooms.presence.tripped(mono):
-            self._rooms.shut(channel, TOO_MANY)
+            self._rooms.close_with_error(channel, TOO_MANY)
             return
         self._outbox.push(channel, PRESENCE_STATE, encode(self._rooms.of(channel).presence.state()))

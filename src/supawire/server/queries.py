@@ -1,7 +1,7 @@
 """Queries of the hub to a database backend, as frozen data, and their errors.
 
 Without a database the hub answers them itself, from the policy function, the message store and `emit`. With
-`HubOptions(database=True)` each query becomes an effect, `Ask(number, question)`, and the shell calls
+`HubOptions(database=True)` each query becomes an effect, `SendQuery(number, query)`, and the shell calls
 `Hub.answered(number, answer, now)` with the answer:
 
 | query | answer |
@@ -93,7 +93,7 @@ class QueryError(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class Requester:
     """The identity for a query: the claims of a token and the `x-` headers of the request; policies can read both."""
 
     claims: Claims = field(repr=False)
@@ -135,7 +135,7 @@ class Query(Generic[T]):
 class PermissionsQuery(Query[frozenset[Extension]]):
     """Query which of these extensions may be read or written on a private topic."""
 
-    who: Who
+    requester: Requester
     topic: str
     action: Action
     extensions: tuple[Extension, ...]
@@ -146,7 +146,7 @@ class MessagesQuery(Query[tuple[StoredMessage, ...]]):
     """Query the private messages of a topic for a replay."""
 
     topic: str
-    wanted: Replay
+    replay: Replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class SubscribeQuery(Query[str | None]):
     """
 
     channel: int
-    who: Who
+    requester: Requester
     bindings: tuple[Binding, ...]
 
 
@@ -185,15 +185,15 @@ Steps: TypeAlias = Generator[Sleep | tuple[Query[Any], ...], Any, R]
 """A generator that yields what it waits for: some seconds, or the answers to these queries, as a list."""
 
 
-def ask(query: Query[T]) -> Steps[T]:
+def run_query(query: Query[T]) -> Steps[T]:
     """Return the answer to a query. Raises: QueryFailed."""
-    (answer,) = yield from ask_all([query])
+    (answer,) = yield from run_queries([query])
     if isinstance(answer, QueryError):
         raise QueryFailed(answer)
     return answer
 
 
-def ask_all(queries: Iterable[Query[T]]) -> Steps[list[T | QueryError]]:
+def run_queries(queries: Iterable[Query[T]]) -> Steps[list[T | QueryError]]:
     """Return the answers to queries that are made at the same time, in their order."""
     answers: list[T | QueryError] = yield tuple(queries)
     return answers

@@ -17,7 +17,7 @@ from supawire.server.handshake import JSON, tenant, x_headers
 from supawire.server.hub_options import HubOptions
 from supawire.server.limits import Meter
 from supawire.server.outbox import Outbox
-from supawire.server.queries import QueryError, Steps, Who
+from supawire.server.queries import QueryError, Requester, Steps
 from supawire.server.rooms import Rooms
 from supawire.server.stepper import Stepper
 from supawire.server.tokens import Claims, check
@@ -25,12 +25,12 @@ from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_obje
 
 HTML: Final = "text/html; charset=utf-8"
 MAX_BODY: Final = 8_000_000
-SINGLE: Final = re.compile(r"/api/broadcast/([^/]+)/events/([^/]+)")
+SINGLE_PATH: Final = re.compile(r"/api/broadcast/([^/]+)/events/([^/]+)")
 TOO_LARGE: Final = ["Payload size exceeds tenant limit"]
 BLANK: Final = ["can't be blank"]
 INVALID: Final = ["is invalid"]
 NO_TYPE: Final = {"error": "Unsupported Media Type. Use application/json or application/octet-stream"}
-UNREAD: Final = object()
+NOT_PARSED: Final = object()
 """The value of a body that is not parsed."""
 
 
@@ -82,7 +82,7 @@ class Rest:
             return RestAnswer(200, b"ok", "text/plain; charset=utf-8")
         if route == ("GET", "/api/ping"):
             return self._stranger(request) or _message(200, "Success")
-        single = SINGLE.fullmatch(request.path)
+        single = SINGLE_PATH.fullmatch(request.path)
         if request.method != "POST" or not (single or request.path == "/api/broadcast"):
             return RestAnswer(404, b"Not Found", HTML)
         if len(request.body) > MAX_BODY:
@@ -113,12 +113,12 @@ class Rest:
         claims = check(token, self._options.secret, self._outbox.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
-        who = Who(claims, x_headers(request.headers))
+        who = Requester(claims, x_headers(request.headers))
         return (yield from self._batch(who, body) if single is None else self._single(request, who, *single, body))
 
     # --- batch ---
 
-    def _batch(self, who: Who, body: Any) -> Steps[RestAnswer]:
+    def _batch(self, who: Requester, body: Any) -> Steps[RestAnswer]:
         messages = body.get("messages") if is_object(body) else None
         if not messages:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
@@ -171,9 +171,9 @@ class Rest:
 
     # --- single ---
 
-    def _single(self, request: RestRequest, who: Who, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
+    def _single(self, request: RestRequest, who: Requester, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
         json = _type(request) != "application/octet-stream"
-        payload = encode({} if body is UNREAD else body) if json else request.body
+        payload = encode({} if body is NOT_PARSED else body) if json else request.body
         asked = body.get("private") if json and is_object(body) else None
         private = request.query.get("private") if asked is None else asked
         if self._broadcasts.exceeds(payload) if json else self._raw_exceeds(payload):
@@ -215,7 +215,7 @@ def _type(request: RestRequest) -> str:
 def _parse(request: RestRequest) -> Any:
     """Return the decoded body, an error response, or `UNREAD` for another content type."""
     if _type(request) != "application/json":
-        return UNREAD
+        return NOT_PARSED
     if not request.body:
         return {}
     try:

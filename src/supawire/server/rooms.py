@@ -116,7 +116,7 @@ class Rooms:
     def __init__(self, outbox: Outbox, limits: ServerLimits) -> None:
         self._outbox = outbox
         self._rooms: dict[tuple[str, bool], Room] = {}
-        self.listed: Final[dict[int, ServerChannel]] = {}
+        self.database_channels: Final[dict[int, ServerChannel]] = {}
         """Channels with bindings in the database, by number; it is notified when they end."""
         self.messages: Final = Meter(limits.messages)
         self.presence: Final = Meter(limits.presence)
@@ -132,7 +132,7 @@ class Rooms:
         """Return the room of an open channel."""
         return self._rooms[channel.sub_topic, channel.private]
 
-    def enter(self, channel: ServerChannel) -> Room:
+    def add(self, channel: ServerChannel) -> Room:
         """Add a channel to its room, which is created if necessary."""
         key = channel.sub_topic, channel.private
         room = self._rooms.get(key)
@@ -163,7 +163,7 @@ class Rooms:
             if frame is None:
                 continue
             heard += 1
-            if peer.suspended or peer.lagging_until:
+            if peer.suspended or peer.lag_until:
                 self._outbox.send(peer, frame)
             else:
                 effects.append(Send(peer.id, frame[0], frame[1]))
@@ -175,7 +175,7 @@ class Rooms:
     def _close_readers(self, room: Room, skip: ServerChannel | None) -> None:
         for member in list(room.members.values()):
             if member is not skip and member.reads_broadcast:
-                self.shut(member, TOO_MANY_MESSAGES)
+                self.close_with_error(member, TOO_MANY_MESSAGES)
 
     def send_presence_diff(self, room: Room, diff: PresenceDiff | None) -> None:
         """Deliver a presence diff to every channel in the room that receives diffs."""
@@ -184,7 +184,7 @@ class Rooms:
         shared = shared_text(room.wire_topic, PRESENCE_DIFF, diff.payload())
         heard = 0
         for member in room.members.values():
-            if member.hears_presence and (frame := shared.get(member.peer.v2)):
+            if member.receives_presence_diffs and (frame := shared.get(member.peer.v2)):
                 heard += 1
                 self._outbox.send(member.peer, frame)
         self.presence.count(self._outbox.now.mono, heard)
@@ -197,13 +197,13 @@ class Rooms:
             return
         channel.open = False
         channel.subscribed = False
-        if self.listed.pop(channel.id, None) is not None:
+        if self.database_channels.pop(channel.id, None) is not None:
             self._outbox.effects.append(Unsubscribe(channel.id))
-        if channel.recheck is not None:
-            channel.recheck.cancel()
+        if channel.expiry_timer is not None:
+            channel.expiry_timer.cancel()
         if channel.peer.channels.get(channel.topic) is channel:
             del channel.peer.channels[channel.topic]
-        channel.peer.former[channel.topic] = channel.join_ref
+        channel.peer.former_join_refs[channel.topic] = channel.join_ref
         room = self.of(channel)
         del room.members[channel.id]
         self.send_presence_diff(room, room.presence.untrack(channel.id))
@@ -220,7 +220,7 @@ class Rooms:
         self.end(channel)
         self._outbox.push(channel, ERROR, b'{"reason":"channel_crash"}', ref=channel.join_ref)
 
-    def shut(self, channel: ServerChannel, message: str) -> None:
+    def close_with_error(self, channel: ServerChannel, message: str) -> None:
         """End a channel with a `system` error, then `phx_close`."""
         self._outbox.system(channel, "system", "error", message)
         self.close(channel)

@@ -6,26 +6,26 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
-SLACK: Final = 64
+MAX_CANCELLED: Final = 64
 """Number of cancelled timers above which they are removed from the heap."""
 
 
 class Timer:
     """One deadline, which can be cancelled."""
 
-    __slots__ = ("_schedule", "at", "do", "number")
+    __slots__ = ("_schedule", "at", "callback", "number")
 
     def __init__(self, schedule: "Schedule", at: float, number: int, do: Callable[[], None]) -> None:
         self._schedule = schedule
         self.at: float = at
         self.number: int = number
-        self.do: Callable[[], None] | None = do
+        self.callback: Callable[[], None] | None = do
 
     def cancel(self) -> None:
         """Cancel the timer and release its callback."""
-        if self.do is not None:
-            self.do = None
-            self._schedule.one_cancelled()
+        if self.callback is not None:
+            self.callback = None
+            self._schedule.count_cancelled()
 
     def __lt__(self, other: "Timer") -> bool:
         return (self.at, self.number) < (other.at, other.number)
@@ -48,18 +48,18 @@ class Schedule:
         heappush(self._heap, timer)
         return timer
 
-    def one_cancelled(self) -> None:
+    def count_cancelled(self) -> None:
         """Count a cancelled timer; remove cancelled timers from the heap when there are many, to bound its size."""
         self._cancelled += 1
-        if self._cancelled > SLACK and self._cancelled * 2 > len(self._heap):
-            self._heap = [timer for timer in self._heap if timer.do is not None]
+        if self._cancelled > MAX_CANCELLED and self._cancelled * 2 > len(self._heap):
+            self._heap = [timer for timer in self._heap if timer.callback is not None]
             heapify(self._heap)
             self._cancelled = 0
 
     @property
     def next_at(self) -> float | None:
         """The time at which `run` must be called, or None."""
-        while self._heap and self._heap[0].do is None:
+        while self._heap and self._heap[0].callback is None:
             heappop(self._heap)
         return self._heap[0].at if self._heap else None
 
@@ -74,7 +74,7 @@ class Schedule:
         try:
             while due:
                 timer = due.popleft()
-                do, timer.do = timer.do, None
+                do, timer.callback = timer.callback, None
                 if do is not None:
                     do()
         finally:

@@ -1,7 +1,7 @@
 """Runs the hub's generators (`queries.Steps`): joins, authorization, subscriptions and HTTP requests.
 
 Without a database, functions of the hub answer the queries, so a generator waits only for `Sleep`. With a database,
-each query becomes an `Ask` effect and the generator waits until the shell passes on the answer, or until the timeout.
+each query becomes a `SendQuery` effect, and the generator waits for the answer from the shell or for the timeout.
 
 A generator may have an owner, a connection or a channel. While it waits, the owner's frames wait in its mailbox. When
 the owner has ended meanwhile, the generator is closed instead of resumed.
@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from supawire.server.connection import Peer, ServerChannel
-from supawire.server.effects import Ask
+from supawire.server.effects import SendQuery
 from supawire.server.mailboxes import Mailboxes
 from supawire.server.outbox import Outbox
 from supawire.server.queries import Answer, Query, QueryError, Sleep, Steps
@@ -135,7 +135,7 @@ class Stepper:
         at = self._outbox.now.mono + self._timeout
         timeout = self._schedule.at(at, lambda: self.answered(number, QueryError.BUSY))
         self._pending[number] = _Pending(receive, timeout)
-        self._outbox.effects.append(Ask(number, query))
+        self._outbox.effects.append(SendQuery(number, query))
 
     def answered(self, number: int, answer: Answer) -> None:
         """Handle the answer to a query; dropped when the query has already timed out."""
@@ -150,7 +150,7 @@ class Stepper:
 def _has_ended(owner: Owner) -> bool:
     match owner:
         case Peer():
-            return owner.gone
+            return owner.closed
         case ServerChannel():
             return not owner.open
         case None:

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from supawire.server.authorization import Authorization, Reads
+from supawire.server.authorization import Authorization, ReadAccess
 from supawire.server.changes import Changes
 from supawire.server.connection import ServerChannel
 from supawire.server.hub_options import HubOptions
@@ -51,7 +51,7 @@ class TokenRefresh:
             return
         claims = check(token, self._secret, self._outbox.now)
         if isinstance(claims, TokenRefused):
-            self._rooms.shut(channel, claims.message)
+            self._rooms.close_with_error(channel, claims.message)
             return
         channel.token, channel.claims = token, claims
         channel.writes.clear()
@@ -59,28 +59,28 @@ class TokenRefresh:
 
     def _renew(self, channel: ServerChannel) -> Steps[None]:
         """Query read access for the new token; end the channel if it has lost it."""
-        presence = channel.config.presence or channel.hears_presence
+        presence = channel.config.presence or channel.receives_presence_diffs
         try:
             reads = yield from self._rights.read(
-                channel.who, channel.sub_topic, private=channel.private, presence=presence
+                channel.requester, channel.sub_topic, private=channel.private, presence=presence
             )
         except QueryFailed as failed:
             lost = failed.error.message
         else:
             lost = self._lost(channel, reads, presence=presence)
         if lost is not None:
-            self._rooms.shut(channel, lost)
+            self._rooms.close_with_error(channel, lost)
             return
         self.watch(channel)
         if channel.bindings:
             at = self._outbox.now.mono + self._timings.resubscribe
             self._schedule.at(at, lambda: self._changes.subscribe(channel))
 
-    def _lost(self, channel: ServerChannel, reads: Reads, *, presence: bool) -> str | None:
+    def _lost(self, channel: ServerChannel, reads: ReadAccess, *, presence: bool) -> str | None:
         """Apply new read access; return the message for a channel that has lost read access, else None."""
         before = channel.reads_broadcast, channel.reads_presence
         channel.reads_broadcast, channel.reads_presence = reads
-        channel.hears_presence = not channel.private or (presence and channel.reads_presence)
+        channel.receives_presence_diffs = not channel.private or (presence and channel.reads_presence)
         if not any(reads):
             return NO_READ + channel.sub_topic
         lost = any(had and not has for had, has in zip(before, reads, strict=True))
@@ -88,11 +88,11 @@ class TokenRefresh:
 
     def watch(self, channel: ServerChannel) -> None:
         """Schedule the next check of the token: when it expires, at the latest after `Timings.recheck`."""
-        if channel.recheck is not None:
-            channel.recheck.cancel()
+        if channel.expiry_timer is not None:
+            channel.expiry_timer.cancel()
         now = self._outbox.now
         wait = min(self._timings.recheck, max(channel.claims.exp - now.wall, 0.001))
-        channel.recheck = self._schedule.at(now.mono + wait, lambda: self._check_expiry(channel))
+        channel.expiry_timer = self._schedule.at(now.mono + wait, lambda: self._check_expiry(channel))
 
     def _check_expiry(self, channel: ServerChannel) -> None:
         if not channel.open:
@@ -101,4 +101,4 @@ class TokenRefresh:
         if expired is None:
             self.watch(channel)
         else:
-            self._rooms.shut(channel, expired.message)
+            self._rooms.close_with_error(channel, expired.message)

@@ -179,7 +179,7 @@ class World:
         self.pump()
         if not isinstance(answer, Accepted):
             cause = Cause(status=answer.status, body=answer.body, written=0)
-            self.later(self.clock.now.mono + answer.held + LATENCY, lambda: client.fail(generation, cause))
+            self.later(self.clock.now.mono + answer.delay + LATENCY, lambda: client.fail(generation, cause))
             return
         wire = self.wires[number] = Wire(client, generation, number)
         self.later(self.clock.now.mono + LATENCY, lambda: client.opened(wire))

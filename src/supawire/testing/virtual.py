@@ -185,7 +185,7 @@ class VirtualServer(ActApi, FaultApi):
             asked = self._gateway.socket(asked, self._now())
         answer = self._do(lambda hub, now: hub.connect(number, asked, now))
         if isinstance(answer, Refusal):
-            await asyncio.sleep(answer.held)
+            await asyncio.sleep(answer.delay)
             text = answer.body.decode(errors="replace") or None
             raise ConnectError(f"the server answered {answer.status}", status=answer.status, body=text)
         connection = MemoryConnection(None)

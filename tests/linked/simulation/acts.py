@@ -161,7 +161,7 @@ def others_presence(stage: Stage) -> str:
 
 def expire(stage: Stage) -> str:
     """The client's tokens run out on the server. The witness has another connection, and is left alone."""
-    _on_ada(stage, lambda channel: stage.world.hub.rooms.shut(channel, "Token has expired 0 seconds ago"))
+    _on_ada(stage, lambda channel: stage.world.hub.rooms.close_with_error(channel, "Token has expired 0 seconds ago"))
     return "tokens expire"
 
 

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from supawire.server.effects import Ask, Effect
+from supawire.server.effects import Effect, SendQuery
 from supawire.server.hub_options import HubOptions
 from supawire.server.queries import Answer, MessagesQuery, PermissionsQuery, QueryError, SubscribeQuery
 from supawire.testing.linked import World
@@ -35,10 +35,10 @@ class AskingWorld(World):
 
     def outside(self, effect: Effect) -> None:
         """Answer questions."""
-        if isinstance(effect, Ask):
+        if isinstance(effect, SendQuery):
             self.asked += 1
             wait = self._luck.choice((0.0, 0.001, SLOWEST * self._luck.random()))
-            self.later(self.clock.now.mono + wait, lambda: self._answer(effect.number, effect.question))
+            self.later(self.clock.now.mono + wait, lambda: self._answer(effect.number, effect.query))
 
     def _answer(self, number: int, question: Any) -> None:
         answer: Answer = None

@@ -70,24 +70,28 @@ def test_one_frame_for_many_is_one_line() -> None:
         book.frame_sent(2 * number, newer, False, NOW)
         book.frame_sent(2 * number + 1, older, False, NOW)
     lines = book.take().frames
-    assert [(line.receivers, len(line.connections)) for line in lines] == [(500, journal.NUMBERS)] * 2
+    assert [(line.receivers, len(line.connections)) for line in lines] == [(500, journal.MAX_CONNECTIONS)] * 2
     assert book.take().frames == []
 
 
 def test_what_nobody_fetches_is_bounded() -> None:
     """A page that does not ask costs a bounded number of lines, and is told how many it missed."""
     book = Journal()
-    for number in range(journal.PENDING + 25):
+    for number in range(journal.MAX_PENDING + 25):
         book.frame_received(1, b"%d" % number, False, NOW)
     news = book.take()
-    assert (len(news.frames), news.missed, news.frames[-1].payload) == (journal.PENDING, 25, str(journal.PENDING + 24))
+    assert (len(news.frames), news.missed, news.frames[-1].payload) == (
+        journal.MAX_PENDING,
+        25,
+        str(journal.MAX_PENDING + 24),
+    )
     assert book.take().missed == 0
 
 
 def test_a_long_payload_is_cut() -> None:
     """Of a payload of megabytes a few thousand characters are shown, and it is said."""
     line = one(json.dumps(["1", "1", "t", "e", "é" * 1_000_000]).encode())
-    assert line.cut and len(line.payload) == journal.SHOWN
+    assert line.cut and len(line.payload) == journal.MAX_SHOWN
     assert not one(b'["1","1","t","e",{}]').cut
 
 

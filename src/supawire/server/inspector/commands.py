@@ -1,4 +1,4 @@
-"""Requests of the inspector page as JSON: `{"do": "publish", …}`. Each request except `Look` gets an answer."""
+"""Requests of the inspector page as JSON: `{"do": "publish", …}`. Each request except `ShowFrames` gets an answer."""
 
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class Answer(Struct, frozen=True):
     keys: dict[str, str] = {}
 
 
-class Look(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="look"):
+class ShowFrames(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="look"):
     """Whether to send frames; a paused page gets none."""
 
     frames: bool
@@ -56,11 +56,11 @@ class Keys(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag=
     """Show the API keys; sent when the user clicks the button."""
 
 
-Order = Look | Publish | Emit | Keys
-_decoder: Final = msgspec.json.Decoder(Order)
+Command = ShowFrames | Publish | Emit | Keys
+_decoder: Final = msgspec.json.Decoder(Command)
 
 
-def read(text: str | bytes) -> Order | Answer:
+def read(text: str | bytes) -> Command | Answer:
     """Decode a request, or return the error for an invalid one."""
     try:
         return _decoder.decode(text)

@@ -18,18 +18,18 @@ from supawire.events import Instant
 from supawire.server.recorder import redact
 from supawire.server.wire import DECODE_ERRORS, decode, encode
 
-SHOWN: Final = 4_000
+MAX_SHOWN: Final = 4_000
 """Default maximum characters shown of a payload."""
-WHOLE: Final = 64_000
+MAX_DECODED: Final = 64_000
 """Maximum bytes of a payload that is decoded; of a longer one only the beginning is shown, unless it holds a token."""
 
 
-def shown(payload: bytes, *, json: bool = True, whole: bool = False, most: int = SHOWN) -> tuple[str, bool]:
+def for_display(payload: bytes, *, json: bool = True, whole: bool = False, most: int = MAX_SHOWN) -> tuple[str, bool]:
     """Return a payload for display and whether it was cut. `whole`: decode it completely, regardless of its size."""
     if not json:
         head = payload[:64]
         return head.hex(" "), len(payload) > len(head)
-    if whole or len(payload) <= WHOLE:
+    if whole or len(payload) <= MAX_DECODED:
         payload = _redacted(payload)
     head = payload[: 4 * most].decode(errors="replace")
     text = hide_tokens(head)
@@ -43,11 +43,11 @@ def _redacted(payload: bytes) -> bytes:
         return payload
 
 
-PENDING: Final = 500
+MAX_PENDING: Final = 500
 """Maximum lines that wait to be fetched; older ones are dropped and counted."""
 LOOK_BACK: Final = 4
 """Number of recent lines searched for another copy of a frame: one of each version, and their neighbors."""
-NUMBERS: Final = 12
+MAX_CONNECTIONS: Final = 12
 """Maximum number of connections listed for one frame."""
 
 
@@ -128,14 +128,14 @@ class Journal:
         for line in islice(reversed(self._frames), LOOK_BACK):
             if line.data is data and line.out:
                 line.receivers += 1
-                if len(line.connections) < NUMBERS:
+                if len(line.connections) < MAX_CONNECTIONS:
                     line.connections.append(connection)
                 return
         self._add(_Frame(now.wall, True, connection, data, is_binary))
 
     def _add(self, line: _Frame) -> None:
         self._frames.append(line)
-        if len(self._frames) > PENDING:
+        if len(self._frames) > MAX_PENDING:
             self._frames.popleft()
             self._missed += 1
 
@@ -146,11 +146,11 @@ class Journal:
                 line.receivers += receivers
                 return
         self._changes.append(_Change(now.wall, data, receivers))
-        if len(self._changes) > PENDING:
+        if len(self._changes) > MAX_PENDING:
             self._changes.popleft()
             self._missed += 1
 
-    def forget_frames(self) -> None:
+    def clear_frames(self) -> None:
         """Remove the recorded frames."""
         self._frames.clear()
 
@@ -182,7 +182,7 @@ def _frame_line(line: _Frame) -> FrameLine:
     except DECODE_ERRORS:
         parts = _Parts(event="unreadable", payload=line.data, json=not line.binary)
     secret = parts.event in (JOIN, ACCESS_TOKEN)
-    payload, cut = shown(parts.payload, json=parts.json, whole=secret)
+    payload, cut = for_display(parts.payload, json=parts.json, whole=secret)
     user_event = parts.user_event or _user_event(parts)
     numbers = line.connections
     return FrameLine(
@@ -234,7 +234,7 @@ def _binary(data: bytes, out: bool) -> _Parts:
 
 
 def _user_event(parts: _Parts) -> str:
-    if parts.event != BROADCAST or not parts.json or len(parts.payload) > WHOLE:
+    if parts.event != BROADCAST or not parts.json or len(parts.payload) > MAX_DECODED:
         return ""
     try:
         return _inner.decode(parts.payload).event
@@ -253,9 +253,11 @@ def _change_line(line: _Change) -> ChangeLine:
     try:
         data: dict[str, Any] = decode(line.data)
     except DECODE_ERRORS:  # values may be nested too deeply for the decoder
-        return ChangeLine(line.at, "unreadable", "", shown(line.data)[0], "", "", line.receivers)
+        return ChangeLine(line.at, "unreadable", "", for_display(line.data)[0], "", "", line.receivers)
     errors: list[str] | None = data.get("errors")
-    rows = {name: shown(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")}
+    rows = {
+        name: for_display(encode(data[name]), json=True)[0] if name in data else "" for name in ("record", "old_record")
+    }
     table = f"{data['schema']}.{data['table']}"
     return ChangeLine(
         line.at, data["type"], table, rows["record"], rows["old_record"], "; ".join(errors or ()), line.receivers

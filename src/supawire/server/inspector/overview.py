@@ -10,7 +10,7 @@ from supawire.server.bindings import Binding
 from supawire.server.connection import Peer, ServerChannel
 from supawire.server.faults import FaultRules
 from supawire.server.hub import Hub
-from supawire.server.inspector.journal import shown
+from supawire.server.inspector.journal import for_display
 from supawire.server.rooms import Room
 from supawire.server.wire import encode
 
@@ -119,7 +119,7 @@ def _topic(room: Room) -> Topic:
 
 def _bare(meta: dict[str, Any]) -> str:
     payload = {name: value for name, value in meta.items() if not name.startswith("phx_ref")}
-    text, cut = shown(encode(payload), most=MAX_PAYLOAD)
+    text, cut = for_display(encode(payload), most=MAX_PAYLOAD)
     return text + "…" * cut
 
 

@@ -25,7 +25,7 @@ from supawire.events import Instant
 from supawire.server.dev import is_here
 from supawire.server.effects import Send
 from supawire.server.hub import Hub
-from supawire.server.inspector.commands import MAX_REQUEST, Answer, Look, execute, read
+from supawire.server.inspector.commands import MAX_REQUEST, Answer, ShowFrames, execute, read
 from supawire.server.inspector.journal import Journal
 from supawire.server.inspector.overview import overview
 
@@ -231,9 +231,9 @@ class Inspector:
         match order:
             case Answer():
                 page.answers.append(order)
-            case Look(frames):
+            case ShowFrames(frames):
                 page.frames = frames
-                page.journal.forget_frames()
+                page.journal.clear_frames()
             case _:
                 page.answers.append(execute(order, self._app.hub, self._app.now()))
                 self._app.pump()

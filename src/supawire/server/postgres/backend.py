@@ -263,7 +263,7 @@ class PostgresBackend:
             return
         logger.error("a task of the local server has ended", exc_info=task.exception())
         if self._app is not None:
-            self._app.call_hub(Hub.troubled, QueryError.DOWN)
+            self._app.call_hub(Hub.set_database_error, QueryError.DOWN)
 
 
 def query_error_of(error: DatabaseError) -> QueryError:

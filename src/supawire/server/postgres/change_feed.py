@@ -192,7 +192,7 @@ class ChangeFeed:
                 was_subscribed = channel in self._subscriptions
                 answer = await self._resolve(query)
                 if announce and (answer is None or was_subscribed):
-                    self._call_hub(Hub.relisted, channel, answer)
+                    self._call_hub(Hub.resubscribed, channel, answer)
 
     # --- the stream ---
 
@@ -227,7 +227,7 @@ class ChangeFeed:
                 announce = True
             self._set_open(False)
             if announce:
-                self._call_hub(Hub.interrupted)
+                self._call_hub(Hub.changes_interrupted)
             elif not self._switching:
                 self._lost_until = asyncio.get_running_loop().time() + self._outage_loss
             await self._close()
@@ -247,11 +247,11 @@ class ChangeFeed:
             except (StreamLost, DatabaseError) as error:
                 logger.info("no stream of changes yet: %s", error)
                 if isinstance(error, DatabaseError) and error.retryable:  # the whole database is unavailable
-                    self._call_hub(Hub.troubled, QueryError.DOWN)
+                    self._call_hub(Hub.set_database_error, QueryError.DOWN)
                 await self._close()
             else:
                 logger.info("there is a stream of changes again")
-                self._call_hub(Hub.troubled, None)
+                self._call_hub(Hub.set_database_error, None)
                 return stream
 
     def _set_open(self, is_open: bool) -> None:
@@ -259,7 +259,7 @@ class ChangeFeed:
             self._is_open.set()
         else:
             self._is_open.clear()
-        self._call_hub(Hub.flows, is_open)
+        self._call_hub(Hub.set_broadcasts_ready, is_open)
 
     async def _process(self, stream: Stream, backlog: Backlog) -> NoReturn:
         """Deliver the batches of the backlog, one at a time."""
@@ -285,7 +285,7 @@ class ChangeFeed:
         if replaced:
             deliveries = await self._recompute(changes, deliveries)
         if deliveries:
-            self._call_hub(Hub.changed, deliveries)
+            self._call_hub(Hub.deliver_changes, deliveries)
 
     async def _recompute(self, changes: Sequence[RowChange], found: list[Delivery]) -> list[Delivery]:
         """Return the deliveries, recomputed for channels whose token was replaced while the rows were checked.

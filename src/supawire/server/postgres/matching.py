@@ -345,18 +345,18 @@ class Polls:
         what = "; ".join(_describe(identity, failure) for identity, failure in list(failures.items())[:3])
         logger.error(POLICY_RAISED, what)
         problem = f"changes of rows are lost: a row policy raised {what}"
-        self._call_hub(Hub.losing, problem)
+        self._call_hub(Hub.set_changes_problem, problem)
 
     def _resume(self) -> None:
         if self._resume_at is not None:
             logger.warning(CHANGES_RESUMED, self._lost)
             self._resume_at, self._lost = None, 0
-            self._call_hub(Hub.losing, None)
+            self._call_hub(Hub.set_changes_problem, None)
 
     def _count_lost(self, changes: Sequence[RowChange]) -> None:
         self._lost += len(changes)
         kinds = {(one.relation.schema, one.relation.table, one.type) for one in changes}
-        self._call_hub(Hub.lost, sorted(kinds))
+        self._call_hub(Hub.changes_lost, sorted(kinds))
 
 
 def _describe(identity: Identity, failure: Failure) -> str:

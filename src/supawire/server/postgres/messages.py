@@ -106,8 +106,8 @@ class MessageTable:
         if delivered := set(self._delivered):
             await wait_until_visible(self._database, delivered)
             self._delivered = deque((xid for xid in self._delivered if xid not in delivered), maxlen=MAX_TRANSACTIONS)
-        since = min(max(query.wanted.since, TIME_RANGE[0]), TIME_RANGE[1])
-        parameters = [query.topic, since, RETENTION, query.wanted.limit]
+        since = min(max(query.replay.since, TIME_RANGE[0]), TIME_RANGE[1])
+        parameters = [query.topic, since, RETENTION, query.replay.limit]
         rows = await self._database.query(_REPLAY, parameters)
         return tuple(
             StoredMessage(

@@ -91,7 +91,7 @@ class Policies:
 
     def _settings(self, query: PermissionsQuery) -> list[str]:
         """Return the values that policies may read, in the order of `_SET_IDENTITY`."""
-        claims, headers = query.who.claims, query.who.headers
+        claims, headers = query.requester.claims, query.requester.headers
         subject = claims.values.get("sub")
         return [
             f"{self._timeout * 1000:.0f}ms",

@@ -148,7 +148,7 @@ class _InvalidBinding(Exception):
 
 async def resolve_bindings(database: Database, query: SubscribeQuery) -> list[tuple[int, TableSubscription]] | str:
     """Return the subscriptions, each with its table, or the error text of the `system` frame. Raises: DatabaseError."""
-    claims = query.who.claims.values
+    claims = query.requester.claims.values
     identity = Identity(str(claims.get("role")), json.dumps(claims))
     found: list[tuple[int, TableSubscription]] = []
     async with database.transaction(rollback=True) as connection:
@@ -158,13 +158,13 @@ async def resolve_bindings(database: Database, query: SubscribeQuery) -> list[tu
             except psycopg.Error as error:
                 if is_lost(error):
                     raise
-                return EXCEPTION.format(given=binding.described, error=_error_text(error))
+                return EXCEPTION.format(given=binding.description, error=_error_text(error))
             except _InvalidBinding as refused:
                 return EXCEPTION.format(
-                    given=binding.described, error=f"ERROR {RAISED} ({_condition_name(RAISED)}) {refused}"
+                    given=binding.description, error=f"ERROR {RAISED} ({_condition_name(RAISED)}) {refused}"
                 )
             if not tables:
-                return UNPUBLISHED.format(given=binding.described)
+                return UNPUBLISHED.format(given=binding.description)
             select = None if binding.select is None else tuple(sorted(set(binding.select)))
             subscription = TableSubscription(
                 query.channel, binding.id, binding.event, binding.conditions, select, identity
