@@ -67,6 +67,7 @@ def test_the_page_shows_what_is_printed(capsys: Capture):
     assert sorted(printed[begin : begin + len(shown)]) == sorted(shown)
 
 
+@pytest.mark.slow
 def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):
     """Against `supawire serve`, found by the file that it wrote, the tour is the same, changes included."""
     path = tmp_path / "dev.env"
@@ -81,6 +82,7 @@ def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):
     assert "eyJ" not in done.out
 
 
+@pytest.mark.slow
 def test_two_tours_on_one_server_do_not_hear_each_other(serving: Start, tmp_path: Path):
     """Two tours at the same time both find what they sent and nothing else."""
     path = tmp_path / "dev.env"
@@ -235,6 +237,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_and_a_line_that_is_kept_up_to_date():
     """In a terminal names have colours and a line below the transcript counts; no line is wider than the terminal."""
     code, text = in_terminal("--speed", "20")
@@ -245,6 +248,7 @@ def test_a_terminal_gets_colours_and_a_line_that_is_kept_up_to_date():
     assert max(len(line) for line in re.split(r"[\r\n]+", CODE.sub("", text))) <= 80
 
 
+@pytest.mark.slow
 def test_no_color_is_obeyed_in_a_terminal():
     """With NO_COLOR the same tour has no colours and no bold, in a terminal too."""
     code, text = in_terminal("--speed", "20", NO_COLOR="1")
@@ -253,6 +257,7 @@ def test_no_color_is_obeyed_in_a_terminal():
     assert "| arrived" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"words": ("--plain",)}, {"TERM": "dumb"}], ids=["--plain", "TERM=dumb"])
 def test_a_terminal_may_be_plain(how: dict[str, Any]):
     """--plain, and a terminal that can do nothing, get the same as a pipe."""

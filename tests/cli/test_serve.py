@@ -64,6 +64,7 @@ def test_a_signal_stops_it_and_clients_are_told(serving: Start, number: int):
     assert "Stopped." in done.out
 
 
+@pytest.mark.slow
 def test_keys_are_not_shown_unless_asked_for(serving: Start):
     """The banner has no key and no secret in it, and says how to get at them."""
     server = serving(SUPAWIRE_SECRET=SECRET)
@@ -73,6 +74,7 @@ def test_keys_are_not_shown_unless_asked_for(serving: Start):
     assert not KEY_LIKE.search(server.stop().out)
 
 
+@pytest.mark.slow
 def test_shown_keys_open_doors(serving: Start):
     """With --show-keys the banner has lines for a shell; the anon key opens a socket, the service key emits changes."""
     server = serving("--show-keys")
@@ -90,6 +92,7 @@ def test_shown_keys_open_doors(serving: Start):
     assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_KEY"), change) == 403
 
 
+@pytest.mark.slow
 def test_a_fixed_secret_keeps_keys_valid(serving: Start):
     """A key made with the secret opens a server that was started with it, and no other."""
     key = LocalServer(secret=SECRET).anon_key
@@ -164,6 +167,7 @@ def test_a_taken_port_is_said(capsys: pytest.CaptureFixture[str]):
 CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>(?:.*\\\n)+.*)$", re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["banner", "page"])
 def test_the_command_that_makes_a_row_change_works(serving: Start, where: str):
     """The command that the banner gives for a change of a row, and the one in the page, do what they say."""
@@ -232,6 +236,7 @@ def test_other_names_are_allowed_one_by_one():
     assert named.options().tenants - usual == {"192", "host", "realtime"}
 
 
+@pytest.mark.slow
 def test_an_address_of_ipv6_works_too(serving: Start):
     """On ::1 the URL that is printed opens a socket, and the development route answers there."""
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
@@ -267,6 +272,7 @@ def shown_in_terminal(**environment: str) -> str:
     return text.decode()
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
     """A terminal gets colours and whole lines, unless NO_COLOR is set; what is no terminal gets no escape codes."""
     terminal = shown_in_terminal()
@@ -277,6 +283,7 @@ def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
     assert "\x1b" not in serving().banner
 
 
+@pytest.mark.slow
 def test_the_inspector_is_there_unless_others_could_see_it(serving: Start):
     """The page is at the address of the server; with --no-inspector, or on other addresses than this machine's, not."""
 
