@@ -256,5 +256,5 @@ def test_each_new_token_confirms_the_subscription_and_loses_nothing(ear: Ear, sq
 def test_the_options_are_for_a_database(option: str):
     """At the memory level there is nothing to announce; the error names what to give."""
     options: dict[str, Any] = {option: True}
-    with pytest.raises(InvalidArgumentError, match=rf"{option}=True is for a database; give postgres=True"):
+    with pytest.raises(InvalidArgumentError, match=rf"{option}=True needs a database; give postgres=True"):
         LocalServer(**options)

@@ -73,7 +73,7 @@ def test_other_roles_are_refused(world: World, role: str):
     """A token without the service role is 403 and nothing is emitted."""
     client = listener(world)
     answer = emit(world, role=role)
-    assert (answer.status, message(answer)) == (403, "this route wants the service key")
+    assert (answer.status, message(answer)) == (403, "this route needs the service key")
     assert client.got == []
 
 

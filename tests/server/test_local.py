@@ -107,12 +107,12 @@ def test_nothing_shows_the_secret() -> None:
         assert "very-secret" not in repr(server)
 
 
-def test_the_memory_level_says_that_it_has_no_database() -> None:
-    """And what to do instead."""
+def test_database_methods_need_a_database() -> None:
+    """The error says what to use instead."""
     server = LocalServer()
-    with pytest.raises(StateError, match="memory level"):
+    with pytest.raises(StateError, match="has no database"):
         server.sql("select 1")
-    with pytest.raises(StateError, match="memory level"):
+    with pytest.raises(StateError, match="has no database"):
         _ = server.database_url
 
 

@@ -214,7 +214,7 @@ class App:
 
     def answered(self, number: int, answer: Answer) -> None:
         """Pass the backend's answer to a query to the hub."""
-        self._safely(lambda: self.hub.answered(number, answer, self.now()), "on an answer of the database")
+        self._safely(lambda: self.hub.answered(number, answer, self.now()), "while handling an answer of the database")
         self.pump()
 
     # --- effects ---
@@ -258,7 +258,7 @@ class App:
         self._timer = None
         now = self.now()
         due = Instant(max(now.mono, deadline), now.wall)
-        self._safely(lambda: self.hub.tick(due), "on what was due")
+        self._safely(lambda: self.hub.tick(due), "while running a timer")
         self.pump()
 
     def _perform(self, effect: Effect) -> None:
@@ -423,7 +423,7 @@ class App:
                 if not await self._hand_in(conn, socket, message):
                     return
             except Exception:
-                logger.exception("the local server failed on a frame")
+                logger.exception("the local server failed while handling a frame")
                 self._close(Close(conn, 1011))
             frames += 1
             if frames % FRAMES_PER_TURN == 0:

@@ -68,11 +68,11 @@ def make_change(
         _check_row(name, row)
     if kind == "DELETE":
         if old_record is None or record is not None:
-            raise InvalidArgumentError("a DELETE has an old_record and no record: emit_delete(table, old_record={…})")
+            raise InvalidArgumentError("a DELETE needs an old_record and no record: emit_delete(table, old_record={…})")
     elif record is None:
-        raise InvalidArgumentError(f"an {kind} has a record: the new row, such as record={{'id': 1}}")
+        raise InvalidArgumentError(f"an {kind} needs a record, the new row: record={{'id': 1}}")
     if kind == "INSERT" and old_record is not None:
-        raise InvalidArgumentError("an INSERT has no old_record")
+        raise InvalidArgumentError("old_record must not be given for an INSERT")
     if kind == "UPDATE" and old_record is None and record is not None:
         old_record = {name: record[name] for name in record if name == KEY}
     row = record if record is not None else old_record
@@ -95,7 +95,9 @@ def _columns(given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row:
             listed = infer_columns(row) if given is None else given
             pairs = tuple((column["name"], column["type"]) for column in listed)
         except (TypeError, KeyError) as error:
-            raise refuse("columns", given, "types by name, as {'id': 'int8'}, or a list of {'name', 'type'}") from error
+            raise refuse(
+                "columns", given, "types by name, such as {'id': 'int8'}, or a list of {'name', 'type'}"
+            ) from error
     for name, kind in pairs:
         check_text("a column's name", name)
         check_text(f"the type of the column {name}", kind)
@@ -105,9 +107,9 @@ def _columns(given: Mapping[str, str] | Iterable[Mapping[str, str]] | None, row:
 def _errors(given: str | Sequence[str] | None) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else given or ()
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
-        raise refuse("errors", given, "a text or a list of texts")
+        raise refuse("errors", given, "a string or a list of strings")
     for said in texts:
-        check_writable("errors", check_kind("errors", said, str, "a text or a list of texts"))
+        check_writable("errors", check_kind("errors", said, str, "a string or a list of strings"))
     return tuple(texts)
 
 

@@ -75,12 +75,14 @@ class Dev:
 
     def _refusal(self, request: RestRequest) -> RestAnswer | None:
         if not is_here(request.host):
-            return _message(403, "this route is for this machine: use http://127.0.0.1 or http://localhost")
+            return _message(
+                403, "this route is available on this machine only: use http://127.0.0.1 or http://localhost"
+            )
         claims = check(token_of(request) or "", self._options.secret, self._outbox.now)
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         if claims.role != ROLE:
-            return _message(403, "this route wants the service key")
+            return _message(403, "this route needs the service key")
         return None
 
 

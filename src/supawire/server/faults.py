@@ -177,7 +177,7 @@ class Faults:
     def send_raw(self, data: str | bytes, *, binary: bool = False, connection: int | None = None) -> None:
         """Send arbitrary bytes as one frame; a text frame unless `binary`."""
         if not isinstance(data, str | bytes):
-            raise InvalidArgumentError(f"data must be a text or bytes, not {type(data).__name__}")
+            raise InvalidArgumentError(f"data must be str or bytes, not {type(data).__name__}")
         check_bool("binary", binary)
         raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         for peer in self._peers(connection):

@@ -123,7 +123,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         check_bool("strict", strict)
         check_bool("inspector", inspector)
         if limits is not None:
-            check_kind("limits", limits, ServerLimits, "a ServerLimits, as ServerLimits.self_hosted()")
+            check_kind("limits", limits, ServerLimits, "a ServerLimits, such as ServerLimits.self_hosted()")
         project_secret = None if self._project is None else self._project.jwt_secret
         self.secret: Final = secret or project_secret or secrets.token_urlsafe(48)
         """The HS256 secret that signs and verifies tokens."""
@@ -163,7 +163,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         usable in its present state. ConnectError when the database cannot be reached.
         """
         if self._thread is not None:
-            raise StateError("this local server is running; stop() it first, or make another one")
+            raise StateError("this local server is already running; call stop() first, or create another one")
         ready: Future[None] = Future()
         self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
         seen = weakref.ref(self)  # so that the thread does not keep alive a server that is never stopped
@@ -266,7 +266,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
             raise _not_running()
         if threading.current_thread() is self._thread:
             raise StateError(
-                "a policy runs on the server's thread and cannot call the server: it would wait for itself"
+                "a policy runs on the server's thread and cannot call its methods: the call would never return"
             )
         done: Future[T] = Future()
 
@@ -293,7 +293,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         if self._thread is not None and os.getpid() != self._pid:
             raise StateError(
                 "this local server was started before fork(), and runs in the parent process",
-                hint="Clients of the child can use its url; what the server is to do the parent has to say.",
+                hint="Clients in the child process can use its url; call the server's methods in the parent process.",
             )
 
     # --- for clients ---

@@ -94,9 +94,7 @@ class ActApi:
         """
         self._memory_only("send")
         if not isinstance(payload, Mapping | bytes):
-            raise InvalidArgumentError(
-                f"payload is an object or bytes, not {payload.__class__.__name__}: others are not stored"
-            )
+            raise InvalidArgumentError(f"payload must be an object or bytes, not {payload.__class__.__name__}")
         _check_message(topic, event, private)
         if not isinstance(payload, bytes):
             check_json(payload)
@@ -136,7 +134,9 @@ class FaultApi:
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
         """Close sockets with this code; without a code the connection is aborted and clients report 1006."""
         if code in UNSENT:
-            raise InvalidArgumentError(f"no close frame has the code {code}; leave it out, and clients see 1006")
+            raise InvalidArgumentError(
+                f"close code {code} cannot be sent; leave it out to abort the connection, which clients report as 1006"
+            )
         self._do(lambda hub, now: hub.faults.drop_connections(code, connection=connection))
 
     def refuse_connections(self, times: int | None = None, *, seconds: float | None = None, status: int = 503) -> None:
@@ -205,9 +205,9 @@ class FaultApi:
 
 
 INSTEAD: Final = {
-    "emit": "sql('insert into …') makes a real change.",
-    "send": "sql('select realtime.send(%s::jsonb, %s, %s)', payload, event, topic) does this in the database.",
-    "policy": "Rights are policies on realtime.messages: sql('create policy … on realtime.messages …').",
+    "emit": "Change rows with SQL: sql('insert into …').",
+    "send": "Call the database function: sql('select realtime.send(%s::jsonb, %s, %s)', payload, event, topic).",
+    "policy": "Create policies on realtime.messages: sql('create policy … on realtime.messages …').",
 }
 
 
@@ -221,14 +221,14 @@ def make_backend(
 ) -> "PostgresBackend":
     """Return the backend for this or an embedded database. Raises: ImportError that names the extra; StateError."""
     if sys.platform == "win32":
-        raise StateError("the PostgreSQL levels run on Linux and macOS only", hint="In WSL they do.")
+        raise StateError("a local server with PostgreSQL runs on Linux and macOS only", hint="It runs in WSL too.")
     try:
         from supawire.server.postgres.backend import BackendOptions, PostgresBackend
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise
         raise ImportError(
-            "the PostgreSQL level needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
+            "PostgreSQL needs the extra `postgres`: pip install 'supawire[postgres]'", name="psycopg"
         ) from error
     options = BackendOptions(announce_outages=announce_outages, isolate_policy_errors=isolate_policy_errors)
     return PostgresBackend(database, prepare=prepare, options=options, project=project)
@@ -264,25 +264,25 @@ class DatabaseApi:
             check_text("database", database, secret=True)
         if project is not None and database is not None:
             raise InvalidArgumentError(
-                "project= runs migrations in a PostgreSQL of the server's own, and database= names another; "
+                "project= starts a PostgreSQL and runs migrations in it, and database= selects an existing one; "
                 "give one of them"
             )
         self._project_path: Final = project
         self._project: Final = None if project is None else project_in(project)
         if postgres and database is not None:
-            raise InvalidArgumentError("postgres=True starts a database and database= names one; give one of them")
+            raise InvalidArgumentError(
+                "postgres=True starts a database and database= selects an existing one; give one of them"
+            )
         postgres = postgres or project is not None
         if prepare and not postgres and database is None:
-            raise InvalidArgumentError("prepare=True prepares a database; name it with database=")
+            raise InvalidArgumentError("prepare=True needs database=, the database to prepare")
         if not postgres and database is None:
             for name, given in (
                 ("announce_outages", announce_outages),
                 ("isolate_policy_errors", isolate_policy_errors),
             ):
                 if given:
-                    raise InvalidArgumentError(
-                        f"{name}=True is for a database; give postgres=True or database= as well"
-                    )
+                    raise InvalidArgumentError(f"{name}=True needs a database; give postgres=True or database= as well")
         self._database = database
         self._prepare = prepare
         self._announce_outages = announce_outages
@@ -308,7 +308,7 @@ class DatabaseApi:
     def database_url(self) -> str:
         """The URL of the database. With an embedded database its role has all rights."""
         if self._level is None:
-            raise StateError("the memory level has no database", hint="Use emit() to make changes.")
+            raise StateError("this server has no database", hint="Use emit(), or give postgres=True or database=.")
         return self._level.url
 
     def sql(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -318,7 +318,9 @@ class DatabaseApi:
         Raises: StateError without a database, or when the server is not running; psycopg.Error from PostgreSQL.
         """
         if self._level is None:
-            raise StateError("the memory level has no database", hint="Use emit() and send() to make things happen.")
+            raise StateError(
+                "this server has no database", hint="Use emit() and send(), or give postgres=True or database=."
+            )
         self._check_process()
         if not self._level.running:
             raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
@@ -332,4 +334,4 @@ class DatabaseApi:
     def _memory_only(self, name: str) -> None:
         """Raise StateError for a method that is only available without a database."""
         if self._level is not None:
-            raise StateError(f"{name}() is for the memory level; this server has a database", hint=INSTEAD[name])
+            raise StateError(f"{name}() is not available on a server with a database", hint=INSTEAD[name])

@@ -65,7 +65,7 @@ def read(text: str | bytes) -> Command | Answer:
     try:
         return _decoder.decode(text)
     except DECODE_ERRORS as error:
-        return Answer("order", f"not understood: {error}")
+        return Answer("order", f"invalid request: {error}")
 
 
 def execute(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
@@ -79,7 +79,7 @@ def execute(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
                 return Answer("publish")
             case Emit(type, table, schema, record, old_record):
                 if hub.options.database:
-                    raise InvalidArgumentError("this server has a database: rows change there, by SQL")
+                    raise InvalidArgumentError("this server has a database; change its rows with SQL")
                 _check("table", table)
                 hub.emit(make_change(type, table, schema=schema, record=record, old_record=old_record), now)
                 return Answer("emit")

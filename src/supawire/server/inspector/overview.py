@@ -89,9 +89,9 @@ def _connection(peer: Peer) -> Connection:
     if peer.paused:
         state = "paused"
     elif peer.suspended:
-        state = "waits for a join"
+        state = "waits behind a join"
     else:
-        state = f"lags by {peer.lag:g} s" if peer.lag else ""
+        state = f"delayed by {peer.lag:g} s" if peer.lag else ""
     version = "2.0.0" if peer.v2 else "1.0.0"
     channels = [_joined(channel) for channel in list(peer.channels.values())[:MAX_LISTED]]
     return Connection(peer.id, version, peer.opened_at, state, channels)
@@ -128,11 +128,11 @@ def _faults(rules: FaultRules, now: Instant) -> Iterable[str]:
     if rules.paused:
         yield "paused"
     if rules.refusals or rules.refuse_until > now.mono:
-        yield f"refuses connections with {rules.refuse_status}"
+        yield f"connections refused with {rules.refuse_status}"
     if rules.lag:
-        yield f"lags by {rules.lag:g} s"
+        yield f"frames delayed by {rules.lag:g} s"
     if rules.reply_delay:
-        yield f"replies {rules.reply_delay:g} s late"
-    yield from (f"drops replies to {event}" for event in rules.dropped)
-    yield from (f"refuses joins of {topic}" for topic in rules.rejected)
-    yield from (f"holds joins of {topic}" for topic in rules.join_delays)
+        yield f"replies delayed by {rules.reply_delay:g} s"
+    yield from (f"replies to {event} dropped" for event in rules.dropped)
+    yield from (f"joins of {topic} refused" for topic in rules.rejected)
+    yield from (f"joins of {topic} delayed" for topic in rules.join_delays)

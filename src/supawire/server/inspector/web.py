@@ -37,16 +37,16 @@ def refusal(address: str | None, headers: Mapping[str, str], *, live: bool) -> s
     """Return why a request is refused, or None. Header names are lower case; `live`: for the page's WebSocket."""
     host = headers.get("host", "")
     if not _is_loopback(address) or any(name in headers for name in PROXIES):
-        return "the inspector is for this machine alone"
+        return "the inspector is available on this machine only"
     if not is_here(host):
         return "open the inspector as http://127.0.0.1 or http://localhost"
     origin = headers.get("origin")
     if live and origin is None:
-        return "the inspector's socket is for its page"
+        return "only the inspector's page can open its WebSocket"
     if origin is not None and origin != f"http://{host}":
-        return "the inspector is not for other pages"
+        return "other pages cannot use the inspector"
     if headers.get("sec-fetch-site") in OUTSIDE and not _is_visit(headers):
-        return "the inspector is not for other pages"
+        return "other pages cannot use the inspector"
     return None
 
 
@@ -172,7 +172,9 @@ class Inspector:
         if file is not None:
             return web.Response(body=file.content, headers={**HEADERS, "Content-Type": file.content_type})
         if len(self._pages) >= MAX_PAGES:
-            return web.Response(status=503, text=f"{MAX_PAGES} inspectors are open; close some", headers=HEADERS)
+            return web.Response(
+                status=503, text=f"{MAX_PAGES} inspector pages are open; close one of them", headers=HEADERS
+            )
         return await self._live(request)
 
     async def stop(self) -> None:
@@ -184,7 +186,7 @@ class Inspector:
     async def _live(self, request: web.Request) -> web.StreamResponse:
         page = Page()
         if not page.ws.can_prepare(request).ok:
-            return web.Response(status=400, text="this is for WebSockets", headers=HEADERS)
+            return web.Response(status=400, text="Not a WebSocket upgrade request", headers=HEADERS)
         await page.ws.prepare(request)
         self._enter(page)
         sender = asyncio.get_running_loop().create_task(self._send_news(page))
