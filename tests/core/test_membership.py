@@ -1,13 +1,238 @@
-"""The state machine of a channel's joins: its only entry is `handle`, and it is never entered twice at once."""
+"""The state machine of a channel's joins: which join is active, and which refs are sent (R12-R14)."""
 
 import pytest
 
+from supawire.core import binary
 from supawire.core.membership import Event, Membership
 from supawire.events import ChannelState, Instant
 from supawire.options import Secret
-from supawire.selectors import changes
+from supawire.selectors import broadcast, changes, presence, status, system
+from supawire.testing.harness import NOT_YET
 
 from .conftest import Story
+
+HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
+
+
+def delivers_both_ways(story: Story, topic: str) -> bool:
+    """Return whether broadcasts get through in both directions."""
+    heard = story.collect(topic, broadcast("hello"))
+    story.receive(topic, "broadcast", HELLO)
+    before = len(story.pushed())
+    story.broadcast(topic, b'{"n":2}')
+    return len(heard) == 1 and len(story.pushed()) == before + 1
+
+
+# --- which join is active
+
+
+def timed_out_then_joined(story: Story) -> tuple[str, str]:
+    """Return a channel whose first join timed out and whose second was accepted, and the first join's ref."""
+    story.open()
+    other, room = story.channel("other"), story.channel()
+    story.join(other)
+    story.call(story.session.join, room)
+    old = story.sent("phx_join")[-1].ref
+    story.run_for(10)
+    story.receive(other, "broadcast", HELLO)
+    story.run_for(11.1)
+    assert len(story.sent("phx_join")) == 3
+    story.answer_join()
+    assert story.state(room) is ChannelState.JOINED
+    assert old is not None
+    return room, old
+
+
+@pytest.mark.parametrize("event", ["phx_close", "phx_error"])
+def test_the_late_end_of_a_join_that_timed_out_is_ignored(each: Story, event: str) -> None:
+    """After a timed-out and an accepted join, a late phx_close or phx_error of the first ends nothing (R12)."""
+    room, old = timed_out_then_joined(each)
+    stale = each.session.stats().stale_frames
+    each.close_channel(room, old, event=event)
+    assert each.state(room) is ChannelState.JOINED
+    assert each.session.stats().stale_frames == stale + 1
+    assert delivers_both_ways(each, room)
+    assert len(each.sent("phx_join")) == 3
+
+
+@pytest.mark.parametrize("event", ["phx_close", "phx_error"])
+def test_the_late_end_of_a_join_that_was_left_is_ignored(each: Story, event: str) -> None:
+    """A topic is left and joined again at once; the late end of its first join ends nothing (R12)."""
+    each.open()
+    room = each.joined()
+    old = each.sent("phx_join")[-1].ref
+    each.call(each.session.leave, room, 10.0)
+    again = each.call(each.session.join, room)
+    each.reply(each.sent("phx_leave")[-1])
+    each.answer_join()
+    assert each.outcome(again) is None
+    each.close_channel(room, old, event=event)
+    assert each.state(room) is ChannelState.JOINED
+    assert delivers_both_ways(each, room)
+
+
+@pytest.mark.parametrize("status", ["ok", "error"])
+def test_a_late_reply_to_an_old_join_changes_no_state(each: Story, status: str) -> None:
+    """A reply to the join that timed out, ok or not, neither joins nor fails the channel (R12)."""
+    each.open()
+    other, room = each.joined("other"), each.channel()
+    joining = each.call(each.session.join, room)
+    old = each.sent("phx_join")[-1]
+    each.run_for(10)
+    each.receive(other, "broadcast", HELLO)
+    each.run_for(10.01)
+    assert each.state(room) is ChannelState.RETRYING
+    each.reply(old, {"reason": "Unauthorized: no"}, status=status)
+    assert each.state(room) is ChannelState.RETRYING
+    assert each.outcome(joining) is NOT_YET
+    each.run_for(1.1)
+    assert each.state(room) is ChannelState.JOINING
+    each.reply(old, {"reason": "Unauthorized: no"}, status=status)
+    assert each.state(room) is ChannelState.JOINING
+    each.answer_join()
+    each.reply(old, {"reason": "Unauthorized: no"}, status=status)
+    assert each.state(room) is ChannelState.JOINED
+    assert each.session.stats().late_replies == 3
+
+
+def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
+    """Events, system messages and presence that name an older join are not delivered (R12)."""
+    room, old = timed_out_then_joined(story)
+    heard = story.collect(room, broadcast(), system(), presence())
+    stale = story.session.stats().stale_frames
+    said = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
+    diff = {"joins": {"bob": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
+    for event, payload in (("broadcast", HELLO), ("system", said), ("presence_state", {}), ("presence_diff", diff)):
+        story.receive(room, event, payload, join_ref=old)
+    assert heard == []
+    assert story.session.stats().stale_frames == stale + 4
+    story.receive(room, "broadcast", HELLO, join_ref=story.sent("phx_join")[-1].ref)
+    assert len(heard) == 1, "replayed messages carry the join_ref of the active join"
+
+
+def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> None:
+    """Live data is delivered only while a join is active: not before the ok, and not after the end (R12)."""
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, broadcast())
+    each.receive(room, "broadcast", HELLO)
+    each.call(each.session.join, room)
+    each.receive(room, "broadcast", HELLO)
+    each.answer_join()
+    each.receive(room, "broadcast", HELLO)
+    each.close_channel(room, each.sent("phx_join")[-1].ref)
+    each.receive(room, "broadcast", HELLO)
+    assert len(heard) == 1
+
+
+def test_the_end_of_the_active_join_is_followed_by_another(each: Story) -> None:
+    """After phx_close or phx_error of the active join, the channel joins again after the backoff (R12)."""
+    each.open()
+    room = each.joined()
+    for event in ("phx_close", "phx_error"):
+        each.close_channel(room, each.sent("phx_join")[-1].ref, event=event)
+        assert each.state(room) is ChannelState.RETRYING
+        each.run_for(2.1)
+        each.answer_join()
+        assert each.state(room) is ChannelState.JOINED
+
+
+# --- leaving what the server may still have joined
+
+
+def test_a_join_that_timed_out_is_left_before_the_next(each: Story) -> None:
+    """Before the next join is sent, phx_leave names the one that was not answered (R13)."""
+    room, old = timed_out_then_joined(each)
+    ours = [(frame.event, frame.join_ref) for frame in each.sent() if frame.topic == room]
+    assert ours == [("phx_join", old), ("phx_leave", old), ("phx_join", ours[2][1])]
+
+
+def test_a_rejoin_that_timed_out_leaves_both_joins(each: Story) -> None:
+    """If a rejoin over an active join is not answered, both are left: the server has one of them (R13)."""
+    each.open()
+    other, db = each.joined("other"), each.joined("db")
+    first = each.sent("phx_join")[-1].ref
+    each.collect(db, changes("users"))
+    each.run_for(10)
+    each.receive(other, "broadcast", HELLO)
+    second = each.sent("phx_join")[-1].ref
+    each.run_for(10.1)
+    assert each.state(db) is ChannelState.RETRYING
+    assert [frame.join_ref for frame in each.sent("phx_leave")] == [first, second]
+
+
+def test_a_joined_topic_is_not_joined_again(each: Story) -> None:
+    """Repeated subscribes, listeners that need no join, and replies to other requests cause no second join (R13)."""
+    each.open()
+    room = each.joined()
+    for _ in range(3):
+        assert each.outcome(each.call(each.session.join, room)) is None
+    each.collect(room, broadcast(), system(), status())
+    each.run_alive(120)
+    assert len(each.sent("phx_join")) == 1
+
+
+# --- join_ref on the wire
+
+
+def test_every_push_of_a_channel_carries_the_join_ref_of_its_join(each: Story) -> None:
+    """After each of three joins, broadcasts, presence, tokens and the leave carry that join's ref (R14)."""
+    each.open()
+    room = each.channel(ack=True, presence_key="ada")
+    each.call(each.session.track, room, b"{}", 10.0)
+    for turn in range(3):
+        seen, pushed = len(each.sent()), len(each.pushed())
+        each.call(each.session.join, room)
+        each.answer_join()
+        join = each.sent("phx_join")[-1]
+        each.broadcast(room, ack=True)
+        each.broadcast(room)
+        each.call(each.session.set_channel_token, room, Secret(f"token {turn}"))
+        each.call(each.session.leave, room, 10.0)
+        fresh = [frame for frame in each.sent()[seen:] if frame.topic == room]
+        assert {frame.event for frame in fresh} >= {"phx_join", "presence", "access_token", "phx_leave"}
+        assert {frame.join_ref for frame in fresh} == {join.ref}
+        assert {one.join_ref for one in each.pushed()[pushed:]} == {join.ref}
+        assert len(each.pushed()[pushed:]) == 2
+        each.reply(each.sent("phx_leave")[-1])
+    refs = [frame.ref for frame in each.sent()]
+    assert len(refs) == len(set(refs)), "a ref is never used twice"
+
+
+def test_binary_data_without_an_active_join_is_dropped_and_counted(story: Story) -> None:
+    """A binary broadcast for a channel that is not joined, or for an unknown topic, is not delivered (R12)."""
+    story.open()
+    room = story.channel()
+    heard = story.collect(room, broadcast())
+    for topic in (room, "realtime:elsewhere"):
+        data = binary.pack(binary.USER_BROADCAST, topic.encode(), b"e", b"", payload=b"{}", json=True)
+        story.receive_raw(data, binary=True)
+    assert heard == []
+    assert story.session.stats().stale_frames == 2
+    assert story.session.stats().garbage_frames == 0
+
+
+def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
+    """Frames from the transport of an older generation are not delivered and do not count as activity (R12)."""
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, broadcast())
+    each.join(room)
+    old = each.session.generation
+    each.drop(1006)
+    each.come_back()
+    each.answer_join()
+    before = each.session.stats()
+    data = each.codec.encode(None, None, room, "broadcast", HELLO)
+    assert each.session.receive(old, data, False, each.now) is None
+    assert each.session.receive(old, b"\x04", True, each.now) is None
+    after = each.session.stats()
+    assert heard == []
+    assert after.stale_frames == before.stale_frames + 2
+    assert after.frames_received == before.frames_received
+
+
+# --- events are handled one after another
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def payloads(story: Story) -> list[int]:
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_hundred_sends_over_a_drop(ack: bool, protocol: Protocol) -> None:
+def test_a_hundred_queued_sends_survive_a_lost_connection(ack: bool, protocol: Protocol) -> None:
     """With a queue, what is reported as sent arrives: in order, once, and nothing in between is lost (R32)."""
     world = World(seed=3)
     ada = world.client(SessionOptions(protocol=protocol, offline="queue"))
@@ -66,7 +66,7 @@ def test_a_hundred_sends_over_a_drop(ack: bool, protocol: Protocol) -> None:
     assert NOT_YET not in told.values()
 
 
-def test_kept_sends_go_out_in_order_after_the_join_only(each: Story) -> None:
+def test_queued_sends_are_sent_in_order_after_the_join(each: Story) -> None:
     """Queued broadcasts are sent when the channel is joined, in their order, before anything newer (R32)."""
     story = Story(SessionOptions(protocol=each.options.protocol, offline="wait"))
     room = story.channel()
@@ -82,7 +82,7 @@ def test_kept_sends_go_out_in_order_after_the_join_only(each: Story) -> None:
     assert [story.outcome(ticket) for ticket in tickets] == [Sent("socket")] * 8
 
 
-def test_kept_sends_survive_drops_and_are_sent_once(make_story: Callable[..., Story]) -> None:
+def test_queued_sends_survive_lost_connections_and_are_sent_once(make_story: Callable[..., Story]) -> None:
     """A queue that waits through three lost connections is sent on the fourth, once (R32)."""
     story = make_story(offline="queue")
     story.open()
@@ -101,7 +101,7 @@ def test_kept_sends_survive_drops_and_are_sent_once(make_story: Callable[..., St
     assert [story.outcome(ticket) for ticket in tickets] == [Sent("socket")] * 3
 
 
-def test_a_full_queue_refuses_and_keeps_what_it_has(make_story: Callable[..., Story]) -> None:
+def test_a_full_queue_refuses_and_stays_unchanged(make_story: Callable[..., Story]) -> None:
     """Over queue_size a send raises at once and names the size; the queue is unchanged (R32)."""
     story = make_story(offline="queue", queue_size=3)
     story.open()
@@ -119,7 +119,7 @@ def test_a_full_queue_refuses_and_keeps_what_it_has(make_story: Callable[..., St
     assert story.session.stats().queued == 1
 
 
-def test_each_kept_send_expires_alone(make_story: Callable[..., Story]) -> None:
+def test_each_queued_send_times_out_alone(make_story: Callable[..., Story]) -> None:
     """Of three queued sends the one that times out fails, is never sent, and does not affect the others (R32)."""
     story = make_story(offline="queue")
     story.open()
@@ -134,7 +134,7 @@ def test_each_kept_send_expires_alone(make_story: Callable[..., Story]) -> None:
     assert payloads(story) == [0, 2]
 
 
-def test_the_time_of_an_ack_begins_when_it_is_sent(make_story: Callable[..., Story]) -> None:
+def test_the_timeout_of_an_ack_starts_when_it_is_sent(make_story: Callable[..., Story]) -> None:
     """A queued send with ack has its full timeout for the reply, however long it was queued."""
     story = make_story(offline="wait")
     story.open()
@@ -155,15 +155,13 @@ def test_unacked_sends_leave_nothing(story: Story) -> None:
     """A hundred thousand sends without ack leave no ticket, no pending reply and no deadline (R33)."""
     story.open()
     room = story.joined()
-    context = story.session._context
-    before = (len(context.tickets), len(context.replies), len(context.timers), len(context.timers._heap))
+    before = story.session.table_sizes()
     message = OutgoingBroadcast("e", b"{}")
     now, send = story.now, story.session.broadcast
     for _ in range(100_000):
         assert send(room, message, now) is None
         story.session.effects.clear()
-    after = (len(context.tickets), len(context.replies), len(context.timers), len(context.timers._heap))
-    assert after == before
+    assert story.session.table_sizes() == before
     assert story.session.stats().frames_sent == 100_001
 
 
@@ -177,8 +175,8 @@ def test_acked_sends_leave_nothing_when_they_are_answered(story: Story) -> None:
         story.effects.clear()
         story.answer_push(pushed)
         story.outcomes.clear()
-        assert len(story.session._context.replies) == 0, number
-    assert len(story.session._context.replies._timers._heap) <= 100
+        assert story.session.table_sizes()["requests"] == 0, number
+    assert story.session.table_sizes()["heap"] <= 100
     assert story.session.stats().pending == 0
 
 
@@ -207,7 +205,7 @@ def test_messages_are_paced_and_kept_in_order(make_story: Callable[..., Story]) 
     assert [story.outcome(ticket) for ticket in tickets if ticket is not None] == [Sent("socket")] * 25
 
 
-def test_a_send_that_pacing_holds_too_long_says_so(make_story: Callable[..., Story]) -> None:
+def test_a_send_delayed_too_long_by_the_limit_fails_with_rate_limited(make_story: Callable[..., Story]) -> None:
     """A send delayed beyond its timeout by the message limit fails with RateLimitedError and is not sent (R35)."""
     story = make_story(limits=Limits(messages_per_second=1))
     story.open()
@@ -222,7 +220,7 @@ def test_a_send_that_pacing_holds_too_long_says_so(make_story: Callable[..., Sto
     assert payloads(story) == [0, 1]
 
 
-def test_slow_limits_are_kept_too(make_story: Callable[..., Story]) -> None:
+def test_a_limit_below_one_per_second_holds(make_story: Callable[..., Story]) -> None:
     """A limit below one per second is one call in a longer window (R35)."""
     story = make_story(limits=Limits(messages_per_second=0.2))
     story.open()
@@ -236,7 +234,7 @@ def test_slow_limits_are_kept_too(make_story: Callable[..., Story]) -> None:
     assert [round(later - earlier) for earlier, later in pairwise(at)] == [5, 5]
 
 
-def test_more_channels_than_a_connection_may_have_are_refused(make_story: Callable[..., Story]) -> None:
+def test_more_channels_than_the_limit_are_refused(make_story: Callable[..., Story]) -> None:
     """The 101st channel raises with the limit and a hint; leaving one makes room (R35)."""
     story = make_story(limits=Limits(joins_per_second=None))
     story.open()
@@ -283,12 +281,12 @@ def test_a_frame_over_the_limit_is_refused_before_anything_is_sent(make_story: C
     assert "5000000" in str(error)
     assert story.session.sequence == sequence
     assert story.session.stats().pending == 0
-    assert len(story.session._context.replies) == 0
+    assert story.session.table_sizes()["requests"] == 0
     story.broadcast(room, b"1" * 4_999_900, ack=ack)
     assert len(story.pushed()) == 1
 
 
-def test_a_kept_frame_over_the_limit_fails_its_own_send(make_story: Callable[..., Story]) -> None:
+def test_a_queued_frame_over_the_limit_fails_only_its_send(make_story: Callable[..., Story]) -> None:
     """A queued send whose frame is too large gets the error; those behind it are sent (R36)."""
     story = make_story(limits=Limits(payload_bytes=None), offline="wait")
     story.open()
@@ -299,7 +297,7 @@ def test_a_kept_frame_over_the_limit_fails_its_own_send(make_story: Callable[...
     assert story.outcome(small) == Sent("socket")
 
 
-def test_bytes_need_version_two(make_story: Callable[..., Story]) -> None:
+def test_bytes_require_version_2(make_story: Callable[..., Story]) -> None:
     """Binary payloads are refused at once on version 1.0.0, with an explanation."""
     story = make_story(protocol="1.0.0")
     story.open()
@@ -309,7 +307,7 @@ def test_bytes_need_version_two(make_story: Callable[..., Story]) -> None:
     assert "2.0.0" in str(error)
 
 
-def test_a_large_frame_is_taken(story: Story) -> None:
+def test_a_large_frame_is_delivered(story: Story) -> None:
     """A broadcast of eight megabytes is delivered like any other (R36)."""
     story.open()
     room = story.joined()
@@ -319,7 +317,7 @@ def test_a_large_frame_is_taken(story: Story) -> None:
     assert len(heard[0].payload["text"]) == 8_000_000
 
 
-def test_bytes_go_out_as_they_are_on_version_two(story: Story) -> None:
+def test_bytes_are_sent_unchanged_on_version_2(story: Story) -> None:
     """A binary payload is sent byte for byte, marked as raw."""
     story.open()
     room = story.joined()
@@ -330,22 +328,22 @@ def test_bytes_go_out_as_they_are_on_version_two(story: Story) -> None:
     assert (unpacked.payload, unpacked.json) == (payload, False)
 
 
-def test_kept_sends_that_fail_take_their_deadlines_with_them(make_story: Callable[..., Story]) -> None:
+def test_queued_sends_that_fail_leave_no_deadline(make_story: Callable[..., Story]) -> None:
     """When a channel is left, no deadline of its queued sends remains (R33)."""
     story = make_story(offline="queue")
     story.open()
     room = story.joined()
     story.drop(1006)
-    before = len(story.session._context.timers)
+    before = story.session.table_sizes()["deadlines"]
     for _ in range(5):
         story.broadcast(room, timeout=1000.0)
-    assert len(story.session._context.timers) == before + 5
+    assert story.session.table_sizes()["deadlines"] == before + 5
     story.call(story.session.leave, room, 1.0)
-    assert len(story.session._context.timers) == before
+    assert story.session.table_sizes()["deadlines"] == before
 
 
-def test_a_hint_says_who_joins_a_channel_that_is_not_joined(story: Story) -> None:
-    """The hint suggests subscribe() only if it was not called; otherwise the client joins by itself."""
+def test_the_hint_depends_on_whether_the_channel_is_subscribed(story: Story) -> None:
+    """The hint suggests subscribe() only if it was not called; otherwise the client joins automatically."""
     story.open()
     room = story.channel()
     with pytest.raises(StateError) as idle:

@@ -192,7 +192,7 @@ Begin = Callable[..., tuple[Story, str]]
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_an_acked_send_gets_what_became_of_it(begin: Begin, fate: str) -> None:
+def test_an_acked_send_has_one_outcome(begin: Begin, fate: str) -> None:
     """Joined, with ack: the outcome is the server's reply, or says whether the message may have arrived (R31)."""
     story, room = begin(joined)
     ticket = send(story, room, ack=True)
@@ -205,7 +205,7 @@ def test_an_acked_send_gets_what_became_of_it(begin: Begin, fate: str) -> None:
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_an_unacked_send_is_over_when_it_is_handed_over(begin: Begin, fate: str) -> None:
+def test_an_unacked_send_is_complete_when_written(begin: Begin, fate: str) -> None:
     """Joined, without ack: the send is complete at once, and later events have no effect (R31)."""
     story, room = begin(joined)
     owed = story.session.stats().pending
@@ -245,9 +245,7 @@ def test_a_send_after_the_end_raises_closed(begin: Begin, state: Any, ack: bool,
 
 @pytest.mark.parametrize("fate", FATES)
 @pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
-def test_a_kept_acked_send_is_sent_after_the_join_and_gets_what_became_of_it(
-    begin: Begin, state: Any, fate: str
-) -> None:
+def test_a_queued_acked_send_has_one_outcome_after_the_join(begin: Begin, state: Any, fate: str) -> None:
     """Queued until the join, then as if sent while joined: each event has the same outcome (R31, R32)."""
     story, room = begin(state, "wait")
     ticket = send(story, room, ack=True)
@@ -261,7 +259,7 @@ def test_a_kept_acked_send_is_sent_after_the_join_and_gets_what_became_of_it(
 
 
 @pytest.mark.parametrize("state", [joining, rejoining, waiting, retrying, idle, leaving])
-def test_a_kept_unacked_send_is_over_when_it_is_handed_over(begin: Begin, state: Any) -> None:
+def test_a_queued_unacked_send_is_complete_when_written(begin: Begin, state: Any) -> None:
     """Queued, without ack: the outcome is "sent by socket" at the moment of the join (R31, R32)."""
     story, room = begin(state, "queue")
     ticket = send(story, room, ack=False)
@@ -296,7 +294,7 @@ UNSENT: dict[str, tuple[Callable[[Story, str], Any], type[RealtimeError]]] = {
 
 @pytest.mark.parametrize("ack", [True, False], ids=["ack", "no ack"])
 @pytest.mark.parametrize("how", UNSENT)
-def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bool) -> None:
+def test_a_queued_send_that_is_never_sent_fails_with_the_reason(begin: Begin, how: str, ack: bool) -> None:
     """Queued and never sent: the caller gets the reason, and the frame is not sent (R31, R32)."""
     story, room = begin(joining, "wait")
     ticket = send(story, room, ack=ack)
@@ -312,7 +310,7 @@ def test_a_kept_send_that_is_never_sent_says_why(begin: Begin, how: str, ack: bo
 
 
 @pytest.mark.parametrize("state", NOT_JOINED)
-def test_with_http_a_send_while_not_joined_is_an_order_to_publish(begin: Begin, state: Any) -> None:
+def test_with_http_a_send_while_not_joined_is_published(begin: Begin, state: Any) -> None:
     """offline="http": the shell publishes with the channel's privacy and resolves the ticket (R31)."""
     story, room = begin(state, "http")
     ticket = send(story, room, ack=True)
@@ -344,7 +342,7 @@ def test_every_state_is_in_the_matrix() -> None:
     assert seen == set(ChannelState)
 
 
-def test_what_was_written_is_counted_for_each_socket_anew(story: Story) -> None:
+def test_written_frames_are_counted_for_each_socket(story: Story) -> None:
     """On a second socket "one frame was written" means that socket's join, not a frame of the first (R31)."""
     story.open()
     room = story.joined(ack=True)
@@ -360,7 +358,7 @@ def test_what_was_written_is_counted_for_each_socket_anew(story: Story) -> None:
     is_a(story.outcome(second), (ConnectionLostError, False))
 
 
-def test_a_push_that_a_channels_end_swallows_says_what_ended_it(story: Story) -> None:
+def test_a_push_pending_at_the_end_of_a_channel_has_the_reason_as_its_cause(story: Story) -> None:
     """If the channel ends before an ack, the error has the reason as its cause (R31)."""
     story.open()
     room = story.joined(ack=True)

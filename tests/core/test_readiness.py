@@ -40,7 +40,7 @@ def test_ready_waits_for_the_system_message_and_a_row_after_it_arrives() -> None
     assert len(rows) == 1
 
 
-def test_joined_and_ready_are_two_levels(each: Story) -> None:
+def test_a_channel_is_joined_before_it_is_ready(each: Story) -> None:
     """Between the join's ok and the system message a channel is joined but not ready, as its statuses show (R18)."""
     each.open()
     db = each.channel("db")
@@ -56,14 +56,14 @@ def test_joined_and_ready_are_two_levels(each: Story) -> None:
     assert (each.at(db).ready, moves[-1].ready) == (True, True)
 
 
-def test_without_anything_to_wait_for_joined_is_ready(story: Story) -> None:
+def test_a_channel_without_changes_is_ready_when_joined(story: Story) -> None:
     """A channel without changes and without replication_ready is ready with the join's ok (R18)."""
     story.open()
     assert story.outcome(story.join(story.channel(), ready=True)) is None
 
 
 @pytest.mark.parametrize("order", [(SUBSCRIBED, REPLICATING), (REPLICATING, SUBSCRIBED)])
-def test_ready_waits_for_both_when_both_were_asked_for(story: Story, order: tuple[str, str]) -> None:
+def test_ready_waits_for_both_messages_if_both_were_requested(story: Story, order: tuple[str, str]) -> None:
     """With changes and replication_ready, ready needs both messages, in any order (R18)."""
     story.open()
     db = story.channel("db", replication_ready=True)
@@ -90,7 +90,7 @@ def test_a_timeout_while_waiting_for_ready_leaves_the_channel_joined(story: Stor
     assert story.state(db) is ChannelState.JOINED
 
 
-def test_a_system_error_of_changes_is_degraded_and_no_rejoin(each: Story) -> None:
+def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> None:
     """Error, then ok: degraded, then ready, with the server's text, one join in all, and a gap for changes (R19)."""
     each.open()
     db = each.channel("db")
@@ -115,7 +115,7 @@ def test_a_system_error_of_changes_is_degraded_and_no_rejoin(each: Story) -> Non
     assert [one.status for one in said] == ["ok", "error", "ok"]
 
 
-def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
+def test_an_error_that_the_server_never_retries_is_raised_and_reported(each: Story) -> None:
     """A bad binding fails the callers waiting for ready at once with the server's text; the channel stays (R19)."""
     each.open()
     db = each.channel("db")
@@ -132,7 +132,7 @@ def test_what_the_server_never_retries_is_raised_and_reported(each: Story) -> No
     assert len(each.sent("phx_join")) == 1
 
 
-def test_what_passes_by_itself_does_not_end_the_wait_for_ready(story: Story) -> None:
+def test_a_transient_error_does_not_end_the_wait_for_ready(story: Story) -> None:
     """After a transient error of changes, callers continue to wait for ready until the ok (R19)."""
     story.open()
     db = story.channel("db")
@@ -145,7 +145,7 @@ def test_what_passes_by_itself_does_not_end_the_wait_for_ready(story: Story) -> 
     assert story.outcome(ready) is None
 
 
-def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
+def test_a_repeated_ok_changes_nothing(story: Story) -> None:
     """After a token refresh the server sends "Subscribed" again: no status, no gap, no join (R19)."""
     story.open()
     db = story.channel("db")
@@ -160,7 +160,7 @@ def test_an_ok_that_is_said_again_changes_nothing(story: Story) -> None:
     assert told == []
 
 
-def test_the_gap_of_changes_is_told_when_they_are_live_whatever_else_is_awaited(story: Story) -> None:
+def test_the_gap_of_changes_does_not_wait_for_replication(story: Story) -> None:
     """A server that never confirms replication does not delay the gap of changes (R44)."""
     story.open()
     db = story.channel("db", replication_ready=True)
@@ -179,7 +179,7 @@ def test_the_gap_of_changes_is_told_when_they_are_live_whatever_else_is_awaited(
     assert [gap.reason for gap in told] == ["connection_lost", "degraded"]
 
 
-def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> None:
+def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: Story) -> None:
     """During a rejoin, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
     each.open()
     db = each.channel("db")
@@ -203,7 +203,7 @@ def test_a_word_about_the_old_join_says_nothing_of_the_new_one(each: Story) -> N
     assert each.outcome(ready) is None
 
 
-def test_a_gap_that_settles_while_changes_fail_stays_open() -> None:
+def test_a_gap_stays_open_while_changes_fail() -> None:
     """An error of changes during the second in which replays are counted keeps the gap open until the ok (R44)."""
     story = Story()
     story.open()
@@ -227,7 +227,7 @@ def test_a_gap_that_settles_while_changes_fail_stays_open() -> None:
 
 
 @pytest.mark.parametrize("extension", ["postgres_changes", "system", "other"])
-def test_unknown_words_of_the_system_change_nothing(story: Story, extension: str) -> None:
+def test_unknown_system_messages_change_nothing(story: Story, extension: str) -> None:
     """An ok with an unknown text, and an unknown status, reach listeners and have no other effect (R40)."""
     story.open()
     db = story.channel("db")
@@ -254,7 +254,7 @@ def late(each: Story) -> str:
     return db
 
 
-def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: Story) -> None:
+def test_ready_after_a_late_listener_waits_for_the_rejoin(each: Story) -> None:
     """Right after a late listener for changes was added, ready means the new join, not the active one (R17, R18)."""
     db = late(each)
     ready = each.call(each.session.join, db, ready=True)
@@ -267,7 +267,7 @@ def test_ready_after_a_late_listener_waits_for_the_join_that_asks_for_it(each: S
     assert each.outcome(ready) is None
 
 
-def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None:
+def test_ready_does_not_wait_for_a_listener_that_was_removed(each: Story) -> None:
     """If the late listener is removed before the new join, ready refers to the active join."""
     each.open()
     db = each.channel("db")
@@ -282,7 +282,7 @@ def test_ready_does_not_wait_for_a_listener_that_went_again(each: Story) -> None
     assert len(each.sent("phx_join")) == 1
 
 
-def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_next(each: Story) -> None:
+def test_a_permanent_error_does_not_end_the_wait_for_a_rejoin(each: Story) -> None:
     """A late listener may repair a channel that cannot be ready: the next join's result counts."""
     each.open()
     db = each.channel("db")
@@ -298,7 +298,7 @@ def test_what_the_present_join_will_never_have_does_not_end_the_wait_for_the_nex
     assert isinstance(error_of(each.outcome(ready)), JoinError)
 
 
-def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
+def test_a_repeated_subscription_without_a_token_push_is_a_gap(each: Story) -> None:
     """A repeated "Subscribed" without a token push: the server's worker was replaced, rows may be missing."""
     each.open()
     db = each.channel("db")
@@ -317,7 +317,7 @@ def test_a_subscription_that_nothing_prompted_is_a_gap(each: Story) -> None:
     assert each.at(db).ready
 
 
-def test_a_subscription_before_a_rejoin_is_answered_is_of_the_join_before(make_story: Callable[..., Story]) -> None:
+def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_story: Callable[..., Story]) -> None:
     """Frames of a new join come only after its reply, so this message is about the older one: a gap (R12)."""
     story = make_story(protocol="1.0.0")
     story.open()
@@ -337,7 +337,7 @@ def test_a_subscription_before_a_rejoin_is_answered_is_of_the_join_before(make_s
 
 
 @pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])
-def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: int, gaps_told: int) -> None:
+def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: int, gaps_told: int) -> None:
     """Each pushed token makes the server report a subscription; any additional report is a gap (R25)."""
     story.open()
     db = story.channel("db")
@@ -352,7 +352,7 @@ def test_a_subscription_that_a_token_prompted_is_no_gap(story: Story, pushes: in
     assert len(told) == gaps_told
 
 
-def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(story: Story) -> None:
+def test_an_old_token_push_does_not_explain_a_subscription(story: Story) -> None:
     """A token pushed long ago does not explain a new subscription (R25)."""
     story.open()
     db = story.channel("db")
@@ -365,7 +365,7 @@ def test_a_push_that_the_server_did_not_answer_covers_no_later_subscription(stor
     assert [gap.reason for gap in told] == ["resubscribed"]
 
 
-def test_a_channel_without_changes_takes_no_subscription_for_a_gap(story: Story) -> None:
+def test_a_subscription_without_requested_changes_is_not_a_gap(story: Story) -> None:
     """Messages about changes that were not requested cause no gap (R44)."""
     story.open()
     told = story.collect(story.joined(), gaps())

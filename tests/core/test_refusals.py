@@ -51,7 +51,7 @@ def follow(story: Story, room: str, says: Callable[[], None], what: Class) -> No
 
 
 @pytest.mark.parametrize(("reason", "what"), REASONS.items())
-def test_each_reason_of_a_refused_join_leads_to_what_its_row_says(reason: str, what: Class) -> None:
+def test_each_reason_of_a_refused_join_is_handled_as_the_table_says(reason: str, what: Class) -> None:
     """Fatal reasons stop, transient ones are retried, limits more slowly, tokens after a fresh one (R29)."""
     story, room = with_provider()
     waiting = story.call(story.session.join, room)
@@ -67,7 +67,7 @@ def test_each_reason_of_a_refused_join_leads_to_what_its_row_says(reason: str, w
 
 
 @pytest.mark.parametrize(("text", "what"), SYSTEMS.items())
-def test_each_system_error_leads_to_what_its_row_says(text: str, what: Class) -> None:
+def test_each_system_error_is_handled_as_the_table_says(text: str, what: Class) -> None:
     """A system error followed by phx_close: the same classes, with the server's text as the reason (R29)."""
     story, room = with_provider()
     story.answer_join()
@@ -99,7 +99,7 @@ def test_no_system_error_of_changes_ends_the_channel(text: str, what: str) -> No
         assert story.errors == []
 
 
-def test_a_fatal_refusal_is_tried_again_when_the_token_changes(make_story: Callable[..., Story]) -> None:
+def test_a_fatal_refusal_is_retried_when_the_token_changes(make_story: Callable[..., Story]) -> None:
     """Unauthorized stops until the token changes; setting the same token has no effect (R29)."""
     story = make_story(token="v1")
     story.open()
@@ -114,7 +114,7 @@ def test_a_fatal_refusal_is_tried_again_when_the_token_changes(make_story: Calla
     assert story.sent("phx_join")[1].payload["access_token"] == "v2"
 
 
-def test_a_fatal_refusal_stays_through_reconnects(story: Story) -> None:
+def test_a_fatal_refusal_is_not_retried_after_a_reconnect(story: Story) -> None:
     """A channel that was refused permanently is not joined again after a reconnect (R29)."""
     story.open()
     room, other = story.channel(), story.joined("other")
@@ -129,7 +129,7 @@ def test_a_fatal_refusal_stays_through_reconnects(story: Story) -> None:
 @pytest.mark.parametrize(
     "response", [{"reason": "RealtimeRestarting: wait"}, "RealtimeRestarting: wait", {}, None, [], 5]
 )
-def test_a_refusal_of_any_shape_is_a_refusal(story: Story, response: object) -> None:
+def test_a_malformed_refusal_is_a_transient_refusal(story: Story, response: object) -> None:
     """Reasons that are bare strings, missing, or not text count as transient refusals (R29, R40)."""
     story.open()
     room = story.channel()
@@ -139,7 +139,7 @@ def test_a_refusal_of_any_shape_is_a_refusal(story: Story, response: object) -> 
     assert isinstance(story.at(room).error, JoinError)
 
 
-def test_the_reason_of_a_close_is_the_word_before_it(story: Story) -> None:
+def test_the_reason_of_a_close_is_the_system_error_before_it(story: Story) -> None:
     """A phx_close after a system error has that error; one without it has none of an earlier join (R29)."""
     story.open()
     room = story.joined()
@@ -164,7 +164,7 @@ def test_an_expired_token_is_an_auth_error(story: Story) -> None:
 TOO_MANY = "ChannelRateLimitReached: Too many channels"
 
 
-def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: Callable[..., Story]) -> None:
+def test_too_many_channels_is_retried_once_while_the_client_counts_fewer(make_story: Callable[..., Story]) -> None:
     """The server's count lags after a leave; the second refusal is final, until the next subscribe (R29)."""
     story = make_story(limits=Limits(channels=2))
     story.open()
@@ -182,7 +182,7 @@ def test_too_many_channels_is_tried_once_more_while_we_count_fewer(make_story: C
     assert len([frame for frame in story.sent("phx_join") if frame.topic == room]) == 4
 
 
-def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story]) -> None:
+def test_a_channel_is_joined_when_the_server_accepts_the_second_attempt(make_story: Callable[..., Story]) -> None:
     """The second attempt succeeds, and a later refusal has one more attempt again (R29)."""
     story = make_story(limits=Limits(channels=1))
     story.open()
@@ -198,7 +198,7 @@ def test_a_channel_that_fits_after_all_is_joined(make_story: Callable[..., Story
         story.run_alive(1.1)
 
 
-def test_too_many_channels_is_final_where_nobody_counts(make_story: Callable[..., Story]) -> None:
+def test_too_many_channels_is_final_without_a_limit_in_the_client(make_story: Callable[..., Story]) -> None:
     """Without a client-side limit the server's answer is final (R29)."""
     story = make_story(limits=Limits.off())
     story.open()

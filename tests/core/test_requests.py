@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from supawire.core.effects import Effects, Settle, Ticket, TicketKind
-from supawire.core.pacing import Pace
 from supawire.core.requests import Pending, Replies, Tickets, Timers
 from supawire.errors import ClosedError
 
@@ -176,33 +175,9 @@ class TimersMachine(RuleBasedStateMachine):
         assert self.timers.next == min(self.model.values(), default=None)
         assert len(self.timers) == len(self.model)
         assert all(self.timers.deadline(key) == self.model.get(key) for key in range(13))
-        assert len(self.timers._heap) <= 65 + 4 * 13
+        assert self.timers.heap_size <= 65 + 4 * 13
 
 
 def test_deadlines_are_given_in_order_and_the_heap_does_not_grow() -> None:
     """The heap keeps the latest deadlines, in order, and stays small, whatever is set, replaced and cancelled."""
     run_state_machine_as_test(TimersMachine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None))
-
-
-# --- pace
-
-
-@given(st.integers(1, 5), st.lists(st.floats(0, 2), min_size=1, max_size=60))
-def test_no_window_holds_more_calls_than_the_pace(limit: int, waits: list[float]) -> None:
-    """If each call waits until it is allowed, no window of a second has more calls than the limit (R35)."""
-    pace = Pace(limit)
-    at, calls = 0.0, list[float]()
-    for wait in waits:
-        at = max(at + wait, pace.ready_at(at + wait))
-        assert pace.ready_at(at) == at
-        pace.spend(at)
-        calls.append(at)
-    assert max(sum(start <= one < start + 0.999 for one in calls) for start in calls) <= limit
-
-
-def test_no_limit_never_waits() -> None:
-    """None means no limit and stores nothing."""
-    pace = Pace(None)
-    for _ in range(1000):
-        pace.spend(1.0)
-    assert pace.ready_at(1.0) == 1.0

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from supawire.core import http_broadcast
 from supawire.core.http_broadcast import HttpMessage, HttpOutcome, batches, http_message, judge, may_repeat, single
-from supawire.core.pacing import Pace
 from supawire.errors import InvalidArgumentError, PayloadTooLargeError
 
 ID = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
@@ -160,14 +159,3 @@ def test_only_what_deceives_nobody_is_repeated(verdict: HttpOutcome):
     assert may_repeat(verdict, [plain]) is later
     assert may_repeat(verdict, [named, plain]) is later
     assert may_repeat(verdict, [named, named]) is (later or unsure)
-
-
-def test_the_pace_counts_several_at_once():
-    """Several messages are allowed once enough slots are free, and not before."""
-    pace = Pace(4, 1.0)
-    pace.spend(10.0, 2)
-    pace.spend(10.5)
-    assert pace.ready_at(10.6, 1) == 10.6
-    assert pace.ready_at(10.6, 3) == 11.0
-    assert pace.ready_at(10.6, 4) == 11.5
-    assert Pace(None).ready_at(5.0, 1000) == 5.0

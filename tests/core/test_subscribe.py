@@ -1,11 +1,11 @@
-"""subscribe: resolved by the join, fails with its reason, and patient timeouts (R23)."""
+"""subscribe: resolved by the join, fails with its reason, and timeouts that ignore time in the join queue (R23)."""
 
 from collections.abc import Callable
 
 from supawire.errors import ConnectionLostError, JoinDeniedError, OperationTimeout
 from supawire.events import ChannelState, ConnectionState
 from supawire.options import Backoff, Limits
-from supawire.selectors import broadcast, status
+from supawire.selectors import status
 from supawire.testing.harness import NOT_YET, error_of
 
 from .conftest import Story
@@ -13,16 +13,7 @@ from .conftest import Story
 HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
-def hears(story: Story, topic: str) -> bool:
-    """Return whether broadcasts get through in both directions."""
-    heard = story.collect(topic, broadcast("hello"))
-    story.receive(topic, "broadcast", HELLO)
-    before = len(story.pushed())
-    story.broadcast(topic, b'{"n":2}')
-    return len(heard) == 1 and len(story.pushed()) == before + 1
-
-
-def test_subscribe_is_settled_by_the_join_not_before(story: Story) -> None:
+def test_subscribe_returns_when_joined_and_not_before(story: Story) -> None:
     """subscribe returns when joined, also if the connection must be opened first (R23)."""
     room = story.channel()
     joining = story.call(story.session.join, room)
@@ -46,7 +37,7 @@ def test_a_fatal_refusal_is_raised_at_once_with_the_reason(story: Story) -> None
     assert story.at(room).error is error
 
 
-def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
+def test_subscribe_waits_through_transient_refusals(story: Story) -> None:
     """A transient refusal is retried; the timeout error includes the last refusal (R23)."""
     story.open()
     room = story.channel()
@@ -62,7 +53,7 @@ def test_subscribe_waits_through_refusals_that_pass(story: Story) -> None:
     assert "Realtime is restarting" in str(error)
 
 
-def test_statuses_tell_every_move_with_its_cause(story: Story) -> None:
+def test_status_listeners_receive_each_change_with_its_cause(story: Story) -> None:
     """A status listener receives each status change of its channel in order, with its cause (R23)."""
     story.open()
     room = story.channel()
@@ -90,8 +81,8 @@ def test_statuses_tell_every_move_with_its_cause(story: Story) -> None:
     ]
 
 
-def test_patience_does_not_count_what_others_cost(story: Story) -> None:
-    """A patient timeout is paused behind other unanswered joins; a plain one is not."""
+def test_queue_time_behind_other_joins_does_not_count(story: Story) -> None:
+    """A timeout that ignores queue time is paused behind other unanswered joins; a plain one is not."""
     story.open()
     slow, patient, plain = story.channel("slow"), story.channel("patient"), story.channel("plain")
     story.call(story.session.join, slow)
@@ -107,7 +98,7 @@ def test_patience_does_not_count_what_others_cost(story: Story) -> None:
     assert isinstance(error_of(story.outcome(one)), OperationTimeout)
 
 
-def test_patience_ends_with_the_socket(story: Story) -> None:
+def test_time_without_a_connection_counts(story: Story) -> None:
     """Time without a connection counts, also for callers that waited behind other joins when it was lost."""
     story.open()
     first, last = story.channel("first"), story.channel("last")
@@ -121,7 +112,7 @@ def test_patience_ends_with_the_socket(story: Story) -> None:
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
 
 
-def test_patience_does_not_count_pacing(make_story: Callable[..., Story]) -> None:
+def test_queue_time_behind_the_limit_on_joins_does_not_count(make_story: Callable[..., Story]) -> None:
     """Time behind the limit on joins is not counted either."""
     story = make_story(limits=Limits(joins_per_second=0.1))
     story.open()
@@ -134,7 +125,7 @@ def test_patience_does_not_count_pacing(make_story: Callable[..., Story]) -> Non
     assert story.outcome(waiting) is None
 
 
-def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[..., Story]) -> None:
+def test_a_channel_fails_after_the_maximum_of_attempts(make_story: Callable[..., Story]) -> None:
     """With max_attempts for rejoins a channel ends FAILED with the reason, whether refused or unanswered (R3)."""
     for answered in (True, False):
         story = make_story(rejoin_backoff=Backoff(initial=1, max_attempts=2))
@@ -156,7 +147,7 @@ def test_rejoin_attempts_that_are_used_up_fail_the_channel(make_story: Callable[
         assert len(story.sent("phx_join")) == 4
 
 
-def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> None:
+def test_time_until_a_retry_counts_after_a_refusal_behind_other_joins(story: Story) -> None:
     """After a join is answered before its turn, the time until its retry counts."""
     story.open()
     story.call(story.session.join, story.channel("first"))
@@ -168,7 +159,7 @@ def test_patience_runs_on_when_a_join_behind_others_is_refused(story: Story) -> 
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
 
 
-def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) -> None:
+def test_a_new_subscribe_is_not_paused_by_an_earlier_one(make_story: Callable[..., Story]) -> None:
     """A channel that was paused when it was left is not paused when subscribed again without a connection."""
     story = make_story(limits=Limits(joins_per_second=0.1))
     story.open()
@@ -182,8 +173,8 @@ def test_patience_begins_anew_with_a_new_wish(make_story: Callable[..., Story]) 
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
 
 
-def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_story: Callable[..., Story]) -> None:
-    """Paused three times, a patient caller has the sum of the times between, and not less (R23)."""
+def test_a_timeout_that_is_paused_repeatedly_has_its_full_length(make_story: Callable[..., Story]) -> None:
+    """Paused three times, such a caller has the sum of the times between, and not less (R23)."""
     story = make_story(limits=Limits(joins_per_second=None), rejoin_backoff=Backoff(initial=1, factor=1, jitter=0))
     story.open()
     slow, room = story.channel("slow"), story.channel()
@@ -202,7 +193,7 @@ def test_patience_adds_up_what_is_left_between_the_times_it_stands_still(make_st
     assert isinstance(error_of(story.outcome(waiting)), OperationTimeout)
 
 
-def test_rejoins_end_after_max_elapsed(make_story: Callable[..., Story]) -> None:
+def test_a_channel_fails_after_the_maximum_duration_of_retries(make_story: Callable[..., Story]) -> None:
     """With max_elapsed a channel ends FAILED that many seconds after the first refusal (R3)."""
     story = make_story(rejoin_backoff=Backoff(initial=1, factor=1, jitter=0, max_elapsed=10))
     story.open()

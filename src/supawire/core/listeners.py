@@ -283,6 +283,11 @@ class Index:
             self._unions[key] = found
         return found
 
+    @property
+    def cached_unions(self) -> int:
+        """Number of cached results of `union`."""
+        return len(self._unions)
+
     # --- internal
 
     def _merge_bindings(self, ids: Iterable[int], kind: str) -> Listeners:

@@ -115,6 +115,11 @@ class Timers(Generic[K]):
         while (deadline := self.next) is not None and deadline <= mono:
             yield self.pop()
 
+    @property
+    def heap_size(self) -> int:
+        """Number of entries in the heap, including replaced and cancelled ones."""
+        return len(self._heap)
+
     def pop(self) -> K:
         """Remove and return the key with the earliest deadline."""
         key = heapq.heappop(self._heap)[2]
@@ -277,6 +282,11 @@ class Replies:
         if self._frozen_at is not None or (deadline := self._timers.next) is None:
             return None
         return deadline + self._shift
+
+    @property
+    def heap_size(self) -> int:
+        """Number of entries in the heaps, including replaced and cancelled ones."""
+        return self._timers.heap_size + self._firm.heap_size
 
     def _cancel(self, ref: str, pending: Pending) -> None:
         (self._firm if pending.firm else self._timers).cancel(ref)

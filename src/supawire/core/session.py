@@ -195,6 +195,19 @@ class Session:
         """Return the counters."""
         return self._context.stats(self.state, sum(channel.queued for channel in self._channels.values()))
 
+    def table_sizes(self) -> dict[str, int]:
+        """Return the number of entries in each internal table, to detect leaks."""
+        context = self._context
+        return {
+            "channels": len(self._channels),
+            "queued joins": self._joins.waiting,
+            "unanswered joins": self._joins.unanswered,
+            "tickets": len(context.tickets),
+            "requests": len(context.replies),
+            "deadlines": len(context.timers),
+            "heap": context.timers.heap_size + context.replies.heap_size,
+        }
+
     # --- commands: the client
 
     def open(self, now: Instant) -> Ticket:

@@ -1,32 +1,23 @@
-"""The timeout of a join, and which timeouts are paused meanwhile (R22)."""
+"""The queue of joins: timeouts of joins, timeouts paused meanwhile, and gaps that begin at a slow join (R22)."""
 
 from collections.abc import Callable
 
 import pytest
 
 from supawire.errors import OperationTimeout
-from supawire.events import ChannelState, ConnectionState
+from supawire.events import ChannelState, ConnectionState, Gap
 from supawire.options import SessionOptions
-from supawire.selectors import broadcast
+from supawire.selectors import broadcast, changes, gaps
 from supawire.server.hub_options import HubOptions, Timings
 from supawire.testing.harness import NOT_YET, error_of
 from supawire.testing.linked import SECRET, World
 
-from .conftest import Story
+from .conftest import SUBSCRIBED, TROUBLE, Story
 
 HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 
-def hears(story: Story, topic: str) -> bool:
-    """Return whether broadcasts get through in both directions."""
-    heard = story.collect(topic, broadcast("hello"))
-    story.receive(topic, "broadcast", HELLO)
-    before = len(story.pushed())
-    story.broadcast(topic, b'{"n":2}')
-    return len(heard) == 1 and len(story.pushed()) == before + 1
-
-
-def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
+def test_a_join_has_its_full_timeout_after_a_lost_connection(story: Story) -> None:
     """A connection lost at 80 % of a join's timeout gives the next join the full timeout again (R22)."""
     story.open()
     room = story.channel()
@@ -45,7 +36,7 @@ def test_a_join_has_its_full_time_after_a_drop(story: Story) -> None:
 
 
 @pytest.mark.parametrize("end", ["reply", "leave", "drop"])
-def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None:
+def test_the_deadline_of_a_join_ends_with_the_join(story: Story, end: str) -> None:
     """After its reply, a leave or a lost connection, the deadline of a join has no effect (R22)."""
     story.open()
     room = story.channel()
@@ -67,7 +58,7 @@ def test_the_join_timer_is_over_with_its_attempt(story: Story, end: str) -> None
     assert not [error for error in story.errors if isinstance(error, OperationTimeout)]
 
 
-def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None:
+def test_the_timeout_of_a_join_starts_after_the_join_before_it(story: Story) -> None:
     """The timeout of a join starts when the join before it on this connection is answered (R22)."""
     story.open()
     one, two = story.channel("one"), story.channel("two")
@@ -83,7 +74,7 @@ def test_a_join_that_waits_behind_another_has_its_own_time(story: Story) -> None
     assert story.session.state is ConnectionState.OPEN
 
 
-def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> None:
+def test_a_silent_socket_is_dropped_at_the_deadline_of_a_join(story: Story) -> None:
     """If no frame arrives between a join and its deadline, the socket is dropped instead of the join."""
     story.open()
     story.joined("other")
@@ -97,7 +88,7 @@ def test_a_dead_socket_is_noticed_at_the_deadline_of_a_join(story: Story) -> Non
     assert len(story.aborts) == 1
 
 
-def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
+def test_ack_timeouts_are_paused_while_a_join_is_unanswered(story: Story) -> None:
     """The timeout of an ack runs only while no join of its connection is unanswered."""
     story.open()
     room, slow = story.joined(ack=True), story.channel("slow")
@@ -114,7 +105,7 @@ def test_acks_stand_still_while_a_join_is_unanswered(story: Story) -> None:
     assert isinstance(error_of(story.outcome(acked)), OperationTimeout)
 
 
-def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> None:
+def test_an_explicit_timeout_is_not_paused_by_an_unanswered_join(story: Story) -> None:
     """An explicit timeout of an ack or a ping is kept, whatever blocks the connection (R22)."""
     story.open()
     room = story.joined(ack=True)
@@ -141,7 +132,7 @@ def test_an_explicit_timeout_holds_while_a_join_is_unanswered(story: Story) -> N
 
 
 @pytest.mark.parametrize(("ignore_queue_time", "seconds"), [(False, 10.0), (True, 19.0)])
-def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
+def test_an_explicit_timeout_includes_queueing_and_the_ack(
     make_story: Callable[..., Story], ignore_queue_time: bool, seconds: float
 ) -> None:
     """A broadcast queued for nine of its explicit ten seconds has one second left for its ack (R32)."""
@@ -158,7 +149,7 @@ def test_an_explicit_timeout_is_for_waiting_and_the_ack_together(
     assert isinstance(error_of(story.outcome(kept)), OperationTimeout)
 
 
-def test_refused_joins_of_ten_cost_no_reconnect() -> None:
+def test_ten_refused_joins_cause_no_reconnect() -> None:
     """Ten refused joins of a hundred, each blocking the connection for 5 s, cause no reconnect; ninety are joined."""
     world = World(hub=HubOptions(secret=SECRET, timings=Timings.strict()))
     ada = world.client(SessionOptions())
@@ -175,7 +166,7 @@ def test_refused_joins_of_ten_cost_no_reconnect() -> None:
     assert ada.session.stats().connects == 1
 
 
-def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
+def test_the_first_join_after_a_lost_connection_has_a_deadline(story: Story) -> None:
     """The join of a new socket is first in its queue, whatever the old socket left unanswered, and times out (R22)."""
     story.open()
     room = story.channel()
@@ -187,7 +178,7 @@ def test_a_join_after_a_drop_has_a_deadline_too(story: Story) -> None:
     assert story.session.state is ConnectionState.RETRYING
 
 
-def test_a_channel_says_that_its_join_was_not_answered(story: Story) -> None:
+def test_the_error_of_a_channel_is_the_timeout_of_its_join(story: Story) -> None:
     """While the channel waits for the retry, `error` is the timeout (R22, R23)."""
     story.open()
     other, room = story.joined("other"), story.channel()
@@ -198,3 +189,63 @@ def test_a_channel_says_that_its_join_was_not_answered(story: Story) -> None:
     error = error_of(story.at(room).error)
     assert isinstance(error, OperationTimeout)
     assert error.retryable
+
+
+# --- the start of a gap while the server processes a join and sends nothing else
+
+
+def test_a_gap_begins_at_the_join_that_delayed_frames(make_story: Callable[..., Story]) -> None:
+    """If the connection is lost behind an unanswered join, the gap includes what was delayed since that join (R44)."""
+    story = make_story()
+    story.open()
+    told = story.collect(story.joined("room"), broadcast(), gaps())
+    story.run_alive(100)
+    asked_at = story.now.wall
+    story.call(story.session.join, story.channel("slow"))
+    story.run_for(3)
+    story.receive("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
+    story.run_for(3)
+    story.drop(1006)
+    story.come_back()
+    for join in story.sent("phx_join")[-2:]:
+        story.reply(join, {"postgres_changes": []})
+    gap = told[-1]
+    assert isinstance(gap, Gap) and gap.reason == "connection_lost"
+    assert abs(gap.started_at.timestamp() - asked_at) < 0.001
+
+
+def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callable[..., Story]) -> None:
+    """A channel that was joined while the server was busy with another join misses nothing from before (R44)."""
+    story = make_story()
+    story.open()
+    story.call(story.session.join, story.channel("slow"))
+    story.run_for(3)
+    told = story.collect(story.channel("room"), broadcast(), gaps())
+    story.call(story.session.join, "realtime:room")
+    story.answer_join()
+    joined_at = story.now.wall
+    story.run_for(3)
+    story.drop(1006)
+    story.come_back()
+    for join in story.sent("phx_join")[-2:]:
+        story.reply(join, {"postgres_changes": []})
+    assert abs(told[-1].started_at.timestamp() - joined_at) < 0.001
+
+
+def test_a_gap_of_changes_begins_at_the_join_that_delayed_the_error(make_story: Callable[..., Story]) -> None:
+    """An error of changes received behind a slow join may be as old as that join, and so is its gap (R19, R44)."""
+    story = make_story()
+    story.open()
+    told = story.collect(story.channel("db"), changes("users"), gaps())
+    story.join("realtime:db")
+    story.system("realtime:db", SUBSCRIBED)
+    story.run_alive(100)
+    asked_at = story.now.wall
+    story.call(story.session.join, story.channel("slow"))
+    story.run_for(6)
+    story.answer_join()
+    story.system("realtime:db", TROUBLE, status="error")
+    story.run_for(5)
+    story.system("realtime:db", SUBSCRIBED)
+    assert [(gap.reason, gap.lost) for gap in told] == [("degraded", {"changes"})]
+    assert abs(told[0].started_at.timestamp() - asked_at) < 0.001
