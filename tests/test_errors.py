@@ -401,6 +401,6 @@ def test_hints_about_addresses_name_the_path_of_a_bare_server():
 
 def test_a_refused_publish_names_both_reasons():
     """A 401 of the HTTP interface may mean a token that has run out as well as one of another project."""
-    assert "has run out" in str(_server_errors.http_error(401)) and "another secret" in str(
+    assert "has expired" in str(_server_errors.http_error(401)) and "another secret" in str(
         _server_errors.http_error(401)
     )

@@ -215,10 +215,10 @@ TOKENS = [
 def test_a_refused_key_is_not_called_a_token(reason: str):
     """Without a token the hint is about the key; with one it is about the token."""
     keyed, other = join_error(reason, keyed=True), join_error(reason)
-    assert "judges the key: " in (keyed.hint or "") and "token=" not in (keyed.hint or "")
-    assert "judges the key" not in (other.hint or "")
+    assert "checks the key: " in (keyed.hint or "") and "token=" not in (keyed.hint or "")
+    assert "checks the key" not in (other.hint or "")
     text = reason.partition(": ")[2]
-    assert "judges the key" in (system_error("system", text, keyed=True).hint or "") or "Jwt" in reason
+    assert "checks the key" in (system_error("system", text, keyed=True).hint or "") or "Jwt" in reason
 
 
 def test_a_wrong_key_gets_a_hint_about_the_key(served: LocalServer):
@@ -228,7 +228,7 @@ def test_a_wrong_key_gets_a_hint_about_the_key(served: LocalServer):
         with pytest.raises(ConnectError) as caught:
             connect(served.url, other, token=token)
         hint = caught.value.hint or ""
-        assert "The key opens the connection" in hint and "URL and key are of the same project" in hint
+        assert "opened with the key" in hint and "URL and key belong to the same project" in hint
 
 
 def test_a_channel_without_a_token_that_is_refused_names_the_key(served: LocalServer):
@@ -237,7 +237,7 @@ def test_a_channel_without_a_token_that_is_refused_names_the_key(served: LocalSe
         room = client.channel("room", token=JWT)
         with pytest.raises(JoinError) as caught:
             room.subscribe()
-        assert "judges the key" not in (caught.value.hint or "")
+        assert "checks the key" not in (caught.value.hint or "")
 
 
 def test_https_where_there_is_no_tls_says_so(served: LocalServer):

@@ -92,51 +92,55 @@ def _opens(slug: str) -> str:
 
 R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
 
-_WAIT = "Nothing to do: it is tried again by itself."
-_BACK = "The connection is made again by itself; what was on its way is not sent again."
-_SLOWER = "It is tried again more slowly; fewer or later calls help, or a plan with a higher limit."
-_EXPIRED = "Pass token= a callable, and a fresh token is fetched before each join and before this one runs out."
+_WAIT = "You need not do anything: the client retries."
+_BACK = "The client reconnects by itself; messages that were being sent are not sent again."
+_SLOWER = "The client retries more slowly. Make fewer or later calls, or choose a plan with a higher limit."
+_EXPIRED = (
+    "Pass a callable as token=: it is called for a fresh token before each join and before the current one expires."
+)
 _CLAIMS = "Sign the token with both a role and an exp claim."
 _NO_JWT = "Pass the access token of a signed-in user, or leave token= out to use the key."
-_SIGNATURE = "The token was signed with another secret: check that URL, key and token are of the same project."
+_SIGNATURE = "The token was signed with another secret: check that URL, key and token belong to the same project."
 _NOT_TAKEN = (
-    "The token or key has run out, or was signed with another secret: pass token= a callable that gives a fresh one, "
-    "and check that URL, key and token are of the same project."
+    "The token or key has expired, or was signed with another secret: pass a callable as token= that returns a fresh "
+    "one, and check that URL, key and token belong to the same project."
 )
 _SIGNER = "The project does not know the token's key id or algorithm; after a key rotation fetch a new token."
-_SAME = "check that URL and key are of the same project, and that the key is whole."
+_SAME = "check that URL and key belong to the same project, and that the key is complete."
 KEY_HINTS: Final = {
-    "token-expired": "it has run out; copy the project's key anew.",
-    "token-claims": "it has no role or no exp claim; copy the project's key anew.",
+    "token-expired": "it has expired; copy the project's current key.",
+    "token-claims": "it has no role or no exp claim; copy the project's key again.",
     "token-malformed": _SAME,
     "token-signature": _SAME,
-    "token-signer": f"{_SAME} After a rotation of the project's keys copy the new one.",
+    "token-signer": f"{_SAME} After a rotation of the project's keys copy the new key.",
 }
 """Hints by slug, put after `KEY_JUDGED`, for errors where the key was refused because no token was given."""
 
-KEY_JUDGED: Final = "No token was given, so the server judges the key: "
-_OPENS: Final = "The key opens the connection, whatever token= is: "
+KEY_JUDGED: Final = "No token was given, so the server checks the key: "
+_OPENS: Final = "The connection is opened with the key, not with token=: "
 
 _DENIED = "Add a policy on realtime.messages that lets this role SELECT this topic, or sign in before joining."
 _PROJECT = (
     "Check the project's URL; a Realtime server without a gateway needs /socket at the end of its address, and takes "
     "the project from the first label of the host name."
 )
-_DATABASE = "It is tried again by itself; if it lasts, check that the project is not paused and its database is up."
-_BUSY = "It is tried again by itself; if it lasts, raise the database's connection limits."
-_BINDING = "Correct the arguments of changes(); the server does not try this again by itself."
+_DATABASE = (
+    "The client retries. If the error persists, check that the project is not paused and its database is running."
+)
+_BUSY = "The client retries. If the error persists, raise the database's connection limits."
+_BINDING = "Correct the arguments of changes(); the server does not retry this."
 _LEAVE = "Leave a channel first, or use a second client."
 _REPLAY = "Replay needs private=True, a valid replay_since and a replay_limit from 1 to 25."
 _TABLE = "Add the table to the publication supabase_realtime, and check schema and table."
-_NO_REASON = "This server gives no reason: check key, token and protocol=."
+_NO_REASON = "The server gave no reason: check key, token and protocol=."
 _ADDRESS = (
-    "The address does not answer as Realtime does: check the URL, and proxies and gateways on the way; a Realtime "
+    "The address did not answer like a Realtime server: check the URL, and proxies and gateways in between; a Realtime "
     "server without a gateway needs /socket at the end of its address."
 )
 _INSERT = "Add a policy on realtime.messages that lets this role INSERT for this topic."
-_DISABLED = "Switch Realtime on in the project's settings."
-_AGAIN = "Send it again a little later."
-_SMALLER = "Send less, or store it and send a reference."
+_DISABLED = "Enable Realtime in the project's settings."
+_AGAIN = "Send it again later."
+_SMALLER = "Send less data, or store it and send a reference."
 
 JOIN_REASONS: Final = (  # see docs/protocol.md, Join errors
     Known("TopicNameRequired", "", JoinDeniedError, G, "Give the channel a name.", "topic-name-required"),
@@ -175,7 +179,14 @@ JOIN_REASONS: Final = (  # see docs/protocol.md, Join errors
     Known(None, "Unknown Error on Channel", JoinError, R, _WAIT, "unknown"),
     Known(None, "join crashed", JoinError, R, _WAIT, "unknown"),
     Known(None, "too many channels joined", JoinDeniedError, G, _LEAVE, "channels"),
-    Known(None, "unmatched topic", JoinDeniedError, G, "A topic on the wire begins with realtime:.", "unmatched-topic"),
+    Known(
+        None,
+        "unmatched topic",
+        JoinDeniedError,
+        G,
+        "The topic in a frame must begin with realtime:.",
+        "unmatched-topic",
+    ),
 )
 
 EXPIRED_JOIN: Final = Known(None, "", JoinError, T, _EXPIRED, "token-expired")
@@ -199,11 +210,13 @@ HANDSHAKE: Final = (  # gateways may send other texts, old servers 403 without a
     Known(401, "", ConnectError, T, _opens("token-signature"), "token-signature", once=True),
     Known(403, "Realtime was disabled", ConnectError, G, _DISABLED, "disabled"),
     Known(403, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
-    Known(403, "", ConnectError, G, "Check URL, key and what the gateway in front allows.", "forbidden"),
+    Known(
+        403, "", ConnectError, G, "Check URL and key, and the rules of the gateway in front of the server.", "forbidden"
+    ),
     Known(404, "", ConnectError, G, _PROJECT, "tenant-not-found"),
-    Known(414, "", ConnectError, G, "The URL is too long: fewer params= or a shorter key.", "request-too-long"),
+    Known(414, "", ConnectError, G, "The URL is too long: use fewer params= or a shorter key.", "request-too-long"),
     Known(429, "", ConnectError, S, _SLOWER, "connections"),
-    Known(431, "", ConnectError, G, "A header is too long: the server takes 4096 bytes each.", "request-too-long"),
+    Known(431, "", ConnectError, G, "A header is too long: the server accepts 4096 bytes each.", "request-too-long"),
     Known(500, "Error connecting to Realtime", ConnectError, R, _DATABASE, "connecting"),
 )
 OLD_REFUSAL: Final = Known(403, "", ConnectError, T, _NO_REASON, "forbidden", once=True)
@@ -257,7 +270,7 @@ CHANNEL_ENDED: Final = Known("system", "", ServerError, R, _WAIT, "channel-ended
 
 PUSH_REPLIES: Final = (  # error replies to pushes
     Known(None, "payload_size_exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
-    Known(None, "Presence track payload must be a map", PushError, G, "Track an object.", "presence-payload"),
+    Known(None, "Presence track payload must be a map", PushError, G, "Track a JSON object.", "presence-payload"),
     Known(None, "unmatched topic", PushError, R, _WAIT, "unmatched-topic"),
 )
 REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
@@ -265,10 +278,12 @@ REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
 CLOSE_CODES: Final = (  # the client reconnects after every close that it did not start
     Known(1000, "", ConnectionLostError, R, _BACK, "closed"),
     Known(1001, "", ConnectionLostError, S, _SLOWER, "joins"),
-    Known(1002, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
-    Known(1007, "", ConnectionLostError, R, "A frame of ours was wrong: please report it.", "closed-protocol"),
-    Known(1009, "", ConnectionLostError, R, "A frame was over the server's 5,000,000 bytes.", "frame-size"),
-    Known(1012, "", ConnectionLostError, R, "The server restarts or reloads the project.", "restarting"),
+    Known(1002, "", ConnectionLostError, R, "This library sent an invalid frame: please report it.", "closed-protocol"),
+    Known(1007, "", ConnectionLostError, R, "This library sent an invalid frame: please report it.", "closed-protocol"),
+    Known(
+        1009, "", ConnectionLostError, R, "A frame was larger than the server's limit of 5,000,000 bytes.", "frame-size"
+    ),
+    Known(1012, "", ConnectionLostError, R, "The server is restarting or reloading the project.", "restarting"),
 )
 CLOSED: Final = Known(None, "", ConnectionLostError, R, _BACK, "closed")
 
@@ -287,7 +302,7 @@ HTTP_ANSWERS: Final = (  # see docs/protocol.md, HTTP answers
     Known(422, "Missing messages partition", HttpError, R, _AGAIN, "missing-partition"),
     Known(422, "Tenant database", HttpError, R, _AGAIN, "http-unavailable"),
     Known(422, "Connect rate limit reached", HttpError, S, _AGAIN, "http-unavailable"),
-    Known(422, "", HttpError, G, "Correct the message; the answer names the field.", "http-body"),
+    Known(422, "", HttpError, G, "Correct the message; the response names the field.", "http-body"),
     Known(429, "Too many messages to broadcast", HttpError, S, "Send smaller batches.", "messages"),
     Known(429, "", HttpError, S, "Send less often, or raise the project's limit.", "messages"),
     Known(500, "Unable to authorize broadcast", HttpError, R, _AGAIN, "http-unavailable"),
