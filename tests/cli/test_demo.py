@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import supawire as supawire_package
-from supawire.cli.app import run
-from supawire.cli.demo.backend import OwnBackend
-from supawire.cli.demo.checks import Checks, Told
-from supawire.cli.demo.tour import CHANGES, STEPS, row_told
+from supawire.cli import run
+from supawire.cli.demo import OwnBackend
+from supawire.cli.demo.checks import Checks, Content
+from supawire.cli.demo.tour import CHANGES, STEPS, row_content
 from supawire.selectors import broadcast, changes, presence
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving, supawire
@@ -277,7 +277,7 @@ def test_ctrl_c_ends_it_at_once():
 
 
 def test_an_output_that_knows_no_arrows_gets_none():
-    """Where the output cannot hold a character, the tour is told in ASCII all the same."""
+    """Where the output cannot hold a character, the tour is printed in ASCII all the same."""
     done = supawire("demo", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.code == 0
     assert done.out.isascii()
@@ -322,41 +322,41 @@ async def test_the_code_that_is_shown_runs():
 
 def test_values_are_compared_to_the_last_digit():
     """Equal values of different types, and numbers with another scale, are not the same; the order of keys is free."""
-    assert Told("a", {"x": 1, "y": [2]}) == Told("a", {"y": [2], "x": 1})
+    assert Content("a", {"x": 1, "y": [2]}) == Content("a", {"y": [2], "x": 1})
     for one, other in ((1, True), (1, 1.0), (Decimal("19.9"), Decimal("19.90")), ([1], [True]), (None, "None")):
-        assert Told("a", {"x": one}) != Told("a", {"x": other})
-    assert Told("a", 1) != Told("b", 1)
+        assert Content("a", {"x": one}) != Content("a", {"x": other})
+    assert Content("a", 1) != Content("b", 1)
 
 
 async def test_each_item_is_taken_once():
     """What arrives twice was sent once: the second is surplus, and so is what came to somebody else."""
-    ledger = Checks(patience=0.01)
-    ledger.send("broadcast", Told("chat", 1), ["Bob", "Dashboard"])
-    assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is not None
-    assert ledger.arrive("Bob", "broadcast", Told("chat", 1)) is None
-    assert ledger.arrive("Alice", "broadcast", Told("chat", 1)) is None
-    assert [str(item) for item in ledger.missing] == ["Dashboard: broadcast chat 1"]
-    assert [item.who for item in ledger.surplus] == ["Bob", "Alice"]
-    assert not ledger.complete
-    assert (ledger.owed(), ledger.arrivals(), ledger.arrivals("presence")) == (2, 1, 0)
+    checks = Checks(patience=0.01)
+    checks.send("broadcast", Content("chat", 1), ["Bob", "Dashboard"])
+    assert checks.arrive("Bob", "broadcast", Content("chat", 1)) is not None
+    assert checks.arrive("Bob", "broadcast", Content("chat", 1)) is None
+    assert checks.arrive("Alice", "broadcast", Content("chat", 1)) is None
+    assert [str(item) for item in checks.missing] == ["Dashboard: broadcast chat 1"]
+    assert [item.who for item in checks.surplus] == ["Bob", "Alice"]
+    assert not checks.complete
+    assert (checks.expected_count(), checks.arrivals(), checks.arrivals("presence")) == (2, 1, 0)
 
 
 async def test_patience_is_for_all_that_is_missing_together():
     """Waiting for what does not come ends, and once the patience is used up the next wait is short."""
-    ledger = Checks(patience=0.05)
-    items = ledger.send("broadcast", Told("chat"), ["Bob"])
+    checks = Checks(patience=0.05)
+    items = checks.send("broadcast", Content("chat"), ["Bob"])
     for _ in range(3):
-        await ledger.settle(items)
-    assert not ledger.complete
-    ledger.arrive("Bob", "broadcast", Told("chat"))
-    await ledger.settle(items)
-    assert ledger.complete
+        await checks.settle(items)
+    assert not checks.complete
+    checks.arrive("Bob", "broadcast", Content("chat"))
+    await checks.settle(items)
+    assert checks.complete
 
 
 def test_an_update_shows_what_it_changed_and_compares_all():
     """The text of an update names changed columns, old and new; two that differ elsewhere are not the same."""
     row = {"id": 1, "name": "Lamp", "price": 2}
-    told = row_told("UPDATE", "items", {**row, "price": 3}, row)
-    assert str(told) == "Update items id=1 price=3 (was 2)"
-    assert told != row_told("UPDATE", "items", {**row, "price": 3, "name": "Light"}, row)
-    assert told != row_told("UPDATE", "items", {**row, "price": 3}, {"id": 1, "price": 2})
+    content = row_content("UPDATE", "items", {**row, "price": 3}, row)
+    assert str(content) == "Update items id=1 price=3 (was 2)"
+    assert content != row_content("UPDATE", "items", {**row, "price": 3, "name": "Light"}, row)
+    assert content != row_content("UPDATE", "items", {**row, "price": 3}, {"id": 1, "price": 2})

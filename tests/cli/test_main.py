@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from supawire.cli.app import run
+from supawire.cli import run
 from tests.cli.conftest import supawire
 
 
@@ -33,7 +33,7 @@ def test_help_of_a_command_lists_its_options(
     for name in ("SUPAWIRE_SECRET", "SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"):
         monkeypatch.setenv(name, "hidden" * 6)
     assert run([command, "--help"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert [option for option in options if option not in out] == []
     assert "env var: SUPAWIRE_S" in out
     assert "hidden" not in out

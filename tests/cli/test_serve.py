@@ -20,9 +20,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from supawire.cli import settings
-from supawire.cli.app import run
-from supawire.cli.banner import banner, console_of
+from supawire.cli import run, settings
+from supawire.cli.banner import banner, make_console
 from supawire.cli.settings import ServeSettings, url_of
 from supawire.server import LocalServer
 from tests.cli.conftest import ENVIRONMENT, SCRIPT, Serving
@@ -220,7 +219,7 @@ def test_the_development_route_is_for_this_machine(host: str, local: bool, url: 
     assert wish(host).options().dev is local
     assert url_of(host, 4000) == url
     values = {"SUPAWIRE_URL": url, "SUPAWIRE_KEY": "", "SUPAWIRE_SERVICE_KEY": ""}
-    console = console_of()
+    console = make_console()
     with console.capture() as shown:
         banner(console, wish(host), values)
     assert url in shown.get()

@@ -13,8 +13,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from supawire.cli import settings
-from supawire.cli.app import run
+from supawire.cli import run, settings
 from tests.cli.conftest import DEADLINE, ENVIRONMENT, Serving
 
 psycopg = pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
@@ -38,9 +37,9 @@ class Printed:
     def __init__(self, server: Serving, env_file: Path) -> None:
         self._psql = block(server.banner, "The database:")
         self.folder = Path(self._psql.partition("passfile=")[2].rstrip('"')).parent
-        table = block(server.banner, "A table that clients are told about, and a row, for psql:")
+        table = block(server.banner, "A table whose changes clients receive, and a row, for psql:")
         self.create_table, _, self.insert = table.rpartition("\n")
-        self.python = block(server.banner, "A client in Python, which prints what changes:")
+        self.python = block(server.banner, "A client in Python, which prints the changes:")
         title = "The same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:"
         self.javascript = block(server.banner, title)
         self.environment = ENVIRONMENT | settings.read(env_file)
@@ -165,7 +164,7 @@ def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, clust
     server = serving("--database", cluster, "--prepare")
     assert not PASSWORD.search(server.banner)
     assert "grant select on todos" in server.banner
-    assert "goes with the server" not in server.banner
+    assert "is removed when" not in server.banner
     assert server.stop().code == 0
     assert serving("--database", cluster).stop().code == 0
 

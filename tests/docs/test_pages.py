@@ -15,7 +15,7 @@ import supawire
 from docs.tables import ROOT, pages
 from supawire import _server_errors as codes
 from supawire._server_errors import Known
-from supawire.cli.app import build
+from supawire.cli import build
 from supawire.errors import TREE
 from supawire.options import Backoff, ChannelOptions, ClientOptions, Limits
 from supawire.testing import plugin

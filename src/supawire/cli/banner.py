@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from supawire.server.postgres.project import Project
 
 
-def console_of(*, plain: bool = False) -> Console:
+def make_console(*, plain: bool = False) -> Console:
     """Return a console for stdout. Without styles if `plain` or NO_COLOR is set, or stdout is not a terminal."""
     bare = plain or bool(os.environ.get("NO_COLOR"))
     return Console(highlight=False, emoji=False, markup=False, color_system=None if bare else "auto")
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print one message to stderr, prefixed with the program's name."""
     print(f"supawire: {text}", file=sys.stderr)
 
@@ -35,7 +35,7 @@ def tolerate_narrow_encodings() -> None:
             reconfigure(errors="replace")
 
 
-TALK: Final = """\
+BROADCAST_PROGRAM: Final = """\
 import asyncio, os, supawire
 
 URL, KEY = "{url}", os.environ["{key}"]
@@ -51,7 +51,7 @@ async def main():
 
 asyncio.run(main())"""
 
-WATCH: Final = """\
+CHANGES_PROGRAM: Final = """\
 import asyncio, os, supawire
 
 URL, KEY = "{url}", os.environ["{key}"]
@@ -66,7 +66,7 @@ async def main():
 
 asyncio.run(main())"""
 
-WATCH_IN_JAVASCRIPT: Final = """\
+JAVASCRIPT_PROGRAM: Final = """\
 import {{ createClient }} from "@supabase/supabase-js"
 
 const supabase = createClient("{url}", process.env.{key})
@@ -77,14 +77,14 @@ supabase
   .on("postgres_changes", todos, (change) => console.log(change))
   .subscribe((status) => console.log(status))"""
 
-EMIT: Final = """\
+EMIT_COMMAND: Final = """\
 curl -X POST {url}/dev/emit \\
   -H "Authorization: Bearer ${key}" \\
   -d '{{"type": "INSERT", "table": "users", "record": {{"id": 1}}}}'"""
 
-PSQL: Final = '{psql} "{database}"'
+PSQL_COMMAND: Final = '{psql} "{database}"'
 
-TABLE: Final = """\
+CREATE_TABLE: Final = """\
 create table todos (id bigint generated always as identity primary key, body text);
 alter publication supabase_realtime add table todos;
 {grant}insert into todos (body) values ('hello');"""
@@ -93,86 +93,88 @@ GRANT: Final = "grant select on todos to anon, authenticated;\n"
 """Required in a given database; in an embedded one the roles of clients can read every table."""
 
 
-def banner(console: Console, wish: ServeSettings, values: Mapping[str, str]) -> None:
+def banner(console: Console, settings: ServeSettings, values: Mapping[str, str]) -> None:
     """Print where the server is, how to get its keys, and what to paste. Keys only if requested."""
     url = values[URL]
-    kind = f"PostgreSQL {wish.level.version}" if wish.level else "memory level"
-    strict = ", strict" if wish.strict else ""
+    kind = f"PostgreSQL {settings.backend.version}" if settings.backend else "without a database"
+    strict = ", strict" if settings.strict else ""
     console.print(
         f"supawire {version('supawire')}: local server for development and tests ({kind}{strict})", style="bold"
     )
     console.print(f"\n  URL   {url}", soft_wrap=True)
-    for line in _about_keys(wish):
+    for line in _about_keys(settings):
         console.print(f"  {line}", soft_wrap=True)
-    if wish.inspected:
-        console.print(f"  Look  {url}/ shows in a browser what goes on", soft_wrap=True)
-    if wish.show_keys:
+    if settings.inspected:
+        console.print(f"  Look  {url}/ shows in a browser what happens", soft_wrap=True)
+    if settings.show_keys:
         console.print()
         for line in lines(values):
             console.print(f"export {line}", soft_wrap=True)
-    if wish.level is None:
-        _memory(console, wish, url)
+    if settings.backend is None:
+        _print_without_database(console, settings, url)
     else:
-        _database(console, wish, url)
+        _print_with_database(console, settings, url)
     console.print("\nCtrl-C stops it.")
 
 
-def _memory(console: Console, wish: ServeSettings, url: str) -> None:
+def _print_without_database(console: Console, settings: ServeSettings, url: str) -> None:
     console.print("\nA client in Python:\n")
-    code(console, TALK.format(url=url, key=KEY), "python")
-    if wish.local:
-        console.print('\nA row changes (for everyone who listens with changes("users")):\n')
-        code(console, EMIT.format(url=url, key=SERVICE_KEY), "bash")
-    _authorized(console, wish)
-    console.print(f"\nThe tour against this server, in another shell{'' if wish.env_file else ' that has the keys'}:\n")
-    code(console, _tour(wish, url), "bash")
+    code(console, BROADCAST_PROGRAM.format(url=url, key=KEY), "python")
+    if settings.local:
+        console.print('\nChange a row, for clients that listen with changes("users"):\n')
+        code(console, EMIT_COMMAND.format(url=url, key=SERVICE_KEY), "bash")
+    _warn_if_reachable(console, settings)
+    console.print(
+        f"\nThe tour against this server, in another shell{'' if settings.env_file else ' that has the keys'}:\n"
+    )
+    code(console, _tour_command(settings, url), "bash")
 
 
-def _database(console: Console, wish: ServeSettings, url: str) -> None:
-    assert wish.level is not None
-    if wish.level.project is not None:
-        console.print(f"  SQL   {_ran(wish.level.project)}", soft_wrap=True)
+def _print_with_database(console: Console, settings: ServeSettings, url: str) -> None:
+    assert settings.backend is not None
+    if settings.backend.project is not None:
+        console.print(f"  SQL   {_describe_project(settings.backend.project)}", soft_wrap=True)
     console.print("\nThe database:\n")
-    code(console, PSQL.format(psql=wish.level.psql, database=wish.level.shown_url), "bash")
-    console.print("\nA table that clients are told about, and a row, for psql:\n")
-    code(console, TABLE.format(grant="" if wish.level.embedded else GRANT), "sql")
-    console.print("\nA client in Python, which prints what changes:\n")
-    code(console, WATCH.format(url=url, key=KEY), "python")
+    code(console, PSQL_COMMAND.format(psql=settings.backend.psql, database=settings.backend.shown_url), "bash")
+    console.print("\nA table whose changes clients receive, and a row, for psql:\n")
+    code(console, CREATE_TABLE.format(grant="" if settings.backend.embedded else GRANT), "sql")
+    console.print("\nA client in Python, which prints the changes:\n")
+    code(console, CHANGES_PROGRAM.format(url=url, key=KEY), "python")
     console.print("\nThe same in JavaScript, with @supabase/supabase-js and Node 22 or a browser:\n")
-    code(console, WATCH_IN_JAVASCRIPT.format(url=url, key=KEY), "javascript")
-    _authorized(console, wish)
-    if wish.level.embedded:
-        console.print("\nThe database goes with the server.")
+    code(console, JAVASCRIPT_PROGRAM.format(url=url, key=KEY), "javascript")
+    _warn_if_reachable(console, settings)
+    if settings.backend.embedded:
+        console.print("\nThe database is removed when the server stops.")
 
 
-def _authorized(console: Console, wish: ServeSettings) -> None:
-    if not wish.local:
-        console.print("\nOther machines can reach this server; let nobody in whom you do not know.")
+def _warn_if_reachable(console: Console, settings: ServeSettings) -> None:
+    if not settings.local:
+        console.print("\nOther machines can reach this server; give its keys only to people you trust.")
 
 
-def _about_keys(wish: ServeSettings) -> Iterator[str]:
-    if wish.env_file is not None:
-        yield f"Keys  in {wish.env_file.path} while it runs; in a shell: set -a; . {wish.env_file.path}; set +a"
-    elif wish.show_keys:
+def _about_keys(settings: ServeSettings) -> Iterator[str]:
+    if settings.env_file is not None:
+        yield f"Keys  in {settings.env_file.path} while it runs; in a shell: set -a; . {settings.env_file.path}; set +a"
+    elif settings.show_keys:
         yield "Keys  below, to paste into a shell"
     else:
         yield "Keys  not shown: --show-keys prints them, --env-file FILE saves them"
     yield f"      JWTs: {KEY}, {SERVICE_KEY}"
     yield f"      sb_ keys: {PUBLISHABLE_KEY}, {SECRET_KEY}"
-    if not wish.fixed:
-        yield "      they end with this server; a fixed SUPAWIRE_SECRET keeps them valid"
+    if not settings.fixed:
+        yield "      valid until this server stops; a fixed SUPAWIRE_SECRET keeps them valid"
 
 
-def _ran(project: "Project") -> str:
+def _describe_project(project: "Project") -> str:
     """Describe what was run of the project."""
     counts = ((len(project.migrations), "migration"), (len(project.seeds), "seed"))
     files = " and ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
     return f"{files} of {project.root.name} have run"
 
 
-def _tour(wish: ServeSettings, url: str) -> str:
-    if wish.env_file is not None:
-        return f"supawire demo --env-file {wish.env_file.path}"
+def _tour_command(settings: ServeSettings, url: str) -> str:
+    if settings.env_file is not None:
+        return f"supawire demo --env-file {settings.env_file.path}"
     return f"supawire demo --url {url}"
 
 

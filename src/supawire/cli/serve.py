@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from rich.console import Console
 
-from supawire.cli.banner import banner, complain, console_of
+from supawire.cli.banner import banner, make_console, print_error
 from supawire.cli.settings import EnvFile, ServeSettings
 from supawire.errors import InvalidArgumentError, RealtimeError
 from supawire.server.app import App
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from supawire.server.postgres.backend import PostgresBackend
     from supawire.server.postgres.project import Project
 
-SHORTEST_SECRET: Final = 32
-STOPPED: Final = "Stopped. Clients were told to come back (close code 1012)."
+MIN_SECRET_BYTES: Final = 32
+STOPPED: Final = "Stopped. Clients were asked to reconnect (close code 1012)."
 
 
 def serve(
@@ -32,21 +32,19 @@ def serve(
         Parameter(
             negative=(),
             show_default=False,
-            help="With a PostgreSQL of its own, empty at the start and gone at the end: rows change by SQL.",
+            help="Start a temporary PostgreSQL, whose rows change by SQL. It is empty at first and removed at the end.",
         ),
     ] = False,
     database: Annotated[
         str | None,
-        Parameter(
-            help="With this PostgreSQL, by its URL. A password need not stand in it: PGPASSWORD and .pgpass are read."
-        ),
+        Parameter(help="Use the PostgreSQL at this URL. The password may come from PGPASSWORD or .pgpass instead."),
     ] = None,
     prepare: Annotated[
         bool,
         Parameter(
             negative=(),
             show_default=False,
-            help="Make what the server wants in --database: roles, the schema realtime, publications.",
+            help="Create what the server needs in --database: roles, the schema realtime, publications.",
         ),
     ] = False,
     announce_outages: Annotated[
@@ -62,33 +60,33 @@ def serve(
         Parameter(
             negative=(),
             show_default=False,
-            help="When a row policy raises, only its own subscriber gets an error; on the real server nobody gets any "
-            "change meanwhile.",
+            help="When a row policy raises, only its own subscriber gets an error. On the real server nobody gets "
+            "any change until the policy works again.",
         ),
     ] = False,
     project: Annotated[
         Path | None,
         Parameter(
-            help="The folder of a Supabase project, such as .: a PostgreSQL of the server's own, in which its "
-            "migrations and its seed have run, with the settings of its config.toml."
+            help="Start a temporary PostgreSQL and run the migrations and the seed of the Supabase project in this "
+            "folder, such as `.`; settings of its config.toml apply."
         ),
     ] = None,
     host: Annotated[
-        str, Parameter(help="Address to listen on. Others than 127.0.0.1 let other machines in.")
+        str, Parameter(help="Address to listen on. With others than 127.0.0.1, other machines can connect.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port to listen on; 0 takes a free one.")] = 4000,
+    port: Annotated[int, Parameter(help="Port to listen on; 0 selects a free one.")] = 4000,
     strict: Annotated[
         bool,
         Parameter(
-            negative=(), show_default=False, help="Hold errors back and apply limits, as a self-hosted Realtime does."
+            negative=(), show_default=False, help="Delay errors and apply limits, as a self-hosted Realtime does."
         ),
     ] = False,
     secret: Annotated[
         str | None,
         Parameter(
             env_var="SUPAWIRE_SECRET",
-            help="Signs and checks keys and tokens (HS256). A fixed one keeps keys valid when the server starts again; "
-            "left out, it is random. The environment variable keeps it out of your shell's history.",
+            help="Secret for keys and tokens (HS256), random by default. With a fixed one, keys stay valid after a "
+            "restart. The environment variable keeps it out of your shell's history.",
         ),
     ] = None,
     show_keys: Annotated[
@@ -96,14 +94,14 @@ def serve(
     ] = False,
     env_file: Annotated[
         Path | None,
-        Parameter(help="Write address and keys to this file, for you alone to read, and remove it at the end."),
+        Parameter(help="Write address and keys to this file, which only you can read; it is removed at the end."),
     ] = None,
     allow_host: Annotated[
         tuple[str, ...],
         Parameter(
             negative=(),
             show_default=False,
-            help="Another name by which clients reach it, such as host.docker.internal. Repeatable.",
+            help="Another host name that clients use, such as host.docker.internal. Repeatable.",
         ),
     ] = (),
     inspector: Annotated[
@@ -111,20 +109,20 @@ def serve(
         Parameter(
             negative="--no-inspector",
             show_default=False,
-            help="Show in a browser, at the server's address, what goes on. Never where other machines reach it.",
+            help="Show in a browser, at the server's address, what happens. Off when other machines can connect.",
         ),
     ] = True,
 ) -> int:
     """Run the local server, for development and tests.
 
-    It has broadcast, presence, private channels and replay, in both wire versions. Rows change when you say so, or by
-    SQL where there is a database.
+    It has broadcast, presence, private channels and replay, in both wire versions. Rows change by the route
+    `/dev/emit`, or by SQL if there is a database.
 
-    Ctrl-C or SIGTERM stops it, and clients are told to come back.
+    Ctrl-C or SIGTERM stops it, and clients are asked to reconnect.
     """
     found = _project(project, database)
     secret = secret or (found.jwt_secret if found else None)
-    wish = ServeSettings(
+    settings = ServeSettings(
         host=host,
         port=_port(port),
         strict=strict,
@@ -134,7 +132,7 @@ def serve(
         env_file=EnvFile(env_file) if env_file else None,
         allow_host=allow_host,
         inspector=inspector,
-        level=_level(
+        backend=_backend(
             postgres,
             database,
             prepare=prepare,
@@ -144,33 +142,35 @@ def serve(
         ),
     )
     try:
-        asyncio.run(_serve(wish, console_of()))
+        asyncio.run(_serve(settings, make_console()))
     except RealtimeError:  # before OSError: some RealtimeErrors are OSErrors too
         raise
     except OSError as error:
-        complain(f"cannot listen on {host}, port {port}: {_reason(error)}")
+        print_error(f"cannot listen on {host}, port {port}: {_reason(error)}")
         return 1
     return 0
 
 
-async def _serve(wish: ServeSettings, console: Console) -> None:
+async def _serve(settings: ServeSettings, console: Console) -> None:
     def ready(app: App) -> None:
-        values = wish.values(app.port)
-        if wish.env_file is not None:
-            wish.env_file.write(values)
-        banner(console, wish, values)
+        values = settings.values(app.port)
+        if settings.env_file is not None:
+            settings.env_file.write(values)
+        banner(console, settings, values)
 
     try:
-        await serve_here(wish.options(), host=wish.host, port=wish.port, on_ready=ready, level=wish.level)
+        await serve_here(
+            settings.options(), host=settings.host, port=settings.port, on_ready=ready, level=settings.backend
+        )
     finally:
-        if wish.env_file is not None:
-            wish.env_file.remove()
+        if settings.env_file is not None:
+            settings.env_file.remove()
     console.print(STOPPED)
 
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "something listens there already; --port takes another one, 0 any free one"
+        return "the port is in use; give another one with --port, or 0 for any free one"
     number = error.errno or 0
     return os.strerror(number) if number > 0 else error.strerror or str(error)
 
@@ -183,7 +183,7 @@ def _project(project: Path | None, database: str | None) -> "Project | None":
     return project_in(project)
 
 
-def _level(
+def _backend(
     postgres: bool,
     database: str | None,
     *,
@@ -218,15 +218,15 @@ def _level(
 
 def _port(port: int) -> int:
     if not 0 <= port < 65_536:
-        raise InvalidArgumentError(f"--port must be from 0 to 65535, not {port}; 0 takes a free one")
+        raise InvalidArgumentError(f"--port must be from 0 to 65535, not {port}; 0 selects a free one")
     return port
 
 
 def _secret(secret: str | None) -> str:
     if not secret:
         return secrets.token_urlsafe(48)
-    if len(secret.encode()) < SHORTEST_SECRET:
+    if len(secret.encode()) < MIN_SECRET_BYTES:
         raise InvalidArgumentError(
-            f"--secret must have at least {SHORTEST_SECRET} bytes, which HS256 wants; left out, it is random"
+            f"--secret must have at least {MIN_SECRET_BYTES} bytes for HS256; without it, the secret is random"
         )
     return secret

@@ -39,9 +39,7 @@ class EnvFile:
         if not path.parent.is_dir():
             raise InvalidArgumentError(f"--env-file: there is no folder {path.parent}")
         if path.is_symlink() or (path.exists() and not _is_ours(path)):
-            raise InvalidArgumentError(
-                f"--env-file: {path} is there and was not written by supawire, so it stays; name another file"
-            )
+            raise InvalidArgumentError(f"--env-file: {path} exists and was not written by supawire; name another file")
 
     def write(self, values: Mapping[str, str]) -> None:
         """Write the file. Raises: InvalidArgumentError when that is not possible."""
@@ -75,9 +73,9 @@ def read(path: Path) -> dict[str, str]:
             f"--env-file: {path} cannot be read: {error.strerror}; is `supawire serve --env-file {path}` running?"
         ) from error
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    values = {name.strip().removeprefix("export "): _plain(value.strip()) for name, _, value in pairs}
+    values = {name.strip().removeprefix("export "): _unquoted(value.strip()) for name, _, value in pairs}
     if URL not in values or not values.keys() & {KEY, SERVICE_KEY}:
-        raise InvalidArgumentError(f"--env-file: {path} does not say {URL} and {KEY}")
+        raise InvalidArgumentError(f"--env-file: {path} does not contain {URL} and {KEY}")
     return values
 
 
@@ -88,7 +86,7 @@ def _is_ours(path: Path) -> bool:
         return file.readline().rstrip() == FIRST_LINE.encode()
 
 
-def _plain(value: str) -> str:
+def _unquoted(value: str) -> str:
     """Remove the quotes that `lines` adds."""
     try:
         return "".join(split(value))
@@ -96,7 +94,7 @@ def _plain(value: str) -> str:
         return value
 
 
-EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  users may choose it
+ALL_INTERFACES: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  users may choose it
 """Addresses that mean all interfaces, each with one that a client can use instead."""
 
 
@@ -113,8 +111,8 @@ class ServeSettings:
     env_file: EnvFile | None
     allow_host: tuple[str, ...] = ()
     inspector: bool = True
-    level: "PostgresBackend | None" = None
-    """The chosen database."""
+    backend: "PostgresBackend | None" = None
+    """The database; None without one."""
 
     @property
     def local(self) -> bool:
@@ -134,8 +132,8 @@ class ServeSettings:
             limits=ServerLimits.self_hosted() if self.strict else ServerLimits(),
             timings=Timings.strict() if self.strict else Timings(),
             tenants=TENANTS | names,
-            dev=self.local and self.level is None,
-            database=self.level is not None,
+            dev=self.local and self.backend is None,
+            database=self.backend is not None,
             inspector=self.inspected,
         )
 
@@ -149,7 +147,7 @@ class ServeSettings:
             PUBLISHABLE_KEY: keys.publishable_key,
             SECRET_KEY: keys.secret_key,
         }
-        return values if self.level is None else values | {DATABASE_URL: self.level.url}
+        return values if self.backend is None else values | {DATABASE_URL: self.backend.url}
 
 
 def is_loopback(host: str) -> bool:
@@ -167,4 +165,4 @@ def in_url(host: str) -> str:
 
 def url_of(host: str, port: int) -> str:
     """Return the URL for clients on this machine."""
-    return f"http://{in_url(EVERYWHERE.get(host, host))}:{port}"
+    return f"http://{in_url(ALL_INTERFACES.get(host, host))}:{port}"

@@ -4,17 +4,26 @@ import asyncio
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
+import aiohttp
+import msgspec
 from cyclopts import Parameter
 
+from supawire._values.encode import infer_columns, to_wire
 from supawire.cli import settings
-from supawire.cli.banner import complain, console_of
-from supawire.cli.demo.backend import DemoBackend, OtherBackend, OwnBackend
+from supawire.cli.banner import make_console, print_error
 from supawire.cli.demo.checks import Checks
 from supawire.cli.demo.screen import Screen
-from supawire.errors import InvalidArgumentError, RealtimeError
+from supawire.errors import ConnectError, HttpError, InvalidArgumentError, RealtimeError
+from supawire.options import ClientOptions
+from supawire.server import LocalServer
+
+if TYPE_CHECKING:
+    from supawire.cli.demo.tour import DemoBackend
 
 STEP_TIMEOUT: Final = 5.0
 
@@ -23,14 +32,14 @@ def demo(
     *,
     url: Annotated[
         str | None,
-        Parameter(help="A server that runs already, such as supawire serve; left out, the tour starts one of its own."),
+        Parameter(help="A running server, such as supawire serve; without it, the tour starts its own."),
     ] = None,
     key: Annotated[
         str | None,
         Parameter(
             env_var=(settings.SERVICE_KEY, settings.KEY),
-            help="Key for --url. With the service key of supawire serve the tour includes changes of rows; with an "
-            "anon key it leaves them out.",
+            help="Key for --url. With the service key of supawire serve the tour includes row changes; with an anon "
+            "key it skips them.",
         ),
     ] = None,
     env_file: Annotated[
@@ -38,32 +47,32 @@ def demo(
     ] = None,
     speed: Annotated[
         float | None,
-        Parameter(help="1 is about 13 seconds, 2 is twice as fast; left out, 1 in a terminal, and no pauses if plain."),
+        Parameter(help="1 takes about 13 seconds, 2 half of that. Default: 1 in a terminal, no pauses if plain."),
     ] = None,
     plain: Annotated[
-        bool, Parameter(negative=(), show_default=False, help="Whole lines and no colours, as when piped.")
+        bool, Parameter(negative=(), show_default=False, help="Print whole lines without colours, as in a pipe.")
     ] = False,
-    patience: Annotated[float, Parameter(help="Seconds to wait for what does not arrive, in all.")] = STEP_TIMEOUT,
+    patience: Annotated[float, Parameter(help="Total seconds to wait for missing deliveries.")] = STEP_TIMEOUT,
 ) -> int:
-    """Show broadcasts, presence and changes of rows arriving, with the code that each step takes.
+    """Show broadcasts, presence and row changes arriving, with the code of each step.
 
-    Everything that is sent is compared with what arrives. The exit code is 0 only if all of it came, and nothing else.
+    Everything that is sent is compared with what arrives. The exit code is 0 only if exactly that arrived.
     """
     for name, value in (("--speed", speed), ("--patience", patience)):
         if value is not None and not 0 < value < 1e6:
             raise InvalidArgumentError(f"{name} must be above 0, not {value:g}")
     if not plain:
-        terminal = console_of()
+        terminal = make_console()
         plain = not terminal.is_terminal or terminal.is_dumb_terminal
-    ledger = Checks(patience)
-    screen = Screen(console_of(plain=plain), ledger, plain=plain)
-    return asyncio.run(_play(_stage(url, key, env_file), screen, ledger, speed or (None if plain else 1.0)))
+    checks = Checks(patience)
+    screen = Screen(make_console(plain=plain), checks, plain=plain)
+    return asyncio.run(_play(_backend(url, key, env_file), screen, checks, speed or (None if plain else 1.0)))
 
 
-def _stage(url: str | None, key: str | None, env_file: Path | None) -> DemoBackend:
+def _backend(url: str | None, key: str | None, env_file: Path | None) -> "DemoBackend":
     if env_file is not None:
         if url is not None:
-            raise InvalidArgumentError("--env-file says the URL already; leave out --url")
+            raise InvalidArgumentError("--env-file contains the URL; leave out --url")
         values = settings.read(env_file)
         return OtherBackend(values[settings.URL], values.get(settings.SERVICE_KEY) or values[settings.KEY])
     if url is None:
@@ -76,7 +85,7 @@ def _stage(url: str | None, key: str | None, env_file: Path | None) -> DemoBacke
     return OtherBackend(url, key)
 
 
-async def _play(stage: DemoBackend, screen: Screen, ledger: Checks, speed: float | None) -> int:
+async def _play(backend: "DemoBackend", screen: Screen, checks: Checks, speed: float | None) -> int:
     """Run the tour and return the exit code."""
 
     async def pause(seconds: float) -> None:
@@ -86,16 +95,98 @@ async def _play(stage: DemoBackend, screen: Screen, ledger: Checks, speed: float
     from supawire.cli.demo.tour import Tour  # importing the clients is slow, and only the tour needs them
 
     started = time.perf_counter()
-    suffix = "" if isinstance(stage, OwnBackend) else f"-{secrets.token_hex(2)}"
+    suffix = "" if isinstance(backend, OwnBackend) else f"-{secrets.token_hex(2)}"
     problems: list[str] = []
     try:
-        async with stage:
-            tour = Tour(stage, screen, ledger, suffix=suffix, pause=pause, problems=problems)
+        async with backend:
+            tour = Tour(backend, screen, checks, suffix=suffix, pause=pause, problems=problems)
             with screen.live():
                 await tour.run()
     except RealtimeError as error:
-        if not any(ledger.sent.values()):
-            complain(str(error))
+        if not any(checks.sent.values()):
+            print_error(str(error))
             return 1
         problems.append(f"the tour ended early: {error}")
     return 0 if screen.result(problems, time.perf_counter() - started) else 1
+
+
+ROUTE: Final = "/dev/emit"
+HTTP_TIMEOUT: Final = 10.0
+
+Row = Mapping[str, Any]
+
+
+class OwnBackend:
+    """A local server in this process, for the duration of the tour."""
+
+    why_not = ""
+    emits = 'server.emit("INSERT", "items", record={"id": 1, "name": "Lamp"})'
+
+    def __init__(self) -> None:
+        self._server: Final = LocalServer()
+        self.url: str = ""
+        self.key: str = self._server.anon_key
+        self.title: str = ""
+
+    async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
+        """Change a row."""
+        await asyncio.to_thread(self._server.emit, type, table, record=record, old_record=old_record)
+
+    async def __aenter__(self) -> Self:
+        await self._server.__aenter__()
+        self.url = self._server.url
+        self.title = f"{self.url}, started for this tour"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.__aexit__(kind, error, trace)
+
+
+class OtherBackend:
+    """A running server. Rows change through its development route, if it has one and the key permits it."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self.key = key
+        self.title: str = f"{url}, which runs already"
+        self.emits: str = ""
+        self.why_not: str = ""
+        self._route: Final = ClientOptions().endpoint(url, key).rest_url.removesuffix("/api") + ROUTE
+
+    async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
+        """Change a row. Raises: HttpError."""
+        row = record if record is not None else old_record or {}
+        change = {"type": type, "table": table, "columns": infer_columns(row)}
+        rows = {"record": record, "old_record": old_record}
+        change |= {name: to_wire(value) for name, value in rows.items() if value is not None}
+        status, text = await self._post(msgspec.json.encode(change))
+        if status != 202:
+            raise HttpError(f"POST {ROUTE} answered {status}: {text}")
+
+    async def _post(self, body: bytes) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            async with self._http.post(self._route, data=body, headers=headers) as answer:
+                return answer.status, await answer.text(errors="replace")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConnectError(f"{self.url} does not answer", hint="Is a server running there?") from error
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_TIMEOUT))
+        try:
+            status, _ = await self._post(b"")  # an invalid change: 422 means that the route exists and the key is right
+        except BaseException:
+            await self._http.close()
+            raise
+        if status == 422:
+            self.emits = f"# and POST {ROUTE}, as supawire serve shows it, changes a row"
+        else:
+            self.why_not = f"{ROUTE} answered {status}; changes need supawire serve and its service key"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()

@@ -8,12 +8,12 @@ from typing import Final, Literal, TypeAlias, cast
 
 Kind: TypeAlias = Literal["broadcast", "presence", "changes"]
 
-LEAST: Final = 0.2
+MIN_TIMEOUT: Final = 0.2
 """Minimum seconds to wait for a delivery, even when the total timeout is used up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class Content:
     """Something sent or received: a name, such as the event, and its content. Compared exactly, including types."""
 
     name: str
@@ -22,7 +22,7 @@ class Told:
     """How the content is displayed; its repr if empty."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Told) and (self.name, exact(self.body)) == (other.name, exact(other.body))
+        return isinstance(other, Content) and (self.name, exact(self.body)) == (other.name, exact(other.body))
 
     def __hash__(self) -> int:
         return hash((self.name, repr(exact(self.body))))
@@ -48,7 +48,7 @@ class Item:
 
     who: str
     kind: Kind
-    what: Told
+    what: Content
     at: float
     arrived: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
@@ -69,7 +69,7 @@ class Checks:
         self.sent: Final[dict[Kind, int]] = {"broadcast": 0, "presence": 0, "changes": 0}
         self.round_trips: Final[list[float]] = []
 
-    def send(self, kind: Kind, what: Told, receivers: Iterable[str]) -> list[Item]:
+    def send(self, kind: Kind, what: Content, receivers: Iterable[str]) -> list[Item]:
         """Record, before sending, an item and its receivers, which may be none according to the protocol."""
         now = time.perf_counter()
         items = [Item(who, kind, what, now) for who in receivers]
@@ -77,7 +77,7 @@ class Checks:
         self.sent[kind] += 1
         return items
 
-    def arrive(self, who: str, kind: Kind, what: Told) -> float | None:
+    def arrive(self, who: str, kind: Kind, what: Content) -> float | None:
         """Record an arrival. Return the seconds since it was sent, or None if it is unexpected or a duplicate."""
         now = time.perf_counter()
         for item in self.expected:
@@ -91,7 +91,7 @@ class Checks:
         """Wait until these have arrived, or the total timeout is used up."""
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(max(self._patience, LEAST)):
+            async with asyncio.timeout(max(self._patience, MIN_TIMEOUT)):
                 for item in items:
                     await item.arrived.wait()
         except TimeoutError:
@@ -106,8 +106,8 @@ class Checks:
         """Return the number of items that have arrived."""
         return sum(item.arrived.is_set() for item in self.expected if kind in (None, item.kind))
 
-    def owed(self, kind: Kind | None = None) -> int:
-        """Return the number of items that should have arrived."""
+    def expected_count(self, kind: Kind | None = None) -> int:
+        """Return the number of items that should arrive."""
         return sum(kind in (None, item.kind) for item in self.expected)
 
     @property

@@ -17,9 +17,9 @@ from supawire.cli.demo.checks import Checks, Kind
 
 COLOURS: Final = {"Alice": "cyan", "Bob": "magenta", "Dashboard": "yellow", "Server": "green"}
 KINDS: Final[tuple[Kind, ...]] = ("broadcast", "presence", "changes")
-WIDEST: Final = 100
+MAX_WIDTH: Final = 100
 """Maximum width in columns, for readability."""
-SHOWN_AT_MOST: Final = 20
+MAX_LISTED: Final = 20
 """Maximum lines about missing deliveries; the rest is only counted."""
 GLYPHS: Final = {"out": "→", "in": "←", "ok": "✓", "": " "}
 ASCII: Final = {"out": "->", "in": "<-", "ok": "ok", "": "  "}
@@ -28,13 +28,13 @@ ASCII: Final = {"out": "->", "in": "<-", "ok": "ok", "": "  "}
 class Screen:
     """Prints a tour. `plain`: whole lines only, without a status line and colours."""
 
-    def __init__(self, console: Console, ledger: Checks, *, plain: bool) -> None:
+    def __init__(self, console: Console, checks: Checks, *, plain: bool) -> None:
         self._console = console
-        self._ledger = ledger
+        self._checks = checks
         self._plain = plain
         self._glyphs = GLYPHS if not plain and console.encoding.startswith("utf") else ASCII
         self._step = ""
-        self._kept: list[RenderableType] | None = None
+        self._held: list[RenderableType] | None = None
         self.here: Sequence[str] = ()
         """Who is present, for the status line."""
 
@@ -44,32 +44,36 @@ class Screen:
         if self._plain:
             yield
             return
-        with Live(console=self._console, get_renderable=self._line_below, refresh_per_second=8, transient=True):
+        with Live(console=self._console, get_renderable=self._status_line, refresh_per_second=8, transient=True):
             yield
 
     @contextmanager
     def held(self) -> Generator[None]:
         """Buffer the output inside the block and print it afterwards: printing takes longer than a broadcast."""
-        kept = self._kept = []
+        kept = self._held = []
         try:
             yield
         finally:
-            self._kept = None
+            self._held = None
             for line in kept:
                 self._put(line)
 
     def _put(self, line: RenderableType) -> None:
-        if self._kept is None:
-            width = None if self._plain else min(self._console.width, WIDEST)
+        if self._held is None:
+            width = None if self._plain else min(self._console.width, MAX_WIDTH)
             self._console.print(line, soft_wrap=self._plain, width=width)
         else:
-            self._kept.append(line)
+            self._held.append(line)
 
-    def _line_below(self) -> RenderableType:
-        ledger = self._ledger
-        parts = [self._step, f"sent {sum(ledger.sent.values())}", f"arrived {ledger.arrivals()} of {ledger.owed()}"]
-        if ledger.round_trips:
-            parts.append(f"round trip {duration(ledger.round_trips[-1])}")
+    def _status_line(self) -> RenderableType:
+        checks = self._checks
+        parts = [
+            self._step,
+            f"sent {sum(checks.sent.values())}",
+            f"arrived {checks.arrivals()} of {checks.expected_count()}",
+        ]
+        if checks.round_trips:
+            parts.append(f"round trip {duration(checks.round_trips[-1])}")
         if self.here:
             parts.append(f"here: {', '.join(self.here)}")
         line = Text(f" {' | '.join(parts)}", style="bold", no_wrap=True, overflow="ellipsis")
@@ -105,21 +109,21 @@ class Screen:
 
     def sends(self, who: str, text: str) -> None:
         """Print that a participant sends something."""
-        self._say(who, "out", text)
+        self._event(who, "out", text)
 
     def receives(self, who: str, text: str, seconds: float | None) -> None:
         """Print that something arrives; `seconds` is None when nobody sent it."""
-        self._say(who, "in", text, "nobody sent this" if seconds is None else f"after {duration(seconds)}")
+        self._event(who, "in", text, "nobody sent this" if seconds is None else f"after {duration(seconds)}")
 
     def succeeds(self, who: str, text: str, seconds: float | None = None) -> None:
         """Print that a call has returned."""
-        self._say(who, "ok", text, "" if seconds is None else duration(seconds))
+        self._event(who, "ok", text, "" if seconds is None else duration(seconds))
 
     def note(self, text: str) -> None:
         """Print a remark."""
-        self._say("", "", text, style="dim")
+        self._event("", "", text, style="dim")
 
-    def _say(self, who: str, glyph: str, text: str, aside: str = "", style: str = "") -> None:
+    def _event(self, who: str, glyph: str, text: str, aside: str = "", style: str = "") -> None:
         mark = self._glyphs[glyph]
         if self._plain:
             self._line(Text(f"  {who:<9} {mark:<2} {text}{f' ({aside})' if aside else ''}"))
@@ -140,38 +144,37 @@ class Screen:
 
     def result(self, problems: Sequence[str], seconds: float) -> bool:
         """Print how many items were sent and received, and what is missing; return whether all arrived."""
-        ledger = self._ledger
+        checks = self._checks
         self._head("Result")
         for kind in KINDS:
-            sent, owed, arrived = ledger.sent[kind], ledger.owed(kind), ledger.arrivals(kind)
-            self._line(Text(f"  {kind:<10} {sent:>2} sent, {arrived:>2} of {owed:>2} deliveries arrived"))
-        if trips := ledger.round_trips:
+            sent, expected, arrived = checks.sent[kind], checks.expected_count(kind), checks.arrivals(kind)
+            self._line(Text(f"  {kind:<10} {sent:>2} sent, {arrived:>2} of {expected:>2} deliveries arrived"))
+        if trips := checks.round_trips:
             times = f"median {duration(median(trips))}, slowest {duration(max(trips))}"
             self._line(Text(f"  round trip of confirmed broadcasts: {times}"))
         for head, lines in (
-            ("Missing, sent but not arrived", ledger.missing),
-            ("Arrived, though nobody sent it", ledger.surplus),
+            ("Missing, sent but not arrived", checks.missing),
+            ("Arrived, though nobody sent it", checks.surplus),
             ("Went wrong", problems),
         ):
             self._list(head, [str(line) for line in lines])
-        good = ledger.complete and not problems
+        good = checks.complete and not problems
+        count = f"{checks.arrivals()} of {checks.expected_count()}"
         if good:
-            verdict = f"Everything that was sent arrived, and nothing else: {ledger.arrivals()} of {ledger.owed()}"
-            self._line(Text(f"{verdict}, in {duration(seconds)}.", style="bold green"))
+            verdict = f"Everything that was sent arrived, and nothing else: {count}, in {duration(seconds)}."
+            self._line(Text(verdict, style="bold green"))
         else:
-            self._line(
-                Text(f"NOT everything is well: {ledger.arrivals()} of {ledger.owed()} arrived.", style="bold red")
-            )
+            self._line(Text(f"NOT everything is well: {count} arrived.", style="bold red"))
         return good
 
     def _list(self, head: str, lines: Sequence[str]) -> None:
         if not lines:
             return
         self._line(Text(f"{head} ({len(lines)}):", style="bold red"))
-        for line in lines[:SHOWN_AT_MOST]:
+        for line in lines[:MAX_LISTED]:
             self._line(Text(f"  {line}"))
-        if len(lines) > SHOWN_AT_MOST:
-            self._line(Text(f"  and {len(lines) - SHOWN_AT_MOST} more"))
+        if len(lines) > MAX_LISTED:
+            self._line(Text(f"  and {len(lines) - MAX_LISTED} more"))
 
 
 def duration(seconds: float) -> str:

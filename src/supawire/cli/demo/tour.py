@@ -6,22 +6,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, Literal
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self
 
 import supawire
 from supawire import AsyncChannel, AsyncClient, Broadcast, Change, Delete, Insert, PresenceEvent, PresenceSync
-from supawire.cli.demo.backend import DemoBackend
-from supawire.cli.demo.checks import Checks, Item, Kind, Told
+from supawire.cli.demo.checks import Checks, Content, Item, Kind
 from supawire.cli.demo.screen import Screen
 from supawire.selectors import broadcast, changes, presence
 
 Name = Literal["Alice", "Bob", "Dashboard"]
-CAST: Final[tuple[tuple[Name, Literal["1.0.0", "2.0.0"], str], ...]] = (
+PARTICIPANTS: Final[tuple[tuple[Name, Literal["1.0.0", "2.0.0"], str], ...]] = (
     ("Alice", "2.0.0", "wire version 2.0.0, asks the server to confirm what she sends"),
     ("Bob", "1.0.0", "wire version 1.0.0, wants to hear of new items from 100 up"),
     ("Dashboard", "2.0.0", "wire version 2.0.0, watches and says nothing"),
 )
-EVERYONE: Final[tuple[Name, ...]] = ("Alice", "Bob", "Dashboard")
+ALL_NAMES: Final[tuple[Name, ...]] = ("Alice", "Bob", "Dashboard")
 
 CONNECT: Final = """\
 alice = await supawire.connect_async(url, key)
@@ -70,9 +70,31 @@ DESK: Final[Row] = {
 }  # an id that a float cannot represent
 
 
-STEP: Final = 1.0
-LINE: Final = 0.45
+STEP_PAUSE: Final = 1.0
+LINE_PAUSE: Final = 0.45
 """Seconds to read the code of a step, and to watch one event."""
+
+
+class DemoBackend(Protocol):
+    """The server that the tour's clients connect to, and its way of changing rows."""
+
+    url: str
+    key: str
+    title: str
+    emits: str
+    """The code that makes a change, for display; empty when it is not possible."""
+    why_not: str
+    """Why row changes are not possible."""
+
+    async def emit(self, type: str, table: str, *, record: Row | None = None, old_record: Row | None = None) -> None:
+        """Change a row."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 @dataclass(slots=True)
@@ -93,17 +115,17 @@ class Tour:
 
     def __init__(
         self,
-        stage: DemoBackend,
+        backend: DemoBackend,
         screen: Screen,
-        ledger: Checks,
+        checks: Checks,
         *,
         suffix: str,
         pause: Callable[[float], Awaitable[None]],
         problems: list[str],
     ) -> None:
-        self._stage = stage
+        self._backend = backend
         self._screen = screen
-        self._ledger = ledger
+        self._checks = checks
         self._pause = pause
         self._topic: Final = f"room:demo{suffix}"
         self._table: Final = f"items{suffix}"
@@ -113,16 +135,16 @@ class Tour:
 
     async def run(self) -> None:
         """Run all steps. Raises: RealtimeError."""
-        self._screen.opening(self._stage.title, [(name, part) for name, _, part in CAST])
-        acts = (self._connect, self._join, self._broadcast, self._presence, self._changes, self._leave)
+        self._screen.opening(self._backend.title, [(name, part) for name, _, part in PARTICIPANTS])
+        steps = (self._connect, self._join, self._broadcast, self._presence, self._changes, self._leave)
         async with AsyncExitStack() as clients:
             self._clients = clients
-            for number, (act, code) in enumerate(zip(acts, STEPS, strict=True), 1):
-                title = act.__name__.strip("_").capitalize()
-                more = f"\n{self._stage.emits}" if code is CHANGES and self._stage.emits else ""
-                self._screen.step(number, len(acts), title, self._real(code + more))
-                await self._pause(STEP)
-                await act()
+            for number, (step, code) in enumerate(zip(steps, STEPS, strict=True), 1):
+                title = step.__name__.strip("_").capitalize()
+                more = f"\n{self._backend.emits}" if code is CHANGES and self._backend.emits else ""
+                self._screen.step(number, len(steps), title, self._real(code + more))
+                await self._pause(STEP_PAUSE)
+                await step()
 
     def _real(self, code: str) -> str:
         return code.replace("room:demo", self._topic).replace("items", self._table)
@@ -130,21 +152,21 @@ class Tour:
     # --- the steps
 
     async def _connect(self) -> None:
-        for name, protocol, _ in CAST:
+        for name, protocol, _ in PARTICIPANTS:
             started = time.perf_counter()
             client = await self._clients.enter_async_context(
-                supawire.connect_async(self._stage.url, self._stage.key, protocol=protocol, on_error=self._problem)
+                supawire.connect_async(self._backend.url, self._backend.key, protocol=protocol, on_error=self._problem)
             )
             self._screen.succeeds(name, f"connected, protocol {protocol}", time.perf_counter() - started)
             room = client.channel(self._topic, ack=name == "Alice", presence_key=name.lower())
             self._people[name] = Person(name, client, room)
             self._screen.succeeds(name, "ping, there and back", await client.ping())
-            await self._pause(LINE)
+            await self._pause(LINE_PAUSE)
 
     async def _join(self) -> None:
         for person in self._people.values():
-            person.room.on(broadcast(), lambda message, name=person.name: self._hear_broadcast(name, message))
-            person.room.on(presence(), lambda event, name=person.name: self._hear_presence(name, event))
+            person.room.on(broadcast(), lambda message, name=person.name: self._on_broadcast(name, message))
+            person.room.on(presence(), lambda event, name=person.name: self._on_presence(name, event))
             started = time.perf_counter()
             await person.room.subscribe()
             self._screen.succeeds(person.name, f"joined {self._topic}", time.perf_counter() - started)
@@ -152,33 +174,35 @@ class Tour:
     async def _broadcast(self) -> None:
         alice, bob = self._people["Alice"], self._people["Bob"]
         for text in ("Hello, room", "Is anybody here?"):
-            await self._say(alice, "chat", {"text": text}, to=("Bob", "Dashboard"), ack=True)
-        await self._say(
+            await self._send_broadcast(alice, "chat", {"text": text}, to=("Bob", "Dashboard"), ack=True)
+        await self._send_broadcast(
             bob, "chat", {"text": "Me, by the old protocol", "stars": [1, 2.5, None]}, to=("Alice", "Dashboard")
         )
-        await self._say(alice, "ink", bytes(range(0, 256, 51)), to=("Dashboard",), ack=True)
+        await self._send_broadcast(alice, "ink", bytes(range(0, 256, 51)), to=("Dashboard",), ack=True)
         self._screen.note("Bob gets no bytes: version 1.0.0 cannot carry them")
 
-    async def _say(self, person: Person, event: str, payload: Any, *, to: tuple[Name, ...], ack: bool = False) -> None:
-        told = Told(event, payload)
-        self._screen.sends(person.name, f"broadcast {told}")
-        async with self._delivery(self._ledger.send("broadcast", told, to)):
+    async def _send_broadcast(
+        self, person: Person, event: str, payload: Any, *, to: tuple[Name, ...], ack: bool = False
+    ) -> None:
+        content = Content(event, payload)
+        self._screen.sends(person.name, f"broadcast {content}")
+        async with self._delivery(self._checks.send("broadcast", content, to)):
             started = time.perf_counter()
             sent = await person.room.broadcast(event, payload)
             if ack:
                 trip = time.perf_counter() - started
-                self._ledger.round_trips.append(trip)
+                self._checks.round_trips.append(trip)
                 self._screen.succeeds(person.name, "confirmed by the server", trip)
         if sent.acked is not ack:
-            self._problems.append(f"{person.name}: broadcast {told} says acked={sent.acked}")
+            self._problems.append(f"{person.name}: broadcast {content} says acked={sent.acked}")
 
     @asynccontextmanager
     async def _delivery(self, items: Sequence[Item]) -> AsyncGenerator[None]:
         """Wait for the items sent inside the block, print their arrivals, and pause for reading."""
         with self._screen.held():
             yield
-            await self._ledger.settle(items)
-        await self._pause(LINE)
+            await self._checks.settle(items)
+        await self._pause(LINE_PAUSE)
 
     async def _presence(self) -> None:
         alice, bob = self._people["Alice"], self._people["Bob"]
@@ -191,20 +215,20 @@ class Tour:
 
     async def _track(self, person: Person, payload: dict[str, Any]) -> None:
         key = person.name.lower()
-        told = Told(f"{'update' if key in self._present else 'join'} {key}", payload)
+        content = Content(f"{'update' if key in self._present else 'join'} {key}", payload)
         self._screen.sends(person.name, f"track {payload}")
         self._note_present({**self._present, key: payload})
-        async with self._delivery(self._ledger.send("presence", told, EVERYONE)):
+        async with self._delivery(self._checks.send("presence", content, ALL_NAMES)):
             await person.room.track(payload)
 
     async def _untrack(self, person: Person) -> None:
         self._screen.sends(person.name, "untrack")
-        async with self._delivery(self._gone(person, EVERYONE)):
+        async with self._delivery(self._expect_leave(person, ALL_NAMES)):
             await person.room.untrack()
 
-    def _gone(self, person: Person, watchers: tuple[Name, ...]) -> list[Item]:
+    def _expect_leave(self, person: Person, watchers: tuple[Name, ...]) -> list[Item]:
         key = person.name.lower()
-        items = self._ledger.send("presence", Told(f"leave {key}", self._present[key]), watchers)
+        items = self._checks.send("presence", Content(f"leave {key}", self._present[key]), watchers)
         self._note_present({name: payload for name, payload in self._present.items() if name != key})
         return items
 
@@ -223,14 +247,14 @@ class Tour:
             self._problems.append(f"{person.name}: presence_state() is {state}, not {wanted}")
 
     async def _changes(self) -> None:
-        if not self._stage.emits:
-            self._screen.note(f"left out: {self._stage.why_not}")
+        if not self._backend.emits:
+            self._screen.note(f"left out: {self._backend.why_not}")
             return
         everything = self._people["Dashboard"].client.channel(f"table:{self._table}")
         dear = self._people["Bob"].client.channel(f"table:{self._table}")
-        everything.on(changes(self._table), lambda change: self._hear_change("Dashboard", change))
+        everything.on(changes(self._table), lambda change: self._on_change("Dashboard", change))
         costly = changes(self._table, event="INSERT", filter="price=gte.100")
-        dear.on(costly, lambda change: self._hear_change("Bob", change))
+        dear.on(costly, lambda change: self._on_change("Bob", change))
         for channel in (everything, dear):
             await channel.subscribe(wait="ready")
         await self._emit("INSERT", ("Dashboard",), record=LAMP)
@@ -241,15 +265,15 @@ class Tour:
     async def _emit(
         self, type: str, receivers: tuple[Name, ...], *, record: Row | None = None, old_record: Row | None = None
     ) -> None:
-        told = row_told(type, self._table, record, old_record)
+        content = row_content(type, self._table, record, old_record)
         self._screen.sends("Server", f"emit {type}, id={(record or old_record or {})['id']}")
-        async with self._delivery(self._ledger.send("changes", told, receivers)):
-            await self._stage.emit(type, self._table, record=record, old_record=old_record)
+        async with self._delivery(self._checks.send("changes", content, receivers)):
+            await self._backend.emit(type, self._table, record=record, old_record=old_record)
 
     async def _leave(self) -> None:
         bob = self._people["Bob"]
         self._screen.sends("Bob", "unsubscribe")
-        async with self._delivery(self._gone(bob, ("Alice", "Dashboard"))):
+        async with self._delivery(self._expect_leave(bob, ("Alice", "Dashboard"))):
             await bob.room.unsubscribe()
         for person in self._people.values():
             await person.client.close()
@@ -257,29 +281,29 @@ class Tour:
 
     # --- received events
 
-    def _hear_broadcast(self, name: Name, message: Broadcast[Any]) -> None:
-        self._arrive(name, "broadcast", Told(message.event, message.payload))
+    def _on_broadcast(self, name: Name, message: Broadcast[Any]) -> None:
+        self._on_arrival(name, "broadcast", Content(message.event, message.payload))
 
-    def _hear_presence(self, name: Name, event: PresenceEvent) -> None:
+    def _on_presence(self, name: Name, event: PresenceEvent) -> None:
         if isinstance(event, PresenceSync):
             return  # the state is checked at the end of the step
         verb = type(event).__name__.removeprefix("Presence").lower()
         entries = event.previous if verb == "leave" else event.current
-        self._arrive(name, "presence", Told(f"{verb} {event.key}", entries[-1].payload if entries else None))
+        self._on_arrival(name, "presence", Content(f"{verb} {event.key}", entries[-1].payload if entries else None))
 
-    def _hear_change(self, name: Name, change: Change[dict[str, Any]]) -> None:
+    def _on_change(self, name: Name, change: Change[dict[str, Any]]) -> None:
         record = None if isinstance(change, Delete) else change.record
         old_record = None if isinstance(change, Insert) else change.old_record
-        self._arrive(name, "changes", row_told(change.type, change.table, record, old_record))
+        self._on_arrival(name, "changes", row_content(change.type, change.table, record, old_record))
 
-    def _arrive(self, name: Name, kind: Kind, told: Told) -> None:
-        self._screen.receives(name, str(told), self._ledger.arrive(name, kind, told))
+    def _on_arrival(self, name: Name, kind: Kind, content: Content) -> None:
+        self._screen.receives(name, str(content), self._checks.arrive(name, kind, content))
 
     def _problem(self, error: Exception) -> None:
         self._problems.append(f"{type(error).__name__}: {error}")
 
 
-def row_told(type: str, table: str, record: Row | None, old_record: Row | None) -> Told:
+def row_content(type: str, table: str, record: Row | None, old_record: Row | None) -> Content:
     """Describe a change of a row. For an update only the changed values are shown, but all are compared."""
     shown = dict(record or old_record or {})
     text = " ".join(f"{name}={value!r}" for name, value in shown.items())
@@ -289,4 +313,4 @@ def row_told(type: str, table: str, record: Row | None, old_record: Row | None) 
             f"{name}={value!r} (was {old_record.get(name)!r})" for name, value in changed.items()
         )
     text = text.replace("datetime.datetime(", "datetime(").replace("datetime.timezone.utc", "UTC")
-    return Told(f"{type.capitalize()} {table}", {"record": record, "old_record": old_record}, text)
+    return Content(f"{type.capitalize()} {table}", {"record": record, "old_record": old_record}, text)
