@@ -27,6 +27,9 @@ Rows: TypeAlias = dict[Hashable, Row]
 RowSource: TypeAlias = Callable[[], Iterable[Any] | AsyncIterable[Any] | Awaitable[Iterable[Any] | AsyncIterable[Any]]]
 """The callable for `fetch=`: sync or async, may be a generator; provides mappings from column to value."""
 
+RowLookup: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
+"""The callable for `fetch_row=`: sync or async; takes the key columns and their values, and returns the row or None."""
+
 
 class MirrorState(StrEnum):
     """The state of a mirror."""

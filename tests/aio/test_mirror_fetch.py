@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from supawire import MirrorState
+from supawire.aio.mirror_fetch import Calls
 from supawire.errors import HandlerError, OperationTimeout
 from supawire.options import Backoff
 from supawire.testing import VirtualServer
 from tests.aio.mirrors import QUICK, Scene, told
 from tests.aio.peer import until
+
+TOO_LARGE = "Error 413: Payload Too Large"
 
 # --- the fetch
 
@@ -121,10 +125,88 @@ async def test_any_kind_of_function_fetches(name: str) -> None:
         assert list(mirror) == [1, 2]
 
 
+@told()
+async def test_a_row_that_came_incomplete_is_fetched_alone(scene: Scene) -> None:
+    """While it is fetched its changes win, and the fetch is cancelled with a delete and with the mirror."""
+    cancelled: list[Any] = []
+    table = scene.table
+
+    async def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            cancelled.append(key.pop("id"))
+            raise
+        return table.rows.get(key["id"])
+
+    table.put(1, v=0)
+    users = scene.mirror(fetch_row=fetch_row)
+    await users.ready()
+    await asyncio.sleep(1)
+
+    def put_incomplete(key: int, v: int) -> None:
+        table.rows[key] = {"id": key, "v": v, "c": "two"}
+        scene.server.emit("UPDATE", "users", record={"id": key, "v": v}, errors=TOO_LARGE)
+
+    put_incomplete(1, v=1)
+    await asyncio.sleep(0.5)
+    assert users.state is MirrorState.REFETCHING and users.incomplete == {1} and users[1] == {"id": 1, "v": 0}
+    await users.ready()
+    assert users[1] == {"id": 1, "v": 1, "c": "two"} and table.queries == 1
+    put_incomplete(1, v=2)
+    await asyncio.sleep(0.5)
+    table.delete(1)
+    await asyncio.sleep(0.5)
+    assert users.live and not users and cancelled == [1]
+    put_incomplete(2, v=1)
+    await asyncio.sleep(0.5)
+    await users.close()
+    assert cancelled == [1, 2] and scene.errors == []
+
+
+@told()
+async def test_a_fetch_of_a_row_that_hangs_fetches_all_rows(scene: Scene) -> None:
+    """It has the same timeout as a fetch of all rows."""
+    table = scene.table
+    table.put(1, v=0)
+
+    async def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
+        await asyncio.get_running_loop().create_future()
+
+    async with scene.mirror(fetch_row=fetch_row, timeout=5.0) as users:
+        table.rows[1] = {"id": 1, "v": 1}
+        scene.server.emit("UPDATE", "users", record={"id": 1}, errors=TOO_LARGE)
+        await asyncio.sleep(5.5)
+        assert users.state is not MirrorState.LIVE
+        (error,) = scene.errors
+        assert isinstance(error, OperationTimeout) and users.error is error
+        await users.ready()
+        assert users[1] == {"id": 1, "v": 1} and table.queries == 2 and users.error is None
+
+
 @pytest.mark.anyio
-async def test_a_plain_fetch_that_hangs_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_plain_fetches_of_rows_that_hang_hold_few_threads() -> None:
+    """They cannot be stopped, so no more of them run at once than rows may be incomplete."""
+    gate, running = threading.Event(), list[int]()
+
+    def fetch_row(key: int) -> int:
+        running.append(key)
+        gate.wait(30)
+        return key
+
+    calls = Calls("fetch_row", fetch_row, lambda key, given: given, blocking=False, at_once=2)
+    tasks = [asyncio.ensure_future(calls.result(number)) for number in range(4)]
+    await until(lambda: len(running) == 2)
+    tasks[0].cancel()
+    await asyncio.sleep(0.01)
+    assert len(running) == 2
+    gate.set()
+    assert await asyncio.gather(*tasks[1:]) == [1, 2, 3] and sorted(running) == [0, 1, 2, 3]
+
+
+@pytest.mark.anyio
+async def test_a_plain_fetch_that_hangs_holds_one_thread() -> None:
     """It cannot be stopped: the next attempt waits for it, and closing does not."""
-    monkeypatch.setattr("supawire.core.mirror.PAUSE", 0.0)
     server, gate, calls = VirtualServer(), threading.Event(), 0
 
     def fetch() -> list[Any]:
@@ -135,7 +217,7 @@ async def test_a_plain_fetch_that_hangs_holds_one_thread(monkeypatch: pytest.Mon
 
     errors: list[Exception] = []
     async with server.connect(on_error=errors.append) as client:
-        mirror = client.mirror("t", key="id", fetch=fetch, settle=0, timeout=0.01, backoff=QUICK)
+        mirror = client.mirror("t", key="id", fetch=fetch, settle=0, timeout=0.01, backoff=QUICK, pause=0)
         await until(lambda: len(errors) >= 3)
         assert calls == 1
         gate.set()

@@ -2,27 +2,22 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from supawire import LocalServer, MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated, col
-from supawire.errors import ClosedError, HandlerError, InvalidArgumentError, OperationTimeout
+from supawire.errors import ClosedError, HandlerError, InvalidArgumentError, OperationTimeout, RowError
 from supawire.options import Backoff
+from supawire.server import ServerLimits
 from tests.clients.client_api import END, AwaitableProxy, ClientApi, until
 
 pytestmark = pytest.mark.anyio
 
 QUICK = Backoff(initial=0.01, jitter=0)
 Rows = dict[int, dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are fetched again at once."""
-    monkeypatch.setattr("supawire.core.mirror.PAUSE", 0.0)
 
 
 def put(server: LocalServer, table: Rows, key: int, **values: Any) -> None:
@@ -35,6 +30,7 @@ def put(server: LocalServer, table: Rows, key: int, **values: Any) -> None:
 async def mirror_of(client: AwaitableProxy, table: Mapping[int, Any], **options: Any) -> AwaitableProxy:
     """A mirror with a plain fetch that shows the table quickly."""
     chosen: dict[str, Any] = {"key": "id", "fetch": lambda: list(table.values()), "settle": 0, "backoff": QUICK}
+    chosen["pause"] = 0
     return await client.mirror("users", **{**chosen, **options})
 
 
@@ -140,6 +136,85 @@ async def test_a_fetch_may_block_and_raise(api: ClientApi, server: LocalServer):
         await users.close()
 
 
+LARGE = "y" * 2000
+"""A value with which the server of `small_rows` truncates its row."""
+
+
+@pytest.fixture
+def small_rows() -> Iterator[LocalServer]:
+    """A local server that truncates rows of more than a kilobyte."""
+    with LocalServer(limits=ServerLimits(change_bytes=1000)) as server:
+        yield server
+
+
+async def test_a_truncated_row_is_fetched_alone(api: ClientApi, small_rows: LocalServer):
+    """With `fetch_row` the other rows stay live, and all rows are fetched only once."""
+    server = small_rows
+    table: Rows = {1: {"id": 1, "name": "alice"}, 2: {"id": 2, "name": "bob"}}
+    fetches: list[Any] = []
+    gate = threading.Event()
+
+    def fetch() -> list[Any]:
+        fetches.append(None)
+        return list(table.values())
+
+    def fetch_row(key: dict[str, Any]) -> dict[str, Any] | None:
+        fetches.append(key)
+        gate.wait(30)
+        return table.get(key["id"])
+
+    async with (
+        api.client(server) as client,
+        await mirror_of(client, table, fetch=fetch, fetch_row=fetch_row) as users,
+    ):
+        events = await users.listen()
+        await events.next()
+        put(server, table, 1, name=LARGE)
+        await until(lambda: users.state is MirrorState.REFETCHING)
+        assert not users.live and users.incomplete == {1} and users.inner[1] == {"id": 1, "name": "alice"}
+        put(server, table, 2, name="bert")
+        assert (await events.next()).row == {"id": 2, "name": "bert"}
+        gate.set()
+        changed = await events.next()
+        assert isinstance(changed, RowUpdated) and changed.row == {"id": 1, "name": LARGE}
+        await users.ready()
+        assert users.incomplete == frozenset() and fetches == [None, {"id": 1}]
+        put(server, table, 3, name=LARGE)
+        added = await events.next()
+        assert isinstance(added, RowInserted) and added.row == table[3]
+        del table[1]
+        put(server, {1: table.pop(3)}, 1, name=LARGE)  # deleted before it is fetched
+        assert isinstance(await events.next(), RowDeleted)
+        await users.ready()
+        assert fetches == [None, {"id": 1}, {"id": 3}, {"id": 1}] and users.error is None
+
+
+async def test_a_fetch_of_a_row_that_fails_fetches_all_rows(api: ClientApi, small_rows: LocalServer):
+    """Its error goes to `on_error`; a result that is not the row is such an error too."""
+    server = small_rows
+    errors: list[Exception] = []
+    table: Rows = {1: {"id": 1, "name": "alice"}}
+    answers = iter([ConnectionError("the database is away"), [{"id": 1}], {"id": 2}])
+
+    def fetch_row(key: dict[str, Any]) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with (
+        api.client(server, on_error=errors.append) as client,
+        await mirror_of(client, table, fetch_row=fetch_row) as users,
+    ):
+        for number in range(1, 4):
+            put(server, table, 1, name=LARGE, v=number)
+            await until(lambda: users.inner[1] == table[1])
+            await users.ready()
+            await until(lambda number=number: len(errors) == number)
+    assert [type(error) for error in errors] == [HandlerError, RowError, RowError]
+    assert "the fetch_row test_a_fetch_of_a_row" in str(errors[0]) and "All rows are fetched" in str(errors[0])
+
+
 async def test_a_slow_iterator_is_told_what_it_comes_to(api: ClientApi, server: LocalServer):
     """More changes than have room are one event, and who applies what he is told has the copy (R39)."""
     table: Rows = {}
@@ -201,6 +276,13 @@ async def test_many_mirrors_are_on_one_client(api: ClientApi, server: LocalServe
 async def test_wrong_arguments_raise_in_both_clients(api: ClientApi, server: LocalServer):
     """A key that is none, and a function that is none, are refused at once."""
     async with api.client(server) as client:
-        for wrong in ({"key": ""}, {"fetch": []}, {"table": "*"}):
+        for wrong in (
+            {"key": ""},
+            {"fetch": []},
+            {"table": "*"},
+            {"fetch_row": {}},
+            {"fetch_row": lambda: None},
+            {"pause": -1},
+        ):
             with pytest.raises(InvalidArgumentError):
                 await client.mirror(**{"table": "users", "key": "id", "fetch": list, **wrong})

@@ -55,11 +55,15 @@ def test_an_async_fetch_belongs_to_the_other_door(server: LocalServer) -> None:
     async def one_by_one() -> AsyncIterator[Any]:
         yield {}
 
+    async def fetch_row(key: dict[str, Any]) -> None: ...
+
     errors: list[Exception] = []
     with connect(server.url, server.anon_key, on_error=errors.append) as client:
         for wrong in (fetch, one_by_one):
             with pytest.raises(InvalidArgumentError, match="plain function"):
                 client.mirror("users", key="id", fetch=wrong)
+        with pytest.raises(InvalidArgumentError, match="plain function"):
+            client.mirror("users", key="id", fetch=list, fetch_row=fetch_row)
         users = client.mirror("users", key="id", fetch=lambda: fetch())
         while users.error is None:
             threading.Event().wait(0.001)

@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
-from supawire._mirror_events import RowSource
+from supawire._mirror_events import RowLookup, RowSource
 from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
@@ -247,19 +247,19 @@ class AsyncClient:
 
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
-        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
-        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
-        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
-        refresh_every: float | None = ...,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, fetch_row: RowLookup | None = ...,
+        schema: str | None = ..., filter: str | None = ..., where: Where | None = ...,
+        select: Sequence[str] | None = ..., model: None = None, plain: bool = ..., narrow: bool = ...,
+        topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
+        backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
     ) -> AsyncMirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
-        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
-        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
-        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
-        refresh_every: float | None = ...,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, fetch_row: RowLookup | None = ...,
+        schema: str | None = ..., filter: str | None = ..., where: Where | None = ...,
+        select: Sequence[str] | None = ..., model: type[M], plain: bool = ..., narrow: bool = ...,
+        topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
+        backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
     ) -> AsyncMirror[M]: ...  # fmt: skip
     def mirror(
         self,
@@ -267,6 +267,7 @@ class AsyncClient:
         *,
         key: str | Sequence[str],
         fetch: RowSource,
+        fetch_row: RowLookup | None = None,
         schema: str | None = None,
         filter: str | None = None,
         where: Where | None = None,
@@ -279,6 +280,7 @@ class AsyncClient:
         settle: float = 1.0,
         timeout: float | None = 60.0,
         backoff: Backoff = Backoff(initial=1.0),
+        pause: float = 1.0,
         buffer: int = 10_000,
         refresh_every: float | None = None,
     ) -> AsyncMirror[Any]:
@@ -294,6 +296,9 @@ class AsyncClient:
             fetch: returns the current rows, as mappings from column to value: all columns, or those of `select`,
                 and the same rows as the filter. Plain (run on a thread, may block) or async, or a generator. It has to
                 read from the primary, with the rights of the client's token. Exceptions go to `on_error`.
+            fetch_row: called with the key of one row, such as `{"id": 7}`; returns this row as `fetch` would, or None
+                if there is none or it does not match the filter. With it, only this row is fetched when a change does
+                not contain the whole row.
             schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
                 PostgREST or supabase-py; if omitted, they are exact Python values, as database drivers return them.
             narrow: receive only the changes that match the filter. Less traffic, but rows that leave the filter by an
@@ -301,8 +306,9 @@ class AsyncClient:
             topic, private: those of its channel; if omitted, a public topic that is not in use.
             settle: seconds to wait after a fetch for changes that it already includes; the server may deliver them up
                 to 0.5 s late.
-            timeout: seconds for one fetch; None: no limit. backoff: pauses between failed fetches. buffer: the most
-                changes kept during a fetch; with more of them the fetch fails with `SlowConsumerError`.
+            timeout: seconds for one fetch; None: no limit. backoff: delays between failed fetches. pause: seconds from
+                a successful fetch to the next one, at least. buffer: the most changes kept during a fetch; with more of
+                them the fetch fails with `SlowConsumerError`.
             refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
                 lost without a message; only differences are applied, as one `Resynced`. None: never.
 
@@ -310,15 +316,19 @@ class AsyncClient:
         Wire: docs/protocol.md, Postgres changes.
         """
         return AsyncMirror(*self._mirror_options(
-            table, fetch, key=key, schema=schema, filter=filter, where=where, select=select, model=model, plain=plain,
-            narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout, backoff=backoff, buffer=buffer,
-            refresh_every=refresh_every,
+            table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where, select=select, model=model,
+            plain=plain, narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout, backoff=backoff,
+            pause=pause, buffer=buffer, refresh_every=refresh_every,
         ))  # fmt: skip
 
-    def _mirror_options(self, table: str, fetch: RowSource, **options: Any) -> tuple[Driver, MirrorOptions, RowSource]:
+    def _mirror_options(
+        self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
+    ) -> tuple[Driver, MirrorOptions, RowSource, RowLookup | None]:
         self._driver.check_loop()
         check_accepting_calls(self._driver)
-        return self._driver, read_mirror_options(self._driver.session.channels, table, fetch=fetch, **options), fetch
+        topics = self._driver.session.channels
+        wanted = read_mirror_options(topics, table, fetch=fetch, fetch_row=fetch_row, **options)
+        return self._driver, wanted, fetch, fetch_row
 
     # --- by HTTP
 

@@ -20,19 +20,30 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from supawire._mirror_events import MirrorEvent, MirrorState, Resynced, Row, Rows, RowSource, RowView, rewound
+from supawire._mirror_events import (
+    MirrorEvent,
+    MirrorState,
+    Resynced,
+    Row,
+    RowLookup,
+    Rows,
+    RowSource,
+    RowView,
+    rewound,
+)
 from supawire._validation import misused
 from supawire._values import filter_syntax
 from supawire._values.models import Model, check_model
 from supawire.aio.buffers import Buffer
 from supawire.aio.callbacks import RANDOM
 from supawire.aio.driver import Driver
-from supawire.aio.mirror_fetch import MirrorFetcher
+from supawire.aio.mirror_fetch import Calls, MirrorFetcher
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import Registration
 from supawire.core.channel import CoreChannel
 from supawire.core.frames import PREFIX
 from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorEffect, MirrorSettings, ReportError
+from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, again
 from supawire.events import ChannelState, Gap, Instant, Status, System
@@ -86,6 +97,7 @@ def read_mirror_options(
     *,
     key: str | Sequence[str],
     fetch: object,
+    fetch_row: object,
     schema: str | None,
     filter: str | None,
     where: Where | None,
@@ -98,6 +110,7 @@ def read_mirror_options(
     settle: float,
     timeout: float | None,
     backoff: Backoff,
+    pause: float,
     buffer: int,
     refresh_every: float | None,
 ) -> MirrorOptions:
@@ -106,6 +119,8 @@ def read_mirror_options(
     if ANY in (table, wanted.schema):
         raise InvalidArgumentError("a mirror is of one table: give table and schema by name", hint="Make one for each.")
     check_takes("fetch", fetch, 0, "a function without arguments that gives the rows")
+    if fetch_row is not None:
+        check_takes("fetch_row", fetch_row, 1, "a function of the key, a dict, that gives the row or None")
     columns = check_key(key)
     made = check_model(model)
     text = wanted.filter if wanted.filter and wanted.filter.strip() else None
@@ -132,7 +147,9 @@ def read_mirror_options(
             modelled=made is not None,
             settle=check_number("settle", settle, minimum=0, unit="seconds"),
             backoff=backoff,
+            pause=check_number("pause", pause, minimum=0, unit="seconds"),
             buffer=check_count("buffer", buffer),
+            by_row=fetch_row is not None,
             refresh_every=None
             if refresh_every is None
             else check_number("refresh_every", refresh_every, above=0, unit="seconds, or None"),
@@ -191,7 +208,9 @@ class AsyncMirror(Mapping[Any, R]):
     returns a new dict or object, which you may change.
     """
 
-    def __init__(self, driver: Driver, wanted: MirrorOptions, fetch: RowSource) -> None:
+    def __init__(
+        self, driver: Driver, wanted: MirrorOptions, fetch: RowSource, fetch_row: RowLookup | None = None
+    ) -> None:
         self._driver = driver
         self._keeps = driver.registry.client()
         self._topic = wanted.topic
@@ -199,9 +218,15 @@ class AsyncMirror(Mapping[Any, R]):
         self._limit = wanted.timeout
         self._core = driver.session.channel(wanted.topic, wanted.channel)
         self._machine = Mirror(wanted.settings, wanted.shown, RANDOM)
-        self._fetching = MirrorFetcher(
-            driver, fetch, self._machine.read, wanted.timeout, self._core.name, self._answered
-        )
+        name, blocking = self._core.name, driver.blocking
+        calls = Calls("fetch", fetch, self._machine.read, blocking=blocking)
+        self._fetching = MirrorFetcher(driver, calls, wanted.timeout, name, self._answered)
+        self._row_fetching: MirrorFetcher[Row | None] | None = None
+        if fetch_row is not None:
+            at_once = wanted.settings.most_rows
+            row_calls = Calls("fetch_row", fetch_row, self._machine.read_row, blocking=blocking, at_once=at_once)
+            hint = "All rows are fetched instead; the mirror is not live until then."
+            self._row_fetching = MirrorFetcher(driver, row_calls, wanted.timeout, name, self._row_answered, hint=hint)
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         """The time of the timer."""
@@ -228,6 +253,11 @@ class AsyncMirror(Mapping[Any, R]):
     def error(self) -> RealtimeError | None:
         """Why the mirror is not live, if known; None while it is live."""
         return self._machine.error
+
+    @property
+    def incomplete(self) -> frozenset[Any]:
+        """The keys of the rows that `fetch_row` is fetching, in the state `refetching`; all other rows are live."""
+        return frozenset(self._shown.key(row) for row in self._machine.incomplete)
 
     def __repr__(self) -> str:
         return f"<AsyncMirror of {self._machine.settings.table!r} {self.state}, {len(self)} rows>"
@@ -309,6 +339,8 @@ class AsyncMirror(Mapping[Any, R]):
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
         await self._fetching.ended()
+        if self._row_fetching is not None:
+            await self._row_fetching.ended()
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this mirror is for async code", "Write `async with`, or use connect().")
@@ -397,8 +429,14 @@ class AsyncMirror(Mapping[Any, R]):
                 self._emit(event)
             case Fetch(generation):
                 self._fetching.begin(generation)
-            case Abandon():
-                self._fetching.abandon()
+            case Abandon(generation):
+                self._fetching.abandon(generation)
+            case FetchRow(number, key):
+                assert self._row_fetching is not None
+                self._row_fetching.begin(number, dict(key))
+            case AbandonRow(number):
+                assert self._row_fetching is not None
+                self._row_fetching.abandon(number)
             case ReportError(error):
                 # group by type: the text of a fetch error may differ each time
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
@@ -436,6 +474,13 @@ class AsyncMirror(Mapping[Any, R]):
             self._machine.failed(generation, answer, now)
         else:
             self._machine.fetched(generation, answer, now)
+        self._pump()
+
+    def _row_answered(self, number: int, answer: Row | None | RealtimeError) -> None:
+        if isinstance(answer, RealtimeError):
+            self._machine.row_failed(number, answer)
+        else:
+            self._machine.row_fetched(number, answer, self._driver.now())
         self._pump()
 
     # --- internal: iterators and waiting callers

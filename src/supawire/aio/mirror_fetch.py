@@ -1,17 +1,16 @@
-"""Calls of the user's `fetch` for a mirror: on the event loop or on a thread, with timeout and cancellation.
+"""Calls of the user's `fetch` and `fetch_row` for a mirror, with timeout and cancellation.
 
 A coroutine function runs on the event loop. A plain function may block, so it runs on a thread of ours, together with
-the iteration of its result. A thread cannot be stopped: an abandoned one is left running, and the next call waits until
-it has ended, so that a hanging fetch occupies one thread, not one per attempt.
+the iteration of its result. A thread cannot be stopped: an abandoned one is left running, and counts among those that
+may run at once, so that a hanging fetch occupies one thread, not one per attempt.
 """
 
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from supawire._mirror_events import Rows, RowSource
 from supawire.aio.callbacks import is_async
 from supawire.aio.driver import Driver
 from supawire.aio.reporting import described
@@ -22,62 +21,67 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the end of a mirror waits for a fetch that suppresses its cancellation."""
 
 
-class MirrorFetcher:
-    """The fetches of one mirror, as tasks of its client.
+T = TypeVar("T")
 
-    Args: timeout: seconds of one fetch; None: no limit. answered: called with the rows or the error of each fetch that
-    was not abandoned.
+
+class MirrorFetcher(Generic[T]):
+    """The fetches of one mirror, of all rows or of single ones, as tasks of its client.
+
+    Args: timeout: seconds of one fetch; None: no limit. answered: called with the number and the result or the error of
+    each fetch that was not abandoned. hint: what follows an error, for its text.
     """
 
     def __init__(
         self,
         driver: Driver,
-        fetch: RowSource,
-        read: Callable[[Iterable[Any]], Rows],
+        calls: "Calls[T]",
         timeout: float | None,
         topic: str,
-        answered: Callable[[int, Rows | RealtimeError], None],
+        answered: Callable[[int, T | RealtimeError], None],
+        *,
+        hint: str = "It is tried again; the mirror is not live until then.",
     ) -> None:
         self._driver = driver
-        self._calls = Calls(fetch, read, blocking=driver.blocking)
-        self._name = described(fetch)
+        self._calls = calls
         self._timeout = timeout
         self._topic = topic
         self._answered = answered
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._asked: int | None = None
+        self._hint = hint
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._running: set[int] = set()
 
-    def begin(self, generation: int) -> None:
-        """Start a fetch; its result is reported with this generation."""
-        self._asked = generation
-        task = self._driver.tasks.spawn(self._run(generation), f"fetch-{generation}")
+    def begin(self, number: int, *arguments: Any) -> None:
+        """Start a fetch; its result is reported with this number."""
+        self._running.add(number)
+        task = self._driver.tasks.spawn(self._run(number, *arguments), f"{self._calls.what}-{number}")
         if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = number
+            task.add_done_callback(self._tasks.pop)
 
-    def abandon(self) -> None:
-        """Cancel the running fetch, whose result is no longer needed."""
-        self._asked = None
-        for task in self._tasks:
-            task.cancel()
+    def abandon(self, number: int) -> None:
+        """Cancel a running fetch, whose result is no longer needed."""
+        self._running.discard(number)
+        for task, its_number in self._tasks.items():
+            if its_number == number:
+                task.cancel()
 
     async def ended(self) -> None:
         """Wait until no fetch is running, except one that the caller runs in, or that cannot be ended."""
-        if self._tasks and (others := self._tasks - {asyncio.current_task()}):
+        if self._tasks and (others := self._tasks.keys() - {asyncio.current_task()}):
             await asyncio.wait(others, timeout=SHUTDOWN_TIMEOUT)
 
-    async def _run(self, generation: int) -> None:
+    async def _run(self, number: int, *arguments: Any) -> None:
         bound = asyncio.timeout(self._timeout)
-        answer: Rows | RealtimeError
+        answer: T | RealtimeError
         own = asyncio.current_task()
         try:
             with Call(self._driver.tasks, own):
                 async with bound:
-                    answer = await self._calls.rows()
+                    answer = await self._calls.result(*arguments)
         except RowError as error:
             answer = error
         except asyncio.CancelledError as error:
-            if self._driver.tasks.ending or self._asked != generation:
+            if self._driver.tasks.ending or number not in self._running:
                 raise
             answer = self._raised(error)
         except BaseException as error:
@@ -86,57 +90,72 @@ class MirrorFetcher:
             if self._driver.exits.take(error):
                 return
             answer = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
-        self._answered(generation, answer)
+        self._running.discard(number)
+        self._answered(number, answer)
 
     def _raised(self, error: BaseException) -> HandlerError:
-        text = f"the fetch {self._name} raised {type(error).__name__}: {error}"
-        raised = HandlerError(text, topic=self._topic, hint="It is tried again; the mirror is not live until then.")
+        text = f"{self._calls.name} raised {type(error).__name__}: {error}"
+        raised = HandlerError(text, topic=self._topic, hint=self._hint)
         raised.__cause__ = error
         return raised
 
     def _slow(self) -> OperationTimeout:
         return OperationTimeout(
-            f"the fetch {self._name} did not answer within {self._timeout:g} s",
+            f"{self._calls.name} did not answer within {self._timeout:g} s",
             topic=self._topic,
-            hint="It is tried again; give it more time with timeout=.",
+            hint=f"{self._hint} Give it more time with timeout=.",
         )
 
 
-class Calls:
-    """Calls of one `fetch`, one at a time. `read` converts the result to rows.
+class Calls(Generic[T]):
+    """Calls of one function of the user. `read` converts its arguments and result to what is needed.
 
-    Args: blocking: for the blocking client, whose event loop runs no user code.
+    Args: what: the name of the option that the function was given for. blocking: for the blocking client, whose event
+        loop runs no user code. at_once: how many threads it may run on at once.
     """
 
-    def __init__(self, fetch: RowSource, read: Callable[[Iterable[Any]], Rows], *, blocking: bool) -> None:
-        self._fetch = fetch
+    def __init__(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        read: Callable[..., T],
+        *,
+        blocking: bool,
+        at_once: int = 1,
+    ) -> None:
+        self.what = what
+        self.name = f"the {what} {described(function)}"
+        self._function = function
         self._read = read
         self._blocking = blocking
-        self._busy: asyncio.Future[tuple[Any, BaseException | None]] | None = None
+        self._at_once = at_once
+        self._busy: set[asyncio.Future[tuple[Any, BaseException | None]]] = set()
 
-    async def rows(self) -> Rows:
-        """Return the fetched rows. Raises what `fetch` raises, and `RowError` if the result is not rows."""
-        given: Any = self._fetch() if is_async(self._fetch) else await self._on_thread()
+    async def result(self, *arguments: Any) -> T:
+        """Return what was fetched. Raises what the function raises, and `RowError` if it did not return rows."""
+        plain = not is_async(self._function)
+        given: Any = await self._on_thread(*arguments) if plain else self._function(*arguments)
         if isinstance(given, _Read):
-            return given.rows
+            return cast("T", given.result)
         if inspect.isawaitable(given):
             given = await given
-        return self._read([row async for row in given] if hasattr(given, "__aiter__") else given)
+        return self._read(*arguments, [row async for row in given] if hasattr(given, "__aiter__") else given)
 
-    async def _on_thread(self) -> Any:
-        if self._busy is not None:
-            await asyncio.shield(self._busy)
+    async def _on_thread(self, *arguments: Any) -> Any:
+        while len(self._busy) >= self._at_once:
+            await asyncio.wait(self._busy, return_when=asyncio.FIRST_COMPLETED)
         loop = asyncio.get_running_loop()
-        busy = self._busy = cast("asyncio.Future[tuple[Any, BaseException | None]]", loop.create_future())
+        busy = cast("asyncio.Future[tuple[Any, BaseException | None]]", loop.create_future())
+        self._busy.add(busy)
 
         def settle(given: Any, error: BaseException | None) -> None:
-            self._busy = None
+            self._busy.discard(busy)
             busy.set_result((given, error))
 
         def work() -> None:
             given, error = None, None
             try:
-                given = self._gather(self._fetch())
+                given = self._gather(arguments, self._function(*arguments))
             except BaseException as raised:  # noqa: BLE001  raised where it is awaited
                 error = raised
             try:
@@ -144,7 +163,7 @@ class Calls:
             except RuntimeError:
                 return  # the loop was closed meanwhile
 
-        threading.Thread(target=work, name="supawire-fetch", daemon=True).start()
+        threading.Thread(target=work, name=f"supawire-{self.what}", daemon=True).start()
         given, error = await asyncio.shield(busy)
         if error is not None:
             raise (
@@ -152,10 +171,10 @@ class Calls:
             ) from error
         return given
 
-    def _gather(self, given: Any) -> Any:
+    def _gather(self, arguments: tuple[Any, ...], given: Any) -> Any:
         """Read the rows, unless they must be awaited on the event loop."""
         if not (inspect.isawaitable(given) or hasattr(given, "__aiter__")):
-            return _Read(self._read(cast("Iterable[Any]", given)))
+            return _Read(self._read(*arguments, given))
         if self._blocking:
             if inspect.iscoroutine(given):
                 given.close()
@@ -172,6 +191,6 @@ def not_here() -> InvalidArgumentError:
 
 
 class _Read(NamedTuple):
-    """Rows that were read on the thread."""
+    """What was read on the thread."""
 
-    rows: Rows
+    result: Any

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from supawire._mirror_events import Row, RowSource, RowView
+from supawire._mirror_events import Row, RowLookup, RowSource, RowView
 from supawire.aio.buffers import Key, ThreadFlowControl
 from supawire.aio.callbacks import is_async
 from supawire.aio.channel import AsyncChannel
@@ -64,11 +64,13 @@ class ThreadedAsyncClient(AsyncClient):
         put = cast("Callable[[Any], None]", kept.put)  # its result is ignored
         return Listening(driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, Moves(driver))
 
-    def mirror_behind(self, table: str, fetch: RowSource, **options: Any) -> "ThreadedAsyncMirror":
+    def mirror_behind(
+        self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
+    ) -> "ThreadedAsyncMirror":
         """Make the async mirror behind a blocking one."""
-        if is_async(fetch) or inspect.isasyncgenfunction(fetch):
+        if is_async(fetch) or inspect.isasyncgenfunction(fetch) or is_async(fetch_row):
             raise not_here()
-        return ThreadedAsyncMirror(*self._mirror_options(table, fetch, **options))
+        return ThreadedAsyncMirror(*self._mirror_options(table, fetch, fetch_row, **options))
 
 
 class ThreadedAsyncMirror(AsyncMirror[Any]):

@@ -9,7 +9,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
-from supawire._mirror_events import RowSource
+from supawire._mirror_events import RowLookup, RowSource
 from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
 from supawire.aio.client import HttpClient, Transport, check_present
@@ -219,19 +219,19 @@ class Client:
 
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
-        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: None = None,
-        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
-        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
-        refresh_every: float | None = ...,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, fetch_row: RowLookup | None = ...,
+        schema: str | None = ..., filter: str | None = ..., where: Where | None = ...,
+        select: Sequence[str] | None = ..., model: None = None, plain: bool = ..., narrow: bool = ...,
+        topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
+        backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
     ) -> Mirror[dict[str, Any]]: ...  # fmt: skip
     @overload
     def mirror(
-        self, table: str, *, key: str | Sequence[str], fetch: RowSource, schema: str | None = ...,
-        filter: str | None = ..., where: Where | None = ..., select: Sequence[str] | None = ..., model: type[M],
-        plain: bool = ..., narrow: bool = ..., topic: str | None = ..., private: bool = ..., settle: float = ...,
-        timeout: float | None = ..., backoff: Backoff = ..., buffer: int = ...,
-        refresh_every: float | None = ...,
+        self, table: str, *, key: str | Sequence[str], fetch: RowSource, fetch_row: RowLookup | None = ...,
+        schema: str | None = ..., filter: str | None = ..., where: Where | None = ...,
+        select: Sequence[str] | None = ..., model: type[M], plain: bool = ..., narrow: bool = ...,
+        topic: str | None = ..., private: bool = ..., settle: float = ..., timeout: float | None = ...,
+        backoff: Backoff = ..., pause: float = ..., buffer: int = ..., refresh_every: float | None = ...,
     ) -> Mirror[M]: ...  # fmt: skip
     def mirror(
         self,
@@ -239,6 +239,7 @@ class Client:
         *,
         key: str | Sequence[str],
         fetch: RowSource,
+        fetch_row: RowLookup | None = None,
         schema: str | None = None,
         filter: str | None = None,
         where: Where | None = None,
@@ -251,6 +252,7 @@ class Client:
         settle: float = 1.0,
         timeout: float | None = 60.0,
         backoff: Backoff = Backoff(initial=1.0),
+        pause: float = 1.0,
         buffer: int = 10_000,
         refresh_every: float | None = None,
     ) -> Mirror[Any]:
@@ -267,6 +269,9 @@ class Client:
                 and the same rows as the filter. A plain function or generator; it runs on a thread of its own and may
                 block. It has to read from the primary, with the rights of the client's token. Exceptions go to
                 `on_error`.
+            fetch_row: called with the key of one row, such as `{"id": 7}`; returns this row as `fetch` would, or None
+                if there is none or it does not match the filter. With it, only this row is fetched when a change does
+                not contain the whole row.
             schema, filter, where, select, model: as for `changes`. plain: rows as JSON has them, for a fetch by
                 PostgREST or supabase-py; if omitted, they are exact Python values, as database drivers return them.
             narrow: receive only the changes that match the filter. Less traffic, but rows that leave the filter by an
@@ -274,8 +279,9 @@ class Client:
             topic, private: those of its channel; if omitted, a public topic that is not in use.
             settle: seconds to wait after a fetch for changes that it already includes; the server may deliver them up
                 to 0.5 s late.
-            timeout: seconds for one fetch; None: no limit. backoff: pauses between failed fetches. buffer: the most
-                changes kept during a fetch; with more of them the fetch fails with `SlowConsumerError`.
+            timeout: seconds for one fetch; None: no limit. backoff: delays between failed fetches. pause: seconds from
+                a successful fetch to the next one, at least. buffer: the most changes kept during a fetch; with more of
+                them the fetch fails with `SlowConsumerError`.
             refresh_every: seconds after which a live copy is fetched again and compared, for changes that the server
                 lost without a message; only differences are applied, as one `Resynced`. None: never.
 
@@ -283,9 +289,9 @@ class Client:
         Wire: docs/protocol.md, Postgres changes.
         """
         made = self._portal.run(
-            self._async.mirror_behind, table, fetch, key=key, schema=schema, filter=filter, where=where, select=select,
-            model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle, timeout=timeout,
-            backoff=backoff, buffer=buffer, refresh_every=refresh_every,
+            self._async.mirror_behind, table, fetch, fetch_row, key=key, schema=schema, filter=filter, where=where,
+            select=select, model=model, plain=plain, narrow=narrow, topic=topic, private=private, settle=settle,
+            timeout=timeout, backoff=backoff, pause=pause, buffer=buffer, refresh_every=refresh_every,
         )  # fmt: skip
         return Mirror(self._portal, made)
 

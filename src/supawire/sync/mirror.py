@@ -52,6 +52,11 @@ class Mirror(Mapping[Any, R]):
         """Why the mirror is not live, if known; None while it is live."""
         return self._async.error
 
+    @property
+    def incomplete(self) -> frozenset[Any]:
+        """The keys of the rows that `fetch_row` is fetching, in the state `refetching`; all other rows are live."""
+        return self._portal.run(lambda: self._async.incomplete)
+
     def __repr__(self) -> str:
         return f"<Mirror of {self._async.table!r} {self.state}, {len(self)} rows>"
 
