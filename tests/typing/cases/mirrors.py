@@ -44,6 +44,14 @@ async def one_by_one() -> AsyncIterator[dict[str, Any]]:
     yield {}
 
 
+async def fetched_one(key: dict[str, Any]) -> dict[str, Any] | None:
+    return None
+
+
+def one_row(key: dict[str, Any]) -> Mapping[str, object] | None:
+    return None
+
+
 async def in_the_async_door(client: AsyncClient) -> None:
     plain = client.mirror("users", key="id", fetch=fetched)
     assert_type(plain, AsyncMirror[dict[str, Any]])
@@ -61,6 +69,9 @@ async def in_the_async_door(client: AsyncClient) -> None:
     for key, user in users.items():
         print(key)
         assert_type(user, User)
+    assert_type(client.mirror("t", key="id", fetch=rows, fetch_row=fetched_one), AsyncMirror[dict[str, Any]])
+    assert_type(users.incomplete, frozenset[Any])
+    client.mirror("users", key="id", fetch=rows, fetch_row=rows)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     client.mirror("users", key="id")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     client.mirror("users", key=1, fetch=rows)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     client.mirror("users", key="id", fetch=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
@@ -95,3 +106,4 @@ def in_the_blocking_door(client: Client) -> None:
         for event in users.listen():
             tell(event)
     assert_type(client.mirror("t", key="id", fetch=generated), Mirror[dict[str, Any]])
+    assert_type(client.mirror("t", key="id", fetch=rows, fetch_row=one_row), Mirror[dict[str, Any]])
