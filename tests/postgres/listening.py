@@ -77,7 +77,7 @@ class ServerWithOptions(LocalServer):
         self._backend_options = options
         super().__init__(database=database, prepare=prepare)
 
-    def _make_level(self) -> PostgresBackend:
+    def _make_backend(self) -> PostgresBackend:
         return PostgresBackend(self._database, prepare=self._prepare, options=self._backend_options)
 
 

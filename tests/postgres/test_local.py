@@ -65,8 +65,8 @@ def test_a_statement_behind_the_end_is_refused(server: LocalServer):
     """Whoever waited for another thread's statement while the server stopped opens no new connection."""
     with LocalServer(database=server.database_url, prepare=True) as ending:
         ending.sql("select 1")
-        assert ending._level is not None
-        session = ending._level.session
+        assert ending._backend is not None
+        session = ending._backend.session
     with pytest.raises(StateError, match="has stopped"):
         session.run("select 1")
 
@@ -123,8 +123,8 @@ def test_a_database_of_its_own_that_ends_is_told():
     logging.getLogger("supawire.server").addHandler(handler)
     try:
         with LocalServer(postgres=True) as server:
-            assert server._level is not None and server._level.cluster is not None
-            os.kill(server._level.cluster.pid, signal.SIGKILL)
+            assert server._backend is not None and server._backend.cluster is not None
+            os.kill(server._backend.cluster.pid, signal.SIGKILL)
             assert said.wait(30)
             assert server._do(lambda hub, now: hub.database_error) is QueryError.DOWN
     finally:
@@ -139,7 +139,7 @@ from supawire.server import LocalServer
 server = LocalServer(postgres=True)
 
 def interrupt():
-    while server._level is None or server._level.cluster is None:
+    while server._backend is None or server._backend.cluster is None:
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -397,7 +397,7 @@ def test_whatever_keeps_it_from_starting_is_raised(monkeypatch: pytest.MonkeyPat
     """Also what goes wrong before it listens; nobody waits for ever, and it can be started later."""
     server = LocalServer()
     with monkeypatch.context() as patched:
-        patched.setattr(server, "_make_level", lambda: 1 / 0)
+        patched.setattr(server, "_make_backend", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             server.start()
     with server:

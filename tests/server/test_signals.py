@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from supawire.server.local import NUMBERS, stopping
+from supawire.server.local import STOP_SIGNALS, stop_on_signals
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not run: any signal wakes an event loop on Windows")
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_and_wakes_the_loop(number: signal.Signals) -> None:
     """Also one that comes just before the loop sleeps: the system itself writes to the loop's pipe."""
 
     async def main() -> None:
         stop = asyncio.Event()
-        with stopping(stop):
+        with stop_on_signals(stop):
             wakes = signal.set_wakeup_fd(-1)
             assert wakes != -1
             signal.set_wakeup_fd(wakes)
@@ -32,7 +32,7 @@ def test_what_signals_did_before_they_do_again() -> None:
     def mine(*_: object) -> None: ...
 
     async def main() -> None:
-        with pytest.raises(ZeroDivisionError), stopping(asyncio.Event()):
+        with pytest.raises(ZeroDivisionError), stop_on_signals(asyncio.Event()):
             raise ZeroDivisionError
         assert signal.getsignal(signal.SIGTERM) is mine
 

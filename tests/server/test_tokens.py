@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supawire.events import Instant
-from supawire.server.tokens import MAX_TOKEN, Claims, Flaw, TokenRefused, check, sign
+from supawire.server.tokens import MAX_TOKEN, Claims, TokenError, TokenRefused, check, sign
 from tests.server.world import SECRET, START, unsigned
 
 NOW = Instant(5.0, START + 0.75)
@@ -153,7 +153,7 @@ def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
 def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
     """It cannot be compared with the clock, and a date that far away means nothing."""
     claims = b'{"role":"anon","exp":%b}' % exp.encode()
-    assert check(signed(HS256, claims), SECRET, NOW) == TokenRefused(Flaw.ODD)
+    assert check(signed(HS256, claims), SECRET, NOW) == TokenRefused(TokenError.UNEXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
 def test_a_reserved_role_is_refused(role: str) -> None:
     """PostgreSQL takes `none` as giving up the role, so that the token would have the rights of the server itself."""
     refused = check(token(role=role), SECRET, NOW)
-    assert isinstance(refused, TokenRefused) and refused.flaw is Flaw.ROLE and refused.status == 401
+    assert isinstance(refused, TokenRefused) and refused.kind is TokenError.ROLE and refused.status == 401
 
 
 @pytest.mark.parametrize("piece", [".", "%41", " ", "a", "é"])
 def test_a_huge_token_is_not_looked_at(piece: str) -> None:
     """A megabyte is refused by its length alone."""
-    assert check(piece * 1_000_000, SECRET, NOW) == TokenRefused(Flaw.MALFORMED)
-    assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == TokenRefused(Flaw.MALFORMED)
+    assert check(piece * 1_000_000, SECRET, NOW) == TokenRefused(TokenError.MALFORMED)
+    assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == TokenRefused(TokenError.MALFORMED)
 
 
 def test_a_token_with_much_in_it_is_accepted() -> None:

@@ -89,7 +89,7 @@ KEEP_ALIVE: Final = 75.0
 """Keep-alive timeout after a response, in seconds; it also applies when part of the next request has arrived."""
 FRAMES_PER_TURN: Final = 64
 """Number of frames read from one socket before the other sockets are served."""
-TURNS_TO_ACCEPT: Final = 3
+ACCEPT_ITERATIONS: Final = 3
 """Event loop iterations from accepting a connection until aiohttp has registered it."""
 
 
@@ -129,15 +129,15 @@ class App:
         self._numbers = 0
         self._closers: set[asyncio.Task[None]] = set()
         self._dirty: list[Socket] = []
-        self._built_from: bytes | None = None
-        self._built = b""
+        self._last_data: bytes | None = None
+        self._last_frame = b""
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         """Deadline of the timer; the timer handles of some event loops have no `when()`."""
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        self._waiting: dict[int, asyncio.Future[RestAnswer]] = {}
+        self._responses: dict[int, asyncio.Future[RestAnswer]] = {}
         self.frame_watcher: FrameWatcher | None = None
         """Gets every frame as well while it is set."""
         self._inspector = Inspector(self) if options.inspector else None
@@ -197,7 +197,7 @@ class App:
                 self._loop.remove_reader(listening.fileno())
         except NotImplementedError:  # Windows: such a connection is closed together with its task
             pass
-        for _ in range(TURNS_TO_ACCEPT):
+        for _ in range(ACCEPT_ITERATIONS):
             await asyncio.sleep(0)
         listener.close()
 
@@ -286,16 +286,16 @@ class App:
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
-        if effect.data is not self._built_from:  # a broadcast to many sockets shares one data object
-            self._built_from, self._built = effect.data, frame_of(effect.data, effect.binary)
-        if socket.add(self._built):
+        if effect.data is not self._last_data:  # a broadcast to many sockets shares one data object
+            self._last_data, self._last_frame = effect.data, frame_of(effect.data, effect.binary)
+        if socket.add(self._last_frame):
             if not self._dirty:
                 self._loop.call_soon(self._flush)
             self._dirty.append(socket)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
-        self._built_from, self._built = None, b""
+        self._last_data, self._last_frame = None, b""
         for socket in dirty:
             socket.flush()
 
@@ -334,7 +334,7 @@ class App:
             self.backend.unsubscribe(channel)
 
     def _respond(self, effect: Respond) -> None:
-        waiting = self._waiting.pop(effect.number, None)
+        waiting = self._responses.pop(effect.number, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(effect.answer)
 
@@ -367,7 +367,7 @@ class App:
             asked = self._gateway.rest(asked, self.now())
         answer = self.hub.rest(asked, self.now())
         if isinstance(answer, Later):
-            waiting = self._waiting[answer.number] = self._loop.create_future()
+            waiting = self._responses[answer.number] = self._loop.create_future()
             self.pump()
             answer = await waiting
         else:
@@ -420,7 +420,7 @@ class App:
             if connection is not None and connection.unfinished:
                 connection.complete()
             try:
-                if not await self._hand_in(conn, socket, message):
+                if not await self._handle_message(conn, socket, message):
                     return
             except Exception:
                 logger.exception("the local server failed while handling a frame")
@@ -431,7 +431,7 @@ class App:
             if not socket.readable.is_set():
                 await socket.readable.wait()
 
-    async def _hand_in(self, conn: int, socket: Socket, message: WSMessage) -> bool:
+    async def _handle_message(self, conn: int, socket: Socket, message: WSMessage) -> bool:
         kind = message.type
         if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
             binary, now = kind is WSMsgType.BINARY, self.now()

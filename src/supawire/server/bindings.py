@@ -164,7 +164,7 @@ class Binding:
 
     def covers(self, type: str, schema: str, table: str) -> bool:
         """Return whether the binding matches changes of this type and table, regardless of its filter."""
-        return self.event in (ANY, type) and _like(self.schema, schema) and _like(self.table, table)
+        return self.event in (ANY, type) and _matches_name(self.schema, schema) and _matches_name(self.table, table)
 
 
 def bind(element: Json, *, database: bool = False) -> Binding:
@@ -174,7 +174,7 @@ def bind(element: Json, *, database: bool = False) -> Binding:
     try:
         binding = _parse(element, echo, number)
         if not database:
-            _try(binding)
+            _check_conditions(binding)
     except BindingError as error:
         return Binding(echo, number, error=str(error))
     return binding
@@ -194,7 +194,7 @@ def _parse(element: Json, echo: Json, number: int) -> Binding:
     return Binding(echo, number, event if event in TYPES else ANY, schema, table, conditions, select)
 
 
-def _try(binding: Binding) -> None:
+def _check_conditions(binding: Binding) -> None:
     for condition in binding.conditions:
         if (error := problem(condition)) is not None:
             raise BindingError(EXCEPTION.format(given=binding.description, error=error))
@@ -232,6 +232,6 @@ def _select(element: Json, schema: str, table: str) -> tuple[str, ...] | None:
     return names or None
 
 
-def _like(pattern: str, name: str) -> bool:
+def _matches_name(pattern: str, name: str) -> bool:
     """Match with SQL LIKE without an escape character: `_` and `%` are wildcards."""
     return pattern in (ANY, name) or like_without_escapes(pattern, name)

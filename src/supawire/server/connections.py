@@ -58,7 +58,7 @@ class Connections:
         else:
             self._mailboxes.add(peer, Inbound(data, binary))
 
-    def gone(self, peer: Peer) -> None:
+    def disconnected(self, peer: Peer) -> None:
         """Remove a connection after its socket has ended, and end its channels."""
         peer.closed = True
         self.peers.pop(peer.id, None)

@@ -200,7 +200,7 @@ class Faults:
 
     def reject_join(self, topic: str, reason: str) -> None:
         """Refuse joins of a topic with this reason. See docs/protocol.md, Join errors."""
-        self._rules.rejected[sub_topic(check_text("topic", topic))] = _said("reason", reason)
+        self._rules.rejected[sub_topic(check_text("topic", topic))] = _check_string("reason", reason)
 
     def delay_join(self, topic: str, seconds: float) -> None:
         """Suspend the socket for this many seconds before a join of this topic is answered."""
@@ -242,11 +242,11 @@ class Faults:
     def send_system(self, topic: str, status: str, message: str, *, extension: str = "system") -> None:
         """Send a `system` frame without ending the channels."""
         for name, said in (("status", status), ("message", message), ("extension", extension)):
-            _said(name, said)
+            _check_string(name, said)
         for channel in self._channels(topic):
             self._outbox.system(channel, extension, status, message)
 
 
-def _said(name: str, value: str) -> str:
+def _check_string(name: str, value: str) -> str:
     check_writable(name, check_kind(name, value, str, "a text"))
     return value

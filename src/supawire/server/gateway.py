@@ -23,15 +23,15 @@ KEY_LIFETIME: Final = 10 * 365 * 24 * 3600
 
 def publishable_key(secret: str) -> str:
     """Return the key for the role `anon`; the same secret always gives the same key."""
-    return PUBLISHABLE_PREFIX + _drawn(secret, PUBLISHABLE_PREFIX)
+    return PUBLISHABLE_PREFIX + _derive(secret, PUBLISHABLE_PREFIX)
 
 
 def secret_key(secret: str) -> str:
     """Return the key for the role `service_role`."""
-    return SECRET_PREFIX + _drawn(secret, SECRET_PREFIX)
+    return SECRET_PREFIX + _derive(secret, SECRET_PREFIX)
 
 
-def _drawn(secret: str, kind: str) -> str:
+def _derive(secret: str, kind: str) -> str:
     text = urlsafe_b64encode(hmac.digest(secret.encode(), kind.encode(), "sha256")).decode()
     return f"{text[:22]}_{text[22:30]}"
 
@@ -45,7 +45,7 @@ class Gateway:
 
     def socket(self, request: Request, now: Instant) -> Request:
         """Return an upgrade request with a JWT in place of the key in its query."""
-        token = self._translated(request.query.get("apikey", ""), now)
+        token = self._token_for(request.query.get("apikey", ""), now)
         if token is None:
             return request
         query, headers = {**request.query, "apikey": token}, {**request.headers, "x-api-key": token}
@@ -54,12 +54,12 @@ class Gateway:
     def rest(self, request: RestRequest, now: Instant) -> RestRequest:
         """Return an HTTP request with a JWT in `Authorization`, unless that header already has a user's token."""
         key, given = request.headers.get("apikey", ""), request.headers.get("authorization", "")
-        token = self._translated(key, now)
+        token = self._token_for(key, now)
         if token is None or given not in ("", f"Bearer {key}"):
             return request
         return replace(request, headers={**request.headers, "authorization": f"Bearer {token}"})
 
-    def _translated(self, key: str, now: Instant) -> str | None:
+    def _token_for(self, key: str, now: Instant) -> str | None:
         for known, role in self._roles.items():
             if hmac.compare_digest(key.encode(errors="replace"), known.encode()):
                 return sign({"role": role, "exp": int(now.wall) + KEY_LIFETIME}, self._secret)

@@ -140,7 +140,7 @@ class Hub:
         """Handle the end of a socket, whichever side closed it."""
         self.at(now)
         if (peer := self.connections.peers.get(conn_id)) is not None:
-            self.connections.gone(peer)
+            self.connections.disconnected(peer)
 
     def rest(self, request: RestRequest, now: Instant) -> RestAnswer | Later:
         """Answer an HTTP request now, or return `Later` and answer with a `Respond` effect."""

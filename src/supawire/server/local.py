@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from supawire.server.postgres.backend import PostgresBackend
 
 
-NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stopping(stop: asyncio.Event) -> Generator[None]:
+def stop_on_signals(stop: asyncio.Event) -> Generator[None]:
     """Set `stop` on SIGINT and SIGTERM while the block runs, in place of the handlers set before. Main thread only.
 
     The event loop's own signal handlers are used where available, because they wake the loop. A plain handler runs
@@ -56,7 +56,7 @@ def stopping(stop: asyncio.Event) -> Generator[None]:
         loop.call_soon_threadsafe(stop.set)
 
     with ExitStack() as undo:
-        for number in NUMBERS:
+        for number in STOP_SIGNALS:
             undo.callback(signal.signal, number, signal.getsignal(number))
             try:
                 loop.add_signal_handler(number, stop.set)
@@ -144,9 +144,9 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
-        self._unwanted = False
+        self._stop_requested = False
         self._pid = os.getpid()
-        self._asked: set[Future[Any]] = set()
+        self._pending_calls: set[Future[Any]] = set()
         """Futures on which callers in other threads wait."""
         self._site = call_site()
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -165,9 +165,9 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         if self._thread is not None:
             raise StateError("this local server is already running; call stop() first, or create another one")
         ready: Future[None] = Future()
-        self._loop, self._stop, self._unwanted, self._pid = None, None, False, os.getpid()
+        self._loop, self._stop, self._stop_requested, self._pid = None, None, False, os.getpid()
         seen = weakref.ref(self)  # so that the thread does not keep alive a server that is never stopped
-        arguments = (seen, self._asked, ready)
+        arguments = (seen, self._pending_calls, ready)
         self._thread = threading.Thread(target=self._run, args=arguments, name="supawire-local-server", daemon=True)
         try:
             self._thread.start()
@@ -175,7 +175,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         except BaseException:  # start failed, or Ctrl-C interrupted it
             self.stop()
             raise
-        self._finalizer = weakref.finalize(self, _forgotten, self._loop, self._stop, self._pid, self._site)
+        self._finalizer = weakref.finalize(self, _stop_collected, self._loop, self._stop, self._pid, self._site)
         self._finalizer.atexit = False
         return self
 
@@ -187,7 +187,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         thread = self._thread
         if thread is None or os.getpid() != self._pid:
             return
-        self._unwanted = True
+        self._stop_requested = True
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._loop is not None and self._stop is not None:
@@ -196,7 +196,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         if thread.ident is not None:  # None when Ctrl-C arrived before the thread began
             thread.join()
         self._thread = None
-        self._let_go()
+        self._close_session()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -226,7 +226,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         stop = asyncio.Event()
         try:
             async with server._prepared(stop) as app:
-                wanted = not server._unwanted  # else stop() was called before the loop existed
+                wanted = not server._stop_requested  # else stop() was called before the loop existed
                 server._app = app
                 del server
                 ready.set_result(None)
@@ -245,8 +245,8 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
     def _prepared(self, stop: asyncio.Event) -> "AbstractAsyncContextManager[App]":
         """Return the context manager that runs the server on its thread's event loop."""
         self._loop, self._stop = asyncio.get_running_loop(), stop
-        self._level = self._make_level()
-        return _running(self._options(), "127.0.0.1", self._port, self._level)
+        self._backend = self._make_backend()
+        return _running(self._options(), "127.0.0.1", self._port, self._backend)
 
     def _options(self) -> HubOptions:
         return HubOptions(
@@ -273,18 +273,18 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         def run() -> None:
             now = app.now()
             app.hub.at(now)
-            self._asked.discard(done)
+            self._pending_calls.discard(done)
             try:
                 done.set_result(act(app.hub, now))
             except Exception as error:  # noqa: BLE001  raised in the caller, on the other thread
                 done.set_exception(error)
             app.pump()
 
-        self._asked.add(done)
+        self._pending_calls.add(done)
         try:
             loop.call_soon_threadsafe(run)
         except RuntimeError:  # the loop has just ended
-            self._asked.discard(done)
+            self._pending_calls.discard(done)
             raise _not_running() from None
         return done.result()
 
@@ -328,7 +328,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         `service_role` are allowed everything and `anon` nothing.
         Raises: StateError with a database, whose row policies decide.
         """
-        self._memory_only("policy")
+        self._check_without_database("policy")
         check_callable("function", function)
         self._policy = function
         if self._app is not None:
@@ -341,7 +341,7 @@ class LocalServer(DatabaseApi, ActApi, FaultApi):
         return self._do(lambda hub, now: hub.received.frames())
 
 
-def _forgotten(loop: asyncio.AbstractEventLoop | None, stop: asyncio.Event | None, pid: int, site: Site) -> None:
+def _stop_collected(loop: asyncio.AbstractEventLoop | None, stop: asyncio.Event | None, pid: int, site: Site) -> None:
     """Stop a server that was garbage-collected, on any thread, without `stop()`."""
     if loop is None or stop is None or os.getpid() != pid:
         return
@@ -389,7 +389,7 @@ async def serve(
     Raises: OSError when the port is in use, and the database errors of `LocalServer.start`.
     """
     stop = stop or asyncio.Event()
-    with stopping(stop) if signals else nullcontext():
+    with stop_on_signals(stop) if signals else nullcontext():
         async with _running(options, host, port, level) as app:
             if on_ready is not None:
                 on_ready(app)

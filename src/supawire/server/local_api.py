@@ -28,7 +28,7 @@ class ActApi:
     def _do(self, act: Callable[[Hub, Instant], T]) -> T:
         raise NotImplementedError
 
-    def _memory_only(self, name: str) -> None:
+    def _check_without_database(self, name: str) -> None:
         raise NotImplementedError
 
     def emit(
@@ -50,7 +50,7 @@ class ActApi:
         `"Error 401: Unauthorized"`.
         Raises: InvalidArgumentError. StateError with a database: change its rows with `sql` instead.
         """
-        self._memory_only("emit")
+        self._check_without_database("emit")
         change = make_change(
             type, table, record=record, old_record=old_record, schema=schema, columns=columns, errors=errors
         )
@@ -92,7 +92,7 @@ class ActApi:
         Returns the message's id. Raises: InvalidArgumentError. StateError with a database: use its `realtime.send`
         instead.
         """
-        self._memory_only("send")
+        self._check_without_database("send")
         if not isinstance(payload, Mapping | bytes):
             raise InvalidArgumentError(f"payload must be an object or bytes, not {payload.__class__.__name__}")
         _check_message(topic, event, private)
@@ -118,7 +118,7 @@ def _check_message(topic: str, event: str, private: bool) -> None:
     check_bool("private", private)
 
 
-UNSENT: Final = frozenset({1004, 1005, 1006, 1015})
+UNSENDABLE_CODES: Final = frozenset({1004, 1005, 1006, 1015})
 """Reserved close codes that are never sent in a close frame."""
 
 
@@ -133,7 +133,7 @@ class FaultApi:
 
     def drop_connections(self, code: int | None = None, *, connection: int | None = None) -> None:
         """Close sockets with this code; without a code the connection is aborted and clients report 1006."""
-        if code in UNSENT:
+        if code in UNSENDABLE_CODES:
             raise InvalidArgumentError(
                 f"close code {code} cannot be sent; leave it out to abort the connection, which clients report as 1006"
             )
@@ -204,7 +204,7 @@ class FaultApi:
         self._do(lambda hub, now: hub.faults.reset())
 
 
-INSTEAD: Final = {
+ALTERNATIVES: Final = {
     "emit": "Change rows with SQL: sql('insert into …').",
     "send": "Call the database function: sql('select realtime.send(%s::jsonb, %s, %s)', payload, event, topic).",
     "policy": "Create policies on realtime.messages: sql('create policy … on realtime.messages …').",
@@ -288,12 +288,12 @@ class DatabaseApi:
         self._announce_outages = announce_outages
         self._isolate_policy_errors = isolate_policy_errors
         self._has_database = postgres or database is not None
-        self._level = self._make_level()
+        self._backend = self._make_backend()
 
     def _check_process(self) -> None:
         raise NotImplementedError
 
-    def _make_level(self) -> "PostgresBackend | None":
+    def _make_backend(self) -> "PostgresBackend | None":
         if not self._has_database:
             return None
         return make_backend(
@@ -307,9 +307,9 @@ class DatabaseApi:
     @property
     def database_url(self) -> str:
         """The URL of the database. With an embedded database its role has all rights."""
-        if self._level is None:
+        if self._backend is None:
             raise StateError("this server has no database", hint="Use emit(), or give postgres=True or database=.")
-        return self._level.url
+        return self._backend.url
 
     def sql(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run SQL in the database, commit, and return the rows.
@@ -317,21 +317,21 @@ class DatabaseApi:
         `%s` in the text stands for a parameter. Text without parameters may hold several statements.
         Raises: StateError without a database, or when the server is not running; psycopg.Error from PostgreSQL.
         """
-        if self._level is None:
+        if self._backend is None:
             raise StateError(
                 "this server has no database", hint="Use emit() and send(), or give postgres=True or database=."
             )
         self._check_process()
-        if not self._level.running:
+        if not self._backend.running:
             raise StateError("the local server is not running; use it inside `with LocalServer(…) as server:`")
-        return self._level.session.run(text, parameters)
+        return self._backend.session.run(text, parameters)
 
-    def _let_go(self) -> None:
+    def _close_session(self) -> None:
         """Close the connection used by `sql` after the backend has stopped."""
-        if self._level is not None:
-            self._level.session.close()
+        if self._backend is not None:
+            self._backend.session.close()
 
-    def _memory_only(self, name: str) -> None:
+    def _check_without_database(self, name: str) -> None:
         """Raise StateError for a method that is only available without a database."""
-        if self._level is not None:
-            raise StateError(f"{name}() is not available on a server with a database", hint=INSTEAD[name])
+        if self._backend is not None:
+            raise StateError(f"{name}() is not available on a server with a database", hint=ALTERNATIVES[name])

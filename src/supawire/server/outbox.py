@@ -56,9 +56,9 @@ class Outbox:
             self.effects.append(Send(peer.id, *frame))
             return
         peer.lag_until = max(self.now.mono + peer.lag, peer.lag_until)
-        self._schedule.at(peer.lag_until, lambda: self._late(peer, frame))
+        self._schedule.at(peer.lag_until, lambda: self._send_delayed(peer, frame))
 
-    def _late(self, peer: Peer, frame: Encoded) -> None:
+    def _send_delayed(self, peer: Peer, frame: Encoded) -> None:
         if not peer.closed:
             self.effects.append(Send(peer.id, *frame))
 

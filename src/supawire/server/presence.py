@@ -67,9 +67,9 @@ class Presence:
         if limit is not None and term_size(payload) > limit:
             self._rooms.close_with_error(channel, TOO_BIG)
             return
-        self._stepper.run(self._enter(channel, push, payload), channel)
+        self._stepper.run(self._track_if_allowed(channel, push, payload), channel)
 
-    def _enter(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> Steps[None]:
+    def _track_if_allowed(self, channel: ServerChannel, push: Push, payload: dict[str, Any]) -> Steps[None]:
         """Track. A private channel joined without `enabled` receives diffs from its first own track on."""
         if not (yield from self._rights.write(channel, "presence")):
             self._answer(channel, push, DENIED)

@@ -54,13 +54,13 @@ class Recorder:
 
     def frames(self) -> list[ReceivedFrame]:
         """Return the recorded frames, oldest first."""
-        return [_shown(*entry) for entry in self._frames]
+        return [_decode_frame(*entry) for entry in self._frames]
 
 
-def _shown(connection: int, v2: bool, data: bytes, binary: bool) -> ReceivedFrame:
+def _decode_frame(connection: int, v2: bool, data: bytes, binary: bool) -> ReceivedFrame:
     push = read(v2, data, binary)
     if push is None:
-        return ReceivedFrame(connection, None, None, _garbage(data, binary), binary=binary)
+        return ReceivedFrame(connection, None, None, _undecodable(data, binary), binary=binary)
     ref, join_ref = _ref(push.ref), _ref(push.join_ref)
     event = push.event if isinstance(push.event, str) else repr(push.event)
     if push.kind == 0 or (push.kind is not None and not push.json):
@@ -80,7 +80,7 @@ def _value(payload: bytes) -> Any:
         return payload
 
 
-def _garbage(data: bytes, binary: bool) -> str | bytes:
+def _undecodable(data: bytes, binary: bool) -> str | bytes:
     return data if binary else hide_tokens(data.decode(errors="replace"), any_parts=True)
 
 

@@ -81,7 +81,7 @@ class Rest:
         if route == ("GET", "/healthcheck"):
             return RestAnswer(200, b"ok", "text/plain; charset=utf-8")
         if route == ("GET", "/api/ping"):
-            return self._stranger(request) or _message(200, "Success")
+            return self._unknown_tenant(request) or _message(200, "Success")
         single = SINGLE_PATH.fullmatch(request.path)
         if request.method != "POST" or not (single or request.path == "/api/broadcast"):
             return RestAnswer(404, b"Not Found", HTML)
@@ -95,14 +95,14 @@ class Rest:
         named = (unquote(single[1]), unquote(single[2])) if single else None
         return self._with_rates((yield from self._broadcast(request, body, named)))
 
-    def _stranger(self, request: RestRequest) -> RestAnswer | None:
+    def _unknown_tenant(self, request: RestRequest) -> RestAnswer | None:
         known = tenant(request.host) in self._options.tenants
         return None if known else _message(401, "Tenant not found in database")
 
     def _broadcast(self, request: RestRequest, body: Any, single: tuple[str, str] | None) -> Steps[RestAnswer]:
         """Run the checks common to both forms (tenant, rate, token), then send."""
         mono = self._outbox.now.mono
-        if (stranger := self._stranger(request)) is not None:
+        if (stranger := self._unknown_tenant(request)) is not None:
             return stranger
         if self._requests.tripped(mono):
             return _message(429, "Too many requests")
@@ -114,11 +114,13 @@ class Rest:
         if not isinstance(claims, Claims):
             return _message(401, "Unauthorized")
         who = Requester(claims, x_headers(request.headers))
-        return (yield from self._batch(who, body) if single is None else self._single(request, who, *single, body))
+        if single is None:
+            return (yield from self._send_batch(who, body))
+        return (yield from self._send_one(request, who, *single, body))
 
     # --- batch ---
 
-    def _batch(self, who: Requester, body: Any) -> Steps[RestAnswer]:
+    def _send_batch(self, who: Requester, body: Any) -> Steps[RestAnswer]:
         messages = body.get("messages") if is_object(body) else None
         if not messages:
             return _json(422, {"errors": {"messages": BLANK if messages in (None, []) else INVALID}})
@@ -171,7 +173,7 @@ class Rest:
 
     # --- single ---
 
-    def _single(self, request: RestRequest, who: Requester, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
+    def _send_one(self, request: RestRequest, who: Requester, topic: str, event: str, body: Any) -> Steps[RestAnswer]:
         json = _type(request) != "application/octet-stream"
         payload = encode({} if body is NOT_PARSED else body) if json else request.body
         asked = body.get("private") if json and is_object(body) else None

@@ -44,7 +44,7 @@ _decode: Final[Callable[..., dict[str, Any]]] = jwt.decode  # pyright: ignore[re
 _encode: Final[Callable[..., str]] = jwt.encode  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
-class Flaw(Enum):
+class TokenError(Enum):
     """The errors of a token with their texts at the handshake (status, error), at a join and in a `system` frame."""
 
     EXPIRED = (
@@ -86,7 +86,7 @@ class Flaw(Enum):
         ),
         "Failed to generate JWT signer for key ID (kid) {kid}, check your JWT secret or JWKS configuration",
     )
-    ODD = (500, "Error connecting to Realtime", "Unknown Error on Channel", "Unknown Error on Channel")
+    UNEXPECTED = (500, "Error connecting to Realtime", "Unknown Error on Channel", "Unknown Error on Channel")
     HEADER = (500, "Error connecting to Realtime", "Unknown Error on Channel", ":expected_header_map")
     CLAIMS = (500, "Error connecting to Realtime", "Unknown Error on Channel", ":expected_claims_map")
     NOT_JSON = (
@@ -115,14 +115,14 @@ class Claims:
     def expired(self, now: Instant) -> "TokenRefused | None":
         """Return the error of this token if it has expired, else None."""
         late = int(now.wall) - self.exp
-        return TokenRefused(Flaw.EXPIRED, seconds=int(late)) if late >= 0 else None
+        return TokenRefused(TokenError.EXPIRED, seconds=int(late)) if late >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRefused:
     """The reason why a token is invalid."""
 
-    flaw: Flaw
+    kind: TokenError
     seconds: int = 0
     kid: str = ""
     found: str = ""
@@ -131,7 +131,7 @@ class TokenRefused:
     @property
     def status(self) -> int:
         """The HTTP status of a refused handshake."""
-        return self.flaw.value[0]
+        return self.kind.value[0]
 
     @property
     def error(self) -> str:
@@ -149,19 +149,19 @@ class TokenRefused:
         return self._text(3)
 
     def _text(self, column: int) -> str:
-        return str(self.flaw.value[column]).format(seconds=self.seconds, kid=self.kid, found=self.found)
+        return str(self.kind.value[column]).format(seconds=self.seconds, kid=self.kid, found=self.found)
 
 
 def check(token: str, secret: str, now: Instant) -> Claims | TokenRefused:
     """Return the claims of a token, or why it is refused. The checks are in the real server's order."""
     if len(token) > MAX_TOKEN:
-        return TokenRefused(Flaw.MALFORMED)
+        return TokenRefused(TokenError.MALFORMED)
     token = clean(token)
     parts = token.split(".")
     if len(parts) != 3:
-        return TokenRefused(Flaw.MALFORMED)
-    values = _part(parts[1], Flaw.MALFORMED, Flaw.CLAIMS)
-    header = _part(parts[0], Flaw.HEADER, Flaw.HEADER)
+        return TokenRefused(TokenError.MALFORMED)
+    values = _part(parts[1], TokenError.MALFORMED, TokenError.CLAIMS)
+    header = _part(parts[0], TokenError.HEADER, TokenError.HEADER)
     if isinstance(values, TokenRefused):
         return values
     if isinstance(header, TokenRefused):
@@ -171,7 +171,7 @@ def check(token: str, secret: str, now: Instant) -> Claims | TokenRefused:
     return _check_claims(values, now)
 
 
-def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | TokenRefused:
+def _part(text: str, not_base64: TokenError, not_object: TokenError) -> dict[str, Any] | TokenRefused:
     """Return the decoded JSON object of one part of a token, or the error."""
     if _SEGMENT.fullmatch(text) is None or len(text) % 4 == 1:
         return TokenRefused(not_base64)
@@ -179,11 +179,11 @@ def _part(text: str, not_base64: Flaw, not_object: Flaw) -> dict[str, Any] | Tok
     try:
         value = decode(raw)
     except DECODE_ERRORS:
-        return TokenRefused(Flaw.NOT_JSON, found=_complaint(raw))
+        return TokenRefused(TokenError.NOT_JSON, found=_json_error(raw))
     return value if is_object(value) else TokenRefused(not_object)
 
 
-def _complaint(raw: bytes) -> str:
+def _json_error(raw: bytes) -> str:
     """Return the real server's JSON error: the unexpected byte, or the unexpected end."""
     text = raw.decode("latin-1")
     try:
@@ -204,28 +204,32 @@ def _check_signature(token: str, signature: str, header: dict[str, Any], secret:
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         asymmetric = isinstance(algorithm, str) and algorithm in requires_cryptography
         named = asymmetric and isinstance(kid, str) and kid
-        return TokenRefused(Flaw.KEY_ID, kid=elixir_inspect(kid)) if named else TokenRefused(Flaw.SIGNER)
+        return TokenRefused(TokenError.KEY_ID, kid=elixir_inspect(kid)) if named else TokenRefused(TokenError.SIGNER)
     if _SEGMENT.fullmatch(signature) is None:
-        return TokenRefused(Flaw.SIGNATURE)
+        return TokenRefused(TokenError.SIGNATURE)
     try:
         _decode(token, secret, algorithms=list(ALGORITHMS), options=_UNCHECKED)
     except jwt.InvalidSignatureError:
-        return TokenRefused(Flaw.SIGNATURE)
+        return TokenRefused(TokenError.SIGNATURE)
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):  # only PyJWT rejects these parts
-        return TokenRefused(Flaw.MALFORMED)
+        return TokenRefused(TokenError.MALFORMED)
     return None
 
 
 def _check_claims(values: dict[str, Any], now: Instant) -> Claims | TokenRefused:
     role, exp, seconds = values.get("role"), values.get("exp"), int(now.wall)
     if not _is_number(values.get("iat", 0)) or ("exp" in values and not _is_number(exp)):
-        return TokenRefused(Flaw.ODD)
+        return TokenRefused(TokenError.UNEXPECTED)
     if _is_number(exp) and seconds >= exp:
-        return TokenRefused(Flaw.EXPIRED, seconds=seconds - exp) if isinstance(exp, int) else TokenRefused(Flaw.ODD)
+        return (
+            TokenRefused(TokenError.EXPIRED, seconds=seconds - exp)
+            if isinstance(exp, int)
+            else TokenRefused(TokenError.UNEXPECTED)
+        )
     if not isinstance(role, str) or not _is_number(exp):
-        return TokenRefused(Flaw.NO_CLAIMS)
+        return TokenRefused(TokenError.NO_CLAIMS)
     if role in RESERVED or role.startswith("pg_") or "\0" in role:
-        return TokenRefused(Flaw.ROLE)
+        return TokenRefused(TokenError.ROLE)
     return Claims(values, role, exp)
 
 

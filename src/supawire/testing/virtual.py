@@ -163,7 +163,7 @@ class VirtualServer(ActApi, FaultApi):
         self._pump()
         return result
 
-    def _memory_only(self, name: str) -> None:
+    def _check_without_database(self, name: str) -> None:
         """Do nothing: everything that works without a database is supported here."""
 
     def _now(self) -> Instant:
