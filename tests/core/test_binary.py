@@ -61,6 +61,17 @@ def test_the_bytes_of_the_protocol_page(name: str) -> None:
     assert binary.pack(layout, *fields, payload=payload, json=json).hex() == text
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_frame_that_ends_inside_its_header_is_refused(name: str) -> None:
+    """Each shorter frame raises a ValueError, down to an empty one."""
+    layouts, text, (_, _, _, payload) = EXAMPLES[name]
+    header = len(bytes.fromhex(text)) - len(payload)
+    for end in range(header):
+        with pytest.raises(ValueError, match=r"ends inside its header|unknown kind"):
+            binary.unpack(layouts, bytes.fromhex(text)[:end])
+    assert binary.unpack(layouts, bytes.fromhex(text)[:header]).payload == b""
+
+
 @given(st.sampled_from([binary.UP, binary.DOWN]), st.binary(max_size=64))
 def test_arbitrary_bytes_are_a_frame_or_a_value_error(layouts: dict[int, binary.BinaryLayout], data: bytes) -> None:
     """Decoding arbitrary bytes raises only ValueError, and a decoded frame is encoded to the same bytes."""

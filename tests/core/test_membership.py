@@ -1,5 +1,7 @@
 """The state machine of a channel's joins: which join is active, and which refs are sent (R12-R14)."""
 
+from collections.abc import Callable
+
 import pytest
 
 from supawire.core import binary
@@ -291,3 +293,40 @@ def test_a_waiting_channel_is_sent_only_by_the_queue(handled: list[str]) -> None
     story.accept()
     assert handled == ["Subscribe", "SendJoin"]
     assert story.state(room) is ChannelState.JOINING
+
+
+def delay_after_refusal(story: Story, again: Callable[[], object] = lambda: None) -> float:
+    """Refuse the newest join, do something, and return the seconds until the next join, to a tenth."""
+    story.refuse_join("something unknown")
+    again()
+    joins, refused_at = len(story.sent("phx_join")), story.now.mono
+    while len(story.sent("phx_join")) == joins:
+        story.run_alive(0.1)
+    return story.now.mono - refused_at
+
+
+def test_the_delays_between_joins_begin_anew_after_a_leave_only(story: Story) -> None:
+    """They grow with each refusal; a subscribe call while the channel is retrying does not shorten them."""
+    story.open()
+    room = story.channel()
+    story.call(story.session.join, room)
+    delays = [delay_after_refusal(story) for _ in range(5)]
+    assert delays[0] < 2
+    assert delays[-1] > 4
+    assert delay_after_refusal(story, lambda: story.call(story.session.join, room)) > 4
+    assert delay_after_refusal(story) > 4
+    story.refuse_join("something unknown")
+    story.call(story.session.leave, room, 1.0)
+    story.call(story.session.join, room)
+    assert delay_after_refusal(story) < 2
+
+
+def test_a_channel_that_was_left_does_not_count_as_never_subscribed(story: Story) -> None:
+    """Iterators of a channel that was left end; those of a new channel subscribe."""
+    story.open()
+    room = story.channel()
+    assert not story.at(room).begun
+    story.join(room)
+    assert story.at(room).begun
+    story.call(story.session.leave, room, 1.0)
+    assert story.at(room).begun

@@ -112,6 +112,22 @@ def test_runs_are_as_few_as_can_be():
     assert list(batches([], None)) == []
 
 
+def test_a_request_is_full_when_its_messages_are():
+    """Two messages that are each a little under half of the limit share a request; larger ones do not."""
+    half = http_broadcast.BATCH_BYTES // 2
+    for size, runs in ((half - 1000, [2]), (half + 1000, [1, 1])):
+        letters = [HttpMessage("room", "typing", bytes(size)) for _ in range(2)]
+        assert [len(run) for run in batches(letters, None)] == runs
+
+
+def test_a_request_with_names_that_grow_is_within_the_limit():
+    """JSON writes a control character in six bytes; a request is not larger than the limit and not far below it."""
+    letters = [HttpMessage("\x01" * 50_000, "\x01" * 50_000, b"{}") for _ in range(20)]
+    first, *_ = batches(letters, None)
+    size = len(http_broadcast.batch(first).body)
+    assert size <= http_broadcast.BATCH_BYTES < size + 2 * 600_000
+
+
 def error(text: str) -> bytes:
     return json.dumps({"message": text}).encode()
 

@@ -78,6 +78,13 @@ def test_several_columns_are_one_key() -> None:
     assert driven.mirror.key.asked((1, 3)) in driven.mirror.rows
 
 
+@pytest.mark.parametrize("key", [1, "13", None])
+def test_what_cannot_be_a_key_of_several_columns_is_not_found(key: Any) -> None:
+    """It is looked up like any other key, without an error."""
+    driven = Driven(key=("id", "a")).live(row(1, 3))
+    assert driven.mirror.key.asked(key) not in driven.mirror.rows
+
+
 def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
     """A fetch that returns UUIDs as text and changes that contain objects refer to the same row."""
     columns = {"id": "uuid", "a": "int4"}
