@@ -103,9 +103,9 @@ async def test_a_provider_that_takes_arguments_is_refused(api: ClientApi, server
 
 async def test_a_failing_provider_is_logged_once(api: ClientApi, server: LocalServer, caplog: pytest.LogCaptureFixture):
     """The same failure at the opening and at the join is one record."""
-    async with api.client(server, token=broken, timeout=0.05) as client:
+    async with api.client(server, token=broken) as client:
         with pytest.raises(OperationTimeout):
-            await (await client.channel("room")).subscribe()
+            await (await client.channel("room")).subscribe(timeout=0.3)
     assert warnings(caplog) == [message for message in warnings(caplog)[:1] if "broken" in message] != []
 
 
