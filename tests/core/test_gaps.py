@@ -37,23 +37,23 @@ def again(story: Story) -> None:
     story.answer_join()
 
 
-# --- told, always
+# --- reported, always
 
 
 def test_each_lost_connection_is_reported_as_a_gap_with_time_reason_and_kinds(each: Story) -> None:
     """A lost connection is a gap from the last received frame to the join, with the kinds that have listeners (R44)."""
     each.open()
     room = each.channel()
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.collect(room, broadcast(), presence())
     each.join(room)
     last_received_at = each.now.at()
     each.run_for(5)
     again(each)
     lost = frozenset({"broadcast", "presence"})
-    assert told == [Gap("room", last_received_at, each.now.at(), "connection_lost", 0, "not_replayable", lost)]
+    assert reported == [Gap("room", last_received_at, each.now.at(), "connection_lost", 0, "not_replayable", lost)]
     again(each)
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_gap_has_the_reason_that_ended_the_join(story: Story, reason: str, end
     """The reason names what ended the join (R44)."""
     story.open()
     room = story.channel()
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.collect(room, broadcast())
     story.join(room)
     end(story, room)
@@ -80,21 +80,21 @@ def test_a_gap_has_the_reason_that_ended_the_join(story: Story, reason: str, end
     if story.session.state is ConnectionState.CONNECTING:
         story.accept()
     story.answer_join()
-    assert [gap.reason for gap in told] == [reason]
+    assert [gap.reason for gap in reported] == [reason]
 
 
 def test_several_lost_connections_are_one_gap(story: Story) -> None:
     """Losing the connection again before the rejoin opens no second gap and keeps the start (R44)."""
     story.open()
     room = story.channel()
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     began = story.now.at()
     for _ in range(3):
         story.drop(1006)
         story.come_back()
     story.answer_join()
-    assert [(gap.started_at, gap.ended_at) for gap in told] == [(began, story.now.at())]
+    assert [(gap.started_at, gap.ended_at) for gap in reported] == [(began, story.now.at())]
 
 
 def test_a_gap_is_delivered_to_the_client_and_logged_without_listeners(story: Story) -> None:
@@ -103,9 +103,9 @@ def test_a_gap_is_delivered_to_the_client_and_logged_without_listeners(story: St
     room = story.joined()
     again(story)
     assert [report.gap.topic for report in story.reports(GapReported)] == ["room"]
-    heard = story.watch()
+    received = story.watch()
     again(story)
-    assert [event.topic for event in heard if isinstance(event, Gap)] == ["room"]
+    assert [event.topic for event in received if isinstance(event, Gap)] == ["room"]
     assert len(story.reports(GapReported)) == 1
     assert room
 
@@ -114,30 +114,30 @@ def test_the_gap_of_changes_is_reported_when_they_are_live(each: Story) -> None:
     """With change listeners the gap is reported at ready, so that a refetch in response misses nothing (R44)."""
     each.open()
     db = each.channel("db")
-    told = each.collect(db, gaps())
+    reported = each.collect(db, gaps())
     each.collect(db, changes("users"))
     each.join(db)
     each.system(db, SUBSCRIBED)
     again(each)
-    assert told == []
+    assert reported == []
     each.run_for(4)
     each.system(db, SUBSCRIBED)
-    assert [(gap.lost, gap.ended_at) for gap in told] == [(frozenset({"changes"}), each.now.at())]
+    assert [(gap.lost, gap.ended_at) for gap in reported] == [(frozenset({"changes"}), each.now.at())]
 
 
 def test_an_open_gap_is_reported_when_the_channel_is_left(story: Story) -> None:
     """A leave during a gap reports the gap; the next join counts as the first, without a gap (R44)."""
     story.open()
     room = story.channel(private=True)
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     story.drop(1006)
     story.run_for(0.01)
     story.call(story.session.leave, room, 10.0)
-    assert [gap.verdict for gap in told] == ["not_replayable"]
+    assert [gap.verdict for gap in reported] == ["not_replayable"]
     story.come_back()
     story.join(room)
-    assert len(told) == 1
+    assert len(reported) == 1
     assert replays(story) == [None, None]
 
 
@@ -145,26 +145,26 @@ def test_a_leave_by_the_user_is_not_a_gap(each: Story) -> None:
     """Events between a leave and the next subscribe are not reported as missed (R44)."""
     each.open()
     room = each.channel()
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     for _ in range(2):
         each.join(room)
         each.call(each.session.leave, room, 10.0)
         each.reply(each.sent("phx_leave")[-1])
-    assert told == []
+    assert reported == []
 
 
 def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
     """A listener added during a gap is notified that its kind may be missing too (R44)."""
     story.open()
     room = story.channel()
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.collect(room, broadcast())
     story.join(room)
     story.drop(1006)
     story.collect(room, presence())
     story.come_back()
     story.answer_join()
-    assert [sorted(gap.lost) for gap in told] == [["broadcast", "presence"]]
+    assert [sorted(gap.lost) for gap in reported] == [["broadcast", "presence"]]
 
 
 # --- replayed, where it can be
@@ -173,7 +173,7 @@ def test_kinds_added_during_a_gap_are_included(story: Story) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ten_messages_stored_in_a_gap_arrive_once_and_in_order(protocol: Protocol) -> None:
     """A private channel loses its connection, ten messages are stored, and the rejoin delivers all ten (R44)."""
-    world, ada, heard, told = linked_private(protocol)
+    world, ada, received, reported = linked_private(protocol)
     world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
     world.run_for(6)
     cut_off(world, ada)
@@ -183,15 +183,15 @@ def test_ten_messages_stored_in_a_gap_arrive_once_and_in_order(protocol: Protoco
     world.run_for(5)
     world.act(world.hub.send, "lobby", "e", {"n": 11}, world.clock.now)
     world.run_for(2)
-    assert [message.payload["n"] for message in heard] == list(range(12))
-    assert [message.replayed for message in heard] == [False] + [True] * 10 + [False]
-    assert len({message.id for message in heard}) == 12
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(10, "complete")]
+    assert [message.payload["n"] for message in received] == list(range(12))
+    assert [message.replayed for message in received] == [False] + [True] * 10 + [False]
+    assert len({message.id for message in received}) == 12
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(10, "complete")]
 
 
 def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
     """The replay starts some seconds before the gap, as clocks differ; known messages are dropped by id (R44)."""
-    world, ada, heard, told = linked_private("2.0.0")
+    world, ada, received, reported = linked_private("2.0.0")
     for number in range(5):
         world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
     world.run_for(0.1)
@@ -199,42 +199,42 @@ def test_messages_just_before_the_gap_are_not_delivered_twice() -> None:
     for number in range(5, 8):
         world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
     world.run_for(5)
-    assert [message.payload["n"] for message in heard] == list(range(8))
-    assert [gap.verdict for gap in told] == ["complete"]
+    assert [message.payload["n"] for message in received] == list(range(8))
+    assert [gap.verdict for gap in reported] == ["complete"]
 
 
 def test_a_gap_with_more_messages_than_the_limit_is_truncated() -> None:
     """Of thirty messages in a gap the newest 25 arrive, and the gap says that older ones are missing (R44)."""
-    world, ada, heard, told = linked_private("2.0.0")
+    world, ada, received, reported = linked_private("2.0.0")
     world.run_for(6)
     cut_off(world, ada)
     for number in range(30):
         world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
     world.run_for(5)
-    assert [message.payload["n"] for message in heard] == list(range(5, 30))
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(25, "truncated")]
+    assert [message.payload["n"] for message in received] == list(range(5, 30))
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(25, "truncated")]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("skew", [4.0, 6.0, 3600.0, -6.0, -3600.0])
 def test_a_wrong_clock_loses_no_stored_message(protocol: Protocol, skew: float) -> None:
     """Whatever the difference between the two clocks, all messages stored in the gap are replayed (R44)."""
-    world, ada, heard, told = linked_private(protocol, skew)
+    world, ada, received, reported = linked_private(protocol, skew)
     world.act(world.hub.send, "lobby", "e", {"n": 0}, world.clock.now)
     world.run_for(30)
     cut_off(world, ada)
     for number in range(1, 11):
         world.act(world.hub.send, "lobby", "e", {"n": number}, world.clock.now)
     world.run_for(5)
-    assert [message.payload["n"] for message in heard] == list(range(11))
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(10, "complete")]
+    assert [message.payload["n"] for message in received] == list(range(11))
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(10, "complete")]
 
 
 @pytest.mark.parametrize("correction", [3600.0, -3600.0])
 @pytest.mark.parametrize("when", ["joined", "away"])
 def test_setting_the_clock_loses_no_stored_message(when: str, correction: float) -> None:
     """Setting the clock while joined or disconnected does not move the replay, and no gap ends before it starts."""
-    world, ada, heard, told = linked_private("2.0.0", -correction)
+    world, ada, received, reported = linked_private("2.0.0", -correction)
     if when == "joined":
         ada.skew = 0.0
         world.run_for(30)
@@ -242,23 +242,23 @@ def test_setting_the_clock_loses_no_stored_message(when: str, correction: float)
     world.act(world.hub.send, "lobby", "e", {"n": 1}, world.clock.now)
     ada.skew = 0.0
     world.run_for(5)
-    assert [message.payload["n"] for message in heard] == [1]
-    assert [gap.verdict for gap in told] == ["complete"]
-    assert all(gap.started_at <= gap.ended_at for gap in told)
+    assert [message.payload["n"] for message in received] == [1]
+    assert [gap.verdict for gap in reported] == ["complete"]
+    assert all(gap.started_at <= gap.ended_at for gap in reported)
 
 
 @pytest.mark.parametrize("correction", [-30.0, 30.0])
 def test_setting_the_clock_of_the_server_loses_no_stored_message(correction: float) -> None:
     """If the clock of everybody is set during a connection, the next handshake corrects the start of the replay."""
-    world, ada, heard, told = linked_private("2.0.0", 0.0)
+    world, ada, received, reported = linked_private("2.0.0", 0.0)
     world.run_for(10)
     world.clock.sleep(correction)
     world.run_for(10)
     cut_off(world, ada)
     world.act(world.hub.send, "lobby", "e", {"n": 1}, world.clock.now)
     world.run_for(5)
-    assert [message.payload["n"] for message in heard] == [1]
-    assert [gap.verdict for gap in told] == ["complete"]
+    assert [message.payload["n"] for message in received] == [1]
+    assert [gap.verdict for gap in reported] == ["complete"]
 
 
 @pytest.mark.parametrize("offset", [None, float("nan"), float("inf"), 1e12])
@@ -267,14 +267,14 @@ def test_no_gap_is_complete_without_the_time_of_the_server(each: Story, offset: 
     each.call(each.session.open)
     each.accept(clock_offset=offset)
     room = each.channel(private=True)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     each.drop(1006)
     each.run_to_attempt()
     each.accept(clock_offset=0.0)  # the server's time may differ now: its clock may have been set in between
     each.answer_join()
     each.run_alive(1.1)
-    assert [gap.verdict for gap in told] == ["truncated"]
+    assert [gap.verdict for gap in reported] == ["truncated"]
 
 
 def test_the_estimated_time_of_the_server_is_never_late() -> None:
@@ -292,41 +292,41 @@ def test_a_gap_is_reported_after_a_slow_replay(each: Story) -> None:
     """A gap is reported when the queued messages have arrived, however long that takes (R44)."""
     each.open()
     room = each.channel(private=True)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     again(each)
     for number in range(25 - 1):
         each.run_for(1)
         stored(each, room, f"{number}", replayed=True)
-    assert told == []
+    assert reported == []
     each.reply(each.sent("heartbeat")[0])
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(24, "complete")]
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(24, "complete")]
     each.run_alive(60)
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_a_heartbeat_behind_a_replay_does_not_end_the_connection(story: Story) -> None:
     """Its reply waits behind the replayed messages, perhaps for minutes; that of the next one serves as well (R44)."""
     story.open()
     room = story.channel(private=True)
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     again(story)
     story.run_for(25.5)
     assert len(story.sent("heartbeat")) == 2
     assert story.session.state is ConnectionState.OPEN
-    assert told == []
+    assert reported == []
     story.reply(story.sent("heartbeat")[1])
-    assert [gap.verdict for gap in told] == ["complete"]
+    assert [gap.verdict for gap in reported] == ["complete"]
     story.reply(story.sent("heartbeat")[0])
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_an_earlier_heartbeat_does_not_end_a_replay(story: Story) -> None:
     """Only the reply to a heartbeat sent after the messages were queued arrives after them (R44)."""
     story.open()
     room = story.channel(private=True)
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     again(story)
     ping = story.call(story.session.ping, None)
@@ -334,16 +334,16 @@ def test_an_earlier_heartbeat_does_not_end_a_replay(story: Story) -> None:
     before, behind = story.sent("heartbeat")
     story.reply(before)
     assert story.outcome(ping) is not NOT_YET
-    assert told == []
+    assert reported == []
     story.reply(behind)
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_messages_replayed_by_several_joins_are_counted_together(each: Story) -> None:
     """A gap that needs two joins counts the new messages of both (R44)."""
     each.open()
     room = each.channel(private=True)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     again(each)
     for identity in ("a", "b", "c"):
@@ -352,10 +352,10 @@ def test_messages_replayed_by_several_joins_are_counted_together(each: Story) ->
     for identity in ("b", "c", "d"):
         stored(each, room, identity, replayed=True)
     each.run_alive(1.1)
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(4, "complete")]
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(4, "complete")]
     again(each)
     each.run_alive(1.1)
-    assert told[1].replayed == 0
+    assert reported[1].replayed == 0
 
 
 @pytest.mark.parametrize("end", ["leave", "replaced"])
@@ -363,7 +363,7 @@ def test_the_replay_of_an_ended_join_does_not_count(each: Story, end: str) -> No
     """The expected replay of an ended join does not count for a later gap, which has no replay yet (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False, replay_since=1.0)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     if end == "leave":
         each.call(each.session.leave, room, 10.0)
@@ -371,14 +371,14 @@ def test_the_replay_of_an_ended_join_does_not_count(each: Story, end: str) -> No
         each.join(room, {"postgres_changes": []})
     again(each)
     each.run_alive(1.1)
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(0, "not_replayable")]
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(0, "not_replayable")]
 
 
 def test_a_replay_does_not_cover_a_later_gap(each: Story) -> None:
     """The replay of a join does not cover what is missed later during the same join (R44)."""
     each.open()
     room = each.channel(private=True)
-    told = each.collect(room, changes("users"), gaps())
+    reported = each.collect(room, changes("users"), gaps())
     each.join(room)
     each.system(room, SUBSCRIBED)
     again(each)
@@ -387,7 +387,7 @@ def test_a_replay_does_not_cover_a_later_gap(each: Story) -> None:
     each.system(room, TROUBLE, status="error")
     each.run_alive(5)
     each.system(room, SUBSCRIBED)
-    assert [(gap.reason, gap.verdict) for gap in told] == [
+    assert [(gap.reason, gap.verdict) for gap in reported] == [
         ("connection_lost", "complete"),
         ("degraded", "not_replayable"),
     ]
@@ -397,12 +397,12 @@ def test_a_replay_interrupted_by_a_leave_is_not_complete(each: Story) -> None:
     """A leave ends the gap and the replay; it is unknown whether the messages so far were all (R44)."""
     each.open()
     room = each.channel(private=True)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     again(each)
     each.call(each.session.leave, room, 10.0)
     each.reply(each.sent("phx_leave")[-1])
-    assert [gap.verdict for gap in told] == ["not_replayable"]
+    assert [gap.verdict for gap in reported] == ["not_replayable"]
 
 
 def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, LinkedClient, list[Any], list[Any]]:
@@ -411,10 +411,10 @@ def linked_private(protocol: Protocol, skew: float = 0.0) -> tuple[World, Linked
     ada = world.client(SessionOptions(protocol=protocol), token=world.token())
     ada.skew = skew
     room = ada.channel("lobby", private=True)
-    heard, told = ada.collect(room, broadcast()), ada.collect(room, gaps())
+    received, reported = ada.collect(room, broadcast()), ada.collect(room, gaps())
     ada.start(ada.session.join, room)
     world.run_for(1)
-    return world, ada, heard, told
+    return world, ada, received, reported
 
 
 def cut_off(world: World, ada: LinkedClient) -> None:
@@ -449,11 +449,11 @@ def test_the_first_join_replays_what_the_options_request(each: Story) -> None:
     each.open()
     since = datetime(2026, 1, 5, 10, 11, 12, 345600, tzinfo=UTC)
     room = each.channel(private=True, replay_since=since, replay_limit=7)
-    heard = each.collect(room, broadcast())
+    received = each.collect(room, broadcast())
     each.join(room)
     assert replays(each) == [{"since": 1767607872345, "limit": 7}]
     stored(each, room, "a", replayed=True)
-    assert [(message.id, message.replayed) for message in heard] == [("a", True)]
+    assert [(message.id, message.replayed) for message in received] == [("a", True)]
     since_gap = int((each.now.wall - 5) * 1000)
     again(each)
     assert replays(each)[1] == {"since": since_gap, "limit": 25}, "replay_limit is for the first join"
@@ -467,11 +467,11 @@ def test_replay_of_gaps_can_be_disabled(each: Story) -> None:
     """With replay_gaps=False a rejoin requests no replay, and the gap says so (R44)."""
     each.open()
     room = each.channel(private=True, replay_gaps=False)
-    told = each.collect(room, gaps())
+    reported = each.collect(room, gaps())
     each.join(room)
     again(each)
     assert replays(each) == [None, None]
-    assert [gap.verdict for gap in told] == ["not_replayable"]
+    assert [gap.verdict for gap in reported] == ["not_replayable"]
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, "complete"), (24, "complete"), (25, "truncated")])
@@ -479,14 +479,14 @@ def test_exactly_the_limit_may_be_truncated(each: Story, count: int, verdict: st
     """If as many messages arrive as were requested, some may be missing; if fewer arrive, none is (R44)."""
     each.open()
     room = each.channel(private=True)
-    told, heard = each.collect(room, gaps()), each.collect(room, broadcast())
+    reported, received = each.collect(room, gaps()), each.collect(room, broadcast())
     each.join(room)
     again(each)
     for number in range(count):
         stored(each, room, f"{number}", replayed=True)
     each.run_alive(1.1)
-    assert len(heard) == count
-    assert [(gap.replayed, gap.verdict) for gap in told] == [(count, verdict)]
+    assert len(received) == count
+    assert [(gap.replayed, gap.verdict) for gap in reported] == [(count, verdict)]
 
 
 def test_copies_of_a_message_are_delivered_once(each: Story) -> None:
@@ -506,11 +506,11 @@ def test_messages_without_an_id_are_not_copies(each: Story) -> None:
     """Broadcasts that are not stored have no id, and all are delivered (R44)."""
     each.open()
     room = each.channel()
-    heard = each.collect(room, broadcast())
+    received = each.collect(room, broadcast())
     each.join(room)
     for meta in ({}, None, {"replayed": False}, {"id": None}):
         each.receive(room, "broadcast", {"event": "e", "payload": {}, "meta": meta})
-    assert len(heard) == 4
+    assert len(received) == 4
 
 
 def test_the_number_of_remembered_ids_is_bounded() -> None:
@@ -539,7 +539,7 @@ def test_a_gap_starts_at_the_unanswered_join(story: Story) -> None:
     """A close received after an unanswered join may be as old as the join: the gap starts there (R44)."""
     story.open()
     room = story.channel()
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     story.run_for(10)
     blocked_at = story.now.at()
@@ -551,14 +551,14 @@ def test_a_gap_starts_at_the_unanswered_join(story: Story) -> None:
     story.close_channel(room, story.sent("phx_join")[0].ref)
     story.run_for(1.1)
     story.answer_join()
-    assert [gap.started_at for gap in told] == [blocked_at]
+    assert [gap.started_at for gap in reported] == [blocked_at]
 
 
 def test_a_gap_starts_at_a_join_that_timed_out(story: Story) -> None:
     """The same holds for a join that timed out, which the server may still process until its late reply (R44)."""
     story.open()
     room, other = story.channel(), story.joined("other")
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     blocked_at = story.now.at()
     story.call(story.session.join, story.channel("slow"))
@@ -571,14 +571,14 @@ def test_a_gap_starts_at_a_join_that_timed_out(story: Story) -> None:
     story.run_for(1.1)
     rejoin = [frame for frame in story.sent("phx_join") if frame.topic == room][-1]
     story.reply(rejoin, {"postgres_changes": []})
-    assert [gap.started_at for gap in told] == [blocked_at]
+    assert [gap.started_at for gap in reported] == [blocked_at]
 
 
 def test_a_join_answered_long_ago_does_not_move_a_gap(story: Story) -> None:
     """A join that was slow a minute ago does not move a gap: it starts when the channel ended (R44)."""
     story.open()
     room = story.channel()
-    told = story.collect(room, gaps())
+    reported = story.collect(room, gaps())
     story.join(room)
     story.call(story.session.join, story.channel("slow"))
     story.run_for(5)
@@ -588,4 +588,4 @@ def test_a_join_answered_long_ago_does_not_move_a_gap(story: Story) -> None:
     story.close_channel(room, story.sent("phx_join")[0].ref)
     story.run_for(1.1)
     story.answer_join()
-    assert [gap.started_at for gap in told] == [ended_at]
+    assert [gap.started_at for gap in reported] == [ended_at]

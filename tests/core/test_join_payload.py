@@ -17,7 +17,7 @@ def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
     each.open()
     db = each.channel("db")
     tables = ["a", "b", "c", "d", "e"]
-    heard = {table: each.collect(db, changes(table)) for table in tables}
+    received = {table: each.collect(db, changes(table)) for table in tables}
     each.call(each.session.join, db)
     for turn in range(21):
         join = each.sent("phx_join")[-1]
@@ -32,7 +32,7 @@ def test_rows_reach_their_listeners_after_each_reconnect(each: Story) -> None:
             each.drop(1006)
             each.come_back()
     for place, table in enumerate(tables):
-        assert [change.record["id"] for change in heard[table]] == [turn * 10 + place for turn in range(21)]
+        assert [change.record["id"] for change in received[table]] == [turn * 10 + place for turn in range(21)]
 
 
 def test_each_join_requests_the_bindings_of_its_time(story: Story) -> None:
@@ -71,11 +71,11 @@ def test_an_equivalent_echo_is_not_a_mismatch(story: Story, echo: dict[str, obje
     """Null, missing and default members, letter case and unknown keys in the echo are not a difference (R16)."""
     story.open()
     db = story.channel("db")
-    heard = story.collect(db, changes("users", event="INSERT"))
+    received = story.collect(db, changes("users", event="INSERT"))
     story.join(db, {"postgres_changes": [echo]})
     assert story.errors == []
     story.row(db, 5, id=1)
-    assert len(heard) == 1
+    assert len(received) == 1
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_listeners_added_after_the_join_receive_events(story: Story) -> None:
     """Broadcast, system and status listeners receive events at once, without a new join (R17)."""
     story.open()
     room = story.joined()
-    heard = story.collect(room, broadcast("hello"), system(), status())
+    received = story.collect(room, broadcast("hello"), system(), status())
     story.receive(room, "broadcast", HELLO)
     story.system(room, "something", extension="other")
     story.run_for(1)
-    assert len(heard) == 2
+    assert len(received) == 2
     assert len(story.sent("phx_join")) == 1
 
 
@@ -127,18 +127,18 @@ def test_the_first_presence_listener_after_the_join_causes_a_rejoin(story: Story
     story.run_for(0)
     assert story.sent("phx_join")[1].payload["config"]["presence"] == {"enabled": True}
     story.answer_join()
-    heard = story.collect(room, presence())
+    received = story.collect(room, presence())
     story.run_for(1)
     assert len(story.sent("phx_join")) == 2
     story.receive(room, "presence_state", {"bob": {"metas": [{"phx_ref": "A"}]}})
-    assert len(heard) == 2
+    assert len(received) == 2
 
 
 def test_the_old_join_is_active_until_the_new_one_is_accepted(each: Story) -> None:
     """During a rejoin for a late listener, rows, broadcasts and sends of the others continue (R17)."""
     each.open()
     db = each.channel("db", ack=True)
-    rows, heard = each.collect(db, changes("users")), each.collect(db, broadcast())
+    rows, received = each.collect(db, changes("users")), each.collect(db, broadcast())
     each.join(db)
     late = each.collect(db, changes("orders"))
     each.run_for(0)
@@ -155,7 +155,7 @@ def test_the_old_join_is_active_until_the_new_one_is_accepted(each: Story) -> No
     each.row(db, 101, id=3)
     assert [change.record["id"] for change in rows] == [1, 2]
     assert [change.record["id"] for change in late] == [3]
-    assert len(heard) == 1
+    assert len(received) == 1
     assert each.outcome(sent).via == "socket"
     assert [one.join_ref for one in each.pushed()] == [second]
 

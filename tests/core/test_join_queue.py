@@ -198,9 +198,9 @@ def test_a_gap_begins_at_the_join_that_delayed_frames(make_story: Callable[..., 
     """If the connection is lost behind an unanswered join, the gap includes what was delayed since that join (R44)."""
     story = make_story()
     story.open()
-    told = story.collect(story.joined("room"), broadcast(), gaps())
+    reported = story.collect(story.joined("room"), broadcast(), gaps())
     story.run_alive(100)
-    asked_at = story.now.wall
+    requested_at = story.now.wall
     story.call(story.session.join, story.channel("slow"))
     story.run_for(3)
     story.receive("realtime:room", "broadcast", {"event": "on its way", "payload": {}})
@@ -209,9 +209,9 @@ def test_a_gap_begins_at_the_join_that_delayed_frames(make_story: Callable[..., 
     story.come_back()
     for join in story.sent("phx_join")[-2:]:
         story.reply(join, {"postgres_changes": []})
-    gap = told[-1]
+    gap = reported[-1]
     assert isinstance(gap, Gap) and gap.reason == "connection_lost"
-    assert abs(gap.started_at.timestamp() - asked_at) < 0.001
+    assert abs(gap.started_at.timestamp() - requested_at) < 0.001
 
 
 def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callable[..., Story]) -> None:
@@ -220,7 +220,7 @@ def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callabl
     story.open()
     story.call(story.session.join, story.channel("slow"))
     story.run_for(3)
-    told = story.collect(story.channel("room"), broadcast(), gaps())
+    reported = story.collect(story.channel("room"), broadcast(), gaps())
     story.call(story.session.join, "realtime:room")
     story.answer_join()
     joined_at = story.now.wall
@@ -229,23 +229,23 @@ def test_a_gap_does_not_begin_before_the_join_of_its_channel(make_story: Callabl
     story.come_back()
     for join in story.sent("phx_join")[-2:]:
         story.reply(join, {"postgres_changes": []})
-    assert abs(told[-1].started_at.timestamp() - joined_at) < 0.001
+    assert abs(reported[-1].started_at.timestamp() - joined_at) < 0.001
 
 
 def test_a_gap_of_changes_begins_at_the_join_that_delayed_the_error(make_story: Callable[..., Story]) -> None:
     """An error of changes received behind a slow join may be as old as that join, and so is its gap (R19, R44)."""
     story = make_story()
     story.open()
-    told = story.collect(story.channel("db"), changes("users"), gaps())
+    reported = story.collect(story.channel("db"), changes("users"), gaps())
     story.join("realtime:db")
     story.system("realtime:db", SUBSCRIBED)
     story.run_alive(100)
-    asked_at = story.now.wall
+    requested_at = story.now.wall
     story.call(story.session.join, story.channel("slow"))
     story.run_for(6)
     story.answer_join()
     story.system("realtime:db", TROUBLE, status="error")
     story.run_for(5)
     story.system("realtime:db", SUBSCRIBED)
-    assert [(gap.reason, gap.lost) for gap in told] == [("degraded", {"changes"})]
-    assert abs(told[0].started_at.timestamp() - asked_at) < 0.001
+    assert [(gap.reason, gap.lost) for gap in reported] == [("degraded", {"changes"})]
+    assert abs(reported[0].started_at.timestamp() - requested_at) < 0.001

@@ -21,7 +21,7 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
     """The same object joins, delivers to its old listeners, and leaves, repeatedly, with a definite result (R20)."""
     each.open()
     room = each.channel()
-    heard, rows = each.collect(room, broadcast()), each.collect(room, changes("users"))
+    received, rows = each.collect(room, broadcast()), each.collect(room, changes("users"))
     for turn in range(5):
         assert each.outcome(each.join(room)) is None
         each.receive(room, "broadcast", HELLO)
@@ -33,7 +33,7 @@ def test_a_channel_can_be_left_and_joined_any_number_of_times(each: Story) -> No
         assert each.outcome(left) is None
         assert each.state(room) is ChannelState.IDLE
         each.receive(room, "broadcast", HELLO)
-    assert len(heard) == 5
+    assert len(received) == 5
     assert [change.record["id"] for change in rows] == [0, 1, 2, 3, 4]
 
 
@@ -181,7 +181,7 @@ def test_leaving_one_channel_does_not_affect_the_others(each: Story) -> None:
         story = Story(each.options)
         story.open()
         rooms = [story.joined(name) for name in ("a", "b", "c")]
-        heard = [story.collect(room, broadcast()) for room in rooms]
+        received = [story.collect(room, broadcast()) for room in rooms]
         if how == "leave":
             story.call(story.session.leave, rooms[1], 10.0)
         else:
@@ -190,7 +190,7 @@ def test_leaving_one_channel_does_not_affect_the_others(each: Story) -> None:
         story.close_channel(rooms[1], story.sent("phx_join")[1].ref)
         for room in rooms:
             story.receive(room, "broadcast", HELLO)
-        assert [len(one) for one in heard] == [1, 0, 1], how
+        assert [len(one) for one in received] == [1, 0, 1], how
         assert {story.state(rooms[0]), story.state(rooms[2])} == {ChannelState.JOINED}
 
 

@@ -85,7 +85,7 @@ def test_rows_are_routed_by_binding_id_alone(each: Story) -> None:
     each.row(db, 102, id=7)
     each.row(db, id=9)
     each.row(db, 999, id=9)
-    assert [[change.record["id"] for change in heard] for heard in (low, high, every)] == [[1], [50], [1, 50, 7]]
+    assert [[change.record["id"] for change in received] for received in (low, high, every)] == [[1], [50], [1, 50, 7]]
 
 
 def test_equal_bindings_are_one_binding(each: Story) -> None:
@@ -118,11 +118,11 @@ def test_a_removed_listener_receives_nothing_more(each: Story) -> None:
     """Removing a listener takes effect at once, also twice, also while an event is delivered (R41)."""
     each.open()
     room = each.channel()
-    heard: list[Any] = []
+    received: list[Any] = []
     first: list[Listener] = []
 
     def once(event: Any) -> None:
-        heard.append(event)
+        received.append(event)
         each.session.unlisten(room, first[0])
         each.session.unlisten(room, first[0])
 
@@ -132,7 +132,7 @@ def test_a_removed_listener_receives_nothing_more(each: Story) -> None:
     each.join(room)
     for _ in range(2):
         each.receive(room, "broadcast", {"event": "e", "payload": {}})
-    assert (len(heard), len(other)) == (1, 2)
+    assert (len(received), len(other)) == (1, 2)
     each.session.unlisten("realtime:nobody", first[0])
 
 
@@ -153,14 +153,14 @@ def test_every_kind_of_selector_has_its_own_listeners(story: Story) -> None:
     story.open()
     room = story.channel()
     selectors: list[Selector[Any]] = [presence(), system(), gaps(), status()]
-    heard = [story.collect(room, selector) for selector in selectors]
+    received = [story.collect(room, selector) for selector in selectors]
     story.join(room)
     story.receive(room, "presence_state", {})
     story.system(room, "hello", extension="x")
     story.drop(1006)
     story.come_back()
     story.answer_join()
-    kinds = [{type(event).__name__ for event in events} for events in heard]
+    kinds = [{type(event).__name__ for event in events} for events in received]
     assert kinds == [{"PresenceSync"}, {"System"}, {"Gap"}, {"Status"}]
 
 
@@ -182,12 +182,12 @@ def test_each_listener_receives_rows_in_its_own_model(each: Story) -> None:
     each.open()
     db = each.channel("db")
     selectors = changes("users"), changes("users", model=User), changes("users", model=Note), changes("users")
-    heard = [each.collect(db, selector) for selector in selectors]
+    received = [each.collect(db, selector) for selector in selectors]
     each.join(db)
     assert len(each.sent("phx_join")[0].payload["config"]["postgres_changes"]) == 1
     each.row(db, 100, id=1)
-    assert [change.record for (change,) in heard] == [{"id": 1}, User(1), Note(1), {"id": 1}]
-    assert heard[0][0] is heard[3][0]
+    assert [change.record for (change,) in received] == [{"id": 1}, User(1), Note(1), {"id": 1}]
+    assert received[0][0] is received[3][0]
     later = each.collect(db, changes("users", model=Note))
     each.row(db, 100, id=2)
     assert [change.record for change in later] == [Note(2)]
@@ -202,13 +202,13 @@ def test_the_first_matching_selector_decides_the_model(story: Story, swapped: bo
     db = story.channel("db")
     story.collect(db, changes("users", event="INSERT"))  # so that bindings and selectors differ in order
     pair = [changes("users", model=User), changes("users", event="INSERT", model=Note)]
-    heard = story.collect(db, *(reversed(pair) if swapped else pair))
+    received = story.collect(db, *(reversed(pair) if swapped else pair))
     story.join(db)
     story.row(db, *ids, id=1)
     story.row(db, *ids, id=2)
     story.row(db, 101, kind="UPDATE", id=3)
     first = Note if swapped else User
-    assert [change.record for change in heard] == [first(1), first(2), User(3)]
+    assert [change.record for change in received] == [first(1), first(2), User(3)]
 
 
 def test_a_plain_selector_before_one_with_a_model_gives_dicts(story: Story) -> None:
@@ -355,7 +355,7 @@ def test_the_first_message_reaches_a_listener_however_it_is_decoded(
     room = story.joined()
     take = story.session.receive_heavy if heavy else story.session.receive
     for selector in (broadcast("e"), broadcast()):
-        heard = story.collect(room, selector)
+        received = story.collect(room, selector)
         if is_binary:
             topic = room.encode()
             data = bytes((4, len(topic), 1, 0, 1)) + topic + b"e" + payload
@@ -368,4 +368,4 @@ def test_the_first_message_reaches_a_listener_however_it_is_decoded(
         assert delivery is not None
         for listener in delivery[0]:
             listener(delivery[1])
-        assert len(heard) == 1
+        assert len(received) == 1

@@ -18,11 +18,11 @@ HELLO = {"type": "broadcast", "event": "hello", "payload": {"n": 1}}
 
 def delivers_both_ways(story: Story, topic: str) -> bool:
     """Return whether broadcasts get through in both directions."""
-    heard = story.collect(topic, broadcast("hello"))
+    received = story.collect(topic, broadcast("hello"))
     story.receive(topic, "broadcast", HELLO)
     before = len(story.pushed())
     story.broadcast(topic, b'{"n":2}')
-    return len(heard) == 1 and len(story.pushed()) == before + 1
+    return len(received) == 1 and len(story.pushed()) == before + 1
 
 
 # --- which join is active
@@ -100,23 +100,23 @@ def test_a_late_reply_to_an_old_join_changes_no_state(each: Story, status: str) 
 def test_data_of_an_older_join_is_dropped_and_counted(story: Story) -> None:
     """Events, system messages and presence that name an older join are not delivered (R12)."""
     room, old = timed_out_then_joined(story)
-    heard = story.collect(room, broadcast(), system(), presence())
+    received = story.collect(room, broadcast(), system(), presence())
     stale = story.session.stats().stale_frames
     said = {"extension": "system", "status": "error", "message": "Token has expired 1 seconds ago"}
     diff = {"joins": {"bob": {"metas": [{"phx_ref": "A"}]}}, "leaves": {}}
     for event, payload in (("broadcast", HELLO), ("system", said), ("presence_state", {}), ("presence_diff", diff)):
         story.receive(room, event, payload, join_ref=old)
-    assert heard == []
+    assert received == []
     assert story.session.stats().stale_frames == stale + 4
     story.receive(room, "broadcast", HELLO, join_ref=story.sent("phx_join")[-1].ref)
-    assert len(heard) == 1, "replayed messages carry the join_ref of the active join"
+    assert len(received) == 1, "replayed messages carry the join_ref of the active join"
 
 
 def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> None:
     """Live data is delivered only while a join is active: not before the ok, and not after the end (R12)."""
     each.open()
     room = each.channel()
-    heard = each.collect(room, broadcast())
+    received = each.collect(room, broadcast())
     each.receive(room, "broadcast", HELLO)
     each.call(each.session.join, room)
     each.receive(room, "broadcast", HELLO)
@@ -124,7 +124,7 @@ def test_nothing_is_delivered_while_the_channel_is_not_joined(each: Story) -> No
     each.receive(room, "broadcast", HELLO)
     each.close_channel(room, each.sent("phx_join")[-1].ref)
     each.receive(room, "broadcast", HELLO)
-    assert len(heard) == 1
+    assert len(received) == 1
 
 
 def test_the_end_of_the_active_join_is_followed_by_another(each: Story) -> None:
@@ -205,11 +205,11 @@ def test_binary_data_without_an_active_join_is_dropped_and_counted(story: Story)
     """A binary broadcast for a channel that is not joined, or for an unknown topic, is not delivered (R12)."""
     story.open()
     room = story.channel()
-    heard = story.collect(room, broadcast())
+    received = story.collect(room, broadcast())
     for topic in (room, "realtime:elsewhere"):
         data = binary.pack(binary.USER_BROADCAST, topic.encode(), b"e", b"", payload=b"{}", json=True)
         story.receive_raw(data, binary=True)
-    assert heard == []
+    assert received == []
     assert story.session.stats().stale_frames == 2
     assert story.session.stats().garbage_frames == 0
 
@@ -218,7 +218,7 @@ def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
     """Frames from the transport of an older generation are not delivered and do not count as activity (R12)."""
     each.open()
     room = each.channel()
-    heard = each.collect(room, broadcast())
+    received = each.collect(room, broadcast())
     each.join(room)
     old = each.session.generation
     each.drop(1006)
@@ -229,7 +229,7 @@ def test_frames_of_an_older_socket_are_dropped_and_counted(each: Story) -> None:
     assert each.session.receive(old, data, False, each.now) is None
     assert each.session.receive(old, b"\x04", True, each.now) is None
     after = each.session.stats()
-    assert heard == []
+    assert received == []
     assert after.stale_frames == before.stale_frames + 2
     assert after.frames_received == before.frames_received
 
@@ -268,7 +268,7 @@ def test_no_event_is_handled_while_another_is(handled: list[str]) -> None:
     story.collect(db, changes("users"))
     story.run_for(0)
     story.refuse_join("Unauthorized: no")
-    assert handled[6:] == ["RequirementsChanged", "RejoinDue", "SendJoin", "JoinRefused"]
+    assert handled[6:] == ["RequirementsChanged", "RejoinDue", "SendJoin", "JoinRejected"]
     assert story.state(db) is ChannelState.FAILED
     story.call(story.session.set_channel_token, db, Secret("another"))
     story.answer_join()

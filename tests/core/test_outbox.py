@@ -41,7 +41,7 @@ def test_a_hundred_queued_sends_survive_a_lost_connection(ack: bool, protocol: P
     ada = world.client(SessionOptions(protocol=protocol, offline="queue"))
     bob = world.client()
     room, there = ada.channel("lobby", ack=True), bob.channel("lobby")
-    heard = bob.collect(there, broadcast())
+    received = bob.collect(there, broadcast())
     for client, topic in ((ada, room), (bob, there)):
         client.start(client.session.join, topic)
     world.run_for(1)
@@ -54,16 +54,18 @@ def test_a_hundred_queued_sends_survive_a_lost_connection(ack: bool, protocol: P
         tickets[number] = ada.call(ada.session.broadcast, room, message)
         world.run_for(0.1)
     world.run_for(60)
-    arrived = [message.payload["n"] for message in heard]
+    arrived = [message.payload["n"] for message in received]
     assert arrived == sorted(set(arrived)), "in order, once"
-    told = {number: Sent("socket") if ticket is None else ada.outcome(ticket) for number, ticket in tickets.items()}
-    reported = [number for number, outcome in told.items() if isinstance(outcome, Sent)]
-    uncertain = {n for n, outcome in told.items() if isinstance(outcome, ConnectionLostError) and outcome.maybe_sent}
+    outcomes = {number: Sent("socket") if ticket is None else ada.outcome(ticket) for number, ticket in tickets.items()}
+    reported = [number for number, outcome in outcomes.items() if isinstance(outcome, Sent)]
+    uncertain = {
+        n for n, outcome in outcomes.items() if isinstance(outcome, ConnectionLostError) and outcome.maybe_sent
+    }
     if ack:
         assert set(reported) <= set(arrived) <= set(reported) | uncertain
         assert len(uncertain) <= 1
     assert set(range(100)) - set(arrived) <= {29, 30}, "only what was on the wire when it was cut"
-    assert NOT_YET not in told.values()
+    assert NOT_YET not in outcomes.values()
 
 
 def test_queued_sends_are_sent_in_order_after_the_join(each: Story) -> None:
@@ -311,10 +313,10 @@ def test_a_large_frame_is_delivered(story: Story) -> None:
     """A broadcast of eight megabytes is delivered like any other (R36)."""
     story.open()
     room = story.joined()
-    heard = story.collect(room, broadcast())
+    received = story.collect(room, broadcast())
     text = "x" * 8_000_000
     story.receive(room, "broadcast", {"type": "broadcast", "event": "e", "payload": {"text": text}})
-    assert len(heard[0].payload["text"]) == 8_000_000
+    assert len(received[0].payload["text"]) == 8_000_000
 
 
 def test_bytes_are_sent_unchanged_on_version_2(story: Story) -> None:

@@ -94,7 +94,7 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
     """Error, then ok: degraded, then ready, with the server's text, one join in all, and a gap for changes (R19)."""
     each.open()
     db = each.channel("db")
-    moves, told, said = each.collect(db, status()), each.collect(db, gaps()), each.collect(db, system())
+    moves, reported, said = each.collect(db, status()), each.collect(db, gaps()), each.collect(db, system())
     each.collect(db, changes("users"))
     each.join(db)
     each.system(db, SUBSCRIBED)
@@ -105,10 +105,10 @@ def test_a_system_error_of_changes_degrades_without_a_rejoin(each: Story) -> Non
     assert (last.state, last.ready) == (ChannelState.JOINED, False)
     assert "Too many database timeouts" in str(last.cause)
     each.run_alive(30)
-    assert told == [], "it is told when changes flow again"
+    assert reported == [], "it is reported when changes flow again"
     each.system(db, SUBSCRIBED)
     assert (moves[-1].state, moves[-1].ready, moves[-1].cause) == (ChannelState.JOINED, True, None)
-    assert [(gap.reason, gap.started_at, gap.ended_at, gap.lost) for gap in told] == [
+    assert [(gap.reason, gap.started_at, gap.ended_at, gap.lost) for gap in reported] == [
         ("degraded", began, each.now.at(), {"changes"})
     ]
     assert len(each.sent("phx_join")) == 1
@@ -149,7 +149,7 @@ def test_a_repeated_ok_changes_nothing(story: Story) -> None:
     """After a token refresh the server sends "Subscribed" again: no status, no gap, no join (R19)."""
     story.open()
     db = story.channel("db")
-    moves, told = story.collect(db, status()), story.collect(db, gaps())
+    moves, reported = story.collect(db, status()), story.collect(db, gaps())
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, SUBSCRIBED)
@@ -157,33 +157,33 @@ def test_a_repeated_ok_changes_nothing(story: Story) -> None:
     before = len(moves)
     story.system(db, SUBSCRIBED)
     assert len(moves) == before
-    assert told == []
+    assert reported == []
 
 
 def test_the_gap_of_changes_does_not_wait_for_replication(story: Story) -> None:
     """A server that never confirms replication does not delay the gap of changes (R44)."""
     story.open()
     db = story.channel("db", replication_ready=True)
-    told = story.collect(db, gaps())
+    reported = story.collect(db, gaps())
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, SUBSCRIBED)
     story.drop(1006)
     story.come_back()
     story.answer_join()
-    assert told == []
+    assert reported == []
     story.system(db, SUBSCRIBED)
-    assert [gap.reason for gap in told] == ["connection_lost"]
+    assert [gap.reason for gap in reported] == ["connection_lost"]
     story.system(db, TROUBLE, status="error")
     story.system(db, SUBSCRIBED)
-    assert [gap.reason for gap in told] == ["connection_lost", "degraded"]
+    assert [gap.reason for gap in reported] == ["connection_lost", "degraded"]
 
 
 def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: Story) -> None:
     """During a rejoin, "Subscribed" of the old join neither ends the gap nor makes it ready (R18, R44)."""
     each.open()
     db = each.channel("db")
-    told = each.collect(db, gaps())
+    reported = each.collect(db, gaps())
     each.collect(db, changes("users"))
     each.join(db)
     old = each.sent("phx_join")[-1].ref if each.options.protocol == "2.0.0" else None
@@ -193,13 +193,13 @@ def test_a_system_message_of_the_old_join_does_not_apply_to_the_new_one(each: St
     ready = each.call(each.session.join, db, ready=True)
     said = {"extension": "postgres_changes", "status": "ok", "message": SUBSCRIBED, "channel": "db"}
     each.receive(db, "system", said, join_ref=old)
-    assert told == []
+    assert reported == []
     assert each.outcome(ready) is NOT_YET
     each.answer_join()
-    assert told == []
+    assert reported == []
     assert each.outcome(ready) is NOT_YET
     each.system(db, SUBSCRIBED)
-    assert [gap.reason for gap in told] == ["rejoin"]
+    assert [gap.reason for gap in reported] == ["rejoin"]
     assert each.outcome(ready) is None
 
 
@@ -208,7 +208,7 @@ def test_a_gap_stays_open_while_changes_fail() -> None:
     story = Story()
     story.open()
     db = story.channel("db", private=True)
-    told = story.collect(db, gaps())
+    reported = story.collect(db, gaps())
     story.collect(db, changes("users"))
     story.join(db)
     story.system(db, SUBSCRIBED)
@@ -219,11 +219,11 @@ def test_a_gap_stays_open_while_changes_fail() -> None:
     story.run_for(0.5)
     story.system(db, TROUBLE, status="error")
     story.run_for(5)
-    assert told == []
+    assert reported == []
     story.system(db, SUBSCRIBED)
     story.run_for(1.1)
-    assert len(told) == 1
-    assert told[0].ended_at.timestamp() >= story.now.wall - 1.2
+    assert len(reported) == 1
+    assert reported[0].ended_at.timestamp() >= story.now.wall - 1.2
 
 
 @pytest.mark.parametrize("extension", ["postgres_changes", "system", "other"])
@@ -302,18 +302,18 @@ def test_a_repeated_subscription_without_a_token_push_is_a_gap(each: Story) -> N
     """A repeated "Subscribed" without a token push: the server's worker was replaced, rows may be missing."""
     each.open()
     db = each.channel("db")
-    told = each.collect(db, changes("users"), gaps())
+    reported = each.collect(db, changes("users"), gaps())
     each.join(db)
     each.system(db, SUBSCRIBED)
     joined_at = each.now.at()
     each.run_alive(40)
     each.system(db, SUBSCRIBED)
     lost = frozenset({"changes"})
-    assert told == [Gap("db", joined_at, each.now.at(), "resubscribed", 0, "not_replayable", lost)]
+    assert reported == [Gap("db", joined_at, each.now.at(), "resubscribed", 0, "not_replayable", lost)]
     each.run_alive(600)
     each.system(db, SUBSCRIBED)
-    assert len(told) == 2
-    assert (told[1].ended_at - told[1].started_at).total_seconds() == pytest.approx(60)
+    assert len(reported) == 2
+    assert (reported[1].ended_at - reported[1].started_at).total_seconds() == pytest.approx(60)
     assert each.at(db).ready
 
 
@@ -322,7 +322,7 @@ def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_story: 
     story = make_story(protocol="1.0.0")
     story.open()
     db = story.channel("db")
-    told = story.collect(db, changes("users"), gaps())
+    reported = story.collect(db, changes("users"), gaps())
     story.join(db)
     story.system(db, SUBSCRIBED)
     joined_at = story.now.at()
@@ -333,7 +333,7 @@ def test_a_repeated_subscription_during_a_rejoin_is_of_the_old_join(make_story: 
     story.answer_join()
     story.system(db, SUBSCRIBED)
     lost = frozenset({"changes"})
-    assert told == [Gap("db", joined_at, story.now.at(), "resubscribed", 0, "not_replayable", lost)]
+    assert reported == [Gap("db", joined_at, story.now.at(), "resubscribed", 0, "not_replayable", lost)]
 
 
 @pytest.mark.parametrize(("pushes", "gaps_told"), [(1, 1), (3, 1), (2, 0)])
@@ -341,7 +341,7 @@ def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: in
     """Each pushed token makes the server report a subscription; any additional report is a gap (R25)."""
     story.open()
     db = story.channel("db")
-    told = story.collect(db, changes("users"), gaps())
+    reported = story.collect(db, changes("users"), gaps())
     story.join(db)
     story.system(db, SUBSCRIBED)
     for number in range(pushes):
@@ -349,25 +349,25 @@ def test_a_subscription_after_a_token_push_is_not_a_gap(story: Story, pushes: in
     for _ in range(pushes + gaps_told):
         story.run_alive(2)
         story.system(db, SUBSCRIBED)
-    assert len(told) == gaps_told
+    assert len(reported) == gaps_told
 
 
 def test_an_old_token_push_does_not_explain_a_subscription(story: Story) -> None:
     """A token pushed long ago does not explain a new subscription (R25)."""
     story.open()
     db = story.channel("db")
-    told = story.collect(db, changes("users"), gaps())
+    reported = story.collect(db, changes("users"), gaps())
     story.join(db)
     story.system(db, SUBSCRIBED)
     story.call(story.session.set_token, Secret("token"))
     story.run_alive(70)
     story.system(db, SUBSCRIBED)
-    assert [gap.reason for gap in told] == ["resubscribed"]
+    assert [gap.reason for gap in reported] == ["resubscribed"]
 
 
 def test_a_subscription_without_requested_changes_is_not_a_gap(story: Story) -> None:
     """Messages about changes that were not requested cause no gap (R44)."""
     story.open()
-    told = story.collect(story.joined(), gaps())
+    reported = story.collect(story.joined(), gaps())
     story.system("realtime:room", SUBSCRIBED)
-    assert told == []
+    assert reported == []

@@ -213,11 +213,11 @@ class Driver:
         if self._pumping:
             return
         self._pumping = True
-        next_effect = self.session.next_effect
+        effects = self.session.effects
         try:
-            while (effect := next_effect()) is not None:
+            while effects:
                 try:
-                    self._perform(effect)
+                    self._perform(effects.popleft())
                 except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
                     self._break(bug)
         finally:

@@ -73,7 +73,7 @@ class Leave(Struct, frozen=True):
     timeout: float
 
 
-class Close(Struct, frozen=True):
+class CloseChannel(Struct, frozen=True):
     """The channel was removed, the client was closed, or the connection ended with this error."""
 
     error: RealtimeError | None
@@ -104,7 +104,7 @@ class JoinAccepted(Struct, frozen=True):
     response: Raw
 
 
-class JoinRefused(Struct, frozen=True):
+class JoinRejected(Struct, frozen=True):
     """An error reply to the join with this ref."""
 
     ref: str
@@ -178,13 +178,13 @@ class LeaveTimedOut(Struct, frozen=True):
 Event = (
     Subscribe
     | Leave
-    | Close
+    | CloseChannel
     | RequirementsChanged
     | TokenChanged
     | TokenUnavailable
     | SendJoin
     | JoinAccepted
-    | JoinRefused
+    | JoinRejected
     | JoinTimedOut
     | RetryDelay
     | RetryDue
@@ -297,7 +297,7 @@ class Membership:
                 self._send_join(now)
             case JoinAccepted(ref, response):
                 self._accepted(ref, response, now)
-            case JoinRefused(ref, reason):
+            case JoinRejected(ref, reason):
                 self._refused(ref, reason, now)
             case JoinTimedOut(ref):
                 self._timed_out(ref, now)
@@ -323,7 +323,7 @@ class Membership:
                 self._leave_answered(ref, now)
             case LeaveTimedOut():
                 self._leave_timed_out(now)
-            case Close(error):
+            case CloseChannel(error):
                 self._close(error, now)
         if self.state is ChannelState.WAITING and previous is not ChannelState.WAITING:
             self._queue(now)

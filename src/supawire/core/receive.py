@@ -35,7 +35,7 @@ from supawire.core.membership import (
     ChangeMissed,
     HeartbeatAnswered,
     JoinAccepted,
-    JoinRefused,
+    JoinRejected,
     LeaveAnswered,
     Membership,
     ServerClosed,
@@ -336,7 +336,7 @@ class Receiver:
             if status == "ok":
                 member.handle(JoinAccepted(ref, response), now)
             else:
-                member.handle(JoinRefused(ref, reason_of(read(response))), now)
+                member.handle(JoinRejected(ref, reason_of(read(response))), now)
             return
         pending = self._context.replies.take(ref)
         if pending is not None:
@@ -351,8 +351,9 @@ class Receiver:
         match pending.event:
             case frames.HEARTBEAT:
                 self._context.round_trip = now.mono - pending.sent_at
+                answered = HeartbeatAnswered(pending.sent_at)
                 for each in list(self._channels.values()):
-                    each.membership.handle(HeartbeatAnswered(pending.sent_at), now)
+                    each.membership.handle(answered, now)
                 self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:

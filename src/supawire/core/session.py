@@ -25,7 +25,7 @@ from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticke
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
-    Close,
+    CloseChannel,
     ConnectionLost,
     GapDue,
     JoinTimedOut,
@@ -147,7 +147,7 @@ class Session:
         self.receive_heavy: Final = self._receiver.receive_heavy
         """The same for frames of more than `HEAVY` bytes."""
         self.effects: Final = self._context.effects
-        """The queue behind `next_effect`, public so that the shell can test quickly whether it is empty."""
+        """The queue of effects, in order."""
 
     # --- outputs
 
@@ -226,7 +226,7 @@ class Session:
         ticket = self._context.tickets.create(TicketKind.CLOSE)
         self._closers += (ticket,)
         for channel in self._channels.values():
-            channel.membership.handle(Close(None), now)
+            channel.membership.handle(CloseChannel(None), now)
         self._settle_all(ClosedError("the client was closed"))
         if self.state is ConnectionState.CLOSED:
             self._settle_closers()
@@ -342,7 +342,7 @@ class Session:
         channel = self._channels.pop(topic, None)
         if channel is not None:
             self._receiver.unregister(channel)
-            channel.membership.handle(Close(None), now)
+            channel.membership.handle(CloseChannel(None), now)
             self._watch_idle(now)
 
     def broadcast(self, topic: str, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
@@ -443,7 +443,7 @@ class Session:
         unheard = not self._openers  # otherwise the caller of open() gets the error
         self._joins.lost(now, now)
         for channel in list(self._channels.values()):
-            channel.membership.handle(Close(error), now)
+            channel.membership.handle(CloseChannel(error), now)
         self._settle_all(error or ClosedError("the client was closed"))
         self._context.tokens.forget()
         self._context.timers.clear()
