@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Raw, json
 
 from supawire._mirror_events import MirrorState, Row, RowView
-from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings, ReportError
+from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorSettings, ReportError
 from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import RowError
@@ -60,7 +60,7 @@ class Driven:
     def __init__(self, **settings: Any) -> None:
         settings = {"table": "users", "key": ("id",), "backoff": Backoff(initial=1, jitter=0), **settings}
         key = KeyColumns(settings["key"])
-        self.mirror = Mirror(
+        self.mirror = MirrorCore(
             MirrorSettings(**settings),
             RowView(key.shown, dict),
             random.Random(1),

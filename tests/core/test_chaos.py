@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from supawire.core.effects import AskDelay, FetchToken, Publish, Ticket
+from supawire.core.effects import AskDelay, FetchToken, PublishByHttp, Ticket
 from supawire.core.listeners import Listener
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import AuthError, LocalProtocolError, RealtimeError
@@ -158,7 +158,7 @@ class Life:
 
     def do_publish(self) -> None:
         for effect in self.story.effects:
-            if isinstance(effect, Publish) and effect.ticket not in self.publishing:
+            if isinstance(effect, PublishByHttp) and effect.ticket not in self.publishing:
                 self.publishing.append(effect.ticket)
                 self.story.session.posts.settle(effect.ticket, Sent("http"))
                 self.story.pump()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supawire._mirror_events import MirrorState, Resynced, Row, RowDeleted, RowInserted, RowUpdated
-from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorSettings
+from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorSettings
 from supawire.core.row_fetch import AbandonRow, Answer, FetchRow, RowFetches
 from supawire.core.table_copy import Incomplete, Put, TableCopy
 from supawire.errors import HandlerError, LocalProtocolError
@@ -71,7 +71,7 @@ class Life:
         """Every row that ever existed."""
 
         text = None if which == "all" else f"{which}=gte.5"
-        self.mirror = Mirror(
+        self.mirror = MirrorCore(
             MirrorSettings(
                 "users",
                 ("id",),
@@ -459,35 +459,35 @@ def test_every_order_of_changes_and_the_fetch_of_their_row(first: Callable[[Life
         play_in_order((first, *others))
 
 
-def _instead(patch: pytest.MonkeyPatch, name: str, before: Callable[[Mirror], None]) -> None:
+def _instead(patch: pytest.MonkeyPatch, name: str, before: Callable[[MirrorCore], None]) -> None:
     """Call a function with the mirror before each call of one of its methods."""
-    method = getattr(Mirror, name)
+    method = getattr(MirrorCore, name)
 
-    def wrapped(self: Mirror, *args: Any) -> None:
+    def wrapped(self: MirrorCore, *args: Any) -> None:
         before(self)
         method(self, *args)
 
-    patch.setattr(Mirror, name, wrapped)
+    patch.setattr(MirrorCore, name, wrapped)
 
 
-def _at_once(self: Mirror) -> float | None:
+def _at_once(self: MirrorCore) -> float | None:
     return None if self.state not in (MirrorState.WAITING, MirrorState.SETTLING) else 0.0
 
 
-def _any_generation(self: Mirror, generation: int) -> bool:
+def _any_generation(self: MirrorCore, generation: int) -> bool:
     return self.state is MirrorState.FETCHING
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "what was fetched wins over what changed": lambda patch: patch.setattr(Mirror, "_settle", lambda *_: None),
+    "what was fetched wins over what changed": lambda patch: patch.setattr(MirrorCore, "_settle", lambda *_: None),
     "what came while it was fetched is dropped": lambda patch: _instead(
         patch, "fetched", lambda self: self._kept.clear()
     ),
     "it is applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._kept.reverse()),
-    "the new copy is shown at once": lambda patch: patch.setattr(Mirror, "next_deadline", property(_at_once)),
-    "the answer of an older fetch counts": lambda patch: patch.setattr(Mirror, "_is_current", _any_generation),
-    "a gap is not noticed": lambda patch: patch.setattr(Mirror, "changes_lost", lambda *_: None),
-    "a row that came in parts is passed over": lambda patch: patch.setattr(Mirror, "mark_stale", lambda *_: None),
+    "the new copy is shown at once": lambda patch: patch.setattr(MirrorCore, "next_deadline", property(_at_once)),
+    "the answer of an older fetch counts": lambda patch: patch.setattr(MirrorCore, "_is_current", _any_generation),
+    "a gap is not noticed": lambda patch: patch.setattr(MirrorCore, "changes_lost", lambda *_: None),
+    "a row that came in parts is passed over": lambda patch: patch.setattr(MirrorCore, "mark_stale", lambda *_: None),
 }
 
 
@@ -524,7 +524,7 @@ ROW_MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "an omitted value is taken from an incomplete row": lambda patch: patch.setattr(
         TableCopy, "_whole", _complete_without_fetch
     ),
-    "a loss does not end the fetches": lambda patch: patch.setattr(Mirror, "_clear_row_fetches", lambda *_: None),
+    "a loss does not end the fetches": lambda patch: patch.setattr(MirrorCore, "_clear_row_fetches", lambda *_: None),
 }
 
 

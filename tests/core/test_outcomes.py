@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from supawire.core.effects import Publish, Ticket, TicketKind
+from supawire.core.effects import PublishByHttp, Ticket, TicketKind
 from supawire.errors import (
     ClosedError,
     ConnectionLostError,
@@ -314,7 +314,7 @@ def test_with_http_a_send_while_not_joined_is_published(begin: Begin, state: Any
     """offline="http": the shell publishes with the channel's privacy and resolves the ticket (R31)."""
     story, room = begin(state, "http")
     ticket = send(story, room, ack=True)
-    (order,) = [effect for effect in story.effects if isinstance(effect, Publish)]
+    (order,) = [effect for effect in story.effects if isinstance(effect, PublishByHttp)]
     assert order.ticket == ticket
     assert story.outcome(ticket) is NOT_YET
     assert story.pushed() == []

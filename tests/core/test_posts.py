@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from supawire.core.effects import Publish
+from supawire.core.effects import PublishByHttp
 from supawire.core.outbox import OutgoingBroadcast
 from supawire.errors import AuthError, ClosedError, InvalidArgumentError, PayloadTooLargeError
 from supawire.events import Sent
@@ -22,8 +22,8 @@ def offline(**options: Any) -> SessionHarness:
     return harness
 
 
-def orders(harness: SessionHarness) -> list[Publish]:
-    return [effect for effect in harness.effects if isinstance(effect, Publish)]
+def orders(harness: SessionHarness) -> list[PublishByHttp]:
+    return [effect for effect in harness.effects if isinstance(effect, PublishByHttp)]
 
 
 def test_a_broadcast_goes_out_by_http_while_not_joined():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supawire.core.effects import Publish, Transmit
+from supawire.core.effects import PublishByHttp, Transmit
 from supawire.core.requests import TimerKind
 from supawire.core.token import expiry, on_wire
 from supawire.errors import AuthError, RealtimeError
@@ -400,7 +400,7 @@ def test_no_effect_that_holds_a_token_shows_it(make_story: Callable[..., Story])
     held = [effect for effect in story.effects if isinstance(effect, Transmit) and b"very-secret" in effect.data]
     assert len(held) == 2
     assert all(effect.secret for effect in held)
-    assert any(isinstance(effect, Publish) for effect in story.effects)
+    assert any(isinstance(effect, PublishByHttp) for effect in story.effects)
     assert "very-secret" not in repr(story.effects)
     shown = [str(error) + repr(error) for error in _errors(story)] + [repr(story.at(room).options)]
     assert "very-secret" not in "".join(shown)

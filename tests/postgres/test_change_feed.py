@@ -12,7 +12,7 @@ from supawire.server.app import HubCall
 from supawire.server.bindings import bind
 from supawire.server.postgres.change_feed import ChangeFeed
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.replication import Stream
+from supawire.server.postgres.replication import ReplicationStream
 from supawire.server.queries import SubscribeQuery
 
 
@@ -60,9 +60,9 @@ class SilentStream:
     async def close(self) -> None: ...
 
 
-async def open_silent_stream(url: str, publications: Sequence[str]) -> Stream:
+async def open_silent_stream(url: str, publications: Sequence[str]) -> ReplicationStream:
     del url, publications
-    return cast("Stream", SilentStream())
+    return cast("ReplicationStream", SilentStream())
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "unsubscribe"])

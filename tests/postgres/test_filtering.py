@@ -15,7 +15,7 @@ from supawire.server.postgres import filtering, rows
 from supawire.server.postgres.catalog import Catalog, Type
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.filtering import PendingCheck, decide
-from supawire.server.postgres.pgoutput import Begin, Column, Relation, Row, RowChange
+from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, Row, RowChange
 from supawire.server.postgres.values import Writers
 
 from .listening import Ear, of
@@ -118,7 +118,9 @@ async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
         names = "select oid::int8, typname::text from pg_type where typname = any(%s) and oid < 16384"
         found = await database.query(names, [list(VALUES)])
         await catalog.load_types(oid for oid, _ in found)
-        columns = [(Column(name, oid, -1, in_identity=False), text) for oid, name in found for text in VALUES[name]]
+        columns = [
+            (RelationColumn(name, oid, -1, in_identity=False), text) for oid, name in found for text in VALUES[name]
+        ]
         relation = Relation(1, "public", "todos", "d", tuple(column for column, _ in columns))
         row: Row = [None if text is None else text.encode() for _, text in columns]
         writers = Writers(catalog.types)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from supawire.server.postgres.pgoutput import (
     UNCHANGED,
     Begin,
-    Column,
     Commit,
     DeleteMessage,
     InsertMessage,
     Other,
     Relation,
+    RelationColumn,
     Row,
     StreamError,
     StreamMessage,
@@ -49,7 +49,7 @@ def test_a_transaction_has_a_beginning_and_an_end():
 
 def test_a_relation_has_its_columns_in_order():
     """Names in UTF-8, types, modifiers and who is in the identity; no schema means the system's."""
-    columns = (Column("id", 23, -1, True), Column("café", 1042, 14, False))
+    columns = (RelationColumn("id", 23, -1, True), RelationColumn("café", 1042, 14, False))
     assert decode(RELATION) == Relation(16_388, "public", "todos", "d", columns)
     assert decode(RELATION.replace(b"public", b"")) == Relation(16_388, "pg_catalog", "todos", "d", columns)
     assert decode(b"Y" + struct.pack(">I", 16_400) + b"app\x00mood\x00") == TypeName(16_400, "app", "mood")

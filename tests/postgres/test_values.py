@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from supawire.server.postgres import rows
 from supawire.server.postgres.catalog import Type
 from supawire.server.postgres.database import Database
-from supawire.server.postgres.pgoutput import Begin, Column, Relation, RowChange
+from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, RowChange
 from supawire.server.postgres.values import JSON, Writers, read_record
 
 from .listening import Ear, of
@@ -235,7 +235,7 @@ def test_json_may_be_nested_as_deeply_as_postgresql_reads_it(ear: Ear, sql: Sql)
 async def test_exponents_that_add_up_to_too_much_are_not_asked_about():
     """Their digits are counted before PostgreSQL would write them, and strings do not count."""
     types = {JSON: Type(JSON, "json", "json"), 23: Type(23, "int4", "int4")}
-    column = Column("j", JSON, -1, in_identity=False)
+    column = RelationColumn("j", JSON, -1, in_identity=False)
     relation = Relation(1, "public", "todos", "d", (column,))
     begin = Begin(1, 0, 5)
     made = Writers(types)

@@ -10,7 +10,7 @@ from supawire.events import Instant
 from supawire.server.bindings import make_change
 from supawire.server.effects import (
     Accepted,
-    Close,
+    CloseSocket,
     Effect,
     Later,
     PauseReading,
@@ -232,7 +232,7 @@ class World:
             assert client.closed is None, "a frame after the close"
             client.got.append(effect.data if effect.binary else loads(effect.data))
             client.times.append(self.now.mono - 1000.0)
-        elif isinstance(effect, Close):
+        elif isinstance(effect, CloseSocket):
             client.closed = (effect.code,)
         elif isinstance(effect, PauseReading | ResumeReading):
             client.held.append(type(effect).__name__)

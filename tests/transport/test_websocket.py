@@ -70,7 +70,7 @@ async def test_sockets_of_one_loop_share_a_session():
         first = await rig.accept()
         peer = await rig.accept()
         shared = one._session
-        assert isinstance(shared, websocket._Session)
+        assert isinstance(shared, websocket._OwnedSession)
         assert other._session is shared
         await first.close(1000)
         await one.run(_NoSink())

@@ -54,7 +54,7 @@ class BeyondUs(ValueError):
     """A regular expression that PostgreSQL may support, but this implementation does not."""
 
 
-class Reader:
+class PatternParser:
     """Parses one pattern. Raises: ValueError with PostgreSQL's text."""
 
     def __init__(self, text: str) -> None:
@@ -372,7 +372,7 @@ _START, _WORD, _OTHER = range(3)
 """The kind of the preceding character."""
 
 
-class _State:
+class _AutomatonState:
     """A state of the automaton. moves: the next state by character, None when the pattern has matched."""
 
     __slots__ = ("before", "moves", "nodes")
@@ -380,14 +380,14 @@ class _State:
     def __init__(self, nodes: frozenset[int], before: int) -> None:
         self.nodes = nodes
         self.before = before
-        self.moves: dict[str, _State | None] = {}
+        self.moves: dict[str, _AutomatonState | None] = {}
 
 
 class Regex:
     """A regular expression of PostgreSQL ("advanced"). Raises: ValueError with PostgreSQL's text or our own."""
 
     def __init__(self, text: str, *, ignore_case: bool = False) -> None:
-        reader = Reader(text)
+        reader = PatternParser(text)
         tree = reader.read()
         self._any_case = ignore_case or reader.ignore_case
         self._nodes: list[tuple[str, Any, tuple[int, ...]]] = [("found", None, ())]
@@ -451,19 +451,19 @@ class Regex:
     # --- execution
 
     def _forget(self) -> None:
-        self._begin = _State(frozenset([self._first]), _START)
+        self._begin = _AutomatonState(frozenset([self._first]), _START)
         self._states = {(self._begin.nodes, _START): self._begin}
         self._room = _KEPT
 
-    def _move(self, state: _State, letter: str) -> tuple[_State | None, int]:
+    def _move(self, state: _AutomatonState, letter: str) -> tuple[_AutomatonState | None, int]:
         reached = self._reached(state, letter)
-        following: _State | None = None
+        following: _AutomatonState | None = None
         if _FOUND not in reached:
             nodes = self._taking(reached, letter)
             before = _WORD if is_word(letter) else _OTHER
             following = self._states.get((nodes, before))
             if following is None:
-                following = self._states[nodes, before] = _State(nodes, before)
+                following = self._states[nodes, before] = _AutomatonState(nodes, before)
                 self._room -= len(nodes)
         state.moves[letter] = following
         self._room -= 1
@@ -479,7 +479,7 @@ class Regex:
                 nodes.update(then)
         return frozenset(nodes)
 
-    def _reached(self, state: _State, letter: str | None) -> set[int]:
+    def _reached(self, state: _AutomatonState, letter: str | None) -> set[int]:
         """Return the nodes reachable without consuming a character; `letter`: the next one, None at the end."""
         reached: set[int] = set()
         waiting = list(state.nodes)

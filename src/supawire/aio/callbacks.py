@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from supawire.aio.reporting import described
-from supawire.aio.usercode import Call, Exits, is_closed_from_outside
+from supawire.aio.usercode import Exits, UserCall, is_closed_from_outside
 from supawire.core.effects import AskDelay, FetchToken
 from supawire.core.pacing import Uniform, delay
 from supawire.errors import AuthError, InvalidArgumentError, RealtimeError
@@ -63,7 +63,7 @@ class TokenSource:
         answer: Secret | None | RealtimeError
         own = asyncio.current_task()
         try:
-            with Call(self._driver.tasks, own):
+            with UserCall(self._driver.tasks, own):
                 answer = await _call(provider)
         except asyncio.CancelledError as error:
             if self._driver.tasks.ending or number != self._number:

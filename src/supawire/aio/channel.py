@@ -376,8 +376,8 @@ class AsyncChannel:
     ) -> None:
         await self.unsubscribe()
 
-    def _events(self, selectors: tuple[Selector[Any], ...]) -> "_Events":
-        return _Events(self._driver, self._core, self.subscribe, selectors)
+    def _events(self, selectors: tuple[Selector[Any], ...]) -> "_ChannelEvents":
+        return _ChannelEvents(self._driver, self._core, self.subscribe, selectors)
 
     def _check(self) -> None:
         """Raise outside of the client's event loop, and after the channel was closed."""
@@ -393,7 +393,7 @@ class AsyncChannel:
             check_selector(selector)
 
 
-class _Events:
+class _ChannelEvents:
     """The source of the events of a channel's iterator; a `Source`."""
 
     __slots__ = ("_begin", "_core", "_driver", "_raised", "_selectors", "_wish")

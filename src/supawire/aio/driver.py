@@ -42,7 +42,7 @@ from supawire.core.effects import (
     Ended,
     ErrorReport,
     FetchToken,
-    Publish,
+    PublishByHttp,
     Report,
     Settle,
     Ticket,
@@ -444,7 +444,7 @@ class Driver:
                 self._fetch_token(effect)
             case AskDelay():
                 self._ask_delay(effect)
-            case Publish():
+            case PublishByHttp():
                 self.publisher.perform(effect)
             case _:
                 self._report(effect)

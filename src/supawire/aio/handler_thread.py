@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from supawire.aio.thread_buffer import is_shutdown_error
-from supawire.aio.usercode import Call
+from supawire.aio.usercode import UserCall
 
 if TYPE_CHECKING:
     from supawire.aio.driver import Driver
@@ -135,7 +135,7 @@ class HandlerThread:
 
     def exclude_current(self) -> None:
         """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
-        call = Call.of(self)
+        call = UserCall.of(self)
         if call is None or (call.task is None and self._idle and not self.is_here):
             return  # the thread is idle; a task started by an earlier call may still refer to that call
         self._spared = True
@@ -198,7 +198,7 @@ class HandlerThread:
         _soon(self._driver.loop, function)
 
     def _work(self) -> None:
-        with Call(self, None):  # one for all plain handlers, which is cheaper than one per event
+        with UserCall(self, None):  # one for all plain handlers, which is cheaper than one per event
             self._work_all()
 
     def _work_all(self) -> None:

@@ -19,7 +19,7 @@ from supawire.aio.handler_thread import HandlerThread
 from supawire.aio.reporting import described
 from supawire.aio.subscriptions import Registration
 from supawire.aio.thread_buffer import ThreadBuffer, make_thread_buffer, make_thread_safe
-from supawire.aio.usercode import Call, dispose, is_closed_from_outside, is_unawaited
+from supawire.aio.usercode import UserCall, dispose, is_closed_from_outside, is_unawaited
 from supawire.errors import InvalidArgumentError, SlowConsumerError
 from supawire.options import check_bool
 from supawire.selectors import Selector
@@ -62,7 +62,7 @@ class TaskRunner:
                 continue
             event = buffer.take()
             try:
-                with Call(tasks, own):
+                with UserCall(tasks, own):
                     await self._handler(event)
             except asyncio.CancelledError as error:
                 self._survive(error, event)
@@ -161,7 +161,7 @@ class ThreadRunner:
     async def _await(self, given: Any, event: Any) -> None:
         own = asyncio.current_task()
         try:
-            with Call(self._dispatch, own):
+            with UserCall(self._dispatch, own):
                 if given is None:
                     given = self._handler(event)
                 if is_unawaited(given):

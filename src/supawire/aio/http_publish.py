@@ -22,7 +22,7 @@ from supawire._server_errors import http_error
 from supawire.aio.callbacks import RANDOM
 from supawire.aio.reporting import described
 from supawire.core import http_broadcast
-from supawire.core.effects import Publish, Ticket
+from supawire.core.effects import PublishByHttp, Ticket
 from supawire.core.http_broadcast import Form, HttpMessage, HttpOutcome, check_size, http_message
 from supawire.core.pacing import delay
 from supawire.core.token import same
@@ -305,7 +305,7 @@ class Publisher:
         deadline = self._deadline(timeout)
         return cast("Published", await self._outcome(lambda: self._many(letters, deadline)))
 
-    def perform(self, order: Publish) -> None:
+    def perform(self, order: PublishByHttp) -> None:
         """Send a broadcast of a channel that is not joined, after its earlier ones."""
         deadline = self._deadline(order.timeout)
         self._start(order.ticket, lambda: self._in_turn(order, deadline))
@@ -376,7 +376,7 @@ class Publisher:
                 raise _partly(len(letters), sent, len(run), error) from error
         return Published(tuple(sent))
 
-    async def _in_turn(self, order: Publish, deadline: float | None) -> Sent:
+    async def _in_turn(self, order: PublishByHttp, deadline: float | None) -> Sent:
         """Send one broadcast of a channel at a time, to keep their order."""
         topic = order.letter.topic
         turn = self._turns.setdefault(topic, asyncio.Lock())

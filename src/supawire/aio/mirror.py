@@ -42,7 +42,7 @@ from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import Registration
 from supawire.core.channel import CoreChannel
 from supawire.core.frames import PREFIX
-from supawire.core.mirror import Abandon, Emit, Fetch, Mirror, MirrorEffect, MirrorSettings, ReportError
+from supawire.core.mirror import Abandon, Emit, Fetch, MirrorCore, MirrorEffect, MirrorSettings, ReportError
 from supawire.core.row_fetch import AbandonRow, FetchRow
 from supawire.core.table_copy import KeyColumns
 from supawire.errors import ClosedError, InvalidArgumentError, OperationTimeout, RealtimeError, again
@@ -217,7 +217,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._shown = wanted.shown
         self._limit = wanted.timeout
         self._core = driver.session.channel(wanted.topic, wanted.channel)
-        self._machine = Mirror(wanted.settings, wanted.shown, RANDOM)
+        self._machine = MirrorCore(wanted.settings, wanted.shown, RANDOM)
         name, blocking = self._core.name, driver.blocking
         calls = Calls("fetch", fetch, self._machine.read, blocking=blocking)
         self._fetching = MirrorFetcher(driver, calls, wanted.timeout, name, self._answered)
@@ -234,7 +234,7 @@ class AsyncMirror(Mapping[Any, R]):
         self._was = self._machine.state
         self._waiting: set[asyncio.Future[None]] = set()
         self._feeds: dict[Registration, Any] = {}
-        self._source = _Events(driver, self._core)
+        self._source = _MirrorEvents(driver, self._core)
         self._begin()
 
     # --- state
@@ -528,7 +528,7 @@ class AsyncMirror(Mapping[Any, R]):
         return self._driver.error or ClosedError("the mirror or its client was closed", topic=self._core.name)
 
 
-class _Events:
+class _MirrorEvents:
     """The source of the events of a mirror's iterators; a `Source`."""
 
     def __init__(self, driver: Driver, core: CoreChannel) -> None:

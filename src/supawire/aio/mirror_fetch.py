@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 from supawire.aio.callbacks import is_async
 from supawire.aio.driver import Driver
 from supawire.aio.reporting import described
-from supawire.aio.usercode import Call, is_closed_from_outside
+from supawire.aio.usercode import UserCall, is_closed_from_outside
 from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
 SHUTDOWN_TIMEOUT: Final = 5.0
@@ -75,7 +75,7 @@ class MirrorFetcher(Generic[T]):
         answer: T | RealtimeError
         own = asyncio.current_task()
         try:
-            with Call(self._driver.tasks, own):
+            with UserCall(self._driver.tasks, own):
                 async with bound:
                     answer = await self._calls.result(*arguments)
         except RowError as error:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol, cast
 
-from supawire.aio.usercode import Call
+from supawire.aio.usercode import UserCall
 
 SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the shutdown waits for a handler that suppresses its cancellation."""
@@ -17,7 +17,7 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 _LOOK_AGAIN: Final = 0.1
 
 
-class Client(Protocol):
+class TaskOwner(Protocol):
     """The owner of the tasks."""
 
     async def tasks_ended(self) -> None:
@@ -61,7 +61,7 @@ class Tasks:
 
     __slots__ = ("_client", "_group", "_over", "_owned", "_quiet", "_root", "_spared", "_stop", "stopping")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: TaskOwner) -> None:
         self._client = client
         self._group: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
@@ -102,7 +102,7 @@ class Tasks:
 
     def spare(self) -> None:
         """Exclude the caller's own task, or the handler that the caller runs in, from what the shutdown waits for."""
-        call = Call.of(self)
+        call = UserCall.of(self)
         for task in (asyncio.current_task(), call.task if call is not None else None):
             if task is not None and (task in self._owned or call is not None):
                 self._spared.append(task)

@@ -66,7 +66,7 @@ def dispose(given: object) -> None:
         given.close()
 
 
-class Call:
+class UserCall:
     """A running call of user code; a context manager.
 
     A context variable holds it, so it is also found in tasks that the user's code starts, and in coroutines that it
@@ -82,8 +82,8 @@ class Call:
         self.owner: object = owner
         self.task: asyncio.Task[object] | None = task
         self._active = False
-        self._outer: Call | None = None
-        self._token: Token[Call | None] | None = None
+        self._outer: UserCall | None = None
+        self._token: Token[UserCall | None] | None = None
 
     def __enter__(self) -> None:
         outer = _call.get()
@@ -101,7 +101,7 @@ class Call:
             _call.reset(self._token)
 
     @staticmethod
-    def of(owner: object) -> "Call | None":
+    def of(owner: object) -> "UserCall | None":
         """Return the running call of this owner that the current code belongs to, or None."""
         call = _call.get()
         while call is not None and not (call._active and call.owner is owner):
@@ -109,4 +109,4 @@ class Call:
         return call
 
 
-_call: Final[ContextVar[Call | None]] = ContextVar("supawire_call", default=None)
+_call: Final[ContextVar[UserCall | None]] = ContextVar("supawire_call", default=None)

@@ -75,7 +75,7 @@ class ConnectionOwner(Protocol):
     def connection_closed(self, error: RealtimeError | None, now: Instant) -> None: ...
 
 
-class Connection:
+class ConnectionMachine:
     """State, attempts and heartbeat of the connection."""
 
     __slots__ = (

@@ -86,7 +86,7 @@ class AskDelay(Struct, frozen=True):
     attempt: int
 
 
-class Publish(Struct, frozen=True):
+class PublishByHttp(Struct, frozen=True):
     """Send a broadcast by HTTP (`offline="http"`) and resolve the ticket with the outcome.
 
     token: the channel's own token; None: the current token of the client. timeout: seconds for all attempts together.
@@ -187,5 +187,5 @@ class TransitionMissing(ErrorReport, frozen=True):
 
 Report = StatusChanged | UnknownEvent | UnreadableFrame | GapReported | ClockJumped | ErrorReport
 
-Effect = Connect | Disconnect | Transmit | FetchToken | AskDelay | Publish | Deliver | Settle | Ended | Report
+Effect = Connect | Disconnect | Transmit | FetchToken | AskDelay | PublishByHttp | Deliver | Settle | Ended | Report
 Effects = deque[Effect]

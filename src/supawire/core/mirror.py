@@ -40,12 +40,12 @@ from supawire.core.pacing import Uniform, delay
 from supawire.core.row_fetch import AbandonRow, Answer, FetchRow, RowFetches
 from supawire.core.states import MIRROR, MirrorOn
 from supawire.core.table_copy import (
+    ChangeReader,
     Delta,
     Drop,
     Incomplete,
     KeyColumns,
     Put,
-    Reader,
     TableCopy,
     Undecidable,
     read_rows,
@@ -126,7 +126,7 @@ _JITTER: Final = (0.9, 1.1)
 """Factors of `refresh_every` between which the time of the next comparison is drawn."""
 
 
-class Mirror:
+class MirrorCore:
     """One live copy without I/O.
 
     Args: shown: how rows are presented to users. random: source of the jitter.
@@ -140,7 +140,7 @@ class Mirror:
         self.effects: Final[deque[MirrorEffect]] = deque()
         self.key: Final = KeyColumns(settings.key)
         judged = frozenset[str]() if settings.narrow else settings.judged
-        self._reader = Reader(settings.schema, settings.table, self.key, judged, settings.plain)
+        self._reader = ChangeReader(settings.schema, settings.table, self.key, judged, settings.plain)
         self._shown = shown
         self._random = random
         self._copy: TableCopy | None = None

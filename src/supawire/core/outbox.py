@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from supawire.core import frames, http_broadcast
 from supawire.core.context import Context
-from supawire.core.effects import Publish, Ticket, TicketKind
+from supawire.core.effects import PublishByHttp, Ticket, TicketKind
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import (
     InvalidArgumentError,
@@ -94,7 +94,7 @@ class ChannelOutbox:
             self._name, message.event, message.payload, json=message.json, private=private, id=None
         )
         ticket = self._context.tickets.create(TicketKind.BROADCAST)
-        self._context.effects.append(Publish(ticket, request, token, message.timeout))
+        self._context.effects.append(PublishByHttp(ticket, request, token, message.timeout))
         return ticket
 
     def flush(self, join_ref: str, now: Instant) -> None:

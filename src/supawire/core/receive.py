@@ -26,7 +26,7 @@ from supawire.core.codec import (
     members,
     read,
 )
-from supawire.core.connection import Connection
+from supawire.core.connection import ConnectionMachine
 from supawire.core.context import Context
 from supawire.core.effects import Listeners, UnknownEvent, UnreadableFrame
 from supawire.core.frames import BROADCAST, POSTGRES_CHANGES
@@ -69,7 +69,11 @@ class Receiver:
     """Receiver of the frames of one session."""
 
     def __init__(
-        self, context: Context, link: Connection, joins: JoinQueue[Membership], channels: Mapping[str, CoreChannel]
+        self,
+        context: Context,
+        link: ConnectionMachine,
+        joins: JoinQueue[Membership],
+        channels: Mapping[str, CoreChannel],
     ) -> None:
         self._context = context
         self._counts = context.counts

@@ -36,7 +36,7 @@ class AbandonRow(Struct, frozen=True):
     number: int
 
 
-class _State(Enum):
+class _FetchState(Enum):
     WAITING = auto()
     """The fetch begins at `due_at`."""
     FETCHING = auto()
@@ -49,7 +49,7 @@ class _RowFetch(Struct):
 
     number: int
     values: Row
-    state: _State
+    state: _FetchState
     due_at: float = 0.0
     answered_at: Instant = Instant(0.0, 0.0)
     answer: Row | None = None
@@ -86,14 +86,16 @@ class RowFetches:
     @property
     def next_deadline(self) -> float | None:
         """Time at which `due` must be called, None for never."""
-        return min((one.due_at for one in self._fetches.values() if one.state is not _State.FETCHING), default=None)
+        return min(
+            (one.due_at for one in self._fetches.values() if one.state is not _FetchState.FETCHING), default=None
+        )
 
     def keep(self, incomplete: Mapping[Key, Row]) -> None:
         """Fetch these incomplete rows, and abandon the fetches of all others."""
         self._abandon([key for key in self._fetches if key not in incomplete])
         for key, values in incomplete.items():
             if key not in self._fetches:
-                self._begin(self._fetches.setdefault(key, _RowFetch(0, values, _State.WAITING)))
+                self._begin(self._fetches.setdefault(key, _RowFetch(0, values, _FetchState.WAITING)))
 
     def clear(self) -> None:
         """Abandon all fetches."""
@@ -103,12 +105,12 @@ class RowFetches:
         """Handle another incomplete change of a row. Return an answer that can be shown until the next one."""
         one = self._fetches[key]
         match one.state:
-            case _State.WAITING:
+            case _FetchState.WAITING:
                 return None
-            case _State.FETCHING:
+            case _FetchState.FETCHING:
                 one.again = True
                 return None
-            case _State.SETTLING:
+            case _FetchState.SETTLING:
                 self._wait(one)
                 return key, one.answer
 
@@ -122,7 +124,7 @@ class RowFetches:
         if one.again:
             self._wait(one)
             return key, row
-        one.state, one.due_at = _State.SETTLING, now.mono + self._settle
+        one.state, one.due_at = _FetchState.SETTLING, now.mono + self._settle
         return None
 
     def failed(self, number: int) -> bool:
@@ -135,21 +137,21 @@ class RowFetches:
     def await_older(self, committed: Any, now: Instant) -> None:
         """Wait longer for answers that are newer than a change that arrives only now: the server is late."""
         for one in self._fetches.values():
-            if one.state is _State.SETTLING and committed < one.answered_at.at():
+            if one.state is _FetchState.SETTLING and committed < one.answered_at.at():
                 latest = one.answered_at.mono + self._longest
                 one.due_at = max(one.due_at, min(now.mono + self._settle, latest))
 
     @property
     def is_settling(self) -> bool:
         """Whether an answer waits for late changes."""
-        return any(one.state is _State.SETTLING for one in self._fetches.values())
+        return any(one.state is _FetchState.SETTLING for one in self._fetches.values())
 
     def due(self, now: Instant) -> Iterator[Answer]:
         """Begin the fetches whose time has come, and remove and yield the answers that are settled."""
         for key, one in list(self._fetches.items()):
-            if one.state is _State.FETCHING or one.due_at > now.mono:
+            if one.state is _FetchState.FETCHING or one.due_at > now.mono:
                 continue
-            if one.state is _State.WAITING:
+            if one.state is _FetchState.WAITING:
                 self._begin(one)
             else:
                 del self._fetches[key]
@@ -159,20 +161,20 @@ class RowFetches:
 
     def _begin(self, one: _RowFetch) -> None:
         self._number += 1
-        one.number, one.state, one.again = self._number, _State.FETCHING, False
+        one.number, one.state, one.again = self._number, _FetchState.FETCHING, False
         self.effects.append(FetchRow(one.number, one.values))
 
     def _wait(self, one: _RowFetch) -> None:
-        one.state, one.due_at = _State.WAITING, one.answered_at.mono + self._pause
+        one.state, one.due_at = _FetchState.WAITING, one.answered_at.mono + self._pause
 
     def _running(self, number: int) -> tuple[Key, _RowFetch] | None:
         for key, one in self._fetches.items():
-            if one.number == number and one.state is _State.FETCHING:
+            if one.number == number and one.state is _FetchState.FETCHING:
                 return key, one
         return None
 
     def _abandon(self, keys: Iterable[Key]) -> None:
         for key in keys:
             one = self._fetches.pop(key)
-            if one.state is _State.FETCHING:
+            if one.state is _FetchState.FETCHING:
                 self.effects.append(AbandonRow(one.number))

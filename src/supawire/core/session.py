@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from supawire.core import frames
 from supawire.core.channel import CoreChannel
-from supawire.core.connection import Cause, Connection
+from supawire.core.connection import Cause, ConnectionMachine
 from supawire.core.context import Context
 from supawire.core.effects import ClientEnded, ClockJumped, Effect, Ended, Ticket, TicketKind
 from supawire.core.join_queue import JoinQueue
@@ -54,7 +54,7 @@ class Posts:
 
     __slots__ = ("_connection", "_context", "_refresh")
 
-    def __init__(self, context: Context, link: Connection, refresh: TokenRefresh) -> None:
+    def __init__(self, context: Context, link: ConnectionMachine, refresh: TokenRefresh) -> None:
         self._context = context
         self._connection = link
         self._refresh = refresh
@@ -132,7 +132,7 @@ class Session:
     ) -> None:
         self._context = Context(options, token, random, strict=strict)
         self._joins: Final[JoinQueue[Membership]] = JoinQueue(self._context)
-        self._connection = Connection(self._context, self)
+        self._connection = ConnectionMachine(self._context, self)
         self._channels: dict[str, CoreChannel] = {}
         self.channels: Final[Mapping[str, CoreChannel]] = MappingProxyType(self._channels)
         """The channels by full topic."""

@@ -109,7 +109,7 @@ def _canonical(value: Any) -> Hashable:
     return cast("Hashable", value)
 
 
-class Reader(Struct, frozen=True):
+class ChangeReader(Struct, frozen=True):
     """Reader of the changes of one table.
 
     judged: the columns of the filter. plain: rows as plain JSON, not as exact Python values.

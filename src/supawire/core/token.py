@@ -24,7 +24,7 @@ _DEAD: Final = 2.0
 _PROVIDER_BACKOFF: Final = Backoff(initial=1, maximum=30)
 
 
-class _Claims(Struct):
+class _TokenFields(Struct):
     exp: float | None = None
 
 
@@ -35,7 +35,7 @@ def expiry(token: Secret) -> float | None:
         return None
     try:
         payload = urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return msgspec.json.decode(payload, type=_Claims).exp
+        return msgspec.json.decode(payload, type=_TokenFields).exp
     except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError):
         return None
 

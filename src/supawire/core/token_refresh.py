@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from supawire.core.channel import CoreChannel
-from supawire.core.connection import Connection
+from supawire.core.connection import ConnectionMachine
 from supawire.core.context import Context
 from supawire.core.effects import Ticket, TicketKind, TokenFailed
 from supawire.core.join_queue import JoinQueue
@@ -20,7 +20,11 @@ class TokenRefresh:
     __slots__ = ("_channels", "_connection", "_context", "_joins", "_waiting")
 
     def __init__(
-        self, context: Context, link: Connection, joins: JoinQueue[Membership], channels: Mapping[str, CoreChannel]
+        self,
+        context: Context,
+        link: ConnectionMachine,
+        joins: JoinQueue[Membership],
+        channels: Mapping[str, CoreChannel],
     ) -> None:
         self._context = context
         self._connection = link

@@ -17,7 +17,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from supawire.core.frames import MAX_FRAME
 from supawire.events import Instant
 from supawire.server.effects import (
-    Close,
+    CloseSocket,
     Effect,
     Later,
     PauseReading,
@@ -265,7 +265,7 @@ class App:
         match effect:
             case Send():
                 self._send(effect)
-            case Close():
+            case CloseSocket():
                 self._close(effect)
             case PauseReading(conn):
                 self._set_reading(conn, False)
@@ -299,7 +299,7 @@ class App:
         for socket in dirty:
             socket.flush()
 
-    def _close(self, effect: Close) -> None:
+    def _close(self, effect: CloseSocket) -> None:
         socket = self._sockets.get(effect.conn)
         if socket is None:
             return
@@ -424,7 +424,7 @@ class App:
                     return
             except Exception:
                 logger.exception("the local server failed while handling a frame")
-                self._close(Close(conn, 1011))
+                self._close(CloseSocket(conn, 1011))
             frames += 1
             if frames % FRAMES_PER_TURN == 0:
                 await asyncio.sleep(0)

@@ -26,7 +26,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RowChange:
     """A row change with the values that the caller passed; `columns` are in table order."""
 
     type: str
@@ -52,7 +52,7 @@ def make_change(
     schema: str = "public",
     columns: Mapping[str, str] | Iterable[Mapping[str, str]] | None = None,
     errors: str | Sequence[str] | None = None,
-) -> Change:
+) -> RowChange:
     """Return a validated row change.
 
     Args: type: INSERT, UPDATE or DELETE. record: the new row; required for INSERT and UPDATE. old_record: the old row;
@@ -76,7 +76,7 @@ def make_change(
     if kind == "UPDATE" and old_record is None and record is not None:
         old_record = {name: record[name] for name in record if name == KEY}
     row = record if record is not None else old_record
-    return Change(kind, schema, table, _columns(columns, row or {}), record, old_record, _errors(errors))
+    return RowChange(kind, schema, table, _columns(columns, row or {}), record, old_record, _errors(errors))
 
 
 def _check_row(name: str, row: object) -> None:

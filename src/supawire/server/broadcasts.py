@@ -10,7 +10,7 @@ from supawire.server.limits import WORST_RATIO, ServerLimits, term_size
 from supawire.server.outbox import Outbox
 from supawire.server.queries import RETENTION, MessagesQuery, Replay, Steps, StoredMessage, run_query
 from supawire.server.rooms import Room, Rooms
-from supawire.server.stepper import Stepper
+from supawire.server.stepper import GeneratorStepper
 from supawire.server.wire import (
     DECODE_ERRORS,
     Push,
@@ -70,7 +70,7 @@ class Broadcasts:
     """Delivers broadcasts from a sender to the channels of a room."""
 
     def __init__(
-        self, outbox: Outbox, rooms: Rooms, rights: Authorization, stepper: Stepper, limits: ServerLimits
+        self, outbox: Outbox, rooms: Rooms, rights: Authorization, stepper: GeneratorStepper, limits: ServerLimits
     ) -> None:
         self._outbox = outbox
         self._rooms = rooms

@@ -15,7 +15,7 @@ from supawire._values.encode import to_wire
 from supawire._values.filter_syntax import matches
 from supawire.core.frames import POSTGRES_CHANGES
 from supawire.events import Instant
-from supawire.server.bindings import ANY, UNPUBLISHED, Binding, Change, bind
+from supawire.server.bindings import ANY, UNPUBLISHED, Binding, RowChange, bind
 from supawire.server.connection import ServerChannel
 from supawire.server.connections import Connections
 from supawire.server.join_config import JoinConfig
@@ -23,7 +23,7 @@ from supawire.server.limits import Meter, ServerLimits
 from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryFailed, Sleep, Steps, SubscribeQuery, run_query
 from supawire.server.rooms import Rooms
-from supawire.server.stepper import Stepper
+from supawire.server.stepper import GeneratorStepper
 from supawire.server.wire import encode, text
 
 SUBSCRIBED: Final = "Subscribed to PostgreSQL"
@@ -57,7 +57,7 @@ class Changes:
     """Subscribes bindings and delivers changes to channels."""
 
     def __init__(
-        self, outbox: Outbox, rooms: Rooms, connections: Connections, stepper: Stepper, limits: ServerLimits
+        self, outbox: Outbox, rooms: Rooms, connections: Connections, stepper: GeneratorStepper, limits: ServerLimits
     ) -> None:
         self._outbox = outbox
         self._rooms = rooms
@@ -141,7 +141,7 @@ class Changes:
         for schema, table, kind in changes if self.watchers else ():
             self._show(encode({"schema": schema, "table": table, "type": kind, "errors": errors}), 0)
 
-    def emit(self, change: Change) -> None:
+    def emit(self, change: RowChange) -> None:
         """Send a change to every channel with a matching binding; changes over the rate limit are dropped."""
         self._schemas.add(change.schema)
         mono = self._outbox.now.mono
@@ -170,7 +170,7 @@ class Changes:
         for watcher in self.watchers:
             watcher.changed(data, receivers, self._outbox.now)
 
-    def _data(self, change: Change, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
+    def _data(self, change: RowChange, select: tuple[str, ...] | None, stamp: str) -> dict[str, Any]:
         """Return the `data` of a frame, restricted to the selected columns and the key.
 
         See docs/protocol.md, Change payload.
@@ -203,7 +203,7 @@ class Changes:
         return data
 
 
-def _matching(channel: ServerChannel, change: Change) -> dict[tuple[str, ...] | None, list[int]]:
+def _matching(channel: ServerChannel, change: RowChange) -> dict[tuple[str, ...] | None, list[int]]:
     """Return the ids of the matching bindings by select list; each list gets a frame of its own."""
     found: dict[tuple[str, ...] | None, list[int]] = {}
     if channel.subscribed:

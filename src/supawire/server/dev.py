@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from supawire.errors import InvalidArgumentError
-from supawire.server.bindings import Change, make_change
+from supawire.server.bindings import RowChange, make_change
 from supawire.server.changes import Changes
 from supawire.server.effects import RestAnswer, RestRequest
 from supawire.server.handshake import JSON
@@ -29,18 +29,18 @@ MAX_DIGITS: Final = 1000
 """Maximum digits of a number: `1e999999999` is short but would expand to a huge integer."""
 
 
-class _Column(Struct, forbid_unknown_fields=True):
+class _ColumnSpec(Struct, forbid_unknown_fields=True):
     name: str
     type: str
 
 
-class _Emit(Struct, forbid_unknown_fields=True):
+class _EmitRequest(Struct, forbid_unknown_fields=True):
     type: str
     table: str
     schema: str = "public"
     record: dict[str, Any] | None = None
     old_record: dict[str, Any] | None = None
-    columns: dict[str, str] | list[_Column] | None = None
+    columns: dict[str, str] | list[_ColumnSpec] | None = None
     errors: str | list[str] | None = None
 
 
@@ -49,7 +49,7 @@ def _number(text: str) -> Decimal | float:
     return value if abs(value.adjusted()) < MAX_DIGITS else float(text)
 
 
-_body: Final = msgspec.json.Decoder(_Emit, float_hook=_number)
+_body: Final = msgspec.json.Decoder(_EmitRequest, float_hook=_number)
 
 
 class Dev:
@@ -86,7 +86,7 @@ class Dev:
         return None
 
 
-def _change(body: bytes) -> Change:
+def _change(body: bytes) -> RowChange:
     asked = _body.decode(body)
     columns = asked.columns
     return make_change(

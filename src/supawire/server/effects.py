@@ -16,7 +16,7 @@ class Send(Struct, frozen=True, gc=False):
     binary: bool
 
 
-class Close(NamedTuple):
+class CloseSocket(NamedTuple):
     """Close a socket with a close code. With `code` None abort the connection; the client reports 1006."""
 
     conn: int
@@ -89,7 +89,7 @@ class Respond(NamedTuple):
     answer: RestAnswer
 
 
-Effect: TypeAlias = Send | Close | PauseReading | ResumeReading | Report | SendQuery | Unsubscribe | Respond
+Effect: TypeAlias = Send | CloseSocket | PauseReading | ResumeReading | Report | SendQuery | Unsubscribe | Respond
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def tenant(host: str) -> str:
     return host.partition(":")[0].partition(".")[0]
 
 
-class Handshake:
+class HandshakeValidator:
     """Validates upgrade requests. `joins` counts the joins of all connections."""
 
     def __init__(

@@ -28,7 +28,7 @@ from supawire.core.frames import (
 )
 from supawire.events import Instant
 from supawire.server.authorization import Authorization, Policy
-from supawire.server.bindings import Change
+from supawire.server.bindings import RowChange
 from supawire.server.broadcasts import Broadcasts, server_message
 from supawire.server.changes import Changes, Delivery, Watcher
 from supawire.server.connection import Inbound, Peer, ServerChannel
@@ -37,20 +37,20 @@ from supawire.server.database_state import BroadcastReadiness, DatabaseState
 from supawire.server.dev import Dev
 from supawire.server.effects import Accepted, Effect, Later, Refusal, Request, RestAnswer, RestRequest
 from supawire.server.faults import FaultRules, Faults
-from supawire.server.handshake import Handshake, key_of, x_headers
+from supawire.server.handshake import HandshakeValidator, key_of, x_headers
 from supawire.server.hub_options import Bits, HubOptions, Ids
 from supawire.server.join import JoinHandler
 from supawire.server.limits import Meter, ServerLimits
 from supawire.server.mailboxes import Mailboxes
 from supawire.server.outbox import Outbox
-from supawire.server.presence import Presence
+from supawire.server.presence import PresenceHandler
 from supawire.server.queries import Answer, PermissionsQuery, Query, QueryError, StoredMessage
 from supawire.server.recorder import Recorder
 from supawire.server.rest import Rest
 from supawire.server.rooms import Rooms
 from supawire.server.schedule import Schedule
-from supawire.server.stepper import Stepper
-from supawire.server.token_refresh import TokenRefresh
+from supawire.server.stepper import GeneratorStepper
+from supawire.server.token_refresh import ChannelTokens
 from supawire.server.wire import DECODE_ERRORS, NULL, Push, encode, read, sub_topic, text
 
 UNMATCHED: Final = b'{"status":"error","response":{"reason":"unmatched topic"}}'
@@ -70,7 +70,9 @@ class Hub:
         self._outbox = Outbox(self.schedule, self.fault_rules)
         self.rooms: Final = Rooms(self._outbox, limits)
         self._mailboxes = Mailboxes(self._outbox, self._take)
-        self._stepper = Stepper(self.schedule, self._outbox, self._mailboxes, timings.answer, external=options.database)
+        self._stepper = GeneratorStepper(
+            self.schedule, self._outbox, self._mailboxes, timings.answer, external=options.database
+        )
         self.connections: Final = Connections(
             self.schedule, self._outbox, self.rooms, self._mailboxes, timings, limits.connections, self._take
         )
@@ -81,9 +83,11 @@ class Hub:
         self._rights = Authorization(options.policy, self._outbox.report)
         self._stepper.register_local(PermissionsQuery, self._rights.decide)
         self._broadcasts = Broadcasts(self._outbox, self.rooms, self._rights, self._stepper, limits)
-        self._presence = Presence(self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref)
+        self._presence = PresenceHandler(
+            self._outbox, self.rooms, self._rights, self._stepper, limits, self._ids.presence_ref
+        )
         self._changes = Changes(self._outbox, self.rooms, self.connections, self._stepper, limits)
-        self._token_refresh = TokenRefresh(
+        self._token_refresh = ChannelTokens(
             options, self.schedule, self._outbox, self.rooms, self._rights, self._stepper, self._changes
         )
         self._joins = JoinHandler(
@@ -102,7 +106,9 @@ class Hub:
             readiness=self._readiness,
             token_refresh=self._token_refresh,
         )
-        self._handshake = Handshake(options, self.fault_rules, self._outbox, self.connections, self._joins_meter)
+        self._handshake = HandshakeValidator(
+            options, self.fault_rules, self._outbox, self.connections, self._joins_meter
+        )
         self._rest = Rest(options, self._outbox, self.rooms, self._rights, self._stepper, self._broadcasts)
         self._dev = Dev(options, self._outbox, self._changes)
         self.received: Final = Recorder()
@@ -253,7 +259,7 @@ class Hub:
 
     # --- inputs from the owner of the server ---
 
-    def emit(self, change: Change, now: Instant) -> None:
+    def emit(self, change: RowChange, now: Instant) -> None:
         """Deliver a row change to the subscribed channels."""
         self.at(now)
         self._changes.emit(change)

@@ -17,10 +17,10 @@ from supawire.server.hub_options import HubOptions, Ids
 from supawire.server.join_config import JoinConfig, parse_join
 from supawire.server.limits import Meter
 from supawire.server.outbox import Outbox
-from supawire.server.presence import Presence
+from supawire.server.presence import PresenceHandler
 from supawire.server.queries import QueryFailed, Requester, Sleep, Steps
 from supawire.server.rooms import Rooms
-from supawire.server.token_refresh import TokenRefresh
+from supawire.server.token_refresh import ChannelTokens
 from supawire.server.tokens import Claims, TokenRefused, check
 from supawire.server.wire import DECODE_ERRORS, Push, encode, is_object, sub_topic
 
@@ -33,7 +33,7 @@ NO_REPLAY: Final = "UnableToReplayMessages: Realtime was unable to replay messag
 CRASHED: Final = "join crashed"
 
 
-class JoinRefused(Exception):
+class JoinRejectedError(Exception):
     """A join is refused with this reason. The reply is delayed by `Timings.join_error`, unless it is sent `at_once`.
 
     `close` is a code to close the connection with after the reply.
@@ -62,10 +62,10 @@ class JoinHandler:
         rights: Authorization,
         database: DatabaseState,
         broadcasts: Broadcasts,
-        presence: Presence,
+        presence: PresenceHandler,
         changes: Changes,
         readiness: BroadcastReadiness,
-        token_refresh: TokenRefresh,
+        token_refresh: ChannelTokens,
     ) -> None:
         self._secret = options.secret
         self._max_channels = options.limits.channels
@@ -88,7 +88,7 @@ class JoinHandler:
         """Create a channel and send its first frames, or reply with the reason of the refusal."""
         try:
             yield from self._join(peer, push)
-        except JoinRefused as refused:
+        except JoinRejectedError as refused:
             if self._refusal_delay and not refused.at_once:
                 yield Sleep(self._refusal_delay)
             self._refuse(peer, push, refused)
@@ -119,37 +119,37 @@ class JoinHandler:
     def _check_limits(self, peer: Peer) -> None:
         mono = self._outbox.now.mono
         if not peer.channels and self._connections.at_capacity:
-            raise JoinRefused(TOO_MANY_USERS)
+            raise JoinRejectedError(TOO_MANY_USERS)
         self._meter.count(mono)
         if self._meter.tripped(mono):
-            raise JoinRefused(TOO_MANY_JOINS, close=1001)
+            raise JoinRejectedError(TOO_MANY_JOINS, close=1001)
         if self._max_channels is not None and len(peer.channels) >= self._max_channels:
-            raise JoinRefused(TOO_MANY_CHANNELS)
+            raise JoinRejectedError(TOO_MANY_CHANNELS)
 
     def _check_token(self, token: str) -> Claims:
         claims = check(token, self._secret, self._outbox.now)
         if isinstance(claims, TokenRefused):
-            raise JoinRefused(claims.reason)
+            raise JoinRejectedError(claims.reason)
         return claims
 
     def _check_database(self) -> None:
         if (error := self._database.error) is not None:
-            raise JoinRefused(error.reason)
+            raise JoinRejectedError(error.reason)
 
     def _read_access(self, who: Requester, topic: str, config: JoinConfig) -> Steps[ReadAccess]:
         try:
             reads = yield from self._rights.read(who, topic, private=config.private, presence=config.presence)
         except QueryFailed as failed:
-            raise JoinRefused(failed.error.reason) from failed
+            raise JoinRejectedError(failed.error.reason) from failed
         if not any(reads):
-            raise JoinRefused(UNAUTHORIZED + topic)
+            raise JoinRejectedError(UNAUTHORIZED + topic)
         return reads
 
     def _check_rules(self, topic: str, config: JoinConfig) -> None:
         """Refuse a join with an invalid configuration, or one that a fault rule rejects."""
         reason = config.problem or self._rules.rejection(topic)
         if reason is not None:
-            raise JoinRefused(reason)
+            raise JoinRejectedError(reason)
 
     def _missed(self, topic: str, config: JoinConfig, reads: ReadAccess) -> Steps[ReplayMessages]:
         """Return the messages to replay, if the join requests any."""
@@ -158,7 +158,7 @@ class JoinHandler:
         try:
             return (yield from self._broadcasts.find_replay(topic, config.replay))
         except QueryFailed as failed:
-            raise JoinRefused(NO_REPLAY) from failed
+            raise JoinRejectedError(NO_REPLAY) from failed
 
     # --- answers ---
 
@@ -175,7 +175,7 @@ class JoinHandler:
         if channel.open:
             self._token_refresh.watch(channel)
 
-    def _refuse(self, peer: Peer, push: Push, refused: JoinRefused) -> None:
+    def _refuse(self, peer: Peer, push: Push, refused: JoinRejectedError) -> None:
         payload = encode({"status": "error", "response": {"reason": refused.reason}})
         self._outbox.reply(peer, encode(push.topic), JOIN, push.ref, push.join_ref, payload)
         if refused.close is not None:
@@ -189,7 +189,7 @@ def _parse(push: Push) -> JoinConfig:
     except DECODE_ERRORS:
         payload = None
     if push.kind is not None or not is_object(payload):
-        raise JoinRefused(CRASHED, at_once=True)
+        raise JoinRejectedError(CRASHED, at_once=True)
     if push.topic == PREFIX:
-        raise JoinRefused(NO_TOPIC)
+        raise JoinRejectedError(NO_TOPIC)
     return parse_join(push.topic, payload)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from supawire.errors import InvalidArgumentError, StateError
 from supawire.events import Instant
 from supawire.options import check_bool, check_event, check_json, check_text, check_topic
-from supawire.server.bindings import Change, Row, make_change
+from supawire.server.bindings import Row, RowChange, make_change
 from supawire.server.hub import Hub
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ActApi:
         )
         self._emit(change)
 
-    def _emit(self, change: Change) -> None:
+    def _emit(self, change: RowChange) -> None:
         self._do(lambda hub, now: hub.emit(change, now))
 
     def emit_update(

@@ -6,7 +6,7 @@ from typing import Protocol
 from supawire.core.frames import HEARTBEAT, JOIN, REPLY, SYSTEM
 from supawire.events import Instant
 from supawire.server.connection import MAX_QUEUED_OUT, Peer, ServerChannel
-from supawire.server.effects import Close, Effect, Report, Send
+from supawire.server.effects import CloseSocket, Effect, Report, Send
 from supawire.server.schedule import Schedule
 from supawire.server.wire import NULL, Encoded, encode, text
 
@@ -66,7 +66,7 @@ class Outbox:
         """Close a socket; nothing is sent on it afterwards."""
         if not peer.closed:
             peer.closed = True
-            self.effects.append(Close(peer.id, code))
+            self.effects.append(CloseSocket(peer.id, code))
 
     def reply(self, peer: Peer, topic: bytes, event: str, ref: bytes, join_ref: bytes, payload: bytes = OK) -> None:
         """Reply to a push of this event.

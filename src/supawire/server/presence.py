@@ -10,7 +10,7 @@ from supawire.server.limits import ServerLimits, term_size
 from supawire.server.outbox import OK, Outbox
 from supawire.server.queries import Steps
 from supawire.server.rooms import Rooms
-from supawire.server.stepper import Stepper
+from supawire.server.stepper import GeneratorStepper
 from supawire.server.wire import Push, encode, is_object
 
 DENIED: Final = b'{"status":"error","response":{}}'
@@ -20,7 +20,7 @@ TOO_MANY: Final = "Too many presence messages per second"
 TOO_BIG: Final = "Track message size exceeded"
 
 
-class Presence:
+class PresenceHandler:
     """Handles track and untrack. `new_ref` returns a new `phx_ref`."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Presence:
         outbox: Outbox,
         rooms: Rooms,
         rights: Authorization,
-        stepper: Stepper,
+        stepper: GeneratorStepper,
         limits: ServerLimits,
         new_ref: Callable[[], str],
     ) -> None:

@@ -19,7 +19,7 @@ from supawire.server.limits import Meter
 from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryError, Requester, Steps
 from supawire.server.rooms import Rooms
-from supawire.server.stepper import Stepper
+from supawire.server.stepper import GeneratorStepper
 from supawire.server.tokens import Claims, check
 from supawire.server.wire import DECODE_ERRORS, decode, encode, is_list, is_object, shared_user
 
@@ -54,7 +54,7 @@ class Rest:
         outbox: Outbox,
         rooms: Rooms,
         rights: Authorization,
-        stepper: Stepper,
+        stepper: GeneratorStepper,
         broadcasts: Broadcasts,
     ) -> None:
         self._options = options

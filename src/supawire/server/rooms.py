@@ -35,7 +35,7 @@ class PresenceDiff:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _TrackedPresence:
     key: str
     payload: dict[str, Any]
     ref: str
@@ -56,7 +56,7 @@ class RoomPresence:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, _TrackedPresence] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -68,11 +68,11 @@ class RoomPresence:
         """Add or replace a payload and return the diff; None when the same payload is already tracked."""
         old = self._entries.get(channel)
         if old is None:
-            entry = self._entries[channel] = _Entry(key, payload, ref)
+            entry = self._entries[channel] = _TrackedPresence(key, payload, ref)
             return PresenceDiff(entry.alone(), {})
         if _same(old.payload, payload):
             return None
-        entry = self._entries[channel] = _Entry(key, payload, ref, previous=old.ref)
+        entry = self._entries[channel] = _TrackedPresence(key, payload, ref, previous=old.ref)
         return PresenceDiff(entry.alone(), old.alone())
 
     def untrack(self, channel: int) -> PresenceDiff | None:

@@ -43,12 +43,12 @@ class Task(Generic[R]):
             self.on_return(result)
 
 
-class _Pending(NamedTuple):
+class _PendingQuery(NamedTuple):
     receive: Callable[[Any], None]
     timeout: Timer
 
 
-class Stepper:
+class GeneratorStepper:
     """Runs generators and keeps their pending queries. `timeout`: seconds until a query without an answer fails."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Stepper:
         self._mailboxes = mailboxes
         self._timeout = timeout
         self._local: dict[type[Any], Callable[[Any], Any]] = {}
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _PendingQuery] = {}
         self._numbers = count(1)
 
     def register_local(self, kind: type[Query[T]], answer: Callable[[Any], T]) -> None:
@@ -134,7 +134,7 @@ class Stepper:
         number = next(self._numbers)
         at = self._outbox.now.mono + self._timeout
         timeout = self._schedule.at(at, lambda: self.answered(number, QueryError.BUSY))
-        self._pending[number] = _Pending(receive, timeout)
+        self._pending[number] = _PendingQuery(receive, timeout)
         self._outbox.effects.append(SendQuery(number, query))
 
     def answered(self, number: int, answer: Answer) -> None:

@@ -11,7 +11,7 @@ from supawire.server.outbox import Outbox
 from supawire.server.queries import QueryFailed, Steps
 from supawire.server.rooms import Rooms
 from supawire.server.schedule import Schedule
-from supawire.server.stepper import Stepper
+from supawire.server.stepper import GeneratorStepper
 from supawire.server.tokens import TokenRefused, check
 from supawire.server.wire import is_object
 
@@ -19,7 +19,7 @@ NO_READ: Final = "You do not have permissions to read from this Channel topic: "
 LOST_READ: Final = "You no longer have permission to read from this Channel topic: "
 
 
-class TokenRefresh:
+class ChannelTokens:
     """Handles the tokens of joined channels.
 
     `access_token` pushes get no reply; an invalid token leads to a `system` error and the end of the channel.
@@ -32,7 +32,7 @@ class TokenRefresh:
         outbox: Outbox,
         rooms: Rooms,
         rights: Authorization,
-        stepper: Stepper,
+        stepper: GeneratorStepper,
         changes: Changes,
     ) -> None:
         self._secret = options.secret

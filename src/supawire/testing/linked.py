@@ -25,7 +25,7 @@ from supawire.errors import AuthError, RealtimeError
 from supawire.events import Instant
 from supawire.options import Secret, SessionOptions
 from supawire.selectors import Selector
-from supawire.server.effects import Accepted, Close, Effect, Request, Send
+from supawire.server.effects import Accepted, CloseSocket, Effect, Request, Send
 from supawire.server.hub import Hub
 from supawire.server.hub_options import HubOptions
 from supawire.server.tokens import sign
@@ -138,7 +138,7 @@ class World:
             match effect:
                 case Send(conn, data, binary):
                     self._down(conn, data, binary)
-                case Close(conn, code):
+                case CloseSocket(conn, code):
                     self._close(conn, code)
                 case _:
                     self.outside(effect)

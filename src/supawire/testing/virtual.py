@@ -28,7 +28,7 @@ from supawire.aio.connect import ClientOpener
 from supawire.errors import ConnectError, StateError
 from supawire.events import Instant
 from supawire.server.authorization import Policy
-from supawire.server.effects import Close, Refusal, Report, Request, Send
+from supawire.server.effects import CloseSocket, Refusal, Report, Request, Send
 from supawire.server.gateway import GATEWAY, Gateway, publishable_key, secret_key
 from supawire.server.hub import Hub
 from supawire.server.hub_options import HubOptions, Timings
@@ -112,7 +112,7 @@ class VirtualServer(ActApi, FaultApi):
         timings = Timings.strict() if strict else Timings()
         limits = limits or (ServerLimits.self_hosted() if strict else ServerLimits())
         self._hub = Hub(HubOptions(secret=SECRET, limits=limits, timings=timings), random.Random(seed))
-        self._wires: dict[int, _Wire] = {}
+        self._wires: dict[int, _HubPeer] = {}
         self._numbers = count(1)
         self._timer: asyncio.TimerHandle | None = None
         self.url: Final = "http://127.0.0.1"
@@ -189,7 +189,7 @@ class VirtualServer(ActApi, FaultApi):
             text = answer.body.decode(errors="replace") or None
             raise ConnectError(f"the server answered {answer.status}", status=answer.status, body=text)
         connection = MemoryConnection(None)
-        connection.peer = self._wires[number] = _Wire(connection, self, number)
+        connection.peer = self._wires[number] = _HubPeer(connection, self, number)
         return connection
 
     async def rest(self, request: HttpRequest) -> HttpResponse:
@@ -220,7 +220,7 @@ class VirtualServer(ActApi, FaultApi):
             match effect:
                 case Send(number, data, binary) if number in self._wires:
                     self._wires[number].send(data, binary)
-                case Close(number, code) if number in self._wires:
+                case CloseSocket(number, code) if number in self._wires:
                     self._close(self._wires.pop(number), code)
                 case Report(text):
                     logger.warning("%s", text)
@@ -228,7 +228,7 @@ class VirtualServer(ActApi, FaultApi):
                     pass
         self._arm(self._hub.next_deadline)
 
-    def _close(self, wire: "_Wire", code: int | None) -> None:
+    def _close(self, wire: "_HubPeer", code: int | None) -> None:
         if code is None:
             wire.drop()
         else:
@@ -270,7 +270,7 @@ class HubHttp:
         return await self._server.rest(request)
 
 
-class _Wire(MemoryPeer):
+class _HubPeer(MemoryPeer):
     """The server's end of one connection; passes frames to the hub at once."""
 
     def __init__(self, connection: MemoryConnection, server: VirtualServer, number: int) -> None:

@@ -128,7 +128,7 @@ class _ResumingProtocol(asyncio.Protocol):
         self._call(self._protocol.connection_lost, exc)
 
 
-class Closable(Protocol):
+class SocketOwner(Protocol):
     """The session that opened the socket."""
 
     async def close(self) -> None:
@@ -174,7 +174,7 @@ class WebSocketConnection:
 
     def __init__(
         self,
-        session: Closable,
+        session: SocketOwner,
         socket: AbortableWebSocket,
         clock_offset: float | None = None,
         *,

@@ -143,7 +143,7 @@ def _hide(text: str, request: OpenRequest) -> str:
 # --- the shared session
 
 
-class _Session:
+class _OwnedSession:
     """An aiohttp session that is closed with its last socket."""
 
     __slots__ = ("__weakref__", "_loop", "_sockets", "aiohttp")
@@ -160,7 +160,7 @@ class _Session:
             ws_response_class=cast("Any", AbortableWebSocket),
         )
 
-    def add_socket(self) -> "_Session":
+    def add_socket(self) -> "_OwnedSession":
         """Count one more socket."""
         self._sockets += 1
         return self
@@ -181,18 +181,18 @@ def _direct() -> aiohttp.TCPConnector:
     return aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
 
 
-_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, _Session]] = WeakValueDictionary()
+_shared: Final[WeakValueDictionary[asyncio.AbstractEventLoop, _OwnedSession]] = WeakValueDictionary()
 """By event loop; only the open sockets keep a session alive."""
 
 
-def _session(proxy: Secret | None) -> _Session:
+def _session(proxy: Secret | None) -> _OwnedSession:
     """Return the session for one more socket; close it together with the socket."""
     if proxy is not None and is_socks(proxy):
-        return _Session(proxy).add_socket()
+        return _OwnedSession(proxy).add_socket()
     loop = asyncio.get_running_loop()
     shared = _shared.get(loop)
     if shared is None:
-        shared = _shared[loop] = _Session(None)
+        shared = _shared[loop] = _OwnedSession(None)
     return shared.add_socket()
 
 

@@ -33,7 +33,7 @@ class ShowFrames(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do"
     frames: bool
 
 
-class Publish(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="publish"):
+class PublishCommand(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="publish"):
     """Send a broadcast to every channel of a topic, as the HTTP endpoint does."""
 
     topic: str
@@ -42,7 +42,7 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", t
     private: bool = False
 
 
-class Emit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="emit"):
+class EmitCommand(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag="emit"):
     """Deliver a row change; only without a database."""
 
     type: str
@@ -56,7 +56,7 @@ class Keys(Struct, frozen=True, forbid_unknown_fields=True, tag_field="do", tag=
     """Show the API keys; sent when the user clicks the button."""
 
 
-Command = ShowFrames | Publish | Emit | Keys
+Command = ShowFrames | PublishCommand | EmitCommand | Keys
 _decoder: Final = msgspec.json.Decoder(Command)
 
 
@@ -68,16 +68,16 @@ def read(text: str | bytes) -> Command | Answer:
         return Answer("order", f"invalid request: {error}")
 
 
-def execute(order: Publish | Emit | Keys, hub: Hub, now: Instant) -> Answer:
+def execute(order: PublishCommand | EmitCommand | Keys, hub: Hub, now: Instant) -> Answer:
     """Execute a request. The shell performs the effects."""
     try:
         match order:
-            case Publish(topic, event, payload, private):
+            case PublishCommand(topic, event, payload, private):
                 _check("topic", topic)
                 _check("event", event)
                 hub.broadcast(topic, event, payload, now, private=private)
                 return Answer("publish")
-            case Emit(type, table, schema, record, old_record):
+            case EmitCommand(type, table, schema, record, old_record):
                 if hub.options.database:
                     raise InvalidArgumentError("this server has a database; change its rows with SQL")
                 _check("table", table)

@@ -88,7 +88,7 @@ class News(Struct, frozen=True):
     missed: int
 
 
-class _Frame:
+class _RecordedFrame:
     __slots__ = ("at", "binary", "connections", "data", "out", "receivers")
 
     def __init__(self, at: float, out: bool, connection: int, data: bytes, is_binary: bool) -> None:
@@ -100,7 +100,7 @@ class _Frame:
         self.binary = is_binary
 
 
-class _Change:
+class _RecordedChange:
     __slots__ = ("at", "data", "receivers")
 
     def __init__(self, at: float, data: bytes, receivers: int) -> None:
@@ -113,15 +113,15 @@ class Journal:
     """The recorded lines for one page."""
 
     def __init__(self) -> None:
-        self._frames: deque[_Frame] = deque()
-        self._changes: deque[_Change] = deque()
+        self._frames: deque[_RecordedFrame] = deque()
+        self._changes: deque[_RecordedChange] = deque()
         self._missed = 0
 
     # --- inputs
 
     def frame_received(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
         """Record a frame from a client."""
-        self._add(_Frame(now.wall, False, connection, data, is_binary))
+        self._add(_RecordedFrame(now.wall, False, connection, data, is_binary))
 
     def frame_sent(self, connection: int, data: bytes, is_binary: bool, now: Instant) -> None:
         """Record a frame to a client."""
@@ -131,9 +131,9 @@ class Journal:
                 if len(line.connections) < MAX_CONNECTIONS:
                     line.connections.append(connection)
                 return
-        self._add(_Frame(now.wall, True, connection, data, is_binary))
+        self._add(_RecordedFrame(now.wall, True, connection, data, is_binary))
 
-    def _add(self, line: _Frame) -> None:
+    def _add(self, line: _RecordedFrame) -> None:
         self._frames.append(line)
         if len(self._frames) > MAX_PENDING:
             self._frames.popleft()
@@ -145,7 +145,7 @@ class Journal:
             if line.data == data:
                 line.receivers += receivers
                 return
-        self._changes.append(_Change(now.wall, data, receivers))
+        self._changes.append(_RecordedChange(now.wall, data, receivers))
         if len(self._changes) > MAX_PENDING:
             self._changes.popleft()
             self._missed += 1
@@ -176,7 +176,7 @@ class _Parts(Struct):
     user_event: str = ""
 
 
-def _frame_line(line: _Frame) -> FrameLine:
+def _frame_line(line: _RecordedFrame) -> FrameLine:
     try:
         parts = _binary(line.data, line.out) if line.binary else _text(line.data)
     except DECODE_ERRORS:
@@ -199,14 +199,14 @@ def _text(data: bytes) -> _Parts:
     return _Parts(_name(array.topic), _name(array.event), bytes(array.payload), ref=_name(array.ref))
 
 
-class _Object(Struct, gc=False):
+class _FrameObject(Struct, gc=False):
     topic: Any
     event: Any
     payload: msgspec.Raw = msgspec.Raw(b"null")
     ref: Any = None
 
 
-class _Array(Struct, array_like=True, gc=False):
+class _FrameArray(Struct, array_like=True, gc=False):
     join_ref: Any
     ref: Any
     topic: Any
@@ -214,8 +214,8 @@ class _Array(Struct, array_like=True, gc=False):
     payload: msgspec.Raw
 
 
-_object: Final = msgspec.json.Decoder(_Object)
-_array: Final = msgspec.json.Decoder(_Array)
+_object: Final = msgspec.json.Decoder(_FrameObject)
+_array: Final = msgspec.json.Decoder(_FrameArray)
 
 
 def _name(value: object) -> str:
@@ -249,7 +249,7 @@ class _Inner(Struct):
 _inner: Final = msgspec.json.Decoder(_Inner)
 
 
-def _change_line(line: _Change) -> ChangeLine:
+def _change_line(line: _RecordedChange) -> ChangeLine:
     try:
         data: dict[str, Any] = decode(line.data)
     except DECODE_ERRORS:  # values may be nested too deeply for the decoder

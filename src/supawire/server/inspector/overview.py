@@ -33,7 +33,7 @@ class Joined(Struct, frozen=True):
     """Whether its bindings are subscribed."""
 
 
-class Connection(Struct, frozen=True):
+class ConnectionOverview(Struct, frozen=True):
     """A client connection."""
 
     number: int
@@ -66,7 +66,7 @@ class Topic(Struct, frozen=True):
 class Overview(Struct, frozen=True):
     """The state of the hub at one moment."""
 
-    connections: list[Connection]
+    connections: list[ConnectionOverview]
     topics: list[Topic]
     connected: int
     joined: int
@@ -85,7 +85,7 @@ def overview(hub: Hub, now: Instant) -> Overview:
     )
 
 
-def _connection(peer: Peer) -> Connection:
+def _connection(peer: Peer) -> ConnectionOverview:
     if peer.paused:
         state = "paused"
     elif peer.suspended:
@@ -94,7 +94,7 @@ def _connection(peer: Peer) -> Connection:
         state = f"delayed by {peer.lag:g} s" if peer.lag else ""
     version = "2.0.0" if peer.v2 else "1.0.0"
     channels = [_joined(channel) for channel in list(peer.channels.values())[:MAX_LISTED]]
-    return Connection(peer.id, version, peer.opened_at, state, channels)
+    return ConnectionOverview(peer.id, version, peer.opened_at, state, channels)
 
 
 def _joined(channel: ServerChannel) -> Joined:

@@ -21,7 +21,7 @@ from supawire.server.postgres.database import Database, DatabaseError, error_of
 from supawire.server.postgres.matching import MAX_POLL_INTERVAL, Matcher, Polls
 from supawire.server.postgres.pgoutput import Relation, RowChange, StreamError
 from supawire.server.postgres.publication import WatchedPublication
-from supawire.server.postgres.replication import Backlog, RowConsumer, Stream, StreamLost
+from supawire.server.postgres.replication import Backlog, ReplicationStream, RowConsumer, StreamLost
 from supawire.server.postgres.subscriptions import SubscriptionTable, resolve_bindings
 from supawire.server.queries import QueryError, SubscribeQuery
 
@@ -70,7 +70,7 @@ class ChangeFeed:
         policy_loss: float = MAX_POLL_INTERVAL,
         max_change_bytes: int | None = None,
         check_interval: float = CHECK_INTERVAL,
-        open_stream: Callable[[str, Sequence[str]], Awaitable[Stream]] = Stream.open,
+        open_stream: Callable[[str, Sequence[str]], Awaitable[ReplicationStream]] = ReplicationStream.open,
     ) -> None:
         self._url = url
         self._database = database
@@ -91,7 +91,7 @@ class ChangeFeed:
         """The query of each subscribed channel."""
         self._resolving = asyncio.Lock()
         """Held while bindings are resolved to tables."""
-        self._stream: Stream | None = None
+        self._stream: ReplicationStream | None = None
         self._is_open = asyncio.Event()
         """Set while a stream is open and being read."""
         self._streamed: tuple[str, ...] = ()
@@ -196,7 +196,7 @@ class ChangeFeed:
 
     # --- the stream ---
 
-    async def _open(self) -> Stream:
+    async def _open(self) -> ReplicationStream:
         self._streamed = await self._publications()
         await self._publication.drop_unused(self._streamed)
         self._tables = await self._catalog.published()
@@ -234,7 +234,7 @@ class ChangeFeed:
             stream = await self._reopen(announce=announce or self._switching)
             self._switching = False
 
-    async def _reopen(self, *, announce: bool) -> Stream:
+    async def _reopen(self, *, announce: bool) -> ReplicationStream:
         """Open a new stream, retrying until it succeeds, and resolve all bindings again."""
         attempts = 0
         while True:
@@ -261,7 +261,7 @@ class ChangeFeed:
             self._is_open.clear()
         self._call_hub(Hub.set_broadcasts_ready, is_open)
 
-    async def _process(self, stream: Stream, backlog: Backlog) -> NoReturn:
+    async def _process(self, stream: ReplicationStream, backlog: Backlog) -> NoReturn:
         """Deliver the batches of the backlog, one at a time."""
         while True:
             batch = await backlog.next()

@@ -46,7 +46,7 @@ class Commit(Struct, frozen=True, gc=False):
     commit_at: int
 
 
-class Column(Struct, frozen=True, gc=False):
+class RelationColumn(Struct, frozen=True, gc=False):
     """A column of a relation. modifier: the type modifier, such as the length of a char, or -1."""
 
     name: str
@@ -63,7 +63,7 @@ class Relation(Struct, frozen=True):
     schema: str
     table: str
     identity: str
-    columns: tuple[Column, ...]
+    columns: tuple[RelationColumn, ...]
 
 
 class TypeName(Struct, frozen=True, gc=False):
@@ -175,13 +175,13 @@ def _relation(data: bytes) -> Relation:
     identity = chr(data[at])
     (count,) = _COUNT.unpack_from(data, at + 1)
     at += 3
-    columns: list[Column] = []
+    columns: list[RelationColumn] = []
     for _ in range(count):
         flags = data[at]
         name, at = _string(data, at + 1)
         kind, modifier = _COLUMN.unpack_from(data, at)
         at += 8
-        columns.append(Column(name, kind, modifier, bool(flags & 1)))
+        columns.append(RelationColumn(name, kind, modifier, bool(flags & 1)))
     return Relation(oid, schema or "pg_catalog", table, identity, tuple(columns))
 
 

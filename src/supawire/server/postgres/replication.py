@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     end_lsn: int
 
 
-class Stream:
+class ReplicationStream:
     """An open replication connection: call `read` in a loop, `confirm` each batch, and `close` at the end."""
 
     def __init__(self, connection: AsyncConnection, slot: str) -> None:
@@ -262,7 +262,7 @@ class Backlog:
         """Wait until another batch may be read."""
         await self._not_full.wait()
 
-    async def fill(self, stream: Stream, consumers: Sequence[RowConsumer], subscribed: Sized) -> NoReturn:
+    async def fill(self, stream: ReplicationStream, consumers: Sequence[RowConsumer], subscribed: Sized) -> NoReturn:
         """Read the stream: pass rows to their consumers at once, and store them if any channel is subscribed.
 
         Raises: StreamLost, StreamError.

@@ -132,7 +132,7 @@ _COLUMNS: Final = """
 """
 
 
-class _Column(NamedTuple):
+class _CheckedColumn(NamedTuple):
     """Properties of a column that the checks use. sql: its type, quoted; shown: its type in error texts."""
 
     sql: str
@@ -180,7 +180,7 @@ async def _tables(connection: AsyncConnection, binding: Binding, identity: Ident
     tables = [oid for (oid,) in await cursor.fetchall()]
     for table in tables:
         cursor = await connection.execute(_COLUMNS, [table, identity.role])
-        columns = {name: _Column(*rest) for name, *rest in await cursor.fetchall()}
+        columns = {name: _CheckedColumn(*rest) for name, *rest in await cursor.fetchall()}
         for condition in binding.conditions:
             await _check(connection, condition, columns)
         for name in binding.select or ():
@@ -189,7 +189,7 @@ async def _tables(connection: AsyncConnection, binding: Binding, identity: Ident
     return tables
 
 
-async def _check(connection: AsyncConnection, condition: Condition, columns: Mapping[str, _Column]) -> None:
+async def _check(connection: AsyncConnection, condition: Condition, columns: Mapping[str, _CheckedColumn]) -> None:
     column = columns.get(condition.column)
     if column is None:
         raise _InvalidBinding(f"invalid column for filter {condition.column}")
@@ -208,11 +208,11 @@ async def _check(connection: AsyncConnection, condition: Condition, columns: Map
         await _cast(connection, condition.value, column.sql)
 
 
-def _no_text(condition: Condition, column: _Column) -> str:
+def _no_text(condition: Condition, column: _CheckedColumn) -> str:
     return f"operator {condition.op} requires a text-compatible column type, got {column.shown}"
 
 
-def _check_is(condition: Condition, column: _Column) -> None:
+def _check_is(condition: Condition, column: _CheckedColumn) -> None:
     if condition.value not in ("null", "true", "false", "unknown"):
         raise _InvalidBinding("invalid value for is filter: must be null, true, false, or unknown")
     if condition.value != "null" and not column.is_bool:
@@ -228,7 +228,7 @@ async def _check_regex(connection: AsyncConnection, condition: Condition) -> Non
         raise _InvalidBinding(f"invalid regular expression for {condition.op} filter: {why}") from error
 
 
-async def _check_list(connection: AsyncConnection, condition: Condition, column: _Column) -> None:
+async def _check_list(connection: AsyncConnection, condition: Condition, column: _CheckedColumn) -> None:
     rows = await _cast(connection, condition.wire_value, column.sql + "[]", "coalesce(array_length({}, 1), 0)")
     if rows[0][0] > MAX_ITEMS:
         raise _InvalidBinding(f"too many values for `in` filter. Maximum {MAX_ITEMS}")
