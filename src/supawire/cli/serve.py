@@ -60,7 +60,7 @@ def serve(
         Parameter(
             negative=(),
             show_default=False,
-            help="When a row policy raises, only its own subscriber gets an error. On the real server nobody gets "
+            help="When a row policy raises, only its own subscriber gets an error. On the real server no client gets "
             "any change until the policy works again.",
         ),
     ] = False,

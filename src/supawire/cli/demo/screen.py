@@ -112,8 +112,8 @@ class Screen:
         self._event(who, "out", text)
 
     def receives(self, who: str, text: str, seconds: float | None) -> None:
-        """Print that something arrives; `seconds` is None when nobody sent it."""
-        self._event(who, "in", text, "nobody sent this" if seconds is None else f"after {duration(seconds)}")
+        """Print that something arrives; `seconds` is None if it was not sent."""
+        self._event(who, "in", text, "unexpected" if seconds is None else f"after {duration(seconds)}")
 
     def succeeds(self, who: str, text: str, seconds: float | None = None) -> None:
         """Print that a call has returned."""
@@ -153,9 +153,9 @@ class Screen:
             times = f"median {duration(median(trips))}, slowest {duration(max(trips))}"
             self._line(Text(f"  round trip of confirmed broadcasts: {times}"))
         for head, lines in (
-            ("Missing, sent but not arrived", checks.missing),
-            ("Arrived, though nobody sent it", checks.surplus),
-            ("Went wrong", problems),
+            ("Sent, but not arrived", checks.missing),
+            ("Arrived, but not sent", checks.surplus),
+            ("Errors", problems),
         ):
             self._list(head, [str(line) for line in lines])
         good = checks.complete and not problems
@@ -164,7 +164,7 @@ class Screen:
             verdict = f"Everything that was sent arrived, and nothing else: {count}, in {duration(seconds)}."
             self._line(Text(verdict, style="bold green"))
         else:
-            self._line(Text(f"NOT everything is well: {count} arrived.", style="bold red"))
+            self._line(Text(f"FAILED: {count} arrived.", style="bold red"))
         return good
 
     def _list(self, head: str, lines: Sequence[str]) -> None:

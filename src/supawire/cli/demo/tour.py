@@ -17,9 +17,9 @@ from supawire.selectors import broadcast, changes, presence
 
 Name = Literal["Alice", "Bob", "Dashboard"]
 PARTICIPANTS: Final[tuple[tuple[Name, Literal["1.0.0", "2.0.0"], str], ...]] = (
-    ("Alice", "2.0.0", "wire version 2.0.0, asks the server to confirm what she sends"),
-    ("Bob", "1.0.0", "wire version 1.0.0, wants to hear of new items from 100 up"),
-    ("Dashboard", "2.0.0", "wire version 2.0.0, watches and says nothing"),
+    ("Alice", "2.0.0", "protocol 2.0.0, requests confirmations for her messages"),
+    ("Bob", "1.0.0", "protocol 1.0.0, receives new items with a price from 100"),
+    ("Dashboard", "2.0.0", "protocol 2.0.0, only receives"),
 )
 ALL_NAMES: Final[tuple[Name, ...]] = ("Alice", "Bob", "Dashboard")
 
@@ -36,12 +36,12 @@ await room.subscribe()                  # returns when joined"""
 
 BROADCAST: Final = """\
 await room.broadcast("chat", {"text": "Hello, room"})  # confirmed
-await room.broadcast("ink", b"\\x01\\x02\\x03")           # bytes stay bytes"""
+await room.broadcast("ink", b"\\x01\\x02\\x03")           # arrives as bytes"""
 
 PRESENCE: Final = """\
 await room.track({"name": "Alice", "mood": "curious"})
 await room.untrack()
-room.presence_state()                   # who is here, by presence key"""
+room.presence_state()                   # who is present, by presence key"""
 
 CHANGES: Final = """\
 rows = bob.channel("table:items")
@@ -160,7 +160,7 @@ class Tour:
             self._screen.succeeds(name, f"connected, protocol {protocol}", time.perf_counter() - started)
             room = client.channel(self._topic, ack=name == "Alice", presence_key=name.lower())
             self._people[name] = Person(name, client, room)
-            self._screen.succeeds(name, "ping, there and back", await client.ping())
+            self._screen.succeeds(name, "ping", await client.ping())
             await self._pause(LINE_PAUSE)
 
     async def _join(self) -> None:
@@ -173,13 +173,13 @@ class Tour:
 
     async def _broadcast(self) -> None:
         alice, bob = self._people["Alice"], self._people["Bob"]
-        for text in ("Hello, room", "Is anybody here?"):
+        for text in ("Hello, room", "Second message"):
             await self._send_broadcast(alice, "chat", {"text": text}, to=("Bob", "Dashboard"), ack=True)
         await self._send_broadcast(
-            bob, "chat", {"text": "Me, by the old protocol", "stars": [1, 2.5, None]}, to=("Alice", "Dashboard")
+            bob, "chat", {"text": "From protocol 1.0.0", "stars": [1, 2.5, None]}, to=("Alice", "Dashboard")
         )
         await self._send_broadcast(alice, "ink", bytes(range(0, 256, 51)), to=("Dashboard",), ack=True)
-        self._screen.note("Bob gets no bytes: version 1.0.0 cannot carry them")
+        self._screen.note("Bob receives no bytes: protocol 1.0.0 does not support them")
 
     async def _send_broadcast(
         self, person: Person, event: str, payload: Any, *, to: tuple[Name, ...], ack: bool = False
@@ -248,7 +248,7 @@ class Tour:
 
     async def _changes(self) -> None:
         if not self._backend.emits:
-            self._screen.note(f"left out: {self._backend.why_not}")
+            self._screen.note(f"skipped: {self._backend.why_not}")
             return
         everything = self._people["Dashboard"].client.channel(f"table:{self._table}")
         dear = self._people["Bob"].client.channel(f"table:{self._table}")
