@@ -134,19 +134,20 @@ class CoreChannel:
     def broadcast(self, message: OutgoingBroadcast, now: Instant) -> Ticket | None:
         """Send a broadcast, or apply the `offline` option. Return None if it was sent and no reply is expected."""
         self._check_broadcast(message)
-        if self.state is ChannelState.JOINED and self._member.active_join is not None:
-            return self._member.outbox.send(message, self._member.active_join.ref, now)
+        state, join = self._member.state, self._member.active_join
+        if state is ChannelState.JOINED and join is not None:
+            return self._member.outbox.send(message, join.ref, now)
         offline = self._context.options.offline
-        if self.state is ChannelState.REJOINING or offline in ("wait", "queue"):
+        if state is ChannelState.REJOINING or offline in ("wait", "queue"):
             return self._member.outbox.enqueue(message, now)
         if offline == "http":
             return self._member.outbox.publish(message, private=self.options.private, token=self._member.token)
         raise StateError(
-            f"the channel is {self.state}, not joined" + self._reason_suffix(),
+            f"the channel is {state}, not joined" + self._reason_suffix(),
             topic=self.name,
             hint=(
                 "It joins automatically, and subscribe() waits for that; or set offline='wait', 'queue' or 'http'."
-                if self.wanted and self.state is not ChannelState.FAILED
+                if self.wanted and state is not ChannelState.FAILED
                 else "Call subscribe() first, or set offline='wait', 'queue' or 'http'."
             ),
         )
@@ -232,7 +233,7 @@ class CoreChannel:
             self._member.begun = False  # so that iterators read later subscribe again instead of ending
 
     def _check_broadcast(self, message: OutgoingBroadcast) -> None:
-        if self.state is ChannelState.CLOSED:
+        if self._member.state is ChannelState.CLOSED:
             raise ClosedError("the channel was closed", topic=self.name)
         if message.ack and not self.options.ack:
             raise StateError(

@@ -234,8 +234,8 @@ class Membership:
     """The successive joins of one topic."""
 
     __slots__ = (
-        "_context", "_gap_heartbeat_at", "_joins", "_leave_tickets", "_pending_leave", "_retry", "accepted_refs",
-        "active_join", "begun", "close_reason", "error", "ever_joined", "gaps", "index", "name", "options", "outbox",
+        "_context", "_joins", "_leave_tickets", "_pending_leave", "_retry", "accepted_refs", "active_join", "begun",
+        "close_reason", "error", "ever_joined", "gap_heartbeat_at", "gaps", "index", "name", "options", "outbox",
         "pending_join", "presence", "readiness", "sent_token", "state", "token", "topic", "tracking", "waiters",
         "wanted",
     )  # fmt: skip
@@ -274,7 +274,7 @@ class Membership:
         """The join_refs accepted on data frames: None and that of the active join."""
         self.close_reason: SystemReading | None = None
         """Why the server is about to close the channel, if it has announced that."""
-        self._gap_heartbeat_at: float | None = None
+        self.gap_heartbeat_at: float | None = None
         """Send time of the heartbeat whose reply follows all replayed messages."""
         self._pending_leave: _PendingLeave | None = None
         self._leave_tickets: tuple[Ticket, ...] = ()
@@ -475,7 +475,7 @@ class Membership:
             )
         else:
             self._move(ChannelOn.SEND)
-        self._gap_heartbeat_at = None
+        self.gap_heartbeat_at = None
         join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence, self._newest_token)
         self.pending_join = join
         payload = join_payload(join, self.options, self.gaps.replay())
@@ -621,8 +621,7 @@ class Membership:
         if not self.gaps.replay_pending:
             self._report_gap(now)
         elif (
-            self._gap_heartbeat_at is None
-            and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None
+            self.gap_heartbeat_at is None and self._context.timers.deadline(TimerKey(TimerKind.GAP, self.topic)) is None
         ):
             self._context.timers.set(TimerKey(TimerKind.GAP, self.topic), now.mono + REPLAY_QUEUE_TIME)
 
@@ -633,14 +632,14 @@ class Membership:
         connection.
         """
         if self.gaps.replay_pending:
-            self._gap_heartbeat_at = now.mono
+            self.gap_heartbeat_at = now.mono
             self._context.push(frames.HEARTBEAT, {}, now)
         elif self._events_arrive:
             self._report_gap(now)
 
     def _heartbeat_answered(self, sent_at: float, now: Instant) -> None:
-        if self._gap_heartbeat_at is not None and sent_at >= self._gap_heartbeat_at:
-            self._gap_heartbeat_at = None
+        if self.gap_heartbeat_at is not None and sent_at >= self.gap_heartbeat_at:
+            self.gap_heartbeat_at = None
             self.gaps.replay_ended()
             self._report_gap_if_over(now)
 
@@ -693,7 +692,7 @@ class Membership:
 
     def _end_join(self, error: RealtimeError) -> None:
         """Discard all state of the join, and fail its pending pushes with `error` as the cause."""
-        self.pending_join = self.active_join = self.close_reason = self._gap_heartbeat_at = None
+        self.pending_join = self.active_join = self.close_reason = self.gap_heartbeat_at = None
         self.accepted_refs = _NO_REFS
         self.gaps.ended()
         self._joins.withdraw(self)

@@ -357,7 +357,8 @@ class Receiver:
                 self._context.round_trip = now.mono - pending.sent_at
                 answered = HeartbeatAnswered(pending.sent_at)
                 for each in list(self._channels.values()):
-                    each.membership.handle(answered, now)
+                    if each.membership.gap_heartbeat_at is not None:
+                        each.membership.handle(answered, now)
                 self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
