@@ -335,7 +335,7 @@ class Hub:
         world.run(31.0)
         other = world.connect()
         other.join("realtime:other")
-        assert other.heard()[0][1]["status"] == "ok"
+        assert other.received()[0][1]["status"] == "ok"
 
     def make(self, random: Random) -> bytes:
         frames = [self._join(random)]

@@ -4,7 +4,7 @@ import json
 
 from supawire import changes, connect_async
 from supawire.server import LocalServer
-from tests.server.inspector.looking import looking
+from tests.server.inspector.inspector_client import looking
 
 
 async def test_rows_of_the_database_are_shown(database: str) -> None:

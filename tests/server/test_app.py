@@ -1,4 +1,4 @@
-"""The hub on the network: upgrades, frames, closes, REST (protocol §1, §2, §8)."""
+"""The hub on the network: upgrades, frames, closes and HTTP."""
 
 import asyncio
 import io
@@ -34,8 +34,6 @@ JOIN = [
 
 
 class Net:
-    """A running server and a client session on the same loop."""
-
     def __init__(self, app: App, http: aiohttp.ClientSession) -> None:
         self.app = app
         self.http = http
@@ -72,7 +70,7 @@ async def running(max_unsent: int = MAX_UNSENT, **options: Any) -> AsyncGenerato
 
 
 async def closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
-    """The code that the server closed with."""
+    """Read until the server closes, and return its close code."""
     ends = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
     while (await ws.receive(5)).type not in ends:
         pass
@@ -83,7 +81,7 @@ async def closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
 
 @pytest.mark.parametrize("path", ["/socket/websocket", "/realtime/v1/websocket"])
 async def test_both_paths_upgrade_without_compression(path: str) -> None:
-    """The container's and the gateway's; permessage-deflate is offered and not taken (protocol §1.1)."""
+    """The paths of the container and of the gateway accept WebSockets; permessage-deflate is not negotiated."""
     async with running() as net:
         ws = await net.http.ws_connect(net.url + path, params={"vsn": "2.0.0", "apikey": TOKEN}, compress=15)
         assert ws.compress == 0
@@ -108,10 +106,10 @@ async def test_both_paths_upgrade_without_compression(path: str) -> None:
         ("/socket/nosuch/websocket", {"apikey": TOKEN}, {}, 404, "Not Found", "text/html; charset=utf-8"),
     ],
 )
-async def test_a_refused_upgrade_has_status_body_and_type(
+async def test_a_refused_upgrade_has_the_recorded_response(
     path: str, query: dict[str, str], headers: dict[str, str], status: int, body: str, kind: str | None
 ) -> None:
-    """As recorded, down to the content type (protocol §1.3)."""
+    """Status, body and content type are those recorded from the real server."""
     upgrade = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -122,8 +120,8 @@ async def test_a_refused_upgrade_has_status_body_and_type(
         assert (answer.status, await answer.text(), answer.headers.get("Content-Type")) == (status, body, kind)
 
 
-async def test_what_is_no_upgrade_is_400() -> None:
-    """After the other checks; and so is another method."""
+async def test_a_request_that_is_not_an_upgrade_is_refused_with_400() -> None:
+    """The other checks come first; another method than GET is refused with 400 too."""
     async with running() as net:
         for method, query, status in (("GET", {"apikey": TOKEN}, 400), ("GET", {}, 401), ("POST", {}, 400)):
             async with net.http.request(method, net.url + "/socket/websocket", params=query) as answer:
@@ -132,7 +130,7 @@ async def test_what_is_no_upgrade_is_400() -> None:
 
 
 async def test_requests_that_are_too_long_are_refused() -> None:
-    """414 for the line, 431 for one header (protocol §1.2)."""
+    """A request line that is too long gets 414, and a header that is too long 431."""
     async with running() as net:
         async with net.http.get(f"{net.url}/api/ping?x={'a' * 8200}") as answer:
             assert answer.status == 414
@@ -143,7 +141,7 @@ async def test_requests_that_are_too_long_are_refused() -> None:
 
 
 async def test_frames_of_every_size_arrive_whole_and_in_order() -> None:
-    """Lengths at the borders of the WebSocket header, joined or not."""
+    """Sizes at the limits of the three WebSocket length encodings arrive complete and in order."""
     sizes = [0, 1, 125, 126, 127, 65_000, 65_535, 65_536, 200_000, 3]
     async with running() as net:
         one, two = await net.joined(), await net.joined()
@@ -156,8 +154,8 @@ async def test_frames_of_every_size_arrive_whole_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536, 100_000])
-def test_a_frame_says_its_length(size: int) -> None:
-    """Unmasked, final, in the shortest form (RFC 6455 §5.2)."""
+def test_a_frame_has_the_shortest_length_encoding(size: int) -> None:
+    """Frames are final, unmasked and have the shortest length encoding (RFC 6455 §5.2)."""
     frame = frame_of(b"x" * size, True)
     header = 2 if size < 126 else 4 if size < 65_536 else 10
     assert (frame[0], len(frame)) == (0x82, header + size)
@@ -166,8 +164,8 @@ def test_a_frame_says_its_length(size: int) -> None:
     assert frame_of(b"", False) == b"\x81\x00"
 
 
-async def test_text_need_not_be_utf_8() -> None:
-    """A text frame with bad bytes is dropped by the protocol, not by the WebSocket (protocol §2.2)."""
+async def test_invalid_utf_8_does_not_close_the_socket() -> None:
+    """A text frame with invalid UTF-8 is dropped, and the next frame is answered."""
     async with running() as net:
         ws = await net.joined()
         await ws.send_frame(b'["1","2","realtime:lab","broadcast",{"x":"\xff"}]', aiohttp.WSMsgType.TEXT)
@@ -175,8 +173,8 @@ async def test_text_need_not_be_utf_8() -> None:
         assert (await ws.receive_json())[1] == "3"
 
 
-async def test_a_failure_on_the_clock_does_not_stop_it(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever raises when it is due is logged; what is due after it still happens, for every client."""
+async def test_a_failing_timer_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A timer that raises is logged; later timers still run."""
 
     def fail() -> None:
         raise TypeError("a failure for this test")
@@ -191,8 +189,8 @@ async def test_a_failure_on_the_clock_does_not_stop_it(caplog: pytest.LogCapture
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [TypeError]
 
 
-async def test_an_effect_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """A question to a database that is not there is logged, and the rest of what was ordered is performed."""
+async def test_a_failing_effect_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A query without a backend is logged, and the effects after it are performed."""
     async with running(database=True) as net:
         ws = await net.open()
         private = {"config": {"private": True}}
@@ -203,8 +201,8 @@ async def test_an_effect_that_fails_does_not_hold_up_the_others(caplog: pytest.L
     assert "the local server failed to perform SendQuery" in caplog.messages
 
 
-async def test_pings_are_answered_and_count_as_life() -> None:
-    """The server itself never pings."""
+async def test_pings_are_answered_and_reset_the_idle_timeout() -> None:
+    """A ping gets a pong and counts as received data."""
     async with running() as net:
         ws = await net.http.ws_connect(f"{net.url}/socket/websocket?vsn=2.0.0&apikey={TOKEN}", autoping=False)
         (peer,) = net.app.hub.connections.peers.values()
@@ -218,7 +216,7 @@ async def test_pings_are_answered_and_count_as_life() -> None:
 
 
 async def test_a_frame_that_is_too_long_closes_with_1009() -> None:
-    """Five million bytes are the limit, and are allowed."""
+    """A frame of five million bytes is accepted, a longer one closes the socket with 1009."""
     async with running() as net:
         ws = await net.open()
         await ws.send_str(" " * 5_000_000)
@@ -230,7 +228,7 @@ async def test_a_frame_that_is_too_long_closes_with_1009() -> None:
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, None])
 async def test_the_server_closes_with_any_code(code: int | None) -> None:
-    """What was sent before the close arrives before it; without a code the connection is cut."""
+    """Frames sent before the close arrive; without a code the connection is aborted."""
     async with running() as net:
         ws = await net.joined()
         if code is not None:
@@ -242,8 +240,8 @@ async def test_the_server_closes_with_any_code(code: int | None) -> None:
         await ws.close()
 
 
-async def test_a_client_that_leaves_is_gone_at_once() -> None:
-    """After its close, and after a cut; nothing of it stays."""
+async def test_a_disconnected_client_is_removed_at_once() -> None:
+    """Its connection and channels are removed after a close and after an abort."""
     async with running() as net:
         for cut in (False, True):
             ws, other = await net.joined(), await net.joined()
@@ -265,8 +263,8 @@ UPGRADE = (
 ).encode()
 
 
-async def test_a_client_that_leaves_during_the_handshake_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    """It asked, and was gone before the answer: nothing stays, and nothing is said."""
+async def test_a_client_that_disconnects_during_the_handshake_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is logged, and later clients connect as usual."""
     async with running() as net:
         for _ in range(20):
             with socketlib.create_connection(("127.0.0.1", net.app.port)) as gone:
@@ -308,10 +306,10 @@ async def test_reading_pauses_behind_a_delayed_join() -> None:
         assert refs == ["1", *map(str, range(frames))]
 
 
-async def test_a_failure_of_the_server_closes_the_socket_with_1011(
+async def test_an_exception_closes_only_its_socket_with_1011(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One socket, with a trace in the log; the server lives on."""
+    """An exception while handling a frame is logged and closes that socket; other clients can connect."""
     async with running() as net:
         ws = await net.open()
 
@@ -327,15 +325,15 @@ async def test_a_failure_of_the_server_closes_the_socket_with_1011(
         await net.joined()
 
 
-async def test_the_timer_wakes_the_hub() -> None:
-    """A deadline of the hub is kept without any traffic."""
+async def test_timers_run_without_traffic() -> None:
+    """A deadline of the hub is met without any received data."""
     async with running(timings=Timings(idle=0.05)) as net:
         ws = await net.open()
         assert await closed(ws) == 1000
 
 
-async def test_refusals_are_held_back() -> None:
-    """By the hub's seconds, while others are answered."""
+async def test_refusals_are_delayed() -> None:
+    """A refused handshake is answered after the hub's delay, while other requests are answered."""
     async with running(timings=Timings(handshake_error=0.2)) as net:
         late = asyncio.ensure_future(net.http.get(f"{net.url}/socket/websocket"))
         async with net.http.get(f"{net.url}/healthcheck") as answer:
@@ -346,7 +344,7 @@ async def test_refusals_are_held_back() -> None:
 
 @pytest.mark.parametrize("base", ["/api", "/realtime/v1/api"])
 async def test_rest_is_served_on_both_paths(base: str) -> None:
-    """A batch, a single message, a look at health; open to pages of other origins."""
+    """Batches, single messages and health checks are answered on both paths, with CORS headers."""
     async with running(limits=ServerLimits(messages=100)) as net:
         ws = await net.joined()
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -364,14 +362,14 @@ async def test_rest_is_served_on_both_paths(base: str) -> None:
             assert answer.status == 204 and "authorization" in answer.headers["Access-Control-Allow-Headers"]
 
 
-async def test_a_body_that_is_too_large_is_not_read() -> None:
-    """413 over eight megabytes."""
+async def test_a_body_over_eight_megabytes_is_refused_with_413() -> None:
+    """A body of more than eight megabytes is answered with 413."""
     async with running() as net, net.http.post(f"{net.url}/api/broadcast", data=io.BytesIO(b" " * 8_000_001)) as answer:
         assert answer.status == 413
 
 
-async def test_stopping_closes_with_1012_and_leaves_nothing() -> None:
-    """Every socket is closed in order, every task ends, the port is free."""
+async def test_stopping_closes_with_1012_and_releases_everything() -> None:
+    """Every socket is closed with 1012, no task remains, and the port can be used again."""
     app = App(HubOptions(secret=SECRET))
     await app.start()
     before = asyncio.all_tasks()
@@ -388,8 +386,8 @@ async def test_stopping_closes_with_1012_and_leaves_nothing() -> None:
     assert asyncio.all_tasks() <= before
 
 
-async def test_serve_runs_until_it_is_told_to_stop() -> None:
-    """It says when it listens, and ends when the event is set."""
+async def test_serve_runs_until_its_event_is_set() -> None:
+    """`serve` calls `on_ready` once it listens, and returns when the event is set."""
     stop, ready = asyncio.Event(), asyncio.Event()
     ports: list[int] = []
 
@@ -406,8 +404,8 @@ async def test_serve_runs_until_it_is_told_to_stop() -> None:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_who_comes_in_the_last_moment_is_closed_too(turns: int) -> None:
-    """A connection that is accepted while the server stops does not stay open, wherever it is on its way."""
+async def test_connections_accepted_while_stopping_are_closed(turns: int) -> None:
+    """A connection that is accepted while the server stops is closed in every stage of its handshake."""
     app = App(HubOptions(secret=SECRET))
     await app.start()
     with socketlib.create_connection(("127.0.0.1", app.port)) as late:
@@ -429,7 +427,7 @@ asyncio.run(serve(HubOptions(secret="s" * 40), port=0, on_ready=lambda app: prin
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_closes_the_sockets_with_1012(number: int) -> None:
-    """And the process ends well, as the real server's does at a deploy (protocol §8)."""
+    """After a signal every socket is closed with 1012 and the process exits with status 0."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", SCRIPT, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     port = int(await process.stdout.readline())
@@ -443,8 +441,8 @@ async def test_a_signal_closes_the_sockets_with_1012(number: int) -> None:
     assert await asyncio.wait_for(process.wait(), 5) == 0
 
 
-def test_the_clock_is_both_clocks() -> None:
-    """Deadlines are on the loop's, tokens on the wall's."""
+def test_deadlines_use_the_monotonic_and_tokens_the_wall_clock() -> None:
+    """Deadlines are on the loop's clock, and tokens are checked with the wall clock."""
 
     async def read() -> Instant:
         app = App(HubOptions(secret=SECRET))

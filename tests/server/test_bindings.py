@@ -1,4 +1,4 @@
-"""What a binding asks for, and the server's words when it cannot be had (protocol §3.6, §4.2)."""
+"""Bindings of `postgres_changes`, and the real server's error texts for invalid ones."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TODOS = {"event": "*", "schema": "public", "table": "todos"}
 
 
 def test_equal_elements_have_equal_ids() -> None:
-    """The id is a number below 2^27 that depends on what the element says, not on the order of its keys."""
+    """The id is a number below 2^27 that does not depend on the order of the keys."""
     one, two = bind(TODOS), bind(dict(reversed(TODOS.items())))
     assert one.id == two.id
     assert 0 <= one.id < 2**27
@@ -20,7 +20,7 @@ def test_equal_elements_have_equal_ids() -> None:
 
 
 def test_an_element_is_echoed_as_sent_with_its_id() -> None:
-    """Unknown keys and odd values come back too."""
+    """Unknown keys and values of other types are echoed too."""
     odd = {"event": "NOPE", "schema": "public", "table": "todos", "more": [1]}
     binding = bind(odd)
     assert binding.echo == {**odd, "id": binding.id}
@@ -36,7 +36,7 @@ def test_an_element_is_echoed_as_sent_with_its_id() -> None:
     ],
 )
 def test_schema_and_table_have_defaults(element: dict[str, Any], schema: str, table: str) -> None:
-    """A schema alone is all its tables, a table alone is in public."""
+    """The default table is all tables of the schema, and the default schema is public."""
     binding = bind(element)
     assert (binding.schema, binding.table, binding.error) == (schema, table, None)
 
@@ -71,13 +71,13 @@ EXCEPTION = (
         ),
     ],
 )
-def test_a_bad_binding_is_refused_in_the_servers_words(element: dict[str, Any], error: str) -> None:
-    """The texts are those that the real server was seen to send."""
+def test_an_invalid_binding_has_the_real_servers_error(element: dict[str, Any], error: str) -> None:
+    """The texts were recorded from the real server."""
     assert bind(element).error == error
 
 
-def test_too_many_items_are_refused_in_the_servers_words() -> None:
-    """A list of 101 items shows the filter broken over lines, as Elixir prints it."""
+def test_a_list_of_too_many_items_has_the_real_servers_error() -> None:
+    """The error for 101 items shows the filter over several lines, as Elixir formats it."""
     items = ",".join(map(str, range(101)))
     error = bind({**TODOS, "filter": f"id=in.({items})"}).error
     assert error == (
@@ -88,8 +88,8 @@ def test_too_many_items_are_refused_in_the_servers_words() -> None:
 
 
 @pytest.mark.parametrize("select", [[], [1, None]])
-def test_a_select_without_names_is_all_columns(select: list[Any]) -> None:
-    """An empty list, or one without texts, selects everything."""
+def test_a_select_without_names_selects_all_columns(select: list[Any]) -> None:
+    """This holds for an empty list and for one without strings."""
     binding = bind({**TODOS, "select": select})
     assert (binding.select, binding.error) == (None, None)
 
@@ -105,26 +105,26 @@ def test_a_select_without_names_is_all_columns(select: list[Any]) -> None:
     ],
 )
 def test_tables_are_compared_as_sql_like(table: str, matched: list[str], others: list[str]) -> None:
-    """`_` and `%` are wildcards without an escape; nothing else is."""
+    """Only `_` and `%` are wildcards, and there is no escape character."""
     binding = bind({"schema": "public", "table": table})
     assert [name for name in matched + others if binding.covers("INSERT", "public", name)] == matched
 
 
-def test_a_binding_wants_its_event_only() -> None:
-    """Any case of an event counts; `*` is all."""
+def test_a_binding_covers_its_event_only() -> None:
+    """The event is case-insensitive; `*` covers all events."""
     insert = bind({**TODOS, "event": "insert"})
     assert [kind for kind in ("INSERT", "UPDATE", "DELETE") if insert.covers(kind, "public", "todos")] == ["INSERT"]
     assert bind(TODOS).covers("DELETE", "public", "todos")
 
 
-def test_values_are_shown_as_elixir_shows_them() -> None:
-    """Maps are sorted, texts quoted, null is nil."""
+def test_values_are_formatted_as_by_elixir() -> None:
+    """Maps are sorted, strings quoted, and null is nil."""
     value = {"b": [1, 2.5, None, True], "a": 'x"\\\n#{y}'}
     assert elixir_inspect(value) == '%{"a" => "x\\"\\\\\\n\\#{y}", "b" => [1, 2.5, nil, true]}'
 
 
-def test_depth_does_not_matter_to_the_servers_words() -> None:
-    """A client may nest as deep as JSON is read, and deeper than Python recurses."""
+def test_deeply_nested_values_are_formatted() -> None:
+    """A value may be nested more deeply than Python's recursion limit."""
     deep: Any = []
     for _ in range(20_000):
         deep = [deep]
@@ -135,22 +135,22 @@ def test_depth_does_not_matter_to_the_servers_words() -> None:
 
 
 def test_short_filters_stay_on_one_line() -> None:
-    """Only a list wider than 80 columns is broken."""
+    """Only a list wider than 80 columns is broken into lines."""
     assert inspect_filters([]) == "[]"
     assert inspect_filters([("id", "eq", "1", False)]) == '[{"id", "eq", "1", false}]'
     many = inspect_filters([("id", "eq", "1", False)] * 4)
     assert many == "[\n" + ",\n".join(['  {"id", "eq", "1", false}'] * 4) + "\n]"
 
 
-def test_wildcards_in_names_do_not_freeze_the_server():
-    """Anybody who knows a key may ask for such a table."""
+def test_wildcards_in_names_are_matched_in_linear_time():
+    """Any client with a key can send such a table name."""
     binding = bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%b"})
     assert not binding.covers("INSERT", "public", "a" * 63)
     assert bind({"event": "*", "schema": "public", "table": "%a" * 11 + "%"}).covers("INSERT", "public", "a" * 63)
 
 
-def test_a_pattern_in_a_filter_does_not_freeze_the_server():
-    """Nor does a regular expression that takes a backtracking engine for ever."""
+def test_patterns_in_filters_are_matched_in_linear_time():
+    """LIKE patterns and regular expressions that backtrack exponentially elsewhere are matched quickly."""
     binding = bind({"schema": "public", "table": "t", "filter": "c=match.(a+)+$"})
     assert binding.error is None
     assert not matches(binding.conditions, {"c": "a" * 5000 + "!"})

@@ -33,7 +33,7 @@ def message(answer: RestAnswer) -> str:
     return json.loads(answer.body)["message"]
 
 
-def test_a_change_reaches_who_listens(world: World):
+def test_a_posted_change_is_delivered(world: World):
     """A change posted with the service key arrives as a postgres_changes frame, with types from its JSON values."""
     client = listener(world)
     assert emit(world).status == 202
@@ -43,7 +43,7 @@ def test_a_change_reaches_who_listens(world: World):
 
 
 def test_numbers_keep_their_digits(world: World):
-    """A numeric goes out as it was written: neither its trailing zero nor its thirtieth digit is lost."""
+    """A numeric value keeps its trailing zeros and all its digits."""
     listener(world)
     record = b'{"id":1,"pi":3.141592653589793238462643383280,"price":19.90}'
     body = b'{"type":"INSERT","table":"users","columns":{"id":"int8","price":"numeric","pi":"numeric"},"record":%b}'
@@ -56,8 +56,8 @@ def test_numbers_keep_their_digits(world: World):
 
 
 @pytest.mark.parametrize("kind", ["UPDATE", "DELETE"])
-def test_updates_and_deletes_too(world: World, kind: str):
-    """UPDATE and DELETE are posted the same way, with old_record; columns may be a list with types."""
+def test_updates_and_deletes_are_delivered(world: World, kind: str):
+    """They have an old_record, and columns may be a list with types."""
     client = listener(world)
     columns = [{"name": "id", "type": "int4"}]
     rows = {"old_record": {"id": 7}} | ({"record": {"id": 7}} if kind == "UPDATE" else {})
@@ -70,7 +70,7 @@ def test_updates_and_deletes_too(world: World, kind: str):
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_other_roles_are_refused(world: World, role: str):
-    """A token without the service role is 403 and nothing is emitted."""
+    """A token without the service role gets 403, and nothing is delivered."""
     client = listener(world)
     answer = emit(world, role=role)
     assert (answer.status, message(answer)) == (403, "this route needs the service key")
@@ -78,8 +78,8 @@ def test_other_roles_are_refused(world: World, role: str):
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer nonsense"])
-def test_strangers_are_refused(world: World, authorization: str):
-    """Without a token, or with one that this server did not sign, it is 401."""
+def test_invalid_tokens_are_refused(world: World, authorization: str):
+    """A request without a token, or with one signed by another key, gets 401."""
     client = listener(world)
     assert world.rest("/dev/emit", INSERT, headers={"authorization": authorization}).status == 401
     assert client.got == []
@@ -99,7 +99,7 @@ def test_strangers_are_refused(world: World, authorization: str):
     ],
 )
 def test_another_host_is_refused(world: World, host: str):
-    """A request that came by another name than this machine's, as a rebound DNS name does, is 403."""
+    """A Host header that does not name this machine, as with DNS rebinding, gets 403."""
     client = listener(world)
     assert emit(world, host=host).status == 403
     assert client.got == []
@@ -108,8 +108,8 @@ def test_another_host_is_refused(world: World, host: str):
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:4000", "127.0.0.2:4000", "LOCALHOST:4000", "[::1]:4000", "[::1]"]
 )
-def test_this_machine_is_served(world: World, host: str):
-    """Each way to name this machine is good, with a port or without."""
+def test_local_hosts_are_accepted(world: World, host: str):
+    """Every name of this machine is accepted, with and without a port."""
     assert emit(world, host=host).status == 202
 
 
@@ -127,8 +127,8 @@ def test_this_machine_is_served(world: World, host: str):
         {**INSERT, "columns": [{"name": "id"}]},
     ],
 )
-def test_what_is_no_change_is_refused(world: World, body: Any):
-    """A body that says no change is 422 with the reason, and nothing is emitted."""
+def test_an_invalid_change_is_refused(world: World, body: Any):
+    """An invalid body gets 422 with the reason, and nothing is delivered."""
     client = listener(world)
     answer = emit(world, body)
     assert answer.status == 422
@@ -136,8 +136,8 @@ def test_what_is_no_change_is_refused(world: World, body: Any):
     assert client.got == []
 
 
-def test_a_short_text_stays_short(world: World):
-    """A number with a huge exponent does not become a huge text."""
+def test_a_huge_exponent_is_not_expanded(world: World):
+    """A short number with a huge exponent does not become a long text."""
     answer = world.rest(
         "/dev/emit",
         b'{"type":"INSERT","table":"users","record":{"id":1e999999999}}',
@@ -146,7 +146,7 @@ def test_a_short_text_stays_short(world: World):
     assert answer.status == 202
 
 
-def test_the_route_is_off_unless_asked_for():
+def test_the_route_is_off_by_default():
     """A server without `dev`, such as `LocalServer`, answers 404 as the real one does."""
     world = World()
     client = listener(world)

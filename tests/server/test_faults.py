@@ -1,4 +1,4 @@
-"""Every fault, by what it does to a client (local server: Faults)."""
+"""Fault injection: the effect of every fault on clients."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def ping(client: Client, ref: str = "9") -> None:
 
 @pytest.mark.parametrize("code", [None, 1000, 1012, 4000])
 def test_connections_are_dropped(code: int | None) -> None:
-    """With any close code, or cut without one; their channels leave for the others."""
+    """They are closed with any code, or aborted without one, and their channels end."""
     world = World()
     one, two = joined(world), joined(world)
     two.track(LAB, {})
@@ -42,15 +42,15 @@ def refused(world: World) -> int | None:
     return answer.status if isinstance(answer, Refusal) else None
 
 
-def test_connections_are_refused_so_many_times() -> None:
-    """With the status asked for, then no more."""
+def test_a_number_of_connections_is_refused() -> None:
+    """They get the given status, and the next ones are accepted."""
     world = World()
     world.fault("refuse_connections", times=2, status=502)
     assert [refused(world) for _ in range(3)] == [502, 502, None]
 
 
 def test_connections_are_refused_for_a_time() -> None:
-    """Or until told otherwise."""
+    """They are refused for the given time, or until they are accepted again."""
     world = World()
     world.fault("refuse_connections", seconds=5)
     assert refused(world) == 503
@@ -63,8 +63,8 @@ def test_connections_are_refused_for_a_time() -> None:
     assert refused(world) is None
 
 
-def test_a_paused_server_takes_everything_and_says_nothing() -> None:
-    """Also on sockets opened meanwhile; once resumed it answers all of it in order."""
+def test_a_paused_server_reads_but_does_not_answer() -> None:
+    """This includes new sockets; after `resume` everything is answered in order."""
     world = World()
     client, other = joined(world), joined(world)
     world.fault("pause")
@@ -81,12 +81,12 @@ def test_a_paused_server_takes_everything_and_says_nothing() -> None:
         (None, "broadcast"),
         ("2", "phx_reply"),
     ]
-    assert [event for event, _ in other.heard()] == ["broadcast"]
-    assert [event for event, _ in late.heard()] == ["phx_reply", "phx_reply"]
+    assert [event for event, _ in other.received()] == ["broadcast"]
+    assert [event for event, _ in late.received()] == ["phx_reply", "phx_reply"]
 
 
 def test_one_connection_is_paused() -> None:
-    """The others go on."""
+    """Other connections are not affected."""
     world = World()
     client, other = joined(world), joined(world)
     world.fault("pause", connection=client.number)
@@ -98,7 +98,7 @@ def test_one_connection_is_paused() -> None:
 
 
 def test_a_join_answered_during_a_pause_keeps_its_place() -> None:
-    """The answer that was held comes first when the pause ends."""
+    """The delayed reply is sent first when the pause ends."""
     world = World()
     client = world.connect()
     world.fault("delay_join", "lab", 3)
@@ -113,8 +113,8 @@ def test_a_join_answered_during_a_pause_keeps_its_place() -> None:
     assert sorted(events[1:]) == [("phx_reply", "phoenix"), ("presence_state", LAB)]
 
 
-def test_everything_lags_in_order() -> None:
-    """What is sent arrives so much later; when the lag ends nothing overtakes."""
+def test_frames_are_delayed_in_order() -> None:
+    """Frames sent after the lag has ended do not overtake delayed ones."""
     world = World()
     client = joined(world)
     world.fault("lag", 2.0)
@@ -133,8 +133,8 @@ def test_everything_lags_in_order() -> None:
     assert late.got
 
 
-def test_a_lagging_frame_is_not_sent_on_a_closed_socket() -> None:
-    """What had not arrived yet is lost with the socket."""
+def test_a_delayed_frame_is_not_sent_on_a_closed_socket() -> None:
+    """Frames that are still delayed when the socket closes are dropped."""
     world = World()
     client = joined(world)
     world.fault("lag", 2.0)
@@ -145,25 +145,25 @@ def test_a_lagging_frame_is_not_sent_on_a_closed_socket() -> None:
 
 
 def test_replies_are_delayed() -> None:
-    """Answers come later, messages do not; a join's answer holds its socket."""
+    """Only replies are delayed, and the reply to a join suspends its socket meanwhile."""
     world = World()
     client = joined(world)
     world.fault("delay_replies", 3)
     client.push(LAB, "broadcast", PING, join_ref="1")
-    assert [event for event, _ in client.heard()] == ["broadcast"]
+    assert [event for event, _ in client.received()] == ["broadcast"]
     world.run(3)
-    assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
+    assert [event for event, _ in client.received()] == ["broadcast", "phx_reply"]
     client.take()
     client.join("realtime:other", config={"presence": {"enabled": True}})
     world.run(2.9)
     assert client.got == []
     world.run(0.2)
-    assert [event for event, _ in client.heard()] == ["phx_reply", "presence_state"]
+    assert [event for event, _ in client.received()] == ["phx_reply", "presence_state"]
 
 
 @pytest.mark.parametrize("event", ["phx_join", "heartbeat", "broadcast", "phx_leave", "presence"])
 def test_a_reply_is_dropped(event: str) -> None:
-    """So many times; what was asked for is done all the same."""
+    """The given number of replies is dropped, and the pushes are executed."""
     world = World()
     client = joined(world)
     world.fault("drop_reply", event, 1)
@@ -176,13 +176,13 @@ def test_a_reply_is_dropped(event: str) -> None:
     }
     topic, payload, join_ref = pushes[event]
     client.push(topic, event, payload, join_ref=join_ref)
-    assert "phx_reply" not in [name for name, _ in client.heard()]
+    assert "phx_reply" not in [name for name, _ in client.received()]
     client.push(topic, event, payload, join_ref=join_ref)
-    assert "phx_reply" in [name for name, _ in client.heard()]
+    assert "phx_reply" in [name for name, _ in client.received()]
 
 
 def test_every_reply_is_dropped_without_a_number() -> None:
-    """Until the faults are reset."""
+    """Replies are dropped until the faults are reset."""
     world = World()
     client = joined(world)
     world.fault("drop_reply", "heartbeat")
@@ -195,7 +195,7 @@ def test_every_reply_is_dropped_without_a_number() -> None:
 
 
 def test_joins_are_rejected_with_a_reason() -> None:
-    """For one topic, or for all."""
+    """The rule is for one topic or for all."""
     world = World()
     client = world.connect()
     world.fault("reject_join", "lab", "RealtimeRestarting: Realtime is restarting, please standby")
@@ -209,8 +209,8 @@ def test_joins_are_rejected_with_a_reason() -> None:
     assert client.events("phx_reply")[-1] == denied("Unknown Error on Channel")
 
 
-def test_a_join_is_delayed_and_holds_its_socket() -> None:
-    """Nothing passes it on that socket (protocol §3.2); other topics are not delayed."""
+def test_a_delayed_join_suspends_its_socket() -> None:
+    """Other frames on that socket wait, and joins of other topics are not delayed."""
     world = World()
     client = world.connect()
     world.fault("delay_join", LAB, 4)
@@ -225,7 +225,7 @@ def test_a_join_is_delayed_and_holds_its_socket() -> None:
 
 
 def test_a_channel_is_closed() -> None:
-    """`phx_close` on every socket that has the topic; it can be joined again."""
+    """Every socket with the topic gets `phx_close`, and the topic can be joined again."""
     world = World()
     one, two, other = joined(world), joined(world), joined(world, "realtime:other")
     world.fault("close_channel", "lab")
@@ -235,8 +235,8 @@ def test_a_channel_is_closed() -> None:
     assert one.got[-1][4]["status"] == "ok"
 
 
-def test_a_stale_close_names_the_join_before() -> None:
-    """The present channel lives on."""
+def test_a_stale_close_has_the_previous_join_ref() -> None:
+    """The present channel stays open."""
     world = World()
     client = joined(world)
     client.push(LAB, "phx_leave", {}, join_ref="1")
@@ -248,8 +248,8 @@ def test_a_stale_close_names_the_join_before() -> None:
     assert client.got[-1][4] == OK
 
 
-def test_a_stale_close_without_an_earlier_join_names_none_of_ours() -> None:
-    """A first join is not hit by it."""
+def test_a_stale_close_without_an_earlier_join_has_no_known_join_ref() -> None:
+    """The first channel of a topic stays open."""
     world = World()
     client = joined(world)
     world.fault("close_channel", "lab", stale=True)
@@ -257,7 +257,7 @@ def test_a_stale_close_without_an_earlier_join_names_none_of_ours() -> None:
 
 
 def test_a_channel_crashes() -> None:
-    """`phx_error`, and it is not joined any more."""
+    """It gets `phx_error` and ends."""
     world = World()
     client = joined(world)
     world.fault("crash_channel", "*")
@@ -267,18 +267,18 @@ def test_a_channel_crashes() -> None:
 
 
 def test_tokens_expire() -> None:
-    """For one topic or all: the system error and the close; the socket stays."""
+    """The channels of one or all topics get the system error and the close; the socket stays open."""
     world = World()
     client, other = joined(world), joined(world, "realtime:other")
     world.fault("expire_tokens", "lab")
-    assert client.heard() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
+    assert client.received() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
     assert other.got == [] and client.closed is None
     world.fault("expire_tokens")
     assert other.got
 
 
 def test_a_system_message_is_sent() -> None:
-    """As told, under the join_ref; the channel stays."""
+    """It has the given text and the join_ref, and the channel stays open."""
     world = World()
     client = joined(world)
     world.fault("send_system", "lab", "error", "trouble", extension="postgres_changes")
@@ -288,7 +288,7 @@ def test_a_system_message_is_sent() -> None:
 
 
 def test_raw_data_is_sent() -> None:
-    """Any text or bytes, to all or to one."""
+    """Any text or bytes are sent to one or all connections."""
     world = World()
     client, other = joined(world), joined(world)
     world.fault("send_raw", "[1,2]")
@@ -298,7 +298,7 @@ def test_raw_data_is_sent() -> None:
 
 
 def test_garbage_is_sent() -> None:
-    """A dozen frames of both kinds, none of which means anything."""
+    """A dozen invalid frames of both kinds are sent."""
     world = World()
     client = joined(world)
     world.fault("garbage")
@@ -306,8 +306,8 @@ def test_garbage_is_sent() -> None:
     assert {isinstance(frame, bytes) for frame in client.got} == {True, False}
 
 
-def test_a_reset_ends_every_fault_that_lasts() -> None:
-    """Joins, replies, handshakes and delays are as before."""
+def test_a_reset_removes_all_fault_rules() -> None:
+    """Joins, replies and handshakes are handled normally again."""
     world = World()
     for name, arguments in (
         ("refuse_connections", ()),

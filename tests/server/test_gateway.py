@@ -1,4 +1,4 @@
-"""Keys that are not JWTs: exchanged on the gateway's paths, refused elsewhere (protocol §7.5)."""
+"""API keys that are not JWTs: translated on the gateway's paths, refused elsewhere."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def role(token: str) -> str:
     return claims.role
 
 
-def test_keys_depend_on_the_secret_alone() -> None:
-    """So they stay valid when a server with the same secret starts again; they look like those of a project."""
+def test_keys_depend_only_on_the_secret() -> None:
+    """They have the form of real keys and stay valid when a server with the same secret starts again."""
     assert LocalServer(secret=SECRET).publishable_key == PUBLISHABLE
     assert PUBLISHABLE.startswith("sb_publishable_") and SECRET_KEY.startswith("sb_secret_")
     assert len({PUBLISHABLE, SECRET_KEY, publishable_key("other"), secret_key("other")}) == 4
@@ -37,7 +37,7 @@ def test_keys_depend_on_the_secret_alone() -> None:
 
 @pytest.mark.parametrize(("key", "expected"), [(PUBLISHABLE, "anon"), (SECRET_KEY, "service_role")])
 def test_a_key_becomes_a_jwt_of_its_role(key: str, expected: str) -> None:
-    """In the query and as `x-api-key` for a socket, in `Authorization` for a request."""
+    """It is replaced in the query and in `x-api-key` of a socket, and in `Authorization` of a request."""
     gateway = Gateway(SECRET)
     socket = gateway.socket(Request("localhost", {**UPGRADE, "apikey": key}, {"x-client-info": "a"}), NOW)
     assert role(socket.query["apikey"]) == role(socket.headers["x-api-key"]) == expected
@@ -50,8 +50,8 @@ def test_a_key_becomes_a_jwt_of_its_role(key: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "key", ["", "sb_publishable_", PUBLISHABLE[:-1], PUBLISHABLE + "x", "sb_secret_x", TOKEN, "\udcff"]
 )
-def test_other_keys_are_left_as_they_are(key: str) -> None:
-    """A JWT needs no translation, and an unknown key gets none."""
+def test_other_keys_are_not_changed(key: str) -> None:
+    """JWTs and unknown keys are passed on as they are."""
     gateway = Gateway(SECRET)
     socket = Request("localhost", {**UPGRADE, "apikey": key})
     assert gateway.socket(socket, NOW) is socket
@@ -59,8 +59,8 @@ def test_other_keys_are_left_as_they_are(key: str) -> None:
     assert gateway.rest(rest, NOW) is rest
 
 
-def test_a_users_token_stays() -> None:
-    """The key only says which project it is; also a key that is not the one in `apikey` is left to be refused."""
+def test_a_users_token_is_kept() -> None:
+    """A token in `Authorization` is not replaced; another API key there is passed on and refused."""
     gateway = Gateway(SECRET)
     for given in (f"Bearer {TOKEN}", f"Bearer {SECRET_KEY}", "Basic eDp5"):
         headers = {"apikey": PUBLISHABLE, "authorization": given}
@@ -70,7 +70,7 @@ def test_a_users_token_stays() -> None:
 
 @pytest.mark.parametrize("key", [PUBLISHABLE, SECRET_KEY])
 async def test_the_containers_own_paths_refuse_them(key: str) -> None:
-    """Real: 401, not a valid JWT; there is no gateway in front."""
+    """The real server answers 401, because there is no gateway in front of these paths."""
     async with running() as net:
         for path, status in (("/socket/websocket", 401), ("/realtime/v1/websocket", 400)):
             async with net.http.get(net.url + path, params={**UPGRADE, "apikey": key}) as answer:
@@ -82,8 +82,8 @@ async def test_the_containers_own_paths_refuse_them(key: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["access_token", "user_token"])
-def test_they_are_no_token_of_a_channel(name: str) -> None:
-    """Real: ignored in a join and in a push; the channel has the rights of its connection."""
+def test_they_are_ignored_as_channel_tokens(name: str) -> None:
+    """As on the real server they are ignored in joins and pushes, and the channel has the rights of its connection."""
     world = World()
     client = world.connect(token=world.token("anon"))
     more: dict[str, Any] = {name: SECRET_KEY}
@@ -97,7 +97,7 @@ def test_they_are_no_token_of_a_channel(name: str) -> None:
 
 
 async def test_the_client_works_with_them() -> None:
-    """The publishable key as `anon`, the secret key as the service, a user's token beside either."""
+    """The publishable key has the role `anon`, the secret key `service_role`; a user's token can be used with both."""
     async with LocalServer() as server:
         async with connect_async(server.url, server.publishable_key) as client:
             await client.channel("open").subscribe()
@@ -116,8 +116,8 @@ async def test_the_client_works_with_them() -> None:
                 await http.post(f"{server.url}/api/broadcast", headers={"apikey": server.secret_key})
 
 
-async def test_the_server_without_a_network_has_them_too() -> None:
-    """The same names, for clients of its transport."""
+async def test_the_in_memory_server_has_them_too() -> None:
+    """They have the same names."""
     server = VirtualServer()
     async with connect_async(server.url, server.secret_key, transport=server.transport, http=server.http) as client:
         await client.channel("hidden", private=True).subscribe()

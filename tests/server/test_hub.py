@@ -1,4 +1,4 @@
-"""The hub: frames in order, joins, leaves, broadcasts, the end of sockets (protocol §2.4, §3, §6)."""
+"""The hub: handshakes, frames, joins, leaves, broadcasts, and the end of connections."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ PING = {"type": "broadcast", "event": "ping", "payload": {"n": 1}}
         ({"apikey": "garbage"}, "localhost", 401, "The token provided is not a valid JWT"),
     ],
 )
-def test_a_bad_handshake_is_refused(query: dict[str, str], host: str, status: int, error: str | None) -> None:
-    """The first failing check gives status and text (protocol §1.3)."""
+def test_an_invalid_handshake_is_refused(query: dict[str, str], host: str, status: int, error: str | None) -> None:
+    """Status and text are those of the first check that fails."""
     answer = World().handshake(1, query, host=host)
     assert isinstance(answer, Refusal)
     assert answer.status == status
@@ -39,8 +39,8 @@ def test_a_bad_handshake_is_refused(query: dict[str, str], host: str, status: in
     assert answer.content_type == (None if error is None else "application/json; charset=utf-8")
 
 
-def test_refusals_are_held_back_when_strict() -> None:
-    """Two seconds for all but an unknown version; none by default."""
+def test_refusals_are_delayed_when_strict() -> None:
+    """The delay is two seconds, except for an unknown version; by default there is none."""
     strict = World(timings=Timings.strict())
     held = [strict.handshake(1, query) for query in ({}, {"vsn": "9.0.0"})]
     assert [answer.delay for answer in held if isinstance(answer, Refusal)] == [2.0, 0.0]
@@ -49,21 +49,21 @@ def test_refusals_are_held_back_when_strict() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4000", "localhost", "realtime-dev.localhost:4000"])
-def test_the_tenants_of_a_local_machine_exist(host: str) -> None:
-    """Loopback by number and by name, and the self-hosted default."""
+def test_local_hosts_are_known_tenants(host: str) -> None:
+    """These are loopback by address and by name, and the default of a self-hosted server."""
     assert World().connect(host=host)
 
 
-def test_the_version_is_one_when_nothing_is_said() -> None:
-    """`vsn` defaults to 1.0.0, and patch versions are taken."""
+def test_the_default_version_is_1() -> None:
+    """`vsn` defaults to 1.0.0, and patch versions are accepted."""
     world = World()
     token = world.token()
     answers = [world.handshake(n, {"apikey": token, **vsn}) for n, vsn in enumerate(({}, {"vsn": "2.0.1"}))]
     assert answers == [Accepted(v2=False), Accepted(v2=True)]
 
 
-def test_the_header_wins_over_the_query() -> None:
-    """`x-api-key` is taken when both are there."""
+def test_the_key_in_the_header_takes_precedence() -> None:
+    """`x-api-key` is used when the query has a key too."""
     world = World()
     answer = world.handshake(1, {"apikey": "garbage"}, headers={"x-api-key": world.token()})
     assert isinstance(answer, Accepted)
@@ -74,7 +74,7 @@ def test_the_header_wins_over_the_query() -> None:
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 def test_a_heartbeat_is_answered(vsn: str) -> None:
-    """With its ref, whatever JSON that is, and without a join_ref."""
+    """The reply has the ref of the heartbeat, which may be any JSON value, and no join_ref."""
     client = World().connect(vsn=vsn)
     client.push("phoenix", "heartbeat", {}, ref=7, join_ref="x")
     part = client.parts(client.got[0])
@@ -82,7 +82,7 @@ def test_a_heartbeat_is_answered(vsn: str) -> None:
 
 
 def test_version_one_never_gets_a_join_ref() -> None:
-    """An object frame has exactly four members (protocol §2.1)."""
+    """Its frames are objects with exactly four members."""
     client = World().connect(vsn="1.0.0")
     client.join(config={"presence": {"enabled": True}})
     client.push(LAB, "phx_leave", {}, join_ref="1")
@@ -92,21 +92,21 @@ def test_version_one_never_gets_a_join_ref() -> None:
 @pytest.mark.parametrize("topic", ["realtime:never", "nosuch:topic", 5, None, ["x"]])
 @pytest.mark.parametrize("event", ["broadcast", "access_token", "whatever", 3])
 def test_an_event_on_a_topic_that_is_not_joined_is_unmatched(topic: Any, event: Any) -> None:
-    """An error reply with the ref and no join_ref."""
+    """The error reply has the ref and no join_ref."""
     client = World().connect()
     ref = client.push(topic, event, {}, join_ref="1")
     assert client.got == [[None, ref, topic, "phx_reply", UNMATCHED]]
 
 
-def test_a_join_elsewhere_is_unmatched() -> None:
-    """Only `realtime:` topics can be joined."""
+def test_a_join_without_the_realtime_prefix_is_unmatched() -> None:
+    """Only topics with the prefix `realtime:` can be joined."""
     client = World().connect()
     ref = client.push("nosuch:topic", "phx_join", {"config": {}}, join_ref="1")
     assert client.got == [[None, ref, "nosuch:topic", "phx_reply", UNMATCHED]]
 
 
-def test_unreadable_frames_are_dropped_without_a_word() -> None:
-    """Garbage is neither answered nor does it close the socket."""
+def test_invalid_frames_are_dropped() -> None:
+    """They get no reply and do not close the socket."""
     client = World().connect()
     client.join()
     client.take()
@@ -119,7 +119,7 @@ def test_unreadable_frames_are_dropped_without_a_word() -> None:
 
 
 def test_a_frame_over_five_million_bytes_closes_with_1009() -> None:
-    """The limit itself is allowed."""
+    """A frame of exactly that size is accepted."""
     client = World().connect()
     client.raw(" " * 5_000_000)
     assert client.closed is None
@@ -127,8 +127,8 @@ def test_a_frame_over_five_million_bytes_closes_with_1009() -> None:
     assert client.closed == (1009,)
 
 
-def test_a_silent_socket_is_closed_with_1000_after_a_minute() -> None:
-    """Any byte counts, also a ping; what the server sends does not."""
+def test_an_idle_socket_is_closed_with_1000_after_a_minute() -> None:
+    """All received bytes reset the timeout, also pings; sent frames do not."""
     world = World()
     client, other = world.connect(), world.connect()
     world.run(59)
@@ -139,8 +139,8 @@ def test_a_silent_socket_is_closed_with_1000_after_a_minute() -> None:
     assert client.closed == (1000,)
 
 
-def test_a_socket_without_channels_is_cut_when_strict() -> None:
-    """At the sweep, every ten minutes; one that never joined is left alone (protocol §8)."""
+def test_a_socket_whose_channels_have_ended_is_aborted_when_strict() -> None:
+    """This happens at the sweep every ten minutes; a socket that never had a channel stays open."""
     world = World(timings=Timings.strict())
     left, never = world.connect(), world.connect()
     left.join()
@@ -155,8 +155,8 @@ def test_a_socket_without_channels_is_cut_when_strict() -> None:
 # --- joins and leaves ---
 
 
-def test_leaving_is_answered_then_closed() -> None:
-    """The reply carries the ref, the close the join_ref twice."""
+def test_a_leave_gets_a_reply_then_a_close() -> None:
+    """The reply has the ref, and the close has the join_ref twice."""
     client = World().connect()
     join_ref = client.join()
     client.take()
@@ -165,8 +165,8 @@ def test_leaving_is_answered_then_closed() -> None:
 
 
 @pytest.mark.parametrize("join_ref", ["other", None, 1])
-def test_leaving_with_another_join_ref_is_ignored(join_ref: Any) -> None:
-    """No reply, and the channel lives on (protocol §3.3)."""
+def test_a_leave_with_another_join_ref_is_ignored(join_ref: Any) -> None:
+    """It gets no reply, and the channel stays open."""
     client = World().connect()
     client.join(config={"broadcast": {"ack": True}})
     client.take()
@@ -176,8 +176,8 @@ def test_leaving_with_another_join_ref_is_ignored(join_ref: Any) -> None:
     assert client.got[0][4] == OK
 
 
-def test_leaving_what_is_not_joined_is_ok() -> None:
-    """An ok with the frame's own join_ref, and no close."""
+def test_leaving_a_topic_that_is_not_joined_is_ok() -> None:
+    """The ok reply has the frame's own join_ref, and no close follows."""
     client = World().connect()
     ref = client.push("realtime:never", "phx_leave", {}, join_ref="9")
     assert client.got == [["9", ref, "realtime:never", "phx_reply", OK]]
@@ -185,7 +185,7 @@ def test_leaving_what_is_not_joined_is_ok() -> None:
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 def test_joining_again_replaces_the_channel(vsn: str) -> None:
-    """The new join is answered, then comes the close of the old one, and only the new one hears."""
+    """The reply to the new join is followed by the close of the old channel, and only the new one receives messages."""
     world = World()
     client, other = world.connect(vsn=vsn), world.connect()
     client.join()
@@ -198,8 +198,8 @@ def test_joining_again_replaces_the_channel(vsn: str) -> None:
     assert len(client.got) == 1
 
 
-def test_values_of_the_wrong_type_are_defaults() -> None:
-    """A mistyped join is not refused: texts that say true are true, everything else is left out (protocol §3.1)."""
+def test_values_of_the_wrong_type_are_replaced_by_defaults() -> None:
+    """A join with such values is accepted; the string "true" counts as true."""
     client = World().connect()
     config = {
         "broadcast": {"self": "true", "ack": "TRUE"},
@@ -208,13 +208,13 @@ def test_values_of_the_wrong_type_are_defaults() -> None:
         "private": 3,
     }
     client.join(config=config)
-    assert client.heard() == [("phx_reply", {"status": "ok", "response": {"postgres_changes": []}})]
+    assert client.received() == [("phx_reply", {"status": "ok", "response": {"postgres_changes": []}})]
     client.push(LAB, "broadcast", PING, join_ref="1")
-    assert [event for event, _ in client.heard()][1:] == ["broadcast", "phx_reply"]
+    assert [event for event, _ in client.received()][1:] == ["broadcast", "phx_reply"]
 
 
 def test_nulls_among_the_bindings_are_dropped() -> None:
-    """The others are echoed in order."""
+    """The other bindings are echoed in order."""
     client = World().connect()
     client.join(config={"postgres_changes": [None, {"table": "a"}, None, {"table": "b"}]})
     elements = client.events("phx_reply")[0]["response"]["postgres_changes"]
@@ -240,8 +240,8 @@ def test_nulls_among_the_bindings_are_dropped() -> None:
         (LAB, {"config": {}, "access_token": "x"}, "MalformedJWT: The token provided is not a valid JWT"),
     ],
 )
-def test_a_join_that_cannot_be_is_refused(topic: str, payload: Any, reason: str) -> None:
-    """The reason is the server's, and no channel exists afterwards."""
+def test_an_invalid_join_is_refused(topic: str, payload: Any, reason: str) -> None:
+    """The reason is the real server's, and no channel is created."""
     client = World().connect()
     ref = client.push(topic, "phx_join", payload, join_ref="1")
     assert client.take() == [["1", ref, topic, "phx_reply", denied(reason)]]
@@ -250,16 +250,16 @@ def test_a_join_that_cannot_be_is_refused(topic: str, payload: Any, reason: str)
 
 
 @pytest.mark.parametrize("key", [42, 1.5, "text"])
-def test_a_key_that_is_a_number_becomes_text(key: Any) -> None:
-    """Numbers are taken as presence keys."""
+def test_a_presence_key_may_be_a_number(key: Any) -> None:
+    """It is used as a string."""
     client = World().connect()
     client.join(config={"presence": {"enabled": True, "key": key}})
     client.track(LAB, {})
     assert list(client.events("presence_diff")[0]["joins"]) == [str(key)]
 
 
-def test_the_frames_after_a_join_have_their_order() -> None:
-    """Reply, replays, changes, replication, presence (protocol §3.7)."""
+def test_the_frames_after_a_join_are_in_order() -> None:
+    """The order is reply, replayed messages, subscription, replication, presence."""
     world = World()
     world.hub.send("lab", "old", {"n": 1}, world.now)
     client = world.connect()
@@ -270,7 +270,7 @@ def test_the_frames_after_a_join_have_their_order() -> None:
         "postgres_changes": [{"table": "t"}],
     }
     client.join(config=config)
-    order = [(event, payload.get("message")) for event, payload in client.heard()]
+    order = [(event, payload.get("message")) for event, payload in client.received()]
     assert order == [
         ("phx_reply", None),
         ("broadcast", None),
@@ -283,8 +283,8 @@ def test_the_frames_after_a_join_have_their_order() -> None:
 # --- a socket that stands still ---
 
 
-def test_a_refused_join_holds_its_socket_for_five_seconds_when_strict() -> None:
-    """Nothing else on that socket is answered or delivered meanwhile, and then all of it in order (protocol §3.2)."""
+def test_a_refused_join_suspends_its_socket_for_five_seconds_when_strict() -> None:
+    """Other frames on that socket wait meanwhile, in both directions, and then follow in order."""
     world = World(timings=Timings.strict())
     held, other = world.connect(), world.connect()
     held.join(config={"broadcast": {"ack": True, "self": True}})
@@ -309,8 +309,8 @@ def test_a_refused_join_holds_its_socket_for_five_seconds_when_strict() -> None:
     assert len(other.got) == 1
 
 
-def test_refused_joins_hold_one_after_another() -> None:
-    """N failing joins take N times five seconds."""
+def test_refused_joins_suspend_one_after_another() -> None:
+    """N refused joins take N times five seconds."""
     world = World(timings=Timings.strict())
     client = world.connect()
     for n in range(3):
@@ -322,21 +322,21 @@ def test_refused_joins_hold_one_after_another() -> None:
     assert [part.ref for part in map(client.parts, client.got)] == ["0", "1", "2", "last"]
 
 
-def test_a_socket_that_stands_still_is_read_no_further_than_some_megabytes() -> None:
-    """Reading stops over a bound and goes on when the queue is worked off."""
+def test_reading_from_a_suspended_socket_pauses_above_a_limit() -> None:
+    """It resumes when the queue has been handled."""
     world = World(timings=Timings.strict())
     client = world.connect()
     client.push("realtime:", "phx_join", {"config": {}})
     blob = "x" * 3_000_000
     for _ in range(MAX_QUEUED_IN // 3_000_000 + 1):
         client.push("phoenix", "heartbeat", {"x": blob})
-    assert client.held == ["PauseReading"]
+    assert client.reading == ["PauseReading"]
     world.run(5.1)
-    assert client.held == ["PauseReading", "ResumeReading"]
+    assert client.reading == ["PauseReading", "ResumeReading"]
 
 
-def test_a_socket_that_stands_still_too_long_is_cut() -> None:
-    """What waits for a client is bounded; over the bound the socket is gone (protocol §8)."""
+def test_a_suspended_socket_with_too_many_queued_frames_is_aborted() -> None:
+    """The bytes that wait to be sent are bounded."""
     world = World(timings=Timings.strict())
     client, other = world.connect(), world.connect()
     client.join()
@@ -351,8 +351,8 @@ def test_a_socket_that_stands_still_too_long_is_cut() -> None:
 # --- broadcasts ---
 
 
-def test_a_broadcast_reaches_the_others_unchanged() -> None:
-    """Text goes out as text, refs null, with every key it had; the sender gets nothing."""
+def test_a_broadcast_is_delivered_unchanged() -> None:
+    """Text is sent as text with null refs and all keys; the sender gets nothing."""
     world = World()
     ada, bob, old = world.connect(), world.connect(), world.connect(vsn="1.0.0")
     for client in (ada, bob, old):
@@ -365,8 +365,8 @@ def test_a_broadcast_reaches_the_others_unchanged() -> None:
     assert ada.got == []
 
 
-def test_another_channel_of_the_same_client_hears() -> None:
-    """Only the sending channel is skipped; public and private rooms of one name stay apart."""
+def test_another_channel_of_the_same_client_receives_a_broadcast() -> None:
+    """Only the sending channel is skipped, and public and private channels of a topic are separate."""
     world = World()
     client = world.connect()
     client.join()
@@ -388,17 +388,17 @@ def test_another_channel_of_the_same_client_hears() -> None:
         ({"self": True, "ack": True}, ["broadcast", "phx_reply"]),
     ],
 )
-def test_self_and_ack_are_asked_for(config: dict[str, Any], events: list[str]) -> None:
-    """Neither the own message nor an answer comes unasked (protocol §6.2)."""
+def test_self_and_ack_are_off_by_default(config: dict[str, Any], events: list[str]) -> None:
+    """Without them the sender gets neither its message nor a reply."""
     client = World().connect()
     client.join(config={"broadcast": config})
     client.take()
     client.push(LAB, "broadcast", PING, join_ref="stale")
-    assert [event for event, _ in client.heard()] == events
+    assert [event for event, _ in client.received()] == events
 
 
 def test_a_binary_broadcast_is_converted_for_each_recipient() -> None:
-    """JSON reaches 1.0.0 as text and 2.0.0 as kind 4; raw bytes reach 2.0.0 only (protocol §2.4)."""
+    """JSON is sent as text to 1.0.0 and as kind 4 to 2.0.0; bytes are sent to 2.0.0 only."""
     world = World()
     ada, bob, old = world.connect(), world.connect(), world.connect(vsn="1.0.0")
     for client in (ada, bob, old):
@@ -415,7 +415,7 @@ def test_a_binary_broadcast_is_converted_for_each_recipient() -> None:
 
 
 def test_a_plain_binary_push_is_relayed_as_kind_2() -> None:
-    """And 1.0.0 gets a text that is not JSON (protocol §2.3)."""
+    """Version 1.0.0 gets a text that is not JSON."""
     world = World()
     ada, bob, old = world.connect(), world.connect(), world.connect(vsn="1.0.0")
     for client in (ada, bob, old):
@@ -427,8 +427,8 @@ def test_a_plain_binary_push_is_relayed_as_kind_2() -> None:
 
 
 @pytest.mark.parametrize("payload", ["text", [1, 2], None, 5])
-def test_a_payload_that_is_no_object_crashes_the_sender_when_version_two_listens(payload: Any) -> None:
-    """`phx_error` with the join_ref, no answer, and the channel is gone; among 1.0.0 alone it is relayed (§2.2)."""
+def test_a_payload_that_is_not_an_object_crashes_the_sender_with_version_2_recipients(payload: Any) -> None:
+    """The channel gets `phx_error` with its join_ref and ends; among 1.0.0 clients alone the payload is relayed."""
     world = World()
     old, older, new = world.connect(vsn="1.0.0"), world.connect(vsn="1.0.0"), world.connect()
     old.join(config={"broadcast": {"ack": True}})
@@ -444,8 +444,8 @@ def test_a_payload_that_is_no_object_crashes_the_sender_when_version_two_listens
 
 
 @pytest.mark.parametrize("ack", [True, False])
-def test_a_payload_over_the_limit_goes_nowhere(ack: bool) -> None:
-    """With `ack` the answer is an error whose response is a bare text."""
+def test_a_payload_over_the_limit_is_dropped(ack: bool) -> None:
+    """With `ack` the reply is an error whose response is a string."""
     world = World(limits=ServerLimits(payload_kb=1))
     ada, bob = world.connect(), world.connect()
     ada.join(config={"broadcast": {"ack": ack}})
@@ -455,13 +455,13 @@ def test_a_payload_over_the_limit_goes_nowhere(ack: bool) -> None:
     ada.push(LAB, "broadcast", {"payload": "a" * 1600}, join_ref="1")
     ada.user_push(LAB, "big", b"a" * 1600, json=False)
     assert bob.got == []
-    assert [payload for _, payload in ada.heard()] == [
+    assert [payload for _, payload in ada.received()] == [
         {"status": "error", "response": "payload_size_exceeded"} for _ in range(2 if ack else 0)
     ]
 
 
 def test_a_payload_of_many_small_members_counts_as_large() -> None:
-    """Sizes are those of decoded terms, so short texts may be over the limit (protocol §8)."""
+    """The size of the decoded terms is compared with the limit, so that a shorter text may exceed it."""
     world = World(limits=ServerLimits(payload_kb=1))
     client = world.connect()
     client.join(config={"broadcast": {"ack": True}})
@@ -469,8 +469,8 @@ def test_a_payload_of_many_small_members_counts_as_large() -> None:
     assert client.events("phx_reply")[-1]["response"] == "payload_size_exceeded"
 
 
-def test_who_hears_while_the_rate_is_exceeded_is_closed() -> None:
-    """The message arrives, then the system error and the close; a sender that hears nothing stays (protocol §8)."""
+def test_recipients_are_closed_while_the_rate_is_exceeded() -> None:
+    """They get the message, the system error and the close; a sender without recipients stays open."""
     world = World(limits=ServerLimits(messages=10))
     ada, bob = world.connect(), world.connect()
     ada.join()
@@ -481,15 +481,19 @@ def test_who_hears_while_the_rate_is_exceeded_is_closed() -> None:
     ada.take()
     bob.take()
     ada.push(LAB, "broadcast", PING, join_ref="1")
-    assert bob.heard() == [("broadcast", PING), ("system", system("Too many messages per second")), ("phx_close", {})]
+    assert bob.received() == [
+        ("broadcast", PING),
+        ("system", system("Too many messages per second")),
+        ("phx_close", {}),
+    ]
     assert ada.got == []
 
 
 # --- limits of joins and sockets ---
 
 
-def test_a_socket_has_so_many_channels() -> None:
-    """The next join is refused, and possible again after a leave."""
+def test_the_channels_of_a_socket_are_limited() -> None:
+    """The next join is refused, and accepted after a leave."""
     client = World(limits=ServerLimits(channels=2)).connect()
     for name in ("a", "b", "c"):
         client.join(f"realtime:{name}")
@@ -500,7 +504,7 @@ def test_a_socket_has_so_many_channels() -> None:
 
 
 def test_too_many_joins_a_second_close_the_socket_with_1001() -> None:
-    """After the error reply; and new sockets are refused with 429."""
+    """The error reply comes first, and new sockets are refused with 429."""
     world = World(limits=ServerLimits(joins=2))
     client = world.connect()
     for _ in range(10):
@@ -508,7 +512,7 @@ def test_too_many_joins_a_second_close_the_socket_with_1001() -> None:
     world.run(5)
     client.take()
     client.join()
-    assert client.heard() == [
+    assert client.received() == [
         ("phx_reply", denied("ClientJoinRateLimitReached: Too many joins per second")),
     ]
     assert client.closed == (1001,)
@@ -520,7 +524,7 @@ def test_too_many_joins_a_second_close_the_socket_with_1001() -> None:
 
 
 def test_too_many_sockets_with_channels_are_refused() -> None:
-    """At the handshake with 429, at a join with its reason (protocol §8)."""
+    """The handshake is refused with 429, and a join with its reason."""
     world = World(limits=ServerLimits(connections=1))
     first, second = world.connect(), world.connect()
     first.join()
@@ -534,7 +538,7 @@ def test_too_many_sockets_with_channels_are_refused() -> None:
 
 
 def test_a_shutdown_closes_every_socket_with_1012() -> None:
-    """Without a word on the channels."""
+    """Nothing is sent on the channels before."""
     world = World()
     clients = [world.connect() for _ in range(3)]
     for client in clients:
@@ -546,7 +550,7 @@ def test_a_shutdown_closes_every_socket_with_1012() -> None:
 
 
 def test_a_requested_disconnect_is_announced() -> None:
-    """A system message without a channel, refs null, then 1012 (protocol §3.6)."""
+    """Every channel gets a system message without `channel` and with null refs, then the socket is closed with 1012."""
     world = World()
     client = world.connect()
     client.join()
@@ -559,7 +563,7 @@ def test_a_requested_disconnect_is_announced() -> None:
 
 
 def test_the_same_inputs_give_the_same_outputs() -> None:
-    """Two hubs with one seed answer byte for byte alike, phx_refs and keys included."""
+    """Two hubs with the same seed give the same bytes, including phx_refs and presence keys."""
 
     def play() -> list[Any]:
         world = World()
@@ -574,8 +578,8 @@ def test_the_same_inputs_give_the_same_outputs() -> None:
     assert play() == play()
 
 
-def test_clients_that_come_and_go_leave_nothing() -> None:
-    """No socket, room or deadline stays behind."""
+def test_disconnected_clients_leave_nothing_behind() -> None:
+    """No connection, room or timer remains."""
     world = World(timings=Timings.strict())
     for _ in range(500):
         client = world.connect()
@@ -586,8 +590,8 @@ def test_clients_that_come_and_go_leave_nothing() -> None:
     assert len(world.hub.schedule) < 300
 
 
-def test_no_token_in_a_join_stops_the_server() -> None:
-    """A header of odd types is refused as any other, and everybody else goes on."""
+def test_a_malformed_token_in_a_join_is_refused() -> None:
+    """A header with values of other types is refused like any other, and other clients are not affected."""
     world = World(timings=Timings.strict())
     odd, other = world.connect(), world.connect()
     other.join("realtime:other")
@@ -599,8 +603,8 @@ def test_no_token_in_a_join_stops_the_server() -> None:
     assert other.events("phx_reply")[-1] == OK
 
 
-def test_a_binding_as_deep_as_json_is_read_is_refused_in_words() -> None:
-    """It names no table, so the system message repeats it."""
+def test_a_deeply_nested_binding_is_refused() -> None:
+    """It has no table, so the system message repeats it."""
     world = World()
     client = world.connect()
     deep: Any = []
@@ -627,8 +631,8 @@ def test_a_binding_as_deep_as_json_is_read_is_refused_in_words() -> None:
         b'{"a":"\xff"}',
     ],
 )
-def test_bytes_that_could_end_a_json_text_do_not_reach_version_one(payload: bytes) -> None:
-    """There they would be a part of a larger text, and could add a topic, an event or a close of their own."""
+def test_bytes_that_could_end_a_json_text_are_not_sent_to_version_1(payload: bytes) -> None:
+    """Embedded in a larger JSON text they could add a topic or an event of their own."""
     world = World()
     sender, old, new = world.connect(), world.connect(vsn="1.0.0"), world.connect()
     for client in (sender, old, new):
@@ -642,8 +646,8 @@ def test_bytes_that_could_end_a_json_text_do_not_reach_version_one(payload: byte
 
 
 @pytest.mark.parametrize("payload", ["not json", "NaN", ""])
-def test_plain_text_that_claims_to_be_json_is_relayed(payload: str) -> None:
-    """As on the real server; the frame is not JSON then, and clients drop it."""
+def test_plain_text_declared_as_json_is_relayed(payload: str) -> None:
+    """As on the real server the resulting frame is not JSON, and clients drop it."""
     world = World()
     sender, old = world.connect(), world.connect(vsn="1.0.0")
     sender.join()

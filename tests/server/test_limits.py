@@ -1,4 +1,4 @@
-"""Rates, windows and sizes (protocol §5.5, §8)."""
+"""Rates, windows and sizes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from supawire.server.limits import WORST_RATIO, CallWindow, Meter, ServerLimits,
 
 
 def test_a_burst_trips_only_when_its_window_ends() -> None:
-    """The average is updated every 5 s, so a burst is seen up to 5 s later."""
+    """The average is updated every 5 s, so that a burst counts up to 5 s later."""
     meter = Meter(100)
     meter.count(0.0, 2600)
     assert not meter.tripped(4.9)
@@ -27,8 +27,8 @@ def test_a_tripped_meter_clears_as_the_average_falls() -> None:
     assert not meter.tripped(30.0)
 
 
-def test_a_meter_forgets_after_a_minute() -> None:
-    """At most twelve windows count, and a long silence empties them all."""
+def test_a_meter_covers_one_minute() -> None:
+    """At most twelve windows count, and a long pause clears them all."""
     meter = Meter(1)
     meter.count(0.0, 10_000)
     assert meter.tripped(59.0)
@@ -39,21 +39,21 @@ def test_a_meter_forgets_after_a_minute() -> None:
 
 
 def test_the_limit_itself_trips() -> None:
-    """The comparison is at or above."""
+    """The meter trips at the limit, not only above it."""
     meter = Meter(10)
     meter.count(0.0, 50)
     assert meter.tripped(5.0)
 
 
-def test_without_a_limit_nothing_trips() -> None:
-    """None is no limit."""
+def test_a_meter_without_a_limit_never_trips() -> None:
+    """None means no limit."""
     meter = Meter(None)
     meter.count(0.0, 10**9)
     assert not meter.tripped(5.0)
 
 
 def test_the_sixth_call_in_a_window_is_too_many() -> None:
-    """Five calls are allowed in 30 s that begin with the first one."""
+    """Five calls are allowed in the 30 s that begin with the first one."""
     window, limits = CallWindow(), ServerLimits.self_hosted()
     assert [window.allows(100.0 + n, limits) for n in range(6)] == [True] * 5 + [False]
     assert window.allows(130.0, limits)
@@ -78,7 +78,7 @@ def test_the_sixth_call_in_a_window_is_too_many() -> None:
     ],
 )
 def test_sizes_are_those_of_terms(value: Any, size: int) -> None:
-    """A value is as large as in Erlang's external format, one byte of version included."""
+    """The size is that in Erlang's external term format, including the version byte."""
     assert term_size(value) == size
 
 
@@ -95,5 +95,5 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_no_text_is_much_shorter_than_its_term(value: Any) -> None:
-    """A payload whose text is far below the limit need not be decoded to be let through."""
+    """Therefore a payload whose text is far below the limit need not be decoded."""
     assert term_size(value) <= len(msgspec.json.encode(value)) * WORST_RATIO + 16

@@ -1,8 +1,9 @@
-"""`LocalServer`: a server with a thread of its own, callable from anywhere."""
+"""`LocalServer`: a server in its own thread, callable from any thread."""
 
 import asyncio
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from supawire.errors import InvalidArgumentError, StateError
 from supawire.events import Instant
 from supawire.server import LocalServer, ServerLimits
 from supawire.server.faults import Faults
+from supawire.server.local import STOP_SIGNALS, stop_on_signals
 from supawire.server.local_api import FaultApi
 from supawire.server.tokens import Claims, check
 
@@ -38,8 +40,8 @@ async def opened(http: aiohttp.ClientSession, server: LocalServer, **config: Any
     return ws
 
 
-def test_it_starts_and_stops_without_leaving_anything() -> None:
-    """A URL on this machine, and after the block no thread of ours."""
+def test_it_starts_and_stops() -> None:
+    """It has a URL on this machine while it runs, and no thread remains afterwards."""
     with LocalServer() as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert any(thread.name == "supawire-local-server" for thread in threading.enumerate())
@@ -50,7 +52,7 @@ def test_it_starts_and_stops_without_leaving_anything() -> None:
 
 
 def test_it_can_be_started_again() -> None:
-    """With the same secret, so that tokens stay good; not twice at once."""
+    """It keeps its secret, so that tokens stay valid; a second start while it runs is an error."""
     server = LocalServer()
     for _ in range(2):
         server.start()
@@ -60,7 +62,7 @@ def test_it_can_be_started_again() -> None:
 
 
 async def test_it_is_an_async_context_manager_too() -> None:
-    """It runs in its thread all the same."""
+    """It runs in its own thread there too."""
     async with (
         LocalServer() as server,
         aiohttp.ClientSession() as http,
@@ -70,7 +72,7 @@ async def test_it_is_an_async_context_manager_too() -> None:
 
 
 def test_a_port_that_is_taken_is_an_error(server: LocalServer) -> None:
-    """Raised by `start`, and nothing runs afterwards."""
+    """`start` raises, and no thread remains."""
     other = LocalServer(port=int(server.url.rpartition(":")[2]))
     with pytest.raises(OSError, match="address"):
         other.start()
@@ -79,7 +81,7 @@ def test_a_port_that_is_taken_is_an_error(server: LocalServer) -> None:
 
 
 def test_keys_and_tokens_are_signed_with_the_secret() -> None:
-    """Roles, expiry and extra claims are as asked for; each server has a secret of its own unless given."""
+    """They have the given role, expiry and claims; each server has a random secret unless one is given."""
     server = LocalServer()
     assert server.secret != LocalServer().secret
     now = Instant(0.0, time.time())
@@ -100,7 +102,7 @@ def test_keys_and_tokens_are_signed_with_the_secret() -> None:
 
 
 def test_nothing_shows_the_secret() -> None:
-    """Neither its repr nor its errors."""
+    """It is neither in the repr nor in errors."""
     server = LocalServer(secret="very-secret-" * 4)
     assert "very-secret" not in repr(server)
     with server:
@@ -116,8 +118,8 @@ def test_database_methods_need_a_database() -> None:
         _ = server.database_url
 
 
-def test_without_its_extra_the_postgresql_level_names_it() -> None:
-    """In a process that cannot import psycopg; the memory level works there."""
+def test_postgres_without_its_extra_names_the_extra() -> None:
+    """The error names the extra in a process that cannot import psycopg; a server without a database works there."""
     script = """
 import sys
 sys.modules["psycopg"] = None
@@ -133,7 +135,7 @@ except ImportError as error:
 
 
 async def test_changes_reach_a_client(server: LocalServer) -> None:
-    """Inserts, updates and deletes, each by its method."""
+    """Inserts, updates and deletes are delivered, each by its method."""
     async with aiohttp.ClientSession() as http:
         ws = await opened(http, server, postgres_changes=[{"table": "users"}])
         assert (await ws.receive_json())[4]["message"] == "Subscribed to PostgreSQL"
@@ -147,7 +149,7 @@ async def test_changes_reach_a_client(server: LocalServer) -> None:
 
 
 async def test_messages_reach_a_client(server: LocalServer) -> None:
-    """Stored ones with their id, others without; only objects and bytes are stored."""
+    """Stored messages have an id, others have none; only objects and bytes can be stored."""
     async with aiohttp.ClientSession() as http:
         ws = await opened(http, server, private=True)
         name = server.send("lab", "e", {"n": 1})
@@ -159,7 +161,10 @@ async def test_messages_reach_a_client(server: LocalServer) -> None:
 
 
 async def test_a_policy_decides(server: LocalServer) -> None:
-    """As a decorator, also on a running server; calling the server from it is an error, and denies."""
+    """It can be a decorator and can be set on a running server;
+
+    calling the server from it raises, and denies access.
+    """
     seen: list[str] = []
 
     @server.policy
@@ -178,8 +183,8 @@ async def test_a_policy_decides(server: LocalServer) -> None:
     assert seen == ["authenticated lab broadcast read", "authenticated lab broadcast write"]
 
 
-async def test_what_clients_sent_can_be_looked_at(server: LocalServer) -> None:
-    """Without tokens."""
+async def test_frames_of_clients_are_recorded(server: LocalServer) -> None:
+    """Tokens are removed from them."""
     async with aiohttp.ClientSession() as http:
         await opened(http, server)
         (frame,) = server.frames
@@ -187,22 +192,22 @@ async def test_what_clients_sent_can_be_looked_at(server: LocalServer) -> None:
 
 
 def test_every_method_may_be_called_from_any_thread(server: LocalServer) -> None:
-    """Many at once; each returns when it is done."""
+    """Concurrent calls all return after they have been executed."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda n: server.send("lab", "e", {"n": n}), range(200)))
     assert len(set(ids)) == 200
 
 
-def test_a_server_that_does_not_run_says_so() -> None:
-    """Instead of waiting for ever."""
+def test_methods_of_a_stopped_server_raise() -> None:
+    """They raise a StateError instead of waiting."""
     server = LocalServer()
     for call in (lambda: server.emit("INSERT", "t", record={}), lambda: server.frames, lambda: server.pause()):
         with pytest.raises(StateError, match="with LocalServer"):
             call()
 
 
-def test_what_is_asked_in_its_last_moment_is_answered() -> None:
-    """Who calls while the server ends gets what it asked for, or a StateError, and never waits for ever."""
+def test_calls_while_it_stops_return_or_raise() -> None:
+    """A call while the server stops returns its result or raises a StateError, and never waits forever."""
     for _ in range(20):
         server = LocalServer().start()
         with ThreadPoolExecutor(4) as pool:
@@ -220,8 +225,8 @@ def ask_until_it_ends(server: LocalServer) -> StateError:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
-def test_a_fork_of_its_process_is_told() -> None:
-    """There its calls raise a StateError instead of waiting for ever, and stop() leaves the parent's server alone."""
+def test_methods_in_a_forked_process_raise() -> None:
+    """They raise a StateError instead of waiting, and `stop()` does not stop the parent's server."""
     script = """
 import os, sys
 from supawire.errors import StateError
@@ -256,7 +261,7 @@ with LocalServer() as server:
     ],
 )
 def test_wrong_arguments_are_refused(options: dict[str, Any], said: str) -> None:
-    """A server that cannot be says why when it is made."""
+    """The constructor raises an error that says what is wrong."""
     with pytest.raises(InvalidArgumentError) as refused:
         LocalServer(**options)
     assert said in str(refused.value)
@@ -303,8 +308,8 @@ WRONG: dict[str, Callable[[LocalServer, Any], object]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_wrong_words_are_refused_by_whoever_hears_them(what: str, server: LocalServer) -> None:
-    """Each method takes no nonsense: InvalidArgumentError, and the server goes on as before."""
+def test_methods_check_their_arguments(what: str, server: LocalServer) -> None:
+    """Each method raises InvalidArgumentError for invalid arguments, and the server continues."""
     for wrong in (object(), float("nan")):
         with pytest.raises(InvalidArgumentError):
             WRONG[what](server, wrong)
@@ -334,7 +339,7 @@ FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_reaches_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, server: LocalServer) -> None:
-    """The method passes on what it was given."""
+    """The method passes its arguments on."""
     calls: list[tuple[str, Any]] = []
     target = name.removesuffix("_faults")
     real = getattr(Faults, target)
@@ -353,12 +358,12 @@ def test_each_fault_reaches_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_every_fault_is_listed_here() -> None:
-    """A new one is carried and tested like the others."""
+    """A new fault method needs a test here."""
     assert {name for name in vars(FaultApi) if not name.startswith("_")} == set(FAULTS)
 
 
 async def test_a_refused_connection_shows_its_status(server: LocalServer) -> None:
-    """So many times, then the server is there again."""
+    """The given number of connections is refused, and the next one is accepted."""
     server.refuse_connections(times=1, status=502)
     async with aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -368,7 +373,7 @@ async def test_a_refused_connection_shows_its_status(server: LocalServer) -> Non
 
 
 async def test_a_dropped_connection_shows_its_code(server: LocalServer) -> None:
-    """As the close code of the socket."""
+    """The client sees the close code."""
     async with aiohttp.ClientSession() as http:
         ws = await opened(http, server)
         server.drop_connections(4321)
@@ -378,13 +383,13 @@ async def test_a_dropped_connection_shows_its_code(server: LocalServer) -> None:
 
 @pytest.mark.parametrize("code", [1005, 1006])
 def test_codes_that_are_never_sent_are_refused(code: int, server: LocalServer) -> None:
-    """They only say what was seen: leaving the code out is how clients see 1006."""
+    """These codes are reserved; without a code, clients see 1006."""
     with pytest.raises(InvalidArgumentError, match="leave it out"):
         server.drop_connections(code)
 
 
 async def test_a_requested_disconnect_is_announced(server: LocalServer) -> None:
-    """A system message, then 1012."""
+    """Clients get a system message, then the close code 1012."""
     async with aiohttp.ClientSession() as http:
         ws = await opened(http, server)
         await asyncio.to_thread(server.request_disconnect)
@@ -393,8 +398,8 @@ async def test_a_requested_disconnect_is_announced(server: LocalServer) -> None:
         assert ws.close_code == 1012
 
 
-def test_whatever_keeps_it_from_starting_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what goes wrong before it listens; nobody waits for ever, and it can be started later."""
+def test_errors_while_starting_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`start` raises what happened before the server listens, and a later start succeeds."""
     server = LocalServer()
     with monkeypatch.context() as patched:
         patched.setattr(server, "_make_backend", lambda: 1 / 0)
@@ -405,7 +410,7 @@ def test_whatever_keeps_it_from_starting_is_raised(monkeypatch: pytest.MonkeyPat
 
 
 def test_strict_means_the_real_servers_limits_and_delays() -> None:
-    """Unless other limits are given."""
+    """Given limits replace those of `strict`."""
     for strict, limits, channels, held in (
         (False, None, None, 0.0),
         (True, None, 100, 2.0),
@@ -414,3 +419,41 @@ def test_strict_means_the_real_servers_limits_and_delays() -> None:
         with LocalServer(strict=strict, limits=limits) as server:
             options = server._do(lambda hub, now: hub.options)
             assert (options.limits.channels, options.timings.handshake_error) == (channels, held)
+
+
+# --- signals ---
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="not run: any signal wakes an event loop on Windows")
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_stops_and_wakes_the_loop(number: signal.Signals) -> None:
+    """This includes a signal that arrives just before the loop sleeps: the loop's own handler wakes it."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        with stop_on_signals(stop):
+            wakes = signal.set_wakeup_fd(-1)
+            assert wakes != -1
+            signal.set_wakeup_fd(wakes)
+            signal.raise_signal(number)
+            await asyncio.wait_for(stop.wait(), 5)
+
+    asyncio.run(main())
+
+
+def test_earlier_signal_handlers_are_restored() -> None:
+    """They are restored also when the block raises."""
+
+    def mine(*_: object) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError), stop_on_signals(asyncio.Event()):
+            raise ZeroDivisionError
+        assert signal.getsignal(signal.SIGTERM) is mine
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Presence on one topic: diffs, states, answers, limits (protocol §5)."""
+"""Presence on one topic: diffs, states, replies and limits."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ ENABLED = {"presence": {"enabled": True, "key": "ada"}}
 
 
 def test_a_first_payload_joins() -> None:
-    """A new entry is a join of its key, with its phx_ref, and nothing leaves."""
+    """The diff has the new entry with its phx_ref as a join, and no leaves."""
     diff = RoomPresence().track(1, "ada", {"at": "desk"}, "ref-1")
     assert diff is not None
     assert diff.joins == {"ada": {"metas": [{"at": "desk", "phx_ref": "ref-1"}]}}
@@ -20,7 +20,7 @@ def test_a_first_payload_joins() -> None:
 
 
 def test_an_update_joins_the_new_and_leaves_the_old() -> None:
-    """The new meta names the one before it; the old one leaves as it was."""
+    """The new meta has the ref of the previous one, and the old meta leaves unchanged."""
     roster = RoomPresence()
     roster.track(1, "ada", {"n": 1}, "ref-1")
     roster.track(1, "ada", {"n": 2}, "ref-2")
@@ -31,15 +31,15 @@ def test_an_update_joins_the_new_and_leaves_the_old() -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "changed"), [({"n": 1}, {"n": 1}, False), ({"n": 1}, {"n": True}, True)])
-def test_the_same_payload_is_no_change(old: dict[str, Any], new: dict[str, Any], changed: bool) -> None:
-    """Tracking what is tracked already changes nothing; 1 and true are not the same."""
+def test_the_same_payload_gives_no_diff(old: dict[str, Any], new: dict[str, Any], changed: bool) -> None:
+    """Tracking an equal payload has no effect; 1 and true are different."""
     roster = RoomPresence()
     roster.track(1, "ada", old, "ref-1")
     assert (roster.track(1, "ada", new, "ref-2") is not None) is changed
 
 
 def test_channels_may_share_a_key() -> None:
-    """Each channel is one meta of its key, and goes by itself."""
+    """Each channel has one meta of the key, which leaves separately."""
     roster = RoomPresence()
     roster.track(1, "ada", {"tab": 1}, "ref-1")
     roster.track(2, "ada", {"tab": 2}, "ref-2")
@@ -50,8 +50,8 @@ def test_channels_may_share_a_key() -> None:
     assert roster.untrack(1) is None
 
 
-def test_everyone_sees_a_track_the_tracker_too() -> None:
-    """A track is answered ok and shows as one diff to all, refs null, with a phx_ref of 16 characters."""
+def test_a_track_is_sent_to_all_channels() -> None:
+    """All channels, including its own, get one diff with null refs and a phx_ref of 16 characters."""
     world = World()
     ada, bob = world.connect(), world.connect(vsn="1.0.0")
     ada.join(config=ENABLED)
@@ -66,8 +66,8 @@ def test_everyone_sees_a_track_the_tracker_too() -> None:
     assert [None, None, "realtime:lab", "presence_diff", diff] in ada.got
 
 
-def test_the_state_comes_once_after_a_join_with_presence() -> None:
-    """The whole state, under the join_ref."""
+def test_the_state_is_sent_once_after_a_join_with_presence() -> None:
+    """It is complete and has the join_ref."""
     world = World()
     ada, bob = world.connect(), world.connect()
     ada.join(config=ENABLED)
@@ -79,7 +79,7 @@ def test_the_state_comes_once_after_a_join_with_presence() -> None:
 
 
 def test_without_enabled_there_are_diffs_but_no_state() -> None:
-    """A public channel hears diffs whether it asked or not (protocol §5.4)."""
+    """A public channel receives diffs also without `enabled`."""
     world = World()
     ada, bob = world.connect(), world.connect()
     bob.join()
@@ -89,8 +89,8 @@ def test_without_enabled_there_are_diffs_but_no_state() -> None:
     assert bob.events("presence_diff")
 
 
-def test_a_key_is_made_for_who_has_none() -> None:
-    """An empty key becomes a UUID that the client is not told."""
+def test_a_missing_key_is_generated() -> None:
+    """An empty key is replaced by a UUID that is not sent to the client."""
     world = World()
     ada = world.connect()
     ada.join(config={"presence": {"enabled": True, "key": ""}})
@@ -100,8 +100,8 @@ def test_a_key_is_made_for_who_has_none() -> None:
 
 
 @pytest.mark.parametrize("how", ["leave", "disconnect", "rejoin", "close"])
-def test_the_entry_goes_with_the_channel(how: str) -> None:
-    """Leaving, a lost socket, a new join and a close by the server all show as leaves to the others."""
+def test_the_entry_is_removed_with_the_channel(how: str) -> None:
+    """A leave, a lost socket, a new join and a close by the server all give the others a leave."""
     world = World()
     ada, bob = world.connect(), world.connect()
     ada.join(config=ENABLED)
@@ -139,7 +139,7 @@ ERROR = {"status": "error", "response": {}}
     ],
 )
 def test_every_presence_push_is_answered(payload: Any, answer: Any) -> None:
-    """Good, empty and odd pushes each have their answer (protocol §5.3)."""
+    """Valid, empty and invalid pushes each have their reply."""
     world = World()
     ada = world.connect()
     ada.join(config=ENABLED)
@@ -148,7 +148,7 @@ def test_every_presence_push_is_answered(payload: Any, answer: Any) -> None:
 
 
 def test_the_sixth_push_in_thirty_seconds_closes_the_channel() -> None:
-    """No answer, a system error and phx_close; the others see the entry leave (protocol §5.5)."""
+    """It gets no reply but a system error and phx_close, and the others get the leave."""
     world = World(limits=ServerLimits.self_hosted())
     ada, bob = world.connect(), world.connect()
     ada.join(config=ENABLED)
@@ -158,12 +158,12 @@ def test_the_sixth_push_in_thirty_seconds_closes_the_channel() -> None:
     ada.take()
     bob.take()
     ada.track("realtime:lab", {"n": 5})
-    assert ada.heard() == [("system", system("Client presence rate limit exceeded")), ("phx_close", {})]
+    assert ada.received() == [("system", system("Client presence rate limit exceeded")), ("phx_close", {})]
     assert bob.events("presence_diff")[0]["leaves"]["ada"]
 
 
-def test_five_pushes_each_half_minute_are_fine() -> None:
-    """The window begins anew 30 s after its first push."""
+def test_five_pushes_every_thirty_seconds_are_allowed() -> None:
+    """A window ends 30 s after its first push."""
     world = World(limits=ServerLimits.self_hosted())
     ada = world.connect()
     ada.join(config=ENABLED)
@@ -175,17 +175,17 @@ def test_five_pushes_each_half_minute_are_fine() -> None:
 
 
 def test_a_tracked_payload_that_is_too_big_closes_the_channel() -> None:
-    """`Track message size exceeded`, then phx_close."""
+    """The channel gets `Track message size exceeded`, then phx_close."""
     world = World(limits=ServerLimits(payload_kb=1))
     ada = world.connect()
     ada.join(config=ENABLED)
     ada.take()
     ada.track("realtime:lab", {"x": "a" * 2000})
-    assert ada.heard() == [("system", system("Track message size exceeded")), ("phx_close", {})]
+    assert ada.received() == [("system", system("Track message size exceeded")), ("phx_close", {})]
 
 
-def test_a_tenant_over_its_presence_rate_closes_who_tracks() -> None:
-    """`Too many presence messages per second`, once the average is over the limit."""
+def test_a_track_over_the_presence_rate_closes_the_channel() -> None:
+    """The channel gets `Too many presence messages per second` once the average is over the limit."""
     world = World(limits=ServerLimits(presence=1))
     ada = world.connect()
     ada.join(config=ENABLED)
@@ -194,4 +194,4 @@ def test_a_tenant_over_its_presence_rate_closes_who_tracks() -> None:
     world.run(5.0)
     ada.take()
     ada.track("realtime:lab", {"n": 10})
-    assert ada.heard() == [("system", system("Too many presence messages per second")), ("phx_close", {})]
+    assert ada.received() == [("system", system("Too many presence messages per second")), ("phx_close", {})]

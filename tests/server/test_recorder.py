@@ -1,4 +1,4 @@
-"""What is remembered of what clients sent."""
+"""Recording of the frames that clients sent."""
 
 from supawire.server.recorder import Recorder
 from tests.server.world import SECRET, World
@@ -6,8 +6,8 @@ from tests.server.world import SECRET, World
 LAB = "realtime:lab"
 
 
-def test_frames_are_remembered_in_order() -> None:
-    """With their parts, payloads decoded, whichever the version."""
+def test_frames_are_recorded_in_order() -> None:
+    """They have their parts and decoded payloads, in both protocol versions."""
     world = World()
     new, old = world.connect(), world.connect(vsn="1.0.0")
     new.join(config={"private": False})
@@ -27,8 +27,8 @@ def test_frames_are_remembered_in_order() -> None:
     assert (frames[0].topic, frames[0].ref, frames[0].join_ref) == (LAB, "1", "1")
 
 
-def test_tokens_never_come_out() -> None:
-    """Neither of joins, nor of `access_token`, nor of frames that cannot be read."""
+def test_tokens_are_removed() -> None:
+    """They are removed from joins, from `access_token` and from frames that cannot be decoded."""
     world = World()
     client = world.connect()
     token = world.token()

@@ -1,4 +1,4 @@
-"""The HTTP interface: answers and what reaches the listeners (protocol §6.5 to §6.7)."""
+"""The HTTP endpoints: responses, and what is delivered to channels."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def listener(world: World, vsn: str = "2.0.0", **config: Any) -> Client:
 
 
 def test_a_batch_is_delivered_in_order() -> None:
-    """As text to both versions, without `meta`; the answer is 202 without a body."""
+    """Messages are sent as text to both versions, without `meta`; the response is 202 without a body."""
     world = World()
     new, old = listener(world), listener(world, "1.0.0")
     answer = world.rest(BATCH, {"messages": [MESSAGE, {**MESSAGE, "event": "e2"}]})
@@ -34,7 +34,7 @@ def test_a_batch_is_delivered_in_order() -> None:
 
 
 def test_an_id_becomes_meta() -> None:
-    """Only when one is sent."""
+    """Without an id there is no `meta`."""
     world = World()
     client = listener(world)
     name = "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"
@@ -42,8 +42,8 @@ def test_an_id_becomes_meta() -> None:
     assert client.events("broadcast")[0]["meta"] == {"id": name}
 
 
-def test_topics_are_sub_topics() -> None:
-    """The form with `realtime:` reaches nobody, and is 202 all the same."""
+def test_topics_have_no_prefix() -> None:
+    """A topic with `realtime:` is delivered to no channel, and the response is 202 all the same."""
     world = World()
     client = listener(world)
     assert world.rest(BATCH, {"messages": [{**MESSAGE, "topic": "realtime:lab"}]}).status == 202
@@ -51,7 +51,7 @@ def test_topics_are_sub_topics() -> None:
 
 
 def test_private_messages_are_for_private_channels() -> None:
-    """Who may not write is skipped silently in a batch, and refused in the single form."""
+    """Without write access they are skipped in a batch, and a single one is refused."""
     world = World()
     public, private = listener(world), listener(world, private=True)
     anon = {"headers": {"authorization": f"Bearer {world.token('anon')}"}}
@@ -65,7 +65,7 @@ def test_private_messages_are_for_private_channels() -> None:
 
 
 def test_a_single_message_is_its_body() -> None:
-    """As kind 4 to 2.0.0, as text to 1.0.0."""
+    """It is sent as kind 4 to 2.0.0 and as text to 1.0.0."""
     world = World()
     new, old = listener(world), listener(world, "1.0.0")
     assert world.rest("/api/broadcast/lab/events/caf%C3%A9%2Fx", {"a": 1}).status == 202
@@ -74,7 +74,7 @@ def test_a_single_message_is_its_body() -> None:
 
 
 def test_single_bytes_reach_version_two_only() -> None:
-    """`application/octet-stream` is the payload as it is."""
+    """A body of type `application/octet-stream` is the payload."""
     world = World()
     new, old = listener(world), listener(world, "1.0.0")
     assert world.rest(SINGLE, b"\x00\xff", headers={"content-type": "application/octet-stream"}).status == 202
@@ -91,8 +91,8 @@ def test_single_bytes_reach_version_two_only() -> None:
         (b"whatever", None, {}),
     ],
 )
-def test_odd_single_bodies_are_delivered_as_objects(body: bytes, kind: str | None, payload: Any) -> None:
-    """What is no object is wrapped; without a content type it is not looked at (protocol §6.6)."""
+def test_bodies_that_are_not_objects_are_delivered_as_objects(body: bytes, kind: str | None, payload: Any) -> None:
+    """Other JSON values are wrapped; a body without a content type is ignored."""
     world = World()
     client = listener(world, "1.0.0")
     assert world.rest(SINGLE, body, headers={"content-type": kind}).status == 202
@@ -100,7 +100,7 @@ def test_odd_single_bodies_are_delivered_as_objects(body: bytes, kind: str | Non
 
 
 def test_a_private_key_in_a_single_body_overrides_the_query() -> None:
-    """Request parameters are merged, the body's win."""
+    """Parameters of query and body are merged, and those of the body take precedence."""
     world = World()
     public, private = listener(world), listener(world, private=True)
     world.rest(SINGLE, {"private": False}, query={"private": "true"})
@@ -121,8 +121,8 @@ def test_a_private_key_in_a_single_body_overrides_the_query() -> None:
         ("/api/broadcast/lab/events", "application/json", 404, b"Not Found"),
     ],
 )
-def test_other_types_and_paths(path: str, kind: str, status: int, body: bytes) -> None:
-    """415 for the single form only; an unknown route is 404."""
+def test_other_content_types_and_paths_are_refused(path: str, kind: str, status: int, body: bytes) -> None:
+    """A content type gets 415 in the single form only, and an unknown route 404."""
     answer = World().rest(path, b"{}", headers={"content-type": kind})
     assert (answer.status, answer.body) == (status, body)
 
@@ -141,7 +141,7 @@ def test_other_types_and_paths(path: str, kind: str, status: int, body: bytes) -
     ],
 )
 def test_a_batch_is_validated(messages: Any, errors: Any) -> None:
-    """422 with one object for each message, and nothing is delivered."""
+    """The response is 422 with one object for each message, and nothing is delivered."""
     world = World()
     client = listener(world)
     answer = world.rest(BATCH, {"messages": messages})
@@ -150,14 +150,14 @@ def test_a_batch_is_validated(messages: Any, errors: Any) -> None:
     assert client.got == []
 
 
-def test_bad_json_is_400() -> None:
-    """As a page of text, not as JSON."""
+def test_invalid_json_is_400() -> None:
+    """The body of the response is text, not JSON."""
     answer = World().rest(BATCH, b"{")
     assert (answer.status, answer.body, answer.content_type) == (400, b"Bad Request", "text/html; charset=utf-8")
 
 
 def test_a_body_over_eight_megabytes_is_413() -> None:
-    """Before anything else is looked at."""
+    """This is checked first."""
     assert World().rest(BATCH, b" " * 8_000_001).status == 413
 
 
@@ -174,7 +174,7 @@ def test_a_body_over_eight_megabytes_is_413() -> None:
     ],
 )
 def test_a_token_is_needed(headers: dict[str, Any], status: int) -> None:
-    """As a bearer, else in `apikey`; a malformed header is a server error (protocol §6.5, §6.7)."""
+    """It is a bearer token or in `apikey`; a malformed header is a server error."""
     answer = World().rest(BATCH, {"messages": [MESSAGE]}, headers=headers)
     assert answer.status == status
     if status == 401:
@@ -182,13 +182,13 @@ def test_a_token_is_needed(headers: dict[str, Any], status: int) -> None:
 
 
 def test_an_unknown_host_is_refused() -> None:
-    """Also without a token, so that a page of another site cannot use a rebound name."""
+    """This is checked before the token, so that another site's page cannot use a rebound name."""
     answer = World().rest(BATCH, {"messages": [MESSAGE]}, host="evil.example:4000")
     assert (answer.status, answer.body) == (401, b'{"message":"Tenant not found in database"}')
 
 
-def test_limits_are_kept() -> None:
-    """Size, batch size and rate, with the rates in the headers."""
+def test_limits_are_enforced() -> None:
+    """There are limits of size, batch size and rate, and the rates are in the headers."""
     world = World(limits=ServerLimits(messages=100, payload_kb=1))
     big = {**MESSAGE, "payload": {"x": "a" * 2000}}
     answer = world.rest(BATCH, {"messages": [big]})
@@ -203,8 +203,8 @@ def test_limits_are_kept() -> None:
     assert dict(answer.headers)["x-rate-limit"] == "100"
 
 
-def test_over_the_message_rate_nothing_is_taken() -> None:
-    """429 with the server's words."""
+def test_messages_over_the_rate_limit_are_refused() -> None:
+    """The response is the real server's 429."""
     world = World(limits=ServerLimits(messages=10))
     client = listener(world, broadcast={"self": True})
     for _ in range(60):
@@ -214,8 +214,8 @@ def test_over_the_message_rate_nothing_is_taken() -> None:
     assert (answer.status, answer.body) == (429, b'{"message":"You have exceeded your rate limit"}')
 
 
-def test_over_the_request_rate_nothing_is_read() -> None:
-    """Requests are counted by themselves."""
+def test_requests_over_the_rate_limit_are_refused() -> None:
+    """Requests are counted separately from messages."""
     world = World(limits=ServerLimits(messages=2))
     for _ in range(20):
         world.rest(BATCH, {"messages": []})
@@ -223,16 +223,16 @@ def test_over_the_request_rate_nothing_is_read() -> None:
     assert world.rest(BATCH, {"messages": []}).body == b'{"message":"Too many requests"}'
 
 
-def test_health_is_told() -> None:
-    """`/healthcheck` to anybody, `/api/ping` to tenants."""
+def test_health_checks_are_answered() -> None:
+    """`/healthcheck` is answered to all hosts, `/api/ping` to known tenants."""
     world = World()
     assert world.rest("/healthcheck", method="GET", host="x").body == b"ok"
     assert world.rest("/api/ping", method="GET").body == b'{"message":"Success"}'
     assert world.rest("/api/ping", method="GET", host="evil.example").status == 401
 
 
-def test_no_answer_holds_the_secret() -> None:
-    """Whatever is asked, neither secret nor token comes back."""
+def test_no_response_contains_the_secret() -> None:
+    """No response has the secret or a token."""
     world = World()
     for headers in ({}, {"authorization": "Bearer x.y.z"}, {"authorization": "Basic abc"}):
         answer = world.rest(BATCH, {"messages": [{}]}, headers=headers)

@@ -1,12 +1,12 @@
-"""Deadlines of the hub."""
+"""Timers of the hub."""
 
 import pytest
 
 from supawire.server.schedule import Schedule
 
 
-def test_what_is_due_happens_in_order() -> None:
-    """By time, then by planning; what is not due waits."""
+def test_due_timers_run_in_order() -> None:
+    """They are ordered by time, then by creation; timers that are not due wait."""
     done: list[str] = []
     schedule = Schedule()
     for at, name in ((2.0, "b"), (1.0, "a"), (2.0, "c"), (3.0, "d")):
@@ -16,8 +16,8 @@ def test_what_is_due_happens_in_order() -> None:
     assert schedule.next_at == 3.0
 
 
-def test_what_is_cancelled_passes_unnoticed() -> None:
-    """It is no deadline either."""
+def test_a_cancelled_timer_does_not_run() -> None:
+    """It does not count for the next deadline either."""
     done: list[int] = []
     schedule = Schedule()
     timer = schedule.at(1.0, lambda: done.append(1))
@@ -27,8 +27,8 @@ def test_what_is_cancelled_passes_unnoticed() -> None:
     assert done == []
 
 
-def test_a_run_ends_although_everything_plans_itself_anew() -> None:
-    """What is planned during a run waits for the next one."""
+def test_timers_created_during_a_run_wait_for_the_next() -> None:
+    """A timer that schedules itself again does not keep the run going."""
     done: list[int] = []
     schedule = Schedule()
 
@@ -41,7 +41,7 @@ def test_a_run_ends_although_everything_plans_itself_anew() -> None:
     assert done == [1] and schedule.next_at == 0.0
 
 
-def test_one_may_cancel_another_that_is_due_too() -> None:
+def test_a_timer_can_cancel_another_that_is_due() -> None:
     """Both are due in the same run."""
     done: list[int] = []
     schedule = Schedule()
@@ -51,8 +51,8 @@ def test_one_may_cancel_another_that_is_due_too() -> None:
     assert done == []
 
 
-def test_cancelled_deadlines_do_not_pile_up() -> None:
-    """However many are planned and cancelled, the schedule stays small, and the others are kept."""
+def test_cancelled_timers_are_removed() -> None:
+    """The size of the schedule stays bounded, and other timers are kept."""
     done: list[int] = []
     schedule = Schedule()
     schedule.at(1e6, lambda: done.append(1))
@@ -63,8 +63,8 @@ def test_cancelled_deadlines_do_not_pile_up() -> None:
     assert done == [1]
 
 
-def test_what_raises_does_not_take_the_rest_with_it() -> None:
-    """What is due and has not been done yet is done in the next run."""
+def test_a_timer_that_raises_keeps_the_others_scheduled() -> None:
+    """The timers that have not run yet run in the next run."""
     done: list[int] = []
     schedule = Schedule()
 

@@ -1,4 +1,4 @@
-"""Tokens and the server's words about bad ones (protocol §1.3, §3.6, §7.1, §9.2)."""
+"""Validation of tokens, and the real server's errors for invalid ones."""
 
 import base64
 import hmac
@@ -18,15 +18,15 @@ def token(secret: str = SECRET, **claims: Any) -> str:
     return sign({"role": "authenticated", "exp": int(START) + 60, **claims}, secret)
 
 
-def test_a_good_token_gives_its_claims() -> None:
-    """Role, expiry and everything else it says are there."""
+def test_a_valid_token_gives_its_claims() -> None:
+    """These are the role, the expiry and all others."""
     claims = check(token(sub="7"), SECRET, NOW)
     assert isinstance(claims, Claims)
     assert (claims.role, claims.exp, claims.values["sub"]) == ("authenticated", START + 60, "7")
 
 
-def test_blanks_and_percent_signs_are_taken_out() -> None:
-    """A token is percent-decoded and stripped before it is checked (protocol §1.2)."""
+def test_a_token_is_percent_decoded_and_stripped() -> None:
+    """This happens before it is checked."""
     assert isinstance(check(" " + token().replace(".", "%2E") + "\n", SECRET, NOW), Claims)
 
 
@@ -83,17 +83,17 @@ SIGNER = "Failed to generate JWT signer, check your JWT secret or JWKS configura
         ),
     ],
 )
-def test_a_bad_token_is_refused_in_the_servers_words(
+def test_an_invalid_token_has_the_real_servers_error(
     given: str, status: int, error: str, reason: str, message: str
 ) -> None:
-    """Each flaw has its status and its text at the handshake, at a join and in a system message."""
+    """Each error has its status and its texts for the handshake, a join and a system message."""
     refused = check(given, SECRET, NOW)
     assert isinstance(refused, TokenRefused)
     assert (refused.status, refused.error, refused.reason, refused.message) == (status, error, reason, message)
 
 
 def signed(header: bytes, claims: bytes, secret: str = SECRET) -> str:
-    """A token whose parts may be anything, with a signature that is right."""
+    """Return a token with these parts and a valid signature."""
 
     def part(value: bytes) -> str:
         return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
@@ -120,8 +120,8 @@ UNKNOWN = "Unknown Error on Channel"
         ("not.a.jwt", 401, NO_JWT, f"MalformedJWT: {NO_JWT}"),
     ],
 )
-def test_a_malformed_token_is_refused_as_the_real_server_does(given: str, status: int, error: str, reason: str) -> None:
-    """The real server answers 500 to a quoted key and to a damaged header, and a join with an error of its parser."""
+def test_a_malformed_token_is_refused_as_by_the_real_server(given: str, status: int, error: str, reason: str) -> None:
+    """A handshake with a damaged header gets 500, and a join the error of the server's parser."""
     refused = check(given, SECRET, NOW)
     assert isinstance(refused, TokenRefused)
     assert (refused.status, refused.error) == (status, error)
@@ -131,7 +131,7 @@ def test_a_malformed_token_is_refused_as_the_real_server_does(given: str, status
 @pytest.mark.parametrize("name", ["alg", "kid", "typ", "b64", "crit"])
 @pytest.mark.parametrize("value", [None, [], {}, [[]], 5, 1e300, True, "", "x", "HS256", "RS256", "\0"])
 def test_no_header_makes_the_check_raise(name: str, value: Any) -> None:
-    """Every value of every header is either accepted or refused."""
+    """All values of all header fields are accepted or refused."""
     header = json.dumps({"alg": "HS256", name: value}).encode()
     assert isinstance(check(signed(header, GOOD), SECRET, NOW), Claims | TokenRefused)
 
@@ -141,7 +141,7 @@ def test_no_header_makes_the_check_raise(name: str, value: Any) -> None:
     "value", ["null", "[]", "{}", "true", '""', '"\\u0000"', "1e308", "1e999", "-1", "9" * 400, "9" * 5000]
 )
 def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
-    """Every value of every claim is either accepted or refused, and what is accepted can be compared with a clock."""
+    """All values of all claims are accepted or refused, and an accepted expiry can be compared with a clock."""
     claims = b'{"role":"anon","exp":4000000000,"%b":%b}' % (name.encode(), value.encode())
     found = check(signed(HS256, claims), SECRET, NOW)
     assert isinstance(found, Claims | TokenRefused)
@@ -151,7 +151,7 @@ def test_no_claim_makes_the_check_raise(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("exp", ["9" * 400, "1e300", "-" + "9" * 400])
 def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
-    """It cannot be compared with the clock, and a date that far away means nothing."""
+    """A number that large cannot be compared with the clock."""
     claims = b'{"role":"anon","exp":%b}' % exp.encode()
     assert check(signed(HS256, claims), SECRET, NOW) == TokenRefused(TokenError.UNEXPECTED)
 
@@ -160,32 +160,32 @@ def test_an_exp_of_many_digits_is_refused(exp: str) -> None:
     "role", ["none", "public", "current_user", "session_user", "current_role", "pg_monitor", "a\0"]
 )
 def test_a_reserved_role_is_refused(role: str) -> None:
-    """PostgreSQL takes `none` as giving up the role, so that the token would have the rights of the server itself."""
+    """With `none` PostgreSQL resets the role, and the token would have the rights of the server itself."""
     refused = check(token(role=role), SECRET, NOW)
     assert isinstance(refused, TokenRefused) and refused.kind is TokenError.ROLE and refused.status == 401
 
 
 @pytest.mark.parametrize("piece", [".", "%41", " ", "a", "é"])
-def test_a_huge_token_is_not_looked_at(piece: str) -> None:
-    """A megabyte is refused by its length alone."""
+def test_a_huge_token_is_refused_by_its_length(piece: str) -> None:
+    """A token of a megabyte is not decoded."""
     assert check(piece * 1_000_000, SECRET, NOW) == TokenRefused(TokenError.MALFORMED)
     assert check(token(more="x" * MAX_TOKEN), SECRET, NOW) == TokenRefused(TokenError.MALFORMED)
 
 
-def test_a_token_with_much_in_it_is_accepted() -> None:
-    """Claims of tens of kilobytes occur: providers put roles and groups into them."""
+def test_a_token_with_large_claims_is_accepted() -> None:
+    """Providers put roles and groups of tens of kilobytes into claims."""
     assert isinstance(check(token(groups=["a-group-of-users"] * 2000), SECRET, NOW), Claims)
 
 
-def test_an_unsigned_token_is_refused_whatever_it_says() -> None:
-    """`alg: none` is never taken, with or without a signature."""
+def test_an_unsigned_token_is_refused() -> None:
+    """`alg: none` is never accepted, with or without a signature."""
     for signature in ("", "AAAA"):
         for name in ("none", "None", "NONE"):
             assert isinstance(check(unsigned({"alg": name}, signature), SECRET, NOW), TokenRefused)
 
 
-def test_the_time_is_the_callers() -> None:
-    """Expiry is judged by the time passed in, to the second."""
+def test_expiry_is_compared_with_the_given_time() -> None:
+    """The comparison is exact to the second."""
     short = token(exp=int(START) + 1)
     assert isinstance(check(short, SECRET, Instant(0.0, START + 0.999)), Claims)
     assert isinstance(check(short, SECRET, Instant(0.0, START + 1.0)), TokenRefused)

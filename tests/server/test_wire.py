@@ -1,4 +1,4 @@
-"""The server's end of both wire versions (protocol §2)."""
+"""The server's side of both protocol versions."""
 
 import pytest
 from hypothesis import given
@@ -15,12 +15,12 @@ KIND_4 = bytes.fromhex("040c040c017265616c74696d653a6c616270696e677b226964223a22
 
 @pytest.mark.parametrize(("v2", "data"), [(True, ARRAY), (False, OBJECT)])
 def test_a_text_frame_of_either_version_gives_the_same_push(v2: bool, data: bytes) -> None:
-    """Both versions are read to the same parts, the payload left as the text it was."""
+    """The parts are the same, and the payload keeps its text."""
     push = wire.read(v2, data, False)
     assert push == wire.Push(b'"1"', b'"2"', "realtime:lab", "broadcast", b'{"n": 1}')
 
 
-def test_more_than_five_elements_are_taken() -> None:
+def test_more_than_five_elements_are_accepted() -> None:
     """Extra elements of an array frame are ignored."""
     assert wire.read(True, ARRAY[:-1] + b',"more",7]', False) == wire.read(True, ARRAY, False)
 
@@ -44,15 +44,15 @@ def test_more_than_five_elements_are_taken() -> None:
     ids=lambda data: repr(data[:20]),
 )
 @pytest.mark.parametrize("v2", [True, False])
-def test_what_cannot_be_read_is_nothing(data: bytes, v2: bool) -> None:
-    """A text frame that the server drops without a word is read as None (protocol §2.2)."""
+def test_an_invalid_frame_is_read_as_none(data: bytes, v2: bool) -> None:
+    """The server drops such a text frame."""
     assert wire.read(v2, data, False) is None
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+999", "[1e309]", '{"a":{"b":1.5e1000}}'])
 @pytest.mark.parametrize("v2", [True, False])
 def test_a_number_that_is_too_large_drops_the_frame(number: str, v2: bool) -> None:
-    """The real server's parser has no such float (protocol §13); text that looks like one is text."""
+    """The real server's parser has no such float; a string with these characters is not affected."""
     array, text = b'["1","2","realtime:lab","broadcast",%b]', b'"of 1e400"'
     frame = b'{"topic":"realtime:lab","event":"broadcast","ref":"2","payload":%b}' if not v2 else array
     assert wire.read(v2, frame % number.encode(), False) is None
@@ -73,8 +73,8 @@ def test_a_user_push_is_read() -> None:
     assert push == wire.Push(b'"7"', b'"12"', "realtime:lab", "broadcast", b'{"n":1}', 3, b"ping", True)
 
 
-def test_bad_metadata_drops_a_user_push() -> None:
-    """Metadata must be JSON, although it is thrown away."""
+def test_invalid_metadata_drops_a_user_push() -> None:
+    """Metadata must be JSON, although it is not used."""
     fields = b"7", b"12", b"realtime:lab", b"ping"
     good = binary.pack(binary.USER_PUSH, *fields, b'{"k":1}', payload=b"x")
     bad = binary.pack(binary.USER_PUSH, *fields, b"{k", payload=b"x")
@@ -83,7 +83,7 @@ def test_bad_metadata_drops_a_user_push() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x09\x00\x00", b"\xff\xfe", b"\x03\x01", KIND_3[:20], KIND_4])
-def test_a_binary_frame_that_is_none_of_ours_is_nothing(data: bytes) -> None:
+def test_an_invalid_binary_frame_is_read_as_none(data: bytes) -> None:
     """Unknown kinds, truncated headers and the server's own kinds are dropped."""
     assert wire.read(True, data, True) is None
 
@@ -95,12 +95,12 @@ def test_version_one_has_no_binary_frames() -> None:
 
 @given(st.binary(max_size=80), st.booleans(), st.booleans())
 def test_reading_never_raises(data: bytes, v2: bool, is_binary: bool) -> None:
-    """Any bytes at all are a push or nothing."""
+    """All bytes are read as a push or as None."""
     assert isinstance(wire.read(v2, data, is_binary), wire.Push | None)
 
 
 def test_a_user_broadcast_is_kind_4_or_text() -> None:
-    """A JSON broadcast reaches 2.0.0 as kind 4 and 1.0.0 as text with meta (protocol §2.4)."""
+    """A JSON broadcast is sent as kind 4 to 2.0.0, and as text with meta to 1.0.0."""
     shared = wire.shared_user("realtime:lab", b"ping", b'{"n":1}', json=True, metadata=b'{"id":"m-1"}')
     assert shared.get(True) == (KIND_4, True)
     text, is_binary = shared.get(False) or (b"", True)
@@ -114,19 +114,19 @@ def test_a_user_broadcast_is_kind_4_or_text() -> None:
 
 
 def test_a_raw_broadcast_does_not_reach_version_one() -> None:
-    """Raw bytes are for 2.0.0 only."""
+    """Bytes are sent to 2.0.0 only."""
     shared = wire.shared_user("realtime:lab", b"blob", b"\x00\xff", json=False)
     assert shared.get(False) is None
     assert shared.get(True) is not None
 
 
-def test_a_name_too_long_for_a_binary_header_reaches_nobody_on_version_two() -> None:
-    """A topic over 255 bytes cannot be put into kind 4 (protocol §8)."""
+def test_a_name_too_long_for_a_binary_header_is_not_sent_to_version_2() -> None:
+    """A topic over 255 bytes does not fit into kind 4."""
     assert wire.shared_user("realtime:" + "x" * 250, b"ping", b"{}", json=True).get(True) is None
 
 
 def test_a_frame_is_encoded_once_for_each_version() -> None:
-    """All recipients of one version get one and the same object."""
+    """All recipients of one version get the same object."""
     calls: list[bool] = []
 
     def make(v2: bool) -> wire.Encoded:

@@ -1,4 +1,4 @@
-"""A hub under virtual time, with clients that are lists of frames: no socket, no clock, no waiting."""
+"""A hub under virtual time with clients that collect frames, without sockets and clocks."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ START = 1_800_000_000.0
 
 
 class Client:
-    """One end of a socket. `got` holds every frame received: parsed JSON, or bytes of a binary one."""
+    """The client side of one socket. `got` holds every frame received: parsed JSON, or the bytes of a binary frame."""
 
     def __init__(self, world: "World", number: int, v2: bool) -> None:
         self.world = world
@@ -44,11 +44,11 @@ class Client:
         self.got: list[Any] = []
         self.times: list[float] = []
         self.closed: tuple[int | None] | None = None
-        self.held: list[str] = []
+        self.reading: list[str] = []
         self._ref = 0
 
     def push(self, topic: Any, event: Any, payload: Any, *, ref: Any = ..., join_ref: Any = None) -> Any:
-        """Send a text frame; the ref it carries."""
+        """Send a text frame and return its ref."""
         if ref is ...:
             self._ref += 1
             ref = str(self._ref)
@@ -59,7 +59,7 @@ class Client:
         return ref
 
     def raw(self, data: str | bytes) -> None:
-        """Send any bytes: text for a str, a binary frame for bytes."""
+        """Send bytes: a str as a text frame, bytes as a binary frame."""
         raw = data.encode() if isinstance(data, str) else data
         self.world.hub.receive(self.number, raw, isinstance(data, bytes), self.world.now)
         self.world.pump()
@@ -70,7 +70,7 @@ class Client:
         self.world.pump()
 
     def join(self, topic: str = "realtime:lab", config: dict[str, Any] | None = None, **more: Any) -> str:
-        """Join; the ref, which is the join_ref too."""
+        """Join and return the ref, which is also the join_ref."""
         self._ref += 1
         ref = str(self._ref)
         payload = {"config": config or {}, **more}
@@ -90,34 +90,34 @@ class Client:
         )
 
     def take(self) -> list[Any]:
-        """What came since the last look."""
+        """Return and remove the received frames."""
         got, self.got = self.got, []
         return got
 
     def events(self, name: str) -> list[Any]:
-        """The payloads of the frames of this event since the last `take`."""
+        """Return the payloads of the frames of this event since the last `take`."""
         return [event.payload for event in map(self.parts, self.got) if event.event == name]
 
     def parts(self, frame: Any) -> "Parts":
-        """A received frame, whichever the version."""
+        """Return the parts of a received frame of either version."""
         if isinstance(frame, bytes):
             return Parts(None, None, "", "binary", frame)
         if isinstance(frame, dict):
             return Parts(None, frame["ref"], frame["topic"], frame["event"], frame["payload"])
         return Parts(*frame)
 
-    def heard(self) -> list[tuple[str, Any]]:
-        """Event and payload of what came since the last `take`."""
+    def received(self) -> list[tuple[str, Any]]:
+        """Return event and payload of the frames since the last `take`."""
         return [(part.event, part.payload) for part in map(self.parts, self.got)]
 
     def disconnect(self) -> None:
-        """The network is gone."""
+        """Lose the connection."""
         self.world.hub.disconnected(self.number, self.world.now)
         self.world.pump()
 
 
 class Parts:
-    """A frame taken apart."""
+    """The parts of a frame."""
 
     def __init__(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
         self.join_ref = join_ref
@@ -128,14 +128,14 @@ class Parts:
 
 
 class World:
-    """A hub, its clients and its time."""
+    """A hub, its clients and its virtual time."""
 
     def __init__(self, **options: Any) -> None:
         self.now = Instant(1000.0, START)
         self.hub = Hub(HubOptions(secret=SECRET, **options), Random(7))
         self.clients: dict[int, Client] = {}
         self.reports: list[str] = []
-        self.asked: dict[int, Query[Any]] = {}
+        self.pending: dict[int, Query[Any]] = {}
         """Questions of the hub that were not answered yet; only with `database=True`."""
         self.unsubscribed: list[int] = []
         self.responses: dict[int, RestAnswer] = {}
@@ -143,14 +143,14 @@ class World:
         """The number of the last REST answer that was not there at once."""
 
     def token(self, role: str | None = "authenticated", lasts: float | None = 3600, **claims: Any) -> str:
-        """A token by virtual time."""
+        """Return a token that expires in virtual time."""
         base: dict[str, Any] = {} if role is None else {"role": role}
         if lasts is not None:
             base["exp"] = int(self.now.wall + lasts)
         return sign({**base, **claims}, SECRET)
 
     def connect(self, *, vsn: str = "2.0.0", token: str | None = None, host: str = "localhost:4000") -> Client:
-        """A client whose handshake is good."""
+        """Return a client whose handshake is accepted."""
         number = len(self.clients) + 1
         client = self.clients[number] = Client(self, number, vsn.startswith("2"))
         answer = self.handshake(number, {"vsn": vsn, "apikey": token or self.token()}, host=host)
@@ -166,13 +166,13 @@ class World:
         host: str = "localhost",
         headers: dict[str, str] | None = None,
     ) -> Accepted | Refusal:
-        """The answer to a request."""
+        """Return the answer to an upgrade request."""
         answer = self.hub.connect(number, Request(host, query, headers or {}), self.now)
         self.pump()
         return answer
 
     def rest(self, path: str, body: Any = b"", **fields: Any) -> RestAnswer:
-        """The answer to a POST; `body` is JSON unless it is bytes."""
+        """Return the answer to a POST; `body` is JSON unless it is bytes."""
         headers = {"authorization": f"Bearer {self.token()}", "content-type": "application/json"}
         headers |= fields.pop("headers", {})
         headers = {name: value for name, value in headers.items() if value}
@@ -188,26 +188,26 @@ class World:
         return answer
 
     def answer(self, answer: Answer, number: int | None = None) -> Query[Any]:
-        """Answer the oldest open question, or the one of this number; the question."""
-        number = next(iter(self.asked)) if number is None else number
-        question = self.asked.pop(number)
+        """Answer the oldest pending query, or the one of this number, and return the query."""
+        number = next(iter(self.pending)) if number is None else number
+        query = self.pending.pop(number)
         self.hub.answered(number, answer, self.now)
         self.pump()
-        return question
+        return query
 
     def emit(self, type: str, table: str, **row: Any) -> None:
-        """A row changed."""
+        """Emit a row change."""
         self.hub.emit(make_change(type, table, **row), self.now)
         self.pump()
 
     def fault(self, name: str, *args: Any, **more: Any) -> None:
-        """Misbehave."""
+        """Inject a fault."""
         self.hub.at(self.now)
         getattr(self.hub.faults, name)(*args, **more)
         self.pump()
 
     def pump(self) -> None:
-        """Perform what the hub orders."""
+        """Perform the effects of the hub."""
         while (effect := self.hub.next_effect()) is not None:
             self._perform(effect)
 
@@ -216,8 +216,8 @@ class World:
             self.reports.append(effect.text)
             return
         if isinstance(effect, SendQuery):
-            assert self.hub.options.database, "a question to a database that is not there"
-            self.asked[effect.number] = effect.query
+            assert self.hub.options.database, "a query to a database that is not there"
+            self.pending[effect.number] = effect.query
             return
         if isinstance(effect, Unsubscribe):
             self.unsubscribed.append(effect.channel)
@@ -235,10 +235,10 @@ class World:
         elif isinstance(effect, CloseSocket):
             client.closed = (effect.code,)
         elif isinstance(effect, PauseReading | ResumeReading):
-            client.held.append(type(effect).__name__)
+            client.reading.append(type(effect).__name__)
 
     def run(self, seconds: float) -> None:
-        """Let time pass, stopping at every deadline."""
+        """Advance the time, stopping at every deadline."""
         end = self.now.mono + seconds
         while (deadline := self.hub.next_deadline) is not None and deadline <= end:
             self._pass(max(deadline, self.now.mono))
@@ -251,7 +251,7 @@ class World:
 
 
 def loads(data: bytes) -> Any:
-    """JSON of a frame, or its text when it is none."""
+    """Return the JSON value of a frame, or its text when it is not JSON."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -259,7 +259,7 @@ def loads(data: bytes) -> Any:
 
 
 def unsigned(header: dict[str, Any], signature: str = "") -> str:
-    """A token with this header, good claims, and a signature that is not checked."""
+    """Return a token with this header, valid claims, and this signature."""
 
     def part(value: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
@@ -273,10 +273,10 @@ OK = {"status": "ok", "response": {}}
 
 
 def denied(reason: str) -> dict[str, Any]:
-    """The payload of a refused join."""
+    """Return the payload of a refused join."""
     return {"status": "error", "response": {"reason": reason}}
 
 
 def system(message: str, *, status: str = "error", extension: str = "system", channel: str = "lab") -> dict[str, Any]:
-    """The payload of a system frame."""
+    """Return the payload of a system frame."""
     return {"message": message, "status": status, "extension": extension, "channel": channel}

@@ -1,4 +1,4 @@
-"""A Chromium, driven by its DevTools protocol over the WebSocket that is at hand anyway."""
+"""A Chromium that is driven by its DevTools protocol over a WebSocket."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ class Page:
         """What the page complained of: exceptions, errors, what its policy kept out."""
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol; its result."""
+        """Execute a command of the protocol and return its result."""
         number = next(self._numbers)
         await self._ws.send_json({"id": number, "method": method, "params": params})
         while True:
@@ -59,44 +59,44 @@ class Page:
                 pass
 
     async def open(self, url: str) -> None:
-        """Go there."""
+        """Open a URL."""
         await self.call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
 
     async def run(self, script: str) -> Any:
-        """The value of an expression."""
+        """Return the value of an expression."""
         got = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in got, got["exceptionDetails"]
         return got["result"].get("value")
 
     async def until(self, script: str) -> Any:
-        """Wait until an expression is true; its value."""
+        """Wait until an expression is true and return its value."""
         async with asyncio.timeout(PATIENCE):
             while not (value := await self.run(script)):  # noqa: ASYNC110  it is the page that changes
                 await asyncio.sleep(0.02)
         return value
 
     async def text(self, selector: str) -> str:
-        """What stands there, as a reader sees it."""
+        """Return the visible text."""
         return await self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     async def shows(self, selector: str, text: str) -> None:
-        """Wait until this text stands there."""
+        """Wait until this text is visible."""
         await self.until(
             f"document.querySelector({json.dumps(selector)})?.innerText.includes({json.dumps(text)}) ?? false"
         )
 
     async def click(self, selector: str) -> None:
-        """Click on it."""
+        """Click on an element."""
         await self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     async def focus(self, selector: str) -> None:
-        """Put the cursor there, with its text selected, so that typing replaces it."""
+        """Focus an element and select its text, so that typing replaces it."""
         found = f"document.querySelector({json.dumps(selector)})"
         await self.run(f"{found}.focus(), {found}.select?.()")
 
     async def type(self, text: str) -> None:
-        """Type this where the focus is."""
+        """Type this text into the focused element."""
         await self.call("Input.insertText", text=text)
 
     async def press(self, key: str, code: int) -> None:
@@ -107,7 +107,7 @@ class Page:
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **words)
 
     async def nodes(self) -> list[tuple[str, str]]:
-        """Role and name of everything that a screen reader finds."""
+        """Return role and name of everything in the accessibility tree."""
         tree = await self.call("Accessibility.getFullAXTree")
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -116,7 +116,7 @@ class Page:
         ]
 
     async def picture(self, *, width: int, height: int, dark: bool) -> bytes:
-        """What it looks like, as PNG."""
+        """Return a screenshot as PNG."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -128,7 +128,7 @@ class Page:
 
 @asynccontextmanager
 async def chromium(program: str, folder: Path, *flags: str) -> AsyncGenerator[Page]:
-    """A page of a browser that ends with the block; `folder` is for its profile."""
+    """Open a page of a browser that ends with the block; `folder` is for its profile."""
     process = await asyncio.create_subprocess_exec(
         program,
         *FLAGS,

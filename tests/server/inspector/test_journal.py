@@ -1,4 +1,4 @@
-"""What a page is told of frames and changes."""
+"""The lines that the inspector sends for frames and changes."""
 
 import json
 from typing import Any
@@ -20,8 +20,8 @@ def one(data: bytes, *, is_binary: bool = False, out: bool = False) -> FrameLine
     return line
 
 
-def test_both_versions_and_all_kinds_are_read() -> None:
-    """Arrays, objects and each binary frame say topic, event, ref and payload."""
+def test_both_versions_and_all_kinds_are_decoded() -> None:
+    """Arrays, objects and each binary frame give topic, event, ref and payload."""
     array = one(b'["1","2","realtime:room","broadcast",{"event":"typing","payload":{"n":1}}]')
     assert (array.topic, array.event, array.user_event, array.ref) == ("realtime:room", "broadcast", "typing", "2")
     thing = one(b'{"topic":"realtime:room","event":"phx_reply","payload":{"status":"ok"},"ref":5}', out=True)
@@ -36,8 +36,8 @@ def test_both_versions_and_all_kinds_are_read() -> None:
     assert (down.user_event, down.payload[:8], down.cut, down.size) == ("blob", "00 01 02", True, len(raw))
 
 
-def test_garbage_is_shown_as_what_it_is() -> None:
-    """What is no frame is named so, and shown, text or not."""
+def test_invalid_frames_are_shown_as_unreadable() -> None:
+    """Their content is shown, text or not."""
     for data in (b"{", b"", b"[1]", b'{"topic":5}', b"[" * 5000, b"\xff\xfe"):
         line = one(data)
         assert (line.event, line.topic) == ("unreadable", "")
@@ -46,7 +46,7 @@ def test_garbage_is_shown_as_what_it_is() -> None:
 
 
 def test_no_token_is_shown() -> None:
-    """Tokens are taken out of joins, renewals, broadcasts, texts and long payloads, wherever they stand."""
+    """Tokens are removed from joins, token pushes, broadcasts, strings and long payloads, at any depth."""
     shapes: list[Any] = [
         ["1", "1", "realtime:room", "phx_join", {"access_token": "opaque", "config": {}}],
         ["1", "1", "realtime:room", "access_token", {"access_token": TOKEN}],
@@ -62,8 +62,8 @@ def test_no_token_is_shown() -> None:
     assert TOKEN not in one(f"not JSON {TOKEN}".encode()).payload
 
 
-def test_one_frame_for_many_is_one_line() -> None:
-    """A frame for hundreds of connections is one line that counts them, also when versions alternate."""
+def test_a_frame_for_many_connections_is_one_line() -> None:
+    """The line counts the recipients, also when protocol versions alternate."""
     book = Journal()
     newer, older = b'[null,null,"realtime:room","x",{}]', b'{"topic":"realtime:room","event":"x","payload":{}}'
     for number in range(500):
@@ -74,8 +74,8 @@ def test_one_frame_for_many_is_one_line() -> None:
     assert book.take().frames == []
 
 
-def test_what_nobody_fetches_is_bounded() -> None:
-    """A page that does not ask costs a bounded number of lines, and is told how many it missed."""
+def test_pending_lines_are_bounded() -> None:
+    """The number of lines dropped since the last fetch is reported."""
     book = Journal()
     for number in range(journal.MAX_PENDING + 25):
         book.frame_received(1, b"%d" % number, False, NOW)
@@ -88,15 +88,15 @@ def test_what_nobody_fetches_is_bounded() -> None:
     assert book.take().missed == 0
 
 
-def test_a_long_payload_is_cut() -> None:
-    """Of a payload of megabytes a few thousand characters are shown, and it is said."""
+def test_a_long_payload_is_truncated() -> None:
+    """A few thousand characters of it are shown, and the line says that it is truncated."""
     line = one(json.dumps(["1", "1", "t", "e", "é" * 1_000_000]).encode())
     assert line.cut and len(line.payload) == journal.MAX_SHOWN
     assert not one(b'["1","1","t","e",{}]').cut
 
 
 def test_a_change_counts_its_channels() -> None:
-    """A change is one line, with its rows and with how many channels were told."""
+    """A change is one line with its rows and the number of channels."""
     table = '"schema":"public","table":"users"'
     data = f'{{{table},"type":"UPDATE","record":{{"id":1}},"old_record":{{"id":0}},"errors":null}}'.encode()
     hidden = f'{{{table},"type":"INSERT","record":{{}},"errors":["Error 401: Unauthorized"]}}'.encode()
@@ -109,8 +109,8 @@ def test_a_change_counts_its_channels() -> None:
     assert (two.errors, two.receivers, two.old_record) == ("Error 401: Unauthorized", 0, "")
 
 
-def test_a_change_that_is_nested_too_deeply_is_one_line_too() -> None:
-    """What cannot be read is shown as it came, and costs no other line."""
+def test_a_change_that_is_nested_too_deeply_is_shown_as_text() -> None:
+    """It does not affect other lines."""
     deep = b'{"schema":"public","table":"t","type":"INSERT","record":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     book = Journal()
     book.changed(deep, 1, NOW)

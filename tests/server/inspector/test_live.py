@@ -1,4 +1,4 @@
-"""The inspector's routes and its socket, on the network."""
+"""The inspector's routes and its WebSocket, on the network."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ from supawire import broadcast, changes, connect_async, presence
 from supawire.server import HubOptions, LocalServer
 from supawire.server.app import App
 from supawire.server.inspector import web
-from tests.server.inspector.looking import looking
+from tests.server.inspector.inspector_client import looking
 from tests.server.world import SECRET
 
 
@@ -27,16 +27,16 @@ async def running(**options: Any) -> AsyncGenerator[tuple[App, str]]:
         await app.stop()
 
 
-async def test_it_is_there_only_when_wanted() -> None:
-    """Without the option the paths of the inspector are as unknown as on the real server."""
+async def test_it_is_off_by_default() -> None:
+    """Without the option its paths get 404, as on the real server."""
     async with running() as (_, url), aiohttp.ClientSession() as http:
         for path in (*web.FILES, web.LIVE):
             async with http.get(url + path) as answer:
                 assert answer.status == 404
 
 
-async def test_every_file_is_served_and_named() -> None:
-    """Each file of the page is in the package and has a path, and no browser lets anything foreign into it."""
+async def test_every_file_is_served() -> None:
+    """Each file of the package has a path, and the security policy forbids foreign content."""
     static = {item.name for item in files("supawire.server.inspector").joinpath("static").iterdir()}
     assert static == {name for name, _ in web.FILES.values()}
     async with running(inspector=True) as (_, url), aiohttp.ClientSession() as http:
@@ -49,8 +49,8 @@ async def test_every_file_is_served_and_named() -> None:
                 assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text
 
 
-async def test_other_sites_get_nothing() -> None:
-    """A page of another origin, and one whose name was made to lead here, get neither the page nor the socket."""
+async def test_other_sites_are_refused() -> None:
+    """A page of another origin, and one with a rebound name, get neither the page nor the WebSocket."""
     async with running(inspector=True) as (app, url), aiohttp.ClientSession() as http:
         rebound = {"Host": f"attacker.example:{app.port}", "Origin": f"http://attacker.example:{app.port}"}
         for headers in ({"Origin": "http://attacker.example"}, rebound, {"Sec-Fetch-Site": "cross-site"}):
@@ -66,8 +66,8 @@ async def test_other_sites_get_nothing() -> None:
             assert answer.status == 400  # no upgrade
 
 
-async def test_a_page_is_told_who_is_there() -> None:
-    """Connections with version and channels, channels with members and presence, faults, level; all of it live."""
+async def test_the_overview_is_live() -> None:
+    """It has connections with version and channels, topics with members and presence, faults, and the backend."""
     async with LocalServer(inspector=True) as server, looking(server.url) as eye:
         assert eye.about["level"] == "memory" and eye.overview["connections"] == []
         async with connect_async(server.url, server.token(), protocol="1.0.0") as client:
@@ -96,8 +96,8 @@ async def test_a_page_is_told_who_is_there() -> None:
         await eye.until(lambda: eye.overview["connected"] == 0)
 
 
-async def test_a_page_is_told_what_is_sent() -> None:
-    """Frames both ways and changes arrive; a pause leaves out what was sent meanwhile."""
+async def test_frames_and_changes_are_sent() -> None:
+    """Frames of both directions and changes arrive; those sent during a pause are left out."""
     async with (
         LocalServer(inspector=True) as server,
         looking(server.url) as eye,
@@ -122,8 +122,8 @@ async def test_a_page_is_told_what_is_sent() -> None:
         assert "unseen" not in [it["user_event"] for it in eye.frames]
 
 
-async def test_a_page_publishes_and_emits() -> None:
-    """Broadcasts go to public and private channels, rows change; what is wrong is answered in words."""
+async def test_a_page_can_publish_and_emit() -> None:
+    """Broadcasts are delivered to public and private channels; an invalid request gets an error."""
     async with (
         LocalServer(inspector=True) as server,
         looking(server.url) as eye,
@@ -154,8 +154,8 @@ async def test_a_page_publishes_and_emits() -> None:
             assert (await eye.order(**wrong))["error"]
 
 
-async def test_keys_are_told_only_when_asked_for() -> None:
-    """Neither key nor token nor secret is in anything that a page is told, but in the answer to its own wish."""
+async def test_keys_are_sent_only_on_request() -> None:
+    """Keys, tokens and the secret are in no other message."""
     async with LocalServer(inspector=True) as server, looking(server.url) as eye:
         async with connect_async(server.url, server.anon_key, token=server.token(sub="alice")) as client:
             room = client.channel("room", private=True)

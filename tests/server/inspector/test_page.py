@@ -1,4 +1,4 @@
-"""The inspector in a browser, as somebody sees and uses it."""
+"""The inspector in a browser."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ def program(require: Callable[[str], str]) -> str:
 
 @asynccontextmanager
 async def inspecting(program: str, folder: Path) -> AsyncGenerator[tuple[LocalServer, AsyncClient, Page]]:
-    """A server, a client of it, and its inspector in a browser."""
+    """Run a server, a client of it, and a browser with its inspector."""
     async with (
         LocalServer(inspector=True) as server,
         connect_async(server.url, server.token()) as client,
@@ -33,8 +33,8 @@ async def inspecting(program: str, folder: Path) -> AsyncGenerator[tuple[LocalSe
         yield server, client, page
 
 
-async def test_the_page_shows_what_goes_on(program: str, tmp_path: Path):
-    """Who is here, what they send, what changes: it all appears by itself, as text, and can be filtered and held."""
+async def test_the_page_shows_connections_frames_and_changes(program: str, tmp_path: Path):
+    """They appear without a reload, as text, and can be filtered and paused."""
     async with inspecting(program, tmp_path) as (server, client, page):
         room = client.channel("room:lobby", presence_key="alice", ack=True)
         room.on(presence(), lambda _: None)
@@ -69,8 +69,8 @@ async def test_the_page_shows_what_goes_on(program: str, tmp_path: Path):
         assert page.complaints == []
 
 
-async def test_the_page_acts(program: str, tmp_path: Path):
-    """Forms publish and change rows, wrong JSON is said at once, and keys are there after a click and not before."""
+async def test_the_forms_of_the_page_work(program: str, tmp_path: Path):
+    """They publish and change rows, invalid JSON is reported at once, and keys are shown after a click only."""
     async with inspecting(program, tmp_path) as (server, client, page):
         news = client.channel("room").listen(broadcast(), changes("users"))
         await client.channel("room").subscribe(wait="ready")
@@ -106,8 +106,10 @@ async def test_the_page_acts(program: str, tmp_path: Path):
         assert page.complaints == []
 
 
-async def test_the_page_is_readable_for_everybody(program: str, tmp_path: Path):
-    """Each control has a name, contrast is enough in light and dark, and nothing scrolls sideways when it is narrow."""
+async def test_the_page_is_accessible(program: str, tmp_path: Path):
+    """Each control has a name, contrast is sufficient in light and dark mode, and a narrow page does not scroll
+    sideways.
+    """
     async with inspecting(program, tmp_path) as (server, client, page):
         await client.channel("a-rather-long-topic:with-parts:and-more-of-them").subscribe()
         server.emit("DELETE", "a_table_with_a_long_name_that_goes_on", old_record={"id": 1})
@@ -139,8 +141,8 @@ ATTEMPTS = (
 )
 
 
-async def test_a_hostile_page_learns_nothing(program: str, tmp_path: Path):
-    """In a browser, a page of another port gets neither files nor socket, and a name made to lead here is refused."""
+async def test_a_page_of_another_origin_is_refused_by_the_browser(program: str, tmp_path: Path):
+    """A page of another port gets neither files nor the WebSocket, and a rebound name is refused."""
     rebind = "--host-resolver-rules=MAP attacker.test 127.0.0.1"
     async with (
         LocalServer(inspector=True) as server,

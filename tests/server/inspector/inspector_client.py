@@ -1,4 +1,4 @@
-"""The inspector's socket, as its page uses it."""
+"""A client of the inspector's WebSocket, in place of its page."""
 
 import asyncio
 import json
@@ -11,8 +11,8 @@ import aiohttp
 from supawire.server.inspector import web
 
 
-class Eye:
-    """What a page has been told so far."""
+class InspectorClient:
+    """What the inspector has sent so far."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
@@ -24,7 +24,7 @@ class Eye:
         self.all = ""
 
     async def until(self, done: Callable[[], object]) -> None:
-        """Read until this holds."""
+        """Read until the condition holds."""
         async with asyncio.timeout(40):
             while not done():
                 text = await self.ws.receive_str()
@@ -36,7 +36,7 @@ class Eye:
                     getattr(self, name).extend(news.get(name, []))
 
     async def order(self, **words: Any) -> dict[str, Any]:
-        """Ask for something; the answer."""
+        """Send a request and return its answer."""
         asked = len(self.answers) + 1
         await self.ws.send_json(words)
         await self.until(lambda: len(self.answers) >= asked)
@@ -44,8 +44,8 @@ class Eye:
 
 
 @asynccontextmanager
-async def looking(url: str) -> AsyncGenerator[Eye]:
+async def looking(url: str) -> AsyncGenerator[InspectorClient]:
     async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}{web.LIVE}", headers={"Origin": url}) as ws:
-        eye = Eye(ws)
+        eye = InspectorClient(ws)
         await eye.until(lambda: eye.overview)
         yield eye

@@ -1,4 +1,4 @@
-"""Who may look into a local server."""
+"""Access checks of the inspector."""
 
 import pytest
 
@@ -9,8 +9,8 @@ SOCKET = PAGE | {"origin": "http://127.0.0.1:4000"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4000", "localhost:4000", "LOCALHOST", "[::1]:4000", "127.1.2.3"])
-def test_the_page_is_shown_at_this_machine(host: str) -> None:
-    """Whatever name this machine gives itself is taken, by the page and by its socket."""
+def test_the_page_is_served_to_this_machine(host: str) -> None:
+    """Every name of this machine is accepted, by the page and by its WebSocket."""
     assert refusal("127.0.0.1", {"host": host}, live=False) is None
     assert refusal("::1", {"host": host, "origin": f"http://{host}"}, live=True) is None
 
@@ -40,17 +40,17 @@ def test_the_page_is_shown_at_this_machine(host: str) -> None:
     ],
     ids=str,
 )
-def test_nobody_else_gets_in(address: str | None, changed: dict[str, str], live: bool) -> None:
-    """Other machines, names that only lead here, other origins, frames and proxies are refused with a reason."""
+def test_other_requests_are_refused(address: str | None, changed: dict[str, str], live: bool) -> None:
+    """Other machines, rebound names, other origins, frames and proxies are refused with a reason."""
     assert refusal(address, SOCKET | changed, live=live)
 
 
-def test_the_socket_is_for_a_page() -> None:
-    """A program that says no origin gets no socket; it has the protocol's own ways."""
+def test_the_websocket_needs_an_origin() -> None:
+    """A program that sends no Origin is refused."""
     assert refusal("127.0.0.1", PAGE, live=True)
 
 
-def test_a_link_from_elsewhere_may_be_followed() -> None:
-    """Somebody who follows a link of another site to the page sees it; the page tells that site nothing."""
+def test_a_link_from_another_site_opens_the_page() -> None:
+    """A navigation to the page is accepted; the other site cannot read its content."""
     visit = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert refusal("127.0.0.1", PAGE | visit, live=False) is None

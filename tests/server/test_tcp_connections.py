@@ -1,4 +1,4 @@
-"""Half requests and unfinished messages: how long they may take, and how much they may hold in all."""
+"""Incomplete requests and messages: the timeout for them, and the limit on their bytes."""
 
 import asyncio
 from contextlib import closing
@@ -18,7 +18,7 @@ UPGRADE = (
 
 
 async def answer(port: int, sent: bytes) -> bytes:
-    """What comes back, until the server ends the connection."""
+    """Return what is received until the server ends the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with closing(writer):
         writer.write(sent)
@@ -32,22 +32,22 @@ async def answer(port: int, sent: bytes) -> bytes:
     "sent",
     [b"", b"GET", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: 1", b"\x16\x03\x01"],
 )
-async def test_half_a_request_is_not_waited_for(sent: bytes) -> None:
-    """A connection without a whole request is cut, and nothing is kept of it."""
+async def test_an_incomplete_request_times_out(sent: bytes) -> None:
+    """The connection is closed and removed."""
     async with running(timings=SHORT) as net:
         assert b"200" not in await answer(net.app.port, sent)
         assert not net.app.tcp.open
 
 
-async def test_half_a_body_is_not_waited_for() -> None:
-    """408, and the connection is closed."""
+async def test_an_incomplete_body_times_out() -> None:
+    """The response is 408, and the connection is closed."""
     head = b"POST /api/broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{"
     async with running(timings=SHORT) as net:
         assert (await answer(net.app.port, head)).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_an_open_socket_outlives_the_time_for_its_request() -> None:
-    """The time is for the request alone; a socket may then be silent as long as the protocol allows."""
+async def test_the_request_timeout_does_not_apply_to_open_sockets() -> None:
+    """An open socket may be idle for as long as the protocol allows."""
     async with running(timings=SHORT) as net:
         ws = await net.joined()
         await asyncio.sleep(0.15)
@@ -60,7 +60,7 @@ async def test_an_open_socket_outlives_the_time_for_its_request() -> None:
 
 
 class Transport(asyncio.Transport):
-    """A transport that notes its end."""
+    """A transport that records whether it was aborted."""
 
     aborted = False
 
@@ -68,8 +68,8 @@ class Transport(asyncio.Transport):
         self.aborted = True
 
 
-async def test_unfinished_bytes_are_bounded_in_all() -> None:
-    """The connection that holds most is cut; the others, and what has arrived whole, stay."""
+async def test_incomplete_data_is_bounded_over_all_connections() -> None:
+    """The connection with most of it is aborted; others, and complete messages, are not affected."""
     connections = TcpConnections(timeout=60, limit=1000)
     make = connections.wrap(asyncio.Protocol)
     transports = [Transport() for _ in range(4)]
@@ -90,8 +90,8 @@ async def test_unfinished_bytes_are_bounded_in_all() -> None:
     assert not connections.open
 
 
-async def test_unfinished_frames_count_until_they_are_whole() -> None:
-    """A frame that is announced and not sent is held by its connection; whole ones are not."""
+async def test_incomplete_frames_count_until_they_are_complete() -> None:
+    """The bytes received of an announced frame count for its connection."""
     async with running() as net:
         reader, writer = await asyncio.open_connection("127.0.0.1", net.app.port)
         with closing(writer):

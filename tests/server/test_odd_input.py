@@ -1,6 +1,6 @@
-"""Odd input that was sent to the real server (2.129.8) and to this one: each scenario says what the real one did.
+"""Unusual input that was also sent to the real server (2.129.8).
 
-These are the facts of protocol §13 that the hub and the HTTP interface decide. What differs: `docs/conformance.md`.
+"Real" in a docstring is what that server did. The deliberate differences are in `docs/conformance.md`.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def joined(world: World, vsn: str = "2.0.0", **config: Any) -> Client:
 
 @pytest.mark.parametrize("subject", [5, None, ["a"], {"a": 1}, True])
 def test_a_subject_that_is_not_a_string_fails_in_the_database(subject: Any) -> None:
-    """Real: a private join is refused with this text and no code; a public join, which asks nothing, is accepted."""
+    """Real: a private join is refused with this text and no code; a public join queries nothing and is accepted."""
     world = World()
     client = world.connect(token=world.token(sub=subject))
     client.join(config={"private": True})
@@ -43,15 +43,15 @@ def test_a_subject_that_is_not_a_string_fails_in_the_database(subject: Any) -> N
 
 
 def test_a_new_token_whose_subject_is_not_a_string_ends_a_private_channel() -> None:
-    """Real: the same text in the system message, then the close."""
+    """Real: the system message has the same text, then the channel is closed."""
     world = World()
     client = joined(world, private=True)
     client.push(LAB, "access_token", {"access_token": world.token(sub=5)}, join_ref="1")
-    assert client.heard() == [("system", system(NO_DATABASE)), ("phx_close", {})]
+    assert client.received() == [("system", system(NO_DATABASE)), ("phx_close", {})]
 
 
-def test_a_subject_that_is_not_a_string_may_not_publish_privately() -> None:
-    """Real: the single form says that it cannot authorize, the batch skips the message and answers 202."""
+def test_a_subject_that_is_not_a_string_cannot_publish_privately() -> None:
+    """Real: a single message gets an error, and a batch skips the message and answers 202."""
     world = World()
     listener = joined(world, private=True)
     headers = {"authorization": f"Bearer {world.token(sub=5)}"}
@@ -62,8 +62,8 @@ def test_a_subject_that_is_not_a_string_may_not_publish_privately() -> None:
 
 
 @pytest.mark.parametrize("damage", ['"{}"', "'{}'", "x{}"])
-def test_a_malformed_key_is_a_failure_of_the_server(damage: str) -> None:
-    """Real: 500 with this text at the handshake, and a join is refused with an unknown error."""
+def test_a_malformed_key_is_a_server_error(damage: str) -> None:
+    """Real: the handshake is answered with 500 and this text, and a join with an unknown error."""
     world = World()
     answer = world.handshake(1, {"apikey": damage.format(world.token())})
     assert isinstance(answer, Refusal)
@@ -78,8 +78,8 @@ def test_a_malformed_key_is_a_failure_of_the_server(damage: str) -> None:
 
 
 @pytest.mark.parametrize("broadcast", [[], "x", [{}], 5, False])
-def test_a_join_with_an_odd_broadcast_is_never_answered(broadcast: Any) -> None:
-    """Real: no reply at all, and the socket goes on."""
+def test_a_join_with_an_invalid_broadcast_gets_no_reply(broadcast: Any) -> None:
+    """Real: there is no reply, and the socket stays open."""
     world = World(timings=Timings.strict())
     client = world.connect()
     client.join(config={"broadcast": broadcast})
@@ -88,8 +88,8 @@ def test_a_join_with_an_odd_broadcast_is_never_answered(broadcast: Any) -> None:
     assert client.events("phx_reply") == [OK]
 
 
-def test_a_join_with_null_for_broadcast_is_a_plain_one() -> None:
-    """Real: null counts as not given."""
+def test_null_for_broadcast_is_the_default() -> None:
+    """Real: null has the same effect as a missing key."""
     world = World()
     client = world.connect()
     client.join(config={"broadcast": None})
@@ -97,7 +97,7 @@ def test_a_join_with_null_for_broadcast_is_a_plain_one() -> None:
 
 
 def test_a_replay_limit_of_null_is_the_default() -> None:
-    """Real: accepted as if it were not there."""
+    """Real: null has the same effect as a missing key."""
     world = World()
     for number in range(30):
         world.hub.send("lab", "e", {"n": number}, world.now)
@@ -119,8 +119,8 @@ def test_a_select_that_is_neither_a_list_nor_text_is_ignored(select: Any) -> Non
     assert client.events("postgres_changes")[0]["data"]["record"] == {"id": 1, "b": 2}
 
 
-def test_who_may_read_presence_only_joins_only_with_presence() -> None:
-    """Real: refused without, joined with; broadcasts are withheld."""
+def test_read_access_to_presence_alone_allows_a_join_with_presence_only() -> None:
+    """Real: a join without presence is refused; with it, broadcasts are not delivered."""
 
     def policy(claims: Any, topic: str, extension: str, action: str) -> bool:
         return extension == "presence"
@@ -138,8 +138,8 @@ def test_who_may_read_presence_only_joins_only_with_presence() -> None:
     assert client.events("broadcast") == []
 
 
-def test_each_accepted_token_is_followed_by_another_subscribed() -> None:
-    """Real: the bindings are made anew with its claims, 1 to 3 seconds later; nothing is lost meanwhile."""
+def test_bindings_are_subscribed_again_after_each_new_token() -> None:
+    """Real: it happens 1 to 3 seconds later with the new claims, and no change is lost meanwhile."""
     world = World(timings=Timings.strict())
     client = joined(world, postgres_changes=[{"event": "*", "schema": "public", "table": "todos"}])
     for lasts in (100, 200, 300):
@@ -154,7 +154,7 @@ def test_each_accepted_token_is_followed_by_another_subscribed() -> None:
 
 
 def test_the_keys_of_a_row_are_in_the_order_of_jsonb() -> None:
-    """Real: by length, then by bytes, while `columns` is in the table's order."""
+    """Real: they are ordered by length, then by bytes; `columns` is in the order of the table."""
     world = World()
     client = joined(world, postgres_changes=[{"event": "*", "schema": "public", "table": "todos"}])
     row = {"title": "x", "id": 1, "é": 2, "b": 3, "B": 4, "done": False}
@@ -166,7 +166,7 @@ def test_the_keys_of_a_row_are_in_the_order_of_jsonb() -> None:
 
 @pytest.mark.parametrize(("pattern", "sent"), [("abc", False), ("abc%", True), ("abc__", True)])
 def test_like_on_char_compares_the_padded_value(pattern: str, sent: bool) -> None:
-    """Real: the blanks at the end of a `char(5)` count, although they do not where it is compared with `eq`."""
+    """Real: the blanks at the end of a `char(5)` count for LIKE, although they do not for `eq`."""
     world = World()
     binding = {"event": "*", "schema": "public", "table": "codes", "filter": f"code=like.{pattern}"}
     client = joined(world, postgres_changes=[binding])
@@ -177,23 +177,23 @@ def test_like_on_char_compares_the_padded_value(pattern: str, sent: bool) -> Non
 # --- after the join ---
 
 
-def test_a_broadcast_of_text_reaches_version_one() -> None:
-    """Real: 1.0.0 listeners get it; a listener with 2.0.0 makes the sender's channel crash all the same."""
+def test_a_broadcast_of_a_string_reaches_version_1() -> None:
+    """Real: 1.0.0 clients receive it, and a 2.0.0 recipient makes the sender's channel crash all the same."""
     world = World()
     sender, old = joined(world, "1.0.0", broadcast={"ack": True}), joined(world, "1.0.0")
     sender.push(LAB, "broadcast", "bare", join_ref="1")
-    assert (old.heard(), sender.heard()) == ([("broadcast", "bare")], [("phx_reply", OK)])
+    assert (old.received(), sender.received()) == ([("broadcast", "bare")], [("phx_reply", OK)])
     old.take()
     sender.take()
     new = joined(world)
     sender.push(LAB, "broadcast", "bare", join_ref="1")
-    assert (old.heard(), new.heard()) == ([("broadcast", "bare")], [])
-    assert sender.heard() == [("phx_error", {"reason": "channel_crash"})]
+    assert (old.received(), new.received()) == ([("broadcast", "bare")], [])
+    assert sender.received() == [("phx_error", {"reason": "channel_crash"})]
 
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
-def test_a_number_that_is_no_float_drops_the_frame(vsn: str) -> None:
-    """Real: `1e400` in a payload, and the frame is dropped without a word."""
+def test_a_number_too_large_for_a_float_drops_the_frame(vsn: str) -> None:
+    """Real: a frame with `1e400` in its payload is dropped without a reply."""
     world = World()
     sender, listener = joined(world, vsn, broadcast={"ack": True}), joined(world)
     frame = f'["1","9","{LAB}","broadcast",{{"event":"e","payload":{{"n":1e400}}}}]'
@@ -206,26 +206,26 @@ def test_a_number_that_is_no_float_drops_the_frame(vsn: str) -> None:
 
 @pytest.mark.parametrize("payload", [None, "text", {"type": "presence", "event": "track", "payload": None}])
 def test_presence_without_a_payload_is_ok(payload: Any) -> None:
-    """Real: answered with ok, and nobody is present."""
+    """Real: the reply is ok, and nothing is tracked."""
     world = World()
     client = joined(world, presence={"enabled": True})
     client.push(LAB, "presence", payload, join_ref="1")
-    assert client.heard() == [("phx_reply", OK)]
+    assert client.received() == [("phx_reply", OK)]
 
 
 # --- HTTP ---
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer"])
-def test_the_scheme_of_a_token_is_in_any_case(scheme: str) -> None:
+def test_the_scheme_of_a_token_is_case_insensitive(scheme: str) -> None:
     """Real: 202."""
     world = World()
     headers = {"authorization": f"{scheme} {world.token()}"}
     assert world.rest("/api/broadcast", {"messages": [MESSAGE]}, headers=headers).status == 202
 
 
-def test_with_another_scheme_the_apikey_counts() -> None:
-    """Real: Basic with `apikey` is 202, and 401 without; a header that is not two words is a failure of the server."""
+def test_with_another_scheme_the_apikey_is_used() -> None:
+    """Real: Basic with `apikey` gets 202, and 401 without; a header that is not two words is a server error."""
     world = World()
     for headers, status in (
         ({"authorization": "Basic eDp5", "apikey": world.token()}, 202),
@@ -240,7 +240,7 @@ def test_with_another_scheme_the_apikey_counts() -> None:
 
 
 @pytest.mark.parametrize("name", ["zz", "7", "6f1c0a52-8d0e-4f57-9a39-0d5f6f8b7c11"])
-def test_the_id_of_a_message_may_be_any_text(name: str) -> None:
+def test_the_id_of_a_message_may_be_any_string(name: str) -> None:
     """Real: 202, and it arrives as `meta.id`; a number is refused."""
     world = World()
     client = joined(world)
@@ -251,8 +251,8 @@ def test_the_id_of_a_message_may_be_any_text(name: str) -> None:
 
 
 @pytest.mark.parametrize(("private", "secret"), [("true", True), ("1", True), ("false", False), ("", False)])
-def test_private_may_be_a_word_in_a_batch(private: str, secret: bool) -> None:
-    """Real: 202, and the message goes where the word says."""
+def test_private_may_be_a_string_in_a_batch(private: str, secret: bool) -> None:
+    """Real: 202, and the string counts as the boolean."""
     world = World()
     public, hidden = joined(world), joined(world, private=True)
     assert world.rest("/api/broadcast", {"messages": [{**MESSAGE, "private": private}]}).status == 202
@@ -263,14 +263,14 @@ def test_private_may_be_a_word_in_a_batch(private: str, secret: bool) -> None:
 
 @pytest.mark.parametrize("name", ["topic", "event", "payload"])
 @pytest.mark.parametrize("blank", ["", "  ", None])
-def test_blank_text_is_nothing(name: str, blank: Any) -> None:
-    """Real: white space counts as not given."""
+def test_blank_strings_are_null(name: str, blank: Any) -> None:
+    """Real: white space has the same effect as a missing value."""
     answer = World().rest("/api/broadcast", {"messages": [{**MESSAGE, name: blank}]})
     assert decode(answer.body) == {"errors": {"messages": [{name: ["can't be blank"]}]}}
 
 
 async def test_preflights_are_answered_by_a_gateway_only() -> None:
-    """Real: 404 on the container itself; the gateway of a project and of the self-hosted stack answers them."""
+    """Real: the container itself answers 404, and the gateways of projects and of the self-hosted stack answer them."""
     async with running() as net:
         for path, status in (("/api/broadcast", 404), ("/healthcheck", 404), ("/realtime/v1/api/broadcast", 204)):
             async with net.http.options(net.url + path, headers={"Origin": "http://localhost:3000"}) as answer:
@@ -282,7 +282,7 @@ async def test_preflights_are_answered_by_a_gateway_only() -> None:
 
 
 async def test_a_token_that_is_not_ascii_is_refused() -> None:
-    """Real: 401, whatever bytes the header has."""
+    """Real: 401 for all such bytes."""
     async with running() as net:
         body = {"messages": [MESSAGE]}
         for token in ("café", f"{TOKEN}é", "\u2603"):
@@ -298,7 +298,7 @@ async def test_a_token_that_is_not_ascii_is_refused() -> None:
 
 
 def test_after_an_outage_of_the_database_joins_are_refused_for_a_while() -> None:
-    """Real: `IncreaseConnectionPool` for about a minute after a crash of PostgreSQL; here with strict timings only."""
+    """Real: `IncreaseConnectionPool` for about a minute after PostgreSQL crashed; here with strict timings only."""
     reason = "IncreaseConnectionPool: Please increase your connection pool size"
     for timings, waits in ((Timings.strict(), 60.0), (Timings(), 0.0)):
         world = World(database=True, timings=timings)
@@ -315,8 +315,8 @@ def test_after_an_outage_of_the_database_joins_are_refused_for_a_while() -> None
         assert client.events("phx_reply")[0]["status"] == "ok"
 
 
-def test_a_first_look_that_finds_no_trouble_refuses_nothing() -> None:
-    """The wait follows an outage, not a start."""
+def test_joins_are_not_refused_after_the_start() -> None:
+    """The delay applies after an outage, not after the first check."""
     world = World(database=True, timings=Timings.strict())
     world.hub.set_database_error(None, world.now)
     client = world.connect()
@@ -325,7 +325,7 @@ def test_a_first_look_that_finds_no_trouble_refuses_nothing() -> None:
 
 
 def test_the_handshake_does_not_need_the_database() -> None:
-    """Real: sockets are opened during an outage."""
+    """Real: sockets are accepted during an outage."""
     world = World(database=True)
     world.hub.set_database_error(QueryError.DOWN, world.now)
     assert isinstance(world.handshake(9, {"apikey": world.token()}), Accepted)

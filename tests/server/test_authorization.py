@@ -1,4 +1,4 @@
-"""Private channels, stored messages, and the life of tokens (protocol §6.3, §6.4, §7)."""
+"""Private channels, stored messages and the expiry of tokens."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ ERROR = {"status": "error", "response": {}}
 
 
 def allow(*rights: str) -> Any:
-    """A policy that allows these, such as `broadcast read`."""
+    """Return a policy that allows these rights, such as `broadcast read`."""
     return lambda claims, topic, extension, action: f"{extension} {action}" in rights
 
 
@@ -27,7 +27,7 @@ def allow(*rights: str) -> Any:
     ("role", "allowed"), [("service_role", True), ("authenticated", True), ("anon", False), ("stranger", False)]
 )
 def test_without_a_policy_the_role_decides(role: str, allowed: bool) -> None:
-    """Signed-in users and the service may do everything, others nothing."""
+    """`authenticated` and `service_role` are allowed everything, other roles nothing."""
     assert default_policy({"role": role}, "lab", "broadcast", "read") is allowed
     client = World().connect(token=World().token(role))
     client.join(config={"private": True})
@@ -35,8 +35,8 @@ def test_without_a_policy_the_role_decides(role: str, allowed: bool) -> None:
     assert reply["status"] == "ok" if allowed else reply == denied(f"Unauthorized: {NO_READ}")
 
 
-def test_a_policy_is_asked_with_claims_topic_extension_and_action() -> None:
-    """At the join for reading, at the first message and the first track for writing, and then no more."""
+def test_a_policy_gets_claims_topic_extension_and_action() -> None:
+    """It is called at the join for reading, at the first message and the first track for writing, and then no more."""
     asked: list[tuple[Any, ...]] = []
 
     def policy(claims: Any, topic: str, extension: str, action: str) -> bool:
@@ -53,8 +53,8 @@ def test_a_policy_is_asked_with_claims_topic_extension_and_action() -> None:
     assert asked[2:] == [("7", "lab", "broadcast", "write"), ("7", "lab", "presence", "write")]
 
 
-def test_a_policy_that_raises_denies() -> None:
-    """It fails closed, and the operator is told without the claims."""
+def test_a_policy_that_raises_denies_access() -> None:
+    """The exception is reported without the claims."""
 
     def policy(*_: Any) -> bool:
         raise KeyError("secret-detail")
@@ -66,16 +66,16 @@ def test_a_policy_that_raises_denies() -> None:
     assert world.reports == ["the policy raised KeyError for broadcast read on 'lab': denied"]
 
 
-def test_a_public_channel_asks_no_policy() -> None:
-    """Whatever the policy says."""
+def test_a_public_channel_does_not_call_the_policy() -> None:
+    """Everything is allowed on a public channel."""
     client = World(policy=allow()).connect()
     client.join(config={"broadcast": {"ack": True}})
     client.push(LAB, "broadcast", PING, join_ref="1")
     assert client.events("phx_reply")[-1] == OK
 
 
-def test_who_may_not_write_is_not_answered() -> None:
-    """A denied broadcast vanishes, even with `ack`; a denied track has an error without a reason (§6.2, §5.3)."""
+def test_a_denied_broadcast_gets_no_reply() -> None:
+    """A denied broadcast is dropped even with `ack`; a denied track gets an error without a reason."""
     world = World(policy=allow("broadcast read", "presence read"))
     client, other = world.connect(), world.connect()
     for each in (client, other):
@@ -87,8 +87,8 @@ def test_who_may_not_write_is_not_answered() -> None:
     assert client.got == [["1", ref, LAB, "phx_reply", ERROR]]
 
 
-def test_who_may_not_read_broadcasts_hears_presence_only() -> None:
-    """One read right is enough to join; what may not be read is withheld."""
+def test_a_channel_without_read_access_to_broadcasts_receives_presence_only() -> None:
+    """Read access to one extension is enough to join."""
     world = World(policy=allow("presence read", "presence write", "broadcast write"))
     client, other = world.connect(), world.connect()
     for each in (client, other):
@@ -97,11 +97,11 @@ def test_who_may_not_read_broadcasts_hears_presence_only() -> None:
     client.take()
     other.push(LAB, "broadcast", PING, join_ref="1")
     other.track(LAB, {})
-    assert [event for event, _ in client.heard()] == ["presence_diff"]
+    assert [event for event, _ in client.received()] == ["presence_diff"]
 
 
-def test_who_may_not_read_presence_hears_broadcasts_only() -> None:
-    """Neither state nor diffs."""
+def test_a_channel_without_read_access_to_presence_receives_broadcasts_only() -> None:
+    """It gets neither the presence state nor diffs."""
     world = World(policy=allow("broadcast read", "broadcast write", "presence write"))
     client, other = world.connect(), world.connect()
     for each in (client, other):
@@ -109,11 +109,11 @@ def test_who_may_not_read_presence_hears_broadcasts_only() -> None:
         each.take()
     other.track(LAB, {})
     other.push(LAB, "broadcast", PING, join_ref="1")
-    assert [event for event, _ in client.heard()] == ["broadcast"]
+    assert [event for event, _ in client.received()] == ["broadcast"]
 
 
-def test_a_private_channel_without_presence_hears_diffs_after_its_own_track() -> None:
-    """Before that neither state nor diffs (protocol §5.4)."""
+def test_a_private_channel_without_presence_receives_diffs_after_its_own_track() -> None:
+    """Before its first track it gets neither state nor diffs."""
     world = World()
     client, other = world.connect(), world.connect()
     client.join(config={"private": True})
@@ -123,11 +123,11 @@ def test_a_private_channel_without_presence_hears_diffs_after_its_own_track() ->
     assert client.got == []
     client.track(LAB, {})
     other.track(LAB, {"n": 2})
-    assert [event for event, _ in client.heard()] == ["phx_reply", "presence_diff", "presence_diff"]
+    assert [event for event, _ in client.received()] == ["phx_reply", "presence_diff", "presence_diff"]
 
 
-def test_public_and_private_are_two_rooms() -> None:
-    """Nothing of one reaches the other, presence included."""
+def test_public_and_private_channels_of_a_topic_are_separate() -> None:
+    """Broadcasts and presence of one are not delivered to the other."""
     world = World()
     client, other = world.connect(), world.connect()
     client.join(config={"presence": {"enabled": True}})
@@ -150,7 +150,7 @@ def private(world: World, vsn: str = "2.0.0", replay: dict[str, Any] | None = No
 
 
 def test_a_sent_message_is_delivered_with_its_id() -> None:
-    """Version 1.0.0 gets `meta`, 2.0.0 kind 4 with metadata, and the payload has the id too (protocol §6.4)."""
+    """Version 1.0.0 gets `meta`, 2.0.0 a binary frame of kind 4 with metadata; the payload has the id too."""
     world = World()
     new, old = private(world), private(world, "1.0.0")
     new.take()
@@ -168,7 +168,7 @@ def test_a_sent_message_is_delivered_with_its_id() -> None:
 
 
 def test_a_payload_keeps_its_own_id() -> None:
-    """Only `meta` has the message's then."""
+    """An `id` in the payload is not replaced; the message's id is in `meta`."""
     world = World()
     old = private(world, "1.0.0")
     name = world.hub.send("lab", "e", {"id": "mine"}, world.now)
@@ -178,7 +178,7 @@ def test_a_payload_keeps_its_own_id() -> None:
 
 
 def test_stored_bytes_reach_version_two_only() -> None:
-    """As kind 4, raw, with the id."""
+    """They are sent as kind 4 with the id."""
     world = World()
     new, old = private(world), private(world, "1.0.0")
     new.take()
@@ -190,8 +190,8 @@ def test_stored_bytes_reach_version_two_only() -> None:
 
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
-def test_replay_brings_what_was_stored_oldest_first(vsn: str) -> None:
-    """JSON rows as text with `meta`, in 2.0.0 under the join_ref; raw rows as kind 4, for 2.0.0 only (§6.3)."""
+def test_replayed_messages_arrive_oldest_first(vsn: str) -> None:
+    """JSON messages arrive as text with `meta`, in 2.0.0 with the join_ref; bytes as kind 4 and in 2.0.0 only."""
     world = World()
     since = int(world.now.wall * 1000)
     names: list[str] = []
@@ -212,8 +212,8 @@ def test_replay_brings_what_was_stored_oldest_first(vsn: str) -> None:
         assert b'"replayed":true' in raw[0]
 
 
-def test_replay_takes_the_newest_of_the_asked_for() -> None:
-    """`limit` counts from the end and is between 1 and 25; older ones than `since` stay away."""
+def test_a_replay_is_limited_to_the_newest_messages() -> None:
+    """`limit` counts from the newest and is between 1 and 25; messages before `since` are left out."""
     world = World()
     for n in range(40):
         world.hub.send("lab", "e", {"n": n}, world.now)
@@ -230,7 +230,7 @@ def test_replay_takes_the_newest_of_the_asked_for() -> None:
 
 
 def test_only_stored_private_messages_of_the_topic_are_replayed() -> None:
-    """Broadcasts of clients, REST, public messages and other topics are not."""
+    """Broadcasts of clients, HTTP messages, public messages and other topics are not replayed."""
     world = World()
     sender = private(world)
     sender.push(LAB, "broadcast", PING, join_ref="1")
@@ -241,7 +241,7 @@ def test_only_stored_private_messages_of_the_topic_are_replayed() -> None:
 
 
 def test_the_store_is_bounded() -> None:
-    """In number, and in age by 72 hours."""
+    """The number of stored messages is bounded, and their age by 72 hours."""
 
     def message(n: int, at: float) -> StoredMessage:
         return StoredMessage(str(n), "lab", "e", b"{}", True, True, at)
@@ -255,7 +255,7 @@ def test_the_store_is_bounded() -> None:
 
 
 def test_a_message_over_the_payload_limit_is_dropped() -> None:
-    """Neither delivered nor stored (protocol §6.4)."""
+    """It is neither delivered nor stored."""
     world = World(limits=ServerLimits(payload_kb=1))
     client = private(world)
     client.take()
@@ -267,8 +267,8 @@ def test_a_message_over_the_payload_limit_is_dropped() -> None:
 # --- tokens ---
 
 
-def test_a_channel_ends_when_its_token_does() -> None:
-    """A system error and phx_close at that second; the socket and other channels stay (protocol §7.2)."""
+def test_a_channel_ends_when_its_token_expires() -> None:
+    """It gets a system error and phx_close in that second; the socket and other channels stay open."""
     world = World()
     client = world.connect()
     client.join(access_token=world.token(lasts=8))
@@ -286,8 +286,8 @@ def test_a_channel_ends_when_its_token_does() -> None:
     assert client.got[-1][4] == denied("InvalidJWTToken: Token has expired 2 seconds ago")
 
 
-def test_a_channel_without_a_token_of_its_own_uses_the_sockets() -> None:
-    """Also for null and for new-style keys."""
+def test_a_channel_without_a_token_uses_that_of_its_connection() -> None:
+    """The same holds for null and for API keys of the newer kind."""
     world = World()
     client = world.connect(token=world.token(lasts=8))
     for token in (None, "sb_publishable_x"):
@@ -296,8 +296,8 @@ def test_a_channel_without_a_token_of_its_own_uses_the_sockets() -> None:
     assert len(client.events("phx_close")) == 2
 
 
-def test_a_newer_token_is_taken() -> None:
-    """Without an answer; the old one's end is no end any more."""
+def test_a_new_token_replaces_the_old_one() -> None:
+    """It gets no reply, and the expiry of the old token has no effect any more."""
     world = World()
     client = world.connect()
     client.join(access_token=world.token(lasts=8))
@@ -309,7 +309,7 @@ def test_a_newer_token_is_taken() -> None:
 
 @pytest.mark.parametrize("payload", [{}, {"access_token": None}, {"access_token": "sb_x"}, {"access_token": 5}, "text"])
 def test_a_push_without_a_token_is_ignored(payload: Any) -> None:
-    """Nothing comes back, and the channel stays."""
+    """It gets no reply, and the channel stays open."""
     client = World().connect()
     client.join()
     client.take()
@@ -325,39 +325,39 @@ def test_a_push_without_a_token_is_ignored(payload: Any) -> None:
         (None, "authenticated", "Fields `role` and `exp` are required in JWT"),
     ],
 )
-def test_a_bad_new_token_closes_the_channel(lasts: float | None, role: str | None, message: str) -> None:
-    """A system error in the server's words, then phx_close (protocol §7.3)."""
+def test_an_invalid_new_token_closes_the_channel(lasts: float | None, role: str | None, message: str) -> None:
+    """The channel gets the real server's system error, then phx_close."""
     world = World()
     client = world.connect()
     client.join()
     client.take()
     client.push(LAB, "access_token", {"access_token": world.token(role, lasts)}, join_ref="1")
-    assert client.heard() == [("system", system(message)), ("phx_close", {})]
+    assert client.received() == [("system", system(message)), ("phx_close", {})]
 
 
-def test_a_new_token_without_the_right_to_read_closes_a_private_channel() -> None:
-    """The policy is asked anew."""
+def test_a_new_token_without_read_access_closes_a_private_channel() -> None:
+    """Read access is queried again for the new token."""
     world = World()
     client = world.connect()
     client.join(config={"private": True})
     client.take()
     client.push(LAB, "access_token", {"access_token": world.token("anon")}, join_ref="1")
-    assert client.heard() == [("system", system(NO_READ)), ("phx_close", {})]
+    assert client.received() == [("system", system(NO_READ)), ("phx_close", {})]
 
 
 def test_losing_one_right_to_read_closes_a_private_channel() -> None:
-    """With the words for a right that was there before."""
+    """The system error is the one for a right that existed before."""
     world = World(policy=lambda claims, topic, extension, action: extension == "broadcast" or "sub" not in claims)
     client = world.connect()
     client.join(config=PRIVATE)
     client.take()
     client.push(LAB, "access_token", {"access_token": world.token(sub="7")}, join_ref="1")
     message = "You no longer have permission to read from this Channel topic: lab"
-    assert client.heard() == [("system", system(message)), ("phx_close", {})]
+    assert client.received() == [("system", system(message)), ("phx_close", {})]
 
 
-def test_write_rights_are_asked_anew_with_a_new_token() -> None:
-    """What was denied before may be allowed now."""
+def test_write_access_is_queried_again_after_a_new_token() -> None:
+    """A broadcast that was denied before may be allowed."""
     world = World(policy=lambda claims, topic, extension, action: action == "read" or "sub" in claims)
     client = world.connect()
     client.join(config=PRIVATE)
@@ -366,12 +366,12 @@ def test_write_rights_are_asked_anew_with_a_new_token() -> None:
     client.push(LAB, "access_token", {"access_token": world.token(sub="7")}, join_ref="1")
     assert client.got == []
     client.push(LAB, "broadcast", PING, join_ref="1")
-    assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
+    assert [event for event, _ in client.received()] == ["broadcast", "phx_reply"]
 
 
 @pytest.mark.parametrize(("timings", "wait"), [(Timings(), 0.0), (Timings.strict(), 1.0)])
-def test_changes_are_subscribed_again_with_a_new_token(timings: Timings, wait: float) -> None:
-    """`Subscribed to PostgreSQL` comes once more, after a second when strict; rows arrive all the time."""
+def test_changes_are_subscribed_again_after_a_new_token(timings: Timings, wait: float) -> None:
+    """`Subscribed to PostgreSQL` is sent again, after a second when strict; changes are delivered in the meantime."""
     world = World(timings=timings)
     client = world.connect()
     client.join(config={"postgres_changes": [{"table": "t"}]})

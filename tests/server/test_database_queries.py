@@ -1,4 +1,4 @@
-"""The hub with a database that it has to ask: what waits for an answer, and for how long (protocol §3, §6, §7.4)."""
+"""The hub with a database backend: what waits for the answer to a query, and for how long."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def ping(n: int) -> dict[str, Any]:
 
 
 def joined(world: World, config: dict[str, Any] | None = None, topic: str = LAB, reads: Any = BOTH) -> Client:
-    """A client whose private channel is joined."""
+    """Return a client that has joined a private channel."""
     client = world.connect()
     client.join(topic, config or PRIVATE)
     world.answer(reads)
@@ -49,49 +49,49 @@ def world() -> World:
 # --- joins ---
 
 
-def test_a_private_join_waits_for_its_rights_and_the_socket_stands_meanwhile(world: World) -> None:
-    """What comes in behind it waits and is answered after it, in order (§3.2)."""
+def test_a_join_suspends_its_connection_until_its_rights_are_known(world: World) -> None:
+    """Frames received behind the join are answered after it, in order."""
     client = world.connect(token=world.token(sub="7"))
     client.join(config=PRIVATE)
     client.push("phoenix", "heartbeat", {})
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     assert client.got == []
-    (question,) = world.asked.values()
-    assert isinstance(question, PermissionsQuery)
-    assert (question.topic, question.action, question.extensions) == ("lab", "read", ("broadcast", "presence"))
-    assert question.requester.claims.values["sub"] == "7"
+    (query,) = world.pending.values()
+    assert isinstance(query, PermissionsQuery)
+    assert (query.topic, query.action, query.extensions) == ("lab", "read", ("broadcast", "presence"))
+    assert query.requester.claims.values["sub"] == "7"
     world.answer(BOTH)
-    assert [event for event, _ in client.heard()] == ["phx_reply", "phx_reply", "presence_state"]
+    assert [event for event, _ in client.received()] == ["phx_reply", "phx_reply", "presence_state"]
     assert [client.parts(frame).ref for frame in client.take()] == ["1", "2", None]
     world.answer(BROADCAST)
-    assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply"]
+    assert [event for event, _ in client.received()] == ["broadcast", "phx_reply"]
     world.run(11)  # no deadline is left of what was answered
     assert world.hub.late_answers == 0
 
 
-def test_headers_of_the_socket_come_with_the_question(world: World) -> None:
-    """Policies may look at `request.headers`; the key is among them, so a question does not print them."""
+def test_a_query_has_the_headers_of_the_connection(world: World) -> None:
+    """Policies can read `request.headers`; they may contain the key, so the query's repr does not show them."""
     world.handshake(1, {"apikey": world.token()}, headers={"x-tenant-hint": "blue", "accept": "*/*"})
     client = world.clients[1] = Client(world, 1, v2=False)
     client.join(config={"private": True})
-    (question,) = world.asked.values()
-    assert isinstance(question, PermissionsQuery)
-    assert question.requester.headers == {"x-tenant-hint": "blue"}
-    assert "blue" not in repr(question)
-    assert question.extensions == ("broadcast",)
+    (query,) = world.pending.values()
+    assert isinstance(query, PermissionsQuery)
+    assert query.requester.headers == {"x-tenant-hint": "blue"}
+    assert "blue" not in repr(query)
+    assert query.extensions == ("broadcast",)
 
 
-def test_a_public_join_asks_nothing(world: World) -> None:
-    """Whatever the database may be doing."""
+def test_a_public_join_queries_nothing(world: World) -> None:
+    """It is answered at once."""
     client = world.connect()
     client.join(config={"broadcast": {"ack": True}})
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     assert client.events("phx_reply")[-1] == OK
-    assert world.asked == {}
+    assert world.pending == {}
 
 
 def test_a_join_without_a_read_right_is_refused(world: World) -> None:
-    """With the server's text, after the usual delay."""
+    """The reason is the real server's."""
     client = world.connect()
     client.join(config=PRIVATE)
     world.answer(NONE)
@@ -112,8 +112,8 @@ def test_a_join_without_a_read_right_is_refused(world: World) -> None:
         (QueryError.UNKNOWN, "Realtime was unable to connect to the project database"),
     ],
 )
-def test_trouble_refuses_a_join_with_its_text(trouble: QueryError, reason: str) -> None:
-    """Each with the reason of the real server (§9.2), held back as any refusal."""
+def test_a_failed_query_refuses_a_join(trouble: QueryError, reason: str) -> None:
+    """Each error has the real server's reason, and the reply is delayed as for any refusal."""
     world = World(database=True, timings=Timings(join_error=5.0))
     client = world.connect()
     client.join(config=PRIVATE)
@@ -124,8 +124,8 @@ def test_trouble_refuses_a_join_with_its_text(trouble: QueryError, reason: str) 
     assert client.events("phx_reply") == [denied(reason)]
 
 
-def test_without_an_answer_a_join_is_refused_and_the_socket_goes_on(world: World) -> None:
-    """After ten seconds; an answer that comes later finds nobody."""
+def test_a_query_without_an_answer_refuses_the_join(world: World) -> None:
+    """The join is refused after ten seconds and the socket resumes; a later answer is dropped."""
     client = world.connect()
     client.join(config=PRIVATE)
     client.push("phoenix", "heartbeat", {})
@@ -139,8 +139,8 @@ def test_without_an_answer_a_join_is_refused_and_the_socket_goes_on(world: World
     assert world.hub.late_answers == 1
 
 
-def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> None:
-    """The answer finds nobody, and no room has a member."""
+def test_a_connection_that_ends_while_it_joins_creates_no_channel(world: World) -> None:
+    """The answer is ignored, and no room has the channel."""
     client = world.connect()
     client.join(config=PRIVATE)
     client.disconnect()
@@ -152,8 +152,8 @@ def test_a_socket_that_goes_away_while_it_joins_leaves_nothing(world: World) -> 
     assert client.got == [] and len(other.got) == 1
 
 
-def test_a_database_that_is_down_refuses_public_joins_too(world: World) -> None:
-    """Until the shell says that it is back (§3.1: the connection is checked before anything is read)."""
+def test_public_joins_are_refused_during_an_outage_too(world: World) -> None:
+    """Joins are refused until the shell reports that the database works again."""
     world.hub.set_database_error(QueryError.DOWN, world.now)
     client = world.connect()
     client.join()
@@ -164,21 +164,21 @@ def test_a_database_that_is_down_refuses_public_joins_too(world: World) -> None:
     assert client.events("phx_reply")[-1]["status"] == "ok"
 
 
-def test_delays_and_answers_hold_a_join_together(world: World) -> None:
-    """A join that is delayed by a fault and then waits for its rights goes on after both."""
+def test_a_delayed_join_also_waits_for_its_rights(world: World) -> None:
+    """A join that is delayed by a fault queries its rights after the delay."""
     world.fault("delay_join", "lab", 3)
     client = world.connect()
     client.join(config=PRIVATE)
     client.push("phoenix", "heartbeat", {})
-    assert world.asked == {}
+    assert world.pending == {}
     world.run(3)
     assert client.got == []
     world.answer(BOTH)
-    assert [event for event, _ in client.heard()] == ["phx_reply", "phx_reply", "presence_state"]
+    assert [event for event, _ in client.received()] == ["phx_reply", "phx_reply", "presence_state"]
 
 
-def test_a_replaced_channel_is_closed_after_the_answer_to_the_new_join(world: World) -> None:
-    """Also when that answer has to wait for its rights (§3.2)."""
+def test_a_replaced_channel_is_closed_after_the_reply_to_the_new_join(world: World) -> None:
+    """The order is the same when the new join has to wait for its rights."""
     client = joined(world)
     client.join(config=PRIVATE)
     assert client.got == []
@@ -198,14 +198,14 @@ def stored(n: int, **more: Any) -> StoredMessage:
 REPLAY = {"private": True, "broadcast": {"replay": {"since": 5, "limit": 3}}}
 
 
-def test_a_replay_is_asked_for_once_the_rights_are_known(world: World) -> None:
-    """Then the reply, what was missed, and nothing live a second time (§3.7, §6.3)."""
+def test_a_replay_is_queried_after_the_rights(world: World) -> None:
+    """The reply comes first, then the stored messages, and none of them a second time when it is delivered live."""
     client = world.connect()
     client.join(config=REPLAY)
     world.answer(BROADCAST)
     assert client.got == []
     assert world.answer((stored(1), stored(2))) == MessagesQuery("lab", Replay(since=5, limit=3))
-    reply, *replayed = client.heard()
+    reply, *replayed = client.received()
     assert reply[0] == "phx_reply" and reply[1]["status"] == "ok"
     assert [payload["payload"] for _, payload in replayed] == [{"n": 1}, {"n": 2}]
     assert [payload["meta"] for _, payload in replayed] == [
@@ -219,8 +219,8 @@ def test_a_replay_is_asked_for_once_the_rights_are_known(world: World) -> None:
     assert len(client.got) == 1 and b'"id-3"' in client.got[0]
 
 
-def test_a_message_that_passes_while_a_replay_is_looked_up_is_not_lost(world: World) -> None:
-    """It was delivered before the channel was there and is not in the answer: it comes after what is replayed."""
+def test_a_message_delivered_during_the_replay_query_is_not_lost(world: World) -> None:
+    """It is not in the answer and was delivered before the channel existed, so it follows the replayed messages."""
     client = world.connect()
     client.join(config=REPLAY)
     world.answer(BROADCAST)
@@ -234,7 +234,7 @@ def test_a_message_that_passes_while_a_replay_is_looked_up_is_not_lost(world: Wo
 
 
 def test_a_replay_that_fails_refuses_the_join(world: World) -> None:
-    """Whatever the trouble is, with one text (§9.2)."""
+    """The reason is the same for all errors."""
     client = world.connect()
     client.join(config=REPLAY)
     world.answer(BROADCAST)
@@ -242,55 +242,55 @@ def test_a_replay_that_fails_refuses_the_join(world: World) -> None:
     assert client.events("phx_reply") == [denied("UnableToReplayMessages: Realtime was unable to replay messages")]
 
 
-def test_who_may_not_read_broadcasts_is_replayed_none(world: World) -> None:
-    """The question is not even asked."""
+def test_nothing_is_replayed_without_read_access_to_broadcasts(world: World) -> None:
+    """The replay is not queried."""
     client = world.connect()
     client.join(config={**REPLAY, "presence": {"enabled": True}})
     world.answer(PRESENCE)
-    assert world.asked == {} and client.events("phx_reply")[0]["status"] == "ok"
+    assert world.pending == {} and client.events("phx_reply")[0]["status"] == "ok"
 
 
 # --- writing ---
 
 
-def test_the_first_broadcast_asks_and_the_channel_waits_in_order(world: World) -> None:
-    """Later frames of this channel wait behind it; then the right is known and asked for no more (§7.4)."""
+def test_the_first_broadcast_queries_write_access(world: World) -> None:
+    """Later frames of the channel wait and are handled in order; the right is then cached."""
     client = joined(world)
     refs = [client.push(LAB, "broadcast", ping(n), join_ref="1") for n in range(3)]
     assert client.got == []
-    question = world.answer(BROADCAST)
-    assert isinstance(question, PermissionsQuery)
-    assert (question.action, question.extensions) == ("write", ("broadcast",))
+    query = world.answer(BROADCAST)
+    assert isinstance(query, PermissionsQuery)
+    assert (query.action, query.extensions) == ("write", ("broadcast",))
     assert [payload["payload"]["n"] for payload in client.events("broadcast")] == [0, 1, 2]
     assert [client.parts(frame).ref for frame in client.got if client.parts(frame).event == "phx_reply"] == refs
     client.push(LAB, "broadcast", ping(3), join_ref="1")
-    assert world.asked == {} and len(client.events("broadcast")) == 4
+    assert world.pending == {} and len(client.events("broadcast")) == 4
 
 
-def test_other_channels_of_the_socket_go_on_meanwhile(world: World) -> None:
-    """Only the channel that asks waits."""
+def test_other_channels_of_the_connection_do_not_wait(world: World) -> None:
+    """Only the channel with the pending query waits."""
     client = joined(world)
     client.join("realtime:open", {"broadcast": {"ack": True}})
     client.take()
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     client.push("realtime:open", "broadcast", ping(1), join_ref="2")
     client.push("phoenix", "heartbeat", {})
-    assert [event for event, _ in client.heard()] == ["phx_reply", "phx_reply"]
+    assert [event for event, _ in client.received()] == ["phx_reply", "phx_reply"]
 
 
-def test_a_denied_broadcast_vanishes_and_so_do_those_behind_it(world: World) -> None:
-    """No answer, even with `ack` (§6.2); the no is kept."""
+def test_denied_broadcasts_are_dropped(world: World) -> None:
+    """They get no reply, even with `ack`, and the denial is cached."""
     client = joined(world)
     for n in range(2):
         client.push(LAB, "broadcast", ping(n), join_ref="1")
     world.answer(NONE)
     client.push(LAB, "broadcast", ping(2), join_ref="1")
-    assert client.got == [] and world.asked == {}
+    assert client.got == [] and world.pending == {}
 
 
 @pytest.mark.parametrize("trouble", list(QueryError))
-def test_trouble_while_a_right_is_asked_for_is_no_answer_to_keep(trouble: QueryError) -> None:
-    """The message is lost without a word, and the next one asks again (§6.2)."""
+def test_a_failed_query_of_write_access_is_not_cached(trouble: QueryError) -> None:
+    """The message is dropped, and the next one queries again."""
     world = World(database=True)
     client = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
@@ -305,39 +305,39 @@ def test_trouble_while_a_right_is_asked_for_is_no_answer_to_keep(trouble: QueryE
     assert client.got == [["1", ref, LAB, "phx_reply", {"status": "error", "response": {}}]]
 
 
-def test_track_asks_for_its_own_right(world: World) -> None:
-    """A denied one is answered with an error without a reason (§5.3)."""
+def test_track_queries_write_access_to_presence(world: World) -> None:
+    """A denied track gets an error without a reason."""
     client = joined(world)
     ref = client.track(LAB, {"n": 1})
-    question = world.answer(NONE)
-    assert isinstance(question, PermissionsQuery) and question.extensions == ("presence",)
+    query = world.answer(NONE)
+    assert isinstance(query, PermissionsQuery) and query.extensions == ("presence",)
     assert client.take() == [["1", ref, LAB, "phx_reply", {"status": "error", "response": {}}]]
     other = joined(world)
     other.track(LAB, {"n": 2})
     world.answer(PRESENCE)
-    assert [event for event, _ in other.heard()] == ["phx_reply", "presence_diff"]
+    assert [event for event, _ in other.received()] == ["phx_reply", "presence_diff"]
 
 
-def test_a_track_without_enabled_presence_asks_twice_and_hears_from_then_on(world: World) -> None:
-    """First whether it may track, then whether it may read; what comes behind it waits for both (§5.4)."""
+def test_a_track_without_enabled_presence_queries_write_and_read_access(world: World) -> None:
+    """Frames behind it wait for both answers; the channel then receives diffs."""
     client = joined(world, {"private": True, "broadcast": {"ack": True}}, reads=BROADCAST)
     client.track(LAB, {"n": 1})
     client.push(LAB, "presence", {"type": "presence", "event": "untrack"}, join_ref="1")
     world.answer(PRESENCE)
     assert client.got == []
-    question = world.answer(PRESENCE)
-    assert isinstance(question, PermissionsQuery) and (question.action, question.extensions) == ("read", ("presence",))
-    assert [event for event, _ in client.heard()] == ["phx_reply", "presence_diff", "phx_reply", "presence_diff"]
+    query = world.answer(PRESENCE)
+    assert isinstance(query, PermissionsQuery) and (query.action, query.extensions) == ("read", ("presence",))
+    assert [event for event, _ in client.received()] == ["phx_reply", "presence_diff", "phx_reply", "presence_diff"]
 
 
-def test_a_leave_and_a_join_wait_behind_a_right(world: World) -> None:
-    """The message before them is sent first, and each is answered in its turn."""
+def test_leaves_and_joins_wait_behind_a_query(world: World) -> None:
+    """The message before them is sent first, and each is answered in order."""
     client = joined(world)
     other = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     client.join(config=PRIVATE)
     client.push("phoenix", "heartbeat", {})
-    assert [event for event, _ in client.heard()] == ["phx_reply"]
+    assert [event for event, _ in client.received()] == ["phx_reply"]
     world.answer(BROADCAST)
     assert [payload["payload"]["n"] for payload in other.events("broadcast")] == [1]
     world.answer(BOTH)
@@ -346,11 +346,11 @@ def test_a_leave_and_a_join_wait_behind_a_right(world: World) -> None:
     client.push(LAB, "phx_leave", {}, join_ref="3")
     client.take()
     world.answer(BROADCAST)
-    assert [event for event, _ in client.heard()] == ["broadcast", "phx_reply", "phx_reply", "phx_close"]
+    assert [event for event, _ in client.received()] == ["broadcast", "phx_reply", "phx_reply", "phx_close"]
 
 
-def test_what_stands_behind_a_join_that_waited_comes_after_it(world: World) -> None:
-    """The join had to wait for the channel before it, and then for its own rights."""
+def test_frames_behind_a_waiting_join_are_handled_after_it(world: World) -> None:
+    """The join waits for the channel that it replaces, and then for its own rights."""
     client, other = joined(world), joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     client.join(config=PRIVATE)
@@ -362,8 +362,8 @@ def test_what_stands_behind_a_join_that_waited_comes_after_it(world: World) -> N
     assert [payload["payload"]["n"] for payload in other.events("broadcast")] == [1, 2, 3]
 
 
-def test_a_channel_that_ends_while_it_waits_sends_nothing(world: World) -> None:
-    """Its token ran out meanwhile; what waited behind is answered as on any topic that is not joined."""
+def test_a_channel_that_ends_while_it_waits_drops_its_frame(world: World) -> None:
+    """Frames that waited behind it are answered as on a topic without a channel."""
     client = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     ref = client.track(LAB, {})
@@ -373,51 +373,51 @@ def test_a_channel_that_ends_while_it_waits_sends_nothing(world: World) -> None:
     assert client.got == [[None, ref, LAB, "phx_reply", denied("unmatched topic")]]
 
 
-def test_a_socket_that_stands_still_keeps_the_order_of_what_waited(world: World) -> None:
-    """An answer that comes while another topic joins does not let frames pass that came later."""
+def test_frames_stay_in_order_when_the_connection_is_suspended_meanwhile(world: World) -> None:
+    """An answer that arrives while another topic joins does not let later frames overtake."""
     client = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     client.push(LAB, "broadcast", ping(2), join_ref="1")
     client.join("realtime:second", {"private": True})
     client.push(LAB, "broadcast", ping(3), join_ref="1")
-    first, second = world.asked
+    first, second = world.pending
     world.answer(BROADCAST, first)
     assert client.got == []
     world.answer(BROADCAST, second)
     assert [payload["payload"]["n"] for payload in client.events("broadcast")] == [1, 2, 3]
 
 
-def test_a_client_that_sends_too_much_meanwhile_is_read_no_further(world: World) -> None:
-    """Until what waits has shrunk."""
+def test_reading_pauses_while_too_many_frames_wait(world: World) -> None:
+    """Reading resumes when the queue has been handled."""
     client = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     for _ in range(3):
         client.user_push(LAB, "big", b'"' + b"x" * 3_000_000 + b'"', json=True)
-    assert client.held == ["PauseReading"]
+    assert client.reading == ["PauseReading"]
     world.answer(BROADCAST)
-    assert client.held == ["PauseReading", "ResumeReading"]
+    assert client.reading == ["PauseReading", "ResumeReading"]
     assert len([frame for frame in client.got if isinstance(frame, bytes)]) == 3
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     world.answer(BOTH)
-    assert client.held == ["PauseReading", "ResumeReading"]
+    assert client.reading == ["PauseReading", "ResumeReading"]
 
 
 # --- tokens ---
 
 
-def test_a_new_token_asks_for_the_read_rights_and_forgets_the_others(world: World) -> None:
-    """What comes behind it waits for the answer (§7.3)."""
+def test_a_new_token_queries_read_access_and_clears_the_cache(world: World) -> None:
+    """Frames behind it wait for the answer."""
     client = joined(world)
     client.push(LAB, "broadcast", ping(1), join_ref="1")
     world.answer(BROADCAST)
     client.take()
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     client.push(LAB, "broadcast", ping(2), join_ref="1")
-    question = world.answer(BOTH)
-    assert isinstance(question, PermissionsQuery)
-    assert question.action == "read" and question.requester.claims.values["sub"] == "8"
-    question = world.answer(NONE)
-    assert isinstance(question, PermissionsQuery) and question.action == "write"
+    query = world.answer(BOTH)
+    assert isinstance(query, PermissionsQuery)
+    assert query.action == "read" and query.requester.claims.values["sub"] == "8"
+    query = world.answer(NONE)
+    assert isinstance(query, PermissionsQuery) and query.action == "write"
     assert client.got == []
 
 
@@ -434,18 +434,18 @@ def test_a_new_token_asks_for_the_read_rights_and_forgets_the_others(world: Worl
         (QueryError.UNKNOWN, "Realtime was unable to connect to the project database"),
     ],
 )
-def test_rights_that_are_lost_or_unknown_end_the_channel(answer: Any, message: str) -> None:
-    """With a `system` error and `phx_close` (§3.6)."""
+def test_a_channel_without_read_access_after_a_new_token_ends(answer: Any, message: str) -> None:
+    """It gets a `system` error and `phx_close`; a failed query has the same effect."""
     world = World(database=True)
     client = joined(world)
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     world.answer(answer)
-    assert client.heard() == [("system", system(message)), ("phx_close", {})]
+    assert client.received() == [("system", system(message)), ("phx_close", {})]
 
 
 @pytest.mark.parametrize("before", [BROADCAST, PRESENCE])
-def test_a_new_token_may_give_what_the_one_before_did_not(world: World, before: frozenset[Extension]) -> None:
-    """From then on the channel hears what it may read (§7.3)."""
+def test_a_new_token_may_add_read_access(world: World, before: frozenset[Extension]) -> None:
+    """The channel then receives what it may read."""
     client, other = joined(world, reads=before), joined(world)
     client.push(LAB, "access_token", {"access_token": world.token(sub="8")}, join_ref="1")
     world.answer(BOTH)
@@ -453,22 +453,22 @@ def test_a_new_token_may_give_what_the_one_before_did_not(world: World, before: 
     world.answer(BROADCAST)
     other.track(LAB, {})
     world.answer(PRESENCE)
-    assert [event for event, _ in client.heard()] == ["broadcast", "presence_diff"]
+    assert [event for event, _ in client.received()] == ["broadcast", "presence_diff"]
 
 
-def test_a_new_token_that_lasts_shorter_ends_the_channel_sooner(world: World) -> None:
-    """Its end is looked for, not that of the token before (§7.2)."""
+def test_a_new_token_with_an_earlier_expiry_ends_the_channel_earlier(world: World) -> None:
+    """The expiry of the new token counts."""
     client = joined(world)
     client.push(LAB, "access_token", {"access_token": world.token(lasts=10)}, join_ref="1")
     world.answer(BOTH)
     world.run(9)
     assert client.got == []
     world.run(2)
-    assert client.heard() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
+    assert client.received() == [("system", system("Token has expired 0 seconds ago")), ("phx_close", {})]
 
 
-def test_a_token_that_outlives_one_look_is_looked_at_again() -> None:
-    """Every five minutes until it ends (§7.2)."""
+def test_a_long_lived_token_is_checked_again() -> None:
+    """It is checked every five minutes until it expires."""
     world = World(timings=Timings(idle=10_000))
     client = world.connect(token=world.token(lasts=700))
     client.join()
@@ -476,19 +476,19 @@ def test_a_token_that_outlives_one_look_is_looked_at_again() -> None:
     world.run(699)
     assert client.got == []
     world.run(2)
-    assert [event for event, _ in client.heard()] == ["system", "phx_close"]
+    assert [event for event, _ in client.received()] == ["system", "phx_close"]
 
 
 # --- REST ---
 
 
-def test_a_private_post_is_answered_when_the_right_is_known(world: World) -> None:
-    """One message to one topic: 202, 403, or what the trouble says (§6.7)."""
+def test_a_private_request_is_answered_when_the_right_is_known(world: World) -> None:
+    """The status is 202 with write access and 403 without; a public message does not wait."""
     client = joined(world)
     path = "/api/broadcast/lab/events/e"
     assert world.rest(path, {"n": 1}, query={"private": "true"}) is PENDING
-    question = world.answer(BROADCAST)
-    assert isinstance(question, PermissionsQuery) and question.topic == "lab"
+    query = world.answer(BROADCAST)
+    assert isinstance(query, PermissionsQuery) and query.topic == "lab"
     assert world.responses[world.later] == RestAnswer(202)
     assert len(client.got) == 1
     assert world.rest(path, {"n": 1}, query={"private": "true"}) is PENDING
@@ -509,8 +509,8 @@ def test_a_private_post_is_answered_when_the_right_is_known(world: World) -> Non
         (QueryError.UNKNOWN, 500, b'{"message":"Unable to authorize broadcast"}'),
     ],
 )
-def test_trouble_of_a_single_post_has_its_own_answer(trouble: QueryError, status: int, message: bytes) -> None:
-    """Status and message are the real server's (§6.7)."""
+def test_a_failed_query_of_a_single_message_has_its_status(trouble: QueryError, status: int, message: bytes) -> None:
+    """Status and message are the real server's."""
     world = World(database=True, limits=ServerLimits(messages=50))
     world.rest("/api/broadcast/lab/events/e", {}, query={"private": "true"})
     world.answer(trouble)
@@ -519,8 +519,8 @@ def test_trouble_of_a_single_post_has_its_own_answer(trouble: QueryError, status
     assert ("x-rate-limit", "50") in answer.headers
 
 
-def test_a_batch_asks_once_for_each_private_topic(world: World) -> None:
-    """What is denied or unknown is skipped without a word; order is kept (§6.5)."""
+def test_a_batch_queries_each_private_topic_once(world: World) -> None:
+    """Messages without write access are skipped, and the others keep their order."""
     lab, den = joined(world), joined(world, topic="realtime:den")
     public = world.connect()
     public.join()
@@ -532,7 +532,7 @@ def test_a_batch_asks_once_for_each_private_topic(world: World) -> None:
         )
     ]
     assert world.rest("/api/broadcast", {"messages": messages}) is PENDING
-    topics = [question.topic for question in world.asked.values() if isinstance(question, PermissionsQuery)]
+    topics = [query.topic for query in world.pending.values() if isinstance(query, PermissionsQuery)]
     assert topics == ["lab", "den", "hut"]
     world.answer(BROADCAST)
     world.answer(NONE)
@@ -548,32 +548,32 @@ def test_a_batch_asks_once_for_each_private_topic(world: World) -> None:
 CHANGES = {"postgres_changes": [{"event": "INSERT", "schema": "public", "table": "users"}]}
 
 
-def test_bindings_are_live_when_the_database_says_so(world: World) -> None:
-    """The question has the channel's number, which is named again when it ends."""
+def test_bindings_are_subscribed_when_the_database_confirms(world: World) -> None:
+    """The query has the channel's number, with which the channel is unsubscribed when it ends."""
     client = world.connect()
     client.join(config=CHANGES)
-    assert [event for event, _ in client.heard()] == ["phx_reply"]
-    question = world.answer(None)
-    assert isinstance(question, SubscribeQuery)
-    assert [binding.table for binding in question.bindings] == ["users"]
+    assert [event for event, _ in client.received()] == ["phx_reply"]
+    query = world.answer(None)
+    assert isinstance(query, SubscribeQuery)
+    assert [binding.table for binding in query.bindings] == ["users"]
     subscribed = system("Subscribed to PostgreSQL", status="ok", extension="postgres_changes")
     assert client.events("system") == [subscribed]
     client.push(LAB, "phx_leave", {}, join_ref="1")
-    assert world.unsubscribed == [question.channel]
+    assert world.unsubscribed == [query.channel]
 
 
-def test_bindings_that_the_database_refuses_are_said_and_not_tried_again(world: World) -> None:
-    """The channel stays (§3.6)."""
+def test_refused_bindings_are_not_retried(world: World) -> None:
+    """The channel gets the error and stays open."""
     client = world.connect()
     client.join(config=CHANGES)
     world.answer("Unable to subscribe")
     assert client.events("system") == [system("Unable to subscribe", extension="postgres_changes")]
     world.run(60)
-    assert world.asked == {}
+    assert world.pending == {}
 
 
-def test_bindings_that_meet_trouble_are_tried_again(world: World) -> None:
-    """After five seconds, and the client is told (§3.6)."""
+def test_a_failed_subscription_is_retried(world: World) -> None:
+    """It is retried after five seconds, and the client gets both messages."""
     client = world.connect()
     client.join(config=CHANGES)
     world.answer(QueryError.BUSY)
@@ -583,17 +583,17 @@ def test_bindings_that_meet_trouble_are_tried_again(world: World) -> None:
     assert client.events("system")[-1]["status"] == "ok"
 
 
-def test_a_malformed_binding_does_not_reach_the_database(world: World) -> None:
-    """Its text is known here; one bad one spoils all."""
+def test_an_invalid_binding_is_not_sent_to_the_database(world: World) -> None:
+    """The hub knows its error, and one invalid binding makes all of them fail."""
     client = world.connect()
     client.join(config={"postgres_changes": [*CHANGES["postgres_changes"], {"event": "*"}]})
-    assert world.asked == {} and client.events("system")[0]["status"] == "error"
+    assert world.pending == {} and client.events("system")[0]["status"] == "error"
     client.push(LAB, "phx_leave", {}, join_ref="1")
     assert world.unsubscribed == []
 
 
-def test_a_channel_that_has_left_is_told_nothing_of_its_bindings(world: World) -> None:
-    """The answer comes too late."""
+def test_a_channel_that_has_left_gets_no_result_of_its_subscription(world: World) -> None:
+    """The answer is ignored."""
     client = world.connect()
     client.join(config=CHANGES)
     client.push(LAB, "phx_leave", {}, join_ref="1")
@@ -608,8 +608,8 @@ READY = {"private": True, "broadcast": {"replication_ready": True}}
 ESTABLISHED = system("Replication connection established", status="ok")
 
 
-def test_who_asked_is_told_when_messages_flow(world: World) -> None:
-    """At once when they do already (§3.6)."""
+def test_replication_ready_is_announced_when_broadcasts_are_delivered(world: World) -> None:
+    """It is announced at once when they are already delivered, and only to channels that requested it."""
     client = joined(world, READY)
     assert client.got == []
     world.hub.set_broadcasts_ready(True, world.now)
@@ -624,15 +624,15 @@ def test_who_asked_is_told_when_messages_flow(world: World) -> None:
     assert joined(world).got == []
 
 
-def test_a_minute_without_messages_flowing_closes_who_asked() -> None:
-    """And nobody else (§3.6); who was told in time is left alone."""
+def test_replication_ready_times_out_after_a_minute() -> None:
+    """Only channels that still wait are closed."""
     world = World(database=True, timings=Timings(idle=1000))
     client, other = joined(world, READY), joined(world)
     world.run(59)
     assert client.got == []
     world.run(2)
     message = "Replication connection was not established in time"
-    assert client.heard() == [("system", system(message)), ("phx_close", {})]
+    assert client.received() == [("system", system(message)), ("phx_close", {})]
     assert other.got == []
     late = joined(world, READY)
     world.hub.set_broadcasts_ready(True, world.now)
@@ -643,8 +643,8 @@ def test_a_minute_without_messages_flowing_closes_who_asked() -> None:
     assert late.got == [] and at_once.got == []
 
 
-def test_a_message_of_the_database_reaches_its_room_only() -> None:
-    """Private or public, JSON or raw, with its id; over the size limit it is lost without a word (§6.4)."""
+def test_a_database_broadcast_is_delivered_to_its_room_only() -> None:
+    """It is private or public, JSON or bytes, and has its id; over the size limit it is dropped."""
     world = World(database=True, limits=ServerLimits(payload_kb=1))
     private, old = joined(world), world.connect(vsn="1.0.0")
     old.join(config={"private": True})
