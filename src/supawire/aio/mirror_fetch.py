@@ -124,7 +124,7 @@ class Calls(Generic[T]):
         at_once: int = 1,
     ) -> None:
         self.what = what
-        self.name = f"the {what} {described(function)}"
+        self.name: str = f"the {what} {described(function)}"
         self._function = function
         self._read = read
         self._blocking = blocking
