@@ -257,10 +257,10 @@ def test_what_is_built_is_what_would_be_received():
     [
         (lambda: testing.insert("t", cast("Any", [1])), "record must be a mapping"),
         (lambda: testing.insert("t", {"a": object()}), "no column type"),
-        (lambda: testing.broadcast("e", {1, object()}), "cannot be written as JSON"),
+        (lambda: testing.broadcast("e", {1, object()}), "cannot be encoded as JSON"),
         (lambda: testing.presence_join(), "0 keys"),
         (lambda: testing.presence_join(ALICE, testing.presence("bob")), "2 keys"),
-        (lambda: testing.row_deleted({"a": 1}, key="id"), "a row lacks id"),
+        (lambda: testing.row_deleted({"a": 1}, key="id"), "a row has no id"),
         (lambda: testing.row_deleted({"a": 1}, key=[]), "key must be"),
     ],
 )

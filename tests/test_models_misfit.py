@@ -63,7 +63,7 @@ def test_a_value_that_does_not_fit_is_told_with_its_column(kind: str, column: st
     record = f'{{"v": {sent}}}'
     change = change_of(record, {"v": column}, one_field(kind, annotation))
     error = refusal(change)
-    assert "the row is no Row: v" in error.message
+    assert "the row cannot be converted to Row: v" in error.message
     assert (error.raw, error.topic, error.retryable) == (record.encode(), "room", False)
     assert "v" in change.row
 
@@ -144,7 +144,7 @@ def test_a_value_that_was_not_sent_is_not_made_up(model: type[Any]):
     """R42: a large value that an UPDATE left alone does not become the default of its field, or None."""
     change = change_of('{"id": 7}', POST, model, kind=Update)
     error = refusal(change)
-    assert error.message == f"the server did not send body, so the row is no {model.__name__}"
+    assert error.message == f"the row cannot be converted to {model.__name__}: the server did not send body"
     assert "left alone" not in error.message and "`row`" in (error.hint or "")
     assert change.row == {"id": 7}
 
@@ -207,7 +207,7 @@ class NothingRequired(TypedDict, total=False):
 def test_an_empty_row_is_no_object(model: type[Any], error: str):
     """R42: a row that the role may not read is not an object of defaults; the error has the server's words."""
     change = change_of("{}", {}, model, errors=f'["{error}"]')
-    assert refusal(change).message == f"the server sent nothing of this row: {error}"
+    assert refusal(change).message == f"the server sent no columns of this row: {error}"
     assert change.row == {}
     assert change.unauthorized is ("401" in error)
 
@@ -223,14 +223,14 @@ def test_a_payload_that_does_not_fit_is_told(kind: str, payload: str):
     for _ in range(2):
         error = refusal(message, "payload")
         assert (error.raw, error.topic) == (payload.encode(), "room")
-        assert error.message.startswith("the payload is no Row: ")
+        assert error.message.startswith("the payload cannot be converted to Row: ")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_are_no_object(kind: str):
     """A binary message raises RowError that says so, with its bytes, even when they look like JSON."""
     error = refusal(message_of(b'{"v": 1}', one_field(kind, int)), "payload")
-    assert error.message == "the payload is bytes, and a Row is made of JSON"
+    assert error.message == "the payload is bytes, but Row requires JSON"
     assert error.raw == b'{"v": 1}'
 
 
@@ -359,4 +359,4 @@ def test_an_error_says_where_the_row_is():
     """The hint of a misfit names `row`, and the error is a ValueError, as for rows without a model."""
     error = refusal(change_of('{"v": "x"}', {"v": "text"}, one_field("struct", int)))
     assert isinstance(error, RowError) and isinstance(error, ValueError)
-    assert str(error) == "the row is no Row: v: Expected `int`, got `str`. `row` has it as a dict."
+    assert str(error) == "the row cannot be converted to Row: v: Expected `int`, got `str`. `row` has it as a dict."

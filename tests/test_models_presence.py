@@ -112,9 +112,9 @@ def test_listeners_of_one_event_get_their_own():
 @pytest.mark.parametrize(
     ("sent", "why"),
     [
-        ('{"phx_ref":"1","name":7}', "the payload is no User: name: Expected `str`, got `int`"),
-        ('{"phx_ref":"1"}', "the payload is no User: Object missing required field `name`"),
-        ('{"phx_ref":"1","name":', "the presence payload is not JSON that can be read"),
+        ('{"phx_ref":"1","name":7}', "the payload cannot be converted to User: name: Expected `str`, got `int`"),
+        ('{"phx_ref":"1"}', "the payload cannot be converted to User: Object missing required field `name`"),
+        ('{"phx_ref":"1","name":', "the presence payload cannot be decoded as JSON"),
     ],
 )
 def test_what_does_not_fit_raises_where_it_is_read(sent: str, why: str):

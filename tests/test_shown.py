@@ -1,6 +1,6 @@
 """What a server, a proxy or a client says is shown without tokens, on one line, and not without end."""
 
-from supawire._display import MOST, hide_tokens, printable
+from supawire._display import MAX_SHOWN, hide_tokens, printable
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl-_"
 
@@ -35,7 +35,7 @@ def test_control_characters_are_escaped_and_the_rest_is_kept():
 
 def test_a_long_text_says_how_long_it_is():
     """Its beginning is shown; a token at the cut is none."""
-    assert printable("x" * MOST) == "x" * MOST
+    assert printable("x" * MAX_SHOWN) == "x" * MAX_SHOWN
     assert printable("x" * 1_000_000, 10) == "x" * 10 + "… (1000000 characters)"
     cut = printable("x" * 5 + " " + JWT, 12)
     assert "eyJ" not in cut

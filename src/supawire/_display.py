@@ -12,14 +12,14 @@ from typing import Any, Final, cast
 from msgspec import Struct
 
 HIDDEN: Final = "***"
-MOST: Final = 500
+MAX_SHOWN: Final = 500
 """Maximum characters of external text that are shown."""
 
 _RUN: Final = re.compile(r"[\w.-]{8,}+", re.ASCII)
 _KEYS: Final = ("sb_secret_", "sb_publishable_")
-_PART: Final = 8
+_MIN_PART: Final = 8
 """Minimum length of each of the first two parts of a token, whatever they begin with."""
-_CUT: Final = 16
+_MIN_CUT_TOKEN: Final = 16
 """Minimum length of the beginning of a token that is recognized although its other parts are cut off."""
 
 
@@ -34,18 +34,18 @@ def hide_tokens(text: str, *, any_parts: bool = False) -> str:
 def _without_tokens(run: str, *, any_parts: bool) -> str:
     starts = [at for at in map(run.find, _KEYS) if at >= 0]
     at = run.find("eyJ")
-    if at >= 0 and ("." in run[at:] or len(run) - at >= _CUT):
+    if at >= 0 and ("." in run[at:] or len(run) - at >= _MIN_CUT_TOKEN):
         starts.append(at)
     if any_parts:
         parts = run.split(".", 2)
-        if len(parts) == 3 and min(len(parts[0]), len(parts[1])) >= _PART:
+        if len(parts) == 3 and min(len(parts[0]), len(parts[1])) >= _MIN_PART:
             starts.append(0)
     return run[: min(starts)] + HIDDEN if starts else run
 
 
-def printable(text: str, most: int = MOST) -> str:
+def printable(text: str, most: int = MAX_SHOWN) -> str:
     """Return the text on one line with control characters escaped; a long one is cut, and its length is added."""
-    head = hide_tokens(text[: most + _CUT])[:most]
+    head = hide_tokens(text[: most + _MIN_CUT_TOKEN])[:most]
     line = head if head.isprintable() else "".join(map(_escaped, head))
     return line if len(text) <= most else f"{line}… ({len(text)} characters)"
 
@@ -54,13 +54,13 @@ def _escaped(letter: str) -> str:
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
 
 
-_ROOM: Final = 600
+_MAX_VALUE: Final = 600
 """Characters of one value, about eight lines of a terminal."""
 
-_TEXT: Final = 120
-_DEPTH: Final = 6
-_INT_BITS: Final = 512
-_HASHED: Final = 50
+_MAX_TEXT: Final = 120
+_MAX_DEPTH: Final = 6
+_MAX_INT_BITS: Final = 512
+_MAX_HASHED: Final = 50
 
 _SECRET_NAMES: Final = frozenset(
     {
@@ -73,7 +73,7 @@ _SECRET_NAMES: Final = frozenset(
 class _Writer:
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self.room = _ROOM
+        self.room = _MAX_VALUE
 
     def add(self, text: str) -> None:
         self.parts.append(text)
@@ -115,7 +115,7 @@ class _Writer:
 def brief(value: Any) -> str:
     """Return the `repr` of a value, cut to some hundred characters, with secrets replaced by `***`."""
     writer = _Writer()
-    writer.value(value, _DEPTH)
+    writer.value(value, _MAX_DEPTH)
     return "".join(writer.parts)
 
 
@@ -141,23 +141,25 @@ class Unreadable(Struct, frozen=True):
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
-        text = repr(hide_tokens(value[: 2 * _TEXT])[:_TEXT])
-        return text if len(value) <= _TEXT else f"{text[:-1]}…{text[-1]}"
+        text = repr(hide_tokens(value[: 2 * _MAX_TEXT])[:_MAX_TEXT])
+        return text if len(value) <= _MAX_TEXT else f"{text[:-1]}…{text[-1]}"
     if isinstance(value, bytes):
-        return repr(value) if len(value) <= _TEXT else f"<{len(value)} bytes: {value[:_TEXT]!r}…>"
-    if isinstance(value, int) and value.bit_length() > _INT_BITS:  # Python refuses to print very long integers
+        return repr(value) if len(value) <= _MAX_TEXT else f"<{len(value)} bytes: {value[:_MAX_TEXT]!r}…>"
+    if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:  # Python refuses to print very long integers
         return f"<int of {value.bit_length()} bits>"
     try:
         text = repr(value)
     except Exception as error:  # noqa: BLE001  an object of a user-defined class; printing an event must not fail
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    text = hide_tokens(text[: 2 * _ROOM])
-    return text if len(text) <= _ROOM else f"{text[:_ROOM]}…"
+    text = hide_tokens(text[: 2 * _MAX_VALUE])
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def _is_secret(name: object) -> bool:
     return (
-        isinstance(name, str) and len(name) < _TEXT and name.replace("_", "").replace("-", "").lower() in _SECRET_NAMES
+        isinstance(name, str)
+        and len(name) < _MAX_TEXT
+        and name.replace("_", "").replace("-", "").lower() in _SECRET_NAMES
     )
 
 
@@ -165,12 +167,12 @@ def content_hash(value: Any) -> int:
     """Return a hash that is the same for equal JSON values. Uses the first level of a value, up to a limited size."""
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value)
-        if len(items) > _HASHED:
+        if len(items) > _MAX_HASHED:
             return hash((dict, len(items)))
         return hash(frozenset((key, _flat_hash(item)) for key, item in items.items()))
     if isinstance(value, list):
         items = cast("list[Any]", value)
-        return hash((list, len(items), *map(_flat_hash, islice(items, _HASHED))))
+        return hash((list, len(items), *map(_flat_hash, islice(items, _MAX_HASHED))))
     return _flat_hash(value)
 
 

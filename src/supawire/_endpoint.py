@@ -12,12 +12,12 @@ from supawire.errors import InvalidArgumentError
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _TAILS: Final = ("/websocket", "/api/broadcast", "/api")  # suffixes that a copied URL may have after the base
-_OURS: Final = {"apikey": "the key argument", "vsn": "protocol="}
+_SET_BY_ARGUMENTS: Final = {"apikey": "the key argument", "vsn": "protocol="}
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::\d{1,5})?")
 _URL_LIKE: Final = re.compile(r"(https?|wss?|postgres(ql)?)://\w", re.ASCII | re.IGNORECASE)
 _KEY_LIKE: Final = re.compile(r"eyJ[\w-]+\.|sb_(?:publishable|secret)_")
 _IN_DATABASE_URL: Final = re.compile(r"@db\.([a-z0-9]{1,40})\.supabase\.co|//[a-z_]{1,40}\.([a-z0-9]{1,40}):")
-_SHORT: Final = 300
+_MAX_SEARCHED: Final = 300
 _SITES: Final = frozenset({"supabase.co", "www.supabase.co", "supabase.com", "www.supabase.com", "app.supabase.com"})
 _DASHBOARD: Final = re.compile(r"(?:/dashboard)?/project/([a-z0-9-]+)")
 
@@ -49,12 +49,12 @@ class Endpoint(Struct, frozen=True):
         Parameters in its query are kept unless `params` overrides them; `apikey` and `vsn` come from the arguments.
         Raises: InvalidArgumentError.
         """
-        _not_swapped(url, key)
+        _refuse_swapped(url, key)
         parts = _split(url)
         secure = _SCHEMES[parts.scheme]
         socket_base, rest_base = _bases(re.sub(r"/+", "/", parts.path).rstrip("/"))
         query = dict(parse_qsl(parts.query, keep_blank_values=True)) | check_params(params or {})
-        query = {name: value for name, value in query.items() if name not in _OURS} | {"vsn": protocol}
+        query = {name: value for name, value in query.items() if name not in _SET_BY_ARGUMENTS} | {"vsn": protocol}
         return cls(
             socket_url=f"{'wss' if secure else 'ws'}://{parts.netloc}{socket_base}/websocket?{urlencode(query)}",
             rest_url=f"{'https' if secure else 'http'}://{parts.netloc}{rest_base}/api",
@@ -89,7 +89,7 @@ class Endpoint(Struct, frozen=True):
 def check_params(params: object) -> dict[str, str]:
     """Return a copy of extra query parameters; refuses the two that the library sets."""
     pairs = check_pairs("params", params)
-    for name, instead in _OURS.items():
+    for name, instead in _SET_BY_ARGUMENTS.items():
         if name in pairs:
             raise InvalidArgumentError(f"params: {name} is set by {instead}")
     return pairs
@@ -99,70 +99,74 @@ def check_host(host: object) -> str:
     """Check a host name, optionally with a port, for Host and TLS."""
     text = check_text("host", host)
     if not _HOST.fullmatch(text):
-        raise InvalidArgumentError(f"host={text!r} is no host name; give it without scheme and path")
+        raise InvalidArgumentError(f"host={text!r} is not a host name; pass it without scheme and path")
     return text
 
 
-def _not_swapped(url: object, key: object) -> None:
+def _refuse_swapped(url: object, key: object) -> None:
     if isinstance(url, str) and isinstance(key, str) and (_KEY_LIKE.match(url) or _URL_LIKE.match(key)):
-        raise InvalidArgumentError("url and key are in each other's place", hint="Write connect(url, key).")
+        raise InvalidArgumentError("url and key are swapped", hint="Write connect(url, key).")
 
 
 def _split(url: object) -> SplitResult:
     text = check_text("url", url, secret=True)  # its query may contain a key
-    _not_a_database(text)
+    _refuse_database_url(text)
     if any(character in text for character in ' \\<>"'):
-        raise InvalidArgumentError("the URL holds a blank or another character that no URL has; strip() it")
+        raise InvalidArgumentError(
+            "the URL contains a blank or another character that is not allowed in URLs; use .strip()"
+        )
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise InvalidArgumentError(f"the URL cannot be read: {error}") from error
+        raise InvalidArgumentError(f"the URL cannot be parsed: {error}") from error
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise InvalidArgumentError(
             "the URL must begin with https://, http://, wss:// or ws:// and a host, as in https://abc.supabase.co"
         )
     if "@" in parts.netloc:
         raise InvalidArgumentError(
-            "the URL must not hold a user name or password; pass what a gateway needs in headers="
+            "the URL must not contain a user name or password; pass credentials for a gateway in headers="
         )
     name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     if not _HOST.fullmatch(name):
-        raise InvalidArgumentError(f"{name!r} is no host name; write an international name in its xn-- form")
-    _not_another_service(parts)
+        raise InvalidArgumentError(f"{name!r} is not a host name; write an international name in its xn-- form")
+    _refuse_other_services(parts)
     netloc = name if port is None else f"{name}:{port}"
     return parts._replace(netloc=netloc, path=quote(parts.path, safe="/%:@!$&'()*+,;=~"))
 
 
-def _not_a_database(url: str) -> None:
+def _refuse_database_url(url: str) -> None:
     if not url.startswith(("postgres://", "postgresql://")):
         return
-    found = _IN_DATABASE_URL.search(url[:_SHORT])
+    found = _IN_DATABASE_URL.search(url[:_MAX_SEARCHED])
     name = next(filter(None, found.groups()), "") if found else "<project>"
     raise InvalidArgumentError(
-        f"that is the URL of the database; the project's URL is https://{name}.supabase.co",
+        f"this is the URL of the database; the project's URL is https://{name}.supabase.co",
         hint="The dashboard shows it under Settings, API.",
     )
 
 
-def _not_another_service(parts: SplitResult) -> None:
+def _refuse_other_services(parts: SplitResult) -> None:
     host = parts.hostname or ""
     if host in _SITES and not _DASHBOARD.match(parts.path):
         raise InvalidArgumentError(
-            f"{host} is Supabase itself, not a project; the project's URL is https://<project>.supabase.co",
+            f"{host} is the website of Supabase, not a project; the project's URL is https://<project>.supabase.co",
             hint="The dashboard shows it under Settings, API.",
         )
     if host.endswith(".supabase.com") and host.count(".") == 2 and host not in _SITES:
         raise InvalidArgumentError(
-            f"no project is at {host}; the project's URL is https://{host.partition('.')[0]}.supabase.co"
+            f"{host} is not the host of a project; the project's URL is https://{host.partition('.')[0]}.supabase.co"
         )
     project = _DASHBOARD.match(parts.path) if parts.hostname in {"supabase.com", "app.supabase.com"} else None
     if project:
-        raise InvalidArgumentError(f"that is the dashboard; the project's URL is https://{project[1]}.supabase.co")
+        raise InvalidArgumentError(
+            f"this is the URL of the dashboard; the project's URL is https://{project[1]}.supabase.co"
+        )
     other = re.match(r"/(rest|auth|storage|functions|graphql)/v1", parts.path)
     if other:
         root = f"{parts.scheme}://{parts.netloc}"
-        raise InvalidArgumentError(f"the URL ends in {other[0]}, which is another service; the project's URL is {root}")
+        raise InvalidArgumentError(f"{other[0]} is the path of another service; the project's URL is {root}")
 
 
 def _bases(path: str) -> tuple[str, str]:

@@ -49,12 +49,12 @@ def not_built(kind: str, value: object, wanted: type[T], call: str) -> T:
     Raises: InvalidArgumentError, which names `call` to use.
     """
     if not isinstance(value, wanted):
-        raise InvalidArgumentError(f"{kind} is not made by calling the class", hint=f"Write {call}.")
+        raise InvalidArgumentError(f"{kind} cannot be created by calling the class", hint=f"Write {call}.")
     return value
 
 
 PREFIX: Final = "realtime:"
-NAME_BYTES: Final = 255
+MAX_NAME_BYTES: Final = 255
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _QUOTES: Final = "\"'`"
@@ -98,7 +98,7 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not pickled or copied into text; pass the object itself")
+        raise TypeError("a Secret cannot be pickled; pass the object itself")
 
     def __copy__(self) -> "Secret":
         return self
@@ -133,7 +133,7 @@ def check_choice(name: str, value: object, allowed: Iterable[T]) -> T:
 
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.5)
     raise InvalidArgumentError(
-        f"{name}={value!r} is none of {', '.join(repr(choice) for choice in choices)}"
+        f"{name} must be one of {', '.join(repr(choice) for choice in choices)}, not {value!r}"
         + (f"; did you mean {near[0]!r}?" if near else "")
     )
 
@@ -157,7 +157,7 @@ def check_number(
     ]
     allowed = " ".join(filter(None, ["a number", " and ".join(bounds), unit]))
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-        hint = "take its total_seconds()" if hasattr(value, "total_seconds") else why
+        hint = "use its total_seconds()" if hasattr(value, "total_seconds") else why
         raise refuse(name, value, allowed, why=hint)
     if (above is not None and value <= above) or (minimum is not None and value < minimum):
         raise refuse(name, value, allowed, why=why, near=minimum)
@@ -215,8 +215,8 @@ def check_plain(name: str, value: object) -> Callable[..., Any]:
         inner = cast("partial[Any]", inner).func
     if any(inspect.iscoroutinefunction(each) for each in (inner, getattr(inner, "__call__", None))):  # noqa: B004
         raise InvalidArgumentError(
-            f"{name} must be a plain function, and an async one was given, which nobody would await",
-            hint="In it, start a task, as with asyncio.create_task(), or put what it gets into a queue.",
+            f"{name} must be a plain function, not an async one, whose result would not be awaited",
+            hint="In a plain function, start a task with asyncio.create_task(), or put the argument into a queue.",
         )
     return function
 
@@ -237,7 +237,9 @@ def check_takes(name: str, value: object, count: int, allowed: str) -> Callable[
         signature.bind(*[None] * count)
     except TypeError as error:
         shown = getattr(function, "__qualname__", None) or type(function).__qualname__
-        raise InvalidArgumentError(f"{name} must be {allowed}, and {shown}{signature} cannot be called so") from error
+        raise InvalidArgumentError(
+            f"{name} must be {allowed}; {shown}{signature} cannot be called with this number of arguments"
+        ) from error
     return function
 
 
@@ -256,7 +258,9 @@ def check_text(name: str, value: object, *, secret: bool = False) -> str:
     if not value:
         raise InvalidArgumentError(f"{name} must not be empty")
     if _CONTROL.search(value):
-        raise InvalidArgumentError(f"{name} must have no line break or control character, and {shown} has; strip() it")
+        raise InvalidArgumentError(
+            f"{name} must not contain line breaks or control characters, got {shown}; use .strip()"
+        )
     check_writable(name, value, shown)
     return value
 
@@ -267,7 +271,7 @@ def check_writable(name: str, text: str, shown: str | None = None) -> int:
         return len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(
-            f"{name}={shown or repr(text)} cannot be written as UTF-8: {error.reason}"
+            f"{name}={shown or repr(text)} cannot be encoded as UTF-8: {error.reason}"
         ) from None  # the cause would show the text
 
 
@@ -277,7 +281,7 @@ def check_secret(name: str, value: object) -> Secret:
         return value
     text = check_text(name, value, secret=True)
     if not text.isascii() or " " in text:
-        raise InvalidArgumentError(f"{name} must be printable ASCII without blanks, as JWTs and keys are; strip() it")
+        raise InvalidArgumentError(f"{name} must be printable ASCII without blanks, as JWTs and keys are; use .strip()")
     return Secret(text)
 
 
@@ -288,12 +292,12 @@ def check_token(name: str, value: object) -> Secret:
     left to the server or a gateway to check.
     """
     if isinstance(value, str) and value[:7].lower() == "bearer ":
-        raise InvalidArgumentError(f"{name} must be the token alone, without the word Bearer in front")
+        raise InvalidArgumentError(f"{name} must be the token alone, without the prefix Bearer")
     secret = check_secret(name, value)
     if (flaw := _flaw(secret.reveal())) is not None:
         raise InvalidArgumentError(
-            f"{name} cannot be a JWT: {flaw}",
-            hint="Copy the whole of it, without quotation marks; a key may also be one that begins with sb_.",
+            f"{name} is not a valid JWT: {flaw}",
+            hint="Copy it completely, without quotation marks. Keys may also begin with sb_.",
         )
     return secret
 
@@ -324,11 +328,11 @@ def check_headers(name: str, value: object) -> dict[str, str]:
     pairs = check_pairs(name, value)
     for header in pairs:
         if not _HEADER_NAME.fullmatch(header):
-            raise InvalidArgumentError(f"{name}: {header!r} is no name of an HTTP header")
+            raise InvalidArgumentError(f"{name}: {header!r} is not a valid name of an HTTP header")
         if header.lower() == "host":
             raise InvalidArgumentError(f"{name}: pass host= instead of a Host header, so that TLS uses the same name")
         if header.lower() in {"connection", "upgrade"} or header.lower().startswith("sec-websocket-"):
-            raise InvalidArgumentError(f"{name}: {header} belongs to the WebSocket handshake, which sets it itself")
+            raise InvalidArgumentError(f"{name}: {header} is set by the WebSocket handshake and cannot be overridden")
     return pairs
 
 
@@ -347,30 +351,32 @@ def _fits(name: str, text: str, size: int) -> None:
     used = check_writable(name, text)
     if used > size:
         raise InvalidArgumentError(
-            f"{name} is {used} bytes of UTF-8 long, and at most {size} are allowed: its length is one byte on the wire"
+            f"{name} must have at most {size} bytes of UTF-8, not {used}: its length is encoded in one byte"
         )
 
 
 def check_topic(topic: object) -> str:
     """Return the full topic, with exactly one prefix `realtime:`, for a topic with or without it; at most 255 bytes."""
     if not isinstance(topic, str):
-        raise InvalidArgumentError(f"a topic is a string, not {type(topic).__name__}")
+        raise InvalidArgumentError(f"topic must be a string, not {type(topic).__name__}")
     full = topic if topic.startswith(PREFIX) else PREFIX + topic
     if full == PREFIX:
-        raise InvalidArgumentError(f"topic={topic!r} has no name: the server refuses it (TopicNameRequired)")
+        raise InvalidArgumentError(f"topic={topic!r} has an empty name, which the server refuses (TopicNameRequired)")
     if "\0" in full:
-        raise InvalidArgumentError(f"topic={topic!r} holds a NUL character, which the server's database cannot store")
-    _fits("topic with its realtime:", full, NAME_BYTES)
+        raise InvalidArgumentError(
+            f"topic={topic!r} contains a NUL character, which the server's database cannot store"
+        )
+    _fits("topic (with realtime:)", full, MAX_NAME_BYTES)
     return full
 
 
 def check_event(event: object) -> str:
     """Check the name of a broadcast event: not empty, at most 255 bytes of UTF-8."""
     if not isinstance(event, str):
-        raise InvalidArgumentError(f"an event is a string, not {type(event).__name__}")
+        raise InvalidArgumentError(f"event must be a string, not {type(event).__name__}")
     if not event:
-        raise InvalidArgumentError("the event has no name")
-    _fits("event", event, NAME_BYTES)
+        raise InvalidArgumentError("event must not be empty")
+    _fits("event", event, MAX_NAME_BYTES)
     return event
 
 
@@ -387,16 +393,18 @@ def check_json(payload: object, name: str = "payload") -> bytes:
         encoded = _json.encode(payload)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         where = _bad_place(payload, name) if not isinstance(error, RecursionError) else name
-        raise InvalidArgumentError(f"{where} cannot be written as JSON: {error}") from error
+        raise InvalidArgumentError(f"{where} cannot be encoded as JSON: {error}") from error
     if b"null" in encoded and _has_nan(payload):  # NaN was written as null
         path, value = _where_nan(payload, name)
-        raise InvalidArgumentError(f"{path} cannot be written as JSON: {value} is no JSON number; None is null")
+        raise InvalidArgumentError(
+            f"{path} cannot be encoded as JSON: {value} is not a JSON number; pass None for null"
+        )
     return encoded
 
 
 def _of_numpy(value: Any) -> object:
     if value.dtype.kind not in "biufUS":  # other dtypes, such as times in nanoseconds, have no Python equivalent
-        raise TypeError(f"numpy's {value.dtype} has no JSON value")
+        raise TypeError(f"values of numpy's {value.dtype} cannot be encoded as JSON")
     return value.tolist()
 
 
@@ -416,7 +424,7 @@ def _plain(value: object) -> object:
         return foreign(value)
     if hasattr(type(value), "__pydantic_serializer__"):
         return cast("Any", value).model_dump(by_alias=True)
-    raise TypeError(f"an object of type {type(value).__name__} is no JSON value")
+    raise TypeError(f"objects of type {type(value).__name__} are not supported")
 
 
 _json: Final = msgspec.json.Encoder(enc_hook=_plain)

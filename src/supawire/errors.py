@@ -6,7 +6,7 @@ from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 from supawire._display import hide_tokens, printable
 
-_LONGEST: Final = 2000
+_MAX_MESSAGE: Final = 2000
 """Maximum characters of a message."""
 
 E = TypeVar("E", bound=BaseException)
@@ -51,7 +51,7 @@ class RealtimeError(Exception):
         hint: str | None = None,
         docs: str | None = None,
     ) -> None:
-        self.message: str = printable(message, _LONGEST)
+        self.message: str = printable(message, _MAX_MESSAGE)
         super().__init__(self.message)
         self.code: str | None = code
         self.topic: str | None = topic

@@ -38,7 +38,7 @@ def read_json(raw: Raw | bytes, what: str, decode: Callable[[Raw | bytes], Any] 
     try:
         return decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RowError(f"{what} is not JSON that can be read: {error}", raw=bytes(raw)) from error
+        raise RowError(f"{what} cannot be decoded as JSON: {error}", raw=bytes(raw)) from error
 
 
 class ChangeData(Struct, gc=False):
@@ -83,7 +83,9 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         try:
             return datetime.fromisoformat(text) if text else None
         except ValueError as error:
-            raise RowError(f"commit_timestamp {text!r} is no time", raw=text.encode() if text else None) from error
+            raise RowError(
+                f"commit_timestamp {text!r} is not a valid time", raw=text.encode() if text else None
+            ) from error
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -125,9 +127,7 @@ class _Change(Struct, frozen=True, gc=False, eq=False):
         row = self._read_row()
         try:
             if not row:
-                raise RowError(
-                    f"the server sent nothing of this row: {', '.join(self.errors) or 'it does not say why'}"
-                )
+                raise RowError(f"the server sent no columns of this row: {', '.join(self.errors) or 'no reason given'}")
             made = model.make(row, unsent_columns(data.columns, row))
         except RowError as error:
             error.raw, error.topic = bytes(data.record), self.topic
@@ -269,9 +269,9 @@ class Delete(_Change, frozen=True, gc=False, eq=False):
         def __getattr__(self, name: str) -> Any:
             if name in ("record", "row"):
                 raise NoAttributeError(
-                    f"a Delete has no {name}: the row is gone",
+                    f"a Delete has no {name}, because the row was deleted",
                     topic=self.topic,
-                    hint="`old_record` has its key, and with REPLICA IDENTITY FULL all of it; `type` says which it is.",
+                    hint="Use `old_record`: the key, or all columns with REPLICA IDENTITY FULL. `type` is the kind.",
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
@@ -463,7 +463,7 @@ def _modelled(entries: tuple[Presence[Any], ...], model: Model) -> tuple[Presenc
 
 
 def presence_with_model(event: PresenceEvent[Any], model: Model) -> PresenceEvent[Any]:
-    """Return the same event for a listener that takes payloads as objects of a class."""
+    """Return the same event for a listener with `model=`."""
     if isinstance(event, PresenceSync):
         return PresenceSync(event.topic, lambda: _ModelledState(event.state, model))
     return replace(event, current=_modelled(event.current, model), previous=_modelled(event.previous, model))
@@ -638,7 +638,7 @@ class LateBroadcast(Broadcast[P], frozen=True, gc=False, eq=False):
             if model is None:
                 return read_json(self._raw, "the payload")
             if isinstance(self._raw, bytes):
-                raise RowError(f"the payload is bytes, and a {model.name} is made of JSON")
+                raise RowError(f"the payload is bytes, but {model.name} requires JSON")
             return model.read(self._raw)
         except RowError as error:
             error.raw, error.topic = bytes(self._raw), self.topic
@@ -705,13 +705,13 @@ class Status:
             return NotImplemented
         return (self.topic, self.state, self.previous, self.ready) == (
             other.topic, other.state, other.previous, other.ready
-        ) and _told(self.cause) == _told(other.cause)  # fmt: skip
+        ) and _comparable(self.cause) == _comparable(other.cause)  # fmt: skip
 
     def __hash__(self) -> int:
         return hash((self.topic, self.state, self.previous, self.ready))
 
 
-def _told(error: RealtimeError | None) -> tuple[type[RealtimeError], str] | None:
+def _comparable(error: RealtimeError | None) -> tuple[type[RealtimeError], str] | None:
     return None if error is None else (type(error), str(error))
 
 

@@ -30,8 +30,8 @@ Scalar: TypeAlias = (
 )
 """The types of values that a column can be compared with."""
 
-_MOST_DIGITS: Final = 131_072
-_MOST_DECIMALS: Final = 16_383
+_MAX_DIGITS: Final = 131_072
+_MAX_DECIMALS: Final = 16_383
 
 
 def literal(column: str, value: object) -> str:
@@ -42,13 +42,15 @@ def literal(column: str, value: object) -> str:
     try:
         return write(value)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgumentError(f"{column}: {type(value).__name__} has no text for the server: {error}") from error
+        raise InvalidArgumentError(
+            f"{column}: this {type(value).__name__} cannot be written as text: {error}"
+        ) from error
 
 
 def text(column: str, value: str) -> str:
     """Check that a text can be sent and stored, and return it. Raises: InvalidArgumentError."""
     if "\0" in value:
-        raise InvalidArgumentError(f"{column}: {value!r} has a NUL character, which PostgreSQL cannot store")
+        raise InvalidArgumentError(f"{column}: {value!r} contains a NUL character, which PostgreSQL cannot store")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -59,19 +61,19 @@ def text(column: str, value: str) -> str:
 def _unfit(column: str, value: object) -> InvalidArgumentError:
     kind = type(value).__name__
     if isinstance(value, Enum):
-        return InvalidArgumentError(f"{column}: {value!r} is no value for the server", hint="Give its .value.")
+        return InvalidArgumentError(f"{column}: {value!r} is an enum member, not a value", hint="Pass its .value.")
     if isinstance(value, list | tuple | set | frozenset):
         return InvalidArgumentError(
-            f"{column}: the server compares no arrays, and this is a {kind}",
-            hint="For one of several values, col(…).in_([…]); for a jsonb column, its text: json.dumps(value).",
+            f"{column}: cannot compare with a {kind}; the server does not compare arrays",
+            hint="For one of several values, use col(…).in_([…]); for a jsonb column, pass json.dumps(value).",
         )
     if isinstance(value, dict):
         return InvalidArgumentError(
-            f"{column}: a dict has no text of its own", hint="For a jsonb column give its text: json.dumps(value)."
+            f"{column}: cannot compare with a dict", hint="For a jsonb column, pass json.dumps(value)."
         )
     return InvalidArgumentError(
-        f"{column}: a {kind} is no value that the server compares",
-        hint="Give a str, int, float, Decimal, bool, datetime, date, time, timedelta, UUID, bytes or an IP address.",
+        f"{column}: cannot compare with a {kind}",
+        hint="Pass a str, int, float, Decimal, bool, datetime, date, time, timedelta, UUID, bytes or an IP address.",
     )
 
 
@@ -81,8 +83,10 @@ def _decimal(value: Decimal) -> str:
     if value.is_infinite():
         return "Infinity" if value > 0 else "-Infinity"
     exponent = value.as_tuple().exponent
-    if value.adjusted() >= _MOST_DIGITS or (isinstance(exponent, int) and exponent < -_MOST_DECIMALS):
-        raise ValueError(f"a numeric has at most {_MOST_DIGITS} digits before the point and {_MOST_DECIMALS} after it")
+    if value.adjusted() >= _MAX_DIGITS or (isinstance(exponent, int) and exponent < -_MAX_DECIMALS):
+        raise ValueError(
+            f"a numeric has at most {_MAX_DIGITS} digits before the decimal point and {_MAX_DECIMALS} after it"
+        )
     return format(value, "f")
 
 
@@ -102,7 +106,9 @@ def _moment(value: datetime) -> str:
 
 def _clock(value: time) -> str:
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise ValueError(f"{value.tzinfo} has no offset without a date; give the time one, or none at all")
+        raise ValueError(
+            f"the offset of {value.tzinfo} depends on the date; pass a time with a fixed offset, or without one"
+        )
     return value.isoformat()
 
 
@@ -143,18 +149,18 @@ class Where(Struct, frozen=True):
     def __and__(self, other: "Where") -> "Where":
         """Return a filter that requires both."""
         if not isinstance(other, Where):
-            raise _no_condition(other)
+            raise _not_a_condition(other)
         return Where(self.conditions + other.conditions)
 
     def __invert__(self) -> "Where":
         """Negate the condition. Null still does not match, except with `is_` and `is_distinct_from`.
 
-        Raises: InvalidArgumentError: there are several conditions; their negation would be an OR.
+        Raises: InvalidArgumentError: several conditions, whose negation would be an OR.
         """
         if len(self.conditions) != 1:
             raise InvalidArgumentError(
-                f"~({self}) is an OR of the negated conditions, and the server has no OR",
-                hint="Negate a condition alone, ~a & b; for either of several, one listener with several selectors.",
+                f"~({self}) is an OR of the negated conditions, and the server does not support OR",
+                hint="Negate single conditions, as in ~a & b; for alternatives, pass several selectors to a listener.",
             )
         only = self.conditions[0]
         return Where((Condition(only.column, only.op, only.value, not only.negated),))
@@ -168,14 +174,15 @@ class Where(Struct, frozen=True):
     if not TYPE_CHECKING:  # hidden from type checkers; at run time a hint is more helpful than a TypeError
 
         def __rand__(self, other: object) -> NoReturn:
-            raise _no_condition(other)
+            raise _not_a_condition(other)
 
         def __or__(self, other: object) -> NoReturn:
             raise InvalidArgumentError(
-                "the server joins conditions by AND and has no OR",
+                "conditions can be combined with & only; the server does not support OR",
                 hint=(
-                    "Listen to both, listen(changes(…, where=a), changes(…, where=b)): a row that fits both comes once."
-                    " For one of several values, col(…).in_([…])."
+                    "Pass two selectors, listen(changes(…, where=a), changes(…, where=b)); a row that matches both"
+                    " arrives once."
+                    " For one of several values, use col(…).in_([…])."
                 ),
             )
 
@@ -183,7 +190,7 @@ class Where(Struct, frozen=True):
 
         def __bool__(self) -> NoReturn:
             raise InvalidArgumentError(
-                f"whether {self!r} is true only the server knows, row by row",
+                f"{self!r} has no truth value: the server evaluates it for each row",
                 hint=f"and, or, not and chains such as 1 <= col('a') < 9 cannot be used. {JOIN} Negate with ~.",
             )
 
@@ -194,23 +201,27 @@ def filter_text(filter: str | None, where: Where | None) -> str | None:
         return None
     if where is None:
         if not isinstance(filter, str):
-            raise InvalidArgumentError(f"filter must be a text, not {filter!r}", hint="Conditions go into where=.")
+            raise InvalidArgumentError(f"filter must be a string, not {filter!r}", hint="Pass conditions as where=.")
         check_writable("filter", filter)
         filter_syntax.check(filter)
         return filter
     if filter is not None:
         raise InvalidArgumentError(
-            "filter= and where= both say which rows are wanted; give one of them",
-            hint="str(where) is text for filter=.",
+            "filter= and where= exclude each other; pass one of them",
+            hint="str(where) is the text for filter=.",
         )
     if not isinstance(where, Where):
-        raise _no_condition(where)
+        raise _not_a_condition(where)
     return str(where)
 
 
-def _no_condition(given: object) -> InvalidArgumentError:
-    hint = "A text goes into filter=; where= takes col('status') == 'open'." if isinstance(given, str) else JOIN
-    return InvalidArgumentError(f"{given!r} is no condition made with col()", hint=hint)
+def _not_a_condition(given: object) -> InvalidArgumentError:
+    hint = (
+        "Pass a text as filter=, and a condition such as col('status') == 'open' as where=."
+        if isinstance(given, str)
+        else JOIN
+    )
+    return InvalidArgumentError(f"{given!r} is not a condition created with col()", hint=hint)
 
 
 def _shown(condition: Condition) -> str:
@@ -229,7 +240,7 @@ __all__ = ["FilterColumn", "Scalar", "Truth", "Where", "col"]
 
 
 class FilterColumn(Struct, frozen=True, eq=False):
-    """A column of a table, made by `col`; comparing it with a value gives a condition (`Where`).
+    """A column of a table, created by `col`; comparing it with a value gives a condition (`Where`).
 
     As in SQL, null matches no comparison, list or pattern, negated or not: see `is_` and `is_distinct_from`.
     """
@@ -270,10 +281,10 @@ class FilterColumn(Struct, frozen=True, eq=False):
         if not named:
             null = str(value).lower() in {"null", "none"}
             raise InvalidArgumentError(
-                f"{self.name}: is_ takes None, True, False or 'unknown', not {value!r}",
-                hint="None is null."
+                f"{self.name}: the argument of is_ must be None, True, False or 'unknown', not {value!r}",
+                hint="Pass None for null."
                 if null
-                else "For other values compare with ==, or is_distinct_from where null counts as a value.",
+                else "Compare other values with ==, or with is_distinct_from to treat null as a value.",
             )
         return Where((Condition(self.name, "is", named[0]),))
 
@@ -304,14 +315,14 @@ class FilterColumn(Struct, frozen=True, eq=False):
         if value is None:
             negated = "~" if op in {"neq", "isdistinct"} else ""
             raise InvalidArgumentError(
-                f"{self.name}: a comparison with null is never true", hint=f"Ask {negated}{self!r}.is_(None)."
+                f"{self.name}: a comparison with null is never true", hint=f"Write {negated}{self!r}.is_(None)."
             )
         return Where((Condition(self.name, op, self._value(value)),))
 
     def _value(self, value: object) -> str:
         if isinstance(value, FilterColumn):
             raise InvalidArgumentError(
-                f"{self.name}: the server compares a column with a value, not with another column ({value!r})",
+                f"{self.name}: cannot compare with another column ({value!r}); the server compares columns with values",
                 hint="Compare them in the handler, or in a generated column of the table.",
             )
         if isinstance(value, Where):
@@ -321,21 +332,20 @@ class FilterColumn(Struct, frozen=True, eq=False):
     def _items(self, values: Iterable[Scalar]) -> list[str]:
         if isinstance(values, str | bytes | bytearray) or not isinstance(values, Iterable):
             raise InvalidArgumentError(
-                f"{self.name}: in_ takes a list of values, not {values!r}", hint=f"Write {self!r}.in_([…])."
+                f"{self.name}: the argument of in_ must be a list of values, not {values!r}",
+                hint=f"Write {self!r}.in_([…]).",
             )
         given = list(islice(values, MAX_ITEMS + 1))
         if not given:
-            raise InvalidArgumentError(
-                f"{self.name}: an empty list never matches", hint="Without a value to wait for, add no listener."
-            )
+            raise InvalidArgumentError(f"{self.name}: an empty list never matches", hint="Pass at least one value.")
         if len(given) > MAX_ITEMS:
             raise InvalidArgumentError(
-                f"{self.name}: in_ takes at most {MAX_ITEMS} values",
-                hint="Share them out over several selectors of one listener, or ask for a range.",
+                f"{self.name}: in_ accepts at most {MAX_ITEMS} values",
+                hint="Distribute them over several selectors of one listener, or compare with a range.",
             )
         if any(value is None for value in cast("list[Scalar | None]", given)):
             raise InvalidArgumentError(
-                f"{self.name}: null is found in no list", hint=f"Add a selector with {self!r}.is_(None)."
+                f"{self.name}: null never matches an item of a list", hint=f"Add a selector with {self!r}.is_(None)."
             )
         items = [self._value(value) for value in given]
         return sorted(items) if isinstance(values, Set) else items  # equal sets give equal filters
@@ -344,13 +354,16 @@ class FilterColumn(Struct, frozen=True, eq=False):
         where = self._pattern(op, pattern)
         if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
             raise InvalidArgumentError(
-                f"{self.name}: {op} pattern {pattern!r} ends with an escape", hint="Write two for one backslash."
+                f"{self.name}: the pattern {pattern!r} of {op} ends with an escape",
+                hint="Write two backslashes for a literal one.",
             )
         return where
 
     def _pattern(self, op: str, pattern: str) -> Where:
         if not isinstance(pattern, str):
-            raise InvalidArgumentError(f"{self.name}: {op} takes a pattern as a str, not {type(pattern).__name__}")
+            raise InvalidArgumentError(
+                f"{self.name}: the pattern of {op} must be a string, not {type(pattern).__name__}"
+            )
         condition = Condition(self.name, op, text(self.name, pattern))
         filter_syntax.check_condition(condition, f"{self!r}.{op}({pattern!r})")
         return Where((condition,))
@@ -364,16 +377,18 @@ class FilterColumn(Struct, frozen=True, eq=False):
 
         def __contains__(self, value: object) -> NoReturn:
             raise InvalidArgumentError(
-                f"{value!r} in {self!r} cannot be asked", hint=f"For one of several values, {self!r}.in_([…])."
+                f"{value!r} in {self!r} is not supported", hint=f"For one of several values, use {self!r}.in_([…])."
             )
 
         def __invert__(self) -> NoReturn:
             raise InvalidArgumentError(
-                f"~{self!r}: a column is no condition", hint=f"Compare it first, as in ~{self!r}.is_(True)."
+                f"~{self!r} negates a column, not a condition", hint=f"Compare it first, as in ~{self!r}.is_(True)."
             )
 
         def __and__(self, other: object) -> NoReturn:
-            raise InvalidArgumentError(f"{self!r} is a column, not a condition: & binds before a comparison", hint=JOIN)
+            raise InvalidArgumentError(
+                f"{self!r} is a column, not a condition: & binds more tightly than a comparison", hint=JOIN
+            )
 
         __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __and__
 
@@ -387,16 +402,16 @@ def col(name: str) -> FilterColumn:
     Wire: docs/protocol.md, Filters.
     """
     if not isinstance(name, str):
-        raise InvalidArgumentError(f"a column's name is a str, not {type(name).__name__}")
+        raise InvalidArgumentError(f"the name of a column must be a string, not {type(name).__name__}")
     if not name:
-        raise InvalidArgumentError("the column has no name")
-    known = Condition(text("a column's name", name), "eq", "1")
-    if '"' in name or not _survives(known):
+        raise InvalidArgumentError("the name of a column must not be empty")
+    condition = Condition(text("the name of a column", name), "eq", "1")
+    if '"' in name or not _survives(condition):
         raise InvalidArgumentError(
-            f"a column called {name!r} cannot be named in a filter, whose grammar has no quotes for names",
-            hint="Filter such rows in the handler, or by a generated column with a plain name.",
+            f"the column name {name!r} cannot be used in a filter, because its syntax has no quotes for names",
+            hint="Filter the rows in the handler, or add a generated column with a plain name.",
         )
-    return FilterColumn(known.column)
+    return FilterColumn(condition.column)
 
 
 def _survives(condition: Condition) -> bool:

@@ -86,7 +86,7 @@ TokenProvider = Callable[[], str | Secret | Awaitable[str | Secret | None] | Non
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("2.0.0", "1.0.0")
 OFFLINE: Final[tuple[Offline, ...]] = ("raise", "wait", "queue", "http")
 _PROXIES: Final = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
-_SILENT: Final = "the server drops a socket that is silent for 60 s (protocol §3.4)"
+_IDLE_LIMIT: Final = "the server closes a socket that sends nothing for 60 s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,19 @@ class Backoff:
 
     def __post_init__(self) -> None:
         check_number("initial", self.initial, minimum=0, unit="seconds")
-        check_number("maximum", self.maximum, minimum=self.initial, unit="seconds", why="no step is above maximum")
-        check_number("factor", self.factor, minimum=1, why="the steps would shrink")
+        check_number(
+            "maximum",
+            self.maximum,
+            minimum=self.initial,
+            unit="seconds",
+            why="it limits every step, including the initial one",
+        )
+        check_number("factor", self.factor, minimum=1, why="the steps would become shorter")
         check_number("jitter", self.jitter, minimum=0, maximum=1)
         if self.max_attempts is not None:
-            check_count("max_attempts", self.max_attempts, why="None means no end")
+            check_count("max_attempts", self.max_attempts, why="None means no limit")
         if self.max_elapsed is not None:
-            check_number("max_elapsed", self.max_elapsed, above=0, unit="seconds", why="None means no end")
+            check_number("max_elapsed", self.max_elapsed, above=0, unit="seconds", why="None means no limit")
 
     def ends(self, attempts: int, elapsed: float) -> bool:
         """Return whether no further attempt is made after this number of attempts and seconds."""
@@ -206,17 +212,17 @@ class ChannelOptions:
             object.__setattr__(self, "replay_since", _unix_seconds(self.replay_since))
             if not self.private:
                 raise InvalidArgumentError(
-                    "replay_since needs private=True: the server stores messages of private topics"
+                    "replay_since requires private=True: the server stores messages of private topics only"
                 )
         if self.replay_limit is not None:
             check_count(
                 "replay_limit", self.replay_limit, maximum=25, why="the server sends at most 25 stored messages"
             )
             if self.replay_since is None:
-                raise InvalidArgumentError("replay_limit without replay_since asks for nothing; give both")
+                raise InvalidArgumentError("replay_limit requires replay_since; pass both")
         if callable(self.token):
             raise InvalidArgumentError(
-                "token= of a channel is a string; pass the callable to connect(), for all channels"
+                "token= of a channel must be a string; pass a callable to connect(), for all channels"
             )
         if self.token is not None:
             object.__setattr__(self, "token", check_token("token", self.token))
@@ -235,11 +241,13 @@ class ChannelOptions:
 def _unix_seconds(value: object) -> float:
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise InvalidArgumentError(f"replay_since={value!r} has no time zone; use datetime.now(UTC) and the like")
+            raise InvalidArgumentError(
+                f"replay_since={value!r} has no time zone; pass an aware datetime, such as datetime.now(UTC)"
+            )
         return value.timestamp()
     seconds = check_number("replay_since", value, minimum=0, unit="in Unix seconds, or an aware datetime")
     if seconds > 100_000_000_000:
-        raise InvalidArgumentError(f"replay_since={value!r} looks like milliseconds; it is in Unix seconds")
+        raise InvalidArgumentError(f"replay_since={value!r} seems to be in milliseconds; pass Unix seconds")
     return seconds
 
 
@@ -305,7 +313,7 @@ class ClientOptions:
             object.__setattr__(self, "token", check_token("token", self.token))
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("offline", self.offline, OFFLINE)
-        check_number("heartbeat", self.heartbeat, above=0, below=60, unit="seconds", why=_SILENT)
+        check_number("heartbeat", self.heartbeat, above=0, below=60, unit="seconds", why=_IDLE_LIMIT)
         check_number("timeout", self.timeout, above=0, unit="seconds")
         check_number("max_retry_after", self.max_retry_after, minimum=0, unit="seconds")
         for name in ("open_timeout", "idle_disconnect"):
@@ -325,12 +333,12 @@ class ClientOptions:
             value = getattr(self, name)
             if not isinstance(value, Backoff) and (isinstance(value, type) or not callable(value)):
                 raise InvalidArgumentError(
-                    f"{name} must be a Backoff or a function of the attempt's number, not {value!r}"
+                    f"{name} must be a Backoff or a function of the attempt number, not {value!r}"
                 )
             if not isinstance(value, Backoff):
-                check_takes(name, value, 1, "a Backoff or a function of the attempt's number")
+                check_takes(name, value, 1, "a Backoff or a function of the attempt number")
         if not isinstance(self.limits, Limits):
-            raise InvalidArgumentError(f"limits must be a Limits, as Limits.free(), not {self.limits!r}")
+            raise InvalidArgumentError(f"limits must be a Limits, such as Limits.free(), not {self.limits!r}")
 
     def _check_connection(self) -> None:
         object.__setattr__(self, "headers", MappingProxyType(check_headers("headers", self.headers or {})))
@@ -339,7 +347,7 @@ class ClientOptions:
             check_host(self.host)
         if self.ssl is not None and not hasattr(self.ssl, "wrap_bio"):
             raise InvalidArgumentError(
-                f"ssl must be an ssl.SSLContext, not {self.ssl!r}: only a context changes how certificates are checked"
+                f"ssl must be an ssl.SSLContext, not {self.ssl!r}; configure the checks of certificates in the context"
             )
         if self.proxy is not None:
             proxy = check_secret("proxy", self.proxy)

@@ -1,4 +1,4 @@
-"""Selectors say what a handler or iterator receives: small immutable objects, made by functions.
+"""Selectors define what a handler or iterator receives: small immutable objects, created by functions.
 
     broadcast("typing")    changes("users", event="INSERT")    presence()    system()    gaps()    status()
 
@@ -58,8 +58,8 @@ class ChangesSelector(Selector[E_co], frozen=True):
     def __repr__(self) -> str:
         options = {"schema": (self.schema, "public"), "event": (self.event, ANY)}
         options |= {"filter": (self.filter, None), "select": (self.select, None)}
-        told = [f"{name}={brief(value)}" for name, (value, default) in options.items() if value != default]
-        return f"changes({', '.join([brief(self.table), *told])})"
+        shown = [f"{name}={brief(value)}" for name, (value, default) in options.items() if value != default]
+        return f"changes({', '.join([brief(self.table), *shown])})"
 
     def binding(self) -> dict[str, Any]:
         """Return the element of `postgres_changes` for the join.
@@ -207,8 +207,8 @@ def changes(
     text = filter_text(filter, where)
     if (text is not None or select is not None) and ANY in (table, schema):
         raise InvalidArgumentError(
-            "filter, where and select need a table and a schema by name; the server does neither for '*'",
-            hint="Make one selector for each table.",
+            "filter, where and select require a table and a schema by name; the server does not support them with '*'",
+            hint="Create one selector for each table.",
         )
     return _with_model(ChangesSelector(schema, table, wanted, text, _columns(select)), model)
 
@@ -225,7 +225,7 @@ def presence(*, model: type[Any] | None = None) -> Selector[PresenceEvent[Any]]:
             `msgspec.Struct` or pydantic model. A payload that does not fit raises `RowError` on access; the rest of
             the event can still be read.
 
-    Raises: InvalidArgumentError: the model is no such class.
+    Raises: InvalidArgumentError: the model is not a supported class.
     """
     return _with_model(PresenceSelector(), model)
 
@@ -251,8 +251,8 @@ def _schema_of(table: object, schema: str | None) -> str:
     if isinstance(table, str) and "." in table:
         first, _, last = table.partition(".")
         raise InvalidArgumentError(
-            f"table={table!r} names a schema too",
-            hint=f"Write changes({last!r}, schema={first!r}). With schema= a dot belongs to the table's own name.",
+            f"table={table!r} contains a schema",
+            hint=f"Write changes({last!r}, schema={first!r}). With schema=, a dot is part of the table's name.",
         )
     return "public"
 
@@ -266,9 +266,9 @@ def check_selector(value: object) -> Selector[Any]:
     elif value in (broadcast, changes, presence, system, gaps, status):
         near = f"call it: {getattr(value, '__name__', '')}()"
     elif callable(value):
-        near = "the selector comes first: @channel.on(broadcast('typing')), or channel.on(broadcast('typing'), handler)"
+        near = "pass the selector first: @channel.on(broadcast('typing')), or channel.on(broadcast('typing'), handler)"
     else:
-        near = "broadcast(), changes(), presence() and others make one"
+        near = "create one with broadcast(), changes(), presence() or another function"
     raise InvalidArgumentError(f"{brief(value)} is not a selector: {near}")
 
 
@@ -277,7 +277,7 @@ def _columns(select: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     columns = tuple(select) if isinstance(select, Iterable) and not isinstance(select, str) else ()
     if ANY in columns:
-        raise InvalidArgumentError("select has no '*'", hint="Leave select out: that is every column.")
+        raise InvalidArgumentError("select must not contain '*'", hint="Omit select= to receive all columns.")
     if not columns or not all(isinstance(column, str) and column for column in columns):
         raise InvalidArgumentError(f"select must be a list of column names, such as ['id', 'name'], not {select!r}")
     for column in columns:

@@ -134,7 +134,7 @@ def test_large_values_that_an_update_left_alone_are_not_made_up(channel: Channel
     channel.subscribe(wait="ready")
     execute(sql, "insert into posts values (1, 'one', repeat('x', 10000))", "update posts set title = 'two'")
     update = posts.get(timeout=30)
-    with pytest.raises(RowError, match="the server did not send body, so the row is no Post"):
+    with pytest.raises(RowError, match="the row cannot be converted to Post: the server did not send body"):
         _ = update.record
     assert update.row == {"id": 1, "title": "two"} and update.old_record == {"id": 1}
     assert not update.truncated

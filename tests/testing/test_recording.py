@@ -137,7 +137,7 @@ async def test_a_connection_can_be_refused_and_cut():
         wire.broadcast("room", "back", None)
         assert (await anext(heard)).event == "back"
         assert [frame.connection for frame in wire.sent("phx_join")] == [3, 4]
-    with pytest.raises(StateError, match="no connection"):
+    with pytest.raises(StateError, match="not connected"):
         wire.drop()
     wire.refuse(403)
     with pytest.raises(ConnectError):

@@ -173,7 +173,7 @@ async def test_a_frame_over_the_limit_ends_the_connection():
         wire.write(bytes(16_000_001))  # newer aiohttp ends it at the header, older ones at the end
         end = await it.run
         assert end.code is None
-        assert "rules of WebSocket" in end.text
+        assert "violated the WebSocket protocol" in end.text
 
 
 async def test_a_frame_may_come_in_fragments():

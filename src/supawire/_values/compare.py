@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from supawire._values.patterns import BeyondUs, compiled
+from supawire._values.patterns import UnsupportedPatternError, compiled
 from supawire._values.rows import TooLargeError, read_array, read_bytes, read_decimal, read_float, read_int, read_time
 
 TEXT_TYPES: Final = frozenset({"text", "varchar", "bpchar", "char", "name"})
@@ -83,7 +83,7 @@ def compare(op: str, kind: str, value: Any, operand: str) -> bool | None:
 def _among(kind: str, value: Any, operand: str) -> bool | None:
     items = read_array(operand)
     if any(isinstance(item, list) for item in items):
-        raise ValueError("an array of arrays is no list")
+        raise ValueError("nested arrays are not supported")
     among = [to_comparable(kind, item) for item in items if item is not None]
     if to_comparable(kind, value) in among:
         return True
@@ -94,7 +94,7 @@ def _is(kind: str, value: Any, operand: str) -> bool:
     if operand == "null":
         return False
     if kind != "bool" or operand not in {"true", "false", "unknown"}:
-        raise ValueError(f"is {operand} needs a boolean")
+        raise ValueError(f"is {operand} requires a boolean")
     return operand != "unknown" and to_comparable(kind, value) is (operand == "true")
 
 
@@ -104,7 +104,7 @@ def to_comparable(kind: str, value: Any) -> Any:
     Raises: ValueError if it is not a value of the type, OverflowError with PostgreSQL's text if it is out of range.
     """
     if isinstance(value, list) and kind != "jsonb":
-        raise ValueError(f"a list is no {kind}")
+        raise ValueError(f"a list is not a value of type {kind}")
     if kind in {"json", "jsonb"}:
         return json.loads(text_of(value), parse_float=_numeric, parse_int=_numeric, parse_constant=_not_json)
     text = text_of(value)
@@ -208,7 +208,7 @@ def _clock_with_zone(text: str) -> tuple[timedelta, timedelta]:
 def _flag(text: str) -> bool:
     flag = _BOOLS.get(text.strip().lower())
     if flag is None:
-        raise ValueError(f"{text!r} is no boolean")
+        raise ValueError(f"{text!r} is not a boolean")
     return flag
 
 
@@ -232,15 +232,15 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
 def pattern(op: str, kind: str, text: str) -> Callable[[str], bool]:
     """Return the test for a pattern operator. Raises: ValueError for an invalid pattern or a type that is not text."""
     if kind not in TEXT_TYPES and (kind in _READ or kind in _RANGES or kind == "jsonb"):
-        raise ValueError(f"{kind} is no text")
+        raise ValueError(f"{kind} is not a text type")
     return compiled(op, text.rstrip() if kind == "bpchar" else text).search
 
 
-def is_beyond_us(op: str, text: str) -> bool:
+def needs_postgres(op: str, text: str) -> bool:
     """Return whether only PostgreSQL can evaluate the pattern."""
     try:
         compiled(op, text)
-    except BeyondUs:
+    except UnsupportedPatternError:
         return True
     except ValueError:
         return False

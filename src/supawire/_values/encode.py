@@ -54,7 +54,7 @@ def inferred_type(value: Any, name: str = "value") -> str:
     kind = _first(_COLUMN_TYPES, value)
     if kind is None:
         raise InvalidArgumentError(
-            f"{name}: a {type(value).__name__} has no column type; give columns= and JSON values"
+            f"{name}: no column type for a {type(value).__name__}; pass columns= and JSON values"
         )
     return kind
 
@@ -81,7 +81,7 @@ def to_wire(value: Any) -> Any:
         return [to_wire(item) for item in cast("list[Any]", value)]
     convert = _first(_WIRE, value)
     if convert is None:
-        raise InvalidArgumentError(f"a {type(value).__name__} has no form on the wire; give a JSON value")
+        raise InvalidArgumentError(f"a {type(value).__name__} cannot be encoded; pass a JSON value")
     return convert(value)
 
 

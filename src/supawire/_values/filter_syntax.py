@@ -75,7 +75,7 @@ class Condition(Struct, frozen=True):
         try:
             return tuple(cast("list[str | None]", read_array(self.wire_value)))
         except ValueError as error:
-            raise InvalidArgumentError(f"{self.column}: ({self.value}) is no list: {error}") from error
+            raise InvalidArgumentError(f"{self.column}: ({self.value}) is not a valid list: {error}") from error
 
     def __str__(self) -> str:
         value = f"({self.value})" if self.op == "in" else _written(self.value)
@@ -151,25 +151,25 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 def _condition(text: str) -> Condition:
     if not text:
-        raise _refusal("the filter has an empty condition; take the extra comma out", reason=_EMPTY)
+        raise _refusal("the filter has an empty condition; remove the extra comma", reason=_EMPTY)
     column, equals, rest = text.partition("=")
     if not equals:
-        raise _refusal(f"{text!r} has no '='; a condition is column=op.value, as in status=eq.open", text)
+        raise _refusal(f"{text!r} has no '='; write column=op.value, as in status=eq.open", text)
     negated = rest.startswith("not.")
     op, dot, value = rest.removeprefix("not.").partition(".")
     if not dot:
-        raise _refusal(f"{text!r} has no '.' after its operator, as in status=eq.open", op)
+        raise _refusal(f"{text!r} has no '.' after the operator; write column=op.value, as in status=eq.open", op)
     if op not in OPERATORS:
         from difflib import get_close_matches  # slow to import, and only needed for errors
 
         near = get_close_matches(op, OPERATORS, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise _refusal(f"{op!r} is no operator; there are {', '.join(OPERATORS)}{meant}", op, value)
+        raise _refusal(f"unknown operator {op!r}; expected one of {', '.join(OPERATORS)}{meant}", op, value)
     if op != "in":
         return Condition(column, op, _unquoted(value), negated)
     if len(value) < 2 or not (value.startswith("(") and value.endswith(")")):
         raise _refusal(
-            f"the list of {text} must stand in parentheses: {column}={'not.' * negated}in.(a,b)", reason=_NO_LIST
+            f"the list in {text} must be in parentheses: {column}={'not.' * negated}in.(a,b)", reason=_NO_LIST
         )
     return Condition(column, op, value[1:-1], negated)
 
@@ -214,12 +214,12 @@ def check_condition(condition: Condition, written: str | None = None) -> None:
     A regular expression is checked only where PostgreSQL's and Python's syntax agree.
     """
     if not condition.column:
-        raise InvalidArgumentError(f"the condition {written or str(condition)!r} names no column")
+        raise InvalidArgumentError(f"the condition {written or str(condition)!r} has an empty column name")
     written = written or str(condition)
     if condition.op == "in" and not condition.items:
         raise InvalidArgumentError(f"{written}: an empty list never matches")
     if condition.op in {"match", "imatch"} and (
-        _OF_POSTGRES.search(condition.value) or compare.is_beyond_us(condition.op, condition.value)
+        _OF_POSTGRES.search(condition.value) or compare.needs_postgres(condition.op, condition.value)
     ):
         return
     found = problem(condition)

@@ -20,9 +20,9 @@ from msgspec import Struct
 from supawire._values.rows import read_interval
 from supawire.errors import InvalidArgumentError, RowError
 
-_SHOWN: Final = 5
+_MAX_SHOWN: Final = 5
 _PATH: Final = " - at `$"
-_SHOWING: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+_ENDS_WITH_VALUE: Final = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
 """Error texts of msgspec that end with the value."""
 
 _MISFITS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -63,17 +63,17 @@ class Model(Struct, frozen=True, eq=False):
 
     def make(self, row: dict[str, Any], unsent: Set[str]) -> Any:
         """Convert a row. `unsent`: the columns that the server lists but did not send. Raises: RowError."""
-        lacking = [column for column in sorted(unsent) if self._lacks(column, row)] if unsent else ()
+        lacking = [column for column in sorted(unsent) if self._is_missing(column, row)] if unsent else ()
         if lacking:
             raise RowError(
-                f"the server did not send {', '.join(lacking)}, so the row is no {self.name}",
-                hint="`row` has what was sent. Large values are left out where an UPDATE left them, and in huge rows.",
+                f"the row cannot be converted to {self.name}: the server did not send {', '.join(lacking)}",
+                hint="`row` has the columns that were sent. Unchanged large values and those of huge rows are omitted.",
             )
         try:
             return self.from_row(row)
         except _MISFITS as error:
             misfit = self.misfit(error)
-        raise RowError(f"the row is no {self.name}: {misfit}", hint="`row` has it as a dict.")
+        raise RowError(f"the row cannot be converted to {self.name}: {misfit}", hint="`row` has it as a dict.")
 
     def read(self, text: bytes | msgspec.Raw) -> Any:
         """Convert a JSON text. Raises: RowError."""
@@ -81,9 +81,12 @@ class Model(Struct, frozen=True, eq=False):
             return self.from_json(text)
         except _MISFITS as error:
             misfit = self.misfit(error)
-        raise RowError(f"the payload is no {self.name}: {misfit}", hint="`raw` of this error has it as it was sent.")
+        raise RowError(
+            f"the payload cannot be converted to {self.name}: {misfit}",
+            hint="`raw` of this error has it as it was sent.",
+        )
 
-    def _lacks(self, column: str, row: Mapping[str, Any]) -> bool:
+    def _is_missing(self, column: str, row: Mapping[str, Any]) -> bool:
         return any(column in names and not any(name in row for name in names) for names in self.fields)
 
 
@@ -96,17 +99,17 @@ def check_model(model: type[Any] | None) -> Model | None:
         return None
     origin = get_origin(model) or model  # Box for Box[int]
     if not isinstance(origin, type):
-        raise _refuse(model, f"give the class itself, {type(model).__name__}" if _maker(type(model)) else "")
-    make = _maker(origin)
+        raise _refuse(model, f"pass the class itself, {type(model).__name__}" if _converter_for(type(model)) else "")
+    make = _converter_for(origin)
     if make is None:
-        raise _refuse(model, "leave it out for dicts" if issubclass(origin, Mapping) else "")
+        raise _refuse(model, "omit it to receive dicts" if issubclass(origin, Mapping) else "")
     try:
         return make(model)
     except TypeError as error:
-        raise InvalidArgumentError(f"model={_named(model)} cannot be made of a row or payload: {error}") from error
+        raise InvalidArgumentError(f"model={_named(model)} cannot be created from a row or payload: {error}") from error
 
 
-def _maker(kind: type[Any]) -> Callable[[type[Any]], Model] | None:
+def _converter_for(kind: type[Any]) -> Callable[[type[Any]], Model] | None:
     if hasattr(kind, "__pydantic_validator__"):
         return _of_pydantic
     is_struct = issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
@@ -136,7 +139,7 @@ def _of_msgspec(model: type[Any]) -> Model:
     except (NameError, AttributeError) as error:  # a string annotation with an unknown name
         raise TypeError(f"an annotation cannot be resolved: {error}") from error
     if getattr(kind, "array_like", False):
-        raise TypeError("it is array_like, and rows are JSON objects")
+        raise TypeError("it is array_like, but rows are JSON objects")
     spans = tuple(one.encode_name for one in kind.fields if _holds(one.type, inspect.TimeDeltaType))
 
     def from_row(row: dict[str, Any]) -> Any:
@@ -149,7 +152,7 @@ def _of_msgspec(model: type[Any]) -> Model:
         from_row=from_row,
         from_json=decode,
         misfit=_misfit,
-        fields=tuple((one.encode_name,) for one in kind.fields if not _may_lack(one)),
+        fields=tuple((one.encode_name,) for one in kind.fields if not _may_be_missing(one)),
     )
 
 
@@ -184,7 +187,7 @@ def _spans(value: Any) -> Any:
         return value
 
 
-def _may_lack(one: Any) -> bool:
+def _may_be_missing(one: Any) -> bool:
     """Return whether a missing value is visible: a NotRequired key, or a field that is UNSET then."""
     return not one.required and one.default is one.default_factory is msgspec.NODEFAULT
 
@@ -195,7 +198,7 @@ def _misfit(error: Exception) -> str:
     before, _, path = text.rpartition(_PATH)
     path = path.removesuffix("`").removeprefix(".")
     found = bool(path) and text.endswith("`") and _PATH in text
-    why = _SHOWING.sub(r"\1", before if found else text)
+    why = _ENDS_WITH_VALUE.sub(r"\1", before if found else text)
     return f"{path}: {why}" if found else why
 
 
@@ -242,7 +245,7 @@ def _misfit_of_pydantic(error: Exception) -> str:
     if not isinstance(error, pydantic.ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    whys = ["no known tag" if line["type"] == "union_tag_invalid" else line["msg"] for line in found]
-    places = [".".join(map(str, line["loc"])) or "all of it" for line in found]
+    whys = ["unknown tag" if line["type"] == "union_tag_invalid" else line["msg"] for line in found]
+    places = [".".join(map(str, line["loc"])) or "the whole value" for line in found]
     lines = [f"{place}: {why}" for place, why in zip(places, whys, strict=True)]
-    return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+    return "; ".join(lines[:_MAX_SHOWN]) + (f"; and {len(lines) - _MAX_SHOWN} more" if len(lines) > _MAX_SHOWN else "")

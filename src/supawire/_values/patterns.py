@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-_LONGEST: Final = 20_000
-_DEPTH: Final = 50
-_MOST_REPEATS: Final = 255
+_MAX_LENGTH: Final = 20_000
+_MAX_DEPTH: Final = 50
+_MAX_REPEATS: Final = 255
 
-Takes: TypeAlias = Callable[[str], bool]
+Accepts: TypeAlias = Callable[[str], bool]
 Tree: TypeAlias = tuple[Any, ...]
-"""`("one", takes)`, `("at", where)`, `("all", trees)`, `("any", trees)` or `("times", tree, least, most)`."""
+"""`("one", accepts)`, `("at", where)`, `("all", trees)`, `("any", trees)` or `("times", tree, least, most)`."""
 
 
 def is_word(letter: str) -> bool:
     return letter.isalnum() or letter == "_"
 
 
-def _ascii(letters: str) -> Takes:
+def _ascii(letters: str) -> Accepts:
     return frozenset(letters).__contains__
 
 
 _LOWER: Final = "abcdefghijklmnopqrstuvwxyz"
-_CLASSES: Final[dict[str, Takes]] = {
+_CLASSES: Final[dict[str, Accepts]] = {
     "alpha": _ascii(_LOWER + _LOWER.upper()),
     "alnum": _ascii(_LOWER + _LOWER.upper() + "0123456789"),
     "blank": _ascii(" \t"),
@@ -44,13 +44,13 @@ _CLASSES: Final[dict[str, Takes]] = {
     "word": is_word,
     "xdigit": _ascii("0123456789abcdefABCDEF"),
 }
-_SHORT: Final = {"d": "digit", "s": "space", "w": "word"}
-_LETTERS: Final = {"a": "\a", "b": "\b", "B": "\\", "e": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_SHORTHANDS: Final = {"d": "digit", "s": "space", "w": "word"}
+_ESCAPES: Final = {"a": "\a", "b": "\b", "B": "\\", "e": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEX: Final = {"u": 4, "U": 8}
-_PLACES: Final = frozenset("AmMyYZ")
+_POSITIONS: Final = frozenset("AmMyYZ")
 
 
-class BeyondUs(ValueError):
+class UnsupportedPatternError(ValueError):
     """A regular expression that PostgreSQL may support, but this implementation does not."""
 
 
@@ -58,18 +58,18 @@ class PatternParser:
     """Parses one pattern. Raises: ValueError with PostgreSQL's text."""
 
     def __init__(self, text: str) -> None:
-        if len(text) > _LONGEST:
-            raise BeyondUs("regular expression is too complex")
+        if len(text) > _MAX_LENGTH:
+            raise UnsupportedPatternError("regular expression is too complex")
         self._text = text
         self._at = 0
         self._depth = 0
         self.ignore_case = False
 
     def read(self) -> Tree:
-        if self._takes("***="):
+        if self._accept("***="):
             rest = self._text[self._at :]
             return ("all", [("one", letter.__eq__) for letter in rest])
-        if not self._takes("***:") and self._text.startswith("***"):
+        if not self._accept("***:") and self._text.startswith("***"):
             raise ValueError("quantifier operand invalid")
         self._options()
         tree = self._branches()
@@ -88,24 +88,24 @@ class PatternParser:
             self.ignore_case = {"i": True, "c": False}.get(letter, self.ignore_case)
         self._at = end + 1
 
-    def _takes(self, mark: str) -> bool:
+    def _accept(self, mark: str) -> bool:
         if not self._text.startswith(mark, self._at):
             return False
         self._at += len(mark)
         return True
 
-    def _next(self, lacking: str) -> str:
+    def _next(self, error: str) -> str:
         if self._at >= len(self._text):
-            raise ValueError(lacking)
+            raise ValueError(error)
         self._at += 1
         return self._text[self._at - 1]
 
     def _branches(self) -> Tree:
         self._depth += 1
-        if self._depth > _DEPTH:
-            raise BeyondUs("regular expression is too complex")
+        if self._depth > _MAX_DEPTH:
+            raise UnsupportedPatternError("regular expression is too complex")
         branches = [self._branch()]
-        while self._takes("|"):
+        while self._accept("|"):
             branches.append(self._branch())
         self._depth -= 1
         return branches[0] if len(branches) == 1 else ("any", branches)
@@ -127,12 +127,12 @@ class PatternParser:
     def _repeats(self) -> tuple[int, int | None] | None:
         bounds: tuple[int, int | None] | None = None
         for mark, least, most in (("*", 0, None), ("+", 1, None), ("?", 0, 1)):
-            if bounds is None and self._takes(mark):
+            if bounds is None and self._accept(mark):
                 bounds = (least, most)
         if bounds is None and self._text[self._at : self._at + 1] == "{" and self._digit(self._at + 1):
             bounds = self._bounds()
         if bounds is not None:
-            self._takes("?")  # greediness does not affect whether there is a match
+            self._accept("?")  # greediness does not affect whether there is a match
         return bounds
 
     def _digit(self, at: int) -> bool:
@@ -149,7 +149,7 @@ class PatternParser:
             raise ValueError("invalid repetition count(s)")
         low = int(least)
         high = int(most) if most else None if comma else low
-        if low > _MOST_REPEATS or (high is not None and (high > _MOST_REPEATS or high < low)):
+        if low > _MAX_REPEATS or (high is not None and (high > _MAX_REPEATS or high < low)):
             raise ValueError("invalid repetition count(s)")
         return low, high
 
@@ -174,25 +174,25 @@ class PatternParser:
                 return ("one", letter.__eq__)
 
     def _group(self) -> Tree:
-        if self._takes("?") and not self._takes(":"):
-            raise BeyondUs("looking ahead or behind and options inside a pattern are not supported here")
+        if self._accept("?") and not self._accept(":"):
+            raise UnsupportedPatternError("lookaround and embedded options are not supported without a database")
         tree = self._branches()
-        if not self._takes(")"):
+        if not self._accept(")"):
             raise ValueError("parentheses () not balanced")
         return tree
 
     def _escape(self) -> Tree:
         letter = self._next("invalid escape \\ sequence")
-        if letter in _PLACES:
+        if letter in _POSITIONS:
             return ("at", letter)
-        if letter.lower() in _SHORT:
-            known = _CLASSES[_SHORT[letter.lower()]]
+        if letter.lower() in _SHORTHANDS:
+            known = _CLASSES[_SHORTHANDS[letter.lower()]]
             return ("one", known if letter.islower() else none_of([known]))
         return ("one", self._escaped(letter).__eq__)
 
     def _escaped(self, letter: str) -> str:
-        if letter in _LETTERS:
-            return _LETTERS[letter]
+        if letter in _ESCAPES:
+            return _ESCAPES[letter]
         if letter in _HEX:
             return self._coded(_HEX[letter], _HEX[letter])
         if letter == "x":
@@ -202,7 +202,7 @@ class PatternParser:
         if letter == "0":
             return "\0"
         if letter.isascii() and letter.isdecimal():
-            raise BeyondUs("back references are not supported here")
+            raise UnsupportedPatternError("back references are not supported without a database")
         if letter.isascii() and letter.isalpha():
             raise ValueError("invalid escape \\ sequence")
         return letter
@@ -218,13 +218,13 @@ class PatternParser:
 
     def _bracket(self) -> Tree:
         for mark, place in (("[:<:]]", "m"), ("[:>:]]", "M")):
-            if self._takes(mark):
+            if self._accept(mark):
                 return ("at", place)
-        negated = self._takes("^")
+        negated = self._accept("^")
         first = True
-        classes: list[Takes] = []
+        classes: list[Accepts] = []
         letters: set[str] = set()
-        while first or not self._takes("]"):
+        while first or not self._accept("]"):
             first = False
             one = self._item()
             if not isinstance(one, str):
@@ -240,20 +240,20 @@ class PatternParser:
         classes.append(frozenset(letters).__contains__)
         return ("one", none_of(classes) if negated else _one_of(classes))
 
-    def _item(self) -> str | Takes:
+    def _item(self) -> str | Accepts:
         letter = self._next("brackets [] not balanced")
         if letter == "[" and self._text[self._at : self._at + 1] in {":", ".", "="}:
             return self._named(self._next(""))
         if letter != "\\":
             return letter
         letter = self._next("brackets [] not balanced")
-        if letter in _SHORT:
-            return _CLASSES[_SHORT[letter]]
-        if letter in _PLACES or letter.lower() in _SHORT:
+        if letter in _SHORTHANDS:
+            return _CLASSES[_SHORTHANDS[letter]]
+        if letter in _POSITIONS or letter.lower() in _SHORTHANDS:
             raise ValueError("invalid escape \\ sequence")
         return self._escaped(letter)
 
-    def _named(self, mark: str) -> str | Takes:
+    def _named(self, mark: str) -> str | Accepts:
         end = self._text.find(mark + "]", self._at)
         if end < 0:
             raise ValueError("brackets [] not balanced")
@@ -268,29 +268,29 @@ class PatternParser:
         return name
 
 
-def _between(first: str, last: str) -> Takes:
+def _between(first: str, last: str) -> Accepts:
     return lambda letter: first <= letter <= last
 
 
-def _one_of(classes: list[Takes]) -> Takes:
-    return lambda letter: any(takes(letter) for takes in classes)
+def _one_of(classes: list[Accepts]) -> Accepts:
+    return lambda letter: any(accepts(letter) for accepts in classes)
 
 
 class NoneOf:
     """All characters except those; a class, so that the other case of a character is checked before negating."""
 
-    def __init__(self, classes: list[Takes]) -> None:
-        self.takes = _one_of(classes)
+    def __init__(self, classes: list[Accepts]) -> None:
+        self.accepts = _one_of(classes)
 
     def __call__(self, letter: str) -> bool:
-        return not self.takes(letter)
+        return not self.accepts(letter)
 
 
-def none_of(classes: list[Takes]) -> Takes:
+def none_of(classes: list[Accepts]) -> Accepts:
     return NoneOf(classes)
 
 
-_LIKE_WORK: Final = 100_000_000
+_MAX_LIKE_STEPS: Final = 100_000_000
 """Maximum comparisons of single characters for one LIKE."""
 
 
@@ -316,7 +316,7 @@ class Like:
                 self._parts[-1].append("." if letter == "_" else re.escape(letter))
         self._width = sum(map(len, self._parts))
         """Minimum length of a matching text."""
-        self._longest = max(map(len, self._parts))
+        self._max_part = max(map(len, self._parts))
         self._compiled: list[re.Pattern[str]] | None = None
 
     def search(self, text: str) -> bool:
@@ -324,7 +324,7 @@ class Like:
         size = len(text)
         if self._width > size or (len(self._parts) == 1 and self._width != size):
             return False
-        if self._longest * size > _LIKE_WORK:
+        if self._max_part * size > _MAX_LIKE_STEPS:
             raise ValueError("pattern and text are too long")
         if self._compiled is None:
             self._compiled = [re.compile("".join(part), self._flags) for part in self._parts]
@@ -349,22 +349,22 @@ def like_without_escapes(pattern: str, text: str) -> bool:
     """
     if len(pattern) - pattern.count("%") > len(text):
         return False
-    return _without_escapes(_MANY.sub("%", pattern)).search(text)
+    return like_cached(_REPEATED_PERCENT.sub("%", pattern)).search(text)
 
 
-_MANY: Final = re.compile("%{2,}+")
+_REPEATED_PERCENT: Final = re.compile("%{2,}+")
 
 
 @lru_cache(1024)
-def _without_escapes(pattern: str) -> Like:
+def like_cached(pattern: str) -> Like:
     return Like(pattern, escapes=False)
 
 
-_WORK: Final = 1_000_000
+_MAX_STEPS: Final = 1_000_000
 """Maximum nodes visited for one text; texts with repeating characters need few."""
 
-_NODES: Final = 2000
-_KEPT: Final = 20_000
+_MAX_NODES: Final = 2000
+_MAX_CACHED_MOVES: Final = 20_000
 """Maximum entries of the cached states of one automaton; then the cache is cleared."""
 
 _FOUND: Final = 0
@@ -392,11 +392,11 @@ class Regex:
         self._any_case = ignore_case or reader.ignore_case
         self._nodes: list[tuple[str, Any, tuple[int, ...]]] = [("found", None, ())]
         self._first = self._add(tree, _FOUND)
-        self._forget()
+        self._reset()
 
     def search(self, text: str) -> bool:
         """Return whether the pattern occurs in the text. Raises: ValueError if it would take too long."""
-        work = _WORK
+        work = _MAX_STEPS
         state = self._begin
         for letter in text:
             try:
@@ -415,8 +415,8 @@ class Regex:
 
     def _add(self, tree: Tree, then: int) -> int:
         match tree:
-            case ("one", takes):
-                return self._node("one", _in_any_case(takes) if self._any_case else takes, then)
+            case ("one", accepts):
+                return self._node("one", _in_any_case(accepts) if self._any_case else accepts, then)
             case ("at", where):
                 return self._node("at", where, then)
             case ("all", trees):
@@ -443,23 +443,23 @@ class Regex:
         return then
 
     def _node(self, kind: str, what: Any, *then: int) -> int:
-        if len(self._nodes) >= _NODES:
-            raise BeyondUs("regular expression is too complex")
+        if len(self._nodes) >= _MAX_NODES:
+            raise UnsupportedPatternError("regular expression is too complex")
         self._nodes.append((kind, what, then))
         return len(self._nodes) - 1
 
     # --- execution
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._begin = _AutomatonState(frozenset([self._first]), _START)
         self._states = {(self._begin.nodes, _START): self._begin}
-        self._room = _KEPT
+        self._room = _MAX_CACHED_MOVES
 
     def _move(self, state: _AutomatonState, letter: str) -> tuple[_AutomatonState | None, int]:
         reached = self._reached(state, letter)
         following: _AutomatonState | None = None
         if _FOUND not in reached:
-            nodes = self._taking(reached, letter)
+            nodes = self._after(reached, letter)
             before = _WORD if is_word(letter) else _OTHER
             following = self._states.get((nodes, before))
             if following is None:
@@ -468,10 +468,10 @@ class Regex:
         state.moves[letter] = following
         self._room -= 1
         if self._room < 0:
-            self._forget()
+            self._reset()
         return following, len(reached)
 
-    def _taking(self, reached: Iterable[int], letter: str) -> frozenset[int]:
+    def _after(self, reached: Iterable[int], letter: str) -> frozenset[int]:
         nodes = {self._first}
         for number in reached:
             kind, what, then = self._nodes[number]
@@ -488,12 +488,12 @@ class Regex:
             if number not in reached:
                 reached.add(number)
                 kind, what, then = self._nodes[number]
-                if kind == "or" or (kind == "at" and _stands(what, state.before, letter)):
+                if kind == "or" or (kind == "at" and _holds(what, state.before, letter)):
                     waiting += then
         return reached
 
 
-def _stands(where: str, before: int, letter: str | None) -> bool:
+def _holds(where: str, before: int, letter: str | None) -> bool:
     after = letter is not None and is_word(letter)
     match where:
         case "A":
@@ -508,23 +508,23 @@ def _stands(where: str, before: int, letter: str | None) -> bool:
             return ((before == _WORD) != after) is (where == "y")
 
 
-def _in_any_case(takes: Takes) -> Takes:
-    if isinstance(takes, NoneOf):
-        return none_of([_in_any_case(takes.takes)])
-    return lambda letter: takes(letter) or takes(letter.lower()) or takes(letter.upper())
+def _in_any_case(accepts: Accepts) -> Accepts:
+    if isinstance(accepts, NoneOf):
+        return none_of([_in_any_case(accepts.accepts)])
+    return lambda letter: accepts(letter) or accepts(letter.lower()) or accepts(letter.upper())
 
 
 def compiled(op: str, text: str) -> Like | Regex:
     """Return the compiled pattern of like, ilike, match or imatch; long ones are not cached. Raises: ValueError."""
-    return (_kept if len(text) <= _LONGEST_KEPT else _made)(op, text)
+    return (compile_cached if len(text) <= _MAX_CACHED_LENGTH else _compile)(op, text)
 
 
-_LONGEST_KEPT: Final = 4096
+_MAX_CACHED_LENGTH: Final = 4096
 
 
-def _made(op: str, text: str) -> Like | Regex:
+def _compile(op: str, text: str) -> Like | Regex:
     make = Like if op in {"like", "ilike"} else Regex
     return make(text, ignore_case=op.startswith("i"))
 
 
-_kept: Final = lru_cache(64)(_made)
+compile_cached: Final = lru_cache(64)(_compile)

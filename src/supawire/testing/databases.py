@@ -26,7 +26,7 @@ END_STREAMS: Final = (
     "select pg_terminate_backend(active_pid, %s) from pg_replication_slots where active and database = %s"
 )
 """`with (force)` ends sessions, but a replication slot that is still active would make the drop fail."""
-PATIENCE: Final = 10_000
+SESSION_END_TIMEOUT_MS: Final = 10_000
 """Milliseconds to wait for such a session to end."""
 
 
@@ -92,5 +92,5 @@ def _make(url: str, name: str, template: str) -> None:
 def _drop(url: str, name: str) -> None:
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(CLOSE.format(Identifier(name)))
-        admin.execute(END_STREAMS, [PATIENCE, name])
+        admin.execute(END_STREAMS, [SESSION_END_TIMEOUT_MS, name])
         admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))

@@ -78,7 +78,7 @@ def insert(
     Raises: InvalidArgumentError: a value without a matching column type.
     """
     data = _change("INSERT", table, record, None, schema, columns, commit_timestamp, errors)
-    return _modelled(Insert(topic, data), model)
+    return _with_model(Insert(topic, data), model)
 
 
 @overload
@@ -112,7 +112,7 @@ def update(
     Raises: InvalidArgumentError: a value without a matching column type.
     """
     data = _change("UPDATE", table, record, old_record or {}, schema, columns, commit_timestamp, errors)
-    return _modelled(Update(topic, data), model)
+    return _with_model(Update(topic, data), model)
 
 
 def delete(
@@ -304,7 +304,7 @@ def _object(row: Mapping[str, Any], name: str) -> bytes:
     return msgspec.json.encode(to_wire(row))
 
 
-def _modelled(change: Any, model: type[Any] | None) -> Any:
+def _with_model(change: Any, model: type[Any] | None) -> Any:
     made = check_model(model)
     return change if made is None else msgspec.structs.replace(change, _record=made)
 
@@ -312,7 +312,7 @@ def _modelled(change: Any, model: type[Any] | None) -> Any:
 def _key_of(entries: Sequence[Presence[Any]]) -> str:
     keys = {entry.key for entry in entries}
     if len(keys) != 1:
-        raise InvalidArgumentError(f"one event is about the entries of one key, and {len(keys)} keys are given")
+        raise InvalidArgumentError(f"all entries of an event must have the same key, got {len(keys)} keys")
     return keys.pop()
 
 
@@ -321,5 +321,5 @@ def _columns(key: str | Sequence[str], *rows: Mapping[str, Any]) -> KeyColumns:
     for row in rows:
         lacking = [name for name in columns if row.get(name) is None]
         if lacking:
-            raise InvalidArgumentError(f"a row lacks {', '.join(lacking)}, which key= names")
+            raise InvalidArgumentError(f"a row has no {', '.join(lacking)}, which key= requires")
     return KeyColumns(columns)

@@ -124,7 +124,7 @@ class SessionHarness:
 
     def outcome(self, ticket: Ticket | None) -> Any:
         """Return the result of a ticket; `NOT_YET` if it is not resolved."""
-        assert ticket is not None, "nothing is owed"
+        assert ticket is not None, "no ticket was created"
         return self.outcomes.get(ticket, NOT_YET)
 
     def sent(self, event: str | None = None) -> list[Frame]:

@@ -36,7 +36,7 @@ SECRET = "a secret of the simulation, longer than thirty-two characters"  # noqa
 LATENCY = 0.001
 """Seconds of transmission of a frame, unless slowed down."""
 
-SPINNING = 10_000
+MAX_STEPS = 10_000
 """Iterations at one instant after which the simulation is assumed to loop forever."""
 
 
@@ -106,8 +106,8 @@ class World:
 
     def _run(self, at: float) -> None:
         self._turns = self._turns + 1 if at <= self.clock.now.mono else 0
-        if self._turns > SPINNING:
-            raise AssertionError(f"{SPINNING} turns at the same instant: somebody's deadline never passes")
+        if self._turns > MAX_STEPS:
+            raise AssertionError(f"{MAX_STEPS} steps at the same instant: a deadline is never removed")
         self.clock.advance_to(at)
         mono = self.clock.now.mono
         while self._coming and self._coming[0][0] <= mono:
@@ -168,7 +168,7 @@ class World:
 
     def _handshake(self, client: "LinkedClient", generation: int) -> None:
         if self.unreachable:
-            client.fail(generation, Cause(text="nobody listens", written=0))
+            client.fail(generation, Cause(text="the connection was refused", written=0))
             return
         if self.refusing is not None:
             status, body = self.refusing
@@ -253,9 +253,9 @@ class LinkedClient(SessionHarness):
 
     def collect(self, topic: str, *selectors: Selector[Any]) -> list[Any]:
         """Add a listener and return the list to which events are appended."""
-        heard: list[Any] = []
-        self.call(self.session.listen, topic, Listener(selectors, heard.append))
-        return heard
+        received: list[Any] = []
+        self.call(self.session.listen, topic, Listener(selectors, received.append))
+        return received
 
     # --- called by the world
 

@@ -24,9 +24,11 @@ SERVERS: Final = ("realtime_server", "realtime_pg_server")
 PYTEST_ASYNCIO: Final = ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin")
 """Its plugin names: the first by entry point, the others by `-p`."""
 EXTRAS: Final = {"jwt": "server", "psycopg": "postgres"}
-MISSING: Final = "{fixture} needs the extra `{extra}`: pip install 'supawire[{extra}]'"
-NO_RUNNER: Final = "realtime_async_client needs a test that anyio or pytest-asyncio runs; realtime_client works without"
-NO_TRIO: Final = "supawire runs on asyncio; a fixture anyio_backend that returns 'asyncio' leaves these runs out"
+MISSING: Final = "{fixture} requires the extra `{extra}`: pip install 'supawire[{extra}]'"
+NO_RUNNER: Final = (
+    "realtime_async_client requires a test run by anyio or pytest-asyncio; use realtime_client in other tests"
+)
+NO_TRIO: Final = "supawire requires asyncio; override the fixture anyio_backend to return 'asyncio'"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -111,8 +113,8 @@ def realtime_pg_server(_realtime_template: "Template", realtime_options: dict[st
 def realtime_any_server(request: pytest.FixtureRequest, realtime_options: dict[str, Any]) -> "LocalServer":
     """This test's server: `realtime_pg_server` if the test uses only that one, else `realtime_server`."""
     del realtime_options  # both servers use it; as an argument it can be set by parametrize
-    asked = [name for name in SERVERS if name in request.fixturenames]
-    return request.getfixturevalue(asked[0] if asked else SERVERS[0])
+    requested = [name for name in SERVERS if name in request.fixturenames]
+    return request.getfixturevalue(requested[0] if requested else SERVERS[0])
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ ANSWERED: Final = (frames.JOIN, frames.LEAVE, frames.HEARTBEAT, frames.BROADCAST
 
 STATUSES: Final = ("ok", "error")
 
-Said = tuple[str, str, Any, str | None, str | None]
+Reply = tuple[str, str, Any, str | None, str | None]
 """Topic, event, payload, ref and join_ref of a frame for the client."""
 
 
@@ -161,12 +161,12 @@ class Answers:
                 self._rules.remove(rule)
         return rule
 
-    def ruled(self, rule: Rule, frame: RecordedFrame) -> Iterator[Said]:
+    def ruled(self, rule: Rule, frame: RecordedFrame) -> Iterator[Reply]:
         """Yield the frames of a rule's answer."""
         if rule.reply is not None:
             yield str(frame.topic), frames.REPLY, rule.reply, frame.ref, frame.join_ref
 
-    def usual(self, frame: RecordedFrame) -> Iterator[Said]:
+    def usual(self, frame: RecordedFrame) -> Iterator[Reply]:
         """Yield the default answer to a frame."""
         if frame.event not in ANSWERED or frame.topic is None:
             return
@@ -188,7 +188,7 @@ class Answers:
         (self._confirmed.add if confirmed else self._confirmed.discard)(str(frame.topic))
 
 
-def _after_join(frame: RecordedFrame) -> Iterator[Said]:
+def _after_join(frame: RecordedFrame) -> Iterator[Reply]:
     topic, config = str(frame.topic), frame.config
     if config.get("presence", {}).get("enabled"):
         yield topic, frames.PRESENCE_STATE, {}, None, frame.join_ref
@@ -281,7 +281,7 @@ class RecordingTransport:
 
     def say(self, topic: str, event: str, payload: Any, *, ref: str | None = None, join_ref: str | None = None) -> None:
         """Pass this frame to the client, as if sent by the server. Raises: StateError if there is no connection."""
-        self._newest().say([(check_topic(topic), event, Raw(check_json(payload)), ref, join_ref)])
+        self._newest().send([(check_topic(topic), event, Raw(check_json(payload)), ref, join_ref)])
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Pass this broadcast to the client. Raises: StateError if there is no connection."""
@@ -294,7 +294,7 @@ class RecordingTransport:
 
     def _newest(self) -> "RecordingConnection":
         if not self._open:
-            raise StateError("the client has no connection now")
+            raise StateError("the client is not connected")
         return self._open[-1]
 
     # --- transport interface
@@ -373,11 +373,11 @@ class RecordingConnection:
         self._transport.keep(frame)
         if (rule := self._answers.find(frame)) is not None:
             self._kept_back.append(self._given)
-            self.say(self._answers.ruled(rule, frame))
+            self.send(self._answers.ruled(rule, frame))
             return
         self._inner.write(data, binary)
         if self._alone:
-            self.say(self._answers.usual(frame))
+            self.send(self._answers.usual(frame))
 
     async def flush(self, count: int, /) -> bool:
         """Wait until `count` frames are handed on; return False when the connection ends before."""
@@ -418,9 +418,9 @@ class RecordingConnection:
 
     # --- called by the test, from any thread
 
-    def say(self, frames_: Iterable[Said]) -> None:
+    def send(self, frames_: Iterable[Reply]) -> None:
         """Pass these frames to the client, in the next iteration of its event loop."""
-        every = [self._encode(*said) for said in frames_]
+        every = [self._encode(*reply) for reply in frames_]
         if every:
             self._loop.call_soon_threadsafe(self._arrive, every)
 

@@ -62,7 +62,7 @@ def connector(proxy: Secret | None, *, force_close: bool = False) -> aiohttp.Bas
         return aiohttp.TCPConnector(force_close=force_close)
     if importlib.util.find_spec("aiohttp_socks") is None:
         raise InvalidArgumentError(
-            "a SOCKS proxy needs the package aiohttp-socks", hint="pip install 'supawire[socks]'"
+            "a SOCKS proxy requires the package aiohttp-socks", hint="pip install 'supawire[socks]'"
         )
     socks: Any = importlib.import_module("aiohttp_socks")
     scheme, _, rest = proxy.reveal().partition("://")

@@ -312,7 +312,7 @@ class WebSocketConnection:
                 return None, "the connection was lost"
             except aiohttp.WebSocketError as error:
                 self._send_close(error.code)
-                return None, f"the peer broke the rules of WebSocket: {error}"
+                return None, f"the peer violated the WebSocket protocol: {error}"
             kind = message.type
             if kind is text:
                 frame(message.data, False)
@@ -341,7 +341,7 @@ class WebSocketConnection:
             self._send_close(code)
             return code, message.extra or ""
         if message.type is WSMsgType.ERROR:
-            return None, f"the peer broke the rules of WebSocket: {message.data}"
+            return None, f"the peer violated the WebSocket protocol: {message.data}"
         return None, "the connection was lost"
 
     def pause_reading(self) -> None:

@@ -70,7 +70,7 @@ class MemoryTransport:
         """Refuse the next attempts: with an HTTP status or, without one, as if no server were listening."""
         for _ in range(times):
             self._refusals.append(
-                ConnectError("refused in memory", status=status, body=body or None, retry_after=retry_after)
+                ConnectError("refused by the test", status=status, body=body or None, retry_after=retry_after)
             )
 
     async def accept(self) -> "MemoryPeer":
@@ -258,7 +258,7 @@ class FakeHttp:
 
     def fail(self, *, maybe_sent: bool = False, retryable: bool = True, times: int = 1) -> None:
         """Let the next requests fail: the connection is refused or, with `maybe_sent`, breaks after sending."""
-        text = "the connection broke" if maybe_sent else "nobody listens"
+        text = "the connection broke" if maybe_sent else "the connection was refused"
         for _ in range(times):
             self._script.append(HttpError(text, maybe_sent=maybe_sent, retryable=retryable))
 
