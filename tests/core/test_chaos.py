@@ -160,7 +160,7 @@ class Life:
         for effect in self.story.effects:
             if isinstance(effect, PublishByHttp) and effect.ticket not in self.publishing:
                 self.publishing.append(effect.ticket)
-                self.story.session.posts.settle(effect.ticket, Sent("http"))
+                self.story.session.http_broadcasts.settle(effect.ticket, Sent("http"))
                 self.story.pump()
 
     def do_ok(self) -> None:

@@ -206,10 +206,10 @@ def test_rows_in_doubt_are_fetched_together() -> None:
 
 
 BAD_ROWS = {
-    "no mapping": ([("id", 1)], r"gave a tuple .*\.data"),
+    "no mapping": ([("id", 1)], r"returned a tuple.*\.data"),
     "no key": ([{"a": 1}], "without id"),
     "a null key": ([{"id": None}], "without id"),
-    "a key that can be changed": ([{"id": [1]}], "list is no key"),
+    "a key that can be changed": ([{"id": [1]}], "list cannot be a key"),
     "two rows of one key": ([row(1), row(1, v=1)], "two different rows with the key 1"),
 }
 
@@ -326,7 +326,7 @@ def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
 
 def test_an_impossible_move_is_said() -> None:
     """A transition missing from the table raises."""
-    with pytest.raises(LocalProtocolError, match="JOINING; DUE is no move"):
+    with pytest.raises(LocalProtocolError, match="JOINING and cannot handle DUE"):
         Driven().mirror._move(MirrorOn.DUE)
 
 

@@ -35,7 +35,7 @@ def test_a_broadcast_goes_out_by_http_while_not_joined():
     (order,) = orders(harness)
     assert (order.ticket, order.letter.topic, order.letter.private) == (ticket, "room", True)
     assert (order.token, order.timeout) == (Secret("its-own"), 7.0)
-    harness.session.posts.settle(ticket, Sent("http"))
+    harness.session.http_broadcasts.settle(ticket, Sent("http"))
     harness.pump()
     assert harness.outcome(ticket) == Sent("http")
 
@@ -45,9 +45,9 @@ def test_a_channel_without_a_token_of_its_own_uses_the_newest():
     harness = offline()
     harness.call(harness.session.broadcast, harness.channel(), MESSAGE)
     assert orders(harness)[0].token is None
-    assert harness.session.posts.token == Secret("the-token")
+    assert harness.session.http_broadcasts.token == Secret("the-token")
     harness.call(harness.session.set_token, Secret("newer"))
-    assert harness.session.posts.token == Secret("newer")
+    assert harness.session.http_broadcasts.token == Secret("newer")
 
 
 def test_what_http_cannot_carry_is_refused_at_the_call():
@@ -66,18 +66,18 @@ def test_a_post_is_settled_once():
     """`close()` resolves the ticket first, and the later response has no effect (R31)."""
     harness = offline()
     ticket = harness.call(harness.session.broadcast, harness.channel(), MESSAGE)
-    post = harness.session.posts.open()
+    post = harness.session.http_broadcasts.open()
     harness.call(harness.session.close)
     harness.drop(1000)
     for owed in (ticket, post):
         assert owed is not None
         assert isinstance(harness.outcome(owed), ClosedError)
-        harness.session.posts.settle(owed, Sent("http"))
+        harness.session.http_broadcasts.settle(owed, Sent("http"))
         harness.pump()
     with pytest.raises(ClosedError):
-        harness.session.posts.open()
+        harness.session.http_broadcasts.open()
     with pytest.raises(ClosedError):
-        harness.call(harness.session.posts.refresh)
+        harness.call(harness.session.http_broadcasts.refresh)
 
 
 class Provided(SessionHarness):
@@ -105,28 +105,31 @@ def provided() -> Provided:
 def test_a_refresh_gives_the_newest_token():
     """Concurrent callers share one request to the provider."""
     harness = provided()
-    one, two = harness.call(harness.session.posts.refresh), harness.call(harness.session.posts.refresh)
+    one, two = (
+        harness.call(harness.session.http_broadcasts.refresh),
+        harness.call(harness.session.http_broadcasts.refresh),
+    )
     assert len(harness.asked) == 2  # one for the connection, one for both callers
     assert harness.outcome(one) is NOT_YET
     harness.give(Secret("second"))
-    assert harness.outcome(one) == harness.outcome(two) == harness.session.posts.token == Secret("second")
+    assert harness.outcome(one) == harness.outcome(two) == harness.session.http_broadcasts.token == Secret("second")
 
 
 def test_a_refresh_that_fails_says_why():
     """The outcome is the provider's error or its timeout, and the old token stays (R27)."""
     harness = provided()
-    raised = harness.call(harness.session.posts.refresh)
+    raised = harness.call(harness.session.http_broadcasts.refresh)
     harness.give(AuthError("no"))
     assert isinstance(harness.outcome(raised), AuthError)
-    late = harness.call(harness.session.posts.refresh)
+    late = harness.call(harness.session.http_broadcasts.refresh)
     harness.run_for(harness.options.timeout + 1)
     assert isinstance(harness.outcome(late), AuthError)
-    assert harness.session.posts.token == Secret("first")
+    assert harness.session.http_broadcasts.token == Secret("first")
 
 
 def test_a_token_that_the_user_sets_answers_a_refresh():
     """A caller that waits for the provider gets a token that the user sets in the meantime."""
     harness = provided()
-    ticket = harness.call(harness.session.posts.refresh)
+    ticket = harness.call(harness.session.http_broadcasts.refresh)
     harness.call(harness.session.set_token, Secret("mine"))
     assert harness.outcome(ticket) == Secret("mine")

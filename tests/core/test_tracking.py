@@ -199,7 +199,7 @@ def test_a_track_that_the_limit_holds_too_long_says_so_and_stays_a_wish(here: He
     story.run_alive(10.1)
     error = error_of(story.outcome(late))
     assert isinstance(error, RateLimitedError)
-    assert "5 presence calls in 30 s" in str(error)
+    assert "5 presence requests in 30 s" in str(error)
     story.run_alive(21)
     assert asked(story)[-1] == 5
 

@@ -139,7 +139,7 @@ class HttpSender:
 
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
-        self._posts = driver.session.posts
+        self._posts = driver.session.http_broadcasts
         self._endpoint = endpoint
         self._options = options
         headers = options.headers or {}
@@ -286,7 +286,7 @@ class Publisher:
 
     def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
         self._driver = driver
-        self._posts = driver.session.posts
+        self._posts = driver.session.http_broadcasts
         self.poster: Final = HttpSender(driver, endpoint, options)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -366,7 +366,7 @@ class Publisher:
 
     async def _many(self, letters: Sequence[HttpMessage], deadline: float | None) -> Published:
         sent: list[Sent] = []
-        for run in http_broadcast.batches(letters, self._posts.most):
+        for run in http_broadcast.batches(letters, self._posts.max_messages):
             try:
                 if run[0].json:
                     sent += [await self._batch(run, None, deadline)] * len(run)

@@ -165,7 +165,7 @@ class Codec:
             raise RemoteProtocolError(f"a text frame is not JSON: {error}") from error
         frame = self.parts(value)
         if frame is None:
-            raise RemoteProtocolError(f"a text frame has not the shape of version {self.version}")
+            raise RemoteProtocolError(f"a text frame does not have the form of version {self.version}")
         return frame
 
 

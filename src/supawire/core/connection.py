@@ -25,13 +25,13 @@ from supawire.errors import (
 )
 from supawire.events import ConnectionState, Instant, Status
 
-PROVEN_AFTER: Final = 5.0
+STABLE_AFTER: Final = 5.0
 """Seconds a connection must stay open, in addition to an ok reply, to count as stable."""
 
-CLOSE_BOUND: Final = 5.0
+CLOSE_TIMEOUT: Final = 5.0
 """Maximum seconds for a graceful close."""
 
-CLOCK_LOOKS: Final = 5.0
+CLOCK_CHECK_INTERVAL: Final = 5.0
 """Seconds between two checks for clock jumps. Timers pause while a machine sleeps, so deadlines alone are too late."""
 
 PROBE_TIMEOUT: Final = 5.0
@@ -79,15 +79,15 @@ class ConnectionMachine:
     """State, attempts and heartbeat of the connection."""
 
     __slots__ = (
-        "_answered",
         "_attempts",
         "_context",
         "_ever_open",
         "_failing_since",
+        "_had_ok_reply",
+        "_long_open",
         "_owner",
         "_refreshed",
         "_retry_after",
-        "_up",
         "error",
         "state",
     )  # fmt: skip
@@ -102,8 +102,8 @@ class ConnectionMachine:
         self._failing_since: float | None = None
         self._retry_after = 0.0
         self._refreshed = False
-        self._answered = False
-        self._up = False
+        self._had_ok_reply = False
+        self._long_open = False
         self._ever_open = False
 
     def reason(self, closed: str) -> RealtimeError:
@@ -117,7 +117,7 @@ class ConnectionMachine:
 
     # --- user requests
 
-    def want(self, now: Instant) -> None:
+    def start(self, now: Instant) -> None:
         """Start to connect, and reconnect until closed."""
         was = self.state
         self._move(ConnectionOn.WANTED)
@@ -133,12 +133,12 @@ class ConnectionMachine:
         if self.state is ConnectionState.OPEN:
             error = ConnectionLostError("reconnect() was called")
             self._abort()
-            self._quiet()
+            self._cancel_timers()
             self.error = error
             self._move(ConnectionOn.LOST, error)  # not `_retry`: a reconnect by the user does not count as an attempt
             self._owner.connection_lost(error, None, now)
         if self.state is ConnectionState.RETRYING:
-            self.due(now)
+            self.start_attempt(now)
 
     def close(self, now: Instant) -> None:
         """Close permanently and gracefully."""
@@ -146,10 +146,10 @@ class ConnectionMachine:
         self._move(ConnectionOn.CLOSE)
         if was in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
-        self._quiet()
+        self._cancel_timers()
         if was is ConnectionState.OPEN:
             self._context.effects.append(Disconnect(self._context.generation))
-            self._context.timers.set(TimerKey(TimerKind.CLOSE_TIMEOUT), now.mono + CLOSE_BOUND)
+            self._context.timers.set(TimerKey(TimerKind.CLOSE_TIMEOUT), now.mono + CLOSE_TIMEOUT)
             return
         if was is ConnectionState.CONNECTING:
             self._abort()
@@ -170,16 +170,16 @@ class ConnectionMachine:
         """Handle that the socket of this generation is open."""
         if self.state is not ConnectionState.CONNECTING:
             return
-        self._quiet()
+        self._cancel_timers()
         self._move(ConnectionOn.OPENED)
         self.error = None
-        self._refreshed = self._answered = self._up = False
+        self._refreshed = self._had_ok_reply = self._long_open = False
         self._context.counts.connects += 1
         self._context.counts.reconnects += self._ever_open
         self._ever_open = True
         self._context.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self._context.options.heartbeat)
-        self._context.timers.set(TimerKey(TimerKind.STABLE), now.mono + PROVEN_AFTER)
-        self.look(now)
+        self._context.timers.set(TimerKey(TimerKind.STABLE), now.mono + STABLE_AFTER)
+        self.schedule_clock_check(now)
         self._owner.connection_opened(now)
 
     def closed(self, cause: Cause, now: Instant) -> None:
@@ -208,10 +208,10 @@ class ConnectionMachine:
             self._open_socket(now)
 
     def answered_ok(self) -> None:
-        """Record an ok reply. The connection is stable once it has also been open for `PROVEN_AFTER` seconds."""
-        self._answered = True
-        if self._up:
-            self._prove()
+        """Record an ok reply. The connection is stable once it has also been open for `STABLE_AFTER` seconds."""
+        self._had_ok_reply = True
+        if self._long_open:
+            self._mark_stable()
 
     def delay_ready(self, seconds: float, now: Instant) -> None:
         """Set the reconnect timer to the result of the user's backoff callable."""
@@ -220,19 +220,19 @@ class ConnectionMachine:
 
     # --- deadlines
 
-    def due(self, now: Instant) -> None:
+    def start_attempt(self, now: Instant) -> None:
         """Start the next attempt: the backoff is over."""
         self._context.timers.cancel(TimerKey(TimerKind.RECONNECT))
         self._move(ConnectionOn.DUE)
         self._connect(now)
 
-    def attempt_late(self, now: Instant) -> None:
+    def attempt_timed_out(self, now: Instant) -> None:
         """Fail an attempt that took too long."""
         if self.state is ConnectionState.CONNECTING:
             self._abort()
             self._failed(Cause(text=f"no answer in {self._context.options.timeout:g} s"), now)
 
-    def opening_late(self, now: Instant) -> None:
+    def opening_timed_out(self, now: Instant) -> None:
         """Give up: the first connection was not opened within `open_timeout`, all attempts together."""
         if self.state in (ConnectionState.CONNECTING, ConnectionState.RETRYING):
             self._abort()
@@ -240,25 +240,25 @@ class ConnectionMachine:
             text = f"no connection within {self._context.options.open_timeout:g} s{last}"
             self._end(ConnectionOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
 
-    def closing_late(self, now: Instant) -> None:
+    def close_timed_out(self, now: Instant) -> None:
         """Drop the socket: the peer did not answer our close in time."""
         if self.state is ConnectionState.CLOSING:
             self._abort()
             self._end(ConnectionOn.ENDED, None, now)
 
-    def up(self) -> None:
-        """Record that the connection has been open for `PROVEN_AFTER` seconds."""
-        self._up = True
-        if self._answered:
-            self._prove()
+    def mark_long_open(self) -> None:
+        """Record that the connection has been open for `STABLE_AFTER` seconds."""
+        self._long_open = True
+        if self._had_ok_reply:
+            self._mark_stable()
 
-    def beat(self, now: Instant) -> None:
+    def heartbeat_due(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""
-        self._context.beat(now)
+        self._context.send_heartbeat(now)
 
-    def look(self, now: Instant) -> None:
+    def schedule_clock_check(self, now: Instant) -> None:
         """Schedule the next check for clock jumps; the clocks are compared at every deadline."""
-        self._context.timers.set(TimerKey(TimerKind.CLOCK_CHECK), now.mono + CLOCK_LOOKS)
+        self._context.timers.set(TimerKey(TimerKind.CLOCK_CHECK), now.mono + CLOCK_CHECK_INTERVAL)
 
     def probe(self, now: Instant) -> None:
         """Send a heartbeat at once, because the machine slept or its clock was set."""
@@ -266,14 +266,16 @@ class ConnectionMachine:
             timeout = min(PROBE_TIMEOUT, self._context.options.timeout)
             self._context.push(frames.HEARTBEAT, {}, now, timeout=timeout)
 
-    def idle(self, now: Instant) -> None:
+    def close_idle(self, now: Instant) -> None:
         """Close the socket while no channel needs it."""
         if self.state is ConnectionState.OPEN:
-            self._quiet()
+            self._cancel_timers()
             self._context.effects.append(Disconnect(self._context.generation))
             self._context.generation += 1
             self._move(ConnectionOn.IDLED)
-            self._owner.connection_lost(ConnectionLostError("the socket was closed: no channel was wanted"), None, now)
+            self._owner.connection_lost(
+                ConnectionLostError("the connection was closed because no channel is subscribed"), None, now
+            )
 
     # --- state transitions
 
@@ -301,19 +303,19 @@ class ConnectionMachine:
         if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:
             self._refreshed = True
             self._move(ConnectionOn.FAILED, self.error)
-            self.due(now)
+            self.start_attempt(now)
         elif action in (Action.REFRESH, Action.GIVE_UP):
             self._end(ConnectionOn.REFUSED, self.error, now)
         else:
-            self._retry(ConnectionOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._asked_wait(cause))
+            self._retry(ConnectionOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._retry_after_of(cause))
 
-    def _asked_wait(self, cause: Cause) -> float:
+    def _retry_after_of(self, cause: Cause) -> float:
         """Return the seconds to wait that the server asked for, at most `max_retry_after`. The value is not trusted."""
         asked = cause.retry_after or 0.0
         return min(asked, self._context.options.max_retry_after) if asked > 0 else 0.0
 
     def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
-        self._quiet()
+        self._cancel_timers()
         self.error = error
         self._retry(ConnectionOn.LOST, now, slow=slow)
         self._owner.connection_lost(error, written, now)
@@ -329,19 +331,19 @@ class ConnectionMachine:
             self._end(ConnectionOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
-        self._context.wait(TimerKey(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
+        self._context.set_backoff_timer(TimerKey(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
         self._attempts += 1
         at = self._context.timers.deadline(TimerKey(TimerKind.RECONNECT))
         if at is not None and at < now.mono + after:
             self._context.timers.set(TimerKey(TimerKind.RECONNECT), now.mono + after)
 
-    def _prove(self) -> None:
+    def _mark_stable(self) -> None:
         if self.state is ConnectionState.OPEN and self._attempts:
             self._move(ConnectionOn.STABLE)
             self._attempts, self._failing_since = 0, None
 
     def _end(self, on: ConnectionOn, error: RealtimeError | None, now: Instant) -> None:
-        self._quiet()
+        self._cancel_timers()
         self.error = error
         self._move(on, error)
         self._owner.connection_closed(error, now)
@@ -351,14 +353,14 @@ class ConnectionMachine:
         self._context.effects.append(Disconnect(self._context.generation, abort=True))
         self._context.generation += 1
 
-    def _quiet(self) -> None:
+    def _cancel_timers(self) -> None:
         for kind in _ATTEMPT_TIMERS:
             self._context.timers.cancel(TimerKey(kind))
 
     def _move(self, on: ConnectionOn, cause: RealtimeError | None = None) -> None:
         move = CONNECTION.get((self.state, on))
         if move is None:
-            self._context.impossible("the connection", self.state, on)
+            self._context.report_missing_transition("the connection", self.state, on)
             return
         previous, self.state = self.state, move.next  # the only assignment of the connection's state
         if self.state is not previous:

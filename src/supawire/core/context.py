@@ -51,7 +51,7 @@ class Context:
     """State shared by the connection, the channels and the session. It makes no decisions."""
 
     __slots__ = (
-        "_ref", "beat_watchers", "codec", "counts", "effects", "generation", "messages", "options", "presence",
+        "_ref", "codec", "counts", "effects", "generation", "heartbeat_watchers", "messages", "options", "presence",
         "random", "replies",
         "round_trip", "sequence", "server_clock", "strict", "tickets", "timers", "tokens", "watchers",
     )  # fmt: skip
@@ -72,7 +72,7 @@ class Context:
         self.server_clock: Final = ServerClock()
         self.watchers: dict[Callable[[Any], None], None] = {}
         """Callbacks for status changes of the connection and the channels, and for gaps."""
-        self.beat_watchers: dict[Callable[[Any], None], None] = {}
+        self.heartbeat_watchers: dict[Callable[[Any], None], None] = {}
         """The watchers that also receive heartbeats."""
         self.generation: int = 0
         self.sequence: int = 0
@@ -112,7 +112,7 @@ class Context:
         """Queue one frame for the socket. Raises `PayloadTooLargeError` if the server would refuse it."""
         limit = self.options.limits.frame_bytes
         if limit is not None and len(data) > limit:
-            raise PayloadTooLargeError(f"the frame has {len(data)} bytes, the server takes at most {limit}")
+            raise PayloadTooLargeError(f"the frame has {len(data)} bytes; the limit is {limit}")
         self.sequence += 1
         self.counts.frames_sent += 1
         self.effects.append(Transmit(self.generation, data, binary, secret))
@@ -134,7 +134,7 @@ class Context:
         self.transmit(self.codec.encode(join_ref, ref, topic, event, payload))
         self.expect(ref, event, topic, ticket, timeout, now, firm=firm)
         if event == frames.HEARTBEAT:
-            self.beaten(Heartbeat("sent"))
+            self.notify_heartbeat(Heartbeat("sent"))
         return ref
 
     def expect(
@@ -151,7 +151,7 @@ class Context:
         """Record the last transmitted frame as a pending push. `firm`: time behind unanswered joins counts as well."""
         self.replies.expect(ref, Pending(event, topic, ticket, self.sequence, now.mono, firm), timeout)
 
-    def beat(self, now: Instant) -> None:
+    def send_heartbeat(self, now: Instant) -> None:
         """Send a heartbeat and schedule the next one."""
         self.timers.set(TimerKey(TimerKind.HEARTBEAT), now.mono + self.options.heartbeat)
         self.push(frames.HEARTBEAT, {}, now, timeout=self.options.timeout)
@@ -159,7 +159,7 @@ class Context:
     def fetch_token(self, now: Instant) -> None:
         """Request a token from the provider. If it is late, the session continues with the current token."""
         self.timers.set(TimerKey(TimerKind.TOKEN_TIMEOUT), now.mono + self.options.timeout)
-        self.effects.append(FetchToken(self.tokens.ask()))
+        self.effects.append(FetchToken(self.tokens.start_request()))
 
     # --- events and reports
 
@@ -168,9 +168,9 @@ class Context:
         if listeners and events:
             self.effects.append(Deliver(listeners, events))
 
-    def beaten(self, heartbeat: Heartbeat) -> None:
+    def notify_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Notify the watchers of heartbeats."""
-        self.deliver(tuple(self.beat_watchers), (heartbeat,))
+        self.deliver(tuple(self.heartbeat_watchers), (heartbeat,))
 
     def announce(self, status: Status, listeners: Listeners = ()) -> None:
         """Notify listeners, watchers and the log of a status change."""
@@ -181,16 +181,18 @@ class Context:
         """Queue a report for the log or for `on_error`."""
         self.effects.append(report)
 
-    def impossible(self, who: str, state: ConnectionState | ChannelState, on: Any) -> None:
+    def report_missing_transition(self, who: str, state: ConnectionState | ChannelState, on: Any) -> None:
         """Handle a transition missing from the table (a bug): raise in strict mode, else report and continue."""
-        error = LocalProtocolError(f"{who} is {state}; {on.name} is no move from there")
+        error = LocalProtocolError(f"{who} is {state} and cannot handle {on.name}")
         if self.strict:
             raise error
         self.report(TransitionMissing(error))
 
     # --- delays
 
-    def wait(self, key: TimerKey, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False) -> None:
+    def set_backoff_timer(
+        self, key: TimerKey, backoff: Backoff | None, attempt: int, now: Instant, *, slow: bool = False
+    ) -> None:
         """Set the deadline `key` after the backoff. If the backoff is a function of the user, ask the shell first."""
         if backoff is None:
             self.effects.append(AskDelay(key.topic, attempt))

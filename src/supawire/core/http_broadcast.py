@@ -83,7 +83,8 @@ def http_message(topic: str, event: str, payload: bytes, *, json: bool, private:
         return HttpMessage(topic, event, payload, private=private, id=id, overrides=overrides)
     if id is not None:
         raise InvalidArgumentError(
-            "bytes cannot be published with an id: only the batch form takes one, and it is JSON", topic=topic
+            "bytes cannot be published with an id: only the batch form accepts ids, and it accepts only JSON",
+            topic=topic,
         )
     return HttpMessage(topic, event, payload, json=False, private=private)
 

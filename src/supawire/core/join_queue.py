@@ -114,7 +114,7 @@ class JoinQueue(Generic[J]):
         """
         due = self._context.timers.deadline(TimerKey(TimerKind.HEARTBEAT))
         if due is not None and due - now.mono < self._context.options.timeout:
-            self._context.beat(now)
+            self._context.send_heartbeat(now)
 
     # --- unanswered joins
 

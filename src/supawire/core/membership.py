@@ -32,7 +32,7 @@ from supawire.core.presence_tracking import PresenceTracking
 from supawire.core.readiness import ChannelReadiness, SystemMeaning, SystemReading
 from supawire.core.requests import TimerKey, TimerKind
 from supawire.core.states import CHANNEL, ChannelOn
-from supawire.core.token import on_wire, same, taken_back
+from supawire.core.token import must_drop_token, on_wire, same
 from supawire.errors import (
     AuthError,
     ClosedError,
@@ -332,7 +332,7 @@ class Membership:
         """Change the state as the table says. Watchers are notified of a new state, or of any with `announce`."""
         move = CHANNEL.get((self.state, on))
         if move is None:
-            self._context.impossible(f"the channel {self.name}", self.state, on)
+            self._context.report_missing_transition(f"the channel {self.name}", self.state, on)
             return
         previous, self.state = self.state, move.next  # the only assignment of a channel's state
         if previous is not self.state or announce:
@@ -374,7 +374,7 @@ class Membership:
 
     @property
     def _token_taken_back(self) -> bool:
-        return taken_back(self.sent_token, self._newest_token)
+        return must_drop_token(self.sent_token, self._newest_token)
 
     @property
     def _sends_api_key(self) -> bool:
@@ -444,7 +444,7 @@ class Membership:
         join, token = self.active_join, self._newest_token
         if self.state is not ChannelState.JOINED or join is None or same(token, self.sent_token):
             return
-        if taken_back(self.sent_token, token):
+        if must_drop_token(self.sent_token, token):
             self._schedule_rejoin(now)
             return
         self.sent_token = token
@@ -934,7 +934,9 @@ class RetryPolicy:
     def wait(self, now: Instant, *, slow: bool = False) -> None:
         """Set the deadline of the next join after the backoff."""
         backoff = self._context.options.rejoin_backoff
-        self._context.wait(TimerKey(TimerKind.JOIN_RETRY, self._topic), backoff, self._attempts, now, slow=slow)
+        self._context.set_backoff_timer(
+            TimerKey(TimerKind.JOIN_RETRY, self._topic), backoff, self._attempts, now, slow=slow
+        )
         self._attempts += 1
 
     def wait_for(self, seconds: float, now: Instant) -> None:

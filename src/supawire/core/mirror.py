@@ -533,16 +533,16 @@ class MirrorCore:
         if difference is None:
             return None
         hint = (
-            "Leave plain=True out, or let fetch give JSON values as PostgREST does."
+            "Omit plain=True, or let fetch return JSON values as PostgREST does."
             if self.settings.plain
-            else "With rows of PostgREST or supabase-py say plain=True; or give a model=."
+            else "For rows of PostgREST or supabase-py pass plain=True; or pass a model=."
         )
-        return InvalidArgumentError(f"of one row, {difference}", hint=hint)
+        return InvalidArgumentError(f"the types of one row differ: {difference}", hint=hint)
 
     def _overflow(self, now: Instant) -> None:
         error = SlowConsumerError(
-            f"more than {self.settings.buffer} changes came while the rows of {self.settings.table} were fetched",
-            hint="Raise buffer=, or make fetch quicker; it is tried again.",
+            f"more than {self.settings.buffer} changes arrived while the rows of {self.settings.table} were fetched",
+            hint="Increase buffer=, or make fetch faster; it is tried again.",
         )
         self.effects.append(Abandon(self._generation))
         self.failed(self._generation, error, now)
@@ -560,5 +560,5 @@ class MirrorCore:
     def _move(self, on: MirrorOn) -> None:
         move = MIRROR.get((self.state, on))
         if move is None:
-            raise LocalProtocolError(f"the mirror is {self.state.name}; {on.name} is no move from there")
+            raise LocalProtocolError(f"the mirror is {self.state.name} and cannot handle {on.name}")
         self.state = move.next  # the only assignment of a mirror's state

@@ -147,10 +147,10 @@ class PresenceTracking:
 
     def _late(self) -> RealtimeError:
         if self._context.timers.deadline(TimerKey(TimerKind.PRESENCE, self._topic)) is None:
-            return OperationTimeout("the server has not answered the presence request in time", topic=self._name)
+            return OperationTimeout("the server did not answer the presence request in time", topic=self._name)
         limits = self._context.options.limits
         return RateLimitedError(
-            f"the server takes {limits.presence_calls} presence calls in {limits.presence_window:g} s and channel",
+            f"a channel may send at most {limits.presence_calls} presence requests in {limits.presence_window:g} s",
             topic=self._name,
             hint="The newest track or untrack is sent as soon as the limit allows.",
         )

@@ -271,7 +271,7 @@ class Receiver:
             raise msgspec.DecodeError("no broadcast")
         member = self._members.get(frame.topic)
         if member is None or frame.join_ref not in member.accepted_refs:
-            self._garbage(RemoteProtocolError("a broadcast that cannot be read is of no joined channel"))
+            self._garbage(RemoteProtocolError("a broadcast that cannot be read is for a channel that is not joined"))
             return None
         payload: Unread = frame.payload
         event = payload.event or ""
@@ -359,7 +359,7 @@ class Receiver:
                 for each in list(self._channels.values()):
                     if each.membership.gap_heartbeat_at is not None:
                         each.membership.handle(answered, now)
-                self._context.beaten(Heartbeat("error" if error else "ok", self._context.round_trip))
+                self._context.notify_heartbeat(Heartbeat("error" if error else "ok", self._context.round_trip))
                 tickets.resolve(pending.ticket, self._context.round_trip)
             case frames.BROADCAST:
                 tickets.resolve(pending.ticket, error or Sent("socket", acked=True, id=_stored_id(response)))
@@ -376,7 +376,7 @@ class Receiver:
         late.topic = pending.name
         channel = self._channels.get(pending.topic)
         if pending.event == frames.HEARTBEAT:
-            self._context.beaten(Heartbeat("timeout"))
+            self._context.notify_heartbeat(Heartbeat("timeout"))
         if pending.event == frames.PRESENCE and channel is not None:
             channel.track_answered(late, now)
         elif pending.event == frames.HEARTBEAT and pending.ticket is None:

@@ -8,7 +8,7 @@ clock and writes no log, so that the same inputs always produce the same effects
     delivery = session.receive(generation, data, False, now)   # hot path: listeners and event, or None
     while (effect := session.next_effect()) is not None: ...   # work for the shell
 
-`Session` only composes the components and decides which of them handles an input or a deadline. `Posts` is the
+`Session` only composes the components and decides which of them handles an input or a deadline. `HttpBroadcasts` is the
 interface for HTTP broadcasts: their tickets, the token they use and the rate limit. The HTTP requests themselves are
 made by the shell.
 """
@@ -49,7 +49,7 @@ from supawire.events import ChannelState, ConnectionState, Heartbeat, Instant, P
 from supawire.options import ChannelOptions, Secret, SessionOptions
 
 
-class Posts:
+class HttpBroadcasts:
     """The interface of a session for HTTP broadcasts."""
 
     __slots__ = ("_connection", "_context", "_refresh")
@@ -81,10 +81,10 @@ class Posts:
     def refresh(self, now: Instant) -> Ticket:
         """Fetch a newer token. The ticket resolves with the token or with the error. Raises `ClosedError`."""
         self._connection.check_open()
-        return self._refresh.wait(now)
+        return self._refresh.fetch(now)
 
     @property
-    def most(self) -> int | None:
+    def max_messages(self) -> int | None:
         """The largest number of messages that the rate limit allows at once."""
         return self._context.messages.limit
 
@@ -99,7 +99,7 @@ class Posts:
 
 _NO_OPTIONS: Final = ChannelOptions()
 
-JUMP: Final = 10.0
+CLOCK_JUMP: Final = 10.0
 """Seconds by which the wall clock may drift from the monotonic clock before a sleep or a clock change is assumed."""
 
 
@@ -122,7 +122,7 @@ class Session:
         "_refresh",
         "channels",
         "effects",
-        "posts",
+        "http_broadcasts",
         "receive",
         "receive_heavy",
     )  # fmt: skip
@@ -138,7 +138,7 @@ class Session:
         """The channels by full topic."""
         self._receiver = Receiver(self._context, self._connection, self._joins, self._channels)
         self._refresh = TokenRefresh(self._context, self._connection, self._joins, self._channels)
-        self.posts: Final = Posts(self._context, self._connection, self._refresh)
+        self.http_broadcasts: Final = HttpBroadcasts(self._context, self._connection, self._refresh)
         self._drift: float | None = None
         self._openers: tuple[Ticket, ...] = ()
         self._closers: tuple[Ticket, ...] = ()
@@ -218,7 +218,7 @@ class Session:
             return ticket
         self._connection.check_open()
         self._openers += (ticket,)
-        self._connection.want(now)
+        self._connection.start(now)
         return ticket
 
     def close(self, now: Instant) -> Ticket:
@@ -267,12 +267,12 @@ class Session:
         """Register a callback for status changes of connection and channels, for gaps, and if requested heartbeats."""
         self._context.watchers[deliver] = None
         if heartbeats:
-            self._context.beat_watchers[deliver] = None
+            self._context.heartbeat_watchers[deliver] = None
 
     def unwatch(self, deliver: Callable[[Any], None]) -> None:
         """Remove a callback that was added by `watch`."""
         self._context.watchers.pop(deliver, None)
-        self._context.beat_watchers.pop(deliver, None)
+        self._context.heartbeat_watchers.pop(deliver, None)
 
     # --- commands: channels
 
@@ -291,7 +291,7 @@ class Session:
             raise InvalidArgumentError(
                 f"channel {channel.name!r} exists with other options",
                 topic=channel.name,
-                hint="Ask with the same options, or remove_channel() the first one.",
+                hint="Use the same options, or remove_channel() the first one.",
             )
         return channel
 
@@ -321,10 +321,10 @@ class Session:
         Raises: RateLimitedError: the connection already has the maximum number of channels.
         """
         channel = self._get(topic)
-        self._check_room(channel)
+        self._check_channel_limit(channel)
         ticket = self._context.tickets.create(TicketKind.READY if ready else TicketKind.JOIN)
         if self.state is ConnectionState.IDLE:
-            self._connection.want(now)
+            self._connection.start(now)
         self._context.timers.cancel(TimerKey(TimerKind.IDLE))
         channel.membership.handle(Subscribe(Waiter(ticket, ready, timeout, ignore_queue_time)), now)
         send_joins(self._joins, now)
@@ -431,7 +431,7 @@ class Session:
 
     def connection_lost(self, error: ConnectionLostError, written: int | None, now: Instant) -> None:
         """Fail the requests that were pending on the socket; channels wait for the next connection."""
-        self._context.beaten(Heartbeat("disconnected"))
+        self._context.notify_heartbeat(Heartbeat("disconnected"))
         for pending in self._context.replies.clear():
             self._context.tickets.resolve(pending.ticket, pending.lost(error, written))
         since = self._joins.lost(self._receiver.last_received_at or now, now)
@@ -445,7 +445,7 @@ class Session:
         for channel in list(self._channels.values()):
             channel.membership.handle(CloseChannel(error), now)
         self._settle_all(error or ClosedError("the client was closed"))
-        self._context.tokens.forget()
+        self._context.tokens.drop_request()
         self._context.timers.clear()
         self._context.effects.append(Ended(None, error))
         if error is not None and unheard:
@@ -460,30 +460,30 @@ class Session:
         channel = None if key.topic is None else self._channels.get(key.topic)
         match key.kind:
             case TimerKind.HEARTBEAT:
-                connection.beat(now)
-                self._refresh.beat(now)
+                connection.heartbeat_due(now)
+                self._refresh.heartbeat_due(now)
             case TimerKind.CLOCK_CHECK:
-                connection.look(now)
+                connection.schedule_clock_check(now)
             case TimerKind.CONNECT_TIMEOUT:
-                connection.attempt_late(now)
+                connection.attempt_timed_out(now)
             case TimerKind.OPEN_TIMEOUT:
-                connection.opening_late(now)
+                connection.opening_timed_out(now)
             case TimerKind.CLOSE_TIMEOUT:
-                connection.closing_late(now)
+                connection.close_timed_out(now)
             case TimerKind.RECONNECT:
-                connection.due(now)
+                connection.start_attempt(now)
             case TimerKind.STABLE:
-                connection.up()
+                connection.mark_long_open()
             case TimerKind.IDLE:
-                connection.idle(now)
+                connection.close_idle(now)
             case TimerKind.JOIN_TIMEOUT:
                 self._join_late(now)
             case TimerKind.JOIN_QUEUE:
                 self._joins.resume()
             case TimerKind.TOKEN_TIMEOUT:
-                self._refresh.late(now)
+                self._refresh.timed_out(now)
             case TimerKind.TOKEN_REFRESH:
-                self._refresh.ask(now)
+                self._refresh.request(now)
             case _ if channel is None:
                 pass  # it was removed meanwhile
             case TimerKind.JOIN_RETRY:
@@ -508,7 +508,7 @@ class Session:
         received = self._receiver.last_received_at
         last_received_at = received.mono if received else 0.0
         if self._joins.is_silent(last_received_at):
-            self._connection.lose(ConnectionLostError("nothing came while a join waited for its answer"), now)
+            self._connection.lose(ConnectionLostError("nothing was received while a join was unanswered"), now)
         elif (late := self._joins.timed_out(now, last_received_at)) is not None:
             channel, ref = late
             channel.handle(JoinTimedOut(ref), now)
@@ -516,10 +516,10 @@ class Session:
     def _watch_clock(self, now: Instant) -> None:
         """Probe the connection and fetch a token after a clock jump: the machine slept or its clock was set."""
         before, self._drift = self._drift, now.wall - now.mono
-        if before is not None and abs(self._drift - before) > JUMP:
+        if before is not None and abs(self._drift - before) > CLOCK_JUMP:
             self._context.report(ClockJumped(self._drift - before))
             self._connection.probe(now)
-            self._refresh.ask(now)
+            self._refresh.request(now)
 
     def _watch_idle(self, now: Instant) -> None:
         seconds = self._context.options.idle_disconnect
@@ -531,11 +531,11 @@ class Session:
     def _wanted(self) -> int:
         return sum(channel.membership.wanted for channel in self._channels.values())
 
-    def _check_room(self, channel: CoreChannel) -> None:
+    def _check_channel_limit(self, channel: CoreChannel) -> None:
         limit = self._context.options.limits.channels
         if not channel.membership.wanted and limit is not None and self._wanted() >= limit:
             raise RateLimitedError(
-                f"{limit} channels are wanted already, the most that one connection may have",
+                f"{limit} channels are subscribed already, the most that one connection may have",
                 topic=channel.name,
                 hint="unsubscribe() one, open another client, or set Limits(channels=…) to your project's limit.",
             )

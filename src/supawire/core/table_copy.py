@@ -105,7 +105,7 @@ def _canonical(value: Any) -> Hashable:
     try:
         hash(value)
     except TypeError:
-        raise RowError(f"a {type(value).__name__} is no key: it can be changed") from None
+        raise RowError(f"a {type(value).__name__} cannot be a key: it is not hashable") from None
     return cast("Hashable", value)
 
 
@@ -153,7 +153,7 @@ class ChangeReader(Struct, frozen=True):
             return Put(key, old_key, row, unsent, columns)
         if self.judged & unsent:  # a value that is not sent never matches the filter
             missing = ", ".join(sorted(self.judged & unsent))
-            return Incomplete(key, old_key, row, f"the filter was judged without {missing}")
+            return Incomplete(key, old_key, row, f"the filter was evaluated without {missing}")
         return Drop(old_key, key)
 
     def _old_row(self, change: Update[Any] | Delete) -> Row:
@@ -161,7 +161,7 @@ class ChangeReader(Struct, frozen=True):
 
 
 def _without_key(change: Change[Any]) -> str:
-    return ", ".join(change.errors) or f"an {change.type} came without the columns of the key"
+    return ", ".join(change.errors) or f"an {change.type} arrived without the columns of the key"
 
 
 class TableCopy:
@@ -177,7 +177,7 @@ class TableCopy:
         """Apply the next change and return the difference, or return why it cannot be applied and change nothing."""
         left, taken = (op.key, op.moved_to) if isinstance(op, Drop) else (op.old_key, op.key)
         if left != taken and taken in self.rows:
-            return Undecidable("a row has the key of another")
+            return Undecidable("a row got the key of another one")
         old = self.rows.get(left)
         if isinstance(op, Drop):
             return self._drop(left)
@@ -196,7 +196,7 @@ class TableCopy:
             self._drop(op.key)
             return None
         if op.unsent and op.key != op.old_key:  # known under either key
-            return Incomplete(op.key, op.old_key, op.row, "a row has another key, and was not sent whole")
+            return Incomplete(op.key, op.old_key, op.row, "a row got another key and arrived without all values")
         row = self._whole(op, op.key)
         if isinstance(row, Incomplete):
             return row
@@ -251,7 +251,7 @@ class TableCopy:
             return op.row
         known = None if known_as in self.incomplete else self.rows.get(known_as)
         if known is None or not op.unsent <= known.keys():
-            why = f"{', '.join(sorted(op.unsent))} was not sent, and is not known"
+            why = f"{', '.join(sorted(op.unsent))} was not sent and is not known"
             return Incomplete(op.key, op.old_key, op.row, why)
         return {column.name: (op.row if column.name in op.row else known)[column.name] for column in op.columns}
 
@@ -269,7 +269,7 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
     for one in given:
         if not isinstance(one, Mapping):
             raise RowError(
-                f"fetch gave a {type(one).__name__} where a row was expected, which is a mapping from column to value",
+                f"fetch must return rows, which are mappings from column to value, and returned a {type(one).__name__}",
                 hint="An answer of supabase-py has its rows in `.data`.",
             )
         whole = cast("Mapping[str, Any]", one)
@@ -277,11 +277,13 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
         found = key.of(row)
         if found is None:
             missing = [name for name in key.names if row.get(name) is None]
-            raise RowError(f"fetch gave a row without {', '.join(missing)}", hint="key= names columns of every row.")
+            raise RowError(
+                f"fetch returned a row without {', '.join(missing)}", hint="key= must name columns that every row has."
+            )
         if not _same(rows.get(found, row), row):
             raise RowError(
-                f"fetch gave two different rows with the key {found!r}",
-                hint="key= must name the primary key, and pages must be cut along it, not by offset.",
+                f"fetch returned two different rows with the key {found!r}",
+                hint="key= must name the primary key, and pages must be split by it, not by offset.",
             )
         rows[found] = row
     return rows

@@ -15,10 +15,10 @@ from supawire.core.pacing import Uniform, delay
 from supawire.events import Instant
 from supawire.options import Backoff, Secret
 
-REFRESH_AT: Final = (0.75, 0.85)
+REFRESH_FRACTION: Final = (0.75, 0.85)
 """Fraction of the remaining lifetime after which a token is fetched again, drawn at random to spread out clients."""
 
-_DEAD: Final = 2.0
+_MIN_LIFETIME: Final = 2.0
 """Seconds of remaining lifetime at or below which a token counts as expired."""
 
 _PROVIDER_BACKOFF: Final = Backoff(initial=1, maximum=30)
@@ -43,7 +43,16 @@ def expiry(token: Secret) -> float | None:
 class Tokens:
     """The client's token and the pending request to the provider. The session decides when to fetch."""
 
-    __slots__ = ("_asked", "_dead", "_failures", "_number", "_random", "current", "fetched", "has_provider")
+    __slots__ = (
+        "_expired_in_a_row",
+        "_failures",
+        "_number",
+        "_random",
+        "_requested",
+        "current",
+        "fetched",
+        "has_provider",
+    )
 
     def __init__(self, token: Secret | None, *, has_provider: bool, random: Uniform) -> None:
         self.current = token
@@ -52,50 +61,50 @@ class Tokens:
         """Whether the provider has ever answered. Before that there is no token to continue with."""
         self._random = random
         self._number = 0
-        self._asked: int | None = None
+        self._requested: int | None = None
         self._failures = 0
-        self._dead = 0
+        self._expired_in_a_row = 0
         """Number of consecutive tokens that had already expired when they arrived."""
 
     @property
     def fetching(self) -> bool:
         """Whether a request to the provider is pending."""
-        return self._asked is not None
+        return self._requested is not None
 
     @property
     def usable(self) -> bool:
         """Whether a join may be sent: there is a token, and no request for a newer one is pending."""
         return not self.has_provider or (self.fetched and not self.fetching)
 
-    def ask(self) -> int:
+    def start_request(self) -> int:
         """Start a request to the provider and return its number for `FetchToken`."""
         self._number += 1
-        self._asked = self._number
+        self._requested = self._number
         return self._number
 
-    def answers(self, number: int) -> bool:
+    def finish_request(self, number: int) -> bool:
         """Return whether this is the answer to the pending request, and complete that request."""
-        if number != self._asked:
+        if number != self._requested:
             return False
-        self._asked = None
+        self._requested = None
         return True
 
-    def put(self, token: Secret | None) -> bool:
+    def set(self, token: Secret | None) -> bool:
         """Set the token and return whether it changed. Pending requests are superseded."""
-        self._asked = None
+        self._requested = None
         self._failures = 0
         self.fetched = True
         changed = not same(token, self.current)
         self.current = token
         return changed
 
-    def forget(self) -> None:
+    def drop_request(self) -> None:
         """Discard the pending request because the session is closed."""
-        self._asked = None
+        self._requested = None
 
     def failed(self) -> float:
         """Record a failed request and return the seconds until the next. The current token is kept."""
-        self._asked = None
+        self._requested = None
         self._failures += 1
         return delay(_PROVIDER_BACKOFF, self._failures, self._random)
 
@@ -107,11 +116,11 @@ class Tokens:
         if not self.has_provider or self.current is None or (exp := expiry(self.current)) is None:
             return None
         left = exp - now.wall
-        if left <= _DEAD:
-            self._dead += 1
-            return delay(_PROVIDER_BACKOFF, self._dead, self._random)
-        self._dead = 0
-        return max(1.0, left * self._random.uniform(*REFRESH_AT))
+        if left <= _MIN_LIFETIME:
+            self._expired_in_a_row += 1
+            return delay(_PROVIDER_BACKOFF, self._expired_in_a_row, self._random)
+        self._expired_in_a_row = 0
+        return max(1.0, left * self._random.uniform(*REFRESH_FRACTION))
 
 
 def same(one: Secret | None, other: Secret | None) -> bool:
@@ -124,6 +133,6 @@ def on_wire(token: Secret | None) -> str | None:
     return None if token is None or token.reveal().startswith("sb_") else token.reveal()
 
 
-def taken_back(told: Secret | None, newest: Secret | None) -> bool:
+def must_drop_token(told: Secret | None, newest: Secret | None) -> bool:
     """Return whether the server has a token that must be dropped and that no other token can replace."""
     return on_wire(told) is not None and on_wire(newest) is None

@@ -32,28 +32,28 @@ class TokenRefresh:
         self._channels = channels
         self._waiting: tuple[Ticket, ...] = ()
 
-    def wait(self, now: Instant) -> Ticket:
+    def fetch(self, now: Instant) -> Ticket:
         """Fetch a token for a caller. The ticket resolves with the new token or with the error."""
         ticket = self._context.tickets.create(TicketKind.TOKEN)
         self._waiting += (ticket,)
-        self.ask(now)
+        self.request(now)
         return ticket
 
-    def ask(self, now: Instant) -> None:
+    def request(self, now: Instant) -> None:
         """Request a token from the provider, unless a request is pending or the client is closed."""
         if self._connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         if self._context.tokens.has_provider and not self._context.tokens.fetching:
             self._context.fetch_token(now)
 
-    def beat(self, now: Instant) -> None:
+    def heartbeat_due(self, now: Instant) -> None:
         """Fetch a token with each heartbeat, if `token_on_heartbeat` is set."""
         if self._context.options.token_on_heartbeat:
-            self.ask(now)
+            self.request(now)
 
     def answered(self, number: int, token: Secret | None | RealtimeError, now: Instant) -> None:
         """Handle the provider's token or error. An answer to an older request is dropped."""
-        if not self._context.tokens.answers(number):
+        if not self._context.tokens.finish_request(number):
             self._context.counts.stale += 1
             return
         self._context.timers.cancel(TimerKey(TimerKind.TOKEN_TIMEOUT))
@@ -63,21 +63,24 @@ class TokenRefresh:
             self.apply(token, now)
             for channel in list(self._channels.values()):
                 channel.drop_channel_token(now)
-            self._settled(now)
+            self._continue(now)
 
-    def late(self, now: Instant) -> None:
+    def timed_out(self, now: Instant) -> None:
         """Handle that the provider did not answer in time."""
-        self._failed(AuthError(f"no token came in {self._context.options.timeout:g} s", retryable=True), now)
+        self._failed(
+            AuthError(f"the token provider did not return within {self._context.options.timeout:g} s", retryable=True),
+            now,
+        )
 
     def set_by_user(self, token: Secret | None, now: Instant) -> None:
         """Set a token from the user. It supersedes a pending request to the provider."""
         self._context.timers.cancel(TimerKey(TimerKind.TOKEN_TIMEOUT))
         self.apply(token, now)
-        self._settled(now)
+        self._continue(now)
 
     def apply(self, token: Secret | None, now: Instant) -> None:
         """Set the current token. If it changed, send it to the joined channels that have no token of their own."""
-        changed = self._context.tokens.put(token)
+        changed = self._context.tokens.set(token)
         seconds = self._context.tokens.refresh_in(now)
         if seconds is None:
             self._context.timers.cancel(TimerKey(TimerKind.TOKEN_REFRESH))
@@ -87,7 +90,7 @@ class TokenRefresh:
             for channel in list(self._channels.values()):
                 if not channel.has_own_token:
                     channel.token_changed(now)
-        self._settle(token)
+        self._resolve_waiting(token)
 
     def _failed(self, error: RealtimeError, now: Instant) -> None:
         """Keep the current token, report the error and retry later."""
@@ -96,15 +99,15 @@ class TokenRefresh:
         if not self._context.tokens.fetched:
             for channel in list(self._channels.values()):
                 channel.token_unavailable(error, now)
-        self._settle(error)
-        self._settled(now)
+        self._resolve_waiting(error)
+        self._continue(now)
 
-    def _settled(self, now: Instant) -> None:
+    def _continue(self, now: Instant) -> None:
         """Continue the connection attempt and the joins that waited for the token."""
         self._connection.token_ready(now)
         self._joins.resume()
 
-    def _settle(self, outcome: Secret | None | RealtimeError) -> None:
+    def _resolve_waiting(self, outcome: Secret | None | RealtimeError) -> None:
         for ticket in self._waiting:
             self._context.tickets.resolve(ticket, outcome)
         self._waiting = ()

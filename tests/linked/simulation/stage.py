@@ -61,7 +61,9 @@ class Client(LinkedClient):
         self.world.later(self.now.mono + delay, lambda: self._answer(number, answer))
 
     def _answer(self, number: int, answer: Secret | RealtimeError) -> None:
-        if isinstance(answer, Secret) and number == self.session._context.tokens._asked:  # the newest question counts
+        if (
+            isinstance(answer, Secret) and number == self.session._context.tokens._requested
+        ):  # the newest question counts
             self.newest = answer
         self.call(self.session.token_ready, number, answer)
 
