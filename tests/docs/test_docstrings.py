@@ -1,4 +1,4 @@
-"""Docstrings of the house become the markup of the reference."""
+"""Docstrings are converted to the markup of the reference."""
 
 import inspect
 

@@ -48,7 +48,7 @@ class Runner:
     def evaluate(self, example: Example) -> None:
         """Run one block; a traceback names the page and the line in it."""
         if "def test_" in str(example.parsed):
-            self._keep(str(example.parsed))
+            self._store_tests(str(example.parsed))
             return
         tree = ast.parse(str(example.parsed), example.path)
         ast.increment_lineno(tree, example.line)
@@ -59,12 +59,12 @@ class Runner:
         else:
             self._loop.run(self._run(block, code.co_flags & inspect.CO_COROUTINE))
 
-    def _keep(self, text: str) -> None:
+    def _store_tests(self, text: str) -> None:
         module = self._folder / f"test_{len(list(self._folder.iterdir()))}.py"
         module.write_text(text, encoding="utf-8")
 
     def test(self) -> None:
-        """Run what was found of tests."""
+        """Run the tests found in the blocks."""
         if not list(self._folder.iterdir()):
             return
         plugins = ["-p", "anyio", "-p", "supawire.testing.plugin", "-p", "no:cacheprovider"]
@@ -88,13 +88,13 @@ class Runner:
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
-    """Every Python block of the page runs against a local server, without an error that anybody or nobody waits for."""
+    """Every Python block of the page runs against a local server without an error, also none in `on_error`."""
     if loops.chosen() == "uvloop" and "import trio" in page.read_text(encoding="utf-8"):
         pytest.skip("not run: trio and uvloop both want the process's signals")
-    unheard: list[Exception] = []
+    background_errors: list[Exception] = []
 
     async def opened() -> AsyncClient:
-        return await connect_async(server.url, server.token(), on_error=unheard.append)
+        return await connect_async(server.url, server.token(), on_error=background_errors.append)
 
     with LocalServer() as server, asyncio.Runner() as loop:
         client = loop.run(opened())
@@ -109,4 +109,4 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path):
         loop.run(client.close())
     runner.test()
     assert len(examples) == page.read_text(encoding="utf-8").count("```python")
-    assert unheard == []
+    assert background_errors == []

@@ -1,4 +1,4 @@
-"""The pages are complete and their commands and links are real."""
+"""The pages are complete, and their commands and links exist."""
 
 import inspect
 import re
@@ -40,13 +40,13 @@ def shown(page: Path) -> str:
 
 @cache
 def names_in_pages() -> set[str]:
-    """Every word that stands as code in a page for users."""
+    """Return every word that is marked as code in a page for users."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in WRITTEN)
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
     return {word for part in code for word in re.findall(r"[A-Za-z_]\w*", part)}
 
 
-def test_setting_up_takes_one_line_for_each_purpose():
+def test_readme_has_one_command_for_the_demo_and_one_for_the_tests():
     """README has exactly two shell commands, of one line each: one runs the demo, one passes the tests."""
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
@@ -57,14 +57,14 @@ def test_setting_up_takes_one_line_for_each_purpose():
 
 
 @pytest.mark.parametrize("page", pages(), ids=shown)
-def test_links_lead_somewhere(page: Path):
-    """Each link to a file of this repository finds it."""
+def test_links_lead_to_files(page: Path):
+    """Each link to a file of this repository leads to an existing file."""
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_what_the_architecture_names_exists():
-    """ARCHITECTURE.md is at most 8 KB, and each file and function that it names is in the code."""
+def test_files_and_functions_in_the_architecture_exist():
+    """ARCHITECTURE.md has at most 8 KB, and each file and function that it names exists."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert len(text.encode()) <= 8192
     files = re.findall(r"`([\w/]+\.py)`", text)
@@ -84,7 +84,7 @@ def test_what_the_architecture_names_exists():
 
 
 def public(kind: type[object]) -> set[str]:
-    """What users see on an object of this class: methods, properties and fields, those it inherits too."""
+    """Return the public methods, properties and fields of a class, including inherited ones."""
     if issubclass(kind, Enum):
         return {member.value for member in kind}
     if issubclass(kind, ClientOptions | ChannelOptions):  # they also have properties that the client itself uses
@@ -95,18 +95,18 @@ def public(kind: type[object]) -> set[str]:
 
 
 def test_every_public_name_is_in_a_page():
-    """Each name that users import stands in a page that was written, not only in the reference."""
+    """Each public name is in a written page, not only in the reference."""
     assert sorted(set(supawire.__all__) - names_in_pages()) == []
 
 
 @pytest.mark.parametrize("module", ["server", "testing", "transport"])
 def test_every_name_of_a_part_is_in_a_page(module: str):
-    """Each name that users import from a part of the package for users stands in a page."""
+    """Each public name of a subpackage for users is in a page."""
     assert sorted(set(import_module(f"supawire.{module}").__all__) - names_in_pages()) == []
 
 
 def test_every_fixture_is_in_a_page():
-    """Each fixture of the pytest plugin stands in a page."""
+    """Each fixture of the pytest plugin is in a page."""
     fixtures = {name for name in vars(plugin) if name.startswith("realtime_")}
     assert fixtures and sorted(fixtures - names_in_pages()) == []
 
@@ -118,7 +118,7 @@ NOT_FOR_USERS = {"default_retryable"}  # what classes of errors say to their bas
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_everything_on_a_public_class_is_in_a_page(name: str):
-    """Each method, property and field of what users import stands in a page; so does each fault of the local server."""
+    """Each method, property and field of a public class is in a page, including each fault of the local server."""
     assert sorted(public(getattr(supawire, name)) - NOT_FOR_USERS - names_in_pages()) == []
 
 
@@ -129,7 +129,7 @@ def keywords(function: Callable[..., object]) -> set[str]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_keyword_of_a_call_is_in_a_page(name: str):
-    """Each keyword argument of a public function or method stands in a page."""
+    """Each keyword argument of a public function or method is in a page."""
     it = getattr(supawire, name)
     calls = [it] if inspect.isfunction(it) else [call for _, call in inspect.getmembers(it, inspect.isfunction)]
     wanted = set[str]().union(*(keywords(call) for call in calls if not call.__name__.startswith("_")))
@@ -137,13 +137,13 @@ def test_every_keyword_of_a_call_is_in_a_page(name: str):
 
 
 def test_every_error_is_in_the_page_of_errors():
-    """Each class of the tree of errors stands in the page that an error's `docs` leads to."""
+    """Each error class is in the page that an error's `docs` names."""
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert [kind.__name__ for kind in TREE if f"`{kind.__name__}`" not in text] == []
 
 
 @pytest.mark.parametrize("row", [*KNOWN], ids=lambda row: f"{row.slug}-{row.code}-{row.starts}")
-def test_what_an_error_says_of_its_page_is_true(row: Known):
+def test_the_page_that_an_error_names_has_its_section(row: Known):
     """The section that `docs` of an error names exists."""
     page, _, anchor = row.docs.partition("#")
     assert f"### {anchor}\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -170,5 +170,5 @@ def test_every_page_is_in_the_table_of_contents():
 
 @pytest.mark.parametrize("kind", [ClientOptions, ChannelOptions, Backoff, Limits], ids=lambda kind: kind.__name__)
 def test_every_option_is_in_a_page(kind: type[ClientOptions | ChannelOptions | Backoff | Limits]):
-    """Each option that users may set stands in a page."""
+    """Each option that users may set is in a page."""
     assert sorted({field.name for field in fields(kind)} - names_in_pages()) == []

@@ -1,4 +1,4 @@
-"""Plots show what was measured."""
+"""Plots show the recorded figures."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from docs.tables import ROOT
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_plots_show_what_was_measured(name: str):
-    """A plot says the figures that are kept, and was drawn by the present code; `python -m docs.tables` draws it."""
+    """A plot has the recorded figures and was drawn by the current code; `python -m docs.tables` draws it."""
     assert files.is_fresh(name)
 
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_is_stale_as_soon_as_a_figure_differs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A plot of another figure, or drawn by other code, or not there at all, is not fresh."""
+    """A plot with another figure, drawn by other code, or missing is not up to date."""
     plot, text = PLOTS[name](), file_of(name).read_text(encoding="utf-8")
     (tmp_path / "drawing.py").write_bytes((files.HERE / "drawing.py").read_bytes())
     monkeypatch.setattr(files, "HERE", tmp_path)
@@ -39,13 +39,13 @@ def test_a_plot_is_stale_as_soon_as_a_figure_differs(name: str, monkeypatch: pyt
 
 
 def test_every_file_is_a_plot():
-    """No plot lies about that nothing draws any more."""
+    """Every plot file belongs to a plot."""
     assert sorted(path.stem for path in files.HERE.glob("*.svg")) == sorted(PLOTS)
 
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_can_be_read_without_seeing_it(name: str):
-    """What a plot shows stands in words in its file too, and all that is written in it is text."""
+    """A plot file has a description in words, and all its labels are stored as text."""
     text, plot = unescape(file_of(name).read_text(encoding="utf-8")), PLOTS[name]()
     written = re.findall(r"<text [^>]*>([^<]+)</text>", text)
     names = [who for panel in plot.panels for who, _ in panel.points if isinstance(who, str)]
@@ -66,6 +66,6 @@ def test_a_plot_is_drawn_alike_each_time(name: str):
 
 @pytest.mark.parametrize("name", CURVES)
 def test_no_cost_grows_faster_than_the_page_says(name: str):
-    """In the run that is kept, one among the most costs a quarter more than at its cheapest at most, a backlog half."""
+    """In the recorded run, the cost at the largest count is at most a quarter above the cheapest; half for a backlog."""
     costs = [cost for _, cost in load()["growth"][name]]
     assert costs[-1] <= (1.5 if name == "backlog" else 1.25) * min(costs)

@@ -1,4 +1,4 @@
-"""The examples of the page about the protocol are frames, and no text that the client looks for is missing there."""
+"""The examples of the protocol page are valid frames, and it names every text that the client compares."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_json_examples_are_json(block: str):
 
 
 def test_user_broadcasts_are_the_bytes_of_the_codec():
-    """The explained frames of kinds 3 and 4 are what the codec packs."""
+    """The explained frames of kinds 3 and 4 are what the codec encodes."""
     assert b"".join(frames("User broadcast push")) == binary.user_push(
         b"4", b"9", BOARD, b"move", b'{"x":5}', json=True
     )
@@ -61,7 +61,7 @@ def test_user_broadcasts_are_the_bytes_of_the_codec():
 
 
 def test_plain_frames_are_the_bytes_of_the_codec():
-    """The frames of kinds 0 to 2, one in a line, are what the codec packs."""
+    """The frames of kinds 0 to 2, one in a line, are what the codec encodes."""
     assert frames("Plain Phoenix frames") == [
         binary.pack(binary.PUSH_UP, b"4", b"11", BOARD, b"ink", payload=b"\x07"),
         binary.pack(binary.PUSH_DOWN, b"4", BOARD, b"ink", payload=b"\x07"),
@@ -71,7 +71,7 @@ def test_plain_frames_are_the_bytes_of_the_codec():
 
 
 @pytest.mark.parametrize("row", FROM_SERVER, ids=lambda row: f"{row.slug}-{row.code}-{row.starts}")
-def test_what_the_client_looks_for_is_on_the_page(row: Known):
-    """Each code and each text by which the client tells refusals apart is named."""
+def test_texts_that_the_client_compares_are_on_the_page(row: Known):
+    """Each code and each text by which the client distinguishes refusals is named."""
     assert str(row.code or "") in PAGE
     assert row.starts in PLAIN

@@ -1,4 +1,4 @@
-"""Run a notebook as Jupyter does, and print what each cell shows; in the environment that has nbclient."""
+"""Run a notebook like Jupyter and print the output of each cell; in the environment that has nbclient."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from nbclient import NotebookClient  # pyright: ignore[reportMissingImports]
 
 
 def shown(cell: Any) -> str:
-    """The text of its outputs."""
+    """Return the text of its outputs."""
     return "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
 
 

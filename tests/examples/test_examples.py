@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say, in processes of their own, against a local server."""
+"""The programs in examples/ work against a local server, each in its own process."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def line_of(process: Process) -> str:
 
 
 async def lines_until(process: Process, wanted: set[str]) -> None:
-    """Read until all of these lines have come, in whatever order."""
+    """Read until all of these lines have been printed, in any order."""
     while wanted:
         line = await line_of(process)
         assert line, f"the program ended before it said {wanted}: {(await process.communicate())[1].decode()}"
@@ -74,15 +74,15 @@ async def write(process: Process, text: str) -> None:
 
 
 async def ended(process: Process) -> tuple[int | None, str, str]:
-    """Exit status and the rest of what it said; its standard input is at its end."""
+    """Close the standard input; returns exit status and the remaining output."""
     assert process.stdin is not None
     process.stdin.close()
     out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_listener_tells_rows_alarms_and_gaps_and_ends_by_ctrl_c():
-    """listener.py prints a row and an alarm, says after a lost connection what to fetch, and ends well by SIGINT."""
+async def test_the_listener_prints_rows_alarms_and_gaps_and_ends_by_ctrl_c():
+    """listener.py prints a row, an alarm, and what to fetch after a lost connection; SIGINT ends it with status 0."""
     async with LocalServer() as server, running(server, "listener.py") as program:
         await lines_until(program, {"listening to orders", "listening to alarms"})
         server.emit("INSERT", "orders", record={"id": 1, "total": 5})
@@ -98,8 +98,8 @@ async def test_the_listener_tells_rows_alarms_and_gaps_and_ends_by_ctrl_c():
     assert err == "the connection is retrying: the connection was lost\n"
 
 
-async def test_the_listener_says_why_it_was_refused():
-    """listener.py ends with the server's reason when a channel is refused for good."""
+async def test_the_listener_prints_why_it_was_refused():
+    """listener.py ends with the server's reason when a channel is refused permanently."""
     async with LocalServer() as server:
         server.reject_join(
             "orders", "Unauthorized: You do not have permissions to read from this Channel topic: orders"
@@ -111,7 +111,7 @@ async def test_the_listener_says_why_it_was_refused():
 
 
 async def test_two_people_chat():
-    """chat.py shows who is here and what they say, and leaves when its input ends."""
+    """chat.py shows presence and messages, and leaves when its input ends."""
     async with LocalServer() as server, running(server, "chat.py", "alice") as alice:
         await lines_until(alice, {"* alice is here"})
         async with running(server, "chat.py", "bob") as bob:
@@ -137,8 +137,8 @@ async def test_one_message_is_sent():
             assert (await ended(program))[0] == 2
 
 
-async def test_a_plain_script_does_everything():
-    """plain_script.py gets its own broadcast, shows the next new row and ends, without a complaint."""
+async def test_a_script_with_the_sync_client_uses_every_feature():
+    """plain_script.py receives its own broadcast, prints the next new row and ends without an error."""
     async with LocalServer() as server, running(server, "plain_script.py", "alice") as program:
         await lines_until(program, {"alice is typing"})
         server.emit("INSERT", "users", record={"id": 7})
@@ -148,7 +148,7 @@ async def test_a_plain_script_does_everything():
 
 @contextmanager
 def ending(process: "subprocess.Popen[str]") -> Generator[None]:
-    """A program that hangs, and would be waited for, is killed when the test gives it up."""
+    """A program that hangs is killed when the test ends."""
     try:
         yield
     except BaseException:
@@ -157,7 +157,7 @@ def ending(process: "subprocess.Popen[str]") -> Generator[None]:
 
 
 def test_the_quick_start_runs_against_supawire_serve():
-    """quick_start.py goes through every call, without a line of asyncio, with `supawire serve` in another process."""
+    """quick_start.py makes every call, with `supawire serve` in another process."""
     program = ROOT / "examples" / "quick_start.py"
     assert not re.search(r"^\s*(async|await|import asyncio)", program.read_text(encoding="utf-8"), re.MULTILINE)
     serving = Serving("--show-keys")
@@ -189,7 +189,7 @@ def test_the_quick_start_runs_against_supawire_serve():
 
 
 async def test_forked_workers_have_a_client_each():
-    """prefork_workers.py: three processes confirm and tell their results, and say goodbye when the pool ends."""
+    """prefork_workers.py: three processes send confirmed results, and close their clients when the pool ends."""
     async with LocalServer() as server, running(server, "prefork_workers.py", "6") as program:
         status, out, err = await ended(program)
         tasks = {f"{{'task': {number}, 'result': {number**2}}}" for number in range(6)}
@@ -198,7 +198,7 @@ async def test_forked_workers_have_a_client_each():
 
 
 async def test_a_script_waits_for_a_row():
-    """wait_for.py prints the next new row; when none comes in time, its exit status says so."""
+    """wait_for.py prints the next new row; without one in time its exit status is 1."""
     async with LocalServer() as server:
         async with running(server, "wait_for.py", "orders", "30") as program:
             await lines_until(program, {"waiting"})
@@ -210,7 +210,7 @@ async def test_a_script_waits_for_a_row():
 
 @contextmanager
 def rest(rows: list[dict[str, object]]) -> Generator[str]:
-    """The URL of something that answers as PostgREST does."""
+    """Serve rows like PostgREST; yields the URL."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -220,7 +220,7 @@ def rest(rows: list[dict[str, object]]) -> Generator[str]:
             self.wfile.write(json.dumps(rows).encode())
 
         def log_message(self, *_: object, **__: object) -> None:
-            """Nothing is logged."""
+            """Log nothing."""
 
     with ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -231,7 +231,7 @@ def rest(rows: list[dict[str, object]]) -> Generator[str]:
 
 
 async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
-    """live_table.py prints what it begins with, how rows change, and what it missed while it was cut off."""
+    """live_table.py prints the first rows, changes of rows, and the changes missed during a lost connection."""
     rows: list[dict[str, object]] = [{"id": 1, "state": "open"}]
     with rest(rows) as url:
         monkeypatch.setenv("SUPAWIRE_REST", url)
@@ -253,7 +253,7 @@ async def test_a_table_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_the_test_suite_of_the_small_app_passes():
-    """testing/ is a suite that works as it stands: with the fixtures as pytest finds them, and warnings as errors."""
+    """The tests in testing/ pass with the fixtures as pytest finds them, and with warnings as errors."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:cacheprovider"),
         cwd=ROOT / "examples" / "testing",
@@ -265,6 +265,6 @@ async def test_the_test_suite_of_the_small_app_passes():
 
 
 def test_every_program_is_in_the_readme():
-    """The page of the examples names each of them."""
+    """The README of the examples names each of them."""
     text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\| `([\w.]+)", text, re.MULTILINE)) == PROGRAMS

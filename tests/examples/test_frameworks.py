@@ -1,4 +1,4 @@
-"""The examples with FastAPI, Django and Jupyter, in an environment that has these (.ci/steps.d/20-frameworks)."""
+"""The examples with FastAPI, Django and Jupyter, in an environment that has them (.ci/steps.d/20-frameworks)."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples" / "frameworks"
 
 @asynccontextmanager
 async def running(python: str, server: LocalServer, *words: str) -> AsyncGenerator[Process]:
-    """A program of that environment, with our sources on its path."""
+    """Start a program of that environment, with this source tree on its path."""
     process = await asyncio.create_subprocess_exec(
         python,
         *words,
@@ -42,8 +42,8 @@ async def running(python: str, server: LocalServer, *words: str) -> AsyncGenerat
             await process.communicate()
 
 
-async def said(stream: asyncio.StreamReader | None, pattern: str) -> re.Match[str]:
-    """The first line with this in it."""
+async def line_with(stream: asyncio.StreamReader | None, pattern: str) -> re.Match[str]:
+    """Return the first match in the lines of a stream."""
     assert stream is not None
     lines: list[str] = []
     while line := (await stream.readline()).decode():
@@ -54,7 +54,7 @@ async def said(stream: asyncio.StreamReader | None, pattern: str) -> re.Match[st
 
 
 async def event(response: aiohttp.ClientResponse) -> Any:
-    """The next event of a stream."""
+    """Return the next event of a stream."""
     while line := await response.content.readline():
         if line.startswith(b"data: "):
             return json.loads(line[6:])
@@ -62,11 +62,11 @@ async def event(response: aiohttp.ClientResponse) -> Any:
 
 
 async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str], str]):
-    """Two browsers get each row and the gap of a lost connection; the server joined once, and ends well."""
+    """Two browsers receive each row and the gap of a lost connection; the server joins once, and ends cleanly."""
     async with LocalServer() as server:
         words = "-m", "uvicorn", "fastapi_relay:app", "--port", "0", "--timeout-graceful-shutdown", "1"
         async with running(require("frameworks"), server, *words) as program:
-            url = (await said(program.stderr, r"running on (http://\S+)"))[1]
+            url = (await line_with(program.stderr, r"running on (http://\S+)"))[1]
             async with aiohttp.ClientSession() as browser, browser.get(url) as page:
                 assert "EventSource" in await page.text()
                 async with browser.get(f"{url}/orders") as one, browser.get(f"{url}/orders") as other:
@@ -89,14 +89,14 @@ async def test_fastapi_relays_rows_and_gaps_to_browsers(require: Callable[[str],
 
 
 async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
-    """follow_orders prints the rows that its filter lets through, and SIGTERM ends it in order."""
+    """follow_orders prints the rows that match its filter, and SIGTERM ends it cleanly."""
     async with LocalServer() as server:
         words = "django_orders/manage.py", "follow_orders", "--filter", "total=gte.100"
         async with running(require("frameworks"), server, *words) as program:
-            await said(program.stdout, "following")
+            await line_with(program.stdout, "following")
             server.emit("INSERT", "orders", record={"id": 1, "total": 5})
             server.emit("INSERT", "orders", record={"id": 2, "total": 500})
-            assert (await said(program.stdout, r"INSERT .*"))[0] == "INSERT {'id': 2, 'total': 500}"
+            assert (await line_with(program.stdout, r"INSERT .*"))[0] == "INSERT {'id': 2, 'total': 500}"
             program.send_signal(signal.SIGTERM)
             out, err = await program.communicate()
             assert (program.returncode, out, err) == (0, b"stopped\n", b"")
@@ -106,7 +106,7 @@ async def test_a_django_command_follows_a_table(require: Callable[[str], str]):
 
 
 async def test_the_notebook_runs(require: Callable[[str], str]):
-    """Every cell runs in Jupyter's own event loop: the blocking door, a handler, a row, and the async door."""
+    """Every cell runs in Jupyter's event loop: the sync client, a handler, a row, and the async client."""
     async with LocalServer() as server:
         words = str(ROOT / "tests" / "examples" / "run_notebook.py"), str(EXAMPLES / "notebook.ipynb")
         async with running(require("frameworks"), server, *words) as program:
