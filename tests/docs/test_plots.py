@@ -66,6 +66,6 @@ def test_a_plot_is_drawn_alike_each_time(name: str):
 
 @pytest.mark.parametrize("name", CURVES)
 def test_no_cost_grows_faster_than_the_page_says(name: str):
-    """In the recorded run, the cost at the largest count is at most a quarter above the cheapest; half for a backlog."""
+    """In the recorded run the largest count costs at most a quarter more than the cheapest, a half for a backlog."""
     costs = [cost for _, cost in load()["growth"][name]]
     assert costs[-1] <= (1.5 if name == "backlog" else 1.25) * min(costs)
