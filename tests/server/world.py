@@ -177,10 +177,10 @@ class World:
         headers |= fields.pop("headers", {})
         headers = {name: value for name, value in headers.items() if value}
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        asked = RestRequest(
+        request = RestRequest(
             fields.pop("method", "POST"), path, fields.pop("host", "localhost"), headers=headers, body=raw, **fields
         )
-        answer = self.hub.rest(asked, self.now)
+        answer = self.hub.rest(request, self.now)
         self.pump()
         if isinstance(answer, Later):
             self.later = answer.number

@@ -143,15 +143,16 @@ async def test_a_page_can_publish_and_emit() -> None:
         }  # fmt: skip
         event = await anext(news)
         assert event.record == {"id": 1}
-        for wrong in (
-            {"do": "publish", "topic": "", "event": "x", "payload": 1},
-            {"do": "publish", "topic": "é" * 200, "event": "x", "payload": 1},
-            {"do": "emit", "type": "DELETE", "table": "users"},
-            {"do": "emit", "type": "INSERT", "table": ""},
-            {"do": "nothing"},
-            {"do": "publish", "topic": 5},
+        for to, wrong in (
+            ("publish", {"do": "publish", "topic": "", "event": "x", "payload": 1}),
+            ("publish", {"do": "publish", "topic": "é" * 200, "event": "x", "payload": 1}),
+            ("emit", {"do": "emit", "type": "DELETE", "table": "users"}),
+            ("emit", {"do": "emit", "type": "INSERT", "table": ""}),
+            ("order", {"do": "nothing"}),
+            ("order", {"do": "publish", "topic": 5}),
         ):
-            assert (await eye.order(**wrong))["error"]
+            answer = await eye.order(**wrong)
+            assert answer["to"] == to and answer["error"]
 
 
 async def test_keys_are_sent_only_on_request() -> None:

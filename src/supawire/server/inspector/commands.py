@@ -90,7 +90,7 @@ def execute(order: PublishCommand | EmitCommand | Keys, hub: Hub, now: Instant) 
                     "keys", keys={name: sign({"role": role, "exp": expires}, secret) for name, role in ROLES.items()}
                 )
     except InvalidArgumentError as error:
-        return Answer(order.__class__.__name__.lower(), str(error))
+        return Answer(str(order.__struct_config__.tag), str(error))
 
 
 def _check(name: str, value: str) -> None:
