@@ -64,8 +64,8 @@ from supawire.selectors import Selector, broadcast, changes, gaps, presence, sta
 
 if TYPE_CHECKING:
     from supawire.aio.channel import AsyncChannel, AsyncQueuedSent
-    from supawire.aio.client import AsyncClient, connect_async
-    from supawire.aio.connect import ClientOpener
+    from supawire.aio.client import AsyncClient
+    from supawire.aio.connect import ClientOpener, connect_async
     from supawire.aio.handlers import Subscription
     from supawire.aio.http_publish import Message, Published
     from supawire.aio.mirror import AsyncMirror
@@ -180,7 +180,7 @@ _HOMES: Final = {
     "Stream": "sync.stream",
     "Subscription": "aio.handlers",
     "connect": "sync.client",
-    "connect_async": "aio.client",
+    "connect_async": "aio.connect",
     "from_supabase": "sync.client",
     "from_supabase_async": "aio.supabase",
 }

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from supawire import AsyncClient, connect_async
+from supawire import AsyncClient, ClientOptions, connect_async
+from supawire.aio.driver import Driver, DriverSettings
 from supawire.core import binary
 from supawire.core.frames import Frame
 from supawire.transport.base import CLOSE_TIMEOUT
@@ -185,6 +186,21 @@ async def connected(
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)
         async with connect_async(URL, KEY, transport=server.transport, **options) as client:
             yield client, server
+
+
+@asynccontextmanager
+async def driven(
+    settings: DriverSettings | None = None, **options: Any
+) -> AsyncGenerator[tuple[AsyncClient, Server, Driver], None]:
+    """Like `connected`, with other settings of the driver; yields the driver, too."""
+    async with serving() as server:
+        options.setdefault("backoff", lambda attempt: 0.0)
+        options.setdefault("rejoin_backoff", lambda attempt: 0.0)
+        chosen = ClientOptions(transport=server.transport, **options)
+        driver = Driver(chosen.endpoint(URL, KEY), chosen, settings=settings or DriverSettings())
+        await driver.open()
+        async with AsyncClient(driver) as client:
+            yield client, server, driver
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ from supawire.errors import (
     StateError,
 )
 from supawire.options import Limits
-from tests.aio.peer import connected, settled, until
+from tests.aio.peer import connected, driven, settled, until
 
 pytestmark = pytest.mark.anyio
 
@@ -236,7 +236,7 @@ async def test_a_removed_channel_calls_no_handler_and_holds_none():
     async def handler(event: Any) -> None:
         heard.append(event)
 
-    async with connected() as (client, server):
+    async with driven() as (client, server, driver):
         old = client.channel("room")
         old.on(broadcast(), heard.append)
         old.on(broadcast(), handler)
@@ -253,7 +253,7 @@ async def test_a_removed_channel_calls_no_handler_and_holds_none():
         await settled()
         assert [event.payload async for event in stream] == [1]
         assert len(heard) == 3
-        assert client._driver.registry._by_topic == {}
+        assert len(driver.registry) == 0
         assert len(asyncio.all_tasks()) == tasks - 1
 
 
@@ -283,7 +283,7 @@ async def test_the_channel_limit_counts_wanted_channels():
 
 async def test_a_thousand_cycles_leave_nothing_behind():
     """Joining and leaving many times leaves tasks, registrations and channels as they were (R24)."""
-    async with connected(limits=Limits.off()) as (client, _):
+    async with driven(limits=Limits.off()) as (client, _, driver):
         before = len(asyncio.all_tasks())
         for _number in range(300):
             room = client.channel("room")
@@ -292,7 +292,7 @@ async def test_a_thousand_cycles_leave_nothing_behind():
             subscription.cancel()
             await client.remove_channel(room)
         assert len(asyncio.all_tasks()) == before
-        assert client._driver.registry._by_topic == {}
+        assert len(driver.registry) == 0
         stats = client.stats()
         assert (stats.joins, stats.pending) == (300, 0)
 

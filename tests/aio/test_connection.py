@@ -350,7 +350,7 @@ async def test_a_reconnect_is_one_warning_and_one_info(caplog: pytest.LogCapture
         server.peer.drop()
         await server.got("phx_join", 2)
         await settled()
-        assert _shown(caplog) == [("supawire.link", "WARNING"), ("supawire.link", "INFO")]
+        assert _shown(caplog) == [("supawire.connection", "WARNING"), ("supawire.connection", "INFO")]
         await room.unsubscribe()
     assert len(_shown(caplog)) == 2
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET, Raw
 
 from supawire.aio.buffers import Buffer, DropNewest, DropOldest, FlowControl, Latest, Pause, ThreadFlowControl, weight
-from supawire.aio.connections import WEIGHED, FrameSink
+from supawire.aio.connections import CHECKED_BYTES, FrameSink
 from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
 from supawire.errors import SlowConsumerError
 from supawire.events import Broadcast, ChangeData, Insert, LateBroadcast
@@ -81,16 +81,17 @@ async def test_what_an_event_weighs():
     assert [weight(event) for event in events] == [1000, 6, 3, 0]
 
 
-async def test_the_lane_weighs_now_and_then():
-    """Once for so many bytes of large frames; small ones cost nothing."""
+async def test_the_frame_sink_checks_the_buffers_from_time_to_time():
+    """The sizes of the buffers are checked once per so many bytes of large frames, and never for small ones."""
 
-    class Driven:
+    class Parts:
+        """Everything that a frame sink uses."""
+
         weighed = 0
 
         def __init__(self) -> None:
-            self.session = self.registry = self
             self.effects: list[Any] = []
-            self.gone: dict[int, Any] = {}
+            self.removed: dict[int, Any] = {}
 
         def now(self) -> Any:
             return object()
@@ -103,10 +104,10 @@ async def test_the_lane_weighs_now_and_then():
         def weigh(self) -> None:
             self.weighed += 1
 
-    driven: Any = Driven()
-    lane = FrameSink(driven, 1)
+    parts: Any = Parts()
+    sink = FrameSink(parts, parts, parts, parts, 1)
     for _ in range(10):
-        lane.frame(bytes(WEIGHED // 4), True)
+        sink.frame(bytes(CHECKED_BYTES // 4), True)
     for _ in range(1000):
-        lane.frame(bytes(16_000), True)
-    assert driven.weighed == 2
+        sink.frame(bytes(16_000), True)
+    assert parts.weighed == 2

@@ -155,7 +155,8 @@ async def test_closing_the_client_closes_its_mirrors(scene: Scene) -> None:
     await scene.client.close()
     with pytest.raises(ClosedError):
         await waiting
-    assert users.state is MirrorState.CLOSED and not users._fetching._tasks and users._timer is None
+    assert users.state is MirrorState.CLOSED and users._timer is None
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("supawire-fetch")]
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -166,7 +167,7 @@ async def test_a_closed_mirror_leaves_nothing_on_the_client(scene: Scene) -> Non
         assert {one._core.name, two._core.name} == {"mirror:public.users", "mirror:public.users:2"}
         assert dict(scene.client.channels) == {}
     await asyncio.sleep(0.1)
-    assert not scene.client._driver.session.channels and not scene.client._driver.registry._by_topic
+    assert not scene.client._driver.session.channels and not scene.client._driver.registry
     async with scene.mirror() as again:
         assert again._core.name == "mirror:public.users"
 

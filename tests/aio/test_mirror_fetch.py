@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supawire import MirrorState
-from supawire.aio.mirror_fetch import Calls
+from supawire.aio.mirror_fetch import FetchCalls
 from supawire.errors import HandlerError, OperationTimeout
 from supawire.options import Backoff
 from supawire.testing import VirtualServer
@@ -194,7 +194,7 @@ async def test_plain_fetches_of_rows_that_hang_hold_few_threads() -> None:
         gate.wait(30)
         return key
 
-    calls = Calls("fetch_row", fetch_row, lambda key, given: given, blocking=False, at_once=2)
+    calls = FetchCalls("fetch_row", fetch_row, lambda key, given: given, on_thread_only=False, at_once=2)
     tasks = [asyncio.ensure_future(calls.result(number)) for number in range(4)]
     await until(lambda: len(running) == 2)
     tasks[0].cancel()

@@ -20,7 +20,7 @@ from supawire.errors import (
 )
 from supawire.options import Backoff
 from supawire.transport.memory import MemoryTransport
-from tests.aio.peer import KEY, URL, connected, serving, settled
+from tests.aio.peer import KEY, URL, connected, driven, serving, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -366,7 +366,7 @@ async def test_a_request_that_cannot_be_served_is_refused_at_once():
 
 async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.MonkeyPatch):
     """When a part of the client fails, waiters, iterators and `wait_closed` raise that cause (R2)."""
-    async with connected() as (client, server):
+    async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
         iterating = asyncio.create_task(anext(room.listen(supawire.broadcast())))
@@ -378,7 +378,7 @@ async def test_a_bug_of_ours_ends_the_client_with_its_cause(monkeypatch: pytest.
         def fail(*_: object) -> None:
             raise ZeroDivisionError("a bug")
 
-        monkeypatch.setattr(client._driver.session._receiver, "_control", fail)
+        monkeypatch.setattr(driver.session._receiver, "_control", fail)
         server.system("room", "ok", "hello")
         outcomes = await asyncio.gather(iterating, closed, pinging, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ClosedError] * 3
@@ -444,5 +444,5 @@ async def test_a_token_that_cannot_be_had_does_not_hang_the_opening():
 
 def test_the_client_is_typed():
     """`connect_async` is found lazily, and is what the package says it is."""
-    assert connect_async.__module__ == "supawire.aio.client"
+    assert connect_async.__module__ == "supawire.aio.connect"
     assert supawire.AsyncClient is AsyncClient

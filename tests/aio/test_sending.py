@@ -21,21 +21,21 @@ from supawire.errors import (
 )
 from supawire.events import Sent
 from supawire.options import Limits
-from tests.aio.peer import connected, settled
+from tests.aio.peer import connected, driven, settled
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_broadcast_returns_when_it_is_written():
     """Without ack it returns when the frame is handed over, and nothing is left behind (R31, R33)."""
-    async with connected() as (client, server):
+    async with driven() as (client, server, driver):
         room = client.channel("room")
         await room.subscribe()
         before = len(asyncio.all_tasks())
         for number in range(500):
             assert await room.broadcast("typing", {"number": number}) == Sent("socket")
         assert len(asyncio.all_tasks()) == before
-        assert (client.stats().pending, client._driver._waiting) == (0, {})
+        assert (client.stats().pending, driver.pending) == (0, 0)
         await server.got("broadcast", 500)
         assert [frame.payload["payload"]["number"] for frame in server.of("broadcast")] == list(range(500))
 

@@ -85,7 +85,7 @@ async def test_a_thousand_turns_of_subscribe_and_unsubscribe_leave_nothing():
         assert len(asyncio.all_tasks()) == tasks
         assert set(client.channels) == {"room"} and set(session.channels) == {"realtime:room"}
         assert (client.stats().pending, session.next_deadline is not None) == (0, True)
-        assert len(client._driver._waiting) == 0 and not session._context.replies._pending
+        assert client._driver.pending == 0 and not session._context.replies._pending
         await room.subscribe()
         server.wire.broadcast("room", "x", {})
         await heard.until(1)
@@ -99,7 +99,7 @@ async def test_sends_without_ack_leave_nothing_behind():
         for number in range(5_000):
             await room.broadcast("x", number)
         assert len(asyncio.all_tasks()) == tasks
-        assert client.stats().pending == 0 and not client._driver._waiting
+        assert client.stats().pending == 0 and not client._driver.pending
         assert len(client._driver.session._context.timers._deadlines) < 10
         await client.ping()
         assert len(server.of("broadcast")) == 5_000

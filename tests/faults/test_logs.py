@@ -216,7 +216,7 @@ async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, capl
             for room, _ in rooms:
                 await room.subscribe()
     lines = [(line.levelname, line.name) for line in caplog.records if line.levelno > logging.DEBUG]
-    expected = [("WARNING", "supawire.link"), ("INFO", "supawire.link")] * 2
+    expected = [("WARNING", "supawire.connection"), ("INFO", "supawire.connection")] * 2
     if not listens:
         expected.insert(2, ("WARNING", "supawire.channel"))
     assert lines == expected
@@ -251,7 +251,7 @@ async def test_each_concern_has_its_logger(caplog: pytest.LogCaptureFixture):
         server.wire.broadcast("room", "x", {})
         await client.ping()
     names = {line.name for line in caplog.records if line.name.startswith(("supawire", "app."))}
-    assert names == {f"app.realtime.{concern}" for concern in ("link", "channel", "wire", "handler")}
+    assert names == {f"app.realtime.{subject}" for subject in ("connection", "channel", "wire", "handler")}
     assert all("payload" not in line.getMessage() for line in caplog.records)
 
 

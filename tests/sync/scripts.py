@@ -34,8 +34,9 @@ def announce(module):
     def watch():
         while True:
             frame = sys._current_frames()[MAIN]
-            code = frame.f_back.f_code if frame.f_back else None
-            blocked = frame.f_code.co_name == "wait_at_gate" and code.co_name == "wait"
+            caller = frame.f_back and frame.f_back.f_back  # the caller of OneShotLock.wait
+            code = caller.f_code if caller else None
+            blocked = frame.f_code.co_name == "acquire_in_steps" and code.co_name == "wait"
             if blocked and code.co_filename.endswith(f"{module}.py"):
                 return say("blocked")
             time.sleep(0.001)

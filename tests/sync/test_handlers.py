@@ -320,7 +320,7 @@ def test_closing_calls_no_handler_any_more_and_tells_every_error(server: LocalSe
     closing = threading.Thread(target=client.close)
     closing.start()
     driver: Any = client._portal._driver
-    while not driver.dispatch.stopping:
+    while not driver.thread.stopping:
         pass
     resume.set()
     closing.join(LONG)

@@ -21,14 +21,14 @@ from supawire.options import check_choice, check_count, check_takes
 class FlowControl:
     """Pauses and resumes reading for the buffers of one client.
 
-    Args: patience: the most seconds of one pause. awaits_reply: returns whether a request waits for a reply.
+    Args: longest: the most seconds of one pause. awaits_reply: returns whether a request waits for a reply.
     set_reading: called with False to pause reading, with True to resume it.
     """
 
-    __slots__ = ("_awaits_reply", "_holders", "_patience", "_set_reading", "_timer")
+    __slots__ = ("_awaits_reply", "_holders", "_longest", "_set_reading", "_timer")
 
-    def __init__(self, patience: float, awaits_reply: Callable[[], bool], set_reading: Callable[[bool], None]) -> None:
-        self._patience = patience
+    def __init__(self, longest: float, awaits_reply: Callable[[], bool], set_reading: Callable[[bool], None]) -> None:
+        self._longest = longest
         self._awaits_reply = awaits_reply
         self._set_reading = set_reading
         self._holders: set[object] = set()
@@ -47,7 +47,7 @@ class FlowControl:
             return False
         self._holders.add(holder)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._patience, self.open)
+            self._timer = asyncio.get_running_loop().call_later(self._longest, self.open)
             self._set_reading(False)
         return True
 
@@ -87,6 +87,70 @@ class ThreadFlowControl:
             self._loop.call_soon_threadsafe(self._flow_control.resume_reading, holder)
         except RuntimeError:
             return  # the loop is closed, so nothing is read
+
+
+GRACE_PERIOD: Final = 0.05
+"""Seconds in which a consumer on a thread may make room before its overflow policy applies."""
+
+
+class ReadPauses:
+    """The two flow controls of one client, created on first use.
+
+    Args: longest: the most seconds of a pause for overflow="pause". awaits_reply: returns whether a request waits for a
+    reply. set_reading: called with False to pause reading, with True to resume it, and the reason.
+    """
+
+    __slots__ = ("_awaits_reply", "_grace_pause", "_longest", "_loop", "_overflow_pause", "_set_reading")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        longest: float,
+        awaits_reply: Callable[[], bool],
+        set_reading: Callable[[bool, str], None],
+    ) -> None:
+        self._loop = loop
+        self._longest = longest
+        self._awaits_reply = awaits_reply
+        self._set_reading = set_reading
+        self._overflow_pause: FlowControl | None = None
+        self._grace_pause: FlowControl | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is paused for overflow="pause"."""
+        return self._overflow_pause is not None and self._overflow_pause.closed
+
+    def overflow_pause(self) -> FlowControl:
+        """Return the flow control for buffers with overflow="pause"."""
+        if self._overflow_pause is None:
+            self._overflow_pause = FlowControl(
+                self._longest, self._awaits_reply, lambda reads: self._set_reading(reads, "flow_control")
+            )
+        return self._overflow_pause
+
+    def overflow_pause_of_thread(self) -> ThreadFlowControl:
+        """Return the same for a buffer that is emptied on a thread."""
+        return ThreadFlowControl(self.overflow_pause(), self._loop)
+
+    def grace_pause_of_thread(self) -> ThreadFlowControl:
+        """Return the flow control that pauses reading briefly so that a consumer thread can empty its buffer."""
+        if self._grace_pause is None:
+            self._grace_pause = FlowControl(
+                GRACE_PERIOD, lambda: False, lambda reads: self._set_reading(reads, "grace_pause")
+            )
+        return ThreadFlowControl(self._grace_pause, self._loop)
+
+    def check(self) -> None:
+        """Resume reading if a request has been sent since the pause began."""
+        if self._overflow_pause is not None:
+            self._overflow_pause.check()
+
+    def end(self) -> None:
+        """Resume reading, because the client ends."""
+        for pause in (self._overflow_pause, self._grace_pause):
+            if pause is not None:
+                pause.open()
 
 
 MOST_BYTES: Final = 128_000_000
@@ -289,18 +353,18 @@ class Pause(Buffer):
     ) -> None:
         super().__init__(limit, slow)
         self._flow_control = flow_control
-        self._holds = False
+        self._has_paused = False
 
     def put(self, event: Any) -> None:
         """Add an event, and pause reading with the last one that fits."""
         super().put(event)
-        if len(self.events) >= self.limit and not self._holds:
-            self._holds = self._flow_control.pause_reading(self)
+        if len(self.events) >= self.limit and not self._has_paused:
+            self._has_paused = self._flow_control.pause_reading(self)
 
     def overflow(self, event: Any) -> None:
         """Keep events of frames that were already read when reading paused; otherwise behave as "error"."""
         if self.error is None and self._flow_control.pause_reading(self):
-            self._holds = True
+            self._has_paused = True
             self.events.append(event)
         else:
             super().overflow(event)
@@ -308,14 +372,14 @@ class Pause(Buffer):
     def _shed(self) -> int:
         """Pause reading instead of dropping an event, as long as that is allowed."""
         if self.error is None and self._flow_control.pause_reading(self):
-            self._holds = True
+            self._has_paused = True
             return 0
         return super()._shed()
 
     def take(self) -> Any:
         """Remove and return the oldest event; reading resumes when the buffer is half empty."""
         event = super().take()
-        if self._holds and len(self.events) <= self.limit // 2:
+        if self._has_paused and len(self.events) <= self.limit // 2:
             self._release()
         return event
 
@@ -325,7 +389,7 @@ class Pause(Buffer):
         self._release()
 
     def _release(self) -> None:
-        self._holds = False
+        self._has_paused = False
         self._flow_control.resume_reading(self)
 
 

@@ -1,7 +1,4 @@
-"""A channel of the async client: checks arguments, calls the core and awaits the ticket that it returns.
-
-`send` writes one broadcast, waits for its confirmation, or queues it.
-"""
+"""A channel of the async client: checks arguments, calls the core and awaits the ticket that it returns."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, over
 
 from supawire._validation import misused
 from supawire.aio.buffers import Key, Overflow, make_buffer
-from supawire.aio.driver import Driver, check_accepting_calls
-from supawire.aio.handlers import Subscription, subscribe
+from supawire.aio.driver import Driver
+from supawire.aio.handlers import Subscription
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import is_of_changes
 from supawire.core.channel import CoreChannel
@@ -48,33 +45,6 @@ class AsyncQueuedSent(Sent):
         """Wait until it is sent (with ack: confirmed), and return the result. Raises the error if it was not sent."""
         assert self._outcome is not None
         return await asyncio.shield(self._outcome)
-
-
-async def send(driver: Driver, topic: str, message: OutgoingBroadcast) -> Sent:
-    """Send one broadcast, or handle it as `offline` says. Raises if it was not sent."""
-    session = driver.session
-    ticket = session.broadcast(topic, message, driver.now())
-    if ticket is None:
-        generation, sequence = session.generation, session.sequence
-        driver.hand_over()
-        if not driver.sockets.has_written(generation, sequence):
-            await driver.written(generation, sequence, message.timeout)
-        return SOCKET
-    if driver.options.offline == "queue" and session.channels[topic].state is not ChannelState.JOINED:
-        return _queue(driver, ticket)
-    return await driver.outcome(ticket)
-
-
-def _queue(driver: Driver, ticket: Ticket) -> AsyncQueuedSent:
-    outcome = driver.promise(ticket)
-
-    def failed(done: "asyncio.Future[Any]") -> None:
-        error = None if done.cancelled() else done.exception()
-        if isinstance(error, Exception):
-            driver.reports.error(error, "channel")
-
-    outcome.add_done_callback(failed)
-    return AsyncQueuedSent("queue", _outcome=outcome)
 
 
 E = TypeVar("E")
@@ -161,11 +131,11 @@ class AsyncChannel:
         self._check_selectors((selector,))
 
         def register(function: Callable[[Any], Any]) -> Subscription:
-            made = subscribe(
-                self._driver, self._topic, selector, function, thread=thread, buffer=buffer, overflow=overflow
+            subscription = self._driver.handlers.subscribe(
+                self._topic, selector, function, thread=thread, buffer=buffer, overflow=overflow
             )
             self._driver.pump()
-            return made
+            return subscription
 
         if handler is not DEFAULT:
             return register(handler)
@@ -221,7 +191,7 @@ class AsyncChannel:
         Raises: InvalidArgumentError: no selector, or `overflow` and `key` do not fit together.
         """
         self._check_selectors(selectors)
-        kept = make_buffer(buffer, overflow, key, self._driver.flow_control)
+        kept = make_buffer(buffer, overflow, key, self._driver.pauses.overflow_pause)
         registry = self._driver.registry
         registration = registry.add(self._topic, selectors, kept.put, kept, self._driver.now())
         self._driver.pump()
@@ -259,8 +229,7 @@ class AsyncChannel:
         await self._join(timeout, ready=True)
 
     async def _join(self, timeout: Timeout, *, ready: bool) -> None:
-        self._check()
-        check_accepting_calls(self._driver)
+        self._check_accepting_calls()
         limit = check_timeout(timeout, 2 * self._driver.options.timeout)
         ticket = self._driver.session.join(
             self._topic, self._driver.now(), ready=ready, timeout=limit, ignore_queue_time=timeout is DEFAULT
@@ -300,8 +269,7 @@ class AsyncChannel:
         Wire: docs/protocol.md, Broadcast, Acknowledgement.
         """
         driver = self._driver
-        self._check()
-        check_accepting_calls(driver)
+        self._check_accepting_calls()
         json = not isinstance(payload, bytes | bytearray | memoryview)
         message = OutgoingBroadcast(
             check_event(event),
@@ -311,7 +279,26 @@ class AsyncChannel:
             driver.options.timeout if timeout is DEFAULT else check_timeout(timeout, None),
             ignore_queue_time=timeout is DEFAULT,
         )
-        return await send(driver, self._topic, message)
+        ticket = driver.session.broadcast(self._topic, message, driver.now())
+        if ticket is None:
+            frame = driver.hand_over()
+            if frame is not None:
+                await driver.written(*frame, message.timeout)
+            return SOCKET
+        if driver.options.offline == "queue" and self._core.state is not ChannelState.JOINED:
+            return self._queued(ticket)
+        return await driver.outcome(ticket)
+
+    def _queued(self, ticket: Ticket) -> AsyncQueuedSent:
+        outcome = self._driver.promise(ticket)
+
+        def report_failure(done: "asyncio.Future[Any]") -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, Exception):
+                self._driver.reports.error(error, "channel")
+
+        outcome.add_done_callback(report_failure)
+        return AsyncQueuedSent("queue", _outcome=outcome)
 
     # --- presence
 
@@ -327,20 +314,19 @@ class AsyncChannel:
             ConnectionLostError. After these three the payload stays set and is sent later.
         Wire: docs/protocol.md, Presence.
         """
-        wish = check_json(payload)
-        if not wish.startswith(b"{"):
+        encoded = check_json(payload)
+        if not encoded.startswith(b"{"):
             raise InvalidArgumentError(f"the presence payload must be a JSON object, not {payload!r}")
-        await self._track(wish, timeout)
+        await self._track(encoded, timeout)
 
     async def untrack(self, *, timeout: Timeout = DEFAULT) -> None:
         """End the presence announced by `track`."""
         await self._track(None, timeout)
 
-    async def _track(self, wish: bytes | None, timeout: Timeout) -> None:
-        self._check()
-        check_accepting_calls(self._driver)
+    async def _track(self, payload: bytes | None, timeout: Timeout) -> None:
+        self._check_accepting_calls()
         limit = check_timeout(timeout, self._driver.options.timeout)
-        ticket = self._driver.session.track(self._topic, wish, limit, self._driver.now())
+        ticket = self._driver.session.track(self._topic, payload, limit, self._driver.now())
         await self._driver.outcome(ticket)
 
     def presence_state(self) -> PresenceState:
@@ -383,7 +369,16 @@ class AsyncChannel:
         """Raise outside of the client's event loop, and after the channel was closed."""
         self._driver.check_loop()
         if self._core.state is ChannelState.CLOSED:
-            raise again(self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic))
+            raise self._closed_error()
+
+    def _check_accepting_calls(self) -> None:
+        """Like `_check`; raise also while the client is draining."""
+        self._driver.check_accepting_calls()
+        if self._core.state is ChannelState.CLOSED:
+            raise self._closed_error()
+
+    def _closed_error(self) -> RealtimeError:
+        return again(self._driver.error or ClosedError("the channel or its client was closed", topic=self.topic))
 
     def _check_selectors(self, selectors: tuple[object, ...]) -> None:
         self._check()
@@ -396,7 +391,7 @@ class AsyncChannel:
 class _ChannelEvents:
     """The source of the events of a channel's iterator; a `Source`."""
 
-    __slots__ = ("_begin", "_core", "_driver", "_raised", "_selectors", "_wish")
+    __slots__ = ("_begin", "_core", "_driver", "_join", "_raised", "_selectors")
 
     def __init__(
         self,
@@ -411,9 +406,9 @@ class _ChannelEvents:
         self._selectors = selectors
         self._raised: RealtimeError | None = None
         """The error about missing changes that was already raised."""
-        self._wish: Ticket | None = None
+        self._join: Ticket | None = None
 
-    def may_come(self) -> bool | None:
+    def can_continue(self) -> bool | None:
         """Return None before the channel is subscribed, and False after it was left or closed.
 
         Raises the error of a channel that has failed, or whose changes can never become live.
@@ -426,11 +421,11 @@ class _ChannelEvents:
             raise again(core.error)
         if core.state is ChannelState.CLOSED and driver.error is not None:
             raise again(driver.error)
-        if (hopeless := core.permanent_error) is not None:
-            self._refuse(hopeless)
+        if (error := core.permanent_error) is not None:
+            self._raise_permanent(error)
         return core.wanted and core.state is not ChannelState.CLOSED
 
-    def _refuse(self, error: RealtimeError) -> None:
+    def _raise_permanent(self, error: RealtimeError) -> None:
         """Raise why changes will not arrive: once if the iterator also has other events, else each time."""
         wanted = [is_of_changes(selector) for selector in self._selectors]
         if all(wanted) or (any(wanted) and error is not self._raised):
@@ -440,13 +435,13 @@ class _ChannelEvents:
     async def begin(self) -> None:
         """Join a channel that is not subscribed, and wait; the join continues if this wait is cancelled."""
         driver = self._driver
-        check_accepting_calls(driver)
-        self._wish = driver.session.join(self._core.topic, driver.now())
+        driver.check_accepting_calls()
+        self._join = driver.session.join(self._core.topic, driver.now())
         await self._begin()
 
     def end(self) -> None:
         """Withdraw the request to join if the channel is not joined yet and no other caller waits for it."""
-        wish, self._wish = self._wish, None
-        if wish is not None:
-            self._driver.session.cancel(wish, self._driver.now())
+        join, self._join = self._join, None
+        if join is not None:
+            self._driver.session.cancel(join, self._driver.now())
             self._driver.pump()

@@ -1,126 +1,38 @@
-"""The async client that `connect_async` returns."""
+"""The async client; `connect_async` opens it."""
 
 import dataclasses
-import importlib.util
-import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from uuid import UUID
 
 from supawire._mirror_events import RowLookup, RowSource
 from supawire._validation import Site, call_site, misused, not_built, warn_unclosed
 from supawire.aio.buffers import Key, Overflow, make_buffer
 from supawire.aio.channel import AsyncChannel
-from supawire.aio.connect import ClientOpener
-from supawire.aio.driver import Driver, check_accepting_calls, drain
+from supawire.aio.driver import Driver
 from supawire.aio.http_publish import Message, Published, read_message, read_messages
 from supawire.aio.mirror import AsyncMirror, MirrorOptions, read_mirror_options
-from supawire.aio.stream import AsyncStream, Moves
-from supawire.errors import InvalidArgumentError, again
+from supawire.aio.stream import AsyncStream
+from supawire.errors import again
 from supawire.events import ConnectionState, Gap, Heartbeat, Sent, Stats, Status
 from supawire.filters import Where
 from supawire.options import (
     DEFAULT,
     Backoff,
     ChannelOptions,
-    ClientOptions,
-    Limits,
-    Offline,
-    Protocol,
     Secret,
     Timeout,
-    TokenProvider,
     check_bool,
     check_kind,
     check_timeout,
     check_token,
     check_topic,
 )
-from supawire.transport.base import HttpClient, Transport
-
-if TYPE_CHECKING:
-    import ssl as tls
 
 M = TypeVar("M")
-
-
-def connect_async(
-    url: str,
-    key: str | Secret,
-    *,
-    token: str | Secret | TokenProvider | None = None,
-    protocol: Protocol = "2.0.0",
-    heartbeat: float = 25.0,
-    timeout: float = 10.0,
-    open_timeout: float | None = 20.0,
-    backoff: Backoff | Callable[[int], float] = Backoff(),
-    rejoin_backoff: Backoff | Callable[[int], float] = Backoff(initial=1.0),
-    offline: Offline = "raise",
-    queue_size: int = 1000,
-    limits: Limits = Limits(),
-    idle_disconnect: float | None = None,
-    token_on_heartbeat: bool = False,
-    max_retry_after: float = 300.0,
-    headers: Mapping[str, str] | None = None,
-    params: Mapping[str, str] | None = None,
-    ssl: "tls.SSLContext | None" = None,
-    proxy: str | Secret | None = None,
-    host: str | None = None,
-    on_error: Callable[[Exception], object] | None = None,
-    transport: Transport | None = None,
-    http: HttpClient | None = None,
-    logger: logging.Logger | None = None,
-    on_frame: Callable[..., object] | None = None,
-) -> ClientOpener["AsyncClient"]:
-    """Open a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it.
-
-    Opening waits for the first connection. A permanent refusal raises at once; any other failure is retried until
-    `open_timeout`. Afterwards the client reconnects without limit, except after a permanent refusal, which ends it.
-
-    Args:
-        url: the project's URL, or one that ends in /realtime/v1, …/websocket or /socket/websocket; http(s) or ws(s).
-        key: the project's API key.
-        token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
-            join, and before expiry.
-        protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
-            `ClientOptions`; durations in seconds.
-        on_error: called on the event loop with every error that is not raised to a caller; if omitted, it is logged.
-        transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
-        on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick.
-
-    Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
-    """
-    options = ClientOptions(
-        token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
-        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
-        http, logger, on_frame,
-    )  # fmt: skip
-    endpoint = options.endpoint(url, key)
-    check_present(options)
-
-    async def start() -> AsyncClient:
-        driver = Driver(endpoint, options)
-        await driver.open()
-        return AsyncClient(driver)
-
-    return ClientOpener(start)
-
-
-def check_present(options: ClientOptions) -> None:
-    """Raise `InvalidArgumentError` for options that need something that is not installed or lacks a method."""
-    if options.http is not None and not callable(getattr(options.http, "request", None)):
-        raise InvalidArgumentError(f"http must have the method of supawire.transport.HttpClient, not {options.http!r}")
-    if options.transport is not None and not callable(getattr(options.transport, "open", None)):
-        raise InvalidArgumentError(
-            f"transport must have the methods of supawire.transport.Transport, not {options.transport!r}"
-        )
-    proxy = cast("Secret | None", options.proxy)
-    if proxy is not None and proxy.reveal().startswith("socks") and importlib.util.find_spec("aiohttp_socks") is None:
-        raise InvalidArgumentError("a SOCKS proxy needs aiohttp-socks", hint="pip install 'supawire[socks]'")
 
 
 def _forgotten(driver: Driver, site: Site) -> None:
@@ -132,6 +44,27 @@ def _forgotten(driver: Driver, site: Site) -> None:
     except RuntimeError:
         return  # the loop has ended, and everything with it
     warn_unclosed("a client", site, "use async with, or await its close()")
+
+
+class ClientEvents:
+    """The source of events for the client's own iterators; a `Source`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._keeps = driver.registry.client()
+
+    def can_continue(self) -> bool | None:
+        """Return whether the client is still open."""
+        self._driver.check_loop()
+        if self._driver.error is not None:
+            raise again(self._driver.error)
+        return self._driver.session.state is not ConnectionState.CLOSED
+
+    async def begin(self) -> None:
+        """Do nothing: the client is open already."""
+
+    def end(self) -> None:
+        """Do nothing: the client does not depend on its iterators."""
 
 
 class AsyncClient:
@@ -241,9 +174,9 @@ class AsyncClient:
         """
         check_bool("heartbeats", heartbeats)
         self._driver.check_loop()
-        kept = make_buffer(buffer, overflow, key, self._driver.flow_control)
+        kept = make_buffer(buffer, overflow, key, self._driver.pauses.overflow_pause)
         registration = self._driver.registry.add(None, (), kept.put, kept, self._driver.now(), None, heartbeats)
-        return AsyncStream(registration, kept, Moves(self._driver))
+        return AsyncStream(registration, kept, ClientEvents(self._driver))
 
     @overload
     def mirror(
@@ -324,11 +257,10 @@ class AsyncClient:
     def _mirror_options(
         self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
     ) -> tuple[Driver, MirrorOptions, RowSource, RowLookup | None]:
-        self._driver.check_loop()
-        check_accepting_calls(self._driver)
+        self._driver.check_accepting_calls()
         topics = self._driver.session.channels
-        wanted = read_mirror_options(topics, table, fetch=fetch, fetch_row=fetch_row, **options)
-        return self._driver, wanted, fetch, fetch_row
+        checked = read_mirror_options(topics, table, fetch=fetch, fetch_row=fetch_row, **options)
+        return self._driver, checked, fetch, fetch_row
 
     # --- by HTTP
 
@@ -358,8 +290,7 @@ class AsyncClient:
             the message may have been accepted. RateLimitedError, OperationTimeout, ClosedError.
         Wire: docs/protocol.md, HTTP batch, HTTP single, HTTP answers.
         """
-        self._driver.check_loop()
-        check_accepting_calls(self._driver)
+        self._driver.check_accepting_calls()
         limit = self._driver.options.limits.payload_bytes
         letter = read_message(topic, event, payload, private, id, limit)
         return await self._driver.publisher.publish(letter, check_timeout(timeout, self._driver.options.timeout))
@@ -376,8 +307,7 @@ class AsyncClient:
         Raises: InvalidArgumentError, PayloadTooLargeError: before anything is sent. HttpError, ClosedError.
         Wire: docs/protocol.md, HTTP batch.
         """
-        self._driver.check_loop()
-        check_accepting_calls(self._driver)
+        self._driver.check_accepting_calls()
         letters = read_messages(messages, self._driver.options.limits.payload_bytes)
         return await self._driver.publisher.publish_many(letters, check_timeout(timeout, self._driver.options.timeout))
 
@@ -426,7 +356,7 @@ class AsyncClient:
         """
         self._driver.check_loop()
         limit = check_timeout(timeout, None)
-        await drain(self._driver, [f"realtime:{topic}" for topic in self._channels], limit)
+        await self._driver.drain([f"realtime:{topic}" for topic in self._channels], limit)
 
     async def close(self) -> None:
         """Leave all channels and close the client permanently; a second call does nothing.

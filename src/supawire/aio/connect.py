@@ -1,13 +1,23 @@
-"""What `connect_async` returns: a client that is opened by `await` or by `async with`."""
+"""`connect_async`, and what it returns: a client that is opened by `await` or by `async with`."""
 
 import asyncio
+import importlib.util
+import logging
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from supawire._validation import NoAttributeError, NotSupportedError
-from supawire.errors import StateError
+from supawire.aio.client import AsyncClient
+from supawire.aio.driver import Driver
+from supawire.errors import InvalidArgumentError, StateError
+from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider
+from supawire.options import Protocol as Version
+from supawire.transport.base import HttpClient, Transport
+
+if TYPE_CHECKING:
+    import ssl as tls
 
 
 class Closable(Protocol):
@@ -94,3 +104,79 @@ class ClientOpener(Generic[C]):
                 stacklevel=2,
                 source=self,
             )
+
+
+def connect_async(
+    url: str,
+    key: str | Secret,
+    *,
+    token: str | Secret | TokenProvider | None = None,
+    protocol: Version = "2.0.0",
+    heartbeat: float = 25.0,
+    timeout: float = 10.0,
+    open_timeout: float | None = 20.0,
+    backoff: Backoff | Callable[[int], float] = Backoff(),
+    rejoin_backoff: Backoff | Callable[[int], float] = Backoff(initial=1.0),
+    offline: Offline = "raise",
+    queue_size: int = 1000,
+    limits: Limits = Limits(),
+    idle_disconnect: float | None = None,
+    token_on_heartbeat: bool = False,
+    max_retry_after: float = 300.0,
+    headers: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+    ssl: "tls.SSLContext | None" = None,
+    proxy: str | Secret | None = None,
+    host: str | None = None,
+    on_error: Callable[[Exception], object] | None = None,
+    transport: Transport | None = None,
+    http: HttpClient | None = None,
+    logger: logging.Logger | None = None,
+    on_frame: Callable[..., object] | None = None,
+) -> ClientOpener[AsyncClient]:
+    """Open a Supabase Realtime client in this event loop; use as `async with connect_async(url, key)`, or `await` it.
+
+    Opening waits for the first connection. A permanent refusal raises at once; any other failure is retried until
+    `open_timeout`. Afterwards the client reconnects without limit, except after a permanent refusal, which ends it.
+
+    Args:
+        url: the project's URL, or one that ends in /realtime/v1, …/websocket or /socket/websocket; http(s) or ws(s).
+        key: the project's API key.
+        token: a user's JWT, or a callable (plain or async) that returns one or None; called before each connect and
+            join, and before expiry.
+        protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+            idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host: see
+            `ClientOptions`; durations in seconds.
+        on_error: called on the event loop with every error that is not raised to a caller; if omitted, it is logged.
+        transport: replaces the WebSocket transport. http: replaces the HTTP client. logger: the parent logger.
+        on_frame: called with ("in" or "out", data, binary) for each frame, tokens redacted; must be quick.
+
+    Raises: InvalidArgumentError, at once. Opening raises ConnectError, AuthError.
+    """
+    options = ClientOptions(
+        token, protocol, heartbeat, timeout, open_timeout, backoff, rejoin_backoff, offline, queue_size, limits,
+        idle_disconnect, token_on_heartbeat, max_retry_after, headers, params, ssl, proxy, host, on_error, transport,
+        http, logger, on_frame,
+    )  # fmt: skip
+    endpoint = options.endpoint(url, key)
+    check_installed(options)
+
+    async def start() -> AsyncClient:
+        driver = Driver(endpoint, options)
+        await driver.open()
+        return AsyncClient(driver)
+
+    return ClientOpener(start)
+
+
+def check_installed(options: ClientOptions) -> None:
+    """Raise `InvalidArgumentError` for options that need something that is not installed or lacks a method."""
+    if options.http is not None and not callable(getattr(options.http, "request", None)):
+        raise InvalidArgumentError(f"http must have the method of supawire.transport.HttpClient, not {options.http!r}")
+    if options.transport is not None and not callable(getattr(options.transport, "open", None)):
+        raise InvalidArgumentError(
+            f"transport must have the methods of supawire.transport.Transport, not {options.transport!r}"
+        )
+    proxy = cast("Secret | None", options.proxy)
+    if proxy is not None and proxy.reveal().startswith("socks") and importlib.util.find_spec("aiohttp_socks") is None:
+        raise InvalidArgumentError("a SOCKS proxy needs aiohttp-socks", hint="pip install 'supawire[socks]'")

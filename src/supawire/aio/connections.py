@@ -11,41 +11,64 @@ the event loop run. No task, future, timer or closure is created per message.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol
 
-from supawire.aio.thread_buffer import is_shutdown_error
+from supawire.aio.callbacks import is_unawaited
+from supawire.aio.reporting import FrameTap, Reports
+from supawire.aio.subscriptions import Registry
+from supawire.aio.tasks import Tasks, is_shutdown_error
 from supawire.core.connection import Cause
 from supawire.core.effects import Connect, Disconnect, Transmit
 from supawire.core.receive import HEAVY, Delivery
-from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError
+from supawire.core.session import Session
+from supawire.errors import ConnectError, ConnectionLostError, InvalidArgumentError, RealtimeError
 from supawire.events import Instant
-from supawire.options import ClientOptions, Endpoint, Secret
 from supawire.transport.base import Closed, Connection, OpenRequest, Transport
-
-if TYPE_CHECKING:
-    from supawire.aio.driver import Driver
-
 
 MAX_BATCH: Final = 256
 """The most frames that are handled before other tasks of the event loop run."""
 
 
-WEIGHED: Final = 16_000_000
+CHECKED_BYTES: Final = 16_000_000
 """Bytes of large frames after which the sizes of the buffers are checked."""
+
+
+class BatchOwner(Protocol):
+    """Performs what the frames of a batch caused."""
+
+    def now(self) -> Instant:
+        """Return the current time."""
+        ...
+
+    def pump(self) -> None:
+        """Perform the effects of the core."""
+        ...
+
+    def end_batch(self, began: Instant, *, ordered: bool) -> None:
+        """Finish a batch. ordered: whether it had frames other than data."""
+        ...
+
+    def fail(self, bug: BaseException) -> None:
+        """End the client after a failure in our own code."""
+        ...
 
 
 class FrameSink:
     """Receives the frames of one generation; a `Sink` of the transport."""
 
-    def __init__(self, driver: "Driver", generation: int) -> None:
-        self._driver = driver
+    def __init__(
+        self, owner: BatchOwner, session: Session, registry: Registry, reports: Reports, generation: int
+    ) -> None:
+        self._owner = owner
+        self._registry = registry
+        self._reports = reports
         self._generation = generation
-        self._receive = driver.session.receive
-        self._receive_heavy = driver.session.receive_heavy
-        self._heavy = 0
+        self._receive = session.receive
+        self._receive_heavy = session.receive_heavy
+        self._heavy_bytes = 0
         """Bytes of large frames since the last check of the buffers."""
-        self._effects = driver.session.effects
-        self._gone = driver.registry.gone
+        self._effects = session.effects
+        self._removed = registry.removed
         self._now: Instant | None = None
         self._ordered = False
         """Whether the batch has frames other than data, which may create effects or change the deadline of the core."""
@@ -63,36 +86,36 @@ class FrameSink:
             else:
                 delivery = self._receive(self._generation, data, binary, now)
         except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
-            self._driver.fail(bug)
+            self._owner.fail(bug)
             return
         if delivery is None:
             self._ordered = True
             return
         if self._effects:  # effects of earlier frames come first
-            self._driver.pump()
+            self._owner.pump()
         listeners, event = delivery
-        gone = self._gone
+        removed = self._removed
         for listener in listeners:
-            if gone and self._driver.registry.is_gone(listener):
+            if removed and self._registry.was_removed(listener):
                 continue
             try:
-                given = listener(event)
+                result = listener(event)
             except BaseException as error:  # noqa: BLE001  errors of user code never end the client
-                self._driver.inline_raised(listener, error, event)
+                self._reports.inline_raised(listener, error, event)
             else:
-                if given is not None and given is not True:  # `ThreadBuffer.put` returns True
-                    self._driver.inline_returned(listener, given, event)
+                if result is not None and result is not True and is_unawaited(result):  # `ThreadBuffer.put` gives True
+                    self._registry.run(listener, result, event)
 
     def _take_heavy(self, data: bytes, binary: bool, now: Instant) -> Delivery | None:
         """Handle a large frame; check the sizes of the buffers from time to time."""
-        self._heavy += len(data)
-        if self._heavy > WEIGHED:
-            self._heavy = 0
-            self._driver.registry.weigh()
+        self._heavy_bytes += len(data)
+        if self._heavy_bytes > CHECKED_BYTES:
+            self._heavy_bytes = 0
+            self._registry.weigh()
         return self._receive_heavy(self._generation, data, binary, now)
 
     def _begin_batch(self) -> Instant:
-        self._now = now = self._driver.now()
+        self._now = now = self._owner.now()
         return now
 
     def batch_done(self) -> None:
@@ -100,21 +123,22 @@ class FrameSink:
         began, self._now = self._now, None
         ordered, self._ordered = self._ordered, False
         if began is not None:
-            self._driver.end_batch(began, ordered=ordered)
+            self._owner.end_batch(began, ordered=ordered)
 
 
 class TappedFrameSink(FrameSink):
     """A frame sink that also calls the user's `on_frame`."""
 
+    def __init__(
+        self, tap: FrameTap, owner: BatchOwner, session: Session, registry: Registry, reports: Reports, generation: int
+    ) -> None:
+        super().__init__(owner, session, registry, reports, generation)
+        self._tap = tap
+
     def frame(self, data: bytes, binary: bool, /) -> None:
         """Call `on_frame`, then handle the frame."""
-        self._driver.tap("in", data, binary)
+        self._tap("in", data, binary)
         super().frame(data, binary)
-
-
-def name_topic(event: Any) -> str | None:
-    """Return the topic of an event, for error messages."""
-    return getattr(event, "topic", None)
 
 
 _BUGS: Final = (
@@ -123,38 +147,73 @@ _BUGS: Final = (
 )  # fmt: skip
 """Exceptions that indicate a bug, here or in a dependency; some of them are subclasses of `OSError` too."""
 
-_GIVEN_UP: Final = Cause(text="the attempt was given up")
+_ABANDONED: Final = Cause(text="the attempt was abandoned")
+
+
+class SocketOwner(Protocol):
+    """Receives what happens to the sockets."""
+
+    def opened(self, generation: int, clock_offset: float | None) -> None:
+        """Handle the opened socket of a generation."""
+        ...
+
+    def closed(self, generation: int, cause: Cause) -> None:
+        """Handle the end of the socket of a generation, also when it could not be opened."""
+        ...
+
+    def abort(self, error: RealtimeError | None) -> None:
+        """End the client at once."""
+        ...
+
+    def fail(self, bug: BaseException) -> None:
+        """End the client after a failure in our own code."""
+        ...
 
 
 class Sockets:
-    """Opens, reads and closes sockets, as the core's effects say."""
+    """Opens, reads and closes sockets, as the core's effects say.
+
+    Args: transport: None for the WebSocket transport. make_sink: returns the sink for the frames of a generation.
+    """
 
     __slots__ = (
-        "_burst", "_current", "_current_sink", "_driver", "_generation", "_lane", "_open", "_request", "_stops",
-        "_transport", "tapped",
+        "_current", "_current_sink", "_generation", "_make_sink", "_max_batch", "_open", "_owner", "_passed",
+        "_pause_reasons", "_reports", "_request", "_tap", "_tasks", "_transport",
     )  # fmt: skip
 
-    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
-        self._driver = driver
-        self._transport: Transport | None = options.transport
-        self._request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
-        self._lane: Callable[[Driver, int], FrameSink] = FrameSink if options.on_frame is None else TappedFrameSink
-        self.tapped: bool = options.on_frame is not None
-        """Whether `on_frame` is set."""
+    def __init__(
+        self,
+        owner: SocketOwner,
+        tasks: Tasks,
+        reports: Reports,
+        request: OpenRequest,
+        transport: Transport | None,
+        make_sink: Callable[[int], FrameSink],
+        tap: FrameTap | None,
+    ) -> None:
+        self._owner = owner
+        self._tasks = tasks
+        self._reports = reports
+        self._request = request
+        self._transport = transport
+        self._make_sink = make_sink
+        self._tap = tap
         self._open: dict[int, tuple[asyncio.Task[None], Connection | None]] = {}
         self._generation = 0
         self._current: Connection | None = None
         self._current_sink: FrameSink | None = None
-        self._burst = MAX_BATCH
-        self._stops: dict[str, None] = {}
-        """Who has paused reading."""
+        self._passed = 0
+        """The number of frames passed to the current socket."""
+        self._max_batch = MAX_BATCH
+        self._pause_reasons: dict[str, None] = {}
+        """Why reading is paused."""
 
     # --- effects of the core
 
     def connect(self, order: Connect) -> None:
         """Open a socket."""
         generation = order.generation
-        task = self._driver.tasks.spawn(self._live(generation), f"socket-{generation}")
+        task = self._tasks.spawn(self._run(generation), f"socket-{generation}")
         if task is not None and not task.done():
             self._open.setdefault(generation, (task, None))  # an eager task may have opened it already
 
@@ -169,31 +228,35 @@ class Sockets:
                 connection.abort()
             task.cancel()
         else:
-            self._driver.tasks.spawn(connection.close(order.code), f"close-{order.generation}")
+            self._tasks.spawn(connection.close(order.code), f"close-{order.generation}")
 
-    def transmit(self, order: Transmit) -> None:
-        """Write a frame."""
-        if self.tapped:
-            self._driver.tap("out", order.data, order.binary, secret=order.secret)
-        if order.generation == self._generation and self._current is not None:
-            self._current.write(order.data, order.binary)
+    def transmit(self, order: Transmit) -> bool:
+        """Write a frame; return whether it and all earlier ones are written to the network already."""
+        if self._tap is not None:
+            self._tap("out", order.data, order.binary, secret=order.secret)
+        current = self._current
+        if current is None or order.generation != self._generation:
+            return False
+        self._passed += 1
+        current.write(order.data, order.binary)
+        return current.written >= self._passed
 
     # --- for the driver
 
-    def set_reading(self, reads: bool, who: str) -> None:
-        """Pause or resume reading on behalf of `who`; reading resumes when no other caller has paused it."""
+    def set_reading(self, reads: bool, reason: str) -> None:
+        """Pause or resume reading for a reason; reading resumes when no other reason to pause is left."""
         if reads:
-            self._stops.pop(who, None)
+            self._pause_reasons.pop(reason, None)
         else:
-            self._stops[who] = None
+            self._pause_reasons[reason] = None
         if self._current is not None:
-            (self._current.pause_reading if self._stops else self._current.resume_reading)()
+            (self._current.pause_reading if self._pause_reasons else self._current.resume_reading)()
 
     def set_smallest_buffer(self, limit: int | None) -> None:
         """Limit the batches to the smallest buffer of the listeners."""
-        self._burst = MAX_BATCH if limit is None else min(MAX_BATCH, limit)
+        self._max_batch = MAX_BATCH if limit is None else min(MAX_BATCH, limit)
         if self._current_sink is not None:
-            self._current_sink.max_batch = self._burst
+            self._current_sink.max_batch = self._max_batch
 
     def has_written(self, generation: int, sequence: int) -> bool:
         """Return whether this frame was written to the network."""
@@ -220,26 +283,26 @@ class Sockets:
 
     # --- the task
 
-    async def _live(self, generation: int) -> None:
-        cause = _GIVEN_UP
+    async def _run(self, generation: int) -> None:
+        cause = _ABANDONED
         try:
             cause = await self._open_and_read(generation)
         except asyncio.CancelledError:
             # At the end of the event loop all tasks are cancelled at once; this lets the root task handle it first.
-            self._driver.loop.call_soon(self._gone, generation, cause)
+            asyncio.get_running_loop().call_soon(self._on_end, generation, cause)
             raise
-        self._gone(generation, cause)
+        self._on_end(generation, cause)
 
-    def _gone(self, generation: int, cause: Cause) -> None:
+    def _on_end(self, generation: int, cause: Cause) -> None:
         self._open.pop(generation, None)
         if self._generation == generation:
             self._current = None
-        if not self._driver.tasks.stopping:  # otherwise the client has ended or is ending
-            self._driver.closed(generation, cause)
+        if not self._tasks.stopping:  # otherwise the client has ended or is ending
+            self._owner.closed(generation, cause)
 
     async def _open_and_read(self, generation: int) -> Cause:
         try:
-            connection = await self._chosen().open(self._request)
+            connection = await self._get_transport().open(self._request)
         except ConnectError as error:
             body = (error.body or "").encode()
             return Cause(status=error.status, body=body, retry_after=error.retry_after, text=error.message)
@@ -248,21 +311,20 @@ class Sockets:
         task = asyncio.current_task()
         assert task is not None
         self._open[generation] = task, connection
-        self._generation, self._current = generation, connection
-        self._stops.pop("session", None)  # set for the previous socket
-        if self._stops:
+        self._generation, self._current, self._passed = generation, connection, 0
+        if self._pause_reasons:
             connection.pause_reading()
-        self._driver.opened(generation, getattr(connection, "clock_offset", None))
-        lane = self._current_sink = self._lane(self._driver, generation)
-        lane.max_batch = self._burst
+        self._owner.opened(generation, getattr(connection, "clock_offset", None))
+        sink = self._current_sink = self._make_sink(generation)
+        sink.max_batch = self._max_batch
         try:
-            end = await connection.run(lane)
+            end = await connection.run(sink)
         except Exception as error:  # noqa: BLE001  see `_broken`
             connection.abort()
             return self._broken(error)
         return _cause(end)
 
-    def _chosen(self) -> Transport:
+    def _get_transport(self) -> Transport:
         if self._transport is None:
             from supawire.transport.websocket import WebSocketTransport
 
@@ -276,11 +338,11 @@ class Sockets:
         machine cannot serve. Other exceptions of a user's transport are reported, and the connection is retried.
         """
         if isinstance(error, InvalidArgumentError):
-            self._driver.abort(error)
+            self._owner.abort(error)
         elif isinstance(error, _BUGS) and not isinstance(error, OSError):
-            self._driver.fail(error)
+            self._owner.fail(error)
         elif not isinstance(error, OSError | EOFError) and not is_shutdown_error(error):
-            self._driver.reports.raised("the transport", self._transport, error)
+            self._reports.raised("the transport", self._transport, error)
         return Cause(text=f"{type(error).__name__}: {error}")
 
 

@@ -8,9 +8,12 @@ performs them, so order is kept.
 User code (plain handlers and callbacks) runs here, inline. Its exceptions go to `on_error` and never end the client. An
 exception in our own code ends the client, and every pending call raises it.
 
-`Clock` is the time source. `drain` is the graceful shutdown: new calls are refused, pending sends finish, channels are
-left, and the client closes, within a deadline. Only the public methods refuse new calls; the core keeps working, so a
-lost connection is restored and queued sends are still sent.
+The parts of the shell (tasks, sockets, handlers, HTTP, reports) get what they use from here; they do not know the
+driver. `Clock` is the time source.
+
+`drain` is the graceful shutdown: new calls are refused, pending sends finish, channels are left, and the client closes,
+within a deadline. Only the public methods refuse new calls; the core keeps working, so a lost connection is restored
+and queued sends are still sent.
 """
 
 import asyncio
@@ -19,18 +22,20 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Set
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
-from supawire.aio.buffers import FlowControl
-from supawire.aio.callbacks import RANDOM, TokenSource, ask_delay
-from supawire.aio.connections import Sockets, name_topic
+from msgspec import Struct
+
+from supawire.aio.buffers import ReadPauses
+from supawire.aio.callbacks import RANDOM, Exits, TokenSource, ask_delay, is_unawaited
+from supawire.aio.connections import FrameSink, Sockets, TappedFrameSink
 from supawire.aio.handler_thread import HandlerThread
-from supawire.aio.http_publish import Publisher
-from supawire.aio.reporting import Direction, Reports, redact_frame
+from supawire.aio.handlers import Handlers
+from supawire.aio.http_publish import BACKOFF, Publisher
+from supawire.aio.reporting import FrameTap, Reports
 from supawire.aio.subscriptions import Registry
-from supawire.aio.tasks import Tasks
-from supawire.aio.thread_buffer import GRACE_PERIOD
-from supawire.aio.usercode import Exits, is_unawaited
+from supawire.aio.tasks import SHUTDOWN_TIMEOUT, Tasks
 from supawire.core.connection import Cause
 from supawire.core.effects import (
     AskDelay,
@@ -53,7 +58,8 @@ from supawire.core.frames import PREFIX
 from supawire.core.session import Session
 from supawire.errors import ClosedError, OperationTimeout, RealtimeError, StateError, again
 from supawire.events import ConnectionState, Instant
-from supawire.options import ClientOptions, Endpoint, Secret
+from supawire.options import Backoff, ClientOptions, Endpoint, Secret
+from supawire.transport.base import OpenRequest
 
 
 class Clock:
@@ -82,83 +88,71 @@ class Clock:
 SENDS: Final = frozenset({TicketKind.BROADCAST, TicketKind.TRACK, TicketKind.PUBLISH})
 """Kinds of tickets that are pending sends; pending subscriptions end with the leave instead."""
 
-
-def check_accepting_calls(driver: "Driver") -> None:
-    """Raise `StateError` while the client is draining; a closed client raises its own error elsewhere."""
-    if driver.draining and driver.session.state is not ConnectionState.CLOSED:
-        raise StateError("the client is draining: it finishes what it has, and takes nothing new")
-
-
-async def drain(driver: "Driver", topics: Iterable[str], timeout: float | None) -> None:
-    """Finish pending sends, leave the channels, close; see `AsyncClient.drain`."""
-    driver.spare()
-    driver.draining = True
-    late: OperationTimeout | None = None
-    try:
-        async with asyncio.timeout(timeout):
-            await _sends(driver)
-            await _leave(driver, topics)
-    except TimeoutError:
-        owed = len(driver.owed(SENDS))
-        what = f"{owed} sends were" if owed else "the leave of a channel was"
-        late = OperationTimeout(f"{what} not finished in time; the client is closed")
-    except asyncio.CancelledError:
-        driver.abort(None)
-        raise
-    await driver.close()
-    if late is not None:
-        raise late
-
-
-async def _sends(driver: "Driver") -> None:
-    """Wait for all pending sends; each result goes to the caller of that send."""
-    while owed := driver.owed(SENDS):
-        await asyncio.wait(owed)
-
-
-async def _leave(driver: "Driver", topics: Iterable[str]) -> None:
-    """Leave the channels and wait. The server answers a leave after all earlier frames, and ends our presence."""
-    session = driver.session
-    wanted = [topic for topic in topics if session.channels[topic].wanted]
-    leaves = [driver.promise(session.leave(topic, float("inf"), driver.now())) for topic in wanted]
-    await asyncio.gather(*leaves, return_exceptions=True)  # a lost connection also counts as left
-
-
-SLOW: Final = 0.2
+SLOW_BATCH: Final = 0.2
 """Seconds that one batch of frames may take; a longer one is logged as a warning."""
 
-_WARN_AGAIN: Final = 60.0
+WARNING_INTERVAL: Final = 60.0
+
+
+class DriverSettings(Struct, frozen=True):
+    """Limits that are not options of the client.
+
+    slow_batch: seconds after which a batch of frames is slow. shutdown_timeout: seconds that the shutdown waits for a
+    running handler. http_backoff: the pauses between attempts of one HTTP call.
+    """
+
+    slow_batch: float = SLOW_BATCH
+    shutdown_timeout: float = SHUTDOWN_TIMEOUT
+    http_backoff: Backoff = BACKOFF
+
+
+DEFAULTS: Final = DriverSettings()
 
 
 class Driver:
     """Runs one session on the running event loop.
 
-    Args: blocking: for the blocking client; handlers and `on_error` run on the dispatch thread instead of the event
-        loop.
+    Args: on_thread: for the sync client; handlers and `on_error` run on the dispatch thread instead of the event loop.
 
-    Parts that few clients need, such as flow control and HTTP, are created on first use.
+    Parts that few clients need, such as HTTP, are created on first use.
     """
 
-    def __init__(self, endpoint: Endpoint, options: ClientOptions, *, blocking: bool = False) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: ClientOptions,
+        *,
+        on_thread: bool = False,
+        settings: DriverSettings = DEFAULTS,
+    ) -> None:
         self.options = options
-        self.blocking = blocking
+        self.on_thread = on_thread
         self.endpoint: Final = endpoint
+        self.settings: Final = settings
         self.loop: Final = asyncio.get_running_loop()
         self.clock: Final = Clock(self.loop)
         self.session: Final = Session(options.session(), random=RANDOM, token=options.secret, strict=sys.flags.dev_mode)
-        self.dispatch: Final = HandlerThread(self, blocking=blocking)
-        told = self.dispatch.report_error if blocking else None
-        self.exits: Final = Exits(lambda: not (blocking or self.tasks.ending))
-        self.reports: Final = Reports(options.on_error, options.logger, told, self.loop.time, self.exits)
-        self.tasks: Final = Tasks(self)
-        self.sockets: Final = Sockets(self, endpoint, options)
-        self.registry: Final = Registry(self.session, self.loop, self.sockets.set_smallest_buffer)
+        self.thread: Final = HandlerThread(self.loop, settings.shutdown_timeout)
+        self.tasks: Final = Tasks(self, settings.shutdown_timeout)
+        self.exits: Final = Exits(lambda: not (on_thread or self.tasks.ending))
+        run_on_thread = self.thread.report_error if on_thread else None
+        self.reports: Final = Reports(options.on_error, options.logger, run_on_thread, self.loop.time, self.exits)
+        self.registry: Final = Registry(self.session, self.loop, self._limit_batches)
+        self._tap = None if options.on_frame is None else FrameTap(options.on_frame, self.reports, self.exits)
+        request = OpenRequest(endpoint, options.headers or {}, options.ssl, cast("Secret | None", options.proxy))
+        self.sockets: Final = Sockets(
+            self, self.tasks, self.reports, request, options.transport, self._make_sink(), self._tap
+        )
+        self.pauses: Final = ReadPauses(
+            self.loop, options.heartbeat, lambda: self.session.awaits_reply, self.sockets.set_reading
+        )
+        self.handlers: Final = Handlers(
+            self.registry, self.tasks, self.thread, self.reports, self.pauses, self.now, on_thread=on_thread
+        )
         self._publisher: Publisher | None = None
-        self._flow_control: FlowControl | None = None
-        self._grace_pause: FlowControl | None = None
         self._tokens: TokenSource | None = None
         self._waiting: dict[Ticket, asyncio.Future[Any]] = {}
-        self._told: BaseException | None = None
+        self._raised: BaseException | None = None
         """The last error that was raised to a caller."""
         self._reported: RealtimeError | None = None
         """The last error that was logged or passed to `on_error`."""
@@ -166,7 +160,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         """The deadline of the timer; the timer handles of some event loops have no `when()`."""
-        self._warned_at = -_WARN_AGAIN
+        self._warned_at = -WARNING_INTERVAL
         self.error: RealtimeError | None = None
         """Why the client ended, unless it was `close()`."""
         self.draining = False
@@ -176,31 +170,27 @@ class Driver:
         self.detached = False
         """Whether everything has ended, including the loop: calls no longer wait, and any thread may make them."""
 
+    def _make_sink(self) -> Callable[[int], FrameSink]:
+        if self._tap is None:
+            return partial(FrameSink, self, self.session, self.registry, self.reports)
+        return partial(TappedFrameSink, self._tap, self, self.session, self.registry, self.reports)
+
+    def _limit_batches(self, limit: int | None) -> None:
+        self.sockets.set_smallest_buffer(limit)
+
     @property
     def publisher(self) -> Publisher:
         """The sender of broadcasts by HTTP."""
         if self._publisher is None:
-            self._publisher = Publisher(self, self.endpoint, self.options)
+            self._publisher = Publisher(
+                self, self.session, self.tasks, self.endpoint, self.options, self.settings.http_backoff
+            )
         return self._publisher
 
-    def flow_control(self) -> FlowControl:
-        """Return the flow control for buffers with overflow="pause"."""
-        if self._flow_control is None:
-            self._flow_control = FlowControl(
-                self.options.heartbeat,
-                lambda: self.session.awaits_reply,
-                lambda reads: self.sockets.set_reading(reads, "valve"),
-            )
-        return self._flow_control
-
     @property
-    def grace_pause(self) -> FlowControl:
-        """The flow control that pauses reading briefly so that a consumer thread can empty its buffer."""
-        if self._grace_pause is None:
-            self._grace_pause = FlowControl(
-                GRACE_PERIOD, lambda: False, lambda reads: self.sockets.set_reading(reads, "courtesy")
-            )
-        return self._grace_pause
+    def pending(self) -> int:
+        """The number of calls that wait for a ticket."""
+        return len(self._waiting)
 
     # --- the main cycle
 
@@ -222,20 +212,25 @@ class Driver:
                     self._break(bug)
         finally:
             self._pumping = False
-        if self._flow_control is not None and self._flow_control.closed:
-            self._flow_control.check()
-        self.dispatch.wake()
+        if self.pauses.paused:
+            self.pauses.check()
+        self.thread.wake()
         self._arm()
 
-    def hand_over(self) -> None:
-        """Like `pump`, but cheaper for a send without confirmation: one frame, which changes no deadline or ticket."""
-        effects = self.session.effects
-        plain = len(effects) == 1 and not (self._pumping or self.sockets.tapped)
-        if plain and isinstance(effect := effects[0], Transmit):
+    def hand_over(self) -> tuple[int, int] | None:
+        """Like `pump`, but cheaper for a send without confirmation: one frame, which changes no deadline or ticket.
+
+        Return None if the frame is written to the network, else its generation and number, for `written`.
+        """
+        session = self.session
+        effects = session.effects
+        single = len(effects) == 1 and self._tap is None and not self._pumping
+        if single and isinstance(effect := effects[0], Transmit):
             effects.popleft()
-            self.sockets.transmit(effect)
-        else:
-            self.pump()
+            return None if self.sockets.transmit(effect) else (session.generation, session.sequence)
+        frame = session.generation, session.sequence
+        self.pump()
+        return None if self.sockets.has_written(*frame) else frame
 
     def _arm(self) -> None:
         """Set the one timer to the earliest deadline. A timer that fires too early only sets itself again."""
@@ -264,12 +259,12 @@ class Driver:
 
     def end_batch(self, began: Instant, *, ordered: bool) -> None:
         """Finish a batch of frames. Data frames alone create no effects, so the core is not called for them."""
-        if ordered or self.session.effects or (self._flow_control is not None and self._flow_control.closed):
+        if ordered or self.session.effects or self.pauses.paused:
             self.pump()
         else:
-            self.dispatch.wake()
+            self.thread.wake()
         now = self.clock.time()
-        if now - began.mono > SLOW and now - self._warned_at > _WARN_AGAIN:
+        if now - began.mono > self.settings.slow_batch and now - self._warned_at > WARNING_INTERVAL:
             self._warned_at = now
             self.reports.log("handler").warning(
                 "the event loop was held for %.1f s while frames were handled: a handler is slow; make it async, or "
@@ -295,7 +290,7 @@ class Driver:
         self.pump()
         return waiting
 
-    def owed(self, kinds: Set[TicketKind]) -> "list[asyncio.Future[Any]]":
+    def waiting_for(self, kinds: Set[TicketKind]) -> "list[asyncio.Future[Any]]":
         """Return the futures of pending tickets of these kinds."""
         return [waiting for ticket, waiting in self._waiting.items() if ticket.kind in kinds]
 
@@ -335,7 +330,7 @@ class Driver:
 
     async def close(self) -> None:
         """Close gracefully within a time limit, and wait until everything is released; if cancelled, abort at once."""
-        self.spare()
+        self.exclude_current()
         try:
             await self.outcome(self.session.close(self.now()))
             await self.tasks.ended()
@@ -343,10 +338,10 @@ class Driver:
             self.abort(None)
             raise
 
-    def spare(self) -> None:
+    def exclude_current(self) -> None:
         """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
-        self.tasks.spare()
-        self.dispatch.exclude_current()
+        self.tasks.exclude_current()
+        self.thread.exclude_current()
 
     def abort(self, error: RealtimeError | None) -> None:
         """End at once, without waiting."""
@@ -354,6 +349,34 @@ class Driver:
         self.pump()
         self.sockets.abort()
         self.tasks.stop()
+
+    async def drain(self, topics: Iterable[str], timeout: float | None) -> None:
+        """Finish pending sends, leave the channels, close; see `AsyncClient.drain`."""
+        self.exclude_current()
+        self.draining = True
+        late: OperationTimeout | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                while sends := self.waiting_for(SENDS):  # each result goes to the caller of that send
+                    await asyncio.wait(sends)
+                await self._leave(topics)
+        except TimeoutError:
+            sends = len(self.waiting_for(SENDS))
+            what = f"{sends} sends were" if sends else "the leave of a channel was"
+            late = OperationTimeout(f"{what} not finished in time; the client is closed")
+        except asyncio.CancelledError:
+            self.abort(None)
+            raise
+        await self.close()
+        if late is not None:
+            raise late
+
+    async def _leave(self, topics: Iterable[str]) -> None:
+        """Leave the channels and wait. The server answers a leave after all earlier frames, and ends our presence."""
+        session = self.session
+        subscribed = [topic for topic in topics if session.channels[topic].wanted]
+        leaves = [self.promise(session.leave(topic, float("inf"), self.now())) for topic in subscribed]
+        await asyncio.gather(*leaves, return_exceptions=True)  # a lost connection also counts as left
 
     def check_loop(self) -> None:
         """Raise `StateError` outside of the event loop in which the client was opened."""
@@ -368,11 +391,18 @@ class Driver:
                 hint="Open one client per event loop; from another thread use loop.call_soon_threadsafe().",
             )
 
+    def check_accepting_calls(self) -> None:
+        """Raise `StateError` outside of the client's event loop, and while the client is draining."""
+        self.check_loop()
+        if self.draining and self.session.state is not ConnectionState.CLOSED:  # a closed client has its own error
+            raise StateError("the client is draining: it finishes pending sends and accepts no new calls")
+
     async def tasks_ended(self) -> None:
         """Release what is not a task: the dispatch thread, HTTP connections, the timer."""
-        await self.dispatch.stop()
+        if not await self.thread.stop():
+            self.reports.log("handler").warning("a handler still runs on the dispatch thread; it is left running")
         if self._publisher is not None:
-            await self._publisher.poster.close()
+            await self._publisher.sender.close()
         self._release()
 
     def fail(self, bug: BaseException) -> None:
@@ -386,16 +416,14 @@ class Driver:
             self.abort(None)
         else:
             self.fail(bug)
-        self.dispatch.give_up()
+        self.thread.give_up()
         if self._publisher is not None:
-            self._publisher.poster.abort()
+            self._publisher.sender.abort()
         self._release()
 
     def _release(self) -> None:
         """Stop the timer and detach the finalizer, which would keep the client alive."""
-        for flow_control in (self._flow_control, self._grace_pause):
-            if flow_control is not None:
-                flow_control.open()
+        self.pauses.end()
         self._disarm()
         if self.finalizer is not None:
             self.finalizer.detach()
@@ -419,11 +447,6 @@ class Driver:
         self.session.transport_closed(generation, cause, self.now())
         self.pump()
 
-    def token_ready(self, number: int, answer: Secret | None | RealtimeError) -> None:
-        """Pass the token provider's result to the core."""
-        self.session.token_ready(number, answer, self.now())
-        self.pump()
-
     # --- performing effects
 
     def _perform(self, effect: Effect) -> None:
@@ -435,7 +458,7 @@ class Driver:
             case Settle():
                 self._settle(effect)
             case Ended():
-                self._ended(effect)
+                self._end_iterators(effect)
             case Connect():
                 self.sockets.connect(effect)
             case Disconnect():
@@ -451,8 +474,13 @@ class Driver:
 
     def _fetch_token(self, effect: FetchToken) -> None:
         if self._tokens is None:
-            self._tokens = TokenSource(self, self.options.token_provider)
+            assert self.options.token_provider is not None
+            self._tokens = TokenSource(self.options.token_provider, self.tasks, self.exits, self._token_ready)
         self._tokens.fetch(effect)
+
+    def _token_ready(self, number: int, answer: Secret | None | RealtimeError) -> None:
+        self.session.token_ready(number, answer, self.now())
+        self.pump()
 
     def _settle(self, effect: Settle) -> None:
         waiting = self._waiting.pop(effect.ticket, None)
@@ -460,41 +488,41 @@ class Driver:
             return
         outcome = effect.outcome
         if isinstance(outcome, BaseException):
-            self._told = outcome
+            self._raised = outcome
             waiting.set_exception(again(outcome))
         else:
             waiting.set_result(outcome)
 
     def _deliver(self, effect: Deliver) -> None:
-        gone = self.registry.gone
+        removed = self.registry.removed
         for event in effect.events:
             for listener in effect.listeners:
-                if gone and self.registry.is_gone(listener):
+                if removed and self.registry.was_removed(listener):
                     continue
                 try:
-                    given = listener(event)
+                    result = listener(event)
                 except BaseException as error:  # noqa: BLE001  errors of user code never end the client
-                    self.inline_raised(listener, error, event)
+                    self.reports.inline_raised(listener, error, event)
                 else:
-                    if given is not None and given is not True:  # `ThreadBuffer.put` returns True
-                        self.inline_returned(listener, given, event)
+                    if result is not None and result is not True and is_unawaited(result):  # as in `FrameSink.frame`
+                        self.registry.run(listener, result, event)
 
-    def _ended(self, effect: Ended) -> None:
+    def _end_iterators(self, effect: Ended) -> None:
         """Wake the iterators of a channel or client that has ended; an error that no caller gets goes to `on_error`."""
-        heard = self.registry.ended(effect.topic)
+        iterators = self.registry.ended(effect.topic)
         if effect.topic is None:
             self.error = effect.error
             self.tasks.stop()
             return
-        unheard = not heard and effect.error not in (self._told, self._reported)
-        if effect.error is not None and unheard and self.session.state is not ConnectionState.CLOSED:
+        unraised = not iterators and effect.error not in (self._raised, self._reported)
+        if effect.error is not None and unraised and self.session.state is not ConnectionState.CLOSED:
             self.reports.error(effect.error, "channel")
 
     def _report(self, effect: Report) -> None:
         """Log a report, or call `on_error`, unless a caller or an iterator raises the same error."""
         error = effect.error if isinstance(effect, ErrorReport) else None
-        raised = isinstance(effect, ChangesFailed) and self.registry.refused(f"{PREFIX}{effect.topic}")
-        if raised or (error is not None and error is self._told):
+        raised_by_iterator = isinstance(effect, ChangesFailed) and self.registry.refused(f"{PREFIX}{effect.topic}")
+        if raised_by_iterator or (error is not None and error is self._raised):
             return
         self._reported = error
         self.reports.take(effect)
@@ -505,30 +533,3 @@ class Driver:
             backoff = self.options.backoff if effect.topic is None else self.options.rejoin_backoff
             self.reports.raised("the backoff", backoff, raised)
         self.session.delay_ready(effect.topic, seconds, self.now())
-
-    # --- user code
-
-    def handler_raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """Report an exception of a handler to `on_error`."""
-        self.reports.raised("the handler", handler, error, name_topic(event))
-
-    def inline_raised(self, handler: object, error: BaseException, event: Any) -> None:
-        """Like `handler_raised`, for a handler that was called on the event loop."""
-        if not self.exits.take(error):
-            self.handler_raised(handler, error, event)
-
-    def inline_returned(self, handler: Callable[[Any], object], given: object, event: Any) -> None:
-        """Run the awaitable that a plain handler returned, if any."""
-        if is_unawaited(given):
-            self.registry.run(handler, given, event)
-
-    def tap(self, direction: Direction, data: bytes, binary: bool, *, secret: bool = False) -> None:
-        """Pass a frame to the user's `on_frame`, with tokens redacted."""
-        hook = self.options.on_frame
-        if hook is None:
-            return
-        try:
-            hook(direction, redact_frame(data, binary=binary, secret=secret), binary)
-        except BaseException as error:  # noqa: BLE001  errors of user code never end the client
-            if not self.exits.take(error):
-                self.reports.raised("on_frame", hook, error)

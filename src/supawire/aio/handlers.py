@@ -1,8 +1,8 @@
 """Handlers registered with `on()`, and the runners that call those that do not run inline.
 
 Each such handler has a bounded buffer and receives its events one after another: an async handler in a task of its own
-on the event loop, a plain one on the dispatch thread, and an async one of the blocking client in a task on the event
-loop of that thread.
+on the event loop, a plain one on the dispatch thread, and an async one of the sync client in a task on the event loop
+of that thread.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final, cast
 
-from supawire.aio.buffers import Buffer, make_buffer
-from supawire.aio.callbacks import is_async
-from supawire.aio.driver import Driver
+from supawire.aio.buffers import Buffer, ReadPauses, make_buffer
+from supawire.aio.callbacks import UserCall, describe_callable, dispose, is_async, is_closed_from_outside, is_unawaited
 from supawire.aio.handler_thread import HandlerThread
-from supawire.aio.reporting import described
-from supawire.aio.subscriptions import Registration
+from supawire.aio.reporting import Reports
+from supawire.aio.subscriptions import Registration, Registry
+from supawire.aio.tasks import Tasks
 from supawire.aio.thread_buffer import ThreadBuffer, make_thread_buffer, make_thread_safe
-from supawire.aio.usercode import UserCall, dispose, is_closed_from_outside, is_unawaited
 from supawire.errors import InvalidArgumentError, SlowConsumerError
+from supawire.events import Instant
 from supawire.options import check_bool
 from supawire.selectors import Selector
 
@@ -30,13 +30,16 @@ Handler = Callable[[Any], Any]
 class TaskRunner:
     """Calls an async handler with the events in its buffer, on the event loop of the client.
 
-    Args: blamed: the callable named in errors; if omitted, the handler.
+    Args: reported: the callable named in errors; if omitted, the handler.
     """
 
-    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer, blamed: Handler | None = None) -> None:
-        self._driver = driver
+    def __init__(
+        self, tasks: Tasks, reports: Reports, handler: Handler, buffer: Buffer, reported: Handler | None = None
+    ) -> None:
+        self._tasks = tasks
+        self._reports = reports
         self._handler = handler
-        self._blamed = blamed or handler
+        self._reported = reported or handler
         self._buffer = buffer
         self._cancelled = False
         self._running = False
@@ -46,7 +49,7 @@ class TaskRunner:
         self._buffer.put(event)
         if not self._running:
             self._running = True
-            self._driver.tasks.spawn(self._run(), "handler")
+            self._tasks.spawn(self._run(), "handler")
 
     def cancel(self) -> None:
         """Stop calling the handler; a running call finishes."""
@@ -54,7 +57,7 @@ class TaskRunner:
         self._buffer.wake()
 
     async def _run(self) -> None:
-        buffer, tasks, own = self._buffer, self._driver.tasks, asyncio.current_task()
+        buffer, tasks, own = self._buffer, self._tasks, asyncio.current_task()
         while not (self._cancelled or tasks.stopping):
             if not len(buffer):
                 buffer.error = None  # the consumer has caught up: the overflow episode is over
@@ -69,7 +72,7 @@ class TaskRunner:
             except BaseException as error:
                 if is_closed_from_outside(error, own):
                     raise
-                self._driver.inline_raised(self._blamed, error, event)
+                self._reports.inline_raised(self._reported, error, event)
 
     async def _wait(self) -> None:
         try:
@@ -79,10 +82,10 @@ class TaskRunner:
 
     def _survive(self, error: asyncio.CancelledError, event: Any) -> None:
         """Report a cancellation that came out of the handler; only the end of the client may end this task."""
-        if self._driver.tasks.ending:
+        if self._tasks.ending:
             raise error
         uncancel()
-        self._driver.handler_raised(self._blamed, error, event)
+        self._reports.handler_raised(self._reported, error, event)
 
 
 class ThreadRunner:
@@ -91,27 +94,37 @@ class ThreadRunner:
     An async one runs on the event loop of that thread, in a task that ends when the buffer is empty. A plain one that
     returns an awaitable is treated as async from then on.
 
-    Args: waits: whether the handler is async.
+    Args: on_error: called on the thread with the handler, what it raised, and the event. is_async: whether the handler
+    is async.
     """
 
-    def __init__(self, dispatch: HandlerThread, handler: Handler, buffer: ThreadBuffer, *, waits: bool) -> None:
-        self._dispatch = dispatch
+    def __init__(
+        self,
+        thread: HandlerThread,
+        handler: Handler,
+        buffer: ThreadBuffer,
+        on_error: Callable[[Handler, BaseException, Any], None],
+        *,
+        is_async: bool,
+    ) -> None:
+        self._thread = thread
         self._handler = handler
         self._buffer = buffer
+        self._on_error = on_error
         self._cancelled = False
-        self._waits = waits
+        self._is_async = is_async
         self._running = False
-        self._begun: _Begun | None = None
+        self._returned: _Returned | None = None
         """The first awaitable that a plain handler returned, until it is awaited."""
-        self._turns = dispatch.jobs
-        self._one = self.run_one
-        if waits:
-            dispatch.want_loop()
+        self._jobs = thread.jobs
+        self._job = self.run_one
+        if is_async:
+            thread.require_loop()
 
     def put(self, event: Any) -> None:
         """Add an event; called on the event loop."""
         if self._buffer.put(event):  # one job per kept event, so that dropped events leave no jobs behind
-            self._turns.append(self._one)
+            self._jobs.append(self._job)
 
     def cancel(self) -> None:
         """Stop calling the handler; a running call finishes."""
@@ -121,7 +134,7 @@ class ThreadRunner:
         """Call the handler with the oldest event, or start its task; called on the thread."""
         if self._cancelled:
             return
-        if self._waits:
+        if self._is_async:
             self._spawn()
             return
         try:
@@ -129,27 +142,27 @@ class ThreadRunner:
         except IndexError:  # the event was dropped, or the handler cancelled, meanwhile
             return
         try:
-            given = self._handler(event)
+            result = self._handler(event)
         except BaseException as error:  # noqa: BLE001  errors of user code never end our thread
-            self._dispatch.raised(self._handler, error, event)
+            self._on_error(self._handler, error, event)
             return
-        if given is not None and is_unawaited(given):
-            self._waits = True
-            self._begun = _Begun(given, event)
-            self._dispatch.want_loop()
-            self._turns.append(self._one)
+        if result is not None and is_unawaited(result):
+            self._is_async = True
+            self._returned = _Returned(result, event)
+            self._thread.require_loop()
+            self._jobs.append(self._job)
 
     def _spawn(self) -> None:
         if not self._running:
             self._running = True
-            self._dispatch.spawn(self._run())
+            self._thread.spawn(self._run())
 
     async def _run(self) -> None:
         try:
-            begun, self._begun = self._begun, None
-            if begun is not None:
-                await self._await(begun.given, begun.event)
-            while not (self._cancelled or self._dispatch.stopping):
+            returned, self._returned = self._returned, None
+            if returned is not None:
+                await self._await(returned.awaitable, returned.event)
+            while not (self._cancelled or self._thread.stopping):
                 try:
                     event = self._buffer.take()
                 except IndexError:
@@ -158,56 +171,55 @@ class ThreadRunner:
         finally:
             self._running = False
 
-    async def _await(self, given: Any, event: Any) -> None:
+    async def _await(self, awaitable: Any, event: Any) -> None:
         own = asyncio.current_task()
         try:
-            with UserCall(self._dispatch, own):
-                if given is None:
-                    given = self._handler(event)
-                if is_unawaited(given):
-                    await given
+            with UserCall(self._thread, own):
+                if awaitable is None:
+                    awaitable = self._handler(event)
+                if is_unawaited(awaitable):
+                    await awaitable
         except asyncio.CancelledError as error:
-            if self._dispatch.stopping:
+            if self._thread.stopping:
                 raise
             uncancel()
-            self._dispatch.raised(self._handler, error, event)
+            self._on_error(self._handler, error, event)
         except BaseException as error:
             if is_closed_from_outside(error, own):
                 raise
-            self._dispatch.raised(self._handler, error, event)  # errors of user code never end our thread
+            self._on_error(self._handler, error, event)  # errors of user code never end our thread
 
 
-class InlineFeed:
+class ReturnedRunner:
     """Runs the awaitables that a plain handler returns, one after another.
 
     Args: buffer: awaitables that are not started yet, with their events.
     """
 
-    def __init__(self, driver: "Driver", handler: Handler, buffer: Buffer) -> None:
-        self._handler = handler
-        self._feed = TaskRunner(driver, self._finish, buffer, handler)
-        self.cancel: Callable[[], None] = self._feed.cancel
+    def __init__(self, tasks: Tasks, reports: Reports, handler: Handler, buffer: Buffer) -> None:
+        self._runner = TaskRunner(tasks, reports, self._finish, buffer, handler)
+        self.cancel: Callable[[], None] = self._runner.cancel
 
-    def put(self, given: Any, event: Any) -> None:
+    def put(self, result: Any, event: Any) -> None:
         """Add what the handler returned for an event."""
-        self._feed.put(_Begun(given, event))
+        self._runner.put(_Returned(result, event))
 
-    async def _finish(self, begun: "_Begun") -> None:
-        await begun.given
+    async def _finish(self, returned: "_Returned") -> None:
+        await returned.awaitable
 
 
-class _Begun:
+class _Returned:
     """An awaitable that a handler returned, with its event; if it is never awaited, it is closed."""
 
-    __slots__ = ("event", "given", "topic")
+    __slots__ = ("awaitable", "event", "topic")
 
-    def __init__(self, given: Any, event: Any) -> None:
-        self.given = given
+    def __init__(self, awaitable: Any, event: Any) -> None:
+        self.awaitable = awaitable
         self.event = event
         self.topic = getattr(event, "topic", None)
 
     def __del__(self) -> None:
-        dispose(self.given)
+        dispose(self.awaitable)
 
 
 def uncancel() -> None:
@@ -225,10 +237,10 @@ class Subscription:
 
     def __init__(self, registration: Registration, handler: object) -> None:
         self._registration = registration
-        self._handler = described(handler)
+        self._handler = describe_callable(handler)
 
     def __repr__(self) -> str:
-        return f"<Subscription of {self._handler} to {self._registration.wanted}>"
+        return f"<Subscription of {self._handler} to {self._registration.description}>"
 
     def cancel(self) -> None:
         """Stop calling the handler, also for waiting events. A running call is not interrupted."""
@@ -240,35 +252,75 @@ class Subscription:
         return self._registration.buffer.dropped if self._registration.buffer is not None else 0
 
 
-def subscribe(
-    driver: Driver, topic: str, selector: Selector[Any], handler: object, *, thread: bool, buffer: int, overflow: str
-) -> Subscription:
-    """Register a handler. Raises `InvalidArgumentError` if it cannot be called with one event."""
-    checked = check_handler(handler)
-    check_bool("thread", thread)
-    if overflow == "latest":
-        raise InvalidArgumentError("overflow='latest' belongs to listen(), where key= says what replaces what")
+class Handlers:
+    """Registers the handlers of one client.
 
-    def slow(error: SlowConsumerError) -> None:
-        driver.reports.error(error, "handler")
+    Args: now: returns the current time. on_thread: whether all handlers run on the dispatch thread (the sync client).
+    """
 
-    waits = is_async(checked)
-    if waits and thread:
-        raise InvalidArgumentError("thread=True is for plain handlers; an async one holds nobody up")
-    registry, now = driver.registry, driver.now()
-    if thread or driver.blocking:
-        handed = make_thread_buffer(driver, buffer, overflow, None, slow)
-        on_thread = ThreadRunner(driver.dispatch, checked, handed, waits=waits)
-        put = make_thread_safe((selector,), on_thread.put, driver.loop)
-        return Subscription(registry.add(topic, (selector,), put, handed, now, on_thread.cancel), checked)
-    kept = make_buffer(buffer, overflow, None, driver.flow_control, slow)
-    if waits:
-        feed = TaskRunner(driver, checked, kept)
-        return Subscription(registry.add(topic, (selector,), feed.put, kept, now, feed.cancel), checked)
-    deliver = partial(checked) if registry.hears(topic, checked) else checked  # registered twice, called twice
-    inline = registry.add(topic, (selector,), deliver, None, now)  # only awaitables that it returns need a buffer
-    inline.late = lambda: (InlineFeed(driver, checked, kept), kept)
-    return Subscription(inline, checked)
+    __slots__ = ("_loop", "_now", "_on_thread", "_pauses", "_registry", "_reports", "_tasks", "_thread")
+
+    def __init__(
+        self,
+        registry: Registry,
+        tasks: Tasks,
+        thread: HandlerThread,
+        reports: Reports,
+        pauses: ReadPauses,
+        now: Callable[[], Instant],
+        *,
+        on_thread: bool,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._registry = registry
+        self._tasks = tasks
+        self._thread = thread
+        self._reports = reports
+        self._pauses = pauses
+        self._now = now
+        self._on_thread = on_thread
+
+    def subscribe(
+        self, topic: str, selector: Selector[Any], handler: object, *, thread: bool, buffer: int, overflow: str
+    ) -> Subscription:
+        """Register a handler. Raises `InvalidArgumentError` if it cannot be called with one event."""
+        checked = check_handler(handler)
+        check_bool("thread", thread)
+        if overflow == "latest":
+            raise InvalidArgumentError("overflow='latest' belongs to listen(), where key= says what replaces what")
+        runs_async = is_async(checked)
+        if runs_async and thread:
+            raise InvalidArgumentError("thread=True is for plain handlers; an async handler blocks no other one")
+        if thread or self._on_thread:
+            return self._subscribe_on_thread(topic, selector, checked, buffer, overflow, runs_async=runs_async)
+        events = make_buffer(buffer, overflow, None, self._pauses.overflow_pause, self._report_slow)
+        add, now = self._registry.add, self._now()
+        if runs_async:
+            runner = TaskRunner(self._tasks, self._reports, checked, events)
+            return Subscription(add(topic, (selector,), runner.put, events, now, runner.cancel), checked)
+        registered_before = self._registry.has_handler(topic, checked)
+        deliver = partial(checked) if registered_before else checked  # registered twice, called twice
+        inline = add(topic, (selector,), deliver, None, now)  # only awaitables that it returns need a buffer
+        inline.make_runner = lambda: (ReturnedRunner(self._tasks, self._reports, checked, events), events)
+        return Subscription(inline, checked)
+
+    def _subscribe_on_thread(
+        self, topic: str, selector: Selector[Any], handler: Handler, buffer: int, overflow: str, *, runs_async: bool
+    ) -> Subscription:
+        events = make_thread_buffer(self._pauses, buffer, overflow, None, self._report_slow)
+        runner = ThreadRunner(self._thread, handler, events, self._thread_handler_raised, is_async=runs_async)
+        put = make_thread_safe((selector,), runner.put, self._loop)
+        return Subscription(self._registry.add(topic, (selector,), put, events, self._now(), runner.cancel), handler)
+
+    def _report_slow(self, error: SlowConsumerError) -> None:
+        self._reports.error(error, "handler")
+
+    def _thread_handler_raised(self, handler: Handler, error: BaseException, event: Any) -> None:
+        """Report an exception of a handler: on the dispatch thread for a sync client, else on the event loop."""
+        if self._on_thread:
+            self._reports.handler_raised(handler, error, event)
+        else:
+            self._thread.call_on_loop(self._reports.handler_raised, handler, error, event)
 
 
 def _is_plain(handler: object) -> bool:
@@ -288,7 +340,7 @@ def check_handler(handler: object) -> Callable[[Any], Any]:
         return checked
     if inspect.isasyncgenfunction(checked) or inspect.isgeneratorfunction(checked):
         raise InvalidArgumentError(
-            f"{described(checked)} is a generator function: nothing in it runs when it is called; leave out its yield"
+            f"{describe_callable(checked)} is a generator function: calling it runs nothing; remove its yield"
         )
     try:
         signature = inspect.signature(checked)
@@ -298,6 +350,6 @@ def check_handler(handler: object) -> Callable[[Any], Any]:
         signature.bind(object())
     except TypeError as error:
         raise InvalidArgumentError(
-            f"the handler {described(checked)}{signature} cannot be called with one event: {error}"
+            f"the handler {describe_callable(checked)}{signature} cannot be called with one event: {error}"
         ) from error
     return checked

@@ -12,19 +12,20 @@ and it is cancelled together with its caller. See docs/protocol.md, HTTP batch, 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, NotRequired, Protocol, TypedDict, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
 from supawire._server_errors import http_error
-from supawire.aio.callbacks import RANDOM
-from supawire.aio.reporting import described
+from supawire.aio.callbacks import RANDOM, describe_callable
+from supawire.aio.tasks import Tasks
 from supawire.core import http_broadcast
 from supawire.core.effects import PublishByHttp, Ticket
 from supawire.core.http_broadcast import Form, HttpMessage, HttpOutcome, check_size, http_message
 from supawire.core.pacing import delay
+from supawire.core.session import Session
 from supawire.core.token import same
 from supawire.errors import (
     ClosedError,
@@ -35,12 +36,11 @@ from supawire.errors import (
     RateLimitedError,
     RealtimeError,
 )
-from supawire.events import Sent
+from supawire.events import Instant, Sent
 from supawire.options import Backoff, ClientOptions, Endpoint, Secret, check_bool, check_event, check_json, check_topic
 from supawire.transport.base import HttpClient, HttpRequest, parse_retry_after
 
 if TYPE_CHECKING:
-    from supawire.aio.driver import Driver
     from supawire.transport.pooled import PooledHttp
 
 
@@ -128,20 +128,42 @@ def _uuid(id: object) -> str | None:
 
 
 BACKOFF: Final = Backoff(initial=0.5, maximum=8)
-"""The pauses between attempts of one call; a longer Retry-After takes precedence."""
 
 _OURS: Final = frozenset({"authorization", "apikey", "content-type", "content-length", "host"})
 """Headers that are set here, overriding the client's `headers`."""
 
 
-class HttpSender:
-    """Sends the HTTP requests of one client."""
+class PendingCalls(Protocol):
+    """Waits for the tickets of the core."""
 
-    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
-        self._driver = driver
-        self._posts = driver.session.http_broadcasts
+    def now(self) -> Instant:
+        """Return the current time."""
+        ...
+
+    def pump(self) -> None:
+        """Perform the effects of the core."""
+        ...
+
+    async def outcome(self, ticket: Ticket) -> Any:
+        """Wait for a ticket and return its value, or raise its error."""
+        ...
+
+
+class HttpSender:
+    """Sends the HTTP requests of one client.
+
+    Args: backoff: the pauses between attempts of one call; a longer Retry-After takes precedence.
+    """
+
+    def __init__(
+        self, calls: PendingCalls, session: Session, endpoint: Endpoint, options: ClientOptions, backoff: Backoff
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._calls = calls
+        self._http_broadcasts = session.http_broadcasts
         self._endpoint = endpoint
         self._options = options
+        self._backoff = backoff
         headers = options.headers or {}
         self._headers = {name: value for name, value in headers.items() if name.lower() not in _OURS}
         self._http: HttpClient | None = options.http
@@ -158,8 +180,8 @@ class HttpSender:
         topic = letters[0].topic if len(letters) == 1 else None
         while True:
             await self._pace(len(letters), deadline, topic)
-            used = token or self._posts.token
-            verdict, error = await self._ask(form, used, deadline, topic)
+            used = token or self._http_broadcasts.token
+            verdict, error = await self._request_once(form, used, deadline, topic)
             if error is None or verdict is HttpOutcome.NO_ROUTE:
                 return error
             if verdict is HttpOutcome.REFRESH and token is None and not refreshed:
@@ -171,7 +193,7 @@ class HttpSender:
             else:
                 raise error
 
-    async def _ask(
+    async def _request_once(
         self, form: Form, token: Secret | None, deadline: float | None, topic: str | None
     ) -> tuple[HttpOutcome, HttpError | None]:
         """Send the request once."""
@@ -202,7 +224,7 @@ class HttpSender:
 
     def _broken(self, error: Exception, topic: str | None) -> HttpError:
         """Return the error for an unexpected exception of a user's HTTP client; the message may have been sent."""
-        text = f"the HTTP client {described(type(self._http))} raised {type(error).__name__}"
+        text = f"the HTTP client {describe_callable(type(self._http))} raised {type(error).__name__}"
         return HttpError(text, topic=topic, maybe_sent=True, hint="It should raise HttpError.")
 
     def _request(self, form: Form, token: Secret | None) -> HttpRequest:
@@ -229,36 +251,36 @@ class HttpSender:
 
     async def _pace(self, messages: int, deadline: float | None, topic: str | None) -> None:
         """Wait for the limit on messages per second, which is shared with the WebSocket."""
-        while (ready_at := self._posts.ready_at(now := self._now(), messages)) > now:
+        while (ready_at := self._http_broadcasts.ready_at(now := self._now(), messages)) > now:
             if deadline is not None and ready_at >= deadline:
                 raise RateLimitedError("the limit on messages per second holds it beyond its timeout", topic=topic)
             await asyncio.sleep(ready_at - now)
-        self._posts.spend(now, messages)
+        self._http_broadcasts.spend(now, messages)
 
     async def _wait(self, error: HttpError, attempt: int, deadline: float | None) -> None:
         """Wait before the next attempt; raise the error if the deadline does not allow one."""
         asked = min(error.retry_after or 0.0, self._options.max_retry_after)
-        seconds = max(delay(BACKOFF, attempt, RANDOM), asked)
+        seconds = max(delay(self._backoff, attempt, RANDOM), asked)
         if deadline is not None and self._now() + seconds >= deadline:
             raise error
         await asyncio.sleep(seconds)
 
     async def _refresh(self, used: Secret | None, error: HttpError, deadline: float | None) -> None:
         """Get a newer token than the one that was refused; raise the error if there is none."""
-        if not same(used, self._posts.token):
+        if not same(used, self._http_broadcasts.token):
             return  # a newer one arrived meanwhile
-        if not self._posts.refreshable:
+        if not self._http_broadcasts.refreshable:
             raise error
         try:
             async with asyncio.timeout_at(deadline):
-                await self._driver.outcome(self._posts.refresh(self._driver.now()))
+                await self._calls.outcome(self._http_broadcasts.refresh(self._calls.now()))
         except (RealtimeError, TimeoutError) as reason:
             raise error from reason
-        if same(used, self._posts.token):
+        if same(used, self._http_broadcasts.token):
             raise error
 
     def _now(self) -> float:
-        return self._driver.loop.time()
+        return self._loop.time()
 
     # --- closing
 
@@ -284,13 +306,24 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 class Publisher:
     """The broadcasts of one client by HTTP."""
 
-    def __init__(self, driver: "Driver", endpoint: Endpoint, options: ClientOptions) -> None:
-        self._driver = driver
-        self._posts = driver.session.http_broadcasts
-        self.poster: Final = HttpSender(driver, endpoint, options)
+    def __init__(
+        self,
+        calls: PendingCalls,
+        session: Session,
+        tasks: Tasks,
+        endpoint: Endpoint,
+        options: ClientOptions,
+        backoff: Backoff = BACKOFF,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._calls = calls
+        self._session = session
+        self._tasks = tasks
+        self._http_broadcasts = session.http_broadcasts
+        self.sender: Final = HttpSender(calls, session, endpoint, options, backoff)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._old: int | None = None
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._old_server: int | None = None
         """The generation in which the server was found to lack the single form; it may differ after a reconnect."""
 
     # --- calls
@@ -308,7 +341,7 @@ class Publisher:
     def perform(self, order: PublishByHttp) -> None:
         """Send a broadcast of a channel that is not joined, after its earlier ones."""
         deadline = self._deadline(order.timeout)
-        self._start(order.ticket, lambda: self._in_turn(order, deadline))
+        self._start(order.ticket, lambda: self._in_order(order, deadline))
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the call of this ticket."""
@@ -319,14 +352,14 @@ class Publisher:
     # --- tasks and tickets
 
     async def _outcome(self, work: Work) -> Any:
-        ticket = self._posts.open()
+        ticket = self._http_broadcasts.open()
         self._start(ticket, work)
-        return await self._driver.outcome(ticket)
+        return await self._calls.outcome(ticket)
 
     def _start(self, ticket: Ticket, work: Work) -> None:
-        task = self._driver.tasks.spawn(self._settle(ticket, work), f"publish-{ticket.number}")
+        task = self._tasks.spawn(self._settle(ticket, work), f"publish-{ticket.number}")
         if task is None:
-            self._posts.settle(ticket, ClosedError("the client was closed"))
+            self._http_broadcasts.settle(ticket, ClosedError("the client was closed"))
         else:
             self._running[ticket] = task
 
@@ -339,34 +372,34 @@ class Publisher:
             outcome = error
         finally:
             self._running.pop(ticket, None)
-            self._posts.settle(ticket, outcome)
-            self._driver.pump()
+            self._http_broadcasts.settle(ticket, outcome)
+            self._calls.pump()
 
     # --- one message, many, and those of a channel
 
     async def _one(self, letter: HttpMessage, token: Secret | None, deadline: float | None) -> Sent:
         form = http_broadcast.single(letter)
-        if form is None or (letter.json and self._is_old()):
+        if form is None or (letter.json and self._is_old_server()):
             return await self._batch([letter], token, deadline)
-        error = _too_old(404) if self._is_old() else await self.poster.post([letter], form, token, deadline)
+        error = _too_old(404) if self._is_old_server() else await self.sender.post([letter], form, token, deadline)
         if error is None:
             return Sent("http", acked=True)
         if not letter.json:
             raise error if error.status is None else _too_old(error.status, error.body)
         sent = await self._batch([letter], token, deadline)
         if http_broadcast.route_missing(letter):
-            self._old = self._driver.session.generation
+            self._old_server = self._session.generation
         return sent
 
     async def _batch(self, letters: Sequence[HttpMessage], token: Secret | None, deadline: float | None) -> Sent:
-        error = await self.poster.post(letters, http_broadcast.batch(letters), token, deadline)
+        error = await self.sender.post(letters, http_broadcast.batch(letters), token, deadline)
         if error is not None:
             raise error
         return Sent("http", id=letters[0].id if len(letters) == 1 else None)
 
     async def _many(self, letters: Sequence[HttpMessage], deadline: float | None) -> Published:
         sent: list[Sent] = []
-        for run in http_broadcast.batches(letters, self._posts.max_messages):
+        for run in http_broadcast.batches(letters, self._http_broadcasts.max_messages):
             try:
                 if run[0].json:
                     sent += [await self._batch(run, None, deadline)] * len(run)
@@ -376,26 +409,26 @@ class Publisher:
                 raise _partly(len(letters), sent, len(run), error) from error
         return Published(tuple(sent))
 
-    async def _in_turn(self, order: PublishByHttp, deadline: float | None) -> Sent:
+    async def _in_order(self, order: PublishByHttp, deadline: float | None) -> Sent:
         """Send one broadcast of a channel at a time, to keep their order."""
         topic = order.letter.topic
-        turn = self._turns.setdefault(topic, asyncio.Lock())
+        lock = self._locks.setdefault(topic, asyncio.Lock())
         try:
             async with asyncio.timeout_at(deadline):
-                await turn.acquire()
+                await lock.acquire()
         except TimeoutError:
             text = "earlier broadcasts of the channel held it beyond its timeout; it was not sent"
             raise OperationTimeout(text, topic=topic) from None
         try:
             return await self._one(order.letter, order.token, deadline)
         finally:
-            turn.release()
+            lock.release()
 
     def _deadline(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self._driver.loop.time() + timeout
+        return None if timeout is None else self._loop.time() + timeout
 
-    def _is_old(self) -> bool:
-        return self._old == self._driver.session.generation
+    def _is_old_server(self) -> bool:
+        return self._old_server == self._session.generation
 
 
 def _too_old(status: int, body: str | None = None) -> HttpError:

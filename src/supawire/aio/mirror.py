@@ -37,7 +37,7 @@ from supawire._values.models import Model, check_model
 from supawire.aio.buffers import Buffer
 from supawire.aio.callbacks import RANDOM
 from supawire.aio.driver import Driver
-from supawire.aio.mirror_fetch import Calls, MirrorFetcher
+from supawire.aio.mirror_fetch import FetchCalls, MirrorFetcher
 from supawire.aio.stream import AsyncStream
 from supawire.aio.subscriptions import Registration
 from supawire.core.channel import CoreChannel
@@ -209,24 +209,26 @@ class AsyncMirror(Mapping[Any, R]):
     """
 
     def __init__(
-        self, driver: Driver, wanted: MirrorOptions, fetch: RowSource, fetch_row: RowLookup | None = None
+        self, driver: Driver, options: MirrorOptions, fetch: RowSource, fetch_row: RowLookup | None = None
     ) -> None:
         self._driver = driver
         self._keeps = driver.registry.client()
-        self._topic = wanted.topic
-        self._shown = wanted.shown
-        self._limit = wanted.timeout
-        self._core = driver.session.channel(wanted.topic, wanted.channel)
-        self._machine = MirrorCore(wanted.settings, wanted.shown, RANDOM)
-        name, blocking = self._core.name, driver.blocking
-        calls = Calls("fetch", fetch, self._machine.read, blocking=blocking)
-        self._fetching = MirrorFetcher(driver, calls, wanted.timeout, name, self._answered)
-        self._row_fetching: MirrorFetcher[Row | None] | None = None
+        self._topic = options.topic
+        self._shown = options.shown
+        self._limit = options.timeout
+        self._core = driver.session.channel(options.topic, options.channel)
+        self._machine = MirrorCore(options.settings, options.shown, RANDOM)
+        fetcher = partial(MirrorFetcher, driver.tasks, driver.exits, timeout=options.timeout, topic=self._core.name)
+        calls = FetchCalls("fetch", fetch, self._machine.read, on_thread_only=driver.on_thread)
+        self._fetcher: MirrorFetcher[Rows] = fetcher(calls, on_result=self._on_fetched)
+        self._row_fetcher: MirrorFetcher[Row | None] | None = None
         if fetch_row is not None:
-            at_once = wanted.settings.most_rows
-            row_calls = Calls("fetch_row", fetch_row, self._machine.read_row, blocking=blocking, at_once=at_once)
+            row_calls = FetchCalls(
+                "fetch_row", fetch_row, self._machine.read_row, on_thread_only=driver.on_thread,
+                at_once=options.settings.most_rows,
+            )  # fmt: skip
             hint = "All rows are fetched instead; the mirror is not live until then."
-            self._row_fetching = MirrorFetcher(driver, row_calls, wanted.timeout, name, self._row_answered, hint=hint)
+            self._row_fetcher = fetcher(row_calls, on_result=self._on_row_fetched, hint=hint)
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         """The time of the timer."""
@@ -338,9 +340,9 @@ class AsyncMirror(Mapping[Any, R]):
             self._driver.session.remove(self._topic, self._driver.now())
             self._driver.registry.remove_all(self._topic)
             self._driver.pump()
-        await self._fetching.ended()
-        if self._row_fetching is not None:
-            await self._row_fetching.ended()
+        await self._fetcher.ended()
+        if self._row_fetcher is not None:
+            await self._row_fetcher.ended()
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = misused("this mirror is for async code", "Write `async with`, or use connect().")
@@ -428,22 +430,22 @@ class AsyncMirror(Mapping[Any, R]):
             case Emit(event):
                 self._emit(event)
             case Fetch(generation):
-                self._fetching.begin(generation)
+                self._fetcher.begin(generation)
             case Abandon(generation):
-                self._fetching.abandon(generation)
+                self._fetcher.abandon(generation)
             case FetchRow(number, key):
-                assert self._row_fetching is not None
-                self._row_fetching.begin(number, dict(key))
+                assert self._row_fetcher is not None
+                self._row_fetcher.begin(number, dict(key))
             case AbandonRow(number):
-                assert self._row_fetching is not None
-                self._row_fetching.abandon(number)
+                assert self._row_fetcher is not None
+                self._row_fetcher.abandon(number)
             case ReportError(error):
                 # group by type: the text of a fetch error may differ each time
                 self._driver.reports.error(error, "handler", (id(self), type(error), type(error.__cause__)))
 
     def _emit(self, event: MirrorEvent[Any]) -> None:
         for registration, buffer in list(self._feeds.items()):
-            if self._driver.registry.holds(registration):
+            if self._driver.registry.is_registered(registration):
                 buffer.put(event)
             else:
                 del self._feeds[registration]
@@ -468,7 +470,7 @@ class AsyncMirror(Mapping[Any, R]):
         except Exception as bug:  # noqa: BLE001  our own bug: it ends the client
             self._driver.fail(bug)
 
-    def _answered(self, generation: int, answer: Rows | RealtimeError) -> None:
+    def _on_fetched(self, generation: int, answer: Rows | RealtimeError) -> None:
         now = self._driver.now()
         if isinstance(answer, RealtimeError):
             self._machine.failed(generation, answer, now)
@@ -476,7 +478,7 @@ class AsyncMirror(Mapping[Any, R]):
             self._machine.fetched(generation, answer, now)
         self._pump()
 
-    def _row_answered(self, number: int, answer: Row | None | RealtimeError) -> None:
+    def _on_row_fetched(self, number: int, answer: Row | None | RealtimeError) -> None:
         if isinstance(answer, RealtimeError):
             self._machine.row_failed(number, answer)
         else:
@@ -536,7 +538,7 @@ class _MirrorEvents:
         self._keeps = driver.registry.client()
         self._core = core
 
-    def may_come(self) -> bool:
+    def can_continue(self) -> bool:
         """Return whether the mirror is open. Raises if the client has ended or the channel has failed permanently."""
         driver, core = self._driver, self._core
         driver.check_loop()

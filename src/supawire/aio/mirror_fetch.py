@@ -11,10 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from supawire.aio.callbacks import is_async
-from supawire.aio.driver import Driver
-from supawire.aio.reporting import described
-from supawire.aio.usercode import UserCall, is_closed_from_outside
+from supawire.aio.callbacks import Exits, UserCall, describe_callable, is_async, is_closed_from_outside
+from supawire.aio.tasks import Tasks
 from supawire.errors import HandlerError, InvalidArgumentError, OperationTimeout, RealtimeError, RowError
 
 SHUTDOWN_TIMEOUT: Final = 5.0
@@ -27,25 +25,27 @@ T = TypeVar("T")
 class MirrorFetcher(Generic[T]):
     """The fetches of one mirror, of all rows or of single ones, as tasks of its client.
 
-    Args: timeout: seconds of one fetch; None: no limit. answered: called with the number and the result or the error of
+    Args: timeout: seconds of one fetch; None: no limit. on_result: called with the number and the result or error of
     each fetch that was not abandoned. hint: what follows an error, for its text.
     """
 
     def __init__(
         self,
-        driver: Driver,
-        calls: "Calls[T]",
+        tasks: Tasks,
+        exits: Exits,
+        calls: "FetchCalls[T]",
+        *,
         timeout: float | None,
         topic: str,
-        answered: Callable[[int, T | RealtimeError], None],
-        *,
-        hint: str = "It is tried again; the mirror is not live until then.",
+        on_result: Callable[[int, T | RealtimeError], None],
+        hint: str = "It is called again later; the mirror is not live until then.",
     ) -> None:
-        self._driver = driver
+        self._spawner = tasks
+        self._exits = exits
         self._calls = calls
         self._timeout = timeout
         self._topic = topic
-        self._answered = answered
+        self._on_result = on_result
         self._hint = hint
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._running: set[int] = set()
@@ -53,7 +53,7 @@ class MirrorFetcher(Generic[T]):
     def begin(self, number: int, *arguments: Any) -> None:
         """Start a fetch; its result is reported with this number."""
         self._running.add(number)
-        task = self._driver.tasks.spawn(self._run(number, *arguments), f"{self._calls.what}-{number}")
+        task = self._spawner.spawn(self._run(number, *arguments), f"{self._calls.what}-{number}")
         if task is not None:
             self._tasks[task] = number
             task.add_done_callback(self._tasks.pop)
@@ -75,23 +75,23 @@ class MirrorFetcher(Generic[T]):
         answer: T | RealtimeError
         own = asyncio.current_task()
         try:
-            with UserCall(self._driver.tasks, own):
+            with UserCall(self._spawner, own):
                 async with bound:
                     answer = await self._calls.result(*arguments)
         except RowError as error:
             answer = error
         except asyncio.CancelledError as error:
-            if self._driver.tasks.ending or number not in self._running:
+            if self._spawner.ending or number not in self._running:
                 raise
             answer = self._raised(error)
         except BaseException as error:
             if is_closed_from_outside(error, own):
                 raise
-            if self._driver.exits.take(error):
+            if self._exits.take(error):
                 return
             answer = self._slow() if bound.expired() and isinstance(error, TimeoutError) else self._raised(error)
         self._running.discard(number)
-        self._answered(number, answer)
+        self._on_result(number, answer)
 
     def _raised(self, error: BaseException) -> HandlerError:
         text = f"{self._calls.name} raised {type(error).__name__}: {error}"
@@ -107,10 +107,10 @@ class MirrorFetcher(Generic[T]):
         )
 
 
-class Calls(Generic[T]):
+class FetchCalls(Generic[T]):
     """Calls of one function of the user. `read` converts its arguments and result to what is needed.
 
-    Args: what: the name of the option that the function was given for. blocking: for the blocking client, whose event
+    Args: what: the name of the option that the function was given for. on_thread_only: for the sync client, whose event
         loop runs no user code. at_once: how many threads it may run on at once.
     """
 
@@ -120,14 +120,14 @@ class Calls(Generic[T]):
         function: Callable[..., Any],
         read: Callable[..., T],
         *,
-        blocking: bool,
+        on_thread_only: bool,
         at_once: int = 1,
     ) -> None:
         self.what = what
-        self.name: str = f"the {what} {described(function)}"
+        self.name: str = f"the {what} {describe_callable(function)}"
         self._function = function
         self._read = read
-        self._blocking = blocking
+        self._on_thread_only = on_thread_only
         self._at_once = at_once
         self._busy: set[asyncio.Future[tuple[Any, BaseException | None]]] = set()
 
@@ -175,17 +175,17 @@ class Calls(Generic[T]):
         """Read the rows, unless they must be awaited on the event loop."""
         if not (inspect.isawaitable(given) or hasattr(given, "__aiter__")):
             return _Read(self._read(*arguments, given))
-        if self._blocking:
+        if self._on_thread_only:
             if inspect.iscoroutine(given):
                 given.close()
-            raise not_here()
+            raise async_fetch_error()
         return given
 
 
-def not_here() -> InvalidArgumentError:
-    """Return the error for an async fetch in the blocking client."""
+def async_fetch_error() -> InvalidArgumentError:
+    """Return the error for an async fetch in the sync client."""
     return InvalidArgumentError(
-        "the blocking door has no event loop for an async fetch: give a plain function, which may block",
+        "the sync client has no event loop for an async fetch; pass a plain function, which may block",
         hint="It runs on a thread of its own, where asyncio.run() works; or use connect_async.",
     )
 

@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 from supawire._validation import misused
 from supawire.aio.buffers import Buffer
 from supawire.aio.subscriptions import Registration
-from supawire.errors import ClosedError, OperationTimeout, again
-from supawire.events import ConnectionState
+from supawire.errors import ClosedError, OperationTimeout
 from supawire.options import check_number
-
-if TYPE_CHECKING:
-    from supawire.aio.driver import Driver
 
 if TYPE_CHECKING:  # with a default, a bare generic type passes strict checkers; at run time Python 3.13 has them
     import typing_extensions
@@ -26,7 +22,7 @@ else:
 class Source(Protocol):
     """The source of an iterator's events."""
 
-    def may_come(self) -> bool | None:
+    def can_continue(self) -> bool | None:
         """Return whether more events can arrive: None if the source must be started first, False if it has ended.
 
         Called before an iterator waits. Raises the error that ended the source, if any.
@@ -61,7 +57,7 @@ class AsyncStream(Generic[E_co]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._buffer)} waiting"
-        return f"<AsyncStream of {self._registration.wanted}, {state}>"
+        return f"<AsyncStream of {self._registration.description}, {state}>"
 
     @property
     def dropped(self) -> int:
@@ -117,11 +113,11 @@ class AsyncStream(Generic[E_co]):
             if buffer.error is not None:
                 error, buffer.error = buffer.error, None
                 raise error
-            goes_on = None if self._closed else self._source.may_come()
-            if self._closed or goes_on is False:
+            more = None if self._closed else self._source.can_continue()
+            if self._closed or more is False:
                 self.close()
                 raise StopAsyncIteration
-            if goes_on is None:
+            if more is None:
                 await self._source.begin()
             else:
                 await buffer.wait()
@@ -143,25 +139,4 @@ def ended() -> ClosedError:
 
 def late() -> OperationTimeout:
     """Return the error that `get` raises after its timeout."""
-    return OperationTimeout("no event came in time", hint="The iterator goes on; ask again.")
-
-
-class Moves:
-    """The source of events for the client's own iterators; a `Source`."""
-
-    def __init__(self, driver: "Driver") -> None:
-        self._driver = driver
-        self._keeps = driver.registry.client()
-
-    def may_come(self) -> bool | None:
-        """Return whether the client is still open."""
-        self._driver.check_loop()
-        if self._driver.error is not None:
-            raise again(self._driver.error)
-        return self._driver.session.state is not ConnectionState.CLOSED
-
-    async def begin(self) -> None:
-        """Do nothing: the client is open already."""
-
-    def end(self) -> None:
-        """Do nothing: the client does not depend on its iterators."""
+    return OperationTimeout("no event arrived in time", hint="The iterator continues; call get() again.")

@@ -10,14 +10,12 @@ from heapq import heappop, heappush
 from typing import Any, Final, Protocol
 
 from supawire._display import joined
-from supawire.aio.usercode import dispose
+from supawire.aio.callbacks import dispose
 from supawire.core.frames import PREFIX
 from supawire.core.listeners import Listener, ModelAdapter
 from supawire.core.session import Session
 from supawire.events import Instant
 from supawire.selectors import ChangesSelector, ModelSelector, Selector
-
-Measured = Callable[[int | None], None]
 
 
 class BoundedBuffer(Protocol):
@@ -43,10 +41,10 @@ class BoundedBuffer(Protocol):
         ...
 
 
-class Late(Protocol):
+class ReturnedRunner(Protocol):
     """The interface of the runner for awaitables that a plain handler returns."""
 
-    def put(self, given: Any, event: Any) -> None:
+    def put(self, result: Any, event: Any) -> None:
         """Add what the handler returned for an event."""
         ...
 
@@ -58,7 +56,7 @@ class Late(Protocol):
 class Registration:
     """One listener of a channel or, with topic None, of the client."""
 
-    __slots__ = ("_registry", "buffer", "keeps", "late", "listener", "stop", "topic")
+    __slots__ = ("_registry", "buffer", "keeps", "listener", "make_runner", "stop", "topic")
 
     def __init__(
         self, registry: "Registry", topic: str | None, selectors: tuple[Selector[Any], ...],
@@ -70,7 +68,7 @@ class Registration:
         self.buffer: BoundedBuffer | None = buffer
         self.keeps: object = None
         """A reference to the client, so that a client with handlers is not garbage-collected."""
-        self.late: Callable[[], tuple[Late, BoundedBuffer]] | None = None
+        self.make_runner: Callable[[], tuple[ReturnedRunner, BoundedBuffer]] | None = None
         """Creates the runner for awaitables that a plain handler returns, and its buffer."""
         self.stop: Callable[[], None] | None = stop
         """Stops the runner of a handler; None for an iterator."""
@@ -81,7 +79,7 @@ class Registration:
         return self.buffer is not None and self.stop is None
 
     @property
-    def wanted(self) -> str:
+    def description(self) -> str:
         """A description of what it receives and from where, for messages."""
         if self.topic is None:
             return "status() and gaps() of the client"
@@ -106,7 +104,7 @@ def is_of_changes(selector: Selector[Any]) -> bool:
     return isinstance(selector.plain if isinstance(selector, ModelSelector) else selector, ChangesSelector)
 
 
-def _nobody() -> None: ...
+def _no_client() -> None: ...
 
 
 def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -114,24 +112,39 @@ def _handler_of(listener: Callable[[Any], object]) -> Callable[[Any], object]:
 
 
 class Registry:
-    """All listeners of one client. Calls `measured` with the limit of the smallest buffer, or None if there is none."""
+    """All listeners of one client.
 
-    __slots__ = ("_by_topic", "_late", "_limits", "_loop", "_measured", "_session", "_smallest", "client", "gone")
+    Args: on_smallest_limit: called with the limit of the smallest buffer, or None if there is none.
+    """
 
-    def __init__(self, session: Session, loop: asyncio.AbstractEventLoop, measured: Measured) -> None:
+    __slots__ = (
+        "_by_topic",
+        "_limits",
+        "_loop",
+        "_on_smallest_limit",
+        "_runners",
+        "_session",
+        "_smallest",
+        "client",
+        "removed",
+    )
+
+    def __init__(
+        self, session: Session, loop: asyncio.AbstractEventLoop, on_smallest_limit: Callable[[int | None], None]
+    ) -> None:
         self._session = session
         self._loop = loop
-        self._measured = measured
+        self._on_smallest_limit = on_smallest_limit
         self._by_topic: dict[str | None, dict[Registration, None]] = {}
         self._limits: dict[int, int] = {}
         """The number of buffers by limit; an unused limit stays, with 0, while it is in `_smallest`."""
         self._smallest: list[int] = []
         """The limits, as a heap."""
-        self.client: Callable[[], object] = _nobody
+        self.client: Callable[[], object] = _no_client
         """Returns the client that the user holds, or None after it was garbage-collected."""
-        self._late: dict[int, Late] = {}
+        self._runners: dict[int, ReturnedRunner] = {}
         """Runners for awaitables that plain handlers returned, by the id of the handler."""
-        self.gone: Final[dict[int, Callable[[Any], None]]] = {}
+        self.removed: Final[dict[int, Callable[[Any], None]]] = {}
         """Plain handlers removed in this iteration of the event loop; events still on the way to them are dropped."""
 
     def add(
@@ -142,33 +155,33 @@ class Registry:
         registration = Registration(self, topic, selectors, deliver, buffer, stop)
         if not registration.is_iterator:
             registration.keeps = self.client()
-        self.gone.pop(id(deliver), None)
+        self.removed.pop(id(deliver), None)
         if topic is None:
             self._session.watch(deliver, heartbeats=heartbeats)
         else:
             self._session.listen(topic, registration.listener, now)
         self._by_topic.setdefault(topic, {})[registration] = None
         if buffer is not None:
-            self._take_limit(buffer.limit)
+            self._add_limit(buffer.limit)
         return registration
 
     def remove(self, registration: Registration) -> None:
         """Unregister a listener; does nothing if it is not registered."""
-        if not self.holds(registration):
+        if not self.is_registered(registration):
             return
         if registration.topic is None:
             self._session.unwatch(registration.listener.deliver)
         else:
             self._session.unlisten(registration.topic, registration.listener)
-        self._let_go(registration)
+        self._forget(registration)
 
     def remove_all(self, topic: str) -> None:
         """Unregister the handlers of a removed channel. Its iterators return their waiting events, then end."""
         for registration in list(self._by_topic.get(topic, ())):
             if not registration.is_iterator:
-                self._let_go(registration)
+                self._forget(registration)
 
-    def _let_go(self, registration: Registration) -> None:
+    def _forget(self, registration: Registration) -> None:
         known = self._by_topic[registration.topic]
         del known[registration]
         if not known:
@@ -177,32 +190,32 @@ class Registry:
             registration.stop()
         if registration.buffer is not None:
             registration.buffer.close()
-            self._drop_limit(registration.buffer.limit)
-        if registration.late is not None:
+            self._remove_limit(registration.buffer.limit)
+        if registration.make_runner is not None:
             deliver = registration.listener.deliver
-            self._late.pop(id(deliver), None)
-            if not self.gone:
-                self._loop.call_soon(self.gone.clear)
-            self.gone[id(deliver)] = deliver
+            self._runners.pop(id(deliver), None)
+            if not self.removed:
+                self._loop.call_soon(self.removed.clear)
+            self.removed[id(deliver)] = deliver
 
-    def is_gone(self, listener: Callable[[Any], object]) -> bool:
+    def was_removed(self, listener: Callable[[Any], object]) -> bool:
         """Return whether this plain handler was removed in this iteration of the event loop."""
-        return id(_handler_of(listener)) in self.gone
+        return id(_handler_of(listener)) in self.removed
 
-    def run(self, listener: Callable[[Any], object], given: Any, event: Any) -> None:
+    def run(self, listener: Callable[[Any], object], result: Any, event: Any) -> None:
         """Run the awaitable that a plain handler returned, after those that it returned before."""
         handler = _handler_of(listener)
-        late = self._late.get(id(handler))
-        if late is None:
+        runner = self._runners.get(id(handler))
+        if runner is None:
             registrations = (one for known in self._by_topic.values() for one in known)
             known = next((one for one in registrations if one.listener.deliver is handler), None)
-            if known is None or known.late is None:  # the handler cancelled itself
-                dispose(given)
+            if known is None or known.make_runner is None:  # the handler cancelled itself
+                dispose(result)
                 return
-            late, buffer = known.late()
-            self._late[id(handler)], known.stop, known.buffer = late, late.cancel, buffer
-            self._take_limit(buffer.limit)
-        late.put(given, event)
+            runner, buffer = known.make_runner()
+            self._runners[id(handler)], known.stop, known.buffer = runner, runner.cancel, buffer
+            self._add_limit(buffer.limit)
+        runner.put(result, event)
 
     def remove_soon(self, registration: Registration, then: Callable[[], None]) -> None:
         """Schedule the removal and then `then` on the event loop; from any thread."""
@@ -212,11 +225,11 @@ class Registry:
         except RuntimeError:
             return  # the loop is closed
 
-    def holds(self, registration: Registration) -> bool:
+    def is_registered(self, registration: Registration) -> bool:
         """Return whether the listener is still registered."""
         return registration in self._by_topic.get(registration.topic, ())
 
-    def hears(self, topic: str, deliver: Callable[[Any], None]) -> bool:
+    def has_handler(self, topic: str, deliver: Callable[[Any], None]) -> bool:
         """Return whether this callable is already a listener of the topic."""
         channel = self._session.channels.get(topic)
         return channel is not None and channel.has_listener(deliver)
@@ -224,11 +237,15 @@ class Registry:
     def ended(self, topic: str | None) -> int:
         """Wake the iterators of a channel (None: of the client) that delivers no more events; return their number."""
         topics = list(self._by_topic) if topic is None else [topic]
-        return sum(_woken(self._by_topic.get(each, ())) for each in topics)
+        return sum(_wake_iterators(self._by_topic.get(each, ())) for each in topics)
 
     def refused(self, topic: str) -> int:
         """Wake the iterators of this topic that wait for changes, which can never arrive; return their number."""
-        return _woken(one for one in self._by_topic.get(topic, ()) if one.depends_on_changes)
+        return _wake_iterators(one for one in self._by_topic.get(topic, ()) if one.depends_on_changes)
+
+    def __len__(self) -> int:
+        """Return the number of registered listeners."""
+        return sum(len(known) for known in self._by_topic.values())
 
     def weigh(self) -> None:
         """Limit the bytes in all buffers; called after large frames."""
@@ -244,20 +261,20 @@ class Registry:
         """Return the buffers of all listeners."""
         return [one.buffer for known in self._by_topic.values() for one in known if one.buffer is not None]
 
-    def _take_limit(self, limit: int) -> None:
+    def _add_limit(self, limit: int) -> None:
         if limit not in self._limits:
             heappush(self._smallest, limit)
         self._limits[limit] = self._limits.get(limit, 0) + 1
-        self._measured(self._smallest[0])
+        self._on_smallest_limit(self._smallest[0])
 
-    def _drop_limit(self, limit: int) -> None:
+    def _remove_limit(self, limit: int) -> None:
         self._limits[limit] -= 1
         while self._smallest and not self._limits[self._smallest[0]]:
             del self._limits[heappop(self._smallest)]
-        self._measured(self._smallest[0] if self._smallest else None)
+        self._on_smallest_limit(self._smallest[0] if self._smallest else None)
 
 
-def _woken(registrations: Iterable[Registration]) -> int:
+def _wake_iterators(registrations: Iterable[Registration]) -> int:
     """Wake the iterators among these registrations; return their number."""
     buffers = [one.buffer for one in registrations if one.buffer is not None and one.is_iterator]
     for buffer in buffers:

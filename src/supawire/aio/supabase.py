@@ -16,13 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 
 from supawire.aio.callbacks import is_async
-from supawire.aio.client import AsyncClient, HttpClient, Transport, check_present
-from supawire.aio.connect import ClientOpener
+from supawire.aio.client import AsyncClient
+from supawire.aio.connect import ClientOpener, check_installed
 from supawire.aio.driver import Driver
 from supawire.errors import AuthError, InvalidArgumentError
 from supawire.events import ConnectionState
 from supawire.options import Backoff, ClientOptions, Limits, Offline, Secret, TokenProvider, check_bool, check_token
 from supawire.options import Protocol as Version
+from supawire.transport.base import HttpClient, Transport
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -129,7 +130,7 @@ class Account:
             )
         ask: TokenProvider = self.ask_async if self.waits else self.ask
         chosen = ClientOptions(token=ask, **options)
-        check_present(chosen)
+        check_installed(chosen)
         return chosen, chosen.endpoint(str(self._client.supabase_url), self._client.supabase_key)
 
     async def open(self, driver: Driver) -> None:

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol, cast
 
-from supawire.aio.usercode import UserCall
+from supawire.aio.callbacks import UserCall
 
 SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds that the shutdown waits for a handler that suppresses its cancellation."""
 
-_LOOK_AGAIN: Final = 0.1
+POLL_INTERVAL: Final = 0.1
 
 
 class TaskOwner(Protocol):
@@ -57,19 +57,26 @@ class Latch:
 
 
 class Tasks:
-    """The tasks of one client."""
+    """The tasks of one client.
 
-    __slots__ = ("_client", "_group", "_over", "_owned", "_quiet", "_root", "_spared", "_stop", "stopping")
+    Args: shutdown_timeout: seconds that the shutdown waits for a handler that suppresses its cancellation.
+    """
 
-    def __init__(self, client: TaskOwner) -> None:
-        self._client = client
+    __slots__ = (
+        "_ended", "_excluded", "_group", "_others_ended", "_owned", "_owner", "_root", "_shutdown_timeout", "_stop",
+        "stopping",
+    )  # fmt: skip
+
+    def __init__(self, owner: TaskOwner, shutdown_timeout: float = SHUTDOWN_TIMEOUT) -> None:
+        self._owner = owner
+        self._shutdown_timeout = shutdown_timeout
         self._group: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
         self._owned: set[asyncio.Task[Any]] = set()
-        self._spared: list[asyncio.Task[Any]] = []
+        self._excluded: list[asyncio.Task[Any]] = []
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._quiet = Latch()
-        self._over = Latch()
+        self._others_ended = Latch()
+        self._ended = Latch()
         self.stopping: bool = False
         """Whether tasks are being cancelled, or were."""
 
@@ -81,7 +88,7 @@ class Tasks:
 
     async def start(self) -> None:
         """Start the root task."""
-        self._root = asyncio.create_task(self._live(), name="supawire")
+        self._root = asyncio.create_task(self._run_root(), name="supawire")
         await asyncio.sleep(0)  # lets the root task begin
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None] | None":
@@ -100,20 +107,20 @@ class Tasks:
         if not self._stop.done():
             self._stop.set_result(None)
 
-    def spare(self) -> None:
+    def exclude_current(self) -> None:
         """Exclude the caller's own task, or the handler that the caller runs in, from what the shutdown waits for."""
         call = UserCall.of(self)
         for task in (asyncio.current_task(), call.task if call is not None else None):
             if task is not None and (task in self._owned or call is not None):
-                self._spared.append(task)
+                self._excluded.append(task)
 
     async def ended(self) -> None:
         """Wait until all tasks have ended, except those that wait for this themselves, or cannot be ended."""
-        await self._quiet.wait()
+        await self._others_ended.wait()
         if not self._owned:
-            await self._over.wait()
+            await self._ended.wait()
 
-    async def _live(self) -> None:
+    async def _run_root(self) -> None:
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -121,29 +128,34 @@ class Tasks:
                 finally:
                     self.stopping = True  # tasks check this flag when they are cancelled
                 await self._end_others()
-                await self._client.tasks_ended()
-                self._quiet.set()
+                await self._owner.tasks_ended()
+                self._others_ended.set()
         except BaseExceptionGroup as failures:
-            self._client.tasks_failed(first_of(failures))
+            self._owner.tasks_failed(first_of(failures))
         except BaseException:
-            self._client.tasks_failed(None)
+            self._owner.tasks_failed(None)
             raise
         finally:
             self.stopping = True
-            self._quiet.set()
-            self._over.set()
+            self._others_ended.set()
+            self._ended.set()
 
     async def _end_others(self) -> None:
-        """Cancel all tasks except excluded ones, and wait up to `SHUTDOWN_TIMEOUT`; more may be excluded meanwhile."""
-        asked: set[asyncio.Task[Any]] = set()
-        bound = asyncio.get_running_loop().time() + SHUTDOWN_TIMEOUT
-        while others := self._owned.difference(self._spared):
-            for task in others - asked:
+        """Cancel all tasks except excluded ones, and wait a limited time; more may be excluded meanwhile."""
+        cancelled: set[asyncio.Task[Any]] = set()
+        bound = asyncio.get_running_loop().time() + self._shutdown_timeout
+        while others := self._owned.difference(self._excluded):
+            for task in others - cancelled:
                 task.cancel()
-            asked |= others
+            cancelled |= others
             if asyncio.get_running_loop().time() > bound:
                 return
-            await asyncio.wait(others, timeout=_LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(others, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+
+
+def is_shutdown_error(error: Exception) -> bool:
+    """Return whether the error only says that the interpreter is shutting down and can start no thread."""
+    return isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

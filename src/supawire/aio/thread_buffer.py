@@ -14,18 +14,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, ThreadFlowControl, make_buffer
+from supawire.aio.buffers import Buffer, DropNewest, Key, Latest, Pause, ReadPauses, ThreadFlowControl, make_buffer
 from supawire.errors import SlowConsumerError, StateError
 from supawire.events import PresenceSync
 from supawire.selectors import ModelSelector, PresenceSelector, Selector
 
-if TYPE_CHECKING:
-    from supawire.aio.driver import Driver
-
-
-SLICE: Final = 1.0
+MAX_LOCK_WAIT: Final = 1.0
 """Seconds of one wait on a lock.
 
 CPython handles signals between bytecodes, and waiting on a lock happens within one. So a signal that arrives just
@@ -33,34 +29,38 @@ before the wait begins is handled only when the wait ends.
 """
 
 
-def locked_gate() -> threading.Lock:
-    """Return a locked lock, used as a one-shot event: any thread sets it by releasing the lock."""
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
-
-
-def wait_at_gate(gate: threading.Lock, timeout: float | None = None) -> bool:
-    """Wait until the lock is released; return False after `timeout` seconds. Ctrl-C interrupts it."""
+def acquire_in_steps(lock: threading.Lock, timeout: float | None = None) -> bool:
+    """Acquire the lock; return False after `timeout` seconds. Ctrl-C interrupts it."""
     if timeout is None:
-        while not gate.acquire(timeout=SLICE):
+        while not lock.acquire(timeout=MAX_LOCK_WAIT):
             pass
         return True
     deadline = time.monotonic() + timeout
-    while not gate.acquire(timeout=max(0.0, min(SLICE, deadline - time.monotonic()))):
+    while not lock.acquire(timeout=max(0.0, min(MAX_LOCK_WAIT, deadline - time.monotonic()))):
         if time.monotonic() >= deadline:
             return False
     return True
 
 
-def is_shutdown_error(error: Exception) -> bool:
-    """Return whether the error only says that the interpreter is shutting down and can start no thread."""
-    return isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)
+class OneShotLock:
+    """An event that one thread waits for and any thread sets once; a lock, because that is cheaper than `Event`."""
+
+    __slots__ = ("_lock", "set")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.set: Final[Callable[[], None]] = self._lock.release
+        """Set the event; from any thread, once."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set; return False after `timeout` seconds. Ctrl-C interrupts it."""
+        return acquire_in_steps(self._lock, timeout)
 
 
 T = TypeVar("T")
 
-_LOOK_AGAIN: Final = 0.1
+POLL_INTERVAL: Final = 0.1
 
 
 def make_thread_safe(
@@ -81,12 +81,12 @@ def make_thread_safe(
 
 def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
     """Return the result of the function, called on the event loop; if the loop has ended, call it here."""
-    got: list[T] = []
-    here = threading.Event()
+    results: list[T] = []
+    finished = threading.Event()
 
     def call() -> None:
-        got.append(function())
-        here.set()
+        results.append(function())
+        finished.set()
 
     try:
         if asyncio.get_running_loop() is loop:
@@ -97,14 +97,10 @@ def _fetch(function: Callable[[], T], loop: asyncio.AbstractEventLoop) -> T:
         loop.call_soon_threadsafe(call)
     except RuntimeError:
         return function()
-    while not here.wait(_LOOK_AGAIN):
+    while not finished.wait(POLL_INTERVAL):
         if loop.is_closed():
             return function()
-    return got[0]
-
-
-GRACE_PERIOD: Final = 0.05
-"""Seconds in which a consumer on a thread may make room before its overflow policy applies."""
+    return results[0]
 
 
 class ThreadBuffer:
@@ -119,9 +115,9 @@ class ThreadBuffer:
         self._in_grace_pause = not isinstance(inner, Latest | Pause)  # these replace events or pause reading themselves
         self._nearly = inner.limit - 1
         self._resets_when_drained = inner.resets_when_drained
-        self._held = False
+        self._has_paused = False
         self._lock = threading.Lock()
-        self._gate: threading.Lock | None = None
+        self._waiter: OneShotLock | None = None
         self.limit: int = inner.limit
         self.wakeup_pending: bool = True
         """Whether the consumer must check the source for its end before the next wait."""
@@ -136,23 +132,23 @@ class ThreadBuffer:
             if len(inner) < self._nearly:
                 inner.put(event)
             else:
-                self._put_tightly(event)
-            if self._gate is not None:
-                self._open_gate()
+                self._put_when_nearly_full(event)
+            if self._waiter is not None:
+                self._wake()
             return inner.dropped == dropped  # not the length: the consumer changes it concurrently
 
     def wake(self) -> None:
         """Wake the consumer, or keep it from waiting next time."""
         with self._lock:
             self.wakeup_pending = True
-            self._open_gate()
+            self._wake()
 
     def weigh(self) -> None:
         """Call `Buffer.weigh`."""
         with self._lock:
             self._inner.weigh()
-            if self._gate is not None:
-                self._open_gate()
+            if self._waiter is not None:
+                self._wake()
 
     def close(self) -> None:
         """Drop all events, because the consumer is gone."""
@@ -167,6 +163,11 @@ class ThreadBuffer:
         """How many events were dropped."""
         return self._inner.dropped
 
+    @property
+    def has_waiter(self) -> bool:
+        """Whether a thread waits for an event."""
+        return self._waiter is not None
+
     def __len__(self) -> int:
         return len(self._inner)
 
@@ -176,7 +177,7 @@ class ThreadBuffer:
         """Remove and return the oldest event. Raises `IndexError` if there is none."""
         with self._lock:
             event = self._inner.take()
-            self._make_good()
+            self._after_take()
         return event
 
     def take_error(self) -> SlowConsumerError | None:
@@ -192,48 +193,48 @@ class ThreadBuffer:
 
         Raises: StateError: another thread already waits.
         """
-        gate = locked_gate()
+        waiter = OneShotLock()
         with self._lock:
-            if self._gate is not None:
+            if self._waiter is not None:
                 raise StateError("another thread waits on this iterator", hint="Give each thread its own listen().")
-            self._gate = gate
+            self._waiter = waiter
         try:
             if len(self._inner) or self.wakeup_pending:  # it arrived since the caller last checked
                 return True
-            return wait_at_gate(gate, timeout)
+            return waiter.wait(timeout)
         finally:
             with self._lock:
-                if self._gate is gate:
-                    self._gate = None
+                if self._waiter is waiter:
+                    self._waiter = None
 
     # --- internal, with the lock held
 
-    def _put_tightly(self, event: Any) -> None:
+    def _put_when_nearly_full(self, event: Any) -> None:
         """Add an event when at most one more fits; the last one that fits pauses reading."""
         inner = self._inner
-        if len(inner) >= inner.limit and self._held and self._grace_pause.pause_reading(self):
+        if len(inner) >= inner.limit and self._has_paused and self._grace_pause.pause_reading(self):
             inner.put_over_limit(event)  # it was already read when reading paused
             return
         inner.put(event)
-        if len(inner) >= inner.limit and self._in_grace_pause and not self._held and inner.error is None:
-            self._held = self._grace_pause.pause_reading(self)
+        if len(inner) >= inner.limit and self._in_grace_pause and not self._has_paused and inner.error is None:
+            self._has_paused = self._grace_pause.pause_reading(self)
 
-    def _make_good(self) -> None:
+    def _after_take(self) -> None:
         """Resume reading if there is room, and end the overflow episode if the buffer is empty."""
         inner = self._inner
-        if self._held and len(inner) <= inner.limit // 2:
+        if self._has_paused and len(inner) <= inner.limit // 2:
             self._release()
         if self._resets_when_drained and inner.error is not None and not len(inner):
             inner.error = None
 
-    def _open_gate(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.release()
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.set()
 
     def _release(self) -> None:
-        if self._held:
-            self._held = False
+        if self._has_paused:
+            self._has_paused = False
             self._grace_pause.resume_reading(self)
 
 
@@ -252,22 +253,22 @@ class LeanThreadBuffer(ThreadBuffer):
         if len(self._events) >= self._nearly or self._inner.error is not None:
             return super().put(event)
         self._events.append(event)
-        if self._gate is not None:  # checked after appending; the consumer checks in the reverse order
+        if self._waiter is not None:  # checked after appending; the consumer checks in the reverse order
             with self._lock:
-                self._open_gate()
+                self._wake()
         return True
 
     def take(self) -> Any:
         """Remove and return the oldest event. Raises `IndexError` if there is none."""
         event = self._events.popleft()
-        if self._held or self._inner.error is not None:
+        if self._has_paused or self._inner.error is not None:
             with self._lock:
-                self._make_good()
+                self._after_take()
         return event
 
 
 def make_thread_buffer(
-    driver: "Driver",
+    pauses: ReadPauses,
     buffer: int,
     overflow: str,
     key: Key | None = None,
@@ -277,6 +278,6 @@ def make_thread_buffer(
 
     Raises: InvalidArgumentError.
     """
-    inner = make_buffer(buffer, overflow, key, lambda: ThreadFlowControl(driver.flow_control(), driver.loop), slow)
+    inner = make_buffer(buffer, overflow, key, pauses.overflow_pause_of_thread, slow)
     kind = LeanThreadBuffer if type(inner) in (Buffer, DropNewest) else ThreadBuffer
-    return kind(inner, ThreadFlowControl(driver.grace_pause, driver.loop))
+    return kind(inner, pauses.grace_pause_of_thread())

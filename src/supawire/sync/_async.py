@@ -1,17 +1,17 @@
-"""The async client, channel and mirror behind the blocking ones: the same, but their iterators are read by threads."""
+"""The async client, channel and mirror behind the sync ones: the same, but their iterators are read by threads."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from supawire._mirror_events import Row, RowLookup, RowSource, RowView
-from supawire.aio.buffers import Key, ThreadFlowControl
+from supawire.aio.buffers import Key
 from supawire.aio.callbacks import is_async
 from supawire.aio.channel import AsyncChannel
-from supawire.aio.client import AsyncClient
+from supawire.aio.client import AsyncClient, ClientEvents
 from supawire.aio.mirror import AsyncMirror
-from supawire.aio.mirror_fetch import not_here
-from supawire.aio.stream import Moves, Source
+from supawire.aio.mirror_fetch import async_fetch_error
+from supawire.aio.stream import Source
 from supawire.aio.subscriptions import Registration
 from supawire.aio.thread_buffer import ThreadBuffer, make_thread_buffer, make_thread_safe
 from supawire.options import check_bool
@@ -19,7 +19,7 @@ from supawire.selectors import Selector
 
 
 class Listening(NamedTuple):
-    """The parts of a blocking iterator."""
+    """The parts of a sync iterator."""
 
     registration: Registration
     buffer: ThreadBuffer
@@ -27,7 +27,7 @@ class Listening(NamedTuple):
 
 
 class ThreadedAsyncChannel(AsyncChannel):
-    """The async channel behind a blocking one."""
+    """The async channel behind a sync one."""
 
     def listen_on_thread(
         self, selectors: tuple[Selector[Any], ...], buffer: int, overflow: str, key: Key | None
@@ -35,7 +35,7 @@ class ThreadedAsyncChannel(AsyncChannel):
         """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         self._check_selectors(selectors)
         driver = self._driver
-        kept = make_thread_buffer(driver, buffer, overflow, key)
+        kept = make_thread_buffer(driver.pauses, buffer, overflow, key)
         put = make_thread_safe(selectors, kept.put, driver.loop)
         registration = driver.registry.add(self._topic, selectors, put, kept, driver.now())
         driver.pump()
@@ -43,12 +43,12 @@ class ThreadedAsyncChannel(AsyncChannel):
 
 
 class ThreadedAsyncClient(AsyncClient):
-    """The async client behind a blocking one."""
+    """The async client behind a sync one."""
 
     _kind = ThreadedAsyncChannel
 
     def _watch_end(self) -> None:
-        """Do nothing: the blocking client registers the finalizer."""
+        """Do nothing: the sync client registers the finalizer."""
 
     @property
     def address(self) -> str:
@@ -60,21 +60,23 @@ class ThreadedAsyncClient(AsyncClient):
         driver = self._driver
         driver.check_loop()
         check_bool("heartbeats", heartbeats)
-        kept = make_thread_buffer(driver, buffer, overflow, key)
+        kept = make_thread_buffer(driver.pauses, buffer, overflow, key)
         put = cast("Callable[[Any], None]", kept.put)  # its result is ignored
-        return Listening(driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, Moves(driver))
+        return Listening(
+            driver.registry.add(None, (), put, kept, driver.now(), None, heartbeats), kept, ClientEvents(driver)
+        )
 
     def mirror_behind(
         self, table: str, fetch: RowSource, fetch_row: RowLookup | None, **options: Any
     ) -> "ThreadedAsyncMirror":
-        """Make the async mirror behind a blocking one."""
+        """Make the async mirror behind a sync one."""
         if is_async(fetch) or inspect.isasyncgenfunction(fetch) or is_async(fetch_row):
-            raise not_here()
+            raise async_fetch_error()
         return ThreadedAsyncMirror(*self._mirror_options(table, fetch, fetch_row, **options))
 
 
 class ThreadedAsyncMirror(AsyncMirror[Any]):
-    """The async mirror behind a blocking one."""
+    """The async mirror behind a sync one."""
 
     @property
     def table(self) -> str:
@@ -93,5 +95,5 @@ class ThreadedAsyncMirror(AsyncMirror[Any]):
     def listen_on_thread(self, buffer: int) -> Listening:
         """Return the parts of an iterator like that of `listen`, to be read by a thread."""
         self._check()
-        kept = ThreadBuffer(self._buffer(buffer), ThreadFlowControl(self._driver.grace_pause, self._driver.loop))
+        kept = ThreadBuffer(self._buffer(buffer), self._driver.pauses.grace_pause_of_thread())
         return Listening(self._feed(kept), kept, self._source)

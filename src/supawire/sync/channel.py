@@ -1,4 +1,4 @@
-"""A channel of the blocking client: each call runs the async channel's method on the I/O thread."""
+"""A channel of the sync client: each call runs the async channel's method on the I/O thread."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from supawire.sync.stream import Stream
 
 
 class ThreadSubscription(Subscription):
-    """A `Subscription` of the blocking client."""
+    """A `Subscription` of the sync client."""
 
     def __init__(self, portal: Portal, made: Subscription) -> None:
         self._portal = portal

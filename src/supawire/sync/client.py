@@ -1,4 +1,4 @@
-"""The blocking client that `connect` and `from_supabase` return."""
+"""The sync client that `connect` and `from_supabase` return."""
 
 import logging
 import weakref
@@ -12,7 +12,7 @@ from uuid import UUID
 from supawire._mirror_events import RowLookup, RowSource
 from supawire._validation import call_site, misused, not_built
 from supawire.aio.buffers import Key, Overflow
-from supawire.aio.client import HttpClient, Transport, check_present
+from supawire.aio.connect import HttpClient, Transport, check_installed
 from supawire.aio.driver import Driver
 from supawire.aio.http_publish import Message, Published
 from supawire.aio.supabase import Account, Passed, Supabase
@@ -73,7 +73,7 @@ def connect(
     logger: logging.Logger | None = None,
     on_frame: Callable[..., object] | None = None,
 ) -> "Client":
-    """Open a blocking client of Supabase Realtime, which any thread may call; a context manager that closes it.
+    """Open a sync client of Supabase Realtime, which any thread may call; a context manager that closes it.
 
     Opening waits for the first connection. A permanent refusal raises at once; any other failure is retried until
     `open_timeout`. Afterwards the client reconnects without limit, except after a permanent refusal, which ends it. It
@@ -101,10 +101,10 @@ def connect(
         http, logger, on_frame,
     )  # fmt: skip
     endpoint = options.endpoint(url, key)
-    check_present(options)
+    check_installed(options)
 
     async def start() -> Driver:
-        driver = Driver(endpoint, options, blocking=True)
+        driver = Driver(endpoint, options, on_thread=True)
         await driver.open()
         return driver
 
@@ -408,7 +408,7 @@ class Client:
 
 
 def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]) -> Client:
-    """Open a blocking Realtime client that follows the session of a sync client of the package `supabase`.
+    """Open a sync Realtime client that follows the session of a sync client of the package `supabase`.
 
     URL and key are those of the given client, and the token is that of its signed-in user, also after a refresh or
     a new sign-in; after a sign-out the key is used. A client that was made with an `Authorization` header sends that
@@ -430,7 +430,7 @@ def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **option
     chosen, endpoint = account.read(options)
 
     async def start() -> Driver:
-        driver = Driver(endpoint, chosen, blocking=True)
+        driver = Driver(endpoint, chosen, on_thread=True)
         await account.open(driver)
         return driver
 

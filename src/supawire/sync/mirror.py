@@ -1,4 +1,4 @@
-"""A mirror of the blocking client: the async mirror, read from any thread.
+"""A mirror of the sync client: the async mirror, read from any thread.
 
 A single row, the number of rows and `in` are read on the caller's thread, because each is one dict lookup; all rows
 together are copied on the I/O thread, where they cannot change meanwhile. Models are made on the caller's thread.

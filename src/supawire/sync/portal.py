@@ -32,7 +32,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from supawire._validation import Site, warn_unclosed
 from supawire.aio.driver import Driver
-from supawire.aio.thread_buffer import locked_gate, wait_at_gate
+from supawire.aio.thread_buffer import OneShotLock
 from supawire.errors import ClosedError, ConnectError, RealtimeError, StateError
 
 
@@ -40,7 +40,7 @@ class Call:
     """One call on the I/O thread. Resolved once: with a value, with an error, or by the end of the loop."""
 
     def __init__(self) -> None:
-        self._gate = locked_gate()
+        self._resolved = OneShotLock()
         self._value: Any = None
         self._error: BaseException | None = None
         self._given_up = False
@@ -54,7 +54,7 @@ class Call:
 
     def wait(self) -> None:
         """Wait until the call is resolved; Ctrl-C ends the wait at once."""
-        wait_at_gate(self._gate)
+        self._resolved.wait()
 
     def give_up(self) -> bool:
         """Stop waiting; return whether the loop must be notified."""
@@ -121,7 +121,7 @@ class Call:
         if not self._settled:
             self._settled = True
             self._value, self._error = value, error
-            self._gate.release()
+            self._resolved.set()
 
 
 BOUND: Final = 2.0
@@ -249,7 +249,7 @@ class Portal:
     def spare(self) -> None:
         """Exclude the handler that the caller runs in, if any, from what the shutdown waits for."""
         if self._driver is not None:
-            self._driver.dispatch.exclude_current()
+            self._driver.thread.exclude_current()
 
     # --- calls
 
@@ -285,7 +285,7 @@ class Portal:
         if threading.current_thread() is self._thread:
             raise StateError(
                 "a blocking call on the client's I/O thread would wait for itself",
-                hint="on_frame, backoff= and key= functions run there; hand the call to another thread.",
+                hint="on_frame, backoff= and key= functions run there; make the call on another thread.",
             )
 
     def _is_done(self, call: Call, begin: Callable[[], None]) -> bool:
@@ -406,7 +406,7 @@ class Portal:
         """Mark the client as inherited in a forked child; return the descriptors to be replaced."""
         self.inherited = True
         if self._driver is not None:
-            self._driver.dispatch.inherited()
+            self._driver.thread.inherited()
         if self._selector is None or self._over:
             return set()
         watched: Any = self._selector.get_map() or {}

@@ -41,7 +41,7 @@ class Stream(Generic[E_co]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._buffer)} waiting"
-        return f"<Stream of {self._registration.wanted}, {state}>"
+        return f"<Stream of {self._registration.description}, {state}>"
 
     @property
     def dropped(self) -> int:
@@ -101,15 +101,15 @@ class Stream(Generic[E_co]):
             raise StopIteration
         self._buffer.wakeup_pending = False
         try:
-            goes_on = self._portal.run(self._source.may_come)
-            if goes_on is None:
+            more = self._portal.run(self._source.can_continue)
+            if more is None:
                 self._portal.call(_begin, self._source, left)
         except BaseException:
             self._buffer.wakeup_pending = True
             raise
-        if goes_on is not True:
+        if more is not True:
             self._buffer.wakeup_pending = True
-        if goes_on is False and not len(self._buffer):
+        if more is False and not len(self._buffer):
             self._portal.run(self._close)
             raise StopIteration
 

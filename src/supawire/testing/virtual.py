@@ -23,8 +23,8 @@ from itertools import count
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from supawire.aio.client import AsyncClient, connect_async
-from supawire.aio.connect import ClientOpener
+from supawire.aio.client import AsyncClient
+from supawire.aio.connect import ClientOpener, connect_async
 from supawire.errors import ConnectError, StateError
 from supawire.events import Instant
 from supawire.server.authorization import Policy

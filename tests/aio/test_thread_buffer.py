@@ -1,4 +1,4 @@
-"""Buffers between the event loop and a thread."""
+"""Buffers that the event loop fills and a thread empties, and the lock that such a thread waits on."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from supawire.aio.buffers import Buffer, DropNewest, DropOldest, FlowControl, Latest, ThreadFlowControl
-from supawire.aio.thread_buffer import LeanThreadBuffer, ThreadBuffer
+from supawire.aio.thread_buffer import MAX_LOCK_WAIT, LeanThreadBuffer, OneShotLock, ThreadBuffer, acquire_in_steps
 from tests.aio.peer import until
 
 pytestmark = pytest.mark.anyio
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.anyio
 COUNT = 20_000
 
 
-class Reading:
-    """A socket that may be told to stop."""
+class SocketReading:
+    """A socket whose reading can be paused."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -28,9 +28,9 @@ class Reading:
         (self.reads.set if reads else self.reads.clear)()
 
 
-def handover(inner: Buffer, patience: float = 30.0) -> tuple[ThreadBuffer, Reading]:
-    reading = Reading()
-    flow_control = ThreadFlowControl(FlowControl(patience, lambda: False, reading.set), asyncio.get_running_loop())
+def thread_buffer(inner: Buffer, longest: float = 30.0) -> tuple[ThreadBuffer, SocketReading]:
+    reading = SocketReading()
+    flow_control = ThreadFlowControl(FlowControl(longest, lambda: False, reading.set), asyncio.get_running_loop())
     kind = LeanThreadBuffer if type(inner) in (Buffer, DropNewest) else ThreadBuffer
     return kind(inner, flow_control), reading
 
@@ -51,7 +51,7 @@ def take_all(kept: ThreadBuffer, until: Any) -> list[Any]:
 @pytest.mark.parametrize("limit", [1, 2, 100, 1000])
 async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], limit: int):
     """However fast events come, a consumer on a thread that takes them at once gets all, in order (R39)."""
-    kept, reading = handover(inner(limit))
+    kept, reading = thread_buffer(inner(limit))
     count = COUNT if limit > 2 else 500
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, count - 1))
     for number in range(count):
@@ -66,7 +66,7 @@ async def test_a_burst_does_not_overflow_a_fast_consumer(inner: type[Buffer], li
 
 async def test_a_consumer_that_does_not_come_gets_what_its_policy_says():
     """When the moment of courtesy is over, a full buffer overflows, and reading is not stopped again (R39)."""
-    kept, reading = handover(Buffer(10), patience=0.01)
+    kept, reading = thread_buffer(Buffer(10), longest=0.01)
     for number in range(10):
         assert kept.put(number)
     assert not reading.reads.is_set()
@@ -86,7 +86,7 @@ async def test_a_consumer_that_does_not_come_gets_what_its_policy_says():
 
 async def test_one_event_at_a_time_wakes_the_consumer():
     """A consumer that waits between any two events misses no wake-up."""
-    kept, _ = handover(Buffer(10))
+    kept, _ = thread_buffer(Buffer(10))
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, 99))
     for number in range(100):
         kept.put(number)
@@ -96,7 +96,7 @@ async def test_one_event_at_a_time_wakes_the_consumer():
 
 async def test_the_newest_of_each_key_is_kept_across_threads():
     """With "latest" a thread always ends up with the newest event of each key, while events come."""
-    kept, _ = handover(Latest(10, lambda event: event[0]))
+    kept, _ = thread_buffer(Latest(10, lambda event: event[0]))
     consumer = asyncio.ensure_future(asyncio.to_thread(take_all, kept, ("end", 0)))
     for number in range(COUNT):
         kept.put(("ab"[number % 2], number))
@@ -111,11 +111,11 @@ async def test_the_newest_of_each_key_is_kept_across_threads():
 
 async def test_a_wait_ends_by_time_and_by_being_woken():
     """`wait` returns False when its time is over, and True when it is woken without an event."""
-    kept, _ = handover(Buffer(10))
+    kept, _ = thread_buffer(Buffer(10))
     kept.wakeup_pending = False
     assert not await asyncio.to_thread(kept.wait, 0.01)
     waiting = asyncio.ensure_future(asyncio.to_thread(kept.wait))
-    await until(lambda: kept._gate is not None)
+    await until(lambda: kept.has_waiter)
     kept.wake()
     assert await waiting
     assert kept.wait()  # nobody has looked why yet
@@ -123,7 +123,7 @@ async def test_a_wait_ends_by_time_and_by_being_woken():
 
 async def test_closing_lets_the_reading_go_on():
     """A full buffer that is closed does not hold the reading any longer."""
-    kept, reading = handover(Buffer(1))
+    kept, reading = thread_buffer(Buffer(1))
     kept.put(1)
     assert not reading.reads.is_set()
     kept.close()
@@ -137,7 +137,7 @@ def test_what_is_taken_after_the_loop_has_ended():
 
     async def fill() -> None:
         nonlocal kept
-        kept, _ = handover(Buffer(2))
+        kept, _ = thread_buffer(Buffer(2))
         kept.put(1)
         kept.put(2)
 
@@ -145,3 +145,43 @@ def test_what_is_taken_after_the_loop_has_ended():
     thread.start()
     thread.join()
     assert take_all(kept, 2) == [1, 2]
+
+
+# --- locks
+
+
+class SlowLock:
+    """A lock that is acquired with the n-th attempt, and records the timeout of each attempt."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self.timeouts: list[float] = []
+
+    def acquire(self, timeout: float) -> bool:
+        self.timeouts.append(timeout)
+        return len(self.timeouts) >= self.attempts
+
+
+@pytest.mark.parametrize("timeout", [None, 600.0])
+def test_no_wait_on_a_lock_is_long(timeout: float | None):
+    """A Ctrl-C just before a wait is handled when the wait ends, so each wait on the lock is short."""
+    lock: Any = SlowLock(5)
+    assert acquire_in_steps(lock, timeout)
+    assert len(lock.timeouts) == 5 and all(0 < waited <= MAX_LOCK_WAIT for waited in lock.timeouts)
+
+
+def test_another_thread_sets_it():
+    """A wait ends when another thread sets the event, and the next wait does not return at once."""
+    event = OneShotLock()
+    threading.Timer(0, event.set).start()
+    assert event.wait()
+    assert not event.wait(0)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_wait_is_limited_in_time(timeout: float):
+    """A wait returns False after its timeout, and True at once if the event is set."""
+    event = OneShotLock()
+    assert not event.wait(timeout)
+    event.set()
+    assert event.wait(timeout)
