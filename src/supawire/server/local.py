@@ -355,21 +355,21 @@ def _not_running() -> StateError:
 
 
 @asynccontextmanager
-async def _running(options: HubOptions, host: str, port: int, level: "PostgresBackend | None") -> AsyncGenerator[App]:
+async def _running(options: HubOptions, host: str, port: int, backend: "PostgresBackend | None") -> AsyncGenerator[App]:
     """Run a listening server, and its database backend if there is one, inside the block."""
     app = App(options)
     try:
-        if level is not None:
-            app.backend = level
-            await level.start(app)
+        if backend is not None:
+            app.backend = backend
+            await backend.start(app)
         await app.start(host, port)
-        if level is not None:
-            level.run()
+        if backend is not None:
+            backend.run()
         yield app
     finally:
         await app.stop()
-        if level is not None:
-            await level.stop()
+        if backend is not None:
+            await backend.stop()
 
 
 async def serve(
