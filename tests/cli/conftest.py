@@ -1,4 +1,4 @@
-"""Commands are run as a user runs them: the installed script, in a process of its own."""
+"""Commands are run like by a user: the installed script in its own process."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ SERVES = 300.0
 
 
 class Done:
-    """What a command printed and returned."""
+    """The output and the exit code of a command."""
 
     def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
         self.code = done.returncode
@@ -50,7 +50,7 @@ def supawire(*words: str, **environment: str) -> Done:
 
 
 class Serving:
-    """`supawire serve` in a process of its own, from its banner on."""
+    """A running `supawire serve`, whose banner has been read."""
 
     def __init__(self, *words: str, **environment: str) -> None:
         self._process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Serving:
             raise
 
     def _line(self) -> str:
-        """The next line of the banner; nothing after its last one."""
+        """Return the next line of the banner, or nothing after its last line."""
         assert self._process.stdout is not None
         if hasattr(self, "_ended"):
             return ""
@@ -87,7 +87,7 @@ class Serving:
         return found[1]
 
     def exported(self, name: str) -> str:
-        """A value that `--show-keys` printed."""
+        """Return a value that `--show-keys` printed."""
         found = re.search(rf"^export {name}=(\S+)$", self.banner, re.MULTILINE)
         assert found, self.banner
         return found[1]
@@ -100,7 +100,7 @@ class Serving:
         return Done(subprocess.CompletedProcess((), self._process.returncode, out, err))
 
     def end(self) -> None:
-        """Leave nothing behind, whatever happened."""
+        """End the process in any case."""
         if self._process.poll() is None:
             self._process.kill()
         with contextlib.suppress(ValueError):  # its pipes were read to the end

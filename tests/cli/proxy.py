@@ -1,4 +1,4 @@
-"""A TCP proxy between clients and a server that tampers with frames on their way to the clients."""
+"""A TCP proxy between clients and a server that changes frames on their way to the clients."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ END_OF_HEAD = b"\r\n\r\n"
 
 
 class Proxy:
-    """Listens on a free port and passes on what it gets. HTTP and the opening of WebSockets go through untouched."""
+    """Listens on a free port and forwards data. HTTP and WebSocket handshakes are not changed."""
 
     def __init__(self, port: int, tamper: Tamper) -> None:
         self._target = port
@@ -66,7 +66,7 @@ class Proxy:
 
 
 class Frames:
-    """Bytes of a server in, bytes for a client out; frames are tampered with after the head of the answer."""
+    """Splits the server's bytes into frames, which are tampered with after the response head."""
 
     def __init__(self, tamper: Tamper) -> None:
         self._tamper = tamper
@@ -89,7 +89,7 @@ class Frames:
         return out
 
     def _take(self) -> tuple[int, bytes] | None:
-        """The first byte and the payload of the next whole frame; a server does not mask."""
+        """Return the first byte and the payload of the next complete frame."""
         if len(self._rest) < 2:
             return None
         size, start = self._rest[1] & 0x7F, 2

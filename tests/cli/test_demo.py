@@ -1,4 +1,4 @@
-"""`supawire demo`."""
+"""The command `supawire demo`."""
 
 import asyncio
 import json
@@ -31,8 +31,8 @@ Capture = pytest.CaptureFixture[str]
 ALL_IS_WELL = "Everything that was sent arrived, and nothing else: 26 of 26"
 
 
-def test_the_plain_tour_tells_all_and_succeeds():
-    """Piped, it ends by itself with exit code 0, whole lines without escape codes, and everything that was promised."""
+def test_the_plain_tour_prints_every_step():
+    """In a pipe it ends with exit code 0 and prints whole lines without escape codes."""
     done = supawire("demo")
     assert (done.code, done.err) == (0, "")
     assert "\x1b" not in done.out
@@ -57,8 +57,8 @@ def test_the_plain_tour_tells_all_and_succeeds():
     assert done.out.splitlines()[-1].startswith(ALL_IS_WELL)
 
 
-def test_the_page_shows_what_is_printed(capsys: Capture):
-    """The excerpt in the page of the tour is one of a real tour, but for times and which of two clients is first."""
+def test_the_page_of_the_demo_shows_its_output(capsys: Capture):
+    """The excerpt is one of a real tour, except for times and the order of two clients."""
     page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     excerpt = next(block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if block.startswith("== 3/6"))
     assert run(["demo"]) == 0
@@ -68,8 +68,8 @@ def test_the_page_shows_what_is_printed(capsys: Capture):
 
 
 @pytest.mark.slow
-def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):
-    """Against `supawire serve`, found by the file that it wrote, the tour is the same, changes included."""
+def test_the_tour_of_a_running_server_is_the_same(serving: Start, tmp_path: Path):
+    """Against `supawire serve`, found by its env file, changes included."""
     path = tmp_path / "dev.env"
     server = serving("--env-file", str(path))
     done = supawire("demo", "--env-file", str(path))
@@ -83,8 +83,8 @@ def test_it_tours_a_server_in_another_process(serving: Start, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_tours_on_one_server_do_not_hear_each_other(serving: Start, tmp_path: Path):
-    """Two tours at the same time both find what they sent and nothing else."""
+def test_two_tours_on_one_server_do_not_interfere(serving: Start, tmp_path: Path):
+    """Both receive exactly what they sent."""
     path = tmp_path / "dev.env"
     serving("--env-file", str(path))
     command = [str(SCRIPT), "demo", "--env-file", str(path)]
@@ -94,8 +94,8 @@ def test_two_tours_on_one_server_do_not_hear_each_other(serving: Start, tmp_path
     assert all(ALL_IS_WELL in output for output in outputs)
 
 
-def test_a_server_without_the_route_is_toured_without_changes(capsys: Capture):
-    """With a key that may not make changes, that step says so and is left out; the rest must arrive."""
+def test_the_tour_skips_changes_that_the_key_does_not_permit(capsys: Capture):
+    """The step says why it is skipped; everything else must arrive."""
     with LocalServer() as server:
         assert run(["demo", "--url", server.url, "--key", server.anon_key]) == 0
     out = capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_a_server_without_the_route_is_toured_without_changes(capsys: Capture):
 
 @pytest.mark.parametrize("name", ["SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"])
 def test_the_key_may_come_from_the_environment(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch):
-    """A key need not stand on the command line; an empty variable is none."""
+    """An empty variable is ignored."""
     with LocalServer() as server:
         for each in ("SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"):
             monkeypatch.setenv(each, server.anon_key if each == name else "")
@@ -114,7 +114,7 @@ def test_the_key_may_come_from_the_environment(name: str, capsys: Capture, monke
 
 
 def test_a_refused_key_is_one_line(capsys: Capture):
-    """A server that refuses the key is exit code 1 and one line that says why, without the key."""
+    """Exit code 1 and one line that says why, without the key."""
     with LocalServer() as server, LocalServer() as other:
         assert run(["demo", "--url", server.url, "--key", other.anon_key]) == 1
     out, err = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_a_refused_key_is_one_line(capsys: Capture):
 
 
 def test_no_server_is_one_line(capsys: Capture):
-    """Where nothing listens, it is exit code 1 and one line that names the URL."""
+    """Exit code 1 and one line with the URL."""
     with LocalServer() as server:
         url = server.url
     assert run(["demo", "--url", url, "--key", server.anon_key]) == 1
@@ -140,7 +140,7 @@ def server() -> Iterator[Serving]:
 
 
 def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
-    """Do this to the first frame that has these bytes in it."""
+    """Return a function that changes the first frame containing these bytes."""
     todo = [seen]
 
     def tamper(payload: bytes) -> list[bytes]:
@@ -172,7 +172,7 @@ def once(seen: bytes, then: Callable[[bytes], list[bytes]]) -> Tamper:
     ids=["lost", "doubled", "altered", "lost bytes", "lost presence", "lost change", "lost digit"],
 )
 def test_a_broken_delivery_fails_the_tour(server: Serving, capsys: Capture, tamper: Tamper, said: list[str]):
-    """One frame lost, doubled or altered on its way is exit code 1, and the end names what and to whom."""
+    """One lost, doubled or altered frame gives exit code 1, and the result names the item and its receiver."""
     with Proxy(int(server.url.rpartition(":")[2]), tamper) as proxy:
         words = ["demo", "--url", proxy.url, "--key", server.exported("SUPAWIRE_SERVICE_KEY"), "--patience", "0.3"]
         assert run(words) == 1
@@ -183,8 +183,8 @@ def test_a_broken_delivery_fails_the_tour(server: Serving, capsys: Capture, tamp
     assert re.search(r"FAILED: \d+ of 26 arrived\.", result)
 
 
-def test_an_end_in_the_middle_fails_the_tour(server: Serving, capsys: Capture):
-    """When a step raises, the tour ends there with exit code 1, and says what did arrive and what went wrong."""
+def test_a_step_that_raises_fails_the_tour(server: Serving, capsys: Capture):
+    """The tour ends there with exit code 1, and prints what arrived and the error."""
 
     def tamper(payload: bytes) -> list[bytes]:
         if b'"phx_reply"' not in payload or b"table:items" not in payload:
@@ -202,7 +202,7 @@ def test_an_end_in_the_middle_fails_the_tour(server: Serving, capsys: Capture):
 
 
 def in_terminal(*words: str, interrupt_at: bytes | None = None, **environment: str) -> tuple[int, str]:
-    """Exit code, and what a terminal of 80 columns gets; Ctrl-C once these bytes came."""
+    """Return the exit code and the output in a terminal of 80 columns; press Ctrl-C after these bytes."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [str(SCRIPT), "demo", *words],
@@ -238,8 +238,8 @@ CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_colours_and_a_line_that_is_kept_up_to_date():
-    """In a terminal names have colours and a line below the transcript counts; no line is wider than the terminal."""
+def test_a_terminal_has_colours_and_a_status_line():
+    """No line is wider than the terminal."""
     code, text = in_terminal("--speed", "20")
     assert code == 0
     assert re.search(r"\x1b\[36m +Alice", text)
@@ -250,7 +250,7 @@ def test_a_terminal_gets_colours_and_a_line_that_is_kept_up_to_date():
 
 @pytest.mark.slow
 def test_no_color_is_obeyed_in_a_terminal():
-    """With NO_COLOR the same tour has no colours and no bold, in a terminal too."""
+    """With NO_COLOR the tour has no colours and no bold."""
     code, text = in_terminal("--speed", "20", NO_COLOR="1")
     assert code == 0
     assert not COLOUR.search(text)
@@ -259,16 +259,16 @@ def test_no_color_is_obeyed_in_a_terminal():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [{"words": ("--plain",)}, {"TERM": "dumb"}], ids=["--plain", "TERM=dumb"])
-def test_a_terminal_may_be_plain(how: dict[str, Any]):
-    """--plain, and a terminal that can do nothing, get the same as a pipe."""
+def test_plain_output_in_a_terminal(how: dict[str, Any]):
+    """--plain, and a dumb terminal, get the same output as a pipe."""
     code, text = in_terminal(*how.pop("words", ()), **how)
     assert code == 0
     assert "\x1b" not in text
     assert "== Result ==" in text
 
 
-def test_ctrl_c_ends_it_at_once():
-    """Ctrl-C in the middle is exit code 130 and one word, the cursor is shown again, and there is no traceback."""
+def test_ctrl_c_ends_the_tour_at_once():
+    """Exit code 130, one line, a visible cursor, and no traceback."""
     code, text = in_terminal("--speed", "4", interrupt_at=b"broadcast chat")
     assert code == 130
     assert "supawire: interrupted" in text
@@ -276,8 +276,8 @@ def test_ctrl_c_ends_it_at_once():
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
-def test_an_output_that_knows_no_arrows_gets_none():
-    """Where the output cannot hold a character, the tour is printed in ASCII all the same."""
+def test_an_ascii_output_gets_ascii_only():
+    """The tour is complete without characters that the encoding lacks."""
     done = supawire("demo", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.code == 0
     assert done.out.isascii()
@@ -287,15 +287,15 @@ def test_an_output_that_knows_no_arrows_gets_none():
 # --- what is shown
 
 
-def test_the_code_that_is_shown_fits():
-    """No line of shown code is wrapped in a terminal of 80 columns, with a longer topic either."""
+def test_shown_code_fits_into_80_columns():
+    """Also with a longer topic."""
     for code in (*STEPS, f"{CHANGES}\n{OwnBackend.emits}"):
         for line in code.replace("room:demo", "room:demo-1234").replace("items", "items-1234").splitlines():
             assert len(line) <= 76, line
 
 
-async def test_the_code_that_is_shown_runs():
-    """The code of all steps, one after the other, does what the tour says."""
+async def test_shown_code_runs():
+    """The code of all steps, one after the other, does what the tour shows."""
     shown: list[Any] = []
     with LocalServer() as server:
         names: dict[str, Any] = {
@@ -320,16 +320,16 @@ async def test_the_code_that_is_shown_runs():
 # --- the books
 
 
-def test_values_are_compared_to_the_last_digit():
-    """Equal values of different types, and numbers with another scale, are not the same; the order of keys is free."""
+def test_values_are_compared_exactly():
+    """Values of different types or scales differ; the order of keys does not matter."""
     assert Content("a", {"x": 1, "y": [2]}) == Content("a", {"y": [2], "x": 1})
     for one, other in ((1, True), (1, 1.0), (Decimal("19.9"), Decimal("19.90")), ([1], [True]), (None, "None")):
         assert Content("a", {"x": one}) != Content("a", {"x": other})
     assert Content("a", 1) != Content("b", 1)
 
 
-async def test_each_item_is_taken_once():
-    """What arrives twice was sent once: the second is surplus, and so is what came to somebody else."""
+async def test_each_expected_item_arrives_once():
+    """A second arrival is surplus, and so is one at another client."""
     checks = Checks(patience=0.01)
     checks.send("broadcast", Content("chat", 1), ["Bob", "Dashboard"])
     assert checks.arrive("Bob", "broadcast", Content("chat", 1)) is not None
@@ -341,8 +341,8 @@ async def test_each_item_is_taken_once():
     assert (checks.expected_count(), checks.arrivals(), checks.arrivals("presence")) == (2, 1, 0)
 
 
-async def test_patience_is_for_all_that_is_missing_together():
-    """Waiting for what does not come ends, and once the patience is used up the next wait is short."""
+async def test_the_timeout_is_shared_by_all_missing_items():
+    """When it is used up, the next wait is short."""
     checks = Checks(patience=0.05)
     items = checks.send("broadcast", Content("chat"), ["Bob"])
     for _ in range(3):
@@ -353,8 +353,8 @@ async def test_patience_is_for_all_that_is_missing_together():
     assert checks.complete
 
 
-def test_an_update_shows_what_it_changed_and_compares_all():
-    """The text of an update names changed columns, old and new; two that differ elsewhere are not the same."""
+def test_an_update_shows_changed_columns_and_compares_all():
+    """The text has old and new values of changed columns; updates that differ elsewhere are not equal."""
     row = {"id": 1, "name": "Lamp", "price": 2}
     content = row_content("UPDATE", "items", {**row, "price": 3}, row)
     assert str(content) == "Update items id=1 price=3 (was 2)"

@@ -1,4 +1,4 @@
-"""The program as a whole."""
+"""The program `supawire`."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.cli.conftest import supawire
 
 @pytest.mark.parametrize("words", [["--help"], []])
 def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]):
-    """`--help`, and no word at all, list every command, and that is exit code 0."""
+    """`--help`, and no arguments, list every command with exit code 0."""
     assert run(words) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -29,7 +29,7 @@ def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture
 def test_help_of_a_command_lists_its_options(
     command: str, options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """`supawire COMMAND --help` names each option, and where a secret may come from instead of the command line."""
+    """`supawire COMMAND --help` names each option, and the environment variable of a secret."""
     for name in ("SUPAWIRE_SECRET", "SUPAWIRE_KEY", "SUPAWIRE_SERVICE_KEY"):
         monkeypatch.setenv(name, "hidden" * 6)
     assert run([command, "--help"]) == 0
@@ -39,8 +39,8 @@ def test_help_of_a_command_lists_its_options(
     assert "hidden" not in out
 
 
-def test_version_is_the_packages():
-    """`supawire --version`, as installed, prints name and version of the package."""
+def test_version_is_the_version_of_the_package():
+    """`supawire --version` prints name and version."""
     done = supawire("--version")
     assert (done.code, done.out) == (0, f"supawire {version('supawire')}\n")
 
@@ -61,8 +61,8 @@ def test_version_is_the_packages():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_told_so(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
-    """What cannot be asked for is exit code 2 and one line on stderr that names what is right; nothing on stdout."""
+def test_a_wrong_command_line_is_one_line_on_stderr(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    """Exit code 2, and the line says what is right; nothing on stdout."""
     assert run(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -72,8 +72,8 @@ def test_a_wrong_command_line_is_told_so(words: list[str], said: str, capsys: py
 
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "jwt"])
-def test_without_the_extra_one_sentence_names_it(package: str):
-    """When a package of the extra is missing, it is exit code 2 and one line with the command that brings it."""
+def test_a_missing_extra_is_named(package: str):
+    """Exit code 2, and one line with the command that installs it."""
     code = f"import sys; sys.modules[{package!r}] = None; from supawire.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -82,8 +82,8 @@ def test_without_the_extra_one_sentence_names_it(package: str):
     assert "pip install 'supawire[cli]'" in done.stderr
 
 
-def test_it_is_a_module_too():
-    """`python -m supawire.cli` is the same program."""
+def test_the_module_is_the_same_program():
+    """`python -m supawire.cli` works like `supawire`."""
     done = subprocess.run(
         [sys.executable, "-m", "supawire.cli", "--version"], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""`supawire serve`."""
+"""The command `supawire serve`."""
 
 import os
 import pty
@@ -48,8 +48,8 @@ def post(url: str, key: str, data: bytes) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_stops_it_and_clients_are_told(serving: Start, number: int):
-    """On SIGTERM and SIGINT each socket is closed with 1012, as a deploy does, and the exit code is 0."""
+def test_a_signal_closes_sockets_with_1012(serving: Start, number: int):
+    """On SIGTERM and SIGINT, as in a deployment of the real server; the exit code is 0."""
     server = serving("--show-keys")
     with open_socket(server.url, server.exported("SUPAWIRE_KEY")) as client:
         client.send('[null,"1","phoenix","heartbeat",{}]')
@@ -64,8 +64,8 @@ def test_a_signal_stops_it_and_clients_are_told(serving: Start, number: int):
 
 
 @pytest.mark.slow
-def test_keys_are_not_shown_unless_asked_for(serving: Start):
-    """The banner has no key and no secret in it, and says how to get at them."""
+def test_keys_are_printed_on_request_only(serving: Start):
+    """The banner has no key and no secret, and says how to get them."""
     server = serving(SUPAWIRE_SECRET=SECRET)
     assert not KEY_LIKE.search(server.banner)
     assert SECRET not in server.banner
@@ -74,8 +74,8 @@ def test_keys_are_not_shown_unless_asked_for(serving: Start):
 
 
 @pytest.mark.slow
-def test_shown_keys_open_doors(serving: Start):
-    """With --show-keys the banner has lines for a shell; the anon key opens a socket, the service key emits changes."""
+def test_printed_keys_work(serving: Start):
+    """With --show-keys the banner has lines for a shell; the anon key opens a socket, the service key changes rows."""
     server = serving("--show-keys")
     assert server.exported("SUPAWIRE_URL") == server.url
     with open_socket(server.url, server.exported("SUPAWIRE_KEY")):
@@ -93,7 +93,7 @@ def test_shown_keys_open_doors(serving: Start):
 
 @pytest.mark.slow
 def test_a_fixed_secret_keeps_keys_valid(serving: Start):
-    """A key made with the secret opens a server that was started with it, and no other."""
+    """A key of the secret is valid for a server with that secret, and for no other."""
     key = LocalServer(secret=SECRET).anon_key
     with open_socket(serving(SUPAWIRE_SECRET=SECRET).url, key):
         pass
@@ -102,8 +102,8 @@ def test_a_fixed_secret_keeps_keys_valid(serving: Start):
     assert refused.value.response.status_code == 401
 
 
-def test_the_env_file_is_for_its_owner_and_goes_with_the_server(serving: Start, tmp_path: Path):
-    """--env-file writes URL and keys for nobody else to read, and removes the file at the end; keys are not printed."""
+def test_the_env_file_is_private_and_removed_at_the_end(serving: Start, tmp_path: Path):
+    """--env-file writes URL and keys, which only the owner can read; keys are not printed."""
     path = tmp_path / "dev.env"
     server = serving("--env-file", str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -117,7 +117,7 @@ def test_the_env_file_is_for_its_owner_and_goes_with_the_server(serving: Start, 
 
 
 def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
-    """The command that the banner gives sets the three variables."""
+    """The command of the banner sets the variables."""
     path = tmp_path / "dev.env"
     settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:4000", "SUPAWIRE_KEY": "a.b-c_d"})
     command = f'set -a; . {path}; set +a; env | grep "^SUPAWIRE_" | sort'
@@ -127,7 +127,7 @@ def test_the_env_file_can_be_read_by_a_shell(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
 def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
-    """A file, link or folder that supawire did not write stays as it is, and that is exit code 2."""
+    """A file, link or folder that supawire did not write stays unchanged; exit code 2."""
     path, other = tmp_path / ".env", tmp_path / "other"
     other.write_text(settings.FIRST_LINE + "\nPRECIOUS=1\n", encoding="utf-8")
     if kind == "file":
@@ -142,8 +142,8 @@ def test_another_file_is_not_overwritten(tmp_path: Path, kind: str, capsys: pyte
     assert kind != "file" or path.read_text(encoding="utf-8") == "PRECIOUS=1\n"
 
 
-def test_a_file_left_behind_is_taken_over(tmp_path: Path):
-    """The file of a server that was killed is written anew; one that somebody changed meanwhile is not removed."""
+def test_the_env_file_of_a_killed_server_is_overwritten(tmp_path: Path):
+    """A file that was changed meanwhile is not removed."""
     path = tmp_path / "dev.env"
     settings.EnvFile(path).write({"SUPAWIRE_URL": "http://127.0.0.1:1", "SUPAWIRE_KEY": "old"})
     second = settings.EnvFile(path)
@@ -154,8 +154,8 @@ def test_a_file_left_behind_is_taken_over(tmp_path: Path):
     assert path.read_text(encoding="utf-8") == "mine now"
 
 
-def test_a_taken_port_is_said(capsys: pytest.CaptureFixture[str]):
-    """When something listens on the port, it is exit code 1 and one line that says what to do."""
+def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]):
+    """Exit code 1, and the line says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run(["serve", "--port", str(taken.getsockname()[1])]) == 1
     out, err = capsys.readouterr()
@@ -168,8 +168,8 @@ CURL = re.compile(r"^ *curl -X POST (?P<url>\S+) (?P<rest>(?:.*\\\n)+.*)$", re.M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["banner", "page"])
-def test_the_command_that_makes_a_row_change_works(serving: Start, where: str):
-    """The command that the banner gives for a change of a row, and the one in the page, do what they say."""
+def test_the_printed_command_changes_a_row(serving: Start, where: str):
+    """The command of the banner, and the one of the page."""
     server = serving("--show-keys")
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     found = CURL.search(server.banner if where == "banner" else page)
@@ -181,8 +181,8 @@ def test_the_command_that_makes_a_row_change_works(serving: Start, where: str):
     assert post(url, server.exported("SUPAWIRE_SERVICE_KEY"), data.encode()) == 202
 
 
-def test_the_client_of_the_banner_works(serving: Start, tmp_path: Path):
-    """The Python code that the banner gives, pasted into a file, hears what it sends."""
+def test_the_printed_python_client_receives_its_broadcast(serving: Start, tmp_path: Path):
+    """The code of the banner runs unchanged."""
     path = tmp_path / "dev.env"
     server = serving("--env-file", str(path))
     _, _, after = server.banner.partition("A client in Python:\n")
@@ -214,8 +214,8 @@ def wish(host: str = "127.0.0.1", *, strict: bool = False, allow_host: tuple[str
         ("dev.example", False, "http://dev.example:4000"),
     ],
 )
-def test_the_development_route_is_for_this_machine(host: str, local: bool, url: str):
-    """The route that makes changes is there on addresses of this machine only; the URL is one that clients can use."""
+def test_the_development_route_needs_a_loopback_address(host: str, local: bool, url: str):
+    """The URL is one that clients can use."""
     assert wish(host).options().dev is local
     assert url_of(host, 4000) == url
     values = {"SUPAWIRE_URL": url, "SUPAWIRE_KEY": "", "SUPAWIRE_SERVICE_KEY": ""}
@@ -227,8 +227,8 @@ def test_the_development_route_is_for_this_machine(host: str, local: bool, url: 
     assert ("Other machines" in shown.get()) is not local
 
 
-def test_other_names_are_allowed_one_by_one():
-    """--allow-host and --host add the project that these names stand for, and `0.0.0.0` adds none."""
+def test_allowed_host_names():
+    """--allow-host and --host add the project of these names, and `0.0.0.0` adds none."""
     usual = wish().options().tenants
     assert wish("0.0.0.0").options().tenants == usual
     named = wish("192.0.2.7", allow_host=("host.docker.internal", "realtime:4000"))
@@ -236,8 +236,8 @@ def test_other_names_are_allowed_one_by_one():
 
 
 @pytest.mark.slow
-def test_an_address_of_ipv6_works_too(serving: Start):
-    """On ::1 the URL that is printed opens a socket, and the development route answers there."""
+def test_an_ipv6_address_works(serving: Start):
+    """On ::1 the printed URL opens a socket, and the development route answers."""
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
         pytest.skip("not run: this machine has no IPv6")
     server = serving("--host", "::1", "--show-keys")
@@ -247,14 +247,14 @@ def test_an_address_of_ipv6_works_too(serving: Start):
     assert post(f"{server.url}/dev/emit", server.exported("SUPAWIRE_SERVICE_KEY"), b"") == 422
 
 
-def test_strict_is_as_strict_as_a_self_hosted_server():
-    """--strict holds errors back and limits; without it the server answers at once."""
+def test_strict_applies_the_limits_of_a_self_hosted_server():
+    """Without it the server answers at once."""
     assert wish().options().timings.join_error == 0 and wish().options().limits.channels is None
     assert wish(strict=True).options().timings.join_error == 5 and wish(strict=True).options().limits.channels == 100
 
 
 def shown_in_terminal(**environment: str) -> str:
-    """What `supawire serve` writes to a terminal until it is stopped."""
+    """Return the output of `supawire serve` in a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [SCRIPT, "serve", "--port", "0"], env=ENVIRONMENT | {"TERM": "xterm-256color"} | environment, stdout=follower
@@ -272,8 +272,8 @@ def shown_in_terminal(**environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
-    """A terminal gets colours and whole lines, unless NO_COLOR is set; what is no terminal gets no escape codes."""
+def test_colours_are_for_terminals_only(serving: Start):
+    """A terminal gets colours and whole lines, unless NO_COLOR is set; a pipe gets no escape codes."""
     terminal = shown_in_terminal()
     assert "\x1b[" in terminal
     lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal).splitlines()
@@ -283,8 +283,8 @@ def test_colours_are_for_terminals_and_can_be_switched_off(serving: Start):
 
 
 @pytest.mark.slow
-def test_the_inspector_is_there_unless_others_could_see_it(serving: Start):
-    """The page is at the address of the server; with --no-inspector, or on other addresses than this machine's, not."""
+def test_the_inspector_is_off_when_other_machines_can_connect(serving: Start):
+    """The page is at the server's address; not with --no-inspector or on other addresses than loopback."""
 
     def page(server: Serving) -> int:
         try:

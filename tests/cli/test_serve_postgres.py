@@ -1,4 +1,4 @@
-"""`supawire serve` with a database."""
+"""The command `supawire serve` with a database."""
 
 import contextlib
 import queue
@@ -24,7 +24,7 @@ PASSWORD = re.compile(r"postgres:([\w-]{20,})@")
 
 
 def block(banner: str, title: str) -> str:
-    """What stands to copy under a title."""
+    """Return the code under a title of the banner."""
     _, _, after = banner.partition(f"{title}\n")
     found = re.match(r"(?:\n|    .*\n)+", after)
     assert found, banner
@@ -125,8 +125,8 @@ def websocket_option(node: str) -> list[str]:
     return ["--experimental-websocket"] if found.stdout.strip() == "undefined" else []
 
 
-def test_the_password_is_shown_when_keys_are(serving: Start):
-    """Only then; the env file has it too, as a URL for every program."""
+def test_the_password_is_printed_with_the_keys_only(serving: Start):
+    """The env file has it too, in a URL for every program."""
     server = serving("--postgres", "--show-keys")
     url = server.exported("SUPAWIRE_DATABASE_URL")
     with psycopg.connect(url) as connection:
@@ -134,8 +134,8 @@ def test_the_password_is_shown_when_keys_are(serving: Start):
     assert not PASSWORD.search(serving("--postgres").banner)
 
 
-def test_values_with_quotes_survive_the_file(tmp_path: Path):
-    """The URL of a database may hold what a shell would take for its own."""
+def test_values_with_quotes_in_the_env_file(tmp_path: Path):
+    """The URL of a database may contain characters with a meaning in a shell."""
     values = {
         "SUPAWIRE_URL": "http://[::1]:4000",
         "SUPAWIRE_KEY": "k",
@@ -158,8 +158,8 @@ def _cluster() -> Iterator[str]:
         yield cluster.url
 
 
-def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, cluster: str):
-    """Unprepared it is refused in one line; prepared once, it is served again without."""
+def test_a_given_database_is_prepared_on_request(serving: Start, cluster: str):
+    """Unprepared it is refused in one line; once prepared, it is served without --prepare."""
     assert run(["serve", "--port", "0", "--database", cluster]) == 1
     server = serving("--database", cluster, "--prepare")
     assert not PASSWORD.search(server.banner)
@@ -170,7 +170,7 @@ def test_a_given_database_is_prepared_when_asked_and_stays(serving: Start, clust
 
 
 def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Its migrations have run, its secret signs; what fails is one line with file and line."""
+    """Its migrations run and its secret signs keys; a failure is one line with file and line."""
     migrations = tmp_path / "supabase" / "migrations"
     migrations.mkdir(parents=True)
     (migrations / "1_first.sql").write_text("create table todos (id int primary key);\n")
@@ -201,10 +201,10 @@ def test_a_project_is_served(serving: Start, tmp_path: Path, capsys: pytest.Capt
     ],
     ids=["no URL", "nobody there", "both", "nothing", "project and database", "no project"],
 )
-def test_trouble_is_one_line_and_an_exit_code(
+def test_an_error_is_one_line_and_an_exit_code(
     words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ):
-    """2 when it was asked wrongly, 1 when the database is at fault; no password is in it."""
+    """2 for wrong usage, 1 for an error of the database; the line has no password."""
     assert run(["serve", "--port", "0", *words]) == code
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,7 +1,7 @@
-"""A real PostgreSQL for each run of the tests, and a prepared database, empty for each test that wants it.
+"""A PostgreSQL for the run of the tests, and an empty prepared database for each test that uses it.
 
-`database` is its URL (a role that may do everything); `cluster` the server they live in; `sql` a connection.
-Without the extra postgres nothing in this folder runs.
+`database` is its URL, for a superuser; `cluster` is the server; `sql` is a connection. Without the extra `postgres` no
+test of this folder runs.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from supawire.server.postgres.cluster import Cluster
 
-    from .listening import Ear
+    from .listening import Listeners
 
 collect_ignore_glob = [] if find_spec("psycopg") else ["test_*.py"]
 
 
 @pytest.fixture(scope="session", name="cluster")
 def _cluster() -> Iterator["Cluster"]:
-    """One cluster for the run."""
+    """One cluster for all tests of the run."""
     from supawire.server.postgres.cluster import Cluster
 
     with Cluster() as cluster:
@@ -32,7 +32,7 @@ def _cluster() -> Iterator["Cluster"]:
 
 @pytest.fixture(scope="session", name="used")
 def _used(cluster: "Cluster") -> str:
-    """The URL of the database that the tests have one after the other."""
+    """The URL of the database that the tests use one after the other."""
     import psycopg
 
     with psycopg.connect(cluster.url, autocommit=True) as admin:
@@ -51,7 +51,7 @@ def database(used: str) -> str:
 
 @pytest.fixture
 def sql(database: str) -> Iterator["Connection[TupleRow]"]:
-    """A connection to that database, each statement committed at once."""
+    """A connection to that database in autocommit mode."""
     import psycopg
 
     with psycopg.connect(database, autocommit=True) as connection:
@@ -59,11 +59,22 @@ def sql(database: str) -> Iterator["Connection[TupleRow]"]:
 
 
 @pytest.fixture
-def ear(database: str) -> Iterator["Ear"]:
-    """Listeners of a server on that database, which runs for the test."""
+def listeners(database: str) -> Iterator["Listeners"]:
+    """Listeners of a server on that database, which runs during the test."""
     from supawire.server import LocalServer
 
-    from .listening import Ear
+    from .listening import Listeners
 
     with LocalServer(database=database) as server:
-        yield Ear(server)
+        yield Listeners(server)
+
+
+@pytest.fixture
+def brief(database: str) -> Iterator["Listeners"]:
+    """Listeners of a server that loses changes silently like the real one, but for a shorter time."""
+    from supawire.server.postgres.backend import BackendOptions
+
+    from .listening import Listeners, ServerWithOptions
+
+    with ServerWithOptions(database, BackendOptions(outage_loss=0.3, policy_loss=0.1)) as server:
+        yield Listeners(server)

@@ -1,6 +1,6 @@
-"""Databases that come and go with a test.
+"""Create and empty databases for tests.
 
-Making one costs ten times as much as emptying one: three hundred files.
+Creating one takes ten times as long as emptying one, because it writes three hundred files.
 """
 
 from collections.abc import Generator
@@ -48,7 +48,7 @@ def database(cluster: Cluster, name: str, template: str = "template1") -> Genera
 
 
 def empty(url: str) -> None:
-    """Send everybody away and make it what a prepared database of an embedded cluster is."""
+    """End all connections to the database, and make it like a prepared one in an embedded cluster."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity "

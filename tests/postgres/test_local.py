@@ -1,5 +1,6 @@
-"""`LocalServer` with a database: an embedded one, or a given one."""
+"""`LocalServer` with an embedded or a given database."""
 
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier, Literal
 
+from supawire import changes, connect_async
 from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
@@ -23,6 +25,7 @@ from supawire.server.postgres.preflight import without_password
 from supawire.server.queries import QueryError
 from tests.held import Held, left_since
 from tests.postgres import databases
+from tests.server.inspector.inspector_client import looking
 from tests.sync.test_threads import in_threads
 
 pytestmark = pytest.mark.slow
@@ -34,8 +37,8 @@ def _server() -> Iterator[LocalServer]:
         yield server
 
 
-def test_sql_runs_in_a_database_of_its_own(server: LocalServer):
-    """Rows come as tuples, parameters go apart from the text, and several statements are one call."""
+def test_sql_runs_statements_with_parameters(server: LocalServer):
+    """It returns rows as tuples, passes parameters separately, and accepts several statements."""
     server.sql("create table kept (id int primary key, body jsonb); insert into kept values (1, '[1]')")
     assert server.sql("insert into kept values (%s, %s) returning id", 2, '{"a": null}') == [(2,)]
     assert server.sql("select id, body from kept order by id") == [(1, [1]), (2, {"a": None})]
@@ -48,21 +51,21 @@ def test_sql_runs_in_a_database_of_its_own(server: LocalServer):
         assert other.execute("select count(*) from kept").fetchone() == (0,)
 
 
-def test_sql_may_come_from_any_thread(server: LocalServer):
-    """Many at once; each gets its own rows."""
+def test_sql_can_be_called_from_many_threads(server: LocalServer):
+    """Each call returns its own rows."""
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda n: server.sql("select %s::int", n), range(100))) == [[(n,)] for n in range(100)]
 
 
 def test_threads_that_begin_together_share_one_connection(server: LocalServer):
-    """The first statements of all threads come at the same time; none opens a connection that nobody closes."""
+    """The first statements of all threads open one connection."""
     with LocalServer(database=server.database_url, prepare=True) as fresh:
         backends = in_threads(lambda _: fresh.sql("select pg_backend_pid()"), 8)
         assert len({str(rows) for rows in backends}) == 1
 
 
-def test_a_statement_behind_the_end_is_refused(server: LocalServer):
-    """Whoever waited for another thread's statement while the server stopped opens no new connection."""
+def test_a_stopped_server_refuses_sql(server: LocalServer):
+    """A statement that waited for another thread's while the server stopped opens no new connection."""
     with LocalServer(database=server.database_url, prepare=True) as ending:
         ending.sql("select 1")
         assert ending._backend is not None
@@ -71,15 +74,15 @@ def test_a_statement_behind_the_end_is_refused(server: LocalServer):
         session.run("select 1")
 
 
-def test_a_connection_that_was_killed_is_opened_again(server: LocalServer):
-    """The statement that met the loss says so; the next one works."""
+def test_a_lost_sql_connection_is_reopened(server: LocalServer):
+    """The statement during which it was lost fails; the next one works."""
     with pytest.raises(psycopg.errors.AdminShutdown):
         server.sql("select pg_terminate_backend(pg_backend_pid())")
     assert server.sql("select 1") == [(1,)]
 
 
-def test_what_belongs_to_the_memory_level_says_what_to_do_here(server: LocalServer):
-    """Changes, messages and rights are the database's."""
+def test_methods_for_servers_without_a_database_name_the_sql_to_use(server: LocalServer):
+    """emit, send and policy raise StateError."""
     for call, hint in (
         (lambda: server.emit("INSERT", "t", record={"id": 1}), "insert into"),
         (lambda: server.emit_delete("t", old_record={"id": 1}), "insert into"),
@@ -90,8 +93,8 @@ def test_what_belongs_to_the_memory_level_says_what_to_do_here(server: LocalServ
             call()
 
 
-def test_nothing_is_left_after_the_end_and_it_starts_again():
-    """No folder, no thread, no open file; a second start has an empty database."""
+def test_stop_leaves_nothing_and_the_server_can_start_again():
+    """No folder, thread or open file is left; a second start has an empty database."""
     before = Held.now()
     server = LocalServer(postgres=True)
     with pytest.raises(StateError, match="with LocalServer"):
@@ -110,8 +113,8 @@ def test_nothing_is_left_after_the_end_and_it_starts_again():
         server.sql("select 1")
 
 
-def test_a_database_of_its_own_that_ends_is_told():
-    """It was killed, and does not come back; stopping the server is clean all the same."""
+def test_an_embedded_database_that_was_killed_is_reported():
+    """It is not restarted, joins are refused, and stopping the server works."""
     said = threading.Event()
 
     class Said(logging.Handler):
@@ -131,8 +134,8 @@ def test_a_database_of_its_own_that_ends_is_told():
         logging.getLogger("supawire.server").removeHandler(handler)
 
 
-def test_an_interrupt_while_it_starts_leaves_nothing():
-    """Ctrl-C in `start` ends what had begun; the server can be started again."""
+def test_an_interrupt_during_the_start_leaves_nothing():
+    """Ctrl-C in `start` ends what was started; the server can be started again."""
     script = """
 import os, signal, threading, time
 from supawire.server import LocalServer
@@ -155,8 +158,8 @@ with server:
     assert (done.stdout, done.stderr) == ("1\n[(1,)]\n", "")
 
 
-async def test_it_works_under_async_with_too():
-    """The loop of the caller goes on while the database starts."""
+async def test_async_with_does_not_block_the_event_loop():
+    """The caller's event loop runs while the database starts."""
     async with LocalServer(postgres=True) as server:
         assert server.sql("select 1") == [(1,)]
 
@@ -165,7 +168,7 @@ async def test_it_works_under_async_with_too():
 
 
 def test_a_given_database_that_is_prepared_is_used(database: str):
-    """Nothing in it is made or ended by us."""
+    """Nothing in it is created, and it keeps running."""
     with LocalServer(database=database) as server:
         assert server.database_url == database
         server.sql("create table mine ()")
@@ -177,13 +180,13 @@ def test_a_given_database_that_is_prepared_is_used(database: str):
 
 @pytest.fixture(name="bare")
 def _bare(cluster: Cluster) -> Iterator[str]:
-    """A database without anything in it."""
+    """An empty database."""
     with databases.database(cluster, "bare") as url:
         yield url
 
 
-def test_a_bare_database_is_only_prepared_when_asked(bare: str):
-    """Without being asked the server says what is missing and how to make it; prepared once, it stays so."""
+def test_an_empty_database_is_prepared_on_request(bare: str):
+    """Otherwise the error says what is missing and how to create it. Once prepared, it stays so."""
     with pytest.raises(StateError, match=r"lacks the table realtime\.messages.*--prepare"):
         LocalServer(database=bare).start()
     with psycopg.connect(bare) as look:
@@ -209,8 +212,8 @@ def test_a_bare_database_is_only_prepared_when_asked(bare: str):
     ],
     ids=["port", "password", "user", "name"],
 )
-def test_a_database_that_cannot_be_reached_is_one_sentence_with_its_remedy(database: str, spoil: Any, said: str):
-    """Without the password in it."""
+def test_an_unreachable_database_is_one_sentence_with_a_hint(database: str, spoil: Any, said: str):
+    """The password is not in it."""
     password = database.partition("//postgres:")[2].partition("@")[0]
     with pytest.raises(ConnectError, match=said) as caught:
         LocalServer(database=spoil(database)).start()
@@ -219,15 +222,15 @@ def test_a_database_that_cannot_be_reached_is_one_sentence_with_its_remedy(datab
 
 
 @pytest.mark.parametrize("url", ["postgres:/secret@nowhere", "secret", "postgresql://u:secret@[::1/x"])
-def test_what_is_no_url_is_refused_at_once(url: str):
-    """When the server is made, and without showing it."""
+def test_an_invalid_url_is_refused_by_the_constructor(url: str):
+    """The error does not show it."""
     with pytest.raises(InvalidArgumentError, match="USER:PASSWORD") as caught:
         LocalServer(database=url)
     assert "secret" not in str(caught.value)
 
 
-def test_a_role_that_may_not_do_enough_is_refused(database: str):
-    """The remedy is the statement to run, one after the other, until the server runs."""
+def test_a_role_without_enough_privileges_is_refused(database: str):
+    """Each hint has the statement to run; after all of them the server starts."""
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute("create role \"half way\" login password 'x'")
         try:
@@ -256,8 +259,8 @@ def test_a_role_that_may_not_do_enough_is_refused(database: str):
             admin.execute('drop role "half way"')
 
 
-def test_settings_that_are_in_the_way_are_named():
-    """What must be `logical`, with the statement to run; and that no slot or no sender is left."""
+def test_unsuitable_settings_are_named():
+    """wal_level must be logical, with the statement to run; missing slots and senders are reported too."""
     remedy = r"wal_level = replica.*ALTER SYSTEM SET wal_level = logical, then restart"
     settings = {
         "wal_level": ("replica", remedy),
@@ -275,16 +278,16 @@ def test_settings_that_are_in_the_way_are_named():
                 LocalServer(database=cluster.url, prepare=True).start()
 
 
-def test_both_levels_at_once_are_a_mistake():
-    """So is preparing nothing."""
+def test_contradicting_options_are_refused():
+    """postgres=True with database=, and prepare=True without a database."""
     with pytest.raises(InvalidArgumentError):
         LocalServer(postgres=True, database="postgresql://localhost/x")
     with pytest.raises(InvalidArgumentError):
         LocalServer(prepare=True)
 
 
-def test_a_port_that_is_taken_ends_the_database_too():
-    """The error is that of the port, and nothing of the database stays."""
+def test_a_port_in_use_stops_the_database_too():
+    """The error is the one of the port, and nothing of the database is left."""
     with LocalServer() as other:
         server = LocalServer(postgres=True, port=int(other.url.rpartition(":")[2]))
         with pytest.raises(OSError, match="address"):
@@ -303,13 +306,43 @@ def test_a_port_that_is_taken_ends_the_database_too():
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str):
-    """And still leads to the same database."""
+    """The shown URL still refers to the same database."""
     assert without_password(url) == shown
 
 
 def test_the_shown_url_of_an_embedded_database_works_for_its_owner(cluster: Cluster):
-    """Its password is in a file that nobody else can read."""
+    """Its password is in a file that only the owner can read."""
     assert cluster.url.partition("postgres:")[2].partition("@")[0] not in cluster.shown_url
     with psycopg.connect(cluster.shown_url) as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     assert stat.S_IMODE((cluster.folder / "pgpass").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("option", ["announce_outages", "isolate_policy_errors"])
+def test_outage_options_need_a_database(option: str):
+    """Without a database there is nothing to announce; the error says what to give."""
+    options: dict[str, Any] = {option: True}
+    with pytest.raises(InvalidArgumentError, match=rf"{option}=True needs a database; give postgres=True"):
+        LocalServer(**options)
+
+
+async def test_the_inspector_shows_changed_rows(database: str) -> None:
+    """A change is one line with the number of channels that received it; rows cannot be emitted from the page."""
+    async with LocalServer(database=database, inspector=True) as server, looking(server.url) as eye:
+        assert eye.about["level"] == "PostgreSQL"
+        server.sql("create table notes (id int primary key, body text)")
+        server.sql("alter publication supabase_realtime add table notes")
+        async with (
+            connect_async(server.url, server.anon_key) as one,
+            connect_async(server.url, server.anon_key) as two,
+        ):
+            for client in (one, two):
+                client.channel("notes").on(changes("notes"), lambda _: None)
+                await client.channel("notes").subscribe(wait="ready")
+            server.sql("insert into notes values (1, 'hello')")
+            await eye.until(lambda: sum(it["receivers"] for it in eye.changes) == 2)
+            for line in eye.changes:
+                assert (line["table"], line["type"]) == ("public.notes", "INSERT")
+                assert json.loads(line["record"]) == {"id": 1, "body": "hello"}
+            answer = await eye.order(do="emit", type="INSERT", table="notes", record={"id": 2})
+            assert "database" in answer["error"]

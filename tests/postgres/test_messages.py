@@ -1,4 +1,4 @@
-"""Messages that the database sends: delivered as they commit, and replayed to who missed them (protocol §6.3, §6.4)."""
+"""Messages from the database: delivered as they commit, and replayed to later joins."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def numbers(frames: list[Any]) -> list[Any]:
 
 
 def replayed_and_live(frames: list[Any]) -> tuple[list[int], list[int]]:
-    """The numbers of both, each as they came; the word that ends a story is none."""
+    """Return the numbers of replayed and live broadcasts, each in order, without the final marker."""
     parts: tuple[list[int], list[int]] = [], []
     for frame in frames:
         if frame.event == "broadcast" and (n := frame.payload["payload"]["n"]) != "last":
@@ -54,7 +54,7 @@ def replayed_and_live(frames: list[Any]) -> tuple[list[int], list[int]]:
 
 
 async def until_number(client: Wire, n: Any) -> list[Any]:
-    """The numbers of the broadcasts up to this one."""
+    """Return the numbers of the broadcasts up to this one."""
     seen = len(client.got)
     await client.until(lambda frame: frame.event == "broadcast" and frame.payload["payload"].get("n") == n)
     return numbers(client.got[seen:])
@@ -64,7 +64,7 @@ async def until_number(client: Wire, n: Any) -> list[Any]:
 
 
 async def test_a_sent_message_arrives_with_its_id_in_both_versions(server: LocalServer, sql: Sql):
-    """`meta.id` is the row's, and so is the payload's unless it brought its own."""
+    """`meta.id` is the id of the row; so is the payload's `id` unless the payload had one."""
     async with wire(server) as new, wire(server, vsn="1.0.0") as old:
         for client in (new, old):
             await client.join()
@@ -77,8 +77,8 @@ async def test_a_sent_message_arrives_with_its_id_in_both_versions(server: Local
         assert got["payload"] == {"n": 2, "id": "mine"} and got["meta"] == {"id": id_of(sql, 2)}
 
 
-async def test_raw_bytes_reach_version_two_only(server: LocalServer, sql: Sql):
-    """`realtime.send_binary`: kind 4, raw, with its id; version 1.0.0 gets nothing (§2.4)."""
+async def test_raw_bytes_are_sent_in_version_two_only(server: LocalServer, sql: Sql):
+    """`realtime.send_binary` makes a frame of kind 4 with the id; version 1.0.0 receives nothing."""
     async with wire(server) as new, wire(server, vsn="1.0.0") as old:
         for client in (new, old):
             await client.join()
@@ -90,8 +90,8 @@ async def test_raw_bytes_reach_version_two_only(server: LocalServer, sql: Sql):
         assert await until_number(old, 1) == [1]
 
 
-async def test_private_and_public_messages_go_to_their_own_room(server: LocalServer, sql: Sql):
-    """And to no other topic."""
+async def test_private_and_public_messages_go_to_their_own_channels(server: LocalServer, sql: Sql):
+    """A message reaches no other topic."""
     async with wire(server) as private, wire(server) as public, wire(server) as other:
         await private.join()
         await public.join(private=False)
@@ -106,8 +106,8 @@ async def test_private_and_public_messages_go_to_their_own_room(server: LocalSer
         assert await until_number(other, 4) == [4]
 
 
-async def test_messages_arrive_when_they_commit_and_in_that_order(server: LocalServer, sql: Sql, database: str):
-    """One transaction's stay together; what is rolled back never arrives."""
+async def test_messages_arrive_in_the_order_of_commits(server: LocalServer, sql: Sql, database: str):
+    """Messages of one transaction stay together; those that are rolled back do not arrive."""
     async with wire(server) as client:
         await client.join()
         with psycopg.connect(database) as slow, psycopg.connect(database) as undone:
@@ -123,7 +123,7 @@ async def test_messages_arrive_when_they_commit_and_in_that_order(server: LocalS
 
 
 async def test_many_messages_keep_their_order(server: LocalServer, sql: Sql):
-    """A thousand in one statement."""
+    """One statement sends a thousand messages."""
     async with wire(server) as client:
         await client.join()
         sql.execute(
@@ -132,8 +132,8 @@ async def test_many_messages_keep_their_order(server: LocalServer, sql: Sql):
         assert await until_number(client, 1000) == list(range(1, 1001))
 
 
-async def test_a_trigger_tells_changes_of_rows(server: LocalServer, sql: Sql):
-    """`realtime.broadcast_changes`: operation, schema, table, both rows; private."""
+async def test_a_trigger_broadcasts_changes_of_rows(server: LocalServer, sql: Sql):
+    """`realtime.broadcast_changes` sends operation, schema, table and both rows, privately."""
     sql.execute("""
         create table public.notes (id int primary key, body text);
         create function public.tell() returns trigger language plpgsql security definer as $$
@@ -166,10 +166,10 @@ async def test_a_trigger_tells_changes_of_rows(server: LocalServer, sql: Sql):
         assert message["payload"] == wanted | {"id": message["meta"]["id"]}
 
 
-async def test_a_row_that_is_inserted_by_hand_is_delivered(
+async def test_a_row_inserted_without_the_functions_is_delivered(
     server: LocalServer, sql: Sql, caplog: pytest.LogCaptureFixture
 ):
-    """Without the functions: any payload goes as it is; a row without event or payload is logged and goes nowhere."""
+    """Any payload is sent unchanged; a row without event or payload is logged and not sent."""
     insert = "insert into realtime.messages (topic, extension, event, payload, private) values (%s, %s, %s, %s, %s)"
     with caplog.at_level(logging.WARNING, "supawire.server"):
         async with wire(server) as client:
@@ -185,8 +185,8 @@ async def test_a_row_that_is_inserted_by_hand_is_delivered(
     ]
 
 
-async def test_an_update_or_delete_of_a_message_is_no_message(server: LocalServer, sql: Sql):
-    """Only what is inserted is sent."""
+async def test_updates_and_deletes_of_messages_are_not_sent(server: LocalServer, sql: Sql):
+    """Only inserted rows are sent."""
     async with wire(server) as client:
         await client.join()
         send(sql, 1)
@@ -196,8 +196,8 @@ async def test_an_update_or_delete_of_a_message_is_no_message(server: LocalServe
         assert await until_number(client, 2) == [1, 2]
 
 
-async def test_a_message_over_the_limit_is_lost_without_a_word_but_stored(database: str, sql: Sql):
-    """Neither sender nor receiver is told (§6.4)."""
+async def test_a_message_over_the_size_limit_is_stored_and_not_sent(database: str, sql: Sql):
+    """Neither sender nor receiver is notified."""
     sql.execute(ALL)
     async with LocalServer(database=database, limits=ServerLimits(payload_kb=1)) as server, wire(server) as client:
         await client.join()
@@ -207,8 +207,8 @@ async def test_a_message_over_the_limit_is_lost_without_a_word_but_stored(databa
         assert sql.execute("select count(*) from realtime.messages").fetchone() == (2,)
 
 
-async def test_messages_reach_who_may_read_them_only(server: LocalServer, sql: Sql):
-    """A socket with presence alone, by policy, is in the room and hears none."""
+async def test_messages_need_the_permission_to_read_broadcasts(server: LocalServer, sql: Sql):
+    """A socket with the permission for presence only joins and receives none."""
     sql.execute("drop policy everything on realtime.messages")
     sql.execute(
         "create policy ears on realtime.messages for select to authenticated using (auth.jwt() ->> 'sub' = 'ears')"
@@ -223,8 +223,8 @@ async def test_messages_reach_who_may_read_them_only(server: LocalServer, sql: S
         assert [frame.event for frame in await eyes.silent()] == ["presence_state"]
 
 
-async def test_a_locked_table_holds_up_its_own_changes_and_no_message(server: LocalServer, sql: Sql, database: str):
-    """Somebody migrates in an open transaction: whose rows have to be looked at waits, and the rest goes on."""
+async def test_a_locked_table_delays_its_own_changes_only(server: LocalServer, sql: Sql, database: str):
+    """While a migration holds the lock, changes that need a visibility check wait; messages do not."""
     sql.execute("""create table public.held (id int primary key); alter table public.held enable row level security;
         create policy p on public.held for select using (true);
         alter publication supabase_realtime add table public.held""")
@@ -247,8 +247,10 @@ async def test_a_locked_table_holds_up_its_own_changes_and_no_message(server: Lo
         assert change.payload["data"]["record"] == {"id": 1}
 
 
-async def test_a_missing_publication_is_said_with_its_remedy(database: str, sql: Sql, caplog: pytest.LogCaptureFixture):
-    """The statement in the warning helps at once, without a new start; rows come under their partition's name then."""
+async def test_a_missing_publication_is_logged_with_the_statement_to_run(
+    database: str, sql: Sql, caplog: pytest.LogCaptureFixture
+):
+    """The statement works without a restart; rows then have the name of their partition."""
     sql.execute(ALL)
     sql.execute("drop publication supabase_realtime_messages_publication")
     with caplog.at_level(logging.WARNING, "supawire.server"):
@@ -263,8 +265,8 @@ async def test_a_missing_publication_is_said_with_its_remedy(database: str, sql:
 # --- replication_ready ---
 
 
-async def test_who_asks_is_told_that_messages_flow(server: LocalServer, sql: Sql):
-    """And a message sent after that arrives (§3.6)."""
+async def test_replication_ready_is_sent(server: LocalServer, sql: Sql):
+    """A message that is sent after it arrives."""
     async with wire(server) as client:
         await client.join(broadcast=READY)
         message = {"message": "Replication connection established", "status": "ok", "extension": "system"}
@@ -273,8 +275,8 @@ async def test_who_asks_is_told_that_messages_flow(server: LocalServer, sql: Sql
         assert await until_number(client, 1) == [1]
 
 
-async def test_a_lost_stream_comes_back_by_itself(server: LocalServer, sql: Sql):
-    """Who joins meanwhile is told when messages flow; what commits then reaches everybody again."""
+async def test_a_lost_stream_is_reopened(server: LocalServer, sql: Sql):
+    """A client that joins meanwhile is notified when messages are delivered; later commits reach every client."""
     async with wire(server) as client:
         await client.join(broadcast=READY)
         await client.system()
@@ -297,7 +299,7 @@ def since(sql: Sql, ago: timedelta = timedelta(hours=1)) -> int:
 
 
 async def replayed(server: LocalServer, wanted: Any, vsn: str = "2.0.0", topic: str = "lab") -> list[Any]:
-    """What a join with this replay gets before its presence state."""
+    """Return what a join with this replay receives before its presence state."""
     async with wire(server, vsn=vsn) as client:
         reply = await client.join(f"realtime:{topic}", broadcast={"replay": wanted}, presence={"enabled": True})
         assert reply["status"] == "ok", reply
@@ -305,8 +307,8 @@ async def replayed(server: LocalServer, wanted: Any, vsn: str = "2.0.0", topic: 
         return client.got[1:-1]
 
 
-async def test_a_join_gets_what_it_missed_oldest_first(server: LocalServer, sql: Sql):
-    """The text form with the join_ref, and `meta` that says so; in version 1.0.0 too (§2.4)."""
+async def test_a_replay_is_sent_oldest_first(server: LocalServer, sql: Sql):
+    """In text frames with the join_ref and `replayed` in `meta`, also in version 1.0.0."""
     for n in range(3):
         send(sql, n)
     frames = await replayed(server, {"since": since(sql)})
@@ -327,17 +329,17 @@ async def test_a_join_gets_what_it_missed_oldest_first(server: LocalServer, sql:
     ("limit", "numbers_wanted"),
     [(None, range(5, 30)), (3, range(27, 30)), (0, range(29, 30)), (-4, range(29, 30)), (100, range(5, 30))],
 )
-async def test_the_newest_are_replayed_up_to_the_limit(
+async def test_a_replay_has_the_newest_messages_up_to_the_limit(
     server: LocalServer, sql: Sql, limit: int | None, numbers_wanted: range
 ):
-    """25 unless said otherwise, and never more; in the order they were written, though one transaction has one time."""
+    """25 by default and at most; in insertion order, although one transaction has one time."""
     sql.execute("select realtime.send(jsonb_build_object('n', n), 'ping', 'lab') from generate_series(0, 29) n")
     wanted = {"since": since(sql)} | ({} if limit is None else {"limit": limit})
     assert numbers(await replayed(server, wanted)) == list(numbers_wanted)
 
 
 async def test_only_private_broadcasts_of_the_topic_since_then_are_replayed(server: LocalServer, sql: Sql):
-    """Public ones, other topics, other extensions and older ones are not."""
+    """Not public ones, other topics, other extensions or older ones."""
     insert = """insert into realtime.messages (topic, extension, event, payload, private, inserted_at)
         values (%s, %s, %s, jsonb_build_object('n', %s::int), true, now() at time zone 'utc' - %s::interval)"""
     sql.execute("select realtime.keep_partitions()")
@@ -357,8 +359,8 @@ async def test_only_private_broadcasts_of_the_topic_since_then_are_replayed(serv
     assert numbers(await replayed(server, {"since": since(sql, timedelta(seconds=-60))})) == []
 
 
-async def test_what_is_older_than_three_days_is_not_replayed(server: LocalServer, sql: Sql):
-    """Whatever is asked for, and though its partition is still there."""
+async def test_messages_older_than_three_days_are_not_replayed(server: LocalServer, sql: Sql):
+    """Even if requested and their partition still exists."""
     sql.execute("""do $$ declare day date := (now() at time zone 'utc')::date; begin
         execute format('create table realtime.messages_old partition of realtime.messages for values from (%L) to (%L)',
           day - 6, day - 1); end $$""")
@@ -375,7 +377,7 @@ async def test_what_is_older_than_three_days_is_not_replayed(server: LocalServer
 
 
 async def test_raw_bytes_are_replayed_to_version_two(server: LocalServer, sql: Sql):
-    """Kind 4 with both facts in its metadata."""
+    """As kind 4, with `replayed` and `id` in the metadata."""
     sql.execute(r"select realtime.send_binary('\x00ff10', 'blob', 'lab')")
     send(sql, 1)
     frames = await replayed(server, {"since": since(sql)})
@@ -386,15 +388,15 @@ async def test_raw_bytes_are_replayed_to_version_two(server: LocalServer, sql: S
     assert numbers(await replayed(server, {"since": since(sql)}, "1.0.0")) == [1]
 
 
-async def test_who_may_not_read_broadcasts_is_replayed_none(server: LocalServer, sql: Sql):
-    """Though presence lets it in."""
+async def test_a_replay_needs_the_permission_to_read_broadcasts(server: LocalServer, sql: Sql):
+    """A join that presence permits receives no messages."""
     send(sql, 1)
     sql.execute("alter policy everything on realtime.messages using (extension = 'presence')")
     assert await replayed(server, {"since": since(sql)}) == []
 
 
-async def test_a_replay_that_cannot_be_looked_up_refuses_the_join(server: LocalServer, sql: Sql):
-    """With the server's text (§9.2)."""
+async def test_a_failed_replay_query_refuses_the_join(server: LocalServer, sql: Sql):
+    """With the text of the real server."""
     sql.execute("alter table realtime.messages rename column payload to body")
     async with wire(server) as client:
         reply = await client.join(broadcast={"replay": {"since": 0}})
@@ -403,10 +405,10 @@ async def test_a_replay_that_cannot_be_looked_up_refuses_the_join(server: LocalS
 
 
 async def test_nothing_is_lost_or_doubled_between_replay_and_live(server: LocalServer, sql: Sql, database: str):
-    """While somebody writes all the time, a join with a replay has each message once, from its first on.
+    """While messages are sent continuously, a join with a replay receives each message once, from its first one on.
 
-    Replayed ones come in order, and so do live ones. One that was on its way when the others were looked up comes live
-    even when it is older than they are: the limit left it out, and nothing keeps it back (§6.3).
+    Replayed messages are in order, and so are live ones. A message that was being delivered during the replay query
+    arrives live even if it is older: the limit excluded it from the replay, and nothing holds it back.
     """
     done = asyncio.Event()
 

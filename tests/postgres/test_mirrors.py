@@ -1,4 +1,4 @@
-"""Mirrors of tables in a real PostgreSQL, while others write to them and the wire is cut."""
+"""Mirrors of tables in PostgreSQL during writes and lost connections."""
 
 import random
 import threading
@@ -36,7 +36,7 @@ WRITES = (
 
 
 class Writer(threading.Thread):
-    """Somebody who writes to the table until it is stopped."""
+    """Writes to the table until it is stopped."""
 
     def __init__(self, url: str, seed: int) -> None:
         super().__init__(daemon=True)
@@ -54,7 +54,7 @@ class Writer(threading.Thread):
 
 
 def query(url: str, condition: LiteralString) -> Callable[[], list[dict[str, Any]]]:
-    """A fetch of the rows that fit."""
+    """Return a fetch of the matching rows."""
 
     def fetch() -> list[dict[str, Any]]:
         with psycopg.connect(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
@@ -64,8 +64,10 @@ def query(url: str, condition: LiteralString) -> Callable[[], list[dict[str, Any
 
 
 @pytest.mark.parametrize("where", [None, col("n") >= 10], ids=["all", "filtered"])
-def test_a_mirror_of_a_busy_table_is_the_table(database: str, where: Any) -> None:
-    """Under two writers, large values, key updates, rollbacks and cuts, the mirror ends as the table (R42, R44)."""
+def test_a_mirror_converges_to_its_table(database: str, where: Any) -> None:
+    """With two writers, large values, key updates, rollbacks and lost connections, the mirror equals the table at the
+    end.
+    """
     errors: list[Exception] = []
     fetch = query(database, "true" if where is None else "n >= 10")
     with LocalServer(database=database) as server:
@@ -91,7 +93,7 @@ def test_a_mirror_of_a_busy_table_is_the_table(database: str, where: Any) -> Non
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    """Wait for what is on its way; a test that waits too long fails."""
+    """Wait for a condition; fail after a while."""
     for _ in range(600):
         if condition():
             return

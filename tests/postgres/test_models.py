@@ -1,4 +1,4 @@
-"""Rows of a real PostgreSQL, as our client makes values and objects of them."""
+"""Rows of PostgreSQL as values and models of the client."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, make_dataclass
@@ -12,7 +12,7 @@ import pytest
 from supawire import Channel, RowError, Stream, Update, changes, connect
 from supawire.server import LocalServer, ServerLimits
 
-from .listening import Ear
+from .listening import Listeners
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,9 @@ Sql = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture
-def channel(ear: Ear) -> Iterator[Channel]:
+def channel(listeners: Listeners) -> Iterator[Channel]:
     """A channel of a client of the server with the database."""
-    with connect(ear.server.url, ear.server.anon_key, token=ear.server.token()) as client:
+    with connect(listeners.server.url, listeners.server.anon_key, token=listeners.server.token()) as client:
         yield client.channel("db")
 
 
@@ -64,8 +64,8 @@ VALUES: dict[str, list[str]] = {
 """Values at the edges of each type that Python has one for, by declared type."""
 
 
-def test_rows_hold_what_a_driver_of_the_database_reads(channel: Channel, sql: Sql):
-    """R42: each value arrives as psycopg reads it from the table: the same type, digits, scale, instant and offset."""
+def test_rows_have_the_values_that_psycopg_reads(channel: Channel, sql: Sql):
+    """Each value has the same type, digits, scale, instant and offset as psycopg reads from the table."""
     cases = [(kind, text) for kind, texts in VALUES.items() for text in [*texts, None]]
     columns = ", ".join(f"c{number} {kind}" for number, (kind, _) in enumerate(cases))
     execute(sql, "create type mood as enum ('sad'); create domain price as numeric(10, 2)")
@@ -83,7 +83,7 @@ def test_rows_hold_what_a_driver_of_the_database_reads(channel: Channel, sql: Sq
 
 
 def in_utc(value: Any) -> Any:
-    """The same instant: psycopg has a class of its own for the session's zone."""
+    """Return the same instant in UTC: psycopg has its own class for the zone of the session."""
     if isinstance(value, list):
         return [in_utc(item) for item in cast("list[Any]", value)]
     return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
@@ -91,7 +91,7 @@ def in_utc(value: Any) -> Any:
 
 @dataclass
 class Span:
-    """Columns whose values are text in a row, and objects in a model."""
+    """Columns whose values are text in a row and objects in a model."""
 
     pause: timedelta
     pauses: list[timedelta | None]
@@ -101,8 +101,8 @@ class Span:
     net: IPv4Network
 
 
-def test_intervals_and_networks_of_a_database_become_objects(channel: Channel, sql: Sql):
-    """What PostgreSQL writes of intervals without months, and of networks, is what psycopg reads there."""
+def test_intervals_and_networks_become_objects_in_models(channel: Channel, sql: Sql):
+    """Intervals without months, and networks, are equal to what psycopg reads."""
     execute(
         sql,
         "create table t (id int primary key, pause interval, pauses interval[])",
@@ -122,8 +122,8 @@ def test_intervals_and_networks_of_a_database_become_objects(channel: Channel, s
 Post = make_dataclass("Post", [("id", int), ("title", str), ("body", str | None, None)])
 
 
-def test_large_values_that_an_update_left_alone_are_not_made_up(channel: Channel, sql: Sql):
-    """R42: an unchanged TOASTed column is missing, and no model is made; under REPLICA IDENTITY FULL it is there."""
+def test_a_row_without_an_unchanged_large_value_makes_no_model(channel: Channel, sql: Sql):
+    """The unchanged TOASTed column is missing; under REPLICA IDENTITY FULL it is present."""
     execute(
         sql,
         "create table posts (id int primary key, title text, body text)",
@@ -148,8 +148,8 @@ def test_large_values_that_an_update_left_alone_are_not_made_up(channel: Channel
     assert update.old_record == {"id": 1, "title": "two", "body": "y" * 10000}
 
 
-def test_a_row_over_a_megabyte_is_not_half_an_object(database: str, sql: Sql):
-    """R42: of a row that is too large the small values are sent, it is `truncated`, and no model is made of them."""
+def test_a_truncated_row_makes_no_model(database: str, sql: Sql):
+    """Of a row that is too large the small values are sent, it is `truncated`, and no model is made."""
     execute(
         sql,
         "create table posts (id int primary key, title text, body text)",

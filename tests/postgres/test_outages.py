@@ -1,4 +1,4 @@
-"""Publications that change, and connections that are lost: channels are told, and hear on by themselves (§4.6)."""
+"""Lost connections to the database: by default changes are lost silently, as on the real server."""
 
 import logging
 from collections.abc import Iterator
@@ -10,115 +10,95 @@ import pytest
 
 from supawire.errors import RealtimeError
 from supawire.server import LocalServer
+from supawire.server.postgres.backend import BackendOptions
 from supawire.server.postgres.cluster import Cluster
 
-from .listening import SUBSCRIBED, Ear, Listener, of
+from .listening import SUBSCRIBED, Listener, Listeners, ServerWithOptions, insert_until_received, of
 from .test_changes import publish, run
 
 pytestmark = pytest.mark.slow
 
 Sql = psycopg.Connection[tuple[Any, ...]]
 LOST = ("error", '{:error, "Too many database timeouts"}')
+KILL = (
+    "select pg_terminate_backend(active_pid, 10000) from pg_replication_slots "
+    "where database = current_database() and active"
+)
 
 
-def test_a_table_that_is_added_is_heard_at_once(ear: Ear, sql: Sql):
-    """A wildcard covers it from its first row; the subscription is confirmed anew."""
+# --- silent outages
+
+
+def test_a_killed_stream_is_reopened_silently(brief: Listeners, sql: Sql, caplog: pytest.LogCaptureFixture):
+    """No frame, no close; changes of the next seconds are lost, and then they are sent again."""
     publish(sql, "todos", "id int4 primary key")
-    with ear.listen(of("*")) as listener:
-        publish(sql, "later", "id int4 primary key", "insert into later values (1)")
-        assert listener.system() == ("ok", SUBSCRIBED)
-        assert listener.change()["table"] == "later"
-
-
-def test_a_column_that_is_renamed_added_or_dropped(ear: Ear, sql: Sql):
-    """Rows have the columns that the table has now; a filter on the old name holds no more."""
-    publish(sql, "todos", "id int4 primary key, a text")
-    with ear.listen(of("todos")) as listener, ear.listen(of("todos", filter="a=eq.x")) as filtered:
-        run(sql, "insert into todos values (1, 'x')")
-        assert listener.change()["record"] == {"id": 1, "a": "x"}
-        run(sql, "alter table todos rename a to b", "insert into todos values (2, 'x')")
-        assert listener.change()["record"] == {"id": 2, "b": "x"}
-        run(sql, "alter table todos add c int4[], drop b", "insert into todos values (3, '{1}')")
-        data = listener.change()
-        assert (data["record"], [column["type"] for column in data["columns"]]) == (
-            {"id": 3, "c": [1]},
-            ["int4", "_int4"],
-        )
-        run(sql, "alter table todos rename id to key", "delete from todos where key = 3")
-        assert listener.change()["old_record"] == {"key": 3}
-        run(sql, "alter table todos add a text", "insert into todos values (4, null, 'x')")
-        assert [data["record"] for data in filtered.changes(2)] == [
-            {"id": 1, "a": "x"},
-            {"key": 4, "c": None, "a": "x"},
-        ]
-
-
-def test_a_table_that_changes_within_a_transaction(ear: Ear, sql: Sql):
-    """Each row has the columns that the table had when it was written, as far as there still are such."""
-    publish(sql, "todos", "id int4 primary key, a text")
-    with ear.listen(of("todos")) as listener:
-        run(
-            sql,
-            "begin; insert into todos values (1, 'x'); alter table todos add b bool[]; "
-            "insert into todos values (2, 'y', '{t}'); alter table todos drop a, add c macaddr; "
-            "insert into todos values (3, '{f}', '08:00:2b:01:02:03'); commit",
-        )
-        assert [data["record"] for data in listener.changes(3)] == [
-            {"id": 1},
-            {"id": 2, "b": [True]},
-            {"id": 3, "b": [False], "c": "08:00:2b:01:02:03"},
-        ]
-
-
-def test_the_publication_may_go_and_come(ear: Ear, sql: Sql):
-    """Without one nothing can be had; with a new one a join works again."""
-    publish(sql, "todos", "id int4 primary key")
-    with ear.listen(of("todos")) as listener:
-        run(sql, "drop publication supabase_realtime")
-        listener.wait("system", lambda one: "Please check Realtime is enabled" in one["message"])
-        run(sql, "create publication supabase_realtime for table todos")
-        while True:
-            listener.push("phx_join", {"config": {"postgres_changes": [of("todos")]}})
-            if listener.system() == ("ok", SUBSCRIBED):
-                break
+    with brief.listen(of("todos")) as listener:
         run(sql, "insert into todos values (1)")
-        assert listener.change()["record"] == {"id": 1}
+        listener.change()
+        run(sql, KILL)
+        tries, told = insert_until_received(sql, listener, "todos", 2)
+        assert tries > 1  # at least the one that was committed at once is lost
+        assert told > 2
+        assert listener.silent
+    assert "changes of rows are lost, and clients are not informed" in caplog.text
+    assert "changes of rows are sent again; " in caplog.text
+
+
+def test_a_restart_of_the_database_is_silent():
+    """No frame, no close, and the changes around it are lost; a join works after it."""
+    with (
+        Cluster() as cluster,
+        ServerWithOptions(cluster.url, BackendOptions(outage_loss=0.3, policy_loss=0.1), prepare=True) as server,
+    ):
+        with psycopg.connect(cluster.url, autocommit=True) as sql:
+            publish(sql, "todos", "id int4 primary key", "grant select on todos to authenticated")
+        with Listeners(server).listen(of("todos")) as listener:
+            cluster.down()
+            cluster.up()
+            with psycopg.connect(cluster.url, autocommit=True) as sql:
+                _, told = insert_until_received(sql, listener, "todos", 1)
+                assert told >= 1
+                assert listener.silent
+                with Listeners(server).listen(of("todos")) as newcomer:
+                    run(sql, "insert into todos values (-1)")
+                    assert newcomer.change()["record"] == {"id": -1}
+
+
+# --- announced outages
 
 
 @pytest.fixture
-def announcing(database: str) -> Iterator[Ear]:
-    """Listeners of a server that announces outages, which the real one does not."""
+def announcing(database: str) -> Iterator[Listeners]:
+    """Listeners of a server that announces outages, unlike the real one."""
     with LocalServer(database=database, announce_outages=True) as server:
-        yield Ear(server)
+        yield Listeners(server)
 
 
-def recovered(listener: Listener) -> None:
-    """It was told that changes are lost, and that they flow again."""
+def assert_outage_announced(listener: Listener) -> None:
+    """Check that the listener is notified of the outage and of its end."""
     assert listener.system() == LOST
     assert listener.system() == ("ok", SUBSCRIBED)
 
 
-def test_a_replication_connection_that_is_killed_is_replaced(
-    announcing: Ear, sql: Sql, caplog: pytest.LogCaptureFixture
-):
-    """With announce_outages channels are told of the gap and of its end; the log has PostgreSQL's reason."""
+def test_a_killed_stream_is_announced_and_reopened(announcing: Listeners, sql: Sql, caplog: pytest.LogCaptureFixture):
+    """With announce_outages channels are notified of the gap and of its end; the log has PostgreSQL's message."""
     publish(sql, "todos", "id int4 primary key")
     with announcing.listen(of("todos")) as listener, caplog.at_level(logging.INFO, "supawire.server"):
         run(sql, "insert into todos values (1)")
         assert listener.change()["record"] == {"id": 1}
         killed = "select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()"
         run(sql, killed)
-        recovered(listener)
+        assert_outage_announced(listener)
         run(sql, "insert into todos values (2)")
         assert listener.change()["record"] == {"id": 2}
     assert "terminating connection due to administrator command" in caplog.text
 
 
-def test_other_connections_that_are_killed_are_replaced_unnoticed(ear: Ear, sql: Sql):
-    """Those that ask about rows: the batch is asked again."""
+def test_killed_query_connections_are_replaced_silently(listeners: Listeners, sql: Sql):
+    """The batch is processed again."""
     publish(sql, "todos", "id int4 primary key", "alter table todos enable row level security")
     run(sql, "create policy p on todos using (true)")
-    with ear.listen(of("todos")) as listener:
+    with listeners.listen(of("todos")) as listener:
         run(sql, "insert into todos values (1)")
         listener.change()
         killed = (
@@ -130,8 +110,8 @@ def test_other_connections_that_are_killed_are_replaced_unnoticed(ear: Ear, sql:
         assert len(listener.frames["system"]) == 1
 
 
-def test_the_slot_goes_with_the_server(database: str, sql: Sql):
-    """Nothing keeps the log from being forgotten when the server is not there."""
+def test_the_replication_slot_is_dropped_with_the_server(database: str, sql: Sql):
+    """PostgreSQL keeps no log for a server that has stopped."""
     slots = "select count(*) from pg_replication_slots where database = current_database()"
     with LocalServer(database=database):
         assert sql.execute(slots).fetchone() == (1,)
@@ -141,15 +121,15 @@ def test_the_slot_goes_with_the_server(database: str, sql: Sql):
         pass
 
 
-def test_what_was_dealt_with_is_forgotten(ear: Ear, sql: Sql):
-    """The slot moves on with what is told, and with what is written to tables that nobody watches."""
+def test_processed_positions_are_confirmed(listeners: Listeners, sql: Sql):
+    """The slot advances with sent changes, and with changes of tables that no channel subscribed."""
     publish(sql, "todos", "id int4 primary key")
     run(sql, "create table elsewhere (t text)")
     behind = (
         "select pg_current_wal_lsn() - confirmed_flush_lsn from pg_replication_slots "
         "where database = current_database()"
     )
-    with ear.listen(of("todos")) as listener:
+    with listeners.listen(of("todos")) as listener:
         run(sql, "insert into todos values (1)")
         listener.change()
         run(sql, "insert into elsewhere select repeat('x', 1000) from generate_series(1, 5000)")
@@ -157,17 +137,20 @@ def test_what_was_dealt_with_is_forgotten(ear: Ear, sql: Sql):
             pass
 
 
-def test_a_database_that_restarts():
-    """Its connections are lost all at once, and come back by themselves: for changes and for those who join."""
+def test_a_restart_of_the_database_is_announced():
+    """All connections are lost and reopened, for changes and for joins."""
     with Cluster() as cluster, LocalServer(database=cluster.url, prepare=True, announce_outages=True) as server:
         with psycopg.connect(cluster.url, autocommit=True) as sql:
             publish(sql, "todos", "id int4 primary key", "grant select on todos to authenticated")
-        with Ear(server).listen(of("todos")) as listener:
+        with Listeners(server).listen(of("todos")) as listener:
             cluster.down()
             assert listener.system() == LOST
             cluster.up()
             assert listener.system() == ("ok", SUBSCRIBED)
-            with psycopg.connect(cluster.url, autocommit=True) as sql, Ear(server).listen(of("todos")) as newcomer:
+            with (
+                psycopg.connect(cluster.url, autocommit=True) as sql,
+                Listeners(server).listen(of("todos")) as newcomer,
+            ):
                 run(sql, "insert into todos values (1)")
                 assert listener.change()["record"] == {"id": 1}
                 assert newcomer.change()["record"] == {"id": 1}
@@ -179,8 +162,8 @@ TAKE = (
 )
 
 
-def fits(sql: Sql, text: str) -> bool:
-    """Whether there was a slot left for this."""
+def has_free_slot(sql: Sql, text: str) -> bool:
+    """Return whether there was a free replication slot for this statement."""
     try:
         run(sql, text)
     except psycopg.errors.ConfigurationLimitExceeded:
@@ -188,25 +171,25 @@ def fits(sql: Sql, text: str) -> bool:
     return True
 
 
-def test_without_a_free_slot_the_server_says_so_and_goes_on_when_there_is_one(database: str, sql: Sql):
-    """At the start with PostgreSQL's words; later it tries again until there is one."""
+def test_without_a_free_slot_the_server_reports_it_and_retries(database: str, sql: Sql):
+    """The start fails with PostgreSQL's message; later the server retries until a slot is free."""
     drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'full%'"
     publish(sql, "todos", "id int4 primary key")
     numbers = count()
     try:
-        while fits(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
+        while has_free_slot(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
             pass
         with pytest.raises(RealtimeError, match="all replication slots are in use"), LocalServer(database=database):
             pass
         run(sql, drop)
         with (
             LocalServer(database=database, announce_outages=True) as server,
-            Ear(server).listen(of("todos")) as listener,
+            Listeners(server).listen(of("todos")) as listener,
         ):
-            while fits(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
+            while has_free_slot(sql, f"select pg_create_physical_replication_slot('full_{next(numbers)}')"):
                 pass
-            while not fits(sql, TAKE):  # the server was faster, and has a slot once more
-                recovered(listener)
+            while not has_free_slot(sql, TAKE):  # the server was faster, and has a slot once more
+                assert_outage_announced(listener)
             assert listener.system() == LOST
             run(sql, drop)
             assert listener.system() == ("ok", SUBSCRIBED)

@@ -1,4 +1,4 @@
-"""Bytes of PostgreSQL's replication stream, made by hand after its manual (protocol §11.6)."""
+"""Messages of PostgreSQL's replication stream, built according to its manual."""
 
 import struct
 
@@ -41,22 +41,22 @@ KEY = struct.pack(">H", 3) + b"t" + struct.pack(">I", 1) + b"7" + b"n" + b"n"
 INSERT = b"I" + struct.pack(">I", 16_388) + b"N" + ROW
 
 
-def test_a_transaction_has_a_beginning_and_an_end():
-    """Positions, the commit's time in microseconds since 2000, and the number of the transaction."""
+def test_begin_and_commit_are_decoded():
+    """Positions, commit time in microseconds since 2000, and transaction id."""
     assert decode(b"B" + struct.pack(">QqI", 5, -7, 9)) == Begin(5, -7, 9)
     assert decode(b"C" + struct.pack(">BQQq", 0, 5, 8, 3)) == Commit(5, 8, 3)
 
 
-def test_a_relation_has_its_columns_in_order():
-    """Names in UTF-8, types, modifiers and who is in the identity; no schema means the system's."""
+def test_a_relation_is_decoded():
+    """Names in UTF-8, types, modifiers and identity columns; an empty schema means pg_catalog."""
     columns = (RelationColumn("id", 23, -1, True), RelationColumn("café", 1042, 14, False))
     assert decode(RELATION) == Relation(16_388, "public", "todos", "d", columns)
     assert decode(RELATION.replace(b"public", b"")) == Relation(16_388, "pg_catalog", "todos", "d", columns)
     assert decode(b"Y" + struct.pack(">I", 16_400) + b"app\x00mood\x00") == TypeName(16_400, "app", "mood")
 
 
-def test_a_row_tells_text_null_and_unchanged_apart():
-    """A large value that an update left alone is no NULL."""
+def test_text_null_and_unchanged_are_distinguished():
+    """A large value that an update did not change is not NULL."""
     assert decode(INSERT) == InsertMessage(16_388, [b"42", None, UNCHANGED])
 
 
@@ -64,21 +64,21 @@ def test_a_row_tells_text_null_and_unchanged_apart():
     ("middle", "old", "whole"),
     [(b"", None, False), (b"K" + KEY, [b"7", None, None], False), (b"O" + KEY, [b"7", None, None], True)],
 )
-def test_an_update_has_no_old_row_its_key_or_all_of_it(middle: bytes, old: Row | None, whole: bool):
-    """As the replica identity says."""
+def test_an_update_is_decoded_with_each_replica_identity(middle: bytes, old: Row | None, whole: bool):
+    """It has no old row, its key, or all columns."""
     message = decode(b"U" + struct.pack(">I", 1) + middle + b"N" + ROW)
     assert message == UpdateMessage(1, [b"42", None, UNCHANGED], old, whole)
 
 
-def test_a_delete_has_an_old_row():
-    """Its key, or all of it."""
+def test_a_delete_is_decoded():
+    """It has the key or all columns."""
     assert decode(b"D" + struct.pack(">I", 1) + b"K" + KEY) == DeleteMessage(1, [b"7", None, None], False)
     assert decode(b"D" + struct.pack(">I", 1) + b"O" + KEY) == DeleteMessage(1, [b"7", None, None], True)
 
 
 @pytest.mark.parametrize("kind", ["T", "O", "M", "S", "z"])
-def test_what_tells_of_no_row_is_passed_over(kind: str):
-    """Truncates, origins and messages of other programs are named and not read."""
+def test_messages_without_rows_are_not_decoded(kind: str):
+    """Truncates, origins and logical messages are only named."""
     assert decode(kind.encode() + b"\x00\x01whatever") == Other(kind)
 
 
@@ -100,13 +100,13 @@ def test_what_tells_of_no_row_is_passed_over(kind: str):
         b"\xff",
     ],
 )
-def test_bytes_that_are_no_message_are_refused(data: bytes):
-    """Cut off, too long, of an unknown kind: one error, which says how it began."""
+def test_invalid_messages_are_refused(data: bytes):
+    """Truncated or of an unknown kind: StreamError has the first byte."""
     with pytest.raises(StreamError, match="cannot be read"):
         decode(data)
 
 
 @given(st.binary(max_size=60), st.sampled_from(b"BCRYIUDTOM"))
-def test_no_bytes_whatever_break_the_reader(data: bytes, kind: int):
-    """Any bytes are a message or a StreamError."""
+def test_any_bytes_are_a_message_or_a_stream_error(data: bytes, kind: int):
+    """No other exception is raised."""
     assert isinstance(read(bytes([kind]) + data), StreamMessage | StreamError)

@@ -1,4 +1,4 @@
-"""Rights on private topics are what policies on `realtime.messages` say (protocol §7.4)."""
+"""Permissions on private topics come from the policies on `realtime.messages`."""
 
 from collections.abc import AsyncIterator
 from typing import Any, LiteralString, cast
@@ -49,8 +49,8 @@ def ask(
     return PermissionsQuery(Requester(Claims(values, role, 1), headers or {}), topic, action, extensions)
 
 
-async def test_without_a_policy_nobody_may_do_anything(policies: Policies):
-    """Row level security is on from the start."""
+async def test_without_a_policy_nothing_is_permitted(policies: Policies):
+    """Row level security is enabled from the start."""
     for action in ("read", "write"):
         assert await policies.permissions(ask(action)) == frozenset()
 
@@ -63,10 +63,10 @@ async def test_the_service_role_passes_every_policy(policies: Policies):
 
 @pytest.mark.parametrize("extension", BOTH)
 @pytest.mark.parametrize("action", ["read", "write"])
-async def test_each_of_the_four_rights_has_its_own_policy(
+async def test_each_of_the_four_permissions_has_its_own_policy(
     policies: Policies, sql: Sql, action: Action, extension: Extension
 ):
-    """Reading is `select`, writing is `insert`, and the column `extension` tells the two apart."""
+    """`select` is for reading and `insert` for writing; the column `extension` distinguishes broadcast and presence."""
     if action == "read":
         run(sql, f"create policy p on realtime.messages for select to authenticated using (extension = '{extension}')")
     else:
@@ -78,15 +78,15 @@ async def test_each_of_the_four_rights_has_its_own_policy(
     assert await policies.permissions(ask(action, role="anon")) == frozenset()
 
 
-async def test_only_what_is_asked_for_is_looked_at(policies: Policies, sql: Sql):
-    """Presence is not read where it is not enabled."""
+async def test_only_the_queried_extensions_are_checked(policies: Policies, sql: Sql):
+    """The permission for presence is not checked when presence is disabled."""
     sql.execute("create policy p on realtime.messages for select using (true)")
     assert await policies.permissions(ask(extensions=("broadcast",))) == {"broadcast"}
     assert await policies.permissions(ask(extensions=("presence",))) == {"presence"}
 
 
-async def test_a_policy_sees_topic_claims_role_and_headers(policies: Policies, sql: Sql):
-    """By `realtime.topic()`, `auth.uid()`, and the settings that PostgREST has too."""
+async def test_policies_can_read_topic_claims_role_and_headers(policies: Policies, sql: Sql):
+    """With `realtime.topic()`, `auth.uid()`, and the settings that PostgREST has too."""
     sql.execute("""create policy p on realtime.messages for select to authenticated using (
         realtime.topic() = 'room:7' and topic = 'room:7' and auth.uid() = '00000000-0000-0000-0000-00000000000a'
         and current_setting('request.jwt.claim.sub') = '00000000-0000-0000-0000-00000000000a'
@@ -109,8 +109,8 @@ async def test_a_policy_sees_topic_claims_role_and_headers(policies: Policies, s
 @pytest.mark.parametrize(
     "topic", ["it's", 'a"b', "back\\slash", "%s", "$1", "ünï", "; drop table realtime.messages --"]
 )
-async def test_any_topic_reaches_the_policy_as_it_is(policies: Policies, sql: Sql, topic: str):
-    """Whatever it looks like, it is a value and never SQL."""
+async def test_any_topic_is_passed_to_the_policy_unchanged(policies: Policies, sql: Sql, topic: str):
+    """It is a parameter and never part of the SQL."""
     sql.execute("create table wanted (topic text)")
     sql.execute("grant select on wanted to authenticated")
     sql.execute("insert into wanted values (%s)", [topic])
@@ -121,8 +121,8 @@ async def test_any_topic_reaches_the_policy_as_it_is(policies: Policies, sql: Sq
     assert not await policies.permissions(ask(topic=topic + "x"))
 
 
-async def test_any_claim_reaches_the_policy_as_it_is(policies: Policies, sql: Sql):
-    """Numbers of any size, text with quotes; a zero byte, which PostgreSQL has in no text, is refused."""
+async def test_any_claim_is_passed_to_the_policy_unchanged(policies: Policies, sql: Sql):
+    """Numbers of any size and text with quotes; a zero byte, which PostgreSQL cannot store in text, is refused."""
     sql.execute(r"""create policy p on realtime.messages for select using (
         (auth.jwt() ->> 'n')::numeric = 1e30 and auth.jwt() ->> 's' = $q$it's "\☃$q$)""")
     assert await policies.permissions(ask(n=10**30, s="it's \"\\☃"))
@@ -131,8 +131,8 @@ async def test_any_claim_reaches_the_policy_as_it_is(policies: Policies, sql: Sq
         assert await policies.permissions(odd) is QueryError.POLICY
 
 
-async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: str):
-    """No row, no role, no setting: the next question on the same connection starts anew."""
+async def test_a_check_leaves_no_row_role_or_setting(policies: Policies, sql: Sql, database: str):
+    """The next query on the same connection is not affected."""
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     for action in ("read", "write"):
         await policies.permissions(ask(action, sub="secret"))
@@ -152,10 +152,10 @@ async def test_a_trial_leaves_nothing(policies: Policies, sql: Sql, database: st
     ("policy", "trouble"),
     [("1 / 0 = 1", QueryError.POLICY), ("pg_sleep(20) is null", QueryError.CANCELED)],
 )
-async def test_a_policy_that_fails_or_never_ends_is_trouble(
+async def test_a_policy_that_raises_or_does_not_end_is_an_error(
     impatient: Policies, sql: Sql, action: Action, policy: str, trouble: QueryError
 ):
-    """What comes of it is said by who asked; the connection is good for the next question."""
+    """The connection is used again for the next query."""
     policies = impatient
     run(sql, f"create policy r on realtime.messages for select using ({policy})")
     run(sql, f"create policy w on realtime.messages for insert with check ({policy})")
@@ -167,14 +167,14 @@ async def test_a_policy_that_fails_or_never_ends_is_trouble(
 
 
 @pytest.mark.parametrize("action", ["read", "write"])
-async def test_a_role_that_there_is_not_is_trouble(policies: Policies, action: Action):
-    """A join is refused as unauthorized, a post as an RLS error."""
+async def test_an_unknown_role_is_an_error(policies: Policies, action: Action):
+    """A join is refused as unauthorized, a request as an RLS error."""
     assert await policies.permissions(ask(action, role="stranger")) is QueryError.POLICY
     assert await policies.permissions(ask(action, role="x'; reset role; --")) is QueryError.POLICY
 
 
-async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str, sql: Sql):
-    """The server's own role has to be a member of it."""
+async def test_a_role_that_the_server_cannot_set_is_an_error(cluster: Any, database: str, sql: Sql):
+    """The server's own role must be a member of it."""
     sql.execute("create role modest login password 'm'")
     sql.execute("grant authenticated to modest")
     sql.execute("grant usage on schema realtime to modest")
@@ -192,16 +192,16 @@ async def test_a_role_that_we_may_not_be_is_trouble(cluster: Any, database: str,
         sql.execute("drop role modest")
 
 
-async def test_a_role_without_the_privilege_has_no_right(policies: Policies, sql: Sql):
-    """A missing grant for `insert` is a no; one for `select` is trouble, which is a no at the join too."""
+async def test_a_role_without_the_privilege_has_no_permission(policies: Policies, sql: Sql):
+    """A missing grant for `insert` denies writing; one for `select` is an error, which refuses a join as well."""
     sql.execute("create policy p on realtime.messages for all using (true) with check (true)")
     sql.execute("revoke all on realtime.messages from authenticated")
     assert await policies.permissions(ask("write")) == frozenset()
     assert await policies.permissions(ask()) is QueryError.POLICY
 
 
-async def test_a_day_without_partition_is_trouble(policies: Policies, sql: Sql):
-    """Of its own kind: the real server names it (§9.2)."""
+async def test_a_missing_partition_is_an_error(policies: Policies, sql: Sql):
+    """It has its own QueryError, because the real server names it."""
     for (part,) in sql.execute(
         "select inhrelid::regclass::text from pg_inherits where inhparent = 'realtime.messages'::regclass"
     ).fetchall():
@@ -211,8 +211,8 @@ async def test_a_day_without_partition_is_trouble(policies: Policies, sql: Sql):
         assert await policies.permissions(ask(action)) is QueryError.NO_PARTITION
 
 
-async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Policies, sql: Sql):
-    """As after a restart of the database: the next question has its answer."""
+async def test_a_lost_idle_connection_is_replaced(policies: Policies, sql: Sql):
+    """For example after a restart of the database: the next query is answered."""
     sql.execute("create policy p on realtime.messages for select using (true)")
     await policies.permissions(ask())
     sql.execute("""select pg_terminate_backend(pid, 10000) from pg_stat_activity
@@ -220,8 +220,8 @@ async def test_a_connection_that_was_lost_while_idle_is_replaced(policies: Polic
     assert await policies.permissions(ask()) == {"broadcast", "presence"}
 
 
-async def test_a_database_that_is_not_there_is_an_error(database: str):
-    """The level makes `Trouble.DOWN` of it."""
+async def test_an_unreachable_database_is_a_database_error(database: str):
+    """The backend makes QueryError.DOWN of it."""
     policies = Policies(make_conninfo(database, port="1"))
     with pytest.raises(DatabaseError) as error:
         await policies.permissions(ask())

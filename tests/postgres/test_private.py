@@ -1,4 +1,4 @@
-"""Private channels on a database: who is let in, who may speak, and what is said when not (protocol §7.3, §7.4)."""
+"""Private channels with a database: joins, messages, and the texts of refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -78,8 +78,8 @@ async def joined(client: Wire) -> None:
 # --- joins ---
 
 
-async def test_a_member_is_let_in_and_may_do_everything(server: LocalServer):
-    """Broadcast with its echo and ack, presence with its reply."""
+async def test_a_member_can_join_broadcast_and_track(server: LocalServer):
+    """Broadcasts have their echo and ack, presence its reply."""
     async with wire(server, member(server)) as client:
         await joined(client)
         assert await client.ask(LAB, "broadcast", ping(1)) == OK
@@ -98,15 +98,15 @@ DROP_PARTITIONS: LiteralString = """do $$ declare part text; begin
 @pytest.mark.parametrize(
     "claims", [{"rooms": []}, {"role": "anon"}, {"role": "stranger"}, {"role": 'a"; drop role anon'}]
 )
-async def test_a_stranger_is_refused(server: LocalServer, claims: dict[str, Any]):
-    """Without a policy that lets it in, and with a role that there is not (§7.4)."""
+async def test_a_join_without_permission_is_refused(server: LocalServer, claims: dict[str, Any]):
+    """Without a policy for the claims, and with a role that does not exist."""
     async with wire(server, member(server, **claims)) as client:
         assert await client.join() == denied(f"Unauthorized: {NO_READ}")
         assert (await client.join("realtime:open", private=False))["status"] == "ok"
 
 
-async def test_the_service_key_is_let_in(server: LocalServer):
-    """It passes every policy."""
+async def test_the_service_key_can_join_every_topic(server: LocalServer):
+    """The service role passes every policy."""
     async with wire(server, server.service_key) as client:
         await joined(client)
         assert await client.ask(LAB, "broadcast", ping(1)) == OK
@@ -127,18 +127,18 @@ async def test_the_service_key_is_let_in(server: LocalServer):
     ],
     ids=["failing", "endless", "no partition"],
 )
-async def test_what_is_wrong_with_the_database_is_the_reason(
+async def test_a_database_error_refuses_a_join_with_its_reason(
     impatient_server: LocalServer, sql: Sql, sabotage: LiteralString, reason: str
 ):
-    """Each with the server's text (§9.2)."""
+    """Each has the text of the real server."""
     sql.execute(sabotage)
     server = impatient_server
     async with wire(server, member(server)) as client:
         assert await client.join() == denied(reason)
 
 
-async def test_a_socket_stands_while_a_slow_policy_is_asked(server: LocalServer, sql: Sql):
-    """What is behind the join is answered after it; other sockets go on (§3.2)."""
+async def test_a_socket_waits_for_a_slow_policy(server: LocalServer, sql: Sql):
+    """Frames after the join are answered after it; other sockets continue."""
     sql.execute("""create function public.slow() returns boolean language plpgsql security definer as
         $$ begin perform pg_advisory_xact_lock_shared(7); return true; end $$""")
     sql.execute("alter policy hear on realtime.messages using (public.slow())")
@@ -153,26 +153,26 @@ async def test_a_socket_stands_while_a_slow_policy_is_asked(server: LocalServer,
         assert [frame.ref for frame in client.got] == [join, beat]
 
 
-async def test_policies_that_do_not_end_hold_up_nothing_but_rights(server: LocalServer, sql: Sql):
-    """Public channels, messages and replays of others go on; whoever asks for a right is told after a while (§9.2)."""
+async def test_endless_policies_delay_only_permission_checks(server: LocalServer, sql: Sql):
+    """Public channels, messages and replays of others continue; a permission check is cancelled after a while."""
     sql.execute("""create policy stuck on realtime.messages for select to anon using (pg_sleep(30) is null)""")
     async with AsyncExitStack() as sockets:
         stuck = [await sockets.enter_async_context(wire(server, server.token("anon"))) for _ in range(6)]
-        heard = await sockets.enter_async_context(wire(server, member(server)))
-        await joined(heard)
+        parse_frame = await sockets.enter_async_context(wire(server, member(server)))
+        await joined(parse_frame)
         for client in stuck:
             await client.push(LAB, "phx_join", {"config": {"private": True}})
         sql.execute("""select realtime.send('{"n": 1}', 'ping', 'lab')""")
-        assert (await heard.broadcast())["payload"]["n"] == 1
-        assert (await heard.join("realtime:open", private=False))["status"] == "ok"
-        assert await heard.ask("realtime:lab", "phx_leave", {}) == OK
+        assert (await parse_frame.broadcast())["payload"]["n"] == 1
+        assert (await parse_frame.join("realtime:open", private=False))["status"] == "ok"
+        assert await parse_frame.ask("realtime:lab", "phx_leave", {}) == OK
 
 
 # --- writing ---
 
 
-async def test_who_may_only_read_is_not_heard(server: LocalServer, sql: Sql):
-    """A broadcast gets no answer, even with `ack`; a track an error without a reason (§5.3, §6.2)."""
+async def test_a_reader_cannot_send(server: LocalServer, sql: Sql):
+    """A broadcast gets no reply, even with `ack`; a track gets an error without a reason."""
     sql.execute("drop policy speak on realtime.messages")
     async with wire(server, member(server)) as client:
         await joined(client)
@@ -182,8 +182,8 @@ async def test_who_may_only_read_is_not_heard(server: LocalServer, sql: Sql):
 
 
 @pytest.mark.parametrize("extension", ["broadcast", "presence"])
-async def test_each_extension_has_its_own_right(server: LocalServer, sql: Sql, extension: str):
-    """To hear and to speak: what the policy does not name is withheld."""
+async def test_each_extension_has_its_own_permission(server: LocalServer, sql: Sql, extension: str):
+    """What the policy does not permit is neither received nor sent."""
     clauses: tuple[tuple[str, LiteralString], ...] = (("hear", "using"), ("speak", "with check"))
     for policy, clause in clauses:
         sql.execute(
@@ -203,8 +203,8 @@ async def test_each_extension_has_its_own_right(server: LocalServer, sql: Sql, e
             assert reply == OK and events == ["presence_state", "presence_diff"]
 
 
-async def test_a_right_is_kept_until_a_new_token(server: LocalServer, sql: Sql):
-    """A changed policy counts with the next token, or the next join (§7.4)."""
+async def test_permissions_are_cached_until_a_new_token(server: LocalServer, sql: Sql):
+    """A changed policy applies with the next token or join."""
     async with wire(server, member(server)) as client:
         await joined(client)
         assert await client.ask(LAB, "broadcast", ping(1)) == OK
@@ -231,10 +231,10 @@ async def test_a_right_is_kept_until_a_new_token(server: LocalServer, sql: Sql):
         ("1 / 0 = 1", NO_READ),
     ],
 )
-async def test_a_new_token_that_may_not_read_any_more_ends_the_channel(
+async def test_a_new_token_without_permission_closes_the_channel(
     server: LocalServer, sql: Sql, policy: LiteralString, message: str
 ):
-    """With `system` and `phx_close`; the same token again asks nothing (§7.3)."""
+    """With `system` and `phx_close`; the same token again causes no check."""
     token = member(server)
     async with wire(server, token) as client:
         await joined(client)
@@ -246,8 +246,8 @@ async def test_a_new_token_that_may_not_read_any_more_ends_the_channel(
         await client.until(lambda frame: frame.event == "phx_close")
 
 
-async def test_a_new_token_of_another_user_has_that_users_rights(server: LocalServer):
-    """The claims of the push are what policies see."""
+async def test_a_new_token_of_another_user_has_that_users_permissions(server: LocalServer):
+    """Policies read the claims of the new token."""
     async with wire(server, member(server)) as client:
         await joined(client)
         await client.push(LAB, "access_token", {"access_token": server.token(rooms=["den"])}, join_ref="1")
@@ -263,8 +263,8 @@ async def post(server: LocalServer, path: str, body: Any, token: str | None) -> 
         return answer.status, await answer.json() if answer.content_length else None
 
 
-async def test_a_post_needs_the_right_to_speak(server: LocalServer, sql: Sql):
-    """One message: 202, 403, 422; a batch skips what is not allowed, and is always taken (§6.5 to §6.7)."""
+async def test_an_http_broadcast_needs_the_permission_to_write(server: LocalServer, sql: Sql):
+    """A single message gets 202, 403 or 422; a batch is always accepted and skips what is not permitted."""
     one = "/api/broadcast/lab/events/ping?private=true"
     outsider = server.token(rooms=[])
     async with wire(server, member(server)) as client:
@@ -298,18 +298,18 @@ async def test_a_post_needs_the_right_to_speak(server: LocalServer, sql: Sql):
     ],
     ids=["failing", "endless", "no partition"],
 )
-async def test_what_is_wrong_is_said_to_who_posts(
+async def test_a_database_error_is_the_response_to_an_http_broadcast(
     impatient_server: LocalServer, sql: Sql, sabotage: LiteralString, answer: str
 ):
-    """422 with the server's text (§6.7)."""
+    """Status 422 with the text of the real server."""
     sql.execute(sabotage)
     server = impatient_server
     path = "/realtime/v1/api/broadcast/lab/events/ping?private=true"
     assert await post(server, path, {}, member(server)) == (422, {"message": answer})
 
 
-async def test_headers_of_a_socket_and_of_a_post_reach_policies(server: LocalServer, sql: Sql):
-    """Those that begin with `x-`, by `request.headers` (§1.2)."""
+async def test_policies_can_read_headers_of_sockets_and_requests(server: LocalServer, sql: Sql):
+    """Those that begin with `x-`, in `request.headers`."""
     header = "current_setting('request.headers')::jsonb ->> 'x-team' = 'blue'"
     sql.execute("alter policy hear on realtime.messages using (" + header + ")")
     sql.execute("alter policy speak on realtime.messages with check (" + header + ")")
@@ -322,8 +322,8 @@ async def test_headers_of_a_socket_and_of_a_post_reach_policies(server: LocalSer
 # --- the database goes away ---
 
 
-async def test_a_database_that_is_gone_is_said_and_comes_back():
-    """Joins are refused, public ones too, and posts; channels stay, and when it is back everything goes on (§3.1)."""
+async def test_a_lost_database_refuses_joins_until_it_is_back():
+    """Joins, also public ones, and HTTP broadcasts are refused; channels stay, and later everything works again."""
     gone = denied("UnableToConnectToProject: Realtime was unable to connect to the project database")
     path = "/api/broadcast/lab/events/ping?private=true"
     with Cluster() as cluster:

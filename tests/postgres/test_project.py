@@ -1,4 +1,4 @@
-"""A Supabase project on the local server: migrations, seed, configuration, and what migrations refer to."""
+"""A Supabase project on the local server: migrations, seed, settings, and what migrations refer to."""
 
 import hmac
 import logging
@@ -23,7 +23,7 @@ SECRET = "a-secret-of-a-project-with-more-than-32-bytes"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Make:
-    """Write the files of a project; the path of its folder."""
+    """Writes the files of a project; returns the path of its folder."""
 
     def make(files: Files) -> Path:
         (tmp_path / "supabase" / "migrations").mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ jwt_secret = "{SECRET}"
 """
 
 
-def test_a_project_runs(project: Make, caplog: pytest.LogCaptureFixture):
-    """Migrations in order, then the seed; what cannot be had is left out with a warning that names it."""
+def test_migrations_and_seeds_run_in_order(project: Make, caplog: pytest.LogCaptureFixture):
+    """An extension that is missing is skipped with a warning that names it."""
     path = project({
         "migrations/20240102000000_second.sql": SECOND,
         "migrations/20240101000000_first.sql": FIRST,
@@ -132,15 +132,15 @@ def test_a_project_runs(project: Make, caplog: pytest.LogCaptureFixture):
         ({"migrations/1_a.sql": "create extension no_such_extension;"}, 'extension "no_such_extension" is not'),
     ],
 )  # fmt: skip
-def test_what_fails_is_named_by_file_and_line(project: Make, files: Files, says: str):
-    """An error names the file, the line and the first words of the statement."""
+def test_a_failed_statement_is_named_by_file_and_line(project: Make, files: Files, says: str):
+    """The error also has the first words of the statement."""
     with pytest.raises(StateError) as caught:
         LocalServer(project=project(files)).start()
     assert says in str(caught.value)
 
 
 def test_a_missing_function_of_an_extension_is_explained(project: Make):
-    """What needs an extension that was left out says which one."""
+    """The hint names the skipped extension."""
     text = "create extension pg_cron;\nselect cron.schedule('a', '* * * * *', 'select 1');"
     with pytest.raises(StateError, match=r"line 2: schema \"cron\" does not exist") as caught:
         LocalServer(project=project({"migrations/1_a.sql": text})).start()
@@ -161,15 +161,15 @@ def test_a_missing_function_of_an_extension_is_explained(project: Make):
         ("[", "supabase/config.toml cannot be read"),
     ],
 )
-def test_a_wrong_configuration_is_refused_when_the_server_is_made(project: Make, config: str, says: str):
-    """What is wrong in `config.toml` is said at once, with the name of the setting and never its value."""
+def test_an_invalid_configuration_is_refused_by_the_constructor(project: Make, config: str, says: str):
+    """The error names the setting in `config.toml`, and never its value."""
     with pytest.raises(StateError) as caught:
         LocalServer(project=project({"config.toml": config}))
     assert says in str(caught.value)
 
 
-def test_what_a_project_says_is_read(project: Make, monkeypatch: pytest.MonkeyPatch):
-    """Seeds by pattern, switches, variables of the environment, and lifetimes of tokens."""
+def test_settings_of_a_project_are_read(project: Make, monkeypatch: pytest.MonkeyPatch):
+    """Seeds by pattern, switches, environment variables, and lifetimes of tokens."""
     monkeypatch.setenv("SUPAWIRE_TEST_SECRET", SECRET)
     path = project({
         "config.toml": "[db.migrations]\nenabled = false\n[db.seed]\nsql_paths = ['./b.sql', 'a*.sql']\n"
@@ -184,8 +184,8 @@ def test_what_a_project_says_is_read(project: Make, monkeypatch: pytest.MonkeyPa
     assert read_project(project({"config.toml": "[db.seed]\nenabled = false"})).seeds == ()
 
 
-def test_what_is_no_project_is_refused(project: Make, tmp_path: Path):
-    """A folder without `supabase`, two migrations of one version, a database besides, another kind of argument."""
+def test_an_invalid_project_is_refused(project: Make, tmp_path: Path):
+    """A folder without `supabase`, two migrations with one version, another database, a wrong type."""
     with pytest.raises(StateError, match="there is no folder supabase"):
         LocalServer(project=tmp_path)
     path = project({"migrations/1_a.sql": "", "migrations/1_b.sql": ""})
@@ -203,7 +203,7 @@ def test_what_is_no_project_is_refused(project: Make, tmp_path: Path):
 
 @pytest.fixture
 def furnished(database: str) -> str:
-    """A database with what migrations refer to."""
+    """A database with the schemas and functions that migrations refer to."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(preflight.text("supabase.sql"))
         connection.execute(preflight.text("supabase.sql"))  # it may run again
@@ -211,14 +211,14 @@ def furnished(database: str) -> str:
 
 
 def one(sql: "psycopg.Connection[Any]", text: str) -> Any:
-    """The only value of the only row."""
+    """Return the only value of the only row."""
     row = sql.execute(text.encode()).fetchone()
     assert row is not None
     return row[0]
 
 
-def test_stand_ins_of_extensions_answer_like_the_real_ones(furnished: str):
-    """digest and hmac give what RFC 6234 and RFC 4231 say; random ones are random and long enough."""
+def test_replacements_of_extension_functions_return_the_same(furnished: str):
+    """digest and hmac as in RFC 6234 and RFC 4231; random values are random and long enough."""
     with psycopg.connect(furnished, autocommit=True) as sql:
         assert one(sql, "select encode(extensions.digest('abc', 'sha256'), 'hex')") == (
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -238,8 +238,8 @@ def test_stand_ins_of_extensions_answer_like_the_real_ones(furnished: str):
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_clients_do_not_see_users(furnished: str, role: str):
-    """The roles of clients have no right to the tables of auth."""
+def test_client_roles_cannot_read_the_auth_schema(furnished: str, role: str):
+    """The roles of clients have no privileges on its tables."""
     with psycopg.connect(furnished, autocommit=True) as sql:
         sql.execute(f"set role {role}".encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

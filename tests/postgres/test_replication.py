@@ -1,4 +1,4 @@
-"""What waits between the stream and the looks at rows."""
+"""The backlog of batches between the stream and their processing."""
 
 import asyncio
 from typing import Any
@@ -11,8 +11,8 @@ def batch(first: int, count: int, end_lsn: int = 0) -> Batch:
     return Batch(rows, end_lsn)
 
 
-async def test_everything_that_has_come_is_one_batch_in_order():
-    """Up to the size of a batch, and with the position that belongs to its last row."""
+async def test_waiting_batches_are_merged_in_order():
+    """Up to the maximum size of a batch, with the position of the last row."""
     backlog = Backlog()
     backlog.add(batch(0, 3, 10))
     backlog.add(batch(3, MAX_BATCH_ROWS - 3, 20))
@@ -21,8 +21,8 @@ async def test_everything_that_has_come_is_one_batch_in_order():
     assert await backlog.next() == batch(MAX_BATCH_ROWS, 1)
 
 
-async def test_a_position_without_rows_moves_what_is_there():
-    """However many come; alone, it is a batch of its own."""
+async def test_a_position_without_rows_is_added_to_the_last_batch():
+    """Any number of them; if nothing is waiting, it is a batch of its own."""
     backlog = Backlog()
     for lsn in range(1, 1000):
         backlog.add(batch(0, 0, lsn))
@@ -33,8 +33,8 @@ async def test_a_position_without_rows_moves_what_is_there():
     assert await backlog.next() == batch(0, 2, 7)
 
 
-async def test_who_takes_waits_for_something_and_who_reads_for_room():
-    """Rows are bounded: beyond the limit nothing more is read until some are taken."""
+async def test_next_waits_for_a_batch_and_reading_waits_for_space():
+    """The number of rows is limited: beyond the limit nothing is read until some are processed."""
     backlog = Backlog()
     taking = asyncio.create_task(backlog.next())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Who sees which row: policies, roles and claims (protocol §4.5)."""
+"""Row level security: policies, roles and claims decide who receives a row."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from supawire.server import LocalServer
 
-from .listening import Ear, Listener, of
+from .listening import Listener, Listeners, of
 from .test_changes import publish, run
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ OWN = "nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'"
 
 @pytest.fixture(autouse=True)
 def notes(sql: Sql) -> None:
-    """Each user has notes; only their own are seen, and `anon` sees what is public."""
+    """Users see only their own notes, and `anon` sees public ones."""
     publish(sql, "notes", "id int4 primary key, owner text, public bool default false, body text")
     run(sql, "alter table notes replica identity full", "alter table notes enable row level security")
     run(sql, f"create policy own on notes for select to authenticated using (owner = {OWN})")
@@ -29,23 +29,23 @@ def notes(sql: Sql) -> None:
 
 
 @pytest.fixture
-def isolating(database: str) -> Iterator[Ear]:
-    """Listeners of a server that keeps policies that raise apart, which the real one does not."""
+def isolating(database: str) -> Iterator[Listeners]:
+    """Listeners of a server with isolate_policy_errors, unlike the real one."""
     with LocalServer(database=database, isolate_policy_errors=True) as server:
-        yield Ear(server)
+        yield Listeners(server)
 
 
 def bodies(listener: Listener, count: int) -> list[Any]:
     return [data["record"]["body"] for data in listener.changes(count)]
 
 
-def test_everybody_sees_their_own_rows(ear: Ear, sql: Sql):
-    """By claims for signed-in users, by role for others; the service sees all."""
+def test_each_identity_receives_its_own_rows(listeners: Listeners, sql: Sql):
+    """By claims for users, by role for others; the service role receives all."""
     with (
-        ear.listen(of("notes"), sub="ada") as ada,
-        ear.listen(of("notes"), sub="ben") as ben,
-        ear.listen(of("notes"), role="anon") as anon,
-        ear.listen(of("notes"), role="service_role") as service,
+        listeners.listen(of("notes"), sub="ada") as ada,
+        listeners.listen(of("notes"), sub="ben") as ben,
+        listeners.listen(of("notes"), role="anon") as anon,
+        listeners.listen(of("notes"), role="service_role") as service,
     ):
         run(sql, "insert into notes values (1, 'ada', false, 'a1'), (2, 'ben', true, 'b2'), (3, 'ada', true, 'a3')")
         run(sql, "update notes set body = body || '!'")
@@ -55,11 +55,11 @@ def test_everybody_sees_their_own_rows(ear: Ear, sql: Sql):
         assert bodies(service, 6) == ["a1", "b2", "a3", "a1!", "b2!", "a3!"]
 
 
-def test_a_delete_is_told_to_everybody_and_shows_its_key_only(ear: Ear, sql: Sql):
-    """Nobody can say any more who would have seen the row; also with FULL, and filters still look at all of it."""
+def test_a_delete_is_sent_to_every_subscriber_with_its_key_only(listeners: Listeners, sql: Sql):
+    """Its visibility cannot be checked any more. Also with FULL; filters still use all columns."""
     with (
-        ear.listen(of("notes", "DELETE"), sub="ada") as ada,
-        ear.listen(of("notes", "DELETE", filter="owner=eq.ben"), sub="ada") as filtered,
+        listeners.listen(of("notes", "DELETE"), sub="ada") as ada,
+        listeners.listen(of("notes", "DELETE", filter="owner=eq.ben"), sub="ada") as filtered,
     ):
         run(sql, "insert into notes values (1, 'cy', false, 'x'), (2, 'ben', false, 'y')", "delete from notes")
         deleted = ada.changes(2)
@@ -68,16 +68,16 @@ def test_a_delete_is_told_to_everybody_and_shows_its_key_only(ear: Ear, sql: Sql
         assert filtered.change()["old_record"] == {"id": 2}
 
 
-def test_what_is_gone_before_anybody_looks_is_not_reported(ear: Ear, sql: Sql):
-    """Visibility is that of now: within one transaction inserted and deleted, only the delete is told."""
-    with ear.listen(of("notes"), sub="ada") as ada:
+def test_a_row_deleted_in_the_same_transaction_is_sent_as_a_delete_only(listeners: Listeners, sql: Sql):
+    """Visibility is checked after the commit."""
+    with listeners.listen(of("notes"), sub="ada") as ada:
         run(sql, "begin; insert into notes values (1, 'ada', false, 'x'); delete from notes; commit")
         assert ada.change()["type"] == "DELETE"
 
 
-def test_a_row_that_becomes_somebody_elses_is_not_reported_to_the_first(ear: Ear, sql: Sql):
-    """The old owner hears nothing, the new one of the update."""
-    with ear.listen(of("notes"), sub="ada") as ada, ear.listen(of("notes"), sub="ben") as ben:
+def test_a_row_with_a_new_owner_is_not_sent_to_the_old_one(listeners: Listeners, sql: Sql):
+    """The new owner receives the update."""
+    with listeners.listen(of("notes"), sub="ada") as ada, listeners.listen(of("notes"), sub="ben") as ben:
         run(sql, "insert into notes values (1, 'ada', false, 'x')")
         assert bodies(ada, 1) == ["x"]
         run(sql, "update notes set owner = 'ben', body = 'y'", "insert into notes values (2, 'ada', false, 'z')")
@@ -85,9 +85,9 @@ def test_a_row_that_becomes_somebody_elses_is_not_reported_to_the_first(ear: Ear
         assert bodies(ben, 1) == ["y"]
 
 
-def test_rights_change_while_somebody_listens(ear: Ear, sql: Sql):
-    """A new policy, and row security that is switched off and on, count for the next change."""
-    with ear.listen(of("notes"), sub="ada") as ada:
+def test_changed_policies_apply_to_the_next_change(listeners: Listeners, sql: Sql):
+    """Also when row level security is disabled or enabled."""
+    with listeners.listen(of("notes"), sub="ada") as ada:
         run(sql, "insert into notes values (1, 'ben', true, 'hidden'), (2, 'ada', false, 'own')")
         assert bodies(ada, 1) == ["own"]
         run(sql, "create policy more on notes for select to authenticated using (public)")
@@ -100,8 +100,8 @@ def test_rights_change_while_somebody_listens(ear: Ear, sql: Sql):
         assert bodies(ada, 1) == ["last"]
 
 
-def test_a_policy_that_raises_hides_the_row_and_says_so(isolating: Ear, sql: Sql):
-    """With isolate_policy_errors for those rows and those claims alone; others get theirs."""
+def test_an_isolated_policy_error_hides_the_row_from_its_subscriber(isolating: Listeners, sql: Sql):
+    """With isolate_policy_errors that subscriber receives an error; others receive the row."""
     run(sql, "drop policy own on notes")
     run(sql, f"create policy cast_it on notes for select to authenticated using (length(body) / ({OWN})::int > 0)")
     with isolating.listen(of("notes"), sub="0") as broken, isolating.listen(of("notes"), sub="1") as sound:
@@ -112,48 +112,48 @@ def test_a_policy_that_raises_hides_the_row_and_says_so(isolating: Ear, sql: Sql
         assert bodies(sound, 2) == ["secret", "other"]
 
 
-def test_a_new_token_brings_new_claims(ear: Ear, sql: Sql):
-    """The bindings are made anew with them, and the channel is told so (protocol §7.3)."""
-    with ear.listen(of("notes"), sub="ada") as listener:
+def test_a_new_token_subscribes_with_its_claims(listeners: Listeners, sql: Sql):
+    """The bindings are resolved again, and the channel is notified."""
+    with listeners.listen(of("notes"), sub="ada") as listener:
         run(sql, "insert into notes values (1, 'ben', false, 'before'), (2, 'ada', false, 'mark')")
         assert bodies(listener, 1) == ["mark"]
-        listener.push("access_token", {"access_token": ear.server.token(sub="ben")})
+        listener.push("access_token", {"access_token": listeners.server.token(sub="ben")})
         assert listener.system() == ("ok", "Subscribed to PostgreSQL")
         run(sql, "insert into notes values (3, 'ada', false, 'old'), (4, 'ben', false, 'new')")
         assert bodies(listener, 1) == ["new"]
 
 
-def test_a_row_that_is_judged_while_the_token_changes_is_judged_by_the_new_one(ear: Ear, sql: Sql):
-    """After `Subscribed to PostgreSQL` no row comes that only the earlier claims may see, and none is lost."""
+def test_a_row_checked_during_a_token_change_uses_the_new_claims(listeners: Listeners, sql: Sql):
+    """After `Subscribed to PostgreSQL` no row arrives that only the earlier claims can see, and none is lost."""
     run(sql, "drop policy own on notes")
     slowly = "pg_sleep(0.5)::text is not null"
     run(sql, f"create policy slow on notes for select to authenticated using (owner = {OWN} and {slowly})")
     run(sql, f"create policy none on notes for select to authenticated using ({slowly} and false)")
-    with ear.listen(of("notes"), sub="ada") as listener:
+    with listeners.listen(of("notes"), sub="ada") as listener:
         run(sql, "insert into notes values (1, 'ada', false, 'old'), (2, 'ben', false, 'new')")
         while not sql.execute("select from pg_stat_activity where wait_event = 'PgSleep'").fetchall():
             pass  # the rows are not looked at yet
-        listener.push("access_token", {"access_token": ear.server.token(sub="ben")})
+        listener.push("access_token", {"access_token": listeners.server.token(sub="ben")})
         assert listener.system() == ("ok", "Subscribed to PostgreSQL")
         assert bodies(listener, 1) == ["new"]
         run(sql, "insert into notes values (3, 'ben', false, 'last')")
         assert bodies(listener, 1) == ["last"]
 
 
-def test_the_key_may_have_several_columns_of_any_type(ear: Ear, sql: Sql):
+def test_keys_with_several_columns_of_any_type(listeners: Listeners, sql: Sql):
     """Rows are found by the whole key."""
     kinds = "at timestamptz, name text, n numeric, u uuid, b bytea, e char(3)"
     publish(sql, "keyed", f"{kinds}, owner text, primary key (at, name, n, u, b, e)")
     run(sql, "alter table keyed enable row level security")
     run(sql, f"create policy own on keyed for select to authenticated using (owner = {OWN})")
     key = "'2024-01-02 03:04:05.678+02', 'q''\"\\x', 1.50, gen_random_uuid(), '\\xdead', 'ab'"
-    with ear.listen(of("keyed"), sub="ada") as ada:
+    with listeners.listen(of("keyed"), sub="ada") as ada:
         run(sql, f"insert into keyed values ({key}, 'ben')", f"insert into keyed values ({key}, 'ada')")
         assert ada.change()["record"]["owner"] == "ada"
 
 
-def test_a_policy_that_raises_for_every_row_is_not_asked_for_each(isolating: Ear, sql: Sql):
-    """Thousands of rows are hidden after a few tries, all with their error, and others hear theirs."""
+def test_a_policy_that_raises_for_every_row_is_evaluated_for_a_few_only(isolating: Listeners, sql: Sql):
+    """Thousands of rows are hidden with an error after a few evaluations, and other subscribers receive theirs."""
     run(sql, "drop policy own on notes")
     run(sql, f"create policy cast_it on notes for select to authenticated using (({OWN})::int = id % 2)")
     with isolating.listen(of("notes"), sub="ada") as broken, isolating.listen(of("notes"), sub="1") as sound:
@@ -162,44 +162,44 @@ def test_a_policy_that_raises_for_every_row_is_not_asked_for_each(isolating: Ear
         assert bodies(sound, 1500) == [str(n) for n in range(1, 3001, 2)]
 
 
-def test_a_hundred_users_each_hear_their_own(ear: Ear, sql: Sql):
-    """More viewers than one message to PostgreSQL asks about."""
+def test_a_hundred_users_receive_their_own_rows(listeners: Listeners, sql: Sql):
+    """More identities than fit into one round trip."""
     with ExitStack() as stack:
-        users = [stack.enter_context(ear.listen(of("notes"), sub=f"u{n}")) for n in range(100)]
+        users = [stack.enter_context(listeners.listen(of("notes"), sub=f"u{n}")) for n in range(100)]
         run(sql, "insert into notes select n, 'u' || n, false, n::text from generate_series(0, 99) n")
         assert [bodies(user, 1) for user in users] == [[str(n)] for n in range(100)]
 
 
-def test_many_users_and_many_rows(ear: Ear, sql: Sql):
-    """Each gets exactly their own, in order, when one transaction has rows of all."""
-    with ear.listen(of("notes"), sub="u0") as first, ear.listen(of("notes"), sub="u7") as second:
+def test_a_transaction_with_rows_of_many_users(listeners: Listeners, sql: Sql):
+    """Each user receives exactly their own rows, in order."""
+    with listeners.listen(of("notes"), sub="u0") as first, listeners.listen(of("notes"), sub="u7") as second:
         run(sql, "insert into notes select n, 'u' || n % 10, false, n::text from generate_series(1, 3000) n")
         assert bodies(first, 300) == [str(n) for n in range(10, 3001, 10)]
         assert bodies(second, 300) == [str(n) for n in range(7, 3000, 10)]
 
 
-def test_a_server_whose_role_is_no_superuser(database: str, sql: Sql):
-    """It may replicate and act as the roles of tokens, and has no right to any table: that is enough."""
+def test_the_server_role_need_not_be_a_superuser(database: str, sql: Sql):
+    """It may replicate and set the roles of tokens, and has no privilege on any table."""
     run(sql, "drop role if exists modest", "create role modest login replication bypassrls password 'modest'")
     run(sql, "grant anon, authenticated, service_role to modest", "grant usage on schema realtime to modest")
     run(sql, "grant select, insert on realtime.messages to modest")
     url = make_conninfo(database, user="modest", password="modest")
     try:
-        with LocalServer(database=url) as server, Ear(server).listen(of("notes"), sub="ada") as ada:
+        with LocalServer(database=url) as server, Listeners(server).listen(of("notes"), sub="ada") as ada:
             run(sql, "insert into notes values (1, 'ben', false, 'no'), (2, 'ada', false, 'yes')")
             assert bodies(ada, 1) == ["yes"]
     finally:
         run(sql, "drop owned by modest", "drop role modest")
 
 
-def test_a_large_key_that_an_update_left_alone_finds_its_row(ear: Ear, sql: Sql):
-    """PostgreSQL does not repeat such a value in the new row, so that the whole old row has to tell it."""
+def test_an_unchanged_large_key_is_taken_from_the_old_row(listeners: Listeners, sql: Sql):
+    """PostgreSQL does not repeat such a value in the new row."""
     publish(sql, "large", "id text primary key, owner text, n int4")
     run(sql, "alter table large alter id set storage external", "alter table large replica identity full")
     run(sql, "alter table large enable row level security")
     run(sql, f"create policy own on large for select to authenticated using (owner = {OWN})")
     long = "(select string_agg(md5(n::text), '') from generate_series(1, 80) n)"
-    with ear.listen(of("large", "UPDATE"), sub="ada") as ada:
+    with listeners.listen(of("large", "UPDATE"), sub="ada") as ada:
         run(sql, f"insert into large values ({long}, 'ada', 1)", "update large set n = 2")
         update = ada.change()
     assert (update["record"]["n"], len(update["record"]["id"])) == (2, 80 * 32)

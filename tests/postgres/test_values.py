@@ -1,4 +1,4 @@
-"""Every type of PostgreSQL as the JSON that the real server sends (protocol §4.4), compared with PostgreSQL's own."""
+"""Every type of PostgreSQL becomes the JSON that the real server sends, compared with PostgreSQL itself."""
 
 import json
 from decimal import Decimal
@@ -14,12 +14,13 @@ from supawire.server.postgres.catalog import Type
 from supawire.server.postgres.database import Database
 from supawire.server.postgres.pgoutput import Begin, Relation, RelationColumn, RowChange
 from supawire.server.postgres.values import JSON, Writers, read_record
+from tests.interop.rowtypes.cases import CASES, SETUP
 
-from .listening import Ear, of
+from .listening import Listeners, of
 
 Sql = psycopg.Connection[tuple[Any, ...]]
 
-TABLE = (  # type of the column, value in SQL, JSON on the wire; the table of protocol §4.4
+TABLE = (  # type of the column, value in SQL, JSON on the wire; see docs/protocol.md, Value types
     ("int2", "-32768", "-32768"),
     ("int4", "7", "7"),
     ("int8", "9223372036854775807", "9223372036854775807"),
@@ -107,13 +108,13 @@ NAMES = {"int4[]": "_int4", "char(4)": "bpchar", "varchar(9)": "varchar", "mood"
 
 
 @pytest.mark.slow
-def test_the_table_of_types_holds(ear: Ear, sql: Sql):
-    """Each type of protocol §4.4, inserted into PostgreSQL, comes as the JSON that stands there."""
+def test_each_type_is_encoded_like_on_the_real_server(listeners: Listeners, sql: Sql):
+    """Each type, inserted into PostgreSQL, is sent as the documented JSON."""
     sql.execute(cast("LiteralString", TYPES))
     columns = ", ".join(f"c{place} {kind}" for place, (kind, _, _) in enumerate(TABLE))
     sql.execute(cast("LiteralString", f"create table kinds (id int primary key, {columns})"))
     sql.execute("alter publication supabase_realtime add table kinds")
-    with ear.listen(of("kinds")) as listener:
+    with listeners.listen(of("kinds")) as listener:
         values = ", ".join(value for _, value, _ in TABLE)
         sql.execute(cast("LiteralString", f"insert into kinds values (1, {values})"))
         data = listener.change()
@@ -124,8 +125,10 @@ def test_the_table_of_types_holds(ear: Ear, sql: Sql):
 
 
 @pytest.mark.slow
-def test_a_type_with_a_cast_of_its_own_is_cast_by_it(ear: Ear, sql: Sql):
-    """As hstore is, which is written as an object: also in arrays, composites and domains, before and after."""
+def test_a_cast_to_json_is_used(listeners: Listeners, sql: Sql):
+    """As for hstore, which becomes an object: also in arrays, composites and domains, before and after the cast is
+    created.
+    """
     sql.execute(
         cast(
             "LiteralString",
@@ -141,7 +144,7 @@ def test_a_type_with_a_cast_of_its_own_is_cast_by_it(ear: Ear, sql: Sql):
             """,
         )
     )
-    with ear.listen(of("days"), of("days", filter="n=is.null")) as listener:
+    with listeners.listen(of("days"), of("days", filter="n=is.null")) as listener:
         sql.execute("insert into days values ('good', '{good,\"it''s %%s\",NULL}', 'good', row('good'), null)", ())
         insert = listener.change()
         sql.execute("update days set n = 'good'")
@@ -152,8 +155,8 @@ def test_a_type_with_a_cast_of_its_own_is_cast_by_it(ear: Ear, sql: Sql):
 
 
 @pytest.mark.slow
-def test_a_type_that_loses_its_cast_is_written_as_before(ear: Ear, sql: Sql):
-    """Also when it is then met as the items of an array: a type does not change once it is known."""
+def test_a_type_that_loses_its_cast_is_written_as_before(listeners: Listeners, sql: Sql):
+    """Also when it is then used as the item of an array: a loaded type does not change."""
     sql.execute(
         """
         create type mood as enum ('sad');
@@ -165,7 +168,7 @@ def test_a_type_that_loses_its_cast_is_written_as_before(ear: Ear, sql: Sql):
         alter publication supabase_realtime add table one, many;
         """
     )
-    with ear.listen(of("one"), of("many")) as listener:
+    with listeners.listen(of("one"), of("many")) as listener:
         sql.execute("insert into one values (1, 'sad')")
         assert listener.change()["record"] == {"id": 1, "m": {"mood": "sad"}}
         sql.execute("drop cast (mood as json)")
@@ -177,11 +180,11 @@ def test_a_type_that_loses_its_cast_is_written_as_before(ear: Ear, sql: Sql):
 
 
 @pytest.mark.slow
-def test_numbers_keep_their_digits(ear: Ear, sql: Sql):
-    """The scale of a numeric and the last digits of an int8 stand in the frame as PostgreSQL wrote them."""
+def test_numbers_keep_their_digits(listeners: Listeners, sql: Sql):
+    """The scale of a numeric and the last digits of an int8 are in the frame as PostgreSQL wrote them."""
     sql.execute("create table digits (id int8 primary key, price numeric)")
     sql.execute("alter publication supabase_realtime add table digits")
-    with ear.listen(of("digits")) as listener:
+    with listeners.listen(of("digits")) as listener:
         sql.execute("insert into digits values (9007199254740993, 12.30)")
         record = listener.change()["record"]
     assert (record["id"], str(record["price"])) == (9007199254740993, "12.30")
@@ -201,14 +204,14 @@ BAD_JSON = {  # what the type json takes and jsonb does not, or only as somethin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", BAD_JSON.values(), ids=BAD_JSON)
-def test_a_value_that_cannot_be_written_costs_no_other(ear: Ear, sql: Sql, text: str):
-    """An error belongs to one value of one row: the key, the columns beside it and the rows after it are told.
+def test_a_value_without_json_affects_no_other_value(listeners: Listeners, sql: Sql, text: str):
+    """The error belongs to one value of one row: the key, the columns beside it and later rows are sent.
 
-    The real server's poll fails with such a value, and its changes are lost.
+    On the real server the poll fails with such a value, and its changes are lost.
     """
     sql.execute("create table todos (id int4 primary key, j json, t text)")
     sql.execute("alter publication supabase_realtime add table todos")
-    with ear.listen(of("todos")) as listener, ear.listen(of("todos", select=["t"])) as other:
+    with listeners.listen(of("todos")) as listener, listeners.listen(of("todos", select=["t"])) as other:
         values = "(1, %s, 'x'), (2, '{\"b\": 1e2}', 'y')"
         sql.execute(cast("LiteralString", "insert into todos values " + values), [text])
         sql.execute("update todos set t = 'z' where id = 1")
@@ -221,19 +224,19 @@ def test_a_value_that_cannot_be_written_costs_no_other(ear: Ear, sql: Sql, text:
 
 
 @pytest.mark.slow
-def test_json_may_be_nested_as_deeply_as_postgresql_reads_it(ear: Ear, sql: Sql):
-    """Three thousand levels of `json` and `jsonb` stand in the frame as they are."""
+def test_json_may_be_nested_as_deeply_as_postgresql_reads_it(listeners: Listeners, sql: Sql):
+    """Three thousand levels of `json` and `jsonb` are in the frame unchanged."""
     sql.execute("create table todos (id int4 primary key, j json, b jsonb)")
     sql.execute("alter publication supabase_realtime add table todos")
-    with ear.listen(of("todos")) as listener:
+    with listeners.listen(of("todos")) as listener:
         sql.execute("insert into todos values (1, %s, %s)", [DEEP, DEEP])
         assert listener.raw("postgres_changes").count("[[[") >= 2 * 999
         sql.execute("insert into todos values (2, '1', '2')")
         assert listener.change()["record"] == {"id": 2, "j": 1, "b": 2}
 
 
-async def test_exponents_that_add_up_to_too_much_are_not_asked_about():
-    """Their digits are counted before PostgreSQL would write them, and strings do not count."""
+async def test_json_with_too_many_digits_is_not_sent_to_postgresql():
+    """The digits of exponents are counted before PostgreSQL would write them; strings do not count."""
     types = {JSON: Type(JSON, "json", "json"), 23: Type(23, "int4", "int4")}
     column = RelationColumn("j", JSON, -1, in_identity=False)
     relation = Relation(1, "public", "todos", "d", (column,))
@@ -283,20 +286,20 @@ def test_any_text_is_a_json_string(text: str):
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))
 def test_any_array_of_texts_is_a_list(items: list[str | None]):
-    """However PostgreSQL has to quote them."""
+    """With any quoting of PostgreSQL."""
     quoted = ['"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' if one is not None else "NULL" for one in items]
     assert json.loads(writers().of_column(1009)(("{" + ",".join(quoted) + "}").encode())) == items
 
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
-def test_any_record_has_its_fields(fields: list[str | None]):
-    """Quotes and backslashes are doubled in a record, and nothing is NULL."""
+def test_any_composite_is_parsed(fields: list[str | None]):
+    """Quotes and backslashes are doubled in a composite, and an empty field is NULL."""
     quoted = ['"' + one.replace("\\", "\\\\").replace('"', '""') + '"' if one is not None else "" for one in fields]
     assert read_record("(" + ",".join(quoted) + ")") == fields
 
 
-def test_records_are_read_as_postgresql_writes_them():
-    """Words without quotes, single escapes, and what is no record."""
+def test_composites_are_parsed_as_postgresql_writes_them():
+    """Words without quotes, single escapes, and malformed text."""
     assert read_record('(1,a b,"x,""y""",,\\,z)') == ["1", "a b", 'x,"y"', None, ",z"]
     for text in ("", "1,2", '("a)', "(a(b)"):
         with pytest.raises(ValueError, match="malformed record"):
@@ -304,8 +307,28 @@ def test_records_are_read_as_postgresql_writes_them():
 
 
 def test_a_type_of_a_user_may_have_any_name():
-    """A domain called `json` is written by what it is, not by its name."""
+    """A domain called `json` is encoded by its base type, not by its name."""
     mine = Type(16_500, "json", "app.json", kind="d", base=25)
     assert writers(mine).of_column(16_500)(b"{x") == b'"{x"'
     with pytest.raises(KeyError):
         writers().of_column(999)
+
+
+@pytest.mark.slow
+def test_the_values_of_the_client_comparison_come_from_postgresql(listeners: Listeners, sql: Sql):
+    """Each value, inserted by SQL, is sent with the JSON and the type that the page of types shows."""
+    columns = ", ".join(f'"{case.name}" {case.declared}' for case in CASES)
+    marks = ", ".join(f"%s::{case.declared}" for case in CASES)
+    sql.execute(cast("LiteralString", f"{SETUP}; create table every_type (id int primary key, {columns})"))
+    sql.execute("alter publication supabase_realtime add table every_type")
+    with listeners.listen(of("every_type")) as listener:
+        insert = f"insert into every_type values (1, {marks})"
+        sql.execute(cast("LiteralString", insert), [case.text for case in CASES])
+        sent = listener.change()
+    assert {column["name"]: column["type"] for column in sent["columns"][1:]} == {
+        case.name: case.kind for case in CASES
+    }
+    found, wanted = sent["record"], {case.name: case.value for case in CASES}
+    assert {name: found[name] for name in wanted} == wanted
+    digits = {name: str(value) for name, value in wanted.items() if isinstance(value, Decimal)}
+    assert {name: str(found[name]) for name in digits} == digits

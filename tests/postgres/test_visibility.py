@@ -21,8 +21,8 @@ LOOKS = 50
 
 
 @pytest.mark.parametrize("what", ["rows", "snapshot"])
-async def test_a_transaction_of_the_batch_that_others_do_not_see_is_waited_for(database: str, sql: Sql, what: str):
-    """One that is seen already is not enough: each transaction of the batch has to be."""
+async def test_checks_wait_until_every_transaction_of_the_batch_is_visible(database: str, sql: Sql, what: str):
+    """One visible transaction is not enough."""
     run(sql, "create table notes (id int4 primary key)", "grant select on notes to authenticated")
     first = sql.execute(XID).fetchall()[0][0]
     pool = Database(database)

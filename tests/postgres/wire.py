@@ -1,4 +1,4 @@
-"""Bare clients of a local server, to look at frames as they come."""
+"""Clients of a local server that show frames unchanged."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from supawire.server import LocalServer
 PATIENCE = 30.0
 
 
-class Heard(NamedTuple):
-    """A frame of the server; `binary` is what kind 4 says, `payload` then raw bytes or JSON."""
+class ReceivedFrame(NamedTuple):
+    """A frame of the server. `binary`: it is of kind 4, and `payload` is raw bytes or JSON."""
 
     topic: str
     event: str
@@ -24,32 +24,32 @@ class Heard(NamedTuple):
     join_ref: str | None = None
 
 
-def heard(message: aiohttp.WSMessage) -> Heard:
-    """A frame of either version; a user broadcast (kind 4) reads as the text form does."""
+def parse_frame(message: aiohttp.WSMessage) -> ReceivedFrame:
+    """Parse a frame of either version; a user broadcast of kind 4 looks like its text form."""
     if message.type is aiohttp.WSMsgType.BINARY:
         frame = binary.unpack(binary.DOWN, message.data)
         assert frame.layout is binary.USER_BROADCAST
         topic, event, metadata = frame.fields
         body = json.loads(frame.payload) if frame.json else frame.payload
         meta = {"meta": json.loads(metadata)} if metadata else {}
-        return Heard(
+        return ReceivedFrame(
             topic.decode(), "broadcast", {"type": "broadcast", "event": event.decode(), "payload": body, **meta}
         )
     assert message.type is aiohttp.WSMsgType.TEXT, message
     value = json.loads(message.data)
     if isinstance(value, dict):
-        return Heard(value["topic"], value["event"], value["payload"], value["ref"])
+        return ReceivedFrame(value["topic"], value["event"], value["payload"], value["ref"])
     join_ref, ref, topic, event, payload = value
-    return Heard(topic, event, payload, ref, join_ref)
+    return ReceivedFrame(topic, event, payload, ref, join_ref)
 
 
 class Wire:
-    """One socket. `got` is every frame so far."""
+    """One socket. `got` has every frame so far."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse, v2: bool) -> None:
         self.ws = ws
         self.v2 = v2
-        self.got: list[Heard] = []
+        self.got: list[ReceivedFrame] = []
         self._ref = 0
 
     async def push(self, topic: str, event: str, payload: Any, *, join_ref: str | None = None) -> str:
@@ -68,30 +68,30 @@ class Wire:
         return await self.reply(ref)
 
     async def ask(self, topic: str, event: str, payload: Any, join_ref: str = "1") -> Any:
-        """Push and wait for the answer; its payload."""
+        """Push, and return the payload of the reply."""
         return await self.reply(await self.push(topic, event, payload, join_ref=join_ref))
 
     async def reply(self, ref: str) -> Any:
         return (await self.until(lambda frame: frame.event == "phx_reply" and frame.ref == ref)).payload
 
     async def broadcast(self) -> Any:
-        """The payload of the next broadcast."""
+        """Return the payload of the next broadcast."""
         return (await self.until(lambda frame: frame.event == "broadcast")).payload
 
     async def system(self) -> Any:
         """The payload of the next system frame."""
         return (await self.until(lambda frame: frame.event == "system")).payload
 
-    async def until(self, wanted: Callable[[Heard], bool]) -> Heard:
-        """The next frame that is wanted; those before it are in `got`."""
+    async def until(self, wanted: Callable[[ReceivedFrame], bool]) -> ReceivedFrame:
+        """Return the next frame that fits; earlier ones are in `got`."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                frame = heard(await self.ws.receive())
+                frame = parse_frame(await self.ws.receive())
                 self.got.append(frame)
                 if wanted(frame):
                     return frame
 
-    async def silent(self) -> list[Heard]:
+    async def silent(self) -> list[ReceivedFrame]:
         """What came before the answer to a heartbeat that is sent now."""
         seen = len(self.got)
         await self.reply(await self.push("phoenix", "heartbeat", {}))
@@ -102,7 +102,7 @@ class Wire:
 async def wire(
     server: LocalServer, token: str | None = None, vsn: str = "2.0.0", **headers: str
 ) -> AsyncGenerator[Wire]:
-    """A socket with this token, a signed-in user's when left out."""
+    """Open a socket with this token, or one of a signed-in user."""
     async with aiohttp.ClientSession() as http:
         query = {"vsn": vsn, "apikey": token or server.token()}
         url = f"{server.url}/socket/websocket"

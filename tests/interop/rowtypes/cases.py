@@ -1,6 +1,6 @@
 """One value of each type of PostgreSQL, and the JSON in which the server sends it (protocol §4.4).
 
-`tests/postgres/test_rowtypes.py` has PostgreSQL write these values, and compares what is sent with what stands here.
+`tests/postgres/test_values.py` has PostgreSQL write these values, and compares what is sent with what stands here.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Filters that are written in Python, their texts and our evaluator, against PostgreSQL itself (R43)."""
+"""Filters written in Python, their texts and their evaluation, compared with PostgreSQL."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from supawire.errors import InvalidArgumentError
 from supawire.server.postgres.cluster import Cluster
 from tests.clients.test_filters import ROWS, WANTED
 
-from .listening import Ear
+from .listening import Listeners
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def asked(cluster: Cluster) -> Iterator[Sql]:
 
 
 def question(condition: Condition, kind: LiteralString) -> tuple[Composed, list[str]]:
-    """The condition about a text, with both sides cast as the server does it (protocol §4.2)."""
+    """Return SQL that compares a text like the server: both sides are cast to the type."""
     column = SQL("(%s::text)::") + SQL(kind) + (SQL(' collate "C"') if kind == "text" else SQL(""))
     if condition.op == "is":
         words, given = column + SQL(" ") + SQL(IS[condition.value]), []
@@ -78,7 +78,7 @@ def question(condition: Condition, kind: LiteralString) -> tuple[Composed, list[
 
 
 def answers(asked: Sql, wheres: Sequence[Where], kind: LiteralString, value: str | None) -> list[bool]:
-    """What PostgreSQL says to each, null being no."""
+    """Return PostgreSQL's result for each query, with NULL as False."""
     parts = [question(parse(str(where))[0], kind) for where in wheres]
     columns = SQL(", ").join(SQL("coalesce({}, false)").format(text) for text, _ in parts)
     row = asked.execute(SQL("select ") + columns, [each for _, given in parts for each in (value, *given)]).fetchone()
@@ -87,8 +87,8 @@ def answers(asked: Sql, wheres: Sequence[Where], kind: LiteralString, value: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_expressions_mean_in_postgresql_what_the_evaluator_says(asked: Sql, kind: LiteralString):
-    """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree (R43)."""
+def test_filter_expressions_mean_the_same_in_postgresql(asked: Sql, kind: LiteralString):
+    """Each comparison, list and negation, with values of each type: PostgreSQL and the local server agree."""
     values = KINDS[kind]
 
     @given(values | st.none(), values, st.lists(values, min_size=1, max_size=3))
@@ -109,8 +109,8 @@ READ = {kind: values for kind, values in (KINDS | ALSO).items() if kind != "byte
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_values_are_read_as_they_are(asked: Sql, kind: LiteralString):
-    """The text of a value, cast by PostgreSQL, is that value, alone and in a list (R43)."""
+def test_the_text_of_a_value_is_cast_to_that_value(asked: Sql, kind: LiteralString):
+    """PostgreSQL casts the text of a value in a filter to that value, alone and in a list."""
 
     @given(st.lists(READ[kind], min_size=1, max_size=3))
     @settings(max_examples=40)
@@ -124,8 +124,8 @@ def test_values_are_read_as_they_are(asked: Sql, kind: LiteralString):
 
 @given(texts, texts)
 @settings(max_examples=300)
-def test_like_means_what_the_evaluator_says(asked: Sql, value: str, pattern: str):
-    """LIKE patterns with every special character: PostgreSQL and the local server agree (R43)."""
+def test_like_patterns_mean_the_same_in_postgresql(asked: Sql, value: str, pattern: str):
+    """Patterns with every special character: PostgreSQL and the local server agree."""
     try:
         wheres = [c.like(pattern), ~c.like(pattern), c.ilike(pattern)]
     except InvalidArgumentError:
@@ -155,8 +155,8 @@ PIECES: Final = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 @settings(max_examples=500)
-def test_no_regular_expression_is_refused_that_postgresql_takes(asked: Sql, pattern: str):
-    """What is refused here without asking PostgreSQL is refused by it too (R43)."""
+def test_refused_regular_expressions_are_invalid_in_postgresql(asked: Sql, pattern: str):
+    """A pattern that is refused without a query is also refused by PostgreSQL."""
     try:
         check_condition(Condition("c", "match", pattern))
     except InvalidArgumentError:
@@ -164,21 +164,23 @@ def test_no_regular_expression_is_refused_that_postgresql_takes(asked: Sql, patt
             asked.execute("select 'x' ~ %s", [pattern])
 
 
-async def test_rows_of_a_table_come_as_expressions_want_them(ear: Ear, sql: Sql):
-    """Rows that SQL inserts pass the same filters as at the memory level, with every type of column (R43)."""
+async def test_filter_expressions_select_rows_of_every_type(listeners: Listeners, sql: Sql):
+    """Rows inserted by SQL pass the same filters as rows of a server without a database, with every column type."""
     sql.execute(
         "create table orders (id int8 primary key, total numeric, at timestamptz, key uuid, note text, data bytea, "
         "done bool)"
     )
     sql.execute("alter publication supabase_realtime add table orders")
-    async with connect_async(ear.server.url, ear.server.service_key) as client:
+    async with connect_async(listeners.server.url, listeners.server.service_key) as client:
         room = client.channel("db")
-        heard = [room.listen(changes("orders", event="INSERT", where=where)) for where, _ in WANTED]
+        parse_frame = [room.listen(changes("orders", event="INSERT", where=where)) for where, _ in WANTED]
         await room.subscribe(wait="ready")
         for row in ROWS:
             sql.execute("insert into orders values (%s, %s, %s, %s, %s, %s, %s)", list(row.values()))
-        got = [[(await anext(each)).record for _ in wanted] for each, (_, wanted) in zip(heard, WANTED, strict=True)]
+        got = [
+            [(await anext(each)).record for _ in wanted] for each, (_, wanted) in zip(parse_frame, WANTED, strict=True)
+        ]
         await room.unsubscribe()
-        late = [event for each in heard async for event in each]
+        late = [event for each in parse_frame async for event in each]
     assert [{ROWS.index(record) for record in records} for records in got] == [wanted for _, wanted in WANTED]
     assert late == []

@@ -1,4 +1,4 @@
-"""A private room, its database and our client, with both clients."""
+"""A private channel, its database and our clients, async and sync."""
 
 import asyncio
 from typing import Any
@@ -42,7 +42,7 @@ SCHEMA = """
 
 @pytest.fixture(params=["async", "sync"])
 def api(request: pytest.FixtureRequest) -> ClientApi:
-    """The kind of client that the scenario runs with."""
+    """The kind of client that the scenario uses."""
     return ClientApi(request.param)
 
 
@@ -50,18 +50,20 @@ def ids(events: list[Any]) -> list[int]:
     return [event.payload["record"]["id"] for event in events]
 
 
-async def test_a_private_room_lives_on_its_database(api: ClientApi, database: str):
-    """A member gets rows as messages, those of its absence too, and is out when it is no member any more (R29, R44)."""
+async def test_a_private_channel_receives_rows_as_messages(api: ClientApi, database: str):
+    """A member receives rows as messages, also those of the time offline, and loses access when it is no longer a
+    member.
+    """
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
         tokens = iter([server.token(sub="ada"), server.token(sub="ada", n=2)])
         async with api.client(server, token=next(tokens)) as client:
             room = await client.channel(ROOM, private=True, ack=True, replication_ready=True)
-            heard, away = await room.listen(broadcast("note")), await room.listen(gaps())
+            parse_frame, away = await room.listen(broadcast("note")), await room.listen(gaps())
             await room.subscribe()
             assert (await room.broadcast("hello", {"n": 1})).acked
             server.sql("insert into public.notes values (1, 'room:1', 'first'), (2, 'room:2', 'not here')")
-            first = await heard.next()
+            first = await parse_frame.next()
             assert isinstance(first, Broadcast) and not first.replayed
             assert first.payload["record"] == {"id": 1, "room": "room:1", "body": "first"}
             assert first.payload["operation"] == "INSERT" and first.id == first.payload["id"]
@@ -71,22 +73,24 @@ async def test_a_private_room_lives_on_its_database(api: ClientApi, database: st
             await until(lambda: room.state is not ChannelState.JOINED)
             server.sql("insert into public.notes select n, 'room:1', 'missed' from generate_series(3, 5) n")
             server.accept_connections()
-            missed = await heard.take(3)
+            missed = await parse_frame.take(3)
             assert ids(missed) == [3, 4, 5] and all(event.replayed for event in missed)
             gap = await away.next()
             assert isinstance(gap, Gap) and gap.verdict == "complete" and gap.replayed == 3
             server.sql("insert into public.notes values (6, 'room:1', 'live again')")
-            assert ids([await heard.next()]) == [6]
+            assert ids([await parse_frame.next()]) == [6]
 
             server.sql("delete from public.members where name = 'ada'")
             await client.set_auth(next(tokens))
             await until(lambda: room.state is ChannelState.FAILED)
             with pytest.raises(JoinDeniedError):
-                await heard.next()
+                await parse_frame.next()
 
 
-async def test_who_may_not_hear_or_speak_is_told_what_the_server_tells(api: ClientApi, database: str):
-    """An outsider is refused at the join; who may only hear is told nothing, or an error where there is one (R29)."""
+async def test_missing_permissions_have_the_texts_of_the_server(api: ClientApi, database: str):
+    """A join without permission is refused; a member that can only read gets no reply, or an error where the server
+    sends one.
+    """
     async with LocalServer(database=database) as server:
         await asyncio.to_thread(server.sql, SCHEMA)
         async with api.client(server, token=server.token(sub="eve")) as eve:

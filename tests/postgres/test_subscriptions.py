@@ -1,11 +1,11 @@
-"""What the database says of bindings, in the words of the real server (protocol §3.6, §4.2)."""
+"""Answers of the database to bindings, with the texts of the real server."""
 
 from typing import Any
 
 import psycopg
 import pytest
 
-from .listening import SUBSCRIBED, Ear, of
+from .listening import SUBSCRIBED, Listeners, of
 from .test_changes import publish, run
 
 pytestmark = pytest.mark.slow
@@ -21,9 +21,9 @@ EXCEPTION = (
 )
 
 
-def refusal(ear: Ear, *bindings: dict[str, Any], **claims: Any) -> str:
-    """The words of the error."""
-    with ear.join(*bindings, **claims) as listener:
+def refusal(listeners: Listeners, *bindings: dict[str, Any], **claims: Any) -> str:
+    """Return the message of the error."""
+    with listeners.join(*bindings, **claims) as listener:
         status, message = listener.system()
     assert status == "error"
     return message
@@ -52,41 +52,43 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("filter", "error"), REFUSED.items())
-def test_a_filter_that_the_database_refuses(ear: Ear, sql: Sql, filter: str, error: str):
-    """Columns, values and operators are checked against the table, with PostgreSQL's own words."""
+def test_an_invalid_filter_is_refused_with_the_text_of_the_server(
+    listeners: Listeners, sql: Sql, filter: str, error: str
+):
+    """Columns, values and operators are checked against the table, with PostgreSQL's messages."""
     publish(sql, "todos", "id int4 primary key, a text, at timestamptz, secret text")
     run(sql, "revoke select on todos from authenticated", "grant select (id, a, at) on todos to authenticated")
-    message = refusal(ear, of("todos", filter=filter))
+    message = refusal(listeners, of("todos", filter=filter))
     assert message.startswith(EXCEPTION + "[event: *, schema: public, table: todos, filters: [")
     assert message.partition(". Exception: ")[2] == error
 
 
-def test_other_refusals(ear: Ear, sql: Sql):
-    """A column for select, and a role that there is not."""
+def test_an_invalid_select_or_role_is_refused(listeners: Listeners, sql: Sql):
+    """A column of select that does not exist, and a role that does not exist."""
     publish(sql, "todos", "id int4 primary key")
-    assert refusal(ear, of("todos", select=["nope"])) == (
+    assert refusal(listeners, of("todos", select=["nope"])) == (
         EXCEPTION + '[event: *, schema: public, table: todos, filters: [], select: ["nope"]]. '
         "Exception: ERROR P0001 (raise_exception) invalid column for select nope"
     )
-    assert refusal(ear, of("todos"), role="ghost").endswith(
+    assert refusal(listeners, of("todos"), role="ghost").endswith(
         'Exception: ERROR 42704 (undefined_object) role "ghost" does not exist'
     )
 
 
 @pytest.mark.parametrize("binding", [of("private_one"), of("nope"), of("*", schema="nope"), {"table": "todo"}])
-def test_a_binding_without_a_published_table(ear: Ear, sql: Sql, binding: dict[str, Any]):
-    """Not published, not there, no such schema: one text, with what was asked for."""
+def test_a_binding_without_a_published_table(listeners: Listeners, sql: Sql, binding: dict[str, Any]):
+    """Not published, missing, or in a missing schema: one text, with the binding."""
     publish(sql, "todos", "id int4 primary key")
     run(sql, "create table private_one (id int primary key)")
-    message = refusal(ear, binding)
+    message = refusal(listeners, binding)
     table, schema = binding.get("table", "*"), binding.get("schema", "public")
     assert message == f"{UNPUBLISHED}[event: *, schema: {schema}, table: {table}, filters: [], select: nil]"
 
 
-def test_one_bad_binding_spoils_all(ear: Ear, sql: Sql):
-    """They are one transaction: nothing of the channel is live, and it may join anew."""
+def test_one_invalid_binding_makes_all_fail(listeners: Listeners, sql: Sql):
+    """They are one transaction: no binding of the channel is active, and it can join again."""
     publish(sql, "todos", "id int4 primary key")
-    with ear.join(of("todos"), of("nope")) as spoilt, ear.listen(of("todos")) as good:
+    with listeners.join(of("todos"), of("nope")) as spoilt, listeners.listen(of("todos")) as good:
         assert spoilt.system()[0] == "error"
         run(sql, "insert into todos values (1)")
         good.change()
@@ -95,19 +97,19 @@ def test_one_bad_binding_spoils_all(ear: Ear, sql: Sql):
         assert "postgres_changes" not in spoilt.frames
 
 
-def test_what_only_the_rights_of_another_role_allow(ear: Ear, sql: Sql):
-    """The columns of a filter are those that the token's role may read."""
+def test_filters_need_columns_that_the_role_can_read(listeners: Listeners, sql: Sql):
+    """Privileges of other roles do not count."""
     publish(sql, "todos", "id int4 primary key, a text", "revoke select on todos from anon")
-    assert refusal(ear, of("todos", filter="a=eq.x"), role="anon").endswith("invalid column for filter a")
-    with ear.listen(of("todos", filter="a=eq.x")):
+    assert refusal(listeners, of("todos", filter="a=eq.x"), role="anon").endswith("invalid column for filter a")
+    with listeners.listen(of("todos", filter="a=eq.x")):
         pass
 
 
-def test_a_channel_that_left_is_forgotten(ear: Ear, sql: Sql):
-    """Its bindings are gone from the books; other channels of the same topic hear on."""
+def test_subscriptions_of_a_channel_that_left_are_removed(listeners: Listeners, sql: Sql):
+    """Other channels of the same topic still receive changes."""
     publish(sql, "todos", "id int4 primary key")
-    with ear.listen(of("todos")) as stays:
-        with ear.listen(of("todos")) as leaves:
+    with listeners.listen(of("todos")) as stays:
+        with listeners.listen(of("todos")) as leaves:
             leaves.push("phx_leave", {})
             leaves.wait("phx_close")
             run(sql, "insert into todos values (1)")
@@ -117,3 +119,16 @@ def test_a_channel_that_left_is_forgotten(ear: Ear, sql: Sql):
             assert "postgres_changes" not in leaves.frames
         run(sql, "insert into todos values (2)")
         assert stays.change()["record"] == {"id": 2}
+
+
+def test_each_new_token_confirms_the_subscription_and_loses_nothing(listeners: Listeners, sql: Sql):
+    """Ten tokens are pushed, each is followed by `Subscribed to PostgreSQL`, and no row is missing."""
+    publish(sql, "todos", "id int4 primary key")
+    with listeners.listen(of("todos")) as listener:
+        for number in range(10):
+            listener.push("access_token", {"access_token": listeners.server.token(n=number)})
+            run(sql, f"insert into todos select generate_series({number * 10}, {number * 10 + 9})")
+        ids = [data["record"]["id"] for data in listener.changes(100)]
+        while len(listener.frames["system"]) < 11:
+            assert listener.system() == ("ok", SUBSCRIBED)
+    assert ids == list(range(100))

@@ -1,4 +1,4 @@
-"""Fresh databases for the tests of users, in whichever PostgreSQL they have."""
+"""New databases for users' tests, copied from a template."""
 
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ def databases(url: str) -> set[str]:
     return {name for (name,) in rows}
 
 
-def test_copies_know_nothing_of_each_other(cluster: "Cluster") -> None:
-    """Each copy has the user's tables, empty, with a server that tells of changes at once; at the end none is left."""
+def test_copies_are_independent(cluster: "Cluster") -> None:
+    """Each copy has the user's tables, empty, and a server that sends changes at once; at the end no copy is left."""
     before = databases(cluster.url)
     with template_in(cluster.url, SCHEMA) as template:
         for _ in range(2):
@@ -43,8 +43,8 @@ def test_copies_know_nothing_of_each_other(cluster: "Cluster") -> None:
     assert databases(cluster.url) == before
 
 
-def test_a_copy_goes_whoever_is_still_there(cluster: "Cluster") -> None:
-    """A server that still streams from a copy does not keep it, nor does it come back."""
+def test_a_copy_in_use_is_dropped(cluster: "Cluster") -> None:
+    """A server that still streams from the copy neither keeps it nor reconnects to it."""
     before = databases(cluster.url)
     with template_in(cluster.url) as template:
         with copy_of(template) as url:
@@ -54,8 +54,8 @@ def test_a_copy_goes_whoever_is_still_there(cluster: "Cluster") -> None:
     assert databases(cluster.url) == before
 
 
-def test_a_mistake_in_the_schema_leaves_nothing(cluster: "Cluster") -> None:
-    """SQL that PostgreSQL refuses is its own error, and no database stays behind."""
+def test_a_schema_with_an_error_leaves_no_database(cluster: "Cluster") -> None:
+    """PostgreSQL's error is raised."""
     import psycopg
 
     before = databases(cluster.url)

@@ -1,4 +1,4 @@
-"""Files of SQL are split where PostgreSQL would end a statement."""
+"""SQL files are split where PostgreSQL ends a statement."""
 
 import pytest
 
@@ -38,8 +38,8 @@ def test_statements_end_where_postgresql_ends_them(text: str, statements: list[s
     assert [statement.text for statement in split(text)] == statements
 
 
-def test_each_statement_knows_its_line():
-    """The line is that of the first word, after comments; positions within it are lines of the file too."""
+def test_each_statement_has_its_line():
+    """The line of the first word after comments; positions in the statement are converted to lines of the file."""
     found = list(split("-- head\n\nselect 1;\n/* two\nlines */ select\n 2;\nselect 3"))
     assert [(statement.text, statement.line) for statement in found] == [
         ("select 1", 3),
@@ -52,6 +52,8 @@ def test_each_statement_knows_its_line():
 
 
 def test_long_files_take_linear_time():
-    """What begins and does not end is passed once; a second look at each beginning would exceed the test's time."""
+    """An unclosed construct is scanned once; scanning again from each beginning would exceed the time limit of the
+    test.
+    """
     for piece in ("'", "/*", "$$", "$a$ ", "$a", "e'\\", "begin atomic ", "(", "--", "\\", "-", "/"):
         assert list(split(piece * (300_000 // len(piece)))) is not None

@@ -1,4 +1,4 @@
-"""The schema `realtime`: our own SQL, from the protocol."""
+"""The schema `realtime` that the local server creates."""
 
 from typing import Any, LiteralString
 
@@ -24,8 +24,8 @@ def one(sql: Sql, text: LiteralString) -> Any:
     return row[0]
 
 
-async def test_preparing_may_be_done_again(database: str, sql: Sql):
-    """What was made and written in between stays."""
+async def test_preparing_twice_keeps_data(database: str, sql: Sql):
+    """Tables and rows created in between are kept."""
     sql.execute("select realtime.send('{\"n\": 1}', 'ping', 'lab')")
     sql.execute("create function auth.mine() returns int language sql as 'select 1'")
     pool = Database(database)
@@ -36,7 +36,7 @@ async def test_preparing_may_be_done_again(database: str, sql: Sql):
     assert one(sql, "select auth.mine()") == 1
 
 
-async def test_a_schema_of_somebody_else_is_left_alone(cluster: Cluster):
+async def test_a_foreign_realtime_schema_is_not_changed(cluster: Cluster):
     """It may be the real one; the error says so."""
     with databases.database(cluster, "foreign_schema") as url:
         with psycopg.connect(url, autocommit=True) as there:
@@ -48,7 +48,7 @@ async def test_a_schema_of_somebody_else_is_left_alone(cluster: Cluster):
 
 
 def test_sending_stores_a_message_with_its_id(sql: Sql):
-    """The payload gets the id of the row unless it has one; private unless said otherwise (protocol §6.4)."""
+    """The payload gets the id of the row unless it has one; messages are private by default."""
     sql.execute("select realtime.send('{\"n\": 1}', 'ping', 'lab'), realtime.send('{\"id\": 7}', 'ping', 'lab', false)")
     first, second = sql.execute(MESSAGES + " order by private desc").fetchall()
     assert first == ("lab", "broadcast", "ping", {"n": 1, "id": first[3]["id"]}, None, True)
@@ -56,15 +56,15 @@ def test_sending_stores_a_message_with_its_id(sql: Sql):
     assert (second[3], second[5]) == ({"id": 7}, False)
 
 
-def test_bytes_are_stored_as_they_are(sql: Sql):
-    """`send_binary` has no JSON payload."""
+def test_send_binary_stores_bytes(sql: Sql):
+    """The row has no JSON payload."""
     sql.execute(r"select realtime.send_binary('\x00ff10', 'blob', 'lab')")
     assert sql.execute(MESSAGES).fetchone() == ("lab", "broadcast", "blob", None, b"\x00\xff\x10", True)
 
 
 @pytest.mark.parametrize("payload", ["[1]", "7", '"x"', "null"])
-def test_what_is_no_object_is_a_warning_and_sends_nothing(sql: Sql, payload: str):
-    """The transaction that sends goes on (protocol §6.4)."""
+def test_a_payload_that_is_not_an_object_is_a_warning(sql: Sql, payload: str):
+    """Nothing is sent, and the transaction continues."""
     said: list[str] = []
     sql.add_notice_handler(lambda notice: said.append(f"{notice.severity} {notice.message_primary}"))
     sql.execute("select realtime.send(%s::jsonb, 'ping', 'lab')", [payload])
@@ -73,8 +73,8 @@ def test_what_is_no_object_is_a_warning_and_sends_nothing(sql: Sql, payload: str
     assert one(sql, "select count(*) from realtime.messages") == 0
 
 
-def test_without_the_partition_of_the_day_nothing_is_sent(sql: Sql):
-    """A warning again; `keep_partitions` makes it, and drops those that ended three days ago (protocol §6.3)."""
+def test_a_missing_partition_is_a_warning(sql: Sql):
+    """Nothing is sent. `keep_partitions` creates the partition, and drops those that ended three days ago."""
     said: list[str | None] = []
     sql.add_notice_handler(lambda notice: said.append(notice.message_primary))
     name = "messages_" + one(sql, "select to_char(now() at time zone 'utc', 'YYYY_MM_DD')")
@@ -94,7 +94,7 @@ def test_without_the_partition_of_the_day_nothing_is_sent(sql: Sql):
 
 
 def test_a_row_trigger_broadcasts_changes(sql: Sql):
-    """Operation, table, new and old row; what does not apply is null (protocol §6.4)."""
+    """Operation, table, new and old row; what does not apply is null."""
     sql.execute("""
         create table notes (id int primary key, body text);
         create function tell() returns trigger language plpgsql security definer as $$
@@ -116,8 +116,8 @@ def test_a_row_trigger_broadcasts_changes(sql: Sql):
     ]
 
 
-def test_policies_decide_who_sends(sql: Sql):
-    """`realtime.topic()` is the topic; a denied insert is a warning, and sends nothing."""
+def test_policies_apply_to_send(sql: Sql):
+    """`realtime.topic()` is the topic; a denied insert is a warning, and nothing is sent."""
     sql.execute("""
         create policy write on realtime.messages for insert to authenticated
         with check (realtime.topic() = 'room:' || auth.uid()::text)
@@ -132,7 +132,7 @@ def test_policies_decide_who_sends(sql: Sql):
     assert [row[0] for row in sql.execute(MESSAGES)] == [f"room:{ada}"]
 
 
-def test_claims_are_there_for_policies(sql: Sql):
+def test_functions_return_the_claims(sql: Sql):
     """`auth.uid()`, `auth.role()`, `auth.email()` and `auth.jwt()`; null outside of a request."""
     ask = "select auth.uid()::text, auth.role(), auth.email(), auth.jwt() ->> 'x'"
     assert sql.execute(ask).fetchone() == (None, None, None, None)
