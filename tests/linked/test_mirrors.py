@@ -1,4 +1,4 @@
-"""Mirrors through random lives: client, hub and a table that is committed to, cut, slow, failing; in virtual time."""
+"""Mirrors over random schedules of commits, disconnections, delays and failures, in virtual time."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from tests.aio.mirrors import Scene, told
 
 
 class Life:
-    """A table and everything that happens to it and to its mirror, as the dice say."""
+    """A table and its mirror, and the random events of a schedule."""
 
     def __init__(self, scene: Scene, seed: int, **options: Any) -> None:
         self.rng = random.Random(seed)
@@ -60,7 +60,7 @@ class Life:
             self.table.move(self.rng.choice(list(self.table.rows)), to)
 
     async def follow(self) -> None:
-        """Hold what somebody holds who only reads the events."""
+        """Return the rows as they follow from the events alone."""
         async for event in self.events:
             match event:
                 case Resynced(rows=rows):
@@ -81,8 +81,8 @@ ACTS: dict[Callable[[Life], None], int] = {
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_a_mirror_that_compares_outlives_silent_losses(seed: int) -> None:
-    """Whatever happens, and whatever the server loses without a message, a comparison makes the mirror right again."""
+def test_a_comparing_mirror_recovers_from_silent_losses(seed: int) -> None:
+    """A comparison corrects the mirror after changes that the server lost without a message."""
 
     @told()
     async def story(scene: Scene) -> None:
@@ -109,8 +109,8 @@ def test_a_mirror_that_compares_outlives_silent_losses(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_life_ends_with_the_table(seed: int) -> None:
-    """Whatever is committed, cut, slow or failing: when nothing happens any more the mirror is the table (R44)."""
+def test_a_mirror_converges_to_the_table(seed: int) -> None:
+    """After commits, disconnections, delays and failures the mirror equals the table."""
 
     @told()
     async def story(scene: Scene) -> None:

@@ -8,8 +8,8 @@ from supawire.server.bindings import make_change
 from supawire.testing.linked import World
 
 
-def test_two_clients_talk_through_the_hub() -> None:
-    """Two linked clients, one of each version, exchange broadcasts and see each other's presence and a row change."""
+def test_two_clients_exchange_messages_through_the_hub() -> None:
+    """Clients of both protocol versions exchange broadcasts, presence and a row change."""
     world = World()
     ada, bob = world.client(), world.client(SessionOptions(protocol="1.0.0"))
     room, same = ada.channel("lobby", ack=True, presence_key="ada"), bob.channel("lobby", presence_key="bob")
@@ -31,8 +31,8 @@ def test_two_clients_talk_through_the_hub() -> None:
     assert [meta.payload for meta in seen[-1].state["bob"]] == [{"at": "desk"}]
 
 
-def test_a_cut_connection_comes_back_with_everything() -> None:
-    """After a cut the channel is joined again, present again, and the time between is told as a Gap (R7, R44, R45)."""
+def test_a_broken_connection_is_restored_completely() -> None:
+    """The channel is joined again, its presence tracked again, and the time between is reported as a Gap."""
     world = World()
     ada, bob = world.client(), world.client()
     room = ada.channel("lobby", presence_key="ada")

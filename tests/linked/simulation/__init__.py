@@ -1,5 +1,4 @@
-"""Random schedules over a linked client and hub, and what must hold after each (reliability: Simulation).
+"""Random schedules over a linked client and hub, and what must hold after each.
 
-`play(seed)` runs one schedule and raises `Broken` with a trace that replays it. `python -m tests.linked.simulation`
-plays many.
+See `play.py` and `python -m tests.linked.simulation`.
 """

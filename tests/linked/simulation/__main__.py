@@ -1,4 +1,7 @@
-"""`python -m tests.linked.simulation [--world asking] [--schedules 20000] [--start N]`: play them over the cores."""
+"""Play random schedules on all cores:
+
+`python -m tests.linked.simulation [--world asking] [--schedules 20000] [--start N]`.
+"""
 
 import argparse
 import os
@@ -12,7 +15,7 @@ from .play import PLAIN, STEPS, WORLDS, Failure, play, play_many, shrink
 
 
 def main() -> int:
-    """Exit status 0 when every schedule held."""
+    """Return exit status 0 when all schedules hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", choices=WORLDS, default=PLAIN, help="asking: a server that waits for its database")
     parser.add_argument("--schedules", type=int, default=20_000)

@@ -1,4 +1,4 @@
-"""What can happen in one step: by the user, the server, the wire, and time. Each act says what it did."""
+"""What can happen in one step: acts of the user, the server, the network, and time. Each returns what it did."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,17 @@ from supawire.server.bindings import make_change
 from supawire.server.connection import ServerChannel
 from supawire.testing.harness import NOT_YET
 
-from .model import EVENTS, TABLES, TOPICS, Act, Happened, Hearer, Sending
+from .model import EVENTS, TABLES, TOPICS, Act, Happened, RecordedListener, Sending
 from .stage import Stage
 
 # --- the user
 
 
 def subscribe(stage: Stage) -> str:
-    """Want in, sometimes with little patience."""
+    """Subscribe, sometimes with a short timeout."""
     topic = stage.rng.choice(TOPICS)
     timeout = stage.rng.choice((None, None, 20.0, 0.5))
-    stage.history.wishes[topic].want(stage.now.mono)
+    stage.history.desired[topic].want(stage.now.mono)
     ticket = stage.ada.call(
         stage.ada.session.join, f"realtime:{topic}", ready=stage.rng.random() < 0.3, timeout=timeout
     )
@@ -30,9 +30,9 @@ def subscribe(stage: Stage) -> str:
 
 
 def unsubscribe(stage: Stage) -> str:
-    """Want out."""
+    """Unsubscribe."""
     topic = stage.rng.choice(TOPICS)
-    stage.history.wishes[topic].leave(stage.now.mono)
+    stage.history.desired[topic].leave(stage.now.mono)
     stage.ada.call(stage.ada.session.leave, f"realtime:{topic}", 10.0)
     return f"unsubscribe {topic}"
 
@@ -52,13 +52,13 @@ def send(stage: Stage) -> str:
 
 
 def track(stage: Stage) -> str:
-    """Be present with another payload, or not at all."""
+    """Track another payload, or untrack."""
     topic = stage.rng.choice(TOPICS)
-    wish = None if stage.rng.random() < 0.3 else stage.rng.randrange(3)
-    stage.history.wishes[topic].presence = wish
-    payload = None if wish is None else b'{"p":%d}' % wish
+    desired = None if stage.rng.random() < 0.3 else stage.rng.randrange(3)
+    stage.history.desired[topic].presence = desired
+    payload = None if desired is None else b'{"p":%d}' % desired
     stage.ada.call(stage.ada.session.track, f"realtime:{topic}", payload, 10.0)
-    return f"track {topic} {wish}"
+    return f"track {topic} {desired}"
 
 
 def listen(stage: Stage) -> str:
@@ -69,27 +69,27 @@ def listen(stage: Stage) -> str:
         selector = ChangesSelector(table=stage.rng.choice((*TABLES, "*")))
     else:
         selector = BroadcastSelector(stage.rng.choice((*EVENTS, "*")))
-    hearer = Hearer(topic, selector, stage.history.numbers)
-    hearer.listener = Listener((selector,), hearer.take)
-    stage.history.hearers.append(hearer)
-    stage.ada.call(stage.ada.session.listen, f"realtime:{topic}", hearer.listener)
+    listener = RecordedListener(topic, selector, stage.history.numbers)
+    listener.listener = Listener((selector,), listener.take)
+    stage.history.listeners.append(listener)
+    stage.ada.call(stage.ada.session.listen, f"realtime:{topic}", listener.listener)
     return f"listen {topic} {selector}"
 
 
 def unlisten(stage: Stage) -> str:
     """Cancel a listener."""
-    live = [hearer for hearer in stage.history.hearers if hearer.until is None]
+    live = [listener for listener in stage.history.listeners if listener.until is None]
     if not live:
         return "unlisten nothing"
-    hearer = stage.rng.choice(live)
-    hearer.until = stage.now.mono
-    assert hearer.listener is not None
-    stage.ada.session.unlisten(f"realtime:{hearer.topic}", hearer.listener)
-    return f"unlisten {hearer.topic} {hearer.selector}"
+    listener = stage.rng.choice(live)
+    listener.until = stage.now.mono
+    assert listener.listener is not None
+    stage.ada.session.unlisten(f"realtime:{listener.topic}", listener.listener)
+    return f"unlisten {listener.topic} {listener.selector}"
 
 
 def give_up(stage: Stage) -> str:
-    """A caller who waits goes away."""
+    """Cancel a waiting call."""
     open_tickets = [ticket for _, ticket in stage.joins if stage.ada.outcome(ticket) is NOT_YET]
     if not open_tickets:
         return "give up nothing"
@@ -100,7 +100,7 @@ def give_up(stage: Stage) -> str:
 
 
 def set_token(stage: Stage) -> str:
-    """The user signs in anew."""
+    """Sign in again."""
     token = Secret(stage.world.token(expires_in=10**6, n=stage.rng.random()))
     stage.ada.newest = token
     stage.ada.call(stage.ada.session.set_token, token)
@@ -108,14 +108,14 @@ def set_token(stage: Stage) -> str:
 
 
 def sign_out(stage: Stage) -> str:
-    """The user signs out: from now on the key stands for nobody."""
+    """Sign out: the API key alone is used from now on."""
     stage.ada.newest = None
     stage.ada.call(stage.ada.session.set_token, None)
     return "sign out"
 
 
 def reconnect(stage: Stage) -> str:
-    """The user wants a new connection."""
+    """Request a new connection."""
     stage.ada.call(stage.ada.session.reconnect)
     return "reconnect"
 
@@ -124,7 +124,7 @@ def reconnect(stage: Stage) -> str:
 
 
 def server_broadcast(stage: Stage) -> str:
-    """Somebody sends a message that is not stored."""
+    """Send a message from the server that is not stored."""
     topic, name, number = stage.rng.choice(TOPICS), stage.rng.choice(EVENTS), stage.history.next()
     _happened(stage, number, topic, "broadcast", name)
     private = topic == "private"
@@ -133,7 +133,7 @@ def server_broadcast(stage: Stage) -> str:
 
 
 def server_store(stage: Stage) -> str:
-    """The database sends messages, which are stored."""
+    """Send stored messages from the database."""
     many = stage.rng.choice((1, 1, 3, 30))
     for _ in range(many):
         number, name = stage.history.next(), stage.rng.choice(EVENTS)
@@ -143,7 +143,7 @@ def server_store(stage: Stage) -> str:
 
 
 def server_change(stage: Stage) -> str:
-    """A row is inserted."""
+    """Insert a row."""
     table, number = stage.rng.choice(TABLES), stage.history.next()
     _happened(stage, number, "rows", "changes", table)
     change = make_change("INSERT", table, record={"id": number, "n": number})
@@ -152,7 +152,7 @@ def server_change(stage: Stage) -> str:
 
 
 def others_presence(stage: Stage) -> str:
-    """Somebody else comes, changes, or goes."""
+    """Track, change or untrack the presence of another client."""
     topic = stage.rng.choice(TOPICS)
     payload = stage.rng.choice((None, b'{"b":1}', b'{"b":2}'))
     stage.bob.call(stage.bob.session.track, f"realtime:{topic}", payload, 10.0)
@@ -160,32 +160,32 @@ def others_presence(stage: Stage) -> str:
 
 
 def expire(stage: Stage) -> str:
-    """The client's tokens run out on the server. The witness has another connection, and is left alone."""
+    """Let the client's tokens expire on the server. The witness has another connection and is not affected."""
     _on_ada(stage, lambda channel: stage.world.hub.rooms.close_with_error(channel, "Token has expired 0 seconds ago"))
     return "tokens expire"
 
 
 def crash(stage: Stage) -> str:
-    """The client's channels crash."""
+    """Crash the client's channels."""
     _on_ada(stage, stage.world.hub.rooms.crash)
     return "channels crash"
 
 
 def close_channels(stage: Stage) -> str:
-    """The server closes the client's channels without a reason."""
+    """Close the client's channels on the server without a reason."""
     _on_ada(stage, stage.world.hub.rooms.close)
     return "channels are closed"
 
 
 def stale_close(stage: Stage) -> str:
-    """A phx_close of a join that is long over."""
+    """Send a phx_close of an earlier join."""
     topic = stage.rng.choice(TOPICS)
     stage.world.act(stage.world.hub.faults.close_channel, topic, stale=True)
     return f"stale close of {topic}"
 
 
 def reject(stage: Stage) -> str:
-    """Joins of a topic are refused for a reason that passes."""
+    """Refuse joins of a topic for a temporary reason."""
     topic = stage.rng.choice(TOPICS)
     reasons = "RealtimeRestarting: Realtime is restarting, please standby", "Unknown Error on Channel"
     reason = stage.rng.choice(reasons)
@@ -194,28 +194,28 @@ def reject(stage: Stage) -> str:
 
 
 def drop_reply(stage: Stage) -> str:
-    """The next reply of a kind is never sent, to whoever asks."""
+    """Drop the next reply of a kind, for any client."""
     event = stage.rng.choice(("phx_join", "broadcast", "presence", "phx_leave", "heartbeat"))
     stage.world.act(stage.world.hub.faults.drop_reply, event, times=1)
     return f"the next reply to {event} is dropped"
 
 
 def delay_join(stage: Stage) -> str:
-    """Joins of a topic take long."""
+    """Delay joins of a topic."""
     topic, seconds = stage.rng.choice(TOPICS), stage.rng.choice((0.5, 3.0, 12.0, 25.0))
     stage.world.act(stage.world.hub.faults.delay_join, topic, seconds)
     return f"joins of {topic} take {seconds} s"
 
 
 def garbage(stage: Stage) -> str:
-    """Nonsense on the client's wire."""
+    """Send invalid frames to the client."""
     if stage.ada.wire is not None:
         stage.world.act(stage.world.hub.faults.garbage, connection=stage.ada.wire.number)
     return "garbage"
 
 
 def behave(stage: Stage) -> str:
-    """The server behaves again."""
+    """End the faults of the server."""
     stage.heal_server()
     return "server behaves"
 
@@ -224,7 +224,7 @@ def behave(stage: Stage) -> str:
 
 
 def cut(stage: Stage) -> str:
-    """The connection breaks."""
+    """Break the connection."""
     code = stage.rng.choice((None, None, 1000, 1001, 1006, 1011, 1012, 4000))
     if stage.ada.wire is not None:
         stage.world.cut(stage.ada.wire, code)
@@ -232,7 +232,7 @@ def cut(stage: Stage) -> str:
 
 
 def half_open(stage: Stage) -> str:
-    """The connection goes deaf without a word."""
+    """Stop delivering frames without closing the connection."""
     if stage.ada.wire is not None:
         stage.ada.wire.deaf = True
         stage.history.deaf.append(stage.now.mono)
@@ -240,7 +240,7 @@ def half_open(stage: Stage) -> str:
 
 
 def slow(stage: Stage) -> str:
-    """The connection gets slow, or fast again."""
+    """Slow the connection down, or restore its speed."""
     seconds = stage.rng.choice((0.001, 0.05, 1.0))
     if stage.ada.wire is not None:
         stage.ada.wire.latency = seconds
@@ -248,7 +248,7 @@ def slow(stage: Stage) -> str:
 
 
 def refuse(stage: Stage) -> str:
-    """Handshakes are refused, or nobody listens, until healed."""
+    """Refuse handshakes or connections until healed."""
     kind = stage.rng.choice((429, 500, 503, None))
     stage.world.refusing = None if kind is None else (kind, b'{"error":"out of order"}')
     stage.world.unreachable = kind is None
@@ -256,13 +256,13 @@ def refuse(stage: Stage) -> str:
 
 
 def reachable(stage: Stage) -> str:
-    """Handshakes are accepted again."""
+    """Accept handshakes again."""
     stage.world.refusing, stage.world.unreachable = None, False
     return "reachable"
 
 
 def sleep(stage: Stage) -> str:
-    """The machine sleeps, or its clock is set: the wall clock jumps, everybody's or that of the client alone."""
+    """Suspend the machine or set its clock: the wall clock jumps, for all or for the client only."""
     seconds = stage.rng.choice((60.0, 3600.0, -30.0))
     alone = stage.rng.random() < 0.5
     if alone:
@@ -274,13 +274,13 @@ def sleep(stage: Stage) -> str:
 
 
 def provider_fails(stage: Stage) -> str:
-    """The token provider is out of order for a while."""
+    """Let the token provider fail for some time."""
     stage.ada.fails = stage.rng.choice((1, 1, 4))
     return f"provider fails {stage.ada.fails} times"
 
 
 def wait(stage: Stage) -> str:
-    """Time passes."""
+    """Let time pass."""
     seconds = stage.rng.choice((0.0, 0.01, 0.1, 1.0, 1.0, 5.0, 30.0))
     stage.world.run_for(seconds)
     return f"wait {seconds}"

@@ -1,4 +1,4 @@
-"""The same world with a server that has to ask for everything, and waits for the answers."""
+"""The linked world with a server whose database answers queries after a delay."""
 
 import random
 from dataclasses import replace
@@ -17,9 +17,10 @@ TROUBLE = 0.0, 0.5
 
 
 class AskingWorld(World):
-    """A world whose hub has a database: what the policy and the store know is answered after a while, in any order.
+    """A world whose hub has a database:
 
-    Only bindings meet trouble, and only the client under test has any: the witness is left alone.
+    policy and store answer after a delay, in any order. Only subscriptions fail, and only those of the client under
+    test.
     """
 
     def __init__(self, *, seed: int, hub: HubOptions) -> None:
@@ -30,11 +31,11 @@ class AskingWorld(World):
         self._trouble = self._fate.choice(TROUBLE)
 
     def healed(self) -> None:
-        """From now on the database is well."""
+        """End the failures of the database."""
         self._trouble = 0.0
 
     def outside(self, effect: Effect) -> None:
-        """Answer questions."""
+        """Answer queries."""
         if isinstance(effect, SendQuery):
             self.asked += 1
             wait = self._luck.choice((0.0, 0.001, SLOWEST * self._luck.random()))

@@ -1,4 +1,4 @@
-"""The invariants (reliability: Simulation), each with its number there."""
+"""The invariants of the simulation, each with its number."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from supawire.errors import ConnectionLostError, OperationTimeout, RealtimeError
 from supawire.events import ChannelState, ConnectionState, Sent
 from supawire.testing.harness import NOT_YET
 
-from .model import TOPICS, Happened, Hearer
+from .model import TOPICS, Happened, RecordedListener
 from .stage import Broken, Stage
 
 _ON_ITS_WAY = 2.5
@@ -27,7 +27,7 @@ HEALING = 200.0
 
 
 def always(stage: Stage) -> None:
-    """What holds after every step."""
+    """Check what holds after every step."""
     live = [wire for wire in stage.world.live() if wire.client is stage.ada and wire.open and not wire.deaf]
     require(len(live) <= 1, f"5: {len(live)} live sockets")
     context = stage.ada.session._context
@@ -35,15 +35,15 @@ def always(stage: Stage) -> None:
     require(len(context.timers) <= 200, "7: deadlines pile up")
     for topic in TOPICS:
         require(stage.ada.session.channels[f"realtime:{topic}"].queued <= 5, "7: the queue is over its bound")
-    stage.settle_wishes()
+    stage.settle_subscriptions()
     require(not stage.rate_limited, "5: the server had to enforce its presence limit")
 
 
 def healed(stage: Stage) -> None:
-    """What holds when the network has been good for a while."""
+    """Check what holds when the network has been good for a while."""
     stage.heal()
-    stage.settle_wishes()
-    wanted = [topic for topic in TOPICS if stage.history.wishes[topic].wanted]
+    stage.settle_subscriptions()
+    wanted = [topic for topic in TOPICS if stage.history.desired[topic].wanted]
 
     def well() -> bool:
         session, wire = stage.ada.session, stage.ada.wire
@@ -54,8 +54,8 @@ def healed(stage: Stage) -> None:
     stage.world.run_until(well, HEALING)
     stage.world.run_for(40)  # presence calls that waited for their window, and gaps for late replays
     _no_expiry_ahead(stage)
-    stage.settle_wishes()
-    wanted = [topic for topic in TOPICS if stage.history.wishes[topic].wanted]
+    stage.settle_subscriptions()
+    wanted = [topic for topic in TOPICS if stage.history.desired[topic].wanted]
     for topic in wanted:
         channel = stage.ada.session.channels[f"realtime:{topic}"]
         require(channel.ready, f"3: {topic} is {channel.state}, error {channel.error!r}")
@@ -68,7 +68,7 @@ def healed(stage: Stage) -> None:
 
 
 def _no_expiry_ahead(stage: Stage) -> None:
-    """Let a token expire that would do so during the checks: a client whose clock is behind then joins again."""
+    """Let tokens expire that would do so during the checks: a client whose clock is behind then joins again."""
     expires = None if stage.ada.newest is None else expiry(stage.ada.newest)
     if expires is not None and 0 <= (left := expires - stage.world.clock.now.wall) < _CHECKS:
         stage.world.run_for(left + _CHECKS)
@@ -80,20 +80,20 @@ def _fresh_events(stage: Stage, wanted: list[str]) -> None:
     for act in (stage.acts["server_broadcast"], stage.acts["server_change"]) * 6:
         act(stage)
     stage.world.run_for(3)
-    for hearer in stage.history.hearers:
-        if hearer.until is not None or hearer.topic not in wanted:
+    for listener in stage.history.listeners:
+        if listener.until is not None or listener.topic not in wanted:
             continue
-        expected = [event.number for event in stage.history.events[first:] if hearer.wants(event)]
-        fresh = [number for number in hearer.heard if number in set(expected)]
-        require(fresh == expected, f"3: {hearer.topic} {hearer.selector} heard {fresh}, not {expected}")
+        expected = [event.number for event in stage.history.events[first:] if listener.wants(event)]
+        fresh = [number for number in listener.received if number in set(expected)]
+        require(fresh == expected, f"3: {listener.topic} {listener.selector} received {fresh}, not {expected}")
 
 
 def _presence(stage: Stage, topic: str) -> None:
-    """4: own presence is what was wished, and both sides see the same."""
-    wish = stage.history.wishes[topic].presence
+    """4: own presence is the desired one, and both clients have the same state."""
+    desired = stage.history.desired[topic].presence
     ours, theirs = (_payloads(client.session.presence_state(f"realtime:{topic}")) for client in (stage.ada, stage.bob))
-    expected = [] if wish is None else [{"p": wish}]
-    require(theirs.get("ada", []) == expected, f"4: {topic} holds {theirs.get('ada')}, wished {expected}")
+    expected = [] if desired is None else [{"p": desired}]
+    require(theirs.get("ada", []) == expected, f"4: {topic} holds {theirs.get('ada')}, expected {expected}")
     require(ours == theirs, f"4: on {topic} ada sees {ours}, bob {theirs}")
 
 
@@ -102,7 +102,7 @@ def _payloads(state: Any) -> dict[str, list[Any]]:
 
 
 def closed(stage: Stage) -> None:
-    """1: after close nothing pends and nothing is alive."""
+    """1: after close no call is pending and nothing runs."""
     stage.ada.call(stage.ada.session.close)
     stage.world.run_for(10)
     session = stage.ada.session
@@ -116,7 +116,10 @@ def closed(stage: Stage) -> None:
 
 
 def sends(stage: Stage) -> None:
-    """2: what is acked arrived once, what failed before writing never, nothing twice, and in order."""
+    """2:
+
+    confirmed broadcasts arrived once, those that failed before they were written never, none twice, all in order.
+    """
     for topic in TOPICS:
         seen = stage.history.witnessed[topic]
         require(len(seen) == len(set(seen)), f"2: a broadcast arrived twice on {topic}: {seen}")
@@ -133,14 +136,14 @@ def sends(stage: Stage) -> None:
 
 
 def _acked(stage: Stage, topic: str) -> set[int]:
-    """Broadcasts that were confirmed; what a dying connection took along may arrive after what the next one takes."""
+    """Return the confirmed broadcasts; those written to a dying connection may arrive after those of the next one."""
     outcomes = ((sending, stage.ada.outcome(sending.ticket)) for sending in stage.history.sendings if sending.ticket)
     done = (sending for sending, outcome in outcomes if isinstance(outcome, Sent) and outcome.acked)
     return {sending.number for sending in done if sending.topic == topic}
 
 
 def _not_sent(error: RealtimeError, *, acked: bool) -> bool:
-    """Whether the error says that the broadcast was certainly not sent."""
+    """Return whether the error says that the broadcast was certainly not sent."""
     if isinstance(error, ConnectionLostError):
         return not error.maybe_sent
     if isinstance(error, OperationTimeout):
@@ -148,8 +151,11 @@ def _not_sent(error: RealtimeError, *, acked: bool) -> bool:
     return isinstance(error, StateError)
 
 
-def hearing(stage: Stage) -> None:
-    """3 and 6: nothing is heard twice or unasked, and what was missed is inside a gap that names its kind."""
+def deliveries(stage: Stage) -> None:
+    """3 and 6:
+
+    no event arrives twice or without a listener, and missed events are inside a gap that names their kind.
+    """
     # In 1.0.0 "Subscribed" names no join: that of a join which was left may come behind the answer to the next one, and
     # that of a join whose answer was dropped before any. Then a gap is right: nobody knows since when changes are live.
     named = stage.ada.session._context.options.protocol == "2.0.0"
@@ -160,36 +166,40 @@ def hearing(stage: Stage) -> None:
         require(anew, f"6: the server did not subscribe anew by itself, only for a token: {gap}")
         require(known, f"6: complete, and nobody knows the server's time: {gap}")
     by_number = {event.number: event for event in stage.history.events}
-    for hearer in stage.history.hearers:
-        require(len(hearer.heard) == len(set(hearer.heard)), f"3: {hearer.topic} heard twice: {hearer.heard}")
-        heard = set(hearer.heard)
-        for number in heard:
+    for listener in stage.history.listeners:
+        require(
+            len(listener.received) == len(set(listener.received)),
+            f"3: {listener.topic} received twice: {listener.received}",
+        )
+        received = set(listener.received)
+        for number in received:
             event = by_number.get(number)
-            require(event is None or hearer.wants(event), f"3: {hearer.selector} heard {event}")
+            require(event is None or listener.wants(event), f"3: {listener.selector} received {event}")
         for event in stage.history.events:
-            if event.number not in heard and hearer.wants(event) and _was_owed(stage, hearer, event):
-                _inside_a_gap(stage, hearer, event)
+            if event.number not in received and listener.wants(event) and _should_receive(stage, listener, event):
+                _inside_a_gap(stage, listener, event)
 
 
-def _was_owed(stage: Stage, hearer: Hearer, event: Happened) -> bool:
-    """Whether the listener was there when it happened, and long enough, and the channel had once been joined by then.
+def _should_receive(stage: Stage, listener: RecordedListener, event: Happened) -> bool:
+    """Return whether the listener should have received an event:
 
-    For changes it had been ready: a first join has none until the server says so, and nobody promised any.
+    it existed long enough before it, and its channel had been joined. For changes the channel had been ready: a first
+    join receives none before.
     """
-    if hearer.since >= event.number:
+    if listener.since >= event.number:
         return False
     swallowed = any(event.at <= at <= event.at + _ON_ITS_WAY for at in stage.history.deaf)
     enough = event.at + (_NOTICED if event.hidden or swallowed else _ON_ITS_WAY)
-    if hearer.until is not None and hearer.until <= enough:
+    if listener.until is not None and listener.until <= enough:
         return False
     promised = (stage.history.ready if event.kind == "changes" else stage.history.joined)[event.topic]
-    for begin, end in stage.history.wishes[event.topic].intervals:
+    for begin, end in stage.history.desired[event.topic].intervals:
         if begin <= event.at and enough < end:
-            return any(begin < at <= event.at for at in promised)  # at `begin` itself it was the wish before this one
+            return any(begin < at <= event.at for at in promised)  # at `begin` itself: the earlier one
     return False
 
 
-def _inside_a_gap(stage: Stage, hearer: Hearer, event: Happened) -> None:
+def _inside_a_gap(stage: Stage, listener: RecordedListener, event: Happened) -> None:
     if any(abs(jump - event.at) < 60 for jump in stage.history.jumps):
         return  # the wall clock jumped near it: a gap's wall times do not compare
     gaps = [
@@ -201,16 +211,16 @@ def _inside_a_gap(stage: Stage, hearer: Hearer, event: Happened) -> None:
     ]
     require(
         any(event.kind in gap.lost for gap in gaps),
-        f"6: {hearer.selector} since {hearer.since} missed {event}, and no gap says so: {gaps}",
+        f"6: {listener.selector} since {listener.since} missed {event}, and no gap says so: {gaps}",
     )
-    if event.stored and hearer.until is None:
+    if event.stored and listener.until is None:
         require(
             any(gap.verdict != "complete" for gap in gaps),
-            f"6: {hearer.selector} missed the stored {event}, and the gap says complete: {gaps}",
+            f"6: {listener.selector} missed the stored {event}, and the gap says complete: {gaps}",
         )
 
 
 def require(holds: bool, message: str) -> None:
-    """Break the schedule when something does not hold."""
+    """Fail the schedule when a condition does not hold."""
     if not holds:
         raise Broken(message)

@@ -1,4 +1,4 @@
-"""What happened in a schedule, as its author knows it, independently of the client's own bookkeeping."""
+"""What happened in a schedule, recorded independently of the client's own state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,24 +30,24 @@ class Happened:
 
 
 @dataclass(slots=True)
-class Hearer:
-    """A listener of the client, and what it heard."""
+class RecordedListener:
+    """A listener of the client, and the events that it received."""
 
     topic: str
     selector: Selector[Any]
     since: int
     """How many things had happened when it was registered."""
-    heard: list[int] = field(default_factory=list[int])
+    received: list[int] = field(default_factory=list[int])
     until: float | None = None
     listener: Listener | None = None
 
     @property
     def kind(self) -> str:
-        """The kind of events it wants."""
+        """Return the kind of events that it selects."""
         return "broadcast" if isinstance(self.selector, BroadcastSelector) else "changes"
 
     def wants(self, event: Happened) -> bool:
-        """Whether this event is for it, going by the selector alone."""
+        """Return whether its selector matches this event."""
         if event.topic != self.topic or event.kind != self.kind:
             return False
         if isinstance(self.selector, BroadcastSelector):
@@ -56,8 +56,8 @@ class Hearer:
         return self.selector.table in (ANY, event.name)
 
     def take(self, event: Any) -> None:
-        """Hear an event; its number is in its payload or row."""
-        self.heard.append(event.payload["n"] if isinstance(event, Broadcast) else event.record["n"])
+        """Record an event; its number is in its payload or row."""
+        self.received.append(event.payload["n"] if isinstance(event, Broadcast) else event.record["n"])
 
 
 @dataclass(slots=True)
@@ -72,21 +72,21 @@ class Sending:
 
 
 @dataclass(slots=True)
-class ServeSettings:
-    """What the user wants of one topic, with the intervals in which it wanted to be joined."""
+class DesiredTopic:
+    """The desired state of one topic, with the intervals in which it was to be joined."""
 
     wanted: bool = False
     intervals: list[list[float]] = field(default_factory=list[list[float]])
     presence: int | None = None
 
     def want(self, at: float) -> None:
-        """The user subscribed."""
+        """Record that the user subscribed."""
         if not self.wanted:
             self.wanted = True
             self.intervals.append([at, float("inf")])
 
     def leave(self, at: float) -> None:
-        """The user left."""
+        """Record that the user left."""
         if self.wanted:
             self.wanted = False
             self.intervals[-1][1] = at
@@ -98,24 +98,24 @@ class History:
 
     events: list[Happened] = field(default_factory=list[Happened])
     sendings: list[Sending] = field(default_factory=list[Sending])
-    hearers: list[Hearer] = field(default_factory=list[Hearer])
+    listeners: list[RecordedListener] = field(default_factory=list[RecordedListener])
     gaps: list[Gap] = field(default_factory=list[Gap])
-    wishes: dict[str, ServeSettings] = field(default_factory=lambda: {topic: ServeSettings() for topic in TOPICS})
+    desired: dict[str, DesiredTopic] = field(default_factory=lambda: {topic: DesiredTopic() for topic in TOPICS})
     joined: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
-    """When the client said that it is joined, by topic: from then on broadcasts are promised."""
+    """When the client reported that it is joined, by topic; it receives broadcasts from then on."""
     ready: dict[str, list[float]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
-    """When it said that it is ready besides, by topic: from then on changes are promised (protocol §3.7, R18)."""
+    """When it also reported that it is ready, by topic; it receives changes from then on."""
     witnessed: dict[str, list[int]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
-    """Numbers of the client's broadcasts that somebody with a good connection heard, by topic."""
+    """Numbers of the client's broadcasts that the witness received, by topic."""
     jumps: list[float] = field(default_factory=list[float])
     """When the wall clock jumped."""
     deaf: list[float] = field(default_factory=list[float])
-    """When the connection went deaf without a word."""
+    """When the connection stopped delivering frames without closing."""
     trace: list[str] = field(default_factory=list[str])
     numbers: int = 0
 
     def next(self) -> int:
-        """A number that nothing else has."""
+        """Return a new number."""
         self.numbers += 1
         return self.numbers
 

@@ -1,4 +1,4 @@
-"""Playing schedules: one, or many over the cores."""
+"""Play schedules: one, or many on all cores."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ class Failure:
 
     @property
     def command(self) -> str:
-        """What plays it again and shrinks it."""
+        """Return the command that plays the schedule again and shrinks it."""
         world = "" if self.world == PLAIN else f" --world {self.world}"
         return f"python -m tests.linked.simulation{world} --seed {self.seed}"
 
@@ -44,7 +44,7 @@ class Failure:
 
 
 def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), world: str = PLAIN) -> Failure | None:
-    """Play one schedule; None when everything holds. `skip`: steps that are left out, to find what is needed."""
+    """Play one schedule; return None when everything holds. `skip`: steps to leave out, to find those that matter."""
     stage = Stage(seed, WORLDS[world])
     stage.acts = {act.__name__: act for act in ACTS}
     chooser = random.Random(seed * 7 + 3)
@@ -61,7 +61,7 @@ def play(seed: int, steps: int = STEPS, skip: frozenset[int] = frozenset(), worl
         checks.healed(stage)
         checks.closed(stage)
         checks.sends(stage)
-        checks.hearing(stage)
+        checks.deliveries(stage)
     except Broken as broken:
         return Failure(seed, steps, str(broken), tuple(trace), world)
     except Exception as error:  # noqa: BLE001  any exception out of the core is a finding, with its schedule
@@ -86,5 +86,5 @@ def shrink(failure: Failure) -> Failure:
 
 
 def play_many(seeds: Iterable[int], world: str = PLAIN) -> list[Failure]:
-    """Play schedules one after another; those that failed."""
+    """Play schedules one after another and return those that failed."""
     return [failure for seed in seeds if (failure := play(seed, world=world)) is not None]

@@ -1,4 +1,4 @@
-"""The stage: one client whose life is made hard, one witness with a good connection, and the server."""
+"""One client under test with faults, one witness with a good connection, and the server."""
 
 import json
 import random
@@ -27,7 +27,7 @@ class Broken(AssertionError):
 
 
 class Client(LinkedClient):
-    """The client under test, watched at the wire."""
+    """The client under test, whose frames are checked when they are sent."""
 
     def __init__(self, world: World, options: SessionOptions, **settings: Any) -> None:
         super().__init__(world, options, **settings)
@@ -41,17 +41,17 @@ class Client(LinkedClient):
         """How many of the next questions for a token are answered with an error."""
 
     def on_transmit(self, effect: Transmit) -> None:
-        """Check each join before it goes out: the newest token, and no more than the pace allows (R9, R25)."""
+        """Check each join before it is sent: it has the newest token and respects the rate limit."""
         if effect.secret and b'"phx_join"' in effect.data:
             self._check_join(effect.data)
         super().on_transmit(effect)
 
     def clock_offset(self) -> float | None:
-        """Return the offset of the clocks, where the server says its time."""
+        """Return the offset between the clocks of client and server."""
         return None if self.hides_time else super().clock_offset()
 
     def on_fetch_token(self, number: int) -> None:
-        """Answer at once, a little later, or with an error."""
+        """Answer at once, after a delay, or with an error."""
         if self.fails:
             self.fails -= 1
             answer: Secret | RealtimeError = AuthError("the provider is out of order")
@@ -81,17 +81,17 @@ class Client(LinkedClient):
 
 
 class Witness(LinkedClient):
-    """Somebody whose machine never sleeps and whose clock nobody sets."""
+    """A client whose machine is never suspended and whose clock is never set."""
 
     @property
     def now(self) -> Instant:
-        """The virtual time, with a wall clock that only goes on."""
+        """Return the virtual time with a wall clock that never jumps."""
         mono = super().now.mono
         return Instant(mono, 1_764_000_000.0 + mono)
 
 
 class Stage:
-    """Everything that one schedule plays with."""
+    """Everything that one schedule uses."""
 
     def __init__(self, seed: int, make: type[World] = World) -> None:
         self.rng = rng = random.Random(seed)
@@ -129,7 +129,7 @@ class Stage:
 
     @property
     def now(self) -> Instant:
-        """The virtual time."""
+        """Return the virtual time."""
         return self.world.clock.now
 
     def _open(self) -> None:
@@ -157,29 +157,32 @@ class Stage:
         if isinstance(event, Status) and event.cause is not None and "presence rate" in str(event.cause):
             self.rate_limited = True
 
-    def settle_wishes(self) -> None:
-        """A caller who gave up before the first join withdraws the wish, when nobody else waits for it."""
+    def settle_subscriptions(self) -> None:
+        """Record that a caller who gave up before the first join unsubscribes, unless another call waits for it."""
         for topic in TOPICS:
-            wish = self.history.wishes[topic]
-            if not wish.wanted or any(at > wish.intervals[-1][0] for at in self.history.joined[topic]):
+            desired = self.history.desired[topic]
+            if not desired.wanted or any(at > desired.intervals[-1][0] for at in self.history.joined[topic]):
                 continue
             waiting = [ticket for name, ticket in self.joins if name == topic and ticket not in self.cancelled]
             if not any(self.ada.outcome(ticket) is NOT_YET for ticket in waiting):
-                wish.leave(self.now.mono)
+                desired.leave(self.now.mono)
 
     @property
     def hides_events(self) -> bool:
-        """Whether what the server says now does not reach the client, or only when an unanswered join is answered."""
+        """Return whether what the server sends now does not reach the client, or only after an unanswered join."""
         wire = self.ada.wire
         peer = self.world.hub.connections.peers.get(wire.number) if wire is not None else None
         return wire is not None and (wire.deaf or peer is None or peer.suspended)
 
     def heal_server(self) -> None:
-        """The server behaves again."""
+        """End the faults of the server."""
         self.world.act(self.world.hub.faults.reset)
 
     def heal(self) -> None:
-        """Server, database, network and provider are good again; a deaf socket stays deaf until the client notices."""
+        """End all faults of server, database, network and token provider;
+
+        a half-open connection stays until the client notices.
+        """
         self.heal_server()
         self.world.refusing, self.world.unreachable = None, False
         if isinstance(self.world, AskingWorld):
@@ -198,4 +201,4 @@ def _everybody(claims: Mapping[str, Any], topic: str, extension: str, action: st
 
 
 def _ignore(event: Any) -> None:
-    """Presence is read from the state."""
+    """Ignore an event: presence is read from the state."""
