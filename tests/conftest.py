@@ -1,4 +1,4 @@
-"""What every test stands on: one backend, no way out of this machine, and an honest word on what cannot run.
+"""Fixtures of all tests: asyncio as backend, no connections to other machines, skipped or required programs.
 
 The order of tests is random (pytest-randomly), each test has a time limit (pytest-timeout), warnings are errors.
 """
@@ -35,13 +35,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Async tests run under asyncio; which of its event loops that is, `tests/loops.py` says."""
+    """Run async tests under asyncio; `tests/loops.py` chooses the event loop."""
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
 def answered() -> Iterator[None]:
-    """The thread of a token provider ends a moment after its answer; the next test shall not find it."""
+    """Wait for the threads of token providers, which end shortly after their answer."""
     yield
     for thread in threading.enumerate():
         if thread.name == "supawire-token":
@@ -52,7 +52,7 @@ def answered() -> Iterator[None]:
 
 
 class OutsideConnection(RuntimeError):
-    """A test reached for an address that is not on this machine."""
+    """A test tried to connect to an address that is not on this machine."""
 
 
 _outside: list[str] = []
@@ -93,7 +93,7 @@ sys.addaudithook(_watch)
 
 @pytest.fixture(autouse=True)
 def stay_inside() -> Iterator[None]:
-    """A test fails when anything in it reached for another machine."""
+    """Fail the test if anything in it tried to connect to another machine."""
     _outside.clear()
     yield
     assert not _outside, f"reached outside of this machine: {', '.join(_outside)}"
@@ -136,7 +136,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {
 
 
 def find_needed(name: str) -> str:
-    """Where the thing is; without it the test says "not run" and why, or fails where SUPAWIRE_REQUIRE names it."""
+    """Return the path of the program; if it is missing, skip, or fail if SUPAWIRE_REQUIRE names it."""
     found = NEEDS[name]()
     if found is not None:
         return found
@@ -148,7 +148,7 @@ def find_needed(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def require() -> Callable[[str], str]:
-    """`require("node")` gives the path of a program of `NEEDS`; missing, it skips or fails as `find_needed` says."""
+    """`require("node")` returns the path of a program of `NEEDS`, or skips or fails as `find_needed` does."""
     return find_needed
 
 

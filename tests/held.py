@@ -1,4 +1,4 @@
-"""What the process holds: threads and open files, told apart and not counted.
+"""The threads and open files of this process, as a set that can be compared.
 
 Others' things may end while a test looks: Trio, for one, lets go of an idle thread after ten seconds.
 """
@@ -19,24 +19,24 @@ PATIENCE: Final = 10.0
 
 @dataclass(frozen=True)
 class Held:
-    """Threads, and descriptors with what they are of."""
+    """Threads, and file descriptors with what they refer to."""
 
     threads: frozenset[threading.Thread]
     files: frozenset[tuple[str, str]]
 
     @classmethod
     def now(cls) -> "Held":
-        """What is held at this moment."""
+        """Return what is held at this moment."""
         return cls(frozenset(threading.enumerate()), frozenset(_open_files()))
 
     def since(self, before: "Held") -> list[str]:
-        """What was not held before."""
+        """Return what was not held before."""
         threads = [thread.name for thread in self.threads - before.threads]
         return sorted(threads + [f"{number} {target}" for number, target in self.files - before.files])
 
 
 def left_since(before: Held) -> list[str]:
-    """What is held for good that was not held before: a server in this process closes its ends a moment later."""
+    """Return what is still held and was not before; waits, since a server in this process closes its ends later."""
     deadline = time.monotonic() + PATIENCE
     while left := Held.now().since(before):
         if time.monotonic() > deadline:

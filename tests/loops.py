@@ -1,4 +1,4 @@
-"""The event loop of the tests: `SUPAWIRE_TEST_LOOP=asyncio|uvloop|eager` chooses it; left out, asyncio's own.
+"""The event loop of the tests: `SUPAWIRE_TEST_LOOP=asyncio|uvloop|eager` selects it; the default is asyncio's.
 
 It becomes the event loop policy of the process, so it is used by the tests, by the local server's thread, by handlers
 of the sync client, and by the programs that tests start, which inherit the environment. `eager` is asyncio's own loop
@@ -33,7 +33,7 @@ LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {"uvloop": _o
 
 
 def chosen() -> str:
-    """The name of the event loop that the environment chooses. Raises `RuntimeError` for an unknown one."""
+    """Return the name of the event loop that the environment selects. Raises: RuntimeError for an unknown one."""
     name = os.environ.get(VARIABLE) or "asyncio"
     if name != "asyncio" and name not in LOOPS:
         raise RuntimeError(f"{VARIABLE}={name!r} is not known; it can be asyncio, {', '.join(LOOPS)}")
@@ -41,7 +41,7 @@ def chosen() -> str:
 
 
 def install(name: str | None = None) -> None:
-    """Make every new event loop of this process the chosen one."""
+    """Make every new event loop of this process the selected one."""
     make = LOOPS.get(name or chosen())
     if make is None:
         return
@@ -55,7 +55,7 @@ def install(name: str | None = None) -> None:
             """asyncio's policy with another event loop."""
 
             def new_event_loop(self) -> asyncio.AbstractEventLoop:
-                """A new event loop of the chosen kind."""
+                """Create an event loop of the selected kind."""
                 return make()
 
         policies.set_event_loop_policy(Policy())

@@ -1,4 +1,4 @@
-"""Events as listeners with a model get them."""
+"""Create events as listeners with `model=` receive them."""
 
 from typing import Any, TypedDict
 
@@ -19,7 +19,7 @@ Kind = type[Insert[Any]] | type[Update[Any]]
 def change_of(
     record: str, columns: dict[str, str], model: type[Any] | None, *, kind: Kind = Insert, errors: str = "null"
 ) -> Any:
-    """A change with this record, as a listener with the model gets it."""
+    """Return a change with this record, as a listener with the model receives it."""
     listed = msgspec.json.encode([{"name": name, "type": kind} for name, kind in columns.items()])
     data = ChangeData(
         "public", "t", "UPDATE", None, Raw(listed), Raw(record.encode()), Raw(b'{"id":1}'), Raw(errors.encode())
@@ -30,7 +30,7 @@ def change_of(
 
 
 def message_of(payload: str | bytes, model: type[Any]) -> Any:
-    """A broadcast with this JSON, or these bytes, as a listener with the model gets it."""
+    """Return a broadcast with this JSON, or these bytes, as a listener with the model receives it."""
     made = check_model(model)
     assert made is not None
     raw = payload if isinstance(payload, bytes) else Raw(payload.encode())
@@ -39,7 +39,7 @@ def message_of(payload: str | bytes, model: type[Any]) -> Any:
 
 
 def refusal(event: Any, attribute: str = "record") -> RowError:
-    """What reading it raises."""
+    """Return the error that reading raises."""
     with pytest.raises(RowError) as caught:
         getattr(event, attribute)
     return caught.value

@@ -1,4 +1,4 @@
-"""The floor of the tests holds: a test of tests, each run as a test run of its own."""
+"""The fixtures of all tests, tested in separate runs of pytest."""
 
 import os
 import subprocess
@@ -42,8 +42,8 @@ def run_pytest(folder: Path, source: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_test_that_reaches_outside_fails(tmp_path: Path):
-    """A test fails that reaches for another machine, even when its code swallows the refusal."""
+def test_a_test_that_connects_to_another_machine_fails(tmp_path: Path):
+    """It fails even if its code ignores the refusal."""
     tests = [
         f"def test_{way}():\n    try:\n        {call}\n    except Exception:\n        pass\n"
         for way, call in ESCAPES.items()
@@ -54,8 +54,8 @@ def test_a_test_that_reaches_outside_fails(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_missing_program_is_said_or_fails(tmp_path: Path):
-    """A test whose program is missing says "not run" with the reason, and fails where SUPAWIRE_REQUIRE names it."""
+def test_a_missing_program_skips_or_fails_the_test(tmp_path: Path):
+    """A test whose program is missing is skipped with the reason, and fails if SUPAWIRE_REQUIRE names it."""
     source = "import pytest\n@pytest.mark.needs('chromium')\ndef test_it(): pass\n"
     silent = run_pytest(tmp_path, source, PATH=str(tmp_path), SUPAWIRE_REQUIRE="")
     assert "not run: chromium is not on this machine" in silent

@@ -16,8 +16,8 @@ from supawire.transport._aiohttp import hide
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl-_"
 
 
-def test_tokens_and_keys_are_hidden_wherever_they_stand():
-    """Whole or cut, with letters around; what only looks similar stays."""
+def test_tokens_and_keys_are_hidden():
+    """Complete or truncated tokens are hidden, with any text around them; similar text is kept."""
     for text in (JWT, f"bad token {JWT}!", f"Bearer x{JWT}", "sb_secret_abc", "key=sb_publishable_x", JWT[:30]):
         shown = hide_tokens(text)
         assert "***" in shown
@@ -26,26 +26,26 @@ def test_tokens_and_keys_are_hidden_wherever_they_stand():
         assert hide_tokens(text) == text
 
 
-def test_parts_that_begin_otherwise_are_hidden_where_that_is_wanted():
-    """Three long parts with dots between, as a server sees in a frame it cannot read."""
+def test_any_three_long_parts_are_hidden_on_request():
+    """With `any_parts`, three long parts separated by dots are hidden, as in frames that a server cannot decode."""
     assert hide_tokens("x aaaaaaaa.bbbbbbbb.cc", any_parts=True) == "x ***"
     assert hide_tokens("aaaaaaaa.bbbb.cc", any_parts=True) == "aaaaaaaa.bbbb.cc"
 
 
 def test_hiding_takes_one_pass():
-    """Beginnings of a token without an end, and a run without a dot: quadratic patterns would take hours."""
+    """Many beginnings of a token, or one very long run, are processed in linear time."""
     assert len(hide_tokens("eyJ" * 10)) < 10
     for text in ("eyJ " * 500_000, "a" * 2_000_000, "a." * 1_000_000):
         assert hide_tokens(text, any_parts=True)
 
 
-def test_control_characters_are_escaped_and_the_rest_is_kept():
-    """No line is faked in a log, no colour set in a terminal."""
+def test_control_characters_are_escaped():
+    """External text cannot forge log lines or colour a terminal."""
     assert printable("a\nb\x1b[31m\x9b\u2028é") == "a\\nb\\x1b[31m\\x9b\\u2028é"
 
 
-def test_a_long_text_says_how_long_it_is():
-    """Its beginning is shown; a token at the cut is none."""
+def test_a_long_text_is_cut_and_its_length_is_added():
+    """Its beginning is shown; a token at the cut is hidden."""
     assert printable("x" * MAX_SHOWN) == "x" * MAX_SHOWN
     assert printable("x" * 1_000_000, 10) == "x" * 10 + "… (1000000 characters)"
     cut = printable("x" * 5 + " " + JWT, 12)
@@ -70,8 +70,8 @@ MADE = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_no_error_repeats_a_token_or_a_control_character_or_without_end(name: str):
-    """Whatever class it is of, and whoever made it."""
+def test_errors_show_external_text_safely(name: str):
+    """No class of error repeats a token, a control character or an unlimited text."""
     error: Any = MADE[name]()
     shown = f"{error} {error.args} {error.message} {error.code} {getattr(error, 'body', '')}"
     assert not any(part in shown for part in JWT.split("."))
@@ -81,8 +81,8 @@ def test_no_error_repeats_a_token_or_a_control_character_or_without_end(name: st
         assert "all is lost" in shown and "characters" in error.message
 
 
-def test_a_log_of_unknown_frames_is_one_line(caplog: pytest.LogCaptureFixture):
-    """Topic and event come from outside."""
+def test_an_unknown_frame_is_logged_on_one_line(caplog: pytest.LogCaptureFixture):
+    """Its topic and event are external text."""
     caplog.set_level(logging.DEBUG, "supawire")
     Reports(None, None).take(UnknownEvent(ODD, ODD))
     (record,) = caplog.records
@@ -90,8 +90,8 @@ def test_a_log_of_unknown_frames_is_one_line(caplog: pytest.LogCaptureFixture):
     assert "eyJ" not in record.getMessage()
 
 
-def test_only_what_can_be_a_secret_is_replaced():
-    """A key of one letter is in every word."""
+def test_short_values_are_not_treated_as_secrets():
+    """A key of one letter occurs in every word and is not replaced."""
     said = "127.0.0.1 cannot be reached with key-of-mine, says Bearer long-long-token"
     assert hide(said, [Secret("a"), None, Secret("")], ["short"]) == said
     assert hide(said, [Secret("key-of-mine")], ["Bearer long-long-token"]) == (
@@ -100,7 +100,7 @@ def test_only_what_can_be_a_secret_is_replaced():
 
 
 def test_an_endpoint_does_not_show_its_query():
-    """What a gateway wants there may be a secret; the key is none of it anyway."""
+    """The query parameters for a gateway may be secret, and so is the key."""
     endpoint = Endpoint.of("https://abc.supabase.co?gate=open-sesame", "a-long-key", params={"token": "other-secret"})
     for shown in (repr(endpoint), str(endpoint), str(endpoint.__rich_repr__())):
         assert "abc.supabase.co" in shown

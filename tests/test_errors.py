@@ -1,4 +1,4 @@
-"""What the server says, as protocol.md writes it, against the rows that the code has."""
+"""The error texts of the server, and the exceptions and actions that follow from them."""
 
 import copy
 import json
@@ -155,7 +155,7 @@ HTTP: list[tuple[int, str, Action]] = [
 
 @pytest.mark.parametrize(("reason", "action"), JOIN.items(), ids=str)
 def test_every_join_reason_has_its_action(reason: str, action: Action):
-    """A join's error reason is followed by what protocol §9.2 asks for, unknown ones by a retry (R29)."""
+    """Each known reason of a refused join has the documented action; unknown reasons are retried."""
     row = _server_errors.classify_join(reason)
     assert row.action is action
     error = _server_errors.join_error(reason, "lab")
@@ -167,8 +167,8 @@ def test_every_join_reason_has_its_action(reason: str, action: Action):
     assert reason in str(error)
 
 
-def test_a_code_can_mean_two_things():
-    """InvalidJWTToken is refreshed when the token ran out, and final when its claims are missing (R29)."""
+def test_a_code_can_have_two_meanings():
+    """InvalidJWTToken causes a token refresh for an expired token, and is permanent when claims are missing."""
     assert _server_errors.join_error("InvalidJWTToken: Token has expired 1 seconds ago").code == "InvalidJWTToken"
     assert _server_errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").action is T
     assert _server_errors.classify_join("InvalidJWTToken: Fields `role` and `exp` are required in JWT").action is G
@@ -176,20 +176,20 @@ def test_a_code_can_mean_two_things():
 
 @pytest.mark.parametrize("code", ["JwtSignatureError", "JwtSignerError"])
 def test_a_wrong_signature_is_refreshed_once(code: str):
-    """A token that the server cannot verify is fetched anew once, and then it is final; one that ran out is not."""
+    """A token that the server cannot verify is refreshed once, then permanent; an expired one is always refreshed."""
     assert _server_errors.classify_join(f"{code}: text").once
     assert not _server_errors.classify_join("InvalidJWTToken: Token has expired 1 seconds ago").once
 
 
 def test_only_words_before_the_colon_are_a_code():
-    """An inspected term with a colon in it gives no code."""
+    """The text before a colon is a code only if it is a word."""
     assert _server_errors.join_error("%{a: 1}").code is None
     assert _server_errors.join_error("Realtime: x").code == "Realtime"
 
 
 @pytest.mark.parametrize(("status", "text", "action"), HANDSHAKE)
 def test_every_refused_handshake_has_its_action(status: int, text: str | None, action: Action):
-    """401 is refreshed unless its text forbids, 403 and 404 are final, 429 and 5xx are retried (R30)."""
+    """401 is refreshed unless its text excludes it, 403 and 404 are permanent, 429 and 5xx are retried."""
     assert _server_errors.classify_handshake(status, text).action is action
     body = json.dumps({"error": text}) if text is not None else ""
     error = _server_errors.connect_error(status, body.encode(), retry_after=3.0)
@@ -198,8 +198,8 @@ def test_every_refused_handshake_has_its_action(status: int, text: str | None, a
     assert text is None or text in str(error)
 
 
-def test_old_and_new_refusals_are_alike():
-    """A 403 without a body is what servers before 2.116 say to any bad token, so it is treated as a 401 (R30)."""
+def test_a_403_without_a_body_is_treated_as_a_401():
+    """Servers before 2.116 answer 403 without a body to every invalid token."""
     assert (
         _server_errors.classify_handshake(403, None).action is _server_errors.classify_handshake(401, None).action is T
     )
@@ -207,7 +207,7 @@ def test_old_and_new_refusals_are_alike():
 
 
 def test_handshake_bodies_of_gateways_are_read():
-    """The text of a refusal is found in the shapes that gateways use, and is shown as it is when it is no JSON."""
+    """The text of a refusal is found in the JSON of several gateways; other bodies are shown unchanged."""
     assert _server_errors.body_text(b'{"message":"No API key found in request"}') == "No API key found in request"
     assert _server_errors.body_text(b'{"msg":"x"}') == "x"
     assert (
@@ -223,7 +223,7 @@ def test_handshake_bodies_of_gateways_are_read():
 def test_every_system_error_has_its_class(
     extension: str, message: str, kind: type[_server_errors.RealtimeError], action: Action
 ):
-    """A system error maps to class and action; GIVE_UP for postgres_changes: the server never retries it (R19)."""
+    """A system error maps to class and action; GIVE_UP for postgres_changes: the server does not retry."""
     row = _server_errors.classify_system(extension, "error", message)
     assert row is not None
     assert (row.error, row.action) == (kind, action)
@@ -235,22 +235,22 @@ def test_every_system_error_has_its_class(
 @pytest.mark.parametrize(
     "message", [_server_errors.SUBSCRIBED, _server_errors.REPLICATING, _server_errors.DISCONNECTING]
 )
-def test_good_news_is_no_error(message: str):
-    """A system message with status ok has no row."""
+def test_a_system_message_with_status_ok_is_not_an_error(message: str):
+    """Only messages with status error have a row."""
     assert _server_errors.classify_system("postgres_changes", "ok", message) is None
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1002, 1006, 1007, 1009, 1011, 1012, 1013, 4000])
-def test_no_close_is_final(code: int | None):
-    """Every close that we did not ask for is followed by a reconnect, slowly after a join flood (R7)."""
+def test_no_close_code_is_permanent(code: int | None):
+    """Every close that the client did not start is followed by a reconnect, a slow one after too many joins."""
     assert _server_errors.classify_close(code).action is (S if code == 1001 else R)
     error = _server_errors.lost_error(code, maybe_sent=False)
     assert (error.close_code, error.maybe_sent, error.retryable) == (code, False, True)
 
 
 @pytest.mark.parametrize(("status", "text", "action"), HTTP)
-def test_every_http_answer_has_its_action(status: int, text: str, action: Action):
-    """An HTTP refusal is an HttpError with status and body, and says whether sending again can help (R34)."""
+def test_every_http_status_has_its_action(status: int, text: str, action: Action):
+    """An HTTP refusal is an HttpError with status and body, and `retryable` tells whether a retry can help."""
     assert _server_errors.classify_http(status, text).action is action
     error = _server_errors.http_error(status, json.dumps({"message": text}))
     assert (type(error), error.status) == (_server_errors.HttpError, status)
@@ -275,7 +275,7 @@ def test_every_http_answer_has_its_action(status: int, text: str, action: Action
 def test_error_replies_of_any_shape_are_errors(
     response: object, kind: type[_server_errors.RealtimeError], code: str | None
 ):
-    """A reply's response may be an object, a bare string or anything else; it becomes a typed error (R40)."""
+    """The response of an error reply may be an object, a string or another value; it becomes a typed error."""
     error = _server_errors.push_error(response, "lab")
     assert (type(error), error.code, error.topic) == (kind, code, "lab")
     assert error.hint
@@ -292,7 +292,7 @@ ROWS = [
 
 
 def test_every_row_can_be_reached():
-    """No row stands behind one that matches all it would match."""
+    """No row of a table is hidden by an earlier one that matches everything it matches."""
     for table in (
         _server_errors.JOIN_REASONS,
         _server_errors.HANDSHAKE,
@@ -305,8 +305,8 @@ def test_every_row_can_be_reached():
             ], row
 
 
-def test_every_row_teaches():
-    """Each row has a hint that is a sentence, and an anchor of the page of errors."""
+def test_every_row_has_a_hint_and_an_anchor():
+    """The hint is a sentence, and the anchor exists on the page of errors."""
     for row in ROWS:
         assert row.hint.endswith(".")
         assert row.docs == f"errors.md#{row.slug}"
@@ -330,8 +330,8 @@ BUILTINS: dict[type[_server_errors.RealtimeError], type[Exception]] = {
 
 
 @pytest.mark.parametrize("kind", tree.TREE, ids=lambda kind: kind.__name__)
-def test_each_error_is_one_of_ours_and_survives_copying(kind: type[_server_errors.RealtimeError]):
-    """Each class derives from RealtimeError and its builtin, and keeps its attributes through copy and pickle."""
+def test_errors_can_be_copied_and_pickled(kind: type[_server_errors.RealtimeError]):
+    """Each class derives from RealtimeError and a builtin, and keeps its attributes through copy and pickle."""
     assert getattr(_server_errors, kind.__name__) is kind
     assert kind.__module__ == "supawire.errors"
     assert issubclass(kind, BUILTINS.get(kind, _server_errors.RealtimeError))
@@ -342,8 +342,8 @@ def test_each_error_is_one_of_ours_and_survives_copying(kind: type[_server_error
         assert str(twin) == "it broke. Mend it."
 
 
-def test_attributes_of_single_classes_survive_copying():
-    """The attributes that only some errors have are kept, too."""
+def test_attributes_of_single_classes_can_be_copied():
+    """Attributes that only some classes have are kept, too."""
     made: list[_server_errors.RealtimeError] = [
         _server_errors.ConnectError("x", status=401, body="b", retry_after=2.0),
         _server_errors.ConnectionLostError("x", maybe_sent=False, close_code=1001),
@@ -360,8 +360,8 @@ def test_a_message_without_a_hint_is_shown_alone():
     assert str(_server_errors.RealtimeError()) == ""
 
 
-def test_errors_say_what_can_be_tried_again():
-    """Without a word of the server, lost connections, timeouts and limits may be tried again, wrong arguments not."""
+def test_errors_have_a_default_of_retryable():
+    """Without information from the server, lost connections, timeouts and limits are retryable."""
     assert _server_errors.ConnectionLostError().retryable
     assert _server_errors.OperationTimeout().retryable
     assert not _server_errors.InvalidArgumentError().retryable
@@ -376,21 +376,21 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(json_values)
-def test_any_reply_is_an_error(response: Any):
-    """No response of an error reply, whatever JSON it is, makes building its error fail (R40)."""
+def test_any_error_reply_can_be_converted(response: Any):
+    """Any JSON value as the response of an error reply becomes an error."""
     assert isinstance(_server_errors.push_error(response), _server_errors.RealtimeError)
     assert isinstance(_server_errors.join_error(_server_errors.reason_of(response)), _server_errors.JoinError)
 
 
 @given(st.integers(100, 599), st.binary())
-def test_any_body_is_an_error(status: int, body: bytes):
-    """No status and body of an HTTP answer makes building its error fail (R30)."""
+def test_any_http_response_can_be_converted(status: int, body: bytes):
+    """Any status and body of an unsuccessful response becomes an error."""
     assert _server_errors.connect_error(status, body).status == status
     assert _server_errors.http_error(status, body).status == status
 
 
 def test_hints_about_addresses_name_the_path_of_a_bare_server():
-    """A server without a gateway answers 404 to an address without a path, and the hint says what is missing."""
+    """A server without a gateway answers 404 to an address without a path, and the hint names the missing path."""
     for error in (
         _server_errors.connect_error(404),
         _server_errors.connect_error(200, b"<html>"),
@@ -400,7 +400,7 @@ def test_hints_about_addresses_name_the_path_of_a_bare_server():
 
 
 def test_a_refused_publish_names_both_reasons():
-    """A 401 of the HTTP interface may mean a token that has run out as well as one of another project."""
+    """The hint of a 401 of the HTTP interface names both causes: an expired token, and a token of another project."""
     assert "has expired" in str(_server_errors.http_error(401)) and "another secret" in str(
         _server_errors.http_error(401)
     )

@@ -1,4 +1,4 @@
-"""Events print what they hold, compare by it, and can be pickled, copied and built by hand."""
+"""Events: printing, comparing, copying, pickling and creating them."""
 
 import copy
 import pickle
@@ -48,7 +48,7 @@ PHONE = testing.presence("alice", {"at": 2}, ref="b", previous_ref="a")
 
 
 def modelled(event: PresenceSync) -> Any:
-    """The event as a listener with the model gets it."""
+    """Return the event as a listener with `model=` receives it."""
     model = check_model(User)
     assert model is not None
     return presence_with_model(event, model)
@@ -81,14 +81,14 @@ EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 @EVERY
-def test_equal_events_are_equal(make: Any):
-    """Two events that hold the same are equal and have the same hash, as everywhere in Python."""
+def test_events_with_equal_contents_are_equal(make: Any):
+    """They also have the same hash."""
     assert make() == make() and hash(make()) == hash(make())
     assert make() != object() and make() != None  # noqa: E711
 
 
-def test_other_events_are_others():
-    """Events of other kinds or with other contents differ."""
+def test_events_with_other_contents_differ():
+    """Events of other classes or with other contents are not equal."""
     made = [make() for make in MAKERS.values()]
     assert all((one == other) is (one is other) for one in made for other in made)
 
@@ -101,7 +101,7 @@ def test_other_events_are_others():
     ids=["pickle", "copy", "deep"],
 )
 def test_a_copy_is_equal(make: Any, read: bool, copied: Any):
-    """What pickle, copy and deepcopy give is equal and reads the same, whatever was read before."""
+    """The results of pickle, copy and deepcopy are equal and readable, whatever was read before."""
     event = make()
     if read:
         for name in ("record", "old_record", "payload", "state", "rows", "row"):
@@ -132,8 +132,8 @@ def test_a_copy_is_equal(make: Any, read: bool, copied: Any):
         ("resynced", "Resynced(reason='first', rows={7: {'id': 7, 'name': 'alice'}})"),
     ],
 )  # fmt: skip
-def test_print_shows_what_is_in_it(made: str, shown: str):
-    """`print(event)` shows the payload or row, not only where it came from."""
+def test_print_shows_the_payload(made: str, shown: str):
+    """`print(event)` shows the payload or row, and the topic."""
     assert shown in str(MAKERS[made]())
 
 
@@ -159,8 +159,8 @@ WIDE = {f"c{number}": "x" * 50 for number in range(5000)}
         System("room", "system", "error", "e" * 100_000),
     ],
 )
-def test_what_is_printed_is_short(event: Any):
-    """However large an event is, its text has a bound."""
+def test_the_repr_has_a_maximum_length(event: Any):
+    """The text of an event is limited, however large the event is."""
     assert len(repr(event)) < 3000
 
 
@@ -169,8 +169,8 @@ class Sore:
         raise ValueError("no")
 
 
-def test_an_object_that_cannot_be_printed_does_not_stop_a_print():
-    """A `__repr__` of the user's that raises is named."""
+def test_a_failing_repr_of_a_user_class_is_replaced():
+    """When the `__repr__` of a user's class raises, the class and the exception are named instead."""
     assert "<Sore whose repr raised ValueError>" in repr(Broadcast("room", "e", [Sore()]))
 
 
@@ -187,13 +187,13 @@ def test_an_object_that_cannot_be_printed_does_not_stop_a_print():
         System("room", "system", "error", f"token {JWT}"),
     ],
 )
-def test_what_looks_like_a_secret_is_not_printed(event: Any):
-    """Tokens, secret keys and values under names such as password are replaced."""
+def test_secrets_are_not_printed(event: Any):
+    """Tokens, secret keys, and values under names such as password are replaced."""
     assert "hush" not in repr(event) and JWT[:20] not in repr(event) and "***" in repr(event)
 
 
-def test_data_that_cannot_be_read_prints_compares_and_copies():
-    """Only reading such data raises."""
+def test_unreadable_data_can_be_printed_compared_and_copied():
+    """Only reading it raises an error."""
     broken = ChangeData("public", "users", "INSERT", None, Raw(b"["), Raw(b"{"), Raw(b"null"), Raw(b"?"))
     change = Insert[Any]("room", broken)
     assert repr(change).startswith("Insert(topic='room', schema='public', table='users', record=<1 bytes that cannot")
@@ -206,8 +206,8 @@ def test_data_that_cannot_be_read_prints_compares_and_copies():
     assert "payload=<1 bytes" in repr(torn) and torn == copy.copy(torn)
 
 
-def test_printing_makes_no_model():
-    """Printing and comparing run no code of the user's classes."""
+def test_printing_creates_no_model_objects():
+    """Printing and comparing do not run code of the user's classes."""
     made: list[int] = []
 
     @dataclass
@@ -226,8 +226,8 @@ def test_printing_makes_no_model():
     assert (change.record.id, message.payload.id, made) == (1, 2, [1, 2])
 
 
-def test_what_is_built_is_what_would_be_received():
-    """Rows go through the form of the wire and are read back as exact Python values."""
+def test_created_events_equal_received_ones():
+    """Rows are converted to the wire format and decoded as exact Python values."""
     row = {
         "id": 1,
         "at": NOW,
@@ -264,7 +264,7 @@ def test_what_is_built_is_what_would_be_received():
         (lambda: testing.row_deleted({"a": 1}, key=[]), "key must be"),
     ],
 )
-def test_what_cannot_be_built_is_refused(call: Any, says: str):
+def test_invalid_arguments_for_events_are_refused(call: Any, says: str):
     """The error names the argument."""
     with pytest.raises(InvalidArgumentError, match=says):
         call()
@@ -282,11 +282,11 @@ def test_what_cannot_be_built_is_refused(call: Any, says: str):
         (system(), "system()"), (gaps(), "gaps()"), (status(), "status()"),
     ],
 )  # fmt: skip
-def test_a_selector_prints_as_it_is_written(selector: object, shown: str):
-    """The text of a selector is the call that makes it."""
+def test_the_repr_of_a_selector_is_the_call(selector: object, shown: str):
+    """The repr is the expression that creates the selector."""
     assert repr(selector) == shown
 
 
 def test_a_model_is_pickled_as_its_class():
-    """So events with `model=` can be pickled."""
+    """Events with `model=` can be pickled."""
     assert pickle.loads(pickle.dumps(check_model(User))) == check_model(User)

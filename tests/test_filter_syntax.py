@@ -1,4 +1,4 @@
-"""Filters: the grammar as the server reads it, and conditions as PostgreSQL answers them (asked of PostgreSQL 15)."""
+"""The syntax of filters as the server parses it, and conditions as PostgreSQL 15 evaluates them."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -61,8 +61,8 @@ C = Condition
         ("x=eq.1\u2003", (C("x", "eq", "1"),)),
     ],
 )
-def test_filters_are_read_as_the_server_reads_them(text: str, expected: tuple[Condition, ...] | None):
-    """Commas, quotes, parentheses and blanks mean what protocol §4.2 says; None: refused."""
+def test_filters_are_parsed_as_by_the_server(text: str, expected: tuple[Condition, ...] | None):
+    """Commas, quotes, parentheses and blanks have the documented meaning; None: refused."""
     if expected is None:
         with pytest.raises(FilterSyntaxError):
             parse(text)
@@ -87,8 +87,8 @@ def test_filters_are_read_as_the_server_reads_them(text: str, expected: tuple[Co
         ("a=in.(", (), "`in` filter value must be wrapped by parentheses"),
     ],
 )
-def test_refusals_carry_the_servers_words(text: str, parts: tuple[str, ...], shown: str):
-    """What cannot be read raises with the server's own text, which the local server sends (protocol §3.6)."""
+def test_errors_have_the_text_of_the_server(text: str, parts: tuple[str, ...], shown: str):
+    """A filter that cannot be parsed raises an error with the server's own text, which the local server sends."""
     with pytest.raises(FilterSyntaxError) as caught:
         parse(text)
     assert caught.value.parts == parts
@@ -96,8 +96,8 @@ def test_refusals_carry_the_servers_words(text: str, parts: tuple[str, ...], sho
     assert isinstance(caught.value, InvalidArgumentError)
 
 
-def test_a_mistyped_operator_is_guessed():
-    """A refusal names the operators and the nearest (R43)."""
+def test_a_misspelt_operator_is_corrected():
+    """The error lists the operators and suggests the closest one."""
     with pytest.raises(
         FilterSyntaxError, match=r"unknown operator 'eqq'; expected one of eq, neq.*did you mean 'eq'\?"
     ):
@@ -120,20 +120,20 @@ list_conditions = st.builds(
 
 
 @given(plain_conditions | list_conditions)
-def test_a_written_condition_is_read_back(condition: Condition):
-    """str() of a condition is filter text for exactly that condition, whatever its value."""
+def test_a_formatted_condition_can_be_parsed(condition: Condition):
+    """str() of a condition is filter text for exactly this condition, whatever its value."""
     assert parse(str(condition)) == (condition,)
 
 
 @given(st.lists(plain_conditions | list_conditions, min_size=1, max_size=4))
-def test_written_conditions_are_joined_by_commas(conditions: list[Condition]):
-    """Several written conditions, with commas between, are read as all of them."""
+def test_formatted_conditions_are_joined_by_commas(conditions: list[Condition]):
+    """Several formatted conditions, separated by commas, are parsed as all of them."""
     assert parse(",".join(map(str, conditions))) == tuple(conditions)
 
 
 @given(st.lists(st.text() | st.none()))
-def test_items_of_a_list_are_read_back(items: list[str | None]):
-    """in_list() quotes so that the items are read as they were, a text NULL apart from null."""
+def test_formatted_items_of_a_list_can_be_parsed(items: list[str | None]):
+    """in_list() quotes items so that they are parsed unchanged; the text NULL differs from null."""
     assert Condition("c", "in", in_list(items)).items == tuple(items)
 
 
@@ -144,8 +144,8 @@ grammar = st.lists(st.sampled_from(pieces), max_size=14).map("".join)
 @given(grammar | st.text())
 @example('a=eq."\\')
 @example("a=in.((")
-def test_any_text_is_a_filter_or_refused(text: str):
-    """Whatever text comes, it is conditions that can be written and read again, or a FilterSyntaxError (fuzz)."""
+def test_any_text_is_parsed_or_refused(text: str):
+    """Any text is parsed to conditions that can be formatted and parsed again, or raises FilterSyntaxError."""
     with contextlib.suppress(FilterSyntaxError):
         for condition in parse(text):
             assert parse(str(condition)) == (condition,)
@@ -153,7 +153,7 @@ def test_any_text_is_a_filter_or_refused(text: str):
 
 
 def test_a_list_is_kept_as_an_array_literal():
-    """The server keeps the list of an `in` between braces, and every other value as it is."""
+    """The server stores the list of an `in` in braces, and every other value unchanged."""
     assert C("a", "in", "1,2").wire_value == "{1,2}"
     assert C("a", "eq", "(1,2)").wire_value == "(1,2)"
     assert C("a", "in", ' a , "b" , null, "null"').items == ("a", "b", None, "null")
@@ -173,8 +173,8 @@ def test_a_list_is_kept_as_an_array_literal():
         ("a=foo.1", "unknown operator"),
     ],
 )
-def test_callers_are_told_what_no_table_can_do(text: str, said: str):
-    """check() refuses locally what the server would refuse for every table (R43)."""
+def test_check_refuses_what_no_table_can_satisfy(text: str, said: str):
+    """check() refuses locally what the server would refuse for every table."""
     with pytest.raises(InvalidArgumentError, match=said):
         check(text)
 
@@ -182,15 +182,15 @@ def test_callers_are_told_what_no_table_can_do(text: str, said: str):
 @pytest.mark.parametrize(
     "wrong", [{"table": "\ud800"}, {"schema": "\ud800"}, {"select": ["\ud800"]}, {"filter": "a=eq.\ud800"}]
 )
-def test_what_cannot_be_written_is_refused_where_it_is_given(wrong: dict[str, Any]):
-    """Half of a surrogate pair in a name or filter is no join that fails later, but an error at once."""
+def test_unpaired_surrogates_are_refused_at_once(wrong: dict[str, Any]):
+    """A name or filter that cannot be encoded raises at once instead of a failing join."""
     arguments: dict[str, Any] = {"table": "t"} | wrong
     with pytest.raises(InvalidArgumentError, match="UTF-8"):
         changes(**arguments)
 
 
-def test_callers_may_ask_everything_else():
-    """check() gives the conditions of a filter that a table can have."""
+def test_check_returns_the_conditions():
+    """check() returns the conditions of a filter that a table can satisfy."""
     text = "a=in.(" + ",".join(map(str, range(100))) + "),b=not.is.true,c=imatch.^x,d=isdistinct."
     assert check(text) == parse(text)
     assert check("") == ()
@@ -235,8 +235,8 @@ TOO_LARGE = "ERROR 22003 (numeric_value_out_of_range) "
         ("a=in.(" + ",".join(["1"] * 101) + ")", "int4", f"{RAISED}too many values for `in` filter. Maximum 100"),
     ],
 )
-def test_problems_have_the_servers_words(text: str, kind: str | None, said: str | None):
-    """What PostgreSQL says to a condition when it is subscribed to is known without one (protocol §4.2)."""
+def test_problems_have_the_text_of_postgresql(text: str, kind: str | None, said: str | None):
+    """PostgreSQL's error for subscribing to a condition is predicted without a database."""
     assert problem(parse(text)[0], kind) == said
 
 
@@ -347,27 +347,27 @@ ANSWERS: list[tuple[Any, str, str, bool]] = [
 
 
 @pytest.mark.parametrize(("value", "kind", "condition", "expected"), ANSWERS)
-def test_conditions_are_answered_as_by_postgresql(value: Any, kind: str, condition: str, expected: bool):
-    """Both sides are cast to the column's type; null, misfits and errors are false, negated or not (R43)."""
+def test_conditions_are_evaluated_as_by_postgresql(value: Any, kind: str, condition: str, expected: bool):
+    """Both sides are cast to the column's type; null, invalid values and errors are false, negated or not."""
     assert matches(parse(f"c={condition}"), {"c": value}, {"c": kind}) is expected
 
 
 def test_every_condition_must_hold():
-    """Conditions are joined by AND, and a filter without any holds for every row."""
+    """Conditions are joined by AND, and an empty filter matches every row."""
     row = {"id": 7, "status": "open"}
     assert matches(parse("id=gt.5,status=eq.open"), row)
     assert not matches(parse("id=gt.5,status=eq.done"), row)
     assert matches((), row)
 
 
-def test_a_column_that_the_row_lacks_makes_it_false():
-    """A column that was not sent makes a condition false, also under `is` and `not.` (protocol §4.3)."""
+def test_a_missing_column_never_matches():
+    """A column that was not sent makes a condition false, also with `is` and `not.`."""
     for text in ("x=eq.1", "x=not.eq.1", "x=is.null", "x=isdistinct.1"):
         assert not matches(parse(text), {"id": 1})
 
 
-def test_python_values_are_compared_by_their_own_type():
-    """Without column types a row of Python values is matched by the types that they would have."""
+def test_python_values_are_compared_by_their_inferred_type():
+    """Without column types a row of Python values is matched by the inferred types."""
     row = {
         "id": 7,
         "price": Decimal("1.10"),
@@ -381,7 +381,7 @@ def test_python_values_are_compared_by_their_own_type():
 
 @given(st.integers(), st.integers())
 def test_numbers_are_ordered_as_numbers(left: int, right: int):
-    """The six comparisons of numeric columns are those of numbers."""
+    """The six comparisons of numeric columns compare numbers."""
     answers = {op: matches(parse(f"c={op}.{right}"), {"c": left}, {"c": "numeric"}) for op in OPERATORS[:6]}
     assert answers == {
         "eq": left == right,
@@ -402,8 +402,8 @@ kinds = st.sampled_from(["", "mood", "json", "jsonb", "_int4", "_text", *TYPES])
 
 
 @given(json_values, kinds, plain_conditions | list_conditions)
-def test_any_value_is_answered(value: Any, kind: str, condition: Condition):
-    """No value, type and condition makes evaluating or checking fail: the answer is true or false (fuzz)."""
+def test_any_value_can_be_evaluated(value: Any, kind: str, condition: Condition):
+    """No combination of value, type and condition makes evaluating or checking raise."""
     assert matches((condition,), {condition.column: value}, {condition.column: kind}) in (True, False)
     assert (problem(condition, kind or None) or RAISED).startswith("ERROR ")
 

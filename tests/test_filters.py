@@ -1,4 +1,4 @@
-"""Filters written in Python: exactly the texts of the server's grammar, and a word for what it cannot express (R43)."""
+"""Filters written as Python expressions, and the texts that are sent for them."""
 
 import copy
 import math
@@ -91,8 +91,8 @@ class Level(IntEnum):
         (Old.RED, '"red, old"'),
     ],
 )
-def test_values_become_the_servers_texts(value: Any, text: str):
-    """Each type of value that a row has is written as PostgreSQL reads it, quoted where it has to be (R43)."""
+def test_values_are_written_as_postgresql_parses_them(value: Any, text: str):
+    """Each type of value is written as text that PostgreSQL parses as exactly this value, quoted where necessary."""
     assert str(a == value) == f"a=eq.{text}"
 
 
@@ -131,13 +131,13 @@ def test_values_become_the_servers_texts(value: Any, text: str):
     ],
 )
 def test_expressions_become_filter_texts(where: Where, text: str):
-    """Every operator of the grammar has one form in Python (R43)."""
+    """Every operator of the syntax has one form in Python."""
     assert str(where) == text
     assert parse(text) == where.conditions
 
 
-def test_every_operator_can_be_written():
-    """The builder leaves no operator of the grammar out."""
+def test_every_operator_has_a_python_form():
+    """The builder supports all operators of the syntax."""
     one = [a == 1, a != 1, a < 1, a <= 1, a > 1, a >= 1, a.in_([1]), a.is_(None), a.is_distinct_from(1)]
     one += [a.like("x"), a.ilike("x"), a.match("x"), a.imatch("x")]
     assert {where.conditions[0].op for where in one} == set(OPERATORS)
@@ -178,15 +178,15 @@ conditions_alone = singles | singles.map(operator.invert)
 
 
 @given(conditions_alone)
-def test_a_written_expression_is_read_back(where: Where):
-    """For every operator and value: the text parses to the conditions of the expression, and to no more (R43)."""
+def test_the_text_of_an_expression_can_be_parsed(where: Where):
+    """For every operator and value, the text is parsed to exactly the conditions of the expression."""
     assert parse(str(where)) == check(str(where)) == where.conditions
     assert len(where.conditions) == 1
 
 
 @given(st.lists(conditions_alone, min_size=1, max_size=4))
-def test_joined_expressions_are_read_back(parts: list[Where]):
-    """`&` joins texts by commas; all of them are read back in their order."""
+def test_the_text_of_joined_expressions_can_be_parsed(parts: list[Where]):
+    """`&` joins texts by commas; all are parsed in their order."""
     where = parts[0]
     for part in parts[1:]:
         where &= part
@@ -194,21 +194,21 @@ def test_joined_expressions_are_read_back(parts: list[Where]):
 
 
 @given(columns, st.lists(texts, min_size=1))
-def test_items_are_read_back(column: FilterColumn, items: list[str]):
-    """The items of in_ are read back as they were, the text null too."""
+def test_the_items_of_in_can_be_parsed(column: FilterColumn, items: list[str]):
+    """The items of in_ are parsed unchanged, the text null too."""
     assert column.in_(items).conditions[0].items == tuple(items)
 
 
 @given(conditions_alone)
-def test_the_repr_is_python_for_the_same(where: Where):
-    """repr() shows an expression that gives an equal object."""
+def test_the_repr_is_a_python_expression(where: Where):
+    """repr() shows an expression that creates an equal object."""
     assert eval(repr(where), {"col": col}) == where
     assert eval(repr(where & where), {"col": col}) == where & where
 
 
 @given(st.text())
-def test_any_column_name_is_written_or_refused(name: str):
-    """A name is taken only when the server reads it as that name, first or after another condition."""
+def test_any_column_name_is_supported_or_refused(name: str):
+    """A name is accepted only if the server parses it as this name, first or after another condition."""
     try:
         where = (col(name) == 1) & (col(name) == "x,y")
     except InvalidArgumentError:
@@ -220,7 +220,7 @@ def test_any_column_name_is_written_or_refused(name: str):
 
 
 def test_expressions_are_values():
-    """A Where is frozen, equal by its conditions, hashable, copied and pickled; columns are frozen and hashable."""
+    """A Where is frozen, equal by its conditions and hashable, and can be copied and pickled; so can columns."""
     where = (a >= 1) & (b == "x")
     again = (col("a") >= 1) & (col("b") == "x")
     assert where == again and hash(where) == hash(again) and len({where, again}) == 1
@@ -234,15 +234,15 @@ def test_expressions_are_values():
     assert {a: 1}[a] == 1 and repr(a) == "col('a')" and a.name == "a"
 
 
-def test_joining_leaves_the_parts_as_they_are():
-    """`&` and `~` make new expressions."""
+def test_combining_does_not_change_the_operands():
+    """`&` and `~` create new expressions."""
     one = a == 1
     both, other = one & (b == 2), ~one
     assert (str(one), str(both), str(other)) == ("a=eq.1", "a=eq.1,b=eq.2", "a=not.eq.1")
 
 
 def test_the_repr_shows_what_is_sent():
-    """Values are shown as the texts that go to the server."""
+    """Values are shown as the text that is sent to the server."""
     where = (a >= Decimal("1.50")) & ~b.in_([1, "x y"]) & a.is_(None)
     assert repr(where) == "(col('a') >= '1.50') & ~col('b').in_(['1', 'x y']) & col('a').is_(None)"
 
@@ -274,8 +274,8 @@ pairs = st.one_of(
 
 
 @given(pairs)
-def test_comparisons_mean_what_they_mean_in_python(pair: tuple[Any, Any]):
-    """For a row with a value, an expression is true where Python's comparison is, and its negation where not (R43)."""
+def test_comparisons_agree_with_python(pair: tuple[Any, Any]):
+    """For a row with a value, an expression is true where Python's comparison is, and its negation where it is not."""
     value, wanted = pair
     row = {"a": value}
     for law in LAWS.values():
@@ -288,8 +288,8 @@ def test_comparisons_mean_what_they_mean_in_python(pair: tuple[Any, Any]):
 
 
 @given(conditions_alone)
-def test_null_matches_what_sql_says(where: Where):
-    """Under three-valued logic null is matched by `is` null and unknown, by their like negated, and by unlike (R43)."""
+def test_null_follows_three_valued_logic(where: Where):
+    """Null is matched by `is` null and unknown and by negations of the others, and by is_distinct_from."""
     (condition,) = where.conditions
     row: dict[str, None] = {condition.column: None}
     if condition.op == "is":
@@ -300,15 +300,15 @@ def test_null_matches_what_sql_says(where: Where):
     assert matches(where.conditions, {}) is False
 
 
-def test_all_must_match():
-    """Joined conditions hold where each holds."""
+def test_joined_conditions_must_all_match():
+    """Joined conditions are true where each is true."""
     where = (a >= 1) & (a < 5) & b.ilike("x%")
     rows: list[dict[str, Any]] = [{"a": 1, "b": "Xy"}, {"a": 5, "b": "x"}, {"a": 2, "b": "y"}, {"a": 2, "b": None}]
     assert [matches(where.conditions, row) for row in rows] == [True, False, False, False]
 
 
-def test_patterns_mean_what_they_say():
-    """LIKE knows %, _ and the backslash; match finds anywhere."""
+def test_patterns_are_evaluated():
+    """LIKE supports %, _ and the backslash; match finds a pattern anywhere."""
     row = {"a": "100% a_b", "done": None}
     for where in (a.like("100\\%%"), a.like("%a\\_b"), a.match("[0-9]+%"), a.imatch("A_B$"), ~a.like("a")):
         assert matches(where.conditions, row), where
@@ -320,13 +320,13 @@ def test_patterns_mean_what_they_say():
 
 
 @pytest.mark.parametrize("pattern", ["***=a(", "(?x)a", "[[=a=]]", r"\yword\y", "[[:<:]]a", "{,}", r"(\d+)-(\w)*"])
-def test_expressions_that_only_postgresql_knows_are_its_to_judge(pattern: str):
-    """A regular expression that Python reads differently goes to the server as it is."""
+def test_postgresql_specific_patterns_are_not_checked(pattern: str):
+    """A regular expression that Python interprets differently is sent unchanged."""
     assert a.match(pattern).conditions == (Condition("a", "match", pattern),)
 
 
 def test_where_is_the_filter_of_the_selector():
-    """`where=` ends as text, so that equal filters share one binding of the join, whichever way they were written."""
+    """`where=` is stored as text, so equal filters share one binding of the join, whichever way they were written."""
     made = changes("orders", where=(a >= 1) & (b == "x,y"), select=("id", "a"))
     assert made == ChangesSelector("public", "orders", "*", 'a=gte.1,b=eq."x,y"', ("id", "a"))
     assert made == changes("orders", filter='a=gte.1,b=eq."x,y"', select=["id", "a"])

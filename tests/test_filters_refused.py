@@ -1,4 +1,4 @@
-"""What Python can write and the server cannot express is refused where it is written, with a word on what to do (R43).
+"""Python expressions that the filter syntax does not support: refused where they are written, with a hint.
 
 Type checkers refuse most of it too, as tests/typing shows; here the names are of no type, as for those who run none.
 """
@@ -109,8 +109,8 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("write", "said", "hint"), REFUSED, ids=count())
-def test_what_the_server_cannot_express_is_refused_with_a_hint(write: Callable[[], Any], said: str, hint: str):
-    """What the grammar has no form for raises where it is written, and says what to do instead (R43)."""
+def test_unsupported_expressions_are_refused_with_a_hint(write: Callable[[], Any], said: str, hint: str):
+    """An expression that the syntax does not support raises where it is written, with a hint."""
     with pytest.raises(InvalidArgumentError, match=said) as caught:
         write()
     if hint:
@@ -121,19 +121,19 @@ def test_what_the_server_cannot_express_is_refused_with_a_hint(write: Callable[[
 
 @pytest.mark.parametrize("written", ['a=match."("', "a=match.(", " a=not.match.( ", "a=in.(", "a=not.in.x"])
 def test_a_refused_filter_is_quoted_as_it_was_written(written: str):
-    """Not as it would be written anew, with other quotes."""
+    """The error shows the user's text, not a reformatted one."""
     with pytest.raises(InvalidArgumentError) as caught:
         changes("t", filter=f"b=eq.1,{written}")
     assert written.strip() in caught.value.message
 
 
 def test_a_refused_pattern_is_quoted_as_python():
-    """The user wrote no filter text."""
+    """The error shows the Python expression, because the user wrote no filter text."""
     with pytest.raises(InvalidArgumentError, match=r"col\('a'\)\.match\('\('\): invalid regular expression"):
         col("a").match("(")
 
 
-def test_a_pattern_that_only_postgresql_can_judge_is_sent():
-    """What the local server cannot do, a real one may."""
+def test_a_pattern_that_only_postgresql_supports_is_sent():
+    """A pattern that the local server does not support without a database may work on a real server."""
     pattern = "(" + "a" * 100 + "){255}"
     assert str(col("a").match(pattern)) and changes("t", filter=f'a=match."{pattern}"').filter

@@ -1,4 +1,4 @@
-"""The commonest mistakes, and what the library answers: a typed error that says what to write."""
+"""Common mistakes: each raises a typed error that says what to write instead."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def refused(mistake: Mistake) -> RealtimeError:
 
 
 @pytest.mark.parametrize("mistake", WITHOUT_A_CLIENT.values(), ids=WITHOUT_A_CLIENT)
-def test_a_mistake_is_answered_with_what_to_write(mistake: Mistake):
+def test_a_mistake_raises_an_error_that_explains_it(mistake: Mistake):
     """Each raises at once, before anything is sent, and never shows a secret."""
     text = str(refused(mistake))
     assert mistake.says in text
@@ -157,22 +157,22 @@ CALL = pytest.mark.parametrize(("call", "says"), CALLS.values(), ids=CALLS)
 
 
 @CALL
-def test_a_wrong_call_is_answered_with_what_to_write(client: Any, call: Callable[[Any, Any], Any], says: str):
-    """So it is on the blocking client."""
+def test_a_wrong_call_of_the_sync_client_is_explained(client: Any, call: Callable[[Any, Any], Any], says: str):
+    """The sync client raises the same errors."""
     with pytest.raises(InvalidArgumentError) as caught:
         call(client, client.channel("room"))
     assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("call", [lambda it: it, lambda it: it.channel("room"), lambda it: it.listen()])
-async def test_blocking_objects_say_so_in_async_code(client: Any, call: Callable[[Any], Any]):
-    """`async with` names the way for code that blocks."""
+async def test_sync_objects_explain_their_use_in_async_code(client: Any, call: Callable[[Any], Any]):
+    """`async with` on a sync object raises an error that names `with`."""
     with pytest.raises(StateError, match="Write `with"):
         await enter_async(call(client))
 
 
-async def test_async_objects_say_so_in_code_that_blocks(served: LocalServer):
-    """`with` and `for` name the way for async code; the same calls are refused as on the blocking client."""
+async def test_async_objects_explain_their_use_in_sync_code(served: LocalServer):
+    """`with` and `for` on an async object raise an error that names the async forms."""
     async with connect_async(served.url, served.anon_key) as client:
         room = client.channel("room")
         stream = room.listen(broadcast())
@@ -191,13 +191,13 @@ async def test_async_objects_say_so_in_code_that_blocks(served: LocalServer):
             assert says in str(caught.value)
 
 
-def test_a_table_with_a_dot_in_its_name_can_be_had():
-    """With the schema given, the dot belongs to the name."""
+def test_a_table_name_may_contain_a_dot():
+    """With schema= the dot is part of the name."""
     assert repr(changes("odd.name", schema="public")) == "changes('odd.name')"
 
 
-def test_a_second_look_at_a_channel_needs_no_options(client: Any):
-    """Without options the channel is the one that exists; with other options it raises."""
+def test_an_existing_channel_is_returned_without_options(client: Any):
+    """Without options the existing channel is returned; other options raise an error."""
     room = client.channel("secret", private=True, ack=True)
     assert client.channel("secret") is room and client.channel("realtime:secret") is room
     with pytest.raises(InvalidArgumentError, match="exists with other options"):
@@ -212,7 +212,7 @@ TOKENS = [
 
 
 @pytest.mark.parametrize("reason", TOKENS)
-def test_a_refused_key_is_not_called_a_token(reason: str):
+def test_the_hint_of_a_refused_join_is_about_the_key_or_the_token(reason: str):
     """Without a token the hint is about the key; with one it is about the token."""
     keyed, other = join_error(reason, keyed=True), join_error(reason)
     assert "checks the key: " in (keyed.hint or "") and "token=" not in (keyed.hint or "")
@@ -222,7 +222,7 @@ def test_a_refused_key_is_not_called_a_token(reason: str):
 
 
 def test_a_wrong_key_gets_a_hint_about_the_key(served: LocalServer):
-    """The connection is opened with the key, and so it is said, with or without a token."""
+    """The key opens the connection, so the hint is about the key, with or without a token."""
     other = LocalServer(secret="another secret that is long enough").token(role="anon")
     for token in (None, served.token()):
         with pytest.raises(ConnectError) as caught:
@@ -231,8 +231,8 @@ def test_a_wrong_key_gets_a_hint_about_the_key(served: LocalServer):
         assert "opened with the key" in hint and "URL and key belong to the same project" in hint
 
 
-def test_a_channel_without_a_token_that_is_refused_names_the_key(served: LocalServer):
-    """The refusal of a join is about the token where the channel has one."""
+def test_the_hint_is_about_the_token_of_the_channel(served: LocalServer):
+    """The hint of a refused join is about the token if the channel has one."""
     with connect(served.url, served.anon_key) as client:
         room = client.channel("room", token=JWT)
         with pytest.raises(JoinError) as caught:
@@ -240,7 +240,7 @@ def test_a_channel_without_a_token_that_is_refused_names_the_key(served: LocalSe
         assert "checks the key" not in (caught.value.hint or "")
 
 
-def test_https_where_there_is_no_tls_says_so(served: LocalServer):
-    """The last attempt's error says what to write."""
+def test_https_to_a_server_without_tls_is_explained(served: LocalServer):
+    """The error of the last attempt says which scheme to use."""
     with pytest.raises(ConnectError, match="write http:// instead of https:// in the URL"):
         connect(served.url.replace("http://", "https://"), served.anon_key, open_timeout=0.3)

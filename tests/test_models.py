@@ -1,4 +1,4 @@
-"""`model=`: rows and payloads as objects of the user's own classes."""
+"""`model=`: rows and payloads as objects of the user's classes."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ KINDS: dict[str, type[Any]] = {
 
 @pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
 def test_rows_become_objects_with_exact_values(model: type[Any]):
-    """R42: an object of each kind of class holds the exact values of its row, nested ones by their own annotations."""
+    """An object of each kind of class has the exact values of its row, nested ones by their own annotations."""
     record = change_of(RECORD, TYPES, model).record
     assert isinstance(record, dict if dict in model.__mro__ else model)
     got = dict(record) if isinstance(record, dict) else {name: getattr(record, name) for name in TYPES}
@@ -128,7 +128,7 @@ MESSAGES: dict[str, type[Any]] = {
 
 @pytest.mark.parametrize("model", MESSAGES.values(), ids=MESSAGES)
 def test_payloads_become_objects(model: type[Any]):
-    """The JSON of a broadcast becomes an object of each kind of class, as its library reads JSON; all else is kept."""
+    """The JSON of a broadcast becomes an object of each kind of class; everything else of the event is kept."""
     message = message_of(MESSAGE, model)
     payload = message.payload
     got = payload if isinstance(payload, dict) else {name: getattr(payload, name) for name in MESSAGE_FIELDS}
@@ -145,8 +145,8 @@ class Price(msgspec.Struct):
     amount: Decimal
 
 
-def test_a_decimal_of_a_payload_is_never_a_float_on_its_way():
-    """msgspec reads a payload's number into a Decimal with all its digits and its scale."""
+def test_a_number_of_a_payload_becomes_an_exact_decimal():
+    """A number of a payload is decoded into a Decimal with all its digits and its scale."""
     payload = message_of('{"amount": 12345678901234567.890}', Price).payload
     assert str(payload.amount) == "12345678901234567.890"
 
@@ -172,7 +172,7 @@ class Pause:
     ],
 )
 def test_intervals_without_months_become_timedeltas(sent: str, expected: timedelta):
-    """A field that is a timedelta takes an interval of days and less, as PostgreSQL writes it; `row` keeps the text."""
+    """A timedelta field accepts an interval of days and smaller units; `row` has the text."""
     change = change_of(f'{{"pause": "{sent}"}}', {"pause": "interval"}, Pause)
     assert change.record == Pause(expected)
     assert change.row == {"pause": sent}
@@ -186,8 +186,8 @@ class Host:
     anything: object = None
 
 
-def test_networks_become_their_classes():
-    """A field of one of the classes of `ipaddress` takes an inet, and one that is any object takes anything."""
+def test_networks_become_objects_of_ipaddress():
+    """A field of a class of `ipaddress` accepts an inet, and a field of type Any accepts any value."""
     change = change_of('{"address": "10.0.0.1/8", "anything": [1]}', {"address": "inet", "anything": "jsonb"}, Host)
     assert change.record == Host(IPv4Interface("10.0.0.1/8"), [1])
 
@@ -210,8 +210,8 @@ class ByName(BaseModel):
 
 
 @pytest.mark.parametrize("model", [Renamed, Aliased, Chosen, ByName])
-def test_columns_are_found_by_the_names_that_the_class_gives(model: type[Any]):
-    """Renaming by msgspec, and aliases of pydantic, say which column a field is."""
+def test_renamed_fields_and_aliases_select_columns(model: type[Any]):
+    """Renaming by msgspec and aliases of pydantic define the column of a field."""
     record = change_of('{"userId": 7}', {"userId": "int8"}, model).record
     assert list(record.model_dump().values() if isinstance(record, BaseModel) else [record.user_id]) == [7]
 
@@ -221,14 +221,14 @@ class Box(Generic[T]):
     id: T
 
 
-def test_a_generic_class_is_made_with_its_arguments():
+def test_a_generic_class_is_supported():
     """`Box[int]` is a model, and its argument is checked."""
     assert change_of('{"id": 7}', {"id": "int8"}, Box[int]).record == Box(7)
     assert "id: Expected `str`" in str(refusal(change_of('{"id": 7}', {"id": "int8"}, Box[str])))
 
 
-def test_columns_that_the_class_does_not_know_are_left_out():
-    """A column without a field is not in the object, and is in `row`."""
+def test_columns_without_a_field_are_ignored():
+    """A column without a field is not in the object, but in `row`."""
     change = change_of('{"id": 7, "more": "x"}', {"id": "int8", "more": "text"}, Box[int])
     assert (change.record, change.row) == (Box(7), {"id": 7, "more": "x"})
 
@@ -243,8 +243,8 @@ class Counted(msgspec.Struct):
 made: list[int] = []
 
 
-def test_an_object_is_made_when_it_is_first_read_and_then_kept():
-    """No object is made before `record` or `payload` is read, nor by repr; then it is the same each time."""
+def test_an_object_is_created_on_first_access_and_cached():
+    """No object is created before `record` or `payload` is read, nor by repr; then it is always the same object."""
     made.clear()
     change = change_of('{"id": 7}', {"id": "int8"}, Counted, kind=Update)
     message = message_of('{"id": 8}', Counted)
@@ -254,8 +254,8 @@ def test_an_object_is_made_when_it_is_first_read_and_then_kept():
     assert made == [7, 8]
 
 
-def test_the_event_of_another_listener_is_not_touched():
-    """A listener with a model gets an event of its own: what others read from theirs is a dict, before and after."""
+def test_listeners_without_a_model_receive_dicts():
+    """A listener with a model receives a copy of the event; others read dicts, before and after."""
     plain = change_of('{"id": 7}', {"id": "int8"}, None)
     before = plain.record
     model = check_model(Box[int])
@@ -264,8 +264,8 @@ def test_the_event_of_another_listener_is_not_touched():
     assert plain.record is before and plain.row is before
 
 
-def test_what_is_no_row_is_never_a_model():
-    """`old_record` is the exact dict that the server sent, whatever the model; a Delete has nothing else."""
+def test_old_record_is_always_a_dict():
+    """`old_record` is the dict that the server sent, whatever the model; a Delete has nothing else."""
     update = change_of('{"id": 7}', {"id": "int8"}, Box[int], kind=Update)
     assert update.old_record == {"id": 1}
     model = check_model(Box[int])
@@ -327,23 +327,23 @@ class Vague:
         (Vague, "more than one str-like type"),
     ],
 )
-def test_what_is_no_such_class_is_refused_at_once(model: Any, said: str):
-    """A model that rows and payloads can never become raises InvalidArgumentError where the selector is made."""
+def test_unsupported_models_are_refused_at_once(model: Any, said: str):
+    """A class that cannot be created from rows and payloads raises InvalidArgumentError in the selector."""
     for make in (lambda: changes("users", model=model), lambda: broadcast("e", model=model)):
         with pytest.raises(InvalidArgumentError) as caught:
             make()
         assert said in str(caught.value) and str(caught.value).startswith("model")
 
 
-def test_selectors_with_a_model_are_equal_when_all_of_them_is():
-    """Selectors are values: equal, and usable as keys, by what they select and by the class."""
+def test_selectors_with_a_model_are_values():
+    """They are equal and hash by what they select and by the class."""
     assert changes("users", model=Meta) == changes("users", model=Meta)
     assert len({changes("users", model=Meta), changes("users", model=Box), changes("users")}) == 3
     assert isinstance(changes("users", model=Meta), ModelSelector)
     assert repr(changes("users", model=Meta)).endswith("model=Meta)")
 
 
-def test_pydantic_is_imported_by_those_who_use_it():
+def test_pydantic_is_not_imported_by_supawire():
     """Models of other kinds work without pydantic being imported."""
     code = (
         "import dataclasses, sys; from supawire import broadcast, changes\n"

@@ -1,4 +1,4 @@
-"""Rows and payloads that do not fit their model: told where they are read, never lost, never half made (R42)."""
+"""Rows and payloads that do not fit their model: an error on access, and the data stays available."""
 
 import traceback
 from dataclasses import dataclass, field
@@ -58,8 +58,8 @@ KINDS = ["dataclass", "TypedDict", "struct", "pydantic"]
         ("text", '"x"', complex),
     ],
 )
-def test_a_value_that_does_not_fit_is_told_with_its_column(kind: str, column: str, sent: str, annotation: Any):
-    """R42: what Python cannot hold, and what the class says otherwise, raises RowError that names column and class."""
+def test_an_invalid_value_raises_an_error_with_its_column(kind: str, column: str, sent: str, annotation: Any):
+    """A value that Python or the class cannot represent raises RowError, which names column and class."""
     record = f'{{"v": {sent}}}'
     change = change_of(record, {"v": column}, one_field(kind, annotation))
     error = refusal(change)
@@ -69,8 +69,8 @@ def test_a_value_that_does_not_fit_is_told_with_its_column(kind: str, column: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_that_does_not_fit_is_not_lost(kind: str):
-    """Each read raises an error of its own, and `row`, `raw` and everything else of the change stay readable."""
+def test_a_row_that_does_not_fit_stays_readable(kind: str):
+    """Each read raises a new error; `row`, `raw` and the other attributes of the change stay readable."""
     change = change_of('{"v": "x", "w": 1.10}', {"v": "text", "w": "numeric"}, one_field(kind, int), kind=Update)
     first, second = refusal(change), refusal(change)
     assert first is not second
@@ -81,8 +81,8 @@ def test_a_row_that_does_not_fit_is_not_lost(kind: str):
 
 
 @pytest.mark.parametrize("record", ["[1]", '{"v": ', '{"v": nope}', '"x"'])
-def test_what_is_no_row_at_all_is_told_the_same_way(record: str):
-    """A record that is no JSON object raises RowError with what came, with a model as without."""
+def test_an_invalid_record_raises_the_same_error_with_a_model(record: str):
+    """A record that is not a JSON object raises RowError with the received data, with and without a model."""
     for model in (one_field("struct", int), None):
         change = change_of(record, {"v": "int8"}, model)
         for error in (refusal(change), refusal(change, "row")):
@@ -140,8 +140,8 @@ CLOSED = [Post, PydanticPost, AliasedPost, PydanticDataclassPost, DataclassPost,
 
 
 @pytest.mark.parametrize("model", CLOSED)
-def test_a_value_that_was_not_sent_is_not_made_up(model: type[Any]):
-    """R42: a large value that an UPDATE left alone does not become the default of its field, or None."""
+def test_a_missing_value_does_not_become_a_default(model: type[Any]):
+    """A large value that an UPDATE did not change becomes neither the default of its field nor None."""
     change = change_of('{"id": 7}', POST, model, kind=Update)
     error = refusal(change)
     assert error.message == f"the row cannot be converted to {model.__name__}: the server did not send body"
@@ -150,42 +150,42 @@ def test_a_value_that_was_not_sent_is_not_made_up(model: type[Any]):
 
 
 @pytest.mark.parametrize(("model", "expected"), [(OpenPost, OpenPost(7)), (DictPost, {"id": 7})])
-def test_a_class_that_can_say_not_sent_is_made(model: type[Any], expected: Any):
-    """A field that may be UNSET, and a key that is NotRequired, tell what was not sent from null."""
+def test_a_field_that_may_be_unset_may_be_missing(model: type[Any], expected: Any):
+    """A field that may be UNSET, and a NotRequired key, distinguish a missing value from null."""
     assert change_of('{"id": 7}', POST, model, kind=Update).record == expected
 
 
-def test_null_is_not_the_same_as_not_sent():
-    """A null that was sent is the value None, with the same class."""
+def test_null_is_distinguished_from_missing():
+    """A null that was sent is None, with the same class."""
     assert change_of('{"id": 7, "body": null}', POST, PydanticPost).record == PydanticPost(id=7, body=None)
 
 
 @pytest.mark.parametrize("model", CLOSED)
-def test_a_column_that_the_class_has_no_field_for_may_be_missing(model: type[Any]):
-    """Only what the class has a field for must have been sent."""
+def test_a_missing_column_without_a_field_is_allowed(model: type[Any]):
+    """Only columns with a field must have been sent."""
     columns = POST | {"content": "text"} if model is not AliasedPost else POST
     sent = '{"id": 7, "body": "x"}' if model is not DataclassPost else '{"id": 7, "body": ["x"]}'
     columns |= {"huge": "text"}
     assert change_of(sent, columns, model, kind=Update).record.id == 7
 
 
-def test_one_of_several_names_is_enough():
-    """A field with several aliases has its value when one of them was sent."""
+def test_one_of_several_aliases_is_sufficient():
+    """A field with several aliases has its value if one of them was sent."""
     columns = {"id": "int8", "content": "text", "body": "text"}
     assert change_of('{"id": 7, "body": "x"}', columns, AliasedPost).record.text == "x"
     assert "did not send body, content" in refusal(change_of('{"id": 7}', columns, AliasedPost)).message
 
 
 @pytest.mark.parametrize("model", [Post, PydanticPost, OpenPost, DictPost])
-def test_a_column_that_the_table_or_select_does_not_have_takes_its_default(model: type[Any]):
-    """What the server does not list was not asked for, or is not there: there the class has the word."""
+def test_an_unlisted_column_takes_the_default_of_its_field(model: type[Any]):
+    """A column that the server does not list was not selected or does not exist, so the class decides."""
     record = change_of('{"id": 7}', {"id": "int8"}, model).record
     assert record == (model(id=7) if model is not DictPost else {"id": 7})
 
 
 @pytest.mark.parametrize("model", [Post, OpenPost, DictPost, PydanticPost])
-def test_a_row_that_is_too_large_is_an_exact_dict_only(model: type[Any]):
-    """R42: of a truncated row `row` has what was sent, exactly; an object is made only when the class can say so."""
+def test_a_truncated_row_is_available_as_a_dict(model: type[Any]):
+    """`row` has the columns that were sent; an object is created only if its class allows missing values."""
     change = change_of('{"id": 7}', POST, model, errors='["Error 413: Payload Too Large"]')
     assert change.truncated and change.row == {"id": 7}
     if model in (OpenPost, DictPost):
@@ -204,8 +204,8 @@ class NothingRequired(TypedDict, total=False):
 
 @pytest.mark.parametrize("model", [AllDefaults, NothingRequired])
 @pytest.mark.parametrize("error", ["Error 401: Unauthorized", "Error 400: Bad Request, no primary key"])
-def test_an_empty_row_is_no_object(model: type[Any], error: str):
-    """R42: a row that the role may not read is not an object of defaults; the error has the server's words."""
+def test_an_unauthorized_row_raises_an_error(model: type[Any], error: str):
+    """A row that the role may not read is not an object of defaults; the error has the server's text."""
     change = change_of("{}", {}, model, errors=f'["{error}"]')
     assert refusal(change).message == f"the server sent no columns of this row: {error}"
     assert change.row == {}
@@ -217,8 +217,8 @@ def test_an_empty_row_is_no_object(model: type[Any], error: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("payload", ['{"v": "x"}', "[1]", "null", '"x"', '{"v": '])
-def test_a_payload_that_does_not_fit_is_told(kind: str, payload: str):
-    """A message that does not fit raises RowError with the message as it was sent, each time it is read."""
+def test_an_invalid_payload_raises_an_error(kind: str, payload: str):
+    """A message that does not fit raises RowError with the received text, each time it is read."""
     message = message_of(payload, one_field(kind, int))
     for _ in range(2):
         error = refusal(message, "payload")
@@ -227,8 +227,8 @@ def test_a_payload_that_does_not_fit_is_told(kind: str, payload: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_are_no_object(kind: str):
-    """A binary message raises RowError that says so, with its bytes, even when they look like JSON."""
+def test_a_binary_message_cannot_become_an_object(kind: str):
+    """It raises RowError with its bytes, even if they contain JSON."""
     error = refusal(message_of(b'{"v": 1}', one_field(kind, int)), "payload")
     assert error.message == "the payload is bytes, but Row requires JSON"
     assert error.raw == b'{"v": 1}'
@@ -247,7 +247,7 @@ class Forbidding(Struct, forbid_unknown_fields=True):
 
 
 def test_strictness_is_that_of_the_class():
-    """What pydantic refuses when strict, and a struct that forbids it, is refused; what they take is taken."""
+    """Values are refused or converted as the strictness settings of pydantic or the struct define."""
     assert change_of('{"v": 1.10}', {"v": "numeric"}, Strict).record.v == Decimal("1.10")
     assert "v: " in refusal(change_of('{"v": 1}', {"v": "int8"}, Strict)).message
     for model in (Strict, Forbidding):
@@ -273,8 +273,8 @@ class CheckedModel(BaseModel):
 
 
 @pytest.mark.parametrize("model", [Checked, CheckedModel])
-def test_a_class_that_refuses_its_values_is_heard(model: type[Any]):
-    """A ValueError of the class's own check is a row that does not fit, and its text is told."""
+def test_a_validation_error_of_the_class_is_a_row_error(model: type[Any]):
+    """A ValueError raised by the class becomes a RowError with its text."""
     assert change_of('{"v": 1}', {"v": "int8"}, model).record.v == 1
     assert "v is below zero" in refusal(change_of('{"v": -1}', {"v": "int8"}, model)).message
 
@@ -286,8 +286,8 @@ class Broken(Struct):
         raise KeyError("a bug")
 
 
-def test_a_bug_of_the_class_stays_one():
-    """Any other exception of the user's class is the user's, and is not dressed up as a bad row."""
+def test_other_exceptions_of_the_class_are_raised_unchanged():
+    """Any other exception of the user's class is not converted to RowError."""
     with pytest.raises(KeyError, match="a bug"):
         _ = change_of('{"v": 1}', {"v": "int8"}, Broken).record
 
@@ -321,15 +321,15 @@ class OwnerStruct(Struct):
 
 
 @pytest.mark.parametrize("model", [Owner, OwnerStruct])
-def test_a_tag_that_is_none_is_not_shown(model: type[Any]):
-    """R48: a wrong tag of a union is told by its place, without what stood there."""
+def test_an_unknown_union_tag_is_not_shown(model: type[Any]):
+    """The error names the place of a wrong union tag, without the value."""
     error = refusal(message_of('{"pet": {"kind": "secret-value", "type": "secret-value"}}', model), "payload")
     assert "pet" in error.message and "secret-value" not in "".join(traceback.format_exception(error))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_do_not_show_values(kind: str):
-    """R48: neither the error nor its traceback shows what stood in the row, since errors are logged."""
+    """Neither the error nor its traceback contains values of the row, because errors are logged."""
     for annotation in (int, datetime, IPv4Address, timedelta, Mood, Literal["sad"], list[int]):
         change = change_of('{"v": "secret-value"}', {"v": "text"}, one_field(kind, annotation))
         message = message_of('{"v": "secret-value"}', one_field(kind, annotation))
@@ -348,15 +348,15 @@ class Wide(BaseModel):
     g: int
 
 
-def test_a_row_with_many_misfits_names_some_and_counts_the_others():
-    """An error names five columns at most."""
+def test_an_error_names_at_most_five_columns():
+    """The remaining ones are counted."""
     columns = dict.fromkeys("abcdefg", "text")
     text = refusal(change_of("{" + ", ".join(f'"{name}": "x"' for name in columns) + "}", columns, Wide)).message
     assert text.endswith("; and 2 more") and text.count("valid integer") == 5
 
 
 def test_an_error_says_where_the_row_is():
-    """The hint of a misfit names `row`, and the error is a ValueError, as for rows without a model."""
+    """The hint names `row`, and the error is a ValueError, as for rows without a model."""
     error = refusal(change_of('{"v": "x"}', {"v": "text"}, one_field("struct", int)))
     assert isinstance(error, RowError) and isinstance(error, ValueError)
     assert str(error) == "the row cannot be converted to Row: v: Expected `int`, got `str`. `row` has it as a dict."

@@ -1,4 +1,4 @@
-"""`presence(model=…)`: what is tracked, as objects of the user's own classes."""
+"""`presence(model=…)`: tracked payloads as objects of the user's classes."""
 
 from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
@@ -34,13 +34,13 @@ class User:
 
 
 def entries(*names: str, of: str = '{{"phx_ref":"{0}","name":"{0}"}}') -> Raw:
-    """A state, or half a diff, in which everyone has the key, the name and the ref that are given."""
+    """Return a state, or half of a diff, in which each entry has this key, name and ref."""
     shown = [f'"{name}":{{"metas":[{of.format(name)}]}}' for name in names]
     return Raw(f"{{{','.join(shown)}}}".encode())
 
 
 def heard(*states: Raw, model: type[Any]) -> list[Any]:
-    """What a listener with the model gets when the server sends these states one after another."""
+    """Return the events that a listener with the model receives when the server sends these states in order."""
     made = check_model(model)
     assert made is not None
     events: list[Any] = []
@@ -54,7 +54,7 @@ def heard(*states: Raw, model: type[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
 def test_entries_become_objects(model: type[Any]):
-    """The payload of an entry is an object of the class; the server's own members are not in it, numbers are exact."""
+    """The payload of an entry is an object of the class without the server's own members; numbers are exact."""
     raw = Raw(b'{"phx_ref":"1","phx_ref_prev":"0","name":"alice","score":1.10,"big":9007199254740993}')
     entry: Presence[Any] = Presence("alice", "1", "0", raw, check_model(model))
     payload = entry.payload
@@ -62,7 +62,7 @@ def test_entries_become_objects(model: type[Any]):
 
 
 def test_every_event_has_objects():
-    """`current` and `previous` of joins, updates and leaves, and the state of a sync, hold objects (R42)."""
+    """`current` and `previous` of joins, updates and leaves, and the state of a sync, contain objects."""
     update = entries("alice", of='{{"phx_ref":"2","phx_ref_prev":"{0}","name":"ann"}}')
     join, first, updated, second, left, third = heard(entries("alice"), update, entries(), model=User)
     assert [type(event).__name__[8:] for event in (join, updated, left)] == ["Join", "Update", "Leave"]
@@ -72,8 +72,8 @@ def test_every_event_has_objects():
     assert all(isinstance(event, PresenceSync) for event in (first, second, third))
 
 
-def test_a_state_makes_only_what_is_read():
-    """A state of many costs nothing for those who are not looked at; an entry that was read stays the same object."""
+def test_objects_of_a_state_are_created_on_access():
+    """Entries that are not read create no objects; an entry that was read stays the same object."""
     made: list[str] = []
 
     @dataclass
@@ -91,8 +91,8 @@ def test_a_state_makes_only_what_is_read():
     assert made == ["7"]
 
 
-def test_listeners_of_one_event_get_their_own():
-    """A listener without a model, and one with another, are not touched: the state is one, and taken once (R41)."""
+def test_listeners_with_different_models_are_independent():
+    """Listeners without a model or with another one are not affected, and the state is copied once."""
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     *_, sync = roster.replace(entries("alice"))
@@ -117,8 +117,8 @@ def test_listeners_of_one_event_get_their_own():
         ('{"phx_ref":"1","name":', "the presence payload cannot be decoded as JSON"),
     ],
 )
-def test_what_does_not_fit_raises_where_it_is_read(sent: str, why: str):
-    """R42: RowError, with the entry as it was sent; the entry itself stays readable, and can be printed."""
+def test_an_invalid_entry_raises_on_access(sent: str, why: str):
+    """Reading its payload raises RowError with the received entry; the entry can still be printed."""
     entry: Presence[Any] = Presence("alice", "1", None, Raw(sent.encode()), check_model(User))
     for _ in range(2):
         error = refusal(entry, "payload")
@@ -126,8 +126,8 @@ def test_what_does_not_fit_raises_where_it_is_read(sent: str, why: str):
     assert (entry.key, entry.ref) == ("alice", "1") and repr(entry)
 
 
-def test_one_misfit_leaves_the_others():
-    """Whoever tracks what does not fit spoils neither the event nor the entries of others."""
+def test_one_invalid_entry_does_not_affect_others():
+    """The event and the other entries stay readable."""
     odd = Raw(b'{"bob":{"metas":[{"phx_ref":"1","name":null}]},' + bytes(entries("alice"))[1:])
     bob, alice, sync = heard(odd, model=User)
     assert isinstance(bob, PresenceJoin) and isinstance(alice, PresenceJoin)
@@ -136,8 +136,8 @@ def test_one_misfit_leaves_the_others():
     assert alice.current[0].payload == sync.state["alice"][0].payload == User("alice")
 
 
-def test_equal_by_what_was_sent():
-    """Entries that differ in `model=` alone are equal, before and after they are read."""
+def test_entries_are_compared_as_sent():
+    """Entries that differ only in `model=` are equal, before and after they are read."""
     plain = testing.presence("alice", {"name": "a"}, ref="1")
     modelled = testing.presence("alice", {"name": "a"}, ref="1", model=User)
     other = testing.presence("alice", {"name": "b"}, ref="1", model=User)
@@ -147,7 +147,7 @@ def test_equal_by_what_was_sent():
 
 
 @pytest.mark.parametrize("model", [int, dict, "User", User("alice")])
-def test_what_is_no_such_class_is_refused(model: Any):
-    """It raises where the selector is made."""
+def test_unsupported_models_of_presence_are_refused(model: Any):
+    """The error is raised when the selector is created."""
     with pytest.raises(InvalidArgumentError, match="model must be"):
         presence(model=model)

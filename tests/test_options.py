@@ -75,14 +75,14 @@ DIRECT = ("ws://realtime-dev.localhost:4000/socket/websocket", "http://realtime-
         ("http://localhost", ("ws://localhost/realtime/v1/websocket", "http://localhost/realtime/v1/api")),
     ],
 )
-def test_every_form_of_url_is_read(url: str, expected: tuple[str, str]):
-    """A project URL and each form that people copy from elsewhere give the same two addresses (protocol §1.1)."""
+def test_every_form_of_url_is_accepted(url: str, expected: tuple[str, str]):
+    """A project URL and each form that people copy from elsewhere give the same two addresses."""
     endpoint = Endpoint.of(url, KEY)
     assert (endpoint.socket_url.partition("?")[0], endpoint.rest_url) == expected
 
 
 def test_the_query_of_a_url_is_kept():
-    """Parameters in the URL are kept, params= wins over them, key and version come from the arguments alone."""
+    """Parameters in the URL are kept, params= overrides them; key and version come from the arguments only."""
     url = "wss://h/socket/websocket?apikey=other&vsn=9&log_level=info&a=1"
     endpoint = Endpoint.of(url, KEY, protocol="1.0.0", params={"a": "2", "b": "x y&z"})
     query = parse_qs(urlsplit(endpoint.reveal()).query)
@@ -114,8 +114,8 @@ def jwt(header: str = "eyJhbGciOiJIUzI1NiJ9", claims: str = "eyJyb2xlIjoiYW5vbiJ
     ids=lambda value: value[:20],
 )
 @pytest.mark.parametrize("name", ["key", "token", "token of a channel", "Secret"])
-def test_what_cannot_be_a_jwt_is_refused_before_it_is_sent(name: str, given: str, said: str):
-    """The server would fail with an error that says nothing; here it is said what is wrong and what to do."""
+def test_damaged_jwts_are_refused(name: str, given: str, said: str):
+    """For these the server would send an error without a reason; ours states the flaw and what to do."""
     calls: dict[str, Callable[[], object]] = {
         "key": lambda: Endpoint.of("https://h", given),
         "token": lambda: ClientOptions(token=given),
@@ -133,14 +133,14 @@ def test_what_cannot_be_a_jwt_is_refused_before_it_is_sent(name: str, given: str
     "text", [jwt(), "sb_publishable_abc_def", "sb_secret_abc", "any-key-of-a-gateway", "a.b", "e.y.J.x"]
 )
 def test_jwts_and_keys_of_other_forms_pass(text: str):
-    """Only what was meant to be a JWT is looked into; a gateway may have keys of its own."""
+    """Only text that looks like a JWT is checked; a gateway may have keys of its own."""
     assert Endpoint.of("https://h", text).key == Secret(text)
     assert ClientOptions(token=text).secret == Secret(text)
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=".\"'`"), min_size=1))
 def test_any_key_is_escaped(key: str):
-    """The key reaches the server as it is, whatever characters it has, and is nowhere but in reveal()."""
+    """The key reaches the server unchanged, whatever characters it has, and is only in reveal()."""
     endpoint = Endpoint.of("https://h", key)
     assert parse_qs(urlsplit(endpoint.reveal()).query)["apikey"] == [key]
     assert parse_qs(urlsplit(endpoint.socket_url).query) == {"vsn": ["2.0.0"]}
@@ -170,13 +170,13 @@ def test_any_key_is_escaped(key: str):
         (b"https://h", "must be a string"),
     ],
 )
-def test_what_is_no_url_is_refused(url: Any, said: str):
-    """A URL that cannot be one, or that would inject into a request, is refused with what is right instead."""
+def test_invalid_urls_are_refused(url: Any, said: str):
+    """A URL that is invalid or could inject into a request is refused, with the correct form."""
     assert said in refused(lambda: Endpoint.of(url, KEY))
 
 
 def test_a_refused_url_is_not_shown():
-    """A URL may hold a key, so the refusal does not repeat it."""
+    """A URL may contain a key, so the error does not repeat it."""
     for url in (
         "https://h/?apikey=hush\n",
         "https://h/?apikey=hush ",
@@ -187,36 +187,36 @@ def test_a_refused_url_is_not_shown():
 
 
 @pytest.mark.parametrize(("key", "said"), [("", "empty"), ("a b", "blanks"), ("a\n", "line break"), ("ü", "ASCII")])
-def test_what_is_no_key_is_refused_unseen(key: str, said: str):
-    """A key that cannot be one is refused without showing it."""
+def test_invalid_keys_are_refused_without_showing_them(key: str, said: str):
+    """The error does not contain the key."""
     text = refused(lambda: Endpoint.of("https://h", key))
     assert said in text
     assert not key or repr(key) not in text
     assert "must be a string, not NoneType" in refused(lambda: Endpoint.of("https://h", cast("str", None)))
 
 
-def test_publishable_keys_are_keys():
-    """A key need not be a JWT (R28)."""
+def test_publishable_keys_are_accepted():
+    """A key may be of the newer kind instead of a JWT."""
     assert Endpoint.of("https://h", "sb_publishable_abc").key.reveal() == "sb_publishable_abc"
 
 
 @pytest.mark.parametrize("host", ["realtime-dev.localhost", "abc.supabase.co:443", "[::1]:80"])
 def test_the_host_can_be_overridden(host: str):
-    """Host and TLS can use another name than the URL's, as a self-hosted server needs."""
+    """Host header and TLS can use another name than the URL, as a self-hosted server needs."""
     assert Endpoint.of("https://10.0.0.1", KEY, host=host).host == host
 
 
 @pytest.mark.parametrize("host", ["", "https://h", "h/x", "h\n", "h h"])
-def test_what_is_no_host_is_refused(host: str):
-    """A host with scheme, path or blanks is refused."""
+def test_invalid_hosts_are_refused(host: str):
+    """A host with a scheme, a path or blanks is refused."""
     assert "host" in refused(lambda: Endpoint.of("https://h", KEY, host=host))
 
 
 # --- secrets
 
 
-def test_a_secret_shows_itself_to_nobody():
-    """repr, str, format, pickle and vars never give a secret's text away (R48)."""
+def test_a_secret_never_shows_its_text():
+    """repr, str, format, pickle and vars do not reveal the text."""
     secret = Secret("hush")
     shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>20}", repr([secret])]
     assert not [text for text in shown if "hush" in text]
@@ -230,14 +230,14 @@ def test_a_secret_shows_itself_to_nobody():
 
 
 def test_secrets_are_compared_by_their_text():
-    """Equal tokens are equal, so that an unchanged one is recognised (R25)."""
+    """Equal tokens are equal, so an unchanged token is recognized."""
     assert Secret("a") == Secret("a") != Secret("b")
     assert Secret("a") != cast("object", "a")
     assert len({Secret("a"), Secret("a")}) == 1
 
 
 def test_no_option_shows_a_secret():
-    """The repr of options shows neither token nor headers, parameters and proxy, which may hold one (R48)."""
+    """The repr of options shows neither token, headers, parameters nor proxy, which may contain secrets."""
     made = ClientOptions(
         token="hush", headers={"x-token": "hush"}, params={"t": "hush"}, proxy="http://u:hush@127.0.0.1:1"
     )
@@ -249,8 +249,8 @@ def test_no_option_shows_a_secret():
 # --- the options of connect
 
 
-def test_defaults_are_those_of_the_contract():
-    """Each option left out has the documented value."""
+def test_defaults_are_the_documented_ones():
+    """Each omitted option has the documented value."""
     made = ClientOptions()
     assert (made.protocol, made.heartbeat, made.timeout, made.open_timeout) == ("2.0.0", 25, 10, 20)
     assert made.backoff == Backoff(initial=1.5, maximum=30, factor=2, jitter=1.0, max_attempts=None)
@@ -260,8 +260,8 @@ def test_defaults_are_those_of_the_contract():
     assert made.session() == SessionOptions()
 
 
-def test_the_limits_are_those_of_the_contract():
-    """Limits() and the hosted plans have the documented numbers (R35)."""
+def test_limits_are_the_documented_ones():
+    """Limits() and the hosted plans have the documented numbers."""
     assert Limits() == Limits(
         channels=100,
         joins_per_second=50,
@@ -328,19 +328,19 @@ def test_the_limits_are_those_of_the_contract():
         ({"token": ""}, "must not be empty"),
     ],
 )
-def test_wrong_options_are_refused_at_once(given_options: dict[str, Any], said: str):
-    """A wrong value says what was given, what is allowed, and what is nearest."""
+def test_invalid_options_are_refused_at_once(given_options: dict[str, Any], said: str):
+    """The error states the given value, the allowed values and the closest one."""
     assert said in refused(lambda: ClientOptions(**given_options))
 
 
-def test_an_unknown_option_is_pythons_own_error():
-    """A name that is no option is a TypeError."""
+def test_an_unknown_option_is_a_type_error():
+    """Python raises the error."""
     with pytest.raises(TypeError, match="heartbeet"):
         ClientOptions(**cast("Any", {"heartbeet": 1}))
 
 
-def test_what_users_pass_is_copied_and_never_changed():
-    """Headers and parameters are copies that cannot be changed, and the user's own dict stays as it was."""
+def test_mutable_arguments_are_copied():
+    """Headers and parameters are read-only copies, and the user's dict is not changed."""
     headers = {"x-a": "1"}
     made = ClientOptions(headers=headers, params={"p": ""})
     headers["x-a"] = "2"
@@ -352,8 +352,8 @@ def test_what_users_pass_is_copied_and_never_changed():
         made.timeout = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_the_core_gets_the_pure_part():
-    """A callable delay becomes None, which the shell is asked for; a callable token is only named as a fact."""
+def test_session_options_have_no_callables():
+    """A callable delay becomes None, so that the core requests it; of a callable token only its existence is passed."""
     made = ClientOptions(backoff=lambda attempt: 1.0 * attempt, token=lambda: "t", idle_disconnect=5, offline="http")
     session = made.session()
     assert session.backoff is None
@@ -365,15 +365,15 @@ def test_the_core_gets_the_pure_part():
     assert not ClientOptions(token="t").session().has_token_provider
 
 
-def test_a_context_and_a_proxy_are_taken():
-    """ssl= takes a context, proxy= a URL, http and socks."""
+def test_a_context_and_a_proxy_are_accepted():
+    """ssl= accepts a context, proxy= an HTTP or SOCKS URL."""
     context = ssl.create_default_context()
     made = ClientOptions(ssl=context, proxy="socks5h://127.0.0.1:1080")
     assert made.ssl is context
     assert made.proxy == Secret("socks5h://127.0.0.1:1080")
 
 
-def test_options_make_the_endpoint():
+def test_options_create_the_endpoint():
     """The endpoint of a client has its version, parameters and host."""
     endpoint = ClientOptions(protocol="1.0.0", params={"a": "b"}, host="x.y").endpoint("http://h", "k")
     assert endpoint.reveal() == "ws://h/realtime/v1/websocket?a=b&vsn=1.0.0&apikey=k"
@@ -391,13 +391,13 @@ def test_options_make_the_endpoint():
         ({"max_attempts": 1.5}, "whole number"),
     ],
 )
-def test_wrong_delays_are_refused(given_options: dict[str, Any], said: str):
-    """A Backoff that cannot be is refused."""
+def test_invalid_backoffs_are_refused(given_options: dict[str, Any], said: str):
+    """A Backoff with values outside its bounds is refused."""
     assert said in refused(lambda: Backoff(**given_options))
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
-def test_wrong_limits_are_refused(name: str):
+def test_invalid_limits_are_refused(name: str):
     """A limit of 0 is refused; None is no limit."""
     assert name in refused(lambda: Limits(**{name: 0}))
 
@@ -426,13 +426,13 @@ def test_wrong_limits_are_refused(name: str):
         ({"token": "a\n"}, "line break"),
     ],
 )
-def test_wrong_channel_options_are_refused(given_options: dict[str, Any], said: str):
-    """A mistyped flag would silently join the public room, so only real booleans are taken (protocol §3.1)."""
+def test_invalid_channel_options_are_refused(given_options: dict[str, Any], said: str):
+    """Only real booleans are accepted, since a mistyped flag would silently join the public channel."""
     assert said in refused(lambda: ChannelOptions(**given_options))
 
 
 def test_equal_options_mean_the_same_channel():
-    """Options are compared by value, the token included (R21)."""
+    """Options are compared by value, including the token."""
     assert ChannelOptions(private=True, token="t") == ChannelOptions(private=True, token="t")
     assert ChannelOptions(token="t") != ChannelOptions(token="u")
     since = datetime(2026, 1, 1, tzinfo=UTC)
@@ -442,8 +442,8 @@ def test_equal_options_mean_the_same_channel():
 
 
 @given(st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)))  # noqa: DTZ001  seconds in a float have microseconds then
-def test_replay_starts_no_later_than_asked(moment: datetime):
-    """The wire's whole milliseconds are never after the moment that was asked for, and less than 2 ms before."""
+def test_replay_starts_no_later_than_requested(moment: datetime):
+    """The milliseconds that are sent are never after the given time, and less than 2 ms before it."""
     since = moment.replace(tzinfo=UTC)
     sent = ChannelOptions(private=True, replay_since=since).replay_since_ms
     assert sent is not None
@@ -456,7 +456,7 @@ def test_replay_starts_no_later_than_asked(moment: datetime):
 
 @given(st.text())
 def test_a_topic_gets_its_prefix_once(topic: str):
-    """Either form of a topic gives the full one, never doubled; one that the wire cannot carry is refused."""
+    """A topic with or without the prefix gives the full topic; an invalid one is refused."""
     bare = topic.removeprefix("realtime:")
     size = len(bare.encode("utf-8", "surrogatepass"))
     if not bare or "\0" in bare or size > 246 or not _is_utf8(bare):
@@ -474,7 +474,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def test_names_are_measured_in_bytes():
-    """A topic and an event have at most 255 bytes of UTF-8, the topic with its prefix."""
+    """A topic and an event have at most 255 bytes of UTF-8, the topic including its prefix."""
     assert options.check_topic("é" * 123) == "realtime:" + "é" * 123
     assert "not 256" in refused(lambda: options.check_topic("é" * 123 + "x"))
     assert options.check_event("x" * 255) == "x" * 255
@@ -485,8 +485,8 @@ def test_names_are_measured_in_bytes():
     assert "must be a string" in refused(lambda: options.check_event(None))
 
 
-def test_a_timeout_is_seconds_none_or_left_out():
-    """Left out it is the default, None is no limit, a number is itself; nothing else is taken."""
+def test_a_timeout_is_seconds_none_or_omitted():
+    """An omitted timeout is the default, None is no limit; other types than numbers are refused."""
     assert options.check_timeout(DEFAULT, 10) == 10
     assert options.check_timeout(None, 10) is None
     assert options.check_timeout(2.5, 10) == 2.5
@@ -494,7 +494,7 @@ def test_a_timeout_is_seconds_none_or_left_out():
         refused(lambda wrong=wrong: options.check_timeout(wrong, 10))
 
 
-def test_a_choice_is_named_and_the_nearest_said():
+def test_an_unknown_choice_is_refused_with_the_closest_one():
     """The error for an unknown choice lists all choices, and suggests the closest one."""
     allowed = ("error", "drop_oldest", "drop_newest", "latest", "pause")
     assert options.check_choice("overflow", "pause", allowed) == "pause"
@@ -513,8 +513,8 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(json_values)
-def test_any_json_value_is_written(value: Any):
-    """Every JSON value is encoded so that it is read back equal, integers of any size too."""
+def test_any_json_value_can_be_encoded(value: Any):
+    """Every JSON value is encoded so that decoding gives an equal one, including integers of any size."""
     assert json.loads(options.check_json(value)) == value
 
 
@@ -537,13 +537,13 @@ class Point:
         (object(), "payload cannot be encoded"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_place(payload: Any, said: str):
-    """NaN, Infinity, foreign objects and keys are refused, and the path to them is named."""
+def test_values_that_cannot_be_encoded_are_refused_with_their_path(payload: Any, said: str):
+    """NaN, Infinity, foreign objects and keys are refused, and the error contains their path."""
     assert said in refused(lambda: options.check_json(payload))
 
 
-def test_null_beside_numbers_is_fine():
-    """None is null, and does not make a payload suspect."""
+def test_null_and_numbers_can_be_combined():
+    """None is encoded as null and not mistaken for NaN."""
     assert options.check_json({"a": [None, Point(1, 2), {"x"}]}) == b'{"a":[null,{"x":1,"y":2},["x"]]}'
     assert options.check_json({"a": None, "b": [1.5, None], "c": "null"}) == b'{"a":null,"b":[1.5,null],"c":"null"}'
 
@@ -575,8 +575,8 @@ class PostgresBackend(enum.IntEnum):
     LOW = 1
 
 
-def test_values_of_own_classes_are_plain_values():
-    """Subclasses of text and numbers, enums and ready JSON stand beside null without trouble."""
+def test_subclasses_of_plain_values_can_be_encoded():
+    """Subclasses of text and numbers, enums and raw JSON can be combined with null."""
     payload = [
         None,
         Name("n"),
@@ -593,8 +593,8 @@ def test_values_of_own_classes_are_plain_values():
     assert "payload[0] cannot" in refused(lambda: options.check_json([Length("nan")]))
 
 
-def test_endless_nesting_is_refused():
-    """A payload nested beyond what can be written is an InvalidArgumentError, not a RecursionError."""
+def test_too_deep_nesting_is_refused():
+    """A payload that is nested too deeply raises InvalidArgumentError instead of RecursionError."""
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -604,7 +604,7 @@ def test_endless_nesting_is_refused():
 
 
 def test_deep_payloads_are_searched_for_nan():
-    """A payload that is as deep as can be written is searched for NaN all the way down."""
+    """NaN is found at any depth that can be encoded."""
     deep: list[Any] = [float("nan"), None]
     for _ in range(600):
         deep = [deep]
@@ -612,5 +612,5 @@ def test_deep_payloads_are_searched_for_nan():
 
 
 def test_every_check_is_exported():
-    """Each name of __all__ exists, so that others can import it from here."""
+    """Each name of __all__ exists."""
     assert [name for name in options.__all__ if not hasattr(options, name)] == []

@@ -1,4 +1,4 @@
-"""Patterns from outside meet text from outside, so none of them may take more than a pass or a bounded product."""
+"""LIKE patterns and regular expressions: correct, and in bounded time for any pattern and text."""
 
 import itertools
 import re
@@ -15,7 +15,7 @@ LONG = 200_000
 
 
 def like_by_hand(pattern: str, text: str) -> bool:
-    """The meaning of LIKE, as one reads it."""
+    """Evaluate LIKE by its definition."""
     if not pattern:
         return not text
     if pattern[0] == "%":
@@ -24,13 +24,13 @@ def like_by_hand(pattern: str, text: str) -> bool:
 
 
 @given(st.text("ab%_", max_size=8), st.text("abc", max_size=8))
-def test_like_means_what_it_says(pattern: str, text: str):
-    """Any pattern and text: the same as the definition."""
+def test_like_agrees_with_its_definition(pattern: str, text: str):
+    """For any pattern and text the result is that of the definition."""
     assert Like(pattern).search(text) is like_by_hand(pattern, text)
 
 
-def test_like_is_whole_and_knows_cases_and_escapes():
-    """The whole text counts; a backslash is an escape where that is wanted."""
+def test_like_matches_the_whole_text():
+    """Case can be ignored, and a backslash is an escape if enabled."""
     assert Like(r"100\%").search("100%") and not Like(r"100\%").search("100x")
     assert Like("a\\%", escapes=False).search("a\\b")
     assert Like("É%", ignore_case=True).search("éa\nb") and not Like("É%").search("éa")
@@ -40,13 +40,13 @@ def test_like_is_whole_and_knows_cases_and_escapes():
 
 
 @pytest.mark.parametrize("pattern", ["%a" * 11 + "%b", "%a%" * 5000, "%" * LONG + "b", "_%" * 50 + "b"])
-def test_like_does_not_go_back(pattern: str):
-    """Many wildcards, and a last letter that is nowhere."""
+def test_like_does_not_backtrack(pattern: str):
+    """Patterns with many wildcards and a missing last character take linear time."""
     assert not Like(pattern).search("a" * 4000)
 
 
-def test_what_like_would_take_too_long_for_is_refused():
-    """A long part with wildcards in a long text is not even begun."""
+def test_an_expensive_like_is_refused():
+    """A long part with wildcards and a long text raise an error before matching."""
     with pytest.raises(ValueError, match="too long"):
         Like("%" + "a_" * 1000 + "b%").search("a" * LONG)
 
@@ -66,8 +66,8 @@ SAME = st.recursive(
 
 
 @given(SAME, st.text("abx1", max_size=8), st.booleans())
-def test_a_regular_expression_finds_what_python_finds(pattern: str, text: str, ignore_case: bool):
-    """Where the two languages agree, so do we."""
+def test_regular_expressions_agree_with_python(pattern: str, text: str, ignore_case: bool):
+    """Where the two syntaxes agree, the results agree."""
     flags = re.DOTALL | (re.IGNORECASE if ignore_case else re.NOFLAG)
     assert Regex(pattern, ignore_case=ignore_case).search(text) is (re.search(pattern, text, flags) is not None)
 
@@ -95,8 +95,8 @@ def test_a_regular_expression_finds_what_python_finds(pattern: str, text: str, i
         (r"\A\Z", "", "a"),
     ],
 )
-def test_postgresql_has_words_of_its_own(pattern: str, found: str, not_found: str | None):
-    """What Python writes otherwise, or reads otherwise."""
+def test_postgresql_syntax_is_supported(pattern: str, found: str, not_found: str | None):
+    """Syntax that Python lacks or interprets differently."""
     assert Regex(pattern).search(found)
     assert not_found is None or not Regex(pattern).search(not_found)
 
@@ -124,27 +124,27 @@ def test_postgresql_has_words_of_its_own(pattern: str, found: str, not_found: st
         ("(((a{255}){255}){255}){255}", "too complex"),
     ],
 )
-def test_a_bad_regular_expression_is_refused(pattern: str, said: str):
-    """In the words of PostgreSQL; what an automaton cannot do, in ours."""
+def test_an_invalid_regular_expression_is_refused(pattern: str, said: str):
+    """The error has PostgreSQL's text; unsupported features have a text of our own."""
     with pytest.raises(ValueError, match=re.escape(said)):
         compiled("match", pattern)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*b", "(a*)*b", "a*a*a*a*a*b", "^(.*a){20}b"])
-def test_a_regular_expression_does_not_go_back(pattern: str):
-    """Patterns that take a backtracking engine years."""
+def test_a_regular_expression_does_not_backtrack(pattern: str):
+    """Patterns for which a backtracking engine would take years take linear time."""
     assert not Regex(pattern).search("a" * LONG + "c")
 
 
-def test_what_an_automaton_would_take_too_long_for_is_refused():
-    """Its states are exponentially many: work is counted, and memory stays bounded."""
+def test_an_expensive_regular_expression_is_refused():
+    """With exponentially many states the work is counted, and memory stays bounded."""
     text = "".join(map("".join, itertools.product("ab", repeat=14)))
     with pytest.raises(ValueError, match="too complex for this text"):
         Regex("a(a|b){250}c").search(text)
 
 
-def test_long_patterns_from_outside_are_not_kept():
-    """Anybody may ask with many of them; what is kept is bounded in bytes, too."""
+def test_long_patterns_are_not_cached():
+    """Patterns may be untrusted, so the cache is bounded in bytes, too."""
     before = patterns.like_cached.cache_info().currsize, patterns.compile_cached.cache_info().currsize
     for number in range(3):
         assert not like_without_escapes(f"{number}" + "x" * 100_000, "users")

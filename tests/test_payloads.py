@@ -1,4 +1,4 @@
-"""What becomes of values in a payload: the table of the page on broadcasts, line by line."""
+"""The encoding of payloads: each row of the table on the page on broadcasts."""
 
 import re
 from datetime import date, time
@@ -30,8 +30,8 @@ ROWS: list[tuple[str, str]] = re.findall(r"^\|[^|]*\| `([^|]*)` \| `([^|]*)` \|$
 
 
 @pytest.mark.parametrize(("expression", "sent"), ROWS)
-def test_the_table_says_what_is_sent(expression: str, sent: str):
-    """Also deep inside, and as members of an object."""
+def test_values_are_encoded_as_the_page_shows(expression: str, sent: str):
+    """Also when nested deeply, and as members of an object."""
     if expression == NUMPY:
         pytest.importorskip("numpy")
         assert sent == WITHOUT_NUMPY
@@ -40,20 +40,20 @@ def test_the_table_says_what_is_sent(expression: str, sent: str):
     assert check_json({"a": [value]}).decode() == f'{{"a":[{sent}]}}'
 
 
-def test_the_table_is_complete():
-    """Every kind that the documentation of `check_json` names has a line."""
+def test_the_table_of_the_page_is_complete():
+    """Every kind that the documentation of `check_json` names has a row."""
     assert len(ROWS) == 12
 
 
-def test_the_kinds_that_share_a_line_are_alike():
-    """attrs classes and structs as dataclasses; dates and times as datetimes."""
+def test_kinds_in_one_row_are_encoded_alike():
+    """attrs classes and structs like dataclasses; dates and times like datetimes."""
     assert {check_json(kind(1, 2)) for kind in (Point, Attrs, Struct)} == {b'{"x":1,"y":2}'}
     assert check_json([date(2026, 1, 2), time(3, 4)]) == b'["2026-01-02","03:04:00"]'
 
 
 @pytest.mark.skipif(find_spec("numpy") is None, reason="not run: numpy is not installed")
-def test_numbers_of_numpy_have_a_json_value_or_are_refused():
-    """Scalars of every kind; what Python has no like of says so, with its place."""
+def test_numbers_of_numpy_are_encoded_or_refused():
+    """Scalars of every kind; the error for unsupported ones contains their path."""
     import numpy as np
 
     values = [np.bool_(True), np.uint8(1), np.float32(0.5), np.float64(1.5), np.str_("a")]

@@ -1,4 +1,4 @@
-"""Rows: what PostgreSQL's types become in Python, by what the server sends today and what older ones sent."""
+"""Decoding rows: PostgreSQL's types in Python, as sent by today's server and older ones."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ def columns(**types: str) -> bytes:
 
 
 def decoded(kind: str, text: str) -> Any:
-    """One value of a row with two columns, so that the whole row takes the fast way when it can."""
+    """Decode one value in a row with two columns, so that the single typed pass is used if possible."""
     row = decode_row(columns(v=kind, other="text"), b'{"v": %b, "other": "text"}' % text.encode())
     assert row["other"] == "text"
     return row["v"]
 
 
 class IsNan:
-    """Equal to any NaN; two NaN are not equal."""
+    """Equal to any NaN, because two NaN are not equal."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Decimal | float) and math.isnan(other)
@@ -181,7 +181,7 @@ OLDER: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("kind", "sent", "expected"), TODAY)
 def test_values_are_exact(kind: str, sent: str, expected: Any):
-    """Each type of today's server becomes its Python value, exactly (R42)."""
+    """Each type of today's server becomes its exact Python value."""
     value = decoded(kind, sent)
     assert value == expected
     assert type(value) is type(expected)
@@ -192,8 +192,8 @@ def test_values_are_exact(kind: str, sent: str, expected: Any):
 
 
 @pytest.mark.parametrize(("kind", "sent", "expected"), AS_SENT)
-def test_what_has_no_python_value_stays_as_sent(kind: str, sent: str, expected: Any):
-    """Unknown types, endless dates and misfits stay what the JSON says, and do not spoil their row (R42)."""
+def test_values_without_a_python_equivalent_are_unchanged(kind: str, sent: str, expected: Any):
+    """Unknown types, infinite dates and invalid values stay as sent and do not affect the other columns."""
     value = decoded(kind, sent)
     assert value == expected
     assert type(value) is type(expected)
@@ -202,7 +202,7 @@ def test_what_has_no_python_value_stays_as_sent(kind: str, sent: str, expected: 
 @pytest.mark.parametrize(("kind", "sent", "expected"), UNKNOWN)
 @pytest.mark.parametrize("beside", ["text", "bytea"])
 def test_numbers_of_domains_and_composites_keep_their_digits(kind: str, sent: str, expected: Any, beside: str):
-    """A type that we do not know may be a domain over numeric, or have one in it: no digit is lost (R42)."""
+    """An unknown type may be a domain over numeric or contain one, so no digit is lost."""
     listed, record = columns(v=kind, other=beside), b'{"v": %b, "other": "ab"}' % sent.encode()
     row = decode_row(listed, record)
     assert row == {"v": expected, "other": "ab" if beside == "text" else b"\xab"}
@@ -211,47 +211,47 @@ def test_numbers_of_domains_and_composites_keep_their_digits(kind: str, sent: st
 
 @pytest.mark.parametrize("kind", ["json", "jsonb", "_jsonb", "geometry", "geography", ""])
 def test_numbers_of_json_are_floats(kind: str):
-    """In JSON, and in what PostGIS writes as JSON, a number that is not whole is a float."""
+    """In json, jsonb and the JSON of PostGIS, numbers that are not integers are floats."""
     assert repr(decoded(kind, '[1.50, {"x": 2}]')) == "[1.5, {'x': 2}]"
 
 
 @pytest.mark.parametrize(("kind", "sent", "expected"), OLDER)
 def test_text_of_older_servers_is_converted(kind: str, sent: str, expected: Any):
-    """A server that sends everything as text gives the same values (R42)."""
+    """A server that sends everything as text gives the same values."""
     value = decoded(kind, sent)
     assert value == expected
     assert type(value) is type(expected)
 
 
 def test_nan_of_older_servers_is_nan():
-    """Text NaN is the float and the Decimal of that name."""
+    """The text NaN becomes the NaN of float and Decimal."""
     assert math.isnan(decoded("float8", '"NaN"'))
     assert decoded("numeric", '"NaN"').is_nan()
     assert str(decoded("_float8", '"{1.5,NaN,Infinity}"')) == "[1.5, nan, inf]", "an array is one text, today too"
 
 
-def test_hex_is_read_once():
-    """Bytes that look like hex of hex stay so: today's server sends plain hex, and nothing tells the two apart."""
+def test_hex_is_decoded_once():
+    """Bytes that look like hex of hex stay unchanged, since today's server sends plain hex."""
     assert decoded("bytea", '"5c7864656164"') == b"\\xdead"
 
 
 def test_a_missing_column_is_missing():
-    """An unchanged large value is not sent, and is not made up as None (R42)."""
+    """An unchanged large value is not sent, and is not replaced by None."""
     listed = columns(id="int8", big="text", at="date")
     assert decode_row(listed, b'{"id": 1, "at": "2024-01-02"}') == {"id": 1, "at": date(2024, 1, 2)}
     assert decode_row(listed, b'{"id": 1}') == {"id": 1}
     assert decode_row(listed, b"{}") == {}
 
 
-def test_a_key_that_is_no_column_is_kept():
-    """A key beyond the columns is in the row as sent, and the others are converted all the same."""
+def test_an_unlisted_key_is_kept():
+    """A key that is not listed is in the row as sent, and the other columns are converted."""
     row = decode_row(columns(id="int8", at="date"), b'{"id": 1, "at": "2024-01-02", "more": {"a": 1.5}}')
     assert row == {"id": 1, "at": date(2024, 1, 2), "more": {"a": 1.5}}
 
 
 @pytest.mark.parametrize("listed", [b"null", b"[]", b"7", b"{", b'[{"type":"int8"}]', b"\xff", b"[" * 5000])
 def test_without_columns_a_row_is_plain_json(listed: bytes):
-    """Columns that are missing, empty or no list leave the row as its JSON (R40)."""
+    """If the columns are missing, empty or invalid, the row is its plain JSON."""
     assert decode_columns(listed) == ()
     assert decode_row(listed, b'{"a": "2024-01-02", "b": 1.5}') == {"a": "2024-01-02", "b": 1.5}
 
@@ -265,15 +265,15 @@ def test_null_is_an_empty_row():
 @pytest.mark.parametrize(
     "record", [b"[1]", b'"x"', b"7", b"{", b"", b'{"id": "\xff"}', b'{"id": nope}', b'{"id": NaN}']
 )
-def test_what_is_no_row_raises_with_the_raw_text(record: bytes):
-    """A record that is no JSON object raises RowError, which holds what came."""
+def test_an_invalid_row_raises_an_error_with_the_raw_text(record: bytes):
+    """A record that is not a JSON object raises RowError with the received text."""
     with pytest.raises(RowError) as caught:
         decode_row(columns(id="int8"), record)
     assert caught.value.raw == record
 
 
 def test_deep_json_raises_a_row_error():
-    """A value nested beyond what can be read raises RowError, not RecursionError; one nested a little less is read."""
+    """A value that is nested too deeply raises RowError instead of RecursionError."""
     for kind in ("jsonb", "item"):
         with pytest.raises(RowError):
             decode_row(columns(v=kind), b'{"v": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
@@ -281,7 +281,7 @@ def test_deep_json_raises_a_row_error():
 
 
 def test_columns_have_name_and_type():
-    """Columns are in the table's order; keys of older servers beside name and type are ignored."""
+    """Columns are in the table's order; other keys of older servers are ignored."""
     listed = b'[{"name":"id","type":"int8","type_modifier":-1,"flags":["key"]},{"name":"a b"}]'
     assert decode_columns(listed) == (Column("id", "int8"), Column("a b", ""))
     assert decode_columns(msgspec.Raw(listed)) == (Column("id", "int8"), Column("a b", ""))
@@ -299,7 +299,7 @@ def test_column_names_may_be_any_text(names: list[str]):
 
 
 def test_a_column_listed_twice_is_decoded():
-    """Two columns of one name give one key, by the last type."""
+    """Two columns of one name give one key, decoded by the last type."""
     listed = b'[{"name":"a","type":"text"},{"name":"a","type":"date"}]'
     assert decode_row(listed, b'{"a": "2024-01-02"}') == {"a": date(2024, 1, 2)}
 
@@ -345,13 +345,13 @@ def written(record: Mapping[str, Any]) -> bytes:
 
 
 def readable(value: Any) -> Any:
-    """What a value is when it comes back: an int that is too large for int8 is a numeric."""
+    """Return the value as it is decoded again: an int outside int8 is a numeric."""
     return Decimal(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
 @given(st.dictionaries(st.text(min_size=1), scalars | arrays | documents))
-def test_what_the_local_server_sends_comes_back(record: dict[str, Any]):
-    """A row of Python values, sent with the columns that are inferred for it, is read as the same values."""
+def test_values_of_the_local_server_are_decoded_unchanged(record: dict[str, Any]):
+    """A row of Python values, encoded with the inferred columns, is decoded to the same values."""
     listed = msgspec.json.encode(infer_columns(record))
     row = decode_row(listed, written(record))
     expected = {name: readable(value) for name, value in record.items()}
@@ -366,7 +366,7 @@ def test_what_the_local_server_sends_comes_back(record: dict[str, Any]):
 
 @given(st.dictionaries(st.text(min_size=1), scalars | arrays | documents, min_size=1))
 def test_both_ways_of_decoding_agree(record: dict[str, Any]):
-    """The single typed pass and the one column by column give the same row."""
+    """The single typed pass and decoding column by column give the same row."""
     listed = msgspec.json.encode(infer_columns(record))
     extended = written({**record, "": 1}) if "" not in record else written(record)
     slow = decode_row(listed, extended)
@@ -376,7 +376,7 @@ def test_both_ways_of_decoding_agree(record: dict[str, Any]):
 
 @given(st.binary() | st.text().map(str.encode), st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_a_row_or_a_row_error(listed: bytes, record: bytes):
-    """Whatever bytes come as columns and record, nothing but RowError is raised (fuzz)."""
+    """Any bytes as columns and record are decoded or raise RowError."""
     with contextlib.suppress(RowError):
         assert isinstance(decode_row(listed, record), dict)
 
@@ -390,8 +390,8 @@ kinds = st.sampled_from([*TYPES, *(f"_{name}" for name in TYPES), "jsonb", "mood
 
 
 @given(st.lists(st.tuples(kinds, json_values), max_size=6))
-def test_any_json_fits_any_column(cells: list[tuple[str, Any]]):
-    """A column of any type takes any JSON value: it becomes something, and nothing is raised (R40)."""
+def test_any_json_value_can_be_decoded_with_any_type(cells: list[tuple[str, Any]]):
+    """A column of any type accepts any JSON value without an error."""
     listed = columns(**{f"c{number}": kind for number, (kind, _) in enumerate(cells)})
     record = msgspec.json.encode({f"c{number}": value for number, (_, value) in enumerate(cells)})
     assert set(decode_row(listed, record)) == {f"c{number}" for number in range(len(cells))}
@@ -417,8 +417,8 @@ def depth(value: Any) -> int:
 
 
 @given(items.filter(lambda value: depth(value) <= 6))
-def test_array_literals_are_read(value: list[Any]):
-    """An array literal gives its items, quoted text as it is, nested arrays as nested lists."""
+def test_array_literals_are_parsed(value: list[Any]):
+    """An array literal gives its items, quoted text unquoted, nested arrays as nested lists."""
     assert read_array(literal(value)) == value
 
 
@@ -434,8 +434,8 @@ def test_array_literals_are_read(value: list[Any]):
         ("{{},{}}", [[], []]),
     ],
 )
-def test_the_corners_of_array_literals(text: str, expected: list[Any]):
-    """Blanks, escapes, bounds and unquoted NULL are read as PostgreSQL reads them."""
+def test_special_cases_of_array_literals_are_parsed(text: str, expected: list[Any]):
+    """Blanks, escapes, bounds and unquoted NULL are parsed as by PostgreSQL."""
     assert read_array(text) == expected
 
 
@@ -443,20 +443,20 @@ def test_the_corners_of_array_literals(text: str, expected: list[Any]):
     "text", ["", "{", "}", "a", "{a", "{a,}", "{,a}", "{a}{b}", "{a}b", '{"a}', "{a b", "{{a}", '{a"b"}', "{a,,b}"]
 )
 def test_malformed_array_literals_raise(text: str):
-    """What is no array literal raises ValueError."""
+    """Malformed array literals raise ValueError."""
     with pytest.raises(ValueError, match="malformed"):
         read_array(text)
 
 
 @given(st.text(st.sampled_from('{},"\\ aN')))
-def test_any_text_is_an_array_or_not(text: str):
-    """Whatever text comes, an array literal is read or ValueError raised."""
+def test_any_text_is_parsed_as_an_array_or_refused(text: str):
+    """Any text is parsed as an array literal or raises ValueError."""
     with contextlib.suppress(ValueError):
         assert isinstance(read_array(text), list)
 
 
-def test_many_braces_do_not_break_the_reader():
-    """Depth is bounded by memory alone."""
+def test_many_braces_are_refused():
+    """The parser does not recurse."""
     with pytest.raises(ValueError, match="malformed"):
         read_array("{" * 100_000)
 
@@ -498,22 +498,22 @@ def test_many_braces_do_not_break_the_reader():
         ({"a": Decimal("1.10"), "b": [None]}, "jsonb", b'{"a":1.10,"b":[null]}'),
     ],
 )
-def test_python_values_have_a_column_type_and_a_form(value: Any, kind: str, sent: bytes):
-    """Each Python value has the type that PostgreSQL would give it, and the JSON of protocol §4.4."""
+def test_python_values_have_a_column_type_and_an_encoding(value: Any, kind: str, sent: bytes):
+    """Each Python value has the type that PostgreSQL would give it, and the documented JSON."""
     assert infer_columns({"v": value}) == [{"name": "v", "type": kind}]
     assert msgspec.json.encode(to_wire(value)) == sent
 
 
-def test_what_has_no_column_type_is_refused():
-    """An object that no column holds is refused by name."""
+def test_values_without_a_column_type_are_refused():
+    """The error names the column."""
     with pytest.raises(InvalidArgumentError, match="v: no column type for a object"):
         infer_columns({"v": object()})
     with pytest.raises(InvalidArgumentError, match="a object cannot be encoded"):
         to_wire([object()])
 
 
-def test_rows_of_two_tables_in_turn_keep_their_own_types():
-    """The columns that came last are known again; rows of another table between them do not get their types."""
+def test_alternating_tables_keep_their_types():
+    """Rows of two tables in turn are decoded by the types of their own table."""
     number, stamp = columns(v="int8"), columns(v="timestamptz")
     for kind, text, value in (
         (number, b'{"v": 1}', 1),
@@ -526,8 +526,8 @@ def test_rows_of_two_tables_in_turn_keep_their_own_types():
         assert decode_row(msgspec.Raw(kind), msgspec.Raw(text)).get("v") == value
 
 
-def test_the_kept_columns_do_not_keep_their_frame():
-    """What is remembered of the last columns is a copy, not a view that keeps a whole frame alive."""
+def test_cached_columns_do_not_keep_their_frame_in_memory():
+    """The columns are copied, because a view would keep the whole frame."""
 
     class Frame(msgspec.Struct):
         columns: msgspec.Raw
@@ -538,8 +538,8 @@ def test_the_kept_columns_do_not_keep_their_frame():
     assert sys.getrefcount(frame) == before
 
 
-def test_long_texts_of_numbers_and_arrays_are_read_in_one_pass():
-    """Digits without an end were tried again from each of them; PostgreSQL's arrays have six dimensions at most."""
+def test_long_numbers_and_arrays_are_parsed_in_linear_time():
+    """Long runs of digits are scanned once; arrays have at most six dimensions."""
     digits = "1" * 2_000_000
     for kind, text in (("numeric", digits + "x"), ("float8", digits + "x"), ("_int4", "{" * 1_000_000)):
         columns = json.dumps([{"name": "c", "type": kind}]).encode()
@@ -557,8 +557,8 @@ def test_long_texts_of_numbers_and_arrays_are_read_in_one_pass():
 @pytest.mark.parametrize(
     "number", ["1e9999999999999999999", "[1e9999999999999999999]", '{"a":[-1e9999999999999999999]}']
 )
-def test_a_number_without_bound_is_a_row_error(kind: str, number: str):
-    """No other exception comes out, whatever the column is; as a text such a number stays text."""
+def test_a_number_that_is_too_large_is_a_row_error(kind: str, number: str):
+    """No other exception is raised, whatever the type; sent as text, such a number stays text."""
     columns = json.dumps([{"name": "n", "type": kind}]).encode()
     with pytest.raises(RowError, match="too large"):
         decode_row(columns, f'{{"n":{number}}}'.encode())

@@ -1,4 +1,4 @@
-"""What open/close cycles leave behind: `python -m tests.faults.leaks [cycles]` prints it for the record.
+"""Resources left by open/close cycles: `python -m tests.faults.leaks [cycles]` prints them.
 
 The server is a process of its own, so that what is measured is the client's. Each kind of cycle runs a while first, for
 what is made once; then tasks, threads, descriptors, objects and memory are taken before and after.
@@ -29,7 +29,7 @@ WARM_UP: Final = 15
 
 @dataclass(frozen=True)
 class Load:
-    """What the process carries."""
+    """The resources of this process."""
 
     tasks: int
     held: Held
@@ -60,7 +60,7 @@ Cycle = Callable[[Opened], Awaitable[object]]
 
 
 async def full(opened: Opened) -> None:
-    """Listeners of every kind, presence, sends, an iterator, and a polite end."""
+    """Use listeners of every kind, presence, sends and an iterator, and close the client."""
     async with opened(heartbeat=1) as client:
         await _use(client)
 
@@ -74,7 +74,7 @@ async def cut(opened: Opened) -> None:
 
 
 async def aborted(opened: Opened) -> None:
-    """Closing is cancelled."""
+    """Cancel the closing."""
     client: AsyncClient = await opened()
     await client.channel("room").subscribe()
     closing = asyncio.create_task(client.close())
@@ -85,7 +85,7 @@ async def aborted(opened: Opened) -> None:
 
 
 async def cancelled(opened: Opened) -> None:
-    """Opening is cancelled."""
+    """Cancel the opening."""
 
     async def enter() -> None:
         async with opened():
@@ -99,7 +99,7 @@ async def cancelled(opened: Opened) -> None:
 
 
 async def denied(opened: Opened) -> None:
-    """A join that is denied, and a call on a closed client."""
+    """Join a channel that is denied, and call a closed client."""
     async with opened() as client:
         try:
             await client.channel("room", private=True).subscribe()
@@ -128,7 +128,7 @@ async def _use(client: AsyncClient) -> None:
 
 
 async def refused(opened: Opened) -> None:
-    """Nobody listens there."""
+    """Connect to a port without a server."""
     try:
         await opened(nowhere=True, open_timeout=0.005)
     except RealtimeError:
@@ -136,7 +136,7 @@ async def refused(opened: Opened) -> None:
 
 
 async def mirrored(opened: Opened) -> None:
-    """A mirror that is closed, one that is fetching when the client ends, and one with a plain fetch."""
+    """Close one mirror, one that is fetching when the client ends, and one with a plain fetch."""
 
     async def fetch() -> list[dict[str, int]]:
         return [{"id": 1}]
@@ -157,7 +157,7 @@ CYCLES: Final[dict[str, Cycle]] = {
 
 
 async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
-    """What so many cycles leave."""
+    """Return what this many cycles leave."""
 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -180,7 +180,7 @@ async def measure(kind: str, count: int, url: str, key: str) -> dict[str, int]:
 
 @contextmanager
 def server_apart() -> Generator[tuple[str, str]]:
-    """A local server in a process of its own: URL and key."""
+    """Run a local server in a separate process; its URL and key."""
     command = [sys.executable, "-m", "tests.faults.leaks", "serve"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -193,14 +193,14 @@ def server_apart() -> Generator[tuple[str, str]]:
 
 
 def serve() -> None:
-    """Be that process, until the other one ends."""
+    """Run the server of that process until the parent ends."""
     with LocalServer() as server:
         print(server.url, server.anon_key, flush=True)
         sys.stdin.read()
 
 
 def main(count: int) -> None:
-    """Print what is left of each kind of cycle."""
+    """Print the resources left by each kind of cycle."""
     logging.disable(logging.WARNING)
     with server_apart() as (url, key):
         for kind in CYCLES:

@@ -1,4 +1,4 @@
-"""Programs that end in the middle of something; `python -m tests.faults.programs NAME URL KEY` says "ready" there."""
+"""Programs that end during an operation; `python -m tests.faults.programs NAME URL KEY` prints "ready" there."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ Program = Callable[[str, str], Coroutine[Any, Any, object]]
 
 
 def ready() -> None:
-    """Tell the test that the state is reached."""
+    """Report that the state is reached."""
     print("ready", flush=True)
 
 
@@ -25,33 +25,33 @@ async def forever() -> NoReturn:
 
 
 async def opened(url: str, key: str, **options: Any) -> AsyncClient:
-    """A client that nobody closes."""
+    """Open a client that is never closed."""
     return await connect_async(url, key, heartbeat=1, **options)
 
 
 async def connecting(url: str, key: str) -> None:
-    """In the first attempt."""
+    """Wait in the first connection attempt."""
     asyncio.get_running_loop().call_later(0.2, ready)
     async with connect_async(url, key):
         pass
 
 
 async def retrying(url: str, key: str) -> None:
-    """In the backoff after a refusal."""
+    """Wait in the backoff after a refusal."""
     asyncio.get_running_loop().call_later(0.2, ready)
     async with connect_async(url, key, backoff=lambda attempt: 60.0, open_timeout=None):
         pass
 
 
 async def joining(url: str, key: str) -> None:
-    """A join is not answered."""
+    """Wait for a join that is not answered."""
     async with connect_async(url, key) as client:
         asyncio.get_running_loop().call_later(0.1, ready)
         await client.channel("silent").subscribe(timeout=None)
 
 
 async def iterating(url: str, key: str) -> None:
-    """Joined, and waiting for an event."""
+    """Join, and wait for an event."""
     async with connect_async(url, key) as client, client.channel("room") as room:
         ready()
         async for _ in room.listen(broadcast()):
@@ -59,7 +59,7 @@ async def iterating(url: str, key: str) -> None:
 
 
 async def sending(url: str, key: str) -> None:
-    """An ack is awaited while more is sent."""
+    """Wait for an acknowledgement while more is sent."""
     async with connect_async(url, key) as client:
         room = client.channel("room", ack=True)
         await room.subscribe()
@@ -69,7 +69,7 @@ async def sending(url: str, key: str) -> None:
 
 
 async def handling(url: str, key: str) -> None:
-    """An async handler and a blocking one on the thread never return."""
+    """Run an async handler and a blocking one on the thread that never return."""
     block = threading.Event()
     async with connect_async(url, key) as client:
         room = client.channel("room", echo=True)
@@ -89,7 +89,7 @@ async def handling(url: str, key: str) -> None:
 
 
 async def asking(url: str, key: str) -> None:
-    """A provider of tokens blocks its thread."""
+    """Wait for a token provider that blocks its thread."""
 
     def blocks() -> str:
         ready()
@@ -101,7 +101,7 @@ async def asking(url: str, key: str) -> None:
 
 
 async def closing(url: str, key: str) -> None:
-    """`close` waits for a peer that does not answer."""
+    """Wait in `close` for a peer that does not answer."""
     client = await opened(url, key)
     asyncio.get_running_loop().call_later(0.1, ready)
     await client.close()
@@ -110,7 +110,7 @@ async def closing(url: str, key: str) -> None:
 
 
 async def forgotten(url: str, key: str) -> None:
-    """The program ends with its client open, joined and iterated."""
+    """End the program with an open client, joined and iterated."""
     client = await opened(url, key)
     room = client.channel("room")
     room.on(broadcast(), print, thread=True)
@@ -123,7 +123,7 @@ async def forgotten(url: str, key: str) -> None:
 
 
 async def leaving(url: str, key: str) -> None:
-    """The program calls `sys.exit` with its client open."""
+    """Call `sys.exit` with an open client."""
     client = await opened(url, key)
     await client.channel("room").subscribe()
     ready()
@@ -131,7 +131,7 @@ async def leaving(url: str, key: str) -> None:
 
 
 async def raising(url: str, key: str) -> None:
-    """The program dies of an exception with its client open."""
+    """End the program by an exception with an open client."""
     client = await opened(url, key)
     await client.channel("room").subscribe()
     ready()
@@ -139,7 +139,7 @@ async def raising(url: str, key: str) -> None:
 
 
 async def dying(url: str, key: str) -> None:
-    """The process ends at once, without a word."""
+    """End the process at once, without cleanup."""
     client = await opened(url, key)
     await client.channel("room").subscribe()
     ready()

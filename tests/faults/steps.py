@@ -1,4 +1,4 @@
-"""Words that the tests of this folder share."""
+"""Helpers shared by the tests of this folder."""
 
 import asyncio
 import threading
@@ -13,14 +13,14 @@ KEY: Final = "the-anon-key"
 
 
 class Server(Protocol):
-    """A misbehaver, or a local server."""
+    """A misbehaving or a local server."""
 
     @property
     def url(self) -> str: ...
 
 
 class Heard(list[Any]):
-    """A handler, or a hook, that keeps what it is called with; `until` waits for so many."""
+    """A handler or hook that collects its arguments; `until` waits for a number of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Heard(list[Any]):
         self._news.set()
 
     async def until(self, holds: Callable[["Heard"], bool] | int) -> Any:
-        """Wait until there are so many, or until this holds; the newest."""
+        """Wait for this number of items, or until the condition holds; return the newest."""
         while not (len(self) >= holds if isinstance(holds, int) else holds(self)):
             self._news.clear()
             await self._news.wait()
@@ -44,7 +44,7 @@ def at_once(attempt: int) -> float:
 
 
 class Steps(Heard):
-    """A backoff that keeps the numbers of the attempts, and waits a moment so that something else may happen."""
+    """A backoff that collects the numbers of the attempts, and waits briefly so that other tasks can run."""
 
     def __call__(self, attempt: int) -> float:
         super().__call__(attempt)
@@ -53,7 +53,7 @@ class Steps(Heard):
 
 @asynccontextmanager
 async def client_of(server: Server, key: str = KEY, **options: Any) -> AsyncGenerator[AsyncClient, None]:
-    """A client of this server that does not wait before it tries again."""
+    """Connect a client that does not wait between attempts."""
     options.setdefault("backoff", at_once)
     options.setdefault("rejoin_backoff", at_once)
     async with connect_async(server.url, key, **options) as client:
@@ -61,7 +61,7 @@ async def client_of(server: Server, key: str = KEY, **options: Any) -> AsyncGene
 
 
 async def room_of(client: AsyncClient, topic: str = "room", **options: Any) -> tuple[AsyncChannel, Heard]:
-    """A joined channel, and the broadcasts that it hears."""
+    """Return a joined channel, and a list that collects its broadcasts."""
     room, heard = client.channel(topic, **options), Heard()
     room.on(broadcast(), heard)
     await room.subscribe()
@@ -69,7 +69,7 @@ async def room_of(client: AsyncClient, topic: str = "room", **options: Any) -> t
 
 
 async def lives_on(server: Misbehaver, room: AsyncChannel, heard: Heard, joins: int) -> None:
-    """After the fault: so many joins were sent, the channel is joined, and each event comes once."""
+    """Check that after a fault this many joins were sent, the channel is joined, and each event arrives once."""
     await server.got("phx_join", joins)
     await room.subscribe()
     before = len(heard)
@@ -81,7 +81,7 @@ async def lives_on(server: Misbehaver, room: AsyncChannel, heard: Heard, joins: 
 
 
 async def comes_to(client: AsyncClient, state: ConnectionState) -> None:
-    """Wait until the link is in this state."""
+    """Wait until the connection is in this state."""
     moves = client.listen()
     while client.state is not state:
         await anext(moves)
@@ -89,7 +89,7 @@ async def comes_to(client: AsyncClient, state: ConnectionState) -> None:
 
 
 def ours() -> set[str]:
-    """Names of the tasks and threads of clients."""
+    """Return the names of the tasks and threads of clients."""
     tasks = {task.get_name() for task in asyncio.all_tasks()}
     threads = {thread.name for thread in threading.enumerate() if "local-server" not in thread.name}
     return {name for name in tasks | threads if name.startswith("supawire")}

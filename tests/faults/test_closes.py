@@ -1,4 +1,4 @@
-"""Connections that end: every way to end one, and the ways to be dead without ending."""
+"""Connections that end in every way, and connections that are dead without ending."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 3000, 4000,
 
 @pytest.mark.parametrize("code", CODES)
 async def test_every_close_is_followed_by_a_reconnect(code: int | None):
-    """Whatever code the server closes with, the client comes back, joins, and events flow; once (R7)."""
+    """Whatever the close code, the client reconnects and joins, and each event arrives once."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         moves = Heard()
@@ -33,7 +33,7 @@ async def test_every_close_is_followed_by_a_reconnect(code: int | None):
 
 @pytest.mark.parametrize("how", ["reset", "end of stream", "end in the middle of a frame"])
 async def test_an_end_without_a_close_is_followed_by_a_reconnect(how: str):
-    """A connection that is cut (1006) is made anew, and half a frame is no event (R7)."""
+    """A dropped connection (1006) is opened again, and half a frame is not delivered."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         if how == "reset":
@@ -64,8 +64,8 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-async def test_a_peer_that_breaks_the_rules_of_websocket_is_left(fault: str):
-    """Bytes that are no WebSocket, or a frame beyond every size, end that socket and not the client (R7, R36, R40)."""
+async def test_a_protocol_violation_of_websocket_ends_the_socket(fault: str):
+    """Invalid bytes or a frame that is too large end the socket, but not the client."""
     async with Misbehaver() as server, client_of(server, heartbeat=0.2, timeout=0.5) as client:
         room, heard = await room_of(client)
         server.wire.write(BROKEN[fault])
@@ -77,8 +77,8 @@ async def test_a_peer_that_breaks_the_rules_of_websocket_is_left(fault: str):
         await lives_on(server, room, heard, joins=2)
 
 
-async def test_nothing_is_remembered_of_a_server_that_closes_at_once():
-    """Accept-then-close does not start the backoff anew: only a connection that proves itself does (R8)."""
+async def test_a_connection_that_closes_at_once_does_not_reset_the_backoff():
+    """Only a stable connection starts the backoff from the beginning."""
     steps = Steps()
 
     async def closes(wire: Wire) -> None:
@@ -86,7 +86,7 @@ async def test_nothing_is_remembered_of_a_server_that_closes_at_once():
         wire.close(1000)
 
     async def joins_then_closes(wire: Wire) -> None:
-        """An ok join alone proves nothing yet: it also takes some seconds up."""
+        """Accept a join and close: the connection counts as stable only after some seconds."""
         await wire.upgrade()
         await wire.accept_join()
         wire.close(1011)
@@ -101,8 +101,8 @@ async def test_nothing_is_remembered_of_a_server_that_closes_at_once():
         assert client.stats().connects == 8
 
 
-async def test_heartbeats_that_are_not_answered_end_the_connection():
-    """A peer that answers pings and sends data but no heartbeat reply is left, not waited for (R4)."""
+async def test_unanswered_heartbeats_end_the_connection():
+    """A peer that answers pings and sends data, but no heartbeat replies, is disconnected."""
 
     async def deaf(wire: Wire) -> None:
         await wire.upgrade()
@@ -127,8 +127,8 @@ async def test_heartbeats_that_are_not_answered_end_the_connection():
             await server.wires[0].receive()
 
 
-async def test_a_half_open_connection_is_found_out():
-    """A peer that is gone without a word, behind a connection that takes everything, is noticed by heartbeats (R4)."""
+async def test_a_half_open_connection_is_detected():
+    """A peer that vanished behind a connection that accepts everything is detected by heartbeats."""
 
     async def dies(wire: Wire) -> None:
         await wire.upgrade()
@@ -158,7 +158,7 @@ async def test_close_does_not_wait_for_a_peer_that_is_gone():
 
 
 async def test_a_heartbeat_of_the_old_connection_does_not_count_on_the_new_one():
-    """A heartbeat that was pending when the connection broke is not found missing on the next one (R5)."""
+    """A heartbeat that was pending when the connection dropped does not time out on the next one."""
 
     async def breaks_in_the_middle(wire: Wire) -> None:
         await wire.upgrade()
@@ -175,8 +175,8 @@ async def test_a_heartbeat_of_the_old_connection_does_not_count_on_the_new_one()
         assert len(server.wires) == 2
 
 
-async def test_what_was_lost_is_told_with_its_kinds():
-    """A connection that breaks opens a gap, which names the kinds of events that are listened to (R44)."""
+async def test_a_gap_has_the_kinds_of_lost_events():
+    """A dropped connection opens a gap with the kinds of events that have listeners."""
     async with Misbehaver() as server, client_of(server) as client:
         room, _ = await room_of(client)
         told = Heard()
@@ -187,8 +187,8 @@ async def test_what_was_lost_is_told_with_its_kinds():
         assert gap.reason == "connection_lost"
 
 
-async def test_everything_wanted_is_asked_for_again():
-    """After each broken connection the join asks for the same bindings, and presence is tracked again (R15, R45)."""
+async def test_a_rejoin_restores_bindings_and_presence():
+    """After each dropped connection the join has the same bindings, and presence is tracked again."""
     async with Misbehaver() as server, client_of(server) as client:
         room, rows = client.channel("room", presence_key="me"), Heard()
         for table in ("a", "b", "c"):
@@ -209,8 +209,8 @@ async def test_everything_wanted_is_asked_for_again():
         assert [row.table for row in rows] == ["b"] * 5
 
 
-async def test_a_stalled_connection_is_left_while_sends_fill_it_up():
-    """Sends that the network takes no more time out or say how they were lost; the client comes back (R31)."""
+async def test_a_stalled_connection_is_replaced():
+    """Sends that the network does not accept time out or report how they were lost; the client reconnects."""
 
     async def reads_nothing(wire: Wire) -> None:
         await wire.upgrade()
@@ -228,8 +228,8 @@ async def test_a_stalled_connection_is_left_while_sends_fill_it_up():
         await lives_on(server, room, heard, joins=2)
 
 
-async def test_reading_goes_on_in_the_order_of_the_wire():
-    """What came before the close frame is delivered though the close is there already (R7)."""
+async def test_frames_before_a_close_are_delivered():
+    """Frames that were sent before the close frame are delivered, although it has already arrived."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         for number in range(500):

@@ -1,4 +1,4 @@
-"""Many clients, many channels, and many turns."""
+"""Many clients, many channels, and many cycles."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 CROWD = 200
 
 
-async def test_two_hundred_clients_are_dropped_at_once():
-    """Two hundred clients cut at the same moment all come back and receive, and leave nothing in the end (R3, R9)."""
+async def test_two_hundred_clients_reconnect_after_a_drop():
+    """All reconnect and receive events, and leave no resources."""
     async with Misbehaver() as server, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client_of(server)) for _ in range(CROWD)]
         rooms = [await room_of(client) for client in clients]
@@ -37,8 +37,8 @@ async def test_two_hundred_clients_are_dropped_at_once():
 
 
 @pytest.mark.slow
-async def test_a_crowd_comes_back_spread_over_time():
-    """By the default backoff two hundred clients that were cut together come back over more than a second (R9)."""
+async def test_reconnects_of_many_clients_are_spread_over_time():
+    """With the default backoff two hundred dropped clients reconnect spread over more than a second."""
     async with Misbehaver() as server, AsyncExitStack() as stack:
         clients: list[AsyncClient] = [
             await stack.enter_async_context(connect_async(server.url, KEY, backoff=Backoff())) for _ in range(CROWD)
@@ -55,8 +55,8 @@ async def test_a_crowd_comes_back_spread_over_time():
         assert all(count > CROWD / 6 for count in thirds), thirds
 
 
-async def test_a_hundred_channels_rejoin_at_the_pace_that_was_set():
-    """After a drop no more joins go out at once than the limit allows, and all are joined in the end (R9, R35)."""
+async def test_rejoins_respect_the_rate_limit():
+    """After a drop at most as many joins as the limit allows are sent at once, and finally all are joined."""
     limits = Limits(channels=None, joins_per_second=100)
     async with Misbehaver() as server, client_of(server, limits=limits) as client:
         rooms = [client.channel(f"room:{number}") for number in range(130)]
@@ -69,8 +69,8 @@ async def test_a_hundred_channels_rejoin_at_the_pace_that_was_set():
         assert len(server.of("phx_join")) == 260
 
 
-async def test_a_thousand_turns_of_subscribe_and_unsubscribe_leave_nothing():
-    """A channel is joined and left two hundred times, others made and removed; all tables are flat (R20, R24)."""
+async def test_many_subscribes_and_unsubscribes_leave_nothing():
+    """Channels that are joined and left, or created and removed, leave no task and no table entry."""
     async with Misbehaver() as server, client_of(server, limits=Limits.off()) as client:
         room, heard = await room_of(client)
         await room.unsubscribe()
@@ -92,7 +92,7 @@ async def test_a_thousand_turns_of_subscribe_and_unsubscribe_leave_nothing():
 
 
 async def test_sends_without_ack_leave_nothing_behind():
-    """Five thousand sends cost no task, no timer and no table entry (R33)."""
+    """Five thousand sends leave no task, timer or table entry."""
     async with Misbehaver() as server, client_of(server, limits=Limits.off()) as client:
         room, _ = await room_of(client)
         tasks = len(asyncio.all_tasks())
@@ -106,8 +106,8 @@ async def test_sends_without_ack_leave_nothing_behind():
 
 
 @pytest.mark.parametrize("offline", ["queue", "wait"])
-async def test_sends_over_drops_arrive_once_and_in_order_or_say_that_they_did_not(offline: str):
-    """Over ten drops, what reported success arrived once, in order, and of the rest only what may have (R31, R32)."""
+async def test_sends_during_drops_arrive_once_and_in_order_or_fail(offline: str):
+    """Successful sends arrive once and in order; of the failed ones only those that may have been sent."""
     delivered: list[int] = []
     certain, maybe, errors = set[int](), set[int](), list[ConnectionLostError]()
     with LocalServer() as server:

@@ -1,4 +1,4 @@
-"""Frames that nobody should send: each is counted, none ends anything, and the next good one is delivered (R40)."""
+"""Invalid frames: each is counted, none ends the connection, and the next valid one is delivered."""
 
 import asyncio
 import struct
@@ -90,8 +90,8 @@ ODD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("fault", UNREADABLE)
-async def test_text_that_is_no_frame_is_counted_and_dropped(fault: str):
-    """Text that cannot be read raises nowhere, ends nothing and shows in the counter (R1, R40)."""
+async def test_invalid_text_frames_are_counted_and_dropped(fault: str):
+    """Text that cannot be decoded raises no error, ends nothing, and is counted."""
     errors = Heard()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
         room, heard = await room_of(client)
@@ -102,8 +102,8 @@ async def test_text_that_is_no_frame_is_counted_and_dropped(fault: str):
 
 
 @pytest.mark.parametrize("fault", UNREADABLE_BINARY)
-async def test_binary_that_is_no_frame_is_counted_and_dropped(fault: str):
-    """Binary frames that end too early or are of no kind raise nowhere and end nothing (R40)."""
+async def test_invalid_binary_frames_are_counted_and_dropped(fault: str):
+    """Truncated binary frames and those of an unknown kind raise no error and end nothing."""
     errors = Heard()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
         room, heard = await room_of(client)
@@ -114,8 +114,8 @@ async def test_binary_that_is_no_frame_is_counted_and_dropped(fault: str):
 
 
 @pytest.mark.parametrize("fault", ODD)
-async def test_frames_of_an_odd_shape_end_nothing(fault: str):
-    """A frame of a shape that no server has yet is read as far as it goes, with every kind of listener (R40)."""
+async def test_frames_of_unexpected_shape_end_nothing(fault: str):
+    """A frame of a shape that no server sends is processed as far as possible, with every kind of listener."""
     errors, events = Heard(), Heard()
     async with Misbehaver() as server, client_of(server, on_error=errors) as client:
         room = client.channel("room")
@@ -146,8 +146,8 @@ VALUES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("fault", VALUES)
-async def test_odd_values_are_delivered_or_raise_where_they_are_read(fault: str):
-    """A payload that Python cannot hold raises a typed error when it is read, and costs no other event (R40)."""
+async def test_unusual_values_are_delivered_or_raise_on_access(fault: str):
+    """A payload that Python cannot represent raises a typed error on access, and loses no other event."""
     text, expected = VALUES[fault]
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
@@ -166,8 +166,8 @@ async def test_odd_values_are_delivered_or_raise_where_they_are_read(fault: str)
         assert len(server.wires) == 1
 
 
-async def test_text_that_is_not_utf8():
-    """A text frame that is not UTF-8 is dropped, or ends the socket; the client lives on either way (R40)."""
+async def test_text_that_is_not_utf8_does_not_end_the_client():
+    """The frame is dropped or the socket ends; the client continues either way."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         server.wire.send(b'[null,null,"realtime:room","broadcast",{"event":"\xff\xfe","payload":1}]')
@@ -185,7 +185,7 @@ async def test_text_that_is_not_utf8():
 
 
 async def test_large_frames_arrive():
-    """Frames of 4.9 MB, the server's own limit, and of 15 MB are delivered whole, as text and as binary (R36)."""
+    """Frames of 4.9 MB, the server's limit, and of 15 MB are delivered completely, as text and as binary."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         for size in (4_900_000, 15_000_000):
@@ -202,7 +202,7 @@ def _binary(event: str, payload: bytes) -> bytes:
 
 
 async def test_a_frame_of_64_mb_ends_the_socket_not_the_client():
-    """A frame beyond what is taken is never read whole: the socket ends, and a new one is made (R36)."""
+    """A frame above the limit is not read completely: the socket ends, and a new one is opened."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
         moves = Heard()
@@ -213,8 +213,8 @@ async def test_a_frame_of_64_mb_ends_the_socket_not_the_client():
         await lives_on(server, room, heard, joins=2)
 
 
-async def test_the_local_servers_garbage():
-    """A dozen meaningless frames of the local server, in both versions, leave the client joined in the end (R40)."""
+async def test_garbage_of_the_local_server_ends_nothing():
+    """After a dozen invalid frames of the local server, in both versions, the client is joined."""
     for protocol in ("1.0.0", "2.0.0"):
         with LocalServer() as server:
             async with client_of(server, server.anon_key, protocol=protocol) as client:
@@ -227,8 +227,8 @@ async def test_the_local_servers_garbage():
                 assert client.stats().connects == 1
 
 
-async def test_a_storm_of_garbage_delays_no_event(caplog: pytest.LogCaptureFixture):
-    """Ten thousand bad frames between good ones lose none of the good ones, and cost one line of the log (R40, R48)."""
+async def test_much_garbage_loses_no_event(caplog: pytest.LogCaptureFixture):
+    """Ten thousand invalid frames between valid ones lose none of these, and cause one log message."""
     async with Misbehaver() as server, client_of(server) as client:
         _, heard = await room_of(client)
         for number in range(10_000):

@@ -1,4 +1,4 @@
-"""Connections that do not come about: at the first opening, and when a client comes back."""
+"""Connections that cannot be opened, at the first connect and at a reconnect."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 def refused(status: int, body: bytes = b"", *headers: str) -> Script:
-    """Say no to the upgrade."""
+    """Return a script that refuses the upgrade."""
 
     async def script(wire: Wire) -> None:
         await wire.refuse(status, body, *headers)
@@ -104,8 +104,8 @@ FINAL: dict[str, tuple[Script, int, str]] = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-async def test_an_opening_outlives_what_may_pass(fault: str):
-    """Whatever goes wrong with the first attempts, opening goes on until one succeeds (R7, R30)."""
+async def test_opening_is_retried_after_temporary_errors(fault: str):
+    """Whatever fails in the first attempts, opening continues until one succeeds."""
     script = PASSING[fault]
     async with Misbehaver(script, script, behave) as server, client_of(server) as client:
         room, heard = await room_of(client)
@@ -116,8 +116,8 @@ async def test_an_opening_outlives_what_may_pass(fault: str):
 
 
 @pytest.mark.parametrize("fault", PASSING)
-async def test_a_client_comes_back_through_what_may_pass(fault: str):
-    """A client that lost its connection gets a new one and is joined again, whatever goes wrong on the way (R3, R7)."""
+async def test_reconnecting_is_retried_after_temporary_errors(fault: str):
+    """A client that lost its connection is connected and joined again, whatever fails meanwhile."""
     script = PASSING[fault]
     errors = Heard()
     async with Misbehaver(behave, script, script, behave) as server, client_of(server, on_error=errors) as client:
@@ -130,8 +130,8 @@ async def test_a_client_comes_back_through_what_may_pass(fault: str):
 
 
 @pytest.mark.parametrize("fault", FINAL)
-async def test_an_opening_ends_at_once_with_a_refusal_for_good(fault: str):
-    """A refusal for good raises at the first attempt, with status and the server's words, and leaves nothing (R30)."""
+async def test_a_permanent_refusal_ends_the_opening(fault: str):
+    """It raises at the first attempt, with status and the server's text, and leaves no resources."""
     script, status, words = FINAL[fault]
     unheard = Heard()
     async with Misbehaver(script) as server:
@@ -146,8 +146,8 @@ async def test_an_opening_ends_at_once_with_a_refusal_for_good(fault: str):
 
 
 @pytest.mark.parametrize("fault", FINAL)
-async def test_a_refusal_for_good_ends_the_client(fault: str):
-    """When a client that was open is refused for good, everyone who waits gets the reason, once (R2, R30)."""
+async def test_a_permanent_refusal_ends_the_client(fault: str):
+    """When a connected client is permanently refused, every waiting caller receives the reason, once."""
     script, status, words = FINAL[fault]
     errors = Heard()
     async with Misbehaver(behave, script) as server, client_of(server, on_error=errors) as client:
@@ -170,8 +170,8 @@ async def test_a_refusal_for_good_ends_the_client(fault: str):
     assert ours() == set()
 
 
-async def test_nobody_listens():
-    """A refused TCP connection is tried again until `open_timeout` and then raised as ConnectError (R30)."""
+async def test_a_refused_tcp_connection_is_retried():
+    """It is retried until `open_timeout`, then raised as ConnectError."""
     steps = Steps()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: refused, and nobody else gets the port
@@ -184,8 +184,8 @@ async def test_nobody_listens():
     assert ours() == set()
 
 
-async def test_the_server_is_away_for_long():
-    """A server that is away for many attempts is found again when it is back, with every attempt counted (R3)."""
+async def test_a_long_outage_ends_with_a_reconnect():
+    """A server that is unavailable for many attempts is reached again, and every attempt is counted."""
     steps = Steps()
     async with Misbehaver() as server, client_of(server, backoff=steps) as client:
         room, heard = await room_of(client)
@@ -198,8 +198,8 @@ async def test_the_server_is_away_for_long():
         assert steps == list(range(len(steps)))
 
 
-async def test_attempts_used_up_reach_everyone():
-    """With `max_attempts` the end is ReconnectExhaustedError in every waiter, iterator and later call (R3)."""
+async def test_exhausted_attempts_end_every_waiter():
+    """With `max_attempts` every waiter, iterator and later call receives ReconnectExhaustedError."""
     errors = Heard()
     backoff = Backoff(initial=0, max_attempts=3)
     async with Misbehaver(behave, resets) as server, client_of(server, backoff=backoff, on_error=errors) as client:
@@ -219,8 +219,8 @@ async def test_attempts_used_up_reach_everyone():
         assert [type(error) for error in errors] == [ReconnectExhaustedError]
 
 
-async def test_the_upgrade_is_never_answered():
-    """An attempt that is never answered is given up after `timeout`, and the next one is made (R3)."""
+async def test_an_unanswered_upgrade_times_out():
+    """The attempt ends after `timeout`, and the next one starts."""
 
     async def silent(wire: Wire) -> None:
         await wire.request()
@@ -232,8 +232,8 @@ async def test_the_upgrade_is_never_answered():
             await server.wires[0].receive()
 
 
-async def test_a_body_that_never_ends_holds_nobody_up():
-    """A refusal whose body does not come is known by its status (R30)."""
+async def test_a_refusal_without_its_body_is_classified_by_its_status():
+    """A body that never ends does not delay the error."""
 
     async def slow(wire: Wire) -> None:
         await wire.request()
@@ -245,8 +245,8 @@ async def test_a_body_that_never_ends_holds_nobody_up():
         assert caught.value.status == 404
 
 
-async def test_an_expired_token_is_fetched_anew_once():
-    """A 401 with a provider fetches one fresh token and connects with it; a second 401 in a row is final (R30)."""
+async def test_an_expired_token_is_refreshed_once():
+    """A 401 with a provider fetches one new token and connects with it; a second 401 in a row is permanent."""
     tokens = iter(f"token-{number}" for number in range(9))
     no = refused(401, b'{"error":"Token has expired"}')
     async with Misbehaver(no, behave) as server, client_of(server, token=lambda: next(tokens)) as client:
@@ -259,7 +259,7 @@ async def test_an_expired_token_is_fetched_anew_once():
 
 
 async def test_close_ends_every_stage_of_an_attempt():
-    """`close` returns while an attempt hangs in TCP, in the upgrade and in the backoff, and leaves nothing (R10)."""
+    """`close` returns while an attempt hangs in TCP, in the upgrade or in the backoff, and leaves no resources."""
 
     async def silent(wire: Wire) -> None:
         await wire.request()
@@ -280,8 +280,8 @@ async def test_close_ends_every_stage_of_an_attempt():
                 await room.subscribe()
 
 
-async def test_retry_after_is_honoured():
-    """With Retry-After the next attempt waits as long as the server says, unless the user wants it now (R30)."""
+async def test_retry_after_is_respected():
+    """With Retry-After the next attempt waits as long as the server requests, unless the user reconnects."""
     later = refused(503, b"", "Retry-After: 3600")
     async with Misbehaver(behave, later, behave) as server, client_of(server, max_retry_after=7200) as client:
         server.wire.reset()
@@ -293,8 +293,8 @@ async def test_retry_after_is_honoured():
         await server.connected(3)
 
 
-async def test_a_refused_token_is_no_auth_error_of_the_provider():
-    """A provider that works is not blamed for the server's refusal: the error is the server's (R30)."""
+async def test_a_refused_token_is_an_error_of_the_server():
+    """When the provider works, the error is the server's, not an AuthError."""
     errors = Heard()
     async with Misbehaver(refused(401, b'{"error":"Failed to validate JWT signature"}')) as server:
         with pytest.raises(ConnectError):
@@ -302,8 +302,8 @@ async def test_a_refused_token_is_no_auth_error_of_the_provider():
     assert not [error for error in errors if isinstance(error, AuthError)]
 
 
-async def test_an_attempt_is_one_connection():
-    """A peer that drops the request is asked once per attempt: nothing below the backoff tries again (R8)."""
+async def test_an_attempt_opens_one_connection():
+    """When the peer drops the request, it is not repeated within the attempt."""
     steps = Steps()
     async with Misbehaver(hangs_up) as server:
         with pytest.raises(ReconnectExhaustedError):

@@ -1,4 +1,4 @@
-"""Joins that are refused, answered late, wrongly, twice or never; and what old joins still say."""
+"""Joins that are refused, or answered late, wrongly, twice or never; and late frames of old joins."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ _REFUSED = (ChannelState.RETRYING, ChannelState.FAILED)
 
 
 def reason_of(row: Known) -> str:
-    """A reason as the server would word it."""
+    """Return a reason with the text of the server."""
     text = f"{row.starts or 'some text'} of today"
     return text if row.code is None else f"{row.code}: {text}"
 
@@ -29,8 +29,8 @@ def named(row: Known) -> str:
 
 
 @pytest.mark.parametrize("refusal", ["UnknownErrorOnChannel: try later", "Unauthorized: you may not"])
-async def test_ten_refused_joins_of_a_hundred_cost_no_connection(refusal: str):
-    """With ten of a hundred joins refused, ninety are joined on the one connection, and the ten say why (R9, R29)."""
+async def test_refused_joins_do_not_end_the_connection(refusal: str):
+    """With ten of a hundred joins refused, ninety are joined on one connection, and ten have the reason."""
     options = {"rejoin_backoff": lambda attempt: 60.0, "limits": Limits(joins_per_second=1000)}
     with LocalServer() as server:
         for number in range(10):
@@ -55,7 +55,7 @@ async def test_ten_refused_joins_of_a_hundred_cost_no_connection(refusal: str):
 @pytest.mark.parametrize("token", [None, "a-token"], ids=["key", "token"])
 @pytest.mark.parametrize("row", JOIN_REASONS, ids=named)
 async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token: str | None):
-    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows (R29).
+    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows.
 
     Without a token the server judges the key in its place, and the hint says what is wrong with the key.
     """
@@ -79,13 +79,13 @@ async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token:
             assert room.state is ChannelState.FAILED
             await client.ping()
             assert len(server.of("phx_join")) == 1
-            await room.subscribe()  # and may be tried again by hand (R20)
+            await room.subscribe()  # and may be tried again by hand
         assert client.stats().connects == 1
 
 
 @pytest.mark.parametrize("row", [row for row in JOIN_REASONS if row.action is Action.REFRESH], ids=named)
-async def test_a_refused_token_is_fetched_anew(row: Known):
-    """A refusal of the token asks the provider, and the next join carries what it gives (R26)."""
+async def test_a_refused_token_is_refreshed(row: Known):
+    """When the token is refused, the provider is called, and the next join carries its result."""
     tokens = iter(f"token-{number}" for number in range(99))
     async with Misbehaver() as server, client_of(server, token=lambda: next(tokens)) as client:
 
@@ -102,8 +102,8 @@ async def test_a_refused_token_is_fetched_anew(row: Known):
 @pytest.mark.parametrize(
     "response", ['"payload_size_exceeded"', "null", "5", "[]", "{}", '{"reason":{"a":1}}', '{"reason":null}']
 )
-async def test_a_refusal_of_any_shape_is_a_refusal(response: str):
-    """An error reply whose response is odd is waited through like an unknown reason (R40)."""
+async def test_an_error_reply_of_any_shape_is_retried(response: str):
+    """An error reply with an unexpected response is treated like an unknown reason."""
     async with Misbehaver() as server, client_of(server) as client:
 
         def once(wire: Wire, frame: Frame) -> None:
@@ -116,8 +116,8 @@ async def test_a_refusal_of_any_shape_is_a_refusal(response: str):
         await lives_on(server, room, heard, joins=2)
 
 
-async def test_a_join_that_is_never_answered_is_left_and_sent_again():
-    """While the socket lives, an unanswered join is left by its own ref, then tried again on it (R13, R22)."""
+async def test_an_unanswered_join_is_left_and_sent_again():
+    """While other frames arrive, an unanswered join is left by its own ref and sent again on the same socket."""
     async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
         server.answers["phx_join"] = None
         room, heard = client.channel("room"), Heard()
@@ -134,8 +134,8 @@ async def test_a_join_that_is_never_answered_is_left_and_sent_again():
         assert heard == []
 
 
-async def test_a_join_on_a_socket_that_says_nothing_replaces_the_socket():
-    """When nothing at all came since the join was sent, the socket is dead and a new one is made (R4, R22)."""
+async def test_a_silent_socket_is_replaced_after_a_join():
+    """When no frame arrived since the join was sent, the socket is replaced."""
     async with Misbehaver() as server, client_of(server, timeout=0.1) as client:
         server.answers["phx_join"] = None
         joining = asyncio.create_task(client.channel("room").subscribe(timeout=None))
@@ -146,7 +146,7 @@ async def test_a_join_on_a_socket_that_says_nothing_replaces_the_socket():
 
 
 async def test_a_late_answer_to_an_old_join_changes_nothing():
-    """An ok or an error that comes for a join which was given up does not move the channel, and is counted (R12)."""
+    """A late ok or error for an abandoned join does not change the channel, and is counted."""
     async with Misbehaver() as server, client_of(server, timeout=0.1, heartbeat=0.05) as client:
         server.answers["phx_join"] = None
         room = client.channel("room")
@@ -173,8 +173,8 @@ async def test_a_late_answer_to_an_old_join_changes_nothing():
 
 
 @pytest.mark.parametrize("protocol", ["1.0.0", "2.0.0"])
-async def test_the_late_close_of_an_old_join_leaves_the_new_one(protocol: str):
-    """A topic that was left and joined again outlives the close of its former join, in both versions (R12)."""
+async def test_a_late_close_of_an_old_join_does_not_close_the_new_one(protocol: str):
+    """A topic that was left and joined again ignores the close of its former join, in both versions."""
     with LocalServer() as server:
         async with client_of(server, server.anon_key, protocol=protocol) as client:
             room, heard = await room_of(client)
@@ -187,8 +187,8 @@ async def test_the_late_close_of_an_old_join_leaves_the_new_one(protocol: str):
             assert client.stats().stale_frames >= 1
 
 
-async def test_replies_with_a_wrong_ref_answer_nothing():
-    """A reply to a ref that nobody sent is counted, and the join goes on waiting for its own (R12)."""
+async def test_replies_with_an_unknown_ref_are_ignored():
+    """A reply with an unknown ref is counted, and the join continues to wait."""
     async with Misbehaver() as server, client_of(server) as client:
 
         def wrongly(wire: Wire, frame: Frame) -> None:
@@ -205,8 +205,8 @@ async def test_replies_with_a_wrong_ref_answer_nothing():
 
 
 @pytest.mark.parametrize("second", ["ok", "error"])
-async def test_a_reply_counts_once(second: str):
-    """A second reply to the same join is counted and changes nothing (R12)."""
+async def test_a_second_reply_is_ignored(second: str):
+    """A second reply to the same join is counted and changes nothing."""
     async with Misbehaver() as server, client_of(server) as client:
 
         def twice(wire: Wire, frame: Frame) -> None:
@@ -219,8 +219,8 @@ async def test_a_reply_counts_once(second: str):
         assert client.stats().late_replies == 1
 
 
-async def test_a_subscribe_that_timed_out_can_be_tried_again():
-    """A timeout withdraws the wish; the same channel subscribes again with a definite result (R20, R23)."""
+async def test_a_subscribe_can_be_repeated_after_a_timeout():
+    """A timeout cancels the request; the channel can subscribe again with a definite result."""
     async with Misbehaver() as server, client_of(server) as client:
         server.answers["phx_join"] = None
         room, heard = client.channel("room"), Heard()
@@ -236,8 +236,8 @@ async def test_a_subscribe_that_timed_out_can_be_tried_again():
         assert room.state is ChannelState.JOINED and heard == []
 
 
-async def test_a_channel_that_crashes_comes_back():
-    """`phx_error` and an unexplained `phx_close` of the living join are followed by another join (R12, R22)."""
+async def test_a_crashed_channel_rejoins():
+    """`phx_error` and an unexplained `phx_close` of the active join are followed by another join."""
     steps = Steps()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
@@ -252,8 +252,8 @@ async def test_a_channel_that_crashes_comes_back():
             assert client.stats().connects == 1
 
 
-async def test_a_server_that_is_shutting_down_is_found_again():
-    """`Server requested disconnect` and 1012, with joins refused meanwhile, end in a joined channel (R7, R29)."""
+async def test_a_server_restart_ends_in_a_joined_channel():
+    """`Server requested disconnect` and 1012, with joins refused meanwhile, end in a joined channel."""
     steps = Steps()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, rejoin_backoff=steps) as client:
@@ -268,8 +268,8 @@ async def test_a_server_that_is_shutting_down_is_found_again():
             assert client.stats().reconnects == 1
 
 
-async def test_leaving_one_channel_leaves_that_one():
-    """A topic that is left while another is being joined ends alone, and its late frames reach nobody (R24)."""
+async def test_leaving_a_channel_does_not_affect_others():
+    """A topic is left while another is being joined, and its late frames are not delivered."""
     async with Misbehaver() as server, client_of(server) as client:
         one, heard_one = await room_of(client, "one")
         server.answers["phx_leave"] = None
@@ -283,8 +283,8 @@ async def test_leaving_one_channel_leaves_that_one():
         assert client.state is ConnectionState.OPEN
 
 
-async def test_a_denied_channel_may_be_given_another_token():
-    """A channel that was refused for good is joined when it gets a token that is accepted (R29)."""
+async def test_a_denied_channel_can_join_with_another_token():
+    """A permanently refused channel joins when it gets an accepted token."""
     async with Misbehaver() as server, client_of(server, rejoin_backoff=at_once) as client:
         server.answers["phx_join"] = lambda wire, frame: wire.deny(frame, "Unauthorized: not you")
         room = client.channel("room", private=True)

@@ -1,4 +1,4 @@
-"""Nothing is left of clients that were opened and closed."""
+"""Clients leave no resources when they are closed."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def server() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("kind", CYCLES)
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
 async def test_cycles_of_every_kind_leave_nothing(kind: str, count: int, server: tuple[str, str]):
-    """Opening and closing over and over leaves tasks, threads and descriptors as they were, and objects flat (R10)."""
+    """Repeated opening and closing leaves tasks, threads and descriptors unchanged, and the number of objects flat."""
     logging.disable(logging.CRITICAL)  # or what is kept of the log would be counted
     try:
         left = await measure(kind, count, *server)

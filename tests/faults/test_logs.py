@@ -1,4 +1,4 @@
-"""What a client says about itself, in the log, in errors and in numbers."""
+"""Log messages, errors and statistics of a client."""
 
 import asyncio
 import gc
@@ -34,7 +34,7 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Everything:
-    """All that was said: log lines with their tracebacks, errors with theirs, representations."""
+    """Collects all log messages with tracebacks, errors with theirs, and representations."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
@@ -42,7 +42,7 @@ class Everything:
         self._said: list[str] = []
 
     def error(self, error: BaseException) -> None:
-        """An error as a program would print it, with the locals of every frame as crash reporters send them."""
+        """Record an error as a program would print it, with the local variables that crash reporters send."""
         trace = traceback.TracebackException.from_exception(error, capture_locals=True)
         self._said += [*trace.format(), repr(error), repr(vars(error))]
 
@@ -51,24 +51,24 @@ class Everything:
         self._said.append(f"{direction} {data!r}")
 
     def thing(self, *things: object) -> None:
-        """Objects that users hold and print."""
+        """Record objects that users hold and print."""
         self._said += [repr(thing) for thing in things] + [str(thing) for thing in things]
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Return everything recorded."""
         lines = [f"{line.getMessage()} {line.args!r} {line.exc_text or ''}" for line in self._caplog.records]
         return "\n".join([*self._said, *lines, self._caplog.text])
 
 
 def shows(text: str, *secrets: str) -> list[str]:
-    """Where any of these stands in the text, in any form that it has on the wire."""
+    """Return where any of these occurs in the text, in any form that is sent."""
     forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote(secret))}
     return [text[max(0, at - 300) : at + 20] for form in forms if (at := text.find(form)) >= 0]
 
 
 async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest.LogCaptureFixture):
-    """Connect, join, refresh, expiry, refusals, reconnects, HTTP, errors at DEBUG: no key or token anywhere (R48)."""
+    """At DEBUG no step from connect to the last error shows a key or token."""
     said = Everything(caplog)
     asyncio.get_running_loop().set_debug(True)
     with LocalServer() as server:
@@ -112,7 +112,7 @@ async def test_a_whole_session_at_debug_shows_no_key_and_no_token(caplog: pytest
 
 
 async def comes_back(server: LocalServer, room: Any, heard: Heard, moves: Heard) -> None:
-    """Lost, joined again, and events flow."""
+    """Check that the connection was lost, the channel joined again, and events arrive."""
     await moves.until(lambda all_: any(move.state is not ChannelState.JOINED for move in all_))
     await room.subscribe()
     before = len(heard)
@@ -122,7 +122,7 @@ async def comes_back(server: LocalServer, room: Any, heard: Heard, moves: Heard)
 
 
 async def failed(said: Everything, call: Any) -> None:
-    """A call that fails, with its error."""
+    """Expect a call to fail, and record its error."""
     with pytest.raises(RealtimeError) as caught:
         await call
     said.error(caught.value)
@@ -163,7 +163,7 @@ async def _reset(wire: Wire) -> None:
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a_refused_connection_shows_no_key_and_no_token(refusal: str, caplog: pytest.LogCaptureFixture):
-    """Whatever the other end answers, even our own request: errors and log show neither key nor token (R30, R48)."""
+    """Even if the peer answers with our own request, errors and log show neither key nor token."""
     said = Everything(caplog)
     asyncio.get_running_loop().set_debug(True)
     async with Misbehaver(REFUSALS[refusal]) as server:
@@ -179,8 +179,8 @@ async def test_a_refused_connection_shows_no_key_and_no_token(refusal: str, capl
         assert server.wires and quote(KEY, safe="") in server.wires[0].head
 
 
-async def test_a_session_is_silent_below_warning(caplog: pytest.LogCaptureFixture):
-    """Opening, joining, sending, receiving, leaving and closing log nothing at INFO or above (R48)."""
+async def test_a_session_without_errors_logs_nothing(caplog: pytest.LogCaptureFixture):
+    """Opening, joining, sending, receiving, leaving and closing log nothing at INFO or above."""
     caplog.set_level(logging.DEBUG)
     with LocalServer() as server:
         async with client_of(server, server.anon_key, heartbeat=0.05) as client:
@@ -198,7 +198,7 @@ async def test_a_session_is_silent_below_warning(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("listens", [True, False], ids=["gaps are heard", "gaps are not heard"])
 async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, caplog: pytest.LogCaptureFixture):
-    """Each loss is one WARNING, through however many attempts, and one INFO when back; unheard gaps warn once (R48)."""
+    """Each loss logs one WARNING, whatever the number of attempts, and one INFO when reconnected."""
     caplog.set_level(logging.DEBUG)
 
     async def refuses(wire: Wire) -> None:
@@ -222,8 +222,8 @@ async def test_a_lost_connection_is_one_warning_and_one_info(listens: bool, capl
     assert lines == expected
 
 
-async def test_the_log_tells_joined_from_ready(caplog: pytest.LogCaptureFixture):
-    """A channel that stays joined while changes do not flow is said to be not ready, and ready again (R18)."""
+async def test_the_log_reports_readiness(caplog: pytest.LogCaptureFixture):
+    """A joined channel whose changes do not flow is logged as not ready, and then as ready again."""
     caplog.set_level(logging.DEBUG, "supawire")
     async with LocalServer() as server, client_of(server, server.anon_key) as client:
         room, moves = client.channel("room"), Heard()
@@ -240,8 +240,8 @@ async def test_the_log_tells_joined_from_ready(caplog: pytest.LogCaptureFixture)
     assert said.count("channel room is joined, ready (was joined)") == 2
 
 
-async def test_each_concern_has_its_logger(caplog: pytest.LogCaptureFixture):
-    """Loggers are named after concerns under `supawire`, or under the logger that was given (R48)."""
+async def test_each_subject_has_its_logger(caplog: pytest.LogCaptureFixture):
+    """Loggers are named by subject under `supawire`, or under the given logger."""
     caplog.set_level(logging.DEBUG)
     async with Misbehaver() as server, client_of(server, logger=logging.getLogger("app.realtime")) as client:
         room, _ = await room_of(client)
@@ -255,8 +255,8 @@ async def test_each_concern_has_its_logger(caplog: pytest.LogCaptureFixture):
     assert all("payload" not in line.getMessage() for line in caplog.records)
 
 
-async def test_stats_count_what_happened():
-    """Each field of `stats()` says what it is named after, through joins, drops, garbage and waits (R12, R39, R40)."""
+async def test_stats_count_events():
+    """Each field of `stats()` has the documented meaning, through joins, drops, garbage and waits."""
     async with Misbehaver() as server, client_of(server, offline="queue", heartbeat=50) as client:
         fresh = client.stats()
         assert (fresh.state, fresh.connects, fresh.reconnects, fresh.joins) == (ConnectionState.OPEN, 1, 0, 0)
@@ -297,8 +297,8 @@ async def test_stats_count_what_happened():
     assert client.stats().state is ConnectionState.CLOSED
 
 
-async def test_an_error_that_is_raised_again_and_again_does_not_grow():
-    """The reason why a client ended has a traceback of its own in each caller, however often it is raised (R2)."""
+async def test_a_repeated_error_does_not_grow():
+    """The reason why a client ended has a new traceback in each caller, however often it is raised."""
 
     async def forbids(wire: Wire) -> None:
         await wire.refuse(403)

@@ -1,4 +1,4 @@
-"""How a process ends that has clients open: by itself, by exit, by an exception, and by Ctrl-C in every state."""
+"""The end of a process with open clients: normally, by exit, by an exception, and by Ctrl-C in every state."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ async def refuses(wire: Wire) -> None:
 
 
 async def deaf_at_the_end(wire: Wire) -> None:
-    """Answers no close frame."""
+    """Do not answer close frames."""
     await wire.upgrade()
 
 
@@ -57,7 +57,7 @@ STATES: dict[str, Script] = {
     "state", [state if state == "iterating" else pytest.param(state, marks=pytest.mark.slow) for state in STATES]
 )
 async def test_ctrl_c_ends_the_program_in_every_state(state: str):
-    """Ctrl-C ends the process with KeyboardInterrupt and nothing else to say, whatever is going on (R10, R46)."""
+    """Ctrl-C ends the process with KeyboardInterrupt and no other output, whatever is in progress."""
     async with Misbehaver(STATES[state]) as server:
 
         def answer(wire: Wire, frame: Any) -> None:
@@ -91,7 +91,7 @@ _ENDINGS = [
 
 @pytest.mark.parametrize(("ending", "code"), _ENDINGS)
 async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
-    """A forgotten client neither holds the process up nor says anything at its end (R10, R46)."""
+    """An unclosed client neither delays the end of the process nor prints anything."""
     async with Misbehaver() as server:
         program = await run(ending, server.url)
         _, said = await program.communicate()
@@ -100,8 +100,8 @@ async def test_a_program_may_end_with_its_client_open(ending: str, code: int):
         assert text == "" if ending != "raising" else text.count("Traceback") == 1 and "KeyError: 'mine'" in text, text
 
 
-def test_one_process_may_have_one_loop_after_another():
-    """Clients of one event loop after another work each in theirs, and none keeps anything of the one before (R46)."""
+def test_event_loops_may_follow_each_other():
+    """Clients of consecutive event loops work each in theirs, and keep nothing of the previous one."""
     heard: list[Any] = []
 
     async def once(server: LocalServer) -> None:
@@ -120,8 +120,8 @@ def test_one_process_may_have_one_loop_after_another():
     assert len(heard) == 3
 
 
-async def test_two_loops_at_once_each_with_their_clients():
-    """A client in another thread's loop works beside ours, and each refuses to be called from the other's (R46)."""
+async def test_two_event_loops_may_have_clients():
+    """A client in another thread's loop works, and each refuses calls from the other loop."""
     async with Misbehaver() as server, client_of(server) as client:
         room, heard = await room_of(client)
 

@@ -1,4 +1,4 @@
-"""Tokens that run out, and providers that raise, hang, are late, or give the same dead token again."""
+"""Tokens that expire, and providers that raise, hang, are late, or return the same expired token."""
 
 import asyncio
 import threading
@@ -15,8 +15,8 @@ from tests.faults.steps import Heard, Steps, client_of, comes_to, lives_on, ours
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_expired_token_is_renewed_without_a_word_of_the_user():
-    """When tokens run out on the server, every channel fetches a fresh one, joins again, and receives (R26)."""
+async def test_an_expired_token_is_refreshed_automatically():
+    """When tokens expire on the server, every channel fetches a new one, joins again, and receives events."""
     errors, asked = Heard(), Heard()
     with LocalServer() as server:
 
@@ -38,8 +38,8 @@ async def test_an_expired_token_is_renewed_without_a_word_of_the_user():
             assert errors == [] and client.stats().connects == 1
 
 
-async def test_a_dead_token_is_tried_ever_more_rarely_and_told():
-    """A provider stuck on a token that the server refuses is reported as AuthError, and asked in a backoff (R26)."""
+async def test_an_expired_token_of_the_provider_is_reported():
+    """A provider that returns a refused token is reported as AuthError, and called with a backoff."""
     errors, steps = Heard(), Steps()
     async with Misbehaver() as server:
         server.answers["phx_join"] = lambda wire, frame: wire.deny(
@@ -56,7 +56,7 @@ async def test_a_dead_token_is_tried_ever_more_rarely_and_told():
 
 
 async def test_without_a_provider_an_expired_token_ends_the_channel():
-    """A token that was given as a string and ran out ends its channel with the reason; a new one revives it (R26)."""
+    """An expired token that was given as a string ends its channel with the reason; a new one rejoins it."""
     errors = Heard()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, token=server.token(), on_error=errors) as client:
@@ -72,8 +72,8 @@ async def test_without_a_provider_an_expired_token_ends_the_channel():
             assert client.state is ConnectionState.OPEN
 
 
-async def test_a_provider_that_raises_keeps_the_token_that_is_there():
-    """When the provider raises later on, it is told once per try, and joins go out with the token they had (R27)."""
+async def test_a_failing_provider_keeps_the_current_token():
+    """Each failure is reported once, and joins carry the current token."""
     errors, calls = Heard(), Heard()
 
     def provider() -> str:
@@ -92,8 +92,8 @@ async def test_a_provider_that_raises_keeps_the_token_that_is_there():
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-async def test_a_provider_that_hangs_holds_nothing_up_for_ever(kind: str):
-    """A provider that does not answer in `timeout` is reported and gone on without, and ends with the client (R27)."""
+async def test_a_hanging_provider_times_out(kind: str):
+    """A provider that does not answer within `timeout` is reported, and is cancelled with the client."""
     errors, calls, block = Heard(), Heard(), threading.Event()
 
     async def waits() -> str:
@@ -118,8 +118,8 @@ async def test_a_provider_that_hangs_holds_nothing_up_for_ever(kind: str):
     block.set()
 
 
-async def test_a_late_answer_of_the_provider_overwrites_nothing():
-    """An answer that comes after a newer token is there is dropped (R27)."""
+async def test_a_late_answer_of_the_provider_is_dropped():
+    """An answer after a newer token was set is ignored."""
     asked, late = Heard(), asyncio.get_running_loop().create_future()
 
     async def provider() -> str:
@@ -138,8 +138,8 @@ async def test_a_late_answer_of_the_provider_overwrites_nothing():
 
 
 @pytest.mark.parametrize("answer", [5, b"bytes", "", "with space", "line\nbreak", object()])
-async def test_a_provider_that_gives_no_token_is_told(answer: Any):
-    """What cannot be a token is reported like a provider that raised, and never sent (R27)."""
+async def test_an_invalid_answer_of_the_provider_is_reported(answer: Any):
+    """A value that cannot be a token is reported like a failing provider, and never sent."""
     errors, calls = Heard(), Heard()
 
     def provider() -> Any:
@@ -154,8 +154,8 @@ async def test_a_provider_that_gives_no_token_is_told(answer: Any):
         assert errors and all(isinstance(error, AuthError) for error in errors)
 
 
-async def test_signing_out_is_final_for_the_next_join():
-    """After `set_auth(None)` joins go out with the key alone, through reconnects too (R27)."""
+async def test_signing_out_removes_the_token():
+    """After `set_auth(None)` joins carry the key only, also after reconnects."""
     async with Misbehaver() as server, client_of(server, token="a-users-token") as client:
         room, heard = await room_of(client)
         await client.set_auth(None)
@@ -165,8 +165,8 @@ async def test_signing_out_is_final_for_the_next_join():
         assert first == "a-users-token" and second != first
 
 
-async def test_a_refresh_is_told_once_to_each_channel():
-    """A new token is one `access_token` push per joined channel, and none when it did not change (R25, R28)."""
+async def test_a_refresh_is_sent_once_to_each_channel():
+    """A new token causes one `access_token` push per joined channel, and an unchanged one none."""
     async with Misbehaver() as server, client_of(server, token="one") as client:
         for number in range(3):
             await room_of(client, f"room:{number}")
@@ -178,8 +178,8 @@ async def test_a_refresh_is_told_once_to_each_channel():
         assert {frame.payload["access_token"] for frame in pushes} == {"two"}
 
 
-async def test_a_refused_refresh_of_one_channel_leaves_the_others():
-    """A channel whose new token is refused ends alone, with the server's words; the others go on (R26, R29)."""
+async def test_a_refused_refresh_ends_only_its_channel():
+    """A channel whose new token is refused ends with the server's text; the others continue."""
     errors = Heard()
     with LocalServer() as server:
         async with client_of(server, server.anon_key, token=server.token(), on_error=errors) as client:
@@ -193,8 +193,8 @@ async def test_a_refused_refresh_of_one_channel_leaves_the_others():
             await heard.until(1)
 
 
-async def test_tokens_are_fetched_before_a_reconnect_not_after():
-    """Coming back, the client asks the provider before it connects, and the join carries what it said (R6, R25)."""
+async def test_tokens_are_fetched_before_a_reconnect():
+    """The client calls the provider before it connects, and the join carries the result."""
     asked = Heard()
 
     def provider() -> str:

@@ -1,4 +1,4 @@
-"""A local server, our client and an official one, in every pair of wire versions."""
+"""A local server, our client and an official one, in every combination of wire versions."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -17,7 +17,7 @@ OURS: Final = ("1.0.0", "2.0.0")
 
 
 class Pair(NamedTuple):
-    """Our client and an official one on one server, and what its owner does there."""
+    """Our client and an official one on one server, and the actions of its owner."""
 
     server: LocalServer
     owner: Owner
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
     @property
     def bytes_pass(self) -> bool:
-        """Whether both speak the version that has binary messages."""
+        """Return whether both use the version that has binary messages."""
         return self.our_version == self.peer_version == "2.0.0"
 
 
@@ -59,7 +59,7 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture(params=["memory", "postgres"])
 def owner(request: pytest.FixtureRequest) -> Owner:
-    """A server of each level in the hands of its owner, with all rights for who is signed in."""
+    """A server with each backend, with all permissions for signed-in users."""
     if request.param == "memory":
         return MemoryOwner(request.getfixturevalue("server"))
     pytest.importorskip("psycopg", reason="not run: it needs the extra postgres")
@@ -72,7 +72,7 @@ def our_version(request: pytest.FixtureRequest) -> Any:
 
 
 class Official(NamedTuple):
-    """An official library and the wire version it is to speak."""
+    """An official library and the wire version it uses."""
 
     process: Process
     language: str
@@ -81,7 +81,7 @@ class Official(NamedTuple):
 
 @pytest.fixture(params=OFFICIAL)
 def official(request: pytest.FixtureRequest) -> Official:
-    """Each official library in each version that it speaks."""
+    """Each official library in each version that it supports."""
     language, _, vsn = request.param.partition(" ")
     return Official(request.getfixturevalue(f"official_{language}"), language, vsn)
 

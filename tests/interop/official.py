@@ -1,4 +1,4 @@
-"""The official clients as processes of their own, spoken to in lines of JSON; `peers/` holds their side."""
+"""The official clients in separate processes, controlled by lines of JSON; `peers/` has their programs."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ PATIENCE: Final = 15.0
 
 
 class Process:
-    """One official client library in a process; it may hold many clients."""
+    """One official client library in a process; it may have many clients."""
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
@@ -38,7 +38,7 @@ class Process:
                 self._clients[said["client"]].events.put(said)
 
     def client(self) -> "Peer":
-        """Another client, not open yet."""
+        """Create another client, which is not connected yet."""
         number = next(self._numbers)
         self._clients[number] = Peer(self, number)
         return self._clients[number]
@@ -82,7 +82,7 @@ class Peer:
         return await asyncio.to_thread(self._process.ask, name, client=self._number, **arguments)
 
     async def open(self, url: str, key: str, vsn: str) -> None:
-        """Connect, or at least be ready to with the first channel."""
+        """Connect, or prepare to connect with the first channel."""
         await self.ask("open", url=f"{url}/realtime/v1".replace("http", "ws", 1), key=key, vsn=vsn)
 
     async def join(
@@ -96,7 +96,7 @@ class Peer:
         changes: tuple[dict[str, Any], ...] = (),
         replay: dict[str, int] | None = None,
     ) -> str:
-        """Subscribe to a channel: the status, `SUBSCRIBED` when all is well. `presence` is the key."""
+        """Subscribe to a channel and return the status, `SUBSCRIBED` on success. `presence` is the key."""
         broadcast: dict[str, Any] = {"self": echo, "ack": ack}
         if replay is not None:
             broadcast["replay"] = replay
@@ -110,7 +110,7 @@ class Peer:
         return status
 
     async def next(self, on: str, suits: Callable[[dict[str, Any]], bool] = lambda event: True) -> dict[str, Any]:
-        """The next event of this kind that suits; others are kept for later."""
+        """Return the next event of this kind that matches; others are kept for later."""
         for place, event in enumerate(self._kept):
             if event["on"] == on and suits(event):
                 return self._kept.pop(place)
@@ -121,7 +121,7 @@ class Peer:
             self._kept.append(event)
 
     def forget(self) -> None:
-        """Only what happens from now on is of interest."""
+        """Discard the events so far."""
         self._kept.clear()
         while not self.events.empty():
             self.events.get_nowait()
@@ -133,6 +133,6 @@ class Peer:
             raise AssertionError(f"no {on} came; there were {self._kept}") from None
 
     async def message(self) -> Any:
-        """Event and payload of the next broadcast."""
+        """Return event and payload of the next broadcast."""
         event = await self.next("broadcast")
         return event["event"], event["payload"]

@@ -1,4 +1,4 @@
-"""What the owner of a local server does at each level, so that one test tells the same story at both."""
+"""Actions of the owner of a local server with and without PostgreSQL, so that one test runs with both."""
 
 import json
 from typing import Any, Protocol
@@ -7,34 +7,34 @@ from supawire.server import LocalServer
 
 
 class Owner(Protocol):
-    """Changes rows, sends messages from the database, and decides about private channels."""
+    """Changes rows, sends messages from the database, and authorizes private channels."""
 
     @property
     def server(self) -> LocalServer: ...
     def orders(self) -> None:
-        """Have the tables `orders` and `customers`, and tell clients of their changes."""
+        """Create the tables `orders` and `customers`, and publish their changes."""
         ...
 
     def insert(self, table: str, row: dict[str, Any]) -> None: ...
     def update(self, row: dict[str, Any]) -> None:
-        """An order is this row now."""
+        """Update an order."""
         ...
 
     def delete(self, key: int) -> None:
-        """An order is gone."""
+        """Delete an order."""
         ...
 
     def send(self, topic: str, event: str, payload: dict[str, Any]) -> str:
-        """Store a private message and deliver it; its id."""
+        """Store a private message and deliver it; return its id."""
         ...
 
     def let_into(self, topic: str) -> None:
-        """From now on who is signed in may enter this private topic and no other."""
+        """Let signed-in users join this private topic and no other."""
         ...
 
 
 class MemoryOwner:
-    """Says what happens."""
+    """Uses the methods of a server without a database."""
 
     def __init__(self, server: LocalServer) -> None:
         self.server = server

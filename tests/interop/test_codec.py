@@ -1,4 +1,4 @@
-"""Our codec and that of the official JavaScript client write the same frames, and read each other's."""
+"""Our codec and the one of the official JavaScript client encode the same frames, and decode each other's."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ pushes = st.fixed_dictionaries({"join_ref": refs, "ref": refs, "topic": names, "
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(pushes, payloads | raw), min_size=1, max_size=20))
-def test_both_write_the_same_broadcasts(official_javascript: Process, sends: list[tuple[dict[str, str], Any]]):
+def test_broadcasts_are_encoded_alike(official_javascript: Process, sends: list[tuple[dict[str, str], Any]]):
     """A broadcast of 2.0.0 has the same header and payload in their frame and in ours, JSON or bytes."""
     theirs = official_javascript.ask(
         "encode",
@@ -56,8 +56,10 @@ def test_both_write_the_same_broadcasts(official_javascript: Process, sends: lis
 
 @settings(max_examples=20)
 @given(st.lists(st.tuples(pushes, payloads), min_size=1, max_size=20))
-def test_they_read_our_text_frames(official_javascript: Process, sends: list[tuple[dict[str, str], Any]]):
-    """What we write as text has for them the refs, the topic, the event and the payload that we meant."""
+def test_our_text_frames_are_decoded_by_the_official_client(
+    official_javascript: Process, sends: list[tuple[dict[str, str], Any]]
+):
+    """It decodes refs, topic, event and payload as we encoded them."""
     ours = [V2.encode(**push, payload={"payload": body}).decode() for push, body in sends]
     theirs = official_javascript.ask("decode", frames=ours)
     assert theirs == [{**push, "payload": {"payload": body}} for push, body in sends]
@@ -69,8 +71,8 @@ def test_they_read_our_text_frames(official_javascript: Process, sends: list[tup
         st.tuples(names, names, payloads | st.binary(max_size=300), st.none() | st.uuids()), min_size=1, max_size=20
     )
 )
-def test_both_read_the_same_in_a_broadcast(official_javascript: Process, sends: list[tuple[str, str, Any, Any]]):
-    """A frame of kind 4 is the same event, payload and metadata for them and for us."""
+def test_broadcasts_are_decoded_alike(official_javascript: Process, sends: list[tuple[str, str, Any, Any]]):
+    """A frame of kind 4 has the same event, payload and metadata for both."""
     written = [kind_4(*send) for send in sends]
     theirs = official_javascript.ask("decode", frames=[{"hex": data.hex()} for data in written])
     for data, message in zip(written, theirs, strict=True):

@@ -1,4 +1,4 @@
-"""Our client and the official ones understand each other, both ways, through the local server."""
+"""Messages between our client and the official ones, in both directions, through the local server."""
 
 from asyncio import timeout
 from typing import Any, Final
@@ -35,7 +35,7 @@ BYTES: Final = bytes(range(256))
 
 
 async def take(stream: AsyncStream[Any], kind: type | tuple[type, ...] = object) -> Any:
-    """The next event, or the next one of these kinds."""
+    """Return the next event, or the next one of these kinds."""
     async with timeout(PATIENCE):
         async for event in stream:
             if isinstance(event, kind):
@@ -48,7 +48,7 @@ def people(state: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 async def test_broadcasts_go_both_ways(pair: Pair):
-    """JSON payloads of every shape that the official clients allow arrive unchanged, and acks are understood."""
+    """All JSON payloads that the official clients support arrive unchanged, and acks are understood."""
     room = pair.ours.channel("room:lobby", ack=True)
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -62,7 +62,7 @@ async def test_broadcasts_go_both_ways(pair: Pair):
 
 
 async def test_names_with_many_bytes_go_both_ways(pair: Pair):
-    """Topics and events are counted in bytes of UTF-8 by everybody."""
+    """Topics and events are measured in bytes of UTF-8 on both sides."""
     topic, event = "räume/☃/😀", "é" * 120
     room = pair.ours.channel(topic)
     heard = room.listen(broadcast(event))
@@ -75,7 +75,7 @@ async def test_names_with_many_bytes_go_both_ways(pair: Pair):
 
 
 async def test_bytes_go_both_ways_in_version_2(pair: Pair):
-    """Bytes arrive as they are between clients of 2.0.0; for 1.0.0 they are no message, and do no harm."""
+    """Bytes arrive unchanged between clients of 2.0.0; clients of 1.0.0 receive nothing and continue."""
     room = pair.ours.channel("bytes")
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -96,8 +96,8 @@ async def test_bytes_go_both_ways_in_version_2(pair: Pair):
     assert (await take(heard)).payload == {"n": 2}
 
 
-async def test_who_wants_its_own_broadcasts_gets_them(pair: Pair):
-    """`echo` of ours and `self` of theirs mean the same: with it a sender hears itself, without it only others do."""
+async def test_own_broadcasts_are_received_on_request(pair: Pair):
+    """`echo` of ours and `self` of theirs mean the same: with it a sender receives its own broadcasts."""
     room = pair.ours.channel("echo", echo=True)
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -111,8 +111,8 @@ async def test_who_wants_its_own_broadcasts_gets_them(pair: Pair):
     assert (await pair.peer.message())[0] == "last"
 
 
-async def test_presence_is_seen_by_both(pair: Pair):
-    """Each sees the other come, change and go, and both agree on who is here."""
+async def test_presence_is_received_by_both(pair: Pair):
+    """Each receives joins, changes and leaves of the other, and both have the same state."""
     room = pair.ours.channel("presence", presence_key="ours")
     seen = room.listen(presence())
     await room.subscribe()
@@ -144,8 +144,8 @@ async def test_presence_is_seen_by_both(pair: Pair):
     assert people(room.presence_state()) == {}
 
 
-async def test_whoever_leaves_is_gone_for_the_other(pair: Pair):
-    """Leaving a channel, on either side, takes the presence along."""
+async def test_leaving_a_channel_removes_the_presence(pair: Pair):
+    """Leaving a channel on either side removes its presence on the other."""
     room = pair.ours.channel("theirs-leaves")
     seen = room.listen(presence())
     await room.subscribe()
@@ -165,7 +165,7 @@ async def test_whoever_leaves_is_gone_for_the_other(pair: Pair):
 
 
 async def test_changes_reach_both(pair: Pair):
-    """Inserts, updates and deletes come to the bindings that want them, on both sides, with the same rows."""
+    """Inserts, updates and deletes arrive at the matching bindings of both sides, with the same rows."""
     pair.owner.orders()
     room = pair.ours.channel("db")
     everything, paid = room.listen(changes("orders")), room.listen(changes("orders", filter="status=eq.paid"))
@@ -196,7 +196,7 @@ async def test_changes_reach_both(pair: Pair):
 
 
 async def test_stored_messages_reach_both(pair: Pair):
-    """What the database sends arrives on a private channel with the same id on both sides."""
+    """A message sent by the database arrives on a private channel with the same id on both sides."""
     room = pair.ours.channel("stored", private=True)
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -209,7 +209,7 @@ async def test_stored_messages_reach_both(pair: Pair):
 
 
 async def test_stored_messages_are_replayed_to_both(pair: Pair):
-    """A join with replay brings what was stored before, marked as replayed, on both sides."""
+    """A join with replay receives the stored messages, marked as replayed, on both sides."""
     number = pair.owner.send("history", "note", {"n": 1})
     room = pair.ours.channel("history", private=True, replay_since=0, replay_limit=5)
     heard = room.listen(broadcast())
@@ -220,8 +220,8 @@ async def test_stored_messages_are_replayed_to_both(pair: Pair):
     assert (await pair.peer.next("broadcast"))["meta"] == {"id": number, "replayed": True}
 
 
-async def test_private_rooms_are_closed_to_both(pair: Pair):
-    """A policy keeps both out of a private channel, and lets both into another; the public room is a third one."""
+async def test_policies_apply_to_both(pair: Pair):
+    """A policy denies both a private channel, and allows another; the public channel is separate."""
     pair.owner.let_into("open")
     with pytest.raises(JoinDeniedError, match="Unauthorized"):
         await pair.ours.channel("closed", private=True).subscribe()
@@ -235,8 +235,8 @@ async def test_private_rooms_are_closed_to_both(pair: Pair):
     assert (await take(heard)).event == "private"
 
 
-async def test_a_newer_token_is_taken_from_both(pair: Pair):
-    """After a token refresh on either side the channels go on."""
+async def test_a_token_refresh_works_for_both(pair: Pair):
+    """After a token refresh on either side the channels continue."""
     room = pair.ours.channel("token", private=True)
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -251,8 +251,8 @@ async def test_a_newer_token_is_taken_from_both(pair: Pair):
     assert len({frame.connection for frame in told}) == 2
 
 
-async def test_what_they_send_over_http_arrives(pair: Pair):
-    """Messages of the official clients over HTTP reach our channel, bytes too where our version has them."""
+async def test_http_messages_of_official_clients_arrive(pair: Pair):
+    """Messages of the official clients over HTTP arrive, bytes too where our version supports them."""
     room = pair.ours.channel("http/ü")
     heard = room.listen(broadcast())
     await room.subscribe()
@@ -265,8 +265,8 @@ async def test_what_they_send_over_http_arrives(pair: Pair):
     assert (message.event, message.payload) == ("a b/c", {"n": 1})
 
 
-async def test_both_come_back_after_a_lost_connection(pair: Pair):
-    """When every socket is cut, both reconnect and hear each other again, presence included."""
+async def test_both_reconnect_after_a_lost_connection(pair: Pair):
+    """When every socket is dropped, both reconnect and receive each other's messages and presence."""
     room = pair.ours.channel("again", presence_key="ours")
     heard, moves = room.listen(broadcast()), room.listen(status())
     await room.subscribe()

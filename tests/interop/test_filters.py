@@ -1,4 +1,4 @@
-"""Filters built by the official JavaScript client and by ours say the same to the server (R43)."""
+"""Filters of the official JavaScript client and of ours have the same meaning for the server."""
 
 from itertools import product
 from typing import Any, Final
@@ -40,8 +40,8 @@ def cases() -> list[tuple[str, Any]]:
     return found
 
 
-def test_both_builders_say_the_same(official_javascript: Process):
-    """For every operator, negated or not, and values with every special character, the conditions are equal."""
+def test_both_builders_create_equal_conditions(official_javascript: Process):
+    """For every operator, negated or not, and values with special characters, the conditions are equal."""
     every = [(op, value, negated) for op, value in cases() for negated in (False, True)]
     assert {op for op, _, _ in every} == set(OPERATORS)
     asked = [[{"column": "c", "op": op, "value": value, "negated": negated}] for op, value, negated in every]
@@ -55,7 +55,7 @@ def test_both_builders_say_the_same(official_javascript: Process):
 
 
 def meaning(text: str) -> list[Any]:
-    """The conditions of a text; items of lists without their quotes, of which there may be more than needed."""
+    """Return the conditions of a text; items of lists without quotes, of which there may be unnecessary ones."""
     return [
         (
             condition.column,
@@ -67,7 +67,7 @@ def meaning(text: str) -> list[Any]:
     ]
 
 
-def test_joined_conditions_say_the_same(official_javascript: Process):
+def test_joined_conditions_have_the_same_text(official_javascript: Process):
     """Several conditions are joined to the same text."""
     asked = [{"column": f"c{n}", "op": "eq", "value": text, "negated": False} for n, text in enumerate(TEXTS)]
     (theirs,) = official_javascript.ask("filters", conditions=[asked])

@@ -1,4 +1,4 @@
-"""What handlers get for each type of PostgreSQL: ours what the page shows, and the official clients too, today."""
+"""The values that handlers receive for each type of PostgreSQL, in our client and the official ones."""
 
 import json
 
@@ -14,14 +14,14 @@ from .rowtypes.measuring import official as measure
 
 
 def kept(side: str) -> dict[str, Got]:
-    """The measurement that is checked in."""
+    """Return the committed measurement."""
     found: dict[str, dict[str, Got]] = json.loads(MEASURED.read_text(encoding="utf-8"))
     assert list(found) == [case.name for case in CASES]
     return {name: row[side] for name, row in found.items()}
 
 
 async def test_our_rows_are_what_the_page_shows(server: LocalServer):
-    """Each type arrives as the page of types says, and nothing of it is lost on the way (R42)."""
+    """Each type is decoded as the page of types shows, without loss."""
     async with connect_async(server.url, server.token()) as client:
         got = await ours(server, client)
     assert got == kept("supawire")
@@ -31,5 +31,5 @@ async def test_our_rows_are_what_the_page_shows(server: LocalServer):
 @pytest.mark.slow
 @pytest.mark.parametrize("official", ["python 1.0.0", "javascript 2.0.0"], indirect=True)
 async def test_official_clients_deliver_what_the_page_shows(server: LocalServer, official: Official):
-    """Run for real, the official clients give what is checked in about them."""
+    """A run of the official clients gives the committed results."""
     assert await measure(server, official.process, official.vsn) == kept(official.language)

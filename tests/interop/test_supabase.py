@@ -1,4 +1,4 @@
-"""The real package `supabase`: ours beside it is whoever is signed in there."""
+"""Our client beside the real package `supabase`: it uses the user who is signed in there."""
 
 import json
 import os
@@ -22,7 +22,7 @@ STORY: list[dict[str, Any]] = [
 
 
 def told(require: Callable[[str], str], kind: str, door: str) -> list[Any]:
-    """What `session.py` tells of its story, in an interpreter that has the package and our sources."""
+    """Run `session.py` in an interpreter that has the package and our sources, and return its output."""
     done = subprocess.run(
         [require("supabase-py"), "-W", "error", str(PEERS / "session.py"), kind, door],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
@@ -35,13 +35,13 @@ def told(require: Callable[[str], str], kind: str, door: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "door"), [("sync", "blocking"), ("sync", "async"), ("async", "async")])
-def test_who_is_signed_in_there_is_who_joins_here(require: Callable[[str], str], kind: str, door: str):
-    """Sign-in, refresh, another user, sign-out, a session that must be refreshed first, and a header: each in turn."""
+def test_the_signed_in_user_joins(require: Callable[[str], str], kind: str, door: str):
+    """Sign-in, refresh, another user, sign-out, an expired session, and a header, in turn."""
     assert told(require, kind, door) == STORY
 
 
-def test_the_blocking_door_refuses_the_async_client(require: Callable[[str], str]):
-    """`AsyncClient` is known by its `get_session`, is refused by `from_supabase`, and is left alone."""
+def test_the_sync_client_refuses_the_async_client_of_supabase(require: Callable[[str], str]):
+    """`AsyncClient` is recognized by its `get_session`, refused by `from_supabase`, and not changed."""
     (said,) = told(require, "async", "blocking")
     assert said["part"] == "refused" and "this one is async" in said["error"]
     assert said["left"] == 1, "its own"

@@ -1,4 +1,4 @@
-"""The fixtures for users' tests, in runs of pytest of their own."""
+"""The fixtures of the pytest plugin, tested in separate runs of pytest."""
 
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -96,7 +96,7 @@ class Run(Protocol):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run these words as a test module, with these plugins and no others; a warning is an error."""
+    """Run this text as a test module with these plugins only; a warning is an error."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def run(text: str, *options: str, process: bool = True) -> pytest.RunResult:
@@ -109,7 +109,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_each_test_gets_a_server_and_clients(run: Run):
-    """Server, key and blocking client are fresh in each test, and take the options that the test sets."""
+    """Server, key and sync client are new in each test, and use the options that the test sets."""
     run(BLOCKING, *OURS).assert_outcomes(passed=5)
 
 
@@ -144,7 +144,7 @@ POSTGRES = """
 
 @pytest.mark.slow  # a PostgreSQL is started
 def test_each_test_gets_a_database(run: Run):
-    """A test on PostgreSQL has a fresh database with the user's tables, a server on it, and a client of that server."""
+    """A test on PostgreSQL has a new database with the user's tables, a server on it, and a client."""
     pytest.importorskip("psycopg", reason="not run: psycopg belongs to the extra postgres")
     run(POSTGRES, *OURS, "-v").assert_outcomes(passed=3)
 
@@ -162,20 +162,20 @@ def test_each_test_gets_a_database(run: Run):
     ],
     ids=["anyio", "anyio-auto", "asyncio", "asyncio-auto", "both, asyncio", "both, anyio"],
 )
-def test_the_async_client_lives_in_the_loop_of_the_test(run: Run, options: tuple[str, ...], mark: str):
+def test_the_async_client_uses_the_loop_of_the_test(run: Run, options: tuple[str, ...], mark: str):
     """Under anyio and pytest-asyncio, in each of their modes, the client is open in the test and closed after it."""
     run(ASYNC.format(mark=mark), *OURS, *options).assert_outcomes(passed=2)
 
 
-def test_without_a_plugin_for_async_it_says_what_is_missing(run: Run):
-    """A test that nobody runs in a loop gets the names of the plugins that would, and of the blocking fixture."""
+def test_without_an_async_plugin_the_error_names_the_plugins(run: Run):
+    """The error names the plugins and the fixture for sync tests."""
     result = run("def test_it(realtime_async_client): pass", *OURS, process=False)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*requires a test run by anyio or pytest-asyncio; use realtime_client in other tests"])
 
 
-def test_other_loops_are_left_out(run: Run):
-    """A run under another loop than asyncio is skipped, and says how to leave such runs out."""
+def test_runs_under_other_event_loops_are_skipped(run: Run):
+    """The reason says how to deselect such runs."""
     text = """
         import pytest
 
@@ -209,8 +209,8 @@ def test_a_missing_extra_is_named(run: Run, fixture: str, absent: str, extra: st
     result.stdout.fnmatch_lines([f"*supawire[[]{extra}]*"])
 
 
-def test_nobody_pays_for_fixtures_that_are_not_used(run: Run):
-    """With the plugin loaded and unused, neither client nor server is imported, and nothing warns (R47)."""
+def test_unused_fixtures_import_nothing(run: Run):
+    """With the plugin loaded and unused, neither client nor server is imported, and there is no warning."""
     text = """
         import sys
 
@@ -222,15 +222,15 @@ def test_nobody_pays_for_fixtures_that_are_not_used(run: Run):
     run(text, *OURS, "--strict-markers", "--strict-config").assert_outcomes(passed=1)
 
 
-def test_pytest_finds_the_fixtures_by_itself():
-    """The entry point of the package is this plugin, under the name by which it can be turned off."""
+def test_the_plugin_is_registered_as_an_entry_point():
+    """The entry point has the name by which the plugin can be disabled."""
     found = {entry.name: entry.value for entry in entry_points(group="pytest11") if entry.name == "supawire"}
     assert found == {"supawire": "supawire.testing.plugin"}
 
 
 @pytest.mark.slow  # two processes with every plugin that is installed
-def test_it_is_found_and_can_be_turned_off(pytester: pytest.Pytester):
-    """As pytest finds them, the fixtures are there beside any other plugin, and `-p no:supawire` leaves them out."""
+def test_the_plugin_can_be_disabled(pytester: pytest.Pytester):
+    """The fixtures are available beside any other plugin, and `-p no:supawire` removes them."""
     pytester.makepyfile("def test_it(realtime_client): realtime_client.channel('room').subscribe()")
     options = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:randomly")
     pytester.runpytest_subprocess(*options).assert_outcomes(passed=1)
@@ -239,8 +239,8 @@ def test_it_is_found_and_can_be_turned_off(pytester: pytest.Pytester):
     result.stdout.fnmatch_lines(["*fixture 'realtime_client' not found"])
 
 
-def test_fixtures_explain_themselves(run: Run):
-    """`pytest --fixtures` shows each fixture for users with a line about it, and none that is ours alone."""
+def test_fixtures_are_documented(run: Run):
+    """`pytest --fixtures` shows each public fixture with a line about it, and no private one."""
     lines = run("", *OURS, "--fixtures", process=False).outlines
     shown = [line for line in lines if line.startswith(("realtime_", "_realtime"))]
     assert sorted(line.split()[0] for line in shown) == [

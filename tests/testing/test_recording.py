@@ -33,8 +33,8 @@ def version(request: pytest.FixtureRequest) -> Version:
     return request.param
 
 
-async def test_alone_it_says_yes_to_everything(version: Version):
-    """Without a server joins, confirmed broadcasts, tracks, pings and leaves succeed, in both versions."""
+async def test_without_a_server_every_request_succeeds(version: Version):
+    """Joins, confirmed broadcasts, tracks, pings and leaves succeed, in both versions."""
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire, protocol=version) as client:
         room = client.channel("room", ack=True)
@@ -47,8 +47,8 @@ async def test_alone_it_says_yes_to_everything(version: Version):
         assert [frame.event for frame in wire.sent()] == ["phx_join", "broadcast", "presence", "heartbeat", "phx_leave"]
 
 
-async def test_frames_are_shown_decoded(version: Version):
-    """A broadcast has its event and payload whichever the version; refs, topic and config of a join are readable."""
+async def test_recorded_frames_are_decoded(version: Version):
+    """A broadcast has its event and payload in both versions; refs, topic and config of a join are readable."""
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire, protocol=version) as client:
         room = client.channel("room")
@@ -71,8 +71,8 @@ async def test_frames_are_shown_decoded(version: Version):
     assert wire.frames == []
 
 
-async def test_bytes_are_shown_as_bytes():
-    """A payload of bytes is these bytes."""
+async def test_a_binary_payload_is_recorded_as_bytes():
+    """A payload of bytes is recorded unchanged."""
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire) as client:
         await client.channel("room").subscribe()
@@ -80,8 +80,8 @@ async def test_bytes_are_shown_as_bytes():
     assert [(frame.user_event, frame.payload) for frame in wire.sent("broadcast")] == [("blob", b"\x00\xff")]
 
 
-async def test_no_token_is_kept():
-    """Neither frames nor their `repr` hold a token or the key (R48)."""
+async def test_tokens_are_not_recorded():
+    """Neither frames nor their `repr` contain a token or the key."""
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire, token="a-token-of-a-user") as client:
         await client.channel("room").subscribe()
@@ -93,8 +93,8 @@ async def test_no_token_is_kept():
         assert secret not in everything
 
 
-async def test_answers_are_given_as_told():
-    """The next frames of an event get the test's answer, so many times or for ever; then the usual again."""
+async def test_answers_can_be_set():
+    """The next frames of an event get the configured answer, a number of times or always; then the default again."""
     wire = RecordingTransport()
     async with connect_async(URL, KEY, transport=wire, rejoin_backoff=lambda attempt: 0.0) as client:
         wire.answer("phx_join", {"reason": "Unauthorized: You do not have permissions"}, status="error")
@@ -122,8 +122,8 @@ async def test_answers_are_given_as_told():
         assert await client.ping() >= 0
 
 
-async def test_a_connection_can_be_refused_and_cut():
-    """`refuse` and `drop` do to the client what a network does, and it comes back."""
+async def test_a_connection_can_be_refused_and_dropped():
+    """`refuse` and `drop` act like a network, and the client reconnects."""
     wire = RecordingTransport()
     wire.refuse(503, times=2)
     async with connect_async(URL, KEY, transport=wire, backoff=lambda attempt: 0.0) as client:
@@ -144,8 +144,8 @@ async def test_a_connection_can_be_refused_and_cut():
         await connect_async(URL, KEY, transport=wire)
 
 
-async def test_around_another_transport_the_server_answers():
-    """Over a real socket everything is kept and goes on, and what the test answers does not reach the server."""
+async def test_it_records_another_transport():
+    """Frames of a real socket are recorded and passed on, except those that the test answers."""
     async with LocalServer() as server:
         wire = RecordingTransport(WebSocketTransport())
         async with connect_async(server.url, server.anon_key, transport=wire) as client:
@@ -164,8 +164,8 @@ async def test_around_another_transport_the_server_answers():
         assert [frame.user_event for frame in wire.received("broadcast")] == ["through", "from the test"]
 
 
-def test_the_sync_client_uses_it_from_any_thread():
-    """Answers, frames from the server and the cut work from the thread that blocks."""
+def test_it_can_be_used_from_any_thread():
+    """Answers, frames and drops work from the thread that uses the sync client."""
     wire = RecordingTransport()
     with connect(URL, KEY, transport=wire, backoff=lambda attempt: 0.0) as client:
         room = client.channel("room", ack=True)
@@ -183,8 +183,8 @@ def test_the_sync_client_uses_it_from_any_thread():
     assert [frame.user_event for frame in wire.sent("broadcast")] == ["b"]
 
 
-async def test_wrong_words_are_refused():
-    """An event that is never answered, a status, a count and a payload that is no JSON raise at once (R38)."""
+async def test_invalid_arguments_are_refused():
+    """An unknown event or status, a wrong count and a payload that is not JSON raise at once."""
     wire = RecordingTransport()
     with pytest.raises(InvalidArgumentError, match="did you mean 'phx_join'"):
         wire.answer("phx_joim")
@@ -202,14 +202,14 @@ async def test_wrong_words_are_refused():
 @pytest.mark.parametrize(
     ("data", "binary"), [(b"nonsense", False), (b"[1]", False), (b'{"topic": 1}', False), (b"\x09", True), (b"", True)]
 )
-def test_what_is_no_frame_is_kept_as_it_is(data: bytes, binary: bool):
-    """Garbage is shown with its bytes, and stops nothing."""
+def test_invalid_frames_are_recorded_as_bytes(data: bytes, binary: bool):
+    """A frame that cannot be decoded is recorded with its bytes."""
     frame = read("in", 1, data, binary)
     assert (frame.topic, frame.event, frame.payload, frame.binary) == (None, None, data, binary)
 
 
-def test_every_binary_frame_is_read():
-    """Pushes, replies and broadcasts of the binary kinds are read, with payloads of JSON or bytes."""
+def test_every_binary_frame_is_decoded():
+    """Pushes, replies and broadcasts of the binary kinds are decoded, with payloads of JSON or bytes."""
     reply = read("in", 1, b'\x01\x01\x01\x04\x0212roomok{"n":1}', True)
     assert (reply.event, reply.topic, reply.ref, reply.payload) == (
         "phx_reply", "room", "2", {"status": "ok", "response": {"n": 1}},

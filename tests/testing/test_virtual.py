@@ -1,4 +1,4 @@
-"""The server that lives in a test's event loop, and the loop in which hours pass at once."""
+"""`VirtualServer` and `VirtualTimeLoop`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,7 +28,7 @@ Story = Callable[[], Coroutine[Any, Any, None]]
 
 
 def play(story: Story) -> float:
-    """Run it in virtual time; the seconds that it took there."""
+    """Run a coroutine in virtual time, and return the seconds that it took there."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         started = runner.get_loop().time()
         runner.run(story())
@@ -36,7 +36,7 @@ def play(story: Story) -> float:
 
 
 def test_an_outage_of_ten_minutes_takes_no_time():
-    """Ten minutes without a server are over at once, and the client has come back with a gap and all listeners (R3)."""
+    """Ten minutes without a server pass at once, and the client has reconnected with a gap and all listeners."""
 
     async def story() -> None:
         server = VirtualServer()
@@ -55,8 +55,8 @@ def test_an_outage_of_ten_minutes_takes_no_time():
     assert play(story) >= 600
 
 
-def test_the_same_story_takes_the_same_time():
-    """What happens depends on nothing but the story: virtual seconds are equal where luck is left out."""
+def test_runs_are_reproducible():
+    """Two runs take the same virtual seconds, without random delays."""
 
     async def story() -> None:
         server = VirtualServer()
@@ -69,8 +69,8 @@ def test_the_same_story_takes_the_same_time():
     assert play(story) == play(story)
 
 
-def test_all_that_a_client_does_works_without_a_network():
-    """Broadcasts, presence, stored messages, HTTP, private channels: the whole server, in one loop."""
+def test_all_features_work_without_a_network():
+    """Broadcasts, presence, stored messages, HTTP and private channels work in one loop."""
 
     async def story() -> None:
         server = VirtualServer()
@@ -97,8 +97,8 @@ def test_all_that_a_client_does_works_without_a_network():
     play(story)
 
 
-def test_a_refused_connection_is_typed():
-    """A wrong key and a status give the errors that the network would give (R30)."""
+def test_a_refused_connection_raises_the_usual_error():
+    """A wrong key and a status give the same errors as over a network."""
 
     async def story() -> None:
         server = VirtualServer(strict=True, limits=ServerLimits())
@@ -111,8 +111,8 @@ def test_a_refused_connection_is_typed():
     assert play(story) >= 5
 
 
-def test_a_close_code_arrives_and_pauses_end_by_the_heartbeat():
-    """Faults act on a client as over a network: a close code, and a server that says nothing any more (R4)."""
+def test_faults_act_on_the_client():
+    """A close code arrives, and a server that stops answering is detected by the heartbeat."""
 
     async def story() -> None:
         server = VirtualServer()
@@ -130,13 +130,13 @@ def test_a_close_code_arrives_and_pauses_end_by_the_heartbeat():
     assert play(story) >= 25
 
 
-def test_outside_of_a_loop_it_says_what_to_use():
-    """A call without an event loop names the server that has a thread of its own."""
+def test_a_call_without_an_event_loop_is_explained():
+    """The error names the server that has a thread of its own."""
     with pytest.raises(StateError, match="LocalServer"):
         VirtualServer().broadcast("room", "event", {})
 
 
-def test_every_name_is_there():
+def test_every_name_of_testing_exists():
     """Each name of `supawire.testing` can be imported, and no other one."""
     assert [name for name in supawire.testing.__all__ if getattr(supawire.testing, name) is None] == []
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""Types are tested: the files of cases/ say with `assert_type` what three type checkers must infer.
+"""The inferred types: files in cases/ state with `assert_type` what three type checkers must infer.
 
 A line that must be refused carries an ignore comment for the first two; a comment that nothing needs is an error. The
 third reads no comments, and must find errors in exactly these lines.
@@ -26,7 +26,7 @@ CHECKERS = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_types_are_inferred_as_stated(checker: str):
-    """Every `assert_type` holds, and every wrong call is refused, under this type checker."""
+    """Under this type checker every `assert_type` holds, and every wrong call is an error."""
     done = run_checker(*CHECKERS[checker])
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -34,7 +34,7 @@ def test_types_are_inferred_as_stated(checker: str):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_third_checker_refuses_the_same_lines():
-    """pyrefly, strict, infers what is stated too, and finds an error in each line that must be refused and no other."""
+    """pyrefly in strict mode infers the same types, and reports an error in exactly the expected lines."""
     interpreter = ("--python-interpreter-path", sys.executable, "--python-version", "3.11", "--search-path", "src")
     strict = ("--preset", "strict", "--enabled-ignores", "pyrefly", "--output-format", "json")
     done = run_checker("pyrefly", "check", *interpreter, *strict)
@@ -51,7 +51,7 @@ def test_a_third_checker_refuses_the_same_lines():
 
 
 def run_checker(module: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Let a checker look at the cases."""
+    """Run a type checker on the cases."""
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"not run: {module} belongs to the extra dev")
     return subprocess.run(
