@@ -196,11 +196,22 @@ async def driven(
     async with serving() as server:
         options.setdefault("backoff", lambda attempt: 0.0)
         options.setdefault("rejoin_backoff", lambda attempt: 0.0)
-        chosen = ClientOptions(transport=server.transport, **options)
-        driver = Driver(chosen.endpoint(URL, KEY), chosen, settings=settings or DriverSettings())
-        await driver.open()
+        driver = await open_driver(URL, KEY, settings, transport=server.transport, **options)
         async with AsyncClient(driver) as client:
             yield client, server, driver
+
+
+async def open_driver(url: str, key: str, settings: DriverSettings | None = None, **options: Any) -> Driver:
+    """Open the driver of an async client with other settings than the client's."""
+    chosen = ClientOptions(**options)
+    driver = Driver(chosen.endpoint(url, key), chosen, settings=settings or DriverSettings())
+    await driver.open()
+    return driver
+
+
+async def open_client(url: str, key: str, settings: DriverSettings, **options: Any) -> AsyncClient:
+    """Open an async client whose driver has these settings."""
+    return AsyncClient(await open_driver(url, key, settings, **options))
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -318,7 +318,7 @@ async def test_the_presence_limit_is_kept():
         await room.subscribe()
         await room.track({"n": 1})
         await room.track({"n": 2})
-        with pytest.raises(RateLimitedError, match="2 presence calls"):
+        with pytest.raises(RateLimitedError, match="2 presence requests"):
             await room.track({"n": 3}, timeout=0.02)
         assert server.events()["presence"] == 2
 

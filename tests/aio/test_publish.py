@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from supawire import AsyncClient, AsyncStream, Broadcast, Limits, LocalServer, Published, broadcast, connect_async
-from supawire.aio import http_publish
+from supawire.aio.driver import DriverSettings
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -27,7 +27,7 @@ from supawire.options import Backoff
 from supawire.server.limits import ServerLimits
 from supawire.testing import FakeHttp
 from supawire.transport import HttpRequest, HttpResponse
-from tests.aio.peer import KEY, URL, connected, serving, settled
+from tests.aio.peer import KEY, URL, connected, open_client, serving, settled
 from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, told
 
 # ------------------------------------------------------------------------------------------------- the local server
@@ -167,11 +167,11 @@ async def test_a_body_over_the_servers_limit_is_413(server: LocalServer):
 
 
 @pytest.mark.anyio
-async def test_a_limit_of_the_server_is_429(monkeypatch: pytest.MonkeyPatch):
+async def test_a_limit_of_the_server_is_429():
     """Too many messages are refused with 429 and the server's words, when the timeout allows no other attempt."""
-    monkeypatch.setattr(http_publish, "BACKOFF", Backoff(initial=60, maximum=60, jitter=0))
     with LocalServer(limits=ServerLimits(messages=1)) as slow:
-        async with connect_async(slow.url, slow.anon_key) as client:
+        settings = DriverSettings(http_backoff=Backoff(initial=60, maximum=60, jitter=0))
+        async with await open_client(slow.url, slow.anon_key, settings) as client:
             with pytest.raises(HttpError) as caught:
                 await client.publish_many([{"topic": "room", "event": "typing", "payload": {}}] * 5)
     assert caught.value.status == 429

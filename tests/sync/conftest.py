@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from supawire import LocalServer
+from supawire import Client, ClientOptions, LocalServer
+from supawire.aio.driver import Driver, DriverSettings
+from supawire.sync.portal import Portal
 
 
 @pytest.fixture
@@ -13,6 +15,20 @@ def server() -> Iterator[LocalServer]:
     """A local server that runs."""
     with LocalServer() as server:
         yield server
+
+
+def opened(server: LocalServer, settings: DriverSettings) -> Client:
+    """Open a sync client whose driver has these settings."""
+    options = ClientOptions()
+
+    async def start() -> Driver:
+        endpoint = options.endpoint(server.url, server.anon_key)
+        driver = Driver(endpoint, options, on_thread=True, settings=settings)
+        await driver.open()
+        return driver
+
+    portal = Portal()
+    return Client(portal, portal.open(start))
 
 
 def ours() -> list[str]:
