@@ -86,22 +86,22 @@ class Known(Struct, frozen=True):
         return f"errors.md#{self.slug}"
 
 
-def _opens(slug: str) -> str:
-    return _OPENS + KEY_HINTS[slug]
+def _key_refused(slug: str) -> str:
+    return _BY_KEY + KEY_HINTS[slug]
 
 
 R, S, T, G = Action.RETRY, Action.SLOW_RETRY, Action.REFRESH, Action.GIVE_UP
 
 _WAIT = "You need not do anything: the client retries."
-_BACK = "The client reconnects by itself; messages that were being sent are not sent again."
-_SLOWER = "The client retries more slowly. Make fewer or later calls, or choose a plan with a higher limit."
+_RECONNECT = "The client reconnects by itself; messages that were being sent are not sent again."
+_SLOW_DOWN = "The client retries more slowly. Make fewer or later calls, or choose a plan with a higher limit."
 _EXPIRED = (
     "Pass a callable as token=: it is called for a fresh token before each join and before the current one expires."
 )
 _CLAIMS = "Sign the token with both a role and an exp claim."
 _NO_JWT = "Pass the access token of a signed-in user, or leave token= out to use the key."
 _SIGNATURE = "The token was signed with another secret: check that URL, key and token belong to the same project."
-_NOT_TAKEN = (
+_NOT_ACCEPTED = (
     "The token or key has expired, or was signed with another secret: pass a callable as token= that returns a fresh "
     "one, and check that URL, key and token belong to the same project."
 )
@@ -114,10 +114,10 @@ KEY_HINTS: Final = {
     "token-signature": _SAME,
     "token-signer": f"{_SAME} After a rotation of the project's keys copy the new key.",
 }
-"""Hints by slug, put after `KEY_JUDGED`, for errors where the key was refused because no token was given."""
+"""Hints by slug, put after `KEY_CHECKED`, for errors where the key was refused because no token was given."""
 
-KEY_JUDGED: Final = "No token was given, so the server checks the key: "
-_OPENS: Final = "The connection is opened with the key, not with token=: "
+KEY_CHECKED: Final = "No token was given, so the server checks the key: "
+_BY_KEY: Final = "The connection is opened with the key, not with token=: "
 
 _DENIED = "Add a policy on realtime.messages that lets this role SELECT this topic, or sign in before joining."
 _PROJECT = (
@@ -157,8 +157,8 @@ JOIN_REASONS: Final = (  # see docs/protocol.md, Join errors
     Known("RealtimeDisabledForTenant", "", JoinDeniedError, G, _DISABLED, "disabled"),
     Known("RealtimeDisabledForConfiguration", "", JoinDeniedError, G, _TABLE, "changes-table"),
     Known("ChannelRateLimitReached", "", JoinDeniedError, G, _LEAVE, "channels"),
-    Known("ConnectionRateLimitReached", "", JoinError, S, _SLOWER, "connections"),
-    Known("ClientJoinRateLimitReached", "", JoinError, S, _SLOWER, "joins"),
+    Known("ConnectionRateLimitReached", "", JoinError, S, _SLOW_DOWN, "connections"),
+    Known("ClientJoinRateLimitReached", "", JoinError, S, _SLOW_DOWN, "joins"),
     Known("IncreaseConnectionPool", "", JoinError, R, _BUSY, "database-busy"),
     Known("DatabaseLackOfConnections", "", JoinError, R, _BUSY, "database-busy"),
     Known("DatabaseConnectionRateLimitReached", "", JoinError, S, _BUSY, "database-busy"),
@@ -193,29 +193,36 @@ EXPIRED_JOIN: Final = Known(None, "", JoinError, T, _EXPIRED, "token-expired")
 UNKNOWN_JOIN: Final = Known(None, "", JoinError, R, _WAIT, "unknown")
 
 HANDSHAKE: Final = (  # gateways may send other texts, old servers 403 without a body
-    Known(401, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
+    Known(401, "Token has expired", ConnectError, T, _key_refused("token-expired"), "token-expired", once=True),
     Known(401, "API key is missing", ConnectError, G, "Pass the project's key to connect().", "key-missing"),
-    Known(401, "Fields `role` and `exp`", ConnectError, G, _opens("token-claims"), "token-claims"),
-    Known(401, "The token provided is not a valid JWT", ConnectError, G, _opens("token-malformed"), "token-malformed"),
+    Known(401, "Fields `role` and `exp`", ConnectError, G, _key_refused("token-claims"), "token-claims"),
+    Known(
+        401,
+        "The token provided is not a valid JWT",
+        ConnectError,
+        G,
+        _key_refused("token-malformed"),
+        "token-malformed",
+    ),
     Known(
         401,
         "Failed to generate JWT signer for key ID",
         ConnectError,
         T,
-        _opens("token-signer"),
+        _key_refused("token-signer"),
         "token-signer",
         once=True,
     ),
-    Known(401, "Failed to generate JWT signer", ConnectError, G, _opens("token-signer"), "token-signer"),
-    Known(401, "", ConnectError, T, _opens("token-signature"), "token-signature", once=True),
+    Known(401, "Failed to generate JWT signer", ConnectError, G, _key_refused("token-signer"), "token-signer"),
+    Known(401, "", ConnectError, T, _key_refused("token-signature"), "token-signature", once=True),
     Known(403, "Realtime was disabled", ConnectError, G, _DISABLED, "disabled"),
-    Known(403, "Token has expired", ConnectError, T, _opens("token-expired"), "token-expired", once=True),
+    Known(403, "Token has expired", ConnectError, T, _key_refused("token-expired"), "token-expired", once=True),
     Known(
         403, "", ConnectError, G, "Check URL and key, and the rules of the gateway in front of the server.", "forbidden"
     ),
     Known(404, "", ConnectError, G, _PROJECT, "tenant-not-found"),
     Known(414, "", ConnectError, G, "The URL is too long: use fewer params= or a shorter key.", "request-too-long"),
-    Known(429, "", ConnectError, S, _SLOWER, "connections"),
+    Known(429, "", ConnectError, S, _SLOW_DOWN, "connections"),
     Known(431, "", ConnectError, G, "A header is too long: the server accepts 4096 bytes each.", "request-too-long"),
     Known(500, "Error connecting to Realtime", ConnectError, R, _DATABASE, "connecting"),
 )
@@ -257,9 +264,9 @@ SYSTEM_MESSAGES: Final = (  # extension "system" ends the channel, postgres_chan
     Known("system", "Failed to generate JWT signer", AuthError, T, _SIGNER, "token-signer", once=True),
     Known("system", "You do not have permissions to read", JoinDeniedError, G, _DENIED, "unauthorized"),
     Known("system", "You no longer have permission to read", JoinDeniedError, G, _DENIED, "unauthorized"),
-    Known("system", "Too many messages per second", RateLimitedError, S, _SLOWER, "messages"),
-    Known("system", "Too many presence messages per second", RateLimitedError, S, _SLOWER, "presence-limit"),
-    Known("system", "Client presence rate limit exceeded", RateLimitedError, S, _SLOWER, "presence-limit"),
+    Known("system", "Too many messages per second", RateLimitedError, S, _SLOW_DOWN, "messages"),
+    Known("system", "Too many presence messages per second", RateLimitedError, S, _SLOW_DOWN, "presence-limit"),
+    Known("system", "Client presence rate limit exceeded", RateLimitedError, S, _SLOW_DOWN, "presence-limit"),
     Known("system", "Track message size exceeded", PayloadTooLargeError, G, _SMALLER, "payload-size"),
     Known(
         "system", "Realtime was unable to connect to the project database", ServerError, R, _DATABASE, "database-down"
@@ -276,8 +283,8 @@ PUSH_REPLIES: Final = (  # error replies to pushes
 REFUSED_PUSH: Final = Known(None, "", PushError, G, _INSERT, "push-refused")
 
 CLOSE_CODES: Final = (  # the client reconnects after every close that it did not start
-    Known(1000, "", ConnectionLostError, R, _BACK, "closed"),
-    Known(1001, "", ConnectionLostError, S, _SLOWER, "joins"),
+    Known(1000, "", ConnectionLostError, R, _RECONNECT, "closed"),
+    Known(1001, "", ConnectionLostError, S, _SLOW_DOWN, "joins"),
     Known(1002, "", ConnectionLostError, R, "This library sent an invalid frame: please report it.", "closed-protocol"),
     Known(1007, "", ConnectionLostError, R, "This library sent an invalid frame: please report it.", "closed-protocol"),
     Known(
@@ -285,15 +292,22 @@ CLOSE_CODES: Final = (  # the client reconnects after every close that it did no
     ),
     Known(1012, "", ConnectionLostError, R, "The server is restarting or reloading the project.", "restarting"),
 )
-CLOSED: Final = Known(None, "", ConnectionLostError, R, _BACK, "closed")
+CLOSED: Final = Known(None, "", ConnectionLostError, R, _RECONNECT, "closed")
 
 HTTP_ANSWERS: Final = (  # see docs/protocol.md, HTTP answers
     Known(400, "", HttpError, G, "The body is not JSON.", "http-body"),
     Known(401, "Tenant not found", HttpError, G, _PROJECT, "tenant-not-found"),
-    Known(401, "", HttpError, T, _NOT_TAKEN, "http-unauthorized", once=True),
+    Known(401, "", HttpError, T, _NOT_ACCEPTED, "http-unauthorized", once=True),
     Known(403, "Tenant is suspended", HttpError, G, _DISABLED, "disabled"),
     Known(403, "", HttpError, G, _INSERT, "unauthorized"),
-    Known(404, "", HttpError, G, "The server is older than this route, or the URL is not the project's.", "http-route"),
+    Known(
+        404,
+        "",
+        HttpError,
+        G,
+        "The server is too old for this route, or the URL is not that of the project.",
+        "http-route",
+    ),
     Known(408, "", HttpError, R, _AGAIN, "http-unavailable"),
     Known(413, "", HttpError, G, _SMALLER, "payload-size"),
     Known(415, "", HttpError, G, "Send JSON or bytes.", "http-body"),
@@ -363,7 +377,7 @@ __all__ = [
     "system_error",
 ]
 
-_SHOWN_BODY: Final = 2000
+_MAX_BODY: Final = 2000
 
 
 def _first(rows: Iterable[Known], code: str | int | None, text: str) -> Known | None:
@@ -435,7 +449,7 @@ def reason_of(response: object) -> str:
         reason = given.get("reason", given.get("error", given))
     if isinstance(reason, str):
         return reason
-    return "" if reason in (None, {}) else msgspec.json.encode(reason).decode()[:_SHOWN_BODY]
+    return "" if reason in (None, {}) else msgspec.json.encode(reason).decode()[:_MAX_BODY]
 
 
 def body_text(body: bytes | str) -> str | None:
@@ -453,24 +467,24 @@ def body_text(body: bytes | str) -> str | None:
 
 
 def _shown(body: bytes | str) -> str:
-    return (body if isinstance(body, str) else body.decode("utf-8", "replace"))[:_SHOWN_BODY]
+    return (body if isinstance(body, str) else body.decode("utf-8", "replace"))[:_MAX_BODY]
 
 
-def _said(row: Known, topic: str | None = None, code: str | None = None) -> Details:
+def _details(row: Known, topic: str | None = None, code: str | None = None) -> Details:
     return {"retryable": row.retryable, "hint": row.hint, "docs": row.docs, "topic": topic, "code": code}
 
 
-def _judged(row: Known, *, keyed: bool) -> Known:
+def _with_key_hint(row: Known, *, keyed: bool) -> Known:
     """Return the row with a hint about the key, for requests without a token where the key was refused."""
     about_key = KEY_HINTS.get(row.slug) if keyed else None
-    return row if about_key is None else replace(row, hint=KEY_JUDGED + about_key)
+    return row if about_key is None else replace(row, hint=KEY_CHECKED + about_key)
 
 
 def join_error(reason: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
     """Return the exception for a refused join. Args: keyed: the join carried the key because no token was given."""
-    row = _judged(classify_join(reason), keyed=keyed)
+    row = _with_key_hint(classify_join(reason), keyed=keyed)
     code, _ = _split(reason)
-    return row.error(f"the server refused the join: {reason or 'no reason given'}", **_said(row, topic, code))
+    return row.error(f"the server refused the join: {reason or 'no reason given'}", **_details(row, topic, code))
 
 
 def connect_error(status: int, body: bytes | str = b"", retry_after: float | None = None) -> ConnectError:
@@ -478,13 +492,13 @@ def connect_error(status: int, body: bytes | str = b"", retry_after: float | Non
     text = body_text(body)
     row = classify_handshake(status, text if text is not None else _shown(body).strip() or None)
     message = f"the server refused the connection with status {status}" + (f": {text}" if text else "")
-    return ConnectError(message, status=status, body=_shown(body), retry_after=retry_after, **_said(row))
+    return ConnectError(message, status=status, body=_shown(body), retry_after=retry_after, **_details(row))
 
 
 def system_error(extension: str, message: str, topic: str | None = None, *, keyed: bool = False) -> RealtimeError:
     """Return the exception for a `system` message with status error. Args: keyed: see `join_error`."""
-    row = _judged(classify_system(extension, "error", message) or CHANNEL_ENDED, keyed=keyed)
-    return row.error(f"the server says: {message}", **_said(row, topic))
+    row = _with_key_hint(classify_system(extension, "error", message) or CHANNEL_ENDED, keyed=keyed)
+    return row.error(f"the server reported: {message}", **_details(row, topic))
 
 
 def push_error(response: object, topic: str | None = None) -> RealtimeError:
@@ -492,14 +506,14 @@ def push_error(response: object, topic: str | None = None) -> RealtimeError:
     reason = reason_of(response)
     row = classify_push(reason)
     code, _ = _split(reason)
-    return row.error(f"the server refused: {reason or 'no reason given'}", **_said(row, topic, code))
+    return row.error(f"the server refused: {reason or 'no reason given'}", **_details(row, topic, code))
 
 
 def lost_error(close_code: int | None, *, maybe_sent: bool, topic: str | None = None) -> ConnectionLostError:
     """Return the exception for a request that was pending when the connection was lost."""
     row = classify_close(close_code)
     message = "the connection was lost" + (f" with close code {close_code}" if close_code is not None else "")
-    return ConnectionLostError(message, maybe_sent=maybe_sent, close_code=close_code, **_said(row, topic))
+    return ConnectionLostError(message, maybe_sent=maybe_sent, close_code=close_code, **_details(row, topic))
 
 
 def http_error(
@@ -520,5 +534,5 @@ def http_error(
         body=_shown(body),
         maybe_sent=maybe_sent,
         retry_after=retry_after,
-        **_said(row, topic),
+        **_details(row, topic),
     )

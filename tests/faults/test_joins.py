@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from supawire import ChannelState, ConnectionState, Limits, status
-from supawire._server_errors import JOIN_REASONS, KEY_HINTS, KEY_JUDGED, Action, Known
+from supawire._server_errors import JOIN_REASONS, KEY_CHECKED, KEY_HINTS, Action, Known
 from supawire.core.frames import Frame
 from supawire.errors import JoinDeniedError, JoinError, OperationTimeout, RealtimeError
 from supawire.server import LocalServer
@@ -55,11 +55,11 @@ async def test_refused_joins_do_not_end_the_connection(refusal: str):
 @pytest.mark.parametrize("token", [None, "a-token"], ids=["key", "token"])
 @pytest.mark.parametrize("row", JOIN_REASONS, ids=named)
 async def test_every_known_refusal_is_treated_as_its_row_says(row: Known, token: str | None):
-    """Refusals that may pass are waited through, the others raise the row's error at once and no join follows.
+    """Temporary refusals are retried; others raise the row's error at once, and no join follows.
 
-    Without a token the server judges the key in its place, and the hint says what is wrong with the key.
+    Without a token the server checks the key instead, and the hint is about the key.
     """
-    hint = KEY_JUDGED + KEY_HINTS[row.slug] if token is None and row.slug in KEY_HINTS else row.hint
+    hint = KEY_CHECKED + KEY_HINTS[row.slug] if token is None and row.slug in KEY_HINTS else row.hint
     limits = Limits(channels=None)  # a client that counts channels itself tries once more after "too many"
     async with Misbehaver() as server, client_of(server, limits=limits, token=token) as client:
         server.answers["phx_join"] = lambda wire, frame: wire.deny(frame, reason_of(row))
