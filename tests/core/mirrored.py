@@ -123,7 +123,7 @@ class Driven:
 
     def hear(self, *changes: Any, inside: bool = True) -> None:
         for one in changes:
-            self.mirror.take(one, at(self.now), inside=inside)
+            self.mirror.row_changed(one, at(self.now), inside=inside)
             self.pump()
 
     def live(self, *rows: Any) -> "Driven":

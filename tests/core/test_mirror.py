@@ -121,16 +121,16 @@ def test_a_server_that_subscribes_us_anew_has_perhaps_missed_something() -> None
     """A repeated "changes are live" makes the copy stale; the first one and other messages do not."""
     word = System("users", "postgres_changes", "ok", "Subscribed to PostgreSQL")
     driven = Driven()
-    driven.mirror.said(word)
+    driven.mirror.system_message(word)
     driven.live(row(1))
-    driven.mirror.said(System("users", "system", "ok", "Replication connection established"))
+    driven.mirror.system_message(System("users", "system", "ok", "Replication connection established"))
     driven.run(5)
     assert driven.fetches == [1]
-    driven.mirror.said(word)
+    driven.mirror.system_message(word)
     driven.run()
     assert driven.fetches == [1, 2] and driven.state is MirrorState.FETCHING
     driven.mirror.close()
-    driven.mirror.said(word)
+    driven.mirror.system_message(word)
 
 
 def test_a_gap_with_the_word_that_changes_are_live_is_one_fetch() -> None:

@@ -76,7 +76,7 @@ class Life:
                 "users",
                 ("id",),
                 filter=text,
-                judged=FILTERS[which],
+                filter_columns=FILTERS[which],
                 backoff=Backoff(jitter=0),
                 by_row=by_row,
                 most_rows=3,
@@ -176,7 +176,7 @@ class Life:
         number = self.coming.popleft()[1]
         self.told = number
         told, fitting = self.log[number]
-        self.mirror.take(told, at(self.now), inside=fitting)
+        self.mirror.row_changed(told, at(self.now), inside=fitting)
         self.pump()
 
     def wait(self, which: int, _: int = 0) -> None:
@@ -479,11 +479,11 @@ def _any_generation(self: MirrorCore, generation: int) -> bool:
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "what was fetched wins over what changed": lambda patch: patch.setattr(MirrorCore, "_settle", lambda *_: None),
+    "what was fetched wins over what changed": lambda patch: patch.setattr(MirrorCore, "_replay", lambda *_: None),
     "what came while it was fetched is dropped": lambda patch: _instead(
-        patch, "fetched", lambda self: self._kept.clear()
+        patch, "fetched", lambda self: self._buffered.clear()
     ),
-    "it is applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._kept.reverse()),
+    "it is applied newest first": lambda patch: _instead(patch, "fetched", lambda self: self._buffered.reverse()),
     "the new copy is shown at once": lambda patch: patch.setattr(MirrorCore, "next_deadline", property(_at_once)),
     "the answer of an older fetch counts": lambda patch: patch.setattr(MirrorCore, "_is_current", _any_generation),
     "a gap is not noticed": lambda patch: patch.setattr(MirrorCore, "changes_lost", lambda *_: None),

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from supawire.core.codec import encode_json
 from supawire.core.effects import UnreadableFrame
-from supawire.core.presence import MOST_KEYS, MOST_METAS, ChannelPresence
+from supawire.core.presence import MAX_KEYS, MAX_METAS, ChannelPresence
 from supawire.events import (
     Presence,
     PresenceEvent,
@@ -147,11 +147,11 @@ def test_what_was_told_to_an_older_join_is_forgotten_when_that_is_closed() -> No
     roster = ChannelPresence("room")
     roster.joined(enabled=True)
     roster.apply(raw({"ghost": [meta("G")]}), raw(NOBODY))
-    roster.older_ended()
+    roster.older_join_ended()
     roster.apply(raw({"bob": [meta("B")]}), raw(NOBODY))
     roster.replace(raw({"ada": [meta("A")]}))
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
-    roster.older_ended()
+    roster.older_join_ended()
     assert refs(roster.state()) == {"ada": ["A"], "bob": ["B"]}
 
 
@@ -202,7 +202,7 @@ def test_what_waits_for_a_state_that_never_comes_is_bounded() -> None:
     roster.joined(enabled=True)
     for number in range(5000):
         roster.apply(raw({"ada": [meta(f"{number}", f"{number - 1}")]}), raw({"ada": [meta(f"{number - 1}")]}))
-    assert roster._held is not None and len(roster._held) <= 1000
+    assert roster._buffered is not None and len(roster._buffered) <= 1000
     roster.replace(raw({"ada": [meta("4999")]}))
     assert refs(roster.state()) == {"ada": ["4999"]}
 
@@ -388,16 +388,16 @@ def test_presence_of_one_topic_is_not_that_of_another(each: Story) -> None:
 
 def test_presence_of_too_many_is_bounded_and_counted() -> None:
     """One key with half a million devices, and an excessive number of participants."""
-    metas = [meta(str(number)) for number in range(MOST_METAS + 5)]
+    metas = [meta(str(number)) for number in range(MAX_METAS + 5)]
     roster = settled({"a": metas})
-    assert (len(roster.state()["a"]), roster.malformed) == (MOST_METAS, 1)
+    assert (len(roster.state()["a"]), roster.malformed) == (MAX_METAS, 1)
     assert not roster.apply(raw({"a": [meta("more")]}), raw({}))
-    assert (len(roster.state()["a"]), roster.malformed) == (MOST_METAS, 2)
+    assert (len(roster.state()["a"]), roster.malformed) == (MAX_METAS, 2)
     left = roster.apply(raw({}), raw({"a": [meta("0")]}))
-    assert len(told(left)) == 1 and len(roster.state()["a"]) == MOST_METAS - 1
-    roster = settled({str(number): [meta("1")] for number in range(MOST_KEYS)})
+    assert len(told(left)) == 1 and len(roster.state()["a"]) == MAX_METAS - 1
+    roster = settled({str(number): [meta("1")] for number in range(MAX_KEYS)})
     assert not roster.apply(raw({"one more": [meta("1")]}), raw({}))
-    assert (len(roster.state()), roster.malformed) == (MOST_KEYS, 1)
+    assert (len(roster.state()), roster.malformed) == (MAX_KEYS, 1)
 
 
 def test_diffs_that_wait_for_a_state_are_bounded_in_bytes() -> None:
@@ -416,5 +416,5 @@ def test_presence_that_does_not_fit_is_reported(story: Story) -> None:
     room = story.channel()
     story.collect(room, presence())
     story.join(room)
-    story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MOST_METAS + 1)]}})
+    story.receive(room, "presence_state", {"a": {"metas": [{"phx_ref": str(n)} for n in range(MAX_METAS + 1)]}})
     assert len(story.reports(UnreadableFrame)) == 1 == story.session.stats().malformed_presence

@@ -35,7 +35,7 @@ class Model:
             self.live.pop(key, None)
 
     def take(self) -> Snapshot:
-        self.held.append((self.snapshots.take(self.live), dict(self.live)))
+        self.held.append((self.snapshots.snapshot(self.live), dict(self.live)))
         return self.held[-1][0]
 
     def replace(self, number: int) -> None:
@@ -84,14 +84,14 @@ def test_the_same_object_until_something_changes():
     """Two reads of an unchanged state return the same read-only object."""
     model = Model()
     model.change("a", metas("a", 1))
-    one, other = model.snapshots.take(model.live), model.snapshots.take(model.live)
+    one, other = model.snapshots.snapshot(model.live), model.snapshots.snapshot(model.live)
     assert one is other
     with pytest.raises(TypeError):
         one["b"] = ()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
     model.change("a", ())
-    assert model.snapshots.take(model.live) is not one
+    assert model.snapshots.snapshot(model.live) is not one
     with pytest.raises(KeyError):
-        _ = model.snapshots.take(model.live)["a"]
+        _ = model.snapshots.snapshot(model.live)["a"]
 
 
 MANY = 20_000
@@ -117,7 +117,7 @@ def test_len_and_a_lookup_after_each_diff_copy_nothing():
         model.change(f"guest-{number}", metas("guest", number))
 
         def read(number: int = number) -> None:
-            snapshot = model.snapshots.take(model.live)
+            snapshot = model.snapshots.snapshot(model.live)
             assert (len(snapshot), snapshot[f"guest-{number}"][0].ref) == (MANY + number + 1, str(number))
 
         copies += allocated(read) > whole / 10
@@ -171,7 +171,7 @@ def test_a_snapshot_may_be_read_while_the_state_changes():
         number += 1
         for key in everyone:
             model.change(key, () if number % 2 else metas(key, number))
-        newest = model.snapshots.take(model.live)
+        newest = model.snapshots.snapshot(model.live)
         assert len(newest) in (0, len(everyone))
     done.set()
     reader.join()

@@ -75,14 +75,14 @@ def test_several_columns_are_one_key() -> None:
     driven.hear(change("UPDATE", row(1, 3), {"id": 1, "a": 2}), change("DELETE", {}, {"id": 1, "a": 1}))
     assert driven.rows == [row(1, 3)]
     assert driven.events[0].key == (1, 3)
-    assert driven.mirror.key.asked((1, 3)) in driven.mirror.rows
+    assert driven.mirror.key.lookup((1, 3)) in driven.mirror.rows
 
 
 @pytest.mark.parametrize("key", [1, "13", None])
 def test_what_cannot_be_a_key_of_several_columns_is_not_found(key: Any) -> None:
     """It is looked up like any other key, without an error."""
     driven = Driven(key=("id", "a")).live(row(1, 3))
-    assert driven.mirror.key.asked(key) not in driven.mirror.rows
+    assert driven.mirror.key.lookup(key) not in driven.mirror.rows
 
 
 def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
@@ -92,7 +92,7 @@ def test_a_uuid_is_the_same_as_object_and_as_text() -> None:
     driven = Driven().live({"id": text, "a": 1})
     driven.hear(change("UPDATE", {"id": text, "a": 2}, columns=columns))
     assert driven.rows == [{"id": UUID(text), "a": 2}]
-    assert {driven.mirror.key.asked(key) in driven.mirror.rows for key in (text, UUID(text))} == {True}
+    assert {driven.mirror.key.lookup(key) in driven.mirror.rows for key in (text, UUID(text))} == {True}
 
 
 # --- filters
@@ -104,7 +104,7 @@ def unheard(change: Any, *, inside: bool) -> None:
 
 def both(filter: str = "a=gte.5", **settings: Any) -> tuple[Driven, Callable[..., None]]:
     """Return a mirror with a filter, and a function that delivers a change to its listeners in order."""
-    driven = Driven(filter=filter, judged=frozenset({"a"}), **settings)
+    driven = Driven(filter=filter, filter_columns=frozenset({"a"}), **settings)
     listeners = driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside))
 
     def frame(one: Any, *, fits: bool) -> None:
@@ -140,7 +140,7 @@ def test_a_filter_asks_for_the_whole_table_too() -> None:
 @pytest.mark.parametrize("ids", [(5, 3), (3, 5)])
 def test_a_row_fits_in_whatever_order_its_ids_are_listed(ids: tuple[int, int]) -> None:
     """The server lists the ids of a row's bindings in no useful order; the listeners' order counts."""
-    driven, index = Driven(filter="a=gte.5", judged=frozenset({"a"})), Index()
+    driven, index = Driven(filter="a=gte.5", filter_columns=frozenset({"a"})), Index()
     for listener in driven.mirror.listeners(lambda change, *, inside: driven.hear(change, inside=inside)):
         index.add(listener)
     index.joined(dict(zip(index.bindings, (5, 3), strict=True)))

@@ -140,11 +140,11 @@ def read_mirror_options(
             columns,
             schema=wanted.schema,
             filter=text,
-            judged=frozenset(condition.column for condition in filter_syntax.parse(text or "")),
+            filter_columns=frozenset(condition.column for condition in filter_syntax.parse(text or "")),
             select=None if wanted.select is None else tuple(dict.fromkeys((*wanted.select, *columns))),
             narrow=narrow,
             plain=check_bool("plain", plain),
-            modelled=made is not None,
+            has_model=made is not None,
             settle=check_number("settle", settle, minimum=0, unit="seconds"),
             backoff=backoff,
             pause=check_number("pause", pause, minimum=0, unit="seconds"),
@@ -267,10 +267,10 @@ class AsyncMirror(Mapping[Any, R]):
     # --- rows
 
     def __getitem__(self, key: Any) -> R:
-        return cast("R", self._shown.row(self._machine.rows[self._machine.key.asked(key)]))
+        return cast("R", self._shown.row(self._machine.rows[self._machine.key.lookup(key)]))
 
     def __contains__(self, key: object) -> bool:
-        return self._machine.key.asked(key) in self._machine.rows
+        return self._machine.key.lookup(key) in self._machine.rows
 
     def __len__(self) -> int:
         return len(self._machine.rows)
@@ -383,11 +383,11 @@ class AsyncMirror(Mapping[Any, R]):
         add((gaps(),), self._missed, None, now)
 
     def _take(self, change: Any, *, inside: bool) -> None:
-        self._machine.take(change, self._driver.now(), inside=inside)
+        self._machine.row_changed(change, self._driver.now(), inside=inside)
         self._pump()
 
     def _said(self, message: System) -> None:
-        self._machine.said(message)
+        self._machine.system_message(message)
         self._pump()
 
     def _missed(self, gap: Gap) -> None:
@@ -489,7 +489,7 @@ class AsyncMirror(Mapping[Any, R]):
 
     def _feed(self, kept: Any) -> Registration:
         registration = self._driver.registry.add(self._topic, (), kept.put, kept, self._driver.now())
-        if self._machine.begun:
+        if self._machine.has_copy:
             kept.put(Resynced("begin", {}, dict(self._machine.rows), self._shown))
         self._feeds[registration] = kept
         return registration

@@ -169,7 +169,7 @@ class CoreChannel:
     def cancel(self, ticket: Ticket, now: Instant) -> None:
         """Discard the ticket of a cancelled call."""
         self._member.outbox.drop(ticket)
-        self._member.tracking.dropped(ticket)
+        self._member.tracking.cancel(ticket)
         if self._member.waiters.pop(ticket) is not None:
             self._withdraw(now)
 

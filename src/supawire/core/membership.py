@@ -664,7 +664,7 @@ class Membership:
         if self._pending_leave is not None and ref == self._pending_leave.join_ref:
             self._left(now)
         elif self.active_join is None or ref != self.active_join.ref:  # of an older join
-            self.presence.older_ended()
+            self.presence.older_join_ended()
             self._context.counts.stale += 1
         elif self.state is ChannelState.REJOINING:
             self.accepted_refs = _NO_REFS  # the join that replaces it was already sent

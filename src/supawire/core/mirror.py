@@ -49,7 +49,7 @@ from supawire.core.table_copy import (
     TableCopy,
     Undecidable,
     read_rows,
-    unlike,
+    type_difference,
 )
 from supawire.errors import InvalidArgumentError, LocalProtocolError, RealtimeError, RowError, SlowConsumerError
 from supawire.events import Change, Gap, Instant, System
@@ -71,11 +71,11 @@ class MirrorSettings(Struct, frozen=True):
     key: tuple[str, ...]
     schema: str = "public"
     filter: str | None = None
-    judged: frozenset[str] = frozenset()
+    filter_columns: frozenset[str] = frozenset()
     select: tuple[str, ...] | None = None
     narrow: bool = False
     plain: bool = False
-    modelled: bool = False
+    has_model: bool = False
     settle: float = 1.0
     backoff: Backoff = Backoff(initial=1.0)
     buffer: int = 10_000
@@ -112,13 +112,13 @@ class ReportError(Struct, frozen=True):
 MirrorEffect = Fetch | Abandon | FetchRow | AbandonRow | Emit | ReportError
 
 
-class Take(Protocol):
+class ChangeCallback(Protocol):
     """Callback for the changes from a mirror's listeners."""
 
     def __call__(self, change: Change[dict[str, Any]], *, inside: bool) -> None: ...
 
 
-LONGEST: Final = 10
+MAX_SETTLE_FACTOR: Final = 10
 """Maximum multiple of `settle` to wait for a lagging server. Its clock may differ from ours, hence the limit."""
 
 
@@ -139,15 +139,15 @@ class MirrorCore:
         """Why the mirror is not live, if known."""
         self.effects: Final[deque[MirrorEffect]] = deque()
         self.key: Final = KeyColumns(settings.key)
-        judged = frozenset[str]() if settings.narrow else settings.judged
-        self._reader = ChangeReader(settings.schema, settings.table, self.key, judged, settings.plain)
+        filter_columns = frozenset[str]() if settings.narrow else settings.filter_columns
+        self._reader = ChangeReader(settings.schema, settings.table, self.key, filter_columns, settings.plain)
         self._shown = shown
         self._random = random
         self._copy: TableCopy | None = None
         """The copy that users see, None before the first."""
         self._next: TableCopy | None = None
         """The new copy, not yet settled."""
-        self._kept: list[Put | Drop | Incomplete] = []
+        self._buffered: list[Put | Drop | Incomplete] = []
         self._generation = 0
         self._attempt = 0
         self._not_before = 0.0
@@ -156,14 +156,14 @@ class MirrorCore:
         self._compare_at = 0.0
         self._comparing = False
         """Whether a comparison is running while the mirror is live. Its rows settle once `_next` is set."""
-        self._torn = False
+        self._missed_changes = False
         """Whether changes were missed, so that values omitted from a change cannot be taken from the copy."""
         self._stale: str | None = None
         """Why the latest fetch may be incomplete; None if it is not."""
         self._reason = "first"
         """Why the latest fetch was started."""
-        self._compared = settings.modelled
-        self._row_fetches: Final = RowFetches(settings.settle, LONGEST * settings.settle, settings.pause)
+        self._types_checked = settings.has_model
+        self._row_fetches: Final = RowFetches(settings.settle, MAX_SETTLE_FACTOR * settings.settle, settings.pause)
         """The fetches of the incomplete rows of the copy, while it is otherwise live."""
 
     @property
@@ -172,7 +172,7 @@ class MirrorCore:
         return self._copy.rows if self._copy is not None else {}
 
     @property
-    def begun(self) -> bool:
+    def has_copy(self) -> bool:
         """Whether a first copy exists."""
         return self._copy is not None
 
@@ -203,8 +203,8 @@ class MirrorCore:
         copy = self._copy
         return tuple(copy.incomplete.values()) if copy is not None and self.state is MirrorState.REFETCHING else ()
 
-    def listeners(self, take: Take) -> tuple[Listener, ...]:
-        """Return the listeners to register; `take` gets each change once, and whether it matches the filter.
+    def listeners(self, report: ChangeCallback) -> tuple[Listener, ...]:
+        """Return the listeners to register; `report` gets each change once, and whether it matches the filter.
 
         With a filter, changes of the whole table are requested too, because the server does not report rows that leave
         the filter, nor most deletes, to a filtered subscription. Both subscriptions arrive in one frame, and their
@@ -214,13 +214,13 @@ class MirrorCore:
         whole: ChangesSelector[Any] = ChangesSelector(settings.schema, settings.table, select=settings.select)
         part = replace(whole, filter=settings.filter)
         if settings.filter is None or settings.narrow:
-            return (Listener((part,), lambda change: take(change, inside=True)),)
+            return (Listener((part,), lambda change: report(change, inside=True)),)
         fitting: list[Any] = [None]
 
         def fits(change: Any) -> None:
             fitting[0] = change
 
-        return Listener((part,), fits), Listener((whole,), lambda change: take(change, inside=fitting[0] is change))
+        return Listener((part,), fits), Listener((whole,), lambda change: report(change, inside=fitting[0] is change))
 
     # --- inputs
 
@@ -237,7 +237,7 @@ class MirrorCore:
         if self.state is MirrorState.CLOSED:
             return
         self.error = error or self.error
-        self._torn, self._reason = True, "gap"
+        self._missed_changes, self._reason = True, "gap"
         self._abandon()
         self._clear_row_fetches()
         self._move(MirrorOn.LOST)
@@ -247,7 +247,7 @@ class MirrorCore:
         if "changes" in gap.lost:
             self.mark_stale(f"gap: {gap.reason}")
 
-    def said(self, message: System) -> None:
+    def system_message(self, message: System) -> None:
         """Mark the copy as stale when "subscribed" is repeated: the server's worker or our permissions are new."""
         again = self.state is not MirrorState.JOINING
         if again and (message.extension, message.status, message.message) == (POSTGRES_CHANGES, "ok", SUBSCRIBED):
@@ -263,7 +263,7 @@ class MirrorCore:
         self._clear_row_fetches()
         self._move(MirrorOn.DOUBT)
 
-    def take(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
+    def row_changed(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
         """Process a change of a row; `inside`: whether it matches the filter, according to the server."""
         if self.state is MirrorState.CLOSED:
             return
@@ -271,16 +271,16 @@ class MirrorCore:
         if op is None:
             return
         if isinstance(op, Undecidable) or (isinstance(op, Incomplete) and not self.settings.by_row):
-            self._doubt(op)
+            self._fetch_all_because(op)
             return
         if self._next is not None or self._row_fetches:
             self._await_older(change, now)
         self._follow(op)
         if self._next is not None:
-            self._settle(self._next, op)
+            self._replay(self._next, op)
         elif self.state is MirrorState.FETCHING or self._comparing:
-            self._kept.append(op)
-            if len(self._kept) > self.settings.buffer:
+            self._buffered.append(op)
+            if len(self._buffered) > self.settings.buffer:
                 self._overflow(now)
 
     def read(self, given: Iterable[Any]) -> Rows:
@@ -300,16 +300,16 @@ class MirrorCore:
         self._settled_at = now.mono + self.settings.settle
         if not self._comparing:
             self._move(MirrorOn.FETCHED)
-        kept, self._kept = self._kept, []
+        kept, self._buffered = self._buffered, []
         self._next = copy = TableCopy(rows, self._shown)
         for op in kept:
-            self._settle(copy, op)
+            self._replay(copy, op)
 
     def failed(self, generation: int, error: RealtimeError, now: Instant) -> None:
         """Handle that the fetch raised an error or timed out."""
         if not self._is_current(generation):
             return
-        self._kept = []
+        self._buffered = []
         self._not_before = now.mono + delay(self.settings.backoff, self._attempt, self._random)
         self._attempt += 1
         self.effects.append(ReportError(error))
@@ -373,7 +373,7 @@ class MirrorCore:
         if not self._is_followed or deadline is None or deadline > now.mono:
             return
         if self._comparing:
-            self._take_over(now)
+            self._finish_comparison(now)
         else:
             self._comparing = True
             self._fetch()
@@ -394,15 +394,17 @@ class MirrorCore:
 
     def _fetch(self) -> None:
         self._generation += 1
-        self._kept = []
+        self._buffered = []
         self.effects.append(Fetch(self._generation))
 
     def _follow(self, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the copy that users see."""
         copy = self._copy
-        if copy is None or (self._torn and (isinstance(op, Incomplete) or (isinstance(op, Put) and op.unsent))):
+        if copy is None or (
+            self._missed_changes and (isinstance(op, Incomplete) or (isinstance(op, Put) and op.unsent))
+        ):
             return
-        odd = self._compare(op, copy) if isinstance(op, Put) and not self._compared else None
+        odd = self._check_types(op, copy) if isinstance(op, Put) and not self._types_checked else None
         result = op if isinstance(op, Incomplete) else copy.follow(op)
         if isinstance(result, Incomplete) and self.settings.by_row:
             again = self._row_fetches.changed(result.key) if result.key in self._row_fetches else None
@@ -418,7 +420,7 @@ class MirrorCore:
         if odd is not None:
             self.effects.append(ReportError(odd))
 
-    def _settle(self, copy: TableCopy, op: Put | Drop | Incomplete) -> None:
+    def _replay(self, copy: TableCopy, op: Put | Drop | Incomplete) -> None:
         """Apply a change to the new copy."""
         unclear = op if isinstance(op, Incomplete) else copy.replay(op)
         if unclear is None:
@@ -432,7 +434,7 @@ class MirrorCore:
         if delta is not None:
             self.effects.append(Emit(delta))
 
-    def _doubt(self, op: Incomplete | Undecidable) -> None:
+    def _fetch_all_because(self, op: Incomplete | Undecidable) -> None:
         """Fetch all rows, because a change did not tell the whole row."""
         if isinstance(op, Incomplete) and self._copy is not None:
             self._copy.incomplete[op.key] = op.row  # later changes without all values cannot be applied to it either
@@ -486,7 +488,7 @@ class MirrorCore:
             return
         self._row_fetches.await_older(committed, now)
         if self._next is not None and committed < self._answered_at.at():
-            longest = self._answered_at.mono + LONGEST * self.settings.settle
+            longest = self._answered_at.mono + MAX_SETTLE_FACTOR * self.settings.settle
             self._settled_at = max(self._settled_at, min(now.mono + self.settings.settle, longest))
 
     def _adopt(self, now: Instant) -> None:
@@ -494,7 +496,7 @@ class MirrorCore:
         assert self._next is not None
         reason = self._reason if self._copy is not None else "first"
         before, self._copy, self._next = self.rows, self._next, None
-        self._torn, self._not_before = False, now.mono + self.settings.pause
+        self._missed_changes, self._not_before = False, now.mono + self.settings.pause
         if self._stale is None:
             self.error = None
             self._move(MirrorOn.SETTLED)
@@ -505,7 +507,7 @@ class MirrorCore:
         if self._is_followed and self._copy.incomplete:
             self._fetch_incomplete()
 
-    def _take_over(self, now: Instant) -> None:
+    def _finish_comparison(self, now: Instant) -> None:
         """Apply and report the differences between the copy and the rows fetched for comparison."""
         assert self._next is not None
         assert self._copy is not None
@@ -525,11 +527,11 @@ class MirrorCore:
         if every is not None:
             self._compare_at = max(now.mono + every * self._random.uniform(*_JITTER), self._not_before)
 
-    def _compare(self, op: Put, copy: TableCopy) -> InvalidArgumentError | None:
+    def _check_types(self, op: Put, copy: TableCopy) -> InvalidArgumentError | None:
         """Return an error, once, if fetched rows and changes differ in type: values would change type with a change."""
         old = copy.rows.get(op.old_key)
-        difference = None if old is None else unlike(op.row, old, op.columns)
-        self._compared = old is not None
+        difference = None if old is None else type_difference(op.row, old, op.columns)
+        self._types_checked = old is not None
         if difference is None:
             return None
         hint = (
@@ -551,7 +553,7 @@ class MirrorCore:
         """Cancel a running fetch and discard its results."""
         if self.state is MirrorState.FETCHING or (self._comparing and self._next is None):
             self.effects.append(Abandon(self._generation))
-        self._kept, self._next, self._comparing = [], None, False
+        self._buffered, self._next, self._comparing = [], None, False
 
     def _is_current(self, generation: int) -> bool:
         fetches = self.state is MirrorState.FETCHING or (self._comparing and self._next is None)

@@ -103,44 +103,44 @@ class Snapshot(Mapping[str, Metas]):
 class Snapshots:
     """Factory of the snapshots of one state, which must report each of its changes."""
 
-    __slots__ = ("_base", "_changes", "_taken")
+    __slots__ = ("_base", "_changes", "_snapshot")
 
     def __init__(self) -> None:
         self._base: dict[str, Metas] | None = None
         self._changes: dict[str, Metas] = {}
-        self._taken: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
 
-    def take(self, state: dict[str, Metas]) -> Snapshot:
+    def snapshot(self, state: dict[str, Metas]) -> Snapshot:
         """Return a snapshot of the state: the same object until something changes."""
-        if self._taken is None:
+        if self._snapshot is None:
             if self._base is None:
                 self._base = state.copy()
-            self._taken = Snapshot(self._base, self._changes.copy(), len(state))
-        return self._taken
+            self._snapshot = Snapshot(self._base, self._changes.copy(), len(state))
+        return self._snapshot
 
     def change(self, key: str, metas: Metas) -> None:
         """Record the metas of a key, empty if it has left. Drops the shared copy when a new one is cheaper."""
         if self._base is None:
             return
-        self._taken = None
+        self._snapshot = None
         self._changes[key] = metas
         if len(self._changes) ** 2 > _COPY_COST * (len(self._base) + _COPY_COST):
             self.forget()
 
     def forget(self) -> None:
         """Start with a new copy at the next snapshot, because the state was replaced."""
-        self._base = self._taken = None
+        self._base = self._snapshot = None
         self._changes = {}
 
 
-MOST_METAS: Final = 10_000
+MAX_METAS: Final = 10_000
 """Maximum number of metas kept per key, oldest first. A key is one participant and has one meta per device."""
 
-MOST_KEYS: Final = 250_000
+MAX_KEYS: Final = 250_000
 """Maximum number of keys kept per channel."""
 
-_HELD_BYTES: Final = 32_000_000
-_HELD: Final = 1000
+_MAX_BUFFERED_BYTES: Final = 32_000_000
+_MAX_BUFFERED_DIFFS: Final = 1000
 """Maximum number of diffs buffered until the state arrives; the state already includes the older ones."""
 
 
@@ -156,7 +156,7 @@ class _Refs(Struct, gc=False):
 _entries: Final = msgspec.json.Decoder(dict[str, _Entry])
 _refs: Final = msgspec.json.Decoder(_Refs)
 _json: Final = msgspec.json.Decoder()
-_NOBODY: Final = Raw(b"{}")
+_EMPTY: Final = Raw(b"{}")
 
 
 class ChannelPresence:
@@ -166,7 +166,7 @@ class ChannelPresence:
         self._topic = topic
         self._state: dict[str, Metas] = {}
         self._snapshots: Final = Snapshots()
-        self._held: deque[tuple[Raw, Raw]] | None = None
+        self._buffered: deque[tuple[Raw, Raw]] | None = None
         """Diffs of this join that wait for its state; None if not waiting. An empty deque takes 760 bytes."""
         self.malformed: int = 0
 
@@ -174,49 +174,49 @@ class ChannelPresence:
         """Prepare for a new join. The old state stays readable until the new one arrives, if presence is enabled."""
         if not enabled:
             self.clear()
-        self._held = deque(maxlen=_HELD) if enabled else None
+        self._buffered = deque(maxlen=_MAX_BUFFERED_DIFFS) if enabled else None
 
-    def older_ended(self) -> None:
+    def older_join_ended(self) -> None:
         """Discard the buffered diffs: they were addressed to an older join that has closed, and the state is newer."""
-        if self._held is not None:
-            self._held.clear()
+        if self._buffered is not None:
+            self._buffered.clear()
 
     def clear(self) -> None:
         """Clear the state, because the channel was left."""
         self._state = {}
         self._snapshots.forget()
-        self._held = None
+        self._buffered = None
 
     def state(self) -> PresenceState:
         """Return an immutable snapshot of the state."""
-        return self._snapshots.take(self._state)
+        return self._snapshots.snapshot(self._state)
 
     def replace(self, raw: Raw) -> list[PresenceEvent]:
         """Apply a `presence_state` and the diffs buffered before it, and return the events."""
         entries = self._read(raw)
         if entries is None:
             return []
-        if len(entries) > MOST_KEYS or any(len(metas) > MOST_METAS for metas in entries.values()):
+        if len(entries) > MAX_KEYS or any(len(metas) > MAX_METAS for metas in entries.values()):
             self.malformed += 1
-            entries = {key: entries[key][:MOST_METAS] for key in islice(entries, MOST_KEYS)}
+            entries = {key: entries[key][:MAX_METAS] for key in islice(entries, MAX_KEYS)}
         before, self._state = self._state, entries
         self._snapshots.forget()
         events: list[PresenceEvent] = []
         for key, metas in before.items():
             after = self._state.get(key)
-            events += self._told(key, metas, after) if after else [PresenceLeave(self._topic, key, (), metas)]
+            events += self._events_of_key(key, metas, after) if after else [PresenceLeave(self._topic, key, (), metas)]
         events += [PresenceJoin(self._topic, key, metas, ()) for key, metas in self._state.items() if key not in before]
-        held, self._held = self._held, None
+        held, self._buffered = self._buffered, None
         for joins, leaves in held or ():
             events += self._apply(joins, leaves)
         return [*events, PresenceSync(self._topic, self.state)]
 
     def apply(self, joins: Raw, leaves: Raw) -> list[PresenceEvent]:
         """Apply a `presence_diff` and return the events, or buffer it until this join's state arrives."""
-        if self._held is not None:
-            self._held.append((joins, leaves))
-            while sum(len(one) + len(other) for one, other in self._held) > _HELD_BYTES:
-                self._held.popleft()
+        if self._buffered is not None:
+            self._buffered.append((joins, leaves))
+            while sum(len(one) + len(other) for one, other in self._buffered) > _MAX_BUFFERED_BYTES:
+                self._buffered.popleft()
             return []
         events = self._apply(joins, leaves)
         if events:
@@ -231,9 +231,9 @@ class ChannelPresence:
         for key in joined | left if joined and left else joined or left:
             before = self._state.get(key, ())
             after = _changed(before, joined.get(key, ()), left.get(key, ()))
-            if len(after) > MOST_METAS or (not before and len(self._state) >= MOST_KEYS):
+            if len(after) > MAX_METAS or (not before and len(self._state) >= MAX_KEYS):
                 self.malformed += 1
-                after = after[:MOST_METAS] if before or len(self._state) < MOST_KEYS else before
+                after = after[:MAX_METAS] if before or len(self._state) < MAX_KEYS else before
             if after == before:
                 continue
             self._snapshots.change(key, after)
@@ -243,12 +243,12 @@ class ChannelPresence:
                 continue
             self._state[key] = after
             if before:
-                events += self._told(key, before, after)
+                events += self._events_of_key(key, before, after)
             else:
                 events.append(PresenceJoin(self._topic, key, after, ()))
         return events
 
-    def _told(self, key: str, before: Metas, after: Metas) -> list[PresenceEvent]:
+    def _events_of_key(self, key: str, before: Metas, after: Metas) -> list[PresenceEvent]:
         """Return the events for a key that stays present: one event per kind of change, joins last."""
         old, new = {meta.ref for meta in before}, {meta.ref for meta in after}
         came = [meta for meta in after if meta.ref not in old]
@@ -265,7 +265,7 @@ class ChannelPresence:
 
     def _read(self, raw: Raw) -> dict[str, Metas] | None:
         """Decode the keys that have metas. Two plain loops: comprehensions with a helper function took 50 % longer."""
-        if raw == _NOBODY:  # true for one half of nearly every diff
+        if raw == _EMPTY:  # true for one half of nearly every diff
             return {}
         found: dict[str, Metas] = {}
         try:

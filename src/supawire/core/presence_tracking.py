@@ -18,7 +18,7 @@ from supawire.core.requests import TimerKey, TimerKind
 from supawire.errors import OperationTimeout, RateLimitedError, RealtimeError
 from supawire.events import Instant
 
-NOTHING: Final = None
+NOT_TRACKED: Final = None
 """The desired payload of a client that is not present."""
 
 _MARGIN: Final = 0.5
@@ -56,15 +56,15 @@ class PresenceTracking:
         """Rate limit of the active join, None before its first push."""
         self._tickets: dict[Ticket, None] = {}
         self._join_ref: str | None = None
-        self._confirmed: bytes | _Unknown | None = NOTHING
+        self._confirmed: bytes | _Unknown | None = NOT_TRACKED
         self._in_flight: tuple[bytes | None] | None = None
-        self.desired_payload: bytes | None = NOTHING
+        self.desired_payload: bytes | None = NOT_TRACKED
         """The desired payload as JSON."""
 
     def joined(self, join_ref: str) -> None:
         """Reset for a new join: the server has no presence of ours and restarts its rate limit."""
         self._join_ref = join_ref
-        self._confirmed = NOTHING
+        self._confirmed = NOT_TRACKED
         self._in_flight = None
         self._allowance = None
 
@@ -79,11 +79,11 @@ class PresenceTracking:
         self._in_flight = None
         self._context.timers.cancel(TimerKey(TimerKind.PRESENCE, self._topic))
         if error is not None:
-            self._settle(error)
+            self._resolve_waiting(error)
 
-    def set_desired(self, wish: bytes | None) -> None:
+    def set_desired(self, payload: bytes | None) -> None:
         """Set the desired payload. It is sent by `advance`, or after the next join."""
-        self.desired_payload = wish
+        self.desired_payload = payload
 
     def add_waiter(self, ticket: Ticket, timeout: float | None, now: Instant) -> None:
         """Resolve the ticket when this payload or a newer one is confirmed, at most `timeout` seconds from now."""
@@ -96,7 +96,7 @@ class PresenceTracking:
         if self._join_ref is None or self._in_flight is not None:
             return
         if self.desired_payload == self._confirmed:
-            self._settle(None)
+            self._resolve_waiting(None)
             return
         if self._allowance is None:
             limits = self._context.options.limits
@@ -128,7 +128,7 @@ class PresenceTracking:
         if error is not None and self.desired_payload == sent[0]:
             if not self._tickets:  # sent after a rejoin: no caller waits for the result
                 self._context.report(TrackFailed(error, self._name))
-            self._settle(error)
+            self._resolve_waiting(error)
             return
         self.advance(now)
 
@@ -137,15 +137,15 @@ class PresenceTracking:
         if ticket not in self._tickets:
             return False
         del self._tickets[ticket]
-        self._context.tickets.resolve(ticket, self._late())
+        self._context.tickets.resolve(ticket, self._timeout_error())
         return True
 
-    def dropped(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Remove the ticket of a cancelled call. The desired payload stays."""
         if self._tickets.pop(ticket, ticket) is None:
             self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))
 
-    def _late(self) -> RealtimeError:
+    def _timeout_error(self) -> RealtimeError:
         if self._context.timers.deadline(TimerKey(TimerKind.PRESENCE, self._topic)) is None:
             return OperationTimeout("the server did not answer the presence request in time", topic=self._name)
         limits = self._context.options.limits
@@ -155,7 +155,7 @@ class PresenceTracking:
             hint="The newest track or untrack is sent as soon as the limit allows.",
         )
 
-    def _settle(self, outcome: RealtimeError | None) -> None:
+    def _resolve_waiting(self, outcome: RealtimeError | None) -> None:
         for ticket in list(self._tickets):
             del self._tickets[ticket]
             self._context.timers.cancel(TimerKey(TimerKind.CALL_TIMEOUT, self._topic, ticket))

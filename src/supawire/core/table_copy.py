@@ -18,10 +18,10 @@ from supawire._values.rows import Column
 from supawire.errors import RowError
 from supawire.events import Change, Delete, Update
 
-CUT: Final = frozenset({"bpchar", "bit"})
+TRUNCATED_TYPES: Final = frozenset({"bpchar", "bit"})
 """Types of which the server sends only the first character or bit."""
 
-_FREE: Final = frozenset({"json", "jsonb"})
+_ANY_TYPE: Final = frozenset({"json", "jsonb"})
 """Types whose values may have any Python type."""
 
 Key: TypeAlias = Hashable
@@ -87,7 +87,7 @@ class KeyColumns:
         """Return the key columns of a row and their values."""
         return {name: row[name] for name in self.names}
 
-    def asked(self, key: Any) -> Hashable:
+    def lookup(self, key: Any) -> Hashable:
         """Return a user's lookup key in canonical form. Raises: TypeError: it is not hashable."""
         hash(key)
         if self._only is not None or not isinstance(key, tuple):
@@ -112,13 +112,13 @@ def _canonical(value: Any) -> Hashable:
 class ChangeReader(Struct, frozen=True):
     """Reader of the changes of one table.
 
-    judged: the columns of the filter. plain: rows as plain JSON, not as exact Python values.
+    filter_columns: the columns of the filter. plain: rows as plain JSON, not as exact Python values.
     """
 
     schema: str
     table: str
     key: KeyColumns
-    judged: frozenset[str] = frozenset()
+    filter_columns: frozenset[str] = frozenset()
     plain: bool = False
 
     def read(self, change: Change[dict[str, Any]], *, inside: bool) -> Op | None:
@@ -145,14 +145,14 @@ class ChangeReader(Struct, frozen=True):
         if change.errors:
             return Incomplete(key, old_key, row, ", ".join(change.errors))
         columns = change.columns
-        cut = [column.name for column in columns if column.type in CUT and row.get(column.name) is not None]
+        cut = [column.name for column in columns if column.type in TRUNCATED_TYPES and row.get(column.name) is not None]
         if cut:
             return Incomplete(key, old_key, row, f"the server sends only the beginning of {', '.join(cut)}")
         unsent = {column.name for column in columns} - row.keys()
         if inside:
             return Put(key, old_key, row, unsent, columns)
-        if self.judged & unsent:  # a value that is not sent never matches the filter
-            missing = ", ".join(sorted(self.judged & unsent))
+        if self.filter_columns & unsent:  # a value that is not sent never matches the filter
+            missing = ", ".join(sorted(self.filter_columns & unsent))
             return Incomplete(key, old_key, row, f"the filter was evaluated without {missing}")
         return Drop(old_key, key)
 
@@ -289,11 +289,11 @@ def read_rows(given: Iterable[Any], key: KeyColumns, select: frozenset[str] | No
     return rows
 
 
-def unlike(row: Row, old: Row, columns: Iterable[Column]) -> str | None:
+def type_difference(row: Row, old: Row, columns: Iterable[Column]) -> str | None:
     """Return how a row of a change and a fetched row differ in type, None if they do not."""
     for column in columns:
         new, was = row.get(column.name), old.get(column.name)
-        if new is None or was is None or column.type in _FREE or type(new) is type(was):
+        if new is None or was is None or column.type in _ANY_TYPE or type(new) is type(was):
             continue
         if not (isinstance(new, int | float) and isinstance(was, int | float)):
             made = f"a {type(was).__name__} in the rows of fetch and a {type(new).__name__} in changes"
