@@ -183,7 +183,7 @@ class Driver:
         """The sender of broadcasts by HTTP."""
         if self._publisher is None:
             self._publisher = Publisher(
-                self, self.session, self.tasks, self.endpoint, self.options, self.settings.http_backoff
+                self, self.session, self.tasks, self.loop, self.endpoint, self.options, self.settings.http_backoff
             )
         return self._publisher
 

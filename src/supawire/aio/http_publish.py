@@ -156,9 +156,15 @@ class HttpSender:
     """
 
     def __init__(
-        self, calls: PendingCalls, session: Session, endpoint: Endpoint, options: ClientOptions, backoff: Backoff
+        self,
+        calls: PendingCalls,
+        session: Session,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: Endpoint,
+        options: ClientOptions,
+        backoff: Backoff,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._calls = calls
         self._http_broadcasts = session.http_broadcasts
         self._endpoint = endpoint
@@ -304,23 +310,27 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class Publisher:
-    """The broadcasts of one client by HTTP."""
+    """The broadcasts of one client by HTTP.
+
+    Args: loop: the client's event loop; after it has ended, a call on any thread raises that the client was closed.
+    """
 
     def __init__(
         self,
         calls: PendingCalls,
         session: Session,
         tasks: Tasks,
+        loop: asyncio.AbstractEventLoop,
         endpoint: Endpoint,
         options: ClientOptions,
         backoff: Backoff = BACKOFF,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._calls = calls
         self._session = session
         self._tasks = tasks
         self._http_broadcasts = session.http_broadcasts
-        self.sender: Final = HttpSender(calls, session, endpoint, options, backoff)
+        self.sender: Final = HttpSender(calls, session, loop, endpoint, options, backoff)
         self._running: dict[Ticket, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._old_server: int | None = None
