@@ -5,14 +5,22 @@ from typing import TypeVar
 
 from docs.tables import rows, table
 from supawire._mirror_events import MirrorState
-from supawire.core.states import CHANNEL, CONNECTION, MIRROR, ChannelOn, ConnectionOn, MirrorOn, Move
+from supawire.core.states import (
+    CHANNEL,
+    CONNECTION,
+    MIRROR,
+    ChannelTrigger,
+    ConnectionTrigger,
+    MirrorTrigger,
+    Transition,
+)
 from supawire.events import ChannelState, ConnectionState
 
 S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
-E = TypeVar("E", ConnectionOn, ChannelOn, MirrorOn)
+E = TypeVar("E", ConnectionTrigger, ChannelTrigger, MirrorTrigger)
 
 
-def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
+def _moves(moves: Mapping[tuple[S, E], Transition[S]]) -> str:
     """Return a table with one line for all states in which an event has the same effect, in the order of the code."""
     lines: dict[tuple[E, str, str], list[S]] = {}
     for (state, on), move in moves.items():
@@ -27,7 +35,7 @@ def _moves(moves: Mapping[tuple[S, E], Move[S]]) -> str:
     )
 
 
-def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: type[E]) -> str:
+def _impossible(moves: Mapping[tuple[S, E], Transition[S]], states: type[S], events: type[E]) -> str:
     pairs = len(states) * len(events)
     return f"\n{len(moves)} of {pairs} pairs are transitions; each of the other {pairs - len(moves)} is impossible.\n"
 
@@ -35,13 +43,13 @@ def _impossible(moves: Mapping[tuple[S, E], Move[S]], states: type[S], events: t
 @table("connection")
 def connection() -> str:
     """Return the table of transitions of the connection."""
-    return _moves(CONNECTION) + _impossible(CONNECTION, ConnectionState, ConnectionOn)
+    return _moves(CONNECTION) + _impossible(CONNECTION, ConnectionState, ConnectionTrigger)
 
 
 @table("channel")
 def channel() -> str:
     """Return the table of transitions of a channel."""
-    return _moves(CHANNEL) + _impossible(CHANNEL, ChannelState, ChannelOn)
+    return _moves(CHANNEL) + _impossible(CHANNEL, ChannelState, ChannelTrigger)
 
 
 MEANINGS = {
@@ -64,4 +72,4 @@ def mirror_states() -> str:
 @table("mirror")
 def mirror() -> str:
     """Return the table of transitions of a mirror."""
-    return _moves(MIRROR) + _impossible(MIRROR, MirrorState, MirrorOn)
+    return _moves(MIRROR) + _impossible(MIRROR, MirrorState, MirrorTrigger)

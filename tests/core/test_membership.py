@@ -272,7 +272,7 @@ def test_no_event_is_handled_while_another_is(handled: list[str]) -> None:
     assert story.state(db) is ChannelState.FAILED
     story.call(story.session.set_channel_token, db, Secret("another"))
     story.answer_join()
-    assert handled[10:] == ["TokenChanged", "SendJoin", "JoinAccepted"]
+    assert handled[10:] == ["ChannelTokenSet", "SendJoin", "JoinAccepted"]
     story.call(story.session.leave, room, 10.0)
     story.call(story.session.join, room)
     assert story.state(room) is ChannelState.LEAVING

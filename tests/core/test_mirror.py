@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from supawire._mirror_events import MirrorState, Resynced, RowDeleted, RowInserted, RowUpdated
-from supawire.core.states import MirrorOn
+from supawire.core.states import MirrorTrigger
 from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolError, RowError, SlowConsumerError
 from supawire.events import System
 from supawire.options import Backoff
@@ -327,7 +327,7 @@ def test_a_closed_mirror_keeps_its_copy_and_hears_nothing() -> None:
 def test_an_impossible_move_is_said() -> None:
     """A transition missing from the table raises."""
     with pytest.raises(LocalProtocolError, match="JOINING and cannot handle DUE"):
-        Driven().mirror._move(MirrorOn.DUE)
+        Driven().mirror._move(MirrorTrigger.DUE)
 
 
 # --- comparisons

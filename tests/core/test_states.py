@@ -3,7 +3,7 @@
 import pytest
 
 from supawire._mirror_events import MirrorState
-from supawire.core.states import CHANNEL, CONNECTION, MIRROR, ChannelOn, ConnectionOn, MirrorOn
+from supawire.core.states import CHANNEL, CONNECTION, MIRROR, ChannelTrigger, ConnectionTrigger, MirrorTrigger
 from supawire.events import ChannelState, ConnectionState
 
 IMPOSSIBLE_CONNECTION = {
@@ -46,7 +46,7 @@ def test_every_pair_of_the_connection_is_a_transition_or_impossible(state: Conne
     """Each state of the connection has a cell, or a listed impossibility, for each event."""
     moves = {on.name for at, on in CONNECTION if at is state}
     impossible = set(IMPOSSIBLE_CONNECTION[state].split())
-    assert moves | impossible == {on.name for on in ConnectionOn}
+    assert moves | impossible == {on.name for on in ConnectionTrigger}
     assert not moves & impossible
 
 
@@ -55,7 +55,7 @@ def test_every_pair_of_a_channel_is_a_transition_or_impossible(state: ChannelSta
     """Each state of a channel has a cell, or a listed impossibility, for each event."""
     moves = {on.name for at, on in CHANNEL if at is state}
     impossible = set(IMPOSSIBLE_CHANNEL[state].split())
-    assert moves | impossible == {on.name for on in ChannelOn}
+    assert moves | impossible == {on.name for on in ChannelTrigger}
     assert not moves & impossible
 
 
@@ -64,7 +64,7 @@ def test_every_pair_of_a_mirror_is_a_transition_or_impossible(state: MirrorState
     """Each state of a mirror has a cell, or a listed impossibility, for each event."""
     moves = {on.name for at, on in MIRROR if at is state}
     impossible = set(IMPOSSIBLE_MIRROR[state].split())
-    assert moves | impossible == {on.name for on in MirrorOn}
+    assert moves | impossible == {on.name for on in MirrorTrigger}
     assert not moves & impossible
 
 

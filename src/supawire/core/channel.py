@@ -15,6 +15,7 @@ from supawire.core.effects import Ticket, UnreadableFrame
 from supawire.core.join_queue import JoinQueue
 from supawire.core.listeners import Listener
 from supawire.core.membership import (
+    ChannelTokenSet,
     Leave,
     Membership,
     RequirementsChanged,
@@ -103,8 +104,7 @@ class CoreChannel:
 
     def set_token(self, token: Secret | None, now: Instant) -> None:
         """Set the channel's own token, used instead of the client's."""
-        self._member.token = token
-        self.token_changed(now)
+        self._member.handle(ChannelTokenSet(token), now)
 
     def drop_channel_token(self, now: Instant) -> None:
         """Drop a token set by `set_token` because the provider returned a newer one. A token in the options is kept."""
@@ -229,8 +229,7 @@ class CoreChannel:
     def _withdraw(self, now: Instant) -> None:
         """Leave a channel that was never joined once its last waiter is gone, as if it had never been subscribed."""
         if self.wanted and not self._member.ever_joined and not self._member.waiters:
-            self._member.handle(Leave(None, self._context.options.timeout), now)
-            self._member.begun = False  # so that iterators read later subscribe again instead of ending
+            self._member.handle(Leave(None, self._context.options.timeout, withdrawn=True), now)
 
     def _check_broadcast(self, message: OutgoingBroadcast) -> None:
         if self._member.state is ChannelState.CLOSED:

@@ -14,7 +14,7 @@ from supawire.core import frames
 from supawire.core.context import Context
 from supawire.core.effects import Connect, Disconnect
 from supawire.core.requests import TimerKey, TimerKind
-from supawire.core.states import CONNECTION, ConnectionOn
+from supawire.core.states import CONNECTION, ConnectionTrigger
 from supawire.errors import (
     ClosedError,
     ConnectError,
@@ -120,7 +120,7 @@ class ConnectionMachine:
     def start(self, now: Instant) -> None:
         """Start to connect, and reconnect until closed."""
         was = self.state
-        self._move(ConnectionOn.WANTED)
+        self._move(ConnectionTrigger.WANTED)
         if was is not ConnectionState.IDLE:
             return
         limit = self._context.options.open_timeout
@@ -135,7 +135,7 @@ class ConnectionMachine:
             self._abort()
             self._cancel_timers()
             self.error = error
-            self._move(ConnectionOn.LOST, error)  # not `_retry`: a reconnect by the user does not count as an attempt
+            self._move(ConnectionTrigger.LOST, error)  # not `_retry`: reconnect() does not count as an attempt
             self._owner.connection_lost(error, None, now)
         if self.state is ConnectionState.RETRYING:
             self.start_attempt(now)
@@ -143,7 +143,7 @@ class ConnectionMachine:
     def close(self, now: Instant) -> None:
         """Close permanently and gracefully."""
         was = self.state
-        self._move(ConnectionOn.CLOSE)
+        self._move(ConnectionTrigger.CLOSE)
         if was in (ConnectionState.CLOSING, ConnectionState.CLOSED):
             return
         self._cancel_timers()
@@ -153,7 +153,7 @@ class ConnectionMachine:
             return
         if was is ConnectionState.CONNECTING:
             self._abort()
-        self._end(ConnectionOn.ENDED, None, now)
+        self._end(ConnectionTrigger.ENDED, None, now)
 
     def abort(self, error: RealtimeError | None, now: Instant) -> None:
         """Close permanently and at once, with the error that caused it, if any."""
@@ -161,8 +161,8 @@ class ConnectionMachine:
             return
         if self.state in (ConnectionState.CONNECTING, ConnectionState.OPEN, ConnectionState.CLOSING):
             self._abort()
-        self._move(ConnectionOn.CLOSE)
-        self._end(ConnectionOn.ENDED, error, now)
+        self._move(ConnectionTrigger.CLOSE)
+        self._end(ConnectionTrigger.ENDED, error, now)
 
     # --- transport events
 
@@ -171,7 +171,7 @@ class ConnectionMachine:
         if self.state is not ConnectionState.CONNECTING:
             return
         self._cancel_timers()
-        self._move(ConnectionOn.OPENED)
+        self._move(ConnectionTrigger.OPENED)
         self.error = None
         self._refreshed = self._had_ok_reply = self._long_open = False
         self._context.counts.connects += 1
@@ -191,7 +191,7 @@ class ConnectionMachine:
                 error = lost_error(cause.code, maybe_sent=True)
                 self._lost(error, cause.written, now, slow=classify_close(cause.code).action is Action.SLOW_RETRY)
             case ConnectionState.CLOSING:
-                self._end(ConnectionOn.LOST, None, now)
+                self._end(ConnectionTrigger.LOST, None, now)
             case _:
                 self._context.counts.stale += 1
 
@@ -223,7 +223,7 @@ class ConnectionMachine:
     def start_attempt(self, now: Instant) -> None:
         """Start the next attempt: the backoff is over."""
         self._context.timers.cancel(TimerKey(TimerKind.RECONNECT))
-        self._move(ConnectionOn.DUE)
+        self._move(ConnectionTrigger.DUE)
         self._connect(now)
 
     def attempt_timed_out(self, now: Instant) -> None:
@@ -238,13 +238,13 @@ class ConnectionMachine:
             self._abort()
             last = f": {self.error.message}" if self.error else ""
             text = f"no connection within {self._context.options.open_timeout:g} s{last}"
-            self._end(ConnectionOn.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
+            self._end(ConnectionTrigger.EXHAUSTED, _given_up(ConnectError, text, self.error), now)
 
     def close_timed_out(self, now: Instant) -> None:
         """Drop the socket: the peer did not answer our close in time."""
         if self.state is ConnectionState.CLOSING:
             self._abort()
-            self._end(ConnectionOn.ENDED, None, now)
+            self._end(ConnectionTrigger.ENDED, None, now)
 
     def mark_long_open(self) -> None:
         """Record that the connection has been open for `STABLE_AFTER` seconds."""
@@ -272,7 +272,7 @@ class ConnectionMachine:
             self._cancel_timers()
             self._context.effects.append(Disconnect(self._context.generation))
             self._context.generation += 1
-            self._move(ConnectionOn.IDLED)
+            self._move(ConnectionTrigger.IDLED)
             self._owner.connection_lost(
                 ConnectionLostError("the connection was closed because no channel is subscribed"), None, now
             )
@@ -295,19 +295,21 @@ class ConnectionMachine:
         self._context.timers.cancel(TimerKey(TimerKind.CONNECT_TIMEOUT))
         if cause.status is None:
             self.error = ConnectError(f"the connection could not be opened: {cause.text or 'it was closed'}")
-            self._retry(ConnectionOn.FAILED, now)
+            self._retry(ConnectionTrigger.FAILED, now)
             return
         self.error = connect_error(cause.status, cause.body, cause.retry_after)
         said = body_text(cause.body) or cause.body.decode("utf-8", "replace").strip() or None
         action = classify_handshake(cause.status, said).action
         if action is Action.REFRESH and self._context.tokens.has_provider and not self._refreshed:
             self._refreshed = True
-            self._move(ConnectionOn.FAILED, self.error)
+            self._move(ConnectionTrigger.FAILED, self.error)
             self.start_attempt(now)
         elif action in (Action.REFRESH, Action.GIVE_UP):
-            self._end(ConnectionOn.REFUSED, self.error, now)
+            self._end(ConnectionTrigger.REFUSED, self.error, now)
         else:
-            self._retry(ConnectionOn.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._retry_after_of(cause))
+            self._retry(
+                ConnectionTrigger.FAILED, now, slow=action is Action.SLOW_RETRY, after=self._retry_after_of(cause)
+            )
 
     def _retry_after_of(self, cause: Cause) -> float:
         """Return the seconds to wait that the server asked for, at most `max_retry_after`. The value is not trusted."""
@@ -317,10 +319,10 @@ class ConnectionMachine:
     def _lost(self, error: ConnectionLostError, written: int | None, now: Instant, *, slow: bool = False) -> None:
         self._cancel_timers()
         self.error = error
-        self._retry(ConnectionOn.LOST, now, slow=slow)
+        self._retry(ConnectionTrigger.LOST, now, slow=slow)
         self._owner.connection_lost(error, written, now)
 
-    def _retry(self, on: ConnectionOn, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
+    def _retry(self, on: ConnectionTrigger, now: Instant, *, slow: bool = False, after: float = 0.0) -> None:
         self._move(on, self.error)
         backoff = self._context.options.backoff
         if self._failing_since is None:
@@ -328,7 +330,7 @@ class ConnectionMachine:
         elapsed = now.mono - self._failing_since
         if backoff is not None and backoff.ends(self._attempts, elapsed):
             text = f"gave up after {self._attempts} attempts in {elapsed:.0f} s: {self.error}"
-            self._end(ConnectionOn.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
+            self._end(ConnectionTrigger.EXHAUSTED, _given_up(ReconnectExhaustedError, text, self.error), now)
             return
         self._retry_after = after
         self._context.set_backoff_timer(TimerKey(TimerKind.RECONNECT), backoff, self._attempts, now, slow=slow)
@@ -339,10 +341,10 @@ class ConnectionMachine:
 
     def _mark_stable(self) -> None:
         if self.state is ConnectionState.OPEN and self._attempts:
-            self._move(ConnectionOn.STABLE)
+            self._move(ConnectionTrigger.STABLE)
             self._attempts, self._failing_since = 0, None
 
-    def _end(self, on: ConnectionOn, error: RealtimeError | None, now: Instant) -> None:
+    def _end(self, on: ConnectionTrigger, error: RealtimeError | None, now: Instant) -> None:
         self._cancel_timers()
         self.error = error
         self._move(on, error)
@@ -357,7 +359,7 @@ class ConnectionMachine:
         for kind in _ATTEMPT_TIMERS:
             self._context.timers.cancel(TimerKey(kind))
 
-    def _move(self, on: ConnectionOn, cause: RealtimeError | None = None) -> None:
+    def _move(self, on: ConnectionTrigger, cause: RealtimeError | None = None) -> None:
         move = CONNECTION.get((self.state, on))
         if move is None:
             self._context.report_missing_transition("the connection", self.state, on)

@@ -31,7 +31,7 @@ from supawire.core.presence import ChannelPresence
 from supawire.core.presence_tracking import PresenceTracking
 from supawire.core.readiness import ChannelReadiness, SystemMeaning, SystemReading
 from supawire.core.requests import TimerKey, TimerKind
-from supawire.core.states import CHANNEL, ChannelOn
+from supawire.core.states import CHANNEL, ChannelTrigger
 from supawire.core.token import must_drop_token, on_wire, same
 from supawire.errors import (
     AuthError,
@@ -67,10 +67,14 @@ class Subscribe(Struct, frozen=True):
 
 
 class Leave(Struct, frozen=True):
-    """The user wants to leave. The ticket resolves when the server confirms, or after `timeout` seconds."""
+    """The user wants to leave. The ticket resolves when the server confirms, or after `timeout` seconds.
+
+    withdrawn: the subscribe failed before the join, and counts as if it had never been called.
+    """
 
     ticket: Ticket | None
     timeout: float
+    withdrawn: bool = False
 
 
 class CloseChannel(Struct, frozen=True):
@@ -83,8 +87,14 @@ class RequirementsChanged(Struct, frozen=True):
     """Listeners or presence changed, so that the active join may lack something."""
 
 
+class ChannelTokenSet(Struct, frozen=True):
+    """The channel has this token of its own from now on; None: it uses the client's."""
+
+    token: Secret | None
+
+
 class TokenChanged(Struct, frozen=True):
-    """The token that joins carry changed."""
+    """The client's token changed."""
 
 
 class TokenUnavailable(Struct, frozen=True):
@@ -180,6 +190,7 @@ Event = (
     | Leave
     | CloseChannel
     | RequirementsChanged
+    | ChannelTokenSet
     | TokenChanged
     | TokenUnavailable
     | SendJoin
@@ -289,6 +300,8 @@ class Membership:
                 self._rejoin_if_needed(now)
             case RejoinDue():
                 self._rejoin(now)
+            case ChannelTokenSet(token):
+                self._set_token(token, now)
             case TokenChanged():
                 self._token_changed(now)
             case TokenUnavailable(error):
@@ -317,8 +330,8 @@ class Membership:
                 self._closed_by_server(ref, crashed, now)
             case ConnectionLost(error, last_received_at):
                 self._connection_lost(error, last_received_at, now)
-            case Leave(ticket, timeout):
-                self._leave(ticket, timeout, now)
+            case Leave():
+                self._leave(event, now)
             case LeaveAnswered(ref):
                 self._leave_answered(ref, now)
             case LeaveTimedOut():
@@ -328,7 +341,7 @@ class Membership:
         if self.state is ChannelState.WAITING and previous is not ChannelState.WAITING:
             self._queue(now)
 
-    def _move(self, on: ChannelOn, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
+    def _move(self, on: ChannelTrigger, cause: RealtimeError | None = None, *, announce: bool = False) -> None:
         """Change the state as the table says. Watchers are notified of a new state, or of any with `announce`."""
         move = CHANNEL.get((self.state, on))
         if move is None:
@@ -390,7 +403,7 @@ class Membership:
             self._retry.reset()
         if not self.wanted:
             self.wanted, self.ever_joined = True, False
-        self._move(ChannelOn.SUBSCRIBE)
+        self._move(ChannelTrigger.SUBSCRIBE)
         self._resolve_waiters()
 
     def _queue(self, now: Instant) -> None:
@@ -431,11 +444,15 @@ class Membership:
             self._resolve_waiters()
             self._report_gap_if_over(now)
 
+    def _set_token(self, token: Secret | None, now: Instant) -> None:
+        self.token = token
+        self._token_changed(now)
+
     def _token_changed(self, now: Instant) -> None:
         """Send the token to the server, or join again after a failure with the old one."""
         if self.state is ChannelState.FAILED and self.wanted:
             self._retry.reset()
-            self._move(ChannelOn.SUBSCRIBE)
+            self._move(ChannelTrigger.SUBSCRIBE)
         else:
             self._send_token(now)
 
@@ -468,13 +485,13 @@ class Membership:
     def _send_join(self, now: Instant) -> None:
         """Send the join with the current listeners, token and replay position."""
         if self.state is ChannelState.JOINED:
-            self._move(ChannelOn.CHANGED)
+            self._move(ChannelTrigger.CHANGED)
             self.tracking.ended(None)
             self.gaps.open(
                 self._retry.not_before_join(self._joins.stalled_since(now)), REJOIN_REASON, self.index.kinds()
             )
         else:
-            self._move(ChannelOn.SEND)
+            self._move(ChannelTrigger.SEND)
         self.gap_heartbeat_at = None
         join = Join(self._context.next_ref(), self.index.bindings, self._wants_presence, self._newest_token)
         self.pending_join = join
@@ -499,7 +516,7 @@ class Membership:
         self.readiness.joined(changes=bool(join.bindings), replication=self.options.replication_ready)
         self._retry.joined(now)
         self.gaps.joined()
-        self._move(ChannelOn.OK)
+        self._move(ChannelTrigger.OK)
         self._send_token(now)
         for error in errors:
             self._context.report(BindingMismatch(error, self.name))
@@ -540,7 +557,7 @@ class Membership:
         error = OperationTimeout("the server did not answer the join in time", topic=self.name)
         self.error = error
         self._lose_join("join_timeout", error, now)
-        self._move(ChannelOn.TIMEOUT, error)
+        self._move(ChannelTrigger.TIMEOUT, error)
         if self._retry.exhausted(now):
             self._give_up(error)
         else:
@@ -564,7 +581,7 @@ class Membership:
             )
             repeated.__cause__ = error
             self._context.report(TokenFailed(repeated, self.name))
-        self._move(ChannelOn.RETRY, error)
+        self._move(ChannelTrigger.RETRY, error)
         self._retry.wait(now, slow=decision.slow)
 
     def _retry_after(self, seconds: float, now: Instant) -> None:
@@ -573,11 +590,11 @@ class Membership:
 
     def _retry_due(self, now: Instant) -> None:
         if self.state is ChannelState.RETRYING:
-            self._move(ChannelOn.DUE)
+            self._move(ChannelTrigger.DUE)
 
     def _give_up(self, error: RealtimeError) -> None:
         """Stop joining; only the user can start again."""
-        self._move(ChannelOn.GIVE_UP, error)
+        self._move(ChannelTrigger.GIVE_UP, error)
         self._finish(error)
         self._context.effects.append(Ended(self.topic, error))
 
@@ -590,12 +607,12 @@ class Membership:
         joined = self.state is ChannelState.JOINED  # else the message is about the join that is being replaced
         match reading.meaning:
             case SystemMeaning.READY:
-                self._move(ChannelOn.RECOVERED, announce=True)
+                self._move(ChannelTrigger.RECOVERED, announce=True)
                 self._resolve_waiters()
             case SystemMeaning.DEGRADED:
                 since = self._retry.not_before_join(self._joins.stalled_since(now))  # maybe delayed behind a join
                 self.gaps.open(since, "degraded", _CHANGES)
-                self._move(ChannelOn.DEGRADED, reading.error, announce=True)
+                self._move(ChannelTrigger.DEGRADED, reading.error, announce=True)
                 if joined and reading.error is not None and reading.error is self.readiness.permanent_error:
                     self._resolve_waiters()
                     self._context.report(ChangesFailed(reading.error, self.name))
@@ -682,7 +699,7 @@ class Membership:
             self.error = error
             self._lose_join("connection_lost", error, self._retry.not_before_join(last_received_at))
             self._retry.ended(now)
-            self._move(ChannelOn.CONNECTION_LOST, error)
+            self._move(ChannelTrigger.CONNECTION_LOST, error)
 
     def _lose_join(self, reason: str, error: RealtimeError, since: Instant) -> None:
         """End a join although the user did not leave. If it was active, open a gap that starts at `since`."""
@@ -713,22 +730,23 @@ class Membership:
 
     # --- leave and close
 
-    def _leave(self, ticket: Ticket | None, timeout: float, now: Instant) -> None:
-        self.begun, self.wanted = True, False
-        if ticket is not None:
-            self._leave_tickets += (ticket,)
+    def _leave(self, leave: Leave, now: Instant) -> None:
+        self.begun = not leave.withdrawn  # so that iterators read later subscribe again instead of ending
+        self.wanted = False
+        if leave.ticket is not None:
+            self._leave_tickets += (leave.ticket,)
         left = StateError("the channel was left", topic=self.name)
         self.waiters.fail(left)
         self.outbox.fail(left)
         self._joins.withdraw(self)
         previous, join = self.state, self.pending_join or self.active_join
-        self._move(ChannelOn.UNSUBSCRIBE)
+        self._move(ChannelTrigger.UNSUBSCRIBE)
         if self.state is not ChannelState.LEAVING:
             self._left(now)
         elif previous is not ChannelState.LEAVING and join is not None:
             self._end_join(left)
             self._pending_leave = _PendingLeave(join.ref, self._push_leave(join.ref, now))
-            self._context.timers.set(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic), now.mono + timeout)
+            self._context.timers.set(TimerKey(TimerKind.LEAVE_TIMEOUT, self.topic), now.mono + leave.timeout)
 
     def _push_leave(self, join_ref: str, now: Instant) -> str:
         timeout = self._context.options.timeout
@@ -751,7 +769,7 @@ class Membership:
         self._report_gap(now)  # events missed so far cannot be recovered
         self.gaps.reset()
         if self.state is ChannelState.LEAVING:
-            self._move(ChannelOn.LEFT_WANTED if self.wanted else ChannelOn.LEFT)
+            self._move(ChannelTrigger.LEFT_WANTED if self.wanted else ChannelTrigger.LEFT)
         if not self.wanted and self.state is ChannelState.IDLE:
             self.error = None
             self._context.effects.append(Ended(self.topic))
@@ -772,7 +790,7 @@ class Membership:
         self.wanted = False
         self._joins.withdraw(self)
         self._finish(final)
-        self._move(ChannelOn.CLOSE, error)
+        self._move(ChannelTrigger.CLOSE, error)
         self._left(now)
         self._context.effects.append(Ended(self.topic, error))
 

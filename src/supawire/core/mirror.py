@@ -38,7 +38,7 @@ from supawire.core.frames import POSTGRES_CHANGES
 from supawire.core.listeners import Listener
 from supawire.core.pacing import Uniform, delay
 from supawire.core.row_fetch import AbandonRow, Answer, FetchRow, RowFetches
-from supawire.core.states import MIRROR, MirrorOn
+from supawire.core.states import MIRROR, MirrorTrigger
 from supawire.core.table_copy import (
     ChangeReader,
     Delta,
@@ -230,7 +230,7 @@ class MirrorCore:
             return
         if self.state is MirrorState.JOINING:
             self.error = None
-        self._move(MirrorOn.READY)
+        self._move(MirrorTrigger.READY)
 
     def changes_lost(self, error: RealtimeError | None) -> None:
         """Record that changes are no longer delivered."""
@@ -240,7 +240,7 @@ class MirrorCore:
         self._missed_changes, self._reason = True, "gap"
         self._abandon()
         self._clear_row_fetches()
-        self._move(MirrorOn.LOST)
+        self._move(MirrorTrigger.LOST)
 
     def gap(self, gap: Gap) -> None:
         """Mark the copy as stale, because changes may have been missed."""
@@ -261,7 +261,7 @@ class MirrorCore:
         if self._comparing:
             self._abandon()
         self._clear_row_fetches()
-        self._move(MirrorOn.DOUBT)
+        self._move(MirrorTrigger.DOUBT)
 
     def row_changed(self, change: Change[dict[str, Any]], now: Instant, *, inside: bool = True) -> None:
         """Process a change of a row; `inside`: whether it matches the filter, according to the server."""
@@ -299,7 +299,7 @@ class MirrorCore:
         self._answered_at = now
         self._settled_at = now.mono + self.settings.settle
         if not self._comparing:
-            self._move(MirrorOn.FETCHED)
+            self._move(MirrorTrigger.FETCHED)
         kept, self._buffered = self._buffered, []
         self._next = copy = TableCopy(rows, self._shown)
         for op in kept:
@@ -318,7 +318,7 @@ class MirrorCore:
             self._compare_later(now)
             return
         self.error = error
-        self._move(MirrorOn.FAILED)
+        self._move(MirrorTrigger.FAILED)
 
     def read_row(self, key: Row, given: Any) -> Row | None:
         """Convert the row fetched for a key, for `row_fetched`. May run on any thread.
@@ -358,7 +358,7 @@ class MirrorCore:
                 self._adopt(now)
             case MirrorState.WAITING:
                 self._reason, self._stale = self._stale or self._reason, None
-                self._move(MirrorOn.DUE)
+                self._move(MirrorTrigger.DUE)
                 self._fetch()
             case _:
                 self._tick_live(now)
@@ -383,7 +383,7 @@ class MirrorCore:
         self.error = error or self.error
         self._abandon()
         self._clear_row_fetches()
-        self._move(MirrorOn.CLOSE)
+        self._move(MirrorTrigger.CLOSE)
 
     # --- internal
 
@@ -454,9 +454,9 @@ class MirrorCore:
         self._row_fetches.keep({key: self.key.values(row) for key, row in incomplete.items()})
         self._forward_row_fetches()
         if incomplete and self.state is MirrorState.LIVE:
-            self._move(MirrorOn.INCOMPLETE)
+            self._move(MirrorTrigger.INCOMPLETE)
         elif not incomplete and self.state is MirrorState.REFETCHING:
-            self._move(MirrorOn.COMPLETE)
+            self._move(MirrorTrigger.COMPLETE)
 
     def _show(self, answer: Answer | None) -> None:
         """Show a fetched row in the copy."""
@@ -499,9 +499,9 @@ class MirrorCore:
         self._missed_changes, self._not_before = False, now.mono + self.settings.pause
         if self._stale is None:
             self.error = None
-            self._move(MirrorOn.SETTLED)
+            self._move(MirrorTrigger.SETTLED)
         else:
-            self._move(MirrorOn.UNSETTLED)
+            self._move(MirrorTrigger.UNSETTLED)
         self._compare_later(now)
         self.effects.append(Emit(Resynced(reason, before, dict(self._copy.rows), self._shown)))
         if self._is_followed and self._copy.incomplete:
@@ -559,7 +559,7 @@ class MirrorCore:
         fetches = self.state is MirrorState.FETCHING or (self._comparing and self._next is None)
         return fetches and generation == self._generation
 
-    def _move(self, on: MirrorOn) -> None:
+    def _move(self, on: MirrorTrigger) -> None:
         move = MIRROR.get((self.state, on))
         if move is None:
             raise LocalProtocolError(f"the mirror is {self.state.name} and cannot handle {on.name}")

@@ -19,14 +19,14 @@ from supawire.events import ChannelState, ConnectionState
 S = TypeVar("S", ConnectionState, ChannelState, MirrorState)
 
 
-class Move(NamedTuple, Generic[S]):
+class Transition(NamedTuple, Generic[S]):
     """The next state, and a description of what is done on the way."""
 
     next: S
     action: str = ""
 
 
-class ConnectionOn(Enum):
+class ConnectionTrigger(Enum):
     """Events of the connection."""
 
     WANTED = "opened by the user, or needed by a channel"
@@ -42,7 +42,7 @@ class ConnectionOn(Enum):
     ENDED = "the socket is closed, or the time limit has passed"
 
 
-class ChannelOn(Enum):
+class ChannelTrigger(Enum):
     """Events of a channel."""
 
     SUBSCRIBE = "subscribed by the user"
@@ -62,7 +62,7 @@ class ChannelOn(Enum):
     CLOSE = "the client or the connection ended, or the channel was removed"
 
 
-class MirrorOn(Enum):
+class MirrorTrigger(Enum):
     """Events of a mirror."""
 
     READY = "changes are live"
@@ -79,122 +79,121 @@ class MirrorOn(Enum):
 
 
 _L, _C, _M = ConnectionState, ChannelState, MirrorState
+_LT, _CT, _MT = ConnectionTrigger, ChannelTrigger, MirrorTrigger
 
-CONNECTION: Final[Mapping[tuple[ConnectionState, ConnectionOn], Move[ConnectionState]]] = {
-    (_L.IDLE, ConnectionOn.WANTED): Move(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
-    (_L.IDLE, ConnectionOn.CLOSE): Move(_L.CLOSING),
-    (_L.CONNECTING, ConnectionOn.WANTED): Move(_L.CONNECTING),
-    (_L.CONNECTING, ConnectionOn.OPENED): Move(_L.OPEN, "start the heartbeat; waiting channels join within the limits"),
-    (_L.CONNECTING, ConnectionOn.FAILED): Move(
-        _L.RETRYING, "wait for the backoff, or for Retry-After if that is longer"
-    ),
-    (_L.CONNECTING, ConnectionOn.REFUSED): Move(_L.CLOSED, "pending calls raise the refusal"),
-    (_L.CONNECTING, ConnectionOn.EXHAUSTED): Move(_L.CLOSED, "the first opening ends with ConnectError"),
-    (_L.CONNECTING, ConnectionOn.CLOSE): Move(_L.CLOSING),
-    (_L.OPEN, ConnectionOn.WANTED): Move(_L.OPEN),
-    (_L.OPEN, ConnectionOn.STABLE): Move(_L.OPEN, "reset the backoff"),
-    (_L.OPEN, ConnectionOn.LOST): Move(_L.RETRYING, "channels wait; pending requests are resolved; a gap begins"),
-    (_L.OPEN, ConnectionOn.IDLED): Move(_L.IDLE, "close the socket until a channel needs it"),
-    (_L.OPEN, ConnectionOn.CLOSE): Move(_L.CLOSING, "leave, close, then abort, within a time limit"),
-    (_L.RETRYING, ConnectionOn.WANTED): Move(_L.RETRYING),
-    (_L.RETRYING, ConnectionOn.DUE): Move(_L.CONNECTING, "a new generation, with a fresh token first"),
-    (_L.RETRYING, ConnectionOn.REFUSED): Move(_L.CLOSED, "pending calls raise the refusal"),
-    (_L.RETRYING, ConnectionOn.EXHAUSTED): Move(_L.CLOSED, "pending calls and streams raise ReconnectExhaustedError"),
-    (_L.RETRYING, ConnectionOn.CLOSE): Move(_L.CLOSING),
-    (_L.CLOSING, ConnectionOn.CLOSE): Move(_L.CLOSING),
-    (_L.CLOSING, ConnectionOn.LOST): Move(_L.CLOSED, "the peer closed first"),
-    (_L.CLOSING, ConnectionOn.ENDED): Move(_L.CLOSED, "final"),
-    (_L.CLOSED, ConnectionOn.CLOSE): Move(_L.CLOSED),
+CONNECTION: Final[Mapping[tuple[ConnectionState, ConnectionTrigger], Transition[ConnectionState]]] = {
+    (_L.IDLE, _LT.WANTED): Transition(_L.CONNECTING, "fetch a token if a provider is set, then connect"),
+    (_L.IDLE, _LT.CLOSE): Transition(_L.CLOSING),
+    (_L.CONNECTING, _LT.WANTED): Transition(_L.CONNECTING),
+    (_L.CONNECTING, _LT.OPENED): Transition(_L.OPEN, "start the heartbeat; waiting channels join within the limits"),
+    (_L.CONNECTING, _LT.FAILED): Transition(_L.RETRYING, "wait for the backoff, or for Retry-After if that is longer"),
+    (_L.CONNECTING, _LT.REFUSED): Transition(_L.CLOSED, "pending calls raise the refusal"),
+    (_L.CONNECTING, _LT.EXHAUSTED): Transition(_L.CLOSED, "the first opening ends with ConnectError"),
+    (_L.CONNECTING, _LT.CLOSE): Transition(_L.CLOSING),
+    (_L.OPEN, _LT.WANTED): Transition(_L.OPEN),
+    (_L.OPEN, _LT.STABLE): Transition(_L.OPEN, "reset the backoff"),
+    (_L.OPEN, _LT.LOST): Transition(_L.RETRYING, "channels wait; pending requests are resolved; a gap begins"),
+    (_L.OPEN, _LT.IDLED): Transition(_L.IDLE, "close the socket until a channel needs it"),
+    (_L.OPEN, _LT.CLOSE): Transition(_L.CLOSING, "leave, close, then abort, within a time limit"),
+    (_L.RETRYING, _LT.WANTED): Transition(_L.RETRYING),
+    (_L.RETRYING, _LT.DUE): Transition(_L.CONNECTING, "a new generation, with a fresh token first"),
+    (_L.RETRYING, _LT.REFUSED): Transition(_L.CLOSED, "pending calls raise the refusal"),
+    (_L.RETRYING, _LT.EXHAUSTED): Transition(_L.CLOSED, "pending calls and streams raise ReconnectExhaustedError"),
+    (_L.RETRYING, _LT.CLOSE): Transition(_L.CLOSING),
+    (_L.CLOSING, _LT.CLOSE): Transition(_L.CLOSING),
+    (_L.CLOSING, _LT.LOST): Transition(_L.CLOSED, "the peer closed first"),
+    (_L.CLOSING, _LT.ENDED): Transition(_L.CLOSED, "final"),
+    (_L.CLOSED, _LT.CLOSE): Transition(_L.CLOSED),
 }
 
-CHANNEL: Final[Mapping[tuple[ChannelState, ChannelOn], Move[ChannelState]]] = {
-    (_C.IDLE, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
-    (_C.IDLE, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE),
-    (_C.IDLE, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.WAITING, ChannelOn.SUBSCRIBE): Move(_C.WAITING),
-    (_C.WAITING, ChannelOn.SEND): Move(
+CHANNEL: Final[Mapping[tuple[ChannelState, ChannelTrigger], Transition[ChannelState]]] = {
+    (_C.IDLE, _CT.SUBSCRIBE): Transition(_C.WAITING),
+    (_C.IDLE, _CT.UNSUBSCRIBE): Transition(_C.IDLE),
+    (_C.IDLE, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.WAITING, _CT.SUBSCRIBE): Transition(_C.WAITING),
+    (_C.WAITING, _CT.SEND): Transition(
         _C.JOINING, "send phx_join with the current listeners, token and replay position"
     ),
-    (_C.WAITING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
-    (_C.WAITING, ChannelOn.GIVE_UP): Move(_C.FAILED, "pending calls raise the reason"),
-    (_C.WAITING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
-    (_C.WAITING, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.JOINING, ChannelOn.SUBSCRIBE): Move(_C.JOINING),
-    (_C.JOINING, ChannelOn.OK): Move(_C.JOINED, "replace the ids, track presence again, send queued messages"),
-    (_C.JOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "send phx_leave with the join_ref that timed out"),
-    (_C.JOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the table of errors says"),
-    (_C.JOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "pending calls raise the reason"),
-    (_C.JOINING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
-    (_C.JOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "within a time limit"),
-    (_C.JOINING, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.JOINED, ChannelOn.SUBSCRIBE): Move(_C.JOINED),
-    (_C.JOINED, ChannelOn.CHANGED): Move(_C.REJOINING, "the old join is valid until the ok; a Gap reports it"),
-    (_C.JOINED, ChannelOn.RETRY): Move(_C.RETRYING, "a gap begins"),
-    (_C.JOINED, ChannelOn.GIVE_UP): Move(_C.FAILED, "a gap begins"),
-    (_C.JOINED, ChannelOn.CONNECTION_LOST): Move(_C.WAITING, "a gap begins"),
-    (_C.JOINED, ChannelOn.DEGRADED): Move(_C.JOINED, "not ready until the server recovers"),
-    (_C.JOINED, ChannelOn.RECOVERED): Move(_C.JOINED, "ready"),
-    (_C.JOINED, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "within a time limit"),
-    (_C.JOINED, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.REJOINING, ChannelOn.SUBSCRIBE): Move(_C.REJOINING),
-    (_C.REJOINING, ChannelOn.OK): Move(_C.JOINED, "replace the ids, track presence again, send queued messages"),
-    (_C.REJOINING, ChannelOn.TIMEOUT): Move(_C.RETRYING, "send phx_leave with the join_ref that timed out"),
-    (_C.REJOINING, ChannelOn.RETRY): Move(_C.RETRYING, "wait as the table of errors says"),
-    (_C.REJOINING, ChannelOn.GIVE_UP): Move(_C.FAILED, "pending calls raise the reason"),
-    (_C.REJOINING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
-    (_C.REJOINING, ChannelOn.DEGRADED): Move(_C.REJOINING),
-    (_C.REJOINING, ChannelOn.RECOVERED): Move(_C.REJOINING),
-    (_C.REJOINING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING, "within a time limit"),
-    (_C.REJOINING, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.RETRYING, ChannelOn.SUBSCRIBE): Move(_C.RETRYING),
-    (_C.RETRYING, ChannelOn.DUE): Move(_C.WAITING),
-    (_C.RETRYING, ChannelOn.GIVE_UP): Move(_C.FAILED, "attempts exhausted"),
-    (_C.RETRYING, ChannelOn.CONNECTION_LOST): Move(_C.WAITING),
-    (_C.RETRYING, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
-    (_C.RETRYING, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.LEAVING, ChannelOn.SUBSCRIBE): Move(_C.LEAVING, "join again after the leave"),
-    (_C.LEAVING, ChannelOn.UNSUBSCRIBE): Move(_C.LEAVING),
-    (_C.LEAVING, ChannelOn.LEFT): Move(_C.IDLE),
-    (_C.LEAVING, ChannelOn.LEFT_WANTED): Move(_C.WAITING),
-    (_C.LEAVING, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.FAILED, ChannelOn.SUBSCRIBE): Move(_C.WAITING, "also when the token has changed and it is still subscribed"),
-    (_C.FAILED, ChannelOn.UNSUBSCRIBE): Move(_C.IDLE, "at once"),
-    (_C.FAILED, ChannelOn.CLOSE): Move(_C.CLOSED),
-    (_C.CLOSED, ChannelOn.CLOSE): Move(_C.CLOSED),
+    (_C.WAITING, _CT.CONNECTION_LOST): Transition(_C.WAITING),
+    (_C.WAITING, _CT.GIVE_UP): Transition(_C.FAILED, "pending calls raise the reason"),
+    (_C.WAITING, _CT.UNSUBSCRIBE): Transition(_C.IDLE, "at once"),
+    (_C.WAITING, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.JOINING, _CT.SUBSCRIBE): Transition(_C.JOINING),
+    (_C.JOINING, _CT.OK): Transition(_C.JOINED, "replace the ids, track presence again, send queued messages"),
+    (_C.JOINING, _CT.TIMEOUT): Transition(_C.RETRYING, "send phx_leave with the join_ref that timed out"),
+    (_C.JOINING, _CT.RETRY): Transition(_C.RETRYING, "wait as the table of errors says"),
+    (_C.JOINING, _CT.GIVE_UP): Transition(_C.FAILED, "pending calls raise the reason"),
+    (_C.JOINING, _CT.CONNECTION_LOST): Transition(_C.WAITING),
+    (_C.JOINING, _CT.UNSUBSCRIBE): Transition(_C.LEAVING, "within a time limit"),
+    (_C.JOINING, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.JOINED, _CT.SUBSCRIBE): Transition(_C.JOINED),
+    (_C.JOINED, _CT.CHANGED): Transition(_C.REJOINING, "the old join is valid until the ok; a Gap reports it"),
+    (_C.JOINED, _CT.RETRY): Transition(_C.RETRYING, "a gap begins"),
+    (_C.JOINED, _CT.GIVE_UP): Transition(_C.FAILED, "a gap begins"),
+    (_C.JOINED, _CT.CONNECTION_LOST): Transition(_C.WAITING, "a gap begins"),
+    (_C.JOINED, _CT.DEGRADED): Transition(_C.JOINED, "not ready until the server recovers"),
+    (_C.JOINED, _CT.RECOVERED): Transition(_C.JOINED, "ready"),
+    (_C.JOINED, _CT.UNSUBSCRIBE): Transition(_C.LEAVING, "within a time limit"),
+    (_C.JOINED, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.REJOINING, _CT.SUBSCRIBE): Transition(_C.REJOINING),
+    (_C.REJOINING, _CT.OK): Transition(_C.JOINED, "replace the ids, track presence again, send queued messages"),
+    (_C.REJOINING, _CT.TIMEOUT): Transition(_C.RETRYING, "send phx_leave with the join_ref that timed out"),
+    (_C.REJOINING, _CT.RETRY): Transition(_C.RETRYING, "wait as the table of errors says"),
+    (_C.REJOINING, _CT.GIVE_UP): Transition(_C.FAILED, "pending calls raise the reason"),
+    (_C.REJOINING, _CT.CONNECTION_LOST): Transition(_C.WAITING),
+    (_C.REJOINING, _CT.DEGRADED): Transition(_C.REJOINING),
+    (_C.REJOINING, _CT.RECOVERED): Transition(_C.REJOINING),
+    (_C.REJOINING, _CT.UNSUBSCRIBE): Transition(_C.LEAVING, "within a time limit"),
+    (_C.REJOINING, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.RETRYING, _CT.SUBSCRIBE): Transition(_C.RETRYING),
+    (_C.RETRYING, _CT.DUE): Transition(_C.WAITING),
+    (_C.RETRYING, _CT.GIVE_UP): Transition(_C.FAILED, "attempts exhausted"),
+    (_C.RETRYING, _CT.CONNECTION_LOST): Transition(_C.WAITING),
+    (_C.RETRYING, _CT.UNSUBSCRIBE): Transition(_C.IDLE, "at once"),
+    (_C.RETRYING, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.LEAVING, _CT.SUBSCRIBE): Transition(_C.LEAVING, "join again after the leave"),
+    (_C.LEAVING, _CT.UNSUBSCRIBE): Transition(_C.LEAVING),
+    (_C.LEAVING, _CT.LEFT): Transition(_C.IDLE),
+    (_C.LEAVING, _CT.LEFT_WANTED): Transition(_C.WAITING),
+    (_C.LEAVING, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.FAILED, _CT.SUBSCRIBE): Transition(_C.WAITING, "also when the token has changed and it is still subscribed"),
+    (_C.FAILED, _CT.UNSUBSCRIBE): Transition(_C.IDLE, "at once"),
+    (_C.FAILED, _CT.CLOSE): Transition(_C.CLOSED),
+    (_C.CLOSED, _CT.CLOSE): Transition(_C.CLOSED),
 }
 
-MIRROR: Final[Mapping[tuple[MirrorState, MirrorOn], Move[MirrorState]]] = {
-    (_M.JOINING, MirrorOn.READY): Move(_M.WAITING, "fetch, now or when the pause or backoff is over"),
-    (_M.JOINING, MirrorOn.LOST): Move(_M.JOINING),
-    (_M.JOINING, MirrorOn.DOUBT): Move(_M.JOINING),
-    (_M.JOINING, MirrorOn.CLOSE): Move(_M.CLOSED),
-    (_M.WAITING, MirrorOn.READY): Move(_M.WAITING),
-    (_M.WAITING, MirrorOn.LOST): Move(_M.JOINING),
-    (_M.WAITING, MirrorOn.DUE): Move(_M.FETCHING, "keep changes from now on"),
-    (_M.WAITING, MirrorOn.DOUBT): Move(_M.WAITING, "the next fetch includes it"),
-    (_M.WAITING, MirrorOn.CLOSE): Move(_M.CLOSED),
-    (_M.FETCHING, MirrorOn.READY): Move(_M.FETCHING),
-    (_M.FETCHING, MirrorOn.LOST): Move(_M.JOINING, "abandon the fetch"),
-    (_M.FETCHING, MirrorOn.FETCHED): Move(_M.SETTLING, "a new copy: the fetched rows with the kept changes applied"),
-    (_M.FETCHING, MirrorOn.FAILED): Move(_M.WAITING, "wait for the backoff"),
-    (_M.FETCHING, MirrorOn.DOUBT): Move(_M.FETCHING, "fetch again afterwards: this fetch may have been too early"),
-    (_M.FETCHING, MirrorOn.CLOSE): Move(_M.CLOSED, "abandon the fetch"),
-    (_M.SETTLING, MirrorOn.READY): Move(_M.SETTLING),
-    (_M.SETTLING, MirrorOn.LOST): Move(_M.JOINING, "drop the new copy"),
-    (_M.SETTLING, MirrorOn.SETTLED): Move(_M.LIVE, "the new copy replaces the old one"),
-    (_M.SETTLING, MirrorOn.UNSETTLED): Move(_M.WAITING, "the same, and fetch again"),
-    (_M.SETTLING, MirrorOn.DOUBT): Move(_M.SETTLING, "fetch again afterwards"),
-    (_M.SETTLING, MirrorOn.CLOSE): Move(_M.CLOSED),
-    (_M.LIVE, MirrorOn.READY): Move(_M.LIVE),
-    (_M.LIVE, MirrorOn.LOST): Move(_M.JOINING, "keep the copy"),
-    (_M.LIVE, MirrorOn.DOUBT): Move(_M.WAITING, "fetch; changes are applied to the copy meanwhile"),
-    (_M.LIVE, MirrorOn.INCOMPLETE): Move(_M.REFETCHING, "fetch this row; all other rows stay live"),
-    (_M.LIVE, MirrorOn.CLOSE): Move(_M.CLOSED),
-    (_M.REFETCHING, MirrorOn.INCOMPLETE): Move(_M.REFETCHING),
-    (_M.REFETCHING, MirrorOn.READY): Move(_M.REFETCHING),
-    (_M.REFETCHING, MirrorOn.LOST): Move(_M.JOINING, "abandon the fetches of rows"),
-    (_M.REFETCHING, MirrorOn.DOUBT): Move(_M.WAITING, "abandon the fetches of rows and fetch all"),
-    (_M.REFETCHING, MirrorOn.COMPLETE): Move(_M.LIVE),
-    (_M.REFETCHING, MirrorOn.CLOSE): Move(_M.CLOSED, "abandon the fetches of rows"),
-    (_M.CLOSED, MirrorOn.CLOSE): Move(_M.CLOSED),
+MIRROR: Final[Mapping[tuple[MirrorState, MirrorTrigger], Transition[MirrorState]]] = {
+    (_M.JOINING, _MT.READY): Transition(_M.WAITING, "fetch, now or when the pause or backoff is over"),
+    (_M.JOINING, _MT.LOST): Transition(_M.JOINING),
+    (_M.JOINING, _MT.DOUBT): Transition(_M.JOINING),
+    (_M.JOINING, _MT.CLOSE): Transition(_M.CLOSED),
+    (_M.WAITING, _MT.READY): Transition(_M.WAITING),
+    (_M.WAITING, _MT.LOST): Transition(_M.JOINING),
+    (_M.WAITING, _MT.DUE): Transition(_M.FETCHING, "keep changes from now on"),
+    (_M.WAITING, _MT.DOUBT): Transition(_M.WAITING, "the next fetch includes it"),
+    (_M.WAITING, _MT.CLOSE): Transition(_M.CLOSED),
+    (_M.FETCHING, _MT.READY): Transition(_M.FETCHING),
+    (_M.FETCHING, _MT.LOST): Transition(_M.JOINING, "abandon the fetch"),
+    (_M.FETCHING, _MT.FETCHED): Transition(_M.SETTLING, "a new copy: the fetched rows with the kept changes applied"),
+    (_M.FETCHING, _MT.FAILED): Transition(_M.WAITING, "wait for the backoff"),
+    (_M.FETCHING, _MT.DOUBT): Transition(_M.FETCHING, "fetch again afterwards: this fetch may have been too early"),
+    (_M.FETCHING, _MT.CLOSE): Transition(_M.CLOSED, "abandon the fetch"),
+    (_M.SETTLING, _MT.READY): Transition(_M.SETTLING),
+    (_M.SETTLING, _MT.LOST): Transition(_M.JOINING, "drop the new copy"),
+    (_M.SETTLING, _MT.SETTLED): Transition(_M.LIVE, "the new copy replaces the old one"),
+    (_M.SETTLING, _MT.UNSETTLED): Transition(_M.WAITING, "the same, and fetch again"),
+    (_M.SETTLING, _MT.DOUBT): Transition(_M.SETTLING, "fetch again afterwards"),
+    (_M.SETTLING, _MT.CLOSE): Transition(_M.CLOSED),
+    (_M.LIVE, _MT.READY): Transition(_M.LIVE),
+    (_M.LIVE, _MT.LOST): Transition(_M.JOINING, "keep the copy"),
+    (_M.LIVE, _MT.DOUBT): Transition(_M.WAITING, "fetch; changes are applied to the copy meanwhile"),
+    (_M.LIVE, _MT.INCOMPLETE): Transition(_M.REFETCHING, "fetch this row; all other rows stay live"),
+    (_M.LIVE, _MT.CLOSE): Transition(_M.CLOSED),
+    (_M.REFETCHING, _MT.INCOMPLETE): Transition(_M.REFETCHING),
+    (_M.REFETCHING, _MT.READY): Transition(_M.REFETCHING),
+    (_M.REFETCHING, _MT.LOST): Transition(_M.JOINING, "abandon the fetches of rows"),
+    (_M.REFETCHING, _MT.DOUBT): Transition(_M.WAITING, "abandon the fetches of rows and fetch all"),
+    (_M.REFETCHING, _MT.COMPLETE): Transition(_M.LIVE),
+    (_M.REFETCHING, _MT.CLOSE): Transition(_M.CLOSED, "abandon the fetches of rows"),
+    (_M.CLOSED, _MT.CLOSE): Transition(_M.CLOSED),
 }
