@@ -1,12 +1,15 @@
 """Both clients have the same names, signatures and docstrings, apart from `async`."""
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any, get_overloads
 
 import pytest
 
 import supawire
+from docs import sync_docstrings
 from supawire import (
     AsyncChannel,
     AsyncClient,
@@ -21,8 +24,11 @@ from supawire import (
     Stream,
     connect,
     connect_async,
+    from_supabase,
+    from_supabase_async,
 )
 from supawire._validation import misused
+from supawire.aio.supabase import Passed
 
 TWINS = [
     (Client, AsyncClient), (Channel, AsyncChannel), (Stream, AsyncStream), (QueuedSent, AsyncQueuedSent),
@@ -30,6 +36,9 @@ TWINS = [
 ]  # fmt: skip
 
 IN_BLOCKING = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
+
+NARROWER = {"transport": "Transport | None", "http": "HttpClient | None"}
+"""Options that `ClientOptions` has as `Any`, because it does not import transports."""
 
 WAITS = {
     "AsyncClient": {"ping", "publish", "publish_many", "set_auth", "remove_channel", "remove_all_channels", "drain",
@@ -60,21 +69,27 @@ def members(kind: type) -> dict[str, Any]:
     return {IN_BLOCKING.get(name, name): vars(kind)[name] for name in names}
 
 
-def face(kind: type) -> dict[str, tuple[str, str, list[str]]]:
-    """What users see: per name its signature or type, the first line of its docstring, and its overloads."""
-    shown: dict[str, tuple[str, str, list[str]]] = {}
+def public_interface(kind: type) -> dict[str, tuple[str, list[str]]]:
+    """Return the signature and the overloads of each public member."""
+    shown: dict[str, tuple[str, list[str]]] = {}
     for name, member in members(kind).items():
         function: Any = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        promise = (inspect.getdoc(function) or "").partition("\n")[0]
-        overloads = [signature(one) for one in get_overloads(function)]
-        shown[name] = signature(function), plain(promise), overloads
+        shown[name] = signature(function), [signature(one) for one in get_overloads(function)]
     return shown
 
 
 @pytest.mark.parametrize(("sync", "other"), TWINS, ids=lambda kind: kind.__name__)
 def test_both_clients_have_the_same_signatures(sync: type, other: type):
-    """Classes of both clients have the same names, signatures, overloads and first docstring lines."""
-    assert face(sync) == face(other)
+    """Classes of both clients have the same names, signatures and overloads."""
+    assert public_interface(sync) == public_interface(other)
+
+
+@pytest.mark.parametrize(
+    ("own", "twin"), list(sync_docstrings.pairs()), ids=lambda one: getattr(one, "__name__", "property")
+)
+def test_the_sync_client_has_the_docstrings_of_the_async_client(own: Any, twin: Any):
+    """Each docstring of the sync client is what `python -m docs.sync_docstrings` makes of that of the async client."""
+    assert inspect.getdoc(own) == sync_docstrings.expected(twin)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +107,40 @@ def test_nothing_in_the_sync_client_is_a_coroutine(kind: type):
     assert [name for name, member in members(kind).items() if inspect.iscoroutinefunction(member)] == []
 
 
-def test_both_ways_to_connect_take_the_same_options():
-    """`connect` and `connect_async` have the same parameters, and those are the fields of `ClientOptions`."""
-    sync, other = inspect.signature(connect), inspect.signature(connect_async)
-    assert sync.parameters == other.parameters
+def annotations(owner: Callable[..., Any]) -> dict[str, str]:
+    """Return the annotations of a class or of the keywords of a function, as its source has them, without modules."""
+    tree: Any = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    if isinstance(tree, ast.ClassDef):
+        found = {
+            one.target.id: one.annotation
+            for one in tree.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        }
+    else:
+        found = {one.arg: one.annotation for one in tree.args.kwonlyargs}
+    texts = {name: ast.unparse(kind).replace("'", "").replace("tls.", "ssl.") for name, kind in found.items()}
+    return {name: text.replace("Version", "Protocol") for name, text in texts.items()}
+
+
+@pytest.mark.parametrize("function", [connect, connect_async], ids=["sync", "async"])
+def test_connect_takes_the_options_of_a_client(function: Callable[..., Any]):
+    """The keywords of `connect` and `connect_async` are the fields of `ClientOptions`: names, types, defaults."""
+    parameters = list(inspect.signature(function).parameters.values())[2:]
     options = list(inspect.signature(ClientOptions).parameters.values())
-    assert [*sync.parameters][2:] == [option.name for option in options]
-    assert [one.default for one in sync.parameters.values()][2:] == [
-        option.default if option.name not in ("headers", "params", "token", "proxy") else None for option in options
+    assert [(one.name, one.default, one.kind) for one in parameters] == [
+        (one.name, one.default if one.name not in ("headers", "params", "token", "proxy") else None, one.KEYWORD_ONLY)
+        for one in options
     ]
+    assert annotations(function) == annotations(connect)
+    assert {**annotations(ClientOptions), **NARROWER} == annotations(function)
+
+
+def test_from_supabase_takes_the_options_of_a_client():
+    """The keywords of `from_supabase` and `from_supabase_async` are those of `connect`, except `token`."""
+    for function in (from_supabase, from_supabase_async):
+        keywords = inspect.signature(function).parameters["options"]
+        assert keywords.kind is keywords.VAR_KEYWORD and Passed.__name__ in str(keywords.annotation)
+    assert annotations(Passed) == {name: kind for name, kind in annotations(connect).items() if name != "token"}
 
 
 def test_the_classes_of_both_clients_are_exported():

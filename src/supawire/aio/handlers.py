@@ -248,7 +248,7 @@ class Subscription:
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped because the buffer of an async or threaded handler was full."""
+        """How many events were dropped because the buffer of the handler was full."""
         return self._registration.buffer.dropped if self._registration.buffer is not None else 0
 
 

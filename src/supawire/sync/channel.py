@@ -34,7 +34,7 @@ class ThreadSubscription(Subscription):
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped because the handler's buffer was full."""
+        """How many events were dropped because the buffer of the handler was full."""
         return self._made.dropped
 
 

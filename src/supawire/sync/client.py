@@ -410,14 +410,14 @@ class Client:
 def from_supabase(client: Supabase, *, close_on_sign_out: bool = False, **options: Unpack[Passed]) -> Client:
     """Open a sync Realtime client that follows the session of a sync client of the package `supabase`.
 
-    URL and key are those of the given client, and the token is that of its signed-in user, also after a refresh or
-    a new sign-in; after a sign-out the key is used. A client that was made with an `Authorization` header sends that
-    header until a user signs in. Closing the Realtime client unsubscribes from the given client, and does not close
-    it. Everything else as with `connect`.
+    URL and key are those of the given client, and the token is that of its signed-in user,
+    also after a refresh or a new sign-in; after a sign-out the key is used. A client that was made with an
+    `Authorization` header sends that header until a user signs in. Closing the Realtime client unsubscribes from the
+    given client, and does not close it. Everything else as with `connect`.
 
-    Args: client: the result of `create_client` of `supabase`. close_on_sign_out: end this client with `AuthError` when
-        the session is lost, by a sign-out or because it cannot be refreshed; if False, continue with the key. options:
-        those of `connect`, except `token`.
+    Args: client: the result of `create_client` of `supabase`. close_on_sign_out: end this client
+        with `AuthError` when the session is lost, by a sign-out or because it cannot be refreshed; if False, continue
+        with the key. options: those of `connect`, except `token`.
     Raises: InvalidArgumentError: also for an async client, whose session is available only in its own event loop.
         ConnectError, AuthError.
     """
