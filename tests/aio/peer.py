@@ -1,35 +1,34 @@
-"""A scripted server at the other end of a memory transport, for tests that say exactly what comes when.
+"""A scripted server at the other end of a `MemoryTransport`, for tests that define exactly which frame arrives when.
 
-It answers what a server would answer unless a test says otherwise, and keeps what it received.
+By default it answers like a real server; it records what it received.
 """
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from supawire import AsyncClient, ClientOptions, connect_async
 from supawire.aio.driver import Driver, DriverSettings
-from supawire.core import binary
 from supawire.core.frames import Frame
 from supawire.transport.base import CLOSE_TIMEOUT
 from supawire.transport.memory import MemoryPeer, MemoryTransport
+from tests.faults.misbehaver import Received, decode_frame
 
 URL = "http://127.0.0.1:1"
 KEY = "the-anon-key"
 
 
-class Server:
+class Server(Received):
     """Accepts connections in memory and answers them.
 
-    Set an entry of `answers` to answer an event in another way; None: not at all.
+    Set an entry of `answers` to change the answer to an event; None: no answer.
     """
 
     def __init__(self, **memory: Any) -> None:
+        super().__init__()
         self.transport = MemoryTransport(**memory)
-        self.frames: list[Frame] = []
         self.connections = 0
         self.peer: MemoryPeer | None = None
         self.answers: dict[str, Callable[[Frame], None] | None] = {
@@ -42,9 +41,7 @@ class Server:
         self.acks: set[str] = set()
         """Topics that were joined with ack."""
         self.deaf = asyncio.Event()
-        """Set it, and nothing more is received: the network fills up."""
-        self._news = asyncio.Event()
-        self._system: set[str] = set()
+        """When set, nothing more is received, so that the network fills up."""
 
     # --- what a test does
 
@@ -54,7 +51,7 @@ class Server:
         self.send(frame.topic, "phx_reply", payload, join_ref=frame.join_ref, ref=frame.ref)
 
     def refuse(self, reason: str) -> Callable[[Frame], None]:
-        """An answer that is an error."""
+        """Return an answer that is an error."""
         return lambda frame: self.reply(frame, "error", {"reason": reason})
 
     def send(
@@ -64,12 +61,12 @@ class Server:
         self.raw(json.dumps([join_ref, ref, topic, event, payload]).encode())
 
     def raw(self, data: bytes, binary: bool = False) -> None:
-        """Send anything."""
+        """Send any bytes as a frame."""
         assert self.peer is not None
         self.peer.send(data, binary)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send a broadcast of somebody else's."""
+        """Send a broadcast of another client."""
         message = {"type": "broadcast", "event": event, "payload": payload}
         self.send(f"realtime:{topic}", "broadcast", message)
 
@@ -87,36 +84,19 @@ class Server:
         payload = {"status": status, "message": message, "extension": extension, "channel": topic}
         self.send(f"realtime:{topic}", "system", payload)
 
-    def events(self) -> Counter[str]:
-        """How often each event was received."""
-        return Counter(frame.event for frame in self.frames)
-
-    def of(self, event: str) -> list[Frame]:
-        """What was received of an event."""
-        return [frame for frame in self.frames if frame.event == event]
-
-    async def got(self, event: str, count: int = 1) -> Frame:
-        """Wait until the event was received so often; the newest of them."""
-        while len(self.of(event)) < count:
-            self._news.clear()
-            await self._news.wait()
-        return self.of(event)[count - 1]
-
     async def connected(self, count: int) -> None:
-        """Wait until so many connections were accepted."""
-        while self.connections < count:
-            self._news.clear()
-            await self._news.wait()
+        """Wait until this many connections were accepted."""
+        await self.until(lambda: self.connections >= count)
 
     # --- what it does by itself
 
     async def serve(self) -> None:
-        """Accept and answer, for ever."""
+        """Accept connections and answer, until cancelled."""
         async with asyncio.TaskGroup() as peers:
             while True:
                 self.peer = await self.transport.accept()
                 self.connections += 1
-                self._news.set()
+                self.tell()
                 peers.create_task(self._talk(self.peer))
 
     async def _talk(self, peer: MemoryPeer) -> None:
@@ -125,9 +105,9 @@ class Server:
                 data, is_binary = await peer.receive()
             except EOFError:
                 return
-            frame = _read(data, is_binary)
+            frame = decode_frame(data, is_binary=is_binary)
             self.frames.append(frame)
-            self._news.set()
+            self.tell()
             if self.deaf.is_set():
                 await asyncio.get_running_loop().create_future()
             answer = self.answers.get(frame.event)
@@ -152,16 +132,6 @@ class Server:
     def _broadcast(self, frame: Frame) -> None:
         if frame.topic in self.acks:
             self.reply(frame)
-
-
-def _read(data: bytes, is_binary: bool) -> Frame:
-    if not is_binary:
-        return Frame(*json.loads(data))
-    layout, (join_ref, ref, topic, event, _), is_json, payload = binary.unpack(binary.UP, data)
-    assert layout is binary.USER_PUSH
-    body = json.loads(payload) if is_json else payload
-    message = {"type": "broadcast", "event": event.decode(), "payload": body}
-    return Frame(join_ref.decode(), ref.decode(), topic.decode(), "broadcast", message)
 
 
 @asynccontextmanager
@@ -215,15 +185,15 @@ async def open_client(url: str, key: str, settings: DriverSettings, **options: A
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread or the clock does; a test that waits too long fails."""
+    """Wait until the condition holds, at most four seconds."""
     for _ in range(4000):
         if condition():
             return
         await asyncio.sleep(0.001)
-    raise AssertionError("it did not happen")
+    raise AssertionError("the condition did not become true")
 
 
 async def settled(turns: int = 20) -> None:
-    """Let everything that is ready happen."""
+    """Run the event loop for some iterations."""
     for _ in range(turns):
         await asyncio.sleep(0)

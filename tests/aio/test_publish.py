@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from supawire import AsyncClient, AsyncStream, Broadcast, Limits, LocalServer, Published, broadcast, connect_async
 from supawire.aio.driver import DriverSettings
@@ -29,6 +28,7 @@ from supawire.testing import FakeHttp
 from supawire.transport import HttpRequest, HttpResponse
 from tests.aio.peer import KEY, URL, connected, open_client, serving, settled
 from tests.aio.told import BY_ITSELF, ID, IN_A_BATCH, now, refused, told
+from tests.faults.misbehaver import Misbehaver, Wire
 
 # ------------------------------------------------------------------------------------------------- the local server
 
@@ -255,41 +255,29 @@ async def test_nothing_is_left_after_close(server: LocalServer):
 # ------------------------------------------------------------------------------------------------------ an old server
 
 
-@asynccontextmanager
-async def old_server() -> AsyncGenerator[tuple[str, list[str]], None]:
-    """A server that has the batch form only, and what it was asked."""
-    asked: list[str] = []
-
-    async def answer(request: web.BaseRequest) -> web.Response:
-        await request.read()
-        asked.append(request.rel_url.raw_path)
-        return web.Response(status=202 if request.rel_url.raw_path == "/realtime/v1/api/broadcast" else 404)
-
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
-    finally:
-        await runner.cleanup()
+async def answer_batches_only(wire: Wire) -> None:
+    """Answer as a server that has only the batch form of the HTTP interface."""
+    while True:
+        head = await wire.request()
+        status = "202 Accepted" if head.split()[1] == "/realtime/v1/api/broadcast" else "404 Not Found"
+        wire.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
 @pytest.mark.anyio
 async def test_an_old_server_gets_batches():
     """A 404 to the single form leads to the batch form, and it is remembered; bytes then say why not (R34)."""
     async with (
-        old_server() as (url, asked),
+        Misbehaver(answer_batches_only) as http,
         serving() as socket,
-        connect_async(url, KEY, transport=socket.transport) as client,
+        connect_async(http.url, KEY, transport=socket.transport) as client,
     ):
         for _ in range(2):
             assert await client.publish("room", "typing", {}) == IN_A_BATCH
         base = "/realtime/v1/api/broadcast"
-        assert asked == [f"{base}/room/events/typing", base, base]
+        assert [head.split()[1] for head in http.heads] == [f"{base}/room/events/typing", base, base]
         with pytest.raises(HttpError, match="takes no bytes by HTTP") as caught:
             await client.publish("room", "ink", b"raw")
-        assert (caught.value.status, len(asked)) == (404, 3)
+        assert (caught.value.status, len(http.heads)) == (404, 3)
 
 
 # ------------------------------------------------------------------------------------------------------- arguments

@@ -98,7 +98,7 @@ class Wire:
                 self.pongs += 1
                 self.server.tell()
             elif kind in (TEXT, BINARY):
-                frame = _frame(data, is_binary=kind == BINARY)
+                frame = decode_frame(data, is_binary=kind == BINARY)
                 self.server.frames.append(frame)
                 self.server.tell()
                 return frame
@@ -191,6 +191,38 @@ class Wire:
         self._writer.transport.abort()
 
 
+class Received:
+    """The Phoenix frames that a server has received, and waiting for them."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        """The frames received on all connections."""
+        self._news = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake up the waiting tests."""
+        self._news.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until this holds; it is evaluated after each arrival."""
+        while not holds():
+            self._news.clear()
+            await self._news.wait()
+
+    async def got(self, event: str, count: int = 1) -> Frame:
+        """Wait until an event was received this often and return the last frame."""
+        await self.until(lambda: len(self.of(event)) >= count)
+        return self.of(event)[count - 1]
+
+    def of(self, event: str) -> list[Frame]:
+        """Return the received frames of an event."""
+        return [frame for frame in self.frames if frame.event == event]
+
+    def events(self) -> Counter[str]:
+        """Count the received frames by event."""
+        return Counter(frame.event for frame in self.frames)
+
+
 Script = Callable[[Wire], Awaitable[None]]
 Answer = Callable[[Wire, Frame], object]
 
@@ -219,10 +251,11 @@ def _leave(wire: Wire, frame: Frame) -> None:
     wire.say(frame.topic, "phx_close", {}, join_ref=frame.join_ref, ref=frame.join_ref)
 
 
-class Misbehaver:
+class Misbehaver(Received):
     """Listens on 127.0.0.1, in the event loop of the test."""
 
     def __init__(self, *scripts: Script) -> None:
+        super().__init__()
         self.scripts = list(scripts or (behave,))
         self.answers: dict[str, Answer | None] = {
             "phx_join": Wire.accept,
@@ -235,12 +268,9 @@ class Misbehaver:
         self.wires: list[Wire] = []
         self.heads: list[str] = []
         """Request line and headers of all requests."""
-        self.frames: list[Frame] = []
-        """The Phoenix frames received on all connections."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._news = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -281,6 +311,11 @@ class Misbehaver:
             self._server.close()
             self._server = None
 
+    async def connected(self, count: int) -> Wire:
+        """Wait for this many connections and return the last of them."""
+        await self.until(lambda: len(self.wires) >= count)
+        return self.wires[count - 1]
+
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = len(self.wires)
         wire = Wire(self, number, reader, writer)
@@ -296,38 +331,8 @@ class Misbehaver:
         finally:
             wire.done.set()
 
-    # --- what tests wait for
 
-    def tell(self) -> None:
-        """Wake up the waiting tests."""
-        self._news.set()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until this holds; it is evaluated after each arrival."""
-        while not holds():
-            self._news.clear()
-            await self._news.wait()
-
-    async def connected(self, count: int) -> Wire:
-        """Wait for this many connections and return the last of them."""
-        await self.until(lambda: len(self.wires) >= count)
-        return self.wires[count - 1]
-
-    async def got(self, event: str, count: int = 1) -> Frame:
-        """Wait until an event was received this often and return the last frame."""
-        await self.until(lambda: len(self.of(event)) >= count)
-        return self.of(event)[count - 1]
-
-    def of(self, event: str) -> list[Frame]:
-        """Return the received frames of an event."""
-        return [frame for frame in self.frames if frame.event == event]
-
-    def events(self) -> Counter[str]:
-        """Count the received frames by event."""
-        return Counter(frame.event for frame in self.frames)
-
-
-def _frame(data: bytes, *, is_binary: bool) -> Frame:
+def decode_frame(data: bytes, *, is_binary: bool) -> Frame:
     if not is_binary:
         read = json.loads(data)
         return Frame(*read) if isinstance(read, list) else Frame(*(read.get(name) for name in Frame._fields))
