@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from supawire import changes, connect_async
 from supawire.errors import ConnectError, InvalidArgumentError, RealtimeError, StateError
 from supawire.server import LocalServer
 from supawire.server.postgres.cluster import Cluster
+from supawire.server.postgres.database import SqlSession
 from supawire.server.postgres.preflight import without_password
 from supawire.server.queries import QueryError
 from tests.held import Held, left_since
@@ -64,12 +66,11 @@ def test_threads_that_begin_together_share_one_connection(server: LocalServer):
         assert len({str(rows) for rows in backends}) == 1
 
 
-def test_a_stopped_server_refuses_sql(server: LocalServer):
+def test_a_closed_session_refuses_sql(server: LocalServer):
     """A statement that waited for another thread's while the server stopped opens no new connection."""
-    with LocalServer(database=server.database_url, prepare=True) as ending:
-        ending.sql("select 1")
-        assert ending._backend is not None
-        session = ending._backend.session
+    session = SqlSession(lambda: server.database_url)
+    assert session.run("select 1") == [(1,)]
+    session.close()
     with pytest.raises(StateError, match="has stopped"):
         session.run("select 1")
 
@@ -115,20 +116,21 @@ def test_stop_leaves_nothing_and_the_server_can_start_again():
 
 def test_an_embedded_database_that_was_killed_is_reported():
     """It is not restarted, joins are refused, and stopping the server works."""
-    said = threading.Event()
+    reported = threading.Event()
 
-    class Said(logging.Handler):
+    class Report(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.exc_info and "has ended" in str(record.exc_info[1]):
-                said.set()
+                reported.set()
 
-    handler = Said()
+    handler = Report()
     logging.getLogger("supawire.server").addHandler(handler)
     try:
         with LocalServer(postgres=True) as server:
-            assert server._backend is not None and server._backend.cluster is not None
-            os.kill(server._backend.cluster.pid, signal.SIGKILL)
-            assert said.wait(30)
+            ((folder,),) = server.sql("show data_directory")
+            pid = (Path(folder) / "postmaster.pid").read_text().split()[0]
+            os.kill(int(pid), signal.SIGKILL)
+            assert reported.wait(30)
             assert server._do(lambda hub, now: hub.database_error) is QueryError.DOWN
     finally:
         logging.getLogger("supawire.server").removeHandler(handler)
@@ -137,12 +139,12 @@ def test_an_embedded_database_that_was_killed_is_reported():
 def test_an_interrupt_during_the_start_leaves_nothing():
     """Ctrl-C in `start` ends what was started; the server can be started again."""
     script = """
-import os, signal, threading, time
+import os, signal, tempfile, threading, time
 from supawire.server import LocalServer
 server = LocalServer(postgres=True)
 
 def interrupt():
-    while server._backend is None or server._backend.cluster is None:
+    while not os.listdir(tempfile.gettempdir()):
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -154,7 +156,13 @@ except KeyboardInterrupt:
 with server:
     print(server.sql("select 1"))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o1777)  # root starts PostgreSQL as another user
+        environment = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50, env=environment
+        )
+        assert not any(Path(folder).iterdir())
     assert (done.stdout, done.stderr) == ("1\n[(1,)]\n", "")
 
 
