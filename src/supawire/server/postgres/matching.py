@@ -275,9 +275,9 @@ MAX_SHOWN_TEXT: Final = 200
 """Maximum characters shown of a database message or a claim."""
 
 POLICY_RAISED: Final = (
-    "changes of rows are lost: a row policy raised %s, so every poll of the real server fails, nobody gets any change "
-    "of any table and clients are not informed, until that client leaves or the policy is corrected. This server does "
-    "the same, unless it is started with isolate_policy_errors=True (--isolate-policy-errors)."
+    "changes of rows are lost: a row policy raised %s, so every poll of the real server fails, no client receives any "
+    "change of any table and clients are not informed, until that client leaves or the policy is corrected. This "
+    "server does the same, unless it is started with isolate_policy_errors=True (--isolate-policy-errors)."
 )
 CHANGES_RESUMED: Final = "changes of rows are sent again; %d were lost since a row policy raised"
 

@@ -165,7 +165,7 @@ class _Run:
         missing = await (await self._connection.execute(MISSING_SCHEMAS, [list(project.schemas)])).fetchall()
         for (name,) in missing:
             if name not in NOT_OURS:
-                logger.warning("config.toml: api.schemas names %s, which no migration has made", name)
+                logger.warning("config.toml: api.schemas names %s, which no migration creates", name)
         major = self._connection.info.server_version // 10_000
         if project.major is not None and project.major != major:
             logger.warning(
@@ -198,7 +198,7 @@ class _Run:
             self._skipped.add(name)
             place = f"{self._project.name_of(file)}, line {statement.line}"
             logger.warning(
-                "%s: the extension %s cannot be had here and is left out; missing: %s",
+                "%s: the extension %s is not available here and is skipped; missing: %s",
                 place,
                 name,
                 MISSING_EXTENSIONS[name],
@@ -210,11 +210,11 @@ class _Run:
         if statement.text.startswith("\\"):
             raise StateError(
                 f"{place}: a command of psql ({SHOWN.findall(statement.text)[0].strip()}) is not SQL",
-                hint="Leave it out; supabase db reset does not take it either.",
+                hint="Remove it; supabase db reset does not accept it either.",
             )
         if COPY.match(statement.text.partition("\n")[0]):
             raise StateError(
-                f"{place}: COPY … FROM stdin takes its rows from psql",
+                f"{place}: COPY … FROM stdin needs psql for its rows",
                 hint="Dump with inserts: supabase db dump --data-only without --use-copy.",
             )
 
@@ -230,11 +230,13 @@ class _Run:
     def _hint(self, statement: Statement, error: psycopg.Error) -> str | None:
         used = [name for name in sorted(self._skipped) if _needs(statement.text, name)]
         if used:
-            return f"It seems to need {', '.join(used)}, which cannot be had here; see the page about the local server."
+            return (
+                f"It seems to need {', '.join(used)}, which is not available here; see the page about the local server."
+            )
         if error.sqlstate == IN_TRANSACTION:
-            return "Each file runs in one transaction; put commit; before this statement, or leave it out here."
+            return "Each file runs in one transaction; add `commit;` before this statement, or remove it."
         if error.sqlstate in ("3F000", "42883", "0A000", "58P01", "42704") and self._skipped:
-            return f"These extensions were left out: {', '.join(sorted(self._skipped))}."
+            return f"These extensions were skipped: {', '.join(sorted(self._skipped))}."
         return error.diag.message_hint
 
 

@@ -13,7 +13,7 @@ from supawire.server.postgres.database import Database, DatabaseError
 
 EXAMPLE: Final = "postgresql://USER:PASSWORD@127.0.0.1:5432/DATABASE"
 ROLES: Final = ("anon", "authenticated", "service_role")
-PREPARE_HINT: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), makes what is missing."
+PREPARE_HINT: Final = "`supawire serve --prepare`, or LocalServer(prepare=True), creates what is missing."
 OLDEST_VERSION: Final = 150_000
 _URL_PARTS: Final = ("user", "host", "port", "dbname")
 _SECRET_PARTS: Final = ("password", "sslpassword", "oauth_client_secret")
@@ -29,15 +29,16 @@ class _ConnectionHint(NamedTuple):
 _CONNECTION_ERRORS: Final = (
     _ConnectionHint("password authentication failed|no password supplied", "Correct user and password in the URL."),
     _ConnectionHint(
-        "role .* does not exist", "Correct the user in the URL, or make it: createuser --replication NAME."
+        "role .* does not exist", "Correct the user in the URL, or create it: createuser --replication NAME."
     ),
-    _ConnectionHint("database .* does not exist", "Correct the name in the URL, or make it: createdb NAME."),
+    _ConnectionHint("database .* does not exist", "Correct the name in the URL, or create it: createdb NAME."),
     _ConnectionHint("no pg_hba.conf entry", "Allow this address in pg_hba.conf, and reload PostgreSQL."),
     _ConnectionHint(
-        "too many (clients|connections)|remaining connection slots", "Close others, or raise max_connections."
+        "too many (clients|connections)|remaining connection slots",
+        "Close other connections, or raise max_connections.",
     ),
-    _ConnectionHint("starting up|shutting down", "Try again when it is up."),
-    _ConnectionHint("", f"Is it running, and is the URL right? It is like {EXAMPLE}."),
+    _ConnectionHint("starting up|shutting down", "Try again when the database is running."),
+    _ConnectionHint("", f"Is it running, and is the URL correct? It looks like {EXAMPLE}."),
 )
 
 _STATE: Final = """
@@ -61,9 +62,7 @@ def check_url(url: str) -> None:
     try:
         conninfo.conninfo_to_dict(url)
     except Error:  # psycopg's text quotes the URL
-        raise InvalidArgumentError(
-            f"the URL of the database is not one that PostgreSQL understands; it is like {EXAMPLE}"
-        ) from None
+        raise InvalidArgumentError(f"the URL of the database is invalid; expected a URL like {EXAMPLE}") from None
 
 
 def without_password(url: str) -> str:
@@ -87,15 +86,15 @@ async def run_checks(database: Database) -> str:
         raise _unreachable(error) from error
     version, wal_level, replicates, user, messages, publication, missing, foreign, bound = row
     if version < OLDEST_VERSION:
-        raise StateError(f"the database is PostgreSQL {version // 10_000}", hint="15 is the oldest that is supported.")
+        raise StateError(f"PostgreSQL {version // 10_000} is not supported", hint="Use version 15 or newer.")
     if wal_level != "logical":
         raise StateError(
-            f"the database has wal_level = {wal_level}, so it tells nobody which rows change",
+            f"the database has wal_level = {wal_level}, so it does not report changed rows",
             hint="Run ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL.",
         )
     if not replicates:
         raise StateError(
-            f"the role {user} may not replicate, so it cannot hear which rows change",
+            f"the role {user} has no REPLICATION privilege, so it cannot read row changes",
             hint=f"Run ALTER ROLE {_quoted(user)} REPLICATION as a superuser, or use another role.",
         )
     missing_objects = [
@@ -107,12 +106,12 @@ async def run_checks(database: Database) -> str:
         raise StateError(f"the database is not prepared: it lacks {', '.join(missing_objects)}", hint=PREPARE_HINT)
     if foreign:
         raise StateError(
-            f"the role {user} may not act as {', '.join(foreign)}, as row level security wants",
+            f"the role {user} cannot act as {', '.join(foreign)}, which row level security needs",
             hint=f"Run GRANT {', '.join(foreign)} TO {_quoted(user)} as a superuser.",
         )
     if bound:
         raise StateError(
-            f"the role {user} may not write realtime.messages past its policies, so it cannot find out what they allow",
+            f"the role {user} cannot write realtime.messages without its policies, so it cannot check permissions",
             hint=f"Use the owner of that table, or run GRANT USAGE ON SCHEMA realtime TO {_quoted(user)}, GRANT ALL ON "
             f"realtime.messages TO {_quoted(user)} and ALTER ROLE {_quoted(user)} BYPASSRLS as a superuser.",
         )
@@ -154,8 +153,8 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
     mark = await database.query(_OWNER_MARK)
     if mark and mark[0][0] != OURS:
         raise StateError(
-            "the database has a schema realtime that supawire has not made",
-            hint="If it is a Supabase database, leave out --prepare: it has what is needed. Otherwise rename it.",
+            "the database has a schema realtime that supawire did not create",
+            hint="If it is a Supabase database, leave out --prepare: it has what is needed. Otherwise rename the schema.",
         )
     try:
         async with database.transaction() as connection:

@@ -87,7 +87,7 @@ def _folder_of(path: Path) -> Path:
         return path
     raise StateError(
         f"there is no folder {FOLDER} in {path}",
-        hint="Name the folder of a project: the one in which `supabase init` was run.",
+        hint="Give the folder in which `supabase init` was run.",
     )
 
 
@@ -116,10 +116,12 @@ def _seeds(folder: Path, config: "_Config") -> Iterator[Path]:
         try:
             found = [Path(pattern)] if Path(pattern).is_absolute() else sorted(folder.glob(os.path.normpath(pattern)))
         except (ValueError, NotImplementedError) as error:
-            raise StateError(f"{config.shown}: db.seed.sql_paths has {pattern!r}, which is no path: {error}") from error
+            raise StateError(
+                f"{config.shown}: db.seed.sql_paths has {pattern!r}, which is not a path: {error}"
+            ) from error
         files = [file for file in found if file.is_file()]
         if not files and named is not None:
-            raise StateError(f"{config.shown}: db.seed.sql_paths names {pattern!r}, and there is no such file")
+            raise StateError(f"{config.shown}: db.seed.sql_paths names {pattern!r}, but there is no such file")
         yield from files
 
 
@@ -161,7 +163,7 @@ class _Config:
         found = os.environ.get(variable[1])
         if not found:
             raise StateError(
-                f"{self.shown}: {table}.{name} takes the environment variable {variable[1]}, which is not set"
+                f"{self.shown}: {table}.{name} refers to the environment variable {variable[1]}, which is not set"
             )
         return found
 
@@ -195,19 +197,19 @@ class _Config:
 MISSING_EXTENSIONS: Final = {
     "http": "requests from SQL",
     "hypopg": "hypothetical indexes",
-    "index_advisor": "advice on indexes",
-    "pg_cron": "jobs by the clock (schema cron)",
+    "index_advisor": "index recommendations",
+    "pg_cron": "scheduled jobs (schema cron)",
     "pg_graphql": "GraphQL (schema graphql)",
     "pg_hashids": "short ids",
     "pg_jsonschema": "checks of JSON schemas",
     "pg_net": "requests from SQL (schema net)",
-    "pg_partman": "kept partitions",
-    "pg_plan_filter": "refused plans",
-    "pg_repack": "tables made anew",
-    "pg_tle": "extensions from packages",
+    "pg_partman": "managed partitions",
+    "pg_plan_filter": "limits on query plans",
+    "pg_repack": "rebuilding tables",
+    "pg_tle": "trusted language extensions",
     "pgaudit": "an audit log",
-    "pgcrypto": "pgp_* and encrypt*; digest, hmac, gen_random_bytes, crypt and gen_salt are there, see the page",
-    "pgjwt": "tokens made in SQL",
+    "pgcrypto": "pgp_* and encrypt*; digest, hmac, gen_random_bytes, crypt and gen_salt are available, see the page",
+    "pgjwt": "signing tokens in SQL",
     "pgmq": "queues",
     "pgroonga": "full text search",
     "pgrouting": "routes",
@@ -225,7 +227,7 @@ MISSING_EXTENSIONS: Final = {
     "rum": "indexes of kind rum",
     "supabase_vault": "secrets (schema vault)",
     "timescaledb": "time series",
-    "uuid-ossp": "uuid_generate_v1, v3 and v5; uuid_generate_v4 and uuid_nil are there",
+    "uuid-ossp": "uuid_generate_v1, v3 and v5; uuid_generate_v4 and uuid_nil are available",
     "wrappers": "foreign data",
 }
 """Supabase extensions that the local server's PostgreSQL lacks, and the feature each provides."""

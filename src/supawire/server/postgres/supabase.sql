@@ -70,7 +70,7 @@ begin
     when 'sha256' then return sha256(data);
     when 'sha384' then return sha384(data);
     when 'sha512' then return sha512(data);
-    else raise exception 'digest % cannot be had in the local server; it has md5, sha224, sha256, sha384 and sha512', type;
+    else raise exception 'digest % is not available in the local server, which has md5, sha224, sha256, sha384 and sha512', type;
   end case;
 end
 $$;
