@@ -154,7 +154,7 @@ async def prepare(database: Database, *, ours: bool = False) -> None:
     if mark and mark[0][0] != OURS:
         raise StateError(
             "the database has a schema realtime that supawire did not create",
-            hint="If it is a Supabase database, leave out --prepare: it has what is needed. Otherwise rename the schema.",
+            hint="A Supabase database has what is needed, so leave out --prepare; in another one rename the schema.",
         )
     try:
         async with database.transaction() as connection:
