@@ -11,7 +11,7 @@ from supawire.errors import RowError
 from supawire.events import Gap
 from supawire.selectors import broadcast, changes, gaps, presence
 from tests.core.conftest import SUBSCRIBED, Story
-from tests.core.mirrored import Driven, change, row
+from tests.core.mirror_harness import Driven, change, row
 
 DEEP = "[" * 20_000 + "]" * 20_000
 

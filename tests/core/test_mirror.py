@@ -10,7 +10,7 @@ from supawire.errors import HandlerError, InvalidArgumentError, LocalProtocolErr
 from supawire.events import System
 from supawire.options import Backoff
 
-from .mirrored import Driven, at, change, gap, row
+from .mirror_harness import Driven, at, change, gap, row
 
 # --- the order
 

@@ -23,7 +23,7 @@ from supawire.errors import HandlerError, LocalProtocolError
 from supawire.events import Instant
 from supawire.options import Backoff
 
-from .mirrored import PLAIN, at, change, gap
+from .mirror_harness import PLAIN, at, change, gap
 
 LATENCY = 0.9
 FILTERS = {"all": frozenset[str](), "a": frozenset({"a"}), "big": frozenset({"big"})}

@@ -7,7 +7,7 @@ import pytest
 from supawire._mirror_events import MirrorState, RowDeleted, RowInserted, RowUpdated
 from supawire.errors import HandlerError, RowError
 
-from .mirrored import Driven, at, change, row
+from .mirror_harness import Driven, at, change, row
 
 TOO_LARGE = "Error 413: Payload Too Large"
 

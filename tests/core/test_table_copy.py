@@ -10,7 +10,7 @@ from supawire._mirror_events import MirrorState, RowDeleted, RowInserted
 from supawire.core.listeners import Index
 from supawire.selectors import ChangesSelector
 
-from .mirrored import COLUMNS, Driven, change, row
+from .mirror_harness import COLUMNS, Driven, change, row
 
 # --- changes that do not say all
 

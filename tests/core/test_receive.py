@@ -1,0 +1,301 @@
+"""Received frames: the effect of each kind of event, payloads, and large frames that are decoded when read."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from docs.tables.kinds import KINDS
+from supawire import RowError
+from supawire.core import binary
+from supawire.core.effects import UnknownEvent, UnreadableFrame
+from supawire.core.receive import HEAVY
+from supawire.events import (
+    Broadcast,
+    ChannelState,
+    Insert,
+    LateBroadcast,
+    PresenceJoin,
+    PresenceLeave,
+    PresenceSync,
+    PresenceUpdate,
+    Sent,
+    System,
+)
+from supawire.options import PROTOCOLS, SessionOptions
+from supawire.selectors import broadcast, changes, presence, status, system
+from tests.core.conftest import Story
+
+ROOM = "realtime:room"
+
+
+def ada(ref: str, previous: str | None = None) -> dict[str, Any]:
+    meta = {"phx_ref": ref} | ({"phx_ref_prev": previous} if previous else {})
+    return {"ada": {"metas": [meta]}}
+
+
+def kinds(events: list[Any]) -> list[type]:
+    return [type(event) for event in events]
+
+
+def reply(story: Story, heard: list[Any]) -> None:
+    ticket = story.broadcast(ROOM, ack=True)
+    story.answer_push(story.pushed()[-1])
+    assert story.outcome(ticket) == Sent("socket", acked=True) and heard == []
+
+
+def heartbeat_reply(story: Story, heard: list[Any]) -> None:
+    ticket = story.call(story.session.ping, 10.0)
+    story.run_for(0.25)
+    story.reply(story.sent("heartbeat")[-1])
+    assert story.outcome(ticket) == 0.25 and heard == []
+
+
+def close(story: Story, heard: list[Any]) -> None:
+    story.close_channel(ROOM, story.sent("phx_join")[-1].ref)
+    assert story.state(ROOM) is ChannelState.RETRYING and [event.state for event in heard] == ["retrying"]
+
+
+def error(story: Story, heard: list[Any]) -> None:
+    story.close_channel(ROOM, story.sent("phx_join")[-1].ref, event="phx_error")
+    assert story.state(ROOM) is ChannelState.RETRYING and "crashed" in str(heard[0].cause)
+
+
+def row(story: Story, heard: list[Any]) -> None:
+    story.row(ROOM, 100, id=1)
+    (change,) = heard
+    assert type(change) is Insert and change.record == {"id": 1}
+
+
+def message(story: Story, heard: list[Any]) -> None:
+    story.receive(ROOM, "broadcast", {"type": "broadcast", "event": "typing", "payload": [1]})
+    assert kinds(heard) == [Broadcast] and heard[0].payload == [1]
+
+
+def presence_state(story: Story, heard: list[Any]) -> None:
+    story.receive(ROOM, "presence_state", ada("A"))
+    assert kinds(heard) == [PresenceJoin, PresenceSync] and set(heard[-1].state) == {"ada"}
+
+
+def presence_diff(story: Story, heard: list[Any]) -> None:
+    story.receive(ROOM, "presence_state", {})
+    story.receive(ROOM, "presence_diff", {"joins": ada("A"), "leaves": {}})
+    story.receive(ROOM, "presence_diff", {"joins": ada("B", "A"), "leaves": ada("A")})
+    story.receive(ROOM, "presence_diff", {"joins": {}, "leaves": ada("B", "A")})
+    told = [PresenceJoin, PresenceUpdate, PresenceLeave]
+    assert kinds(heard) == [PresenceSync, *[kind for one in told for kind in (one, PresenceSync)]]
+
+
+def word(story: Story, heard: list[Any]) -> None:
+    assert not story.at(ROOM).ready
+    story.system(ROOM, "Subscribed to PostgreSQL")
+    assert System in kinds(heard) and story.at(ROOM).ready
+
+
+def unknown(story: Story, heard: list[Any]) -> None:
+    story.receive(ROOM, "postgres_cdc_of_tomorrow", {"x": 1})
+    assert story.session.stats().unknown_frames == 1 and len(story.reports(UnknownEvent)) == 1
+    assert heard == [] and story.state(ROOM) is ChannelState.JOINED
+
+
+SCENES: dict[str, Callable[[Story, list[Any]], None]] = {
+    ":phx-reply": reply,
+    ":heartbeat-reply": heartbeat_reply,
+    ":phx-close": close,
+    ":phx-error": error,
+    ":postgres-changes": row,
+    ":broadcast": message,
+    ":presence-state": presence_state,
+    ":presence-diff": presence_diff,
+    ":system": word,
+    ":unknown": unknown,
+}
+
+
+@pytest.mark.parametrize("kind", [kind.there for kind in KINDS])
+@pytest.mark.parametrize("version", PROTOCOLS)
+def test_each_kind_does_what_the_page_says(version: Any, kind: str) -> None:
+    """A frame of the kind has the documented effect, in either wire version (R40)."""
+    story = Story(SessionOptions(protocol=version))
+    story.open()
+    story.channel("room", ack=True)
+    heard = story.collect(ROOM, changes("users"), broadcast(), presence(), system(), status())
+    story.join(ROOM)
+    heard.clear()
+    SCENES[kind](story, heard)
+
+
+HUGE = '{"amount": 1e400, "note": "a"}'
+"""Valid JSON for PostgreSQL with a number that does not fit a float."""
+
+
+class Price(msgspec.Struct):
+    amount: Decimal
+    note: str = ""
+
+
+def framed(story: Story, room: str, message: str, join_ref: str = "null") -> bytes:
+    """Return a broadcast with this text as the `payload` of its frame."""
+    if story.options.protocol == "2.0.0":
+        return f'[{join_ref},null,"{room}","broadcast",{message}]'.encode()
+    return f'{{"topic":"{room}","event":"broadcast","payload":{message},"ref":null}}'.encode()
+
+
+def packed(room: str, payload: bytes, meta: bytes = b"", *, is_json: bool = True) -> bytes:
+    return binary.pack(binary.USER_BROADCAST, room.encode(), b"e", meta, payload=payload, json=is_json)
+
+
+@pytest.fixture(params=PROTOCOLS)
+def story(request: pytest.FixtureRequest) -> Story:
+    told = Story(SessionOptions(protocol=request.param))
+    told.open()
+    return told
+
+
+def join_with(story: Story, *selectors: Any) -> tuple[str, list[Any]]:
+    room = story.channel("room")
+    heard = story.collect(room, *selectors)
+    story.join(room)
+    return room, heard
+
+
+def refusal(event: Any) -> RowError:
+    with pytest.raises(RowError) as caught:
+        _ = event.payload
+    return caught.value
+
+
+def test_a_payload_that_cannot_be_read_says_so_where_it_is_read(story: Story) -> None:
+    """The message is delivered, each read raises an error with the text, and it does not count as garbage (R40)."""
+    room, heard = join_with(story, broadcast())
+    story.receive_raw(framed(story, room, f'{{"event":"e","payload":{HUGE},"type":"broadcast"}}'))
+    assert [(one.topic, one.event, one.id) for one in heard] == [("room", "e", None)]
+    assert refusal(heard[0]).raw == HUGE.encode() == refusal(heard[0]).raw
+    assert refusal(heard[0]).topic == "room"
+    assert story.session.stats().garbage_frames == 0
+
+
+def test_the_same_in_a_binary_frame() -> None:
+    """The frame is marked as JSON but is not: `raw` has the bytes (R40)."""
+    story = Story()
+    story.open()
+    room, heard = join_with(story, broadcast("e"))
+    story.receive_raw(packed(room, b"not json"), binary=True)
+    assert refusal(heard[0]).raw == b"not json"
+
+
+def test_a_stored_one_that_cannot_be_read_is_delivered_once(story: Story) -> None:
+    """It is recognised by its id like any other (R44)."""
+    room, heard = join_with(story, broadcast())
+    frame = framed(story, room, f'{{"event":"e","meta":{{"id":"m1","replayed":true}},"payload":{HUGE}}}')
+    for _ in range(2):
+        story.receive_raw(frame)
+    if story.options.protocol == "2.0.0":
+        story.receive_raw(packed(room, b"not json", b'{"id":"m1"}'), binary=True)
+    assert [(one.id, one.replayed) for one in heard] == [("m1", True)]
+
+
+def test_one_of_a_channel_that_is_not_joined_is_garbage(story: Story) -> None:
+    """No listener can get it, so it is counted and reported (R40)."""
+    _, heard = join_with(story, broadcast())
+    message = f'{{"event":"e","payload":{HUGE}}}'
+    story.receive_raw(framed(story, "realtime:elsewhere", message))
+    story.receive_raw(framed(story, "realtime:room", message).replace(b'"broadcast"', b'"something"', 1))
+    assert heard == [] and story.session.stats().garbage_frames == 2 == len(story.reports(UnreadableFrame))
+
+
+def test_a_model_is_made_of_the_text_that_came(story: Story) -> None:
+    """A Decimal gets every digit and the scale of a number, even beyond the range of float; others get floats."""
+    room, heard = join_with(story, broadcast("e", model=Price))
+    plain = story.collect(room, broadcast("e"))
+    for number in ("1.10", "12345678901234567.890", "1e400"):
+        story.receive_raw(framed(story, room, f'{{"event":"e","payload":{{"amount":{number}}}}}'))
+    assert [str(one.payload.amount) for one in heard] == ["1.10", "12345678901234567.890", "1E+400"]
+    assert heard[0].payload is heard[0].payload, "it is made once"
+    assert [one.payload for one in plain[:2]] == [{"amount": 1.1}, {"amount": 12345678901234567.89}]
+
+
+def test_a_model_of_a_binary_frame() -> None:
+    """JSON becomes an object; bytes do not, and are complete in the error."""
+    story = Story()
+    story.open()
+    room, heard = join_with(story, broadcast("e", model=Price))
+    story.receive_raw(packed(room, b'{"amount":1.10}', b'{"id":"m1","replayed":true}'), binary=True)
+    story.receive_raw(packed(room, b"\x00\x01", is_json=False), binary=True)
+    assert str(heard[0].payload.amount) == "1.10" and (heard[0].id, heard[0].replayed) == ("m1", True)
+    assert refusal(heard[1]).raw == b"\x00\x01"
+
+
+def test_a_model_of_a_frame_of_an_odd_shape(story: Story) -> None:
+    """A frame that was decoded leniently becomes an object as well (R40)."""
+    room, heard = join_with(story, broadcast("e", model=Price))
+    frame = json.loads(framed(story, room, '{"event":"e","payload":{"amount":"1.10"}}'))
+    if isinstance(frame, list):
+        frame[1] = 7
+    else:
+        frame["ref"] = 7
+    story.receive_raw(json.dumps(frame).encode())
+    assert str(heard[0].payload.amount) == "1.10"
+
+
+def test_a_misfit_raises_where_it_is_read(story: Story) -> None:
+    """The error has the received text, and the other listener gets its dict (R42)."""
+    room, heard = join_with(story, broadcast("e", model=Price))
+    plain = story.collect(room, broadcast("e"))
+    story.receive_raw(framed(story, room, '{"event":"e","payload":{"amount": "dear"}}'))
+    assert refusal(heard[0]).raw == b'{"amount": "dear"}' and plain[0].payload == {"amount": "dear"}
+
+
+TEXT = json.dumps([[]] * HEAVY).encode()
+
+
+def take(story: Story, data: bytes, *, is_binary: bool = False) -> None:
+    """Receive a large frame as the shell does."""
+    delivery = story.session.receive_heavy(story.session.generation, data, is_binary, story.now)
+    for listener in delivery[0] if delivery else ():
+        listener(delivery[1] if delivery else None)
+
+
+@pytest.fixture
+def listening(each: Story) -> tuple[Story, str, list[Any]]:
+    each.open()
+    room = each.channel()
+    heard = each.collect(room, broadcast("e"), changes("users"))
+    each.join(room)
+    return each, room, heard
+
+
+def test_a_large_broadcast_is_decoded_when_it_is_read(listening: tuple[Story, str, list[Any]]) -> None:
+    """The event keeps the text and returns the same payload."""
+    story, room, heard = listening
+    payload = b'{"type":"broadcast","event":"e","meta":{"id":"m1"},"payload":' + TEXT + b"}"
+    if story.options.protocol == "2.0.0":
+        take(story, b'[null,null,"%s","broadcast",%s]' % (room.encode(), payload))
+        frame = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b'{"id":"m2"}', payload=TEXT, json=True)
+        take(story, frame, is_binary=True)
+        take(story, frame, is_binary=True)  # it is stored, and has arrived before
+    else:
+        take(story, b'{"topic":"%s","event":"broadcast","payload":%s,"ref":null}' % (room.encode(), payload))
+    assert [type(event) for event in heard] == [LateBroadcast] * len(heard)
+    assert [event.id for event in heard] == ["m1", "m2"][: len(heard)]
+    assert all(event.payload == json.loads(TEXT) for event in heard)
+    assert story.session.stats().frames_received == 1 + (1 if len(heard) == 1 else 3)
+
+
+def test_other_large_frames_are_received_like_small_ones(listening: tuple[Story, str, list[Any]]) -> None:
+    """Changes, bytes, unreadable frames, and frames of topics that are not joined."""
+    story, room, heard = listening
+    story.row(room, 100, id=1)
+    row = {"data": {"type": "INSERT", "record": {"id": "x" * HEAVY}, "columns": [], "errors": None}, "ids": [100]}
+    parts = [None, None, room, "postgres_changes", row]
+    frame = {"topic": room, "event": "postgres_changes", "payload": row, "ref": None}
+    take(story, json.dumps(parts if story.options.protocol == "2.0.0" else frame).encode())
+    assert [event.type for event in heard] == ["INSERT", "INSERT"]
+    for data, is_binary in ((b"{" * HEAVY, False), (b"\x09" * HEAVY, True), (b"\x04" + bytes(HEAVY), True)):
+        take(story, data, is_binary=is_binary)
+    packed = binary.pack(binary.USER_BROADCAST, room.encode(), b"e", b"", payload=bytes(HEAVY), json=False)
+    take(story, packed, is_binary=True)
+    assert heard[-1].payload == bytes(HEAVY)
